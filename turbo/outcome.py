@@ -1,0 +1,79 @@
+"""What became of one run: a closed type, decided by the executor, read by everything after it.
+
+`OutcomeKind` is also the label `outcome` of the metrics and `detail.outcome` of the trail; `FailureKind` is
+`agent_tasks.failure_kind` and the label `reason` of `turbo_retries_total`.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class OutcomeKind(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # counts as a try
+    TIMED_OUT = "timed_out"  # wall clock or silence; counts as a try
+    CANCELLED = "cancelled"  # ended on request: a cancel, a hand edit, a drain, a lost lease
+    AUTH_FAILED = "auth_failed"  # no try
+    USAGE_LIMITED = "usage_limited"  # no try; `resets_at` says until when
+    INFRASTRUCTURE = "infrastructure"  # no try, but counted towards the poison cap
+
+
+class FailureKind(StrEnum):
+    ERROR = "error"
+    TIMED_OUT = "timed_out"
+    SILENT = "silent"
+    NO_ROUTE = "no_route"
+    POISON = "poison"
+    AUTH = "auth"
+    USAGE_LIMIT = "usage_limit"
+    INFRASTRUCTURE = "infrastructure"
+    REFUSED = "refused"
+    MAX_TURNS = "max_turns"
+    BUDGET = "budget"
+    BAD_REQUEST = "bad_request"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUsage:
+    """What one model used in one run. Tokens are counts; `cost_usd` is what the CLI reported, in US dollars."""
+
+    model: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of one run.
+
+    `output` is any JSON value (it becomes `output_data.output`); `error` is text for a person, shown in
+    `error_message`; `final` means that a further try cannot help (bad request, no route): it fails at once.
+    `resets_at` is Unix seconds. `extra` is merged into `output_data` beside `output` (a workspace, turns).
+    """
+
+    kind: OutcomeKind
+    output: object = None
+    error: str | None = None
+    failure_kind: FailureKind | None = None
+    final: bool = False
+    truncated: bool = False
+    session_id: str | None = None
+    usage: tuple[ModelUsage, ...] = ()
+    resets_at: float | None = None
+    log: str | None = None
+    extra: dict[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def succeeded(cls, output: object = None, *, truncated: bool = False) -> "Outcome":
+        return cls(OutcomeKind.SUCCEEDED, output=output, truncated=truncated)
+
+    @classmethod
+    def failed(cls, error: str, kind: FailureKind = FailureKind.ERROR, *, final: bool = False) -> "Outcome":
+        return cls(OutcomeKind.FAILED, error=error, failure_kind=kind, final=final)
+
+    @classmethod
+    def infrastructure(cls, error: str) -> "Outcome":
+        return cls(OutcomeKind.INFRASTRUCTURE, error=error, failure_kind=FailureKind.INFRASTRUCTURE)

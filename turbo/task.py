@@ -1,0 +1,32 @@
+"""A claimed task, as executors and python handlers see it: a frozen value, never a row."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One claim of one row of `agent_tasks`.
+
+    `task_id` is text whatever the column's type is. `input_data` is the parsed JSON value (usually a dict, or None).
+    `timeout_seconds` is the wall limit of one run. `attempt` counts from 1. `fencing_token` names this claim: a
+    second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
+    """
+
+    task_id: str
+    task_type: str
+    task_description: str
+    input_data: object = None
+    queue: str = "default"
+    priority: int | None = None
+    timeout_seconds: float = 300.0
+    retry_count: int = 0
+    max_retries: int = 3
+    infra_count: int = 0
+    fencing_token: int = 0
+    concurrency_key: str | None = None
+    agent_session_id: str | None = None
+    waited_seconds: float = 0.0
+
+    @property
+    def attempt(self) -> int:
+        return self.retry_count + 1

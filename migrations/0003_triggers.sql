@@ -1,0 +1,315 @@
+-- The triggers: judge what is written, wake who waits. They run as SECURITY DEFINER with an empty search path and
+-- qualified names, because the inserting role has no right on turbo's tables and may own a temp table named like one.
+-- Correctness never rests on them having fired: replica role, logical apply and partition inserts skip them, and
+-- every worker re-checks and polls.
+
+-- ── Inserts ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- Runs only for a row that its WHEN clause finds remarkable: an ordinary insert pays a C-level test, no PL/pgSQL.
+create or replace function public.turbo_judge_insert() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  adopted boolean := tg_argv[0]::boolean;
+begin
+  new.status    := coalesce(new.status, 'pending');
+  new.queue     := coalesce(new.queue, 'default');
+  new.run_after := coalesce(new.run_after, now());
+  new.task_type := coalesce(new.task_type, 'default');
+  new.retry_count := coalesce(new.retry_count, 0);
+
+  if new.task_description is null or new.task_description !~ '\S' then
+    raise exception 'task_description is empty' using errcode = 'check_violation',
+      hint = 'Write what the agent is to do: INSERT INTO agent_tasks (task_description) VALUES (''…'').';
+  end if;
+  if new.status::text = 'running' then
+    raise exception 'a task cannot be inserted as running' using errcode = 'check_violation',
+      hint = 'Leave status out, or write ''pending'' (or ''scheduled'' with run_after): a worker sets ''running'' when it claims the task.';
+  end if;
+  if not adopted
+     and new.status::text not in ('pending', 'scheduled', 'completed', 'failed', 'cancelled') then
+    raise exception 'unknown status %', quote_literal(new.status) using errcode = 'check_violation',
+      hint = 'Leave status out, or write ''pending'' or ''scheduled''. The states are scheduled, pending, running, completed, failed, cancelled.';
+  end if;
+  if new.queue !~ '^[a-z0-9_-]{1,40}$' then
+    raise exception 'queue % is not a queue name', quote_literal(left(new.queue, 60)) using errcode = 'check_violation',
+      hint = 'A queue is 1 to 40 of a-z 0-9 _ -. Leave it out for ''default''.';
+  end if;
+  if new.timeout_seconds < 1 then
+    raise exception 'timeout_seconds is %', new.timeout_seconds using errcode = 'check_violation',
+      hint = 'Write at least 1 (seconds), or leave it out for 300.';
+  end if;
+  if new.max_retries < 0 then
+    raise exception 'max_retries is %', new.max_retries using errcode = 'check_violation',
+      hint = 'Write 0 for no retry, or leave it out for 3.';
+  end if;
+  if new.retry_count < 0 then
+    raise exception 'retry_count is %', new.retry_count using errcode = 'check_violation',
+      hint = 'Leave retry_count out: it counts the tries already used, from 0.';
+  end if;
+  if not isfinite(new.run_after) then
+    raise exception 'run_after is %', new.run_after using errcode = 'check_violation',
+      hint = 'Write a moment, as in now() + interval ''1 hour'', or leave it out for now.';
+  end if;
+  if length(new.concurrency_key) > 500 or length(new.idempotency_key) > 500 then
+    raise exception 'concurrency_key or idempotency_key is longer than 500 characters' using errcode = 'check_violation',
+      hint = 'Write a shorter key, or a hash of it: md5(…).';
+  end if;
+  if new.fencing_token is not null or new.agent_session_id is not null then
+    raise exception 'an insert may not set fencing_token or agent_session_id' using errcode = 'check_violation',
+      hint = 'Leave both out: turbo sets the token when a worker claims the task, and a foreign session id would resume someone else''s conversation.';
+  end if;
+  if new.turbo_rev <> 0 or new.infra_count <> 0 or new.cancel_to is not null or new.cancel_requested_at is not null then
+    raise exception 'an insert may not set turbo_rev, infra_count, cancel_to or cancel_requested_at' using errcode = 'check_violation',
+      hint = 'Leave these columns out: they are turbo''s own.';
+  end if;
+
+  if new.status::text = 'pending' and new.run_after > now() then
+    new.status := 'scheduled';     -- a million rows due tomorrow must not stand in the claim index
+  elsif new.status::text = 'scheduled' and new.run_after <= now() then
+    new.status := 'pending';
+  end if;
+  return new;
+end $$;
+
+-- The gate: NOTIFY only while some live worker of that queue is idle. One constant-payload NOTIFY a queue, however
+-- many rows; rows due before the worker's own next poll count, so that its timer learns of them.
+create or replace function public.turbo_wake_insert() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    -- The snapshot of the flag may be hours old: no gate.
+    if current_setting('turbo.notify', true) = 'off' then return null; end if;
+    perform pg_notify('turbo_q_' || i.queue, '')
+       from (select distinct n.queue from new_rows n
+              where n.status = 'pending' and n.queue ~ '^[a-z0-9_-]{1,40}$') i;
+    return null;
+  end if;
+  -- The busy fleet's path first: one probe of a partial index that is then empty.
+  if not exists (select from public.agent_workers w where w.idle) then return null; end if;
+  if current_setting('turbo.notify', true) = 'off' then return null; end if;
+  perform pg_notify('turbo_q_' || i.queue, '')
+     from (select q.queue, max(w.poll_seconds) as poll_seconds
+             from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+            where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
+            group by q.queue) i
+    where exists (select from new_rows n
+                   where n.queue = i.queue
+                     and (n.status = 'pending'
+                          or n.status = 'scheduled'
+                             and n.run_after < clock_timestamp() + make_interval(secs => i.poll_seconds)))
+      and not exists (select from public.agent_queues p where p.queue = i.queue and p.paused);
+  return null;
+end $$;
+
+-- ── Waking for what is not an insert ─────────────────────────────────────────────────────────────────────────────
+
+-- The one gated wake of a queue, for the row-level triggers.
+create or replace function public.turbo_wake(queue text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('turbo.notify', true) = 'off' then return; end if;
+  if current_setting('transaction_isolation') = 'read committed'
+     and not exists (select from public.agent_workers w
+                      where w.idle and turbo_wake.queue = any (w.queues)
+                        and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds))
+  then return; end if;
+  if turbo_wake.queue ~ '^[a-z0-9_-]{1,40}$' then
+    perform pg_notify('turbo_q_' || turbo_wake.queue, '');
+  end if;
+end $$;
+
+create or replace function public.turbo_wake_update() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform public.turbo_wake(new.queue);
+  return null;
+end $$;
+
+-- A concurrency_key came free, by whatever way: wake the queues in which somebody waits for it.
+create or replace function public.turbo_wake_key() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('turbo.notify', true) = 'off' then return null; end if;
+  perform pg_notify('turbo_q_' || i.queue, '')
+     from (select distinct q.queue
+             from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+            where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)) i
+    where exists (select from public.agent_tasks t
+                   where t.status = 'pending' and t.concurrency_key = old.concurrency_key and t.queue = i.queue);
+  return null;
+end $$;
+
+-- turbo_ctl: something about a worker, a queue or an account changed; whoever hears it re-reads its rows.
+create or replace function public.turbo_notify_control() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('turbo.notify', true) is distinct from 'off' then
+    perform pg_notify('turbo_ctl', tg_argv[0]);
+  end if;
+  return null;
+end $$;
+
+-- ── Hand edits ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+-- Fires for an update that turbo did not make (turbo_rev untouched) and that touches what turbo stands on. People
+-- edit rows by hand, and mean it: make the edit mean what they meant, and write it into the trail with their name.
+create or replace function public.turbo_judge_update() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  adopted boolean := tg_argv[0]::boolean;
+  asked   text    := new.status::text;
+  was     text    := old.status::text;
+  ours    boolean := old.fencing_token is not null;
+  live    boolean := old.status::text = 'running' and coalesce(old.fencing_token, 0) > 0;
+  resting constant text[] := array['scheduled', 'pending', 'completed', 'failed', 'cancelled'];
+  final   constant text[] := array['completed', 'failed', 'cancelled'];
+begin
+  if asked is null or not (asked = any (resting) or asked = 'running' or adopted and not ours) then
+    raise exception 'unknown status %', coalesce(quote_literal(asked), 'null') using errcode = 'check_violation',
+      hint = 'Write ''pending'' to run the task again, ''cancelled'' to cancel it, ''completed'' or ''failed'' to close it.';
+  end if;
+  if new.queue is distinct from old.queue and (new.queue is null or new.queue !~ '^[a-z0-9_-]{1,40}$') then
+    raise exception 'queue % is not a queue name', coalesce(quote_literal(left(new.queue, 60)), 'null') using errcode = 'check_violation',
+      hint = 'A queue is 1 to 40 of a-z 0-9 _ -.';
+  end if;
+
+  -- A row that turbo never claimed may be an old poller's, still at work beside turbo. What only such a poller does
+  -- (running on either side, a status of its own, its own count of retries) passes untouched.
+  if not ours and (not (was = any (resting) and asked = any (resting)) or new.retry_count is distinct from old.retry_count) then
+    return new;
+  end if;
+
+  if new.fencing_token is distinct from old.fencing_token
+     or new.agent_session_id is distinct from old.agent_session_id and new.agent_session_id is not null then
+    raise exception 'fencing_token and agent_session_id are turbo''s own' using errcode = 'check_violation',
+      hint = 'Leave both out of the UPDATE. To forget an agent''s session, set agent_session_id to null.';
+  end if;
+  if live and new.concurrency_key is distinct from old.concurrency_key then
+    raise exception 'task % is running: its concurrency_key cannot change', old.task_id using errcode = 'object_in_use',
+      hint = 'Cancel it first (UPDATE … SET status = ''cancelled''), or wait for it to finish.';
+  end if;
+
+  if asked = was then
+    -- Only run_after, queue or key changed: a pending row that is put off leaves the claim index, and comes back.
+    if was = 'pending' and new.run_after > now() then new.status := 'scheduled';
+    elsif was = 'scheduled' and new.run_after <= now() then new.status := 'pending';
+    end if;
+    if new.status is not distinct from old.status then return new; end if;
+    asked := new.status::text;
+
+  elsif live then
+    -- The agent is alive. The row, and its concurrency_key, stay its own until its worker says that it is gone.
+    new.status              := old.status;
+    new.cancel_to           := asked;
+    new.cancel_requested_at := clock_timestamp();
+    new.assigned_worker_id  := old.assigned_worker_id;
+    new.started_at          := old.started_at;
+    new.completed_at        := old.completed_at;
+    raise notice 'task % is running on %: its agent is being stopped, then the task becomes %', old.task_id, old.assigned_worker_id, asked;
+    if current_setting('turbo.notify', true) is distinct from 'off' then
+      perform pg_notify('turbo_ctl', 'stop ' || old.assigned_worker_id);
+    end if;
+
+  elsif asked = 'running' then
+    if was <> 'pending' then
+      raise exception 'task % cannot be set to running by hand', old.task_id using errcode = 'check_violation',
+        hint = 'Write ''pending'': a worker claims it and sets ''running''.';
+    end if;
+    new.fencing_token := null;     -- an old poller's claim: from here on the row is its own
+    return new;
+
+  elsif asked = any (final) then
+    new.completed_at  := case when new.completed_at is not distinct from old.completed_at and was <> all (final)
+                              then clock_timestamp() else new.completed_at end;
+    new.fencing_token := - abs(old.fencing_token);      -- a result still in some spool must not answer for this
+
+  else   -- pending or scheduled: run it (again)
+    if asked = 'pending' then
+      if new.run_after is distinct from old.run_after and new.run_after > now() then new.status := 'scheduled';
+      else new.run_after := now();
+      end if;
+    elsif new.run_after <= now() then
+      new.status := 'pending'; new.run_after := now();
+    end if;
+    if was = any (final) then
+      if new.retry_count       is not distinct from old.retry_count       then new.retry_count := 0; end if;
+      if new.error_message     is not distinct from old.error_message     then new.error_message := null; end if;
+      if new.output_data       is not distinct from old.output_data       then new.output_data := null; end if;
+      new.infra_count := 0; new.failure_kind := null;
+      new.completed_at := null; new.started_at := null; new.assigned_worker_id := null; new.execution_time_ms := null;
+    end if;
+    new.cancel_requested_at := null; new.cancel_to := null;
+    new.fencing_token := - abs(old.fencing_token);      -- an old spool file must not answer for the new run
+  end if;
+
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  values (old.task_id, 'edited', true, session_user, was, new.status::text, old.fencing_token,
+          jsonb_strip_nulls(jsonb_build_object(
+            'asked', asked, 'application', nullif(current_setting('application_name'), ''), 'client', host(inet_client_addr()))));
+  return new;
+end $$;
+
+create or replace function public.turbo_judge_delete() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception 'task % is running on %', old.task_id, old.assigned_worker_id using errcode = 'object_in_use',
+    hint = 'Cancel it first: UPDATE agent_tasks SET status = ''cancelled'' WHERE task_id = …; delete the row once its status says so.';
+end $$;
+
+revoke all on function
+  public.turbo_judge_insert(), public.turbo_wake_insert(), public.turbo_wake(text), public.turbo_wake_update(),
+  public.turbo_wake_key(), public.turbo_notify_control(), public.turbo_judge_update(), public.turbo_judge_delete()
+  from public;
+
+-- ── Attaching them ───────────────────────────────────────────────────────────────────────────────────────────────
+-- BEFORE triggers fire in the order of their names: turbo's sort last (zz_), and so judge what is really stored.
+
+do $$
+declare
+  adopted text := (select value::text from public.turbo_meta where key = 'adopted');
+begin
+  execute format($t$
+    create or replace trigger zz_turbo_judge_insert before insert on public.agent_tasks for each row
+    when (new.status is distinct from 'pending' or new.run_after is null or new.run_after > now()
+          or new.queue is null or new.queue !~ '^[a-z0-9_-]{1,40}$'
+          or new.task_type is null or new.retry_count is null
+          or new.task_description is null or new.task_description !~ '\S'
+          or new.timeout_seconds < 1 or new.max_retries < 0 or new.retry_count < 0
+          or length(new.concurrency_key) > 500 or length(new.idempotency_key) > 500
+          or new.fencing_token is not null or new.agent_session_id is not null
+          or new.turbo_rev <> 0 or new.infra_count <> 0
+          or new.cancel_to is not null or new.cancel_requested_at is not null
+          or not isfinite(new.run_after))
+    execute function public.turbo_judge_insert(%L)$t$, adopted);
+  execute format($t$
+    create or replace trigger zz_turbo_judge_update before update on public.agent_tasks for each row
+    when (new.turbo_rev = old.turbo_rev
+          and (new.status is distinct from old.status or new.queue is distinct from old.queue
+               or new.run_after is distinct from old.run_after
+               or new.concurrency_key is distinct from old.concurrency_key
+               or new.fencing_token is distinct from old.fencing_token
+               or new.agent_session_id is distinct from old.agent_session_id))
+    execute function public.turbo_judge_update(%L)$t$, adopted);
+end $$;
+
+create or replace trigger zz_turbo_judge_delete before delete on public.agent_tasks for each row
+  when (old.status = 'running' and old.fencing_token > 0) execute function public.turbo_judge_delete();
+
+create or replace trigger turbo_wake_insert after insert on public.agent_tasks
+  referencing new table as new_rows for each statement execute function public.turbo_wake_insert();
+
+create or replace trigger turbo_wake_update after update on public.agent_tasks for each row
+  when (new.status = 'pending' and old.status is distinct from 'pending') execute function public.turbo_wake_update();
+
+create or replace trigger turbo_wake_key_update after update on public.agent_tasks for each row
+  when (old.status = 'running' and old.concurrency_key is not null and new.status is distinct from 'running')
+  execute function public.turbo_wake_key();
+
+create or replace trigger turbo_wake_key_delete after delete on public.agent_tasks for each row
+  when (old.status = 'running' and old.concurrency_key is not null) execute function public.turbo_wake_key();
+
+create or replace trigger turbo_notify_queues after insert or update or delete on public.agent_queues
+  for each statement execute function public.turbo_notify_control('queues');
+
+create or replace trigger turbo_notify_accounts after insert or update or delete on public.agent_accounts
+  for each statement execute function public.turbo_notify_control('accounts');

@@ -10,6 +10,7 @@ class Task:
     `task_id` is text whatever the column's type is. `input_data` is the parsed JSON value (usually a dict, or None).
     `timeout_seconds` is the wall limit of one run. `attempt` counts from 1. `fencing_token` names this claim: a
     second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
+    `input_error` says why `input_data` could not be read (nested too deep, a number too long): such a task fails by itself.
     """
 
     task_id: str
@@ -26,6 +27,7 @@ class Task:
     concurrency_key: str | None = None
     agent_session_id: str | None = None
     waited_seconds: float = 0.0
+    input_error: str | None = None
 
     @property
     def attempt(self) -> int:

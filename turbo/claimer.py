@@ -1,0 +1,235 @@
+"""The claimer: fills free slots, one claim in flight at a time, and knows when to look.
+
+It looks when a notification names a queue, when a slot comes free, when the next scheduled task is due, when a poll saw
+something runnable, and on the ladder. Otherwise it sleeps, and the database hears nothing from it.
+
+The ladder closes the gate's one race. A trigger that looked before this worker's idle flag was committed sends no NOTIFY;
+its row may become visible only after the worker's last claim. So a worker that has just gone idle claims once more, then
+sweeps again after 5 ms, 10 ms, 20 ms … up to the fallback poll: such a row waits about as long as its own transaction
+stayed open. The ladder starts only when the flag changed; a worker that was idle all along has no such race.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+
+from turbo import db
+from turbo.db import Backoff
+from turbo.loop import Loop
+from turbo.metrics import Metrics
+from turbo.queue import Claim, Queue, Sweep
+from turbo.slots import Slots
+from turbo.task import Task
+
+log = logging.getLogger(__name__)
+
+LADDER_FIRST_SECONDS = 0.005
+LADDER_GROWTH = 2.0
+DUE_SLACK_SECONDS = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTypes:
+    """Which task types may be claimed: while an account is paused, those that need it are left for others."""
+
+    only: tuple[str, ...] | None = None
+    skip: tuple[str, ...] = ()
+
+    @property
+    def none(self) -> bool:
+        return self.only == ()
+
+
+class Claimer(Loop):
+    name = "claimer"
+
+    def __init__(
+        self,
+        queue: Queue,
+        queues: Sequence[str],
+        slots: Slots,
+        metrics: Metrics,
+        start_task: Callable[[Task], None],
+        *,
+        poll_seconds: float,
+        ladder: bool = True,
+    ) -> None:
+        super().__init__()
+        self._queue = queue
+        self._queues = list(queues)
+        self._slots = slots
+        self._metrics = metrics
+        self._start_task = start_task
+        self._poll_seconds = poll_seconds
+        self._ladder = ladder
+        self._woken: set[str] = set()
+        self._by_notify: set[str] = set()
+        self._sweep_wanted = False
+        self._event = asyncio.Event()
+        self._next_due: float | None = None  # monotonic
+        self._rung: float | None = None  # seconds; None while the ladder stands aside
+        self._rung_at = 0.0  # monotonic
+        self._idle = False
+        self.claiming = asyncio.Lock()  # held during a claim: reconciliation must not run meanwhile
+        self.listening = False  # a deaf worker is never idle
+        self.held_back: str | None = None  # why nothing may be claimed now (a full spool, no account), or None
+        self.types = TaskTypes()
+        self.on_stop: Callable[[], None] = lambda: None
+
+    # ── what others tell it ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def wake(self, queue: str, *, by_notify: bool = False) -> None:
+        """`queue` may have something to claim."""
+        if queue in self._queues:
+            self._woken.add(queue)
+            if by_notify:
+                self._by_notify.add(queue)
+            self._event.set()
+
+    def wake_all(self) -> None:
+        self._woken.update(self._queues)
+        self._event.set()
+
+    def look(self) -> None:
+        """Sweep soon: something may have changed that only the database knows."""
+        self._sweep_wanted = True
+        self._event.set()
+
+    def swept(self, sweep: Sweep) -> None:
+        self.due_in(sweep.next_in, replace=True)
+        for queue in sweep.runnable:
+            self.wake(queue)
+        if sweep.stop:
+            self.on_stop()
+
+    def due_in(self, seconds: float | None, *, replace: bool = False) -> None:
+        """A scheduled task is due in `seconds`; the earliest one known sets the timer."""
+        at = None if seconds is None else time.monotonic() + seconds + DUE_SLACK_SECONDS
+        if replace or (at is not None and (self._next_due is None or at < self._next_due)):
+            self._next_due = at
+            self._event.set()
+
+    async def forget_idle(self) -> None:
+        """After a reconnect: a failover may have lost the flag. Write it anew, and go down the ladder again."""
+        self._idle = False
+        await self._queue.set_idle(False)
+        self.wake_all()
+
+    # ── the loop ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        backoff = Backoff()
+        self.wake_all()
+        trouble = False
+        while True:
+            await self._wait()
+            try:
+                await self._turn()
+                backoff.reset()
+                if trouble:
+                    log.info("claiming again")
+                    trouble = False
+            except (psycopg.Error, OSError) as error:
+                if not isinstance(error, OSError) and not db.is_transient(error):
+                    log.error("cannot claim: %s", db.reason(error))
+                elif not trouble:
+                    log.warning("cannot claim: %s", db.reason(error))
+                trouble = True
+                self._sweep_wanted = True
+                self._woken.update(self._queues)
+                self.on_stop()  # the answer may have been lost on the wire: reconcile
+                await asyncio.sleep(backoff.next())
+
+    async def _wait(self) -> None:
+        """Until there is something to do: an event, a free slot, the next due task, the next rung."""
+        while True:
+            now = time.monotonic()
+            timers = []
+            if self._next_due is not None:
+                timers.append(self._next_due)
+            if self._rung is not None:
+                timers.append(self._rung_at)
+            able = self._slots.free > 0 and self.held_back is None and not self.types.none
+            if self._sweep_wanted or (self._woken and able) or any(t <= now for t in timers):
+                return
+            timeout = max(0.0, min(timers) - now) if timers else None
+            self._event.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout):
+                    await self._event.wait()
+
+    async def _turn(self) -> None:
+        now = time.monotonic()
+        due = self._next_due is not None and self._next_due <= now
+        rung = self._rung is not None and self._rung_at <= now
+        if due or rung or self._sweep_wanted:
+            self._sweep_wanted = False
+            if due:
+                self._next_due = None
+            self.swept(await self._queue.sweep(self._queues))
+            if rung:
+                self._climb()
+        if self._woken:
+            await self._claim_woken()
+
+    async def _claim_woken(self) -> None:
+        random.shuffle(self._queues)  # no queue of several goes first for ever
+        woken, self._woken = [q for q in self._queues if q in self._woken], set()
+        by_notify, self._by_notify = self._by_notify, set()
+        for i, queue in enumerate(woken):
+            free = self._slots.free
+            if free <= 0 or self.held_back is not None or self.types.none:
+                self._woken.update(woken[i:])  # later, when a slot comes free
+                return
+            claim = await self._claim(queue, free)
+            if queue in by_notify and not claim.tasks:
+                self._metrics.claims.labels(queue, "lost").inc()
+            if len(claim.tasks) == free:
+                self._woken.add(queue)  # there may be more
+            if claim.idle_now:
+                # The flag is up from this commit on. What slipped by before it is found by claiming once more, and
+                # what commits later by the ladder.
+                self._woken.update(self._queues)
+                self._start_ladder()
+
+    async def _claim(self, queue: str, free: int) -> Claim:
+        async with self.claiming:
+            claim = await self._queue.claim(
+                queue, free, may_idle=self.listening, only_types=self.types.only, skip_types=self.types.skip
+            )
+            if claim.idle_now is not None:
+                self._idle = claim.idle_now
+            for task in claim.tasks:
+                self._metrics.claims.labels(queue, "claimed").inc()
+                self._metrics.wait.labels(queue).observe(task.waited_seconds)
+                self._start_task(task)
+            if claim.races:
+                self._metrics.claims.labels(queue, "lost").inc(claim.races)
+            return claim
+
+    def slot_freed(self, *, key: bool) -> None:
+        """A run ended. While this worker is idle it will be notified; otherwise, or for a freed key, it looks itself."""
+        if key or not self._idle:
+            self._woken.update(self._queues)
+        self._event.set()
+
+    # ── the ladder ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _start_ladder(self) -> None:
+        if self._ladder:
+            self._rung = LADDER_FIRST_SECONDS
+            self._rung_at = time.monotonic() + self._rung
+
+    def _climb(self) -> None:
+        assert self._rung is not None
+        self._rung *= LADDER_GROWTH
+        if self._rung >= self._poll_seconds:
+            self._rung = None  # from here on the listener's poll does it
+        else:
+            self._rung_at = time.monotonic() + self._rung * random.uniform(0.9, 1.1)

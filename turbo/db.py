@@ -1,0 +1,183 @@
+"""Connections: how turbo reaches PostgreSQL, and how it rides out its absence.
+
+A worker has few sessions, each with one purpose: the listener's, the heartbeat's, and the lanes of the claimer and the
+finisher. A `Lane` is one connection, opened on demand and thrown away after any connection error; whoever uses it
+retries with `Backoff`, capped at one second, because a pool's own reconnect delays grow past a minute while a new
+primary has been taking writes for most of it.
+
+Every session: keepalives 10/5/3 (a half-open connection is noticed in 25 s), `tcp_user_timeout` where the platform has
+it, `target_session_attrs=read-write` (a multi-host DSN finds the primary), read committed, and an
+`idle_in_transaction_session_timeout`, because the row locks of a vanished host would hide rows behind SKIP LOCKED.
+"""
+
+import asyncio
+import os
+import random
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager, suppress
+
+import psycopg
+from psycopg import AsyncConnection, conninfo
+from psycopg.rows import TupleRow
+
+CONNECT_TIMEOUT = 5
+"""Seconds to wait for one host of a DSN: the default of 130 s would outlast any failover."""
+
+TRANSIENT_CLASSES = ("08", "53", "57P", "58")
+TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "55006", "25P03", "25P04"})
+"""SQLSTATEs after which the same statement may succeed later: connection, resources, shutdown, system errors; a primary
+that is still read-only just after its promotion; serialisation, deadlock, lock timeout."""
+
+SESSION_SETTINGS = (
+    "select set_config('default_transaction_isolation', 'read committed', false),"
+    " set_config('idle_in_transaction_session_timeout', '60s', false),"
+    " set_config('client_min_messages', 'warning', false),"
+    " set_config('jit', 'off', false)"
+)
+
+Connection = AsyncConnection[TupleRow]
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether waiting can help: the database is away, busy, or changing its primary."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:  # raised by the client: no connection, connection lost
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate in TRANSIENT_CODES or error.sqlstate.startswith(TRANSIENT_CLASSES)
+
+
+def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
+    """libpq's keywords for a turbo session, over what `dsn` says (a DSN that sets one of them keeps its own)."""
+    wanted: dict[str, str | int] = {
+        "application_name": application_name[:63],
+        "connect_timeout": CONNECT_TIMEOUT,
+        "target_session_attrs": "read-write",
+        "keepalives": 1,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+    }
+    if sys.platform == "linux":
+        wanted["tcp_user_timeout"] = 25_000  # ms; libpq knows the keyword everywhere, the kernel only here
+    given = conninfo.conninfo_to_dict(dsn)
+    return {**wanted, **{k: v for k, v in given.items() if v is not None}}
+
+
+def describe(dsn: str) -> str:
+    """Where a DSN points, for messages: `host:port/dbname`, never a password."""
+    try:
+        known = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "an unreadable DSN"
+    host, port = str(known.get("host") or "the default host"), known.get("port")
+    return f"{host}{f':{port}' if port else ''}/{known.get('dbname') or ''}"
+
+
+def reason(error: BaseException) -> str:
+    """One line of what went wrong, for a log."""
+    text = " ".join(str(error).split())
+    return text[:300] or type(error).__name__
+
+
+class Backoff:
+    """Delays in seconds with full jitter: uniform in (0, min(cap, base * 2^n)]. `reset()` after a success."""
+
+    def __init__(self, base: float = 0.05, cap: float = 1.0) -> None:
+        self.base, self.cap, self.failures = base, cap, 0
+
+    def next(self) -> float:
+        ceiling = min(self.cap, self.base * 2 ** min(self.failures, 30))
+        self.failures += 1
+        return random.uniform(ceiling / 10, ceiling)
+
+    def reset(self) -> None:
+        self.failures = 0
+
+
+def cut(connection: "psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]") -> None:
+    """End a connection's socket now. Whoever waits on it gets an OperationalError at once.
+
+    Cancelling a psycopg call asks the server to cancel first and waits for its answer: with a frozen server that took
+    15 s where 5 were allowed.
+    """
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        twin.shutdown(socket.SHUT_RDWR)
+
+
+async def within(seconds: float, connection: Connection, work: Awaitable[object]) -> None:
+    """Await `work` on `connection`, with a deadline that holds against a frozen server. Raises TimeoutError."""
+    task = asyncio.ensure_future(work)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=seconds)
+    except asyncio.CancelledError:
+        cut(connection)
+        await asyncio.wait({task})
+        raise
+    if not done:
+        cut(connection)
+        await asyncio.wait({task})
+        with suppress(Exception):
+            task.result()
+        raise TimeoutError(f"no answer from the database within {seconds:g} s")
+    task.result()
+
+
+async def connect(dsn: str, application_name: str) -> Connection:
+    """An autocommit session with turbo's settings. Raises psycopg.OperationalError when the database is away."""
+    connection = await AsyncConnection.connect(
+        **connect_arguments(dsn, application_name),  # type: ignore[arg-type]
+        autocommit=True,
+    )
+    try:
+        # Prepared statements are switched on once the listener has proved that no transaction pooler is in the way.
+        connection.prepare_threshold = None
+        await connection.execute(SESSION_SETTINGS)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+class Lane:
+    """One connection with one user at a time. A connection that failed is closed; the next use opens a new one."""
+
+    def __init__(self, dsn: str, application_name: str) -> None:
+        self._dsn = dsn
+        self._application_name = application_name
+        self._connection: Connection | None = None
+        self._turn = asyncio.Lock()
+        self.prepare = False
+
+    @asynccontextmanager
+    async def use(self, deadline: float = 60.0) -> AsyncIterator[Connection]:
+        """The lane's connection, for one statement or one transaction.
+
+        A use that takes longer than `deadline` seconds loses its connection (a frozen server would hold it for ever) and
+        sees OperationalError. Any exception that leaves the block discards the connection unless it is still sound.
+        """
+        async with self._turn:
+            if self._connection is None or self._connection.closed:
+                self._connection = await connect(self._dsn, self._application_name)
+            connection = self._connection
+            connection.prepare_threshold = 5 if self.prepare else None
+            timer = asyncio.get_running_loop().call_later(deadline, cut, connection)
+            try:
+                yield connection
+            except BaseException as error:
+                if not isinstance(error, psycopg.Error) or connection.broken or is_transient(error):
+                    self._connection = None
+                    await connection.close()
+                raise
+            finally:
+                timer.cancel()
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+

@@ -1,0 +1,55 @@
+"""The leader: gauges of the whole fleet, and pruning. Nothing that correctness needs.
+
+Leadership is a lease row that the heartbeat holds (sql/beat.sql), on the database's clock. Every statement here is right
+with two leaders at once.
+"""
+
+import asyncio
+import logging
+import time
+
+import psycopg
+
+from turbo import db
+from turbo.loop import Loop
+from turbo.metrics import Metrics
+from turbo.queue import Queue
+
+log = logging.getLogger(__name__)
+
+GAUGES_SECONDS = 15.0
+PRUNE_SECONDS = 300.0
+
+
+class Leader(Loop):
+    name = "leader"
+
+    def __init__(self, queue: Queue, metrics: Metrics) -> None:
+        super().__init__()
+        self._queue = queue
+        self._metrics = metrics
+        self._leads = asyncio.Event()
+
+    def leads(self, yes: bool) -> None:
+        """What the last beat said."""
+        if yes and not self._leads.is_set():
+            log.info("leader: this worker reports the fleet's gauges")
+            self._leads.set()
+        elif not yes and self._leads.is_set():
+            self._leads.clear()
+            self._metrics.resign()
+
+    async def run(self) -> None:
+        pruned = float("-inf")
+        while True:
+            await self._leads.wait()
+            try:
+                self._metrics.lead(await self._queue.gauges())
+                if time.monotonic() - pruned > PRUNE_SECONDS:
+                    await self._queue.prune_workers()
+                    pruned = time.monotonic()
+            except (psycopg.Error, OSError) as error:
+                self._metrics.resign()
+                if not db.is_transient(error):
+                    log.error("leader cannot read the gauges: %s", db.reason(error))
+            await asyncio.sleep(GAUGES_SECONDS)

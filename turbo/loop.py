@@ -1,0 +1,39 @@
+"""The small protocol behind every loop of a worker: start, stop, run.
+
+A loop is one concern with one task. `run` goes on until it is cancelled; whatever else leaves it is a defect, which the
+worker reports and does not survive (its supervisor, launchd or systemd, starts it again; the spool and the lease see to
+what it was doing).
+"""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
+
+
+class Loop(ABC):
+    name: str
+
+    def __init__(self) -> None:
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self, crashed: Callable[[str, BaseException], None]) -> None:
+        """Run in the background. `crashed(name, error)` is called if the loop ends by an exception."""
+
+        def ended(task: asyncio.Task[None]) -> None:
+            if not task.cancelled() and (error := task.exception()) is not None:
+                crashed(self.name, error)
+
+        self._task = asyncio.create_task(self.run(), name=self.name)
+        self._task.add_done_callback(ended)
+
+    async def stop(self) -> None:
+        """Cancel and wait until it is gone. Right to call twice, and before start."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            with suppress(asyncio.CancelledError, Exception):
+                await task
+
+    @abstractmethod
+    async def run(self) -> None: ...

@@ -1,0 +1,269 @@
+"""The runner: one claimed task, from its slot to its result.
+
+    claimed ──route──▶ executor ──Outcome──▶ FinishedRun ──▶ finisher
+                 │                  └── ended by a drain: released, no try; by a lost lease: nothing to write
+                 └── no route, unreadable input: failed at once, by itself
+
+No transaction is open while an agent runs, and nothing that a task does (an exception of an executor included) leaves
+its own slot.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+import psycopg
+
+from turbo import db
+from turbo.db import Backoff
+from turbo.executors.base import Executor, Progress, Run
+from turbo.finisher import Finisher
+from turbo.metrics import Metrics
+from turbo.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.queue import Answer, Held, Queue
+from turbo.slots import Running, Slots
+from turbo.spool import FinishedRun
+from turbo.task import Task
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ROUTE = "default"
+RELEASE_SECONDS = 20.0
+
+
+class Places(Protocol):
+    """Where a run's files go (turbo.statedir)."""
+
+    def work_dir(self, task_id: str) -> Path: ...
+    def log_path(self, task_id: str, attempt: int, token: int) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Exponential backoff with full jitter: uniform in [0, min(max, base * 2^tries)], seconds."""
+
+    base_seconds: float = 2.0
+    max_seconds: float = 300.0
+
+    def delay(self, tries: int) -> float:
+        return random.uniform(0.0, min(self.max_seconds, self.base_seconds * 2 ** min(tries, 30)))
+
+
+AfterRun = Callable[[Running, Outcome], Awaitable[Outcome]]
+
+
+async def _as_it_is(_run: Running, outcome: Outcome) -> Outcome:
+    return outcome
+
+
+class Runner:
+    def __init__(
+        self,
+        worker_id: str,
+        executors: Mapping[str, Executor],
+        routes: Mapping[str, str],
+        queue: Queue,
+        slots: Slots,
+        finisher: Finisher,
+        places: Places,
+        metrics: Metrics,
+        retry: RetryPolicy,
+        slot_freed: Callable[[bool], None],
+    ) -> None:
+        self._worker_id = worker_id
+        self._executors = executors
+        self._routes = routes
+        self._queue = queue
+        self._slots = slots
+        self._finisher = finisher
+        self._places = places
+        self._metrics = metrics
+        self._retry = retry
+        self._slot_freed = slot_freed
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.after_run: AfterRun = _as_it_is  # accounts look at an outcome before it is written
+        self.progress: Callable[[Running, Progress], None] = lambda _run, _progress: None
+
+    # ── starting and stopping ───────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, task: Task) -> None:
+        """Run a claimed task in a slot."""
+        name = self._routes.get(task.task_type) or self._routes.get(DEFAULT_ROUTE)
+        executor = self._executors.get(name) if name else None
+        run = Running(task, name or "none", executor.account if executor else None)
+        self._slots.take(run)
+        job = asyncio.create_task(self._run(run, executor))
+        self._tasks.add(job)
+        job.add_done_callback(self._tasks.discard)
+
+    def stop(self, held: Held, reason: str) -> None:
+        """Ask one run to end; it frees its slot once its program is gone."""
+        run = self._slots.running.get(held)
+        if run is not None and not run.stop.is_set():
+            log.info("stopping: %s", reason, extra=_fields(run.task))
+            run.stop.set(reason)
+
+    def stop_all(self, reason: str) -> None:
+        for held in list(self._slots.running):
+            self.stop(held, reason)
+
+    async def ended(self, seconds: float | None) -> bool:
+        """Wait until every run has ended, at most `seconds`."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=seconds)
+        return not self._tasks
+
+    # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, run: Running, executor: Executor | None) -> None:
+        task = run.task
+        durable = executor is not None and executor.durable
+        if durable:
+            log.info("started", extra=_fields(task))
+        try:
+            outcome = await self._execute(run, executor)
+            outcome = await self.after_run(run, outcome)
+        except asyncio.CancelledError:
+            self._free(run, unrecorded=False)
+            raise
+        seconds = time.monotonic() - run.claimed_at
+        self._measure(run, outcome, seconds)
+        if outcome.kind is OutcomeKind.CANCELLED and run.stop.reason in ("drain", "lost"):
+            await self._give_up(run, outcome)
+            return
+        level = logging.DEBUG if not durable else logging.INFO
+        if log.isEnabledFor(level):
+            log.log(
+                level, "%s in %.1f s%s", outcome.kind.value, seconds, f": {outcome.error}" if outcome.error else "", extra=_fields(task)
+            )
+        result = self._result(run, outcome, seconds)
+        # Known until it is recorded: the slot is not free before the result is safe.
+        self._slots.unrecorded.add(run.held)
+        await self._finisher.hand_over(result, durable=durable)
+        self._free(run, unrecorded=True)
+
+    async def _execute(self, run: Running, executor: Executor | None) -> Outcome:
+        task = run.task
+        if executor is None:
+            return Outcome.failed(
+                f"no route for task_type {task.task_type!r} and no default: add it under routes in worker.yaml",
+                FailureKind.NO_ROUTE,
+                final=True,
+            )
+        if task.input_error is not None:
+            return Outcome.failed(task.input_error, FailureKind.BAD_REQUEST, final=True)
+
+        def started(_pid: int) -> None:
+            self._metrics.pickup.labels(task.queue).observe(task.waited_seconds + time.monotonic() - run.claimed_at)
+
+        def session(session_id: str) -> None:
+            run.session_id = session_id
+
+        run.log_path = self._places.log_path(task.task_id, task.attempt, task.fencing_token)
+        try:
+            return await executor.run(
+                Run(
+                    task=task,
+                    work_dir=self._places.work_dir(task.task_id),
+                    log_path=run.log_path,
+                    stop=run.stop,
+                    started=started,
+                    progress=lambda progress: self.progress(run, progress),
+                    session_started=session,
+                )
+            )
+        except OSError as error:
+            return Outcome.infrastructure(f"{type(error).__name__}: {error}")
+        except Exception as error:  # an executor's own defect must cost this task a try, not the worker its life
+            log.exception("executor %s failed", executor.name, extra=_fields(task))
+            return Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
+
+    async def _give_up(self, run: Running, outcome: Outcome) -> None:
+        """A drain hands the task back untouched. A lost lease leaves nothing to write: the claim is somebody else's."""
+        if run.stop.reason == "drain":
+            backoff = Backoff()
+            deadline = time.monotonic() + RELEASE_SECONDS
+            while True:
+                try:
+                    await self._queue.release([(run.held, outcome.session_id or run.session_id)], "drain")
+                    log.info("released: the worker is draining", extra=_fields(run.task))
+                    break
+                except (psycopg.Error, OSError) as error:
+                    if time.monotonic() > deadline:
+                        log.warning("could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task))
+                        break
+                    await asyncio.sleep(backoff.next())
+        self._free(run, unrecorded=False)
+
+    def _free(self, run: Running, *, unrecorded: bool) -> None:
+        # The finisher may have recorded it already, between the hand-over and here.
+        self._slots.give_back(run.held, unrecorded=unrecorded and run.held in self._slots.unrecorded)
+        self._slot_freed(run.task.concurrency_key is not None)
+
+    def _measure(self, run: Running, outcome: Outcome, seconds: float) -> None:
+        labels = (run.task.queue, run.executor, outcome.kind.value)
+        self._metrics.finished.labels(*labels).inc()
+        self._metrics.duration.labels(*labels).observe(seconds)
+        if outcome.usage and run.account:
+            self._metrics.used(run.account, outcome.usage)
+
+    def _result(self, run: Running, outcome: Outcome, seconds: float) -> FinishedRun:
+        task = run.task
+        output: dict[str, object] = {
+            "output": outcome.output,
+            "execution_time": round(seconds, 6),
+            "worker_id": self._worker_id,
+        }
+        if outcome.truncated:
+            output["truncated"] = True
+        if outcome.usage:
+            output["usage"] = [
+                {
+                    "model": u.model,
+                    "input_tokens": u.input_tokens,
+                    "output_tokens": u.output_tokens,
+                    "cache_read_tokens": u.cache_read_tokens,
+                    "cache_write_tokens": u.cache_write_tokens,
+                    "cost_usd": u.cost_usd,
+                }
+                for u in outcome.usage
+            ]
+        if outcome.log:
+            output["log"] = outcome.log
+        output.update(outcome.extra)
+        tries = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
+        return FinishedRun(
+            task_id=task.task_id,
+            fencing_token=task.fencing_token,
+            outcome=outcome.kind.value,
+            output=output,
+            error=outcome.error,
+            failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
+            execution_ms=int(seconds * 1000),
+            retry_delay_seconds=self._retry.delay(tries),
+            final=outcome.final,
+            agent_session_id=outcome.session_id or run.session_id,
+            finished_at=datetime.now(UTC).isoformat(),
+            worker_id=self._worker_id,
+            queue=task.queue,
+            executor=run.executor,
+            detail={"executor": run.executor, "attempt": task.attempt},
+        )
+
+    def recorded(self, result: FinishedRun, answer: Answer) -> float | None:
+        """The finisher's answer. Returns in how many seconds the task is due again, if it was put off."""
+        if answer.verdict != "recorded" or answer.becomes not in ("scheduled", "pending"):
+            return None
+        if result.outcome != OutcomeKind.CANCELLED.value:
+            self._metrics.retries.labels(result.queue, result.failure_kind or FailureKind.ERROR.value).inc()
+        return result.retry_delay_seconds if answer.becomes == "scheduled" else None
+
+
+def _fields(task: Task) -> dict[str, object]:
+    return {"task": task.task_id, "attempt": task.attempt}

@@ -1,0 +1,62 @@
+-- Claim up to n tasks of one queue, in one round trip. Called by the claimer, one at a time per worker. READ COMMITTED.
+-- Costs the same on an empty table, with 1 M pending rows and with 1 M finished ones: the partial index agent_tasks_claim
+-- is walked in claim order, and only as far as the limit.
+-- 23505 on agent_tasks_one_running_per_key is a racing claim of the same key (this snapshot is older than its commit):
+-- claim again at once. NOT EXISTS keeps that rare, the index makes it certain.
+-- Always returns at least one row; task_id is null when nothing was claimed. idle_now says what the idle flag became,
+-- null when it stayed as it was. The flag is what the NOTIFY gate looks at, so it is set in this very statement.
+with cand as materialized (
+  select t.task_id, t.concurrency_key, t.task_priority, t.run_after
+    from public.agent_tasks t
+   where t.status = 'pending'
+     and t.queue = %(queue)s
+     -- rows that came past the triggers, or were stamped by a primary whose clock was ahead
+     and t.run_after <= statement_timestamp() + interval '1 second'
+     and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
+     and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
+     and (t.concurrency_key is null
+          or not exists (select from public.agent_tasks r
+                          where r.status = 'running' and r.concurrency_key = t.concurrency_key))
+     and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
+     -- a worker that others believe dead must not claim: its tasks would be rescued under its hands
+     and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
+   order by t.task_priority desc nulls last, t.run_after
+   limit %(n)s
+   for update of t skip locked
+), one_per_key as (
+  select c.task_id
+    from (select cand.*, row_number() over (partition by concurrency_key
+                                            order by task_priority desc nulls last, run_after) as nth from cand) c
+   where c.nth = 1 or c.concurrency_key is null
+), claimed as (
+  update public.agent_tasks t
+     set status = 'running', assigned_worker_id = %(worker)s, started_at = clock_timestamp(), completed_at = null,
+         -- grows per row even if a failover rewound the sequence, and never repeats: sequence bits, then random bits
+         fencing_token = greatest(nextval('public.turbo_fence_seq'), (abs(coalesce(t.fencing_token, 0)) >> 20) + 1) << 20
+                         | floor(random() * 1048576)::bigint,
+         cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
+    from one_per_key o
+   where t.task_id = o.task_id and t.status = 'pending'
+  returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
+            t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
+            extract(epoch from clock_timestamp() - t.run_after)::float8 as waited_seconds
+), trail as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,
+         jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0) + 1)
+    from claimed c
+), flag as (
+  update public.agent_workers w
+     set idle = s.short and %(may_idle)s
+    from (select count(*) < %(n)s as short from claimed) s
+   where w.worker_id = %(worker)s and w.state = 'up' and w.idle is distinct from (s.short and %(may_idle)s)
+  returning w.idle
+)
+select c.task_id::text, coalesce(c.task_type, 'default') as task_type, c.task_description, c.input_data::text as input_data,
+       c.task_priority, c.timeout_seconds, coalesce(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
+       c.fencing_token, c.concurrency_key, c.agent_session_id, c.waited_seconds,
+       (select f.idle from flag f) as idle_now
+  -- losing a claim costs nothing (it is claimed again), so it need not wait for the disk
+  from (select set_config('synchronous_commit', 'off', true)) s
+  left join claimed c on true
+ order by c.task_priority desc nulls last, c.fencing_token

@@ -1,0 +1,97 @@
+-- Record results: batched, fenced, idempotent. Called by the finisher with live results and with spooled ones.
+-- One row back per result: recorded | already (a replay) | late (somebody else has the task, or had it) | gone.
+-- Whatever the answer, the result may leave the spool: what was not recorded in the row is in the trail.
+-- A late success is accepted while nobody else has claimed the task since: rescue keeps the token for that.
+with input as (
+  select *
+    from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(outcome)s::text[], %(output)s::text[],
+                %(error)s::text[], %(kind)s::text[], %(ms)s::bigint[], %(delay)s::float8[], %(final)s::bool[],
+                %(session)s::text[], %(worker)s::text[], %(detail)s::text[])
+         as i(task_id, token, outcome, output, error, kind, ms, delay, final, session, worker, detail)
+), current as materialized (
+  select t.task_id, t.status::text as was, t.fencing_token as has, coalesce(t.retry_count, 0) as retry_count,
+         coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish, t.run_after,
+         i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final, i.session, i.worker, i.detail
+    from input i
+    join public.agent_tasks t on t.task_id = i.task_id
+   order by t.task_id                        -- one lock order for every batch
+     for update of t
+), decided as materialized (
+  select c.*,
+         case
+           -- a person's wish is stronger than the result, but work that is done is not thrown away by a cancel
+           when c.stopping and not (c.outcome = 'succeeded' and c.wish in ('cancelled', 'completed'))
+             then case when c.wish in ('pending', 'scheduled')
+                       then case when c.run_after > clock_timestamp() then 'scheduled' else 'pending' end
+                       else c.wish end
+           when c.outcome = 'succeeded' then 'completed'
+           when c.outcome = 'cancelled' then 'cancelled'
+           when c.outcome in ('auth_failed', 'usage_limited') then 'pending'
+           when c.outcome = 'infrastructure'
+             then case when c.infra_count + 1 >= %(infra_cap)s then 'failed' else 'scheduled' end
+           when not c.final and c.retry_count < c.max_retries then 'scheduled'
+           else 'failed'
+         end as becomes
+    from current c
+   where c.has = c.token
+     and (c.was = 'running'
+          or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
+), done as (
+  update public.agent_tasks t
+     set status             = d.becomes::public.turbo_status,
+         fencing_token      = - t.fencing_token,          -- consumed: a replay answers 'already'
+         output_data        = case when d.stopping and d.wish = 'completed' and t.output_data is not null then t.output_data
+                                   else coalesce(d.output::jsonb, t.output_data) end,
+         error_message      = case when d.becomes = 'completed' then null
+                                   when d.stopping and d.outcome = 'cancelled' then t.error_message
+                                   else d.error end,
+         failure_kind       = case when d.becomes in ('completed', 'cancelled') then null
+                                   when d.outcome = 'infrastructure' and d.becomes = 'failed' then 'poison'
+                                   else d.kind end,
+         execution_time_ms  = least(d.ms, 2147483647),
+         retry_count        = d.retry_count + (d.outcome in ('failed', 'timed_out') and d.becomes = 'scheduled')::int,
+         infra_count        = t.infra_count + (d.outcome = 'infrastructure')::int,
+         run_after          = case when d.stopping and d.becomes = 'scheduled' then t.run_after
+                                   when d.becomes = 'scheduled' then clock_timestamp() + make_interval(secs => d.delay)
+                                   when d.becomes = 'pending' then clock_timestamp()
+                                   else t.run_after end,
+         completed_at       = case when d.becomes in ('completed', 'failed', 'cancelled') then clock_timestamp() end,
+         assigned_worker_id = case when d.becomes in ('pending', 'scheduled') then null
+                                   else coalesce(t.assigned_worker_id, d.worker) end,
+         agent_session_id   = coalesce(d.session, t.agent_session_id),
+         cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
+    from decided d
+   where t.task_id = d.task_id and t.fencing_token = d.token
+  returning t.task_id, d.token
+), verdict as materialized (
+  select i.task_id, i.token, i.outcome, i.ms, i.worker, i.error, i.output, i.detail, c.was, d.becomes,
+         case
+           when x.task_id is not null then 'recorded'
+           when c.task_id is null then 'gone'
+           when c.has = - i.token
+             or exists (select from public.agent_actions a
+                         where a.task_id = i.task_id and a.fencing_token = i.token
+                           and a.action_type in ('finished', 'late')) then 'already'
+           else 'late'
+         end as verdict
+    from input i
+    left join current c on c.task_id = i.task_id and c.token = i.token
+    left join decided d on d.task_id = i.task_id and d.token = i.token
+    left join done    x on x.task_id = i.task_id and x.token = i.token
+), trail as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token,
+                                    execution_time_ms, detail)
+  select v.task_id, case v.verdict when 'recorded' then 'finished' else 'late' end, v.outcome = 'succeeded', v.worker,
+         v.was, coalesce(v.becomes, v.was), v.token, least(v.ms, 2147483647),
+         jsonb_strip_nulls(jsonb_build_object('outcome', v.outcome, 'error', left(v.error, 2000)))
+           || coalesce(v.detail::jsonb, '{}')
+           -- a result nobody could use is kept here, as far as a trail row should carry it
+           || case when v.verdict <> 'recorded' and v.output is not null
+                   then jsonb_build_object('verdict', v.verdict, 'output',
+                          case when length(v.output) <= 262144 then v.output::jsonb else to_jsonb(left(v.output, 262144)) end)
+                   else '{}' end
+    from verdict v
+   where v.verdict in ('recorded', 'late', 'gone')
+)
+select v.task_id::text, v.token, v.verdict, v.becomes from verdict v

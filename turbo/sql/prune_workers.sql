@@ -1,0 +1,13 @@
+-- The leader: rows of workers dead for a day go, once nothing is left in their name; and a worker that tasks name but no
+-- row knows (a failover lost its registration) gets one, so that the beats can count its silence.
+with ghosts as (
+  insert into public.agent_workers (worker_id, name, host, pid, version, slots, queues)
+  select distinct t.assigned_worker_id, t.assigned_worker_id, '', 0, '', 0, '{}'::text[]
+    from public.agent_tasks t
+   where t.status = 'running' and t.fencing_token > 0 and t.assigned_worker_id is not null
+     and not exists (select from public.agent_workers w where w.worker_id = t.assigned_worker_id)
+  on conflict (worker_id) do nothing
+)
+delete from public.agent_workers w
+ where w.state = 'dead' and w.heartbeat_at < clock_timestamp() - interval '1 day'
+   and not exists (select from public.agent_tasks t where t.status = 'running' and t.assigned_worker_id = w.worker_id)

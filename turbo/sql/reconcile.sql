@@ -1,0 +1,31 @@
+-- What I know against what the database says I run. Only while tasks are in flight or after a connection error, never
+-- while a claim is under way (its rows would look like orphans), and after the spool was replayed.
+-- orphan: the database says mine, I do not know it (the claim's answer was lost on the wire): released here.
+-- lost:   I run it, the database says it is not mine any more: reassert it, or end the agent.
+-- stop:   somebody wants it ended: the poll twin of turbo_ctl.
+with mine as materialized (
+  select t.task_id, t.fencing_token, t.cancel_requested_at
+    from public.agent_tasks t
+   where t.assigned_worker_id = %(worker)s and t.status = 'running' and t.fencing_token > 0
+), known as (
+  select * from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) k(task_id, token)
+), orphan as (
+  update public.agent_tasks t
+     set status = (case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
+                        then 'pending' else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
+         run_after = clock_timestamp(), assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
+         cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
+    from mine m
+   where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status = 'running'
+     and not exists (select from known k where k.task_id = m.task_id and k.token = m.fencing_token)
+  returning t.task_id, - t.fencing_token as token, t.status::text as status
+), trail as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  select o.task_id, 'rescued', true, %(worker)s, 'running', o.status, o.token, '{"reason": "orphan"}' from orphan o
+)
+select 'orphan' as what, o.task_id::text as task_id, o.token from orphan o
+union all
+select 'stop', m.task_id::text, m.fencing_token from mine m where m.cancel_requested_at is not null
+union all
+select 'lost', k.task_id::text, k.token from known k
+ where not exists (select from mine m where m.task_id = k.task_id and m.fencing_token = k.token)

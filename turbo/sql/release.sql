@@ -1,0 +1,26 @@
+-- Give tasks back untouched: a drain that ran out of time, a task claimed and not started. Called by the worker.
+-- Fenced; no try is counted; the token is consumed, for no result will come. A person's wish is fulfilled on the way.
+with r as (
+  update public.agent_tasks t
+     set status = (case when t.cancel_requested_at is null then 'pending'
+                        when coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled') then 'pending'
+                        else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
+         completed_at = case when t.cancel_requested_at is not null
+                              and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
+         run_after = clock_timestamp(), assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
+         agent_session_id = coalesce(i.session, t.agent_session_id),
+         cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
+    from (select t.task_id, t.fencing_token, i.session
+            from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(session)s::text[])
+                 as i(task_id, token, session)
+            join public.agent_tasks t on t.task_id = i.task_id and t.fencing_token = i.token and t.status = 'running'
+           order by t.task_id for update of t) i
+   where t.task_id = i.task_id and t.fencing_token = i.fencing_token and t.status = 'running'
+  returning t.task_id, t.status::text as status, i.fencing_token as token
+), trail as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  select r.task_id, 'released', true, %(worker)s, 'running', r.status, r.token,
+         jsonb_build_object('reason', %(reason)s::text)
+    from r
+)
+select r.task_id::text, r.token, r.status from r

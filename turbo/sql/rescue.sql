@@ -1,0 +1,42 @@
+-- Take the tasks of dead workers back, 500 a pass. Any worker whose beat says to_rescue runs it; right with two at once.
+-- The token stays: a late success is accepted until somebody claims the task again. A rescued task waits a short
+-- backoff, so that it does not run into the same hole at once; at the cap it is poison. Rows that turbo never claimed
+-- (an old poller's) are not touched.
+with lost as materialized (
+  select t.task_id, t.assigned_worker_id as was_on, t.fencing_token, t.infra_count + 1 as count,
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish
+    from public.agent_tasks t
+   where t.status = 'running' and t.fencing_token > 0
+     and t.assigned_worker_id in (select w.worker_id from public.agent_workers w where w.state = 'dead')
+   order by t.task_id
+   limit 500
+     for update of t skip locked
+), decided as materialized (
+  select l.*, case when l.stopping and l.wish not in ('pending', 'scheduled') then l.wish
+                   when not l.stopping and l.count >= %(infra_cap)s then 'failed'
+                   else 'scheduled' end as becomes
+    from lost l
+), r as (
+  update public.agent_tasks t
+     set status        = d.becomes::public.turbo_status,
+         failure_kind  = case when d.becomes = 'failed' and not d.stopping then 'poison' else t.failure_kind end,
+         error_message = case when d.becomes = 'failed' and not d.stopping
+                              then format('stopped after %%s runs that ended with their worker or its machine; see the trail', d.count)
+                              else t.error_message end,
+         completed_at  = case when d.becomes = 'scheduled' then null else clock_timestamp() end,
+         run_after     = case when d.becomes = 'scheduled'
+                              then clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, d.count)) * (0.5 + random() / 2)
+                              else t.run_after end,
+         infra_count = d.count, assigned_worker_id = case when d.becomes = 'scheduled' then null else t.assigned_worker_id end,
+         started_at = case when d.becomes = 'scheduled' then null else t.started_at end,
+         cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
+    from decided d
+   where t.task_id = d.task_id
+  returning t.task_id, t.queue, t.status::text as status, t.fencing_token, d.was_on, d.count
+), trail as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  select r.task_id, 'rescued', r.status <> 'failed', %(worker)s, 'running', r.status, r.fencing_token,
+         jsonb_build_object('reason', %(reason)s::text, 'dead_worker', r.was_on, 'infra_count', r.count)
+    from r
+)
+select r.task_id::text, r.queue, r.status, r.was_on from r

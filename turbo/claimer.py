@@ -190,8 +190,9 @@ class Claimer(Loop):
             claim = await self._claim(queue, free)
             if queue in by_notify and not claim.tasks:
                 self._metrics.claims.labels(queue, "lost").inc()
-            if len(claim.tasks) == free:
-                self._woken.add(queue)  # there may be more
+            if len(claim.tasks) == free or any(t.concurrency_key for t in claim.tasks):
+                # There may be more: behind a full batch, and behind the waiters of a key, of whom a batch takes one.
+                self._woken.add(queue)
             if claim.idle_now:
                 # The flag is up from this commit on. What slipped by before it is found by claiming once more, and
                 # what commits later by the ladder.

@@ -1,0 +1,212 @@
+"""People edit rows by hand, and mean it: each edit does what they meant, and stands in the trail with their name."""
+
+import psycopg
+import pytest
+
+from turbo.db import Lane
+from turbo.outcome import OutcomeKind
+from turbo.queue import Held, Queue, WorkerRow
+from turbo.spool import FinishedRun
+
+ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
+
+
+@pytest.fixture
+def db(dsn):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def queue(dsn):
+    lanes = Lane(dsn, "claims"), Lane(dsn, "results")
+    queue = Queue("w-1-abc", *lanes)
+    await queue.register(ME, "up")
+    yield queue
+    for lane in lanes:
+        await lane.close()
+
+
+def ended(held: Held, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> FinishedRun:
+    known = {
+        "task_id": held.task_id,
+        "fencing_token": held.token,
+        "outcome": outcome.value,
+        "output": {"output": "done"},
+        "error": None,
+        "failure_kind": None,
+        "execution_ms": 5,
+        "retry_delay_seconds": 0.0,
+        "final": False,
+        "agent_session_id": None,
+        "finished_at": "",
+        "worker_id": "w-1-abc",
+        "queue": "default",
+        "executor": "x",
+        "detail": {},
+    }
+    return FinishedRun(**(known | more))
+
+
+def insert(db, task_id="t", **columns):
+    names = ["task_id", "task_description", *columns]
+    db.execute(
+        f"insert into agent_tasks ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})", [task_id, "x", *columns.values()]
+    )
+
+
+def row(db, task_id="t"):
+    with db.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        return cursor.execute("select * from agent_tasks where task_id = %s", [task_id]).fetchone()
+
+
+def set_status(db, status, task_id="t", more=""):
+    db.execute(f"update agent_tasks set status = %s {more} where task_id = %s", [status, task_id])
+
+
+def trail(db, task_id="t"):
+    return db.execute(
+        "select action_type, from_status, to_status, actor from agent_actions where task_id = %s order by action_id", [task_id]
+    ).fetchall()
+
+
+async def claim_one(queue) -> Held:
+    claim = await queue.claim("default", 1, may_idle=True)
+    return Held(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
+
+
+def test_a_pending_task_is_cancelled_at_once_and_the_trail_knows_by_whom(db):
+    insert(db)
+    set_status(db, "cancelled")
+    assert row(db)["status"] == "cancelled"
+    assert row(db)["completed_at"] is not None
+    assert trail(db) == [("edited", "pending", "cancelled", db.info.user)]
+
+
+async def test_a_finished_task_set_to_pending_runs_again_from_the_first_try(db, queue):
+    insert(db, max_retries=0)
+    held = await claim_one(queue)
+    await queue.finish([ended(held, OutcomeKind.FAILED, error="no", failure_kind="error")])
+    assert row(db)["status"] == "failed"
+    set_status(db, "pending")
+    now = row(db)
+    assert (now["status"], now["retry_count"], now["error_message"], now["completed_at"], now["output_data"]) == (
+        "pending",
+        0,
+        None,
+        None,
+        None,
+    )
+    again = await claim_one(queue)
+    assert again.token > held.token
+    assert (await queue.finish([ended(held)]))[0].verdict in ("already", "late"), "the old run must not answer for the new one"
+    assert row(db)["status"] == "running"
+
+
+@pytest.mark.parametrize("wish", ["cancelled", "pending", "completed", "failed"])
+async def test_no_wish_takes_effect_while_the_agent_lives(db, queue, wish):
+    insert(db, concurrency_key="k")
+    insert(db, "next", concurrency_key="k", task_priority=1)
+    held = await claim_one(queue)
+    notices = []
+    db.add_notice_handler(lambda d: notices.append(d.message_primary))
+    set_status(db, wish)
+    assert row(db)["status"] == "running"
+    assert row(db)["cancel_to"] == wish
+    assert notices
+    assert wish in notices[0]
+    assert (await queue.claim("default", 5, may_idle=True)).tasks == (), "its concurrency_key is not free"
+    assert (await queue.reconcile([held])).stop == (held,), "the poll twin of the notification"
+    answer = (await queue.finish([ended(held, OutcomeKind.CANCELLED, output=None)]))[0]
+    assert answer.becomes == wish
+    assert row(db)["cancel_to"] is None
+    expected = {"t", "next"} if wish == "pending" else {"next"}
+    assert {t.task_id for t in (await queue.claim("default", 1, may_idle=True)).tasks} <= expected
+
+
+async def test_a_result_typed_in_by_hand_stays_when_the_agent_is_gone(db, queue):
+    insert(db)
+    held = await claim_one(queue)
+    set_status(db, "completed", more=""", output_data = '{"output": "by hand"}'""")
+    await queue.finish([ended(held, OutcomeKind.CANCELLED)])
+    assert row(db)["status"] == "completed"
+    assert row(db)["output_data"] == {"output": "by hand"}
+
+
+async def test_work_that_is_done_is_not_thrown_away_by_a_cancel_that_raced(db, queue):
+    insert(db)
+    held = await claim_one(queue)
+    set_status(db, "cancelled")
+    assert (await queue.finish([ended(held)]))[0].becomes == "completed"
+
+
+async def test_a_running_task_cannot_be_deleted_nor_change_its_key(db, queue):
+    insert(db, concurrency_key="k")
+    held = await claim_one(queue)
+    with pytest.raises(psycopg.errors.ObjectInUse) as refused:
+        db.execute("delete from agent_tasks")
+    assert "Cancel it first" in refused.value.diag.message_hint
+    with pytest.raises(psycopg.errors.ObjectInUse):
+        db.execute("update agent_tasks set concurrency_key = null")
+    await queue.finish([ended(held)])
+    db.execute("delete from agent_tasks")
+
+
+def test_run_now_and_not_yet(db):
+    insert(db)
+    db.execute("update agent_tasks set run_after = now() + interval '1 hour'")
+    assert row(db)["status"] == "scheduled"
+    set_status(db, "pending")
+    assert row(db)["status"] == "pending"
+    assert db.execute("select run_after <= now() from agent_tasks").fetchone() == (True,)
+
+
+def test_turbos_own_columns_are_not_for_hands(db):
+    insert(db)
+    for change in ("fencing_token = 5", "agent_session_id = 'x'"):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            db.execute(f"update agent_tasks set {change}")
+
+
+def test_an_unknown_status_is_refused_with_what_to_write(db):
+    insert(db)
+    with pytest.raises(psycopg.errors.CheckViolation) as refused:
+        set_status(db, "done")
+    assert "'pending' to run the task again" in refused.value.diag.message_hint
+
+
+async def test_an_old_pollers_updates_are_untouched(db, queue):
+    """It claims, finishes, and puts back for a retry; turbo changes no column of it and writes no trail."""
+    insert(db)
+    steps = [
+        {"status": "running", "assigned_worker_id": "old-1", "started_at": "2026-01-01 10:00:00+00"},
+        {"status": "pending", "retry_count": 1, "assigned_worker_id": None, "error_message": "again"},
+        {"status": "running", "assigned_worker_id": "old-1", "started_at": "2026-01-01 11:00:00+00"},
+        {"status": "failed", "completed_at": "2026-01-01 12:00:00+00", "error_message": "no"},
+        {"status": "pending", "retry_count": 2},
+        {"status": "running", "assigned_worker_id": "old-1"},
+        {"status": "completed", "output_data": '{"x": 1}', "completed_at": "2026-01-01 13:00:00+00", "execution_time_ms": 7},
+    ]
+    for step in steps:
+        before = row(db)
+        db.execute(
+            f"update agent_tasks set {', '.join(f'{c} = %s' for c in step)} where task_id = 't'", list(step.values())
+        )
+        after = row(db)
+        touched = {c for c in after if after[c] != before[c]}
+        assert touched <= set(step), f"turbo's triggers changed {touched - set(step)}"
+        if step["status"] == "running":
+            db.execute("update agent_workers set state = 'dead'")
+            assert await queue.rescue("worker_silent") == []
+            assert (await queue.reconcile([])).orphans == ()
+            await queue.register(ME, "up")
+    assert trail(db) == []
+
+
+async def test_an_old_poller_may_claim_what_turbo_gave_back(db, queue):
+    insert(db)
+    held = await claim_one(queue)
+    await queue.release([(held, None)], "drain")
+    db.execute("update agent_tasks set status = 'running', assigned_worker_id = 'old-1' where task_id = 't'")
+    assert row(db)["status"] == "running"
+    assert row(db)["fencing_token"] is None, "from here on the row is the poller's"

@@ -1,0 +1,110 @@
+"""What the database takes and refuses, from any SQL client: the message says what is wrong, the hint what to write."""
+
+import psycopg
+import pytest
+
+
+@pytest.fixture
+def db(dsn):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+def one(db, sql, *parameters):
+    return db.execute(sql, parameters).fetchone()
+
+
+def test_the_documented_insert_works(db):
+    db.execute(
+        "INSERT INTO agent_tasks (task_id, task_type, task_description, task_priority, status, timeout_seconds, max_retries)"
+        " VALUES ('my_task_1', 'analysis', 'Analyze security of auth.py module', 8, 'pending', 300, 3)"
+    )
+    assert one(db, "select status, queue, retry_count from agent_tasks where task_id = 'my_task_1'") == ("pending", "default", 0)
+
+
+def test_the_least_insert_works(db):
+    row = one(db, "INSERT INTO agent_tasks (task_description) VALUES ('x') RETURNING task_id, task_type, timeout_seconds, max_retries")
+    assert row[0].startswith("t_")
+    assert row[1:] == ("default", 300, 3)
+
+
+@pytest.mark.parametrize(
+    ("columns", "values", "message", "hint"),
+    [
+        ("task_description", "''", "task_description is empty", "Write what the agent is to do"),
+        ("task_description", "E' \\n\\t '", "task_description is empty", "Write what the agent is to do"),
+        ("task_description", "null", "task_description is empty", "Write what the agent is to do"),
+        ("task_description, timeout_seconds", "'x', -1", "timeout_seconds is -1", "at least 1"),
+        ("task_description, timeout_seconds", "'x', 0", "timeout_seconds is 0", "at least 1"),
+        ("task_description, max_retries", "'x', -1", "max_retries is -1", "0 for no retry"),
+        ("task_description, retry_count", "'x', -1", "retry_count is -1", "Leave retry_count out"),
+        ("task_description, queue", "'x', repeat('q', 41)", "is not a queue name", "1 to 40 of a-z 0-9 _ -"),
+        ("task_description, queue", "'x', 'Häuser'", "is not a queue name", "1 to 40 of a-z 0-9 _ -"),
+        ("task_description, queue", "'x', ''", "is not a queue name", "1 to 40 of a-z 0-9 _ -"),
+        ("task_description, status", "'x', 'running'", "cannot be inserted as running", "a worker sets 'running'"),
+        ("task_description, status", "'x', 'assigned'", "unknown status 'assigned'", "Leave status out"),
+        ("task_description, status", "'x', ''", "unknown status ''", "Leave status out"),
+        ("task_description, fencing_token", "'x', 7", "may not set fencing_token", "Leave both out"),
+        ("task_description, agent_session_id", "'x', 'abc'", "may not set fencing_token or agent_session_id", "someone else's"),
+        ("task_description, turbo_rev", "'x', 9223372036854775807", "may not set turbo_rev", "turbo's own"),
+        ("task_description, infra_count", "'x', 5", "may not set turbo_rev", "turbo's own"),
+        ("task_description, cancel_to", "'x', 'completed'", "may not set turbo_rev", "turbo's own"),
+        ("task_description, run_after", "'x', 'infinity'", "run_after is infinity", "Write a moment"),
+        ("task_description, concurrency_key", "'x', repeat('k', 501)", "longer than 500", "a hash of it"),
+    ],
+)
+def test_a_bad_row_is_refused_with_a_hint(db, columns, values, message, hint):
+    with pytest.raises(psycopg.errors.CheckViolation) as refused:
+        db.execute(f"insert into agent_tasks ({columns}) values ({values})")
+    assert message in refused.value.diag.message_primary
+    assert hint in refused.value.diag.message_hint
+    assert one(db, "select count(*) from agent_tasks") == (0,)
+
+
+def test_a_queue_name_of_forty_characters_is_accepted(db):
+    db.execute("insert into agent_tasks (task_description, queue) values ('x', repeat('q', 40))")
+
+
+def test_a_future_row_is_scheduled_and_never_pending(db):
+    row = one(db, "insert into agent_tasks (task_description, run_after) values ('x', now() + interval '1 hour') returning status")
+    assert row == ("scheduled",)
+    row = one(db, "insert into agent_tasks (task_description, status) values ('x', 'scheduled') returning status")
+    assert row == ("pending",), "scheduled for a moment that is past means now"
+
+
+def test_nulls_that_mean_the_default_get_it(db):
+    row = one(
+        db,
+        "insert into agent_tasks (task_description, queue, status, task_type, run_after, retry_count)"
+        " values ('x', null, null, null, null, null) returning queue, status, task_type, run_after <= now(), retry_count",
+    )
+    assert row == ("default", "pending", "default", True, 0)
+
+
+def test_one_idempotency_key_is_one_task_however_often_it_is_sent(db):
+    for _ in range(3):
+        db.execute(
+            "insert into agent_tasks (task_description, idempotency_key) values ('x', 'once') on conflict (idempotency_key) do nothing"
+        )
+    db.execute("insert into agent_tasks (task_description) values ('no key'), ('nor this')")
+    assert one(db, "select count(*) from agent_tasks where idempotency_key = 'once'") == (1,)
+    assert one(db, "select count(*) from agent_tasks") == (3,)
+
+
+def test_an_inserter_without_rights_on_turbos_tables_can_insert_and_reaches_nothing_else(db, dsn):
+    role = "inserter_" + db.info.dbname.replace("-", "_")
+    db.execute(f"create role {role} login")
+    try:
+        db.execute(f"grant insert on agent_tasks to {role}")
+        db.execute(f"set role {role}")
+        db.execute("create temp table agent_workers (worker_id text, idle boolean, queues text[])")
+        db.execute("insert into agent_tasks (task_description) values ('x')")
+        for forbidden in ("select * from public.agent_workers", "select * from agent_actions", "select public.turbo_wake('default')"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                db.execute(forbidden)
+        db.execute("reset role")
+        assert one(db, "select count(*) from agent_tasks") == (1,)
+    finally:
+        db.execute("reset role")
+        db.execute(f"drop owned by {role}")
+        db.execute(f"drop role {role}")

@@ -1,0 +1,8 @@
+-- The migrations' own memory. Made under the migration lock, before anything else.
+create table if not exists public.turbo_migrations (
+  version       integer     primary key,
+  name          text        not null,
+  checksum      text        not null,
+  applied_at    timestamptz not null default clock_timestamp(),
+  turbo_version text        not null
+)

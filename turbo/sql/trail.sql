@@ -1,0 +1,5 @@
+-- Client.trail: what happened to one task, in order. By the index on (task_id, executed_at).
+select a.action_type, a.success, a.executed_at, a.execution_time_ms, a.actor, a.from_status, a.to_status, a.detail
+  from public.agent_actions a
+ where a.task_id = %(task_id)s
+ order by a.executed_at, a.action_id

@@ -1,0 +1,412 @@
+"""The worker: wires the loops together, from start to drain.
+
+    starting ──▶ waiting for the database (and for its schema) ──▶ adopting what dead siblings of this host left
+        ──▶ up ──TERM──▶ draining ──every run ended, every result recorded──▶ gone (exit 0)
+                            └──drain_seconds, or a second TERM──▶ agents ended, tasks released without a try
+
+Promises: the metrics endpoint is up before the database answers; nothing is claimed before what a dead predecessor left
+is ended, replayed and released; a drain keeps beating to its end, so that nobody rescues what it still runs.
+"""
+
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+
+from turbo import __version__, db, migrate
+from turbo.claimer import Claimer
+from turbo.config import WorkerConfig
+from turbo.db import Backoff, Lane
+from turbo.executors.base import Executor
+from turbo.executors.registry import build_executors
+from turbo.finisher import Finisher
+from turbo.heartbeat import Beat, Heartbeat
+from turbo.journal import Journal
+from turbo.leader import Leader
+from turbo.listener import Listener
+from turbo.loop import Loop
+from turbo.metrics import Metrics, TlsFiles
+from turbo.queue import Answer, Queue, Sweep, WorkerRow
+from turbo.reaper import Watcher, end_leftovers
+from turbo.reconciler import Reconciler
+from turbo.runner import RetryPolicy, Runner
+from turbo.slots import Slots
+from turbo.spool import FinishedRun, Spool
+from turbo.states import WorkerState
+from turbo.statedir import StateDir
+
+log = logging.getLogger(__name__)
+
+WORKER_ID_NAME = 26
+"""Characters of the name that go into a worker id: `name-pid-6hex` must fit an adopted varchar(50)."""
+
+STOP_SECONDS = 30.0
+"""How long ended agents may take to go, past their own grace, before the worker leaves without them."""
+
+DISK_CHECK_SECONDS = 5.0
+FLUSH_SECONDS = 30.0
+
+
+def worker_id(name: str) -> str:
+    """Unique per process start. Contains the name, for queries that say LIKE '%alpha%'."""
+    return f"{name[:WORKER_ID_NAME]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+class Worker:
+    """One worker process. `await Worker(config).run()` returns when it has drained."""
+
+    def __init__(self, config: WorkerConfig, *, dsn: str, executors: Mapping[str, Executor] | None = None) -> None:
+        settings = config.worker
+        self._config = config
+        self._dsn = dsn
+        self.host = settings.host or socket.gethostname().split(".")[0]
+        self.id = worker_id(settings.name or self.host)
+        self.metrics = Metrics()
+        self._stopping = asyncio.Event()
+        self._now = asyncio.Event()
+        self._crash: BaseException | None = None
+        self._draining = False
+        self._metrics_address: str | None = None
+
+        self._claims = Lane(dsn, f"turbo claims {self.id}")
+        self._results = Lane(dsn, f"turbo results {self.id}")
+        self.queue = Queue(self.id, self._claims, self._results)
+        self.slots = Slots(settings.slots)
+
+        self._state = StateDir(settings.state_dir)
+        self._home = self._state.open_worker(self.id)
+        self._journal = Journal(self._home.journal)
+        self._watcher = Watcher()
+        self._spool = Spool(self._home.spool)
+
+        self.finisher = Finisher(self.queue, self._spool, self.slots, self.metrics, self._recorded)
+        self.claimer = Claimer(
+            self.queue, settings.queues, self.slots, self.metrics, self._start_task, poll_seconds=settings.poll_seconds
+        )
+        self.runner = Runner(
+            self.id,
+            executors if executors is not None else build_executors(config, self._journal),
+            config.routes,
+            self.queue,
+            self.slots,
+            self.finisher,
+            self._home,
+            self.metrics,
+            RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
+            lambda key: self.claimer.slot_freed(key=key),
+        )
+        self._heartbeat = Heartbeat(
+            dsn,
+            self.id,
+            self.metrics,
+            seconds=settings.heartbeat_seconds,
+            busy=lambda: self.slots.busy,
+            tell=self._beat_in_thread,
+        )
+        self.reconciler = Reconciler(
+            self.queue,
+            self.slots,
+            self.claimer,
+            self.metrics,
+            self.runner.stop,
+            seconds=settings.heartbeat_seconds,
+            lease_seconds=settings.lease_seconds,
+            last_beat=lambda: self._heartbeat.last_beat,
+            kill_when_cut_off=settings.on_lost_lease == "kill",
+        )
+        self.leader = Leader(self.queue, self.metrics)
+        self.listener = Listener(
+            dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
+        )
+        self.claimer.on_stop = self.reconciler.want
+        self.finisher.on_disk_change = self._disk_changed
+        self.metrics.slots.labels("busy").set_function(lambda: self.slots.busy)
+        self.metrics.slots.labels("free").set_function(lambda: self.slots.free)
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> int:
+        """From start to drained. Returns the exit code: 0, or 1 when a loop crashed."""
+        self._loop = asyncio.get_running_loop()
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(sig, self.stop)
+        self._serve_metrics()
+        self._watcher.start(self._home.journal)
+        log.info("worker %s %s starting: %d slots, queues %s", self.id, __version__, self.slots.size, ", ".join(self._config.worker.queues))
+        loops: list[Loop] = [self.finisher, self.reconciler, self.leader, self.listener, self.claimer]
+        try:
+            if not await self._until_stopped(self._prepare()):
+                return 0
+            self._heartbeat.start()
+            for loop in loops:
+                loop.start(self._crashed)
+            maintenance = asyncio.create_task(self._maintain())
+            await self._stopping.wait()
+            maintenance.cancel()
+            await self._drain()
+        finally:
+            for loop in reversed(loops):
+                await loop.stop()
+            await asyncio.to_thread(self._heartbeat.stop)
+            await self._say_goodbye()
+            await self._claims.close()
+            await self._results.close()
+            self._watcher.close()
+            self.metrics.close()
+            self._home.close()
+        return 0 if self._crash is None else 1
+
+    def stop(self) -> None:
+        """Drain; a second call ends the agents now."""
+        if self._stopping.is_set():
+            log.info("second signal: ending all runs now")
+            self._now.set()
+        self._stopping.set()
+
+    def _crashed(self, name: str, error: BaseException) -> None:
+        log.critical("the %s crashed; draining", name, exc_info=error)
+        self._crash = error
+        self._now.set()
+        self._stopping.set()
+
+    async def _until_stopped(self, work: "asyncio.Future[None] | object") -> bool:
+        """Run `work` unless a stop comes first. True when it ended by itself."""
+        job = asyncio.ensure_future(work)  # type: ignore[arg-type, var-annotated]
+        stopped = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({job, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if job.done():
+            job.result()
+            return True
+        job.cancel()
+        await asyncio.wait({job})
+        return False
+
+    def _serve_metrics(self) -> None:
+        settings = self._config.metrics
+        tls = settings.tls and TlsFiles(
+            str(settings.tls.certfile), str(settings.tls.keyfile), str(settings.tls.client_ca) if settings.tls.client_ca else None
+        )
+        port = self.metrics.serve(settings.host, settings.port, tls or None)
+        self._metrics_address = f"{settings.host}:{port}"
+        log.info("metrics on http%s://%s/metrics", "s" if tls else "", self._metrics_address)
+
+    # ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _prepare(self) -> None:
+        """Everything before the first claim. Waits for the database, however long; every step can be repeated."""
+        backoff = Backoff()
+        said: str | None = None
+        while True:
+            try:
+                await self._check_schema()
+                await self._adopt_the_dead()
+                await self._register()
+                break
+            except (psycopg.Error, OSError, SchemaMismatch) as error:
+                if isinstance(error, psycopg.Error) and not db.is_transient(error):
+                    log.error("cannot start: %s", db.reason(error))
+                text = db.reason(error)
+                kind = text if isinstance(error, SchemaMismatch) else type(error).__name__
+                if said != kind:
+                    what = "" if isinstance(error, SchemaMismatch) else f"waiting for the database at {db.describe(self._dsn)}: "
+                    log.warning("%s%s", what, text)
+                    said = kind
+                await asyncio.sleep(backoff.next())
+        if said is not None:
+            log.info("the database is there")
+
+    async def _check_schema(self) -> None:
+        async with self._claims.use() as connection:
+            verdict = await migrate.worker_verdict(connection)
+        if verdict is not None:
+            raise SchemaMismatch(verdict)
+
+    async def _register(self) -> None:
+        settings = self._config.worker
+        await self.queue.register(
+            WorkerRow(
+                name=settings.name or self.host,
+                host=self.host,
+                pid=os.getpid(),
+                version=__version__,
+                slots=settings.slots,
+                queues=tuple(settings.queues),
+                labels=dict(settings.labels),
+                accounts=tuple(self._config.accounts),
+                metrics_address=self._metrics_address,
+                heartbeat_seconds=settings.heartbeat_seconds,
+                lease_seconds=settings.lease_seconds,
+                poll_seconds=settings.poll_seconds,
+            ),
+            WorkerState.DRAINING if self._draining else WorkerState.UP,
+        )
+
+    async def _adopt_the_dead(self) -> None:
+        """End what dead siblings of this host left running, replay their results, give back the rest."""
+        dead = self._state.dead_workers()
+        if not dead:
+            return
+        for home in dead:
+            ended = await asyncio.to_thread(end_leftovers, home.journal)
+            if ended:
+                log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
+            await self._replay(Spool(home.spool))
+        buried = await self.queue.bury([home.worker_id for home in dead], self.host)
+        if buried:
+            await self._rescue("worker_restarted")
+        for home in dead:
+            home.remove()
+
+    async def _replay(self, spool: Spool) -> None:
+        """Record what a dead worker's spool still holds, and what a failover may have lost of what it had recorded."""
+        for entry in [*spool.pending(), *spool.recently_done()]:
+            result = entry.result
+            answers = await self.queue.finish([result])
+            for answer in answers:
+                log.info("replayed a result of dead worker %s: %s", result.worker_id, answer.verdict, extra={"task": result.task_id})
+                spool.done(entry, answer.verdict)
+
+    async def _rescue(self, reason: str) -> None:
+        for rescued in await self.queue.rescue(reason):
+            self.metrics.rescued.labels(reason).inc()
+            log.warning("rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id})
+        self.claimer.look()  # it waits a backoff: learn when it is due
+
+    # ── what the loops tell each other ──────────────────────────────────────────────────────────────────────────────
+
+    def _start_task(self, task: object) -> None:
+        self.runner.start(task)  # type: ignore[arg-type]
+
+    def _recorded(self, result: FinishedRun, answer: Answer) -> None:
+        due = self.runner.recorded(result, answer)
+        if due is not None:
+            self.claimer.due_in(due)
+        elif answer.becomes == "pending":
+            self.claimer.wake(result.queue)
+
+    def _disk_changed(self, trouble: str | None) -> None:
+        self.claimer.held_back = trouble
+        self._spawn(self._rewrite_idle())
+
+    async def _rewrite_idle(self) -> None:
+        try:
+            await self.claimer.forget_idle()
+        except (psycopg.Error, OSError) as error:
+            log.debug("idle flag not written: %s", db.reason(error))
+
+    def wake(self, queue: str) -> None:
+        self.claimer.wake(queue, by_notify=True)
+
+    def control(self, message: str) -> None:
+        what, _, whom = message.partition(" ")
+        if what == "stop" and whom == self.id:
+            self.reconciler.want()
+        elif what == "queues":
+            self.claimer.look()
+
+    def swept(self, sweep: Sweep) -> None:
+        self.claimer.swept(sweep)
+
+    async def connected(self, *, hears: bool) -> None:
+        """After every (re)connect of the listener: reassert what runs, write the idle flag anew, sweep."""
+        for lane in (self._claims, self._results):
+            lane.prepare = hears  # a listener that hears proves that no transaction pooler is in the way
+        self.claimer.listening = hears and not self._draining
+        self.reconciler.want()
+        await self.claimer.forget_idle()
+        self.claimer.look()
+
+    def disconnected(self) -> None:
+        self.claimer.listening = False
+
+    def _beat_in_thread(self, beat: Beat) -> None:
+        self._loop.call_soon_threadsafe(self._beat, beat)
+
+    def _beat(self, beat: Beat) -> None:
+        self.leader.leads(beat.leads)
+        if beat.died:
+            log.warning("declared dead, no beat within their lease: %s", ", ".join(beat.died))
+        if not beat.alive:
+            log.warning("the database took this worker for dead, or lost its row: registering again")
+            self._spawn(self._come_back())
+        if beat.to_rescue:
+            self._spawn(self._rescue_quietly())
+
+    async def _come_back(self) -> None:
+        try:
+            await self._register()
+        except (psycopg.Error, OSError) as error:
+            log.warning("cannot register: %s", db.reason(error))  # the next beat asks again
+            return
+        self.reconciler.want()
+        await self._rewrite_idle()
+
+    async def _rescue_quietly(self) -> None:
+        try:
+            await self._rescue("worker_silent")
+        except (psycopg.Error, OSError) as error:
+            log.warning("cannot rescue: %s", db.reason(error))  # the next beat asks again
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[arg-type, var-annotated]
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+
+    async def _maintain(self) -> None:
+        """Small housekeeping of this process: the disk, the done spool."""
+        while True:
+            await asyncio.sleep(DISK_CHECK_SECONDS)
+            await self.finisher.check_disk()
+            await asyncio.to_thread(self._spool.prune_done)
+
+    # ── drain ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _drain(self) -> None:
+        self._draining = True
+        self._heartbeat.may_lead = False
+        settings = self._config.worker
+        log.info("draining: %d runs, up to %g s", self.slots.busy, settings.drain_seconds)
+        await self.claimer.stop()
+        self.claimer.listening = False
+        try:
+            await self.queue.set_state(WorkerState.DRAINING)
+        except (psycopg.Error, OSError) as error:
+            log.warning("cannot say that this worker drains: %s", db.reason(error))
+        ended = asyncio.create_task(self.runner.ended(settings.drain_seconds))
+        now = asyncio.create_task(self._now.wait())
+        await asyncio.wait({ended, now}, return_when=asyncio.FIRST_COMPLETED)
+        now.cancel()
+        if self.slots.busy:
+            log.info("ending %d runs; their tasks are released without a try", self.slots.busy)
+            self.runner.stop_all("drain")
+            if not await self.runner.ended(STOP_SECONDS):
+                log.error("%d runs did not end; their programs are left to the watcher", self.slots.busy)
+        ended.cancel()
+        if not await self.finisher.flushed(FLUSH_SECONDS):
+            log.warning("results are left in the spool; the next worker of this host records them")
+
+    async def _say_goodbye(self) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await self.queue.deregister()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.debug("not deregistered: %s", error)
+        log.info("worker %s stopped", self.id)
+
+
+class SchemaMismatch(Exception):
+    """The database's schema is not one this worker can work with; the message says what to do."""
+
+
+_background: set["asyncio.Future[object]"] = set()
+
+
+def state_dir(config: WorkerConfig) -> Path:
+    return Path(config.worker.state_dir)

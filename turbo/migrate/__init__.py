@@ -1,0 +1,43 @@
+"""Migrations: `turbo migrate`, and what a worker asks about the schema it finds.
+
+error.py      what it says when it cannot go on
+files.py      migrations/NNNN_name.sql: read, checked, cut into blocks
+history.py    turbo_migrations: what a database has seen, and whether this turbo fits it
+session.py    the connection: judged fit, and held exclusively
+blockers.py   who stands in the way of a lock
+runner.py     applies what is missing
+plan.py       shows it instead
+"""
+
+from turbo.migrate.error import BadDsn, MigrationError
+from turbo.migrate.history import (
+    SCHEMA_VERSION,
+    SchemaFit,
+    SchemaStatus,
+    check_schema,
+    explain_schema,
+    read_version,
+    status,
+    worker_verdict,
+)
+from turbo.migrate.plan import Plan, plan
+from turbo.migrate.runner import Applied, MigrationReport, Patience, migrate
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Applied",
+    "BadDsn",
+    "MigrationError",
+    "MigrationReport",
+    "Patience",
+    "Plan",
+    "SchemaFit",
+    "SchemaStatus",
+    "check_schema",
+    "explain_schema",
+    "migrate",
+    "plan",
+    "read_version",
+    "status",
+    "worker_verdict",
+]

@@ -1,0 +1,118 @@
+"""Who stands in a migration's way: looked up while it waits, because a failed wait no longer knows.
+
+A watcher has a connection of its own, opened when a statement has waited for a while, and asks `pg_blocking_pids` about
+the migration's backend. A person reads its lines and decides whom to end.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from turbo import db
+from turbo.sql import statement
+
+Connection = psycopg.Connection[TupleRow]
+
+_FIRST_LOOK_SECONDS = 0.3
+_LOOK_SECONDS = 0.2
+_REMIND_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Blocker:
+    """One session that holds what the migration needs; `pid` 0 is a prepared transaction. Times as the server tells."""
+
+    pid: int
+    user: str
+    application: str
+    state: str
+    query_start: str | None
+    open_seconds: int | None
+
+    def __str__(self) -> str:
+        if self.pid == 0:
+            return "a prepared transaction (select * from pg_prepared_xacts)"
+        parts = [self.application or "no application_name", f"user {self.user}" if self.user else "", self.state]
+        if self.open_seconds is not None:
+            parts.append(f"transaction open for {self.open_seconds} s")
+        if self.query_start:
+            parts.append(f"query started {self.query_start}")
+        return f"pid {self.pid} ({', '.join(part for part in parts if part)})"
+
+
+Blockers = tuple[Blocker, ...]
+
+
+def describe(blockers: Blockers) -> str:
+    """For a message: the sessions by name, and how to end the first."""
+    if not blockers:
+        return "held by a session that could not be seen in time"
+    shown = "; ".join(str(blocker) for blocker in blockers[:3])
+    if len(blockers) > 3:
+        shown += f"; and {len(blockers) - 3} more"
+    first = next((blocker.pid for blocker in blockers if blocker.pid), None)
+    return f"held by {shown}" + (f"; to end it: select pg_terminate_backend({first})" if first else "")
+
+
+def in_the_way(connection: Connection, table: str, *, readers: bool) -> Blockers:
+    """Sessions for which a concurrent index build on `table` (or a drop: `readers`) would have to wait now."""
+    rows = connection.execute(statement("migrate/in_the_way"), {"table": table, "readers": readers}).fetchall()
+    return tuple(Blocker(*row) for row in rows)
+
+
+class Watcher:
+    """Looks who blocks one backend. `seen` is what the last successful look of the current watch found."""
+
+    def __init__(self, dsn: str, pid: int, tell: Callable[[Blockers], None]) -> None:
+        self._dsn, self._pid, self._tell = dsn, pid, tell
+        self._connection: Connection | None = None
+        self._told: tuple[frozenset[int], float] = (frozenset(), 0.0)
+        self.seen: Blockers = ()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs a statement that may wait."""
+        self.seen = ()
+        over = threading.Event()
+        thread = threading.Thread(target=self._watch, args=(over,), name="migrate-blockers", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def tell(self, blockers: Blockers) -> None:
+        """Pass on whom a wait is for: at once when they changed, else now and then."""
+        pids, now = frozenset(blocker.pid for blocker in blockers), time.monotonic()
+        told, when = self._told
+        if pids != told or now - when > _REMIND_SECONDS:
+            self._told = (pids, now)
+            self._tell(blockers)
+
+    def _watch(self, over: threading.Event) -> None:
+        pause = _FIRST_LOOK_SECONDS
+        while not over.wait(pause):
+            pause = _LOOK_SECONDS
+            with suppress(psycopg.Error):  # without a second connection the wait is the same, only less well explained
+                found = self._look()
+                if found:
+                    self.seen = found
+                    self.tell(found)
+
+    def _look(self) -> Blockers:
+        if self._connection is None or self._connection.closed:
+            arguments = db.connect_arguments(self._dsn, "turbo migrate (who blocks)")
+            self._connection = Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+        rows = self._connection.execute(statement("migrate/blocking"), {"pid": self._pid}).fetchall()
+        return tuple(Blocker(*row) for row in rows)

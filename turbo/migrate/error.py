@@ -1,0 +1,9 @@
+"""What `turbo migrate` says when it cannot go on: one message for the person who can act."""
+
+
+class MigrationError(Exception):
+    """The migration stopped. Its text says what happened, where, and what to do next; running again continues."""
+
+
+class BadDsn(MigrationError):
+    """The DSN itself cannot be read: wrong usage, not a failure of the database."""

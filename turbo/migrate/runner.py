@@ -1,0 +1,211 @@
+"""The runner: brings a database to this turbo's schema, while it is in use.
+
+    read files ──▶ nothing to do
+        └──▶ lock (polled) ──▶ read history again ──▶ per file: its blocks ──▶ recorded ──▶ … ──▶ unlock
+
+A block in a transaction runs under `lock_timeout`: a table lock that waits makes everybody queue behind it, so it gives
+way after two seconds, pauses (growing, jittered) and comes again, saying each time who is in the way. An index is built
+concurrently, and not begun before the way is clear; what an attempt cut short left INVALID is dropped and built again.
+A file is recorded with its last transaction. Killed at any point, the next run goes on from there.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.rows import TupleRow
+
+from turbo import db
+from turbo.migrate import blockers as blocking
+from turbo.migrate import history, session
+from turbo.migrate.error import MigrationError
+from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
+from turbo.sql import statement
+
+Connection = psycopg.Connection[TupleRow]
+Say = Callable[[str], None]
+
+_CLEAR_LOOK_SECONDS = 0.2
+_AGAIN = "Run turbo migrate again: it goes on from here"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a migration stands in line, in seconds.
+
+    `lock_timeout`: one wait for a lock (others queue behind it meanwhile). `attempts`: how often a statement comes
+    again before the migration gives up. `wait`: how long for another migration of the same database to end.
+    """
+
+    lock_timeout: float = 2.0
+    attempts: int = 20
+    wait: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """One file, applied by this run, in `seconds`."""
+
+    version: int
+    label: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class MigrationReport:
+    """What one run did. Versions are those of the database before and after, and this turbo's."""
+
+    database: str
+    version_before: int
+    version: int
+    latest: int
+    applied: tuple[Applied, ...]
+
+
+class _InTheWay(Exception):
+    """Sessions that a concurrent build would have to wait for are still there."""
+
+
+_NO_LOCK = (errors.LockNotAvailable, errors.DeadlockDetected, _InTheWay)
+
+
+def _silent(_line: str) -> None: ...
+def _unheard(_applied: Applied) -> None: ...
+
+
+def migrate(
+    dsn: str = "",
+    *,
+    patience: Patience | None = None,
+    say: Say = _silent,
+    on_applied: Callable[[Applied], None] = _unheard,
+) -> MigrationReport:
+    """Apply what the database has not seen; a second run finds nothing to do.
+
+    `say` hears, line by line, whom it waits for; `on_applied` each file as it is done. Raises MigrationError, whose
+    text is for the person who can act. Safe to run from several hosts at once, and to run again after any failure.
+    """
+    patience = patience or Patience()
+    files = read()
+    with session.open_session(dsn, lock_timeout=patience.lock_timeout) as connection:
+        try:
+            before = history.status(connection)
+            done: list[Applied] = []
+            if history.pending(connection, files):
+                with session.exclusive(connection, dsn, wait_seconds=patience.wait, say=say):
+                    runner = _Runner(connection, dsn, patience, say)
+                    try:
+                        runner.prepare()
+                        for migration in history.pending(connection, files):
+                            done.append(runner.apply(migration))
+                            on_applied(done[-1])
+                    finally:
+                        runner.close()
+            after = history.status(connection)
+        except psycopg.Error as error:
+            again = f". {_AGAIN}" if db.is_transient(error) else ""
+            raise MigrationError(f"{session.place(connection)}: {db.reason(error)}{again}") from error
+        return MigrationReport(session.place(connection), before.version, after.version, after.latest, tuple(done))
+
+
+class _Runner:
+    """One run on one connection, lock in hand."""
+
+    def __init__(self, connection: Connection, dsn: str, patience: Patience, say: Say) -> None:
+        self._connection = connection
+        self._patience = patience
+        self._say = say
+        self._step = ""
+        self._watcher = blocking.Watcher(dsn, session.backend(connection), self._waiting)
+
+    def close(self) -> None:
+        self._watcher.close()
+
+    def prepare(self) -> None:
+        self._attempts("turbo_migrations", None, lambda: history.create(self._connection))
+
+    def apply(self, migration: Migration) -> Applied:
+        started = time.monotonic()
+        for block in migration.blocks:
+            self._run(migration, block, last=block is migration.blocks[-1])
+        return Applied(migration.version, migration.label, time.monotonic() - started)
+
+    def _run(self, migration: Migration, block: Block, *, last: bool) -> None:
+        index = block.concurrent_index
+
+        def in_transaction() -> None:
+            with self._connection.transaction():
+                self._send(block)
+                if last:
+                    history.record(self._connection, migration)
+
+        def alone() -> None:
+            if index is not None:
+                self._clear_the_way(index)
+            self._send(block)
+            if last:
+                history.record(self._connection, migration)
+
+        self._attempts(migration.label, block, in_transaction if migration.in_transaction else alone)
+
+    def _send(self, block: Block) -> None:
+        # Without parameters it goes by the simple protocol, which takes a file's many statements as they are.
+        self._connection.execute(block.sql.encode())
+
+    def _attempts(self, step: str, block: Block | None, work: Callable[[], None]) -> None:
+        """Do `work`, again when a lock was not to be had, until the patience is over."""
+        self._step = step
+        pause = db.Backoff(base=0.25, cap=4.0)
+        for attempt in range(1, self._patience.attempts + 1):
+            try:
+                with self._watcher.watching():
+                    work()
+            except _NO_LOCK as error:
+                if attempt == self._patience.attempts:
+                    raise MigrationError(
+                        f"{step}: no lock in {attempt} attempts of {self._patience.lock_timeout:g} s: "
+                        f"{blocking.describe(self._watcher.seen)}. {_AGAIN}"
+                    ) from error
+                time.sleep(pause.next())
+            except psycopg.Error as error:
+                raise self._failed(step, block, error) from error
+            else:
+                return
+
+    def _waiting(self, blockers: blocking.Blockers) -> None:
+        self._say(f"{self._step}: waiting for a lock, {blocking.describe(blockers)}")
+
+    def _clear_the_way(self, index: ConcurrentIndex) -> None:
+        """Wait, holding nothing, until an index build would not have to; and drop what an earlier one left behind."""
+        qualified, table = f"{index.schema}.{index.index}", f"{index.schema}.{index.table}"
+        row = self._connection.execute(statement("migrate/invalid_index"), {"index": qualified}).fetchone()
+        leftover = bool(row and row[0])
+        deadline = time.monotonic() + self._patience.lock_timeout
+        while found := blocking.in_the_way(self._connection, table, readers=leftover):
+            self._watcher.seen = found
+            self._watcher.tell(found)
+            if time.monotonic() > deadline:
+                raise _InTheWay
+            time.sleep(_CLEAR_LOOK_SECONDS)
+        if leftover:
+            self._say(f"{self._step}: {index.index} was left INVALID by an earlier attempt, it is built again")
+            self._connection.execute(
+                sql.SQL("drop index concurrently if exists {}").format(sql.Identifier(index.schema, index.index))
+            )
+
+    def _failed(self, step: str, block: Block | None, error: psycopg.Error) -> MigrationError:
+        if block is not None and error.diag.statement_position:
+            before = block.sql[: int(error.diag.statement_position) - 1]
+            step += f".sql line {block.first_line + before.count(chr(10))}"
+        text = error.diag.message_primary or db.reason(error)
+        if isinstance(error, errors.InsufficientPrivilege):
+            return MigrationError(
+                f"{step}: {text}. Run turbo migrate as a role that may CREATE in schema public and that owns "
+                f"agent_tasks and agent_actions where they exist (this one is {self._connection.info.user})"
+            )
+        if self._connection.closed or db.is_transient(error):
+            return MigrationError(f"{step}: {text}. {_AGAIN}")
+        detail = "; ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
+        return MigrationError(f"{step}: {text}{f' ({detail})' if detail else ''}")

@@ -1,0 +1,179 @@
+"""The one connection of a migration: opened with turbo's settings, judged fit, and held exclusively.
+
+    open ──▶ judged (primary? writable? version, encoding) ──▶ exclusive (advisory lock) ──▶ closed
+
+The advisory lock is polled with `pg_try_advisory_lock`, never waited for: a session that waits for it holds a
+snapshot, CREATE INDEX CONCURRENTLY in the session that has it waits for that snapshot, and the two deadlock. It
+belongs to the session, so that a migration that is killed lets go of it; a transaction pooler would hand it to
+strangers, and is refused.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from turbo import db
+from turbo.migrate.error import BadDsn, MigrationError
+from turbo.sql import statement
+
+Connection = psycopg.Connection[TupleRow]
+Say = Callable[[str], None]
+
+OLDEST_SERVER = 140000
+APPLICATION_NAME = "turbo migrate"
+
+LOCK_KEY = 0x747572626F
+"""The advisory lock of all migrations of one database: the bytes of "turbo"."""
+
+_POLL_SECONDS = 0.25
+_REMIND_SECONDS = 30.0
+
+# A migration killed in mid-build would leave its backend building, lock in hand: PostgreSQL looks for the client only
+# when told to (14 and later; not on every platform).
+_NOTICE_A_DEAD_CLIENT = "set client_connection_check_interval = '1s'"
+
+
+@contextmanager
+def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False) -> Iterator[Connection]:
+    """An autocommit connection fit for a migration; with `read_only`, one that cannot change anything.
+
+    Raises BadDsn for a DSN that cannot be read and MigrationError, in one line, when the server is away, is no primary
+    (unless `read_only`), is older than PostgreSQL 14, or keeps the database in another encoding than UTF-8.
+    """
+    try:
+        arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "client_encoding": "utf8"}
+    except psycopg.ProgrammingError as error:
+        raise BadDsn(f"the DSN cannot be read: {db.reason(error)}") from error
+    try:
+        connection = _connect(dsn, arguments)
+    except psycopg.OperationalError as error:
+        raise MigrationError(f"cannot connect to {db.describe(dsn)}: {_connect_reason(error)}") from error
+    with connection:
+        if read_only:
+            connection.read_only = True
+            connection.execute("set default_transaction_read_only = on")
+        connection.execute(statement("migrate/session_settings"), {"lock_timeout": f"{lock_timeout:g}s"})
+        with suppress(psycopg.Error):
+            connection.execute(_NOTICE_A_DEAD_CLIENT)
+        _judge(connection, read_only)
+        yield connection
+
+
+def _connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
+    try:
+        return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        if "session is read-only" not in str(error) or "target_session_attrs" in dsn:
+            raise
+    # No primary among the hosts. A look at a standby is fine; for a change, the judge below says what is wrong.
+    arguments = {**arguments, "target_session_attrs": "any"}
+    return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+
+
+def _connect_reason(error: psycopg.OperationalError) -> str:
+    text = db.reason(error).removeprefix("connection failed: ")
+    if "database" in text and "does not exist" in text:
+        return f"{text}; create it first: createdb, or CREATE DATABASE"
+    if "Connection refused" in text or "No such file or directory" in text:
+        return f"{text} (give --dsn, TURBO_DSN or PGHOST and PGPORT)"
+    return text
+
+
+def _judge(connection: Connection, read_only: bool) -> None:
+    where = place(connection)
+    if connection.info.server_version < OLDEST_SERVER:
+        raise MigrationError(
+            f"{where} is PostgreSQL {connection.info.parameter_status('server_version')}: turbo needs 14 or later"
+        )
+    row = connection.execute(statement("migrate/judge_server")).fetchone()
+    in_recovery, transaction_read_only, encoding = row or (False, False, "UTF8")
+    if encoding not in ("UTF8", "SQL_ASCII"):
+        raise MigrationError(
+            f"{where} is encoded in {encoding}, and agents write all of Unicode: turbo needs a database in UTF8"
+        )
+    if read_only:
+        return
+    if in_recovery:
+        raise MigrationError(
+            f"{where} is a read-only standby: give the primary's address, or all hosts in one DSN (host=a,b)"
+        )
+    if transaction_read_only:
+        raise MigrationError(
+            f"{where} is read-only for role {connection.info.user}: default_transaction_read_only is on, "
+            "for the role, the database or the server"
+        )
+
+
+def place(connection: Connection) -> str:
+    """Where a connection leads: `host:port/dbname`."""
+    info = connection.info
+    return f"{info.host or 'localhost'}:{info.port}/{info.dbname}"
+
+
+@contextmanager
+def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, say: Say) -> Iterator[None]:
+    """Hold the database's migration lock. Waits up to `wait_seconds` for another migration to end, and says for whom.
+
+    Raises MigrationError behind a transaction pooler, and when the wait is over.
+    """
+    _refuse_transaction_pooling(connection, dsn)
+    deadline = time.monotonic() + wait_seconds
+    remind_at = 0.0
+    while not _try_lock(connection):
+        now = time.monotonic()
+        if now >= deadline:
+            raise MigrationError(
+                f"another turbo migrate is still at work after {wait_seconds:g} s: {_holder(connection)}; "
+                "wait for it, or end it and run turbo migrate again"
+            )
+        if now >= remind_at:
+            say(f"another turbo migrate is at work, waiting for it: {_holder(connection)}")
+            remind_at = now + _REMIND_SECONDS
+        time.sleep(random.uniform(0.5, 1) * min(_POLL_SECONDS, max(deadline - now, 0.01)))
+    try:
+        yield
+    finally:
+        with suppress(psycopg.Error):  # a connection that is gone has let go of it by itself
+            connection.execute("select pg_advisory_unlock(%s)", (LOCK_KEY,))
+
+
+def _try_lock(connection: Connection) -> bool:
+    row = connection.execute("select pg_try_advisory_lock(%s)", (LOCK_KEY,)).fetchone()
+    return bool(row and row[0])
+
+
+def _holder(connection: Connection) -> str:
+    row = connection.execute(statement("migrate/lock_holder"), {"key": LOCK_KEY}).fetchone()
+    if row is None:
+        return "it has just ended"
+    pid, user, application, host, seconds = row
+    return f"pid {pid} ({application or 'no application_name'}, user {user}, at {host or 'a socket'}, for {seconds} s)"
+
+
+def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:
+    """A pooler gives its clients a cancel key of its own, so the pid in it is not the backend's. Such a pooler shares
+    servers between transactions if a second client is served by the backend that has just answered the first."""
+    if backend(connection) == connection.info.backend_pid:
+        return
+    arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "connect_timeout": db.CONNECT_TIMEOUT}
+    with Connection.connect(**arguments, autocommit=True, prepare_threshold=None) as second:  # type: ignore[arg-type]
+        for _ in range(5):
+            mine = backend(connection)
+            with second.transaction():
+                shared = backend(second) == mine
+                moved = backend(connection) != mine
+            if shared or moved:
+                raise MigrationError(
+                    f"{place(connection)} is a pooler in transaction mode (PgBouncer's pool_mode = transaction): "
+                    "the migration's lock would not hold there; give the server's own address"
+                )
+
+
+def backend(connection: Connection) -> int:
+    """The pid of the server process that answers; behind a pooler not `connection.info.backend_pid`."""
+    row = connection.execute("select pg_backend_pid()").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,106 @@
+"""At most one running task per concurrency_key, and no waiter forgotten when a key comes free."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+
+import psycopg
+import pytest
+
+from tests.rig import Rig, finished
+from turbo.db import Lane
+from turbo.queue import Queue, WorkerRow
+
+KEYS = ("a", "b", "c")
+
+
+async def race(dsn: str, seconds: float) -> tuple[int, int]:
+    """Six workers claim and finish tasks of three keys as fast as they can. Returns (keyed runs, overlapping runs).
+
+    The ledger of who runs what is this function's own: a run begins when its claim is answered and ends before its
+    result is sent, so what it counts as overlapping overlapped.
+    """
+    running: Counter[str] = Counter()
+    runs = overlaps = 0
+    end = time.monotonic() + seconds
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(
+            "insert into agent_tasks (task_description, concurrency_key)"
+            " select 'x', (array['a','b','c'])[1 + i %% 3] from generate_series(1, %s) i",
+            [int(600 * seconds)],
+        )
+
+    async def worker(number: int) -> None:
+        nonlocal runs, overlaps
+        lanes = Lane(dsn, "race"), Lane(dsn, "race")
+        queue = Queue(f"w{number}-1-abcdef", *lanes)
+        await queue.register(WorkerRow("w", "h", 1, "0", 3, ("default",), {}, (), None, 10, 60, 30), "up")
+        while time.monotonic() < end:
+            claim = await queue.claim("default", 3, may_idle=True)
+            for task in claim.tasks:
+                running[task.concurrency_key or ""] += 1
+                runs += 1
+                overlaps += running[task.concurrency_key or ""] > 1
+            await asyncio.sleep(random.uniform(0, 0.002))
+            for task in claim.tasks:
+                running[task.concurrency_key or ""] -= 1
+            if claim.tasks:
+                await queue.finish([finished(task, queue.worker_id) for task in claim.tasks])
+        for lane in lanes:
+            await lane.close()
+
+    await asyncio.gather(*(worker(i) for i in range(6)))
+    return runs, overlaps
+
+
+async def test_two_runs_of_one_key_never_overlap(dsn, capsys):
+    runs, overlaps = await race(dsn, 6)
+    with capsys.disabled():
+        print(f"\nkeyed runs raced by six workers: {runs}, overlapping: {overlaps}")
+    assert runs > 100
+    assert overlaps == 0
+
+
+async def test_without_the_unique_index_they_do(dsn):
+    """The control: NOT EXISTS alone looks with a snapshot older than its sibling's commit."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("drop index agent_tasks_one_running_per_key")
+    _, overlaps = await race(dsn, 3)
+    assert overlaps > 0
+
+
+async def test_one_batch_takes_one_task_of_a_key_and_does_not_stop_there(dsn):
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_description, concurrency_key, task_priority) select 'x', 'k', 9 from generate_series(1, 50)")
+        db.execute("insert into agent_tasks (task_id, task_description, task_priority) values ('behind', 'x', 1)")
+    async with Rig(dsn, slots_size=10) as rig:
+        started = {(await rig.claimed())[0].task_id, (await rig.claimed())[0].task_id}
+        assert "behind" in started, "what stands behind the waiters of a key is not starved by them"
+        assert rig.started.empty()
+
+
+@pytest.mark.parametrize("how", ["finished", "deleted by hand after a cancel"])
+async def test_a_waiter_on_another_idle_worker_starts_when_its_key_comes_free(dsn, how):
+    """The finisher serves another queue, and polls are an hour apart: only the freed-key wake can tell."""
+    async with (
+        Rig(dsn, name="one", queues=("left",)) as one,
+        Rig(dsn, name="two", queues=("right",)) as two,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db,
+    ):
+        await db.execute("insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('first', 'x', 'left', 'k')")
+        first, _ = await one.claimed()
+        await db.execute("insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('waiter', 'x', 'right', 'k')")
+        while "right" not in two.heard:  # it was told of the insert, and found the key taken
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.05)
+        assert two.started.empty()
+        freed = time.monotonic()
+        if how == "finished":
+            await one.finish(first)
+        else:
+            await db.execute("update agent_tasks set status = 'cancelled' where task_id = 'first'")
+            await one.finish(first)
+        waiter, at = await two.claimed()
+        assert waiter.task_id == "waiter"
+        assert at - freed < 0.1 + 0.4, "woken, not polled"

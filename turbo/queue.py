@@ -56,6 +56,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountRow:
+    """A breaker as the table has it. `seconds` until its pause ends, None without an end."""
+
+    account: str
+    host: str
+    state: str
+    reason: str | None
+    seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """What a poll saw. `next_in`: seconds until the next scheduled task is due, None without one."""
 
@@ -63,6 +74,7 @@ class Sweep:
     next_in: float | None
     runnable: tuple[str, ...]
     stop: tuple[str, ...]
+    accounts: tuple["AccountRow", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +115,12 @@ class WorkerRow:
 class Queue:
     """The statements, bound to one worker and its lanes."""
 
-    def __init__(self, worker_id: str, claims: Lane, results: Lane) -> None:
+    def __init__(
+        self, worker_id: str, claims: Lane, results: Lane, *, host: str = "", accounts: Sequence[str] = ()
+    ) -> None:
         self.worker_id = worker_id
+        self.host = host
+        self.accounts = tuple(accounts)
         self._claims = claims
         self._results = results
 
@@ -143,10 +159,17 @@ class Queue:
         if connection is None:
             async with self._claims.use() as own:
                 return await self.sweep(queues, own)
-        cursor = await connection.execute(statement("sweep"), {"worker": self.worker_id, "queues": list(queues)})
-        row = await cursor.fetchone()
+        parameters = {
+            "worker": self.worker_id,
+            "queues": list(queues),
+            "accounts": list(self.accounts),
+            "host": self.host,
+        }
+        row = await (await connection.execute(statement("sweep"), parameters)).fetchone()
         assert row is not None
-        return Sweep(due=row[0], next_in=row[1], runnable=tuple(row[2]), stop=tuple(row[3]))
+        due, next_in, runnable, stop, accounts, _ = row
+        breakers = tuple(AccountRow(a["account"], a["host"], a["state"], a["reason"], a["in"]) for a in accounts or ())
+        return Sweep(due, next_in, tuple(runnable), tuple(stop), breakers)
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -259,6 +282,27 @@ class Queue:
     async def deregister(self) -> None:
         await self._run("deregister", {"worker": self.worker_id})
         await self._run("resign", {"worker": self.worker_id})
+
+    # ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def account(self, name: str, **parameters: object) -> None:
+        """Run one of the account_*.sql statements that change a breaker."""
+        await self._run(name, {"worker": self.worker_id, **parameters})
+
+    async def probe_account(self, account: str, host: str) -> int | None:
+        """Become the one prober of an account. Returns how often it has tripped, None when it is not ours to probe."""
+        async with self._claims.use() as connection:
+            cursor = await connection.execute(
+                statement("account_probe"), {"worker": self.worker_id, "account": account, "host": host}
+            )
+            row = await cursor.fetchone()
+        return None if row is None else int(row[0])
+
+    async def account_state(self, account: str, host: str) -> str | None:
+        async with self._claims.use() as connection:
+            cursor = await connection.execute(statement("account_state"), {"account": account, "host": host})
+            row = await cursor.fetchone()
+        return None if row is None else str(row[0])
 
     # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
 

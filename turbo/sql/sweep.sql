@@ -2,6 +2,7 @@
 -- for the next due row, and every poll_seconds on the LISTEN connection itself (a proof of life).
 -- due: rows promoted (wakes their queues through the trigger). next_in: seconds to the next scheduled row, or null.
 -- runnable: which of my queues, paused ones left out, have a row to claim. stop: what I run and somebody wants ended.
+-- accounts: the breakers of my accounts, this host's rows and those of all hosts ('*'); in: seconds until `until`.
 -- statement_timestamp(): clock_timestamp() is volatile and no index condition (191 ms against 0.11 ms with 1 M rows).
 with due as materialized (
   select t.task_id from public.agent_tasks t
@@ -31,4 +32,8 @@ select (select count(*) from promoted) as due,
        array(select t.task_id::text from public.agent_tasks t
               where t.status = 'running' and t.assigned_worker_id = %(worker)s
                 and t.cancel_requested_at is not null) as stop,
+       (select jsonb_agg(jsonb_build_object('account', a.account, 'host', a.host, 'state', a.state, 'reason', a.reason,
+                                            'in', extract(epoch from a.until - statement_timestamp())))
+          from public.agent_accounts a
+         where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
        set_config('synchronous_commit', 'off', true) as fast

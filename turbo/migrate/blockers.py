@@ -18,8 +18,7 @@ from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
 
-_FIRST_LOOK_SECONDS = 0.3
-_LOOK_SECONDS = 0.2
+_LOOK_SECONDS = 0.3
 _REMIND_SECONDS = 10.0
 
 
@@ -66,10 +65,14 @@ def in_the_way(connection: Connection, table: str, *, readers: bool) -> Blockers
 
 
 class Watcher:
-    """Looks who blocks one backend. `seen` is what the last successful look of the current watch found."""
+    """Looks who blocks one backend, several times within each `lock_timeout` (seconds).
 
-    def __init__(self, dsn: str, pid: int, tell: Callable[[Blockers], None]) -> None:
+    `seen` is what the last look of the current watch found.
+    """
+
+    def __init__(self, dsn: str, pid: int, lock_timeout: float, tell: Callable[[Blockers], None]) -> None:
         self._dsn, self._pid, self._tell = dsn, pid, tell
+        self._pause = min(_LOOK_SECONDS, lock_timeout / 4)
         self._connection: Connection | None = None
         self._told: tuple[frozenset[int], float] = (frozenset(), 0.0)
         self.seen: Blockers = ()
@@ -101,9 +104,7 @@ class Watcher:
             self._tell(blockers)
 
     def _watch(self, over: threading.Event) -> None:
-        pause = _FIRST_LOOK_SECONDS
-        while not over.wait(pause):
-            pause = _LOOK_SECONDS
+        while not over.wait(self._pause):
             with suppress(psycopg.Error):  # without a second connection the wait is the same, only less well explained
                 found = self._look()
                 if found:

@@ -1,5 +1,7 @@
 """What `turbo migrate` says when it cannot go on: one message for the person who can act."""
 
+AGAIN = "Run turbo migrate again: it goes on from here"
+
 
 class MigrationError(Exception):
     """The migration stopped. Its text says what happened, where, and what to do next; running again continues."""

@@ -20,7 +20,7 @@ from psycopg.rows import TupleRow
 from turbo import db
 from turbo.migrate import blockers as blocking
 from turbo.migrate import history, session
-from turbo.migrate.error import MigrationError
+from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
 from turbo.sql import statement
 
@@ -28,7 +28,6 @@ Connection = psycopg.Connection[TupleRow]
 Say = Callable[[str], None]
 
 _CLEAR_LOOK_SECONDS = 0.2
-_AGAIN = "Run turbo migrate again: it goes on from here"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,23 +89,19 @@ def migrate(
     patience = patience or Patience()
     files = read()
     with session.open_session(dsn, lock_timeout=patience.lock_timeout) as connection:
-        try:
-            before = history.status(connection)
-            done: list[Applied] = []
-            if history.pending(connection, files):
-                with session.exclusive(connection, dsn, wait_seconds=patience.wait, say=say):
-                    runner = _Runner(connection, dsn, patience, say)
-                    try:
-                        runner.prepare()
-                        for migration in history.pending(connection, files):
-                            done.append(runner.apply(migration))
-                            on_applied(done[-1])
-                    finally:
-                        runner.close()
-            after = history.status(connection)
-        except psycopg.Error as error:
-            again = f". {_AGAIN}" if db.is_transient(error) else ""
-            raise MigrationError(f"{session.place(connection)}: {db.reason(error)}{again}") from error
+        before = history.status(connection)
+        done: list[Applied] = []
+        if history.pending(connection, files):
+            with session.exclusive(connection, dsn, wait_seconds=patience.wait, say=say):
+                runner = _Runner(connection, dsn, patience, say)
+                try:
+                    runner.prepare()
+                    for migration in history.pending(connection, files):
+                        done.append(runner.apply(migration))
+                        on_applied(done[-1])
+                finally:
+                    runner.close()
+        after = history.status(connection)
         return MigrationReport(session.place(connection), before.version, after.version, after.latest, tuple(done))
 
 
@@ -118,7 +113,7 @@ class _Runner:
         self._patience = patience
         self._say = say
         self._step = ""
-        self._watcher = blocking.Watcher(dsn, session.backend(connection), self._waiting)
+        self._watcher = blocking.Watcher(dsn, session.backend(connection), patience.lock_timeout, self._waiting)
 
     def close(self) -> None:
         self._watcher.close()
@@ -166,7 +161,7 @@ class _Runner:
                 if attempt == self._patience.attempts:
                     raise MigrationError(
                         f"{step}: no lock in {attempt} attempts of {self._patience.lock_timeout:g} s: "
-                        f"{blocking.describe(self._watcher.seen)}. {_AGAIN}"
+                        f"{blocking.describe(self._watcher.seen)}. {AGAIN}"
                     ) from error
                 time.sleep(pause.next())
             except psycopg.Error as error:
@@ -206,6 +201,6 @@ class _Runner:
                 f"agent_tasks and agent_actions where they exist (this one is {self._connection.info.user})"
             )
         if self._connection.closed or db.is_transient(error):
-            return MigrationError(f"{step}: {text}. {_AGAIN}")
+            return MigrationError(f"{step}: {text}. {AGAIN}")
         detail = "; ".join(part for part in (error.diag.message_detail, error.diag.message_hint) if part)
         return MigrationError(f"{step}: {text}{f' ({detail})' if detail else ''}")

@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
+from psycopg import errors
 from psycopg.rows import TupleRow
 
 from turbo import db
-from turbo.migrate.error import BadDsn, MigrationError
+from turbo.migrate.error import AGAIN, BadDsn, MigrationError
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
@@ -47,20 +48,27 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
     try:
         arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "client_encoding": "utf8"}
     except psycopg.ProgrammingError as error:
-        raise BadDsn(f"the DSN cannot be read: {db.reason(error)}") from error
+        # libpq's own words quote the DSN, and a password may be in it.
+        raise BadDsn(
+            "the DSN cannot be read: write postgresql://user@host:port/database, or host=… port=… dbname=…"
+        ) from error
     try:
         connection = _connect(dsn, arguments)
     except psycopg.OperationalError as error:
         raise MigrationError(f"cannot connect to {db.describe(dsn)}: {_connect_reason(error)}") from error
+    where = place(connection)  # while it is there to ask
     with connection:
-        if read_only:
-            connection.read_only = True
-            connection.execute("set default_transaction_read_only = on")
-        connection.execute(statement("migrate/session_settings"), {"lock_timeout": f"{lock_timeout:g}s"})
-        with suppress(psycopg.Error):
-            connection.execute(_NOTICE_A_DEAD_CLIENT)
-        _judge(connection, read_only)
-        yield connection
+        try:
+            if read_only:
+                connection.execute("set default_transaction_read_only = on")
+            connection.execute(statement("migrate/session_settings"), {"lock_timeout": f"{lock_timeout:g}s"})
+            with suppress(psycopg.Error):
+                connection.execute(_NOTICE_A_DEAD_CLIENT)
+            _judge(connection, read_only)
+            yield connection
+        except psycopg.Error as error:
+            again = f". {AGAIN}" if db.is_transient(error) else ""
+            raise MigrationError(f"{where}: {db.reason(error)}{again}") from error
 
 
 def _connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
@@ -78,6 +86,8 @@ def _connect_reason(error: psycopg.OperationalError) -> str:
     text = db.reason(error).removeprefix("connection failed: ")
     if "database" in text and "does not exist" in text:
         return f"{text}; create it first: createdb, or CREATE DATABASE"
+    if "session is read-only" in text:
+        return f"{text}; none of the DSN's hosts is a primary"
     if "Connection refused" in text or "No such file or directory" in text:
         return f"{text} (give --dsn, TURBO_DSN or PGHOST and PGPORT)"
     return text
@@ -163,13 +173,15 @@ def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:
     with Connection.connect(**arguments, autocommit=True, prepare_threshold=None) as second:  # type: ignore[arg-type]
         for _ in range(5):
             mine = backend(connection)
-            with second.transaction():
-                shared = backend(second) == mine
-                moved = backend(connection) != mine
-            if shared or moved:
+            try:
+                with second.transaction():
+                    shared = backend(second) == mine or backend(connection) != mine
+            except errors.ProtocolViolation:  # statement pooling allows no transaction at all
+                shared = True
+            if shared:
                 raise MigrationError(
-                    f"{place(connection)} is a pooler in transaction mode (PgBouncer's pool_mode = transaction): "
-                    "the migration's lock would not hold there; give the server's own address"
+                    f"{place(connection)} is a pooler in transaction mode (PgBouncer's pool_mode): the migration's "
+                    "lock would not hold there; give the server's own address"
                 )
 
 

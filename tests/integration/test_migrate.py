@@ -1,0 +1,455 @@
+"""`turbo migrate` against real databases: what it applies, what it waits for, what it refuses, and that it can be cut
+short at any point."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from turbo.migrate import (
+    SCHEMA_VERSION,
+    Applied,
+    MigrationError,
+    MigrationReport,
+    Patience,
+    SchemaStatus,
+    migrate,
+    plan,
+    status,
+    worker_verdict,
+)
+from turbo.migrate.files import read
+from turbo.migrate.session import LOCK_KEY
+
+QUICK = Patience(lock_timeout=0.2, attempts=3, wait=0.3)
+LONG = Patience(lock_timeout=0.2, attempts=1000, wait=60)
+
+OLD_TABLE = """
+create table public.agent_tasks (
+  task_id text primary key, task_type text, task_description text, task_priority int, input_data jsonb, status text,
+  output_data jsonb, error_message text, execution_time_ms int, assigned_worker_id text, timeout_seconds int,
+  max_retries int, retry_count int, created_at timestamptz, started_at timestamptz, completed_at timestamptz)"""
+
+
+class Background:
+    """A migration in a thread of its own, whose lines a test waits for instead of sleeping."""
+
+    def __init__(self, dsn: str, patience: Patience = LONG) -> None:
+        self._dsn, self._patience = dsn, patience
+        self._changed = threading.Condition()
+        self.lines: list[str] = []
+        self.report: MigrationReport | None = None
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> "Background":
+        self._thread.start()
+        return self
+
+    def _run(self) -> None:
+        try:
+            self.report = migrate(self._dsn, patience=self._patience, say=self._say, on_applied=self._applied)
+        except BaseException as error:
+            self.error = error
+        with self._changed:
+            self._changed.notify_all()
+
+    def _say(self, line: str) -> None:
+        with self._changed:
+            self.lines.append(line)
+            self._changed.notify_all()
+
+    def _applied(self, one: Applied) -> None:
+        self._say(f"applied {one.label}")
+
+    def heard(self, *words: str) -> str:
+        """Wait for a line that holds all of `words`."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if all(word in line for word in words)), None)
+
+        with self._changed:
+            self._changed.wait_for(lambda: found() or self.error or self.report, timeout=30)
+            line = found()
+        assert line, f"never said {words}: {self.lines} {self.error!r} {self.report}"
+        return line
+
+    def result(self) -> MigrationReport:
+        self._thread.join(60)
+        if self.error:
+            raise self.error
+        assert self.report, "the migration did not end"
+        return self.report
+
+
+def query(dsn: str, text: str) -> list[tuple[object, ...]]:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(text)
+        return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def open_transaction(dsn: str, statement: str, *, isolation: str = "read committed") -> Iterator[psycopg.Connection]:
+    """A session that has run `statement` and leaves its transaction open."""
+    with psycopg.connect(dsn, application_name="the reader", autocommit=True) as connection:
+        connection.execute(f"begin isolation level {isolation}")
+        connection.execute(statement)
+        yield connection
+
+
+def everything(dsn: str) -> list[tuple[object, ...]]:
+    """The catalog and the history, in a form that compares."""
+    return query(
+        dsn,
+        """select 'class', relname::text, relkind::text, relfilenode::text from pg_class where relnamespace = 'public'::regnamespace
+           union all select 'column', attrelid::regclass::text, attname::text, atttypid::regtype::text from pg_attribute
+                      where attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)
+           union all select 'function', proname::text, md5(prosrc), null from pg_proc where pronamespace = 'public'::regnamespace
+           union all select 'trigger', tgname::text, tgrelid::regclass::text, null from pg_trigger
+           order by 1, 2, 3, 4""",
+    )
+
+
+def forget(dsn: str, from_version: int) -> None:
+    """Back to the moment before `from_version` was recorded, as after a kill: what it did may be there in part."""
+    query(dsn, f"delete from turbo_migrations where version >= {from_version}")
+
+
+def version_of(file_name_part: str) -> int:
+    return next(m.version for m in read() if file_name_part in m.name)
+
+
+INDEXES = version_of("indexes")
+
+
+# ── applying ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_fresh_database_gets_every_file_recorded_with_its_checksum(empty_dsn: str) -> None:
+    report = migrate(empty_dsn)
+    assert (report.version_before, report.version, report.latest) == (0, SCHEMA_VERSION, SCHEMA_VERSION)
+    assert [one.label for one in report.applied] == [file.label for file in read()]
+    assert query(empty_dsn, "select version, name, checksum from turbo_migrations order by version") == [
+        (file.version, file.name, file.checksum) for file in read()
+    ]
+    query(empty_dsn, "insert into agent_tasks (task_description) values ('the least insert')")
+    assert query(empty_dsn, "select count(*) from pg_index where not indisvalid") == [(0,)]
+
+
+def test_a_second_run_finds_nothing_to_do(dsn: str) -> None:
+    before = everything(dsn), query(dsn, "select * from turbo_migrations")
+    assert migrate(dsn).applied == ()
+    assert (everything(dsn), query(dsn, "select * from turbo_migrations")) == before
+
+
+def test_every_file_may_be_cut_short_and_run_again(dsn: str) -> None:
+    """The files are repeatable from their top, which is what resuming rests on."""
+    before = everything(dsn)
+    for file in reversed(read()):
+        forget(dsn, file.version)
+        assert [one.version for one in migrate(dsn).applied] == list(range(file.version, SCHEMA_VERSION + 1))
+    assert everything(dsn) == before
+
+
+def test_a_search_path_of_the_role_does_not_lead_the_tables_elsewhere(empty_dsn: str) -> None:
+    query(empty_dsn, "create schema elsewhere")
+    migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c search_path=elsewhere,public"))
+    assert query(empty_dsn, "select count(*) from pg_class where relnamespace = 'elsewhere'::regnamespace") == [(0,)]
+
+
+def test_a_statement_timeout_of_the_role_does_not_cut_a_migration_short(empty_dsn: str) -> None:
+    assert migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c statement_timeout=1ms")).applied
+
+
+# ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_applied_file_that_has_changed_is_named_and_nothing_is_done(dsn: str) -> None:
+    forget(dsn, SCHEMA_VERSION)
+    query(dsn, "update turbo_migrations set checksum = md5('what it was then') where version = 1")
+    with pytest.raises(MigrationError, match=r"migrations/0001_\w+\.sql has changed since it was applied"):
+        migrate(dsn)
+    assert query(dsn, "select max(version) from turbo_migrations") == [(SCHEMA_VERSION - 1,)]
+
+
+def test_a_history_with_a_hole_is_refused(dsn: str) -> None:
+    query(dsn, "delete from turbo_migrations where version = 1")
+    with pytest.raises(MigrationError, match="rows were deleted from it"):
+        migrate(dsn)
+
+
+def test_a_database_one_version_ahead_is_left_alone(dsn: str) -> None:
+    query(
+        dsn,
+        f"insert into turbo_migrations (version, name, checksum, turbo_version) values ({SCHEMA_VERSION + 1}, 'n', 'c', '9')",
+    )
+    report = migrate(dsn)
+    assert (report.applied, report.version) == ((), SCHEMA_VERSION + 1)
+
+
+def test_a_database_two_versions_ahead_is_refused(dsn: str) -> None:
+    query(
+        dsn,
+        "insert into turbo_migrations (version, name, checksum, turbo_version) "
+        f"select v, 'n', 'c', '9' from generate_series({SCHEMA_VERSION + 1}, {SCHEMA_VERSION + 2}) v",
+    )
+    with pytest.raises(MigrationError, match="too new for this turbo"):
+        migrate(dsn)
+
+
+async def test_a_worker_is_told_what_it_has_found(empty_dsn: str) -> None:
+    async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as connection:
+        assert "no turbo schema yet" in (await worker_verdict(connection) or "")
+        migrate(empty_dsn)
+        assert await worker_verdict(connection) is None
+        await connection.execute("delete from turbo_migrations where version > 1")
+        assert "run `turbo migrate`" in (await worker_verdict(connection) or "")
+
+
+def test_status_reads_a_database_that_was_never_migrated(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn) as connection:
+        assert status(connection) == SchemaStatus(0, SCHEMA_VERSION)
+        assert status(connection).behind
+
+
+# ── two at once ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_four_at_once_apply_each_file_once(empty_dsn: str) -> None:
+    runs = [Background(empty_dsn).start() for _ in range(4)]
+    applied = sorted(one.version for run in runs for one in run.result().applied)
+    assert applied == list(range(1, SCHEMA_VERSION + 1))
+
+
+def test_a_second_migration_waits_for_the_first_and_says_for_whom(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, application_name="turbo migrate (first)", autocommit=True) as first:
+        first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
+        second = Background(empty_dsn).start()
+        line = second.heard("another turbo migrate is at work", f"pid {first.info.backend_pid}")
+        assert "turbo migrate (first)" in line
+        assert query(empty_dsn, "select to_regclass('turbo_migrations')") == [(None,)]
+    assert second.result().version == SCHEMA_VERSION
+
+
+def test_the_second_holds_no_snapshot_that_an_index_build_would_wait_for(dsn: str) -> None:
+    """Waiting in pg_advisory_lock holds one, and CREATE INDEX CONCURRENTLY in the holder then deadlocks with it."""
+    query(
+        dsn,
+        "insert into turbo_migrations select 99, 'x', 'x', now(), 'x'; delete from turbo_migrations where version = 99",
+    )
+    forget(dsn, SCHEMA_VERSION)
+    with psycopg.connect(dsn, autocommit=True) as first:
+        first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
+        second = Background(dsn).start()
+        second.heard("another turbo migrate is at work")
+        first.execute("set lock_timeout = '20s'")
+        first.execute("create index concurrently built_meanwhile on agent_tasks (created_at)")
+    second.result()
+
+
+def test_the_wait_for_another_migration_ends(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as first:
+        first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
+        with pytest.raises(MigrationError, match=f"still at work after 0.3 s: pid {first.info.backend_pid}"):
+            migrate(empty_dsn, patience=QUICK)
+
+
+# ── a table in use ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_reader_in_the_way_is_named_and_waited_for(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    with open_transaction(empty_dsn, "select * from agent_tasks") as reader:
+        run = Background(empty_dsn).start()
+        line = run.heard("waiting for a lock", f"pid {reader.info.backend_pid}")
+        assert "the reader" in line
+        assert "idle in transaction" in line
+        assert f"pg_terminate_backend({reader.info.backend_pid})" in line
+        assert "select * from" not in line, "the text of somebody's query is somebody's data"
+    assert run.result().version == SCHEMA_VERSION
+
+
+def test_others_get_past_a_migration_that_waits(empty_dsn: str) -> None:
+    """A lock request that waits makes everybody queue behind it: it must give way again and again."""
+    query(empty_dsn, OLD_TABLE)
+    with open_transaction(empty_dsn, "select * from agent_tasks"):
+        run = Background(empty_dsn).start()
+        run.heard("waiting for a lock")
+        with psycopg.connect(empty_dsn, autocommit=True) as poller:
+            poller.execute("set lock_timeout = '15s'")
+            for number in range(5):
+                poller.execute("insert into agent_tasks (task_id, status) values (%s, 'assigned')", (str(number),))
+    run.result()
+
+
+def test_it_gives_up_after_its_attempts_and_goes_on_when_run_again(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    with open_transaction(empty_dsn, "select * from agent_tasks") as reader:
+        before = query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass")
+        with pytest.raises(MigrationError) as failure:
+            migrate(empty_dsn, patience=replace(QUICK, lock_timeout=0.7))
+        assert "no lock in 3 attempts of 0.7 s" in str(failure.value)
+        assert f"held by pid {reader.info.backend_pid} (the reader" in str(failure.value)
+        assert query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass") == before
+    assert migrate(empty_dsn).version == SCHEMA_VERSION
+
+
+# ── indexes, concurrently ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_index_left_invalid_is_built_again(dsn: str) -> None:
+    was = query(dsn, "select 'agent_tasks_claim'::regclass::oid")
+    query(dsn, "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_claim'::regclass")
+    forget(dsn, INDEXES)
+    run = Background(dsn).start()
+    run.heard("agent_tasks_claim", "left INVALID")
+    run.result()
+    assert query(dsn, "select 'agent_tasks_claim'::regclass::oid") != was
+    assert query(dsn, "select count(*) from pg_index where not indisvalid") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "isolation"),
+    [
+        ("insert into agent_tasks (task_description) values ('not committed')", "read committed"),
+        ("select * from agent_workers", "repeatable read"),  # a snapshot, of whatever table
+    ],
+)
+def test_no_build_is_begun_that_would_have_to_wait(dsn: str, statement: str, isolation: str) -> None:
+    """It would run into lock_timeout, leave an INVALID index, and have worked for nothing."""
+    query(dsn, "drop index agent_tasks_claim")
+    forget(dsn, INDEXES)
+    with open_transaction(dsn, statement, isolation=isolation) as other:
+        other.execute("select pg_sleep(1.1)")  # a transaction younger than a second is expected to end by itself
+        run = Background(dsn).start()
+        run.heard("waiting for a lock", f"pid {other.info.backend_pid}")
+        assert query(dsn, "select to_regclass('agent_tasks_claim')") == [(None,)]
+    run.result()
+    assert query(dsn, "select indisvalid from pg_index where indexrelid = 'agent_tasks_claim'::regclass") == [(True,)]
+
+
+def test_a_reader_without_a_snapshot_does_not_hold_a_build_up(dsn: str) -> None:
+    query(dsn, "drop index agent_tasks_claim")
+    forget(dsn, INDEXES)
+    file = next(file for file in read() if file.version == INDEXES)
+    with open_transaction(dsn, "select * from agent_tasks") as reader:
+        reader.execute("select pg_sleep(1.1)")
+        run = Background(dsn).start()
+        run.heard(f"applied {file.label}")
+        assert query(dsn, "select indisvalid from pg_index where indexrelid = 'agent_tasks_claim'::regclass") == [
+            (True,)
+        ]
+    run.result()
+
+
+# ── servers and sessions that will not do ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def as_role(empty_dsn: str) -> Iterator[Callable[[str], str]]:
+    """Make a role of this test's own with these rights; the DSN of a session as that role."""
+    with psycopg.connect(empty_dsn, autocommit=True) as admin:
+        name = f"r_{admin.info.dbname}"[:60]
+        role = sql.Identifier(name)
+        admin.execute(sql.SQL("create role {} login password 'x'").format(role))
+
+        def dsn_as(rights: str) -> str:
+            if rights:
+                admin.execute(sql.SQL(rights).format(role=role))  # type: ignore[arg-type]
+            return psycopg.conninfo.make_conninfo(empty_dsn, user=name, password="x")
+
+        yield dsn_as
+        admin.execute(sql.SQL("drop owned by {}").format(role))
+        admin.execute(sql.SQL("drop role {}").format(role))
+
+
+def test_a_role_without_the_right_is_told_which(empty_dsn: str, as_role: Callable[[str], str]) -> None:
+    query(empty_dsn, "revoke create on schema public from public")
+    with pytest.raises(MigrationError, match="permission denied for schema public. Run turbo migrate as a role that"):
+        migrate(as_role(""))
+
+
+def test_a_role_that_does_not_own_the_table_is_told_so(empty_dsn: str, as_role: Callable[[str], str]) -> None:
+    query(empty_dsn, OLD_TABLE)
+    before = query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass")
+    with pytest.raises(MigrationError, match=r"0001_\w+.*must be owner of table agent_tasks. .* that owns agent_tasks"):
+        migrate(as_role("grant create on schema public to {role}"))
+    assert query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass") == before
+
+
+def test_an_ordinary_role_with_the_right_can_migrate(as_role: Callable[[str], str]) -> None:
+    assert migrate(as_role("grant create on schema public to {role}")).version == SCHEMA_VERSION
+
+
+def test_a_read_only_session_is_told_so_in_one_line(empty_dsn: str) -> None:
+    with pytest.raises(MigrationError) as failure:
+        migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c default_transaction_read_only=on"))
+    assert "is read-only for role" in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_missing_database_is_told_so_in_one_line(empty_dsn: str) -> None:
+    with pytest.raises(MigrationError) as failure:
+        migrate(psycopg.conninfo.make_conninfo(empty_dsn, dbname="not_there"))
+    assert 'database "not_there" does not exist' in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+def test_an_unreachable_server_is_told_so_in_one_line(free_port: int) -> None:
+    with pytest.raises(MigrationError) as failure:
+        migrate(f"postgresql://someone:secret@127.0.0.1:{free_port}/x")
+    assert f"cannot connect to 127.0.0.1:{free_port}/x" in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert "secret" not in str(failure.value)
+
+
+def test_a_database_in_another_encoding_is_refused(empty_dsn: str) -> None:
+    with psycopg.connect(empty_dsn, autocommit=True) as admin:
+        name = f"{admin.info.dbname}_latin1"
+        database = sql.Identifier(name)
+        admin.execute(
+            sql.SQL("create database {} template template0 encoding 'LATIN1' locale 'C'").format(database),
+        )
+        try:
+            with pytest.raises(MigrationError, match="is encoded in LATIN1"):
+                migrate(psycopg.conninfo.make_conninfo(empty_dsn, dbname=name))
+        finally:
+            admin.execute(sql.SQL("drop database {} with (force)").format(database))
+
+
+def test_a_connection_lost_in_the_middle_says_run_it_again(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    with open_transaction(empty_dsn, "select * from agent_tasks"):
+        run = Background(empty_dsn, Patience(lock_timeout=30)).start()
+        run.heard("waiting for a lock")
+        query(
+            empty_dsn,
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'turbo migrate' and datname = current_database()",
+        )
+        with pytest.raises(MigrationError, match="Run turbo migrate again: it goes on from here"):
+            run.result()
+    assert migrate(empty_dsn).version == SCHEMA_VERSION
+
+
+# ── the plan ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_plan_shows_what_is_missing_and_changes_nothing(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    before = everything(empty_dsn)
+    shown = plan(empty_dsn)
+    assert (shown.version, shown.latest) == (0, SCHEMA_VERSION)
+    assert shown.pending == read()
+    assert everything(empty_dsn) == before
+
+
+def test_a_plan_waits_for_nobody(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    with open_transaction(empty_dsn, "lock table agent_tasks in access exclusive mode") as other:
+        other.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
+        assert plan(empty_dsn).pending

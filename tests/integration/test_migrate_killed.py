@@ -1,0 +1,116 @@
+"""A migration killed at its three kinds of wait, and run again: nothing it left behind is in the way.
+
+SIGKILL reaches the program, not its backend: that one must notice by itself that its client is gone, or it would go on
+holding the migration lock for as long as it waits.
+"""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import psycopg
+
+from tests.integration.test_migrate import INDEXES, OLD_TABLE, forget, open_transaction, query, version_of
+from turbo.migrate import SCHEMA_VERSION, migrate
+
+PROGRAM = """
+import sys
+from turbo.migrate import Patience, migrate
+migrate(sys.argv[1], patience=Patience(lock_timeout=60, attempts=1), say=lambda line: print(line, flush=True))
+"""
+
+INSERT = "insert into agent_tasks (task_description) values ('not committed')"
+
+
+@contextmanager
+def migration(dsn: str) -> Iterator["subprocess.Popen[str]"]:
+    process = subprocess.Popen([sys.executable, "-c", PROGRAM, dsn], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdout
+        process.stdout.close()
+
+
+def heard(process: "subprocess.Popen[str]", words: str) -> None:
+    assert process.stdout
+    for line in process.stdout:
+        if words in line:
+            return
+    raise AssertionError(f"the migration ended without saying {words!r}")
+
+
+def until(dsn: str, condition: str) -> None:
+    """Wait until a query answers true: for what happens in somebody else's backend there is no event to wait on."""
+    deadline = time.monotonic() + 30
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        while connection.execute(condition).fetchone() != (True,):
+            assert time.monotonic() < deadline, condition
+            time.sleep(0.05)
+
+
+def kill_and_see_its_backend_gone(process: "subprocess.Popen[str]", dsn: str) -> None:
+    process.kill()
+    process.wait()
+    until(
+        dsn,
+        "select not exists (select from pg_stat_activity where datname = current_database()"
+        " and application_name like 'turbo migrate%')",
+    )
+
+
+def assert_whole(dsn: str) -> None:
+    assert migrate(dsn).version == SCHEMA_VERSION
+    assert query(dsn, "select version from turbo_migrations order by version") == [
+        (version,) for version in range(1, SCHEMA_VERSION + 1)
+    ]
+    assert query(dsn, "select count(*) from pg_index where not indisvalid") == [(0,)]
+    query(dsn, "insert into agent_tasks (task_id, task_description) values ('after', 'x')")
+    assert query(dsn, "select status, queue from agent_tasks where task_id = 'after'") == [("pending", "default")]
+    assert migrate(dsn).applied == ()
+
+
+def test_killed_while_it_waits_for_a_table(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    with open_transaction(empty_dsn, "select * from agent_tasks"), migration(empty_dsn) as process:
+        heard(process, "waiting for a lock")
+        kill_and_see_its_backend_gone(process, empty_dsn)
+    assert_whole(empty_dsn)
+
+
+def test_killed_while_it_builds_an_index(dsn: str) -> None:
+    query(dsn, "drop index agent_tasks_claim")
+    forget(dsn, INDEXES)
+    with ExitStack() as stack, migration(dsn) as process:
+        old = stack.enter_context(open_transaction(dsn, INSERT))
+        old.execute("select pg_sleep(1.1)")
+        heard(process, "waiting for a lock")
+        # A build is begun past a transaction that has only just begun: hand over from one to the next until it is.
+        while query(dsn, "select count(*) from pg_stat_progress_create_index") == [(0,)]:
+            young = stack.enter_context(open_transaction(dsn, INSERT))
+            old.close()
+            old = young
+            time.sleep(0.5)
+        assert query(dsn, "select indisvalid from pg_index where indexrelid = 'agent_tasks_claim'::regclass") == [
+            (False,)
+        ]
+        kill_and_see_its_backend_gone(process, dsn)
+        assert query(dsn, "select indisvalid from pg_index where indexrelid = 'agent_tasks_claim'::regclass") == [
+            (False,)
+        ]
+    assert_whole(dsn)
+
+
+def test_killed_between_the_statements_of_a_transaction(dsn: str) -> None:
+    """The triggers' file has changed functions already when it waits for the last table."""
+    forget(dsn, version_of("triggers"))
+    query(dsn, "drop trigger turbo_notify_accounts on agent_accounts; drop trigger turbo_notify_queues on agent_queues")
+    with open_transaction(dsn, "lock table agent_accounts in share row exclusive mode"), migration(dsn) as process:
+        heard(process, "waiting for a lock")
+        kill_and_see_its_backend_gone(process, dsn)
+        assert query(dsn, "select count(*) from pg_trigger where tgname = 'turbo_notify_queues'") == [(0,)]
+    assert_whole(dsn)

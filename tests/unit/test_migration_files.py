@@ -1,0 +1,213 @@
+"""The migration files: names, numbers, markers; and where an installed turbo finds them."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import turbo
+from turbo.migrate import SCHEMA_VERSION, MigrationError, SchemaFit, check_schema, explain_schema
+from turbo.migrate.files import ConcurrentIndex, directory, parse, read
+
+
+def write(where: Path, **files: str) -> Path:
+    for name, content in files.items():
+        (where / f"{name}.sql").write_text(content, encoding="utf-8")
+    return where
+
+
+# ── names and numbers ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_files_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    write(tmp_path, **{"0002_b": "select 2", "0001_a": "select 1", "0003_c_and_d": "select 3"})
+    assert [(m.version, m.name, m.label) for m in read(tmp_path)] == [
+        (1, "a", "0001_a"),
+        (2, "b", "0002_b"),
+        (3, "c_and_d", "0003_c_and_d"),
+    ]
+
+
+def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, **{"0001_a": "select 1", "0003_c": "select 3"})
+    with pytest.raises(MigrationError, match=r"migration 0002 is missing: the next file is 0003_c\.sql"):
+        read(tmp_path)
+
+
+def test_two_files_with_one_number_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, **{"0001_a": "select 1", "0002_b": "select 2", "0002_c": "select 3"})
+    with pytest.raises(MigrationError, match="number 0002: 0002_b and 0002_c"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["1_a", "0001-a", "0001_", "0001_A", "00001_a", "tables"])
+def test_a_name_that_is_not_a_migrations_is_refused(tmp_path: Path, name: str) -> None:
+    write(tmp_path, **{name: "select 1"})
+    with pytest.raises(MigrationError, match="write NNNN_name.sql"):
+        read(tmp_path)
+
+
+def test_other_files_beside_the_migrations_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path, **{"0001_a": "select 1"})
+    (tmp_path / "README.md").write_text("about")
+    assert len(read(tmp_path)) == 1
+
+
+def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MigrationError, match="install agent-turbo again"):
+        read(tmp_path)
+
+
+def test_the_checksum_is_of_the_files_bytes() -> None:
+    assert parse("0001_a.sql", b"select 1\n").checksum == hashlib.sha256(b"select 1\n").hexdigest()
+    assert parse("0001_a.sql", b"select 1\n").checksum != parse("0001_a.sql", b"select 1 \n").checksum
+
+
+def test_a_file_that_is_not_utf_8_is_refused() -> None:
+    with pytest.raises(MigrationError, match=r"0001_a\.sql: not UTF-8"):
+        parse("0001_a.sql", b"-- \xff\nselect 1")
+
+
+# ── markers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_without_markers_is_one_block_in_one_transaction() -> None:
+    content = "-- a comment\ncreate table a ();\ndo $$ begin perform 'x;y'; end $$;\n"
+    migration = parse("0001_a.sql", content.encode())
+    assert migration.in_transaction
+    assert [block.sql for block in migration.blocks] == [content]
+
+
+def test_blocks_are_cut_at_the_marker_and_know_their_place_in_the_file() -> None:
+    migration = parse("0001_a.sql", b"select 1;\n-- turbo: next\nselect 2;\n\n-- turbo: next\nselect 3;\n")
+    assert migration.in_transaction
+    assert [(block.sql.strip(), block.first_line) for block in migration.blocks] == [
+        ("select 1;", 1),
+        ("select 2;", 3),
+        ("select 3;", 6),
+    ]
+
+
+def test_the_first_line_takes_a_file_out_of_the_transaction() -> None:
+    migration = parse("0001_a.sql", b"-- turbo: no-transaction\nvacuum;\n-- turbo: next\nanalyze;\n")
+    assert not migration.in_transaction
+    assert [block.sql.splitlines()[-1] for block in migration.blocks] == ["vacuum;", "analyze;"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "select 1;\n-- turbo: no-transaction\nvacuum;\n",  # too late: what stands above it would have run in one
+        "-- turbo: no transaction\nvacuum;\n",
+        "select 1;\n-- turbo: nxt\nselect 2;\n",
+    ],
+)
+def test_a_marker_that_would_do_nothing_is_refused(content: str) -> None:
+    with pytest.raises(MigrationError, match="is no marker here"):
+        parse("0001_a.sql", content.encode())
+
+
+@pytest.mark.parametrize("content", ["", "-- only a comment\n", "select 1;\n-- turbo: next\n\n"])
+def test_a_block_without_a_statement_is_refused(content: str) -> None:
+    with pytest.raises(MigrationError, match="a block without a statement"):
+        parse("0001_a.sql", content.encode())
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("create index concurrently i on public.t (a)", ConcurrentIndex("public", "t", "i")),
+        (
+            "-- why\nCREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS i\n  ON s.t_2 (a) WHERE b",
+            ConcurrentIndex("s", "t_2", "i"),
+        ),
+        ("create index i on public.t (a)", None),
+        ("select 'create index concurrently i on public.t (a)'", None),
+    ],
+)
+def test_a_block_knows_the_index_that_it_builds_concurrently(sql: str, expected: ConcurrentIndex | None) -> None:
+    assert parse("0001_a.sql", sql.encode()).blocks[0].concurrent_index == expected
+
+
+# ── the files of this project ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_schema_version_is_the_number_of_the_newest_file() -> None:
+    newest = max(entry.name for entry in directory().iterdir() if entry.name.endswith(".sql"))
+    assert int(newest[:4]) == SCHEMA_VERSION == len(read())
+
+
+def test_every_concurrent_build_of_this_project_is_recognised_and_repeatable() -> None:
+    """Else an attempt cut short leaves an INVALID index that nobody repairs, or a second run fails on it."""
+    for migration in read():
+        for block in migration.blocks:
+            statements = "".join(line for line in block.sql.splitlines() if not line.lstrip().startswith("--"))
+            if "concurrently" not in statements:
+                continue
+            assert not migration.in_transaction, migration.label
+            assert block.concurrent_index is not None, block.sql
+            assert "if not exists" in statements, block.sql
+            assert statements.count(";") == 1, "several statements sent at once are a transaction"
+
+
+# ── where they are ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def find_them(package_parent: Path) -> subprocess.CompletedProcess[str]:
+    program = "from turbo.migrate import files; print(files.directory(), len(files.read()))"
+    return subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path[:0] = {[str(package_parent), *sys.path]!r}; {program}"],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+        cwd=package_parent,
+    )
+
+
+@pytest.fixture
+def package_alone(tmp_path: Path) -> Path:
+    """The package as a wheel lays it out, in a directory that is no checkout; the migrations not yet in it."""
+    source = Path(turbo.__file__).parent
+    shutil.copytree(source, tmp_path / "turbo", ignore=shutil.ignore_patterns("__pycache__", "migrations"))
+    return tmp_path
+
+
+def test_an_installed_turbo_reads_the_migrations_inside_the_package(package_alone: Path) -> None:
+    (package_alone / "turbo" / "migrations").mkdir()
+    write(package_alone / "turbo" / "migrations", **{"0001_mine": "select 1"})
+    found = find_them(package_alone)
+    assert found.stdout.split() == [str(package_alone / "turbo" / "migrations"), "1"], found.stderr
+
+
+def test_somebody_elses_directory_beside_the_package_is_not_read(package_alone: Path) -> None:
+    """Other distributions put a `migrations` directory into site-packages too."""
+    (package_alone / "migrations").mkdir()
+    write(package_alone / "migrations", **{"0001_theirs": "drop table users"})
+    found = find_them(package_alone)
+    assert "turbo's migration files are missing from this installation" in found.stderr
+
+
+# ── may a worker run on this database? ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("distance", "fit", "says"),
+    [
+        (-1, SchemaFit.BEHIND, "run `turbo migrate`"),
+        (0, SchemaFit.OK, "the latest"),
+        (1, SchemaFit.OK, "one newer than this turbo's"),
+        (2, SchemaFit.TOO_NEW, "upgrade turbo on this host"),
+    ],
+)
+def test_a_worker_accepts_its_own_schema_and_the_next_one(distance: int, fit: SchemaFit, says: str) -> None:
+    assert check_schema(SCHEMA_VERSION + distance) is fit
+    assert says in explain_schema(SCHEMA_VERSION + distance)
+
+
+def test_a_database_that_was_never_migrated_is_behind() -> None:
+    assert check_schema(0) is SchemaFit.BEHIND
+    assert "no turbo schema yet" in explain_schema(0)

@@ -1,0 +1,103 @@
+"""`turbo migrate`: bring the database to this turbo's schema, or show what that would take."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from turbo import migrate as migrations
+from turbo.cli.options import Dsn
+
+_DEFAULT = migrations.Patience()
+
+
+def migrate(
+    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done; change nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 if the database is behind; change nothing.")] = False,
+    lock_timeout: Annotated[
+        float, typer.Option(min=0.01, max=60, help="Seconds one attempt waits for a table's lock.")
+    ] = _DEFAULT.lock_timeout,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts at a lock before giving up.")] = _DEFAULT.attempts,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait for another turbo migrate to end.")
+    ] = _DEFAULT.wait,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    dsn: Dsn = None,
+) -> None:
+    """Create turbo's tables in the database, or bring them up to date. Safe to repeat, and on several hosts at once."""
+    if plan and check:
+        raise typer.BadParameter("--plan and --check exclude each other: give one of them")
+    try:
+        if plan:
+            _show_plan(migrations.plan(dsn or ""), as_json)
+        elif check:
+            raise typer.Exit(_show_check(migrations.plan(dsn or ""), as_json))
+        else:
+            _apply(dsn or "", migrations.Patience(lock_timeout, attempts, wait), as_json)
+    except migrations.MigrationError as error:
+        typer.echo(f"turbo migrate: {error}", err=True)
+        raise typer.Exit(2 if isinstance(error, migrations.BadDsn) else 1) from None
+
+
+def _apply(dsn: str, patience: migrations.Patience, as_json: bool) -> None:
+    def applied(one: migrations.Applied) -> None:
+        if not as_json:
+            typer.echo(f"{one.label}  {one.seconds * 1000:.0f} ms")
+            sys.stdout.flush()
+
+    def say(line: str) -> None:
+        typer.echo(line, err=True)
+
+    report = migrations.migrate(dsn, patience=patience, say=say, on_applied=applied)
+    if as_json:
+        typer.echo(json.dumps(asdict(report)))
+    elif report.applied:
+        typer.echo(f"{report.database} is at version {report.version}, the latest")
+    else:
+        typer.echo(f"nothing to do: {migrations.explain_schema(report.version, report.latest)}")
+
+
+def _show_check(state: migrations.Plan, as_json: bool) -> int:
+    behind = state.version < state.latest
+    if as_json:
+        typer.echo(
+            json.dumps(
+                {"database": state.database, "version": state.version, "latest": state.latest, "behind": behind},
+            )
+        )
+    else:
+        typer.echo(migrations.explain_schema(state.version, state.latest))
+    return 1 if behind else 0
+
+
+def _show_plan(planned: migrations.Plan, as_json: bool) -> None:
+    if as_json:
+        files = [
+            {
+                "version": file.version,
+                "label": file.label,
+                "in_transaction": file.in_transaction,
+                "blocks": [block.sql for block in file.blocks],
+            }
+            for file in planned.pending
+        ]
+        typer.echo(
+            json.dumps(
+                {
+                    "database": planned.database,
+                    "version": planned.version,
+                    "latest": planned.latest,
+                    "pending": files,
+                }
+            )
+        )
+        return
+    if not planned.pending:
+        typer.echo(f"nothing to do: {migrations.explain_schema(planned.version, planned.latest)}")
+        return
+    typer.echo(f"-- {planned.database}: from version {planned.version} to {planned.latest}. Nothing has been changed.")
+    for file in planned.pending:
+        how = "in a transaction" if file.in_transaction else "statement by statement, outside a transaction"
+        typer.echo(f"\n-- ══ {file.label}: {how} ══\n{file.sql.rstrip()}")

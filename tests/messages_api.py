@@ -110,7 +110,7 @@ def error(status: int, kind: str, message: str, **headers: str) -> Answer:
 
 
 def usage_limit(claim: str, resets_at: int) -> Answer:
-    """A subscription's limit. `claim`: five_hour, seven_day or seven_day_opus; the CLI reads it for OAuth logins only."""
+    """A subscription's limit. `claim`: five_hour, seven_day or seven_day_opus; the CLI reads it for OAuth only."""
     window = {"five_hour": "5h", "seven_day": "7d", "seven_day_opus": "7d_opus"}[claim]
     unified = {
         "status": "rejected",

@@ -199,8 +199,8 @@ class Transcript:
         return Line.RESULT
 
     def _use(self, message: Mapping[str, Any]) -> None:
-        """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330); versions of the second
-        kind also tell what has come since the last result."""
+        """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330); the second kind also
+        tells what has come since the last result."""
         since = message.get("model_usage_since_last_result")
         if isinstance(since, dict):
             for model, added in _models(since).items():

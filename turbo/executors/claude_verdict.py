@@ -253,7 +253,7 @@ TABLE: tuple[Row, ...] = (
         lambda _: True,
         OutcomeKind.FAILED,
         FailureKind.ERROR,
-        says="the CLI ended without a result",
+        says="the CLI broke off",
     ),
 )
 """Every situation there is. The last row always applies."""

@@ -1,6 +1,7 @@
 """`turbo migrate` against real databases: what it applies, what it waits for, what it refuses, and that it can be cut
 short at any point."""
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,15 +103,20 @@ def open_transaction(dsn: str, statement: str, *, isolation: str = "read committ
 
 
 def everything(dsn: str) -> list[tuple[object, ...]]:
-    """The catalog and the history, in a form that compares."""
+    """The catalog, in a form that compares."""
     return query(
         dsn,
-        """select 'class', relname::text, relkind::text, relfilenode::text from pg_class where relnamespace = 'public'::regnamespace
-           union all select 'column', attrelid::regclass::text, attname::text, atttypid::regtype::text from pg_attribute
-                      where attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)
-           union all select 'function', proname::text, md5(prosrc), null from pg_proc where pronamespace = 'public'::regnamespace
-           union all select 'trigger', tgname::text, tgrelid::regclass::text, null from pg_trigger
-           order by 1, 2, 3, 4""",
+        """
+        select 'class', relname::text, relkind::text, relfilenode::text from pg_class
+         where relnamespace = 'public'::regnamespace
+        union all
+        select 'column', attrelid::regclass::text, attname::text, atttypid::regtype::text from pg_attribute
+         where attrelid in (select oid from pg_class where relnamespace = 'public'::regnamespace)
+        union all
+        select 'function', proname::text, md5(prosrc), null from pg_proc where pronamespace = 'public'::regnamespace
+        union all
+        select 'trigger', tgname::text, tgrelid::regclass::text, null from pg_trigger
+         order by 1, 2, 3, 4""",
     )
 
 
@@ -155,10 +161,16 @@ def test_every_file_may_be_cut_short_and_run_again(dsn: str) -> None:
     assert everything(dsn) == before
 
 
-def test_a_search_path_of_the_role_does_not_lead_the_tables_elsewhere(empty_dsn: str) -> None:
-    query(empty_dsn, "create schema elsewhere")
-    migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c search_path=elsewhere,public"))
+def test_a_search_path_of_the_role_leads_nothing_elsewhere(empty_dsn: str) -> None:
+    query(
+        empty_dsn,
+        "create schema elsewhere; create function elsewhere.now() returns timestamptz language sql"
+        " as $$ select timestamptz '1970-01-01' $$",
+    )
+    migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c search_path=elsewhere,pg_catalog"))
     assert query(empty_dsn, "select count(*) from pg_class where relnamespace = 'elsewhere'::regnamespace") == [(0,)]
+    query(empty_dsn, "insert into public.agent_tasks (task_description) values ('x')")
+    assert query(empty_dsn, "select count(*) from public.agent_tasks where run_after < '1971-01-01'") == [(0,)]
 
 
 def test_a_statement_timeout_of_the_role_does_not_cut_a_migration_short(empty_dsn: str) -> None:
@@ -185,7 +197,8 @@ def test_a_history_with_a_hole_is_refused(dsn: str) -> None:
 def test_a_database_one_version_ahead_is_left_alone(dsn: str) -> None:
     query(
         dsn,
-        f"insert into turbo_migrations (version, name, checksum, turbo_version) values ({SCHEMA_VERSION + 1}, 'n', 'c', '9')",
+        "insert into turbo_migrations (version, name, checksum, turbo_version) "
+        f"values ({SCHEMA_VERSION + 1}, 'n', 'c', '9')",
     )
     report = migrate(dsn)
     assert (report.applied, report.version) == ((), SCHEMA_VERSION + 1)
@@ -255,7 +268,7 @@ def test_the_wait_for_another_migration_ends(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as first:
         first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
         with pytest.raises(MigrationError, match=f"still at work after 0.3 s: pid {first.info.backend_pid}"):
-            migrate(empty_dsn, patience=QUICK)
+            Background(empty_dsn, QUICK).start().result()
 
 
 # ── a table in use ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,7 +304,7 @@ def test_it_gives_up_after_its_attempts_and_goes_on_when_run_again(empty_dsn: st
     with open_transaction(empty_dsn, "select * from agent_tasks") as reader:
         before = query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass")
         with pytest.raises(MigrationError) as failure:
-            migrate(empty_dsn, patience=replace(QUICK, lock_timeout=0.7))
+            Background(empty_dsn, replace(QUICK, lock_timeout=0.7)).start().result()
         assert "no lock in 3 attempts of 0.7 s" in str(failure.value)
         assert f"held by pid {reader.info.backend_pid} (the reader" in str(failure.value)
         assert query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass") == before
@@ -359,7 +372,7 @@ def as_role(empty_dsn: str) -> Iterator[Callable[[str], str]]:
 
         def dsn_as(rights: str) -> str:
             if rights:
-                admin.execute(sql.SQL(rights).format(role=role))  # type: ignore[arg-type]
+                admin.execute(sql.SQL(rights).format(role=role))
             return psycopg.conninfo.make_conninfo(empty_dsn, user=name, password="x")
 
         yield dsn_as
@@ -369,7 +382,7 @@ def as_role(empty_dsn: str) -> Iterator[Callable[[str], str]]:
 
 def test_a_role_without_the_right_is_told_which(empty_dsn: str, as_role: Callable[[str], str]) -> None:
     query(empty_dsn, "revoke create on schema public from public")
-    with pytest.raises(MigrationError, match="permission denied for schema public. Run turbo migrate as a role that"):
+    with pytest.raises(MigrationError, match=r"permission denied for schema public\. Run turbo migrate as a role that"):
         migrate(as_role(""))
 
 
@@ -399,7 +412,9 @@ def test_a_missing_database_is_told_so_in_one_line(empty_dsn: str) -> None:
     assert "\n" not in str(failure.value)
 
 
-def test_an_unreachable_server_is_told_so_in_one_line(free_port: int) -> None:
+def test_an_unreachable_server_is_told_so_in_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        free_port = taken.getsockname()[1]
     with pytest.raises(MigrationError) as failure:
         migrate(f"postgresql://someone:secret@127.0.0.1:{free_port}/x")
     assert f"cannot connect to 127.0.0.1:{free_port}/x" in str(failure.value)

@@ -47,7 +47,7 @@ def test_two_files_with_one_number_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["1_a", "0001-a", "0001_", "0001_A", "00001_a", "tables"])
 def test_a_name_that_is_not_a_migrations_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, **{name: "select 1"})
-    with pytest.raises(MigrationError, match="write NNNN_name.sql"):
+    with pytest.raises(MigrationError, match=r"write NNNN_name\.sql"):
         read(tmp_path)
 
 

@@ -54,9 +54,10 @@ class ClaudeExecutor:
     `command` is the CLI and further flags of the operator's; it is looked for on the worker's PATH and in the usual
     places. `account` names the login; without one the executor's own name stands for it, so that a breaker protects it
     in any case. `resume` continues the task's session on a retry. `max_turns`, `max_budget_usd`, `silence_seconds` None
-    mean no limit. `grace_seconds` (at least 5) lie between TERM and KILL. `cli_max_retries` bounds the CLI's own retries
-    of a request. `preamble` stands before the row's text, which therefore is neither a flag nor a command of the CLI's.
-    Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    mean no limit. `grace_seconds` (at least 5) lie between TERM and KILL, `leave_seconds` between a result and TERM.
+    `cli_max_retries` bounds the CLI's own retries of a request. `preamble` stands before the row's text, which is
+    therefore neither a flag nor a command of the CLI's. Raises ValueError (of which EnvironmentRefused is one) for a
+    configuration that cannot work.
     """
 
     durable = True
@@ -176,6 +177,7 @@ class ClaudeExecutor:
         if row.spoilt:
             run.session_started("")  # the next try must not resume it
         extra = {
+            "situation": row.situation if row.kind is not OutcomeKind.SUCCEEDED else None,
             "session_id": heard.session_id,
             "model": heard.model,
             "num_turns": result.num_turns if result else None,

@@ -221,8 +221,8 @@ def find(name: str, environment: Mapping[str, str]) -> str:
         if found := shutil.which(name, path=str(place)):
             return found
     raise SpawnFailed(
-        f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_PLACES)}; install the Claude CLI, "
-        f"or write its absolute path as the executor's command",
+        f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_PLACES)}; "
+        "install the Claude CLI, or write its absolute path as the executor's command",
         errno.ENOENT,
     )
 

@@ -159,7 +159,8 @@ class Transcript:
             return Line.ASSISTANT
         self.error, self.api_error = _text(message, "error"), _text(message, "api_error")
         said = _said(body)
-        if self.error is None:
+        # What the CLI says itself carries a name of the error, or at least (in older versions) this model.
+        if self.error is None and body.get("model") != "<synthetic>":
             self.answers += 1
             self.auth_retries = 0
             if said:

@@ -1,0 +1,265 @@
+"""Reading the Claude CLI's stream-json. Lines are as 2.1.330 and 2.1.197 printed them, shortened."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from turbo.executors.claude_reset import reset_in
+from turbo.executors.claude_stream import TEXT_CHARACTERS, Limit, Line, Transcript
+from turbo.outcome import ModelUsage
+
+SESSION = "a49d4fe0-0648-491e-bd60-ae669cc72d5b"
+INIT = {
+    "type": "system",
+    "subtype": "init",
+    "session_id": SESSION,
+    "model": "claude-sonnet-5-5",
+    "claude_code_version": "2.1.330",
+}
+
+
+def assistant(text: str, *, message: str = "msg_1", output: int = 1, **more: object) -> dict[str, object]:
+    body = {
+        "id": message,
+        "content": [{"type": "text", "text": text}],
+        "usage": {
+            "input_tokens": 11,
+            "output_tokens": output,
+            "cache_read_input_tokens": 5,
+            "cache_creation_input_tokens": 3,
+        },
+    }
+    return {"type": "assistant", "message": body, "parent_tool_use_id": None, "session_id": SESSION, **more}
+
+
+def result(**more: object) -> dict[str, object]:
+    known = {"subtype": "success", "is_error": False, "result": "hello", "num_turns": 1, "session_id": SESSION}
+    return {"duration_api_ms": 27, **known, "type": "result", **more}
+
+
+def used(tokens: int, cost: float) -> dict[str, object]:
+    return {
+        "inputTokens": tokens,
+        "outputTokens": tokens + 1,
+        "cacheReadInputTokens": tokens + 2,
+        "cacheCreationInputTokens": tokens + 3,
+        "costUSD": cost,
+    }
+
+
+def heard(*messages: object) -> Transcript:
+    transcript = Transcript()
+    for message in messages:
+        transcript.read(message if isinstance(message, bytes) else json.dumps(message).encode())
+    return transcript
+
+
+def test_init_tells_the_session_the_model_and_the_version() -> None:
+    transcript = heard(INIT)
+    assert (transcript.session_id, transcript.model, transcript.version) == (SESSION, "claude-sonnet-5-5", "2.1.330")
+
+
+def test_a_result_is_found_whatever_the_order_of_its_keys() -> None:
+    transcript = heard(result(result="done", num_turns=3, permission_denials=[{"tool_name": "Bash"}] * 2))
+    assert transcript.result is not None
+    assert transcript.result.succeeded
+    assert (transcript.result.text, transcript.result.num_turns, transcript.result.permission_denials) == ("done", 3, 2)
+
+
+def test_a_result_with_subtype_success_and_is_error_has_not_succeeded() -> None:
+    transcript = heard(result(is_error=True, result="Invalid API key", api_error_status=401))
+    assert transcript.result is not None
+    assert not transcript.result.succeeded
+    assert transcript.result.api_error_status == 401
+
+
+def test_a_result_that_does_not_say_whether_it_is_an_error_has_not_succeeded() -> None:
+    line = result()
+    del line["is_error"]
+    transcript = heard(line)
+    assert transcript.result is not None
+    assert not transcript.result.succeeded
+
+
+def test_the_usage_of_a_resumed_session_is_what_was_added_since() -> None:
+    transcript = heard(result(modelUsage={"m": used(100, 0.9)}, model_usage_since_last_result={"m": used(10, 0.1)}))
+    assert transcript.usage == (ModelUsage("m", 10, 11, 12, 13, 0.1),)
+
+
+def test_several_results_add_up_what_each_has_added() -> None:
+    transcript = heard(
+        result(model_usage_since_last_result={"m": used(10, 0.1)}),
+        result(model_usage_since_last_result={"m": used(1, 0.5), "n": used(7, 0.2)}),
+    )
+    assert transcript.usage == (ModelUsage("m", 11, 13, 15, 17, 0.6), ModelUsage("n", 7, 8, 9, 10, 0.2))
+
+
+def test_without_that_field_the_last_totals_stand() -> None:
+    transcript = heard(result(modelUsage={"m": used(10, 0.1)}), result(modelUsage={"m": used(30, 0.3)}))
+    assert transcript.usage == (ModelUsage("m", 30, 31, 32, 33, 0.3),)
+
+
+def test_running_tokens_count_a_message_once_though_it_comes_in_several_lines() -> None:
+    transcript = heard(assistant("a"), assistant("b", output=9), assistant("c", message="msg_2", output=4))
+    assert (transcript.input_tokens, transcript.output_tokens) == (38, 13)
+
+
+def test_the_last_line_of_the_last_text_is_where_the_agent_is() -> None:
+    assert heard(assistant("one\ntwo\n"), assistant("three\nfour\n\n")).last_line == "four"
+
+
+def test_an_api_error_is_known_by_name_until_the_next_answer() -> None:
+    error = assistant("You've hit your limit", error="rate_limit", api_error="usage_limit_reached")
+    transcript = heard(assistant("half the work"), error)
+    assert (transcript.error, transcript.api_error) == ("rate_limit", "usage_limit_reached")
+    assert transcript.text == "half the work"
+    assert heard(error, assistant("on again")).error is None
+
+
+def test_what_the_cli_says_itself_is_no_answer_of_the_agents() -> None:
+    old = assistant("Login expired · Please run /login")
+    old["message"] = {**old["message"], "model": "<synthetic>"}  # type: ignore[dict-item]
+    transcript = heard(assistant("half the work"), old)
+    assert (transcript.answers, transcript.text) == (1, "half the work")
+
+
+def test_a_subagents_error_is_not_the_runs() -> None:
+    transcript = heard(assistant("x", error="server_error", parent_tool_use_id="toolu_1"))
+    assert transcript.error is None
+    assert transcript.answers == 0
+
+
+def test_a_limit_is_one_only_with_a_window() -> None:
+    plain = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "isUsingOverage": False}}
+    reached = {"status": "rejected", "resetsAt": 1795470459, "rateLimitType": "five_hour"}
+    assert heard(plain).limit is None
+    assert heard({"type": "rate_limit_event", "rate_limit_info": reached}).limit == Limit("five_hour", 1795470459.0)
+
+
+def test_a_limit_that_is_lifted_is_none() -> None:
+    reached = {"status": "rejected", "resetsAt": 1795470459000, "rateLimitType": "five_hour"}
+    events = [{"type": "rate_limit_event", "rate_limit_info": info} for info in (reached, {"status": "allowed"})]
+    assert heard(events[0]).limit == Limit("five_hour", 1795470459.0)
+    assert heard(*events).limit is None
+
+
+def test_retries_over_a_refused_login_are_counted_in_a_row() -> None:
+    refused = {
+        "type": "system",
+        "subtype": "api_retry",
+        "attempt": 1,
+        "max_retries": 10,
+        "error": "authentication_failed",
+    }
+    overloaded = {**refused, "attempt": 2, "error": "overloaded"}
+    assert heard(refused, {**refused, "attempt": 3}).auth_retries == 2
+    assert heard(refused, {**refused, "attempt": 3}).retries_left == 7
+    assert heard(refused, overloaded).auth_retries == 0
+    assert heard(refused, assistant("it works again")).auth_retries == 0
+
+
+def test_a_tool_result_is_passed_over_unread() -> None:
+    huge = b'{"type":"user","message":{"content":"' + b"x" * 100_000 + b'"}}'
+    transcript = Transcript()
+    assert transcript.read(huge) is Line.OTHER
+    assert transcript.read(huge[:70_000], cut=True) is Line.OTHER
+    assert transcript.unreadable == 0
+
+
+def test_a_long_answer_is_cut_and_says_so() -> None:
+    transcript = heard(result(result="x" * (TEXT_CHARACTERS + 1)))
+    assert transcript.result is not None
+    assert len(transcript.result.text or "") == TEXT_CHARACTERS
+    assert transcript.truncated
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"plain text, as an older CLI or a wrapper may print",
+        b"[1, 2]",
+        b'{"type": "result", "modelUsage": [1], "usage": 3, "errors": {"a": 1}, "num_turns": "x", "result": {}}',
+        b'{"type": "assistant", "message": "text", "error": {"a": 1}}',
+        b'{"type": "result", "modelUsage": {"m": {"inputTokens": -5, "outputTokens": 1e400, "costUSD": NaN}}}',
+        b'{"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "resetsAt": "soon"}}',
+        b"[" * 100_000,
+        b"\xff\xfe",
+        b'{"type": ["result"]}',
+    ],
+)
+def test_no_line_is_too_strange(line: bytes) -> None:
+    transcript = heard(INIT, line, assistant("on we go"))
+    assert transcript.text == "on we go"
+    assert all(u.input_tokens >= 0 and u.output_tokens >= 0 and 0 <= u.cost_usd < 1e18 for u in transcript.usage)
+    assert transcript.limit is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+keys = st.sampled_from(
+    [
+        "message",
+        "error",
+        "api_error",
+        "result",
+        "errors",
+        "is_error",
+        "subtype",
+        "modelUsage",
+        "model_usage_since_last_result",
+        "rate_limit_info",
+        "attempt",
+        "max_retries",
+        "session_id",
+        "num_turns",
+        "permission_denials",
+        "total_cost_usd",
+        "parent_tool_use_id",
+    ]
+)
+
+
+@given(
+    st.sampled_from(["system", "assistant", "result", "rate_limit_event"]),
+    st.sampled_from(["init", "api_retry", "success", None]),
+    st.dictionaries(keys, json_values),
+)
+def test_no_fields_are_too_strange(kind: str, subtype: str | None, fields: dict[str, object]) -> None:
+    heard({**fields, "type": kind, "subtype": subtype}, {**fields, "type": kind})
+
+
+# ── reset times ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+NOW = 1795460400.0  # Mon 2026-11-23 19:00:00 UTC
+HOUR, DAY = 3600.0, 86400.0
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("You've hit your 5-hour limit · resets 9:47pm (UTC)", NOW + 2 * HOUR + 47 * 60),
+        ("You've hit your session limit · resets 10pm (UTC)", NOW + 3 * HOUR),
+        ("You've hit your limit · resets 6pm (UTC)", NOW + 23 * HOUR),
+        ("You've hit your limit · resets 12am (UTC)", NOW + 5 * HOUR),
+        ("You've hit your limit · resets 12:30pm (UTC)", NOW + 17.5 * HOUR),
+        ("You've hit your weekly limit · resets Nov 26, 8:47pm (UTC)", NOW + 3 * DAY + HOUR + 47 * 60),
+        ("You've hit your weekly limit · resets Jan 2, 7pm (UTC)", NOW + 40 * DAY),
+        ("You've hit your weekly limit · resets Jan 2, 2027, 7pm (UTC)", NOW + 40 * DAY),
+        ("You've hit your weekly limit · resets Nov 23, 6pm (UTC)", NOW - HOUR),
+        ("You've hit your limit · resets 10pm (America/New_York)", NOW + 8 * HOUR),
+        ("Claude AI usage limit reached|1795470459", 1795470459.0),
+        ("Claude AI usage limit reached|1795470459000", 1795470459.0),
+        ("You've hit your limit · resets 10pm (Nowhere/City)", None),
+        ("You've hit your limit · resets Feb 30, 10pm (UTC)", None),
+        ("You've hit your limit · resets 10pm (../../etc/passwd)", None),
+        ("You've hit your monthly spend limit.", None),
+        ("", None),
+    ],
+)
+def test_the_reset_is_read_from_the_text(text: str, expected: float | None) -> None:
+    assert reset_in(text, NOW) == expected

@@ -1,0 +1,191 @@
+"""The `command` executor: a program from an argv template, without a shell.
+
+    template + row ──▶ argv ──▶ program, the task as JSON on its stdin ──exit code──▶ outcome
+         └── a value missing, of the wrong kind, or that would be a flag ──▶ failed, nothing runs
+
+The row fills placeholders; it never chooses the program, and no value may begin with `-`. Exit 0 is success, 75
+(EX_TEMPFAIL) a fault of the surroundings that costs no try, anything else a failure.
+"""
+
+import dataclasses
+import errno
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from turbo.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.executors.base import Run
+from turbo.executors.working_directory import working_directory
+from turbo.journal import Journal
+from turbo.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.process import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
+from turbo.program_output import text_of
+from turbo.task import Task
+
+EX_TEMPFAIL = 75
+PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
+
+
+class BadValue(Exception):
+    """A row's value that a placeholder must not take."""
+
+
+class CommandExecutor:
+    """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
+
+    `command` is the template, its first element the program, without placeholders. `env_file` holds the account's
+    secrets. `grace_seconds` lie between TERM and KILL; `silence_seconds` None means no limit. Raises ValueError (of
+    which EnvironmentRefused is one) for a configuration that cannot work.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        journal: Journal,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        env_file: EnvFile | Path | None = None,
+        allowed_roots: Sequence[Path] = (),
+        grace_seconds: float = 5.0,
+        silence_seconds: float | None = None,
+        account: str | None = None,
+    ) -> None:
+        if not command or not command[0]:
+            raise ValueError(f"executor {name}: command is empty; write the program and its arguments as a list")
+        if PLACEHOLDER.search(command[0]):
+            raise ValueError(f"executor {name}: {command[0]!r} would let a row choose the program; name it in command")
+        if any("\0" in part for part in command):
+            raise ValueError(f"executor {name}: command holds a NUL character")
+        self.name = name
+        self.account = account
+        self._command = tuple(command)
+        self._journal = journal
+        self._cwd = cwd
+        self._allowed_roots = tuple(allowed_roots)
+        self._grace_seconds = grace_seconds
+        self._silence_seconds = silence_seconds
+        file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
+        self._environment = ChildEnvironment(env or {}, file, owner=name)
+
+    async def run(self, run: Run) -> Outcome:
+        """See `Executor.run`."""
+        try:
+            argv = fill(self._command, run.task)
+            directory = working_directory(run, self._cwd, self._allowed_roots)
+            if isinstance(directory, Outcome):
+                return directory
+            spec = ProcessSpec(
+                argv=argv,
+                env=self._environment.for_task(run.task),
+                cwd=directory,
+                log_path=run.log_path,
+                wall_seconds=run.task.timeout_seconds,
+                stdin=task_json(run.task),
+                silence_seconds=self._silence_seconds,
+                grace_seconds=self._grace_seconds,
+                task_id=run.task.task_id,
+            )
+            result = await run_process(spec, stop=run.stop, journal=self._journal, on_start=run.started)
+        except BadValue as error:
+            return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
+        except SpawnFailed as error:
+            if error.errno == errno.E2BIG:  # the row's values are too long: no host can run this
+                return Outcome.failed(str(error), FailureKind.BAD_REQUEST, final=True)
+            return Outcome.infrastructure(str(error))
+        except (EnvironmentRefused, OSError) as error:
+            return Outcome.infrastructure(f"executor {self.name}: {error}")
+        outcome = self._outcome(result, run)
+        return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)
+
+    def _outcome(self, result: ProcessResult, run: Run) -> Outcome:
+        program = self._command[0]
+        said = f": {result.stderr_tail}" if result.stderr_tail else ""
+        match result.ended_by:
+            case Ending.STOPPED | Ending.ENOUGH:
+                return Outcome(OutcomeKind.CANCELLED, error=f"{program} was ended on request: {run.stop.reason}")
+            case Ending.WALL:
+                why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){said}"
+                return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)
+            case Ending.SILENT:
+                why = f"{program} was ended: it had printed nothing for {self._silence_seconds:g} s{said}"
+                return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.SILENT)
+            case Ending.EXITED if result.returncode == 0:
+                return Outcome.succeeded(_output(result.stdout, cut=result.stdout_cut), truncated=result.stdout_cut)
+            case Ending.EXITED if result.returncode == EX_TEMPFAIL:
+                return Outcome.infrastructure(f"{program} asks to be tried later (exit code 75){said}")
+            case Ending.EXITED:
+                how = "failed with" if (result.returncode or 0) >= 0 else "was killed by"
+                return Outcome.failed(f"{program} {how} {result.exit_text}{said}")
+
+
+def fill(template: Sequence[str], task: Task) -> tuple[str, ...]:
+    """The argv of one task. Raises BadValue. Values are put in once: a placeholder in a value is text."""
+
+    def value(match: re.Match[str]) -> str:
+        text = _value(match, task)
+        if text.startswith("-"):
+            raise BadValue(f"the value of {match[0]} begins with '-': it would be a flag")
+        if "\0" in text:
+            raise BadValue(f"the value of {match[0]} holds a NUL character, which no argument can")
+        return text
+
+    return tuple(PLACEHOLDER.sub(value, part) for part in template)
+
+
+def _value(match: re.Match[str], task: Task) -> str:
+    field, key = match[1], match[2]
+    if field is not None:
+        return task.task_id if field == "task_id" else task.task_type
+    if not isinstance(task.input_data, dict) or key not in task.input_data:
+        raise BadValue(f"input_data has no {key!r}, which {match[0]} needs")
+    given = task.input_data[key]
+    if isinstance(given, bool):
+        return "true" if given else "false"
+    if isinstance(given, int | float):
+        return json.dumps(given)
+    if not isinstance(given, str):
+        raise BadValue(f"input_data[{key!r}] must be text, a number or a boolean, not {_json_name(given)}")
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise BadValue(f"input_data[{key!r}] holds half a character (a lone surrogate)") from None
+    return given
+
+
+def _json_name(value: object) -> str:
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value), type(value).__name__)
+
+
+def task_json(task: Task) -> bytes:
+    """The task as programs get it on stdin: one JSON object, UTF-8."""
+    fields = {
+        "task_id": task.task_id,
+        "task_type": task.task_type,
+        "task_description": task.task_description,
+        "input_data": task.input_data,
+        "attempt": task.attempt,
+        "queue": task.queue,
+    }
+    # Inside a JSON string the backslash form of a lone surrogate is its JSON escape.
+    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _output(stdout: bytes, *, cut: bool) -> object:
+    """The text; or the object, when it is exactly one JSON object."""
+    text = text_of(stdout, cut=cut)
+    if cut or not text.lstrip().startswith("{"):
+        return text
+    try:
+        parsed = json.loads(text, parse_constant=_not_json)
+    except (ValueError, RecursionError):
+        return text
+    return parsed if isinstance(parsed, dict) else text
+
+
+def _not_json(constant: str) -> object:
+    raise ValueError(f"{constant} is not JSON")

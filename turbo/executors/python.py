@@ -1,0 +1,196 @@
+"""The `python` executor: an async callable of this process, for light work and benchmarks.
+
+    handler(task) ──returns──▶ output          ──raises──▶ failed, the traceback in the log
+        └── wall clock, a stop: cancelled ──▶ timed out / cancelled; one that will not be cancelled is dropped
+
+The handler runs in the caller's own asyncio task: one that returns without waiting costs no task, no timer and no file
+(20,000 of them a second are the aim). Only from its first wait on do the limits need watching. A handler that
+blocks the event loop (`time.sleep`, a long computation) blocks its worker's other runs, and no limit can end it.
+"""
+
+import asyncio
+import contextlib
+import importlib
+import inspect
+import json
+import traceback
+from collections.abc import Callable, Coroutine, Generator
+from types import coroutine
+from typing import Any
+
+from turbo.attempt_log import AttemptLog
+from turbo.executors.base import Run
+from turbo.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.task import Task
+
+Handler = Callable[[Task], Coroutine[Any, Any, object]]
+
+
+def load_handler(reference: str, where: str) -> Handler:
+    """Find `module:function` on sys.path. Raises ValueError naming `where` and what was found instead."""
+    module_name, colon, function_name = reference.partition(":")
+    if not colon or not module_name or not function_name:
+        raise ValueError(f"{where}: handler {reference!r} must be written module:function")
+    try:
+        found: object = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the module: anything may come
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise ValueError(
+                f"{where}: there is no module {error.name!r} (handler {reference!r}); is its directory on PYTHONPATH?"
+            ) from error
+        raise ValueError(f"{where}: importing {module_name} failed: {type(error).__name__}: {error}") from error
+    for part in function_name.split("."):
+        if not hasattr(found, part):
+            raise ValueError(f"{where}: module {module_name} has no {function_name!r} (handler {reference!r})")
+        found = getattr(found, part)
+    if not callable(found) or not _is_async(found):
+        kind = "a function that is not async" if callable(found) else f"a {type(found).__name__}"
+        raise ValueError(f"{where}: {reference} is {kind}; write `async def {function_name}(task)`")
+    return found
+
+
+def _is_async(found: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004
+
+
+class PythonExecutor:
+    """Runs one handler for many tasks. `durable` is False: an fsync per result would cap these at 2,200 a second.
+
+    `grace_seconds`: how long a cancelled handler may take to clean up. Raises ValueError for a handler that is none.
+    """
+
+    durable = False
+
+    def __init__(self, name: str, handler: str, *, grace_seconds: float = 5.0, account: str | None = None) -> None:
+        self.name = name
+        self.account = account
+        self._reference = handler
+        self._handler = load_handler(handler, f"executor {name}")
+        self._grace_seconds = grace_seconds
+
+    async def run(self, run: Run) -> Outcome:
+        """See `Executor.run`."""
+        if run.stop.is_set():
+            return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}")
+        run.started(0)
+        watched: _Watched | None = None
+        try:
+            work = self._handler(run.task)
+            try:
+                awaited = work.send(None)
+            except StopIteration as returned:
+                return self._returned(returned.value)
+            watched = _Watched(run, work, self._grace_seconds)
+            output = await watched.rest(awaited)
+        except asyncio.CancelledError:
+            if watched is not None and watched.ended_by is not None:
+                return self._ended(run, watched)
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            return self._raised(run, "the handler was cancelled from inside")
+        except (Exception, SystemExit) as error:
+            if watched is not None and watched.ended_by is not None:
+                return self._ended(run, watched)
+            return self._raised(run, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+        if watched.ended_by is not None:
+            return self._ended(run, watched)
+        return self._returned(output)
+
+    def _returned(self, output: object) -> Outcome:
+        if output is not None and type(output) not in (str, int, bool):
+            try:
+                json.dumps(output)
+            except (TypeError, ValueError, RecursionError) as error:
+                return Outcome.failed(f"{self._reference} returned what JSON cannot hold: {error}")
+        return Outcome.succeeded(output)
+
+    def _raised(self, run: Run, what: str) -> Outcome:
+        log = AttemptLog(run.log_path)
+        log.text(traceback.format_exc())
+        log.close()
+        failed = Outcome.failed(what)
+        return Outcome(
+            failed.kind, error=what, failure_kind=failed.failure_kind, log=str(log.path) if log.made else None
+        )
+
+    def _ended(self, run: Run, watched: "_Watched") -> Outcome:
+        dropped = (
+            f"; it would not be cancelled, and was dropped after {self._grace_seconds:g} s" if watched.dropped else ""
+        )
+        if watched.ended_by is OutcomeKind.CANCELLED:
+            return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}{dropped}")
+        why = f"{self._reference} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){dropped}"
+        return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)
+
+
+class _Watched:
+    """A handler past its first wait: driven step by step inside the caller's task, under the wall clock and the stop.
+
+    To end it, the caller's task is cancelled, which reaches the handler at its wait. If it swallows that and waits on,
+    it is closed after the grace, and driven no further: nothing of it is left running.
+    """
+
+    def __init__(self, run: Run, work: Coroutine[Any, Any, object], grace_seconds: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._work = work
+        self._run = run
+        self._grace_seconds = grace_seconds
+        self._loop = asyncio.get_running_loop()
+        self._cancels = 0
+        self._last_word: asyncio.TimerHandle | None = None
+        self.ended_by: OutcomeKind | None = None
+        self.dropped = False
+
+    async def rest(self, awaited: object) -> object:
+        """The handler's return value, or what it raised."""
+        wall = self._loop.call_later(self._run.task.timeout_seconds, self._end, OutcomeKind.TIMED_OUT)
+        stopped = self._loop.create_task(self._run.stop.wait())
+        stopped.add_done_callback(lambda done: None if done.cancelled() else self._end(OutcomeKind.CANCELLED))
+        try:
+            return await self._drive(awaited)
+        finally:
+            wall.cancel()
+            stopped.cancel()
+            if self._last_word is not None:
+                self._last_word.cancel()
+            for _ in range(self._cancels):
+                self._task.uncancel()
+
+    @coroutine
+    def _drive(self, awaited: object) -> Generator[object, object, object]:
+        try:
+            while True:
+                try:
+                    answer = yield awaited
+                except asyncio.CancelledError as cancelled:
+                    if self.dropped:
+                        self._close()
+                        raise
+                    if self._last_word is None:  # cancelled from outside: the grace holds for that, too
+                        self._last_word = self._loop.call_later(self._grace_seconds, self._drop)
+                    awaited = self._work.throw(cancelled)
+                except BaseException as error:
+                    awaited = self._work.throw(error)
+                else:
+                    awaited = self._work.send(answer)
+        except StopIteration as returned:
+            return returned.value
+
+    def _end(self, why: OutcomeKind) -> None:
+        if self.ended_by is None:
+            self.ended_by = why
+            self._cancel()
+
+    def _drop(self) -> None:
+        self.dropped = True
+        self._cancel()
+
+    def _cancel(self) -> None:
+        self._cancels += 1
+        self._task.cancel()
+
+    def _close(self) -> None:
+        with contextlib.suppress(BaseException):  # it swallows even its own end; it is driven no further in any case
+            self._work.close()

@@ -1,0 +1,48 @@
+"""Where a program runs: the configured directory, one that the row names, or the task's own.
+
+A row may name a directory only inside the roots that the worker's operator has opened: whoever may INSERT must not
+thereby choose where commands run. Symbolic links are followed before the comparison.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from turbo.executors.base import Run
+from turbo.outcome import FailureKind, Outcome
+
+
+def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:
+    """The directory, absolute; or the outcome of a task that may not run where it wants to.
+
+    `input_data.cwd` comes first, then `configured`, then `run.work_dir`, which is made. Raises OSError when it cannot
+    be made.
+    """
+    data = run.task.input_data
+    if isinstance(data, dict) and data.get("cwd") is not None:
+        return _wanted(data["cwd"], allowed_roots)
+    if configured is not None:
+        return configured.expanduser().absolute()
+    run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return run.work_dir.absolute()
+
+
+def _wanted(wanted: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
+    if not isinstance(wanted, str) or not wanted.startswith("/") or "\0" in wanted:
+        return _refused(f"input_data.cwd must be an absolute path, not {wanted!r:.200}")
+    roots = [root.expanduser().resolve() for root in allowed_roots]
+    try:
+        directory = Path(wanted).resolve()
+        inside = any(directory.is_relative_to(root) for root in roots)
+        if inside and not directory.is_dir():
+            # Another host may have it: this counts as a try, and does not end the task.
+            return Outcome.failed(f"input_data.cwd {wanted} is not a directory on this host", FailureKind.BAD_REQUEST)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
+        return _refused(f"input_data.cwd {wanted:.200} cannot be used: {error}")
+    if not inside:
+        allowed = ", ".join(map(str, roots)) or "none is configured"
+        return _refused(f"input_data.cwd {wanted} is outside of allowed_roots ({allowed})")
+    return directory
+
+
+def _refused(why: str) -> Outcome:
+    return Outcome.failed(why, FailureKind.REFUSED, final=True)

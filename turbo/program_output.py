@@ -1,0 +1,98 @@
+"""What a program prints, in bounded memory: its first bytes, its last bytes, its lines."""
+
+import codecs
+from collections.abc import Callable
+
+OnLine = Callable[[bytes, bool], None]
+"""Gets each line of stdout without its newline, and whether it was cut. An exception from it ends the program."""
+
+
+class Head:
+    """The first `limit` bytes; `cut` says whether there were more."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self.cut = False
+
+    def feed(self, chunk: bytes) -> None:
+        room = self._limit - len(self._kept)
+        if len(chunk) > room:
+            self.cut = True
+            chunk = chunk[:room]
+        self._kept += chunk
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self._kept)
+
+
+class Tail:
+    """The last `limit` bytes, from the beginning of a line where there is one."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._kept = bytearray()
+        self._cut = False
+
+    def feed(self, chunk: bytes) -> None:
+        self._kept += chunk
+        if len(self._kept) > 2 * self._limit:
+            self._trim()
+
+    @property
+    def data(self) -> bytes:
+        self._trim()
+        return bytes(self._kept)
+
+    @property
+    def text(self) -> str:
+        data = self.data
+        if self._cut:
+            data = data[data.find(b"\n") + 1 :] or data
+        return data.decode("utf-8", "replace").strip()
+
+    def _trim(self) -> None:
+        if len(self._kept) > self._limit:
+            self._cut = True
+            del self._kept[: -self._limit]
+
+
+class Lines:
+    """Cuts a stream into lines for `on_line`. Of a longer line the first `limit` bytes come, flagged as cut."""
+
+    def __init__(self, on_line: OnLine, limit: int) -> None:
+        self._on_line = on_line
+        self._limit = limit
+        self._begun = bytearray()
+        self._cut = False
+
+    def feed(self, chunk: bytes) -> None:
+        first, *others = chunk.split(b"\n")
+        self._extend(first)
+        for other in others:
+            self._emit()
+            self._extend(other)
+
+    def close(self) -> None:
+        """The stream is over: a last line without a newline is a line."""
+        if self._begun or self._cut:
+            self._emit()
+
+    def _extend(self, piece: bytes) -> None:
+        room = self._limit - len(self._begun)
+        if len(piece) > room:
+            self._cut = True
+            piece = piece[:room]
+        self._begun += piece
+
+    def _emit(self) -> None:
+        line, cut = bytes(self._begun), self._cut
+        self._begun.clear()
+        self._cut = False
+        self._on_line(line, cut)
+
+
+def text_of(data: bytes, *, cut: bool = False) -> str:
+    """UTF-8, with U+FFFD for what is not; a character that a cut went through is left out."""
+    return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not cut)

@@ -1,0 +1,37 @@
+"""Handlers for the `python` executor that do next to nothing: for trying turbo out, for tests, for benchmarks.
+
+In worker.yaml: `noop: {kind: python, handler: "turbo.testing:noop"}`.
+"""
+
+import asyncio
+
+from turbo.task import Task
+
+
+async def noop(_task: Task) -> None:
+    """Succeed at once."""
+
+
+async def echo(task: Task) -> object:
+    """Return `input_data`, or the description where there is none."""
+    return task.task_description if task.input_data is None else task.input_data
+
+
+async def sleep(task: Task) -> float:
+    """Wait `input_data.seconds` (default 1), and return it."""
+    data = task.input_data
+    seconds = float(data.get("seconds", 1.0)) if isinstance(data, dict) else 1.0
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def fail(task: Task) -> None:
+    """Raise RuntimeError with the description as its message."""
+    raise RuntimeError(task.task_description)
+
+
+async def fail_once(task: Task) -> str:
+    """Raise on the first attempt, succeed on the next."""
+    if task.attempt == 1:
+        raise RuntimeError("the first attempt fails")
+    return f"attempt {task.attempt}"

@@ -234,6 +234,17 @@ def test_what_ends_without_a_result_is_a_row(seen: Ended, situation: str) -> Non
     assert judge(seen).situation == situation
 
 
+def test_before_the_agent_begins_a_result_may_name_the_workers_fault() -> None:
+    told = {
+        "type": "result",
+        "subtype": "error_during_execution",
+        "is_error": True,
+        "errors": ["Configuration error in /x"],
+    }
+    assert judge(ended(told)).situation == "configuration file corrupt"
+    assert judge(ended({"type": "system", "subtype": "init"}, told)).situation == "failed in another way"
+
+
 def test_an_agents_stderr_cannot_pass_for_the_clis_once_it_has_answered_in_full() -> None:
     text = "Claude configuration file at /x is corrupted"
     assert judge(ended(answer(), success(), code=0, stderr=text)).kind is OutcomeKind.SUCCEEDED

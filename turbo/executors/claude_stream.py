@@ -72,11 +72,13 @@ class Result:
 class Transcript:
     """All that is known of one run of the CLI so far. Feed it with `read`.
 
+    `begun`: there was an init line; what is said before it is the CLI's own, afterwards it may be the agent's.
     `error` and `api_error` are the CLI's names for the API error that its last message reports, None after an answer of
     the model's; `answers` counts those. `auth_retries` counts retries in a row over a refused login, `retries_left`
     what the CLI still means to do. The token counts run behind: an answer's full count comes only with the result.
     """
 
+    begun: bool = False
     session_id: str | None = None
     model: str | None = None
     version: str | None = None
@@ -142,6 +144,7 @@ class Transcript:
     # ── one method a kind of line ───────────────────────────────────────────────────────────────────────────────────
 
     def _init(self, message: Mapping[str, Any]) -> Line:
+        self.begun = True
         self.session_id = _text(message, "session_id") or self.session_id
         self.model = _text(message, "model") or self.model
         self.version = _text(message, "claude_code_version") or self.version

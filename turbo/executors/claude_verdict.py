@@ -61,6 +61,11 @@ class Ended:
         return self.result is not None and not self.result.succeeded and not self._aborted
 
     @property
+    def before_it_began(self) -> str:
+        """What the CLI said if it failed before there was an agent, who might say anything; else nothing."""
+        return "" if self.heard.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
+
+    @property
     def interrupted(self) -> bool:
         return self.result is None or self._aborted
 
@@ -122,7 +127,7 @@ WORKER = re.compile(
     re.MULTILINE,
 )
 OVERSIZED = "piped stdin input exceeds"
-CORRUPT = re.compile(r"Claude configuration file at .* is corrupted")
+CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .* is corrupted")
 
 
 def _answered(e: Ended) -> bool:
@@ -222,25 +227,25 @@ TABLE: tuple[Row, ...] = (
         final=True,
     ),
     Row("conversation refused (400)", _status(400), OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
-    Row("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
-    # From here on there is no result to go by.
-    Row("ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED),
-    Row("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
-    Row("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
     Row(
         "configuration file corrupt",
-        lambda e: e.interrupted and bool(CORRUPT.search(e.stderr)),
+        lambda e: bool(CORRUPT.search(e.before_it_began)),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         says="repair or remove the file on this host",
     ),
     Row(
         "CLI refuses its flags, its session id or its surroundings",
-        lambda e: e.interrupted and e.returncode != 0 and bool(WORKER.search(e.stderr)),
+        lambda e: bool(WORKER.search(e.before_it_began)),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         says="check the executor's section of worker.yaml",
     ),
+    Row("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
+    # From here on there is no result to go by.
+    Row("ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED),
+    Row("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
+    Row("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
     Row(
         "interrupted: exit 0 without a result",
         lambda e: e.returncode == 0 and e.interrupted,

@@ -10,7 +10,6 @@ import asyncio
 import os
 import signal
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,11 +49,8 @@ class Bench:
     home: Path
     pids: list[int] = field(default_factory=list)
     argv: list[str] = field(default_factory=list)
-    environ: dict[str, str] = field(default_factory=dict)
     sessions: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
-    started: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: Outcome | None = None
 
     def executor(self, login: dict[str, str] = KEY, **settings: object) -> ClaudeExecutor:
         self.home.mkdir(exist_ok=True)
@@ -80,14 +76,13 @@ class Bench:
         more["env"] = env | dict(more.get("env", {}))  # type: ignore[call-overload]
         return ClaudeExecutor("claude", **more)  # type: ignore[arg-type]
 
-    def run(self, executor: ClaudeExecutor, prompt: str = "say hello", **fields: object) -> Run:
-        task = Task("t_1", "analysis", prompt, **{"timeout_seconds": 60.0, **fields})  # type: ignore[arg-type]
+    def run(self, prompt: str = "say hello", **fields: object) -> Run:
+        known: dict[str, object] = {"task_id": "t_1", "task_type": "analysis", "timeout_seconds": 60.0}
+        task = Task(task_description=prompt, **{**known, **fields})  # type: ignore[arg-type]
 
         def started(pid: int) -> None:
             self.pids.append(pid)
-            program = psutil.Process(pid)
-            self.argv, self.environ = program.cmdline(), program.environ()
-            self.started.set()
+            self.argv = psutil.Process(pid).cmdline()
 
         return Run(
             task=task,
@@ -99,8 +94,7 @@ class Bench:
         )
 
     async def do(self, executor: ClaudeExecutor, prompt: str = "say hello", **fields: object) -> Outcome:
-        self.outcome = await executor.run(self.run(executor, prompt, **fields))
-        return self.outcome
+        return await executor.run(self.run(prompt, **fields))
 
 
 @pytest.fixture
@@ -110,8 +104,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-
 
 
 async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """For what another process does: there is no event to wait on."""
     async with asyncio.timeout(seconds):
-        while not true():
+        while not true():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -178,11 +173,6 @@ def says(text: str) -> Callable[[Bench, Outcome], None]:
 def corrupt(bench: Bench) -> None:
     (bench.home / ".claude").mkdir()
     (bench.home / ".claude" / ".claude.json").write_text('{"half')
-
-
-def both_turns_are_there(_bench: Bench, outcome: Outcome) -> None:
-    assert outcome.output == "hello there"
-    assert outcome.usage
 
 
 async def interrupt(bench: Bench, _run: Run) -> None:
@@ -326,7 +316,7 @@ async def test_the_real_cli_lands_in_its_row(bench: Bench, name: str) -> None:
         program.chmod(0o755)
         settings["command"] = [str(program)]
     executor = bench.executor(scenario.login, **settings)
-    run = bench.run(executor, scenario.prompt, timeout_seconds=scenario.timeout)
+    run = bench.run(scenario.prompt, timeout_seconds=scenario.timeout)
     acting = asyncio.ensure_future(scenario.act(bench, run)) if scenario.act else None  # type: ignore[call-overload]
     outcome = await executor.run(run)
     if acting is not None:
@@ -342,3 +332,277 @@ async def test_the_real_cli_lands_in_its_row(bench: Bench, name: str) -> None:
 
 def test_the_page_lists_these_scenarios_and_no_others() -> None:
     assert [cells[0] for cells in table_under("| shown with the real CLI |")] == list(SCENARIOS)
+
+
+# ── sessions ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tried(outcome: Outcome, session: str | None = None) -> dict[str, object]:
+    """The fields of a task that has been tried once."""
+    return {"retry_count": 1, "agent_session_id": session or outcome.session_id}
+
+
+SERVER_ERROR = messages_api.error(500, "api_error", "Internal server error")
+
+
+async def test_a_retry_goes_on_with_the_session_and_pays_only_for_itself(bench: Bench) -> None:
+    executor = bench.executor(resume=True, **ALLOWED)
+    bench.api.answer(bash("echo first"), SERVER_ERROR)
+    first = await bench.do(executor, "count the sheep")
+    assert (first.kind, first.session_id) == (OutcomeKind.FAILED, bench.sessions[0])
+
+    bench.api.answer(messages_api.text("seven"))
+    second = await bench.do(executor, "count the sheep", **tried(first))
+    assert (second.kind, second.output, second.session_id) == (OutcomeKind.SUCCEEDED, "seven", first.session_id)
+    conversation = bench.api.requests[-1].everything
+    assert conversation.count("count the sheep") == 1
+    assert "echo first" in conversation
+    assert [(u.input_tokens, u.output_tokens) for u in second.usage] == [(11, 7)]
+
+
+async def test_without_resume_every_try_has_a_session_of_its_own(bench: Bench) -> None:
+    executor = bench.executor()
+    first = await bench.do(executor)
+    second = await bench.do(executor, **tried(first))
+    assert bench.sessions == [first.session_id, second.session_id]
+    assert first.session_id != second.session_id
+
+
+@pytest.mark.parametrize("session", ["11111111-1111-4111-8111-111111111111", "not a session; --model opus"])
+async def test_a_session_that_is_not_here_is_begun_anew_in_the_same_run(bench: Bench, session: str) -> None:
+    outcome = await bench.do(bench.executor(resume=True), "count the sheep", agent_session_id=session, retry_count=1)
+    assert outcome.kind is OutcomeKind.SUCCEEDED
+    assert bench.sessions == [outcome.session_id]
+    assert outcome.session_id != session
+    assert bench.api.requests[0].prompt.endswith("count the sheep")
+
+
+async def test_a_refused_session_is_not_offered_to_the_next_try(bench: Bench) -> None:
+    bench.api.answer(messages_api.refusal())
+    outcome = await bench.do(bench.executor(resume=True))
+    assert outcome.session_id is None
+    assert bench.sessions[-1] == ""
+
+
+async def test_the_session_is_told_while_the_agent_still_works(bench: Bench) -> None:
+    bench.api.answer(messages_api.silent())
+    run = bench.run()
+    job = asyncio.create_task(bench.executor(resume=True).run(run))
+    await until(lambda: bool(bench.sessions))
+    assert not job.done()
+    run.stop.set("drain")
+    outcome = await job
+    assert (outcome.kind, outcome.session_id) == (OutcomeKind.CANCELLED, bench.sessions[0])
+
+
+async def test_a_run_that_was_killed_is_resumed(bench: Bench) -> None:
+    executor = bench.executor(resume=True, **ALLOWED)
+    bench.api.answer(bash("echo first"), messages_api.silent())
+    run = bench.run("count the sheep")
+    job = asyncio.create_task(executor.run(run))
+    # The CLI writes its conversation down with a delay; what is killed before that is begun anew.
+    await until(lambda: any("echo first" in file.read_text() for file in bench.home.glob(".claude/projects/*/*.jsonl")))
+    await until(lambda: len(bench.api.requests) == 2)
+    os.kill(bench.pids[0], signal.SIGKILL)
+    killed = await job
+    bench.api.answer(messages_api.text("seven"))
+    again = await bench.do(executor, "count the sheep", **tried(killed))
+    assert (again.output, again.session_id) == ("seven", killed.session_id)
+    assert "echo first" in bench.api.requests[-1].everything
+
+
+# ── turns ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_background_task_that_ends_in_time_gives_the_agent_the_last_word(bench: Bench) -> None:
+    """Several results: after the first the CLI waits for the task, and its end begins another turn."""
+    bench.api.answer(
+        bash("sleep 1; echo over", run_in_background=True),
+        messages_api.text("waiting"),
+        messages_api.text("it is over"),
+    )
+    outcome = await bench.do(bench.executor(**ALLOWED, env={"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}))
+    assert outcome.output == "it is over"
+    assert sum(u.output_tokens for u in outcome.usage) == 20 + 7 + 7
+
+
+async def test_a_tool_that_is_not_allowed_is_counted_and_fails_nothing(bench: Bench) -> None:
+    bench.api.answer(bash("touch made.txt"), messages_api.text("could not"))
+    outcome = await bench.do(bench.executor())
+    assert (outcome.kind, outcome.extra["permission_denials"]) == (OutcomeKind.SUCCEEDED, 1)
+    assert not (bench.home / "work" / "made.txt").exists()
+
+
+async def test_an_empty_answer_is_a_success(bench: Bench) -> None:
+    bench.api.answer(messages_api.text(""))
+    outcome = await bench.do(bench.executor())
+    assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "")
+
+
+async def test_the_cli_is_ended_while_it_still_retries_a_refused_login(bench: Bench) -> None:
+    """With ten retries a wrong key would take 187 s."""
+    bench.api.answer(messages_api.invalid_key())
+    outcome = await bench.do(bench.executor(cli_max_retries=10))
+    assert outcome.kind is OutcomeKind.AUTH_FAILED
+    assert len(bench.api.requests) < 5
+
+
+async def test_one_401_that_passes_ends_nothing(bench: Bench) -> None:
+    """A stored login may be renewed between the first refusal and the next request."""
+    bench.api.answer(messages_api.invalid_key(), messages_api.text("hello there"))
+    outcome = await bench.do(bench.executor(cli_max_retries=10))
+    assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "hello there")
+
+
+# ── what a row can do ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_row_cannot_make_the_cli_read_a_file_by_naming_it(bench: Bench) -> None:
+    bench.home.joinpath("secret.txt").write_text("the-secret-itself")
+    await bench.do(bench.executor(), f"look at @{bench.home}/secret.txt and @secret.txt")
+    assert "the-secret-itself" not in str(bench.api.requests[0].body)
+    await bench.do(bench.executor(env={"CLAUDE_CODE_DISABLE_FILE_MENTIONS": ""}), f"look at @{bench.home}/secret.txt")
+    assert "the-secret-itself" in str(bench.api.requests[1].body), "this CLI attaches nothing: the test proves nothing"
+
+
+async def test_input_data_reaches_the_agent_and_its_cwd_does_not(bench: Bench) -> None:
+    place = bench.home / "checkout"
+    place.mkdir()
+    executor = bench.executor(allowed_roots=[bench.home], **ALLOWED)
+    bench.api.answer(bash("pwd > where.txt"), messages_api.text("done"))
+    data = {"cwd": str(place), "file": "auth.py", "ümlaut": [1]}
+    assert (await bench.do(executor, "review it", input_data=data)).kind is OutcomeKind.SUCCEEDED
+    assert (place / "where.txt").read_text().strip() == str(place.resolve())
+    assert bench.api.requests[0].prompt.endswith(
+        'review it\n\nInput data of the task, as JSON:\n{"file": "auth.py", "ümlaut": [1]}'
+    )
+
+
+async def test_a_row_cannot_leave_the_allowed_roots(bench: Bench) -> None:
+    outcome = await bench.do(bench.executor(allowed_roots=[bench.home / "work"]), input_data={"cwd": "/etc"})
+    assert (outcome.kind, outcome.final) == (OutcomeKind.FAILED, True)
+    assert bench.pids == []
+
+
+async def test_neither_the_prompt_nor_a_secret_is_in_the_process_list(bench: Bench) -> None:
+    await bench.do(bench.executor(), "a very private matter")
+    argv = " ".join(bench.argv)
+    assert "private" not in argv
+    assert KEY["ANTHROPIC_API_KEY"] not in argv
+
+
+async def test_the_log_holds_what_the_cli_said_and_no_secret(bench: Bench) -> None:
+    outcome = await bench.do(bench.executor())
+    log = Path(outcome.log or "").read_text()
+    assert '"subtype":"init"' in log
+    assert '"type":"result"' in log
+    assert KEY["ANTHROPIC_API_KEY"] not in log
+
+
+async def test_the_workers_own_environment_stays_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TURBO_DSN", "postgresql://secret")
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "the worker's")
+    bench.api.answer(bash("env > seen.txt"), messages_api.text("done"))
+    await bench.do(bench.executor(**ALLOWED))
+    seen = (bench.home / "work" / "seen.txt").read_text()
+    assert "TURBO_TASK_ID=t_1\n" in seen
+    assert "TURBO_DSN" not in seen
+    assert "ANTHROPIC_AUTH_TOKEN" not in seen
+
+
+# ── the account ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_probe_is_one_small_call_with_the_executors_model(bench: Bench) -> None:
+    outcome = await bench.executor(model="opus", resume=True, **ALLOWED).probe()
+    assert outcome.kind is OutcomeKind.SUCCEEDED
+    assert outcome.usage
+    (request,) = bench.api.requests
+    assert "opus" in request.body["model"]
+    assert not request.body.get("tools")
+
+
+@pytest.mark.parametrize(
+    ("answer", "login", "kind", "requests"),
+    [
+        (messages_api.invalid_key(), KEY, OutcomeKind.AUTH_FAILED, 1),
+        (messages_api.expired_token(), OAUTH, OutcomeKind.AUTH_FAILED, 2),
+        (messages_api.text("ok"), {}, OutcomeKind.AUTH_FAILED, 0),
+        (messages_api.usage_limit("five_hour", RESETS_AT), OAUTH, OutcomeKind.USAGE_LIMITED, 1),
+        (messages_api.error(529, "overloaded_error", "Overloaded"), KEY, OutcomeKind.FAILED, 1),
+    ],
+)
+async def test_a_probe_says_what_is_wrong_without_retries(
+    bench: Bench, answer: Answer, login: dict[str, str], kind: OutcomeKind, requests: int
+) -> None:
+    bench.api.answer(answer)
+    outcome = await bench.executor(login, cli_max_retries=10).probe()
+    assert outcome.kind is kind
+    assert outcome.error
+    assert len(bench.api.requests) == requests
+    assert outcome.resets_at == (RESETS_AT if kind is OutcomeKind.USAGE_LIMITED else None)
+
+
+async def test_a_probe_that_hears_nothing_ends_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claude, "PROBE_SECONDS", 3.0)
+    bench.api.answer(messages_api.silent())
+    assert (await bench.executor().probe()).kind is OutcomeKind.TIMED_OUT
+
+
+async def test_a_probe_that_cannot_start_blames_no_login(bench: Bench) -> None:
+    outcome = await bench.executor(command=[str(bench.home / "nothing")]).probe()
+    assert outcome.kind is OutcomeKind.INFRASTRUCTURE
+
+
+async def test_auth_status_tells_presence_only(bench: Bench) -> None:
+    bench.api.answer(messages_api.invalid_key())
+    assert await bench.executor(KEY).auth_status() is True
+    assert await bench.executor(OAUTH).auth_status() is True
+    assert await bench.executor({}).auth_status() is False
+    assert await bench.executor(command=[str(bench.home / "nothing")]).auth_status() is None
+    assert bench.api.requests == []
+
+
+async def test_the_version_is_asked_and_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "turbo")
+    executor = bench.executor()
+    version = await executor.version()
+    assert version is not None
+    assert version[0].isdigit()
+    assert await executor.version() == version
+    await bench.do(executor)  # its init line tells the version, too
+    assert [r.message for r in caplog.records if "Claude CLI" in r.message] == [
+        f"executor claude: Claude CLI {version} ({the_cli()})"
+    ]
+
+
+async def test_a_version_that_changes_under_the_worker_is_logged_by_its_next_run(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "turbo")
+    await bench.do(bench.executor())
+    assert [r.message.split(" (")[0] for r in caplog.records if "Claude CLI" in r.message]
+
+
+# ── the worker's part ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_cli_that_is_not_there_costs_the_task_no_try(bench: Bench) -> None:
+    outcome = await bench.do(bench.executor(command=[str(bench.home / "nothing")]))
+    assert (outcome.kind, outcome.failure_kind) == (OutcomeKind.INFRASTRUCTURE, FailureKind.INFRASTRUCTURE)
+
+
+async def test_an_env_file_that_others_can_read_is_not_used(bench: Bench) -> None:
+    executor = bench.executor()
+    (bench.home / "account.env").chmod(0o644)
+    outcome = await bench.do(executor)
+    assert outcome.kind is OutcomeKind.INFRASTRUCTURE
+    assert "chmod 600" in (outcome.error or "")
+    assert bench.pids == []
+
+
+async def test_ten_agents_at_once_share_one_configuration(bench: Bench) -> None:
+    executor = bench.executor()
+    outcomes = await asyncio.gather(*(bench.do(executor, task_id=f"t_{n}") for n in range(10)))
+    assert [o.output for o in outcomes] == ["hello there"] * 10
+    assert len({o.session_id for o in outcomes}) == 10

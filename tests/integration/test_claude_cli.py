@@ -163,9 +163,11 @@ def no_request(bench: Bench, _outcome: Outcome) -> None:
     assert bench.api.requests == []
 
 
-def says(text: str) -> Callable[[Bench, Outcome], None]:
+def says(*texts: str) -> Callable[[Bench, Outcome], None]:
+    """One of them: versions differ in their words."""
+
     def check(_bench: Bench, outcome: Outcome) -> None:
-        assert text in (outcome.error or "")
+        assert any(text in (outcome.error or "") for text in texts), outcome.error
 
     return check
 
@@ -206,7 +208,12 @@ SCENARIOS = {
     "a tool is used": Scenario(
         (bash("echo hi > made.txt"), messages_api.text("done")), settings=ALLOWED, after=tool_was_used
     ),
-    "a prompt of 1 MB": Scenario((messages_api.text("hello"),), prompt=MEGABYTE, after=prompt_is_whole(MEGABYTE)),
+    "a prompt of 1 MB": Scenario(
+        (messages_api.text("hello"),),
+        settings={"model": "sonnet[1m]"},
+        prompt=MEGABYTE,
+        after=prompt_is_whole(MEGABYTE),
+    ),
     "a prompt that begins with `-`": Scenario(
         (messages_api.text("hello"),), prompt="--model nope -x", after=prompt_is_whole("--model nope -x")
     ),
@@ -232,7 +239,9 @@ SCENARIOS = {
     ),
     "401 with an API key": Scenario((messages_api.invalid_key(),), after=says("Invalid API key")),
     "an expired OAuth token": Scenario((messages_api.expired_token(),), login=OAUTH, after=says("has expired")),
-    "a revoked OAuth token": Scenario((messages_api.revoked_token(),), login=OAUTH, after=says("revoked")),
+    "a revoked OAuth token": Scenario(
+        (messages_api.revoked_token(),), login=OAUTH, after=says("revoked", "does not have access")
+    ),
     "no login": Scenario((messages_api.text("hello"),), login={}, after=no_request),
     "403 for this request": Scenario((messages_api.error(403, "permission_error", "Not with this content."),)),
     "subscription access disabled by the organisation": Scenario(
@@ -258,7 +267,7 @@ SCENARIOS = {
         ),
         after=says("Credit balance is too low"),
     ),
-    "a refusal": Scenario((messages_api.refusal(),), after=says("safeguards")),
+    "a refusal": Scenario((messages_api.refusal(),), after=says("safeguards", "Usage Policy")),
     "out of turns": Scenario(
         (bash("true"),), settings={**ALLOWED, "max_turns": 2}, after=says("maximum number of turns")
     ),
@@ -526,7 +535,7 @@ async def test_a_probe_is_one_small_call_with_the_executors_model(bench: Bench) 
     ("answer", "login", "kind", "requests"),
     [
         (messages_api.invalid_key(), KEY, OutcomeKind.AUTH_FAILED, 1),
-        (messages_api.expired_token(), OAUTH, OutcomeKind.AUTH_FAILED, 2),
+        (messages_api.expired_token(), OAUTH, OutcomeKind.AUTH_FAILED, 2),  # the CLI asks twice (2.1.197: once)
         (messages_api.text("ok"), {}, OutcomeKind.AUTH_FAILED, 0),
         (messages_api.usage_limit("five_hour", RESETS_AT), OAUTH, OutcomeKind.USAGE_LIMITED, 1),
         (messages_api.error(529, "overloaded_error", "Overloaded"), KEY, OutcomeKind.FAILED, 1),
@@ -539,7 +548,7 @@ async def test_a_probe_says_what_is_wrong_without_retries(
     outcome = await bench.executor(login, cli_max_retries=10).probe()
     assert outcome.kind is kind
     assert outcome.error
-    assert len(bench.api.requests) == requests
+    assert min(requests, 1) <= len(bench.api.requests) <= requests
     assert outcome.resets_at == (RESETS_AT if kind is OutcomeKind.USAGE_LIMITED else None)
 
 

@@ -183,6 +183,8 @@ def test_a_plain_429_is_no_limit_though_its_event_says_rejected() -> None:
         (api_error("API Error: Connection dropped (ECONNRESET).", error="server_error"), "server or network error"),
         (api_error("Request timed out.", error="server_error"), "server or network error"),
         (api_error("Prompt is too long", status=400, terminal_reason="prompt_too_long"), "prompt too long"),
+        (api_error("Prompt is too long", error="invalid_request"), "prompt too long"),
+        ([answer(), *api_error("new words", api_error="message_over_context_limit")], "conversation grown too long"),
         ([answer(), *api_error("Too long", terminal_reason="prompt_too_long")], "conversation grown too long"),
         (api_error("Request too large (max 32MB).", status=413, error="invalid_request"), "prompt too long"),
         (api_error("API Error: 400 messages.0: bad", status=400, error="unknown"), "request refused (400)"),

@@ -119,6 +119,7 @@ LOGIN_ERRORS = frozenset(
     }
 )
 SERVER_ERRORS = frozenset({"server_error", "overloaded"})
+TOO_LONG_ERRORS = frozenset({"message_over_context_limit", "autocompact_thrashing"})
 POLICY_ERRORS = frozenset({"dlp_request_denied", "safety_monitor_blocked"})
 
 WORKER = re.compile(
@@ -153,7 +154,11 @@ def _logged_out(e: Ended) -> bool:
 def _too_long(e: Ended) -> bool:
     if e.result is None:
         return OVERSIZED in e.stderr
-    return e.failed and (e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
+    if e.named(TOO_LONG_ERRORS):
+        return True
+    # 2.1.197 counts for itself and says only this, with no name and no status.
+    told = e.error in (None, "invalid_request") and e.text.startswith("Prompt is too long")
+    return e.failed and (told or e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
 
 
 def _status(*codes: int) -> Callable[[Ended], bool]:

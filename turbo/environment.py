@@ -70,8 +70,8 @@ def parse_env(content: bytes, where: str) -> dict[str, str]:
     """KEY=VALUE lines: `#` comments, blank lines, an optional `export`; the last of equal keys counts.
 
     'single quotes' keep everything; "double quotes" know \\n, \\t, \\r and a backslash before any other character;
-    without quotes the value ends at ` #` or the line's end. Nothing is expanded: a `$` is a dollar. Raises EnvironmentRefused
-    with `where` and the line's number, never its content.
+    without quotes the value ends at ` #` or the line's end. Nothing is expanded: a `$` is a dollar. Raises
+    EnvironmentRefused with `where` and the line's number, never its content.
     """
     values = {}
     text = content.decode("utf-8-sig", "surrogateescape")

@@ -10,6 +10,7 @@ The row fills placeholders; it never chooses the program, and no value may begin
 import dataclasses
 import errno
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,7 +64,7 @@ class CommandExecutor:
             raise ValueError(f"executor {name}: command holds a NUL character")
         self.name = name
         self.account = account
-        self._command = tuple(command)
+        self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a bare name stays one
         self._journal = journal
         self._cwd = cwd
         self._allowed_roots = tuple(allowed_roots)

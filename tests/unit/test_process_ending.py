@@ -1,0 +1,347 @@
+"""However a run ends, nothing of it is left, and its result does not wait for what cannot be ended."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
+from turbo.executors.base import StopReason
+from turbo.journal import Journal
+from turbo.process import Ending, ProcessResult, ProcessSpec, run_process
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal")
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> ProcessSpec:
+    return ProcessSpec(
+        argv=("true",),
+        env={"PATH": os.environ["PATH"]},
+        cwd=tmp_path,
+        log_path=tmp_path / "log",
+        wall_seconds=60,
+        grace_seconds=0.5,
+    )
+
+
+@pytest.fixture
+def family() -> Iterator[Saved]:
+    saved = Saved()
+    yield saved
+    kill(saved.pids.values())
+
+
+class Begun:
+    """A run of the family that goes on in the background, once its pids are known."""
+
+    def __init__(self, spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+        self.stop = StopReason()
+        self.enough = asyncio.Event()
+        self.task: asyncio.Task[ProcessResult] = asyncio.create_task(
+            run_process(spec, stop=self.stop, journal=journal, on_line=family.line, enough=self.enough)
+        )
+
+
+async def begun(spec: ProcessSpec, journal: Journal, family: Saved, *words: str) -> Begun:
+    run = Begun(replace(spec, argv=python(FAMILY, *words)), journal, family)
+    await until(lambda: family.pids or run.task.done(), "the family's pids")
+    assert set(family.living()) == {"program", "group", "tool", "daemon"}
+    return run
+
+
+# ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_wall_clock_ends_a_program_and_its_whole_family(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    run = await begun(replace(spec, wall_seconds=2), journal, family)
+    result = await run.task
+    assert (result.ended_by, result.returncode) == (Ending.WALL, -signal.SIGTERM)
+    assert family.living() == []
+    assert journalled(journal.directory) == []
+
+
+async def test_silence_ends_a_program(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+    run = await begun(replace(spec, silence_seconds=1), journal, family)
+    assert (await run.task).ended_by is Ending.SILENT
+    assert family.living() == []
+
+
+async def test_output_on_either_stream_is_not_silence(spec: ProcessSpec, journal: Journal) -> None:
+    code = """if True:
+        import sys, time
+        for n in range(10):
+            print(n, file=(sys.stdout, sys.stderr)[n % 2], flush=True); time.sleep(0.2)
+    """
+    result = await run_process(
+        replace(spec, argv=python(code), silence_seconds=1.5), stop=StopReason(), journal=journal
+    )
+    assert (result.ended_by, result.returncode) == (Ending.EXITED, 0)
+    assert result.seconds > 1.5
+
+
+async def test_what_ignores_term_is_killed_after_the_grace(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+    run = await begun(spec, journal, family, "stubborn")
+    asked = time.monotonic()
+    run.stop.set("cancel")
+    result = await run.task
+    assert (result.ended_by, result.returncode) == (Ending.STOPPED, -signal.SIGKILL)
+    assert time.monotonic() - asked >= spec.grace_seconds
+    assert family.living() == []
+
+
+async def test_a_program_that_obeys_term_may_finish_within_the_grace(spec: ProcessSpec, journal: Journal) -> None:
+    code = """if True:
+        import signal, sys, time
+        def leave(*_): time.sleep(0.3); print("tidied up", flush=True); sys.exit(7)
+        signal.signal(signal.SIGTERM, leave)
+        print("ready", flush=True)
+        time.sleep(1000)
+    """
+    stop = StopReason()
+    result = await run_process(
+        replace(spec, argv=python(code), grace_seconds=30),
+        stop=stop,
+        journal=journal,
+        on_line=lambda line, _: stop.set("cancel") if line == b"ready" else None,
+    )
+    assert (result.ended_by, result.returncode, result.stdout) == (Ending.STOPPED, 7, b"ready\ntidied up\n")
+
+
+async def test_term_goes_to_the_group_alone_while_the_agent_may_end_its_own_tools(
+    spec: ProcessSpec, journal: Journal
+) -> None:
+    """An agent reports what became of its tools; a tool killed behind its back looks like the tool's failure."""
+    code = """if True:
+        import os, signal, subprocess, sys, time
+        code = "import time; print('tool ready', flush=True); time.sleep(1000)"
+        tool = subprocess.Popen([sys.executable, "-S", "-E", "-c", code], start_new_session=True)
+        def leave(*_):
+            time.sleep(0.3)
+            print("tool", tool.poll(), flush=True)
+            tool.kill(); os._exit(0)
+        signal.signal(signal.SIGTERM, leave)
+        time.sleep(1000)
+    """
+    stop = StopReason()
+    result = await run_process(
+        replace(spec, argv=python(code), grace_seconds=30),
+        stop=stop,
+        journal=journal,
+        on_line=lambda line, _: stop.set("cancel") if line == b"tool ready" else None,
+    )
+    assert result.stdout == b"tool ready\ntool None\n"
+
+
+async def test_a_stopped_program_hears_term(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+    run = await begun(replace(spec, grace_seconds=30), journal, family)
+    os.kill(family.pids["program"], signal.SIGSTOP)
+    run.stop.set("cancel")
+    assert (await run.task).returncode == -signal.SIGTERM
+
+
+# ── what is left behind ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("words", [(), ("holding",), ("stubborn", "holding")])
+async def test_what_a_program_leaves_behind_is_ended(
+    words: tuple[str, ...], spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    result = await run_process(
+        replace(spec, argv=python(FAMILY, "leaving", *words)), stop=StopReason(), journal=journal, on_line=family.line
+    )
+    assert (result.ended_by, result.returncode, result.survivors) == (Ending.EXITED, 0, ())
+    assert set(family.pids) == {"program", "group", "tool", "daemon"}
+    assert family.living() == []
+    assert journalled(journal.directory) == []
+
+
+async def test_a_holder_of_stdout_that_cannot_be_found_delays_the_result_by_a_moment_only(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    """No parent, no group, no cookie: such a process is beyond finding, and keeps the pipe open."""
+    code = """if True:
+        import json, os, subprocess, sys
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            lost = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time; time.sleep(1000)"],
+                                    env={}, start_new_session=True)
+            os.write(writing, b"%d" % lost.pid)
+            os._exit(0)
+        print(json.dumps({"lost": int(os.read(reading, 20))}), flush=True)
+        os.wait()
+    """
+    async with asyncio.timeout(30):
+        result = await run_process(
+            replace(spec, argv=python(code), wall_seconds=1000), stop=StopReason(), journal=journal, on_line=family.line
+        )
+    assert (result.ended_by, result.returncode) == (Ending.EXITED, 0)
+    assert family.living() == ["lost"], "the fault did not bite: it was found after all"
+
+
+async def test_a_program_that_closes_its_output_and_lives_on_is_waited_for(spec: ProcessSpec, journal: Journal) -> None:
+    code = "import os, time; os.close(1); os.close(2); time.sleep(1); os._exit(9)"
+    result = await run_process(replace(spec, argv=python(code)), stop=StopReason(), journal=journal)
+    assert (result.ended_by, result.returncode) == (Ending.EXITED, 9)
+    assert result.seconds >= 1
+
+
+async def test_output_written_just_before_the_exit_is_not_lost(spec: ProcessSpec, journal: Journal) -> None:
+    for _ in range(20):
+        result = await run_process(
+            replace(spec, argv=("sh", "-c", "head -c 60000 /dev/zero")), stop=StopReason(), journal=journal
+        )
+        assert len(result.stdout) == 60_000
+
+
+async def test_strangers_are_left_alone(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+    bystander = await asyncio.create_subprocess_exec("sleep", "1000")
+    run = await begun(spec, journal, family)
+    run.stop.set("cancel")
+    await run.task
+    assert bystander.returncode is None
+    assert lives(bystander.pid)
+    bystander.kill()
+    await bystander.wait()
+
+
+# ── the caller's own ends ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_the_caller_may_have_enough(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+    run = await begun(spec, journal, family)
+    run.enough.set()
+    assert (await run.task).ended_by is Ending.ENOUGH
+    assert family.living() == []
+
+
+async def test_an_exception_of_the_line_callback_ends_the_program_and_comes_out(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    def line(line: bytes, cut: bool) -> None:
+        family.line(line, cut)
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError, match="a defect"):
+        await run_process(replace(spec, argv=python(FAMILY)), stop=StopReason(), journal=journal, on_line=line)
+    assert family.living() == []
+    assert journalled(journal.directory) == []
+
+
+async def test_an_exception_of_the_start_callback_ends_the_program_and_comes_out(
+    spec: ProcessSpec, journal: Journal
+) -> None:
+    pids: list[int] = []
+
+    def started(pid: int) -> None:
+        pids.append(pid)
+        raise KeyError("a defect")
+
+    with pytest.raises(KeyError, match="a defect"):
+        await run_process(replace(spec, argv=("sleep", "1000")), stop=StopReason(), journal=journal, on_start=started)
+    assert not lives(pids[0])
+
+
+async def test_cancellation_leaves_nothing(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+    run = await begun(spec, journal, family)
+    run.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    assert family.living() == []
+    assert journalled(journal.directory) == []
+
+
+async def test_a_second_cancellation_does_not_wait_for_the_grace(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    run = await begun(replace(spec, grace_seconds=1000), journal, family, "stubborn")
+    run.task.cancel()
+    await asyncio.sleep(0.2)
+    assert not run.task.done(), "the fault did not bite: it obeyed"
+    run.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    assert family.living() == []
+
+
+async def test_the_end_of_the_event_loop_leaves_nothing(tmp_path: Path, family: Saved) -> None:
+    """asyncio.run cancels what still runs: here its main function has returned already."""
+    program = """if True:
+        import asyncio, os, sys
+        from pathlib import Path
+        from turbo.executors.base import StopReason
+        from turbo.journal import Journal
+        from turbo.process import ProcessSpec, run_process
+        here, family = Path(sys.argv[1]), sys.argv[2]
+        async def main():
+            seen = asyncio.Event()
+            def line(text, cut):
+                print(text.decode(), flush=True); seen.set()
+            spec = ProcessSpec((sys.executable, "-S", "-E", "-c", family), dict(os.environ), here, here / "log",
+                               wall_seconds=300, grace_seconds=1)
+            background = asyncio.create_task(run_process(spec, stop=StopReason(), journal=Journal(here / "journal"),
+                                                         on_line=line))
+            await seen.wait()
+        asyncio.run(main())
+    """
+    child = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", program, str(tmp_path), FAMILY, stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await child.communicate()
+    family.line(out)
+    assert len(family.pids) == 4
+    assert family.living() == []
+
+
+async def test_ten_at_once_end_at_once(spec: ProcessSpec, journal: Journal) -> None:
+    """A drain with ten stubborn agents takes one grace, not ten."""
+    families = [Saved() for _ in range(10)]
+    stops = []
+    tasks = []
+    for saved in families:
+        stop = StopReason()
+        stops.append(stop)
+        tasks.append(
+            asyncio.create_task(
+                run_process(
+                    replace(spec, argv=python(FAMILY, "stubborn"), grace_seconds=3),
+                    stop=stop,
+                    journal=journal,
+                    on_line=saved.line,
+                )
+            )
+        )
+    await until(lambda: all(saved.pids for saved in families), "ten families", 60)
+    asked = time.monotonic()
+    for stop in stops:
+        stop.set("drain")
+    results = await asyncio.gather(*tasks)
+    assert {result.returncode for result in results} == {-signal.SIGKILL}
+    assert time.monotonic() - asked < 20  # ten graces would be thirty
+    assert [pid for saved in families for pid in saved.living()] == []
+
+
+async def test_no_descriptor_and_no_thread_is_left(spec: ProcessSpec, journal: Journal) -> None:
+    import threading
+
+    async def one() -> None:
+        await run_process(replace(spec, argv=("cat",), stdin=b"x" * 200_000), stop=StopReason(), journal=journal)
+
+    await one()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], "no thread waits")
+    descriptors = len(list(Path("/dev/fd").iterdir()))
+    for _ in range(20):
+        await one()
+    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], "no thread waits")
+    assert len(list(Path("/dev/fd").iterdir())) == descriptors

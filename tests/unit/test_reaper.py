@@ -1,0 +1,263 @@
+"""Nothing that a worker started outlives it, whatever killed the worker; and nobody else is touched."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
+from turbo import process_table
+from turbo.journal import Entry, Journal, new_cookie
+from turbo.reaper import Watcher, end_leftovers
+
+WORKER = """
+import asyncio, json, os, sys
+from pathlib import Path
+from turbo.executors.base import StopReason
+from turbo.journal import Journal
+from turbo.process import ProcessSpec, run_process
+from turbo.reaper import Watcher
+here, family, words = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
+journal = Journal(here / "journal")
+watcher = Watcher()
+if "unwatched" not in words:
+    watcher.start(journal.directory)
+async def main():
+    if "forking" in words:  # as multiprocessing in a handler would
+        child = os.fork()
+        if child == 0:
+            import time
+            time.sleep(1000)
+        print(json.dumps({"forked": child}), flush=True)
+    spec = ProcessSpec((sys.executable, "-S", "-E", "-c", family, *words), dict(os.environ), here, here / "log",
+                       wall_seconds=1000)
+    def line(line, cut):
+        print(json.dumps(json.loads(line) | {"watcher": watcher.pid or 0}), flush=True)
+    await run_process(spec, stop=StopReason(), journal=journal, on_line=line)
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def saved() -> Iterator[Saved]:
+    saved = Saved()
+    yield saved
+    kill(pid for pid in saved.pids.values() if pid)
+
+
+@contextlib.contextmanager
+def worker(here: Path, saved: Saved, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """A process that runs a program as a worker does, its family's pids already in `saved`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(here), FAMILY, *words], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    if "forking" in words:
+        saved.pids |= pids_in(process.stdout.readline())
+    saved.pids |= pids_in(process.stdout.readline())
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def family(saved: Saved) -> list[str]:
+    return [name for name in saved.living() if name in ("program", "group", "tool", "daemon")]
+
+
+ALL = ["program", "group", "tool", "daemon"]
+
+
+def journalled_child(journal: Journal, *argv: str, env: dict[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    process = subprocess.Popen(argv, env=env, start_new_session=True)
+    row = process_table.find(process.pid)
+    assert row is not None
+    journal.add(Entry(new_cookie(), process.pid, row.start, process_table.boot(), argv[0]))
+    return process
+
+
+# ── the watcher ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("words", [(), ("stubborn",), ("holding",)])
+def test_sigkill_of_a_worker_ends_its_programs_within_five_seconds(
+    words: tuple[str, ...], tmp_path: Path, saved: Saved
+) -> None:
+    with worker(tmp_path, saved, *words) as process:
+        assert family(saved) == ALL
+        process.kill()
+        killed = time.monotonic()
+        process.wait()
+        wait_until(lambda: not saved.living(), "everything is gone, the watcher too", 5)
+        assert time.monotonic() - killed < 5
+    assert journalled(tmp_path / "journal") == []
+    log = (tmp_path / "watcher.log").read_text()
+    assert "left 1 programs running" in log
+    assert str(saved.pids["daemon"]) in log
+
+
+def test_without_a_watcher_they_live_on(tmp_path: Path, saved: Saved) -> None:
+    """The control: the fault bites. And the host's next worker ends them by the journal."""
+    with worker(tmp_path, saved, "unwatched") as process:
+        process.kill()
+        process.wait()
+        time.sleep(3)
+        assert family(saved) == ALL
+    (ended,) = end_leftovers(tmp_path / "journal")
+    assert set(ended.pids) == {saved.pids[name] for name in ALL}
+    assert ended.survivors == ()
+    assert family(saved) == []
+    assert journalled(tmp_path / "journal") == []
+    assert end_leftovers(tmp_path / "journal") == []
+
+
+def test_the_watcher_outlasts_what_a_terminal_or_a_service_manager_sends(tmp_path: Path, saved: Saved) -> None:
+    with worker(tmp_path, saved) as process:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(saved.pids["watcher"], number)
+        process.kill()
+        process.wait()
+        wait_until(lambda: not family(saved), "everything is gone")
+
+
+def test_a_forked_child_of_the_worker_does_not_blind_the_watcher(tmp_path: Path, saved: Saved) -> None:
+    with worker(tmp_path, saved, "forking") as process:
+        process.kill()
+        process.wait()
+        wait_until(lambda: not family(saved), "everything is gone")
+        assert lives(saved.pids["forked"]), "the fault did not bite"
+
+
+def test_a_waiting_watcher_is_a_shell_in_a_session_of_its_own(tmp_path: Path) -> None:
+    watcher = Watcher()
+    watcher.start(tmp_path / "journal")
+    assert watcher.pid is not None
+    assert watcher.alive()
+    wait_until(lambda: psutil.Process(watcher.pid).cmdline()[0] == "/bin/sh", "the shell")
+    assert os.getsid(watcher.pid) == watcher.pid
+    assert psutil.Process(watcher.pid).memory_info().rss < 5_000_000
+    assert not [name for name in psutil.Process(watcher.pid).environ() if name not in ("PATH", "PYTHONPATH", "PWD")]
+    pid = watcher.pid
+    watcher.close()
+    watcher.close()
+    assert not lives(pid)
+    assert not (tmp_path / "watcher.log").exists()
+
+
+def test_a_goodbye_ends_nothing_and_is_not_said_over_a_running_program(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "journal")
+    watcher = Watcher()
+    watcher.start(journal.directory)
+    program = journalled_child(journal, "sleep", "1000")
+    watcher.close()
+    program.wait(timeout=10)
+    assert program.returncode == -signal.SIGTERM
+    wait_until(lambda: not journalled(journal.directory), "its entry is gone")
+
+
+def test_a_watcher_that_was_killed_is_noticed_and_replaced(tmp_path: Path) -> None:
+    watcher = Watcher()
+    watcher.start(tmp_path / "journal")
+    assert watcher.pid is not None
+    os.kill(watcher.pid, signal.SIGKILL)
+    wait_until(lambda: not watcher.alive(), "it is noticed")
+    watcher.start(tmp_path / "journal")
+    assert watcher.alive()
+    watcher.close()
+
+
+# ── the reaper ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
+    """The same pid with another start is a stranger; with the right one it is ended (or this would prove nothing)."""
+    journal = Journal(tmp_path)
+    program = journalled_child(journal, "sleep", "1000")
+    (true,) = journal.entries()
+    for false in (
+        replace(true, start=true.start - 1),
+        replace(true, start=true.start + 1),
+        *([replace(true, boot="another boot")] if true.boot else []),
+    ):
+        journal.add(false)
+        assert end_leftovers(tmp_path, grace=0.2) == []
+        assert journalled(tmp_path) == []
+    assert program.poll() is None
+    journal.add(true)
+    assert [ended.pids for ended in end_leftovers(tmp_path)] == [(program.pid,)]
+    assert program.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_an_entry_without_a_pid_signals_no_group(tmp_path: Path) -> None:
+    """Pid 0 would be the reaper's own group."""
+    (tmp_path / f"{new_cookie()}.json").write_text("torn")
+    assert end_leftovers(tmp_path, grace=0.2) == []
+    assert journalled(tmp_path) == []
+
+
+def test_descendants_are_found_by_their_cookie_when_the_program_is_gone(tmp_path: Path, saved: Saved) -> None:
+    journal = Journal(tmp_path)
+    cookie = new_cookie()
+    program = subprocess.Popen(
+        [*PYTHON, "-c", FAMILY, "leaving"],
+        env={"TURBO_RUN": f"outer:{cookie}"},
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    row = process_table.find(program.pid)
+    assert row is not None
+    out, _ = program.communicate()
+    saved.line(out)
+    assert family(saved) == ["group", "tool", "daemon"]
+    journal.add(Entry(cookie, program.pid, row.start, process_table.boot()))
+    assert [set(ended.pids) for ended in end_leftovers(tmp_path)] == [{saved.pids[name] for name in ALL[1:]}]
+    assert family(saved) == []
+
+
+def test_a_torn_entry_still_finds_them_by_its_cookie(tmp_path: Path) -> None:
+    cookie = new_cookie()
+    program = subprocess.Popen(["sleep", "1000"], env={"TURBO_RUN": cookie}, start_new_session=True)
+    wait_until(lambda: process_table.carries(program.pid, cookie), "the exec")
+    (tmp_path / f"{cookie}.json").write_text("torn")
+    end_leftovers(tmp_path)
+    assert program.wait(timeout=10) == -signal.SIGTERM
+
+
+def test_many_stubborn_programs_take_one_grace(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); open({!r}, 'w'); signal.pause()"
+    programs = []
+    for number in range(6):
+        ready = tmp_path / f"ready{number}"
+        programs.append(journalled_child(journal, *PYTHON, "-c", stubborn.format(str(ready))))
+        wait_until(ready.exists, "TERM is ignored")
+    began = time.monotonic()
+    assert len(end_leftovers(tmp_path, grace=2)) == 6
+    assert 2 <= time.monotonic() - began < 8  # six graces would be twelve
+    assert {program.wait(timeout=10) for program in programs} == {-signal.SIGKILL}
+
+
+def test_two_reapers_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """The watcher of a dead worker, and the worker that replaces it."""
+    journal = Journal(tmp_path)
+    program = journalled_child(journal, "sleep", "1000")
+    other = subprocess.Popen([sys.executable, "-m", "turbo.reaper", str(tmp_path), "1"], stdout=subprocess.PIPE)
+    end_leftovers(tmp_path, grace=1)
+    other.communicate()
+    assert other.returncode == 0
+    assert program.wait(timeout=10) == -signal.SIGTERM
+    assert journalled(tmp_path) == []
+
+
+def test_a_journal_that_was_never_made_is_empty(tmp_path: Path) -> None:
+    assert end_leftovers(tmp_path / "never") == []

@@ -45,7 +45,8 @@ LEAVE_SECONDS = 5.0
 """How long the CLI may stay after its result, if it does not begin another turn."""
 
 AUTH_RETRIES = 2
-"""Retries over a refused login that are let happen: during the first the CLI may be renewing a stored login."""
+"""Retries over a refused login that are let happen. A stored login whose token has run out is renewed during the first
+(measured: 401, one such line, a new token, success), and a CLI ended in that moment would lose the new token."""
 
 ASK_SECONDS = 30.0
 LINE_BYTES = 16 * 1024 * 1024

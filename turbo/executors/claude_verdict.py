@@ -296,6 +296,6 @@ def outcome(ended: Ended, *, now: float | None = None) -> Outcome:
 
 
 def _for_people(row: Row, ended: Ended) -> str:
-    how = "" if ended.result is not None or ended.ended_by is not Ending.EXITED else ended.exit_text
-    words = [row.says or f"Claude: {row.situation}", how, ended.text.strip()]
+    how = ended.exit_text if ended.result is None and ended.ended_by is Ending.EXITED else ""
+    words = (row.says or f"Claude: {row.situation}", how, ended.text.strip())
     return ": ".join(word for word in words if word)[:ERROR_CHARACTERS]

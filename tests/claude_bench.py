@@ -1,0 +1,111 @@
+"""A bench for the real Claude CLI: a scrubbed home, a loopback Messages API, and the executor between them.
+
+The CLI is the one that `npm ci` in tests/.tools installs; TURBO_TEST_CLAUDE names another.
+"""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import messages_api
+from tests.messages_api import Answer, MessagesApi
+from turbo.executors.base import Progress, Run
+from turbo.executors.claude import ClaudeExecutor
+from turbo.journal import Journal
+from turbo.outcome import Outcome
+from turbo.task import Task
+
+KEY = {"ANTHROPIC_API_KEY": "sk-ant-test-1234567890"}
+OAUTH = {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-test-1234567890"}
+RESETS_AT = int(time.time()) + 7200
+ALLOWED = {"allowed_tools": ["Bash", "Read"]}
+
+
+def the_cli() -> str:
+    here = Path(__file__).parent / ".tools" / "node_modules" / ".bin" / "claude"
+    path = os.environ.get("TURBO_TEST_CLAUDE") or str(here)
+    if not os.access(path, os.X_OK):
+        pytest.fail(f"no Claude CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_CLAUDE")
+    return path
+
+
+@dataclass
+class Bench:
+    """A scrubbed home for the CLI, a Messages API, and a way to run a task with both."""
+
+    api: MessagesApi
+    home: Path
+    pids: list[int] = field(default_factory=list)
+    argv: list[str] = field(default_factory=list)
+    sessions: list[str] = field(default_factory=list)
+    progress: list[Progress] = field(default_factory=list)
+
+    def executor(self, login: dict[str, str] = KEY, **settings: object) -> ClaudeExecutor:
+        self.home.mkdir(exist_ok=True)
+        env_file = self.home / "account.env"
+        env_file.write_text("".join(f"{key}={value}\n" for key, value in login.items()))
+        env_file.chmod(0o600)
+        env = {
+            "HOME": str(self.home),
+            "CLAUDE_CONFIG_DIR": str(self.home / ".claude"),
+            "TMPDIR": str(self.home),
+            "ANTHROPIC_BASE_URL": self.api.url,
+            "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+            "DISABLE_TELEMETRY": "1",
+        }
+        known: dict[str, object] = {
+            "command": [the_cli()],
+            "journal": Journal(self.home / "journal"),
+            "env_file": env_file,
+            "model": "sonnet",
+            "cli_max_retries": 0,
+        }
+        more = {**known, **settings}
+        more["env"] = env | dict(more.get("env", {}))  # type: ignore[call-overload]
+        return ClaudeExecutor("claude", **more)  # type: ignore[arg-type]
+
+    def run(self, prompt: str = "say hello", **fields: object) -> Run:
+        known: dict[str, object] = {"task_id": "t_1", "task_type": "analysis", "timeout_seconds": 60.0}
+        task = Task(task_description=prompt, **{**known, **fields})  # type: ignore[arg-type]
+
+        def started(pid: int) -> None:
+            self.pids.append(pid)
+            with contextlib.suppress(psutil.Error):  # a stand-in may be gone already
+                self.argv = psutil.Process(pid).cmdline()
+
+        return Run(
+            task=task,
+            work_dir=self.home / "work",
+            log_path=self.home / "attempt.log",
+            started=started,
+            progress=self.progress.append,
+            session_started=self.sessions.append,
+        )
+
+    async def do(self, executor: ClaudeExecutor, prompt: str = "say hello", **fields: object) -> Outcome:
+        return await executor.run(self.run(prompt, **fields))
+
+
+@contextlib.contextmanager
+def a_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """Its API says "hello there" until told otherwise."""
+    with MessagesApi(messages_api.text("hello there")) as api:
+        yield Bench(api, tmp_path_factory.mktemp("cli"))
+
+
+def bash(command: str, **more: object) -> Answer:
+    return messages_api.tool("Bash", {"command": command, "description": "a test", **more})
+
+
+async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
+    """For what another process does: there is no event to wait on."""
+    async with asyncio.timeout(seconds):
+        while not true():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)

@@ -1,0 +1,141 @@
+"""Sessions and turns of the claude executor, with the real Claude CLI."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests import messages_api
+from tests.claude_bench import ALLOWED, Bench, a_bench, bash, until
+from turbo.outcome import Outcome, OutcomeKind
+
+
+@pytest.fixture
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    with a_bench(tmp_path_factory) as bench:
+        yield bench
+
+
+# ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def tried(outcome: Outcome, session: str | None = None) -> dict[str, object]:
+    """The fields of a task that has been tried once."""
+    return {"retry_count": 1, "agent_session_id": session or outcome.session_id}
+
+
+SERVER_ERROR = messages_api.error(500, "api_error", "Internal server error")
+
+
+async def test_a_retry_goes_on_with_the_session_and_pays_only_for_itself(bench: Bench) -> None:
+    executor = bench.executor(resume=True, **ALLOWED)
+    bench.api.answer(bash("echo first"), SERVER_ERROR)
+    first = await bench.do(executor, "count the sheep")
+    assert (first.kind, first.session_id) == (OutcomeKind.FAILED, bench.sessions[0])
+
+    bench.api.answer(messages_api.text("seven"))
+    second = await bench.do(executor, "count the sheep", **tried(first))
+    assert (second.kind, second.output, second.session_id) == (OutcomeKind.SUCCEEDED, "seven", first.session_id)
+    conversation = bench.api.requests[-1].everything
+    assert conversation.count("count the sheep") == 1
+    assert "echo first" in conversation
+    assert [(u.input_tokens, u.output_tokens) for u in second.usage] == [(11, 7)]
+
+
+async def test_without_resume_every_try_has_a_session_of_its_own(bench: Bench) -> None:
+    executor = bench.executor()
+    first = await bench.do(executor)
+    second = await bench.do(executor, **tried(first))
+    assert bench.sessions == [first.session_id, second.session_id]
+    assert first.session_id != second.session_id
+
+
+@pytest.mark.parametrize("session", ["11111111-1111-4111-8111-111111111111", "not a session; --model opus"])
+async def test_a_session_that_is_not_here_is_begun_anew_in_the_same_run(bench: Bench, session: str) -> None:
+    outcome = await bench.do(bench.executor(resume=True), "count the sheep", agent_session_id=session, retry_count=1)
+    assert outcome.kind is OutcomeKind.SUCCEEDED
+    assert bench.sessions == [outcome.session_id]
+    assert outcome.session_id != session
+    assert bench.api.requests[0].prompt.endswith("count the sheep")
+
+
+async def test_a_refused_session_is_not_offered_to_the_next_try(bench: Bench) -> None:
+    bench.api.answer(messages_api.refusal())
+    outcome = await bench.do(bench.executor(resume=True))
+    assert outcome.session_id is None
+    assert bench.sessions[-1] == ""
+
+
+async def test_the_session_is_told_while_the_agent_still_works(bench: Bench) -> None:
+    bench.api.answer(messages_api.silent())
+    run = bench.run()
+    job = asyncio.create_task(bench.executor(resume=True).run(run))
+    await until(lambda: bool(bench.sessions))
+    assert not job.done()
+    run.stop.set("drain")
+    outcome = await job
+    assert (outcome.kind, outcome.session_id) == (OutcomeKind.CANCELLED, bench.sessions[0])
+
+
+async def test_a_run_that_was_killed_is_resumed(bench: Bench) -> None:
+    executor = bench.executor(resume=True, **ALLOWED)
+    bench.api.answer(bash("echo first"), messages_api.silent())
+    run = bench.run("count the sheep")
+    job = asyncio.create_task(executor.run(run))
+    # The CLI writes its conversation down with a delay; what is killed before that is begun anew.
+    await until(lambda: any("echo first" in file.read_text() for file in bench.home.glob(".claude/projects/*/*.jsonl")))
+    await until(lambda: len(bench.api.requests) == 2)
+    os.kill(bench.pids[0], signal.SIGKILL)
+    killed = await job
+    bench.api.answer(messages_api.text("seven"))
+    again = await bench.do(executor, "count the sheep", **tried(killed))
+    assert (again.output, again.session_id) == ("seven", killed.session_id)
+    assert "echo first" in bench.api.requests[-1].everything
+
+
+# ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_a_background_task_that_ends_in_time_gives_the_agent_the_last_word(bench: Bench) -> None:
+    """Several results: after the first the CLI waits for the task, whose end begins another turn. That one may take
+    longer than the CLI may stay after a result."""
+    bench.api.answer(
+        bash("sleep 1; echo over", run_in_background=True),
+        messages_api.text("waiting"),
+        bash("sleep 3"),
+        messages_api.text("it is over"),
+    )
+    executor = bench.executor(**ALLOWED, env={"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}, leave_seconds=3.0)
+    outcome = await bench.do(executor)
+    assert outcome.output == "it is over"
+    assert sum(u.output_tokens for u in outcome.usage) == 20 + 7 + 20 + 7
+
+
+async def test_a_tool_that_is_not_allowed_is_counted_and_fails_nothing(bench: Bench) -> None:
+    bench.api.answer(bash("touch made.txt"), messages_api.text("could not"))
+    outcome = await bench.do(bench.executor())
+    assert (outcome.kind, outcome.extra["permission_denials"]) == (OutcomeKind.SUCCEEDED, 1)
+    assert not (bench.home / "work" / "made.txt").exists()
+
+
+async def test_an_empty_answer_is_a_success(bench: Bench) -> None:
+    bench.api.answer(messages_api.text(""))
+    outcome = await bench.do(bench.executor())
+    assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "")
+
+
+async def test_the_cli_is_ended_while_it_still_retries_a_refused_login(bench: Bench) -> None:
+    """With ten retries a wrong key would take 187 s."""
+    bench.api.answer(messages_api.invalid_key())
+    outcome = await bench.do(bench.executor(cli_max_retries=10))
+    assert outcome.kind is OutcomeKind.AUTH_FAILED
+    assert len(bench.api.requests) < 5
+
+
+async def test_one_401_that_passes_ends_nothing(bench: Bench) -> None:
+    """A stored login may be renewed between the first refusal and the next request."""
+    bench.api.answer(messages_api.invalid_key(), messages_api.text("hello there"))
+    outcome = await bench.do(bench.executor(cli_max_retries=10))
+    assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "hello there")

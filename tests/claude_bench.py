@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests import messages_api
@@ -43,7 +42,6 @@ class Bench:
     api: MessagesApi
     home: Path
     pids: list[int] = field(default_factory=list)
-    argv: list[str] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
 
@@ -75,16 +73,11 @@ class Bench:
         known: dict[str, object] = {"task_id": "t_1", "task_type": "analysis", "timeout_seconds": 60.0}
         task = Task(task_description=prompt, **{**known, **fields})  # type: ignore[arg-type]
 
-        def started(pid: int) -> None:
-            self.pids.append(pid)
-            with contextlib.suppress(psutil.Error):  # a stand-in may be gone already
-                self.argv = psutil.Process(pid).cmdline()
-
         return Run(
             task=task,
             work_dir=self.home / "work",
             log_path=self.home / "attempt.log",
-            started=started,
+            started=self.pids.append,
             progress=self.progress.append,
             session_started=self.sessions.append,
         )

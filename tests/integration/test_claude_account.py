@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests import messages_api
-from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli
+from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
 from tests.messages_api import Answer
 from turbo.executors import claude
 from turbo.outcome import FailureKind, OutcomeKind
@@ -50,8 +51,13 @@ async def test_a_row_cannot_leave_the_allowed_roots(bench: Bench) -> None:
 
 
 async def test_neither_the_prompt_nor_a_secret_is_in_the_process_list(bench: Bench) -> None:
-    await bench.do(bench.executor(), "a very private matter")
-    argv = " ".join(bench.argv)
+    bench.api.answer(messages_api.silent())
+    run = bench.run("a very private matter")
+    job = asyncio.create_task(bench.executor().run(run))
+    await until(lambda: bool(bench.api.requests))
+    argv = " ".join(psutil.Process(bench.pids[0]).cmdline())
+    run.stop.set("cancel")
+    await job
     assert "--session-id" in argv
     assert "private" not in argv
     assert KEY["ANTHROPIC_API_KEY"] not in argv

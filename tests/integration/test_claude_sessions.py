@@ -85,7 +85,7 @@ async def test_a_run_that_was_killed_is_resumed(bench: Bench) -> None:
     run = bench.run("count the sheep")
     job = asyncio.create_task(executor.run(run))
     # The CLI writes its conversation down with a delay; what is killed before that is begun anew.
-    await until(lambda: any("tool_result" in file.read_text() for file in bench.home.glob(".claude/projects/*/*.jsonl")))
+    await until(lambda: any("tool_result" in f.read_text() for f in bench.home.glob(".claude/projects/*/*.jsonl")))
     await until(lambda: len(bench.api.requests) == 2)
     os.kill(bench.pids[0], signal.SIGKILL)
     killed = await job

@@ -100,5 +100,5 @@ def bash(command: str, **more: object) -> Answer:
 async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
     """For what another process does: there is no event to wait on."""
     async with asyncio.timeout(seconds):
-        while not true():  # noqa: ASYNC110
+        while not true():
             await asyncio.sleep(0.02)

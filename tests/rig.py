@@ -18,7 +18,9 @@ from turbo.spool import FinishedRun
 from turbo.task import Task
 
 
-def finished(task: Task | Held, worker_id: str, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> FinishedRun:
+def finished(
+    task: Task | Held, worker_id: str, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object
+) -> FinishedRun:
     """A result as the runner makes it; `more` overrides single fields."""
     held = task if isinstance(task, Held) else Held(task.task_id, task.fencing_token)
     known: dict[str, object] = {
@@ -61,11 +63,20 @@ class Rig:
         self.slots = Slots(self.slots_size)
         self.metrics = Metrics()
         self.claimer = Claimer(
-            self.queue, self.queues, self.slots, self.metrics, self._start, poll_seconds=self.poll_seconds, ladder=self.ladder
+            self.queue,
+            self.queues,
+            self.slots,
+            self.metrics,
+            self._start,
+            poll_seconds=self.poll_seconds,
+            ladder=self.ladder,
         )
         self.listener = Listener(self.dsn, self.queue, self.queues, self, self.metrics, poll_seconds=self.poll_seconds)
         await self.queue.register(
-            WorkerRow(self.name, "here", 1, "0", self.slots_size, tuple(self.queues), {}, (), None, 10, 600, self.poll_seconds), "up"
+            WorkerRow(
+                self.name, "here", 1, "0", self.slots_size, tuple(self.queues), {}, (), None, 10, 600, self.poll_seconds
+            ),
+            "up",
         )
         self._listens = asyncio.Event()
         self.listener.start(self._crashed)
@@ -73,7 +84,9 @@ class Rig:
         self.claimer.start(self._crashed)
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         await self.claimer.stop()
         await self.listener.stop()
         for lane in self._lanes:

@@ -188,17 +188,23 @@ class Accounts(Loop):
         pause = min(BACKOFF_LAST_SECONDS, BACKOFF_FIRST_SECONDS * 2**trips) * random.uniform(0.8, 1.0)
         why = outcome.error or outcome.kind.value
         await self._queue.account("account_pause", account=account, host=host, reason="auth", seconds=pause, why=why)
-        log.warning("account %s is paused on this host (%s); next probe in %.0f s. Log it in: %s", account, why, pause, ADVICE)
+        log.warning(
+            "account %s is paused on this host (%s); next probe in %.0f s. Log it in: %s", account, why, pause, ADVICE
+        )
         self._note(account, "paused", "auth", pause)
         return False if auth else None
 
     async def _limit(self, account: str, breaker: Breaker, outcome: Outcome) -> None:
         """Every host rests until the reset, clamped (a wrong clock must not pause a fleet for a year) and jittered."""
         reported = LIMIT_UNKNOWN_SECONDS if outcome.resets_at is None else outcome.resets_at - time.time()
-        pause = min(max(reported, LIMIT_SHORTEST_SECONDS), LIMIT_LONGEST_SECONDS) + random.uniform(0, LIMIT_JITTER_SECONDS)
+        pause = min(max(reported, LIMIT_SHORTEST_SECONDS), LIMIT_LONGEST_SECONDS) + random.uniform(
+            0, LIMIT_JITTER_SECONDS
+        )
         if breaker.reason != "usage_limit":
             self._metrics.usage_limit_pauses.labels(account).inc()
-            log.warning("account %s hit its usage limit; paused on every host for %.0f s: %s", account, pause, outcome.error)
+            log.warning(
+                "account %s hit its usage limit; paused on every host for %.0f s: %s", account, pause, outcome.error
+            )
         self._note(account, "paused", "usage_limit", pause)
         await self._insist(
             "account_pause", account=account, host=EVERY_HOST, reason="usage_limit", seconds=pause, why=outcome.error
@@ -231,7 +237,9 @@ class Accounts(Loop):
                 self._note(account, worst.state, worst.reason, worst.seconds)
         self._event.set()
 
-    def _note(self, account: str, state: str, reason: str | None, seconds: float | None, *, spread: bool = True) -> None:
+    def _note(
+        self, account: str, state: str, reason: str | None, seconds: float | None, *, spread: bool = True
+    ) -> None:
         breaker = self._breakers[account]
         now = time.monotonic()
         if state == "open" and breaker.state in ("paused", "half_open") and spread:
@@ -279,7 +287,11 @@ class Accounts(Loop):
             self._event.clear()
             self._publish()
             for account, breaker in self._breakers.items():
-                if breaker.state in ("paused", "half_open") and breaker.until is not None and breaker.until <= time.monotonic():
+                if (
+                    breaker.state in ("paused", "half_open")
+                    and breaker.until is not None
+                    and breaker.until <= time.monotonic()
+                ):
                     await self._reopen(account, breaker)
 
     async def _reopen(self, account: str, breaker: Breaker) -> None:

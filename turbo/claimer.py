@@ -81,6 +81,7 @@ class Claimer(Loop):
         self.held_back: str | None = None  # why nothing may be claimed now (a full spool, no account), or None
         self.types = TaskTypes()
         self.on_stop: Callable[[], None] = lambda: None
+        self.on_sweep: Callable[[Sweep], None] = lambda _sweep: None
 
     # ── what others tell it ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -102,6 +103,7 @@ class Claimer(Loop):
         self._event.set()
 
     def swept(self, sweep: Sweep) -> None:
+        self.on_sweep(sweep)
         self.due_in(sweep.next_in, replace=True)
         for queue in sweep.runnable:
             self.wake(queue)

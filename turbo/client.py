@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
@@ -208,10 +208,26 @@ class Client:
     def resume_queue(self, queue: str) -> None:
         self._execute("resume_queue", {"queue": queue})
 
+    # ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def pause_account(self, account: str, reason: str | None = None) -> None:
+        """No task that needs the account is claimed on any host, until somebody resumes it."""
+        self._execute(
+            "account_pause", {"account": account, "host": "*", "reason": "manual", "seconds": None, "why": reason}
+        )
+
+    def resume_account(self, account: str) -> None:
+        """Open on every host, whatever paused it."""
+        self._execute("account_resume", {"account": account})
+
+    def read(self, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
+        """One row of a read-only query: for what a command asks the database itself, such as how it reads a moment."""
+        row = self._connection.execute(query, parameters).fetchone()
+        return row if row is not None else ()
+
     def _rows(self, name: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
         with self._connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(statement(name), parameters).fetchall()
 
     def _execute(self, name: str, parameters: Mapping[str, object]) -> None:
         self._connection.execute(statement(name), parameters)
-

@@ -180,4 +180,3 @@ class Lane:
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()
-

@@ -48,7 +48,12 @@ class Finisher(Loop):
     name = "finisher"
 
     def __init__(
-        self, queue: Queue, spool: Spool, slots: Slots, metrics: Metrics, recorded: Callable[[FinishedRun, Answer], None]
+        self,
+        queue: Queue,
+        spool: Spool,
+        slots: Slots,
+        metrics: Metrics,
+        recorded: Callable[[FinishedRun, Answer], None],
     ) -> None:
         super().__init__()
         self._queue = queue
@@ -123,7 +128,9 @@ class Finisher(Loop):
                     self._in_flight = 0
                     if not trouble:
                         level = logging.WARNING if db.is_transient(error) else logging.ERROR
-                        log.log(level, "cannot record %d results, keeping them: %s", len(self._waiting), db.reason(error))
+                        log.log(
+                            level, "cannot record %d results, keeping them: %s", len(self._waiting), db.reason(error)
+                        )
                         trouble = True
                     await self._keep_light()
                     # An error that waiting may not cure (a missing privilege) is tried again all the same: somebody may
@@ -190,8 +197,14 @@ class Finisher(Loop):
     async def _quarantine(self, waiting: Waiting, error: psycopg.Error) -> None:
         """Keep the whole result on disk, and record the task with a pointer to it."""
         entry = waiting.entry or await self._put(waiting.result)
-        where = str(await asyncio.to_thread(self._spool.quarantine, entry, db.reason(error))) if entry else "nowhere: the disk is full"
-        log.error("result cannot be stored, kept in %s: %s", where, db.reason(error), extra={"task": waiting.result.task_id})
+        where = (
+            str(await asyncio.to_thread(self._spool.quarantine, entry, db.reason(error)))
+            if entry
+            else "nowhere: the disk is full"
+        )
+        log.error(
+            "result cannot be stored, kept in %s: %s", where, db.reason(error), extra={"task": waiting.result.task_id}
+        )
         waiting.entry = None
         waiting.result = replace(
             waiting.result,

@@ -39,13 +39,18 @@ class Metrics:
         self.registry = r = CollectorRegistry()
         self._server: tuple[WSGIServer, Thread] | None = None
 
-        Gauge("turbo_build_info", "Always 1; the version is the label.", ["version"], registry=r).labels(__version__).set(1)
+        Gauge("turbo_build_info", "Always 1; the version is the label.", ["version"], registry=r).labels(
+            __version__
+        ).set(1)
 
         self.claims = Counter(
             "turbo_claims", "Tasks claimed, and claims lost to another worker.", ["queue", "result"], registry=r
         )
         self.finished = Counter(
-            "turbo_tasks_finished", "Runs that ended, by what became of them.", ["queue", "executor", "outcome"], registry=r
+            "turbo_tasks_finished",
+            "Runs that ended, by what became of them.",
+            ["queue", "executor", "outcome"],
+            registry=r,
         )
         self.duration = Histogram(
             "turbo_task_duration_seconds",
@@ -92,9 +97,7 @@ class Metrics:
             "turbo_fenced_writes", "Results refused because the claim was no longer this worker's.", registry=r
         )
         self.spool_pending = Gauge("turbo_spool_pending", "Results not yet recorded in the database.", registry=r)
-        self.tokens = Counter(
-            "turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r
-        )
+        self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
         )

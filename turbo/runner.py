@@ -140,7 +140,12 @@ class Runner:
         level = logging.DEBUG if not durable else logging.INFO
         if log.isEnabledFor(level):
             log.log(
-                level, "%s in %.1f s%s", outcome.kind.value, seconds, f": {outcome.error}" if outcome.error else "", extra=_fields(task)
+                level,
+                "%s in %.1f s%s",
+                outcome.kind.value,
+                seconds,
+                f": {outcome.error}" if outcome.error else "",
+                extra=_fields(task),
             )
         result = self._result(run, outcome, seconds)
         # Known until it is recorded: the slot is not free before the result is safe.
@@ -196,7 +201,9 @@ class Runner:
                     break
                 except (psycopg.Error, OSError) as error:
                     if time.monotonic() > deadline:
-                        log.warning("could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task))
+                        log.warning(
+                            "could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task)
+                        )
                         break
                     await asyncio.sleep(backoff.next())
         self._free(run, unrecorded=False)
@@ -254,7 +261,7 @@ class Runner:
             queue=task.queue,
             executor=run.executor,
             detail={"executor": run.executor, "attempt": task.attempt},
-        )
+        ).storable()
 
     def recorded(self, result: FinishedRun, answer: Answer) -> float | None:
         """The finisher's answer. Returns in how many seconds the task is due again, if it was put off."""

@@ -14,13 +14,14 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import psycopg
 
 from turbo import __version__, db, migrate
-from turbo.claimer import Claimer
+from turbo.accounts import Accounts
+from turbo.claimer import Claimer, TaskTypes
 from turbo.config import WorkerConfig
 from turbo.db import Backoff, Lane
 from turbo.executors.base import Executor
@@ -38,8 +39,9 @@ from turbo.reconciler import Reconciler
 from turbo.runner import RetryPolicy, Runner
 from turbo.slots import Slots
 from turbo.spool import FinishedRun, Spool
-from turbo.states import WorkerState
 from turbo.statedir import StateDir
+from turbo.states import WorkerState
+from turbo.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ class Worker:
 
         self._claims = Lane(dsn, f"turbo claims {self.id}")
         self._results = Lane(dsn, f"turbo results {self.id}")
-        self.queue = Queue(self.id, self._claims, self._results)
+        self.queue = Queue(self.id, self._claims, self._results, host=self.host, accounts=tuple(config.accounts))
         self.slots = Slots(settings.slots)
 
         self._state = StateDir(settings.state_dir)
@@ -85,13 +87,15 @@ class Worker:
         self._watcher = Watcher()
         self._spool = Spool(self._home.spool)
 
+        self._executors = executors if executors is not None else build_executors(config, self._journal)
+
         self.finisher = Finisher(self.queue, self._spool, self.slots, self.metrics, self._recorded)
         self.claimer = Claimer(
             self.queue, settings.queues, self.slots, self.metrics, self._start_task, poll_seconds=settings.poll_seconds
         )
         self.runner = Runner(
             self.id,
-            executors if executors is not None else build_executors(config, self._journal),
+            self._executors,
             config.routes,
             self.queue,
             self.slots,
@@ -124,7 +128,12 @@ class Worker:
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
+        self.accounts = Accounts(
+            self.queue, self.host, self._executors, config.routes, self.metrics, self._types_changed
+        )
+        self.runner.after_run = self.accounts.after_run
         self.claimer.on_stop = self.reconciler.want
+        self.claimer.on_sweep = lambda sweep: self.accounts.seen(sweep.accounts)
         self.finisher.on_disk_change = self._disk_changed
         self.metrics.slots.labels("busy").set_function(lambda: self.slots.busy)
         self.metrics.slots.labels("free").set_function(lambda: self.slots.free)
@@ -138,8 +147,21 @@ class Worker:
             self._loop.add_signal_handler(sig, self.stop)
         self._serve_metrics()
         self._watcher.start(self._home.journal)
-        log.info("worker %s %s starting: %d slots, queues %s", self.id, __version__, self.slots.size, ", ".join(self._config.worker.queues))
-        loops: list[Loop] = [self.finisher, self.reconciler, self.leader, self.listener, self.claimer]
+        log.info(
+            "worker %s %s starting: %d slots, queues %s",
+            self.id,
+            __version__,
+            self.slots.size,
+            ", ".join(self._config.worker.queues),
+        )
+        loops: list[Loop] = [
+            self.finisher,
+            self.reconciler,
+            self.leader,
+            self.accounts,
+            self.listener,
+            self.claimer,
+        ]
         try:
             if not await self._until_stopped(self._prepare()):
                 return 0
@@ -175,9 +197,9 @@ class Worker:
         self._now.set()
         self._stopping.set()
 
-    async def _until_stopped(self, work: "asyncio.Future[None] | object") -> bool:
+    async def _until_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
         """Run `work` unless a stop comes first. True when it ended by itself."""
-        job = asyncio.ensure_future(work)  # type: ignore[arg-type, var-annotated]
+        job = asyncio.create_task(work)
         stopped = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({job, stopped}, return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
@@ -191,7 +213,9 @@ class Worker:
     def _serve_metrics(self) -> None:
         settings = self._config.metrics
         tls = settings.tls and TlsFiles(
-            str(settings.tls.certfile), str(settings.tls.keyfile), str(settings.tls.client_ca) if settings.tls.client_ca else None
+            str(settings.tls.certfile),
+            str(settings.tls.keyfile),
+            str(settings.tls.client_ca) if settings.tls.client_ca else None,
         )
         port = self.metrics.serve(settings.host, settings.port, tls or None)
         self._metrics_address = f"{settings.host}:{port}"
@@ -215,7 +239,11 @@ class Worker:
                 text = db.reason(error)
                 kind = text if isinstance(error, SchemaMismatch) else type(error).__name__
                 if said != kind:
-                    what = "" if isinstance(error, SchemaMismatch) else f"waiting for the database at {db.describe(self._dsn)}: "
+                    what = (
+                        ""
+                        if isinstance(error, SchemaMismatch)
+                        else f"waiting for the database at {db.describe(self._dsn)}: "
+                    )
                     log.warning("%s%s", what, text)
                     said = kind
                 await asyncio.sleep(backoff.next())
@@ -270,19 +298,26 @@ class Worker:
             result = entry.result
             answers = await self.queue.finish([result])
             for answer in answers:
-                log.info("replayed a result of dead worker %s: %s", result.worker_id, answer.verdict, extra={"task": result.task_id})
+                log.info(
+                    "replayed a result of dead worker %s: %s",
+                    result.worker_id,
+                    answer.verdict,
+                    extra={"task": result.task_id},
+                )
                 spool.done(entry, answer.verdict)
 
     async def _rescue(self, reason: str) -> None:
         for rescued in await self.queue.rescue(reason):
             self.metrics.rescued.labels(reason).inc()
-            log.warning("rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id})
+            log.warning(
+                "rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id}
+            )
         self.claimer.look()  # it waits a backoff: learn when it is due
 
     # ── what the loops tell each other ──────────────────────────────────────────────────────────────────────────────
 
-    def _start_task(self, task: object) -> None:
-        self.runner.start(task)  # type: ignore[arg-type]
+    def _start_task(self, task: Task) -> None:
+        self.runner.start(task)
 
     def _recorded(self, result: FinishedRun, answer: Answer) -> None:
         due = self.runner.recorded(result, answer)
@@ -290,6 +325,19 @@ class Worker:
             self.claimer.due_in(due)
         elif answer.becomes == "pending":
             self.claimer.wake(result.queue)
+
+    def _types_changed(self, types: TaskTypes) -> None:
+        """An account closed or opened: claim accordingly from this moment on, and say so in the worker's row."""
+        self.claimer.types = types
+        self._spawn(self._rewrite_idle())
+        if not self._draining:
+            self._spawn(self._say_state(WorkerState.PAUSED if types.none else WorkerState.UP))
+
+    async def _say_state(self, state: WorkerState) -> None:
+        try:
+            await self.queue.set_state(state)
+        except (psycopg.Error, OSError) as error:
+            log.debug("state not written: %s", db.reason(error))
 
     def _disk_changed(self, trouble: str | None) -> None:
         self.claimer.held_back = trouble
@@ -308,7 +356,7 @@ class Worker:
         what, _, whom = message.partition(" ")
         if what == "stop" and whom == self.id:
             self.reconciler.want()
-        elif what == "queues":
+        elif what in ("queues", "accounts"):
             self.claimer.look()
 
     def swept(self, sweep: Sweep) -> None:
@@ -354,8 +402,8 @@ class Worker:
         except (psycopg.Error, OSError) as error:
             log.warning("cannot rescue: %s", db.reason(error))  # the next beat asks again
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type, var-annotated]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         _background.add(task)
         task.add_done_callback(_background.discard)
 
@@ -405,8 +453,4 @@ class SchemaMismatch(Exception):
     """The database's schema is not one this worker can work with; the message says what to do."""
 
 
-_background: set["asyncio.Future[object]"] = set()
-
-
-def state_dir(config: WorkerConfig) -> Path:
-    return Path(config.worker.state_dir)
+_background: set[asyncio.Task[None]] = set()

@@ -72,7 +72,9 @@ async def test_without_the_unique_index_they_do(dsn):
 
 async def test_one_batch_takes_one_task_of_a_key_and_does_not_stop_there(dsn):
     with psycopg.connect(dsn, autocommit=True) as db:
-        db.execute("insert into agent_tasks (task_description, concurrency_key, task_priority) select 'x', 'k', 9 from generate_series(1, 50)")
+        db.execute(
+            "insert into agent_tasks (task_description, concurrency_key, task_priority) select 'x', 'k', 9 from generate_series(1, 50)"
+        )
         db.execute("insert into agent_tasks (task_id, task_description, task_priority) values ('behind', 'x', 1)")
     async with Rig(dsn, slots_size=10) as rig:
         started = {(await rig.claimed())[0].task_id, (await rig.claimed())[0].task_id}
@@ -88,9 +90,13 @@ async def test_a_waiter_on_another_idle_worker_starts_when_its_key_comes_free(ds
         Rig(dsn, name="two", queues=("right",)) as two,
         await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db,
     ):
-        await db.execute("insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('first', 'x', 'left', 'k')")
+        await db.execute(
+            "insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('first', 'x', 'left', 'k')"
+        )
         first, _ = await one.claimed()
-        await db.execute("insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('waiter', 'x', 'right', 'k')")
+        await db.execute(
+            "insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('waiter', 'x', 'right', 'k')"
+        )
         while "right" not in two.heard:  # it was told of the insert, and found the key taken
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)

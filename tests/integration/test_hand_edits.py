@@ -51,7 +51,8 @@ def ended(held: Held, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> F
 def insert(db, task_id="t", **columns):
     names = ["task_id", "task_description", *columns]
     db.execute(
-        f"insert into agent_tasks ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})", [task_id, "x", *columns.values()]
+        f"insert into agent_tasks ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})",
+        [task_id, "x", *columns.values()],
     )
 
 
@@ -66,7 +67,8 @@ def set_status(db, status, task_id="t", more=""):
 
 def trail(db, task_id="t"):
     return db.execute(
-        "select action_type, from_status, to_status, actor from agent_actions where task_id = %s order by action_id", [task_id]
+        "select action_type, from_status, to_status, actor from agent_actions where task_id = %s order by action_id",
+        [task_id],
     ).fetchall()
 
 
@@ -99,7 +101,9 @@ async def test_a_finished_task_set_to_pending_runs_again_from_the_first_try(db, 
     )
     again = await claim_one(queue)
     assert again.token > held.token
-    assert (await queue.finish([ended(held)]))[0].verdict in ("already", "late"), "the old run must not answer for the new one"
+    assert (await queue.finish([ended(held)]))[0].verdict in ("already", "late"), (
+        "the old run must not answer for the new one"
+    )
     assert row(db)["status"] == "running"
 
 
@@ -185,7 +189,12 @@ async def test_an_old_pollers_updates_are_untouched(db, queue):
         {"status": "failed", "completed_at": "2026-01-01 12:00:00+00", "error_message": "no"},
         {"status": "pending", "retry_count": 2},
         {"status": "running", "assigned_worker_id": "old-1"},
-        {"status": "completed", "output_data": '{"x": 1}', "completed_at": "2026-01-01 13:00:00+00", "execution_time_ms": 7},
+        {
+            "status": "completed",
+            "output_data": '{"x": 1}',
+            "completed_at": "2026-01-01 13:00:00+00",
+            "execution_time_ms": 7,
+        },
     ]
     for step in steps:
         before = row(db)

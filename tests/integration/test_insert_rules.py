@@ -19,11 +19,18 @@ def test_the_documented_insert_works(db):
         "INSERT INTO agent_tasks (task_id, task_type, task_description, task_priority, status, timeout_seconds, max_retries)"
         " VALUES ('my_task_1', 'analysis', 'Analyze security of auth.py module', 8, 'pending', 300, 3)"
     )
-    assert one(db, "select status, queue, retry_count from agent_tasks where task_id = 'my_task_1'") == ("pending", "default", 0)
+    assert one(db, "select status, queue, retry_count from agent_tasks where task_id = 'my_task_1'") == (
+        "pending",
+        "default",
+        0,
+    )
 
 
 def test_the_least_insert_works(db):
-    row = one(db, "INSERT INTO agent_tasks (task_description) VALUES ('x') RETURNING task_id, task_type, timeout_seconds, max_retries")
+    row = one(
+        db,
+        "INSERT INTO agent_tasks (task_description) VALUES ('x') RETURNING task_id, task_type, timeout_seconds, max_retries",
+    )
     assert row[0].startswith("t_")
     assert row[1:] == ("default", 300, 3)
 
@@ -45,7 +52,12 @@ def test_the_least_insert_works(db):
         ("task_description, status", "'x', 'assigned'", "unknown status 'assigned'", "Leave status out"),
         ("task_description, status", "'x', ''", "unknown status ''", "Leave status out"),
         ("task_description, fencing_token", "'x', 7", "may not set fencing_token", "Leave both out"),
-        ("task_description, agent_session_id", "'x', 'abc'", "may not set fencing_token or agent_session_id", "someone else's"),
+        (
+            "task_description, agent_session_id",
+            "'x', 'abc'",
+            "may not set fencing_token or agent_session_id",
+            "someone else's",
+        ),
         ("task_description, turbo_rev", "'x', 9223372036854775807", "may not set turbo_rev", "turbo's own"),
         ("task_description, infra_count", "'x', 5", "may not set turbo_rev", "turbo's own"),
         ("task_description, cancel_to", "'x', 'completed'", "may not set turbo_rev", "turbo's own"),
@@ -66,7 +78,10 @@ def test_a_queue_name_of_forty_characters_is_accepted(db):
 
 
 def test_a_future_row_is_scheduled_and_never_pending(db):
-    row = one(db, "insert into agent_tasks (task_description, run_after) values ('x', now() + interval '1 hour') returning status")
+    row = one(
+        db,
+        "insert into agent_tasks (task_description, run_after) values ('x', now() + interval '1 hour') returning status",
+    )
     assert row == ("scheduled",)
     row = one(db, "insert into agent_tasks (task_description, status) values ('x', 'scheduled') returning status")
     assert row == ("pending",), "scheduled for a moment that is past means now"
@@ -99,7 +114,11 @@ def test_an_inserter_without_rights_on_turbos_tables_can_insert_and_reaches_noth
         db.execute(f"set role {role}")
         db.execute("create temp table agent_workers (worker_id text, idle boolean, queues text[])")
         db.execute("insert into agent_tasks (task_description) values ('x')")
-        for forbidden in ("select * from public.agent_workers", "select * from agent_actions", "select public.turbo_wake('default')"):
+        for forbidden in (
+            "select * from public.agent_workers",
+            "select * from agent_actions",
+            "select public.turbo_wake('default')",
+        ):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 db.execute(forbidden)
         db.execute("reset role")

@@ -28,10 +28,17 @@ async def test_a_failed_run_is_tried_again_max_retries_times_then_failed(dsn, db
         for attempt in (1, 2, 3):
             task, _ = await rig.claimed()
             assert task.attempt == attempt
-            answer = await rig.finish(task, OutcomeKind.FAILED, error="no", failure_kind="error", retry_delay_seconds=0.01)
+            answer = await rig.finish(
+                task, OutcomeKind.FAILED, error="no", failure_kind="error", retry_delay_seconds=0.01
+            )
             if answer.becomes == "scheduled":
                 rig.claimer.due_in(0.01)
-        assert await one(db, "select status, retry_count, failure_kind, error_message from agent_tasks") == ("failed", 2, "error", "no")
+        assert await one(db, "select status, retry_count, failure_kind, error_message from agent_tasks") == (
+            "failed",
+            2,
+            "error",
+            "no",
+        )
 
 
 @pytest.mark.parametrize("outcome", [OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED])
@@ -80,7 +87,9 @@ async def test_priority_decides_and_null_comes_last(dsn, db):
 
 async def test_a_future_task_starts_when_it_is_due_without_a_poll(dsn, db):
     async with Rig(dsn) as rig:
-        await db.execute("insert into agent_tasks (task_description, run_after) values ('x', clock_timestamp() + interval '300 ms')")
+        await db.execute(
+            "insert into agent_tasks (task_description, run_after) values ('x', clock_timestamp() + interval '300 ms')"
+        )
         due = time.monotonic() + 0.3
         _, at = await rig.claimed(5)
         assert -0.05 < at - due < 1.0
@@ -104,7 +113,9 @@ async def test_a_rescued_tasks_late_success_counts_until_somebody_claims_it(dsn,
         await rig.claimer.stop()
         await db.execute("update agent_workers set state = 'dead'")
         assert len(await rig.queue.rescue("worker_silent")) == 2
-        assert await one(db, "select count(*) from agent_tasks where status = 'scheduled' and run_after > now()") == (2,)
+        assert await one(db, "select count(*) from agent_tasks where status = 'scheduled' and run_after > now()") == (
+            2,
+        )
         assert (await rig.queue.finish([finished(first, rig.worker_id)]))[0].becomes == "completed"
         await db.execute("update agent_workers set state = 'up'")
         await db.execute("update agent_tasks set status = 'pending' where status = 'scheduled'")
@@ -169,7 +180,9 @@ async def test_a_worker_that_others_believe_dead_claims_nothing(dsn, db):
 async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description) values ('mine', 'x'), ('orphan', 'x')")
     async with Rig(dsn, slots_size=2) as rig:
-        held = {t.task_id: Held(t.task_id, t.fencing_token) for t in ((await rig.claimed())[0], (await rig.claimed())[0])}
+        held = {
+            t.task_id: Held(t.task_id, t.fencing_token) for t in ((await rig.claimed())[0], (await rig.claimed())[0])
+        }
         await rig.claimer.stop()
         found = await rig.queue.reconcile([held["mine"]])
         assert [h.task_id for h in found.orphans] == ["orphan"]
@@ -177,7 +190,9 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
         # a failover lost the claim: the row is as it was before
         async with db.transaction():
             await db.execute("set local session_replication_role = replica")
-            await db.execute("update agent_tasks set status = 'pending', fencing_token = null, assigned_worker_id = null where task_id = 'mine'")
+            await db.execute(
+                "update agent_tasks set status = 'pending', fencing_token = null, assigned_worker_id = null where task_id = 'mine'"
+            )
         assert (await rig.queue.reconcile([held["mine"]])).lost == (held["mine"],)
         assert await rig.queue.reassert([held["mine"]]) == [held["mine"]]
         assert (await rig.queue.finish([finished(held["mine"], rig.worker_id)]))[0].verdict == "recorded"
@@ -186,7 +201,9 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
 
 async def test_every_transition_in_the_trail_is_one_the_machine_knows(dsn, db):
     """Drives a task through much of its life, then reads the trail against states.py."""
-    await db.execute("insert into agent_tasks (task_id, task_description, run_after) values ('t', 'x', clock_timestamp() + interval '50 ms')")
+    await db.execute(
+        "insert into agent_tasks (task_id, task_description, run_after) values ('t', 'x', clock_timestamp() + interval '50 ms')"
+    )
     async with Rig(dsn) as rig:
         for outcome in (OutcomeKind.FAILED, OutcomeKind.AUTH_FAILED, OutcomeKind.INFRASTRUCTURE, OutcomeKind.SUCCEEDED):
             task, _ = await rig.claimed()
@@ -196,7 +213,9 @@ async def test_every_transition_in_the_trail_is_one_the_machine_knows(dsn, db):
         task, _ = await rig.claimed()
         await db.execute("update agent_tasks set status = 'cancelled'")
         await rig.finish(task, OutcomeKind.CANCELLED)
-        rows = await (await db.execute("select from_status, to_status from agent_actions where from_status <> to_status")).fetchall()
+        rows = await (
+            await db.execute("select from_status, to_status from agent_actions where from_status <> to_status")
+        ).fetchall()
         assert len(rows) >= 10
         for before, after in rows:
             assert (TaskState(before), TaskState(after)) in TRANSITIONS

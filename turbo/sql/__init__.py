@@ -6,10 +6,10 @@ A file opens with a comment: who calls it, what it must survive, what it must co
 
 from functools import cache
 from importlib.resources import files
-from typing import LiteralString, cast
+from typing import LiteralString
 
 
 @cache
 def statement(name: str) -> LiteralString:
     """The text of `turbo/sql/<name>.sql`. Raises FileNotFoundError for a name that does not exist."""
-    return cast(LiteralString, (files(__name__) / f"{name}.sql").read_text(encoding="utf-8"))
+    return (files(__name__) / f"{name}.sql").read_text(encoding="utf-8")

@@ -1,0 +1,55 @@
+"""`turbo db`: the embedded PostgreSQL, for a person."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: start, stop, url.", rich_markup_mode=None)
+
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where its files are; else a directory of this user's.")
+]
+
+
+@app.command()
+def start(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its port; else a free one.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Start it, and leave it running. Prints the DSN on the last line; starting it twice is fine."""
+    from turbo import embedded
+
+    server = embedded.start(data_dir or embedded.default_data_dir(), port=port)
+    typer.echo(server.dsn)
+
+
+@app.command()
+def stop(
+    mode: Annotated[str, typer.Option(help="fast, or immediate (as after a crash).")] = "fast",
+    data_dir: DataDir = None,
+) -> None:
+    """Stop it. Stopping what does not run is fine."""
+    from turbo import embedded
+
+    if mode not in ("fast", "immediate"):
+        raise typer.BadParameter(f"--mode {mode!r}: fast or immediate")
+    chosen: Literal["fast", "immediate"] = "fast" if mode == "fast" else "immediate"
+    server = embedded.running(data_dir or embedded.default_data_dir())
+    if server is None:
+        typer.echo("not running")
+        return
+    server.stop(chosen)
+    typer.echo("stopped")
+
+
+@app.command()
+def url(data_dir: DataDir = None) -> None:
+    """Print the DSN of the running server."""
+    from turbo import embedded
+
+    where = data_dir or embedded.default_data_dir()
+    server = embedded.running(where)
+    if server is None:
+        raise embedded.EmbeddedError(f"no server is running in {where}: start it with `turbo db start`")
+    typer.echo(server.dsn)

@@ -1,0 +1,106 @@
+"""The `turbo` command: finds the command's module, and turns what goes wrong into one line and an exit code.
+
+Only the module of the command that was asked for is imported: `turbo worker` carries no table drawing, and --help is quick.
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+"""
+
+import importlib
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from turbo import __version__
+
+COMMANDS = {
+    "db": ("turbo.cli.db", "app"),
+    "migrate": ("turbo.cli.migrate", "migrate"),
+    "worker": ("turbo.cli.worker", "worker"),
+    "submit": ("turbo.cli.tasks", "submit"),
+    "tasks": ("turbo.cli.tasks", "tasks"),
+    "show": ("turbo.cli.tasks", "show"),
+    "cancel": ("turbo.cli.tasks", "cancel"),
+    "retry": ("turbo.cli.tasks", "retry"),
+    "pause": ("turbo.cli.tasks", "pause"),
+    "resume": ("turbo.cli.tasks", "resume"),
+    "config": ("turbo.cli.config", "app"),
+}
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"turbo {__version__}")
+        raise typer.Exit
+
+
+def _build(names: list[str]) -> typer.Typer:
+    app = typer.Typer(
+        name="turbo",
+        no_args_is_help=True,
+        add_completion=len(names) > 1,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+    @app.callback()
+    def turbo(
+        version: Annotated[
+            bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        ] = False,
+    ) -> None:
+        """An event-driven worker fleet for coding agents over PostgreSQL."""
+
+    for name in names:
+        module, attribute = COMMANDS[name]
+        command = getattr(importlib.import_module(module), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+    return app
+
+
+def main() -> None:
+    """The console script."""
+    asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    app = _build([asked] if asked in COMMANDS else list(COMMANDS))
+    debug = bool(os.environ.get("TURBO_DEBUG"))
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("turbo: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Whoever read our output has left; nothing more is to be said, also not by the interpreter's own flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:
+        if debug:
+            raise
+        sys.exit(_explain(error, asked))
+
+
+def _explain(error: Exception, command: str) -> int:
+    """One line on stderr, and the exit code."""
+    import psycopg
+
+    from turbo import db
+    from turbo.config import ConfigError
+    from turbo.log import scrub
+
+    text = str(error)
+    code = 1
+    if isinstance(error, ConfigError):
+        code = 2
+    elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        text = "the database has no turbo schema: run `turbo migrate`"
+    elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+        text, code = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… dbname=…", 2
+    elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        text = f"cannot reach the database: {db.reason(error)}. Is it running? (--dsn, TURBO_DSN, or the PG* variables)"
+    elif isinstance(error, psycopg.Error):
+        hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
+        text = f"{error.diag.message_primary or db.reason(error)}{hint}"
+    print(f"turbo {command}: {scrub(text)}", file=sys.stderr)
+    return code

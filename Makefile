@@ -1,0 +1,40 @@
+# `make` lists what there is. Everything runs in .venv, made from constraints.txt on first use.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV  := .venv
+STAMP := $(VENV)/.installed
+BIN   := $(VENV)/bin
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt scripts/make-venv
+	@scripts/make-venv $(VENV)
+	@touch $@
+
+venv: $(STAMP)  ## Make the environment
+
+demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted through psql
+	@$(BIN)/python scripts/demo.py
+
+test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
+	@$(BIN)/python -m pytest -n $${TURBO_TEST_WORKERS:-4} --dist loadgroup
+
+lint: $(STAMP)  ## ruff, mypy, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+check: lint test  ## What CI runs: lint, then the tests
+
+db: $(STAMP)  ## Start the embedded PostgreSQL for yourself; prints its DSN
+	@$(BIN)/turbo db start
+
+bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
+	@$(BIN)/python benchmarks/pickup.py
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: help venv demo test lint check db bench-pickup clean

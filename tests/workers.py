@@ -1,0 +1,213 @@
+"""Real `turbo worker` processes, and a ledger that the tasks' own program writes, outside turbo."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import yaml
+
+TURBO = Path(sys.executable).parent / "turbo"
+
+LEDGER_PROGRAM = """
+import json, os, subprocess, sys, time
+task = json.load(sys.stdin)
+data = task["input_data"] or {}
+line = json.dumps({"task": task["task_id"], "attempt": task["attempt"], "pid": os.getpid(), "at": time.time()})
+with open(sys.argv[1], "a") as ledger:
+    ledger.write(line + "\\n")
+for number in range(data.get("children", 0)):
+    child = subprocess.Popen(["sleep", "600"], start_new_session=bool(number))
+    with open(sys.argv[1] + ".pids", "a") as pids:
+        pids.write(f"{child.pid}\\n")
+if data.get("kill_worker"):
+    os.kill(int(open(sys.argv[1] + ".worker").read()), 9)
+time.sleep(data.get("seconds", 0))
+print(json.dumps({"done": task["task_id"]}) if not data.get("raw") else eval(data["raw"]))
+sys.exit(data.get("exit", 0))
+"""
+
+
+def until(predicate: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
+    """Poll a fact of another process until it is true; its value."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        value = predicate()
+        if value:
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"not within {seconds} s: {what or predicate}")
+
+
+def gone(pid: int) -> bool:
+    """No such process, or only its zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@dataclass
+class WorkerProcess:
+    process: "subprocess.Popen[bytes]"
+    log_path: Path
+    state_dir: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    @property
+    def worker_id(self) -> str:
+        return re.search(r"worker (\S+-\d+-[0-9a-f]{6}) ", self.log)[1]  # type: ignore[index]
+
+    def said(self, text: str, seconds: float = 20.0, times: int = 1) -> None:
+        until(
+            lambda: self.log.count(text) >= times or self.process.poll() is not None,
+            seconds,
+            f"{text!r} in\n{self.log}",
+        )
+        assert self.log.count(text) >= times, f"the worker ended without saying {text!r}:\n{self.log}"
+
+    def listening(self) -> "WorkerProcess":
+        self.said("listening on channel")
+        return self
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+
+    def stop(self) -> int:
+        """TERM, and its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        return self.process.wait(timeout=60)
+
+
+@dataclass
+class Bench:
+    """A database, a directory, a ledger; starts workers that all end with the test."""
+
+    dsn: str
+    path: Path
+    workers: list[WorkerProcess] = field(default_factory=list)
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "ledger"
+
+    def config(self, **worker: object) -> dict[str, Any]:
+        program = self.path / "program.py"
+        program.write_text(LEDGER_PROGRAM)
+        command = [sys.executable, str(program), str(self.ledger)]
+        return {
+            "worker": {
+                "name": "w",
+                "slots": 2,
+                "state_dir": str(self.path / "state"),
+                "heartbeat_seconds": 1,
+                "lease_seconds": 4,
+            }
+            | worker,
+            "metrics": {"port": 0},
+            "executors": {
+                "ledger": {"kind": "command", "command": command, "grace_seconds": 1},
+                "noop": {"kind": "python", "handler": "turbo.testing:noop"},
+                "echo": {"kind": "python", "handler": "turbo.testing:echo"},
+            },
+            "routes": {"default": "ledger", "noop": "noop", "echo": "echo"},
+            "retry": {"base_seconds": 0.1, "max_seconds": 0.2},
+        }
+
+    def start(
+        self, config: dict[str, Any] | None = None, *arguments: str, dsn: str | None = None, **worker: object
+    ) -> WorkerProcess:
+        number = len(self.workers)
+        file = self.path / f"worker{number}.yaml"
+        file.write_text(yaml.safe_dump(config or self.config(**worker)))
+        log = self.path / f"worker{number}.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                [TURBO, "worker", "--config", file, *arguments],
+                env={**os.environ, "TURBO_DSN": dsn or self.dsn},
+                stdout=out,
+                stderr=out,
+                stdin=subprocess.DEVNULL,
+            )
+        one = WorkerProcess(process, log, self.path / "state")
+        self.workers.append(one)
+        (self.path / "ledger.worker").write_text(str(process.pid))
+        return one
+
+    def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.dsn, autocommit=True) as db:
+            cursor = db.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def insert(self, task_id: str, data: dict[str, Any] | None = None, **columns: object) -> None:
+        names = ["task_id", "task_description", "input_data", *columns]
+        values = [task_id, "x", json.dumps(data or {}), *columns.values()]
+        self.sql(f"insert into agent_tasks ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})", *values)
+
+    def row(self, task_id: str) -> dict[str, Any]:
+        with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as db:
+            return db.execute("select * from agent_tasks where task_id = %s", [task_id]).fetchone() or {}
+
+    def wait(self, task_id: str, status: str = "completed", seconds: float = 30.0) -> dict[str, Any]:
+        until(
+            lambda: self.row(task_id).get("status") == status,
+            seconds,
+            f"{task_id} {status}; {self.row(task_id)}\n{self.logs()}",
+        )
+        return self.row(task_id)
+
+    def runs(self) -> Counter[str]:
+        """How often each task's program ran, by its own account."""
+        return Counter(entry["task"] for entry in self.entries())
+
+    def entries(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.ledger.read_text().splitlines()] if self.ledger.exists() else []
+
+    def trail(self, task_id: str) -> list[str]:
+        return [
+            r[0]
+            for r in self.sql("select action_type from agent_actions where task_id = %s order by action_id", task_id)
+        ]
+
+    def logs(self) -> str:
+        return "\n".join(f"--- {w.log_path.name}\n{w.log}" for w in self.workers)
+
+    def close(self) -> None:
+        for worker in self.workers:
+            if worker.process.poll() is None:
+                worker.kill(signal.SIGCONT)
+                worker.process.terminate()
+        for worker in self.workers:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(timeout=10)
+            if worker.process.poll() is None:
+                worker.kill()
+                worker.process.wait(timeout=10)
+
+
+@contextlib.contextmanager
+def bench(dsn: str, path: Path) -> Iterator[Bench]:
+    one = Bench(dsn, path)
+    try:
+        yield one
+    finally:
+        one.close()

@@ -23,9 +23,10 @@ sleeper = [sys.executable, "-S", "-E", "-c", "import time; time.sleep(1000)"]
 if "stubborn" in kind:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 held = {} if "holding" in kind else dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+own = dict(env={}) if "bare" in kind else {}
 pids = {"program": os.getpid()}
-pids["group"] = subprocess.Popen(sleeper, **held).pid
-pids["tool"] = subprocess.Popen(sleeper, start_new_session=True, **held).pid
+pids["group"] = subprocess.Popen(sleeper, **held, **own).pid
+pids["tool"] = subprocess.Popen(sleeper, start_new_session=True, **held, **own).pid
 reading, writing = os.pipe()
 if os.fork() == 0:
     os.setsid()
@@ -42,7 +43,7 @@ os._exit(0)
 """A program with a child in its group, a tool child in a session of its own, and a daemon (double fork, two sessions).
 
 Prints their pids as one JSON line. Words: `stubborn` ignores TERM (and its children inherit that), `leaving` exits and
-leaves the others behind, `holding` lets the others keep its stdout.
+leaves the others behind, `holding` lets the others keep its stdout, `bare` clears the environment of its two children.
 """
 
 

@@ -14,6 +14,7 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from turbo import db
 from turbo.sql import statement
@@ -113,6 +114,7 @@ class Client:
             **db.connect_arguments(dsn, "turbo client"),  # type: ignore[arg-type]
             autocommit=True,
         )
+        set_json_loads(_readable, self._connection)
 
     def __enter__(self) -> "Client":
         return self
@@ -231,3 +233,11 @@ class Client:
 
     def _execute(self, name: str, parameters: Mapping[str, object]) -> None:
         self._connection.execute(statement(name), parameters)
+
+
+def _readable(raw: str | bytes) -> Any:
+    """Parsed JSON; the text itself where Python cannot parse it (nested too deep, a number too long)."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw if isinstance(raw, str) else raw.decode()

@@ -102,9 +102,9 @@ def start(
     marker = data_dir / "PG_VERSION"
     if not marker.exists():
         _initialise(server)
-    elif (major := marker.read_text().strip()) != major(server.bin_dir):
+    elif (made_by := marker.read_text().strip()) != major(server.bin_dir):
         raise EmbeddedError(
-            f"{data_dir} was made by PostgreSQL {major}, this is {major(server.bin_dir)}: give another --data-dir"
+            f"{data_dir} was made by PostgreSQL {made_by}, this is {major(server.bin_dir)}: give another --data-dir"
         )
     _launch(server)
     return server

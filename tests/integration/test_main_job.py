@@ -102,7 +102,10 @@ def test_bad_input_fails_by_itself_and_its_neighbours_live(bench):
         assert bench.wait(name)["output_data"]["output"] == text, "runs with exactly that text"
     bench.wait("neighbour")
     for name in ("deep", "huge"):
-        assert bench.wait(name, "failed")["failure_kind"] == "bad_request"
+        query = "select failure_kind from agent_tasks where status = 'failed' and task_id = %s"
+        assert until(lambda query=query, name=name: bench.sql(query, name)) == [("bad_request",)]
+        shown = subprocess.run([TURBO, "show", name, "--dsn", bench.dsn], capture_output=True, text=True)
+        assert shown.returncode == 0, shown.stderr
 
 
 @pytest.mark.parametrize("wish", ["cancelled", "pending", "completed"])

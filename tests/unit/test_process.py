@@ -298,6 +298,8 @@ async def test_no_descriptors_left_is_a_failed_spawn_that_leaks_none(tmp_path: P
                 return str(failed)
         async def main():
             resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+            assert await one() == 0
+            before = set(map(int, os.listdir("/dev/fd")))
             hoard = []
             try:
                 while True: hoard.append(os.dup(0))
@@ -308,14 +310,18 @@ async def test_no_descriptors_left_is_a_failed_spawn_that_leaks_none(tmp_path: P
                 os.close(hoard.pop())
             print(seen[0])
             for descriptor in hoard: os.close(descriptor)
-            for _ in range(30): assert await one() == 0
+            assert await one() == 0
+            print("open:", sorted(map(int, os.listdir("/dev/fd"))), sorted(before))
         asyncio.run(main())
     """
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", program, str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await child.communicate()
-    assert "no file descriptor left" in out.decode(), err.decode()
+    first, _, still_open = out.decode().partition("open:")
+    assert "no file descriptor left" in first, err.decode()
+    now, _, before = still_open.strip().partition("] ")
+    assert f"{now}]" == before
     assert child.returncode == 0, err.decode()
 
 

@@ -167,6 +167,30 @@ async def test_what_a_program_leaves_behind_is_ended(
     assert journalled(journal.directory) == []
 
 
+async def test_children_without_a_cookie_are_found_by_their_parent_before_it_is_gone(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    run = await begun(replace(spec, grace_seconds=30), journal, family, "bare")
+    run.stop.set("cancel")
+    assert (await run.task).returncode == -signal.SIGTERM
+    assert family.living() == []
+
+
+async def test_a_group_is_known_by_its_program_even_after_that_has_ended(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
+    """By nothing else: no cookie, and its parent is gone."""
+    code = """if True:
+        import json, os, subprocess, sys
+        child = subprocess.Popen([sys.executable, "-S", "-E", "-c", "import time; time.sleep(1000)"], env={})
+        print(json.dumps({"group": child.pid}), flush=True)
+        os._exit(0)
+    """
+    await run_process(replace(spec, argv=python(code)), stop=StopReason(), journal=journal, on_line=family.line)
+    assert set(family.pids) == {"group"}
+    assert family.living() == []
+
+
 async def test_a_holder_of_stdout_that_cannot_be_found_delays_the_result_by_a_moment_only(
     spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
@@ -197,12 +221,22 @@ async def test_a_program_that_closes_its_output_and_lives_on_is_waited_for(spec:
     assert result.seconds >= 1
 
 
-async def test_output_written_just_before_the_exit_is_not_lost(spec: ProcessSpec, journal: Journal) -> None:
-    for _ in range(20):
-        result = await run_process(
-            replace(spec, argv=("sh", "-c", "head -c 60000 /dev/zero")), stop=StopReason(), journal=journal
-        )
-        assert len(result.stdout) == 60_000
+async def test_output_written_just_before_the_exit_is_not_lost(
+    spec: ProcessSpec, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long reading it takes: the program has long ended when the last of it is read."""
+    monkeypatch.setattr("turbo.process.READ_BYTES", 1024)
+    code = """if True:
+        import os
+        os.write(1, (b"x" * 999 + b"\\n") * 60)
+    """
+    result = await run_process(
+        replace(spec, argv=python(code)),
+        stop=StopReason(),
+        journal=journal,
+        on_line=lambda _line, _cut: time.sleep(0.005),
+    )
+    assert len(result.stdout) == 60_000
 
 
 async def test_strangers_are_left_alone(spec: ProcessSpec, journal: Journal, family: Saved) -> None:

@@ -143,7 +143,7 @@ def test_a_waiting_watcher_is_a_shell_in_a_session_of_its_own(tmp_path: Path) ->
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
     assert watcher.alive()
-    wait_until(lambda: psutil.Process(watcher.pid).cmdline()[0] == "/bin/sh", "the shell")
+    wait_until(lambda: psutil.Process(watcher.pid).cmdline()[:1] == ["/bin/sh"], "the shell")
     assert os.getsid(watcher.pid) == watcher.pid
     assert psutil.Process(watcher.pid).memory_info().rss < 5_000_000
     assert not [name for name in psutil.Process(watcher.pid).environ() if name not in ("PATH", "PYTHONPATH", "PWD")]

@@ -18,7 +18,8 @@ demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted thro
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
-	@$(BIN)/python -m pytest -n $${TURBO_TEST_WORKERS:-4} --dist loadgroup
+	@$(BIN)/python -m pytest -m quiet
+	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-4}
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -119,7 +119,8 @@ def empty_dsn() -> Iterator[str]:
 @pytest.fixture
 def own_server() -> Iterator[embedded.Server]:
     """A server of the test's own, migrated: to stop, to freeze, to start again."""
-    with embedded.temporary(settings={"max_prepared_transactions": "10"}, **_embedded_arguments()) as server:  # type: ignore[arg-type]
+    settings = {"max_prepared_transactions": "10", "autovacuum": "off"}
+    with embedded.temporary(settings=settings, **_embedded_arguments()) as server:  # type: ignore[arg-type]
         migrate(server.dsn)
         yield server
 

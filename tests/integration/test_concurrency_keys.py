@@ -54,6 +54,7 @@ async def race(dsn: str, seconds: float) -> tuple[int, int]:
     return runs, overlaps
 
 
+@pytest.mark.quiet
 async def test_two_runs_of_one_key_never_overlap(dsn, capsys):
     runs, overlaps = await race(dsn, 6)
     with capsys.disabled():
@@ -82,6 +83,7 @@ async def test_one_batch_takes_one_task_of_a_key_and_does_not_stop_there(dsn):
         assert rig.started.empty()
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize("how", ["finished", "deleted by hand after a cancel"])
 async def test_a_waiter_on_another_idle_worker_starts_when_its_key_comes_free(dsn, how):
     """The finisher serves another queue, and polls are an hour apart: only the freed-key wake can tell."""
@@ -109,4 +111,4 @@ async def test_a_waiter_on_another_idle_worker_starts_when_its_key_comes_free(ds
             await one.finish(first)
         waiter, at = await two.claimed()
         assert waiter.task_id == "waiter"
-        assert at - freed < 0.1 + 0.4, "woken, not polled"
+        assert at - freed < 0.1, "woken, not polled"

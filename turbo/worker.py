@@ -74,6 +74,7 @@ class Worker:
         self._now = asyncio.Event()
         self._crash: BaseException | None = None
         self._draining = False
+        self._connected_before = False
         self._metrics_address: str | None = None
 
         self._claims = Lane(dsn, f"turbo claims {self.id}")
@@ -368,8 +369,17 @@ class Worker:
             lane.prepare = hears  # a listener that hears proves that no transaction pooler is in the way
         self.claimer.listening = hears and not self._draining
         self.reconciler.want()
+        if self._connected_before:
+            await self._replay_own()
+        self._connected_before = True
         await self.claimer.forget_idle()
         self.claimer.look()
+
+    async def _replay_own(self) -> None:
+        """After a reconnect, what was recorded within the hour is sent again: an asynchronous failover can lose an
+        acknowledged commit. What the database still has answers "already"."""
+        for entry in await asyncio.to_thread(self._spool.recently_done):
+            self.finisher.push(entry.result, entry)
 
     def disconnected(self) -> None:
         self.claimer.listening = False

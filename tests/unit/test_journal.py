@@ -1,6 +1,7 @@
 """The journal of running programs: what a reader may find there after its writer was killed at any moment."""
 
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
@@ -38,9 +39,18 @@ def test_the_journal_is_its_owners_alone(tmp_path: Path) -> None:
     assert (journal.directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_a_writer_killed_in_the_middle_leaves_no_entry(tmp_path: Path) -> None:
+def test_a_writer_killed_in_the_middle_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its program has not been told to go, and ends at the end of its stdin."""
-    (tmp_path / f"{new_cookie()}.new").write_text('{"cookie": "ab')
+
+    def half(_value: object, file: TextIO) -> None:
+        file.write('{"cookie": "ab')
+        file.flush()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("turbo.journal.json.dump", half)
+    with pytest.raises(KeyboardInterrupt):
+        Journal(tmp_path).add(entry())
+    assert len(list(tmp_path.iterdir())) == 1
     assert Journal(tmp_path).entries() == []
 
 

@@ -37,10 +37,13 @@ with input as (
    where c.has = c.token
      and (c.was = 'running'
           or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
+      -- the database lost the claim itself (an asynchronous failover, a crash before its WAL was flushed): tokens grow, so
+      -- a waiting row with an older one has never heard of this claim, nor has anybody claimed it since
+      or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.has is null or abs(c.has) < c.token)
 ), done as (
   update public.agent_tasks t
      set status             = d.becomes::public.turbo_status,
-         fencing_token      = - t.fencing_token,          -- consumed: a replay answers 'already'
+         fencing_token      = - d.token,                  -- consumed: a replay answers 'already'
          output_data        = case when d.stopping and d.wish = 'completed' and t.output_data is not null then t.output_data
                                    else coalesce(d.output::jsonb, t.output_data) end,
          error_message      = case when d.becomes = 'completed' then null
@@ -62,7 +65,7 @@ with input as (
          agent_session_id   = coalesce(d.session, t.agent_session_id),
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
-   where t.task_id = d.task_id and t.fencing_token = d.token
+   where t.task_id = d.task_id
   returning t.task_id, d.token
 ), verdict as materialized (
   select i.task_id, i.token, i.outcome, i.ms, i.worker, i.error, i.output, i.detail, c.was, d.becomes,

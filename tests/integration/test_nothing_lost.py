@@ -1,0 +1,270 @@
+"""Work done is work recorded, and nothing runs on when it should not: each way it can go wrong, done on purpose.
+
+Runs are counted by a ledger that the task's own program writes. Every scenario asserts that its fault bit.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from tests import workers
+from tests.proxy import proxy
+from tests.rig import Rig, finished
+from tests.workers import gone, until
+from turbo.spool import Spool
+
+
+def programs_of(bench, children: int) -> list[int]:
+    """The pids of a task's program and of what it started, as they wrote them down."""
+    file = bench.path / "ledger.pids"
+    until(lambda: file.exists() and len(file.read_text().split()) == children)
+    return [bench.entries()[-1]["pid"], *(int(p) for p in file.read_text().split())]
+
+
+def watcher_of(worker) -> psutil.Process:
+    return next(p for p in psutil.Process(worker.pid).children() if "turbo.reaper" in p.cmdline())
+
+
+def test_a_killed_workers_task_is_run_by_another_and_its_programs_are_gone(bench):
+    first = bench.start(name="first", state_dir=str(bench.path / "one")).listening()
+    bench.insert("t", {"seconds": 300, "children": 2})
+    pids = programs_of(bench, 2)
+    assert not any(gone(p) for p in pids)
+    second = bench.start(name="second", state_dir=str(bench.path / "two")).listening()
+    bench.sql("update agent_tasks set input_data = '{}' where task_id = 't'")
+    first.kill()
+    killed = time.monotonic()
+    until(lambda: all(gone(p) for p in pids), 5, "the program, its child and the child in a session of its own")
+    row = bench.wait("t", seconds=30)
+    took = time.monotonic() - killed
+    assert row["assigned_worker_id"] == second.worker_id
+    assert bench.runs() == {"t": 2}
+    assert bench.trail("t") == ["claimed", "rescued", "promoted", "claimed", "finished"]
+    assert row["retry_count"] == 0
+    assert took < 4 + 2 * 1.5 + 2 + 5, "lease, two beats, backoff, and slack for a busy machine"
+
+
+def test_without_the_watcher_a_killed_workers_programs_live_on(bench):
+    """The control."""
+    worker = bench.start().listening()
+    bench.insert("t", {"seconds": 300, "children": 2})
+    pids = programs_of(bench, 2)
+    watcher_of(worker).kill()
+    worker.kill()
+    worker.process.wait()
+    time.sleep(5)
+    alive = [p for p in pids if not gone(p)]
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    assert len(alive) == 3
+
+
+def test_a_restarted_worker_rescues_its_dead_predecessor_at_once(bench):
+    first = bench.start(lease_seconds=3600).listening()
+    bench.insert("t", {"seconds": 300})
+    until(lambda: bench.runs()["t"])
+    bench.sql("update agent_tasks set input_data = '{}' where task_id = 't'")
+    first.kill()
+    first.process.wait()
+    second = bench.start(lease_seconds=3600)
+    second.listening()
+    bench.wait("t", seconds=20)
+    assert "rescued" in bench.trail("t")
+    assert bench.sql("select detail ->> 'reason' from agent_actions where action_type = 'rescued'") == [
+        ("worker_restarted",)
+    ]
+    assert bench.runs() == {"t": 2}
+
+
+def test_a_worker_that_was_frozen_past_its_lease_overwrites_nothing_and_ends_its_program(bench):
+    first = bench.start(name="first", state_dir=str(bench.path / "one")).listening()
+    bench.insert("t", {"seconds": 300})
+    until(lambda: bench.runs()["t"])
+    program = bench.entries()[0]["pid"]
+    second = bench.start(name="second", state_dir=str(bench.path / "two")).listening()
+    bench.sql("update agent_tasks set input_data = '{}' where task_id = 't'")
+    first.kill(signal.SIGSTOP)
+    row = bench.wait("t", seconds=40)
+    assert row["assigned_worker_id"] == second.worker_id
+    assert not gone(program), "the fault bit: two runs at once, as documented"
+    first.kill(signal.SIGCONT)
+    until(lambda: gone(program), 20, "the program of the lost lease")
+    first.said("lease lost")
+    assert bench.row("t") == row, "the late one changed nothing"
+    bench.insert("next")
+    bench.wait("next")
+    assert bench.sql("select count(*) from agent_workers where state = 'up'") == [(2,)], "it registered again"
+
+
+def test_a_claim_whose_answer_was_lost_on_the_wire_is_released_and_run(bench):
+    where = conninfo.conninfo_to_dict(bench.dsn)
+    with proxy(str(where["host"]), int(str(where["port"]))) as wire:
+        worker = bench.start(dsn=conninfo.make_conninfo(bench.dsn, port=wire.port)).listening()
+        wire.swallow = b"lost_answer"
+        bench.insert("lost_answer")
+        bench.wait("lost_answer")
+        assert wire.swallowed == 1
+        assert bench.runs() == {"lost_answer": 1}
+        assert bench.trail("lost_answer") == ["claimed", "rescued", "claimed", "finished"]
+        worker.said("the answer to its claim was lost")
+
+
+def test_an_old_spool_file_does_not_answer_for_a_new_run(bench):
+    """A crash between the commit and the unlink, then a retry by hand."""
+    first = bench.start().listening()
+    bench.insert("t", {"note": 1})
+    bench.wait("t")
+    done = until(lambda: list((bench.path / "state/workers" / first.worker_id / "spool/done").glob("*.json")))[0]
+    first.kill()
+    first.process.wait()
+    shutil.move(done, done.parent.parent / done.name)  # as if the crash had come before the move
+    bench.sql("update agent_tasks set status = 'pending', run_after = now() where task_id = 't'")
+    second = bench.start().listening()
+    bench.wait("t")
+    second.said("replayed a result of dead worker")
+    assert bench.runs() == {"t": 2}
+    assert bench.row("t")["assigned_worker_id"] == second.worker_id
+
+
+def test_a_result_that_was_spooled_and_not_recorded_is_recorded_by_the_next_worker(own_server, tmp_path):
+    """The program ends while the database is away, then its worker is killed: the file is all there is."""
+    with workers.bench(own_server.dsn, tmp_path) as bench:
+        first = bench.start().listening()
+        bench.insert("t", {"seconds": 2})
+        until(lambda: bench.runs()["t"])
+        own_server.stop("immediate")
+        spool = tmp_path / "state/workers" / first.worker_id / "spool"
+        until(lambda: list(spool.glob("*.json")))
+        first.kill()
+        first.process.wait()
+        own_server.start_again()
+        # Pending if the crash came before the WAL of the claim was flushed: then the database never heard of the run.
+        assert bench.row("t")["status"] in ("running", "pending"), "not recorded yet"
+        bench.start()
+        bench.wait("t")
+        assert bench.runs() == {"t": 1}
+        assert bench.trail("t")[-1] == "finished"
+
+
+async def test_one_result_nobody_can_store_does_not_hold_up_its_batch(dsn):
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db:
+        await db.execute("insert into agent_tasks (task_description) select 'x' from generate_series(1, 10)")
+        async with Rig(dsn, slots_size=10) as rig:
+            tasks = [(await rig.claimed())[0] for _ in range(10)]
+            bad = {"output": {"text": "a\0b\ud800c", "number": float("nan"), "kept": "yes"}}
+            results = [finished(t, rig.worker_id) for t in tasks[:9]]
+            results.append(finished(tasks[9], rig.worker_id, output=bad, error="x\0y"))
+            with pytest.raises((psycopg.Error, UnicodeError)):  # the control: as it is, it takes the batch down
+                await rig.queue.finish(results)
+            answers = await rig.queue.finish([r.storable() for r in results])
+            assert {a.verdict for a in answers} == {"recorded"}
+            row = await (
+                await db.execute("select output_data from agent_tasks where task_id = %s", [tasks[9].task_id])
+            ).fetchone()
+            assert row[0]["output"]["kept"] == "yes"
+            assert row[0]["output"]["number"] == "nan"
+            assert len(row[0]["altered"]) == 3
+
+
+def test_a_poison_task_stops_at_the_cap_and_its_neighbours_finish_elsewhere(bench):
+    bench.insert("poison", {"kill_worker": True}, queue="poison")
+    bench.sql("update agent_tasks set infra_count = 3 where task_id = 'poison'")
+    other = bench.start(name="other", state_dir=str(bench.path / "other")).listening()
+    for _ in range(2):
+        victim = bench.start(name="victim", queues=["poison"], state_dir=str(bench.path / "victim"))
+        assert victim.process.wait(60) == -signal.SIGKILL, "the fault bit"
+        bench.insert(f"neighbour {victim.pid}")
+    last = bench.start(name="victim", queues=["poison"], state_dir=str(bench.path / "victim")).listening()
+    row = bench.wait("poison", "failed")
+    assert row["failure_kind"] == "poison"
+    assert "see the trail" in row["error_message"]
+    assert bench.runs()["poison"] == 2
+    until(lambda: bench.sql("select count(*) from agent_tasks where status = 'completed'") == [(2,)])
+    assert last.process.poll() is None
+    assert other.process.poll() is None
+
+
+def test_an_outage_longer_than_the_lease_rescues_nobody_and_loses_nothing(own_server, tmp_path):
+    with workers.bench(own_server.dsn, tmp_path) as bench:
+        started = [
+            bench.start(name=f"w{i}", state_dir=str(tmp_path / f"s{i}"), heartbeat_seconds=1, lease_seconds=4)
+            for i in range(2)
+        ]
+        for worker in started:
+            worker.listening()
+        for i, seconds in enumerate((3, 4, 12, 13)):  # two end in the outage, two after it
+            bench.insert(f"t{i}", {"seconds": seconds})
+        until(lambda: len(bench.runs()) == 4)
+        own_server.stop("immediate")
+        time.sleep(9)  # more than twice the lease
+        own_server.start_again()
+        for i in range(4):
+            bench.wait(f"t{i}", seconds=40)
+        assert set(bench.runs().values()) == {1}
+        assert bench.sql("select count(*) from agent_actions where action_type = 'rescued'") == [(0,)]
+        for worker in started:
+            assert "cannot" in worker.log or "lost" in worker.log, "the fault bit"
+            assert len(worker.log.splitlines()) < 60, worker.log
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_stops_claims_not_results_and_recovers_by_itself(bench):
+    disk = bench.path / "disk"
+    disk.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=0700", "tmpfs", str(disk)], check=True)
+    try:
+        worker = bench.start(state_dir=str(disk)).listening()
+        bench.insert("t", {"seconds": 2, "raw": "'x' * 50000"})
+        until(lambda: bench.runs()["t"])
+        fill(disk / "filler")
+        bench.wait("t")
+        assert worker.log.count("spool is not writable") == 1
+        bench.insert("later")
+        time.sleep(1)
+        assert bench.row("later")["status"] == "pending", "claims stop"
+        (disk / "filler").unlink()
+        worker.said("spool is writable again")
+        bench.wait("later")
+        assert bench.runs() == {"t": 1, "later": 1}
+        worker.stop()
+    finally:
+        bench.close()
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_spool_entry_is_whole_or_not_there(tmp_path):
+    """Every prefix of a file that a crash may leave is put aside, and holds up no other."""
+    spool = Spool(tmp_path / "spool")
+    result = finished(workers_held(), "w")
+    whole = spool.put(result)
+    content = whole.path.read_text()
+    for length in (0, 1, len(content) // 2, len(content) - 1):
+        Path(whole.path.with_name(f"{length:020d}.json")).write_text(content[:length])
+    whole.path.with_name("9.json").write_text(content.replace("done", "none"))
+    assert [e.result for e in spool.pending()] == [result]
+    assert len(list((tmp_path / "spool/corrupt").iterdir())) == 5
+
+
+def fill(path: Path) -> None:
+    """Write until the disk takes no more."""
+    with path.open("wb", buffering=0) as filler:
+        for _ in range(10_000):
+            try:
+                filler.write(b"x" * 4096)
+            except OSError:
+                return
+    raise AssertionError("the disk did not fill")
+
+
+def workers_held():
+    from turbo.queue import Held
+
+    return Held("t", 7)

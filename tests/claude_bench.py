@@ -15,6 +15,7 @@ import pytest
 
 from tests import messages_api
 from tests.messages_api import Answer, MessagesApi
+from tests.real import missing
 from turbo.executors.base import Progress, Run
 from turbo.executors.claude import ClaudeExecutor
 from turbo.journal import Journal
@@ -31,7 +32,7 @@ def the_cli() -> str:
     here = Path(__file__).parent / ".tools" / "node_modules" / ".bin" / "claude"
     path = os.environ.get("TURBO_TEST_CLAUDE") or str(here)
     if not os.access(path, os.X_OK):
-        pytest.fail(f"no Claude CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_CLAUDE")
+        missing(f"no Claude CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_CLAUDE")
     return path
 
 

@@ -6,7 +6,6 @@ run. TURBO_TEST_PG=16 or 18 chooses the wheel's version, TURBO_TEST_PG=debian th
 
 import contextlib
 import os
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from psycopg import conninfo
 
 from tests import workers
+from tests.real import require
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -28,17 +28,6 @@ def _embedded_arguments() -> dict[str, object]:
         return {"version": int(chosen)}
     require(str(DEBIAN / "postgres"))
     return {"bin_dir": DEBIAN}
-
-
-def require(tool: str) -> str:
-    """A real part's path. Missing: a failure under TURBO_REQUIRE_REAL=1, else a skip."""
-    found = shutil.which(tool)
-    if found is None:
-        message = f"{tool} is not installed"
-        if os.environ.get("TURBO_REQUIRE_REAL") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
 
 
 @contextlib.contextmanager

@@ -1,0 +1,124 @@
+"""Any SQL client inserts, and an idle worker wakes: nothing of turbo is in these programs."""
+
+import asyncio
+import subprocess
+from pathlib import Path
+from urllib.parse import quote
+
+import asyncpg
+import pg8000.native
+import psycopg
+import pytest
+from psycopg import conninfo
+
+from tests import conftest, workers
+from tests.real import missing, require
+from tests.rig import Rig
+from turbo import embedded
+from turbo.migrate import migrate
+
+TOOLS = Path(__file__).parents[1] / ".tools" / "node_modules"
+
+NODE = """
+const {Client} = require(process.argv[2]);
+(async () => {
+  const client = new Client({connectionString: process.argv[3]});
+  await client.connect();
+  await client.query("INSERT INTO agent_tasks (task_id, task_description, input_data) VALUES ($1, $2, $3)",
+                     ['from-client', "it's 100% %s \\\\ $1", {a: [1, null]}]);
+  await client.end();
+})();
+"""
+
+
+def uri(dsn: str) -> str:
+    known = conninfo.conninfo_to_dict(dsn)
+    return f"postgresql://{known['user']}@{known['host']}:{known['port']}/{quote(str(known['dbname']))}"
+
+
+async def psql(dsn: str) -> None:
+    program = require(str(embedded.binaries() / "psql"))
+    query = "INSERT INTO agent_tasks (task_id, task_description) VALUES ('from-client', 'it''s 100% %s \\ $1')"
+    await asyncio.to_thread(subprocess.run, [program, "-q", uri(dsn), "-c", query], check=True)
+
+
+async def node_postgres(dsn: str) -> None:
+    if not (TOOLS / "pg").exists():
+        missing("node-postgres is not there: npm ci in tests/.tools")
+    await asyncio.to_thread(subprocess.run, [require("node"), "-e", NODE, "x", str(TOOLS / "pg"), uri(dsn)], check=True)
+
+
+async def asyncpg_insert(dsn: str) -> None:
+    connection = await asyncpg.connect(uri(dsn))
+    await connection.execute(
+        "INSERT INTO agent_tasks (task_id, task_description) VALUES ($1, $2)", "from-client", "it's 100% %s \\ $1"
+    )
+    await connection.close()
+
+
+async def pg8000_insert(dsn: str) -> None:
+    known = conninfo.conninfo_to_dict(dsn)
+    connection = pg8000.native.Connection(
+        str(known["user"]), host=str(known["host"]), port=int(str(known["port"])), database=str(known["dbname"])
+    )
+    connection.run(
+        "INSERT INTO agent_tasks (task_id, task_description) VALUES (:id, :text)",
+        id="from-client",
+        text="it's 100% %s \\ $1",
+    )
+    connection.close()
+
+
+async def copy(dsn: str) -> None:
+    with psycopg.connect(dsn) as db, db.cursor().copy("copy agent_tasks (task_id, task_description) from stdin") as out:
+        out.write_row(("from-client", "it's 100% %s \\ $1"))
+
+
+@pytest.mark.parametrize("insert", [psql, node_postgres, asyncpg_insert, pg8000_insert, copy], ids=lambda f: f.__name__)
+async def test_an_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
+    async with Rig(dsn) as rig:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db:
+            while (await (await db.execute("select idle from agent_workers")).fetchone()) != (True,):
+                pass
+        await insert(dsn)
+        task, _ = await rig.claimed()
+        assert task.task_id == "from-client"
+        assert task.task_description == "it's 100% %s \\ $1"
+        assert rig.heard == ["default"], "woken, not polled (polls are an hour apart)"
+
+
+async def test_postgres_fdw_inserts_are_repeatable_read_and_wake_all_the_same():
+    """The wheel has no contrib: Debian's PostgreSQL."""
+    require(str(conftest.DEBIAN / "postgres"))
+    with embedded.temporary(bin_dir=conftest.DEBIAN) as server:
+        migrate(server.dsn)
+        with psycopg.connect(server.dsn, autocommit=True) as db:
+            db.execute("create database elsewhere")
+            db.execute("create extension postgres_fdw")  # here only to fail early where it is missing
+        elsewhere = psycopg.conninfo.make_conninfo(server.dsn, dbname="elsewhere")
+        with psycopg.connect(elsewhere, autocommit=True) as db:
+            db.execute("create extension postgres_fdw")
+            db.execute(
+                "create server home foreign data wrapper postgres_fdw"
+                f" options (host '127.0.0.1', port '{server.port}', dbname 'postgres')"
+            )
+            db.execute("create user mapping for current_user server home options (user 'postgres')")
+            db.execute(
+                "create foreign table agent_tasks (task_id text, task_description text) server home options (schema_name 'public')"
+            )
+            async with Rig(server.dsn) as rig:
+                db.execute("insert into agent_tasks values ('from-afar', 'x')")
+                task, _ = await rig.claimed()
+                assert task.task_id == "from-afar"
+                assert "default" in rig.heard
+
+
+def test_other_time_zones_mean_the_same_moment(bench):
+    bench.start().listening()
+    bench.sql("insert into agent_tasks (task_id, task_type, task_description, run_after) values ('past', 'noop', 'x', %s)",
+              "2026-01-01 00:00:00+14")  # fmt: skip
+    bench.wait("past")
+    with psycopg.connect(bench.dsn, autocommit=True, options="-c timezone=Pacific/Kiritimati") as db:
+        db.execute("insert into agent_tasks (task_id, task_type, task_description, run_after)"
+                   " values ('soon', 'noop', 'x', localtimestamp + interval '1 second')")  # fmt: skip
+    assert workers.until(lambda: bench.row("soon").get("status") == "completed", 10)

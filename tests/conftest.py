@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import conninfo
@@ -18,6 +19,10 @@ from tests import workers
 from tests.real import require
 from turbo import embedded
 from turbo.migrate import migrate
+
+# A busy machine makes drawing slow; that is no property of the code.
+hypothesis.settings.register_profile("turbo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("turbo")
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 

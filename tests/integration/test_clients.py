@@ -84,7 +84,9 @@ async def test_an_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
         task, _ = await rig.claimed()
         assert task.task_id == "from-client"
         assert task.task_description == "it's 100% %s \\ $1"
-        assert rig.heard == ["default"], "woken, not polled (polls are an hour apart)"
+        async with asyncio.timeout(5):  # the ladder may have found the row first; the notification arrives all the same
+            while rig.heard != ["default"]:
+                await asyncio.sleep(0.01)
 
 
 async def test_postgres_fdw_inserts_are_repeatable_read_and_wake_all_the_same():
@@ -110,7 +112,9 @@ async def test_postgres_fdw_inserts_are_repeatable_read_and_wake_all_the_same():
                 db.execute("insert into agent_tasks values ('from-afar', 'x')")
                 task, _ = await rig.claimed()
                 assert task.task_id == "from-afar"
-                assert "default" in rig.heard
+                async with asyncio.timeout(5):
+                    while "default" not in rig.heard:
+                        await asyncio.sleep(0.01)
 
 
 def test_other_time_zones_mean_the_same_moment(bench):

@@ -1,20 +1,21 @@
 """What a worker measures. The names are a contract (docs/metrics.md); `promtool check metrics` lints them in a test.
 
-One registry a worker, one endpoint, up before the database answers; a scrape reads memory and never waits for anything.
-Labels are bounded: executors, accounts and a worker's own queues come from its configuration; of the queues the leader
-sees in the table, those that no live worker serves are counted together as `other`, because any inserter can invent one.
+One registry a worker, read from memory by its endpoint. Labels are bounded: executors, accounts and a worker's own queues
+come from its configuration; of the queues the leader sees in the table (turbo.fleet_gauges), those that no live worker
+serves are counted together as `other`, because any inserter can invent one.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from threading import Thread
-from wsgiref.simple_server import WSGIServer
+import time
+from collections import Counter as Count
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from turbo import __version__
+from turbo.fleet_gauges import FleetGauges
 from turbo.outcome import ModelUsage
-from turbo.states import TaskState, WorkerState
 
 DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 """Seconds an agent runs: from a lint to two hours."""
@@ -22,27 +23,44 @@ DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 72
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 """Seconds a task waits: single-digit milliseconds on an idle fleet, hours on a full one."""
 
-LIVE_STATES = (TaskState.SCHEDULED, TaskState.PENDING, TaskState.RUNNING)
 
+class RunningTasks(Collector):
+    """`turbo_running_tasks`, counted at the scrape: a run's start and end cost nothing for it."""
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of the metrics endpoint. With `client_ca`, scrapers must present a certificate it signed."""
+    def __init__(self) -> None:
+        self.runs: Callable[[], Iterable[tuple[str, str]]] = tuple  # (executor, account or "") of each run
+        self.known: tuple[tuple[str, str], ...] = ()  # reported as 0 when nothing runs
 
-    certfile: str
-    keyfile: str
-    client_ca: str | None = None
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return [self._family()]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = self._family()
+        counted = Count(dict.fromkeys(self.known, 0))
+        counted.update(self.runs())
+        for labels, count in sorted(counted.items()):
+            family.add_metric(labels, count)
+        return [family]
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("turbo_running_tasks", "Runs in progress.", labels=["executor", "account"])
 
 
 class Metrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
-        self._server: tuple[WSGIServer, Thread] | None = None
+        ProcessCollector(registry=r)  # memory, CPU and descriptors of the worker itself; Linux only
+        self.fleet = FleetGauges()
+        r.register(self.fleet)
+        self.running = RunningTasks()
+        r.register(self.running)
 
         Gauge("turbo_build_info", "Always 1; the version is the label.", ["version"], registry=r).labels(
             __version__
         ).set(1)
 
+        self.started = Gauge("turbo_start_timestamp_seconds", "When this worker started (Unix time).", registry=r)
+        self.started.set(time.time())
         self.claims = Counter(
             "turbo_claims", "Tasks claimed, and claims lost to another worker.", ["queue", "result"], registry=r
         )
@@ -93,6 +111,11 @@ class Metrics:
         self.rescued = Counter(
             "turbo_rescued_tasks", "Tasks this worker took back for the fleet.", ["reason"], registry=r
         )
+        self.poisoned = Counter(
+            "turbo_poisoned_tasks",
+            "Tasks given up on: too many of their runs ended with the worker, its machine or its tools.",
+            registry=r,
+        )
         self.fenced = Counter(
             "turbo_fenced_writes", "Results refused because the claim was no longer this worker's.", registry=r
         )
@@ -101,41 +124,6 @@ class Metrics:
         self.cost = Counter(
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
         )
-        self.queue_tasks = Gauge(
-            "turbo_queue_tasks", "Tasks in the table, live states only. Leader only.", ["queue", "status"], registry=r
-        )
-        self.queue_oldest = Gauge(
-            "turbo_queue_oldest_runnable_age_seconds",
-            "How long the oldest runnable task has waited. Leader only.",
-            ["queue"],
-            registry=r,
-        )
-        self.workers = Gauge("turbo_workers", "Workers of the fleet, by state. Leader only.", ["state"], registry=r)
-        self.notification_queue = Gauge(
-            "turbo_notification_queue_usage_ratio", "pg_notification_queue_usage(). Leader only.", registry=r
-        )
-
-    def serve(self, host: str, port: int, tls: TlsFiles | None = None) -> int:
-        """Start the endpoint in a thread. Returns the port it got. Raises OSError when the address is taken."""
-        server, thread = start_http_server(
-            port,
-            addr=host,
-            registry=self.registry,
-            certfile=tls.certfile if tls else None,
-            keyfile=tls.keyfile if tls else None,
-            client_cafile=tls.client_ca if tls else None,
-            client_auth_required=bool(tls and tls.client_ca),
-        )
-        self._server = (server, thread)
-        return int(server.server_port)
-
-    def close(self) -> None:
-        if self._server is not None:
-            server, thread = self._server
-            self._server = None
-            server.shutdown()
-            server.server_close()
-            thread.join(timeout=5)
 
     def used(self, account: str, usage: Iterable[ModelUsage]) -> None:
         """Add what one run used."""
@@ -148,36 +136,3 @@ class Metrics:
             ):
                 self.tokens.labels(account, u.model, kind).inc(max(0, tokens))
             self.cost.labels(account, u.model).inc(max(0.0, u.cost_usd))
-
-    def lead(self, rows: Iterable[dict[str, object]]) -> None:
-        """Replace the leader's gauges by what sql/gauges.sql returned."""
-        facts = list(rows)
-        served = {str(f["label"]) for f in facts if f["what"] == "served"}
-        tasks: dict[tuple[str, str], float] = {(q, s.value): 0.0 for q in served for s in LIVE_STATES}
-        oldest: dict[str, float] = dict.fromkeys(served, 0.0)
-        workers: dict[str, float] = {s.value: 0.0 for s in WorkerState}
-        for f in facts:
-            value = float(str(f["value"]))
-            label = str(f["label"]) if f["label"] in served else "other"
-            if f["what"] == "tasks":
-                key = (label, str(f["state"]))
-                tasks[key] = tasks.get(key, 0.0) + value
-            elif f["what"] == "oldest":
-                oldest[label] = max(oldest.get(label, 0.0), value)
-            elif f["what"] == "workers":
-                workers[str(f["state"])] = value
-            elif f["what"] == "notify":
-                self.notification_queue.set(value)
-        self.resign()
-        for (queue, status), count in tasks.items():
-            self.queue_tasks.labels(queue, status).set(count)
-        for queue, age in oldest.items():
-            self.queue_oldest.labels(queue).set(age)
-        for state, count in workers.items():
-            self.workers.labels(state).set(count)
-
-    def resign(self) -> None:
-        """No longer the leader: its gauges go, so that two workers never both report them for long."""
-        self.queue_tasks.clear()
-        self.queue_oldest.clear()
-        self.workers.clear()

@@ -14,7 +14,8 @@ import os
 import secrets
 import signal
 import socket
-from collections.abc import Coroutine, Mapping
+import time
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from turbo.accounts import Accounts
 from turbo.claimer import Claimer, TaskTypes
 from turbo.config import WorkerConfig
 from turbo.db import Backoff, Lane
+from turbo.endpoint import Endpoint, TlsFiles
 from turbo.executors.base import Executor
 from turbo.executors.registry import build_executors
 from turbo.finisher import Finisher
@@ -32,7 +34,8 @@ from turbo.journal import Journal
 from turbo.leader import Leader
 from turbo.listener import Listener
 from turbo.loop import Loop
-from turbo.metrics import Metrics, TlsFiles
+from turbo.metrics import Metrics
+from turbo.outcome import OutcomeKind
 from turbo.queue import Answer, Queue, Sweep, WorkerRow
 from turbo.reaper import Watcher, end_leftovers
 from turbo.reconciler import Reconciler
@@ -136,6 +139,9 @@ class Worker:
         self.claimer.on_stop = self.reconciler.want
         self.claimer.on_sweep = lambda sweep: self.accounts.seen(sweep.accounts)
         self.finisher.on_disk_change = self._disk_changed
+        self._endpoint = Endpoint(self.metrics.registry, unhealthy=self._unhealthy, unready=self._unready)
+        self.metrics.running.known = tuple((e.name, e.account or "") for e in self._executors.values())
+        self.metrics.running.runs = lambda: [(r.executor, r.account or "") for r in list(self.slots.running.values())]
         self.metrics.slots.labels("busy").set_function(lambda: self.slots.busy)
         self.metrics.slots.labels("free").set_function(lambda: self.slots.free)
 
@@ -181,7 +187,7 @@ class Worker:
             await self._claims.close()
             await self._results.close()
             self._watcher.close()
-            self.metrics.close()
+            self._endpoint.close()
             self._home.close()
         return 0 if self._crash is None else 1
 
@@ -218,9 +224,29 @@ class Worker:
             str(settings.tls.keyfile),
             str(settings.tls.client_ca) if settings.tls.client_ca else None,
         )
-        port = self.metrics.serve(settings.host, settings.port, tls or None)
+        port = self._endpoint.serve(settings.host, settings.port, tls or None)
         self._metrics_address = f"{settings.host}:{port}"
         log.info("metrics on http%s://%s/metrics", "s" if tls else "", self._metrics_address)
+
+    def _unhealthy(self) -> Iterator[str]:
+        """For /healthz: what only a restart mends."""
+        if self._crash is not None:
+            yield f"a loop crashed ({type(self._crash).__name__}); draining"
+
+    def _unready(self) -> Iterator[str]:
+        """For /readyz: why nothing is claimed now."""
+        yield from self._unhealthy()
+        silence = time.monotonic() - self._heartbeat.last_beat
+        if self._stopping.is_set():
+            yield "draining"
+        elif not self._connected_before:
+            yield f"waiting for the database at {db.describe(self._dsn)}"
+        elif silence > 2 * self._config.worker.heartbeat_seconds:
+            yield f"the database has taken no heartbeat for {silence:.0f} s"
+        if self.claimer.held_back is not None:
+            yield self.claimer.held_back
+        if self.claimer.types.none:
+            yield "every account is paused"
 
     # ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -310,6 +336,8 @@ class Worker:
     async def _rescue(self, reason: str) -> None:
         for rescued in await self.queue.rescue(reason):
             self.metrics.rescued.labels(reason).inc()
+            if rescued.status == "failed":
+                self.metrics.poisoned.inc()
             log.warning(
                 "rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id}
             )
@@ -321,6 +349,8 @@ class Worker:
         self.runner.start(task)
 
     def _recorded(self, result: FinishedRun, answer: Answer) -> None:
+        if answer.becomes == "failed" and result.outcome == OutcomeKind.INFRASTRUCTURE:
+            self.metrics.poisoned.inc()
         due = self.runner.recorded(result, answer)
         if due is not None:
             self.claimer.due_in(due)

@@ -11,3 +11,11 @@ select 'served', q.queue, null, 1 from public.agent_workers w cross join lateral
  where w.state in ('up', 'paused') group by q.queue
 union all
 select 'notify', null, null, pg_notification_queue_usage()
+union all
+-- What holds the xmin horizon back: sessions with a snapshot or a transaction id, prepared transactions. Other roles'
+-- sessions are visible to members of pg_read_all_stats only.
+select 'transaction', null, null, coalesce(extract(epoch from clock_timestamp() - min(x.since)), 0)::float8
+  from (select a.xact_start as since from pg_stat_activity a
+         where (a.backend_xmin is not null or a.backend_xid is not null) and a.pid <> pg_backend_pid()
+        union all
+        select p.prepared from pg_prepared_xacts p) x

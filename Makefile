@@ -19,7 +19,7 @@ demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted thro
 
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
 	@$(BIN)/python -m pytest -m quiet
-	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-4}
+	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-4} --dist loadgroup
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
@@ -32,10 +32,16 @@ check: lint test  ## What CI runs: lint, then the tests
 db: $(STAMP)  ## Start the embedded PostgreSQL for yourself; prints its DSN
 	@$(BIN)/turbo db start
 
+monitoring: $(STAMP)  ## Three workers under a little load, Prometheus and Alertmanager, on loopback
+	@$(BIN)/python scripts/monitoring.py
+
+dashboards: $(STAMP)  ## Write monitoring/grafana/dashboards from scripts/dashboards.py
+	@$(BIN)/python scripts/dashboards.py
+
 bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
 	@$(BIN)/python benchmarks/pickup.py
 
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db bench-pickup clean
+.PHONY: help venv demo test lint check db monitoring dashboards bench-pickup clean

@@ -96,10 +96,14 @@ def fresh_database(template: str = "template0") -> Iterator[str]:
             admin.execute(f"drop database if exists {name} with (force)")
 
 
+def migrated_database() -> contextlib.AbstractContextManager[str]:
+    return fresh_database(os.environ["TURBO_TEST_TEMPLATE"])
+
+
 @pytest.fixture
 def dsn() -> Iterator[str]:
     """A migrated database of the test's own."""
-    with fresh_database(os.environ["TURBO_TEST_TEMPLATE"]) as name:
+    with migrated_database() as name:
         yield name
 
 

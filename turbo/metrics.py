@@ -15,13 +15,17 @@ from prometheus_client.registry import Collector
 
 from turbo import __version__
 from turbo.fleet_gauges import FleetGauges
-from turbo.outcome import ModelUsage
+from turbo.outcome import FailureKind, ModelUsage, OutcomeKind
 
 DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 """Seconds an agent runs: from a lint to two hours."""
 
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 """Seconds a task waits: single-digit milliseconds on an idle fleet, hours on a full one."""
+
+
+RESCUES = ("worker_silent", "worker_restarted", "orphan")
+"""Why a task was taken back: the label `reason` of `turbo_rescued_tasks_total`."""
 
 
 class RunningTasks(Collector):
@@ -124,6 +128,23 @@ class Metrics:
         self.cost = Counter(
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
         )
+
+    def expect(self, queues: Iterable[str], executors: Iterable[str]) -> None:
+        """Let every counter of this worker's configuration exist from the start, at 0.
+
+        Prometheus cannot see the first increment of a series that begins with it: `increase()` would miss the first
+        failure of an executor, which is the one to be told of.
+        """
+        for queue in queues:
+            for result in ("claimed", "lost"):
+                self.claims.labels(queue, result)
+            for kind in FailureKind:
+                self.retries.labels(queue, kind.value)
+            for executor in executors:
+                for outcome in OutcomeKind:
+                    self.finished.labels(queue, executor, outcome.value)
+        for reason in RESCUES:
+            self.rescued.labels(reason)
 
     def used(self, account: str, usage: Iterable[ModelUsage]) -> None:
         """Add what one run used."""

@@ -140,6 +140,7 @@ class Worker:
         self.claimer.on_sweep = lambda sweep: self.accounts.seen(sweep.accounts)
         self.finisher.on_disk_change = self._disk_changed
         self._endpoint = Endpoint(self.metrics.registry, unhealthy=self._unhealthy, unready=self._unready)
+        self.metrics.expect(settings.queues, self._executors)
         self.metrics.running.known = tuple((e.name, e.account or "") for e in self._executors.values())
         self.metrics.running.runs = lambda: [(r.executor, r.account or "") for r in list(self.slots.running.values())]
         self.metrics.slots.labels("busy").set_function(lambda: self.slots.busy)

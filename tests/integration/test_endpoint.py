@@ -1,0 +1,107 @@
+"""/healthz and /readyz beside /metrics, while the database is away, while a worker drains, and over TLS."""
+
+import ssl
+import subprocess
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+
+from tests.real import require
+from tests.workers import until
+from turbo.endpoint import Endpoint, TlsFiles
+
+
+def get(url: str, context: ssl.SSLContext | None = None) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5, context=context) as answer:
+            return answer.status, answer.read().decode().strip()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode().strip()
+
+
+def address(log: str) -> str:
+    return log.split("metrics on ")[1].split("/metrics")[0]
+
+
+def test_a_worker_without_its_database_is_healthy_measured_and_not_ready(bench):
+    worker = bench.start(dsn="postgresql://postgres@127.0.0.1:1/postgres")
+    worker.said("waiting for the database")
+    url = address(worker.log)
+    assert get(f"{url}/healthz") == (200, "ok")
+    assert get(f"{url}/readyz") == (503, "waiting for the database at 127.0.0.1:1/postgres")
+    assert get(f"{url}/metrics")[1].count("turbo_listener_up 0.0") == 1
+    assert get(f"{url}/nothing") == (404, "here are /metrics, /healthz and /readyz")
+
+
+def test_a_worker_is_ready_until_it_drains(bench):
+    worker = bench.start(name="w", drain_seconds=20).listening()
+    url = address(worker.log)
+    until(lambda: get(f"{url}/readyz") == (200, "ok"))
+    bench.insert("slow", {"seconds": 3})
+    bench.wait("slow", "running")
+    worker.process.terminate()
+    worker.said("draining")
+    assert get(f"{url}/readyz") == (503, "draining")
+    assert get(f"{url}/healthz") == (200, "ok")
+    assert worker.stop() == 0
+
+
+def test_a_worker_whose_heartbeat_is_not_taken_says_so(bench):
+    worker = bench.start().listening()
+    url = address(worker.log)
+    until(lambda: get(f"{url}/readyz") == (200, "ok"))
+    with psycopg.connect(bench.dsn) as db:
+        db.execute("lock table agent_workers in exclusive mode")
+        status, text = until(lambda: (lambda r: r if r[0] == 503 else None)(get(f"{url}/readyz")))
+        assert (status, text.split(" for ")[0]) == (503, "the database has taken no heartbeat")
+        assert get(f"{url}/metrics")[0] == 200
+    until(lambda: get(f"{url}/readyz") == (200, "ok"), 30)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    """A CA of the test's own, a server's certificate for 127.0.0.1 and a client's."""
+    openssl = require("openssl")
+
+    def run(*arguments: str) -> None:
+        subprocess.run([openssl, *arguments], cwd=tmp_path, check=True, capture_output=True)
+
+    run("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2",
+        "-subj", "/CN=a test CA")  # fmt: skip
+    (tmp_path / "names").write_text("subjectAltName = IP:127.0.0.1\n")
+    for name in ("server", "client"):
+        run(
+            "req",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+            "-subj",
+            f"/CN={name}",
+        )
+        run("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+    return tmp_path
+
+
+def test_tls_asks_for_a_client_certificate_where_it_is_told_to(certificates):
+    endpoint = Endpoint(CollectorRegistry())
+    files = TlsFiles(*(str(certificates / f) for f in ("server.pem", "server.key", "ca.pem")))
+    port = endpoint.serve("127.0.0.1", 0, files)
+    try:
+        trusting = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
+        with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
+            get(f"https://127.0.0.1:{port}/healthz", trusting)
+        trusting.load_cert_chain(certificates / "client.pem", certificates / "client.key")
+        assert get(f"https://127.0.0.1:{port}/healthz", trusting) == (200, "ok")
+        with pytest.raises((urllib.error.URLError, ConnectionError)):
+            get(f"http://127.0.0.1:{port}/healthz")
+    finally:
+        endpoint.close()

@@ -10,7 +10,6 @@ stayed open. The ladder starts only when the flag changed; a worker that was idl
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -160,11 +159,13 @@ class Claimer(Loop):
             able = self._slots.free > 0 and self.held_back is None and not self.types.none
             if self._sweep_wanted or (self._woken and able) or any(t <= now for t in timers):
                 return
-            timeout = max(0.0, min(timers) - now) if timers else None
             self._event.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout):
-                    await self._event.wait()
+            timer = asyncio.get_running_loop().call_later(min(timers) - now, self._event.set) if timers else None
+            try:  # this is between a notification and its claim: a plain timer costs less than asyncio.timeout
+                await self._event.wait()
+            finally:
+                if timer is not None:
+                    timer.cancel()
 
     async def _turn(self) -> None:
         now = time.monotonic()
@@ -209,9 +210,12 @@ class Claimer(Loop):
             if claim.idle_now is not None:
                 self._idle = claim.idle_now
             for task in claim.tasks:
-                self._metrics.claims.labels(queue, "claimed").inc()
-                self._metrics.wait.labels(queue).observe(task.waited_seconds)
                 self._start_task(task)
+            if claim.tasks:
+                self._metrics.claims.labels(queue, "claimed").inc(len(claim.tasks))
+                waited = self._metrics.wait.labels(queue)
+                for task in claim.tasks:
+                    waited.observe(task.waited_seconds)
             if claim.races:
                 self._metrics.claims.labels(queue, "lost").inc(claim.races)
             return claim

@@ -37,6 +37,13 @@ SESSION_SETTINGS = (
     " set_config('jit', 'off', false)"
 )
 
+PLAN_SETTINGS = (
+    "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
+)
+"""For prepared statements, on sessions that are known to be this worker's own (behind a transaction pooler they would be
+left to strangers). A plan made while a table was small is kept until its next ANALYZE; made with a sequential scan, or by
+an index of all pending rows, it would make every claim cost the whole backlog for the first minutes of a burst."""
+
 Connection = AsyncConnection[TupleRow]
 
 
@@ -151,6 +158,7 @@ class Lane:
         self._application_name = application_name
         self._connection: Connection | None = None
         self._turn = asyncio.Lock()
+        self._tuned = False
         self.prepare = False
 
     @asynccontextmanager
@@ -163,10 +171,14 @@ class Lane:
         async with self._turn:
             if self._connection is None or self._connection.closed:
                 self._connection = await connect(self._dsn, self._application_name)
+                self._tuned = False
             connection = self._connection
             connection.prepare_threshold = 5 if self.prepare else None
             timer = asyncio.get_running_loop().call_later(deadline, cut, connection)
             try:
+                if self.prepare and not self._tuned:
+                    await connection.execute(PLAN_SETTINGS)
+                    self._tuned = True
                 yield connection
             except BaseException as error:
                 if not isinstance(error, psycopg.Error) or connection.broken or is_transient(error):

@@ -151,7 +151,9 @@ class Queue:
                     rows = await cursor.fetchall()
             except errors.UniqueViolation:
                 continue  # a sibling took the same concurrency_key; its commit is visible to the next try
-            return Claim(tuple(_task(row, queue) for row in rows if row[0] is not None), rows[0][-1], races)
+            tasks = [_task(row, queue) for row in rows if row[0] is not None]
+            tasks.sort(key=_claim_order)
+            return Claim(tuple(tasks), rows[0][-1], races)
         return Claim((), None, KEY_RACE_TRIES)
 
     async def sweep(self, queues: Sequence[str], connection: Connection | None = None) -> Sweep:
@@ -329,6 +331,11 @@ class Queue:
             "task_id": [h.task_id for h in items],
             "token": [h.token for h in items],
         }
+
+
+def _claim_order(task: Task) -> tuple[int, float]:
+    """Highest priority first, nulls last; then who waited longest."""
+    return (-task.priority if task.priority is not None else 1 << 32, -task.waited_seconds)
 
 
 def _task(row: tuple[Any, ...], queue: str) -> Task:

@@ -177,21 +177,24 @@ class Queue:
 
     async def finish(self, results: Sequence[FinishedRun]) -> list[Answer]:
         """Record a batch in one transaction with its trail. Every result gets an answer; see sql/finish.sql."""
-        parameters = {
-            "task_id": [r.task_id for r in results],
-            "token": [r.fencing_token for r in results],
-            "outcome": [r.outcome for r in results],
-            "output": [None if r.output is None else json.dumps(r.output) for r in results],
-            "error": [r.error for r in results],
-            "kind": [r.failure_kind for r in results],
-            "ms": [r.execution_ms for r in results],
-            "delay": [r.retry_delay_seconds for r in results],
-            "final": [r.final for r in results],
-            "session": [r.agent_session_id for r in results],
-            "worker": [r.worker_id for r in results],
-            "detail": [json.dumps(r.detail) if r.detail else None for r in results],
-            "infra_cap": INFRA_CAP,
-        }
+        document = [
+            {
+                "task_id": r.task_id,
+                "token": r.fencing_token,
+                "outcome": r.outcome,
+                "output": r.output,
+                "error": r.error,
+                "kind": r.failure_kind,
+                "ms": r.execution_ms,
+                "delay": r.retry_delay_seconds,
+                "final": r.final,
+                "session": r.agent_session_id,
+                "worker": r.worker_id,
+                "detail": r.detail or None,
+            }
+            for r in results
+        ]
+        parameters = {"results": json.dumps(document), "infra_cap": INFRA_CAP}
         async with self._results.use() as connection:
             cursor = await connection.execute(statement("finish"), parameters)
             return [Answer(*row) for row in await cursor.fetchall()]

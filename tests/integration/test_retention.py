@@ -1,0 +1,356 @@
+"""Retention deletes what is old enough and turbo's own, and nothing else. Time is stepped by writing old moments."""
+
+import asyncio
+import logging
+import re
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+
+from tests.integration.test_migrate import OLD_TABLE, query
+from tests.members import login
+from tests.workers import Bench, until
+from turbo.config import load_worker_config
+from turbo.db import Lane
+from turbo.metrics import Metrics
+from turbo.migrate import grant_roles, migrate
+from turbo.retention import Ages, Retention
+from turbo.sql import statement
+
+DAY = 86_400.0
+ALL = Ages(completed=30 * DAY, failed=90 * DAY, cancelled=7 * DAY, actions=30 * DAY)
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection]:
+    """A session past the triggers: it can write history."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute("set session_replication_role = replica")
+        yield connection
+
+
+@asynccontextmanager
+async def leader(dsn: str, ages: Ages = ALL, **settings: float) -> AsyncIterator[Retention]:
+    lane = Lane(dsn, "retention")
+    one = Retention(lane, ages, Metrics(), pause=0, **settings)  # type: ignore[arg-type]
+    one.leads(True)
+    yield one
+    await lane.close()
+
+
+def finished(
+    db: psycopg.Connection,
+    task_id: str,
+    status: str = "completed",
+    days: float = 31,
+    token: int | None = -7,
+    run_after: float = 31,
+) -> str:
+    db.execute(
+        "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after, created_at)"
+        " values (%s, 'x', %s, %s, now() - make_interval(secs => %s), now() - make_interval(secs => %s), now())",
+        (task_id, status, token, days * DAY, run_after * DAY),
+    )
+    return task_id
+
+
+def left(db: psycopg.Connection) -> set[str]:
+    return {row[0] for row in db.execute("select task_id from agent_tasks")}
+
+
+async def test_nothing_is_deleted_unless_configured(db: psycopg.Connection, dsn: str, tmp_path: Path) -> None:
+    for status in ("completed", "failed", "cancelled"):
+        finished(db, status, status, days=3650, run_after=3650)
+    db.execute(
+        "insert into agent_actions (task_id, action_type, actor, executed_at) values ('x', 'finished', 'w', '2001-01-01')"
+    )
+    async with leader(dsn, Ages()) as one:
+        await asyncio.wait_for(one.run(), 5)
+        await one.once()
+    assert left(db) == {"completed", "failed", "cancelled"}
+    assert db.execute("select count(*) from agent_actions").fetchone() == (1,)
+    settings = load_worker_config(Path(__file__).parents[2] / "config" / "worker.yaml").retention
+    assert set(settings.model_dump().values()) == {None}
+
+
+async def test_what_is_old_enough_goes_and_everything_else_stays(db: psycopg.Connection, dsn: str) -> None:
+    goes = {
+        finished(db, "completed 31 days ago"),
+        finished(db, "cancelled 8 days ago", "cancelled", 8),
+        finished(db, "failed 91 days ago", "failed", 91, run_after=91),
+        finished(db, "poison, its token still alive", "failed", 91, token=7, run_after=91),
+        finished(db, "cancelled by hand while it waited", "cancelled", 8, token=None),
+    }
+    db.execute(
+        "insert into agent_actions (task_id, action_type, actor, from_status, to_status)"
+        " values ('cancelled by hand while it waited', 'edited', 'ana', 'pending', 'cancelled')"
+    )
+    stays = {
+        finished(db, "completed 29 days ago", days=29),
+        finished(db, "failed 89 days ago", "failed", 89, run_after=89),
+        finished(db, "cancelled 6 days ago", "cancelled", 6),
+        finished(db, "an old poller's", token=None),
+        finished(db, "an old poller's, cancelled", "cancelled", 31, token=None),
+        finished(db, "in the old history, adopted yesterday", run_after=1),
+        finished(db, "of another system", "archived"),
+        finished(db, "of another system, done", "done", token=None),
+        finished(db, "in progress at an old poller", "in_progress", token=None),
+        *(finished(db, f"{status} with an old end", status) for status in ("pending", "scheduled", "running")),
+    }
+    db.execute(
+        "insert into agent_tasks (task_id, task_description, status, fencing_token, run_after)"
+        " values ('no end known', 'x', 'completed', -7, '2001-01-01')"
+    )
+    async with leader(dsn) as one:
+        await one.once()
+        assert one.deleted == {"completed": 1, "cancelled": 2, "failed": 2}
+    assert left(db) == stays | {"no end known"}
+    assert not goes & left(db)
+
+
+async def test_one_status_may_be_kept_for_ever(db: psycopg.Connection, dsn: str) -> None:
+    finished(db, "c", days=4000, run_after=4000)
+    finished(db, "f", "failed", 4000, run_after=4000)
+    async with leader(dsn, Ages(completed=30 * DAY)) as one:
+        await one.once()
+    assert left(db) == {"f"}
+
+
+async def test_many_of_the_same_moment_are_all_found(
+    db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pass goes on from (end, id): kept rows in front, and a thousand with one end, must not stop it."""
+    monkeypatch.setattr("turbo.retention.LOOK", 50)
+    db.execute(
+        "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
+        " select 't' || i, 'x', case when i % 3 = 0 then 'failed' else 'completed' end, -i,"
+        "        now() - interval '40 days', now() - interval '40 days' from generate_series(1, 1000) i"
+    )
+    async with leader(dsn, batch=20) as one:
+        await one.once()
+        assert one.deleted == {"completed": 667}
+    assert len(left(db)) == 333
+
+
+async def test_two_leaders_at_once_delete_every_row_once(db: psycopg.Connection, dsn: str) -> None:
+    db.execute(
+        "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
+        " select 't' || i, 'x', 'completed', -i, now() - interval '40 days' + i * interval '1 second', now() - interval '40 days'"
+        "   from generate_series(1, 2000) i"
+    )
+    db.execute(
+        "insert into agent_actions (task_id, action_type, actor, executed_at)"
+        " select 't' || i, 'finished', 'w', now() - interval '40 days' from generate_series(1, 2000) i"
+    )
+    async with leader(dsn, batch=50) as one, leader(dsn, batch=50) as two:
+        await asyncio.gather(one.once(), two.once())
+        assert one.deleted["completed"] + two.deleted["completed"] == 2000
+        assert one.deleted["trail rows"] + two.deleted["trail rows"] == 2000
+        assert min(one.deleted["completed"], two.deleted["completed"]) > 0, "they never met"
+    assert left(db) == set()
+
+
+async def test_what_another_table_refers_to_stays_and_is_said_once(
+    db: psycopg.Connection, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    db.execute("create table invoice (id int, task_id text references agent_tasks)")
+    for number in range(40):
+        finished(db, f"t{number}")
+    db.execute("set session_replication_role = origin")
+    db.execute("insert into invoice select n, 't' || n from generate_series(3, 5) n")
+    async with leader(dsn) as one:
+        with caplog.at_level(logging.WARNING):
+            await one.once()
+            assert one.deleted["completed"] == 37
+            await one.once()
+    assert left(db) == {"t3", "t4", "t5"}
+    assert db.execute("select count(*) from invoice").fetchone() == (3,)
+    warned = [r.message for r in caplog.records if r.levelno == logging.WARNING]
+    assert warned == ["retention keeps finished tasks that table invoice refers to (invoice_task_id_fkey)"]
+
+
+async def test_a_task_that_came_back_to_life_stays(db: psycopg.Connection, dsn: str) -> None:
+    """Looked at as finished; retried by hand, or held by somebody, before the delete arrives."""
+    finished(db, "retried"), finished(db, "held"), finished(db, "plain")
+    async with leader(dsn) as one:
+        due, *_ = await one._ask("retention_due", after="-infinity", after_id=None, limit=10)
+        assert set(due) == {"retried", "held", "plain"}
+        db.execute("update agent_tasks set status = 'pending' where task_id = 'retried'")
+        with psycopg.connect(dsn) as other:
+            other.execute("select from agent_tasks where task_id = 'held' for update")
+            await one._delete(due)
+        assert left(db) == {"retried", "held"}
+
+
+async def test_it_stops_with_its_batch_when_the_lead_is_lost(db: psycopg.Connection, dsn: str) -> None:
+    for number in range(30):
+        finished(db, f"t{number}")
+    async with leader(dsn, batch=10) as one:
+        count = one._count
+
+        def lose(table: str, rows: int) -> None:
+            count(table, rows)
+            one.leads(False)
+
+        one._count = lose  # type: ignore[method-assign]
+        await one.once()
+        assert one.deleted == {"completed": 10}
+    assert len(left(db)) == 20
+
+
+async def test_the_trail_has_an_age_of_its_own(db: psycopg.Connection, dsn: str) -> None:
+    finished(db, "done", days=1)
+    db.execute("insert into agent_tasks (task_id, task_description, status) values ('waits', 'x', 'pending')")
+    rows = [
+        ("done", "claimed", "w", 31, False),
+        ("done", "finished", "w", 1, True),
+        ("deleted long ago", "finished", "w", 31, False),
+        (None, "claimed", "w", 31, False),
+        ("waits", "promoted", "w", 31, True),
+        ("done", "logged by an old poller", None, 4000, True),
+    ]
+    for task, action, actor, days, _ in rows:
+        db.execute(
+            "insert into agent_actions (task_id, action_type, actor, executed_at)"
+            " values (%s, %s, %s, now() - make_interval(secs => %s))",
+            (task, action, actor, days * DAY),
+        )
+    async with leader(dsn, Ages(actions=30 * DAY)) as one:
+        await one.once()
+        assert one.deleted == {"trail rows": 3}
+    assert {(r[0], r[1]) for r in db.execute("select task_id, action_type from agent_actions")} == {
+        (task, action) for task, action, _, _, keep in rows if keep
+    }
+    assert left(db) == {"done", "waits"}
+
+
+async def test_a_trail_of_many_pages_is_read_through(
+    db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turbo.retention.PAGES", 3)
+    db.execute(
+        "insert into agent_actions (task_id, action_type, actor, executed_at)"
+        " select 't', 'finished', 'w', now() - (i % 2) * interval '40 days' from generate_series(1, 5000) i"
+    )
+    async with leader(dsn, Ages(actions=30 * DAY), batch=100) as one:
+        await one.once()
+        assert one.deleted == {"trail rows": 2500}
+    assert db.execute("select count(*), min(executed_at) > now() - interval '1 day' from agent_actions").fetchone() == (
+        2500,
+        True,
+    )
+
+
+def test_a_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
+    """The plans at a size where PostgreSQL would rather scan than not."""
+    db.execute(
+        "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
+        " select 't' || i, 'x', 'completed', -i, now() - interval '40 days' + i * interval '1 second', now() - interval '40 days'"
+        "   from generate_series(1, 40000) i"
+    )
+    db.execute(
+        "insert into agent_actions (task_id, action_type, actor, executed_at)"
+        " select 't' || i, 'finished', 'w', now() - interval '40 days' from generate_series(1, 40000) i"
+    )
+    db.execute("analyze agent_tasks, agent_actions")
+    known = {
+        "completed": "2592000",
+        "failed": "null",
+        "cancelled": "604800",
+        "actions": "2592000",
+        "limit": "1000",
+        "after": "'-infinity'",
+        "after_id": "null",
+        "to_page": "150",
+        "task_id": "array(select 't' || i from generate_series(1, 1000) i)",
+    }
+
+    def plan(name: str, **more: str) -> str:
+        values = known | more
+        text = re.sub(r"%\((\w+)\)s", lambda m: values[m[1]], statement(name)).replace("%%", "%")
+        return "\n".join(row[0] for row in db.execute(f"explain {text}".encode()))
+
+    due = plan("retention_due")
+    assert "agent_tasks_finished" in due
+    assert "Seq Scan on agent_tasks" not in due
+    assert "agent_tasks_finished" in plan("retention_due", after="(now() - interval '39 days')", after_id="'t7'")
+    tasks = plan("retention_tasks")
+    assert "agent_tasks_pkey" in tasks
+    assert "Seq Scan" not in tasks
+    actions = plan("retention_actions", after="'(100,0)'")
+    assert "Tid Range Scan on agent_actions" in actions
+    assert "Seq Scan" not in actions
+
+
+async def test_an_adopted_table_without_a_zone_and_with_other_keys(empty_dsn: str) -> None:
+    query(
+        empty_dsn,
+        OLD_TABLE.replace("task_id text", "task_id serial").replace(
+            "completed_at timestamptz", "completed_at timestamp"
+        ),
+    )
+    query(
+        empty_dsn,
+        "insert into agent_tasks (task_description, status, completed_at)"
+        " select 'x', 'completed', now() - interval '400 days' from generate_series(1, 3)",
+    )
+    migrate(empty_dsn)
+    with psycopg.connect(empty_dsn, autocommit=True) as db:
+        async with leader(empty_dsn, Ages(completed=30 * DAY)) as one:
+            await one.once()
+            assert one.deleted == {}  # history from before turbo stays
+            db.execute("set session_replication_role = replica")
+            db.execute(
+                "update agent_tasks set fencing_token = -1, run_after = now() - interval '31 days' where task_id <= 2"
+            )
+            await one.once()
+            assert one.deleted == {"completed": 2}
+
+
+async def test_a_member_of_turbo_worker_may_and_who_may_not_is_told_once(
+    db: psycopg.Connection, dsn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    grant_roles(dsn)
+    finished(db, "one"), finished(db, "two", days=32)
+    with login(dsn, "turbo_worker") as fleet:
+        async with leader(fleet) as one:
+            await one.once()
+        assert left(db) == set()
+        finished(db, "three")
+        db.execute("revoke delete on agent_tasks from turbo_worker")
+        async with leader(fleet) as one:
+            await one.once()
+            await one.once()
+    assert left(db) == {"three"}
+    assert sum("retention may not delete" in record.message for record in caplog.records) == 1
+
+
+def test_a_real_worker_that_leads_deletes_and_counts(bench: Bench, db: psycopg.Connection) -> None:
+    finished(db, "old"), finished(db, "young", days=1)
+    worker = bench.start(bench.config() | {"retention": {"completed_days": 30}})
+    until(lambda: left(db) == {"young"}, what=f"retention deletes\n{bench.logs()}")
+    worker.said("retention deleted 1 completed")
+    address = bench.sql("select metrics_address from agent_workers")[0][0]
+    with urllib.request.urlopen(f"http://{address}/metrics", timeout=5) as page:
+        assert 'turbo_retention_deleted_total{table="agent_tasks"} 1.0' in page.read().decode()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("completed_days", 0, "retention.completed_days: input should be greater than or equal to 1"),
+        ("completed_day", 3, "retention.completed_day: unknown key; did you mean 'completed_days'?"),
+    ],
+)
+def test_a_wrong_retention_is_one_clear_error(tmp_path: Path, key: str, value: object, message: str) -> None:
+    file = tmp_path / "worker.yaml"
+    file.write_text(
+        yaml.safe_dump({"executors": {"e": {"kind": "python", "handler": "a:b"}}, "retention": {key: value}})
+    )
+    with pytest.raises(Exception, match=re.escape(message)):
+        load_worker_config(file)

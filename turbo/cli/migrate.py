@@ -16,6 +16,10 @@ _DEFAULT = migrations.Patience()
 def migrate(
     plan: Annotated[bool, typer.Option("--plan", help="Print what would be done; change nothing.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 if the database is behind; change nothing.")] = False,
+    roles: Annotated[
+        bool,
+        typer.Option("--roles", help="Also make turbo's four roles and set what each may do; with --plan, print it."),
+    ] = False,
     lock_timeout: Annotated[
         float, typer.Option(min=0.01, max=60, help="Seconds one attempt waits for a table's lock.")
     ] = _DEFAULT.lock_timeout,
@@ -29,19 +33,21 @@ def migrate(
     """Create turbo's tables in the database, or bring them up to date. Safe to repeat, and on several hosts at once."""
     if plan and check:
         raise typer.BadParameter("--plan and --check exclude each other: give one of them")
+    if roles and check:
+        raise typer.BadParameter("--check looks at the schema only: give --roles without it, or with --plan")
     try:
         if plan:
-            _show_plan(migrations.plan(dsn or ""), as_json)
+            _show_plan(migrations.plan(dsn or ""), as_json, roles)
         elif check:
             raise typer.Exit(_show_check(migrations.plan(dsn or ""), as_json))
         else:
-            _apply(dsn or "", migrations.Patience(lock_timeout, attempts, wait), as_json)
+            _apply(dsn or "", migrations.Patience(lock_timeout, attempts, wait), as_json, roles)
     except migrations.MigrationError as error:
         typer.echo(f"turbo migrate: {error}", err=True)
         raise typer.Exit(2 if isinstance(error, migrations.BadDsn) else 1) from None
 
 
-def _apply(dsn: str, patience: migrations.Patience, as_json: bool) -> None:
+def _apply(dsn: str, patience: migrations.Patience, as_json: bool, roles: bool) -> None:
     def applied(one: migrations.Applied) -> None:
         if not as_json:
             typer.echo(f"{one.label}  {one.seconds * 1000:.0f} ms")
@@ -51,12 +57,18 @@ def _apply(dsn: str, patience: migrations.Patience, as_json: bool) -> None:
         typer.echo(line, err=True)
 
     report = migrations.migrate(dsn, patience=patience, say=say, on_applied=applied)
+    granted = migrations.grant_roles(dsn, lock_timeout=patience.lock_timeout) if roles else None
     if as_json:
-        typer.echo(json.dumps(asdict(report)))
+        typer.echo(json.dumps(asdict(report) | ({"roles": asdict(granted)} if granted else {})))
     elif report.applied:
         typer.echo(f"{report.database} is at version {report.version}, the latest")
     else:
         typer.echo(f"nothing to do: {migrations.explain_schema(report.version, report.latest)}")
+    if granted and not as_json:
+        made = f" ({', '.join(granted.created)} created)" if granted.created else ""
+        typer.echo(f"roles {', '.join(migrations.ROLES)} have their privileges{made}")
+        for note in granted.notes:
+            typer.echo(f"note: {note}", err=True)
 
 
 def _show_check(state: migrations.Plan, as_json: bool) -> int:
@@ -72,7 +84,7 @@ def _show_check(state: migrations.Plan, as_json: bool) -> int:
     return 1 if behind else 0
 
 
-def _show_plan(planned: migrations.Plan, as_json: bool) -> None:
+def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
     if as_json:
         files = [
             {
@@ -91,13 +103,19 @@ def _show_plan(planned: migrations.Plan, as_json: bool) -> None:
                     "latest": planned.latest,
                     "pending": files,
                 }
+                | ({"roles": migrations.roles_sql()} if roles else {})
             )
         )
         return
     if not planned.pending:
-        typer.echo(f"nothing to do: {migrations.explain_schema(planned.version, planned.latest)}")
-        return
-    typer.echo(f"-- {planned.database}: from version {planned.version} to {planned.latest}. Nothing has been changed.")
+        nothing = f"nothing to do: {migrations.explain_schema(planned.version, planned.latest)}"
+        typer.echo(f"-- {nothing}" if roles else nothing)
+    else:
+        typer.echo(
+            f"-- {planned.database}: from version {planned.version} to {planned.latest}. Nothing has been changed."
+        )
     for file in planned.pending:
         how = "in a transaction" if file.in_transaction else "statement by statement, outside a transaction"
         typer.echo(f"\n-- ══ {file.label}: {how} ══\n{file.sql.rstrip()}")
+    if roles:
+        typer.echo(f"\n-- ══ roles ══\n{migrations.roles_sql().rstrip()}")

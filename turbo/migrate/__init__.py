@@ -7,6 +7,7 @@ session.py    the connection: judged fit, and held exclusively
 blockers.py   who stands in the way of a lock
 runner.py     applies what is missing
 plan.py       shows it instead
+roles.py      roles and their privileges, on request
 """
 
 from turbo.migrate.error import BadDsn, MigrationError
@@ -21,9 +22,11 @@ from turbo.migrate.history import (
     worker_verdict,
 )
 from turbo.migrate.plan import Plan, plan
+from turbo.migrate.roles import ROLES, RolesReport, grant_roles, roles_sql
 from turbo.migrate.runner import Applied, MigrationReport, Patience, migrate
 
 __all__ = [
+    "ROLES",
     "SCHEMA_VERSION",
     "Applied",
     "BadDsn",
@@ -31,13 +34,16 @@ __all__ = [
     "MigrationReport",
     "Patience",
     "Plan",
+    "RolesReport",
     "SchemaFit",
     "SchemaStatus",
     "check_schema",
     "explain_schema",
+    "grant_roles",
     "migrate",
     "plan",
     "read_version",
+    "roles_sql",
     "status",
     "worker_verdict",
 ]

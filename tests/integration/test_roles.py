@@ -1,0 +1,274 @@
+"""Each role can do exactly its list in docs/security.md: everything that the catalog has is tried by a member of it.
+
+Whoever brings a table or a column decides here, in turbo/sql/roles/grant.sql and in docs/security.md who may do what with
+it; a function or a sequence is nobody's unless the page says so.
+"""
+
+import contextlib
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from tests.members import login
+from turbo.migrate import ROLES, grant_roles
+from turbo.sql import statement
+
+PAGE = Path(__file__).parents[2] / "docs" / "security.md"
+
+DECIDED = {
+    "agent_tasks": "task_id task_type task_description task_priority input_data status output_data error_message"
+    " execution_time_ms assigned_worker_id timeout_seconds max_retries retry_count created_at started_at completed_at"
+    " queue run_after fencing_token idempotency_key concurrency_key agent_session_id failure_kind cancel_requested_at"
+    " cancel_to infra_count turbo_rev",
+    "agent_actions": "action_id task_id action_type success executed_at execution_time_ms actor from_status to_status"
+    " fencing_token detail",
+    "agent_workers": "worker_id name host pid version slots queues labels accounts metrics_address state idle busy"
+    " started_at heartbeat_at heartbeat_seconds lease_seconds poll_seconds silent_beats counted_at",
+    "agent_leader": "one holder since expires_at",
+    "agent_queues": "queue paused paused_at paused_by reason",
+    "agent_accounts": "account host state reason until why trips probe_by probe_until changed_at",
+    "agent_progress": "task_id fencing_token worker_id text input_tokens output_tokens updated_at",
+    "turbo_meta": "key value",
+    "turbo_migrations": "version name checksum applied_at turbo_version",
+}
+"""Every column whose readers and writers somebody has thought about."""
+
+CLIENT_ONLY = frozenset(
+    ["submit", "task", "tasks", "trail", "cancel", "retry", "pause_queue", "resume_queue", "account_resume"]
+)
+"""Statements of turbo/sql/ that people and the client run. Every other one is a worker's."""
+
+Right = tuple[str, str, str]
+"""(table or sequence, privilege, column); the column is empty for DELETE, TRUNCATE and sequences."""
+
+
+@pytest.fixture
+def granted(dsn: str) -> str:
+    grant_roles(dsn)
+    return dsn
+
+
+@pytest.fixture
+def db(granted: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(granted, autocommit=True) as connection:
+        yield connection
+
+
+def promised(role: str) -> set[Right]:
+    """The page's rows for one role, column by column."""
+    found: set[Right] = set()
+    for line in PAGE.read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 4 or cells[0] != f"`{role}`":
+            continue
+        for thing in re.findall(r"`(\w+)`", cells[1]):
+            for privilege in cells[2].split(", "):
+                if privilege in ("DELETE", "USAGE"):
+                    found.add((thing, privilege, ""))
+                    continue
+                columns = DECIDED[thing].split() if cells[3] == "all" else cells[3].split(", ")
+                unknown = set(columns) - set(DECIDED[thing].split())
+                assert not unknown, f"docs/security.md names columns that {thing} does not have: {unknown}"
+                found |= {(thing, privilege, column) for column in columns}
+    assert found, f"docs/security.md says nothing about {role}"
+    return found
+
+
+def columns_of(db: psycopg.Connection) -> dict[str, dict[str, tuple[str, str]]]:
+    """{table: {column: (type, identity)}} of everything in schema public that has columns and is a table or a view."""
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for table, column, kind, identity in db.execute(
+        "select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attidentity::text"
+        "  from pg_class c join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped"
+        " where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')"
+    ):
+        found.setdefault(table, {})[column] = (kind, identity)
+    return found
+
+
+def can(connection: psycopg.Connection, query: sql.Composable) -> bool:
+    """Run it for real, and take it back. Refused is only what the database calls insufficient privilege."""
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(query)
+    except errors.InsufficientPrivilege:
+        return False
+    return True
+
+
+def attempts(table: str, columns: dict[str, tuple[str, str]]) -> Iterator[tuple[Right, sql.Composed]]:
+    """Each privilege, in the least statement that needs it and nothing else."""
+    for column, (kind, identity) in columns.items():
+        names = {"t": sql.Identifier("public", table), "c": sql.Identifier(column), "k": sql.SQL(kind)}  # type: ignore[arg-type]
+        over = sql.SQL("overriding system value" if identity else "")
+        value = sql.SQL("default" if identity else "null")
+        yield (table, "SELECT", column), sql.SQL("select {c} from {t} limit 0").format(**names)
+        yield (
+            (table, "INSERT", column),
+            sql.SQL("insert into {t} ({c}) {over} select null::{k} where false").format(over=over, **names),
+        )
+        yield (
+            (table, "UPDATE", column),
+            sql.SQL("update {t} set {c} = {value} where false").format(value=value, **names),
+        )
+    here = sql.Identifier("public", table)
+    yield (table, "DELETE", ""), sql.SQL("delete from {} where false").format(here)
+    yield (table, "TRUNCATE", ""), sql.SQL("truncate {}").format(here)
+
+
+def test_every_table_and_column_has_a_decision(db: psycopg.Connection) -> None:
+    there = {table: set(columns) for table, columns in columns_of(db).items()}
+    assert there == {table: set(columns.split()) for table, columns in DECIDED.items()}, (
+        "a table or column without a decision who may do what with it: decide in turbo/sql/roles/grant.sql, "
+        "say it in docs/security.md, and name it in DECIDED"
+    )
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_member_can_do_exactly_what_the_page_says(db: psycopg.Connection, granted: str, role: str) -> None:
+    may = set()
+    tried = 0
+    with login(granted, role) as dsn, psycopg.connect(dsn, autocommit=True) as member:
+        for table, columns in columns_of(db).items():
+            for right, query in attempts(table, columns):
+                tried += 1
+                if can(member, query):
+                    may.add(right)
+        for (sequence,) in db.execute(
+            "select relname from pg_class where relkind = 'S' and relnamespace = 'public'::regnamespace"
+        ).fetchall():
+            name = sql.Literal(f"public.{sequence}")
+            if can(member, sql.SQL("select nextval({})").format(name)):
+                may.add((sequence, "USAGE", ""))
+            for query in (
+                sql.SQL("select setval({}, 1)").format(name),
+                sql.SQL("select last_value from {}").format(sql.Identifier("public", sequence)),
+            ):
+                tried += 1
+                assert not can(member, query), f"{role} can {query.as_string()}"
+        functions = db.execute(
+            "select proname, proargtypes::regtype[]::text[] from pg_proc where pronamespace = 'public'::regnamespace"
+        ).fetchall()
+        for function, arguments in functions:
+            tried += 1
+            call = sql.SQL("select {}({})").format(
+                sql.Identifier("public", function), sql.SQL(", ").join(sql.SQL(f"null::{kind}") for kind in arguments)
+            )
+            assert not can(member, call), f"{role} can call {function}"
+    assert tried > 300
+    assert len(functions) >= 8
+    wanted = promised(role)
+    assert may == wanted, f"more than the page says: {sorted(may - wanted)}; less: {sorted(wanted - may)}"
+
+
+FORBIDDEN = """
+create table public.mine ()
+create table public.agent_tasks_2 (like public.agent_tasks)
+alter table public.agent_tasks add column mine text
+alter table public.agent_tasks disable trigger zz_turbo_judge_update
+drop trigger zz_turbo_judge_delete on public.agent_tasks
+create trigger mine before insert on public.agent_tasks for each row execute function suppress_redundant_updates_trigger()
+create or replace function public.turbo_wake(queue text) returns void language sql as 'select'
+alter function public.turbo_wake(text) reset all
+create temp table t (a int); create trigger mine after delete on t for each row execute function public.turbo_wake_key()
+create index on public.agent_tasks (error_message)
+lock table public.agent_tasks in access exclusive mode
+drop table public.agent_progress
+set session_replication_role = replica
+"""
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_changes_what_turbo_made_nor_becomes_another(granted: str, role: str) -> None:
+    with login(granted, role) as dsn, psycopg.connect(dsn, autocommit=True) as member:
+        for forbidden in FORBIDDEN.strip().splitlines():
+            if forbidden.startswith("lock") and role in ("turbo_worker", "turbo_admin"):
+                continue  # whoever may update rows may lock the table: PostgreSQL's rule
+            assert not can(member, sql.SQL(forbidden)), f"{role} can {forbidden}"  # type: ignore[arg-type]
+        for other in ROLES:
+            become = sql.SQL("set local role {}").format(sql.Identifier(other))
+            assert can(member, become) == (other == role), f"{role} can become {other}"
+        with contextlib.suppress(errors.InsufficientPrivilege):
+            member.execute(
+                "grant select on public.agent_tasks to public"
+            )  # some get a warning instead, and grant nothing
+        row = member.execute("select relacl::text from pg_class where oid = 'public.agent_tasks'::regclass").fetchone()
+        assert row
+        assert not re.search(r"[{,]=", row[0]), f"{role} granted something to PUBLIC: {row[0]}"
+
+
+def test_the_groups_are_no_logins_and_nobody_may_pass_a_right_on(db: psycopg.Connection) -> None:
+    assert (
+        db.execute(
+            "select rolname from pg_roles where rolname = any(%s)"
+            " and (rolcanlogin or rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls)",
+            [list(ROLES)],
+        ).fetchall()
+        == []
+    )
+    grantable = (
+        "select r.rolname, p.privilege_type from pg_class c cross join lateral aclexplode(c.relacl) p"
+        " join pg_roles r on r.oid = p.grantee where p.is_grantable and r.rolname = any(%s)"
+    )
+    assert db.execute(grantable, [list(ROLES)]).fetchall() == []
+    public = "select c.relname from pg_class c cross join lateral aclexplode(c.relacl) p where p.grantee = 0"
+    assert db.execute(f"{public} and c.relnamespace = 'public'::regnamespace").fetchall() == []
+
+
+# ── what a worker needs, and no more ────────────────────────────────────────────────────────────────────────────────
+
+
+def worker_statements() -> dict[str, str]:
+    here = files("turbo.sql")
+    names = sorted(entry.name.removesuffix(".sql") for entry in here.iterdir() if entry.name.endswith(".sql"))
+    assert set(names) >= CLIENT_ONLY, "CLIENT_ONLY names a statement that is gone"
+    return {name: statement(name) for name in names if name not in CLIENT_ONLY}
+
+
+def refused(connection: psycopg.Connection, query: str) -> str | None:
+    """What the planner's permission check says to `query`; it is not run. Parameters are nulls."""
+    try:
+        with connection.transaction(force_rollback=True):
+            text = re.sub(r"%\((\w+)\)s", "null", query).replace("%%", "%")
+            connection.execute(f"explain {text}".encode())
+    except errors.InsufficientPrivilege as error:
+        return str(error.diag.message_primary)
+    return None
+
+
+def test_a_worker_may_run_every_statement_of_a_worker(granted: str) -> None:
+    with login(granted, "turbo_worker") as dsn, psycopg.connect(dsn, autocommit=True) as member:
+        found = {name: refused(member, text) for name, text in worker_statements().items()}
+    assert not {name: why for name, why in found.items() if why}
+
+
+def test_a_worker_has_no_right_that_none_of_its_statements_needs(db: psycopg.Connection) -> None:
+    """Each right is taken away in turn: some statement must then be refused."""
+    statements = worker_statements()
+    touched = "\n".join(statements.values())
+    idle = []
+    rights = promised("turbo_worker")
+    for thing, privilege, column in sorted(rights):
+        if privilege == "USAGE" or f"public.{thing}" not in touched:
+            continue  # a sequence is looked at when it is drawn from; a table may be ahead of its statements
+        whole = {c for t, p, c in rights if (t, p) == (thing, privilege)} == set(DECIDED[thing].split())
+        if whole and column not in ("", next(iter(DECIDED[thing].split()))):
+            continue  # granted, and needed, as a table
+        part = sql.SQL("") if whole or not column else sql.SQL("({})").format(sql.Identifier(column))
+        with db.transaction(force_rollback=True):
+            db.execute(
+                sql.SQL("revoke {} {} on public.{} from turbo_worker").format(
+                    sql.SQL(privilege),
+                    part,
+                    sql.Identifier(thing),  # type: ignore[arg-type]
+                )
+            )
+            db.execute("set local role turbo_worker")
+            if not any(refused(db, text) for text in statements.values()):
+                idle.append((thing, privilege, column))
+    assert not idle, f"turbo_worker may do what none of its statements does: {idle}"

@@ -1,0 +1,118 @@
+"""`turbo migrate --roles`: four group roles without login, each with exactly the privileges it needs.
+
+    missing? ──▶ created (needs CREATEROLE) ──▶ all grants in one transaction ──▶ what else to know about this database
+
+On request only: roles belong to the whole cluster, and not every migration may touch it. Safe to repeat, at any time and
+from several databases of one cluster at once; repeat it after an upgrade that brought tables or columns. What each role may
+do stands in turbo/sql/roles/grant.sql, and in words in docs/security.md.
+"""
+
+import time
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import TupleRow
+
+from turbo import db
+from turbo.migrate import history, session
+from turbo.migrate.error import AGAIN, MigrationError
+from turbo.sql import statement
+
+Connection = psycopg.Connection[TupleRow]
+
+ROLES = ("turbo_submitter", "turbo_worker", "turbo_reader", "turbo_admin")
+
+_NOTHING_GRANTED = ("01006", "01007")
+"""SQLSTATEs of the warnings that say that a REVOKE or GRANT did less than it was told."""
+
+_ATTEMPTS = 8
+_SHARED_ROW_BUSY = "tuple concurrently updated"
+
+
+@dataclass(frozen=True, slots=True)
+class RolesReport:
+    """What one run did: roles it made, and what else decides here who may do what, a line each."""
+
+    database: str
+    created: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def roles_sql() -> str:
+    """Everything `grant_roles` sends, for a person who runs it by hand or wants to read it first."""
+    return f"{statement('roles/create').rstrip()};\n\nbegin;\n{statement('roles/grant').rstrip()};\ncommit;\n"
+
+
+def grant_roles(dsn: str = "", *, lock_timeout: float = 2.0) -> RolesReport:
+    """Make the four roles where they are missing, and set their privileges in this database.
+
+    Raises MigrationError, whose text says what to run, when the session may not; nothing is granted then.
+    """
+    with session.open_session(dsn, lock_timeout=lock_timeout) as connection:
+        state = history.status(connection)
+        if state.behind:
+            raise MigrationError(f"no roles yet: {history.explain_schema(state.version, state.latest)} first")
+        missing = _create(connection)
+        _grant(connection)
+        notes = tuple(str(row[0]) for row in connection.execute(statement("roles/notes")).fetchall())
+        return RolesReport(session.place(connection), missing, notes)
+
+
+def _create(connection: Connection) -> tuple[str, ...]:
+    row = connection.execute(statement("roles/missing")).fetchone()
+    missing, may_create = row or ([], False)
+    if missing and not may_create:
+        raise MigrationError(
+            f"the roles {', '.join(missing)} do not exist, and {_user(connection)} may not create any. Have a role with "
+            f"CREATEROLE run this once: {' '.join(f'CREATE ROLE {role} NOLOGIN;' for role in missing)} "
+            "Then run turbo migrate --roles again (turbo migrate --roles --plan prints all of it)"
+        )
+    connection.execute(statement("roles/create"))
+    return tuple(missing)
+
+
+def _grant(connection: Connection) -> None:
+    heard: list[str] = []
+
+    def hear(notice: psycopg.errors.Diagnostic) -> None:
+        if notice.sqlstate in _NOTHING_GRANTED:
+            heard.append(notice.message_primary or "")
+
+    connection.add_notice_handler(hear)
+    pause = db.Backoff(base=0.05, cap=1.0)
+    try:
+        for attempt in range(1, _ATTEMPTS + 1):
+            heard.clear()
+            try:
+                with connection.transaction():
+                    connection.execute(statement("roles/grant").encode())
+                    if heard:
+                        raise errors.InsufficientPrivilege(heard[0])
+                return
+            except errors.InsufficientPrivilege as error:
+                raise _refused(connection, error.diag.message_primary or db.reason(error)) from error
+            except psycopg.Error as error:
+                busy = db.is_transient(error) or _SHARED_ROW_BUSY in str(error)
+                if not busy or attempt == _ATTEMPTS or connection.closed:
+                    raise MigrationError(f"roles: {error.diag.message_primary or db.reason(error)}. {AGAIN}") from error
+                time.sleep(pause.next())
+    finally:
+        connection.remove_notice_handler(hear)
+
+
+def _refused(connection: Connection, text: str) -> MigrationError:
+    foreign = connection.execute(statement("roles/foreign_owner")).fetchall()
+    whose = (
+        "; ".join(f"{table} belongs to {owner}" for table, owner in foreign)
+        or "another role owns one of turbo's tables"
+    )
+    return MigrationError(
+        f"{_user(connection)} may not grant on all of turbo's tables ({text}): {whose}. Run turbo migrate --roles as a "
+        "superuser or as a member of the owning roles, or give them what turbo migrate --roles --plan prints. "
+        "Nothing was granted"
+    )
+
+
+def _user(connection: Connection) -> str:
+    return connection.info.user

@@ -1,0 +1,99 @@
+-- turbo migrate --roles, second half, in one transaction: each role gets exactly what stands here, and loses what it may
+-- have got otherwise on turbo's tables. Again and again the same. docs/security.md says it in words; a test holds the two,
+-- and what a member of each role really can do, together. Nothing here is granted to PUBLIC, nothing with grant option,
+-- and no default privileges are set: a table that comes later is nobody's until it is named here.
+
+revoke all on table
+  public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
+  public.agent_accounts, public.agent_progress, public.turbo_meta, public.turbo_migrations
+  from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
+revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
+
+-- PUBLIC may use schema public unless somebody took that away, and only the schema's owner can give it.
+do $$
+begin
+  if not (select bool_and(has_schema_privilege(r, 'public', 'usage'))
+            from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_admin']) r) then
+    grant usage on schema public to turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
+  end if;
+end $$;
+
+-- Adds tasks and follows them. It changes none: there is no owner of a row, so whoever may cancel may cancel everybody's.
+grant select on table public.agent_tasks, public.agent_actions, public.agent_progress, public.agent_queues
+  to turbo_submitter;
+grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
+              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
+  on public.agent_tasks to turbo_submitter;
+grant select (worker_id, name, state, queues, slots, busy, heartbeat_at, lease_seconds)      -- does anybody serve my queue?
+  on public.agent_workers to turbo_submitter;
+
+-- What the statements of turbo/sql/ touch when a worker runs them.
+grant select (task_id, task_type, task_description, task_priority, input_data, status, output_data, error_message,
+              assigned_worker_id, timeout_seconds, max_retries, retry_count, started_at, completed_at, queue, run_after,
+              fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to, infra_count,
+              turbo_rev)
+  on public.agent_tasks to turbo_worker;
+grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
+              completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
+              infra_count, turbo_rev)
+  on public.agent_tasks to turbo_worker;
+grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, where it is configured
+grant select on table public.agent_actions to turbo_worker;
+grant insert (task_id, action_type, success, actor, from_status, to_status, fencing_token, execution_time_ms, detail)
+  on public.agent_actions to turbo_worker;
+grant select, insert, update, delete on table public.agent_workers, public.agent_leader, public.agent_progress
+  to turbo_worker;
+grant select, insert, update on table public.agent_accounts to turbo_worker;
+grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
+grant usage on sequence public.turbo_fence_seq to turbo_worker;
+
+-- Everything, to look at; the prompts and results too.
+grant select on table
+  public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
+  public.agent_accounts, public.agent_progress, public.turbo_meta, public.turbo_migrations
+  to turbo_reader, turbo_admin;
+
+-- Submits, edits by hand, cancels, retries, deletes, pauses. What a claim stands on (tokens, revision, wishes, the worker)
+-- stays turbo's own; so does the trail, and TRUNCATE, which no trigger could refuse for a task that is running.
+grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
+              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
+  on public.agent_tasks to turbo_admin;
+grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
+              max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id)
+  on public.agent_tasks to turbo_admin;
+grant delete on table public.agent_tasks to turbo_admin;
+grant insert, update, delete on table public.agent_queues, public.agent_accounts to turbo_admin;
+
+-- An adopted table has columns of its own: whoever submits and whoever edits by hand could always set them. And a key or
+-- an id may come from a sequence (a serial column), which the inserting role must be allowed to draw from; an identity
+-- column needs no grant.
+do $$
+declare
+  turbos constant text[] := array[
+    'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
+    'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
+    'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
+    'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev'];
+  theirs text;
+  drawn  record;
+begin
+  select string_agg(quote_ident(attname), ', ' order by attnum) into theirs
+    from pg_catalog.pg_attribute
+   where attrelid = 'public.agent_tasks'::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+     and attname <> all (turbos);
+  if theirs is not null then
+    execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', theirs);
+    execute format('grant update (%s) on public.agent_tasks to turbo_admin', theirs);
+  end if;
+  for drawn in
+    select distinct d.refobjid::regclass as sequence, a.adrelid = 'public.agent_tasks'::regclass as of_tasks
+      from pg_catalog.pg_attrdef a
+      join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = a.oid
+                                 and d.refclassid = 'pg_catalog.pg_class'::regclass
+      join pg_catalog.pg_class s on s.oid = d.refobjid and s.relkind = 'S'
+     where a.adrelid in ('public.agent_tasks'::regclass, 'public.agent_actions'::regclass)
+  loop
+    execute format('grant usage on sequence %s to %s', drawn.sequence,
+                   case when drawn.of_tasks then 'turbo_submitter, turbo_admin' else 'turbo_worker' end);
+  end loop;
+end $$

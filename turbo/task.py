@@ -32,3 +32,7 @@ class Task:
     @property
     def attempt(self) -> int:
         return self.retry_count + 1
+
+
+NO_TASK = Task(task_id="", task_type="", task_description="")
+"""Whose environment a program gets that is about no task: a probe, a question for its version."""

@@ -7,7 +7,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 import importlib
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,15 +17,20 @@ COMMANDS = {
     "db": ("turbo.cli.db", "app"),
     "migrate": ("turbo.cli.migrate", "migrate"),
     "worker": ("turbo.cli.worker", "worker"),
-    "submit": ("turbo.cli.tasks", "submit"),
+    "submit": ("turbo.cli.submit", "submit"),
     "tasks": ("turbo.cli.tasks", "tasks"),
-    "show": ("turbo.cli.tasks", "show"),
-    "cancel": ("turbo.cli.tasks", "cancel"),
-    "retry": ("turbo.cli.tasks", "retry"),
-    "pause": ("turbo.cli.tasks", "pause"),
-    "resume": ("turbo.cli.tasks", "resume"),
+    "show": ("turbo.cli.show", "show"),
+    "cancel": ("turbo.cli.change", "cancel"),
+    "retry": ("turbo.cli.change", "retry"),
+    "pause": ("turbo.cli.pause", "pause"),
+    "resume": ("turbo.cli.pause", "resume"),
+    "status": ("turbo.cli.status", "status"),
+    "logs": ("turbo.cli.logs", "logs"),
     "config": ("turbo.cli.config", "app"),
 }
+
+# The base of BadParameter, wherever this version of Typer keeps it: wrong usage of any kind.
+UsageError: Any = typer.BadParameter.__base__
 
 
 def _version(wanted: bool) -> None:
@@ -41,6 +46,7 @@ def _build(names: list[str]) -> typer.Typer:
         add_completion=len(names) > 1,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
     @app.callback()
@@ -49,7 +55,18 @@ def _build(names: list[str]) -> typer.Typer:
             bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
         ] = False,
     ) -> None:
-        """An event-driven worker fleet for coding agents over PostgreSQL."""
+        """An event-driven worker fleet for coding agents over PostgreSQL.
+
+        \b
+        Insert tasks, and see to them:
+          turbo submit "Review src/auth.py" --wait
+          turbo tasks --status failed --since 1h
+          turbo show my_task_1
+        \b
+        See to the fleet:
+          turbo status                              # what is wrong stands first
+          turbo doctor --config config/worker.yaml  # what will go wrong
+        """
 
     for name in names:
         module, attribute = COMMANDS[name]
@@ -67,18 +84,37 @@ def main() -> None:
     app = _build([asked] if asked in COMMANDS else list(COMMANDS))
     debug = bool(os.environ.get("TURBO_DEBUG"))
     try:
-        app()
+        code = typer.main.get_command(app).main(prog_name="turbo", standalone_mode=False)
+        sys.stdout.flush()
+        sys.exit(code if isinstance(code, int) else 0)
+    except UsageError as error:
+        sys.exit(_wrong_usage(error))
     except KeyboardInterrupt:
-        print("turbo: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has left; nothing more is to be said, also not by the interpreter's own flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except typer.Abort:
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise
         sys.exit(_explain(error, asked))
+
+
+def _wrong_usage(error: Any) -> int:
+    """One line on stderr; the help itself where nothing at all was given."""
+    text = " ".join(error.format_message().split())
+    context = getattr(error, "ctx", None)
+    path = context.command_path if context is not None else "turbo"
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+    else:
+        text = text.removeprefix("Invalid value: ").replace("Possible options:", "did you mean").rstrip(".")
+        text = text if text.startswith("-") else text[:1].lower() + text[1:]
+        print(f"{path}: {text} (see {path} --help)", file=sys.stderr)
+    return 2
 
 
 def _explain(error: Exception, command: str) -> int:
@@ -91,14 +127,17 @@ def _explain(error: Exception, command: str) -> int:
 
     text = str(error)
     code = 1
-    if isinstance(error, ConfigError):
+    if isinstance(error, LookupError) and text.startswith("no task"):
+        text += "; `turbo tasks` lists them"
+    elif isinstance(error, ConfigError):
         code = 2
     elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         text = "the database has no turbo schema: run `turbo migrate`"
     elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         text, code = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… dbname=…", 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        text = f"cannot reach the database: {db.reason(error)}. Is it running? (--dsn, TURBO_DSN, or the PG* variables)"
+        said = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
+        text = f"cannot reach the database: {said}. Is it running? (--dsn, TURBO_DSN, or the PG* variables)"
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

@@ -1,11 +1,55 @@
-"""Options that every command shares."""
+"""Options that several commands share, and the words they may be given."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from turbo.client import Client
+
+
+def _statuses(incomplete: str) -> list[str]:
+    from turbo.states import TaskState
+
+    return [s.value for s in TaskState if s.value.startswith(incomplete)]
+
+
+def _kinds(incomplete: str) -> list[str]:
+    from turbo.outcome import FailureKind
+
+    return [k.value for k in FailureKind if k.value.startswith(incomplete)]
+
 
 Dsn = Annotated[
     str | None,
     typer.Option("--dsn", envvar="TURBO_DSN", show_envvar=True, help="Connection string; else libpq's PG* variables."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+Status = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--status",
+        "-s",
+        autocompletion=_statuses,
+        help="scheduled, pending, running, completed, failed or cancelled; several with commas, or given again.",
+    ),
+]
+QueueOption = Annotated[str | None, typer.Option("--queue", "-q", help="Tasks of this queue.")]
+TypeOption = Annotated[str | None, typer.Option("--type", "-t", help="Tasks of this task_type.")]
+WorkerOption = Annotated[str | None, typer.Option("--worker", "-w", help="A worker's id, or a part of it: alpha.")]
+KindOption = Annotated[
+    str | None,
+    typer.Option("--failure-kind", autocompletion=_kinds, help="As error, timed_out, auth, poison; see `turbo show`."),
+]
+SinceOption = Annotated[
+    str | None, typer.Option("--since", help="Became runnable, started or ended since: 1h, 2d, 2026-12-01T09:00.")
+]
+TextOption = Annotated[str | None, typer.Option("--text", help="A part of the description or the error.")]
+
+
+def connect(dsn: str | None) -> "Client":
+    from turbo.client import Client
+
+    return Client(dsn or "")

@@ -1,16 +1,36 @@
--- Client.submit: insert one task, its id by the column's own default (text, uuid or a sequence, as the table has it).
--- With an idempotency key that is taken: the task that has it; created says which. No row at all: the other one
--- committed after this snapshot; ask once more.
-with new as (
+-- Client.submit and submit_many: insert tasks, all or none, one row of parameters a task. Those without an id get one
+-- from the column's own default (text, uuid or a sequence, as the table has it), in the order of `n`.
+-- An idempotency key that is taken: the task that has it; created says which. A key in no row of the answer: the other
+-- one committed after this snapshot; ask once more for those.
+with input as materialized (
+  select i.n, i.task_id, coalesce(i.task_type, 'default') as task_type, i.text, coalesce(i.priority, 5) as priority,
+         i.input::jsonb as input, coalesce(i.queue, 'default') as queue, coalesce(i.run_after, now()) as run_after,
+         coalesce(i.timeout, 300) as timeout, coalesce(i.max_retries, 3) as max_retries, i.idempotency_key, i.concurrency_key
+    from unnest(%(task_id)s::text[], %(task_type)s::text[], %(text)s::text[], %(priority)s::int[], %(input)s::text[],
+                %(queue)s::text[], %(run_after)s::timestamptz[], %(timeout)s::int[], %(max_retries)s::int[],
+                %(idempotency_key)s::text[], %(concurrency_key)s::text[]) with ordinality
+         as i(task_id, task_type, text, priority, input, queue, run_after, timeout, max_retries, idempotency_key,
+              concurrency_key, n)
+), unnamed as (
   insert into public.agent_tasks (task_type, task_description, task_priority, input_data, queue, run_after,
                                   timeout_seconds, max_retries, idempotency_key, concurrency_key)
-  values (coalesce(%(task_type)s, 'default'), %(text)s, coalesce(%(priority)s, 5), %(input)s::jsonb,
-          coalesce(%(queue)s, 'default'), coalesce(%(run_after)s::timestamptz, now()),
-          coalesce(%(timeout)s, 300), coalesce(%(max_retries)s, 3), %(idempotency_key)s, %(concurrency_key)s)
+  select i.task_type, i.text, i.priority, i.input, i.queue, i.run_after, i.timeout, i.max_retries, i.idempotency_key,
+         i.concurrency_key
+    from input i where i.task_id is null order by i.n
   on conflict (idempotency_key) do nothing
-  returning task_id::text
+  returning task_id::text, idempotency_key
+), named as (
+  insert into public.agent_tasks (task_id, task_type, task_description, task_priority, input_data, queue, run_after,
+                                  timeout_seconds, max_retries, idempotency_key, concurrency_key)
+  select i.task_id::public.turbo_task_id, i.task_type, i.text, i.priority, i.input, i.queue, i.run_after, i.timeout,
+         i.max_retries, i.idempotency_key, i.concurrency_key
+    from input i where i.task_id is not null order by i.n
+  on conflict (idempotency_key) do nothing
+  returning task_id::text, idempotency_key
 )
-select n.task_id, true as created from new n
+select u.task_id, u.idempotency_key, true as created, false as named from unnamed u
 union all
-select t.task_id::text, false from public.agent_tasks t
- where t.idempotency_key = %(idempotency_key)s and not exists (select from new)
+select m.task_id, m.idempotency_key, true, true from named m
+union all
+select t.task_id::text, t.idempotency_key, false, false from public.agent_tasks t
+ where t.idempotency_key in (select i.idempotency_key from input i)

@@ -1,0 +1,147 @@
+"""`turbo logs`, as a person calls it: on the worker's host, and from another one."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.workers import TURBO, Bench, until
+
+TALKER = """
+import json, pathlib, sys, time
+task = json.load(sys.stdin)
+data = task["input_data"]
+for number, gate in enumerate(data["gates"]):
+    print("\\x1b[31mattempt", task["attempt"], "line", number, flush=True)
+    while not pathlib.Path(gate).exists():
+        time.sleep(0.01)
+print("the end", flush=True)
+sys.exit(data.get("exit", 0))
+"""
+
+
+@pytest.fixture
+def talkers(bench: Bench) -> Bench:
+    program = bench.path / "talker.py"
+    program.write_text(TALKER)
+    config = bench.config()
+    config["executors"]["talker"] = {"kind": "command", "command": [sys.executable, str(program)]}
+    config["routes"]["default"] = "talker"
+    bench.start(config).listening()
+    return bench
+
+
+class Logs:
+    """One call of `turbo logs`; on this host, unless `away`."""
+
+    def __init__(self, bench: Bench, *arguments: str, away: bool = False) -> None:
+        self.out, self.err = bench.path / "out", bench.path / "err"
+        place = bench.path / ("elsewhere" if away else "state")
+        with self.out.open("wb") as out, self.err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [TURBO, "logs", *arguments, "--state-dir", place],
+                env={**os.environ, "TURBO_DSN": bench.dsn},
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+            )
+
+    def ended(self) -> tuple[int, str, str]:
+        return self.process.wait(30), self.out.read_text(), self.err.read_text()
+
+    def said(self, text: str) -> None:
+        until(
+            lambda: text in self.out.read_text(), what=f"{text!r} in {self.out.read_text()!r}\n{self.err.read_text()}"
+        )
+
+
+def gates(bench: Bench, number: int) -> list[Path]:
+    return [bench.path / f"gate{n}" for n in range(number)]
+
+
+def test_on_its_host_a_log_is_shown_whole_and_followed(talkers: Bench) -> None:
+    first, second = gates(talkers, 2)
+    talkers.insert("t", {"gates": [str(first), str(second)]})
+    following = Logs(talkers, "t", "-f")
+    following.said("line 0")
+    first.touch()
+    following.said("line 1")
+    second.touch()
+    code, out, err = following.ended()
+    assert code == 0
+    assert out == "\x1b[31mattempt 1 line 0\n\x1b[31mattempt 1 line 1\nthe end\n", "into a pipe: as it was, and once"
+    assert err.count("the full log of attempt 1, on this host: ") == 1
+    assert err.endswith("t is completed\n")
+    code, again, err = Logs(talkers, "t").ended()
+    assert (code, again) == (0, out)
+    shown = json.loads(Logs(talkers, "t", "--json").ended()[1])
+    assert (shown["source"], shown["status"], shown["text"]) == ("log", "completed", out)
+
+
+def test_from_another_host_it_is_the_last_line_and_says_so(talkers: Bench) -> None:
+    first, second = gates(talkers, 2)
+    talkers.insert("t", {"gates": [str(first), str(second)]})
+    until(lambda: talkers.sql("select 1 from agent_progress"))
+    code, out, err = Logs(talkers, "t", away=True).ended()
+    assert code == 0
+    assert out.rstrip().endswith(r"\x1b[31mattempt 1 line 0"), (
+        "a line goes to a person: nothing in it steers a terminal"
+    )
+    host = talkers.sql("select host from agent_workers")[0][0]
+    assert err.startswith("progress from the database")
+    assert f"the full log is on host {host}, in the state directory of worker w-" in err
+    following = Logs(talkers, "t", "--follow", away=True)
+    following.said("line 0")
+    first.touch()
+    following.said("line 1")
+    second.touch()
+    code, out, err = following.ended()
+    assert code == 0
+    assert out.count("line 0") == out.count("line 1") == 1
+    assert err.endswith("t is completed\n")
+    code, out, err = Logs(talkers, "t", away=True).ended()
+    assert (code, out) == (1, "")
+    assert "no log of it on this host; worker w-" in err
+    assert str(talkers.path / "state" / "logs" / "t") in err
+
+
+def test_a_further_try_is_followed_too(talkers: Bench) -> None:
+    gate = gates(talkers, 1)[0]
+    gate.touch()
+    talkers.insert("t", {"gates": [str(gate)], "exit": 3}, max_retries=1)
+    code, out, err = Logs(talkers, "t", "-f").ended()
+    assert code == 0
+    assert "attempt 2 line 0" in out
+    assert "the full log of attempt 2" in err
+    assert "t is failed: " in err
+
+
+def test_what_cannot_be_shown_is_said_plainly(talkers: Bench) -> None:
+    code, out, err = Logs(talkers, "nobody").ended()
+    assert (code, out) == (1, "")
+    assert "no task 'nobody'; `turbo tasks` lists them" in err
+    talkers.sql(
+        "insert into agent_tasks (task_id, task_description, run_after) values ('later', 'x', now() + interval '1 h')"
+    )
+    code, out, err = Logs(talkers, "later").ended()
+    assert (code, out, err) == (1, "", "later is scheduled: it has no log on this host, and waits to run\n")
+    assert Logs(talkers, "later", "-f", "--json").ended()[0] == 2
+
+
+def test_a_terminal_is_not_steered_by_a_log(talkers: Bench) -> None:
+    gate = gates(talkers, 1)[0]
+    gate.touch()
+    talkers.insert("t", {"gates": [str(gate)]})
+    talkers.wait("t")
+    ours, theirs = pty.openpty()
+    command = [TURBO, "logs", "t", "--state-dir", talkers.path / "state", "--dsn", talkers.dsn]
+    subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, check=True, timeout=30)
+    os.close(theirs)
+    seen = os.read(ours, 65536)
+    os.close(ours)
+    assert rb"\x1b[31mattempt 1 line 0" in seen
+    assert b"\x1b" not in seen

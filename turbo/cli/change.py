@@ -1,0 +1,172 @@
+"""`turbo cancel` and `turbo retry`: by ids and their beginnings, or by filter, with a count and a question."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turbo.cli import output
+from turbo.cli.options import (
+    Dsn,
+    Json,
+    KindOption,
+    QueueOption,
+    SinceOption,
+    Status,
+    TextOption,
+    TypeOption,
+    WorkerOption,
+    Yes,
+    connect,
+)
+
+if TYPE_CHECKING:
+    from turbo.client import Changed, Client, TaskFilter
+
+Change = Callable[["Client", Sequence[str]], "list[Changed]"]
+
+TaskIds = Annotated[
+    list[str] | None, typer.Argument(help="Ids, or enough of their beginnings to be unique.", show_default=False)
+]
+
+AT_ONCE = 500
+RESTING = ("scheduled", "pending")
+LIVE = ("scheduled", "pending", "running")
+FINISHED = ("completed", "failed", "cancelled")
+
+
+def cancel(
+    task_ids: TaskIds = None,
+    status: Status = None,
+    queue: QueueOption = None,
+    task_type: TypeOption = None,
+    worker: WorkerOption = None,
+    since: SinceOption = None,
+    text: TextOption = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Cancel tasks: by id, or all that fit. A running one is cancelled once its agent has ended.
+
+    \b
+    Examples:
+      turbo cancel my_task_1 t_5f3
+      turbo cancel --queue night --status pending,scheduled
+    """
+    with connect(dsn) as client:
+        wanted = _filter(client, task_ids, status, queue, task_type, worker, None, since, text, LIVE)
+        if wanted is not None:
+            _by_filter(client, wanted, "cancel", lambda c, ids: c.cancel(ids), yes=yes, as_json=as_json)
+        else:
+            _by_id(client, task_ids or [], "nothing to cancel", lambda c, ids: c.cancel(ids), as_json=as_json)
+
+
+def retry(
+    task_ids: TaskIds = None,
+    status: Status = None,
+    queue: QueueOption = None,
+    task_type: TypeOption = None,
+    worker: WorkerOption = None,
+    failure_kind: KindOption = None,
+    since: SinceOption = None,
+    text: TextOption = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Run finished tasks again, from their first try: by id, or all that fit (failed ones, unless --status says else).
+
+    \b
+    Examples:
+      turbo retry my_task_1
+      turbo retry --failure-kind usage_limit --since 1d
+      turbo retry --status failed,cancelled --queue night --yes
+    """
+    with connect(dsn) as client:
+        wanted = _filter(client, task_ids, status, queue, task_type, worker, failure_kind, since, text, FINISHED)
+        if wanted is not None:
+            if status is None:
+                wanted = replace(wanted, statuses=("failed",))
+            _by_filter(client, wanted, "retry", lambda c, ids: c.retry(ids), yes=yes, as_json=as_json)
+        else:
+            _by_id(client, task_ids or [], "not finished", lambda c, ids: c.retry(ids), as_json=as_json)
+
+
+def _filter(
+    client: "Client",
+    task_ids: list[str] | None,
+    status: list[str] | None,
+    queue: str | None,
+    task_type: str | None,
+    worker: str | None,
+    failure_kind: str | None,
+    since: str | None,
+    text: str | None,
+    possible: tuple[str, ...],
+) -> "TaskFilter | None":
+    """The filter, or None when ids were given. Raises BadParameter for both, for neither, and for a status that cannot be."""
+    from turbo.cli.selection import task_filter
+
+    options = (status, queue, task_type, worker, failure_kind, since, text)
+    filtered = any(option is not None for option in options)
+    if filtered == bool(task_ids):
+        raise typer.BadParameter("give ids, or options that say which tasks (--queue, --since, …): one of them")
+    if not filtered:
+        return None
+    wanted = task_filter(client, *options)
+    for word in wanted.statuses or ():
+        if word not in possible:
+            raise typer.BadParameter(f"--status {word}: here one of {', '.join(possible)}")
+    return replace(wanted, statuses=wanted.statuses or possible)
+
+
+def _by_filter(client: "Client", wanted: "TaskFilter", verb: str, change: Change, *, yes: bool, as_json: bool) -> None:
+    from turbo.cli.selection import confirm
+
+    found = [task.task_id for task in client.tasks(wanted, limit=None)]
+    if not found:
+        output.say(f"no task to {verb} fits")
+        if as_json:
+            output.print_json({"changed": [], "refused": {}})
+        return
+    confirm(f"{verb} {len(found)} task{'s' if len(found) > 1 else ''} ({', '.join(wanted.statuses or ())})?", yes=yes)
+    changed: list[Changed] = []
+    for start in range(0, len(found), AT_ONCE):
+        changed += change(client, found[start : start + AT_ONCE])
+    missed = sorted(set(found) - {one.task_id for one in changed})
+    if as_json:
+        why = dict.fromkeys(missed, "it changed meanwhile")
+        output.print_json({"changed": [asdict(one) for one in changed], "refused": why})
+        return
+    stopping = sum(one.status == "running" for one in changed)
+    more = f", {stopping} of them once their agents have ended" if stopping else ""
+    late = f"; {len(missed)} had changed meanwhile" if missed else ""
+    typer.echo(f"{'cancelled' if verb == 'cancel' else 'retried'} {len(changed)}{more}{late}")
+
+
+def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Change, *, as_json: bool) -> None:
+    """A line per id; exit 1 if one of them could not be changed."""
+    from turbo.cli.selection import resolved
+    from turbo.client import UnknownTask
+
+    found, refused = resolved(client, given)
+    changed = change(client, found) if found else []
+    done = {one.task_id for one in changed}
+    for task_id in found:
+        if task_id not in done:
+            try:
+                refused[task_id] = f"it is {client.get(task_id).status}: {otherwise}"
+            except UnknownTask:
+                refused[task_id] = "no such task"
+    if as_json:
+        output.print_json({"changed": [asdict(one) for one in changed], "refused": refused})
+    else:
+        for one in changed:
+            state = "its agent is being stopped" if one.status == "running" else one.status
+            typer.echo(f"{output.visible(one.task_id)}: {state}")
+        for task_id, why in refused.items():
+            output.say(f"{task_id}: {why}")
+    if refused:
+        raise typer.Exit(1)

@@ -1,0 +1,92 @@
+"""Waiting for tasks with a person in front: how far they are, on standard error; Ctrl-C leaves them running."""
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from turbo.cli import moment, output
+
+if TYPE_CHECKING:
+    from turbo.client import Client, Standing
+
+LOOK_FOR_WORKERS_AFTER = 1.0
+INTERRUPTED = 130
+
+
+def follow(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
+    """Wait for all of them; how many ended how. Exits 130 on Ctrl-C, after saying how to go on."""
+    try:
+        return _followed(client, task_ids)
+    except KeyboardInterrupt:
+        what = task_ids[0] if len(task_ids) == 1 else "ID"
+        which = f"task {what} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
+        output.say(f"\nno longer waiting; {which}. Look: turbo show {what}   Cancel: turbo cancel {what}".lstrip())
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
+    ended: Counter[str] = Counter()
+    doubts = _Doubts(client)
+    live = sys.stderr.isatty()
+    shown = output.console(stderr=True).status("", spinner="dots") if live else nullcontext()
+    with shown as status:
+        for found in client.follow(task_ids, away=_away):
+            for one in found:
+                if one.finished:
+                    ended[one.status] += 1
+                elif one.seconds is not None and one.status == "pending" and one.seconds > LOOK_FOR_WORKERS_AFTER:
+                    doubts.about(one.queue)
+            if status is not None:
+                status.update(_line(found, ended, len(task_ids)))
+    return ended
+
+
+def _line(found: "Sequence[Standing]", ended: Counter[str], total: int) -> Any:
+    """Where they are, on one line."""
+    from rich.text import Text
+
+    room = max(20, output.console(stderr=True).width - 3)
+    if total > 1:
+        now = Counter(one.status for one in found if not one.finished) + ended
+        text = f"{sum(ended.values())} of {total} ended: " + ", ".join(
+            f"{n} {state}" for state, n in sorted(now.items())
+        )
+    else:
+        one = found[0]
+        text = f"{one.task_id}  {'being stopped' if one.stopping else one.status}"
+        if one.seconds is not None and not one.finished:
+            text += f" in {moment.length(-one.seconds)}" if one.seconds < 0 else f" {moment.length(one.seconds)}"
+        if one.assigned_worker_id:
+            text += f" on {one.assigned_worker_id}"
+        if one.last_line:
+            text += f"  {output.one_line(one.last_line)}"
+    return Text(text if len(text) <= room else text[: room - 1] + "…")
+
+
+class _Doubts:
+    """Says once a queue why nothing may happen."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._asked: set[str] = set()
+
+    def about(self, queue: str) -> None:
+        if queue in self._asked:
+            return
+        self._asked.add(queue)
+        served, paused = self._client.served(queue)
+        if paused:
+            output.say(f"queue {queue} is paused: it waits until `turbo resume --queue {queue}`")
+        elif not served:
+            output.say(f"no live worker serves queue {queue}: it waits until one does (turbo status)")
+
+
+def _away(error: BaseException | None) -> None:
+    from turbo import db
+    from turbo.log import scrub
+
+    output.say("the database is back" if error is None else f"the database is away, waiting: {scrub(db.reason(error))}")

@@ -1,0 +1,181 @@
+"""What commands print: tables and colour for a person at a terminal, plain and uncut text in a pipe, JSON on request.
+
+Results go to standard output, all else to standard error. NO_COLOR and COLUMNS are honoured (by rich). Text that came
+from a row or an agent is shown without its control characters, which could otherwise steer the terminal.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+STYLES = {
+    "running": "yellow", "completed": "green", "failed": "red", "cancelled": "bright_black", "pending": "cyan",
+    "scheduled": "blue", "up": "green", "draining": "yellow", "paused": "yellow", "dead": "red", "open": "green",
+    "suspect": "yellow", "half_open": "yellow", "ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_black",
+}  # fmt: skip
+"""How a state looks, wherever it stands."""
+
+GAP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table. On a terminal too narrow for all, those with the highest `drop` go first (0: never), and
+    what is `flexible` is cut, though not below `least` cells."""
+
+    head: str
+    drop: int = 0
+    flexible: bool = False
+    least: int = 12
+    right: bool = False
+
+
+def at_terminal() -> bool:
+    """Whether a person reads standard output."""
+    return sys.stdout.isatty()
+
+
+@cache
+def console(*, stderr: bool = False) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+
+def print_json(value: object) -> None:
+    """One document; indented for a person."""
+    typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2 if at_terminal() else None))
+
+
+def say(text: str) -> None:
+    """A line for the person, beside the result."""
+    typer.echo(visible(text), err=True)
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """Without control characters; `lines` keeps newlines and tabs."""
+    if text.isprintable():
+        return text
+    kept = "\n\t" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
+def one_line(value: object) -> str:
+    """White space folded, control characters made visible."""
+    return visible(" ".join(str(value).split()))
+
+
+def styled(text: str, style: str = "") -> "Text":
+    from rich.text import Text
+
+    return Text(text, style=style or STYLES.get(text, ""))
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[object]], indent: int = 0) -> None:
+    """Print rows under heads: fitted and coloured on a terminal, whole and aligned in a pipe. No rows, no heads."""
+    cells = [["" if c is None else one_line(c) for c in row] for row in rows]
+    if not cells:
+        return
+    if at_terminal():
+        console().print(_fitted(columns, cells, indent), soft_wrap=False)
+        return
+    widths = [max(len(c.head), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
+    for row in ([c.head for c in columns], *cells):
+        padded = [
+            cell.rjust(width) if column.right else cell.ljust(width)
+            for cell, width, column in zip(row, widths, columns, strict=True)
+        ]
+        typer.echo(" " * indent + (" " * GAP).join(padded).rstrip())
+
+
+def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], indent: int) -> Any:
+    from rich.cells import cell_len
+    from rich.padding import Padding
+    from rich.table import Table
+
+    natural = [max(cell_len(c.head), *(cell_len(row[i]) for row in cells)) for i, c in enumerate(columns)]
+    room = console().width - indent
+    kept = [i for i in range(len(columns)) if any(row[i] for row in cells) or columns[i].drop == 0]
+    while sum(_least(columns[i], natural[i]) + GAP for i in kept) - GAP > room:
+        last = max(kept, key=lambda i: (columns[i].drop, i))
+        if columns[last].drop == 0:
+            break
+        kept.remove(last)
+    shown = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_edge=False, header_style="bold")
+    for i in kept:
+        column = columns[i]
+        shown.add_column(
+            styled(column.head, "bold"),
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if column.right else "left",
+            ratio=None,
+            min_width=min(_least(column, natural[i]), room),
+        )
+    for row in cells:
+        shown.add_row(*(styled(row[i]) for i in kept))
+    return Padding(shown, (0, 0, 0, indent))
+
+
+def _least(column: Column, natural: int) -> int:
+    return min(natural, column.least) if column.flexible else natural
+
+
+def pairs(values: Mapping[str, object], width: int = 20) -> None:
+    """`name value` lines, for what is set; a value of several lines is indented under its name."""
+    for name, value in values.items():
+        if value is None:
+            continue
+        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
+        text = visible(text, lines=True).replace("\n", "\n" + " " * width) if at_terminal() else text
+        if at_terminal():
+            line = styled(f"{name:{width}}", "bold")
+            line.append_text(styled(text))
+            console().print(line)
+        else:
+            typer.echo(f"{name:{width}}{text}")
+
+
+def heading(text: str) -> None:
+    """The line above a table."""
+    if at_terminal():
+        console().print(styled(text, "bold"), soft_wrap=False)
+    else:
+        typer.echo(text)
+
+
+MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "skip": "-"}
+
+
+def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) -> None:
+    """A line that says whether something is well, and what to do if not: `ok  name  what → do`.
+
+    One line in a pipe; wrapped under itself on a terminal.
+    """
+    text = one_line(what) + (f" → {one_line(do)}" if do else "")
+    label = f"{name:{width}}  " if name else ""
+    if not at_terminal():
+        typer.echo(f"{level:4}  {label}{text}")
+        return
+    from rich.table import Table
+
+    shown = Table.grid(padding=(0, 1, 0, 0))
+    shown.add_column(no_wrap=True)
+    if name:
+        shown.add_column(no_wrap=True, min_width=width)
+    shown.add_column()
+    words = styled(one_line(what))
+    if do:
+        words.append(f" → {one_line(do)}", style="bold")
+    cells = [styled(MARKS[level], STYLES[level] + " bold"), *([styled(name)] if name else []), words]
+    shown.add_row(*cells)
+    console().print(shown, soft_wrap=False)

@@ -1,0 +1,82 @@
+"""Which tasks: by the filter options that `tasks`, `cancel` and `retry` share, or by ids and their beginnings."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import typer
+
+from turbo.cli import moment, output
+
+if TYPE_CHECKING:
+    from turbo.client import Client, TaskFilter
+
+
+def statuses(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """From --status; raises BadParameter for a word that is none."""
+    from turbo.states import TaskState
+
+    if not given:
+        return None
+    words = [word.strip() for one in given for word in one.split(",") if word.strip()]
+    known = [state.value for state in TaskState]
+    for word in words:
+        if word not in known:
+            raise typer.BadParameter(f"--status {word!r}: one of {', '.join(known)}")
+    return tuple(dict.fromkeys(words))
+
+
+def task_filter(
+    client: "Client",
+    status: Sequence[str] | None,
+    queue: str | None,
+    task_type: str | None,
+    worker: str | None,
+    failure_kind: str | None,
+    since: str | None,
+    text: str | None,
+) -> "TaskFilter":
+    """The filter that the options give. Raises BadParameter."""
+    from turbo.client import TaskFilter
+    from turbo.outcome import FailureKind
+
+    kinds = [kind.value for kind in FailureKind]
+    if failure_kind is not None and failure_kind not in kinds:
+        raise typer.BadParameter(f"--failure-kind {failure_kind!r}: one of {', '.join(kinds)}")
+    return TaskFilter(
+        statuses=statuses(status),
+        queue=queue,
+        task_type=task_type,
+        worker=worker,
+        failure_kind=failure_kind,
+        since=moment.option(moment.Moments(client), "--since", since),
+        text=text,
+    )
+
+
+def resolved(client: "Client", given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The ids that were meant, each once; and why the others are none."""
+    from turbo.client import AmbiguousTask, UnknownTask
+
+    found: list[str] = []
+    refused: dict[str, str] = {}
+    for text in given:
+        try:
+            found.append(client.resolve(text))
+        except UnknownTask:
+            refused[text] = "no such task"
+        except AmbiguousTask as error:
+            refused[text] = str(error)
+    return list(dict.fromkeys(found)), refused
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Go on, or leave: asks a person, and refuses to guess where there is none."""
+    import sys
+
+    if yes:
+        return
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise typer.BadParameter(f"{question} Nothing was changed: give --yes to do it without being asked")
+    if not typer.confirm(output.visible(question), err=True):
+        output.say("nothing was changed")
+        raise typer.Exit(1)

@@ -1,0 +1,136 @@
+"""`turbo show`: one task whole, and what happened to it."""
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turbo.cli import moment, output
+from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.output import Column
+
+if TYPE_CHECKING:
+    from turbo.client import Action, TaskRow
+
+TRAIL = (
+    Column("TIME", drop=3),
+    Column("AFTER", right=True),
+    Column("WHAT"),
+    Column("STATUS"),
+    Column("BY", drop=2, flexible=True, least=16),
+    Column("DETAIL", drop=1, flexible=True, least=16),
+)
+
+
+def show(
+    task_id: Annotated[str, typer.Argument(help="Its id, or enough of its beginning to be unique.")],
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Show one task whole, with its trail as a timeline.
+
+    \b
+    Examples:
+      turbo show my_task_1
+      turbo show t_5f3 --json | jq .output_data.output
+    """
+    with connect(dsn) as client:
+        whole = client.resolve(task_id)
+        task = client.get(whole)
+        trail = client.trail(whole)
+        standing = next(iter(next(client.follow([whole]))), None) if not task.finished else None
+    if as_json:
+        output.print_json({**asdict(task), "trail": [asdict(a) for a in trail]})
+        return
+    _head(task, standing.last_line if standing else None)
+    _timeline(task, trail)
+
+
+def _head(task: "TaskRow", last_line: str | None) -> None:
+    tries = f"{(task.retry_count or 0) + 1} of {(task.max_retries or 0) + 1}"
+    took = None if task.execution_time_ms is None else moment.length(task.execution_time_ms / 1000)
+    data = task.output_data if isinstance(task.output_data, dict) else {}
+    output.pairs({"task": task.task_id, "status": task.status, "wish": _wish(task)})
+    output.pairs(
+        {
+            "description": task.task_description,
+            "type": task.task_type,
+            "queue": task.queue,
+            "priority": task.task_priority,
+            "try": tries,
+            "rescues": task.infra_count or None,
+            "timeout": None if task.timeout_seconds is None else f"{task.timeout_seconds} s",
+            "worker": task.assigned_worker_id,
+            "created": moment.clock(task.created_at) or None,
+            "runnable": moment.clock(task.run_after) or None,
+            "started": moment.clock(task.started_at) or None,
+            "ended": moment.clock(task.completed_at) or None,
+            "took": took,
+            "concurrency key": task.concurrency_key,
+            "idempotency key": task.idempotency_key,
+            "session": task.agent_session_id or None,
+            "input": task.input_data,
+            "last line": last_line or None,
+            "failure": task.failure_kind,
+            "error": task.error_message,
+            "output": data.get("output") if data else task.output_data,
+            "usage": _usage(data),
+            "log": data.get("log"),
+        }
+    )
+
+
+def _wish(task: "TaskRow") -> str | None:
+    """What somebody asked for while it runs."""
+    if task.cancel_requested_at is None:
+        return None
+    asked = {"cancelled": "cancel", "pending": "run again", "scheduled": "run later"}
+    wish = task.cancel_to or "cancelled"
+    return f"{asked.get(wish, f'close as {wish}')}, asked at {moment.clock(task.cancel_requested_at)}: its agent is being stopped"
+
+
+def _usage(data: dict[str, Any]) -> str | None:
+    models = data.get("usage")
+    if not isinstance(models, list):
+        return None
+    parts = []
+    for one in models:
+        if isinstance(one, dict):
+            tokens = f"{one.get('input_tokens', 0)} in, {one.get('output_tokens', 0)} out"
+            parts.append(f"{one.get('model', '?')}: {tokens}, ${one.get('cost_usd') or 0:.4f}")
+    return "; ".join(parts) or None
+
+
+def _timeline(task: "TaskRow", trail: "list[Action]") -> None:
+    typer.echo("\ntrail")
+    rows: list[tuple[str, ...]] = [(moment.clock(task.created_at, millis=True), "", "created", "", "", "")]
+    before = task.created_at
+    for action in trail:
+        after = moment.between(before, action.executed_at)
+        rows.append(
+            (
+                moment.clock(action.executed_at, millis=True),
+                "" if after is None or after < 0 else f"+{moment.length(after)}",
+                action.action_type,
+                _change(action),
+                action.actor or "",
+                _detail(action.detail),
+            )
+        )
+        before = action.executed_at
+    output.table(TRAIL, rows, indent=2)
+
+
+def _change(action: "Action") -> str:
+    if action.from_status == action.to_status:
+        return action.to_status or ""
+    return f"{action.from_status or '?'} → {action.to_status or '?'}"
+
+
+def _detail(detail: Any) -> str:
+    """`outcome=failed attempt=2 …`, the error last."""
+    if not isinstance(detail, dict):
+        return "" if detail is None else json.dumps(detail, ensure_ascii=False)
+    ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
+    return " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for k, v in ordered)

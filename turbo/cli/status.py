@@ -1,0 +1,182 @@
+"""`turbo status`: the fleet in one screen, what is wrong first."""
+
+from dataclasses import asdict
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import typer
+
+from turbo.cli import moment, output
+from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.output import Column
+
+if TYPE_CHECKING:
+    from turbo.fleet_status import FleetStatus, WorkerLine
+
+WORKERS = (
+    Column("HOST"),
+    Column("WORKER", flexible=True, least=16),
+    Column("STATE"),
+    Column("BUSY", right=True),
+    Column("BEAT", drop=2, right=True),
+    Column("UP", drop=3, right=True),
+    Column("QUEUES", drop=1, flexible=True),
+    Column("VERSION", drop=4),
+)
+QUEUES = (
+    Column("QUEUE", flexible=True),
+    Column("PENDING", right=True),
+    Column("RUNNING", right=True),
+    Column("SCHEDULED", drop=2, right=True),
+    Column("OLDEST", drop=1, right=True),
+    Column("WORKERS", drop=3, right=True),
+    Column("STATE"),
+)
+ACCOUNTS = (
+    Column("ACCOUNT", flexible=True),
+    Column("HOST"),
+    Column("STATE"),
+    Column("REASON", drop=2),
+    Column("RESETS", drop=1),
+)
+FINISHED = (
+    Column("HOST", flexible=True),
+    Column("COMPLETED", right=True),
+    Column("FAILED", right=True),
+    Column("CANCELLED", drop=3, right=True),
+    Column("SUCCESS", right=True),
+    Column("MEAN", drop=4, right=True),
+    Column("TOKENS IN", drop=2, right=True),
+    Column("OUT", drop=2, right=True),
+    Column("COST", drop=1, right=True),
+)
+
+
+def status(as_json: Json = False, dsn: Dsn = None) -> None:
+    """Show the fleet in one screen: what is wrong, workers, queues, accounts, and the last hour.
+
+    \b
+    Example:
+      turbo status --json | jq -r '.problems[].what'
+    """
+    with connect(dsn) as client:
+        now = client.fleet()
+    if as_json:
+        lines = asdict(now)
+        problems = [asdict(problem) for problem in now.problems]
+        output.print_json({"problems": problems, "success_rate": now.success_rate, **lines})
+        return
+    _problems(now)
+    _workers(now)
+    _queues(now)
+    _accounts(now)
+    _finished(now)
+
+
+def _head(text: str) -> None:
+    typer.echo("")
+    output.heading(text)
+
+
+def _problems(now: "FleetStatus") -> None:
+    problems = now.problems
+    if not problems:
+        output.mark("ok", "nothing is wrong")
+    for problem in problems:
+        output.mark("warn", problem.what, problem.do)
+
+
+def _workers(now: "FleetStatus") -> None:
+    if not now.workers:
+        return
+    live = [w for w in now.workers if w.live]
+    busy, slots = sum(w.running for w in live), sum(w.slots for w in live)
+    hosts = len({w.host for w in live})
+    _head(f"{_many(hosts, 'host')}, {_many(len(live), 'worker')}, {busy} of {_many(slots, 'slot')} busy")
+    output.table(WORKERS, [_worker(w) for w in now.workers])
+
+
+def _worker(w: "WorkerLine") -> tuple[object, ...]:
+    state = w.state if w.live or w.state == "dead" else "silent"
+    beat, up = moment.length(w.silent_seconds), moment.length(w.up_seconds)
+    return (w.host, w.worker_id, state, f"{w.running}/{w.slots}", beat, up, ",".join(w.queues), w.version)
+
+
+def _queues(now: "FleetStatus") -> None:
+    if not now.queues:
+        return
+    _head(f"{_many(len(now.queues), 'queue')}, {sum(q.pending for q in now.queues)} tasks pending")
+    output.table(
+        QUEUES,
+        [
+            (
+                q.queue,
+                q.pending,
+                q.running,
+                q.scheduled,
+                moment.length(q.oldest_seconds),
+                q.workers,
+                "paused" if q.paused else "unserved" if not q.workers else "open",
+            )
+            for q in now.queues
+        ],
+    )
+
+
+def _accounts(now: "FleetStatus") -> None:
+    if not now.accounts:
+        return
+    _head(_many(len({a.account for a in now.accounts}), "account"))
+    rows = []
+    for a in now.accounts:
+        resets = ""
+        if a.until is not None:
+            resets = f"{moment.clock(a.until)} (in {moment.length(max(0.0, a.resets_in_seconds or 0.0))})"
+        elif a.state != "open" and a.reason == "manual":
+            resets = "by hand"
+        rows.append((a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets))
+    output.table(ACCOUNTS, rows)
+
+
+def _finished(now: "FleetStatus") -> None:
+    _head("the last hour" + ("" if now.finished else ": nothing ended"))
+    rows = []
+    for host, group in groupby(now.finished, key=lambda f: f.host):
+        by = {f.status: f for f in group}
+        tasks = {s: by[s].tasks if s in by else 0 for s in ("completed", "failed", "cancelled")}
+        judged = tasks["completed"] + tasks["failed"]
+        means = [(f.mean_seconds, f.tasks) for f in by.values() if f.mean_seconds is not None]
+        mean = sum(m * n for m, n in means) / sum(n for _, n in means) if means else None
+        rows.append(
+            (
+                host or "(by hand)",
+                tasks["completed"],
+                tasks["failed"],
+                tasks["cancelled"],
+                f"{tasks['completed'] / judged:.0%}" if judged else "",
+                moment.length(mean),
+                _short(sum(f.input_tokens for f in by.values())),
+                _short(sum(f.output_tokens for f in by.values())),
+                _dollars(sum(f.cost_usd for f in by.values())),
+            )
+        )
+    output.table(FINISHED, rows)
+    if len(rows) > 1 and now.success_rate is not None:
+        cost = _dollars(sum(f.cost_usd for f in now.finished))
+        typer.echo(f"together {now.success_rate:.0%} of the judged completed{f', {cost}' if cost else ''}")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _dollars(amount: float) -> str:
+    return f"${amount:.2f}" if amount else ""
+
+
+def _short(count: int) -> str:
+    """1234567 as 1.2M."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if count >= size:
+            return f"{count / size:.1f}{unit}"
+    return str(count) if count else ""

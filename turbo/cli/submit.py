@@ -1,0 +1,186 @@
+"""`turbo submit`: one task from the command line, or many from a file."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turbo.cli import moment, output
+from turbo.cli.options import Dsn, Json, connect
+
+if TYPE_CHECKING:
+    from turbo.client import Client, NewTask
+
+BATCH = 500
+
+
+def submit(
+    text: Annotated[
+        str | None, typer.Argument(help="What the agent is to do; - reads it from standard input.", show_default=False)
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="Read it from a file. A .jsonl or .csv file is many tasks, one a line; - is stdin."
+        ),
+    ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="text, jsonl or csv; else as the file's name says.")
+    ] = None,
+    task_type: Annotated[
+        str | None, typer.Option("--type", "-t", help="Routed to an executor by the worker's configuration.")
+    ] = None,
+    queue: Annotated[str | None, typer.Option("--queue", "-q", help="'default' unless said.")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", "-p", help="Higher goes first; 5 unless said.")] = None,
+    after: Annotated[
+        str | None, typer.Option(help="Not before: 10m, 2h30m, 'tomorrow 06:00', 2026-12-01T09:00.")
+    ] = None,
+    task_id: Annotated[str | None, typer.Option("--id", help="Its id; else one is generated.")] = None,
+    input_data: Annotated[str | None, typer.Option("--input", help="input_data, as JSON.")] = None,
+    timeout: Annotated[int | None, typer.Option(help="Seconds one run may take; 300 unless said.")] = None,
+    max_retries: Annotated[int | None, typer.Option(help="Tries after the first; 3 unless said.")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Submitted twice, it is one task.")] = None,
+    concurrency_key: Annotated[str | None, typer.Option(help="At most one running task per key.")] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for the end, print the result; exit 1 unless completed.")
+    ] = False,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Of many: tasks a transaction.")] = BATCH,
+    from_line: Annotated[int, typer.Option(min=1, help="Of many: leave out the lines before this one.")] = 1,
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Insert a task and print its id; or many tasks, from a file.
+
+    \b
+    Examples:
+      turbo submit "Review src/auth.py" --type review --priority 8 --wait
+      git diff | turbo submit - --after 10m
+      turbo submit --file tasks.jsonl --queue night
+
+    A line of JSONL is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or their
+    short names (text, type, input, …); or a string, the text alone. A CSV file's first line names them; input.path is a
+    key of input_data. Options give what a line leaves out. All lines are judged before the first is inserted.
+    """
+    from turbo.client import BadField
+
+    defaults: dict[str, Any] = {
+        "task_type": task_type,
+        "queue": queue,
+        "task_priority": priority,
+        "run_after": after,
+        "input_data": _parsed(input_data),
+        "timeout_seconds": timeout,
+        "max_retries": max_retries,
+        "idempotency_key": idempotency_key,
+        "concurrency_key": concurrency_key,
+        "task_id": task_id,
+    }
+    if (text is None) == (file is None):
+        raise typer.BadParameter("give the text, or --file FILE: one of them")
+    form = _form(form, file)
+    if form == "text":
+        if from_line != 1:
+            raise typer.BadParameter("--from-line is for many tasks: a .jsonl or .csv file")
+        try:
+            _one(_read(text, file), defaults, wait, as_json, dsn)
+        except BadField as error:
+            raise typer.BadParameter(str(error)) from None
+    else:
+        from turbo.cli.submit_many import submit_many
+
+        for name, value in (("--id", task_id), ("--idempotency-key", idempotency_key)):
+            if value is not None:
+                raise typer.BadParameter(f"{name} would be the same for every line: write it into the file")
+        submit_many(file, form, defaults, batch=batch, from_line=from_line, wait=wait, as_json=as_json, dsn=dsn)
+
+
+def _form(form: str | None, file: Path | None) -> str:
+    if form is None:
+        suffix = file.suffix.lower() if file is not None else ""
+        return {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}.get(suffix, "text")
+    if form not in ("text", "jsonl", "csv"):
+        raise typer.BadParameter(f"--format {form!r}: text, jsonl or csv")
+    if form != "text" and file is None:
+        raise typer.BadParameter(f"--format {form} reads --file FILE; --file - is standard input")
+    return form
+
+
+def _parsed(text: str | None) -> object:
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"--input is not JSON: {error}") from None
+
+
+def _read(text: str | None, file: Path | None) -> str:
+    """The one task's text."""
+    where = "standard input" if file is None or str(file) == "-" else str(file)
+    try:
+        if where == "standard input":
+            return sys.stdin.buffer.read().decode() if text == "-" or file is not None else str(text)
+        return Path(where).read_text(encoding="utf-8")
+    except OSError as error:
+        raise typer.BadParameter(f"--file {where}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{where} is not UTF-8 text") from None
+
+
+def _one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str | None) -> None:
+    from turbo.submission import new_task
+
+    task = new_task({"task_description": text, **values})  # judged before the database is asked
+    with connect(dsn) as client:
+        if isinstance(task.run_after, str):
+            values["run_after"] = moment.option(moment.Moments(client), "--after", task.run_after)
+            task = new_task({"task_description": text, **values})
+        task_id, created = insert(client, task)
+        if not created:
+            output.say(f"this idempotency key has a task already: {task_id}")
+        if not wait:
+            output.print_json({"task_id": task_id, "created": created}) if as_json else typer.echo(task_id)
+            return
+        from turbo.cli.follow import follow
+
+        if not as_json:
+            output.say(task_id)
+        follow(client, [task_id])
+        result = client.get(task_id)
+        output.print_json(asdict(result)) if as_json else _print_result(result)
+    if result.status != "completed":
+        raise typer.Exit(1)
+
+
+def insert(client: "Client", task: "NewTask") -> tuple[str, bool]:
+    """One task. Raises BadParameter for what the database refuses."""
+    import psycopg
+
+    try:
+        submitted = client.submit_many([task])[0]
+    except (psycopg.errors.CheckViolation, psycopg.errors.UniqueViolation, psycopg.DataError) as error:
+        raise typer.BadParameter(refusal(error)) from None
+    return submitted.task_id, submitted.created
+
+
+def refusal(error: Any) -> str:
+    """Why the database refused a row, and what to write instead."""
+    diag = error.diag
+    if error.sqlstate == "23505" and diag.message_detail:
+        return str(diag.message_detail).rstrip(".")
+    hint = f". {diag.message_hint}" if diag.message_hint else ""
+    return f"{diag.message_primary or error}{hint}"
+
+
+def _print_result(task: Any) -> None:
+    data = task.output_data
+    result = data.get("output") if isinstance(data, dict) else data
+    if task.status == "completed":
+        text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        typer.echo(output.visible(text, lines=True) if output.at_terminal() else text)
+    else:
+        kind = f" ({task.failure_kind})" if task.failure_kind else ""
+        output.say(f"{task.task_id}: {task.status}{kind}{f': {task.error_message}' if task.error_message else ''}")

@@ -1,0 +1,185 @@
+"""`turbo submit --file tasks.jsonl`: judged whole, then inserted batch by batch, one transaction each.
+
+every line judged ──one is bad──▶ nothing inserted, the lines named, exit 2
+      └──all good──▶ batch, batch, … ──the database refuses a row──▶ its batch is undone, the line named, exit 1,
+                                                                      and what is in and what is not is said
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import typer
+
+from turbo.cli import moment, output
+from turbo.cli.options import connect
+from turbo.cli.task_file import BadLine, Line, TaskFile
+
+if TYPE_CHECKING:
+    from turbo.client import Client
+
+BAD_LINES_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Sent:
+    """What is in the database so far. `next_line`: the first line of the batch that is not."""
+
+    next_line: int = 0
+    last_line: int = 0
+    created: int = 0
+    task_ids: list[str] = field(default_factory=list)
+
+
+def submit_many(
+    file: Path | None,
+    form: str,
+    defaults: Mapping[str, Any],
+    *,
+    batch: int,
+    from_line: int,
+    wait: bool,
+    as_json: bool,
+    dsn: str | None,
+) -> None:
+    """Insert the tasks of a file. Prints their ids, one a line, when nobody looks; a summary when somebody does."""
+    path = file or Path("-")
+    try:
+        source = TaskFile(path, form, defaults)
+    except OSError as error:
+        raise typer.BadParameter(f"--file {path}: {error.strerror}") from None
+    with source, connect(dsn) as client:
+        moments = moment.Moments(client)
+        total = _judge(source, moments, from_line)
+        sent = Sent()
+        with _bar(total) as advance:
+            for lines in _batches(source, moments, from_line, batch):
+                _insert(client, lines, sent, path)
+                if not as_json and not output.at_terminal():
+                    typer.echo("\n".join(sent.task_ids[-len(lines) :]))
+                advance(len(lines))
+        existing = len(sent.task_ids) - sent.created
+        if as_json and not wait:
+            output.print_json({"created": sent.created, "existing": existing, "task_ids": sent.task_ids})
+        elif not as_json:
+            output.say(
+                f"{sent.created} tasks inserted"
+                + (f", {existing} had their idempotency key already" if existing else "")
+            )
+        if wait and sent.task_ids:
+            _wait(client, sent, existing, as_json)
+
+
+def _judge(source: TaskFile, moments: moment.Moments, from_line: int) -> int:
+    """How many tasks there are. Exits 2 if a line is bad: the first ones are named, and nothing is inserted."""
+    good, bad = 0, 0
+    for line in _lines(source, moments, from_line):
+        if isinstance(line, Line):
+            good += 1
+            continue
+        bad += 1
+        if bad <= BAD_LINES_SHOWN:
+            output.say(str(line))
+    if bad:
+        more = f" ({bad - BAD_LINES_SHOWN} more are not shown)" if bad > BAD_LINES_SHOWN else ""
+        output.say(f"turbo submit: {bad} bad line{'s' if bad > 1 else ''}{more}; nothing was inserted")
+        raise typer.Exit(2)
+    if not good:
+        output.say("turbo submit: no task in it; nothing was inserted")
+        raise typer.Exit(2)
+    return good
+
+
+def _lines(source: TaskFile, moments: moment.Moments, from_line: int) -> Iterator[Line | BadLine]:
+    for line in source.lines(from_line):
+        if isinstance(line, Line) and isinstance(line.task.run_after, str):
+            try:
+                yield Line(line.number, replace(line.task, run_after=moments.after(line.task.run_after)))
+            except moment.BadMoment as error:
+                yield BadLine(
+                    line.number, f"column run_after: {str(error)!r} is not a moment: write 10m or 2026-12-01T09:00"
+                )
+        else:
+            yield line
+
+
+def _batches(source: TaskFile, moments: moment.Moments, from_line: int, size: int) -> Iterator[list[Line]]:
+    good = (line for line in _lines(source, moments, from_line) if isinstance(line, Line))
+    while some := list(islice(good, size)):
+        yield some
+
+
+def _insert(client: "Client", lines: list[Line], sent: Sent, path: Path) -> None:
+    """One batch, one transaction. Exits 1 when it cannot be, after saying which lines are in."""
+    import psycopg
+
+    from turbo import db
+    from turbo.cli.submit import refusal
+    from turbo.log import scrub
+
+    sent.next_line = lines[0].number
+    try:
+        submitted = client.submit_many([line.task for line in lines])
+    except KeyboardInterrupt:
+        _stopped("interrupted", sent, lines, path, doubt=True)
+    except psycopg.OperationalError as error:
+        _stopped(f"the database is away: {scrub(db.reason(error))}", sent, lines, path, doubt=True)
+    except psycopg.Error as error:
+        culprit = client.refused([line.task for line in lines])
+        number, error = culprit or (None, error)
+        where = f"line {lines[number].number}" if number is not None else f"lines {_span(lines)}"
+        _stopped(f"{where}: the database refuses it: {refusal(error)}", sent, lines, path, doubt=False)
+    sent.task_ids += [one.task_id for one in submitted]
+    sent.created += sum(one.created for one in submitted)
+    sent.last_line = lines[-1].number
+
+
+def _stopped(why: str, sent: Sent, lines: list[Line], path: Path, *, doubt: bool) -> NoReturn:
+    output.say(f"turbo submit: {why}")
+    inserted = (
+        f"{len(sent.task_ids)} tasks, up to line {sent.last_line}, are in" if sent.task_ids else "nothing was inserted"
+    )
+    rest = f"whether lines {_span(lines)} are, is not known" if doubt else f"nothing from line {sent.next_line} on is"
+    again = "" if str(path) == "-" else f" --file {path}"
+    output.say(
+        f"{inserted}; {rest}. To go on: turbo submit{again} --from-line {sent.next_line}"
+        if sent.task_ids or doubt
+        else inserted
+    )
+    raise typer.Exit(130 if why == "interrupted" else 1)
+
+
+def _span(lines: list[Line]) -> str:
+    first, last = lines[0].number, lines[-1].number
+    return str(first) if first == last else f"{first} to {last}"
+
+
+def _wait(client: "Client", sent: Sent, existing: int, as_json: bool) -> None:
+    from turbo.cli.follow import follow
+
+    ended = follow(client, sent.task_ids)
+    if as_json:
+        ends = {state: ended[state] for state in sorted(ended)}
+        output.print_json({"created": sent.created, "existing": existing, "ended": ends, "task_ids": sent.task_ids})
+    else:
+        output.say(", ".join(f"{count} {state}" for state, count in sorted(ended.items())))
+    if set(ended) != {"completed"}:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error, where a person sees it."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("inserting"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=output.console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("inserting", total=total)
+        yield lambda count: progress.advance(bar, count)

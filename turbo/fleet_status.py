@@ -1,0 +1,211 @@
+"""The fleet at one moment, as `turbo status` shows it: four queries, whose cost does not grow with history.
+
+`problems` says what is wrong, the worst first. A problem is about the fleet at work; what may go wrong in its
+surroundings is the doctor's business (turbo.doctor).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from turbo.sql import statement
+
+WINDOW_SECONDS = 3600.0
+OLD_SECONDS = 300.0
+"""A pending task older than this, in a queue that is served, is worth a word."""
+POOR_RATE = 0.8
+FEW = 5
+"""A success rate says nothing about fewer tasks than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerLine:
+    """A worker. `silent`: its last beat is longer ago than its lease."""
+
+    worker_id: str
+    name: str
+    host: str
+    pid: int
+    version: str
+    slots: int
+    queues: list[str]
+    accounts: list[str]
+    metrics_address: str | None
+    state: str
+    idle: bool
+    running: int
+    silent_seconds: float
+    up_seconds: float
+    silent: bool
+
+    @property
+    def live(self) -> bool:
+        return self.state != "dead" and not self.silent
+
+
+@dataclass(frozen=True, slots=True)
+class QueueLine:
+    """A queue that has live tasks, is served or is paused. `workers`: how many live ones serve it."""
+
+    queue: str
+    pending: int
+    scheduled: int
+    running: int
+    stuck: int
+    oldest_seconds: float | None
+    workers: int
+    paused: bool
+    paused_reason: str | None
+    paused_by: str | None
+    paused_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLine:
+    """An account on a host ('*': on every host)."""
+
+    account: str
+    host: str
+    state: str
+    reason: str | None
+    why: str | None
+    until: datetime | None
+    resets_in_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedLine:
+    """What ended within the window, on one host, in one status. Input tokens include what was cached."""
+
+    host: str
+    status: str
+    tasks: int
+    mean_seconds: float | None
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something wrong, and what to do about it."""
+
+    what: str
+    do: str
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """All of it; `window_seconds` is how far `finished` looks back."""
+
+    workers: list[WorkerLine]
+    queues: list[QueueLine]
+    accounts: list[AccountLine]
+    finished: list[FinishedLine]
+    window_seconds: float
+
+    @property
+    def success_rate(self) -> float | None:
+        """Completed of completed and failed; a cancelled task says nothing."""
+        ends = {s: sum(f.tasks for f in self.finished if f.status == s) for s in ("completed", "failed")}
+        total = sum(ends.values())
+        return ends["completed"] / total if total else None
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong, the worst first."""
+        return [*self._about_workers(), *self._about_accounts(), *self._about_queues(), *self._about_results()]
+
+    def _about_workers(self) -> list[Problem]:
+        found = []
+        if not any(w.live for w in self.workers):
+            found.append(Problem("no live worker", "start one: turbo worker --config FILE"))
+        for w in self.workers:
+            if w.live:
+                continue
+            held = f", {w.running} of its tasks wait to be rescued" if w.running else ""
+            what = f"worker {w.worker_id} is dead" if w.state == "dead" else f"worker {w.worker_id} does not answer"
+            found.append(
+                Problem(
+                    f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}; start it again"
+                )
+            )
+        return found
+
+    def _about_accounts(self) -> list[Problem]:
+        found = []
+        for a in self.accounts:
+            if a.state == "open":
+                continue
+            where = "every host" if a.host == "*" else a.host
+            why = f" ({a.why})" if a.why else ""
+            do = {
+                "auth": "log it in on that host: claude setup-token, and the token in the account's env_file",
+                "usage_limit": "wait for its reset; other accounts go on",
+                "manual": f"turbo resume --account {a.account}",
+            }.get(a.reason or "", "a probe decides within a minute")
+            found.append(Problem(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
+        return found
+
+    def _about_queues(self) -> list[Problem]:
+        found = []
+        for q in self.queues:
+            if q.stuck:
+                found.append(
+                    Problem(
+                        f"queue {q.queue}: {q.stuck} running tasks were to be stopped more than a minute ago",
+                        "see the workers they are on: turbo tasks --status running",
+                    )
+                )
+            if q.paused:
+                why = f" ({q.paused_reason})" if q.paused_reason else ""
+                found.append(
+                    Problem(
+                        f"queue {q.queue} is paused by {q.paused_by}{why}: {q.pending} tasks wait",
+                        f"turbo resume --queue {q.queue}",
+                    )
+                )
+            elif q.workers == 0 and (q.pending or q.scheduled):
+                found.append(
+                    Problem(
+                        f"queue {q.queue}: {q.pending + q.scheduled} tasks, and no live worker serves it",
+                        f"add it to worker.queues of a worker, or start one: turbo worker --queue {q.queue}",
+                    )
+                )
+            elif q.oldest_seconds is not None and q.oldest_seconds > OLD_SECONDS:
+                found.append(
+                    Problem(
+                        f"queue {q.queue}: the oldest of {q.pending} tasks has waited {q.oldest_seconds:.0f} s",
+                        "more slots or workers; or is its account or task_type held back?",
+                    )
+                )
+        return found
+
+    def _about_results(self) -> list[Problem]:
+        rate = self.success_rate
+        failed = sum(f.tasks for f in self.finished if f.status == "failed")
+        total = failed + sum(f.tasks for f in self.finished if f.status == "completed")
+        if rate is None or rate >= POOR_RATE or total < FEW:
+            return []
+        return [Problem(f"{failed} of {total} tasks failed lately", "turbo tasks --status failed --since 1h")]
+
+
+def read(connection: psycopg.Connection[Any], window_seconds: float = WINDOW_SECONDS) -> FleetStatus:
+    """Look now. Raises psycopg.Error."""
+    with connection.transaction():
+        return FleetStatus(
+            [WorkerLine(**row) for row in _rows(connection, "workers", {})],
+            [QueueLine(**row) for row in _rows(connection, "queues", {})],
+            [AccountLine(**row) for row in _rows(connection, "accounts", {})],
+            [FinishedLine(**row) for row in _rows(connection, "finished", {"seconds": window_seconds})],
+            window_seconds,
+        )
+
+
+def _rows(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(statement(f"status/{name}"), parameters).fetchall()

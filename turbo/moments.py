@@ -1,0 +1,43 @@
+"""Reading moments that Python has no date for.
+
+PostgreSQL knows 4713 BC, the year 294276 and infinity, and whoever may insert may write them. One such row must not keep
+everybody from seeing the list it is in: it is shown at the edge of what a `datetime` can say.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg.abc import Buffer
+from psycopg.types.datetime import TimestampLoader, TimestamptzLoader
+
+EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
+LATEST = datetime(9999, 12, 30, tzinfo=UTC)
+"""A day inside of what `datetime` holds, so that they can be shown in any zone."""
+
+
+def _edge(data: Buffer) -> datetime:
+    text = bytes(data)
+    return EARLIEST if text.startswith(b"-") or text.endswith(b"BC") else LATEST
+
+
+class _Timestamptz(TimestamptzLoader):
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _edge(data)
+
+
+class _Timestamp(TimestampLoader):
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _edge(data).replace(tzinfo=None)
+
+
+def read_any_moment(cursor: psycopg.Cursor[Any]) -> None:
+    """Let this cursor read every timestamp, with a zone or without."""
+    cursor.adapters.register_loader("timestamptz", _Timestamptz)
+    cursor.adapters.register_loader("timestamp", _Timestamp)

@@ -1,0 +1,29 @@
+-- Status: live tasks by queue, from the partial indexes alone (finished ones are in none of them), what is paused, who
+-- serves. oldest_seconds: since the oldest pending task became runnable. stuck: stops that were asked for long ago.
+with live as (
+  select t.queue, count(*) filter (where t.status = 'pending') as pending,
+         count(*) filter (where t.status = 'scheduled') as scheduled,
+         count(*) filter (where t.status = 'running') as running,
+         min(t.run_after) filter (where t.status = 'pending') as oldest,
+         count(*) filter (where t.status = 'running'
+                            and t.cancel_requested_at < clock_timestamp() - interval '1 minute') as stuck
+    from public.agent_tasks t
+   where t.status in ('pending', 'scheduled', 'running')
+   group by t.queue
+), served as (
+  select q.queue, count(*) as workers
+    from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+   where w.state in ('up', 'paused') and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
+   group by q.queue
+)
+select n.queue, coalesce(l.pending, 0)::int as pending, coalesce(l.scheduled, 0)::int as scheduled,
+       coalesce(l.running, 0)::int as running, coalesce(l.stuck, 0)::int as stuck,
+       case when l.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - l.oldest))::float8 end as oldest_seconds,
+       coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
+       p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
+  from (select queue from live union select queue from served
+        union select queue from public.agent_queues where paused) n
+  left join live l on l.queue = n.queue
+  left join served s on s.queue = n.queue
+  left join public.agent_queues p on p.queue = n.queue and p.paused
+ order by n.queue

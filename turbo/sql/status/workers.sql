@@ -1,0 +1,9 @@
+-- Status: every worker row, its running tasks counted by the index on them. silent: seconds since its last beat.
+select w.worker_id, w.name, w.host, w.pid, w.version, w.slots, w.queues, w.accounts, w.metrics_address, w.state, w.idle,
+       (select count(*) from public.agent_tasks t
+         where t.status = 'running' and t.assigned_worker_id = w.worker_id)::int as running,
+       extract(epoch from clock_timestamp() - w.heartbeat_at)::float8 as silent_seconds,
+       extract(epoch from clock_timestamp() - w.started_at)::float8 as up_seconds,
+       w.heartbeat_at < clock_timestamp() - make_interval(secs => w.lease_seconds) as silent
+  from public.agent_workers w
+ order by w.host, w.worker_id

@@ -1,0 +1,149 @@
+"""A task that is to be inserted, judged before the database sees it.
+
+The database judges too (turbo_judge_insert), and has the last word. Here the same rules give a name to the field, so that
+one bad line of ten thousand can be pointed at before any is inserted.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+INT_MAX = 2**31 - 1
+KEY_MAX = 500
+_QUEUE = re.compile(r"[a-z0-9_-]{1,40}")
+
+ALIASES = {
+    "text": "task_description",
+    "id": "task_id",
+    "type": "task_type",
+    "priority": "task_priority",
+    "input": "input_data",
+    "after": "run_after",
+    "timeout": "timeout_seconds",
+}
+"""Short names, as the command line's options have them, for the columns of agent_tasks."""
+
+
+class BadField(ValueError):
+    """A value that no task can have. `field` is the column; the message says what to write."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if field else message)
+        self.field = field
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    """A task to insert; the columns of agent_tasks by their names. None: the column's default.
+
+    `input_data` is any JSON value, `timeout_seconds` at least 1, `max_retries` at least 0. Raises BadField.
+    """
+
+    task_description: str
+    task_id: str | None = None
+    task_type: str | None = None
+    task_priority: int | None = None
+    input_data: Any = None
+    queue: str | None = None
+    run_after: datetime | str | None = None
+    timeout_seconds: int | None = None
+    max_retries: int | None = None
+    idempotency_key: str | None = None
+    concurrency_key: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("task_description", "task_id", "task_type", "queue", "idempotency_key", "concurrency_key"):
+            _text(name, getattr(self, name))
+        if self.task_description is None or not self.task_description.strip():
+            raise BadField("task_description", "is empty. Write what the agent is to do")
+        if self.task_id is not None and not self.task_id.strip():
+            raise BadField("task_id", "is empty: leave it out, and one is generated")
+        if self.queue is not None and not _QUEUE.fullmatch(self.queue):
+            raise BadField("queue", f"{self.queue[:60]!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
+        _whole("task_priority", self.task_priority, -INT_MAX)
+        _whole("timeout_seconds", self.timeout_seconds, 1)
+        _whole("max_retries", self.max_retries, 0)
+        for name in ("idempotency_key", "concurrency_key"):
+            if len(getattr(self, name) or "") > KEY_MAX:
+                raise BadField(name, f"is longer than {KEY_MAX} characters: write a shorter key, or a hash of it")
+        self.input_json()
+
+    def input_json(self) -> str | None:
+        """`input_data` as JSON text that jsonb takes."""
+        if self.input_data is None:
+            return None
+        try:
+            text = json.dumps(self.input_data, allow_nan=False, ensure_ascii=False)
+            text.encode()
+        except (ValueError, TypeError, RecursionError) as error:  # NaN, a lone surrogate, nested without end
+            raise BadField("input_data", f"cannot be stored as JSON: {error}") from None
+        if re.search(r"(?<!\\)(?:\\\\)*\\u0000", text):
+            raise BadField("input_data", "holds a NUL character, which PostgreSQL cannot store: remove it")
+        return text
+
+
+COLUMNS = tuple(field.name for field in fields(NewTask))
+
+
+def new_task(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> NewTask:
+    """A task from names (the columns', or their short ones) and values; `defaults` for what they leave out.
+
+    Raises BadField: a name that is none, twice the same, or a value that cannot be.
+    """
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        column = column_named(name)
+        if column in found:
+            raise BadField(column, "stands twice, under its short name too: keep one")
+        if value is not None:
+            found[column] = value
+    known = {name: value for name, value in (defaults or {}).items() if value is not None}
+    return NewTask(**{"task_description": "", **known, **found})
+
+
+def column_named(name: str) -> str:
+    """The column that a name or short name stands for. Raises BadField."""
+    column = ALIASES.get(name, name)
+    if column in COLUMNS:
+        return column
+    near = difflib.get_close_matches(name, [*COLUMNS, *ALIASES], n=1)
+    what = f"no such column; did you mean {near[0]}?" if near else f"no such column; known: {', '.join(COLUMNS)}"
+    raise BadField(name[:60], what)
+
+
+def _text(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise BadField(name, f"must be text, not {_kind(value)}")
+    if "\0" in value:
+        raise BadField(name, "holds a NUL character, which PostgreSQL cannot store: remove it")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise BadField(name, "holds half a character (a lone surrogate), which PostgreSQL cannot store") from None
+
+
+def _whole(name: str, value: object, least: int) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadField(name, f"must be a whole number, not {_kind(value)}")
+    if not least <= value <= INT_MAX:
+        what = f"at least {least}" if value < least else f"at most {INT_MAX}"
+        raise BadField(name, f"is {value}: write {what}")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number without end"
+    return f"{value!r:.40}"

@@ -151,7 +151,9 @@ create table if not exists public.agent_accounts (
   why         text,
   trips       integer not null default 0,
   probe_by    text,
+  probe_since timestamptz,
   probe_until timestamptz,
+  good_since  timestamptz,
   changed_at  timestamptz not null default now(),
   primary key (account, host)
 );

@@ -46,12 +46,9 @@ class Bench:
     sessions: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
 
-    def executor(self, login: dict[str, str] = KEY, **settings: object) -> ClaudeExecutor:
-        self.home.mkdir(exist_ok=True)
-        env_file = self.home / "account.env"
-        env_file.write_text("".join(f"{key}={value}\n" for key, value in login.items()))
-        env_file.chmod(0o600)
-        env = {
+    def scrubbed(self) -> dict[str, str]:
+        """The environment that keeps the CLI in its scrubbed home and at the loopback API."""
+        return {
             "HOME": str(self.home),
             "CLAUDE_CONFIG_DIR": str(self.home / ".claude"),
             "TMPDIR": str(self.home),
@@ -59,15 +56,25 @@ class Bench:
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_TELEMETRY": "1",
         }
+
+    def login(self, login: dict[str, str] = KEY) -> Path:
+        """An account's env file."""
+        self.home.mkdir(exist_ok=True)
+        env_file = self.home / "account.env"
+        env_file.write_text("".join(f"{key}={value}\n" for key, value in login.items()))
+        env_file.chmod(0o600)
+        return env_file
+
+    def executor(self, login: dict[str, str] = KEY, **settings: object) -> ClaudeExecutor:
         known: dict[str, object] = {
             "command": [the_cli()],
             "journal": Journal(self.home / "journal"),
-            "env_file": env_file,
+            "env_file": self.login(login),
             "model": "sonnet",
             "cli_max_retries": 0,
         }
         more = {**known, **settings}
-        more["env"] = env | dict(more.get("env", {}))  # type: ignore[call-overload]
+        more["env"] = self.scrubbed() | dict(more.get("env", {}))  # type: ignore[call-overload]
         return ClaudeExecutor("claude", **more)  # type: ignore[arg-type]
 
     def run(self, prompt: str = "say hello", **fields: object) -> Run:

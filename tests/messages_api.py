@@ -14,7 +14,7 @@ import struct
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -199,6 +199,7 @@ class MessagesApi(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self._answers = list(answers)
         self._lock = threading.Lock()
+        self.decide: Callable[[Request], Answer | None] = lambda _request: None  # its answer comes first; it may block
         self.requests: list[Request] = []
         self.arrived = threading.Event()
         self.closing = threading.Event()
@@ -215,9 +216,11 @@ class MessagesApi(ThreadingHTTPServer):
     def take(self, request: Request) -> Answer:
         with self._lock:
             self.requests.append(request)
-            answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         self.arrived.set()
-        return answer
+        if (decided := self.decide(request)) is not None:
+            return decided
+        with self._lock:
+            return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 
 import psycopg
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 TURBO = Path(sys.executable).parent / "turbo"
 
@@ -90,6 +92,15 @@ class WorkerProcess:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         self.process.send_signal(number)
 
+    def metric(self, dsn: str, name: str, **labels: str) -> float:
+        """A sample of its metrics page, 0 where there is none."""
+        query = "select metrics_address from agent_workers where worker_id = %s"
+        with psycopg.connect(dsn) as db:
+            (address,) = db.execute(query, [self.worker_id]).fetchone() or (None,)
+        page = urllib.request.urlopen(f"http://{address}/metrics").read().decode()
+        samples = [s for family in text_string_to_metric_families(page) for s in family.samples]
+        return next((s.value for s in samples if s.name == name and labels.items() <= s.labels.items()), 0.0)
+
     def stop(self) -> int:
         """TERM, and its exit code."""
         if self.process.poll() is None:
@@ -105,6 +116,7 @@ class Bench:
     dsn: str
     path: Path
     workers: list[WorkerProcess] = field(default_factory=list)
+    program: tuple[str | Path, ...] = (TURBO, "worker", "--config")
 
     @property
     def ledger(self) -> Path:
@@ -142,7 +154,7 @@ class Bench:
         log = self.path / f"worker{number}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [TURBO, "worker", "--config", file, *arguments],
+                [*self.program, file, *arguments],
                 env={**os.environ, "TURBO_DSN": dsn or self.dsn},
                 stdout=out,
                 stderr=out,

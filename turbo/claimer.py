@@ -14,7 +14,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import psycopg
 
@@ -25,6 +25,7 @@ from turbo.metrics import Metrics
 from turbo.queue import Claim, Queue, Sweep
 from turbo.slots import Slots
 from turbo.task import Task
+from turbo.task_types import TaskTypes
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +34,26 @@ LADDER_GROWTH = 2.0
 DUE_SLACK_SECONDS = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class TaskTypes:
-    """Which task types may be claimed: while an account is paused, those that need it are left for others."""
-
-    only: tuple[str, ...] | None = None
-    skip: tuple[str, ...] = ()
+class Reservations(Protocol):
+    """What has to be taken before a claim, and limits it (turbo.exclusive)."""
 
     @property
-    def none(self) -> bool:
-        return self.only == ()
+    def types(self) -> TaskTypes: ...
+    def reserve(self) -> bool: ...
+    def assign(self, task: Task) -> None: ...
+    def let_go(self) -> None: ...
+
+
+class Unlimited:
+    """Nothing to reserve."""
+
+    types = TaskTypes()
+
+    def reserve(self) -> bool:
+        return False
+
+    def assign(self, task: Task) -> None: ...
+    def let_go(self) -> None: ...
 
 
 class Claimer(Loop):
@@ -78,7 +89,8 @@ class Claimer(Loop):
         self.claiming = asyncio.Lock()  # held during a claim: reconciliation must not run meanwhile
         self.listening = False  # a deaf worker is never idle
         self.held_back: str | None = None  # why nothing may be claimed now (a full spool, no account), or None
-        self.types = TaskTypes()
+        self.types = TaskTypes()  # what accounts and programs let through
+        self.exclusive: Reservations = Unlimited()
         self.on_stop: Callable[[], None] = lambda: None
         self.on_sweep: Callable[[Sweep], None] = lambda _sweep: None
 
@@ -156,8 +168,7 @@ class Claimer(Loop):
                 timers.append(self._next_due)
             if self._rung is not None:
                 timers.append(self._rung_at)
-            able = self._slots.free > 0 and self.held_back is None and not self.types.none
-            if self._sweep_wanted or (self._woken and able) or any(t <= now for t in timers):
+            if self._sweep_wanted or (self._woken and self._able()) or any(t <= now for t in timers):
                 return
             self._event.clear()
             timer = asyncio.get_running_loop().call_later(min(timers) - now, self._event.set) if timers else None
@@ -166,6 +177,9 @@ class Claimer(Loop):
             finally:
                 if timer is not None:
                     timer.cancel()
+
+    def _able(self) -> bool:
+        return self._slots.free > 0 and self.held_back is None and not (self.types & self.exclusive.types).none
 
     async def _turn(self) -> None:
         now = time.monotonic()
@@ -186,14 +200,13 @@ class Claimer(Loop):
         woken, self._woken = [q for q in self._queues if q in self._woken], set()
         by_notify, self._by_notify = self._by_notify, set()
         for i, queue in enumerate(woken):
-            free = self._slots.free
-            if free <= 0 or self.held_back is not None or self.types.none:
+            if not self._able():
                 self._woken.update(woken[i:])  # later, when a slot comes free
                 return
-            claim = await self._claim(queue, free)
+            claim, limit = await self._claim(queue)
             if queue in by_notify and not claim.tasks:
                 self._metrics.claims.labels(queue, "lost").inc()
-            if len(claim.tasks) == free or any(t.concurrency_key for t in claim.tasks):
+            if len(claim.tasks) == limit or any(t.concurrency_key for t in claim.tasks):
                 # There may be more: behind a full batch, and behind the waiters of a key, of whom a batch takes one.
                 self._woken.add(queue)
             if claim.idle_now:
@@ -202,15 +215,23 @@ class Claimer(Loop):
                 self._woken.update(self._queues)
                 self._start_ladder()
 
-    async def _claim(self, queue: str, free: int) -> Claim:
+    async def _claim(self, queue: str) -> tuple[Claim, int]:
+        """What it brought, and how many it might have brought."""
         async with self.claiming:
-            claim = await self._queue.claim(
-                queue, free, may_idle=self.listening, only_types=self.types.only, skip_types=self.types.skip
-            )
-            if claim.idle_now is not None:
-                self._idle = claim.idle_now
-            for task in claim.tasks:
-                self._start_task(task)
+            # With a directory reserved one task at a time: a batch could hold several that want the same one.
+            limit = 1 if self.exclusive.reserve() else self._slots.free
+            try:
+                types = self.types & self.exclusive.types
+                claim = await self._queue.claim(
+                    queue, limit, may_idle=self.listening, only_types=types.only, skip_types=types.skip
+                )
+                if claim.idle_now is not None:
+                    self._idle = claim.idle_now
+                for task in claim.tasks:
+                    self.exclusive.assign(task)
+                    self._start_task(task)
+            finally:
+                self.exclusive.let_go()
             if claim.tasks:
                 self._metrics.claims.labels(queue, "claimed").inc(len(claim.tasks))
                 waited = self._metrics.wait.labels(queue)
@@ -218,7 +239,7 @@ class Claimer(Loop):
                     waited.observe(task.waited_seconds)
             if claim.races:
                 self._metrics.claims.labels(queue, "lost").inc(claim.races)
-            return claim
+            return claim, limit
 
     def slot_freed(self, *, key: bool) -> None:
         """A run ended. While this worker is idle it will be notified; otherwise, or for a freed key, it looks itself."""

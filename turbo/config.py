@@ -124,6 +124,7 @@ class Program(Section):
     account: str | None = None
     command: list[str] = Field(min_length=1)
     cwd: str | None = Field(default=None, description="Its working directory. null: one per task.")
+    exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
     env: dict[str, str] = Field(default={})
     silence_seconds: float | None = Field(default=None, gt=0, description="Ended after so long without output.")
     grace_seconds: float = Field(default=5.0, gt=0, description="TERM to KILL.")
@@ -165,6 +166,15 @@ class PythonExecutor(Section):
 ExecutorSection = Annotated[CommandExecutor | ClaudeExecutor | PythonExecutor, Field(discriminator="kind")]
 
 
+class RetentionSection(Section):
+    """Days after which the leader deletes; null keeps for ever."""
+
+    completed_days: float | None = Field(default=None, ge=1, description="Completed tasks, since their end.")
+    failed_days: float | None = Field(default=None, ge=1, description="Failed tasks, since their end.")
+    cancelled_days: float | None = Field(default=None, ge=1, description="Cancelled tasks, since their end.")
+    actions_days: float | None = Field(default=None, ge=1, description="The trail of finished and deleted tasks.")
+
+
 class WorkerConfig(Section):
     """worker.yaml. Seconds and counts; paths expand ~."""
 
@@ -175,6 +185,7 @@ class WorkerConfig(Section):
     executors: dict[str, ExecutorSection] = Field(min_length=1)
     routes: dict[str, str] = Field(default={}, description="task_type → executor; default is for all others.")
     retry: Retry = Retry()
+    retention: RetentionSection = RetentionSection()
 
     def problems(self) -> list[tuple[str, str]]:
         """What no single key shows: (key path, message)."""
@@ -340,6 +351,7 @@ def _keys_beside(loc: tuple[Any, ...]) -> list[str]:
         "worker": WorkerSection,
         "metrics": MetricsSection,
         "retry": Retry,
+        "retention": RetentionSection,
     }
     executors: dict[str, type[Section]] = {
         "command": CommandExecutor,

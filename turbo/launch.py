@@ -134,6 +134,18 @@ def resolve(name: str, path: str | None, cwd: Path) -> str:
     raise SpawnFailed(f"cannot start {name}: {where}", errno.ENOENT)
 
 
+def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:
+    """Why a program could not be started now, or None; also None where only a run can tell: a relative path, and a
+    directory that is not known yet (`cwd` None)."""
+    if cwd is None and "/" in name and not name.startswith("/"):
+        return None
+    try:
+        resolve(name, path, cwd or Path("/"))
+    except SpawnFailed as error:
+        return str(error)
+    return None
+
+
 def _explained(name: str, error: OSError | ValueError) -> SpawnFailed:
     if isinstance(error, ValueError):  # an embedded NUL, a lone surrogate
         return SpawnFailed(

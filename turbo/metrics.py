@@ -124,6 +124,9 @@ class Metrics:
             "turbo_fenced_writes", "Results refused because the claim was no longer this worker's.", registry=r
         )
         self.spool_pending = Gauge("turbo_spool_pending", "Results not yet recorded in the database.", registry=r)
+        self.retention = Counter(
+            "turbo_retention_deleted", "Rows this worker deleted as leader because of their age.", ["table"], registry=r
+        )
         self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r

@@ -109,18 +109,20 @@ async def run_process(
     stop: StopReason,
     journal: Journal,
     on_line: OnLine | None = None,
+    on_stdout: Callable[[bytes], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     enough: asyncio.Event | None = None,
 ) -> ProcessResult:
     """Run it to its end. `on_start(pid)` is called once it runs; setting `enough` ends it as a stop does.
 
-    Raises SpawnFailed when it could not be started, and what `on_line` or `on_start` raised, after it is gone. On
+    `on_line` gets stdout by lines, `on_stdout` as it comes. Raises SpawnFailed when it could not be started, and what
+    a callback raised, after it is gone. On
     cancellation it gets TERM and its grace first; a second cancellation kills it at once.
     """
     if stop.is_set():
         return ProcessResult(Ending.STOPPED, None)
     launched = launch(spec.argv, env=spec.env, cwd=spec.cwd, journal=journal, task_id=spec.task_id)
-    running = _Running(spec, launched, on_line)
+    running = _Running(spec, launched, on_line, on_stdout)
     try:
         try:
             running.go()
@@ -140,7 +142,13 @@ async def run_process(
 class _Running:
     """The moving parts of one `run_process`. All on the event loop, but for the looks at the process table."""
 
-    def __init__(self, spec: ProcessSpec, launched: Launched, on_line: OnLine | None) -> None:
+    def __init__(
+        self,
+        spec: ProcessSpec,
+        launched: Launched,
+        on_line: OnLine | None,
+        on_stdout: Callable[[bytes], None] | None,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._spec = spec
         self._launched = launched
@@ -154,6 +162,7 @@ class _Running:
         self._log = AttemptLog(spec.log_path, head_bytes=spec.head_bytes, tail_bytes=spec.tail_bytes)
         self._stdout, self._stderr = Head(spec.stdout_bytes), Tail(spec.stderr_bytes)
         self._lines = Lines(on_line, spec.line_bytes) if on_line is not None else None
+        self._on_stdout = on_stdout
         self._open = {
             launched.stdout: WholeLines(self._log),
             launched.stderr: WholeLines(self._log, STDERR_MARK),
@@ -313,23 +322,25 @@ class _Running:
             self._stderr.feed(chunk)
             return
         self._stdout.feed(chunk)
+        if self._on_stdout is not None:
+            self._to_caller(self._on_stdout, chunk)
         if self._lines is not None:
-            self._to_caller(lambda lines: lines.feed(chunk))
+            self._to_caller(self._lines.feed, chunk)
 
     def _close(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
         self._open.pop(descriptor).close()
-        if descriptor == self._launched.stdout:
-            self._to_caller(Lines.close)
+        if descriptor == self._launched.stdout and self._lines is not None:
+            self._to_caller(self._lines.close)
         if not self._open:
             self._drained.set()
 
-    def _to_caller(self, pass_on: Callable[[Lines], None]) -> None:
-        if self._lines is None or self._defect is not None:
+    def _to_caller(self, callback: Callable[..., None], *arguments: bytes) -> None:
+        if self._defect is not None:
             return
         try:
-            pass_on(self._lines)
+            callback(*arguments)
         except Exception as defect:
             self._defect = defect
             self._wake(Ending.ENOUGH)

@@ -1,6 +1,7 @@
 """What a program prints, in bounded memory: its first bytes, its last bytes, its lines."""
 
 import codecs
+import re
 from collections.abc import Callable
 
 OnLine = Callable[[bytes, bool], None]
@@ -56,6 +57,24 @@ class Tail:
         if len(self._kept) > self._limit:
             self._cut = True
             del self._kept[: -self._limit]
+
+
+class LastLine:
+    """The last line that is not blank, as far as it has come: what a person sees at the bottom of a terminal.
+
+    A carriage return begins a line anew, as progress bars do. Of the stream `limit` bytes are kept.
+    """
+
+    def __init__(self, limit: int = 4096) -> None:
+        self._limit = limit
+        self._kept = b""
+
+    def feed(self, chunk: bytes) -> None:
+        self._kept = (self._kept + chunk[-self._limit :])[-self._limit :]
+
+    @property
+    def text(self) -> str:
+        return re.split(r"[\r\n]", text_of(self._kept, cut=True).rstrip())[-1].strip()
 
 
 class Lines:

@@ -8,14 +8,17 @@ Claims, sweeps and the rest go over one lane, results over another, so that a lo
 """
 
 import json
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from psycopg import errors
 from psycopg.rows import dict_row
 
 from turbo.db import Connection, Lane
+from turbo.executors.base import Progress
 from turbo.spool import FinishedRun
 from turbo.sql import statement
 from turbo.task import Task
@@ -57,24 +60,30 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """A breaker as the table has it. `seconds` until its pause ends, None without an end."""
+    """A breaker as the table has it. `seconds` until somebody may probe it (a pause's end, a prober's lease), None for
+    never. `probed`: the last to open it was a good probe, not a person. `cleared`: a good probe began after the moment
+    that was asked about."""
 
     account: str
     host: str
     state: str
     reason: str | None
     seconds: float | None
+    probed: bool = False
+    cleared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a poll saw. `next_in`: seconds until the next scheduled task is due, None without one."""
+    """What a poll saw. `next_in`: seconds until the next scheduled task is due, None without one. `asked_at`: when it was
+    sent, monotonic seconds: what this process wrote later it cannot have seen."""
 
     due: int
     next_in: float | None
     runnable: tuple[str, ...]
     stop: tuple[str, ...]
     accounts: tuple["AccountRow", ...] = ()
+    asked_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +176,14 @@ class Queue:
             "accounts": list(self.accounts),
             "host": self.host,
         }
+        asked_at = time.monotonic()
         row = await (await connection.execute(statement("sweep"), parameters)).fetchone()
         assert row is not None
         due, next_in, runnable, stop, accounts, _ = row
-        breakers = tuple(AccountRow(a["account"], a["host"], a["state"], a["reason"], a["in"]) for a in accounts or ())
-        return Sweep(due, next_in, tuple(runnable), tuple(stop), breakers)
+        breakers = tuple(
+            AccountRow(a["account"], a["host"], a["state"], a["reason"], a["in"], a["probed"]) for a in accounts or ()
+        )
+        return Sweep(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at)
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -188,6 +200,7 @@ class Queue:
                 "ms": r.execution_ms,
                 "delay": r.retry_delay_seconds,
                 "final": r.final,
+                "untouched": r.untouched,
                 "session": r.agent_session_id,
                 "worker": r.worker_id,
                 "detail": r.detail or None,
@@ -199,8 +212,9 @@ class Queue:
             cursor = await connection.execute(statement("finish"), parameters)
             return [Answer(*row) for row in await cursor.fetchall()]
 
-    async def release(self, held: Iterable[tuple[Held, str | None]], reason: str) -> list[Held]:
-        """Give tasks back without a try, each with the agent's session id where one is to be resumed."""
+    async def release(self, held: Iterable[tuple[Held, str | None]], reason: str, *, delay: float = 0.0) -> list[Held]:
+        """Give tasks back without a try, each with the agent's session id where one is to be resumed; claimable again
+        in `delay` seconds."""
         items = list(held)
         async with self._results.use() as connection:
             cursor = await connection.execute(
@@ -211,9 +225,24 @@ class Queue:
                     "token": [h.token for h, _ in items],
                     "session": [session for _, session in items],
                     "reason": reason,
+                    "delay": delay,
                 },
             )
             return [Held(row[0], row[1]) for row in await cursor.fetchall()]
+
+    async def progress(self, connection: Connection, said: Mapping[Held, Progress], over: Sequence[Held]) -> None:
+        """Where runs are, and which of them are over, on `connection` (the progress loop's own)."""
+        parameters = {
+            "worker": self.worker_id,
+            "task_id": [held.task_id for held in said],
+            "token": [held.token for held in said],
+            "line": [progress.text for progress in said.values()],
+            "input_tokens": [progress.input_tokens for progress in said.values()],
+            "output_tokens": [progress.output_tokens for progress in said.values()],
+            "over_id": [held.task_id for held in over],
+            "over_token": [held.token for held in over],
+        }
+        await connection.execute(statement("progress"), parameters)
 
     # ── leases ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -290,24 +319,19 @@ class Queue:
 
     # ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def account(self, name: str, **parameters: object) -> None:
-        """Run one of the account_*.sql statements that change a breaker."""
-        await self._run(name, {"worker": self.worker_id, **parameters})
-
-    async def probe_account(self, account: str, host: str) -> int | None:
-        """Become the one prober of an account. Returns how often it has tripped, None when it is not ours to probe."""
+    async def account(self, name: str, **parameters: object) -> Any:
+        """Run one of the account_*.sql statements. The first column of its row; None when it changed nothing."""
         async with self._claims.use() as connection:
-            cursor = await connection.execute(
-                statement("account_probe"), {"worker": self.worker_id, "account": account, "host": host}
-            )
-            row = await cursor.fetchone()
-        return None if row is None else int(row[0])
+            cursor = await connection.execute(statement(name), {"worker": self.worker_id, **parameters})
+            row = await cursor.fetchone() if cursor.description else None
+        return None if row is None else row[0]
 
-    async def account_state(self, account: str, host: str) -> str | None:
+    async def account_rows(self, account: str, since: datetime | None = None) -> tuple[AccountRow, ...]:
+        """This host's row and that of all hosts. `since`: the database's moment that `cleared` asks about."""
+        parameters = {"account": account, "host": self.host, "since": since}
         async with self._claims.use() as connection:
-            cursor = await connection.execute(statement("account_state"), {"account": account, "host": host})
-            row = await cursor.fetchone()
-        return None if row is None else str(row[0])
+            cursor = await connection.execute(statement("account_rows"), parameters)
+            return tuple(AccountRow(*row) for row in await cursor.fetchall())
 
     # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
 

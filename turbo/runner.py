@@ -22,7 +22,7 @@ import psycopg
 
 from turbo import db
 from turbo.db import Backoff
-from turbo.executors.base import Executor, Progress, Run
+from turbo.executors.base import Executor, NotNow, Progress, Run
 from turbo.finisher import Finisher
 from turbo.metrics import Metrics
 from turbo.outcome import FailureKind, Outcome, OutcomeKind
@@ -30,10 +30,10 @@ from turbo.queue import Answer, Held, Queue
 from turbo.slots import Running, Slots
 from turbo.spool import FinishedRun
 from turbo.task import Task
+from turbo.task_types import executor_of
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ROUTE = "default"
 RELEASE_SECONDS = 20.0
 
 
@@ -89,12 +89,14 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self.after_run: AfterRun = _as_it_is  # accounts look at an outcome before it is written
         self.progress: Callable[[Running, Progress], None] = lambda _run, _progress: None
+        self.run_ended: Callable[[Task], None] = lambda _task: None  # its program is gone
+        self.put_off: Callable[[float], None] = lambda _seconds: None  # a task is due again in so many seconds
 
     # ── starting and stopping ───────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, task: Task) -> None:
         """Run a claimed task in a slot."""
-        name = self._routes.get(task.task_type) or self._routes.get(DEFAULT_ROUTE)
+        name = executor_of(self._routes, task.task_type)
         executor = self._executors.get(name) if name else None
         run = Running(task, name or "none", executor.account if executor else None)
         self._slots.take(run)
@@ -129,6 +131,9 @@ class Runner:
         try:
             outcome = await self._execute(run, executor)
             outcome = await self.after_run(run, outcome)
+        except NotNow as wait:
+            await self._put_off(run, wait)
+            return
         except asyncio.CancelledError:
             self._free(run, unrecorded=False)
             raise
@@ -183,6 +188,8 @@ class Runner:
                     session_started=session,
                 )
             )
+        except NotNow:
+            raise
         except OSError as error:
             return Outcome.infrastructure(f"{type(error).__name__}: {error}")
         except Exception as error:  # an executor's own defect must cost this task a try, not the worker its life
@@ -192,23 +199,34 @@ class Runner:
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
         """A drain hands the task back untouched. A lost lease leaves nothing to write: the claim is somebody else's."""
         if run.stop.reason == "drain":
-            backoff = Backoff()
-            deadline = time.monotonic() + RELEASE_SECONDS
-            while True:
-                try:
-                    await self._queue.release([(run.held, outcome.session_id or run.session_id)], "drain")
-                    log.info("released: the worker is draining", extra=_fields(run.task))
-                    break
-                except (psycopg.Error, OSError) as error:
-                    if time.monotonic() > deadline:
-                        log.warning(
-                            "could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task)
-                        )
-                        break
-                    await asyncio.sleep(backoff.next())
+            await self._release(run, "drain", _session(run, outcome))
         self._free(run, unrecorded=False)
 
+    async def _put_off(self, run: Running, wait: NotNow) -> None:
+        """It could not even begin. No try, and the slot is for others meanwhile."""
+        released = await self._release(run, str(wait), None, delay=wait.seconds)
+        self._free(run, unrecorded=False)
+        if released:
+            self.put_off(wait.seconds)
+
+    async def _release(self, run: Running, why: str, session_id: str | None, *, delay: float = 0.0) -> bool:
+        backoff = Backoff()
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while True:
+            try:
+                await self._queue.release([(run.held, session_id)], why, delay=delay)
+                log.info("released: %s", why, extra=_fields(run.task))
+                return True
+            except (psycopg.Error, OSError) as error:
+                if time.monotonic() > deadline:
+                    log.warning(
+                        "could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task)
+                    )
+                    return False
+                await asyncio.sleep(backoff.next())
+
     def _free(self, run: Running, *, unrecorded: bool) -> None:
+        self.run_ended(run.task)
         # The finisher may have recorded it already, between the hand-over and here.
         self._slots.give_back(run.held, unrecorded=unrecorded and run.held in self._slots.unrecorded)
         self._slot_freed(run.task.concurrency_key is not None)
@@ -255,7 +273,8 @@ class Runner:
             execution_ms=int(seconds * 1000),
             retry_delay_seconds=self._retry.delay(tries),
             final=outcome.final,
-            agent_session_id=outcome.session_id or run.session_id,
+            untouched=outcome.untouched,
+            agent_session_id=_session(run, outcome),
             finished_at=datetime.now(UTC).isoformat(),
             worker_id=self._worker_id,
             queue=task.queue,
@@ -270,6 +289,11 @@ class Runner:
         if result.outcome != OutcomeKind.CANCELLED.value:
             self._metrics.retries.labels(result.queue, result.failure_kind or FailureKind.ERROR.value).inc()
         return result.retry_delay_seconds if answer.becomes == "scheduled" else None
+
+
+def _session(run: Running, outcome: Outcome) -> str | None:
+    """The session a retry may resume; '' when it must not resume any (the executor's last word counts)."""
+    return run.session_id if outcome.session_id is None else outcome.session_id
 
 
 def _fields(task: Task) -> dict[str, object]:

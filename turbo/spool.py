@@ -37,7 +37,9 @@ class SpoolUnavailable(Exception):
 @dataclass(frozen=True, slots=True)
 class FinishedRun:
     """The end of one run, as it is recorded. `outcome` is an OutcomeKind's value; times in milliseconds and seconds as
-    named; `output` is the whole of output_data; `final`: no further try; `finished_at` is the host's clock, for people."""
+    named; `output` is the whole of output_data; `final`: no further try; `untouched`: the task goes back as it was, for
+    its account rests; `agent_session_id` '' means that no session may be resumed, None that nothing is known of one;
+    `finished_at` is the host's clock, for people."""
 
     task_id: str
     fencing_token: int
@@ -48,6 +50,7 @@ class FinishedRun:
     execution_ms: int = 0
     retry_delay_seconds: float = 0.0
     final: bool = False
+    untouched: bool = False
     agent_session_id: str | None = None
     finished_at: str = ""
     worker_id: str = ""

@@ -3,6 +3,7 @@
     <state_dir>/workers/<worker id>/{lock, journal/, spool/}     one per worker process, its lock held while it lives
     <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept
     <state_dir>/tasks/<task>/                                    a task's own working directory, unless configured
+    <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor
 
 A worker is dead when its lock can be taken: the kernel gives the lock back however the process ended. Whoever takes it
 owns what is left, so two live workers never adopt the same one. The directory must be on a local disk (flock over NFS
@@ -26,11 +27,19 @@ class StateDirUnusable(Exception):
 
 
 def safe_name(task_id: str) -> str:
-    """A readable, collision-free file name for any task id: itself where that is safe, else cut and hashed."""
-    if re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}", task_id):
+    """A readable, collision-free file name for any task id: itself where that is safe, else cut and hashed.
+
+    Capitals are hashed too: where a file system takes `A` and `a` for one name, two tasks must not share a directory.
+    """
+    if re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,79}", task_id):
         return task_id
     digest = hashlib.sha256(task_id.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"{_UNSAFE.sub('_', task_id)[:40].lstrip('.')}~{digest}"
+
+
+def logs_of(root: Path, task_id: str) -> Path:
+    """Where the logs of a task's runs on this host are: `<attempt>-<token>.log`."""
+    return root / "logs" / safe_name(task_id)
 
 
 class WorkerHome:
@@ -48,7 +57,7 @@ class WorkerHome:
         return self._root / "tasks" / safe_name(task_id)
 
     def log_path(self, task_id: str, attempt: int, token: int) -> Path:
-        return self._root / "logs" / safe_name(task_id) / f"{attempt}-{token}.log"
+        return logs_of(self._root, task_id) / f"{attempt}-{token}.log"
 
     def remove(self) -> None:
         """The directory goes, unless results are still in it; so does the lock."""
@@ -69,7 +78,7 @@ class StateDir:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             state = self.root.stat()
-            for name in ("workers", "logs", "tasks"):
+            for name in ("workers", "logs", "tasks", "locks"):
                 (self.root / name).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise StateDirUnusable(f"state_dir {self.root}: cannot be used: {error.strerror}") from error
@@ -79,6 +88,11 @@ class StateDir:
             )
         if stat.S_IMODE(state.st_mode) & 0o077:
             raise StateDirUnusable(f"state_dir {self.root}: other users can read it: run chmod 700 {self.root}")
+
+    @property
+    def locks(self) -> Path:
+        """Where the locks of directories are (turbo.exclusive)."""
+        return self.root / "locks"
 
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""

@@ -39,7 +39,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.RUNNING, TaskState.COMPLETED): "the program succeeded",
     (TaskState.RUNNING, TaskState.FAILED): "out of tries, or poison",
     (TaskState.RUNNING, TaskState.CANCELLED): "cancelled, after its program is gone",
-    (TaskState.RUNNING, TaskState.SCHEDULED): "retry with backoff, rescue, infrastructure",
+    (TaskState.RUNNING, TaskState.SCHEDULED): "retry with backoff, rescue, infrastructure, a busy directory",
     (TaskState.RUNNING, TaskState.PENDING): "released untouched, or requeued by hand",
     (TaskState.SCHEDULED, TaskState.CANCELLED): "cancelled by hand",
     (TaskState.PENDING, TaskState.CANCELLED): "cancelled by hand",

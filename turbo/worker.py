@@ -9,7 +9,9 @@ is ended, replayed and released; a drain keeps beating to its end, so that nobod
 """
 
 import asyncio
+import functools
 import logging
+import operator
 import os
 import secrets
 import signal
@@ -22,12 +24,14 @@ import psycopg
 
 from turbo import __version__, db, migrate
 from turbo.accounts import Accounts
-from turbo.claimer import Claimer, TaskTypes
-from turbo.config import WorkerConfig
+from turbo.breaker import AccountTimings
+from turbo.claimer import Claimer
+from turbo.config import RetentionSection, WorkerConfig
 from turbo.db import Backoff, Lane
 from turbo.endpoint import Endpoint, TlsFiles
+from turbo.exclusive import ExclusiveDirectories
 from turbo.executors.base import Executor
-from turbo.executors.registry import build_executors
+from turbo.executors.registry import build_executors, exclusive_directories
 from turbo.finisher import Finisher
 from turbo.heartbeat import Beat, Heartbeat
 from turbo.journal import Journal
@@ -35,16 +39,20 @@ from turbo.leader import Leader
 from turbo.listener import Listener
 from turbo.loop import Loop
 from turbo.metrics import Metrics
-from turbo.outcome import OutcomeKind
+from turbo.outcome import Outcome, OutcomeKind
+from turbo.programs import Programs
+from turbo.progress import ProgressLoop
 from turbo.queue import Answer, Queue, Sweep, WorkerRow
 from turbo.reaper import Watcher, end_leftovers
 from turbo.reconciler import Reconciler
+from turbo.retention import Ages, Retention
 from turbo.runner import RetryPolicy, Runner
-from turbo.slots import Slots
+from turbo.slots import Running, Slots
 from turbo.spool import FinishedRun, Spool
 from turbo.statedir import StateDir
 from turbo.states import WorkerState
 from turbo.task import Task
+from turbo.task_types import TaskTypes
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +71,26 @@ def worker_id(name: str) -> str:
     return f"{name[:WORKER_ID_NAME]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
+def _ages(days: RetentionSection) -> Ages:
+    return Ages(
+        *(
+            None if age is None else age * 86_400
+            for age in (days.completed_days, days.failed_days, days.cancelled_days, days.actions_days)
+        )
+    )
+
+
 class Worker:
     """One worker process. `await Worker(config).run()` returns when it has drained."""
 
-    def __init__(self, config: WorkerConfig, *, dsn: str, executors: Mapping[str, Executor] | None = None) -> None:
+    def __init__(
+        self,
+        config: WorkerConfig,
+        *,
+        dsn: str,
+        executors: Mapping[str, Executor] | None = None,
+        account_timings: AccountTimings | None = None,
+    ) -> None:
         settings = config.worker
         self._config = config
         self._dsn = dsn
@@ -82,7 +106,7 @@ class Worker:
 
         self._claims = Lane(dsn, f"turbo claims {self.id}")
         self._results = Lane(dsn, f"turbo results {self.id}")
-        self.queue = Queue(self.id, self._claims, self._results, host=self.host, accounts=tuple(config.accounts))
+        self.queue = Queue(self.id, self._claims, self._results, host=self.host)
         self.slots = Slots(settings.slots)
 
         self._state = StateDir(settings.state_dir)
@@ -91,7 +115,16 @@ class Worker:
         self._watcher = Watcher()
         self._spool = Spool(self._home.spool)
 
-        self._executors = executors if executors is not None else build_executors(config, self._journal)
+        self.exclusive = ExclusiveDirectories(
+            self._state.locks,
+            self._home.journal,
+            exclusive_directories(config),
+            config.routes,
+            lambda: self.claimer.wake_all(),
+        )
+        self._executors = (
+            executors if executors is not None else build_executors(config, self._journal, self.exclusive.enter)
+        )
 
         self.finisher = Finisher(self.queue, self._spool, self.slots, self.metrics, self._recorded)
         self.claimer = Claimer(
@@ -107,7 +140,7 @@ class Worker:
             self._home,
             self.metrics,
             RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
-            lambda key: self.claimer.slot_freed(key=key),
+            self._slot_freed,
         )
         self._heartbeat = Heartbeat(
             dsn,
@@ -129,15 +162,32 @@ class Worker:
             kill_when_cut_off=settings.on_lost_lease == "kill",
         )
         self.leader = Leader(self.queue, self.metrics)
+        self.retention = Retention(Lane(dsn, f"turbo retention {self.id}"), _ages(config.retention), self.metrics)
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
+        self._let_through: dict[str, TaskTypes] = {}
         self.accounts = Accounts(
-            self.queue, self.host, self._executors, config.routes, self.metrics, self._types_changed
+            self.queue,
+            self.host,
+            self._executors,
+            config.routes,
+            self.metrics,
+            lambda types: self._types_changed("accounts", types),
+            shared=config.accounts,
+            timings=account_timings,
         )
-        self.runner.after_run = self.accounts.after_run
+        self.queue.accounts = self.accounts.names
+        self._saying: asyncio.Task[None] | None = None
+        self.programs = Programs(self._executors, config.routes, lambda types: self._types_changed("programs", types))
+        self.progress = ProgressLoop(self.queue, Lane(dsn, f"turbo progress {self.id}"), self.slots)
+        self.runner.after_run = self._after_run
+        self.runner.run_ended = lambda task: self.exclusive.run_ended(task.fencing_token)
+        self.runner.put_off = self.claimer.due_in
+        self.claimer.exclusive = self.exclusive
+        self.runner.progress = self.progress.tell
         self.claimer.on_stop = self.reconciler.want
-        self.claimer.on_sweep = lambda sweep: self.accounts.seen(sweep.accounts)
+        self.claimer.on_sweep = self.accounts.seen
         self.finisher.on_disk_change = self._disk_changed
         self._endpoint = Endpoint(self.metrics.registry, unhealthy=self._unhealthy, unready=self._unready)
         self.metrics.expect(settings.queues, self._executors)
@@ -163,10 +213,13 @@ class Worker:
             ", ".join(self._config.worker.queues),
         )
         loops: list[Loop] = [
+            self.progress,
             self.finisher,
             self.reconciler,
             self.leader,
+            self.retention,
             self.accounts,
+            self.programs,
             self.listener,
             self.claimer,
         ]
@@ -174,6 +227,7 @@ class Worker:
             if not await self._until_stopped(self._prepare()):
                 return 0
             self._heartbeat.start()
+            self.programs.look()
             for loop in loops:
                 loop.start(self._crashed)
             maintenance = asyncio.create_task(self._maintain())
@@ -183,6 +237,8 @@ class Worker:
         finally:
             for loop in reversed(loops):
                 await loop.stop()
+            if self._saying is not None:
+                self._saying.cancel()
             await asyncio.to_thread(self._heartbeat.stop)
             await self._say_goodbye()
             await self._claims.close()
@@ -260,6 +316,7 @@ class Worker:
                 await self._check_schema()
                 await self._adopt_the_dead()
                 await self._register()
+                await self.accounts.learn()
                 break
             except (psycopg.Error, OSError, SchemaMismatch) as error:
                 if isinstance(error, psycopg.Error) and not db.is_transient(error):
@@ -295,13 +352,13 @@ class Worker:
                 slots=settings.slots,
                 queues=tuple(settings.queues),
                 labels=dict(settings.labels),
-                accounts=tuple(self._config.accounts),
+                accounts=self.accounts.names,
                 metrics_address=self._metrics_address,
                 heartbeat_seconds=settings.heartbeat_seconds,
                 lease_seconds=settings.lease_seconds,
                 poll_seconds=settings.poll_seconds,
             ),
-            WorkerState.DRAINING if self._draining else WorkerState.UP,
+            self._state_now,
         )
 
     async def _adopt_the_dead(self) -> None:
@@ -349,6 +406,10 @@ class Worker:
     def _start_task(self, task: Task) -> None:
         self.runner.start(task)
 
+    def _slot_freed(self, key: bool) -> None:
+        self.claimer.slot_freed(key=key)
+        self.progress.run_ended()
+
     def _recorded(self, result: FinishedRun, answer: Answer) -> None:
         if answer.becomes == "failed" and result.outcome == OutcomeKind.INFRASTRUCTURE:
             self.metrics.poisoned.inc()
@@ -358,18 +419,39 @@ class Worker:
         elif answer.becomes == "pending":
             self.claimer.wake(result.queue)
 
-    def _types_changed(self, types: TaskTypes) -> None:
-        """An account closed or opened: claim accordingly from this moment on, and say so in the worker's row."""
+    async def _after_run(self, run: Running, outcome: Outcome) -> Outcome:
+        self.programs.after_run(outcome)
+        return await self.accounts.after_run(run, outcome)
+
+    def _types_changed(self, source: str, types: TaskTypes) -> None:
+        """An account or a program closed executors, or opened some: claim accordingly from this moment on, and say so in
+        the worker's row."""
+        self._let_through[source] = types
+        types = functools.reduce(operator.and_, self._let_through.values())
         self.claimer.types = types
         self._spawn(self._rewrite_idle())
-        if not self._draining:
-            self._spawn(self._say_state(WorkerState.PAUSED if types.none else WorkerState.UP))
+        if self._saying is None or self._saying.done():
+            self._saying = asyncio.create_task(self._say_state())
 
-    async def _say_state(self, state: WorkerState) -> None:
-        try:
-            await self.queue.set_state(state)
-        except (psycopg.Error, OSError) as error:
-            log.debug("state not written: %s", db.reason(error))
+    @property
+    def _state_now(self) -> WorkerState:
+        if self._draining:
+            return WorkerState.DRAINING
+        return WorkerState.PAUSED if self.claimer.types.none else WorkerState.UP
+
+    async def _say_state(self) -> None:
+        """Until the row says what is so: a worker whose row stayed `paused` after an outage would claim nothing more."""
+        backoff = Backoff()
+        while True:
+            state = self._state_now
+            try:
+                await self.queue.set_state(state)
+            except (psycopg.Error, OSError) as error:
+                log.debug("state not written: %s", db.reason(error))
+                await asyncio.sleep(backoff.next())
+                continue
+            if state is self._state_now:
+                return
 
     def _disk_changed(self, trouble: str | None) -> None:
         self.claimer.held_back = trouble
@@ -420,6 +502,7 @@ class Worker:
 
     def _beat(self, beat: Beat) -> None:
         self.leader.leads(beat.leads)
+        self.retention.leads(beat.leads)
         if beat.died:
             log.warning("declared dead, no beat within their lease: %s", ", ".join(beat.died))
         if not beat.alive:

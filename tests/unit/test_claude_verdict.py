@@ -269,23 +269,39 @@ def test_a_very_long_error_is_cut() -> None:
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
+PROBED = "suspect; probe bad: paused (auth); probe good: open"
 TASK = {
-    OutcomeKind.SUCCEEDED: ("completed", "no", "–"),
-    OutcomeKind.FAILED: ("scheduled, then failed", "yes", "–"),
-    OutcomeKind.TIMED_OUT: ("scheduled, then failed", "yes", "–"),
-    OutcomeKind.CANCELLED: ("cancelled (a drain: pending)", "no", "–"),
-    OutcomeKind.AUTH_FAILED: ("pending", "no", "suspect, then as the probe says"),
-    OutcomeKind.USAGE_LIMITED: ("pending", "no", "paused until the reset"),
-    OutcomeKind.INFRASTRUCTURE: ("scheduled, then failed (poison)", "no", "–"),
+    OutcomeKind.SUCCEEDED: ("completed", "no", "–", "–"),
+    OutcomeKind.FAILED: ("scheduled, then failed", "yes", "–", "retries"),
+    OutcomeKind.TIMED_OUT: ("scheduled, then failed", "yes", "–", "retries"),
+    OutcomeKind.CANCELLED: ("cancelled (a drain: pending)", "no", "–", "–"),
+    OutcomeKind.AUTH_FAILED: (
+        "pending; probe good: scheduled, then failed",
+        "no; probe good: yes",
+        PROBED,
+        "retries, auth_failures",
+    ),
+    OutcomeKind.USAGE_LIMITED: (
+        "pending",
+        "no",
+        "paused (usage_limit) until the reset",
+        "retries, usage_limit_pauses",
+    ),
+    OutcomeKind.INFRASTRUCTURE: (
+        "pending; probe good: scheduled, then failed (poison)",
+        "no",
+        PROBED,
+        "retries",
+    ),
 }
-"""What the queue's statements and the breakers make of an outcome (tests/integration hold those)."""
+"""What the queue's statements and the breakers make of an outcome (tests/integration/test_claude_table.py holds those)."""
 
 
 def test_the_page_shows_the_table_as_it_is() -> None:
     def shown(row: Row) -> list[str]:
-        task, counts, account = TASK[row.kind]
+        task, counts, account, counted = TASK[row.kind]
         if row.final:
-            task, counts = "failed", "yes, the last"
+            task, counts, counted = "failed", "yes, the last", "–"
         return [
             row.situation,
             row.kind.value,
@@ -293,6 +309,7 @@ def test_the_page_shows_the_table_as_it_is() -> None:
             task,
             counts,
             account,
+            counted,
         ]
 
     assert table_under("| situation |") == [shown(row) for row in TABLE]

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from turbo.outcome import Outcome
 from turbo.task import Task
@@ -36,11 +36,19 @@ class StopReason:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a run is: its last line of text and the tokens so far. Shown by `turbo top` and `turbo logs`."""
+    """Where a run is: its last line of text and the tokens so far, as `agent_progress` shows them."""
 
     text: str = ""
     input_tokens: int = 0
     output_tokens: int = 0
+
+
+class NotNow(Exception):
+    """The task could run here, but not at this moment. It is given back without a try, due again in `seconds`."""
+
+    def __init__(self, why: str, seconds: float) -> None:
+        super().__init__(why)
+        self.seconds = seconds
 
 
 def _ignore_pid(_pid: int) -> None: ...
@@ -54,7 +62,7 @@ class Run:
     `work_dir` is the default working directory, one per task, made on demand by who uses it. `log_path` is this
     attempt's log. `started(pid)` is called once, when the agent's program really runs (0 where there is no program).
     `progress` may be called as often as the executor likes; the worker throttles. `session_started(id)` tells the
-    agent's session as soon as it is known, so that a run that is cut short can be resumed.
+    agent's session as soon as it is known, so that a run that is cut short can be resumed; '' says that none may be.
     """
 
     task: Task
@@ -78,5 +86,24 @@ class Executor(Protocol):
 
         Never raises for what the task or its program did: that is an Outcome. When `run.stop` is set it ends what it
         started, waits until that is gone, and returns `OutcomeKind.CANCELLED` (or the true end, if that came first).
+        Raises NotNow before it has started anything, when the task has to wait.
         """
+        ...
+
+
+@runtime_checkable
+class NeedsProgram(Protocol):
+    """An executor that can say beforehand that no task of its could be started on this host."""
+
+    def missing(self) -> str | None:
+        """What is missing, where it was looked for and what to do; or None. Cheap: no process, no request."""
+        ...
+
+
+@runtime_checkable
+class Versioned(Protocol):
+    """An executor whose program can be asked for its version."""
+
+    async def version(self) -> str | None:
+        """Asked once, logged once; None when it cannot be run."""
         ...

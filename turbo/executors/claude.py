@@ -20,13 +20,13 @@ from pathlib import Path
 from turbo.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.executors import claude_verdict
 from turbo.executors.base import Run
-from turbo.executors.claude_cli import DEFAULTS, LEAVE_SECONDS, NO_TASK, Call, ClaudeCli
+from turbo.executors.claude_cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude_verdict import Ended
-from turbo.executors.working_directory import working_directory
+from turbo.executors.working_directory import Exclusive, shared, working_directory
 from turbo.journal import Journal
 from turbo.outcome import Outcome, OutcomeKind
 from turbo.process import Ending, SpawnFailed
-from turbo.task import Task
+from turbo.task import NO_TASK, Task
 
 log = logging.getLogger(__name__)
 
@@ -52,9 +52,10 @@ class ClaudeExecutor:
     """Runs tasks with the Claude CLI. `durable`: a run of thirty minutes is worth an fsync.
 
     `command` is the CLI and further flags of the operator's; it is looked for on the worker's PATH and in the usual
-    places. `account` names the login; without one the executor's own name stands for it, so that a breaker protects it
-    in any case. `resume` continues the task's session on a retry. `max_turns`, `max_budget_usd`, `silence_seconds` None
-    mean no limit. `grace_seconds` (at least 5) lie between TERM and KILL, `leave_seconds` between a result and TERM.
+    places. `exclusive` keeps others out of the working directory meanwhile (turbo.exclusive). `account` names the
+    login; without one the executor's own name stands for it, so that a breaker protects it in any case. `resume`
+    continues the task's session on a retry. `max_turns`, `max_budget_usd`, `silence_seconds` None mean no limit.
+    `grace_seconds` (at least 5) lie between TERM and KILL, `leave_seconds` between a result and TERM.
     `cli_max_retries` bounds the CLI's own retries of a request. `preamble` stands before the row's text, which is
     therefore neither a flag nor a command of the CLI's. Raises ValueError (of which EnvironmentRefused is one) for a
     configuration that cannot work.
@@ -70,6 +71,7 @@ class ClaudeExecutor:
         journal: Journal,
         account: str | None = None,
         cwd: Path | None = None,
+        exclusive: Exclusive = shared,
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
@@ -99,7 +101,8 @@ class ClaudeExecutor:
             )
         self.name = name
         self.account: str | None = account or name
-        self._cwd = cwd
+        self._cwd = cwd.expanduser().absolute() if cwd is not None else None
+        self._exclusive = exclusive
         self._allowed_roots = tuple(allowed_roots)
         self._model = ("--model", model) if model else ()
         self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
@@ -123,7 +126,8 @@ class ClaudeExecutor:
             directory = working_directory(run, self._cwd, self._allowed_roots)
             if isinstance(directory, Outcome):
                 return directory
-            ended, log_path = await self._attempt(run, directory)
+            async with self._exclusive(directory, run.task):
+                ended, log_path = await self._attempt(run, directory)
         except SpawnFailed as error:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
@@ -185,11 +189,21 @@ class ClaudeExecutor:
         }
         return replace(
             outcome,
-            session_id=None if row.spoilt else heard.session_id,
+            session_id="" if row.spoilt else heard.session_id,
             usage=heard.usage,
             log=str(log_path) if log_path else None,
             extra={key: value for key, value in extra.items() if value is not None},
         )
+
+    # ── this host ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def missing(self) -> str | None:
+        """See `NeedsProgram`."""
+        return self._cli.missing(self._cwd)
+
+    async def version(self) -> str | None:
+        """See `Versioned`."""
+        return await self._cli.version()
 
     # ── the account ─────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -219,10 +233,6 @@ class ClaudeExecutor:
     async def auth_status(self) -> bool | None:
         """Is a login or key there? Not whether it is valid. None: the CLI could not be asked."""
         return await self._cli.auth_status()
-
-    async def version(self) -> str | None:
-        """The CLI's version, asked once and logged once; None when it cannot be run."""
-        return await self._cli.version()
 
 
 def _flags(

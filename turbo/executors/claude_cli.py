@@ -23,9 +23,10 @@ from turbo.executors.base import Progress, Run, StopReason
 from turbo.executors.claude_stream import Line, Transcript
 from turbo.executors.claude_verdict import Ended
 from turbo.journal import Journal
+from turbo.launch import obstacle
 from turbo.process import ProcessResult, ProcessSpec, SpawnFailed, run_process
 from turbo.program_output import text_of
-from turbo.task import Task
+from turbo.task import NO_TASK
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +60,6 @@ DEFAULTS = {
 """What the CLI finds in its environment, unless the executor's `env` says otherwise."""
 
 STREAM = ("-p", "--output-format", "stream-json", "--verbose")
-
-NO_TASK = Task(task_id="", task_type="", task_description="")
-"""Whose environment the calls get that are about no task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +134,33 @@ class ClaudeCli:
         )
         return ended, result.log_path
 
+    def missing(self, cwd: Path | None) -> str | None:
+        """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
+        try:
+            environment = self._environment.for_task(NO_TASK)
+            return obstacle(find(self._command[0], environment), environment.get("PATH"), cwd)
+        except (SpawnFailed, EnvironmentRefused, OSError) as error:
+            return str(error)
+
     async def auth_status(self) -> bool | None:
         """`claude auth status`: is a login or key there? Not whether it is valid. None: it could not be asked."""
-        answer = await self._ask("auth", "status")
+        _, answer = await self._ask("auth", "status")
         return None if answer is None else {0: True, 1: False}.get(answer.returncode or 0)
 
     async def version(self) -> str | None:
         """Asked once, logged once; None when the CLI cannot be run."""
         if self._version is None:
-            answer = await self._ask("--version")
+            program, answer = await self._ask("--version")
             if answer is not None and answer.returncode == 0:
-                self._say_version(text_of(answer.stdout).partition(" ")[0].strip(), self._command[0])
+                self._say_version(text_of(answer.stdout).partition(" ")[0].strip(), program)
         return self._version
 
-    async def _ask(self, *words: str) -> ProcessResult | None:
+    async def _ask(self, *words: str) -> tuple[str, ProcessResult | None]:
+        """The program that was asked, and what became of it."""
+        program = self._command[0]
         try:
             environment = self._environment.for_task(NO_TASK)
-            program = find(self._command[0], environment)
+            program = find(program, environment)
             with tempfile.TemporaryDirectory(prefix="turbo-claude-") as place:
                 spec = ProcessSpec(
                     argv=(program, *words),
@@ -161,10 +169,10 @@ class ClaudeCli:
                     log_path=Path(place) / "log",
                     wall_seconds=ASK_SECONDS,
                 )
-                return await run_process(spec, stop=StopReason(), journal=self._journal)
+                return program, await run_process(spec, stop=StopReason(), journal=self._journal)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: claude %s: %s", self._owner, " ".join(words), error)
-            return None
+            return program, None
 
     def _say_version(self, version: str | None, program: str) -> None:
         if version and version != self._version:
@@ -214,7 +222,7 @@ class _Watch:
 def find(name: str, environment: Mapping[str, str]) -> str:
     """The program's path: as written, on the PATH it will have, or in USUAL_PLACES. Raises SpawnFailed."""
     if "/" in name:
-        return str(Path(name).expanduser())
+        return os.path.expanduser(name)  # noqa: PTH111 - a Path would make ./claude a bare name
     path = environment.get("PATH", os.defpath)
     if found := shutil.which(name, path=path):
         return found

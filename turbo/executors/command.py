@@ -16,13 +16,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from turbo.environment import ChildEnvironment, EnvFile, EnvironmentRefused
-from turbo.executors.base import Run
-from turbo.executors.working_directory import working_directory
+from turbo.executors.base import Progress, Run
+from turbo.executors.working_directory import Exclusive, shared, working_directory
 from turbo.journal import Journal
+from turbo.launch import obstacle
 from turbo.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.process import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
-from turbo.program_output import text_of
-from turbo.task import Task
+from turbo.program_output import LastLine, text_of
+from turbo.task import NO_TASK, Task
 
 EX_TEMPFAIL = 75
 PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
@@ -35,7 +36,8 @@ class BadValue(Exception):
 class CommandExecutor:
     """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
 
-    `command` is the template, its first element the program, without placeholders. `env_file` holds the account's
+    `command` is the template, its first element the program, without placeholders. `exclusive` keeps others out of the
+    working directory meanwhile (turbo.exclusive). `env_file` holds the account's
     secrets. `grace_seconds` lie between TERM and KILL; `silence_seconds` None means no limit. Raises ValueError (of
     which EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -49,6 +51,7 @@ class CommandExecutor:
         *,
         journal: Journal,
         cwd: Path | None = None,
+        exclusive: Exclusive = shared,
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
@@ -66,7 +69,8 @@ class CommandExecutor:
         self.account = account
         self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a bare name stays one
         self._journal = journal
-        self._cwd = cwd
+        self._cwd = cwd.expanduser().absolute() if cwd is not None else None
+        self._exclusive = exclusive
         self._allowed_roots = tuple(allowed_roots)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
@@ -91,7 +95,16 @@ class CommandExecutor:
                 grace_seconds=self._grace_seconds,
                 task_id=run.task.task_id,
             )
-            result = await run_process(spec, stop=run.stop, journal=self._journal, on_start=run.started)
+            last = LastLine()
+
+            def heard(chunk: bytes) -> None:
+                last.feed(chunk)
+                run.progress(Progress(last.text))
+
+            async with self._exclusive(directory, run.task):
+                result = await run_process(
+                    spec, stop=run.stop, journal=self._journal, on_stdout=heard, on_start=run.started
+                )
         except BadValue as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
@@ -102,6 +115,13 @@ class CommandExecutor:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
         outcome = self._outcome(result, run)
         return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)
+
+    def missing(self) -> str | None:
+        """See `NeedsProgram`."""
+        try:
+            return obstacle(self._command[0], self._environment.for_task(NO_TASK).get("PATH"), self._cwd)
+        except (EnvironmentRefused, OSError) as error:
+            return str(error)
 
     def _outcome(self, result: ProcessResult, run: Run) -> Outcome:
         program = self._command[0]

@@ -7,12 +7,13 @@ from turbo.config import CommandExecutor as CommandSection
 from turbo.config import ConfigError, ExecutorSection, WorkerConfig
 from turbo.environment import EnvFile
 from turbo.executors.base import Executor
+from turbo.executors.working_directory import Exclusive, shared
 from turbo.journal import Journal
 
 
-def build_executors(config: WorkerConfig, journal: Journal) -> dict[str, Executor]:
+def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = shared) -> dict[str, Executor]:
     """All executors of a configuration, by name. Raises ConfigError: a handler that is not there, an env file with wrong
-    modes, an argument that cannot be used."""
+    modes, an argument that cannot be used. `exclusive` is for those with `exclusive_cwd`."""
     env_files = {
         name: EnvFile(Path(account.env_file))
         for name, account in config.accounts.items()
@@ -24,7 +25,7 @@ def build_executors(config: WorkerConfig, journal: Journal) -> dict[str, Executo
     for name, section in config.executors.items():
         env_file = env_files.get(section.account) if section.account else None
         try:
-            built[name] = _build(name, section, journal, env_file, roots)
+            built[name] = _build(name, section, journal, env_file, roots, exclusive)
         except ValueError as error:  # EnvironmentRefused is one
             problems.append(f"executors.{name}: {error}")
     if problems:
@@ -32,8 +33,22 @@ def build_executors(config: WorkerConfig, journal: Journal) -> dict[str, Executo
     return built
 
 
+def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
+    """The fixed directories of executors with `exclusive_cwd`, by executor."""
+    return {
+        name: Path(section.cwd)
+        for name, section in config.executors.items()
+        if isinstance(section, CommandSection | ClaudeSection) and section.exclusive_cwd and section.cwd is not None
+    }
+
+
 def _build(
-    name: str, section: ExecutorSection, journal: Journal, env_file: EnvFile | None, roots: list[Path]
+    name: str,
+    section: ExecutorSection,
+    journal: Journal,
+    env_file: EnvFile | None,
+    roots: list[Path],
+    exclusive: Exclusive,
 ) -> Executor:
     # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
     if isinstance(section, ClaudeSection):
@@ -45,6 +60,7 @@ def _build(
             journal=journal,
             account=section.account,
             cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else shared,
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
@@ -67,6 +83,7 @@ def _build(
             section.command,
             journal=journal,
             cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else shared,
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,

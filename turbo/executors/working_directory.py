@@ -4,11 +4,21 @@ A row may name a directory only inside the roots that the worker's operator has 
 thereby choose where commands run. Symbolic links are followed before the comparison.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 
 from turbo.executors.base import Run
 from turbo.outcome import FailureKind, Outcome
+from turbo.task import Task
+
+Exclusive = Callable[[Path, Task], AbstractAsyncContextManager[None]]
+"""Holds a directory for a task while its program runs. Raises NotNow when another task is at work there."""
+
+
+def shared(_directory: Path, _task: Task) -> AbstractAsyncContextManager[None]:
+    """Anybody may work in it at the same time."""
+    return nullcontext()
 
 
 def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:

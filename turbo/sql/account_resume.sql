@@ -1,6 +1,6 @@
--- Client.resume_account: open on every host, whatever paused it.
+-- Client.resume_account: open on every host, whatever closed it, at once. A probe that is under way no longer decides.
 update public.agent_accounts
-   set state = 'open', reason = null, until = null, trips = 0, why = null, probe_by = null, probe_until = null,
-       changed_at = clock_timestamp()
+   set state = 'open', reason = null, until = null, trips = 0, why = null,
+       probe_by = null, probe_since = null, probe_until = null, good_since = null, changed_at = clock_timestamp()
  where account = %(account)s and state <> 'open'
 returning host

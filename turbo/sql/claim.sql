@@ -52,7 +52,7 @@ with cand as materialized (
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,
-         jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0) + 1)
+         jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0)::bigint + 1)
     from claimed c
 ), flag as (
   update public.agent_workers w

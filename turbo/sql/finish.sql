@@ -5,15 +5,15 @@
 with input as (
   -- One JSON document: twelve arrays cost the client four times as much to write as they save the server to read.
   select i.task_id::public.turbo_task_id as task_id, i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final,
-         i.session, i.worker, i.detail
+         i.untouched, i.session, i.worker, i.detail
     from json_to_recordset(%(results)s::json)
          as i(task_id text, token bigint, outcome text, output text, error text, kind text, ms bigint, delay float8,
-              final bool, session text, worker text, detail text)
+              final bool, untouched bool, session text, worker text, detail text)
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as has, coalesce(t.retry_count, 0) as retry_count,
          coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
          t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish, t.run_after,
-         i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final, i.session, i.worker, i.detail
+         i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final, i.untouched, i.session, i.worker, i.detail
     from input i
     join public.agent_tasks t on t.task_id = i.task_id
    order by t.task_id                        -- one lock order for every batch
@@ -28,7 +28,7 @@ with input as (
                        else c.wish end
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
-           when c.outcome in ('auth_failed', 'usage_limited') then 'pending'
+           when c.outcome in ('auth_failed', 'usage_limited') or c.untouched then 'pending'
            when c.outcome = 'infrastructure'
              then case when c.infra_count + 1 >= %(infra_cap)s then 'failed' else 'scheduled' end
            when not c.final and c.retry_count < c.max_retries then 'scheduled'
@@ -55,7 +55,7 @@ with input as (
                                    else d.kind end,
          execution_time_ms  = least(d.ms, 2147483647),
          retry_count        = d.retry_count + (d.outcome in ('failed', 'timed_out') and d.becomes = 'scheduled')::int,
-         infra_count        = t.infra_count + (d.outcome = 'infrastructure')::int,
+         infra_count        = t.infra_count + (d.outcome = 'infrastructure' and not d.untouched)::int,
          run_after          = case when d.stopping and d.becomes = 'scheduled' then t.run_after
                                    when d.becomes = 'scheduled' then clock_timestamp() + make_interval(secs => d.delay)
                                    when d.becomes = 'pending' then clock_timestamp()
@@ -63,7 +63,7 @@ with input as (
          completed_at       = case when d.becomes in ('completed', 'failed', 'cancelled') then clock_timestamp() end,
          assigned_worker_id = case when d.becomes in ('pending', 'scheduled') then null
                                    else coalesce(t.assigned_worker_id, d.worker) end,
-         agent_session_id   = coalesce(d.session, t.agent_session_id),
+         agent_session_id   = nullif(coalesce(d.session, t.agent_session_id), ''),  -- '': it must not be resumed
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
    where t.task_id = d.task_id

@@ -13,6 +13,8 @@ with mine as materialized (
   update public.agent_tasks t
      set status = (case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
                         then 'pending' else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
+         completed_at = case when t.cancel_requested_at is not null
+                              and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
          run_after = clock_timestamp(), assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from mine m

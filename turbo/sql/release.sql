@@ -1,14 +1,18 @@
--- Give tasks back untouched: a drain that ran out of time, a task claimed and not started. Called by the worker.
--- Fenced; no try is counted; the token is consumed, for no result will come. A person's wish is fulfilled on the way.
+-- Give tasks back untouched: a drain that ran out of time, a task claimed and not started (with a delay: it may be
+-- claimed again then). Called by the worker. Fenced; no try is counted; the token is consumed, for no result will come.
+-- A person's wish is fulfilled on the way.
 with r as (
   update public.agent_tasks t
-     set status = (case when t.cancel_requested_at is null then 'pending'
+     set status = (case when t.cancel_requested_at is null
+                        then case when %(delay)s::float8 > 0 then 'scheduled' else 'pending' end
                         when coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled') then 'pending'
                         else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
                               and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
-         run_after = clock_timestamp(), assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
-         agent_session_id = coalesce(i.session, t.agent_session_id),
+         run_after = clock_timestamp() + case when t.cancel_requested_at is null then make_interval(secs => %(delay)s::float8)
+                                              else interval '0' end,
+         assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
+         agent_session_id = nullif(coalesce(i.session, t.agent_session_id), ''),  -- '': it must not be resumed
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from (select t.task_id, t.fencing_token, i.session
             from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(session)s::text[])

@@ -2,7 +2,8 @@
 -- for the next due row, and every poll_seconds on the LISTEN connection itself (a proof of life).
 -- due: rows promoted (wakes their queues through the trigger). next_in: seconds to the next scheduled row, or null.
 -- runnable: which of my queues, paused ones left out, have a row to claim. stop: what I run and somebody wants ended.
--- accounts: the breakers of my accounts, this host's rows and those of all hosts ('*'); in: seconds until `until`.
+-- accounts: the breakers of my accounts, this host's rows and those of all hosts ('*'); in: seconds until somebody may
+-- probe: a pause's end, or the end of a prober's lease (10 s for a suspicion whose owner never came to probe).
 -- statement_timestamp(): clock_timestamp() is volatile and no index condition (191 ms against 0.11 ms with 1 M rows).
 with due as materialized (
   select t.task_id from public.agent_tasks t
@@ -33,7 +34,11 @@ select (select count(*) from promoted) as due,
               where t.status = 'running' and t.assigned_worker_id = %(worker)s
                 and t.cancel_requested_at is not null) as stop,
        (select jsonb_agg(jsonb_build_object('account', a.account, 'host', a.host, 'state', a.state, 'reason', a.reason,
-                                            'in', extract(epoch from a.until - statement_timestamp())))
+                                            'probed', a.good_since is not null,
+                                            'in', extract(epoch from
+                                                    case a.state when 'paused' then a.until when 'open' then null
+                                                      else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
+                                                    - statement_timestamp())))
           from public.agent_accounts a
          where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
        set_config('synchronous_commit', 'off', true) as fast

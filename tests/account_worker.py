@@ -1,0 +1,39 @@
+"""A worker as `turbo worker` runs it, with what a test of accounts must be able to shorten or to leave out.
+
+python tests/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false}'
+"""
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from turbo import log
+from turbo.breaker import AccountTimings
+from turbo.config import load_worker_config
+from turbo.outcome import Outcome
+from turbo.slots import Running
+from turbo.worker import Worker
+
+
+async def _as_it_is(_run: Running, outcome: Outcome) -> Outcome:
+    return outcome
+
+
+async def main(file: str, settings: str = "{}") -> int:
+    wanted = json.loads(settings)
+    worker = Worker(
+        load_worker_config(Path(file)),
+        dsn=os.environ["TURBO_DSN"],
+        account_timings=AccountTimings(**wanted.get("timings", {})),
+    )
+    log.configure(worker.id)
+    if not wanted.get("breaker", True):
+        worker.runner.after_run = _as_it_is
+    return await worker.run()
+
+
+if __name__ == "__main__":
+    log.configure()
+    sys.exit(asyncio.run(main(*sys.argv[1:])))

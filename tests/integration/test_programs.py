@@ -1,0 +1,159 @@
+"""A program that a host does not have costs no task anything: real workers, the real CLI."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import claude_bench
+from tests.claude_bench import the_cli
+from tests.workers import Bench, until
+from turbo.executors.claude import ClaudeExecutor
+from turbo.executors.command import CommandExecutor
+from turbo.journal import Journal
+from turbo.outcome import OutcomeKind
+from turbo.programs import Programs
+from turbo.task_types import TaskTypes
+
+
+@pytest.fixture
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude_bench.Bench]:
+    with claude_bench.a_bench(tmp_path_factory) as bench:
+        yield bench
+
+
+def script(path: Path) -> Path:
+    path.write_text(f"#!{sys.executable}\nprint('done')\n")
+    path.chmod(0o755)
+    return path
+
+
+def test_a_host_without_the_cli_leaves_its_tasks_to_the_one_that_has_it(
+    bench: Bench, agents: claude_bench.Bench
+) -> None:
+    shelf = bench.path / "bin"
+    shelf.mkdir()
+    (shelf / "the-agent").symlink_to(Path(the_cli()).resolve())
+
+    def config(name: str, path: str) -> dict[str, object]:
+        settings = bench.config(name=name, state_dir=str(bench.path / name))
+        settings["accounts"] = {"a": {"env_file": str(agents.login())}}
+        env = agents.scrubbed() | {"PATH": path}
+        settings["executors"]["claude"] = {"kind": "claude", "account": "a", "command": ["the-agent"], "env": env}
+        settings["routes"]["agent"] = "claude"
+        return settings
+
+    without = bench.start(config("without", "/usr/bin:/bin")).listening()
+    until(lambda: bench.sql("select 1 from agent_workers where idle"))
+    for number in range(2):  # inserted while the one without is alone, and idle
+        bench.insert(f"a{number}", task_type="agent")
+    bench.insert("noop", task_type="noop")
+    bench.wait("noop")
+    assert bench.trail("a0") == bench.trail("a1") == []
+    having = bench.start(config("having", f"{shelf}:/usr/bin:/bin")).listening()
+    for number in range(2):
+        bench.insert(f"b{number}", task_type="agent")
+    for task in ("a0", "a1", "b0", "b1"):
+        row = bench.wait(task, seconds=60)
+        assert row["assigned_worker_id"] == having.worker_id
+        assert (row["infra_count"], row["retry_count"]) == (0, 0)
+        assert bench.trail(task) == ["claimed", "finished"]
+    having.said("Claude CLI 2.")
+    (warning,) = [line for line in without.log.splitlines() if "WARN" in line]
+    assert "the-agent" in warning
+    for place in ("/usr/bin:/bin", "/opt/homebrew/bin", "~/.local/bin"):
+        assert place in warning, "it says where it looked"
+
+
+def test_the_clis_version_and_place_are_logged_at_the_start(bench: Bench, agents: claude_bench.Bench) -> None:
+    config = bench.config()
+    cli = the_cli()
+    agents.home.mkdir(exist_ok=True)
+    env = agents.scrubbed() | {"PATH": str(Path(cli).parent)}
+    config["executors"]["claude"] = {"kind": "claude", "command": [Path(cli).name], "env": env}
+    worker = bench.start(config).listening()
+    worker.said("executor claude: Claude CLI 2.")
+    assert f"({cli})" in worker.log
+    assert bench.sql("select 1 from agent_tasks") == []
+
+
+async def test_without_that_they_would_be_taken_and_fail(tmp_path: Path, agents: claude_bench.Bench) -> None:
+    """The control: what a run makes of it, five of which are poison."""
+    gone = str(tmp_path / "nowhere")
+    executor = agents.executor(command=[gone])
+    assert gone in (executor.missing() or "")
+    assert (await agents.do(executor)).kind is OutcomeKind.INFRASTRUCTURE
+
+
+def test_a_worker_that_can_run_nothing_is_paused_until_it_can(bench: Bench) -> None:
+    config = bench.config()
+    config["executors"] = {"tool": {"kind": "command", "command": [str(bench.path / "tool")]}}
+    config["routes"] = {"default": "tool"}
+    worker = bench.start(config).listening()
+    until(lambda: bench.sql("select state, idle from agent_workers") == [("paused", False)])
+    bench.insert("t")
+    assert worker.stop() == 0
+    assert bench.trail("t") == []
+
+
+def test_a_program_that_goes_while_the_worker_runs_costs_one_run(bench: Bench) -> None:
+    program = script(bench.path / "tool")
+    config = bench.config()
+    config["executors"]["tool"] = {"kind": "command", "command": [str(program)]}
+    config["routes"]["tool"] = "tool"
+    worker = bench.start(config).listening()
+    bench.insert("before", task_type="tool")
+    bench.wait("before")
+    program.unlink()
+    bench.insert("t", task_type="tool")
+    worker.said("Its tasks are left to other workers")
+    bench.wait("t", "pending")
+    for number in range(3):  # as often as the worker looks for something to do, it leaves this one
+        bench.insert(f"noop{number}", task_type="noop")
+        bench.wait(f"noop{number}")
+    assert bench.trail("t") == ["claimed", "finished", "promoted"]
+    assert (bench.row("t")["infra_count"], bench.row("t")["status"]) == (1, "pending")
+
+
+async def test_a_program_that_comes_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    executor = CommandExecutor("tool", [str(tmp_path / "tool")], journal=Journal(tmp_path / "journal"))
+    said: asyncio.Queue[TaskTypes] = asyncio.Queue()
+    routes = {"default": "tool", "noop": "noop", "lint": "tool"}
+    programs = Programs({"tool": executor}, routes, said.put_nowait, seconds=0.02)
+    with caplog.at_level("INFO"):
+        programs.start(lambda _name, error: pytest.fail(str(error)))
+        assert await asyncio.wait_for(said.get(), 10) == TaskTypes(only=("noop",))
+        script(tmp_path / "tool")
+        assert await asyncio.wait_for(said.get(), 10) == TaskTypes()
+        await programs.stop()
+    assert [r.levelname for r in caplog.records if "executor tool" in r.message] == ["WARNING", "INFO"]
+
+
+@pytest.mark.parametrize("kind", ["command", "claude"])
+def test_what_is_missing_is_said_and_what_only_a_run_can_tell_is_not(tmp_path: Path, kind: str) -> None:
+    journal = Journal(tmp_path / "journal")
+
+    def missing(program: str, cwd: Path | None = None) -> str | None:
+        make = CommandExecutor if kind == "command" else ClaudeExecutor
+        return make("x", [program], journal=journal, cwd=cwd).missing()
+
+    assert "not found on the PATH" in (missing("no-such-program-anywhere") or "") or kind == "claude"
+    assert "not executable" in (missing(str(Path(__file__).resolve())) or "")
+    assert "does not exist" in (missing(sys.executable, tmp_path / "nowhere") or ""), "its fixed directory"
+    assert missing(sys.executable, tmp_path) is None
+    assert missing("./tool") is None, "relative to a directory of the task's own"
+    assert "no such file" in (missing("./tool", tmp_path) or "")
+    script(tmp_path / "tool")
+    assert missing("./tool", tmp_path) is None
+
+
+def test_task_types_of_two_sources_compose() -> None:
+    everything, no_lint, named = TaskTypes(), TaskTypes(skip=("lint",)), TaskTypes(only=("lint", "noop"))
+    assert everything & everything == everything
+    assert everything & no_lint == no_lint & everything == no_lint
+    assert no_lint & TaskTypes(skip=("fix", "lint")) == TaskTypes(skip=("fix", "lint"))
+    assert no_lint & named == named & no_lint == TaskTypes(only=("noop",))
+    assert named & TaskTypes(only=("lint",)) == TaskTypes(only=("lint",))
+    assert (named & TaskTypes(only=("x",))).none

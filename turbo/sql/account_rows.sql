@@ -1,0 +1,9 @@
+-- The breakers of one account as this host sees them: its own row and the one of all hosts ('*'). The same facts as in
+-- sweep.sql, for who has just written and cannot wait. `since`: has a good probe begun after that moment?
+select a.account, a.host, a.state, a.reason,
+       extract(epoch from case a.state when 'paused' then a.until when 'open' then null
+                              else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
+               - clock_timestamp())::float8 as seconds,
+       a.good_since is not null as probed, coalesce(a.good_since >= %(since)s::timestamptz, false) as cleared
+  from public.agent_accounts a
+ where a.account = %(account)s and a.host in (%(host)s, '*')

@@ -322,7 +322,8 @@ class Worker:
                 if isinstance(error, psycopg.Error) and not db.is_transient(error):
                     log.error("cannot start: %s", db.reason(error))
                 text = db.reason(error)
-                kind = text if isinstance(error, SchemaMismatch) else type(error).__name__
+                # A line per kind of trouble: a migration under way shows several versions.
+                kind = error.fit if isinstance(error, SchemaMismatch) else type(error).__name__
                 if said != kind:
                     what = (
                         ""
@@ -337,9 +338,9 @@ class Worker:
 
     async def _check_schema(self) -> None:
         async with self._claims.use() as connection:
-            verdict = await migrate.worker_verdict(connection)
-        if verdict is not None:
-            raise SchemaMismatch(verdict)
+            fit, text = await migrate.worker_verdict(connection)
+        if fit is not migrate.SchemaFit.OK:
+            raise SchemaMismatch(fit, text)
 
     async def _register(self) -> None:
         settings = self._config.worker
@@ -575,6 +576,10 @@ class Worker:
 
 class SchemaMismatch(Exception):
     """The database's schema is not one this worker can work with; the message says what to do."""
+
+    def __init__(self, fit: migrate.SchemaFit, text: str) -> None:
+        super().__init__(text)
+        self.fit = fit
 
 
 _background: set[asyncio.Task[None]] = set()

@@ -24,23 +24,32 @@ def bench(dsn: str, tmp_path: Path) -> Iterator[AccountsBench]:
         yield one
 
 
+class Limit:
+    """A usage limit that resets so many seconds after the first request meets it, however long the CLI took to send it."""
+
+    def __init__(self, seconds: int) -> None:
+        self._seconds = seconds
+        self.resets_at = 0
+
+    def decide(self, _request: Request) -> Answer | None:
+        self.resets_at = self.resets_at or int(time.time()) + self._seconds
+        return messages_api.usage_limit("five_hour", self.resets_at) if time.time() < self.resets_at else None
+
+
 def until_of(bench: AccountsBench) -> float:
     return float(bench.sql("select extract(epoch from until) from agent_accounts where host = '*'")[0][0])
 
 
 def test_both_hosts_rest_until_the_reset_then_one_probes_and_both_resume(bench: AccountsBench) -> None:
-    resets_at = int(time.time()) + 12
-
-    def decide(request: Request) -> Answer | None:
-        return messages_api.usage_limit("five_hour", resets_at) if time.time() < resets_at else None
-
-    bench.api.decide = decide
+    limit = Limit(12)
+    bench.api.decide = limit.decide
     timings = {"limit_shortest": 1.0, "limit_jitter": 1.0, "resume_spread": 0.5}
     workers = [
         bench.worker(host, login=subscription(), timings=timings, worker={"slots": 1}) for host in ("alpha", "beta")
     ]
     bench.task("t0", max_retries=0)
     bench.until(lambda: bench.breakers() == LIMITED)
+    resets_at = limit.resets_at
     assert resets_at - 0.1 <= until_of(bench) <= resets_at + 1.1, "the reported reset, and at most the jitter"
     bench.until(lambda: bench.counts("t0") == [("pending", 0, 0)])
     for worker in workers:
@@ -88,12 +97,12 @@ def test_a_weekly_limit_rests_for_days_and_is_ended_by_hand(bench: AccountsBench
 
 
 def test_a_host_with_a_dead_login_leaves_the_limit_for_another_to_probe(bench: AccountsBench) -> None:
-    resets_at = int(time.time()) + 3
+    limit = Limit(3)
 
     def decide(request: Request) -> Answer | None:
         if "Bearer sk-ant-oat01-dead" in str(request.headers):
             return messages_api.expired_token()
-        return messages_api.usage_limit("five_hour", resets_at) if time.time() < resets_at else None
+        return limit.decide(request)
 
     bench.api.decide = decide
     timings = {"limit_shortest": 1.0}

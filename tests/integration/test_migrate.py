@@ -17,6 +17,7 @@ from turbo.migrate import (
     MigrationError,
     MigrationReport,
     Patience,
+    SchemaFit,
     SchemaStatus,
     migrate,
     plan,
@@ -216,11 +217,13 @@ def test_a_database_two_versions_ahead_is_refused(dsn: str) -> None:
 
 async def test_a_worker_is_told_what_it_has_found(empty_dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as connection:
-        assert "no turbo schema yet" in (await worker_verdict(connection) or "")
+        fit, text = await worker_verdict(connection)
+        assert (fit, "no turbo schema yet" in text) == (SchemaFit.BEHIND, True)
         migrate(empty_dsn)
-        assert await worker_verdict(connection) is None
+        assert (await worker_verdict(connection))[0] is SchemaFit.OK
         await connection.execute("delete from turbo_migrations where version > 1")
-        assert "run `turbo migrate`" in (await worker_verdict(connection) or "")
+        fit, text = await worker_verdict(connection)
+        assert (fit, "run `turbo migrate`" in text) == (SchemaFit.BEHIND, True)
 
 
 def test_status_reads_a_database_that_was_never_migrated(empty_dsn: str) -> None:

@@ -31,7 +31,8 @@ DECIDED = {
     " started_at heartbeat_at heartbeat_seconds lease_seconds poll_seconds silent_beats counted_at",
     "agent_leader": "one holder since expires_at",
     "agent_queues": "queue paused paused_at paused_by reason",
-    "agent_accounts": "account host state reason until why trips probe_by probe_until changed_at",
+    "agent_accounts": "account host state reason until why trips probe_by probe_since"
+    " probe_until good_since changed_at",
     "agent_progress": "task_id fencing_token worker_id text input_tokens output_tokens updated_at",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version",

@@ -80,10 +80,10 @@ async def read_version(connection: AsyncConnection) -> int:
     return int(row[0]) if row else 0
 
 
-async def worker_verdict(connection: AsyncConnection) -> str | None:
-    """None when a worker of this turbo may run on the database, else one line that says what to do."""
+async def worker_verdict(connection: AsyncConnection) -> tuple[SchemaFit, str]:
+    """Whether a worker of this turbo may run on the database, and one line that says what to do if not."""
     version = await read_version(connection)
-    return None if check_schema(version) is SchemaFit.OK else explain_schema(version)
+    return check_schema(version), explain_schema(version)
 
 
 def exists(connection: Connection) -> bool:

@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from turbo import db
 from turbo.migrate import history, session
 from turbo.migrate.error import AGAIN, MigrationError
-from turbo.sql import statement
+from turbo.sql import source, statement
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -41,7 +41,7 @@ class RolesReport:
 
 def roles_sql() -> str:
     """Everything `grant_roles` sends, for a person who runs it by hand or wants to read it first."""
-    return f"{statement('roles/create').rstrip()};\n\nbegin;\n{statement('roles/grant').rstrip()};\ncommit;\n"
+    return f"{source('roles/create').rstrip()};\n\nbegin;\n{source('roles/grant').rstrip()};\ncommit;\n"
 
 
 def grant_roles(dsn: str = "", *, lock_timeout: float = 2.0) -> RolesReport:

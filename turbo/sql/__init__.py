@@ -12,6 +12,11 @@ from typing import LiteralString
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|--[^\n]*|(?P<space>\s+)")
 
 
+def source(name: str) -> str:
+    """`turbo/sql/<name>.sql` as it was written, comments and all: for people. Raises FileNotFoundError."""
+    return (files(__name__) / f"{name}.sql").read_text(encoding="utf-8")
+
+
 @cache
 def statement(name: str) -> LiteralString:
     """What is sent for `turbo/sql/<name>.sql`: without its comments, under its name as pg_stat_activity shows it.
@@ -19,6 +24,5 @@ def statement(name: str) -> LiteralString:
     The comments are for readers. psycopg parses a statement longer than 4096 characters anew at every execution, which
     costs a claim 80 µs. Raises FileNotFoundError for a name that does not exist.
     """
-    text = (files(__name__) / f"{name}.sql").read_text(encoding="utf-8")
-    bare = _TOKEN.sub(lambda m: m["quoted"] or (" " if m["space"] else ""), text)
+    bare = _TOKEN.sub(lambda m: m["quoted"] or (" " if m["space"] else ""), source(name))
     return f"/* turbo {name} */ {bare.strip()}"

@@ -58,7 +58,11 @@ def random_token() -> None:
 @guard
 def orphans() -> None:
     """A claim whose answer was lost is not looked for."""
-    edit("reconcile", "where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status", "where false and t.status")
+    edit(
+        "reconcile",
+        "where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status",
+        "where false and t.status",
+    )
 
 
 @guard

@@ -1,5 +1,8 @@
 """A failover of two nodes: what an asynchronous one loses is put back, and nothing waits for a host that is gone."""
 
+import time
+
+import psycopg
 import pytest
 
 from tests import workers
@@ -71,3 +74,42 @@ def test_without_random_bits_fencing_tokens_are_given_twice(tmp_path):
         _, tokens = lost_in_a_failover(bench, pair, ("random_token",))
         until(lambda: bench.sql("select count(*) from agent_tasks where status = 'completed'") == [(TICKS + 2,)], 40)
         assert claims(pair.standby.dsn) & tokens
+
+
+@pytest.mark.parametrize("end", ["killed", "frozen"])
+@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
+def test_the_first_claim_comes_within_two_seconds_after_the_new_primary_takes_writes(
+    tmp_path, capsys, end, synchronous
+):
+    """Beside a bare psycopg client with the same DSN. Frozen: the dead host's sockets stay open, and take connections."""
+    with nodes(synchronous=synchronous) as pair, workers.bench(pair.dsn, tmp_path) as bench:
+        worker = bench.start(heartbeat_seconds=2, lease_seconds=60).listening()
+        bench.insert("before")
+        bench.wait("before")
+        later = (
+            "insert into agent_tasks (task_id, task_description, run_after) values (%s, 'x', now() + interval '1 day')"
+        )
+        bench.sql(later, "waiting")
+        pair.caught_up()
+        if end == "killed":
+            pair.kill()
+        else:
+            pair.freeze()
+        time.sleep(8)  # an outage: beats fail, reconnects are at their longest pause
+        with bare_client(pair.dsn) as client:
+            pair.promote()
+            writes_at = time.time()
+            with psycopg.connect(pair.standby.dsn, autocommit=True) as db:
+                db.execute("update agent_tasks set run_after = now() where task_id = 'waiting'")
+                claimed = "select extract(epoch from executed_at)::float8 from agent_actions where task_id = 'waiting'"
+                claimed_at = until(lambda: db.execute(f"{claimed} and action_type = 'claimed'").fetchone())[0]
+            bare_at = until(lambda: client.wrote_at)
+        took, bare = claimed_at - writes_at, bare_at - writes_at
+        with capsys.disabled():
+            print(f"\n{end}, synchronous {synchronous}: first claim after {took:.2f} s, bare client {bare:.2f} s")
+        assert took < 2
+        bench.dsn = pair.standby.dsn
+        bench.wait("waiting")
+        bench.wait("bare")
+        assert bench.runs() == {"before": 1, "waiting": 1, "bare": 1}
+        worker.said("listener is back")

@@ -295,6 +295,11 @@ class Queue:
             if not batch:
                 return rescued
 
+    async def unfinished(self) -> list[str]:
+        """The ids of tasks that were run and are not over."""
+        async with self._claims.use(deadline=60) as connection:
+            return [row[0] for row in await (await connection.execute(statement("unfinished"))).fetchall()]
+
     async def bury(self, dead: Sequence[str], host: str) -> list[str]:
         """Declare siblings of this host dead whose process is known to be gone. Returns those the database knew."""
         async with self._claims.use() as connection:

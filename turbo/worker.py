@@ -54,6 +54,7 @@ from turbo.statedir import StateDir
 from turbo.states import WorkerState
 from turbo.task import Task
 from turbo.task_types import TaskTypes
+from turbo.tidy import Tidy
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +173,7 @@ class Worker:
         )
         self.leader = Leader(self.queue, self.metrics)
         self.retention = Retention(Lane(dsn, f"turbo retention {self.id}"), _ages(config.retention), self.metrics)
+        self.tidy = Tidy(self.queue, self._state, self.slots, days=settings.files_days, gigabytes=settings.files_gb)
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
@@ -227,6 +229,7 @@ class Worker:
             self.reconciler,
             self.leader,
             self.retention,
+            self.tidy,
             self.accounts,
             self.programs,
             self.listener,

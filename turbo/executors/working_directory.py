@@ -4,6 +4,7 @@ A row may name a directory only inside the roots that the worker's operator has 
 thereby choose where commands run. Symbolic links are followed before the comparison.
 """
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
@@ -33,6 +34,7 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
     if configured is not None:
         return configured.expanduser().absolute()
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.utime(run.work_dir)  # in use from now on (turbo.tidy)
     return run.work_dir.absolute()
 
 

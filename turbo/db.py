@@ -15,6 +15,7 @@ import os
 import random
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from typing import Protocol
@@ -185,6 +186,7 @@ class Lane:
         self._server = ""
         self._turn = asyncio.Lock()
         self._tuned = False
+        self._used_since: float | None = None  # monotonic
         self.prepare = False
 
     async def open(self) -> None:
@@ -220,6 +222,7 @@ class Lane:
             connection = await self._opened()
             connection.prepare_threshold = 5 if self.prepare else None
             timer = asyncio.get_running_loop().call_later(deadline or self._deadline, cut, connection)
+            self._used_since = time.monotonic()
             try:
                 if self.prepare and not self._tuned:
                     await connection.execute(PLAN_SETTINGS)
@@ -234,10 +237,13 @@ class Lane:
                 raise
             finally:
                 timer.cancel()
+                self._used_since = None
 
-    def leave(self, moved_to: str) -> None:
-        """The database is on server `moved_to` now: who waits for an answer of another gets an error at once."""
-        if self._connection is not None and self._server != moved_to:
+    def leave(self, moved_to: str | None, waiting: float = 0.0) -> None:
+        """The database is on server `moved_to` now: who waits for an answer of another gets an error at once. None:
+        whoever has waited for `waiting` seconds."""
+        waited = 0.0 if self._used_since is None else time.monotonic() - self._used_since
+        if self._connection is not None and self._server != moved_to and waited >= waiting:
             cut(self._connection)
 
     async def close(self) -> None:

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import psycopg
@@ -39,6 +39,7 @@ class Beat:
     died: tuple[str, ...]
     to_rescue: bool
     moved_to: str | None = None  # the server (db.open_session), in the first beat after another one
+    after_silence: bool = False  # the one before got no answer in time: other sessions may wait in vain, too
 
 
 class Heartbeat:
@@ -94,13 +95,15 @@ class Heartbeat:
         backoff = Backoff()
         connection: Connection | None = None
         server = told = ""
+        silence = False
         try:
             while True:
                 try:
                     if connection is None:
                         connection, server = await db.open_session(self._dsn, f"turbo heartbeat {self._worker_id}")
-                    beat = await self._beat(connection, moved_to=server if told not in ("", server) else None)
+                    beat = await self._beat(connection)
                 except (psycopg.Error, OSError) as error:
+                    silence = silence or isinstance(error, TimeoutError)
                     if not self._trouble:
                         log.warning("no heartbeat: %s", db.reason(error))
                         self._trouble = True
@@ -116,15 +119,16 @@ class Heartbeat:
                 backoff.reset()
                 self.last_beat = time.monotonic()
                 self._metrics.heartbeat.set(time.time())
-                self._tell(beat)
-                told = server
+                moved_to = server if told not in ("", server) else None
+                self._tell(replace(beat, moved_to=moved_to, after_silence=silence))
+                told, silence = server, False
                 # A little less than the interval: jitter must not make a beat late in the eyes of those who count.
                 await asyncio.sleep(self._seconds * random.uniform(0.9, 1.0))
         finally:
             if connection is not None:
                 await connection.close()
 
-    async def _beat(self, connection: Connection, *, moved_to: str | None) -> Beat:
+    async def _beat(self, connection: Connection) -> Beat:
         row: tuple[Any, ...] | None = None
 
         async def ask() -> None:
@@ -140,4 +144,4 @@ class Heartbeat:
         await db.within(BEAT_DEADLINE, connection, ask())
         assert row is not None
         alive, leads, died, to_rescue = row[:4]
-        return Beat(bool(alive), bool(leads), tuple(died), bool(to_rescue), moved_to)
+        return Beat(bool(alive), bool(leads), tuple(died), bool(to_rescue))

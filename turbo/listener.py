@@ -84,8 +84,8 @@ class Listener(Loop):
         self._server = ""
         self.hears = False
 
-    def leave(self, moved_to: str) -> None:
-        """The database is on server `moved_to` now: a session on another one waits for answers in vain."""
+    def leave(self, moved_to: str | None) -> None:
+        """The database is on server `moved_to` now: a session on another one waits in vain. None: any may."""
         if self._connection is not None and self._server != moved_to:
             db.cut(self._connection)
 

@@ -33,7 +33,7 @@ from turbo.exclusive import ExclusiveDirectories
 from turbo.executors.base import Executor
 from turbo.executors.registry import build_executors, exclusive_directories
 from turbo.finisher import Finisher
-from turbo.heartbeat import Beat, Heartbeat
+from turbo.heartbeat import BEAT_DEADLINE, Beat, Heartbeat
 from turbo.journal import Journal
 from turbo.leader import Leader
 from turbo.listener import Listener
@@ -518,9 +518,10 @@ class Worker:
         self._loop.call_soon_threadsafe(self._beat, beat)
 
     def _beat(self, beat: Beat) -> None:
-        if beat.moved_to is not None:
-            for session in (self.listener, self._claims, self._results):
-                session.leave(beat.moved_to)
+        if beat.moved_to is not None or beat.after_silence:
+            self.listener.leave(beat.moved_to)
+            for lane in (self._claims, self._results):
+                lane.leave(beat.moved_to, waiting=0.0 if beat.moved_to else BEAT_DEADLINE)
         self.leader.leads(beat.leads)
         self.retention.leads(beat.leads)
         if beat.died:

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turbo import finisher, log, queue, sql, worker
+from turbo import db, finisher, log, queue, sql, worker
 from turbo.config import load_worker_config
 from turbo.reconciler import Reconciler
+from turbo.settling import Settling
 from turbo.spool import Spool, SpoolUnavailable
 
 GUARDS: dict[str, Callable[[], None]] = {}
@@ -130,6 +131,22 @@ def full_disk() -> None:
 
     finisher.Finisher._put = put  # type: ignore[method-assign]
     worker.Worker._disk_changed = lambda _self, _trouble: None  # type: ignore[method-assign]
+
+
+@guard
+def settling() -> None:
+    """After a crash claims go on at once."""
+
+    async def at_once(_: object) -> None:
+        return None
+
+    Settling.settled = at_once  # type: ignore[method-assign]
+
+
+@guard
+def quick_return() -> None:
+    """No guard: a worker that is always back at once, for a test that steps who comes first."""
+    db.Backoff.next = lambda _self: 0.02  # type: ignore[method-assign]
 
 
 async def main(file: str, names: str = "[]") -> int:

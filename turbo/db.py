@@ -29,10 +29,27 @@ from turbo import hosts
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s would outlast any failover."""
 
-TRANSIENT_CLASSES = ("08", "53", "57P", "58")
-TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "55006", "25P03", "25P04"})
-"""SQLSTATEs after which the same statement may succeed later: connection, resources, shutdown, system errors; a primary
-that is still read-only just after its promotion; serialisation, deadlock, lock timeout."""
+TRANSIENT_CLASSES = ("08", "53", "58")
+TRANSIENT_CODES = frozenset(
+    {
+        "57P01",
+        "57P02",
+        "57P03",
+        "57P05",
+        "57014",
+        "25006",
+        "25P03",
+        "25P04",
+        "40001",
+        "40003",
+        "40P01",
+        "55P03",
+        "55006",
+    }
+)
+"""SQLSTATEs after which the same statement may succeed later: connection, resources, system errors; shutdown, crash and
+start-up (57P04, a dropped database, is none of them); a cancelled statement; a primary that is still read-only just after
+its promotion; serialisation, deadlock, locks."""
 
 SESSION_SETTINGS = (
     "select set_config('default_transaction_isolation', 'read committed', false),"

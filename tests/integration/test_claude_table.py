@@ -182,12 +182,16 @@ def act(bench: AccountsBench, worker: int, case: Case) -> None:
         return
     number = {"SIGINT, exit 0": signal.SIGINT, "SIGKILL": signal.SIGKILL}[case.shown]
     bench.until(lambda: any(case.token in str(r.headers) for r in list(bench.api.requests)), 90)
-    (agent,) = [
-        p
-        for p in psutil.Process(worker).children(recursive=True)
-        if "--session-id" in p.cmdline() and p.environ().get("HOME", "").endswith(f"/{case.name}")
-    ]
+    (agent,) = [p for p in psutil.Process(worker).children(recursive=True) if runs_case(p, case)]
     os.kill(agent.pid, number)
+
+
+def runs_case(program: psutil.Process, case: Case) -> bool:
+    """Whether it is the CLI of `case`; what ends while it is looked at (agents of other cases do) is not."""
+    try:
+        return "--session-id" in program.cmdline() and program.environ().get("HOME", "").endswith(f"/{case.name}")
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
 
 
 def task_of(bench: AccountsBench, case: Case) -> dict[str, object]:

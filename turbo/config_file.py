@@ -1,0 +1,242 @@
+"""A configuration file in YAML: read, expanded, checked. One message tells everything that is wrong, each with its place.
+
+    file ──YAML──▶ tree ──${VAR}──▶ tree ──pydantic──▶ a frozen Document
+
+What it is a file of (worker.yaml, fleet.yaml) is the caller's model. Variables expand after the YAML was parsed, so a value
+cannot become structure: `${VAR}`, `${VAR:-default}`, `$$` is a dollar, a lone `$` is text. Unknown keys are errors, with the
+nearest known one; so is a key that stands twice.
+"""
+
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from psycopg import ProgrammingError, conninfo
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+Problem = tuple[str, str]
+"""(key path, what is wrong with it and what is allowed)."""
+Tree = dict[str, Any]
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used. The message names file, key path, what was found and what is allowed."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
+
+
+class Document(Section):
+    """A whole file."""
+
+    def problems(self) -> list[Problem]:
+        """What no single key shows."""
+        return []
+
+
+D = TypeVar("D", bound=Document)
+
+
+def load(
+    path: Path,
+    model: type[D],
+    overrides: Mapping[str, Any] | None = None,
+    written: Callable[[Tree], Iterable[Problem]] | None = None,
+) -> D:
+    """Read and check a file. `overrides` maps key paths ("worker.slots") to values of the command line; `written` looks at
+    the file as it was written, before variables expand.
+
+    Raises ConfigError: one message, a line per problem.
+    """
+    tree, lines = read(path, model)
+    errors: list[Problem] = list(written(tree)) if written else []
+    secret = {where for where, _ in errors}
+    tree = _expand(tree, "", errors)
+    for key, value in (overrides or {}).items():
+        section, _, name = key.partition(".")
+        target = tree.setdefault(section, {})
+        if isinstance(target, dict):
+            target[name] = value
+    document = None
+    try:
+        document = model.model_validate(tree)
+        errors += document.problems()
+    except ValidationError as error:
+        found = [_explain(model, e) for e in error.errors()]
+        errors += [(where, what) for where, what in found if where not in secret]
+    if errors or document is None:
+        raise ConfigError(
+            "\n".join(f"{path}{_line(lines, where)}: {where or '(top level)'}: {what}" for where, what in errors)
+        )
+    return document
+
+
+def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
+    """The tree as it is written, and the line of every key. Raises ConfigError."""
+    try:
+        text = path.expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: is not UTF-8 text") from None
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        lines: dict[str, int] = {}
+        if node is not None:
+            _walk(node, "", lines, path)
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        raise ConfigError(f"{path}{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(tree, dict):
+        kind = "empty" if tree is None else f"a {type(tree).__name__}"
+        raise ConfigError(f"{path}: is {kind}; expected the sections {', '.join(model.model_fields)}")
+    return tree, lines
+
+
+def near(found: str, known: Iterable[object]) -> str:
+    """The end of a message about an unknown name: the one that was meant, or those that there are."""
+    names = [str(k) for k in known]
+    close = difflib.get_close_matches(found, names, n=1)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def has_password(dsn: str) -> bool:
+    """Whether a connection string, as written, holds a password."""
+    try:
+        return bool(conninfo.conninfo_to_dict(_VARIABLE.sub("", dsn)).get("password"))
+    except ProgrammingError:
+        return False
+
+
+def _walk(node: yaml.Node, at: str, lines: dict[str, int], path: Path) -> None:
+    """Remember the line of every key, and refuse a key that stands twice."""
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            where = f"{at}.{key.value}" if at else str(key.value)
+            line = key.start_mark.line + 1
+            if key.value in seen:
+                raise ConfigError(f"{path}:{line}: {where}: stands twice; keep one")
+            seen.add(key.value)
+            lines[where] = line
+            _walk(value, where, lines, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for i, value in enumerate(node.value):
+            where = f"{at}.{i}"
+            lines[where] = value.start_mark.line + 1
+            _walk(value, where, lines, path)
+
+
+def _line(lines: Mapping[str, int], where: str) -> str:
+    while where:
+        if where in lines:
+            return f":{lines[where]}"
+        where = where.rpartition(".")[0]
+    return ""
+
+
+def _expand(value: Any, at: str, errors: list[Problem]) -> Any:
+    if isinstance(value, dict):
+        return {k: _expand(v, f"{at}.{k}" if at else str(k), errors) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_expand(v, f"{at}.{i}", errors) for i, v in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def one(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            errors.append(
+                (at, f"the variable {match['name']} is not set; set it, or write ${{{match['name']}:-default}}")
+            )
+            return ""
+        return found
+
+    return _VARIABLE.sub(one, value)
+
+
+def _explain(model: type[Document], error: Any) -> Problem:
+    """One pydantic error, in our words."""
+    place, models = _follow(model, error["loc"])
+    where = ".".join(place)
+    if error["type"] == "extra_forbidden":
+        _, beside = _follow(model, error["loc"][:-1])
+        return where, f"unknown key{near(place[-1], [key for m in beside for key in m.model_fields])}"
+    if error["type"] == "missing":
+        return where, "is missing"
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        context = error.get("ctx", {})
+        key = str(context.get("discriminator", "")).strip("'")
+        kinds = ", ".join(str(tag) for m in models for tag in typing.get_args(m.model_fields[key].annotation))
+        if error["type"] == "union_tag_not_found":
+            return where, f"{key} is missing: one of {kinds}"
+        owner = place[0].removesuffix("s") if len(place) > 1 else where
+        return f"{where}.{key}", f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}"
+    message = error["msg"].removeprefix("Value error, ")
+    found = error.get("input")
+    shown = (
+        ""
+        if isinstance(found, dict | list) or "dsn" in where or error["type"] == "value_error"
+        else f" (found {found!r})"
+    )
+    return where, f"{message[0].lower()}{message[1:]}{shown}"
+
+
+def _follow(model: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], list[type[BaseModel]]]:
+    """Where an error is, in the file's own keys, and the models that may stand there. In an error's place pydantic also
+    names the member of a union it tried; that is no key."""
+    place: list[str] = []
+    at: list[Any] = [model]
+    for part in map(str, loc):
+        models = _models(at)
+        tagged = [m for m in models if part in _tags(m)]
+        if tagged and len(models) > 1:
+            at = list(tagged)
+            continue
+        place.append(part)
+        at = [m.model_fields[part].annotation for m in models if part in m.model_fields] + _items(at)
+    return place, _models(at)
+
+
+def _tags(model: type[BaseModel]) -> set[str]:
+    """The values that a Literal key of a model may have: by one of them a union is told apart."""
+    fields = (f.annotation for f in model.model_fields.values())
+    return {str(tag) for a in fields if typing.get_origin(a) is Literal for tag in typing.get_args(a)}
+
+
+def _options(annotations: Iterable[Any]) -> list[Any]:
+    """Unions and Annotated taken apart."""
+    found = []
+    for annotation in annotations:
+        origin = typing.get_origin(annotation)
+        if origin in (typing.Union, types.UnionType):
+            found += _options(typing.get_args(annotation))
+        elif origin is typing.Annotated:
+            found += _options(typing.get_args(annotation)[:1])
+        else:
+            found.append(annotation)
+    return found
+
+
+def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:
+    return [a for a in _options(annotations) if isinstance(a, type) and issubclass(a, BaseModel)]
+
+
+def _items(annotations: Iterable[Any]) -> list[Any]:
+    """What the values of dicts and lists are."""
+    return [typing.get_args(a)[-1] for a in _options(annotations) if typing.get_origin(a) in (dict, list)]

@@ -41,7 +41,7 @@ dashboards: $(STAMP)  ## Write monitoring/grafana/dashboards from scripts/dashbo
 bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
 	@$(BIN)/python benchmarks/pickup.py
 
-chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; prints the table
+chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; CHAOS='--only network' for some
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
 clean:  ## Remove the environment and caches

@@ -14,7 +14,9 @@ _DEFAULT = migrations.Patience()
 
 
 def migrate(
-    plan: Annotated[bool, typer.Option("--plan", help="Print what is there and what would be done; change nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what is there and what would be done; change nothing.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 if the database is behind; change nothing.")] = False,
     roles: Annotated[
         bool,
@@ -89,7 +91,9 @@ def _show_check(state: migrations.Plan, as_json: bool) -> int:
 
 def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(_plan_document(planned) | ({"roles": migrations.roles_sql()} if roles else {}), default=str))
+        typer.echo(
+            json.dumps(_plan_document(planned) | ({"roles": migrations.roles_sql()} if roles else {}), default=str)
+        )
         return
     if not planned.pending:
         nothing = f"nothing to do: {migrations.explain_schema(planned.version, planned.latest)}"

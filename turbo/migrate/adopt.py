@@ -21,7 +21,9 @@ from turbo.migrate.judge import can_widen
 from turbo.migrate.survey import Column, Survey, Table
 from turbo.states import TaskState
 
-MARK = "insert into public.turbo_meta (key, value) values ('adopted_at', to_jsonb(now())) on conflict (key) do nothing;\n"
+MARK = (
+    "insert into public.turbo_meta (key, value) values ('adopted_at', to_jsonb(now())) on conflict (key) do nothing;\n"
+)
 """In the transaction that adds run_after: its default and this are the same moment, by which the backfill knows its rows."""
 
 UNVALIDATED = "unvalidated "
@@ -94,7 +96,11 @@ def _tasks(survey: Survey, tasks: Table) -> Iterator[Step]:
         default, numbered = _new_id(tasks, key)
         parts += default
         after = numbered + after
-    widened = [c for c in tasks.checks if f"agent_tasks.{c.name}" in survey.refused and can_widen(survey, f"agent_tasks.{c.name}")]
+    widened = [
+        c
+        for c in tasks.checks
+        if f"agent_tasks.{c.name}" in survey.refused and can_widen(survey, f"agent_tasks.{c.name}")
+    ]
     for check in widened:
         states = ", ".join(f"'{s}'" for s in survey.refused[f"agent_tasks.{check.name}"])
         parts.append(f"drop constraint {_quoted(check.name)}")
@@ -138,7 +144,11 @@ def _partitioned_index(actions: Table) -> Iterator[Step]:
         text = f"create index concurrently if not exists agent_actions_task_{number} on {partition.name} (task_id, executed_at);\n"
         yield Step(Block(text, 1), False, "reads the partition twice", actions.size)
     text = "create index if not exists agent_actions_task on public.agent_actions (task_id, executed_at);\n"
-    yield Step(Block(text, 1), True, "takes over the indexes that its partitions have, and builds those of partitions made meanwhile")
+    yield Step(
+        Block(text, 1),
+        True,
+        "takes over the indexes that its partitions have, and builds those of partitions made meanwhile",
+    )
 
 
 def _missing(table: Table, known: Sequence[Known]) -> Iterator[str]:

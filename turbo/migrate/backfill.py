@@ -13,7 +13,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from turbo.migrate.survey import Survey
-from turbo.sql import statement
+from turbo.sql import source, statement
 
 Connection = psycopg.Connection[TupleRow]
 
@@ -33,8 +33,8 @@ class Backfill:
 
     def sql(self) -> tuple[str, ...]:
         """What is sent for one batch, for a plan."""
-        quiet = (statement("migrate/quiet_triggers"),) if self.quiet else ()
-        return (statement("migrate/backfill_ahead"), *quiet, statement("migrate/backfill"), statement("migrate/backfill_done"))
+        quiet = (source("migrate/quiet_triggers"),) if self.quiet else ()
+        return (source("migrate/backfill_ahead"), *quiet, source("migrate/backfill"), source("migrate/backfill_done"))
 
 
 def wanted(survey: Survey) -> Backfill | None:

@@ -96,7 +96,15 @@ TASKS_STORAGE = {
 ACTIONS_STORAGE = {"autovacuum_vacuum_insert_scale_factor": "0.05"}
 
 RELATIONS = (
-    *("agent_workers", "agent_leader", "agent_queues", "agent_accounts", "agent_progress", "turbo_meta", "turbo_fence_seq"),
+    *(
+        "agent_workers",
+        "agent_leader",
+        "agent_queues",
+        "agent_accounts",
+        "agent_progress",
+        "turbo_meta",
+        "turbo_fence_seq",
+    ),
     *("agent_tasks_claim", "agent_tasks_due", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
     "agent_workers_idle",
@@ -109,7 +117,9 @@ WRITTEN = {
         {"status", "assigned_worker_id", "started_at", "completed_at", "task_type", "task_priority", "retry_count"}
         | {"execution_time_ms", "timeout_seconds", "max_retries", "queue", "run_after", "failure_kind"}
     ),
-    "agent_actions": frozenset({"task_id", "action_type", "success", "executed_at", "actor", "from_status", "to_status"}),
+    "agent_actions": frozenset(
+        {"task_id", "action_type", "success", "executed_at", "actor", "from_status", "to_status"}
+    ),
 }
 """Columns that hold the same value in many rows of turbo's: no unique index may be over these alone."""
 

@@ -1,8 +1,8 @@
 """Can turbo live with the tables that are there? What stands against it, what to know, and what to run.
 
-    refuse   `turbo migrate` stops before it changes anything, and says this
-    warn     it goes on; somebody should know before the first worker starts
-    note     what else was found, for --plan
+refuse   `turbo migrate` stops before it changes anything, and says this
+warn     it goes on; somebody should know before the first worker starts
+note     what else was found, for --plan
 """
 
 from collections.abc import Iterator, Sequence
@@ -59,7 +59,9 @@ def judge_rows(rows: Rows) -> list[Finding]:
     known = set(TaskState)
     strange = [f"{s if s is not None else 'null'} ({n})" for s, n in rows.statuses if s not in known]
     if strange:
-        found.append(Finding("note", f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone"))
+        found.append(
+            Finding("note", f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone")
+        )
     counted = dict(rows.statuses)
     if counted.get("scheduled"):
         found.append(
@@ -73,7 +75,10 @@ def judge_rows(rows: Rows) -> list[Finding]:
         )
     if counted.get("running"):
         found.append(
-            Finding("note", f"{counted['running']} rows are running: not by turbo (fencing_token is null), so never rescued by it")
+            Finding(
+                "note",
+                f"{counted['running']} rows are running: not by turbo (fencing_token is null), so never rescued by it",
+            )
         )
     for column, number in rows.put_off:
         found.append(
@@ -129,9 +134,13 @@ def _wrong_kind(table: Table) -> Finding | None:
         )
     if table.kind not in ("r", "p"):
         what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(table.kind, "no table")
-        return Finding("refuse", f"{table.name} is {what}: turbo needs the table itself under this name, in schema public")
+        return Finding(
+            "refuse", f"{table.name} is {what}: turbo needs the table itself under this name, in schema public"
+        )
     if table.inherits or table.is_partition:
-        return Finding("refuse", f"{table.name} takes part in inheritance: turbo's indexes and triggers would not reach all rows")
+        return Finding(
+            "refuse", f"{table.name} takes part in inheritance: turbo's indexes and triggers would not reach all rows"
+        )
     return None
 
 
@@ -163,13 +172,25 @@ def _columns(table: Table, known: Sequence[Known], begun: bool) -> Iterator[Find
 
 def _fills_itself(table: Table, key: Column) -> bool:
     """Whether adoption can give the trail's own key a default."""
-    return key.kind == "uuid" or contract.makes_text_id(key.kind, key.length) or key.kind in contract.WHOLE and table.kind == "r"
+    return (
+        key.kind == "uuid"
+        or contract.makes_text_id(key.kind, key.length)
+        or key.kind in contract.WHOLE
+        and table.kind == "r"
+    )
 
 
 def _column(where: str, table: str, want: Known, have: Column) -> Iterator[Finding]:
     wanted = want.add.split(" not null")[0].split(" default")[0] if want.add else " or ".join(sorted(want.kinds))
     if have.kind not in want.kinds:
-        new = want.name in ("queue", "run_after", "idempotency_key", "concurrency_key", "agent_session_id", "failure_kind")
+        new = want.name in (
+            "queue",
+            "run_after",
+            "idempotency_key",
+            "concurrency_key",
+            "agent_session_id",
+            "failure_kind",
+        )
         if new or want.name in contract.TURBOS_OWN:
             yield _clash(where, table, want.name, f"is {have.type}, and turbo's is {wanted}")
         else:
@@ -201,7 +222,9 @@ def _column(where: str, table: str, want: Known, have: Column) -> Iterator[Findi
 
 
 def _spoken(kind: str) -> str:
-    return {"int2": "smallint", "int4": "integer", "int8": "bigint", "bool": "boolean", "enum": "an enum"}.get(kind, kind)
+    return {"int2": "smallint", "int4": "integer", "int8": "bigint", "bool": "boolean", "enum": "an enum"}.get(
+        kind, kind
+    )
 
 
 def _clash(where: str, table: str, name: str, why: str) -> Finding:
@@ -223,7 +246,11 @@ def _ids(tasks: Table, actions: Table | None) -> Iterator[Finding]:
             "CREATE UNIQUE INDEX CONCURRENTLY agent_tasks_task_id_key ON public.agent_tasks (task_id);",
         )
     if not key.required:
-        yield Finding("refuse", "agent_tasks.task_id may be null", "ALTER TABLE public.agent_tasks ALTER COLUMN task_id SET NOT NULL;")
+        yield Finding(
+            "refuse",
+            "agent_tasks.task_id may be null",
+            "ALTER TABLE public.agent_tasks ALTER COLUMN task_id SET NOT NULL;",
+        )
     if not key.has_default and key.kind in contract.WHOLE:
         yield Finding(
             "warn",
@@ -231,7 +258,9 @@ def _ids(tasks: Table, actions: Table | None) -> Iterator[Finding]:
             "numbers its rows itself (max + 1) can meet a number that turbo gave: let it leave task_id out",
         )
     if not key.has_default and key.kind in contract.TEXT and not contract.makes_text_id(key.kind, key.length):
-        yield Finding("warn", f"agent_tasks.task_id is {key.type}, too short for a generated id: every INSERT must bring its own")
+        yield Finding(
+            "warn", f"agent_tasks.task_id is {key.type}, too short for a generated id: every INSERT must bring its own"
+        )
     trail = actions.column("task_id") if actions is not None else None
     if trail is None:
         return
@@ -271,7 +300,9 @@ def _states(survey: Survey) -> Iterator[Finding]:
             yield Finding("refuse", f"the enum {status.enum} lacks {', '.join(missing)}, and {survey.user} does not own it",
                           " ".join(f"ALTER TYPE {status.enum} ADD VALUE '{s}';" for s in missing))  # fmt: skip
         elif missing:
-            yield Finding("note", f"agent_tasks.status is the enum {status.enum}: {', '.join(missing)} are added to it, for good")
+            yield Finding(
+                "note", f"agent_tasks.status is the enum {status.enum}: {', '.join(missing)} are added to it, for good"
+            )
     for name, states in survey.refused.items():
         yield from _refused(survey, name, states)
     for name in survey.unjudged:
@@ -295,7 +326,8 @@ def _refused(survey: Survey, name: str, states: tuple[str, ...]) -> Iterator[Fin
         yield Finding("refuse", f"the CHECK {name} refuses turbo's trail rows ({', '.join(states)})", drop)
     elif can_widen(survey, name):
         yield Finding(
-            "note", f"the CHECK {name} refuses turbo's {', '.join(states)}: it is replaced by one that lets these pass, and all it let pass"
+            "note",
+            f"the CHECK {name} refuses turbo's {', '.join(states)}: it is replaced by one that lets these pass, and all it let pass",
         )
     else:
         yield Finding("refuse", f"the CHECK {name} refuses turbo's rows in the states {', '.join(states)}", drop)
@@ -325,7 +357,9 @@ def _neighbours(table: Table, *, quiet: bool) -> Iterator[Finding]:
                 f'DROP RULE "{one.name}" ON public.{table.name};',
             )
     for one in table.of("trigger"):
-        yield Finding("note", f"trigger {one.name} on {table.name} calls {one.other}; it fires for turbo's statements too")
+        yield Finding(
+            "note", f"trigger {one.name} on {table.name} calls {one.other}; it fires for turbo's statements too"
+        )
         if one.updates and table.name == "agent_tasks" and not quiet:
             yield Finding(
                 "warn",
@@ -338,14 +372,21 @@ def _neighbours(table: Table, *, quiet: bool) -> Iterator[Finding]:
         over = ", ".join(one.columns or []) or "the table"
         yield Finding("note", f"view {one.name} over {over}: no column of it is retyped")
     for one in table.of("key_out"):
-        yield Finding("note", f"foreign key {one.name}: {table.name} ({', '.join(one.columns or [])}) refers to {one.other}")
+        yield Finding(
+            "note", f"foreign key {one.name}: {table.name} ({', '.join(one.columns or [])}) refers to {one.other}"
+        )
     for one in table.of("key_in"):
-        yield Finding("note", f"foreign key {one.name}: {one.other} refers to {table.name}; retention keeps what it refers to")
+        yield Finding(
+            "note", f"foreign key {one.name}: {one.other} refers to {table.name}; retention keeps what it refers to"
+        )
     for one in table.of("publication"):
         yield Finding("note", f"{table.name} is published by {one.name}: the subscriber needs the new columns first")
     if table.kind == "p":
         yield Finding(
-            "note", f"{table.name} has {len(table.of('partition'))} partitions: retention leaves it alone, drop old partitions instead"
+            "note",
+            f"{table.name} has {len(table.of('partition'))} partitions: retention leaves it alone, drop old partitions instead",
         )
     if table.row_security:
-        yield Finding("warn", f"row level security is on for {table.name}: workers see and change what its policies let them")
+        yield Finding(
+            "warn", f"row level security is on for {table.name}: workers see and change what its policies let them"
+        )

@@ -66,7 +66,7 @@ def plan(dsn: str = "") -> Plan:
         try:
             found = survey(connection)
             judged = judge(found, twice(connection, adopt.keys_of_its_own(found)))
-            rows = look(connection, found.tasks) if found.tasks is not None else None
+            rows = look(connection, found.tasks)
         except errors.LockNotAvailable:
             return _with_statements(known, None, _locked(connection))
         return _with_statements(known, found, (), connection, tuple(judged), rows)
@@ -129,8 +129,7 @@ def _backfill(found: Survey) -> list[PlannedStatement]:
     once, *batch, done = how.sql()
     again = f"one batch of at most {backfill.BATCH} waiting rows, again until no row is left"
     return [
-        PlannedStatement("backfill", once + ";\n", False, NONE, "once"),
-        PlannedStatement("backfill", ";\n".join(batch) + ";\n", True, lock, again),
-        PlannedStatement("backfill", done + ";\n", False, NONE, "once"),
+        PlannedStatement("backfill", once.rstrip() + ";\n", False, NONE, "once"),
+        PlannedStatement("backfill", "".join(part.rstrip() + ";\n" for part in batch), True, lock, again),
+        PlannedStatement("backfill", done.rstrip() + ";\n", False, NONE, "once"),
     ]
-

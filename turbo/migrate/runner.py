@@ -171,9 +171,7 @@ class _Runner:
         record = (lambda: history.record(self._connection, migration)) if last else _nothing
         self._block(migration.label, block, in_transaction=migration.in_transaction, record=record)
 
-    def _block(
-        self, step: str, block: Block, *, in_transaction: bool, record: Callable[[], None] = _nothing
-    ) -> None:
+    def _block(self, step: str, block: Block, *, in_transaction: bool, record: Callable[[], None] = _nothing) -> None:
         index = block.concurrent_index
 
         def together() -> None:

@@ -67,7 +67,8 @@ PREDECESSOR = OddTable(
     select 'old_' || i, 's' || i %% 2 + 1, 'analysis', 'Analyze module ' || i, nullif(i %% 11, 0), s.status,
            now() - make_interval(secs => %(rows)s - i), case when s.status <> 'pending' then now() end,
            case when s.status in ('completed', 'failed') then now() end,
-           case when s.status <> 'pending' then 'ALPHA-worker-' || i %% 9 end, case when s.status = 'completed' then '{"x": 1}'::jsonb end
+           case when s.status <> 'pending' then 'ALPHA-worker-' || i %% 9 end,
+           case when s.status = 'completed' then '{"x": 1}'::jsonb end
       from generate_series(1, %(rows)s::int) i
       cross join lateral (select case when i > %(rows)s - 40 then 'pending'
                                       else (array['completed', 'failed', 'assigned', 'in_progress'])[1 + i %% 4] end) s(status)""",
@@ -128,7 +129,7 @@ ENUM = OddTable(
       started_at timestamptz,
       completed_at timestamptz,
       updated_at timestamptz not null default now());
-    create table task_log (task_id integer references agent_tasks on delete cascade, became app.task_state, at timestamptz default now());
+    create table task_log (task_id integer references agent_tasks on delete cascade, became app.task_state);
     create function touch() returns trigger language plpgsql as $$ begin new.updated_at := clock_timestamp(); return new; end $$;
     create function log_it() returns trigger language plpgsql as
       $$ begin insert into public.task_log values (new.task_id, new.status); return null; end $$;

@@ -117,7 +117,8 @@ REFUSED = {
         'DROP RULE "keep" ON public.agent_tasks',
     ),
     "partitions": (
-        "create table agent_tasks (task_id text, task_description text, status text, day date, primary key (task_id, day)) partition by range (day)",
+        "create table agent_tasks (task_id text, task_description text, status text, day date, primary key (task_id, day))"
+        " partition by range (day)",
         "agent_tasks is partitioned",
         "RENAME TO old_agent_tasks",
     ),

@@ -12,7 +12,8 @@ from psycopg.rows import TupleRow
 
 from turbo.migrate import adopt, backfill, blockers, history, session
 from turbo.migrate.files import Migration, read
-from turbo.migrate.judge import Finding, judge, judge_rows
+from turbo.migrate.finding import Finding, sorted_by_level
+from turbo.migrate.judge import judge, judge_rows
 from turbo.migrate.locks import NONE, Lock, lock_of
 from turbo.migrate.survey import Rows, Survey, Table, look, survey, twice
 
@@ -114,10 +115,9 @@ def _with_statements(
         sessions = {str(b) for t in tables for b in blockers.in_the_way(connection, f"public.{t.name}", readers=True)}
         way = tuple(sorted(sessions))
     seen = (*findings, *judged, *(judge_rows(rows) if rows is not None else ()))
-    order = {"refuse": 0, "warn": 1, "note": 2}
     return Plan(
         known.database, known.version, known.latest, known.pending, tables, rows,
-        tuple(sorted(seen, key=lambda f: order[f.level])), tuple(statements), way,
+        tuple(sorted_by_level(seen)), tuple(statements), way,
     )  # fmt: skip
 
 

@@ -22,10 +22,11 @@ from psycopg import errors, sql
 from psycopg.rows import TupleRow
 
 from turbo import db
-from turbo.migrate import blockers as blocking
 from turbo.migrate import adopt, backfill, history, judge, session
+from turbo.migrate import blockers as blocking
 from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
+from turbo.migrate.finding import refusal
 from turbo.migrate.survey import Survey, survey, twice
 from turbo.sql import statement
 
@@ -139,7 +140,7 @@ class _Runner:
             repeated = self._attempts("adoption", None, lambda: twice(self._connection, columns))
         findings = judge.judge(found, repeated)
         if any(finding.level == "refuse" for finding in findings):
-            raise MigrationError(judge.refusal(findings))
+            raise MigrationError(refusal(findings))
         for finding in findings:
             if finding.level == "warn":
                 self._say(f"note: {finding}")

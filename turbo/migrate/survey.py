@@ -179,18 +179,18 @@ def _table(connection: Connection, name: str) -> Table | None:
     parameters = {"table": f"public.{name}"}
 
     def run(what: str) -> list[tuple[Any, ...]]:
-        return connection.execute(statement(f"migrate/survey_{what}"), parameters).fetchall()  # type: ignore[arg-type]
+        return connection.execute(statement(f"migrate/survey_{what}"), parameters).fetchall()
 
     found = run("table")
     if not found:
         return None
     _, kind, size, rows, owner, may, options, row_security, is_partition, has_children, has_parents = found[0]
-    with connection.cursor(row_factory=class_row(Column)) as cursor:
-        columns = cursor.execute(statement("migrate/survey_columns"), parameters).fetchall()
-    with connection.cursor(row_factory=class_row(Neighbour)) as cursor:
-        neighbours = cursor.execute(statement("migrate/survey_neighbours"), parameters).fetchall()
-    with connection.cursor(row_factory=class_row(Check)) as cursor:
-        checks = cursor.execute(statement("migrate/survey_checks"), parameters).fetchall()
+    with connection.cursor(row_factory=class_row(Column)) as of_columns:
+        columns = of_columns.execute(statement("migrate/survey_columns"), parameters).fetchall()
+    with connection.cursor(row_factory=class_row(Neighbour)) as of_neighbours:
+        neighbours = of_neighbours.execute(statement("migrate/survey_neighbours"), parameters).fetchall()
+    with connection.cursor(row_factory=class_row(Check)) as of_checks:
+        checks = of_checks.execute(statement("migrate/survey_checks"), parameters).fetchall()
     defaults = {str(column): str(text) for column, text in run("defaults")}
     return Table(
         name, kind, size, rows, owner, may, tuple(options), row_security, is_partition, has_children or has_parents,
@@ -237,7 +237,7 @@ def _judge_domain(connection: Connection, status: Column | None, refused: dict[s
         if status.kind == "enum" and state not in status.labels:
             continue
         try:
-            cast = psycopg.sql.SQL(f"select {{}}::{status.domain}").format(psycopg.sql.Literal(str(state)))  # type: ignore[arg-type]
+            cast = psycopg.sql.SQL(f"select {{}}::{status.domain}").format(psycopg.sql.Literal(str(state)))
             connection.execute(cast)
         except (errors.IntegrityError, errors.DataError):
             states.append(str(state))
@@ -253,11 +253,11 @@ def _judging(table: Table, check: Check, row: dict[str, str]) -> psycopg.sql.Com
         if column.kind == "uuid" and value is not None:
             value = "00000000-0000-0000-0000-000000000001"
         # the base type: a domain's own checks are judged by themselves
-        cast = sql.SQL((column.enum or column.kind) if column.domain else column.type)  # type: ignore[arg-type]
+        cast = sql.SQL((column.enum or column.kind) if column.domain else column.type)
         literal = sql.SQL("null") if value is None else sql.Literal(value)
         made_up.append(sql.SQL("{}::{} as {}").format(literal, cast, sql.Identifier(column.name)))
     return sql.SQL("select ({}) from (select {}) as {}").format(
-        sql.SQL(check.expression),  # type: ignore[arg-type]
+        sql.SQL(check.expression),
         sql.SQL(", ").join(made_up),
         sql.Identifier(table.name),
     )

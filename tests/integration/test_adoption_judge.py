@@ -71,7 +71,7 @@ REFUSED = {
     "a column of the trail that turbo does not know": (
         old(more=ACTIONS_TABLE.replace("success boolean", "success boolean, actor_name text not null")),
         "agent_actions.actor_name (text) is NOT NULL without a default: turbo does not know it",
-        "ALTER COLUMN actor_name SET DEFAULT <value>",
+        'ALTER COLUMN "actor_name" SET DEFAULT <value>',
     ),
     "a trail for other ids": (
         old("task_id text", "task_id uuid", more=ACTIONS_TABLE),

@@ -41,7 +41,10 @@ dashboards: $(STAMP)  ## Write monitoring/grafana/dashboards from scripts/dashbo
 bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
 	@$(BIN)/python benchmarks/pickup.py
 
+bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index sizes, by the tables' settings
+	@$(BIN)/python benchmarks/bloat.py
+
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db monitoring dashboards bench-pickup clean
+.PHONY: help venv demo test lint check db monitoring dashboards bench-pickup bench-bloat clean

@@ -4,7 +4,7 @@
 
 Nothing is dropped, renamed, retyped or rewritten: columns are added, with constant or stable defaults only; a column
 without a default may get one; a CHECK that refuses turbo's states is replaced, in the same statement, by one that lets them
-pass and all that it let pass before (docs/adr/0006). Each table is altered once, in a transaction of its own that locks
+pass and all that it let pass before (docs/adr/0007). Each table is altered once, in a transaction of its own that locks
 no other table. The steps are made from what is there, so after a kill the next run makes those that are left, and none
 when there is nothing left.
 """

@@ -86,7 +86,6 @@ ACTIONS = (
 )
 
 TASKS_STORAGE = {
-    "fillfactor": "85",
     "autovacuum_vacuum_scale_factor": "0.02",
     "autovacuum_vacuum_insert_scale_factor": "0.05",
     "autovacuum_analyze_scale_factor": "0.05",

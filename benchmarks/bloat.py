@@ -96,7 +96,7 @@ async def stream(dsn: str, tasks: int) -> Left:
         seconds = time.perf_counter() - began
         await asyncio.sleep(2)  # the statistics of the last second
         dead, updates, hot, vacuums = await counts()
-        sizes = {name: size for name, size in await (await writer.execute(SIZES)).fetchall()}
+        sizes = dict(await (await writer.execute(SIZES)).fetchall())
     for lane in lanes:
         await lane.close()
     tenth = max(1, len(claims) // 10)

@@ -1,6 +1,7 @@
 """Five tables as deployments have them, each odd in its own ways, and an old poller that works on any of them."""
 
 import threading
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -280,7 +281,7 @@ class OldPoller:
             values.append(3)
         if self.table.name == "predecessor":
             names.append("task_id")
-            values.append(f"new_{len(self.inserted)}")
+            values.append(f"new_{uuid.uuid4().hex[:8]}")
         numbered = sql.SQL("task_id, ") if self.table.name == "bare" else sql.SQL("")
         number = (
             sql.SQL("(select max(task_id) + 1000 from agent_tasks), ") if self.table.name == "bare" else sql.SQL("")

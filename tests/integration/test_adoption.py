@@ -125,6 +125,18 @@ def test_adopted_while_a_reader_is_open_and_an_old_poller_works(
     ) == known
 
 
+def test_control_a_migration_that_does_not_give_way_holds_up_the_poller(empty_dsn: str) -> None:
+    """The same scene without the guard: one wait of a minute instead of many short ones."""
+    make(empty_dsn, PREDECESSOR, rows=200)
+    with OldPoller(empty_dsn, PREDECESSOR, patience=1) as poller:
+        with open_transaction(empty_dsn, "select count(*) from agent_tasks") as reader:
+            run = Background(empty_dsn, Patience(lock_timeout=60)).start()
+            run.heard("adoption: waiting for a lock", f"pid {reader.info.backend_pid}")
+            until(lambda: poller.errors, what="the poller waits behind the migration for longer than it will")
+        run.result()
+    assert "lock timeout" in poller.errors[0]
+
+
 # ── the whole life of a task on each ─────────────────────────────────────────────────────────────────────────────────
 
 

@@ -24,7 +24,7 @@ def follow(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     except KeyboardInterrupt:
         what = task_ids[0] if len(task_ids) == 1 else "ID"
         which = f"task {what} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
-        output.say(f"\nno longer waiting; {which}. Look: turbo show {what}   Cancel: turbo cancel {what}".lstrip())
+        output.say(f"no longer waiting; {which}. turbo show {what} shows it, turbo cancel {what} cancels it")
         raise typer.Exit(INTERRUPTED) from None
 
 

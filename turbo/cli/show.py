@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from turbo.cli import moment, output
-from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ TRAIL = (
 
 
 def show(
-    task_id: Annotated[str, typer.Argument(help="Its id, or enough of its beginning to be unique.")],
+    task_id: TaskId,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:

@@ -83,7 +83,7 @@ def _connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
 
 
 def _connect_reason(error: psycopg.OperationalError) -> str:
-    text = db.reason(error).removeprefix("connection failed: ")
+    text = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
     if "database" in text and "does not exist" in text:
         return f"{text}; create it first: createdb, or CREATE DATABASE"
     if "session is read-only" in text:

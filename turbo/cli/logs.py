@@ -46,17 +46,13 @@ def logs(
       turbo logs my_task_1
       turbo logs t_9f3 -f
     """
-    from turbo.client import Client, UnknownTask
+    from turbo.client import Client
     from turbo.statedir import logs_of
 
     if follow and as_json:
         raise typer.BadParameter("--json shows what is there now; leave out --follow")
     with Client(dsn or "") as client:
-        try:
-            run = client.run(client.resolve(task_id))
-        except UnknownTask as error:
-            typer.echo(f"turbo logs: {error}; `turbo tasks` lists them", err=True)
-            raise typer.Exit(1) from None
+        run = client.run(client.resolve(task_id))
         here = logs_of(_state_dir(state_dir), run.task_id)
         if follow:
             _follow(client, run, here)

@@ -31,7 +31,9 @@ COMMANDS = {
     "config": ("turbo.cli.config", "app"),
 }
 
-MAY_BE_CUT_SHORT = frozenset({"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"})
+MAY_BE_CUT_SHORT = frozenset(
+    {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
+)
 """Commands that a closed pipe ends at once, as it does any Unix tool: when they print, their work is done. What inserts,
 migrates or serves goes on to its end."""
 

@@ -59,14 +59,10 @@ SinceOption = Annotated[
 TextOption = Annotated[str | None, typer.Option("--text", help="A part of the description or the error.")]
 
 
-TaskId = Annotated[
-    str, typer.Argument(autocompletion=_ids, help="Its id, or enough of its beginning to be unique.")
-]
+TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Its id, or enough of its beginning to be unique.")]
 TaskIds = Annotated[
     list[str] | None,
-    typer.Argument(
-        autocompletion=_ids, help="Ids, or enough of their beginnings to be unique.", show_default=False
-    ),
+    typer.Argument(autocompletion=_ids, help="Ids, or enough of their beginnings to be unique.", show_default=False),
 ]
 
 

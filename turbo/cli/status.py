@@ -63,7 +63,9 @@ FINISHED = (
 
 
 def status(
-    all_of_them: Annotated[bool, typer.Option("--all", "-a", help="List every worker, however many there are.")] = False,
+    all_of_them: Annotated[
+        bool, typer.Option("--all", "-a", help="List every worker, however many there are.")
+    ] = False,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:

@@ -1,6 +1,7 @@
 """The state directory: journal, spool and logs of this host's workers."""
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -51,16 +52,14 @@ def file_system(path: Path, mounts: Iterable[Mount]) -> Mount | None:
 
 def state_directory(root: Path, mounts: Sequence[Mount]) -> Verdict:
     """Is it this user's alone, on a local disk, with room, and does it take a file?"""
-    here = root
-    while not here.exists() and here != here.parent:
-        here = here.parent
-    mount = file_system(here, mounts)
+    mount = file_system(root, mounts)
     if mount is not None and mount.fstype in NETWORKED:
         return fail(
             f"{root} is on a network file system ({mount.fstype} at {mount.mountpoint}): its locks do not hold there",
             "put worker.state_dir on a local disk",
         )
-    if here != root:
+    if not root.exists():
+        here = next(parent for parent in root.absolute().parents if parent.exists())
         if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
             return fail(
                 f"{root} is not there, and cannot be made in {here}", "make it, or choose another worker.state_dir"
@@ -125,5 +124,5 @@ def spool(root: Path) -> Verdict:
 
 def _lives(worker_id: str) -> bool:
     """By the pid in the id; a worker's lock must not be tried, for one that starts might find it taken."""
-    parts = worker_id.rsplit("-", 2)
-    return len(parts) == 3 and parts[1].isdigit() and psutil.pid_exists(int(parts[1]))
+    pid = re.search(r"-(\d{1,9})-[0-9a-f]{6}$", worker_id)
+    return pid is not None and psutil.pid_exists(int(pid[1]))

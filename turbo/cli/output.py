@@ -5,6 +5,7 @@ from a row or an agent is shown without its control characters, which could othe
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,14 @@ def console(*, stderr: bool = False) -> "Console":
 def print_json(value: object) -> None:
     """One document; indented for a person."""
     typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2 if at_terminal() else None))
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """For work that goes on when whoever read its lines has left."""
+    try:
+        typer.echo("\n".join(lines))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
@@ -189,7 +198,7 @@ def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) ->
     shown.add_column(no_wrap=True)
     if name:
         shown.add_column(no_wrap=True, min_width=width)
-    shown.add_column()
+    shown.add_column(overflow="fold")
     words = styled(one_line(what))
     if do:
         words.append(f" → {one_line(do)}", style="bold")

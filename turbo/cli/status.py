@@ -197,7 +197,7 @@ def _finished(now: "FleetStatus") -> None:
     output.table(FINISHED, rows)
     if len(rows) > 1 and now.success_rate is not None:
         cost = _dollars(sum(f.cost_usd for f in now.finished))
-        typer.echo(f"together {now.success_rate:.0%} of the judged completed{f', {cost}' if cost else ''}")
+        typer.echo(f"together {now.success_rate:.0%} success{f', {cost}' if cost else ''}")
 
 
 def _dollars(amount: float) -> str:

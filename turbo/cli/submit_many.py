@@ -7,7 +7,7 @@ every line judged ──one is bad──▶ nothing inserted, the lines named, e
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -60,8 +60,7 @@ def submit_many(
             for lines in _batches(source, moments, from_line, batch):
                 _insert(client, lines, sent, path)
                 if not as_json and not output.at_terminal():
-                    with suppress(BrokenPipeError):  # whoever read the ids has left; the tasks are wanted all the same
-                        typer.echo("\n".join(sent.task_ids[-len(lines) :]))
+                    output.print_lines(sent.task_ids[-len(lines) :])
                 advance(len(lines))
         existing = len(sent.task_ids) - sent.created
         if as_json and not wait:

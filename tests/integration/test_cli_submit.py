@@ -138,6 +138,19 @@ def test_it_says_why_nothing_may_happen(shell: Shell) -> None:
     assert process.returncode == 0
 
 
+def test_it_wonders_when_a_served_task_goes_on_waiting(shell: Shell) -> None:
+    with psycopg.connect(shell.dsn, autocommit=True) as db:
+        columns = "worker_id, name, host, pid, version, slots, queues"
+        db.execute(f"insert into agent_workers ({columns}) values ('w-1-abcdef', 'w', 'h', 1, '1', 1, '{{default}}')")
+    process = waiting(shell, "x", "--after", "yesterday", "--id", "a")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "a\n"
+    assert "is served, and still it waits" in process.stderr.readline()
+    end(shell, "a", "failed", error="by hand")
+    assert process.communicate(timeout=30)[1] == "a: failed: by hand\n", "said once"
+    assert process.returncode == 1
+
+
 def test_a_task_that_goes_away_meanwhile(shell: Shell) -> None:
     process = waiting(shell, "x", "--id", "a")
     until(lambda: rows(shell), what="it is there")

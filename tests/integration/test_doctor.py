@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 import tempfile
@@ -159,6 +160,10 @@ def test_a_healthy_set_up_has_no_warning_and_no_failure(host: Host) -> None:
         "executor claude",
         "executor mine",
     } <= looked_at(done)
+    page = (Path(__file__).parents[2] / "docs" / "cli.md").read_text().partition("## turbo doctor")[2]
+    listed = {name.removesuffix(" …") for name in re.findall(r"^\| ([a-z ]+(?: …)?) \|", page, re.M)} - {"check"}
+    made = {next((kind for kind in listed if f"{name} ".startswith(f"{kind} ")), name) for name in looked_at(done)}
+    assert made == listed, "docs/cli.md lists every check, and no other"
     said = {one["name"]: one["what"] for one in done.json["checks"]}
     assert said["executor claude"].startswith("Claude CLI 2.")
     assert "1 live worker " in said["workers hear"]

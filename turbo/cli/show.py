@@ -74,11 +74,15 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "last line": last_line or None,
             "failure": task.failure_kind,
             "error": task.error_message,
-            "output": data.get("output") if data else task.output_data,
+            "output": _output(data.get("output") if data else task.output_data),
             "usage": _usage(data),
             "log": data.get("log"),
         }
     )
+
+
+def _output(value: object) -> object:
+    return value.rstrip("\n") if isinstance(value, str) else value
 
 
 def _wish(task: "TaskRow") -> str | None:

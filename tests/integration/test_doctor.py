@@ -147,7 +147,7 @@ def looked_at(done: Done) -> set[str]:
 
 def test_a_healthy_set_up_has_no_warning_and_no_failure(host: Host) -> None:
     host.start().listening()
-    done = host.doctor("--old-transaction", "0.2")
+    done = host.doctor()
     assert wrong(done) == {}
     assert done.code == 0
     assert done.json["healthy"] is True

@@ -15,7 +15,7 @@ from turbo.cli.options import Dsn, Json
 if TYPE_CHECKING:
     from turbo.doctor import Finding
 
-NAME_WIDTH = 16
+NAME_WIDTH = 18
 
 
 def doctor(

@@ -20,7 +20,7 @@ from turbo.listener import HEARD, QUESTION, own_channel
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 
 DELIVERY_SECONDS = 5.0
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 5.0
 """A worker answers within milliseconds; one that is just connecting anew is back within a second."""
 
 

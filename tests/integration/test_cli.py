@@ -156,9 +156,7 @@ def test_wrong_ids(shell: Shell) -> None:
 # ── a pipe ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize(
-    "words", [["tasks", "--limit", "9999"], ["tasks", "--json", "--limit", "9999"]], ids=str
-)
+@pytest.mark.parametrize("words", [["tasks", "--limit", "9999"], ["tasks", "--json", "--limit", "9999"]], ids=str)
 def test_a_closed_pipe_ends_it_in_silence_as_it_ends_cat(shell: Shell, words: list[str]) -> None:
     with psycopg.connect(shell.dsn, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_description) select repeat('x', 180) from generate_series(1, 2000)")

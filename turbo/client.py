@@ -171,8 +171,7 @@ class Client:
 
     def resolve(self, prefix: str) -> str:
         """The id that this is, or that alone begins with it. Raises UnknownTask, AmbiguousTask."""
-        pattern = "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
-        rows = self._rows("task_prefix", {"task_id": prefix, "pattern": pattern, "limit": PREFIXES_SHOWN + 1})
+        rows = self._rows("task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
         found = [row["task_id"] for row in rows]
         if prefix in found:
             return prefix
@@ -181,6 +180,10 @@ class Client:
         if len(found) > 1:
             raise AmbiguousTask(prefix, found)
         return str(found[0])
+
+    def newest_ids(self, prefix: str, limit: int = 50) -> list[str]:
+        """Ids that begin so, of the newest tasks first: what a shell completes."""
+        return [row["task_id"] for row in self._rows("task_ids", {"pattern": _like(prefix), "limit": limit})]
 
     def tasks(
         self,
@@ -334,6 +337,10 @@ def _columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "idempotency_key": [t.idempotency_key for t in tasks],
         "concurrency_key": [t.concurrency_key for t in tasks],
     }
+
+
+def _like(prefix: str) -> str:
+    return "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
 
 
 def _readable(raw: str | bytes) -> Any:

@@ -17,7 +17,14 @@ def start(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its port; else a free one.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Start it, and leave it running. Prints the DSN on the last line; starting it twice is fine."""
+    """Start it, and leave it running.
+
+    Prints the DSN on the last line; starting it twice is fine.
+
+    \b
+    Example:
+      export TURBO_DSN=$(turbo db start)
+    """
     from turbo import embedded
 
     server = embedded.start(data_dir or embedded.default_data_dir(), port=port)
@@ -29,7 +36,12 @@ def stop(
     mode: Annotated[str, typer.Option(help="fast, or immediate (as after a crash).")] = "fast",
     data_dir: DataDir = None,
 ) -> None:
-    """Stop it. Stopping what does not run is fine."""
+    """Stop it. Stopping what does not run is fine.
+
+    \b
+    Example:
+      turbo db stop
+    """
     from turbo import embedded
 
     if mode not in ("fast", "immediate"):
@@ -45,7 +57,12 @@ def stop(
 
 @app.command()
 def url(data_dir: DataDir = None) -> None:
-    """Print the DSN of the running server."""
+    """Print the DSN of the running server.
+
+    \b
+    Example:
+      psql "$(turbo db url)"
+    """
     from turbo import embedded
 
     where = data_dir or embedded.default_data_dir()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli.options import Dsn, Json
+from turbo.cli.options import Dsn, Json, TaskId
 
 if TYPE_CHECKING:
     from turbo.client import Client, RunView
@@ -29,7 +29,7 @@ CHUNK_BYTES = 256 * 1024
 
 
 def logs(
-    task_id: Annotated[str, typer.Argument()],
+    task_id: TaskId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task is finished.")] = False,
     state_dir: Annotated[
         Path | None, typer.Option(help="The worker's state_dir; else that of TURBO_CONFIG, else the default one.")
@@ -37,21 +37,22 @@ def logs(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show what a task's program says: its log on the host that runs it, elsewhere its last line.
+    """Show what a task's program says.
 
-    Example: turbo logs t_9f3a1c -f
+    Its log on the host that runs it, elsewhere its last line.
+
+    \b
+    Examples:
+      turbo logs my_task_1
+      turbo logs t_9f3 -f
     """
-    from turbo.client import Client, UnknownTask
+    from turbo.client import Client
     from turbo.statedir import logs_of
 
     if follow and as_json:
         raise typer.BadParameter("--json shows what is there now; leave out --follow")
     with Client(dsn or "") as client:
-        try:
-            run = client.run(task_id)
-        except UnknownTask as error:
-            typer.echo(f"turbo logs: {error}; `turbo tasks` lists them", err=True)
-            raise typer.Exit(1) from None
+        run = client.run(client.resolve(task_id))
         here = logs_of(_state_dir(state_dir), run.task_id)
         if follow:
             _follow(client, run, here)

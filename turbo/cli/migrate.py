@@ -32,7 +32,17 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Create turbo's tables in the database, or bring them up to date. Safe to repeat, and on several hosts at once."""
+    """Create turbo's tables, or bring them up to date.
+
+    Safe to repeat, and on several hosts at once. An agent_tasks that is there already is adopted: columns are added, none
+    is dropped, renamed or retyped.
+
+    \b
+    Examples:
+      turbo migrate --plan | less
+      turbo migrate --check || turbo migrate
+      turbo migrate --roles
+    """
     if plan and check:
         raise typer.BadParameter("--plan and --check exclude each other: give one of them")
     if roles and check:

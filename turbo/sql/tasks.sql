@@ -1,5 +1,5 @@
 -- Client.tasks: the newest tasks that fit; null is no condition. Newest is by created_at, which has no index: read once
--- and sorted as far as the limit (1 M tasks: measured in docs/cli.md).
+-- and sorted as far as the limit (1 M tasks: docs/cli.md).
 -- since: became runnable, started or ended then or later. worker: any part of its id. text: any part of the description
 -- or error, in either case.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.task_priority, t.retry_count,

@@ -25,6 +25,7 @@ COMMANDS = {
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
+    "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
     "config": ("turbo.cli.config", "app"),
 }
@@ -65,6 +66,7 @@ def _build(names: list[str]) -> typer.Typer:
         \b
         See to the fleet:
           turbo status                              # what is wrong stands first
+          turbo top                                 # live
           turbo doctor --config config/worker.yaml  # what will go wrong
         """
 

@@ -145,6 +145,11 @@ def pairs(values: Mapping[str, object], width: int = 20) -> None:
             typer.echo(f"{name:{width}}{text}")
 
 
+def many(count: int, what: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def heading(text: str) -> None:
     """The line above a table."""
     if at_terminal():
@@ -179,11 +184,6 @@ def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) ->
     cells = [styled(MARKS[level], STYLES[level] + " bold"), *([styled(name)] if name else []), words]
     shown.add_row(*cells)
     console().print(shown, soft_wrap=False)
-
-
-def many(number: int, what: str) -> str:
-    """1 worker, 2 workers."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def short(number: int) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from turbo.cli import moment, output
 from turbo.cli.options import Dsn, Json, connect
-from turbo.cli.output import Column, many, short
+from turbo.cli.output import Column
 
 if TYPE_CHECKING:
     from turbo.fleet_status import FleetStatus, WorkerLine
@@ -92,7 +92,7 @@ def _workers(now: "FleetStatus") -> None:
     live = [w for w in now.workers if w.live]
     busy, slots = sum(w.running for w in live), sum(w.slots for w in live)
     hosts = len({w.host for w in live})
-    _head(f"{many(hosts, 'host')}, {many(len(live), 'worker')}, {busy} of {many(slots, 'slot')} busy")
+    _head(f"{_many(hosts, 'host')}, {_many(len(live), 'worker')}, {busy} of {_many(slots, 'slot')} busy")
     output.table(WORKERS, [_worker(w) for w in now.workers])
 
 
@@ -105,7 +105,7 @@ def _worker(w: "WorkerLine") -> tuple[object, ...]:
 def _queues(now: "FleetStatus") -> None:
     if not now.queues:
         return
-    _head(f"{many(len(now.queues), 'queue')}, {sum(q.pending for q in now.queues)} tasks pending")
+    _head(f"{_many(len(now.queues), 'queue')}, {sum(q.pending for q in now.queues)} tasks pending")
     output.table(
         QUEUES,
         [
@@ -126,7 +126,7 @@ def _queues(now: "FleetStatus") -> None:
 def _accounts(now: "FleetStatus") -> None:
     if not now.accounts:
         return
-    _head(many(len({a.account for a in now.accounts}), "account"))
+    _head(_many(len({a.account for a in now.accounts}), "account"))
     rows = []
     for a in now.accounts:
         resets = ""
@@ -155,8 +155,8 @@ def _finished(now: "FleetStatus") -> None:
                 tasks["cancelled"],
                 f"{tasks['completed'] / judged:.0%}" if judged else "",
                 moment.length(mean),
-                short(sum(f.input_tokens for f in by.values())),
-                short(sum(f.output_tokens for f in by.values())),
+                output.short(sum(f.input_tokens for f in by.values())),
+                output.short(sum(f.output_tokens for f in by.values())),
                 _dollars(sum(f.cost_usd for f in by.values())),
             )
         )
@@ -164,6 +164,10 @@ def _finished(now: "FleetStatus") -> None:
     if len(rows) > 1 and now.success_rate is not None:
         cost = _dollars(sum(f.cost_usd for f in now.finished))
         typer.echo(f"together {now.success_rate:.0%} of the judged completed{f', {cost}' if cost else ''}")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _dollars(amount: float) -> str:

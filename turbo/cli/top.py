@@ -23,9 +23,10 @@ def top(
     ] = None,
     dsn: Dsn = None,
 ) -> None:
-    """Watch the fleet live: running tasks with their last lines, workers, queues, accounts, rates. `?` shows the keys.
+    """Watch the fleet live.
 
-    Three short statements a second at the most, however many tasks there are.
+    Running tasks with their last lines, workers, queues, accounts, rates; `?` shows the keys. It asks three short
+    statements a second, however many tasks there are.
 
     \b
     Examples:

@@ -5,6 +5,7 @@ are the same (turbo.operations). Here is the other driver.
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import Any
@@ -28,7 +29,7 @@ class AsyncClient:
     """
 
     def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
-        self._dsn = dsn
+        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection
         self._opening = asyncio.Lock()

@@ -5,6 +5,7 @@ The client adds types, the waiting, and messages. What it asks is in turbo.opera
 the caller's (a submit inside the caller's transaction is then part of it).
 """
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -51,13 +52,13 @@ __all__ = [
 class Client:
     """`with Client(dsn) as client: …`, or `Client(connection=…)` on a psycopg connection of yours.
 
-    An empty DSN means libpq's PG* variables. A connection of its own that was lost is opened again by the next call. Yours
+    Without a DSN: TURBO_DSN, else libpq's PG* variables. A connection of its own that was lost is opened again by the next call. Yours
     is used as it is: not closed, not reconnected, not configured, and every call is part of the transaction it is in.
     One client is for one thread at a time. Raises psycopg.Error.
     """
 
     def __init__(self, dsn: str = "", connection: psycopg.Connection[Any] | None = None) -> None:
-        self._dsn = dsn
+        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection or self._connect()
 

@@ -60,7 +60,8 @@ class WorkerSection(Section):
     )
     labels: dict[str, str] = Field(default={}, description="Shown in agent_workers; yours to choose.")
 
-    _expand = field_validator("state_dir", mode="after")(lambda v: _home(v))
+    # Absolute: output_data.log names files in it, to be found from anywhere.
+    _expand = field_validator("state_dir", mode="after")(lambda v: os.path.abspath(_home(v) or ""))  # noqa: PTH100
 
     @field_validator("allowed_roots")
     @classmethod

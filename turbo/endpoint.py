@@ -59,9 +59,10 @@ class Endpoint:
                 client_auth_required=bool(tls and tls.client_ca),
             )
         except OSError as error:
-            why = error.strerror or error
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise
             raise OSError(
-                f"the metrics endpoint cannot listen on {host}:{port}: {why}; port 0 takes a free one"
+                f"the metrics endpoint cannot listen on {host}:{port}: {error.strerror}; port 0 takes a free one"
             ) from None
         metrics = server.get_app()
         assert metrics is not None

@@ -112,7 +112,7 @@ class Top(App[None]):
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.theme = "ansi-dark" if "ansi-dark" in self.available_themes else "textual-ansi"
+        self.theme = "ansi-dark"  # the terminal's own colours
         self.set_interval(1.0, self._draw_head)
         self.run_worker(self._looks(), exclusive=False)
         self._shape()

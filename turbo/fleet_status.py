@@ -4,15 +4,8 @@
 surroundings is the doctor's business (turbo.doctor).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-import psycopg
-from psycopg.rows import dict_row
-
-from turbo.sql import statement
 
 WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
@@ -197,20 +190,3 @@ class FleetStatus:
 
 def _many(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
-
-
-def read(connection: psycopg.Connection[Any], window_seconds: float = WINDOW_SECONDS) -> FleetStatus:
-    """Look now. Raises psycopg.Error."""
-    with connection.transaction():
-        return FleetStatus(
-            [WorkerLine(**row) for row in _rows(connection, "workers", {})],
-            [QueueLine(**row) for row in _rows(connection, "queues", {})],
-            [AccountLine(**row) for row in _rows(connection, "accounts", {})],
-            [FinishedLine(**row) for row in _rows(connection, "finished", {"seconds": window_seconds})],
-            window_seconds,
-        )
-
-
-def _rows(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(statement(f"status/{name}"), parameters).fetchall()

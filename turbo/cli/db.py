@@ -1,11 +1,14 @@
 """`turbo db`: the embedded PostgreSQL, for a person."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: start, stop, url.", rich_markup_mode=None)
+if TYPE_CHECKING:
+    from turbo import embedded
+
+app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: start, stop, url, psql.", rich_markup_mode=None)
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where its files are; else a directory of this user's.")
@@ -55,6 +58,23 @@ def stop(
     typer.echo("stopped")
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
+)
+def psql(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Open the psql that comes with it, on the running server. All other arguments are psql's.
+
+    \b
+    Example:
+      turbo db psql -c "SELECT task_id, status FROM agent_tasks"
+    """
+    import os
+
+    server = _running(data_dir)
+    program = str(server.bin_dir / "psql")
+    os.execv(program, [program, "--dbname", server.dsn, *context.args])  # noqa: S606 - it becomes psql
+
+
 @app.command()
 def url(data_dir: DataDir = None) -> None:
     """Print the DSN of the running server.
@@ -63,10 +83,14 @@ def url(data_dir: DataDir = None) -> None:
     Example:
       psql "$(turbo db url)"
     """
+    typer.echo(_running(data_dir).dsn)
+
+
+def _running(data_dir: Path | None) -> "embedded.Server":
     from turbo import embedded
 
     where = data_dir or embedded.default_data_dir()
     server = embedded.running(where)
     if server is None:
         raise embedded.EmbeddedError(f"no server is running in {where}: start it with `turbo db start`")
-    typer.echo(server.dsn)
+    return server

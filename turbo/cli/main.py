@@ -27,6 +27,7 @@ COMMANDS = {
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
     "doctor": ("turbo.cli.doctor", "doctor"),
+    "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
     "config": ("turbo.cli.config", "app"),
 }
@@ -73,6 +74,7 @@ def _build(names: list[str]) -> typer.Typer:
         \b
         See to the fleet:
           turbo status                              # what is wrong stands first
+          turbo top                                 # live
           turbo doctor --config config/worker.yaml  # what will go wrong
         """
 

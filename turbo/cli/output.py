@@ -205,3 +205,11 @@ def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) ->
     cells = [styled(MARKS[level], STYLES[level] + " bold"), *([styled(name)] if name else []), words]
     shown.add_row(*cells)
     console().print(shown, soft_wrap=False)
+
+
+def short(number: int) -> str:
+    """1234567 as 1.2M; nothing for 0."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number) if number else ""

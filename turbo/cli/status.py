@@ -189,8 +189,8 @@ def _finished(now: "FleetStatus") -> None:
                 tasks["cancelled"],
                 f"{tasks['completed'] / judged:.0%}" if judged else "",
                 moment.length(mean),
-                _short(sum(f.input_tokens for f in by.values())),
-                _short(sum(f.output_tokens for f in by.values())),
+                output.short(sum(f.input_tokens for f in by.values())),
+                output.short(sum(f.output_tokens for f in by.values())),
                 _dollars(sum(f.cost_usd for f in by.values())),
             )
         )
@@ -202,11 +202,3 @@ def _finished(now: "FleetStatus") -> None:
 
 def _dollars(amount: float) -> str:
     return f"${amount:.2f}" if amount else ""
-
-
-def _short(count: int) -> str:
-    """1234567 as 1.2M."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f}{unit}"
-    return str(count) if count else ""

@@ -38,13 +38,19 @@ monitoring: $(STAMP)  ## Three workers under a little load, Prometheus and Alert
 dashboards: $(STAMP)  ## Write monitoring/grafana/dashboards from scripts/dashboards.py
 	@$(BIN)/python scripts/dashboards.py
 
+docs: $(STAMP)  ## Write docs/reference from the program's own configuration and help
+	@$(BIN)/python scripts/docs.py
+
 bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
 	@$(BIN)/python benchmarks/pickup.py
 
 chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; CHAOS='--only network' for some
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
+bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index sizes, by the tables' settings
+	@$(BIN)/python benchmarks/bloat.py
+
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db monitoring dashboards bench-pickup chaos clean
+.PHONY: help venv demo test lint check db monitoring dashboards docs bench-pickup bench-bloat chaos clean

@@ -48,7 +48,7 @@ class WorkerSection(Section):
     slots: int = Field(default=10, ge=1, le=1000, description="Runs at once.")
     queues: list[str] = Field(default=["default"], min_length=1, description="Queues this worker serves.")
     drain_seconds: float = Field(default=30, ge=0, description="How long a drain waits for runs; 1800 suits agents.")
-    heartbeat_seconds: float = Field(default=10, gt=0, le=300)
+    heartbeat_seconds: float = Field(default=10, gt=0, le=300, description="Between two beats.")
     lease_seconds: float = Field(default=60, gt=0, description="Silence, in counted beats, after which others rescue.")
     poll_seconds: float = Field(default=30, gt=0, le=86_400, description="The fallback poll.")
     state_dir: str = Field(
@@ -62,9 +62,10 @@ class WorkerSection(Section):
     on_lost_lease: Literal["keep", "kill"] = Field(
         default="keep", description="When cut off for longer than the lease."
     )
-    labels: dict[str, str] = Field(default={})
+    labels: dict[str, str] = Field(default={}, description="Shown in agent_workers; yours to choose.")
 
-    _expand = field_validator("state_dir", mode="after")(lambda v: _home(v))
+    # Absolute: output_data.log names files in it, to be found from anywhere.
+    _expand = field_validator("state_dir", mode="after")(lambda v: os.path.abspath(_home(v) or ""))  # noqa: PTH100
 
     @field_validator("allowed_roots")
     @classmethod
@@ -90,15 +91,15 @@ class WorkerSection(Section):
 
 
 class Tls(Section):
-    certfile: str
-    keyfile: str
+    certfile: str = Field(description="The endpoint's certificate, PEM.")
+    keyfile: str = Field(description="Its key, PEM.")
     client_ca: str | None = Field(default=None, description="Scrapers must present a certificate that this one signed.")
 
 
 class MetricsSection(Section):
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", description="The address the metrics endpoint listens on.")
     port: int = Field(default=9464, ge=0, le=65535, description="0: a free one, in the log and in agent_workers.")
-    tls: Tls | None = None
+    tls: Tls | None = Field(default=None, description="Serve HTTPS; null: plain HTTP.")
 
 
 class Account(Section):
@@ -107,46 +108,52 @@ class Account(Section):
 
 
 class Retry(Section):
-    base_seconds: float = Field(default=2.0, ge=0)
-    max_seconds: float = Field(default=300.0, ge=0)
+    base_seconds: float = Field(default=2.0, ge=0, description="The longest wait before the first retry; it doubles.")
+    max_seconds: float = Field(default=300.0, ge=0, description="The longest wait before any retry.")
 
 
 class Program(Section):
     """What executors that start a program have in common."""
 
-    account: str | None = None
-    command: list[str] = Field(min_length=1)
+    account: str | None = Field(default=None, description="Whose login and limits it uses: a name under accounts.")
+    command: list[str] = Field(
+        min_length=1, description="The program and its arguments; {input[key]}, {task_id} and {task_type} are replaced."
+    )
     cwd: str | None = Field(default=None, description="Its working directory. null: one per task.")
     exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
-    env: dict[str, str] = Field(default={})
+    env: dict[str, str] = Field(default={}, description="Set for the program, over the few variables it inherits.")
     silence_seconds: float | None = Field(default=None, gt=0, description="Ended after so long without output.")
     grace_seconds: float = Field(default=5.0, gt=0, description="TERM to KILL.")
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
 
 
 class CommandExecutor(Program):
-    kind: Literal["command"]
+    kind: Literal["command"] = Field(description="A program: the task as JSON on its standard input.")
 
 
 class ClaudeExecutor(Program):
-    kind: Literal["claude"]
-    command: list[str] = Field(default=["claude"], min_length=1)
-    model: str | None = None
-    permission_mode: str | None = None
-    allowed_tools: list[str] = Field(default=[])
-    disallowed_tools: list[str] = Field(default=[])
-    max_turns: int | None = Field(default=None, ge=1)
-    max_budget_usd: float | None = Field(default=None, gt=0)
+    kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
+    command: list[str] = Field(
+        default=["claude"], min_length=1, description="The CLI, and flags of yours that go with every run."
+    )
+    model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
+    permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
+    allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
+    disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
+    max_turns: int | None = Field(default=None, ge=1, description="--max-turns.")
+    max_budget_usd: float | None = Field(default=None, gt=0, description="--max-budget-usd, for one run.")
     resume: bool = Field(default=False, description="A retry goes on with the agent's session.")
-    cli_max_retries: int = Field(default=2, ge=0, le=10)
-    silence_seconds: float | None = Field(default=600, gt=0)
+    cli_max_retries: int = Field(
+        default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
+    )
+    silence_seconds: float | None = Field(default=600, gt=0, description="Ended after so long without output.")
 
 
 class PythonExecutor(Section):
-    kind: Literal["python"]
-    handler: str
-    account: str | None = None
-    grace_seconds: float = Field(default=5.0, gt=0)
+    kind: Literal["python"] = Field(description="An async function, in the worker's own process.")
+    handler: str = Field(description="module:function, found on PYTHONPATH.")
+    account: str | None = Field(default=None, description="Whose limits it uses: a name under accounts.")
+    grace_seconds: float = Field(default=5.0, gt=0, description="Cancelled, and so long to end.")
 
     @field_validator("handler")
     @classmethod
@@ -171,14 +178,14 @@ class RetentionSection(Section):
 class WorkerConfig(Document):
     """worker.yaml. Seconds and counts; paths expand ~."""
 
-    database: Database = Database()
-    worker: WorkerSection = WorkerSection()
-    metrics: MetricsSection = MetricsSection()
-    accounts: dict[str, Account] = Field(default={})
-    executors: dict[str, ExecutorSection] = Field(min_length=1)
+    database: Database = Field(default=Database(), description="Which database.")
+    worker: WorkerSection = Field(default=WorkerSection(), description="This process.")
+    metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
+    accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
+    executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")
     routes: dict[str, str] = Field(default={}, description="task_type → executor; default is for all others.")
-    retry: Retry = Retry()
-    retention: RetentionSection = RetentionSection()
+    retry: Retry = Field(default=Retry(), description="Waits between tries: exponential, with full jitter.")
+    retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
     def problems(self) -> list[Problem]:
         found = []

@@ -113,6 +113,16 @@ def reason(error: BaseException) -> str:
     return text[:300] or type(error).__name__
 
 
+def why_unreachable(error: BaseException) -> str:
+    """One line of why no session could be had, and what to look at."""
+    said = reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0].rstrip(".")
+    if "does not exist" in said and "database" in said:
+        return f"{said}: create it first (createdb, or CREATE DATABASE)"
+    if "FATAL" in said or "session is read-only" in said:  # it is there, and says no
+        return said
+    return f"{said}. Is it running?"
+
+
 class Backoff:
     """Delays in seconds with full jitter: uniform in (0, min(cap, base * 2^n)]. `reset()` after a success."""
 

@@ -74,10 +74,12 @@ class Server:
 
 
 def default_data_dir() -> Path:
-    """~/.local/share/turbo/pg; as root /var/lib/turbo/pg, because the server's user cannot enter root's home."""
-    if os.geteuid() == 0:
+    """$XDG_DATA_HOME/turbo/pg, else ~/.local/share/turbo/pg; as root /var/lib/turbo/pg instead of that, because the
+    server's user cannot enter root's home."""
+    base = os.environ.get("XDG_DATA_HOME")
+    if not base and os.geteuid() == 0:
         return Path("/var/lib/turbo/pg")
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    base = base or "~/.local/share"
     return Path(base).expanduser() / "turbo" / "pg"
 
 

@@ -11,6 +11,8 @@ frozen server or a half-open connection is not noticed otherwise (nothing in 43 
 Deaf is what a pooler in transaction mode makes of a listener: LISTEN answers OK and nothing arrives, or it arrives at
 somebody else. The proof is sent from another session, or such a pooler would deliver it by accident. A deaf worker is
 never idle (it must not hold the gate open) and polls every second.
+
+Whoever wants to know whether a worker hears asks on the worker's own channel; one that hears answers on `turbo_heard`.
 """
 
 import asyncio
@@ -19,6 +21,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import psycopg
@@ -35,12 +38,21 @@ log = logging.getLogger(__name__)
 
 CONTROL = "turbo_ctl"
 QUEUE_PREFIX = "turbo_q_"
+HEARD = "turbo_heard"
+QUESTION = "do you hear? "
+"""What a question begins with; the rest comes back with the answer: `<rest> <worker id>`."""
+
 PROBE_DEADLINE = 5.0
 POLL_DEADLINE = 10.0
 DEAF_POLL_SECONDS = 1.0
 DEAF_RETRY_SECONDS = 30.0
 RECONNECT_SECONDS = 0.5
 """The longest pause between two attempts: others that are back wait 0.75 s for this worker (turbo.settling)."""
+
+
+def own_channel(worker_id: str) -> str:
+    """A worker's own channel: its proof of delivery, and questions."""
+    return f"turbo_w_{worker_id}"[:63]
 
 
 class Hears(Protocol):
@@ -75,9 +87,10 @@ class Listener(Loop):
         self._told = told
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._probe_channel = f"turbo_w_{queue.worker_id}"[:63]
+        self._probe_channel = own_channel(queue.worker_id)
         self._probed: asyncio.Event | None = None
         self._probe_payload = ""
+        self._answering: asyncio.Task[None] | None = None
         self._announced = False
         self._trouble: str | None = None
         self._connection: Connection | None = None
@@ -161,10 +174,17 @@ class Listener(Loop):
         if notify.channel == self._probe_channel:
             if self._probed is not None and notify.payload == self._probe_payload:
                 self._probed.set()
+            elif notify.payload.startswith(QUESTION) and (self._answering is None or self._answering.done()):
+                token = notify.payload.removeprefix(QUESTION)
+                self._answering = asyncio.create_task(self._answer(f"{token} {self._queue.worker_id}"))
         elif notify.channel == CONTROL:
             self._told.control(notify.payload)
         else:
             self._told.wake(notify.channel.removeprefix(QUEUE_PREFIX))
+
+    async def _answer(self, answer: str) -> None:
+        with suppress(psycopg.Error, OSError):
+            await self._queue.probe(HEARD, answer)
 
     async def _listen(self, connection: Connection) -> None:
         while True:

@@ -16,7 +16,12 @@ class Kind(StrEnum):
 
 @app.command()
 def check(file: Annotated[Path, typer.Argument(help="A worker.yaml.")]) -> None:
-    """Read FILE as a worker would; a line per problem, exit 2."""
+    """Read FILE as a worker would; a line per problem, exit 2.
+
+    \b
+    Example:
+      turbo config check config/worker.yaml
+    """
     from turbo.config import load_worker_config
 
     config = load_worker_config(file)
@@ -25,7 +30,12 @@ def check(file: Annotated[Path, typer.Argument(help="A worker.yaml.")]) -> None:
 
 @app.command()
 def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
-    """Print the JSON Schema, for an editor's completion."""
+    """Print the JSON Schema, for an editor's completion.
+
+    \b
+    Example:
+      turbo config schema worker > worker.schema.json
+    """
     from turbo.config import WorkerConfig
 
     del kind

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 import importlib
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -25,9 +26,17 @@ COMMANDS = {
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
+    "doctor": ("turbo.cli.doctor", "doctor"),
+    "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
     "config": ("turbo.cli.config", "app"),
 }
+
+MAY_BE_CUT_SHORT = frozenset(
+    {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
+)
+"""Commands that a closed pipe ends at once, as it does any Unix tool: when they print, their work is done. What inserts,
+migrates or serves goes on to its end."""
 
 # The base of BadParameter, wherever this version of Typer keeps it: wrong usage of any kind.
 UsageError: Any = typer.BadParameter.__base__
@@ -65,6 +74,7 @@ def _build(names: list[str]) -> typer.Typer:
         \b
         See to the fleet:
           turbo status                              # what is wrong stands first
+          turbo top                                 # live
           turbo doctor --config config/worker.yaml  # what will go wrong
         """
 
@@ -81,6 +91,8 @@ def _build(names: list[str]) -> typer.Typer:
 def main() -> None:
     """The console script."""
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    if asked in MAY_BE_CUT_SHORT or asked.startswith("-") or "--help" in sys.argv:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app = _build([asked] if asked in COMMANDS else list(COMMANDS))
     debug = bool(os.environ.get("TURBO_DEBUG"))
     try:
@@ -136,8 +148,7 @@ def _explain(error: Exception, command: str) -> int:
     elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         text, code = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… dbname=…", 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        said = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
-        text = f"cannot reach the database: {said}. Is it running? (--dsn, TURBO_DSN, or the PG* variables)"
+        text = f"cannot reach the database: {db.why_unreachable(error)} (--dsn, TURBO_DSN, or the PG* variables)"
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

@@ -1,5 +1,6 @@
 """Options that several commands share, and the words they may be given."""
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +19,15 @@ def _kinds(incomplete: str) -> list[str]:
     from turbo.outcome import FailureKind
 
     return [k.value for k in FailureKind if k.value.startswith(incomplete)]
+
+
+def _ids(incomplete: str) -> list[str]:
+    """The newest tasks whose ids begin so. Whatever goes wrong, a Tab must not print it."""
+    try:
+        with connect(os.environ.get("TURBO_DSN")) as client:
+            return client.newest_ids(incomplete)
+    except Exception:
+        return []
 
 
 Dsn = Annotated[
@@ -47,6 +57,13 @@ SinceOption = Annotated[
     str | None, typer.Option("--since", help="Became runnable, started or ended since: 1h, 2d, 2026-12-01T09:00.")
 ]
 TextOption = Annotated[str | None, typer.Option("--text", help="A part of the description or the error.")]
+
+
+TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Its id, or enough of its beginning to be unique.")]
+TaskIds = Annotated[
+    list[str] | None,
+    typer.Argument(autocompletion=_ids, help="Ids, or enough of their beginnings to be unique.", show_default=False),
+]
 
 
 def connect(dsn: str | None) -> "Client":

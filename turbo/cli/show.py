@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from turbo.cli import moment, output
-from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ TRAIL = (
 
 
 def show(
-    task_id: Annotated[str, typer.Argument(help="Its id, or enough of its beginning to be unique.")],
+    task_id: TaskId,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
@@ -74,11 +74,15 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "last line": last_line or None,
             "failure": task.failure_kind,
             "error": task.error_message,
-            "output": data.get("output") if data else task.output_data,
+            "output": _output(data.get("output") if data else task.output_data),
             "usage": _usage(data),
             "log": data.get("log"),
         }
     )
+
+
+def _output(value: object) -> object:
+    return value.rstrip("\n") if isinstance(value, str) else value
 
 
 def _wish(task: "TaskRow") -> str | None:

@@ -28,6 +28,11 @@ def worker(
     """Run a worker: listen, claim, run agents, record.
 
     TERM or INT drains and exits 0; a second one ends the agents now and gives their tasks back.
+
+    \b
+    Examples:
+      turbo worker --config config/worker.yaml
+      turbo worker -c worker.yaml --name beta --slots 4 --queue heavy --metrics-port 0
     """
     import asyncio
 

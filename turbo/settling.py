@@ -12,6 +12,7 @@ host; the first worker to be back would claim it again. Whoever is back waits fo
 
 import asyncio
 import time
+from contextlib import suppress
 
 import psycopg
 
@@ -25,8 +26,9 @@ CRASHED = "57P02"
 class Settling:
     """Told by the claims' lane (`db.Lane`) and by the worker; asked by the claimer before each claim."""
 
-    def __init__(self, seconds: float = SETTLE_SECONDS) -> None:
+    def __init__(self, seconds: float = SETTLE_SECONDS, restore_seconds: float = RESTORE_SECONDS) -> None:
         self._seconds = seconds
+        self._restore_seconds = restore_seconds
         self._server: str | None = None
         self._doubtful = False
         self._since: float | None = None  # monotonic; None: settled
@@ -41,8 +43,11 @@ class Settling:
         """A new session, and which server (the postmaster's start) it is on."""
         if self._server is not None and (self._doubtful or server != self._server):
             self._since = time.monotonic()
-            self._restored.clear()
         self._server, self._doubtful = server, False
+
+    def disconnected(self) -> None:
+        """The listener has lost its session; until it is back, nobody puts anything back."""
+        self._restored.clear()
 
     def restored(self) -> None:
         """What this worker runs and what it had recorded is in the database again."""
@@ -51,12 +56,9 @@ class Settling:
     async def settled(self) -> None:
         """Wait until claims may go on. Costs nothing where nothing has happened."""
         while (since := self._since) is not None:
-            left = since + RESTORE_SECONDS - time.monotonic()
-            try:
-                async with asyncio.timeout(max(left, 0.0)):
-                    await self._restored.wait()
-            except TimeoutError:
-                pass
             await asyncio.sleep(max(0.0, since + self._seconds - time.monotonic()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, since + self._restore_seconds - time.monotonic())):
+                    await self._restored.wait()
             if self._since == since:
                 self._since = None

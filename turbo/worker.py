@@ -512,6 +512,7 @@ class Worker:
         await self.finisher.flushed(REPLAY_SECONDS)
 
     def disconnected(self) -> None:
+        self._settling.disconnected()
         self.claimer.listening = False
 
     def _beat_in_thread(self, beat: Beat) -> None:

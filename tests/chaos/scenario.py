@@ -65,7 +65,7 @@ def measure(
     bites: list[str] = []
     disks = small_disks(path, WORKERS) if fault.small_disk else contextlib.nullcontext()
     with disks, fleet(path, through_proxy=fault.through_proxy, without=without) as one:
-        until(lambda: len(one.finished_at()) > 2 * WORKERS * SLOTS, 30, "warm")
+        until(lambda: len(one.finished_at()) > 2 * WORKERS * SLOTS, 60, "warm")
         windows.append(quiet_window(window))
         for _ in range(rounds):
             begun = time.time()

@@ -12,7 +12,8 @@ def test_nothing_is_lost_or_recorded_twice_and_the_fleet_comes_back(fault, tmp_p
         pytest.skip("mounting a small disk needs root")
     measured = measure(fault, tmp_path, rounds=1, window=1.5, seconds=2.0)
     assert measured.complaints(ratio=None) == [], measured
-    if "worker" not in fault.name:
+    # A crash forgets claims: a worker that is back too late for the others' wait is taken by surprise (reliability.md).
+    if not fault.name.startswith(("worker", "crash")):
         assert measured.repeated == 0, measured
 
 

@@ -262,6 +262,9 @@ class Runner:
         if outcome.log:
             output["log"] = outcome.log
         output.update(outcome.extra)
+        detail: dict[str, object] = {"executor": run.executor, "attempt": task.attempt}
+        if "workspace" in outcome.extra:
+            detail["workspace"] = outcome.extra["workspace"]
         tries = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         return FinishedRun(
             task_id=task.task_id,
@@ -279,7 +282,7 @@ class Runner:
             worker_id=self._worker_id,
             queue=task.queue,
             executor=run.executor,
-            detail={"executor": run.executor, "attempt": task.attempt},
+            detail=detail,
         ).storable()
 
     def recorded(self, result: FinishedRun, answer: Answer) -> float | None:

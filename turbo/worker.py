@@ -15,7 +15,6 @@ import operator
 import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
@@ -31,7 +30,7 @@ from turbo.db import Backoff, Lane
 from turbo.endpoint import Endpoint, TlsFiles
 from turbo.exclusive import ExclusiveDirectories
 from turbo.executors.base import Executor
-from turbo.executors.registry import build_executors, exclusive_directories
+from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
 from turbo.finisher import Finisher
 from turbo.heartbeat import Beat, Heartbeat
 from turbo.journal import Journal
@@ -53,6 +52,7 @@ from turbo.statedir import StateDir
 from turbo.states import WorkerState
 from turbo.task import Task
 from turbo.task_types import TaskTypes
+from turbo.workspaces.sweep import WorkspaceSweep
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class Worker:
         settings = config.worker
         self._config = config
         self._dsn = dsn
-        self.host = settings.host or socket.gethostname().split(".")[0]
+        self.host = settings.this_host
         self.id = worker_id(settings.name or self.host)
         self.metrics = Metrics()
         self._stopping = asyncio.Event()
@@ -163,6 +163,9 @@ class Worker:
         )
         self.leader = Leader(self.queue, self.metrics)
         self.retention = Retention(Lane(dsn, f"turbo retention {self.id}"), _ages(config.retention), self.metrics)
+        self._sweep = WorkspaceSweep(
+            self._state.workspaces, self._state.locks, self._journal, workspace_policies(config)
+        )
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
@@ -218,6 +221,7 @@ class Worker:
             self.reconciler,
             self.leader,
             self.retention,
+            self._sweep,
             self.accounts,
             self.programs,
             self.listener,

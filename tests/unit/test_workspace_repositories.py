@@ -30,7 +30,9 @@ async def test_not_a_repository(tmp_path: Path) -> None:
     gone = Workshop(tmp_path, tmp_path / "gone")
     assert "is not a directory" in str(gone.place().missing(os.environ))
     failed(await gone.run("t1"), "is not a directory on this host")
-    assert "not found on the PATH" in str(Workshop(tmp_path, repository(tmp_path / "r")).place().missing({"PATH": "/nowhere"}))
+    assert "not found on the PATH" in str(
+        Workshop(tmp_path, repository(tmp_path / "r")).place().missing({"PATH": "/nowhere"})
+    )
 
 
 async def test_a_directory_inside_a_repository_is_not_taken_for_it(tmp_path: Path) -> None:
@@ -97,7 +99,8 @@ async def test_a_branch_that_exists_is_somebodys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "task_id", ["--upload-pack=touch pwned", "../../x", "ünï/çødé 💥", "x" * 300, "a..b", "x.lock", "HEAD", "-", "@{u}", "Main"]
+    "task_id",
+    ["--upload-pack=touch pwned", "../../x", "ünï/çødé 💥", "x" * 300, "a..b", "x.lock", "HEAD", "-", "@{u}", "Main"],
 )
 async def test_any_task_id_gets_a_branch_and_a_place_of_its_own(task_id: str, tmp_path: Path) -> None:
     repo = repository(tmp_path / "r")
@@ -158,7 +161,8 @@ async def test_a_repository_of_another_users_is_refused_by_git(tmp_path: Path, m
     if os.geteuid() != 0:
         missing("only root can give a repository to another user")
     repo = repository(tmp_path / "r")
-    subprocess.run(["chown", "-R", "12345", repo], check=True)
+    for path in (repo, *repo.rglob("*")):
+        os.chown(path, 12345, -1)
     shop = Workshop(tmp_path, repo)
     failed(await shop.run("t1"), "detected dubious ownership")
     settings = tmp_path / "gitconfig"

@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": ("turbo.cli.submit", "submit"),
     "tasks": ("turbo.cli.tasks", "tasks"),
     "show": ("turbo.cli.show", "show"),
+    "diff": ("turbo.cli.diff", "diff"),
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
     "pause": ("turbo.cli.pause", "pause"),

@@ -77,6 +77,7 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "output": _output(data.get("output") if data else task.output_data),
             "usage": _usage(data),
             "log": data.get("log"),
+            **_workspace(data.get("workspace")),
         }
     )
 
@@ -92,6 +93,22 @@ def _wish(task: "TaskRow") -> str | None:
     asked = {"cancelled": "cancel", "pending": "run again", "scheduled": "run later"}
     wish = task.cancel_to or "cancelled"
     return f"{asked.get(wish, f'close as {wish}')}, asked at {moment.clock(task.cancel_requested_at)}: its agent is being stopped"
+
+
+def _workspace(told: Any) -> dict[str, object]:
+    """Where the task worked, and what it changed there."""
+    if not isinstance(told, dict):
+        return {}
+    removed = "" if told.get("kept", True) else " (removed)"
+    parts = [f"{told.get('commits')} commits, {told.get('files_changed')} files, "]
+    parts.append(f"+{told.get('insertions')} -{told.get('deletions')} lines")
+    if told.get("uncommitted"):
+        parts.append(f"; {told['uncommitted']} uncommitted")
+    return {
+        "workspace": f"{told.get('host')}:{told.get('path')}{removed}",
+        "branch": told.get("branch"),
+        "changed": told.get("error") or "".join(parts),
+    }
 
 
 def _usage(data: dict[str, Any]) -> str | None:

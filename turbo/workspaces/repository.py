@@ -12,7 +12,6 @@ between, so that failure is tried again.
 """
 
 import asyncio
-import errno
 import fcntl
 import os
 import random
@@ -183,7 +182,3 @@ def branch_exists(branch: str, repo: Path) -> str:
         f"the branch {branch} exists already in {repo}, and not as this task's workspace on this host: "
         "rename or delete it, or change `branch`"
     )
-
-
-def disk_full(error: OSError) -> bool:
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)

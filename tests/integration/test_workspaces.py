@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests import messages_api
-from tests.accounts_bench import AccountsBench, accounts_bench
+from tests.accounts_bench import accounts_bench
 from tests.repositories import IDENTITY, checkout, git, own_clone
 from tests.workers import TURBO, Bench, WorkerProcess, until
 
@@ -30,7 +30,8 @@ def git(*arguments):
     subprocess.run(["git", *arguments], check=True, stdout=subprocess.DEVNULL)
 changelog = pathlib.Path("CHANGELOG.md")
 text = changelog.read_text()
-note(found=sorted(path.name for path in pathlib.Path().glob("left-*")), worker=worker)
+found = sorted(path.name for path in pathlib.Path().glob("left-*"))
+note(found=found, worker=worker)
 if "meet" in data:  # everybody has read the file before anybody writes it
     end = time.monotonic() + 60
     while len(open(ledger).readlines()) < data["meet"]:
@@ -40,7 +41,7 @@ changelog.write_text(text + f"- {task['task_id']}\\n")
 pathlib.Path(f"left-by-{task['attempt']}").write_text("x")
 git("add", "CHANGELOG.md")
 git("commit", "--quiet", "--message", task["task_id"], "--", "CHANGELOG.md")
-if data.get("kill_worker") == task["attempt"]:
+if data.get("kill_worker") and not found:
     os.kill(int(open(ledger + ".worker").read()), signal.SIGKILL)
     time.sleep(60)
 gate = data.get("gate")
@@ -222,7 +223,7 @@ def test_a_killed_workers_worktree_is_picked_up(bench: Bench) -> None:
     repo = own_clone(bench.path / "turbo")
     before = checkout(repo)
     first = bench.start(committers(bench, repo, "first")).listening()
-    bench.insert("t", {"kill_worker": 1})
+    bench.insert("t", {"kill_worker": True})
     assert first.process.wait(timeout=30) == -signal.SIGKILL, "the fault bit"
     bench.start(committers(bench, repo, "second")).listening()
     space = bench.wait("t")["output_data"]["workspace"]
@@ -299,7 +300,7 @@ def test_an_agents_session_is_resumed_in_its_worktree(dsn: str, tmp_path: Path) 
         workspace = {"kind": "worktree", "repo": str(repo)}
         bench.worker("alpha", resume=True, workspace=workspace, allowed_tools=["Bash"])
         bench.task("t", "make two files", max_retries=1)
-        row = _answered(bench)
+        row = bench.wait("t")
     space = row["output_data"]["workspace"]
     tree = Path(space["path"])
     assert row["output_data"]["output"] == "both are there"
@@ -309,7 +310,3 @@ def test_an_agents_session_is_resumed_in_its_worktree(dsn: str, tmp_path: Path) 
     assert (space["continued"], space["commits"], space["files_changed"], space["uncommitted"]) == (True, 0, 3, 3)
     assert "cut short" in bench.api.requests[2].prompt, "it was the same session"
     assert checkout(repo) == before
-
-
-def _answered(bench: AccountsBench) -> dict[str, Any]:
-    return bench.wait("t")

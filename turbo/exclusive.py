@@ -104,7 +104,7 @@ class LockFile:
             self._descriptor = -1
 
     def remove(self) -> None:
-        """Held by the caller, whose directory is gone for good: the file goes too. Who waits for it finds that out."""
+        """The file, while the caller holds it. Who waits for it finds that out."""
         self._path.unlink(missing_ok=True)
 
     def clear(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.repositories import Workshop, checkout, git, own_clone, repository, told
-from turbo.exclusive import ExclusiveDirectories
+from turbo.exclusive import ExclusiveDirectories, LockFile
 from turbo.workspaces import sweep as sweep_module
 from turbo.workspaces.kept import kept, size_of
 from turbo.workspaces.record import Policy
@@ -135,7 +135,7 @@ async def test_a_worktree_in_use_is_left_alone(tmp_path: Path) -> None:
     assert told(await running)["kept"] is False
     await shop.run("t1", policy=KEPT)
     assert await swept(shop, 400) == {"t1"}
-    assert not [p for p in shop.state.locks.iterdir() if len(p.stem) == 32], "its lock goes with it"
+    assert not [p for p in shop.state.locks.iterdir() if len(p.stem) == 32], "an old lock that nobody holds goes too"
 
 
 async def test_a_worktree_whose_repository_is_gone_stays(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,3 +169,22 @@ def test_a_size_is_what_the_disk_has_lost(tmp_path: Path) -> None:
     (tmp_path / "d" / "same").hardlink_to(tmp_path / "d" / "deep" / "file")
     (tmp_path / "d" / "link").symlink_to("/usr")
     assert 100_000 <= size_of(tmp_path / "d") <= 120_000
+
+
+def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stepped: the second has opened the file when its holder removes it."""
+    path = tmp_path / "x.lock"
+    first, second, third = LockFile(path), LockFile(path), LockFile(path)
+    assert first.take()
+    opened = second._open
+
+    def open_then_removed() -> None:
+        opened()
+        monkeypatch.undo()
+        first.remove()
+        first.release()
+
+    monkeypatch.setattr(second, "_open", open_then_removed)
+    assert second.take()
+    assert not third.take(), "the one that is there is taken"
+    second.release()

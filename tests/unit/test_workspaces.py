@@ -1,15 +1,30 @@
 """A task's worktree: what it begins with, what a retry finds, what is told of it, and what stays of it. Real git."""
 
 import asyncio
+import contextlib
+import fcntl
+import os
 import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.repositories import Workshop, checkout, commit, git, repository, told
-from turbo.executors.base import StopReason
+from turbo.config import WorkerConfig
+from turbo.exclusive import ExclusiveDirectories
+from turbo.executors.base import NotNow, StopReason
+from turbo.executors.registry import build_executors, workspace_policies
 from turbo.outcome import FailureKind, OutcomeKind
+from turbo.task import Task
+from turbo.workspaces import opening
+from turbo.workspaces import repository as repository_module
+from turbo.workspaces.git import Git
 from turbo.workspaces.kept import kept
+from turbo.workspaces.record import Policy
+from turbo.workspaces.repository import Repository
 
 COMMIT = "echo {0} >{0}; git add {0}; git commit -qm {0}"
 
@@ -90,28 +105,45 @@ async def test_a_worktree_that_its_repository_lost_is_nobodys_to_guess_about(sho
 # ── stages cut short ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("step", ["make_branch", "add", "_check_out"])
+@pytest.mark.parametrize("step", ["make_branch", "add", "_add", "checkout"])
 async def test_a_worktree_that_was_never_finished_is_made_anew(
     step: str, shop: Workshop, repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that is killed runs no cleanup: CancelledError stands for it, which the code does not handle either."""
-    from turbo.workspaces.repository import Repository
-    from turbo.workspaces.worktrees import Worktrees
-
-    owner: type = Worktrees if step == "_check_out" else Repository
-    real = getattr(owner, step)
-
-    async def killed(*arguments: object) -> None:
-        await real(*arguments)
-        raise asyncio.CancelledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(owner, step, killed)
-        with pytest.raises(asyncio.CancelledError):
-            await shop.run("t1")
+    with killed_after(step, monkeypatch), pytest.raises(asyncio.CancelledError):
+        await shop.run("t1")
     assert git(repo, "branch", "--list", "turbo/t1"), "the fault bit: something is left"
     outcome = await shop.run("t1", "cat readme", retry_count=1)
     assert (outcome.output, outcome.error) == ("hello\n", None)
+
+
+async def test_one_that_was_being_made_again_from_its_branch_keeps_the_commits(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(str(told(await shop.run("t1", COMMIT.format("one") + "; exit 1"))["path"]))
+    shutil.rmtree(path)
+    with killed_after("_add", monkeypatch), pytest.raises(asyncio.CancelledError):
+        await shop.run("t1", retry_count=1)
+    assert path.exists(), "the fault bit: a worktree without its files"
+    outcome = await shop.run("t1", "git status --short; cat one", retry_count=2)
+    assert (outcome.output, told(outcome)["continued"]) == ("one\n", True)
+
+
+@contextlib.contextmanager
+def killed_after(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    owner: Any = {"make_branch": Repository, "add": Repository, "_add": opening, "checkout": Git}[step]
+    name = "__call__" if step == "checkout" else step
+    real = getattr(owner, name)
+
+    async def killed(*arguments: Any, **more: Any) -> None:
+        done = await real(*arguments, **more)
+        if step != "checkout" or "reset" in arguments:
+            raise asyncio.CancelledError
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, killed)
+        yield
 
 
 async def test_a_stop_while_it_is_made_leaves_nothing(shop: Workshop, repo: Path) -> None:
@@ -178,8 +210,6 @@ async def test_a_failed_setup_fails_its_task_with_what_it_printed(
 async def test_what_stays_of_it_is_as_configured(
     keep: str, script: str, tree: bool, branch: bool, shop: Workshop, repo: Path
 ) -> None:
-    from turbo.workspaces.record import Policy
-
     space = told(await shop.run("t1", script, policy=Policy(keep=keep)))  # type: ignore[arg-type]
     assert (Path(str(space["path"])).exists(), space["kept"]) == (tree, tree)
     assert bool(git(repo, "branch", "--list", "turbo/t1")) is branch
@@ -276,7 +306,68 @@ async def test_a_fetch_that_fails_fails_the_task_and_asks_nobody(tmp_path: Path,
 # ── twenty at once ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_many_at_once_with_one_fetch(tmp_path: Path, repo: Path) -> None:
+async def test_somebody_elses_half_made_worktree_is_waited_for(
+    shop: Workshop, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `git worktree add` leaves for a moment, and the person's own may leave at any time."""
+    half = repo / ".git" / "worktrees" / "half"
+
+    def begin() -> None:
+        half.mkdir(parents=True)
+        (half / "gitdir").write_text("/nowhere/.git\n")
+        (half / "HEAD").write_text("ref: refs/heads/x\n")
+        (half / "commondir").touch()
+
+    waited = 0
+
+    async def pause() -> None:
+        nonlocal waited
+        waited += 1
+        shutil.rmtree(half)
+
+    begin()
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        git(repo, "worktree", "add", str(shop.path / "x"))
+    assert "commondir" in refused.value.stderr, "this git still does: the control"
+    monkeypatch.setattr(repository_module, "_pause", pause)
+    outcome = await shop.run("t1", "ls")
+    assert (outcome.output, outcome.error, waited) == ("readme\n", None, 1)
+
+
+async def test_a_repository_is_one_tasks_at_a_time_and_a_stop_ends_the_wait(
+    shop: Workshop, repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = asyncio.Event()
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        try:
+            real(descriptor, operation)
+        except BlockingIOError:
+            refused.set()
+            raise
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    other = await repository_module.open_repository(Git(repo, dict(os.environ), shop.journal), shop.state.locks)
+    stop = StopReason()
+    async with other.alone():
+        running = asyncio.create_task(shop.run("t1", stop=stop))
+        await asyncio.wait_for(refused.wait(), 20)
+        assert not git(repo, "branch", "--list", "turbo/*")
+        stop.set("cancel")
+        assert (await running).kind is OutcomeKind.CANCELLED
+    assert (await shop.run("t1", "ls")).output == "readme\n"
+
+
+async def test_many_at_once_with_few_fetches(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    fetch = Repository.fetch
+
+    async def counted(self: Repository, ref: str) -> None:
+        fetched.append(ref)
+        await fetch(self, ref)
+
+    monkeypatch.setattr(Repository, "fetch", counted)
     clone = tmp_path / "clone"
     git(repo, "clone", "--quiet", str(repo), str(clone))
     newest = commit(repo, "second", readme="newer\n")
@@ -286,6 +377,46 @@ async def test_many_at_once_with_one_fetch(tmp_path: Path, repo: Path) -> None:
     )
     assert [o.error for o in outcomes] == [None] * 8
     assert {told(o)["base"] for o in outcomes} == {newest}
-    reflog = clone / ".git" / "logs" / "refs" / "remotes" / "origin" / "main"
-    assert len(reflog.read_text().splitlines()) == 1
+    assert len(fetched) < 8, "who waited for another's fetch has it already"
     assert not list(shop.journal.directory.iterdir()), "nothing of it runs any more"
+
+
+async def test_a_second_run_of_a_task_does_not_enter_while_the_first_is_there(shop: Workshop) -> None:
+    """A worker that lost its lease goes on with its run (`on_lost_lease: keep`), and another claims the task."""
+    exclusive = ExclusiveDirectories(shop.state.locks, shop.journal.directory, {}, {}, lambda: None)
+    shop.exclusive = exclusive.enter
+    gate, inside = shop.path / "gate", shop.path / "inside"
+    running = asyncio.create_task(shop.run("t1", f"touch {inside}; while ! [ -e {gate} ]; do sleep 0.02; done"))
+    while not inside.exists():
+        await asyncio.sleep(0.01)
+    with pytest.raises(NotNow, match="another task is at work in"):
+        await shop.run("t1", "touch $0", retry_count=1)
+    assert (await shop.run("t2", "ls")).output == "readme\n", "other tasks go on"
+    gate.touch()
+    assert (await running).kind is OutcomeKind.SUCCEEDED
+
+
+async def test_a_configured_workspace_is_made_so_and_locked(tmp_path: Path, repo: Path) -> None:
+    """What build_executors makes of the section."""
+    entered: list[Path] = []
+
+    @contextlib.asynccontextmanager
+    async def exclusive(directory: Path, _task: Task) -> AsyncIterator[None]:
+        entered.append(directory)
+        yield
+
+    shop = Workshop(tmp_path, repo)
+    section = {"kind": "worktree", "repo": str(repo), "branch": "agents/{task_id}", "refs": ["ma*"], "keep": "always"}
+    config = WorkerConfig.model_validate(
+        {
+            "worker": {"state_dir": str(tmp_path / "state"), "host": "alpha"},
+            "executors": {"x": {"kind": "command", "command": ["ls"], "workspace": section}},
+        }
+    )
+    executor = build_executors(config, shop.journal, exclusive)["x"]
+    outcome = await executor.run(shop.task("t1", input_data={"ref": "main"}))
+    space = told(outcome)
+    assert (outcome.output, space["host"], space["branch"], space["kept"]) == ("readme\n", "alpha", "agents/t1", True)
+    assert entered == [Path(str(space["path"])).parent]
+    assert Path(str(space["path"])).is_relative_to(shop.state.workspaces)
+    assert workspace_policies(config) == {"x": Policy(keep="always")}

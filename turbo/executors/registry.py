@@ -73,7 +73,7 @@ def _workspace(
     from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
 
     workspace = section.workspace
-    state_dir = Path(config.worker.state_dir)
+    state_dir = Path(config.worker.state_dir).absolute()
     return Worktrees(
         name,
         WorktreeSettings(

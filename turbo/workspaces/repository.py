@@ -5,8 +5,8 @@ Never touched: HEAD, index and files of the checkout, and every branch but the o
     [fetch] ──▶ ref → commit ──▶ branch made (must not exist) ──▶ worktree, empty ──▶ files checked out
     └──────────── one at a time in a repository, on this host ────────────────┘       └── side by side ──┘
 
-git's own locks keep refs and objects right, but `git worktree add` reads the list of worktrees, and fails on one that
-another is making in that moment (git 2.39: "failed to read .../commondir"). So turbo has a lock of its own for that part,
+git's own locks keep refs and objects right, but `git worktree add` and `git branch` read the list of worktrees, and fail on
+one that another is making in that moment (git 2.39: "failed to read .../commondir"). So turbo has a lock of its own for that part,
 which takes some 20 ms; a checkout of minutes holds up nobody. The person's own `git worktree add` may still come in
 between, so that failure is tried again.
 """
@@ -20,17 +20,17 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbo.executors.base import StopReason
-from turbo.workspaces.git import Git, GitFailed, Stopped
+from turbo.workspaces.git import SECONDS, Git, GitFailed, Stopped
 from turbo.workspaces.names import digest_of, ref_problem
 
 FETCH_SECONDS = 300.0
 CHECKOUT_SECONDS = 900.0
 LOCK_POLL_SECONDS = (0.01, 0.03)
-ADD_TRIES = 5
+TRIES = 6
 
 _HALF_MADE = re.compile(r"failed to read \S*commondir")
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
@@ -43,6 +43,10 @@ class Repository:
     git: Git
     common: Path
     lock: Path
+
+    def with_stop(self, stop: StopReason) -> "Repository":
+        """The same, for steps that another stop ends."""
+        return replace(self, git=replace(self.git, stop=stop))
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -74,7 +78,7 @@ class Repository:
     # ── changing ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @asynccontextmanager
-    async def alone(self, stop: StopReason) -> AsyncIterator[None]:
+    async def alone(self) -> AsyncIterator[None]:
         """One at a time in this repository, on this host. Raises Stopped, OSError."""
         descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -84,8 +88,8 @@ class Repository:
                     break
                 with suppress(TimeoutError):
                     async with asyncio.timeout(random.uniform(*LOCK_POLL_SECONDS)):
-                        await stop.wait()
-                if stop.is_set():
+                        await self.git.stop.wait()
+                if self.git.stop.is_set():
                     raise Stopped
             yield
         finally:
@@ -118,14 +122,7 @@ class Repository:
     async def add(self, tree: Path, branch: str) -> Path:
         """A worktree without files, on an existing branch. Within `alone`. Returns its own git directory."""
         tree.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for attempt in range(1, ADD_TRIES + 1):
-            try:
-                await self.git("worktree", "add", "--quiet", "--no-checkout", "--", str(tree), branch)
-                break
-            except GitFailed as error:
-                if attempt == ADD_TRIES or not _HALF_MADE.search(str(error)):
-                    raise
-                await asyncio.sleep(random.uniform(0.05, 0.2))
+        await self._change("worktree", "add", "--quiet", "--no-checkout", "--", str(tree), branch)
         made = await Git(tree, self.git.environment, self.git.journal)("rev-parse", "--absolute-git-dir")
         return Path(made.strip())
 
@@ -134,7 +131,7 @@ class Repository:
         if not await self.git.succeeds("check-ref-format", "--branch", branch):
             raise GitFailed(f"git does not take {branch!r:.200} as a branch's name")
         try:
-            await self.git("branch", "--no-track", "--", branch, commit)
+            await self._change("branch", "--no-track", "--", branch, commit)
         except GitFailed as error:
             if "already exists" in str(error):
                 raise GitFailed(branch_exists(branch, self.git.where)) from None
@@ -147,11 +144,11 @@ class Repository:
         """
         command = ("worktree", "remove", "--force", "--force", "--", str(tree))
         with suppress(GitFailed):
-            await self.git(*command, seconds=CHECKOUT_SECONDS)
+            await self._change(*command, seconds=CHECKOUT_SECONDS)
         if tree.exists():  # git does not know it any more, or its .git is gone
             await asyncio.to_thread(shutil.rmtree, tree)
             with suppress(GitFailed):
-                await self.git(*command)
+                await self._change(*command)
 
     async def delete_branch(self, branch: str, base: str) -> bool:
         """Delete the task's branch, unless it has commits of its own that no other has. False: it is still there."""
@@ -161,7 +158,22 @@ class Repository:
         if tip != base and not await self.held_elsewhere(tip, branch):
             return False
         # Not update-ref: this one refuses while somebody has the branch checked out.
-        return await self.git.succeeds("branch", "--quiet", "-D", "--", branch)
+        try:
+            await self._change("branch", "--quiet", "-D", "--", branch)
+        except GitFailed:
+            return False
+        return True
+
+    async def _change(self, *arguments: str, seconds: float = SECONDS) -> None:
+        """A command that reads the list of worktrees; again, while somebody is making one."""
+        for left in reversed(range(TRIES)):
+            try:
+                await self.git(*arguments, seconds=seconds)
+                return
+            except GitFailed as error:
+                if not left or not _HALF_MADE.search(str(error)):
+                    raise
+                await _pause()
 
 
 async def open_repository(git: Git, locks: Path) -> Repository:
@@ -175,6 +187,10 @@ async def open_repository(git: Git, locks: Path) -> Repository:
             raise
         raise GitFailed(f"repo {git.where} is not a git repository (name its top directory)") from None
     return Repository(git, Path(common), locks / f"repository-{digest_of(Path(common).resolve())}.lock")
+
+
+async def _pause() -> None:
+    await asyncio.sleep(random.uniform(0.05, 0.2))
 
 
 def branch_exists(branch: str, repo: Path) -> str:

@@ -13,6 +13,7 @@ import fcntl
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,21 +22,22 @@ from pathlib import Path
 
 from turbo.environment import ChildEnvironment
 from turbo.exclusive import LockFile, lock_path
-from turbo.executors.base import StopReason
 from turbo.journal import Journal
 from turbo.loop import Loop
 from turbo.task import NO_TASK
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.git import Git, GitFailed, Stopped
 from turbo.workspaces.kept import size_of
+from turbo.workspaces.opening import dispose
 from turbo.workspaces.record import Policy, Record, Stage, records
 from turbo.workspaces.repository import Repository, open_repository
-from turbo.workspaces.worktrees import dispose
 
 log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
 DAY = 86_400.0
+_DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.exclusive.lock_path
+
 RETRY_SECONDS = DAY
 """How long a worktree with nothing in it waits for a retry of its task; a later one makes a new one."""
 
@@ -69,7 +71,6 @@ class WorkspaceSweep(Loop):
         self._journal = journal
         self._policies = policies
         self._every = every
-        self._stop = StopReason()
         self._said: set[str] = set()
 
     async def run(self) -> None:
@@ -104,7 +105,18 @@ class WorkspaceSweep(Loop):
                         f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, and what is "
                         "left is in use or would be lost; `turbo doctor` lists them"
                     )
+            self._prune_locks(now)
         return gone
+
+    def _prune_locks(self, now: float) -> None:
+        """Those of directories that nobody has used for a day; most were of worktrees that went with their run."""
+        for path in self._locks.glob("*.lock"):
+            with suppress(OSError):
+                if _DIRECTORY_LOCK.fullmatch(path.name) and now - path.stat().st_mtime > DAY:
+                    lock = LockFile(path)
+                    if lock.take():
+                        lock.remove()
+                        lock.release()
 
     def _candidates(self) -> list[Candidate]:
         return [
@@ -132,15 +144,13 @@ class WorkspaceSweep(Loop):
             return False
         try:
             repository = await self._repository(one.record)
-            async with repository.alone(self._stop):
+            async with repository.alone():
                 if not await self._may_go(repository, one, now, over=over):
                     return False
                 tree = Path(one.record.tree).exists()
                 await dispose(repository, one.record, one.home)
             if tree:
                 log.info("swept the workspace %s", one.record.tree, extra={"task": one.record.task_id})
-            if not one.home.exists():
-                lock.remove()
             return tree
         except (GitFailed, Stopped, OSError) as error:
             self._warn_once(f"cannot sweep {one.home}: {error}")

@@ -5,16 +5,14 @@
                  └── the worktree is gone, its branch is not ──▶ a worktree on that branch again
 
 The lock (turbo.exclusive) lasts from before the first step to after the last, and is not free before a killed worker's
-program is gone, so nobody else is ever in the worktree: git's locks that a killed program left in it are removed.
+program is gone, so nobody else is ever in the worktree.
 Nothing of a row reaches git but `input_data.ref`, where `refs` allows it, and its id in the branch's name.
 """
 
-import asyncio
 import dataclasses
 import fnmatch
 import logging
 import os
-import shutil
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -32,8 +30,9 @@ from turbo.task import Task
 from turbo.workspaces.changes import measure
 from turbo.workspaces.git import Git, GitFailed, Stopped
 from turbo.workspaces.names import branch_of, home_of, ref_problem
-from turbo.workspaces.record import Policy, Record, Stage, load
-from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exists, open_repository
+from turbo.workspaces.opening import dispose, find, make
+from turbo.workspaces.record import Policy, Record, Stage
+from turbo.workspaces.repository import Repository, open_repository
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ class Worktrees:
             git = Git(self._settings.repo, environment, self._journal, stop=run.stop, task_id=run.task.task_id)
             try:
                 repository = await open_repository(git, self._locks)
-                record, continued = await self._open(repository, run, ref, home)
+                record, continued = await self._open(repository, ref, run.task, home)
                 record = await self._set_up(record, run, environment, home)
             except Stopped:
                 return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}")
@@ -134,95 +133,31 @@ class Worktrees:
 
     # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _open(self, repository: Repository, run: Run, ref: str, home: Path) -> tuple[Record, bool]:
-        """The task's worktree, with its files; and whether there was one already."""
-        record = load(home)
-        if record is not None and record.stage is not Stage.CREATING:
-            found = await self._go_on(repository, record, home, run.stop)
-            if found is not None:
-                log.info("going on in %s", found.tree, extra={"task": run.task.task_id})
-                return self._used(found, home), True
-        elif run.task.attempt > 1:
-            log.info("no workspace of it on this host: beginning anew", extra={"task": run.task.task_id})
-        return await self._make(repository, record, run, ref, home), False
-
-    async def _go_on(self, repository: Repository, record: Record, home: Path, stop: StopReason) -> Record | None:
-        """The worktree of an earlier run; None when nothing is left of it, not even the branch."""
-        tree = Path(record.tree)
-        if tree.exists():
-            if not Path(record.git_dir).is_dir():
-                raise GitFailed(
-                    f"{tree} holds an earlier run, but {repository.git.where} no longer knows it: save what you want "
-                    f"to keep of it, then remove {home}"
-                )
-            _unlock(repository, record)
-            return record
-        async with repository.alone(stop):
-            await repository.remove(tree)
-            if await repository.branch_tip(record.branch) is None:
-                return None
-            git_dir = await repository.add(tree, record.branch)
-        record = replace(record, git_dir=str(git_dir), stage=Stage.MADE)
-        await self._check_out(repository, record, stop)
-        return record
-
-    async def _make(self, repository: Repository, unfinished: Record | None, run: Run, ref: str, home: Path) -> Record:
-        settings, task = self._settings, run.task
-        asked_at = time.time()
-        async with repository.alone(run.stop):
-            if unfinished is not None:
-                await dispose(repository, unfinished, home)
-            if settings.fetch and not repository.fetched_since(ref, asked_at):
-                await repository.fetch(ref)
-            base = await repository.commit_of(ref)
-            branch = branch_of(settings.branch, task.task_id)
-            if await repository.branch_tip(branch) is not None:
-                raise GitFailed(branch_exists(branch, settings.repo))
-            record = Record(
-                task_id=task.task_id,
-                executor=self._executor,
-                host=self._host,
-                repo=str(settings.repo),
-                ref=ref,
-                base=base,
-                branch=branch,
-                tree=str(home / (settings.repo.name or "repo")),
-                git_dir="",
-                stage=Stage.CREATING,
-                policy=settings.policy,
-                created_at=time.time(),
-                used_at=time.time(),
-            )
-            record.save(home)
-            try:
-                await repository.make_branch(branch, base)
-            except GitFailed:
-                shutil.rmtree(home, ignore_errors=True)  # that branch, if there is one, is not ours
-                raise
-            try:
-                record = replace(record, git_dir=str(await repository.add(Path(record.tree), branch)))
-            except (GitFailed, Stopped, OSError):
-                await self._undo(repository, record, home)
-                raise
-        try:
-            await self._check_out(repository, record, run.stop)
-            record = replace(record, stage=Stage.MADE)
-            record.save(home)
-        except (GitFailed, Stopped, OSError):
-            async with repository.alone(StopReason()):
-                await self._undo(repository, record, home)
-            raise
-        return record
-
-    async def _undo(self, repository: Repository, record: Record, home: Path) -> None:
-        """As if it had never begun. What cannot be removed now is by the next run, or the sweep."""
-        fresh = replace(repository, git=replace(repository.git, stop=StopReason()))
-        with suppress(GitFailed, OSError):
-            await dispose(fresh, record, home)
-
-    async def _check_out(self, repository: Repository, record: Record, stop: StopReason) -> None:
-        git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir), stop=stop)
-        await git("reset", "--hard", "--quiet", "--no-recurse-submodules", seconds=CHECKOUT_SECONDS)
+    async def _open(self, repository: Repository, ref: str, task: Task, home: Path) -> tuple[Record, bool]:
+        settings = self._settings
+        found = await find(repository, home)
+        if found is not None:
+            log.info("going on in %s", found.tree, extra={"task": task.task_id})
+            return self._used(found, home), True
+        if task.attempt > 1:
+            log.info("no workspace of it on this host: beginning anew", extra={"task": task.task_id})
+        now = time.time()
+        new = Record(
+            task_id=task.task_id,
+            executor=self._executor,
+            host=self._host,
+            repo=str(settings.repo),
+            ref=ref,
+            base="",
+            branch=branch_of(settings.branch, task.task_id),
+            tree=str(home / (settings.repo.name or "repo")),
+            git_dir="",
+            stage=Stage.CREATING,
+            policy=settings.policy,
+            created_at=now,
+            used_at=now,
+        )
+        return await make(repository, new, home, fetch=settings.fetch), False
 
     def _used(self, record: Record, home: Path) -> Record:
         record = replace(
@@ -278,7 +213,7 @@ class Worktrees:
             record = self._used(record, home)
         if run.stop.reason in ("drain", "lost"):  # no result is written; the next run goes on here
             return outcome
-        repository = replace(repository, git=replace(repository.git, stop=StopReason()))
+        repository = repository.with_stop(StopReason())
         told: dict[str, object] = {
             "kind": "worktree",
             "host": record.host,
@@ -295,7 +230,7 @@ class Worktrees:
             changes = await measure(git, record, home)
             told |= dataclasses.asdict(changes)
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
-                async with repository.alone(StopReason()):
+                async with repository.alone():
                     tip = await repository.branch_tip(record.branch)
                     changed = changes.uncommitted or (changes.head, tip) != (record.base, record.base)
                     if record.policy.keep == "never" or not changed:
@@ -305,22 +240,6 @@ class Worktrees:
             log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
             told["error"] = str(error)
         return replace(outcome, extra={**outcome.extra, "workspace": told})
-
-
-async def dispose(repository: Repository, record: Record, home: Path) -> None:
-    """Remove the worktree, and branch and record too unless the branch has commits that no other has. Within `alone`."""
-    await repository.remove(Path(record.tree))
-    if await repository.delete_branch(record.branch, record.base):
-        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
-
-
-def _unlock(repository: Repository, record: Record) -> None:
-    """Locks of git's in this worktree, and of its branch: whoever held them is dead."""
-    left = [Path(record.git_dir) / "index.lock", Path(record.git_dir) / "HEAD.lock"]
-    for path in (*left, repository.common / "refs" / "heads" / f"{record.branch}.lock"):
-        with suppress(FileNotFoundError):
-            path.unlink()
-            log.warning("removed %s, which a killed program had left", path, extra={"task": record.task_id})
 
 
 def _refused(why: str) -> Outcome:

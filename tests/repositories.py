@@ -88,6 +88,7 @@ class Workshop:
     repo: Path
     exclusive: Exclusive = shared
     environment: dict[str, str] = field(default_factory=dict)
+    claims: int = 0
 
     def __post_init__(self) -> None:
         self.state = StateDir(self.path / "state")
@@ -106,7 +107,8 @@ class Workshop:
         )
 
     def task(self, task_id: str, stop: StopReason | None = None, **fields: object) -> Run:
-        known = {"task_type": "x", "task_description": "x", "timeout_seconds": 60.0}
+        self.claims += 1
+        known = {"task_type": "x", "task_description": "x", "timeout_seconds": 60.0, "fencing_token": self.claims}
         task = Task(task_id=task_id, **(known | fields))  # type: ignore[arg-type]
         return Run(task, self.path / "work", self.path / "log", stop=stop or StopReason())
 

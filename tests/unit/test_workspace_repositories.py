@@ -11,6 +11,7 @@ import pytest
 from tests.real import missing, require
 from tests.repositories import Workshop, checkout, commit, git, repository, told
 from turbo.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.workspaces.repository import Repository
 
 LS = "ls; git log --oneline | wc -l"
 
@@ -96,6 +97,19 @@ async def test_a_branch_that_exists_is_somebodys(tmp_path: Path) -> None:
     failed(await shop.run("deep"), "turbo/deep")  # a directory of branches, where git needs a file
     assert git(repo, "for-each-ref") == before
     assert (await shop.run("t3", "ls")).output == "readme\n", "it was these tasks alone"
+
+
+async def test_nor_is_one_that_somebody_makes_in_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repo = repository(tmp_path / "r")
+    git(repo, "branch", "turbo/t1")
+
+    async def not_there_yet(*_: object) -> None: ...
+
+    monkeypatch.setattr(Repository, "branch_tip", not_there_yet)
+    shop = Workshop(tmp_path, repo)
+    failed(await shop.run("t1"), "the branch turbo/t1 exists already")
+    assert git(repo, "branch", "--list", "turbo/*").strip() == "turbo/t1"
+    assert not list(shop.state.workspaces.glob("*/*"))
 
 
 @pytest.mark.parametrize(

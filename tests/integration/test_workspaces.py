@@ -138,6 +138,8 @@ def test_a_retry_goes_on_and_everything_is_told(bench: Bench) -> None:
     assert "branch              turbo/t\n" in shown
     assert "changed             2 commits, 3 files, +4 -0 lines; 2 uncommitted\n" in shown
 
+    assert "workspace=(1 commit, 2 files, +2 -0 lines; 1 uncommitted)" in shown, "the trail, by try"
+
     diff = turbo(bench, "diff", "t")
     assert (diff.returncode, diff.stderr) == (0, "")
     assert diff.stdout.count("\n+- t") == 2

@@ -297,10 +297,11 @@ async def test_fetch_brings_the_remotes_branch_and_nothing_else(tmp_path: Path, 
 
 
 async def test_a_fetch_that_fails_fails_the_task_and_asks_nobody(tmp_path: Path, repo: Path) -> None:
-    git(repo, "remote", "add", "origin", "https://127.0.0.1:1/x.git")
+    git(repo, "remote", "add", "origin", "https://me:geheim@127.0.0.1:1/x.git")
     outcome = await Workshop(tmp_path, repo).run("t1", ref="origin/main", fetch=True)
     assert outcome.kind is OutcomeKind.FAILED
     assert "git fetch in" in str(outcome.error)
+    assert "geheim" not in str(outcome.error)
 
 
 # ── twenty at once ──────────────────────────────────────────────────────────────────────────────────────────────────

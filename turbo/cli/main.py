@@ -72,6 +72,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo submit "Review src/auth.py" --wait
           turbo tasks --status failed --since 1h
           turbo show my_task_1
+          turbo diff my_task_1                      # what it changed, where executors have workspaces
         \b
         See to the fleet:
           turbo status                              # what is wrong stands first

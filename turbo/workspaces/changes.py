@@ -106,7 +106,7 @@ async def at_risk(git: Git | None, repository: Repository, record: Record) -> st
         if git is not None:
             state = await look(git)
             if state.uncommitted:
-                return f"{state.uncommitted} uncommitted changes"
+                return f"uncommitted changes ({state.uncommitted})"
             commits.add(state.head)
             if commits - {None, record.base} and any((Path(record.git_dir) / "modules").glob("*")):
                 return "commits, and submodules whose commits may be nowhere else"

@@ -15,6 +15,7 @@ from pathlib import Path
 from turbo.executors.base import StopReason
 from turbo.journal import Journal
 from turbo.launch import SpawnFailed
+from turbo.log import scrub
 from turbo.process import Ending, ProcessSpec, run_process
 
 SECONDS = 60.0
@@ -141,4 +142,5 @@ def said(stderr: str) -> str:
     """git's message, in a line, without its advice."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
     told = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
-    return "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)[:ERROR_CHARACTERS]
+    text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)
+    return scrub(text)[:ERROR_CHARACTERS]  # a remote's URL may hold a password

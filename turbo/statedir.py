@@ -112,17 +112,20 @@ class StateDir:
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""
         home = self.root / "workers" / worker_id
-        home.mkdir(mode=0o700, exist_ok=True)
-        lock = _lock(home / "lock")
-        if lock is None:
-            raise StateDirUnusable(f"{home}: its lock is held by somebody else, though the id is this process's own")
+        draft = home.with_name(f".{worker_id}")
+        draft.mkdir(mode=0o700, exist_ok=True)
+        lock = _lock(draft / "lock")
+        if lock is None or home.exists():
+            raise StateDirUnusable(f"{home}: is somebody else's, though the id is this process's own")
+        draft.rename(home)  # a sibling that looks for the dead never sees it without its lock held
         return WorkerHome(self.root, worker_id, lock)
 
     def dead_workers(self) -> list[WorkerHome]:
         """Directories of workers whose process is gone, their locks taken: the caller has adopted them."""
         dead = []
         for home in sorted((self.root / "workers").iterdir()):
-            lock = _lock(home / "lock") if home.is_dir() else None
+            there = home.is_dir() and not home.name.startswith(".")
+            lock = _lock(home / "lock") if there else None
             if lock is not None:
                 dead.append(WorkerHome(self.root, home.name, lock))
         return dead

@@ -568,6 +568,11 @@ class Worker:
         ended.cancel()
         if not await self.finisher.flushed(FLUSH_SECONDS):
             log.warning("results are left in the spool; the next worker of this host records them")
+        try:
+            async with asyncio.timeout(5):  # a claim that the stop cut off is known to the database only
+                await self.reconciler.compare()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.debug("not compared before leaving: %s", error)
 
     async def _say_goodbye(self) -> None:
         try:

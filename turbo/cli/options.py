@@ -82,3 +82,9 @@ def use_env_file(path: Path) -> None:
         os.environ.update(EnvFile(path).values())
     except EnvironmentRefused as error:
         raise ConfigError(str(error)) from None
+
+
+def on_the_command_line(context: typer.Context, dsn: str | None) -> str | None:
+    """--dsn where it was given: an env file is stronger than TURBO_DSN of the environment, and weaker than the option."""
+    source = context.get_parameter_source("dsn")
+    return dsn if source is not None and source.name == "COMMANDLINE" else None

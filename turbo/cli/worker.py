@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from turbo.cli.options import Dsn, use_env_file
+from turbo.cli.options import Dsn, on_the_command_line, use_env_file
 
 
 def worker(
@@ -47,8 +47,6 @@ def worker(
         raise ConfigError(
             "no configuration: give --config FILE, or set TURBO_CONFIG; config/worker.yaml is a working example"
         )
-    source = context.get_parameter_source("dsn")
-    given_dsn = dsn if source is not None and source.name == "COMMANDLINE" else None  # else the env file may say
     if env_file is not None:
         use_env_file(env_file)
     given = {
@@ -64,7 +62,7 @@ def worker(
         raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
     async def run() -> int:
-        one = Worker(settings, dsn=given_dsn or os.environ.get("TURBO_DSN") or settings.database.dsn)
+        one = Worker(settings, dsn=on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn)
         log.configure(one.id, log_file)
         return await one.run()
 

@@ -27,6 +27,16 @@ def _home(path: str | None) -> str | None:
     return None if path is None else os.path.expanduser(path)  # noqa: PTH111 - kept a string until it is used
 
 
+def queue_names(queues: list[str]) -> list[str]:
+    """Checked. Raises ValueError."""
+    for queue in queues:
+        if not QUEUE_NAME.fullmatch(queue):
+            raise ValueError(f"{queue!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
+    if len(set(queues)) != len(queues):
+        raise ValueError("names a queue twice")
+    return queues
+
+
 class Database(Section):
     dsn: str = Field(
         default="", description="libpq connection string; empty means the PG* variables. No password in it."
@@ -75,15 +85,7 @@ class WorkerSection(Section):
     def _roots(cls, roots: list[str]) -> list[str]:
         return [os.path.expanduser(r) for r in roots]  # noqa: PTH111
 
-    @field_validator("queues")
-    @classmethod
-    def _queue_names(cls, queues: list[str]) -> list[str]:
-        for queue in queues:
-            if not QUEUE_NAME.fullmatch(queue):
-                raise ValueError(f"{queue!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
-        if len(set(queues)) != len(queues):
-            raise ValueError("names a queue twice")
-        return queues
+    _queues = field_validator("queues")(lambda v: queue_names(v))
 
     @field_validator("name", "host")
     @classmethod

@@ -30,6 +30,7 @@ COMMANDS = {
     "doctor": ("turbo.cli.doctor", "doctor"),
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
+    "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }
 

@@ -480,6 +480,8 @@ class Fleet(RuleBasedStateMachine):
         if not alive:
             self.run(worker.register())
         self.truth.beats[worker.id] = self.now
+        row = self.world.picture().workers[worker.id]
+        assert (row["host"], tuple(row["queues"])) == (worker.host, QUEUES), f"{worker.id} stands there as {row}"
         return to_rescue
 
     def rescue_op(self, i: int, k: int) -> Op | None:
@@ -614,8 +616,6 @@ class Fleet(RuleBasedStateMachine):
         self.seen["result lost by a failover"] += len(
             done - {(t, n) for t, task in self.truth.tasks.items() for n in task.recorded}
         )
-        for task in self.truth.tasks.values():
-            task.restored = len(task.claims)
         rows = self.world.picture()
         for worker in self.workers:
             for held, run in worker.runs.items():

@@ -143,6 +143,7 @@ MUTATIONS = (
     Mutation("only a waiting task is taken back", "reassert", (("where t.status in ('pending', 'scheduled')", "where true"),)),
     Mutation("a lost registration is made anew", "prune_workers", (("where t.status = 'running' and t.fencing_token > 0",
         "where false"),)),
+    Mutation("a made-up registration is written anew", "beat", (("and pid <> 0", ""),)),
     # ── time
     Mutation("only what is scheduled is promoted", "sweep", (
         ("where t.status = 'scheduled' and t.run_after <=", "where t.status in ('scheduled', 'running') and t.run_after <="),

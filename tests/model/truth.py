@@ -24,7 +24,6 @@ class TaskTruth:
     consumed: set[int] = field(default_factory=set)  # released, orphaned, or taken by a hand edit: recorded too
     told_late: set[int] = field(default_factory=set)
     wishes: int = 0
-    restored: int = 0  # how many claims this line of history had when it last began anew
     polled: bool = False  # an old poller had it: no trail, no token
 
 
@@ -119,7 +118,14 @@ def _columns(row: Row, task: TaskTruth) -> None:
 
 
 def _trail(task_id: str, row: Row, task: TaskTruth, trail: list[Row]) -> None:
-    status = task.first
+    trail_holds(task_id, row, task.first, trail)
+    claimed = [e["fencing_token"] for e in trail if e["action_type"] == "claimed"]
+    assert claimed == sorted(set(claimed)), f"{task_id}: its tokens do not grow: {claimed}"
+
+
+def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
+    """Every change of status has its entry, in order, and nothing was recorded twice. Raises AssertionError."""
+    status = first
     finished: list[int] = []
     for entry in trail:
         was, becomes = entry["from_status"], entry["to_status"]
@@ -135,5 +141,3 @@ def _trail(task_id: str, row: Row, task: TaskTruth, trail: list[Row]) -> None:
     if status in FINAL and row["fencing_token"] is not None and trail[-1]["action_type"] != "rescued":
         assert row["fencing_token"] < 0, f"{task_id} is {status}, its token is not consumed"
     assert len(finished) == len(set(finished)), f"{task_id}: a result is recorded twice"
-    claimed = [e["fencing_token"] for e in trail if e["action_type"] == "claimed"]
-    assert claimed == sorted(set(claimed)) or task.restored, f"{task_id}: its tokens do not grow: {claimed}"

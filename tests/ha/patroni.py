@@ -46,7 +46,9 @@ def _usable_python() -> str:
     """A Python that the server's user can execute."""
     for python in (sys._base_executable, "/usr/bin/python3"):  # type: ignore[attr-defined]
         with contextlib.suppress(OSError):
-            done = subprocess.run([python, "-c", "import venv, ensurepip"], cwd="/", capture_output=True, **_as_server_user())  # type: ignore[call-overload]
+            done = subprocess.run(
+                [python, "-c", "import venv, ensurepip"], cwd="/", capture_output=True, **_as_server_user()
+            )  # type: ignore[call-overload]
             if done.returncode == 0:
                 return str(python)
     missing("no Python that the server's user can execute: install python3 and python3-venv")
@@ -135,7 +137,9 @@ class Cluster:
         """Every node, as operations.md says: libpq finds the one that takes writes."""
         ports = ",".join(str(n.port) for n in self.nodes)
         hosts = ",".join("127.0.0.1" for _ in self.nodes)
-        return f"host={hosts} port={ports} user=postgres dbname=postgres connect_timeout=2 target_session_attrs=read-write"
+        return (
+            f"host={hosts} port={ports} user=postgres dbname=postgres connect_timeout=2 target_session_attrs=read-write"
+        )
 
     def leader(self) -> Node | None:
         return next((n for n in self.nodes if n.ask("/primary") == 200), None)
@@ -164,14 +168,18 @@ class Cluster:
             states = [r[0] for r in rows]
             return leader if len(states) == 2 and {"sync", "quorum"} & set(states) else None
 
-        found: Node = until(ready, seconds, "a leader and two replicas:\n" + "\n".join(n.log[-800:] for n in self.nodes))
+        found: Node = until(
+            ready, seconds, "a leader and two replicas:\n" + "\n".join(n.log[-800:] for n in self.nodes)
+        )
         return found
 
     def switch_over(self) -> None:
         leader = self.leader()
         assert leader is not None
         connection = http.client.HTTPConnection("127.0.0.1", leader.rest, timeout=30)
-        connection.request("POST", "/switchover", json.dumps({"leader": leader.name}), {"Content-Type": "application/json"})
+        connection.request(
+            "POST", "/switchover", json.dumps({"leader": leader.name}), {"Content-Type": "application/json"}
+        )
         answer = connection.getresponse()
         text = answer.read().decode()
         connection.close()
@@ -179,7 +187,11 @@ class Cluster:
 
 
 def _configuration(node: Node, nodes: list[Node], bin_dir: Path) -> dict[str, object]:
-    users = {"superuser": {"username": "postgres"}, "replication": {"username": "replicator"}, "rewind": {"username": "postgres"}}
+    users = {
+        "superuser": {"username": "postgres"},
+        "replication": {"username": "replicator"},
+        "rewind": {"username": "postgres"},
+    }
     return {
         "scope": "turbo",
         "name": node.name,

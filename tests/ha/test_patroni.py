@@ -110,7 +110,9 @@ class Fleet:
         new = until(lambda: self.writable(old if moves else None), 60, "somebody takes writes")
         writable = time.time()
         assert (new is not old) == moves, f"the fault bit: {old.name} → {new.name}"
-        bare = until(lambda: next((at for at in self.load.writes if at >= writable), None), FAR, "the bare client writes")
+        bare = until(
+            lambda: next((at for at in self.load.writes if at >= writable), None), FAR, "the bare client writes"
+        )
         claim = self.claimed_after(writable, new)
         self.say(
             f"{what}: writes again after {writable - began:.1f} s; first write of a bare client {bare - writable:.2f} s"
@@ -131,7 +133,10 @@ class Fleet:
         return None
 
     def claimed_after(self, moment: float, node: Node) -> float:
-        query = "select extract(epoch from min(executed_at))::float8 from agent_actions where action_type = 'claimed' and executed_at > to_timestamp(%s)"
+        query = (
+            "select extract(epoch from min(executed_at))::float8 from agent_actions"
+            " where action_type = 'claimed' and executed_at > to_timestamp(%s)"
+        )
 
         def first() -> float | None:
             try:

@@ -27,7 +27,10 @@ def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) ->
     world = World(dsn, 3)
     machine = type("Fleet", (Fleet,), {"world": world})
     try:
-        with applied(mutation, world.admin), pytest.raises((AssertionError, HypothesisException, ExceptionGroup)) as noticed:
+        with (
+            applied(mutation, world.admin),
+            pytest.raises((AssertionError, HypothesisException, ExceptionGroup)) as noticed,
+        ):
             run_state_machine_as_test(
                 machine,
                 settings=settings(

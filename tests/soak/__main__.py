@@ -21,7 +21,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="turbo-soak-") as path:
-        report = soak(Path(path), tasks=given.tasks, faults=given.faults, seed=given.seed, say=lambda s: print(s, flush=True))
+        report = soak(
+            Path(path), tasks=given.tasks, faults=given.faults, seed=given.seed, say=lambda s: print(s, flush=True)
+        )
     print(report)
     return 1 if report.complaints else 0
 

@@ -68,7 +68,11 @@ def answer_lost(fleet: Fleet) -> bool:
 
 def edited(fleet: Fleet) -> bool:
     wish = fleet.random.choice(HAND)
-    which = "completed', 'failed', 'cancelled" if wish == "pending" and fleet.random.random() < 0.7 else "pending', 'running', 'scheduled"
+    which = (
+        "completed', 'failed', 'cancelled"
+        if wish == "pending" and fleet.random.random() < 0.7
+        else "pending', 'running', 'scheduled"
+    )
     ids = fleet.bench.sql(f"select task_id from agent_tasks where status in ('{which}') order by random() limit 1")
     if not ids:
         return False

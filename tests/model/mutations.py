@@ -221,7 +221,8 @@ MUTATIONS = (
                 "and (w.counted_at",
             ),
             (
-                "where w.worker_id = s.worker_id and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)",
+                "where w.worker_id = s.worker_id"
+                " and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)",
                 "where w.worker_id = s.worker_id",
             ),
         ),

@@ -162,7 +162,9 @@ class Cluster:
                 return None
             try:
                 with psycopg.connect(leader.dsn, autocommit=True, connect_timeout=2) as db:
-                    rows = db.execute("select sync_state from pg_stat_replication where state = 'streaming'").fetchall()
+                    rows = db.execute(  # not pg_basebackup, which streams, too
+                        "select sync_state from pg_stat_replication where state = 'streaming' and application_name ~ '^n[1-3]$'"
+                    ).fetchall()
             except psycopg.Error:
                 return None
             states = [r[0] for r in rows]

@@ -29,6 +29,7 @@ class Base(RuleBasedStateMachine):
         self.disks: dict[str, list[Home]] = {host: [] for host in HOSTS}
         self.tokens: dict[int, Held] = {}  # every token that was ever handed out, in any line of history
         self.results: dict[Held, FinishedRun] = {}  # every success anybody ever had
+        self.counted: dict[str, tuple[int, float]] = {}  # silent beats, and when the last was counted
         self.numbers = 0
         self.before = self.world.picture()
         self.exact = True  # whether `before` is what the last statement saw
@@ -44,6 +45,9 @@ class Base(RuleBasedStateMachine):
 
     def waiting(self) -> int:
         return sum(r["status"] == "pending" for r in self.before.tasks.values())
+
+    def running(self) -> bool:
+        return any(w.runs for w in self.workers)
 
     def polled(self) -> list[str]:
         rows = self.before.tasks.values()
@@ -69,9 +73,13 @@ class Base(RuleBasedStateMachine):
                 for run in worker.runs.values():
                     run.excused = True
             else:
-                assert row["silent_beats"] <= silence / HEARTBEAT / 0.9, (
-                    f"{worker.id}: {row['silent_beats']} beats counted in {silence} s"
-                )
+                count, at = self.counted.get(worker.id, (0, float("-inf")))
+                if row["silent_beats"] > count:
+                    assert row["silent_beats"] == count + 1, f"{worker.id}: several beats counted at once"
+                    assert self.now - at >= 0.9 * HEARTBEAT - 1, f"{worker.id}: counted twice within {self.now - at} s"
+                    assert silence >= 1.5 * HEARTBEAT - 1, f"{worker.id}: counted after {silence} s"
+                if row["silent_beats"] != count:
+                    self.counted[worker.id] = (row["silent_beats"], self.now)
 
     def _runs_are_ours(self, picture: Picture) -> None:
         """While a program lives, and until its result is recorded, the row and its key are its own."""

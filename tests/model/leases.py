@@ -26,6 +26,30 @@ class Leases(Work):
         assert (row["host"], tuple(row["queues"])) == (worker.host, QUEUES), f"{worker.id} stands there as {row}"
         return to_rescue
 
+    @precondition(lambda self: any(w.runs for w in self.workers) and len(self.workers) > 1)
+    @rule(i=ANY, rescue=st.booleans())
+    def falls_silent(self, i: int, rescue: bool) -> None:
+        """A worker that runs something is cut off for longer than its lease. It does not know, and runs on."""
+        silent = self.pick([w for w in self.workers if w.runs], i)
+        for _ in range(8):
+            self.world.pass_time(12)
+            self.now += 12
+            for worker in self.workers:
+                if worker is not silent:
+                    self.beats(worker)
+                    self.everything_holds()
+        if rescue:
+            self.do(self.rescue_op(self.pick([k for k, w in enumerate(self.workers) if w is not silent], i), 0))
+
+    @rule(i=ANY, j=ANY)
+    def buries_a_stranger(self, i: int, j: int) -> None:
+        """Two hosts with one state directory by mistake: a host may bury its own only."""
+        worker = self.pick(self.workers, i)
+        strangers = [w.id for w in self.workers if worker is not None and w.host != worker.host]
+        strangers = [w for w in strangers if w in self.before.workers]
+        if strangers:
+            assert self.run(worker.queue.bury([self.pick(strangers, j)], worker.host)) == []
+
     def rescue_op(self, i: int, k: int) -> Op | None:
         worker = self.pick(self.workers, i)
 
@@ -45,7 +69,8 @@ class Leases(Work):
         self.do(self.rescue_op(i, 0))
 
     def reconcile_op(self, i: int, k: int) -> Op | None:
-        worker = self.pick(self.workers, i)
+        # Rather one that runs something, which is when turbo asks.
+        worker = self.pick([w for w in self.workers if w.runs] if i % 2 else self.workers, i // 2)
         if worker is None:
             return None
         known = list(worker.runs)
@@ -89,6 +114,7 @@ class Leases(Work):
 
         return Op("reconcile", worker, worker.claims, send, take)
 
+    @precondition(lambda self: any(r["status"] == "running" for r in self.before.tasks.values()) or self.running())
     @rule(i=ANY, lost=st.sampled_from([False, False, False, True]))
     def reconcile(self, i: int, lost: bool) -> None:
         self.do(self.reconcile_op(i, 0), lost=lost)

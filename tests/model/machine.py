@@ -13,7 +13,7 @@ import psycopg
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 
-from tests.model.fleet import HOSTS, FakeWorker, Op
+from tests.model.fleet import HOSTS, QUEUES, FakeWorker, Op
 from tests.model.leases import Leases
 from tests.model.people import ANY
 from turbo.outcome import OutcomeKind
@@ -21,18 +21,23 @@ from turbo.queue import Claim
 from turbo.states import FINAL
 
 SETTLE_ROUNDS = 14
+FIRST = ((None, 1, "default", 0, 4), (None, 9, "default", 1, 0), ("a", 5, "default", 0, 0), ("a", 5, "other", 0, 0))
+"""The first tasks, so that every history has something to do: key, priority, queue, max_retries, infra_count."""
 
 
 class Fleet(Leases):
     """`world` is set by whoever runs it. A failure says what was wrong, and hypothesis prints the steps."""
 
-    @initialize()
-    def start_all(self) -> None:
-        for key in (None, "a", "a"):
-            self.insert(key, 5, "default", 0, 1)
+    @initialize(late=st.booleans())
+    def start_all(self, late: bool) -> None:
+        if late:
+            self.the_standby_catches_up()  # with no worker registered, and no task
+        for key, priority, queue, retries, infra in FIRST:
+            self.insert(key, priority, queue, 0, retries, infra)
         for slot in range(len(HOSTS)):
             self.start(slot)
-        self.the_standby_catches_up()
+        if not late:
+            self.the_standby_catches_up()
 
     @precondition(lambda self: len(self.truth.tasks) > 1)
     @rule(first=ANY, second=ANY, i=ANY, j=ANY, k=ANY)
@@ -56,8 +61,8 @@ class Fleet(Leases):
         self.seen["two at once"] += 1
 
     @precondition(lambda self: self.waiting() > 1 and len(self.workers) > 1)
-    @rule(i=ANY, j=ANY)
-    def claims_race(self, i: int, j: int) -> None:
+    @rule(i=ANY, j=ANY, k=ANY)
+    def claims_race(self, i: int, j: int, k: int) -> None:
         """A claim whose snapshot is older than the commit of its sibling's."""
         one, two = self.pick(self.workers, i), self.pick(self.workers, j)
         if one is None or one is two:
@@ -68,13 +73,13 @@ class Fleet(Leases):
             async with two.claims.use() as connection:
                 await connection.execute("select from public.agent_tasks limit 1")
             try:
-                self.claim_taken(one, await one.queue.claim("default", 2, may_idle=True), False)
-                claim = await two.queue.claim("default", 2, may_idle=True)
+                self.claim_taken(one, await one.queue.claim(QUEUES[k % 2], 2, may_idle=True), False)
+                claim = await two.queue.claim(QUEUES[1 - k % 2], 2, may_idle=True)
             except psycopg.Error:
                 # turbo claims in READ COMMITTED and would claim again
                 self.seen["key or row raced"] += 1
                 await two.claims.end("rollback")
-                return await two.queue.claim("default", 2, may_idle=True)
+                return await two.queue.claim(QUEUES[1 - k % 2], 2, may_idle=True)
             await two.claims.end()
             return claim
 
@@ -91,10 +96,21 @@ class Fleet(Leases):
         self.world.save()
         self.saved = copy.deepcopy(self.truth)
 
-    @precondition(lambda self: self.truth.tasks)
-    @rule()
-    def fail_over(self) -> None:
-        """The standby becomes the primary: what it had not received never happened."""
+    @precondition(lambda self: self.truth.tasks or self.saved.tasks)
+    @rule(reconnect=st.booleans(), prune=st.booleans())
+    def fail_over(self, reconnect: bool, prune: bool) -> None:
+        """The standby becomes the primary: what it had not received never happened. Mostly the workers are soon back."""
+        self._throw_back()
+        self.everything_holds()
+        if prune and self.workers:
+            self.run(self.workers[0].queue.prune_workers())
+        if reconnect:
+            for k, worker in enumerate(self.workers):
+                self.beats(worker)
+                self.do(self.reconcile_op(2 * k, 0))
+                self.everything_holds()
+
+    def _throw_back(self) -> None:
         self.world.fail_over()
         done = {(t, n) for t, task in self.truth.tasks.items() for n in task.recorded}
         self.truth = copy.deepcopy(self.saved)
@@ -108,6 +124,7 @@ class Fleet(Leases):
                 mine = row is not None and (row["status"], row["fencing_token"]) == ("running", held.token)
                 run.excused = run.excused or not mine
                 self.seen["claim lost by a failover"] += not mine
+        self.counted = {w: (r["silent_beats"], float("-inf")) for w, r in rows.workers.items()}
         self.before = rows
         self.exact = False
 
@@ -132,7 +149,7 @@ class Fleet(Leases):
                     self.rescued(self.run(worker.queue.rescue("worker_silent")))
                 self.run(worker.queue.prune_workers())
                 self.everything_holds()
-                self.do(self.reconcile_op(worker.slot, 0))
+                self.do(self.reconcile_op(2 * worker.slot, 0))
                 self.do(self.sweep_op(worker.slot, 0))
                 self.everything_holds()
                 for queue in (0, 2, 2):

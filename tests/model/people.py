@@ -19,9 +19,15 @@ TASKS_AT_MOST = 8
 
 class People(Base):
     @precondition(lambda self: len(self.truth.tasks) < TASKS_AT_MOST)
-    @rule(key=st.sampled_from(KEYS), priority=st.sampled_from([None, 1, 5, 9]), queue=st.sampled_from(QUEUES[:1] * 3 + QUEUES),
-          delay=st.sampled_from([0, 0, 0, 600]), retries=st.integers(0, 2))  # fmt: skip
-    def insert(self, key: str | None, priority: int | None, queue: str, delay: int, retries: int) -> None:
+    @rule(
+        key=st.sampled_from(KEYS),
+        priority=st.sampled_from([None, 1, 5, 9]),
+        queue=st.sampled_from([*QUEUES[:1] * 3, *QUEUES]),
+        delay=st.sampled_from([0, 0, 0, 600]),
+        retries=st.sampled_from([0, 0, 1, 2]),
+        infra=st.sampled_from([0, 0, 4]),
+    )
+    def insert(self, key: str | None, priority: int | None, queue: str, delay: int, retries: int, infra: int) -> None:
         self.numbers += 1
         task_id = f"t{self.numbers}"
         self.world.admin.execute(
@@ -29,10 +35,14 @@ class People(Base):
             " run_after) values (%s, 'x', %s, %s, %s, %s, now() + make_interval(secs => %s))",
             [task_id, key, priority, queue, retries, delay],
         )
+        if infra:  # it has seen bad days before
+            self.world.past_the_triggers("update agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
         self.truth.tasks[task_id] = TaskTruth("scheduled" if delay else "pending")
 
     def hand_op(self, i: int, k: int) -> Op | None:
-        task_id = self.pick(sorted(self.truth.tasks), i)
+        # Mostly what runs: there an edit is no plain thing.
+        running = sorted(t for t, r in self.before.tasks.items() if r["status"] == "running" and t in self.truth.tasks)
+        task_id = self.pick(running if running and i % 2 else sorted(self.truth.tasks), i // 2)
         what = HAND[k % len(HAND)]
         if task_id is None:
             return None
@@ -85,7 +95,7 @@ class People(Base):
         elif status == "running" and found[1][1] is not None:
             task.wishes += what != "put off"
             self.seen["wish"] += what != "put off"
-        elif what != "put off" or (row is not None and row["status"] != status):
+        elif what != "put off":
             self.seen["consumed by hand"] += bool(task.claims)
             task.consumed |= set(task.claims)
             if self.exact and row is not None and row["status"] in FINAL and what in ("pending", "later"):
@@ -95,6 +105,12 @@ class People(Base):
     @rule(i=ANY, k=ANY)
     def hand_edit(self, i: int, k: int) -> None:
         self.do(self.hand_op(i, k))
+
+    @precondition(lambda self: any(r["status"] in FINAL for r in self.before.tasks.values()))
+    @rule(i=ANY)
+    def hand_retry(self, i: int) -> None:
+        over = sorted(t for t, r in self.before.tasks.items() if r["status"] in FINAL)
+        self.do(self.hand_op(2 * sorted(self.truth.tasks).index(self.pick(over, i)), 0))
 
     @precondition(lambda self: self.polled())
     @rule(i=ANY, again=st.booleans())

@@ -127,17 +127,25 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
     """Every change of status has its entry, in order, and nothing was recorded twice. Raises AssertionError."""
     status = first
     finished: list[int] = []
+    spent: bool | None = None  # whether the row's token is consumed; None: not known
     for entry in trail:
-        was, becomes = entry["from_status"], entry["to_status"]
-        if entry["action_type"] == "late":
+        action, was, becomes = entry["action_type"], entry["from_status"], entry["to_status"]
+        if action == "late":
             continue  # changes nothing, and stands beside what the same batch did
-        assert was == status, f"{task_id}: {entry['action_type']} from {was}, but it was {status}"
+        assert was == status, f"{task_id}: {action} from {was}, but it was {status}"
         if was != becomes:
             assert (TaskState(was), TaskState(becomes)) in TRANSITIONS, f"{task_id}: {was} → {becomes} is no transition"
-        if entry["action_type"] == "finished":
+        if action == "finished":
             finished.append(entry["fencing_token"])
+        if action in ("claimed", "reasserted"):
+            spent = False
+        elif action in ("finished", "released") or (entry["detail"] or {}).get("reason") == "orphan":
+            spent = True
+        elif action == "edited" and was != becomes:
+            # what is put off keeps its token: nothing new has been asked of it
+            spent = None if becomes == "scheduled" else True
         status = becomes
     assert status == row["status"], f"{task_id} is {row['status']}, its trail says {status}"
-    if status in FINAL and row["fencing_token"] is not None and trail[-1]["action_type"] != "rescued":
-        assert row["fencing_token"] < 0, f"{task_id} is {status}, its token is not consumed"
+    if spent is not None and row["fencing_token"] is not None:
+        assert (row["fencing_token"] < 0) == spent, f"{task_id}: its token is {'not ' * spent}consumed"
     assert len(finished) == len(set(finished)), f"{task_id}: a result is recorded twice"

@@ -9,6 +9,7 @@ from tests.model.truth import SUCCEEDED, judge
 from turbo.outcome import OutcomeKind
 from turbo.queue import Answer, Claim, Held
 from turbo.spool import FinishedRun
+from turbo.states import FINAL
 
 OUTCOMES = (
     OutcomeKind.SUCCEEDED,
@@ -80,7 +81,7 @@ class Work(People):
         self.a_program_ends(i, j, outcome, False)
 
     @precondition(lambda self: self.waiting())
-    @rule(i=ANY, k=ANY, lost=st.sampled_from([False, False, False, True]))
+    @rule(i=ANY, k=ANY, lost=st.booleans())
     def claim(self, i: int, k: int, lost: bool) -> None:
         self.do(self.claim_op(i, k), lost=lost)
 
@@ -161,7 +162,9 @@ class Work(People):
     @rule(i=ANY, j=ANY)
     def an_old_success_comes_in(self, i: int, j: int) -> None:
         """From a spool that somebody restored, or a worker that nobody remembers."""
-        worker, result = self.pick(self.workers, i), self.pick(list(self.results.values()), j)
+        # Rather one whose task is not over: there it could answer.
+        open_ = [r for h, r in self.results.items() if self.before.tasks.get(h.task_id, {}).get("status") not in FINAL]
+        worker, result = self.pick(self.workers, i), self.pick(open_ or list(self.results.values()), j)
         if worker is not None and result is not None:
             self.exact = True
             for other in self.workers:

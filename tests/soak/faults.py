@@ -8,6 +8,7 @@ from collections.abc import Callable
 import psycopg
 
 from tests.soak.fleet import LEASE_SECONDS, QUEUE, Fleet
+from tests.workers import until
 
 HAND = ("cancelled", "pending", "completed", "failed")
 
@@ -85,7 +86,7 @@ def edited(fleet: Fleet) -> bool:
 def paused(fleet: Fleet) -> bool:
     fleet.bench.sql("insert into agent_queues (queue) values (%s) on conflict do nothing", QUEUE)
     time.sleep(fleet.random.uniform(0.05, 0.4))
-    fleet.bench.sql("delete from agent_queues where queue = %s", QUEUE)
+    until(lambda: fleet.bench.sql("delete from agent_queues where queue = %s returning 1", QUEUE), 5)
     return True
 
 

@@ -10,7 +10,7 @@ from tests.soak.faults import inject
 from tests.soak.fleet import Fleet, fleet
 
 SETTLE_SECONDS = 120.0
-SAY_SECONDS = 30.0
+SAY_SECONDS = 15.0
 
 
 @dataclass(frozen=True)

@@ -163,12 +163,13 @@ class Cluster:
             try:
                 with psycopg.connect(leader.dsn, autocommit=True, connect_timeout=2) as db:
                     rows = db.execute(  # not pg_basebackup, which streams, too
-                        "select sync_state from pg_stat_replication where state = 'streaming' and application_name ~ '^n[1-3]$'"
+                        "select application_name from pg_stat_replication where state = 'streaming' and application_name ~ '^n[1-3]$'"
                     ).fetchall()
             except psycopg.Error:
                 return None
-            states = [r[0] for r in rows]
-            return leader if len(states) == 2 and {"sync", "quorum"} & set(states) else None
+            # Patroni must know of the synchronous one, too: it promotes no other.
+            known = any(n.ask("/synchronous") == 200 for n in self.nodes)
+            return leader if len(rows) == 2 and known else None
 
         found: Node = until(
             ready, seconds, "a leader and two replicas:\n" + "\n".join(n.log[-800:] for n in self.nodes)

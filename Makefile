@@ -47,7 +47,14 @@ bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
 bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index sizes, by the tables' settings
 	@$(BIN)/python benchmarks/bloat.py
 
+model: $(STAMP)  ## The model against the statements, for long, and with every guard taken away in turn
+	@TURBO_MODEL_EXAMPLES=$${TURBO_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest tests/model/test_model.py --timeout 7200
+	@TURBO_MODEL_ALL=1 $(BIN)/python -m pytest tests/model/test_mutations.py -n $${TURBO_TEST_WORKERS:-2}
+
+soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked; SOAK="--seed 7 --tasks 500 --faults 50"
+	@$(BIN)/python -m tests.soak $(SOAK)
+
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db monitoring dashboards docs bench-pickup bench-bloat clean
+.PHONY: help venv demo test lint check db monitoring dashboards docs bench-pickup bench-bloat model soak clean

@@ -26,7 +26,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listen.accept()
-                server = socket.create_connection(self._target)
+                try:
+                    server = socket.create_connection(self._target)
+                except OSError:  # the server is away: so is what stands for it
+                    client.close()
+                    continue
                 self._sockets += [client, server]
                 threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
                 threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()

@@ -44,6 +44,9 @@ docs: $(STAMP)  ## Write docs/reference from the program's own configuration and
 bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
 	@$(BIN)/python benchmarks/pickup.py
 
+chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; CHAOS='--only network' for some
+	@$(BIN)/python -m tests.chaos $(CHAOS)
+
 bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index sizes, by the tables' settings
 	@$(BIN)/python benchmarks/bloat.py
 
@@ -57,4 +60,4 @@ soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db monitoring dashboards docs bench-pickup bench-bloat model soak clean
+.PHONY: help venv demo test lint check db monitoring dashboards docs bench-pickup bench-bloat chaos model soak clean

@@ -66,6 +66,10 @@ class WorkerSection(Section):
     state_dir: str = Field(
         default="~/.local/state/turbo", description="Journal, spool and logs; local disk, one per host."
     )
+    files_days: float | None = Field(
+        default=14, ge=1, description="Logs and working directories of a task go so long after its last run."
+    )
+    files_gb: float | None = Field(default=None, gt=0, description="Above this, those untouched for longest go first.")
     allowed_roots: list[str] = Field(default=[], description="Where a row's input_data.cwd may point.")
     on_lost_lease: Literal["keep", "kill"] = Field(
         default="keep", description="When cut off for longer than the lease."

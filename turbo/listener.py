@@ -46,6 +46,8 @@ PROBE_DEADLINE = 5.0
 POLL_DEADLINE = 10.0
 DEAF_POLL_SECONDS = 1.0
 DEAF_RETRY_SECONDS = 30.0
+RECONNECT_SECONDS = 0.5
+"""The longest pause between two attempts: others that are back wait 0.75 s for this worker (turbo.settling)."""
 
 
 def own_channel(worker_id: str) -> str:
@@ -91,17 +93,25 @@ class Listener(Loop):
         self._answering: asyncio.Task[None] | None = None
         self._announced = False
         self._trouble: str | None = None
+        self._connection: Connection | None = None
+        self._server = ""
         self.hears = False
 
+    def leave(self, moved_to: str | None) -> None:
+        """The database is on server `moved_to` now: a session on another one waits in vain. None: any may."""
+        if self._connection is not None and self._server != moved_to:
+            db.cut(self._connection)
+
     async def run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(cap=RECONNECT_SECONDS)
         while True:
             try:
-                connection = await db.connect(self._dsn, f"turbo listener {self._queue.worker_id}")
+                connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._queue.worker_id}")
             except (psycopg.Error, OSError) as error:
                 self._say("listener cannot connect: %s", error)
                 await asyncio.sleep(backoff.next())
                 continue
+            self._connection = connection
             try:
                 hears = await self._subscribe(connection)
                 await self._told.connected(hears=hears)
@@ -110,7 +120,7 @@ class Listener(Loop):
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self._say("listener lost its session: %s", error)
             finally:
-                self.hears = False
+                self.hears, self._connection = False, None
                 self._metrics.listener_up.set(0)
                 db.cut(connection)  # a graceful goodbye would wait for a server that may be frozen
                 await connection.close()

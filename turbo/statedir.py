@@ -1,7 +1,7 @@
 """The state directory of a host: what its workers leave on disk, and who may touch what a dead one left.
 
     <state_dir>/workers/<worker id>/{lock, journal/, spool/}     one per worker process, its lock held while it lives
-    <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept
+    <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept for a while (turbo.tidy)
     <state_dir>/tasks/<task>/                                    a task's own working directory, unless configured
     <state_dir>/workspaces/<repo>/<task>/                        a task's git worktree and its record (turbo.workspaces)
     <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor, workspace, repository
@@ -17,7 +17,8 @@ import os
 import re
 import shutil
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
@@ -108,6 +109,16 @@ class StateDir:
     @property
     def workspaces(self) -> Path:
         return workspaces_of(self.root)
+
+    @contextmanager
+    def tidying(self) -> Iterator[bool]:
+        """True for one worker of the host at a time."""
+        lock = _lock(self.locks / "tidy")
+        try:
+            yield lock is not None
+        finally:
+            if lock is not None:
+                os.close(lock)
 
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""

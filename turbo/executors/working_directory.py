@@ -7,6 +7,7 @@ thereby choose where commands run. Symbolic links are followed before the compar
 one; turbo.workspaces gives each task a git worktree instead.
 """
 
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
@@ -86,6 +87,7 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
     if configured is not None:
         return configured.expanduser().absolute()
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.utime(run.work_dir)  # in use from now on (turbo.tidy)
     return run.work_dir.absolute()
 
 

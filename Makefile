@@ -4,6 +4,8 @@ SHELL := /bin/bash
 VENV  := .venv
 STAMP := $(VENV)/.installed
 BIN   := $(VENV)/bin
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -38,10 +40,15 @@ monitoring: $(STAMP)  ## Three workers under a little load, Prometheus and Alert
 dashboards: $(STAMP)  ## Write monitoring/grafana/dashboards from scripts/dashboards.py
 	@$(BIN)/python scripts/dashboards.py
 
-bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
-	@$(BIN)/python benchmarks/pickup.py
+bench: $(BENCH_STAMP)  ## turbo beside its peers: make bench ONLY=pickup,herd ROUNDS=5; writes docs/benchmarks
+	@$(BENCH)/bin/python -m benchmarks --only "$(ONLY)" --rounds "$(or $(ROUNDS),5)"
+
+$(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/constraints.txt benchmarks/contenders/node/package-lock.json scripts/make-venv
+	@scripts/make-venv $(BENCH) bench benchmarks/constraints.txt
+	@cd benchmarks/contenders/node && (npm ci --no-progress --loglevel=error || echo "without npm: graphile-worker is left out")
+	@touch $@
 
 clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db monitoring dashboards bench-pickup clean
+.PHONY: help venv demo test lint check db monitoring dashboards bench clean

@@ -33,6 +33,10 @@ LADDER_FIRST_SECONDS = 0.005
 LADDER_GROWTH = 2.0
 DUE_SLACK_SECONDS = 0.001
 
+OVERLAP_SLOTS = 20
+"""From so many slots on a claim takes half of them at most: while the database looks for the second half the first one runs.
+Runs of milliseconds would otherwise wait for each claim together, and the database for them."""
+
 
 class Reservations(Protocol):
     """What has to be taken before a claim, and limits it (turbo.exclusive)."""
@@ -220,6 +224,8 @@ class Claimer(Loop):
         async with self.claiming:
             # With a directory reserved one task at a time: a batch could hold several that want the same one.
             limit = 1 if self.exclusive.reserve() else self._slots.free
+            if self._slots.size >= OVERLAP_SLOTS:
+                limit = min(limit, self._slots.size // 2)
             try:
                 types = self.types & self.exclusive.types
                 claim = await self._queue.claim(

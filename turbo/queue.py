@@ -195,15 +195,16 @@ class Queue:
                 "token": r.fencing_token,
                 "outcome": r.outcome,
                 "output": r.output,
-                "error": r.error,
-                "kind": r.failure_kind,
                 "ms": r.execution_ms,
                 "delay": r.retry_delay_seconds,
                 "final": r.final,
                 "untouched": r.untouched,
-                "session": r.agent_session_id,
                 "worker": r.worker_id,
                 "detail": r.detail or None,
+                # what is null most of the time is left out: the server reads it all
+                **({"error": r.error} if r.error is not None else {}),
+                **({"kind": r.failure_kind} if r.failure_kind is not None else {}),
+                **({"session": r.agent_session_id} if r.agent_session_id is not None else {}),
             }
             for r in results
         ]

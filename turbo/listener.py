@@ -16,6 +16,7 @@ never idle (it must not hold the gate open) and polls every second.
 import asyncio
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -40,12 +41,18 @@ POLL_DEADLINE = 10.0
 DEAF_POLL_SECONDS = 1.0
 DEAF_RETRY_SECONDS = 30.0
 
+_CALL = re.compile(r"([a-z0-9_-]{1,40}) (\d)")
+"""What the insert trigger says on a worker's own channel: which queue, and the worker's place in the line."""
+
 
 class Hears(Protocol):
     """Whom the listener tells."""
 
     def wake(self, queue: str) -> None:
         """A queue may have a runnable task."""
+
+    def called(self, queue: str, place: int) -> None:
+        """It may, and of many idle workers this one is called for it (`place` 0) or in reserve (its turn, from 1 on)."""
 
     def control(self, message: str) -> None:
         """Something about workers, queues or accounts changed: read it again."""
@@ -73,7 +80,7 @@ class Listener(Loop):
         self._told = told
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._probe_channel = f"turbo_w_{queue.worker_id}"[:63]
+        self._own_channel = f"turbo_w_{queue.worker_id}"[:63]
         self._probed: asyncio.Event | None = None
         self._probe_payload = ""
         self._announced = False
@@ -107,7 +114,7 @@ class Listener(Loop):
 
     async def _subscribe(self, connection: Connection) -> bool:
         """LISTEN to everything, then see whether a notification arrives."""
-        channels = [CONTROL, self._probe_channel, *(QUEUE_PREFIX + q for q in self._queues)]
+        channels = [CONTROL, self._own_channel, *(QUEUE_PREFIX + q for q in self._queues)]
         listen = compose.SQL("; ").join(compose.SQL("listen {}").format(compose.Identifier(c)) for c in channels)
         await db.within(POLL_DEADLINE, connection, connection.execute(listen))
         self.hears = await self._proved(connection)
@@ -127,7 +134,7 @@ class Listener(Loop):
         self._probed, self._probe_payload = asyncio.Event(), secrets.token_hex(8)
         hearing = asyncio.create_task(self._hear(connection, PROBE_DEADLINE, until=self._probed))
         try:
-            await self._queue.probe(self._probe_channel, self._probe_payload)
+            await self._queue.probe(self._own_channel, self._probe_payload)
         finally:
             await hearing
         return self._probed.is_set()
@@ -148,9 +155,11 @@ class Listener(Loop):
 
     def _heard(self, notify: Notify) -> None:
         self._metrics.listener_delivery.set(time.time())
-        if notify.channel == self._probe_channel:
+        if notify.channel == self._own_channel:
             if self._probed is not None and notify.payload == self._probe_payload:
                 self._probed.set()
+            elif (called := _CALL.fullmatch(notify.payload)) is not None:
+                self._told.called(called[1], int(called[2]))
         elif notify.channel == CONTROL:
             self._told.control(notify.payload)
         else:

@@ -348,6 +348,10 @@ class Queue:
         """Send one NOTIFY, from another session than the listener's: a pooler may deliver a session's own to itself."""
         await self._run("probe", {"channel": channel, "payload": payload})
 
+    async def wake_all(self, queue: str) -> None:
+        """Wake every idle worker of `queue`, as the insert trigger does where few are idle."""
+        await self.probe(f"turbo_q_{queue}", "")
+
     async def _run(self, name: str, parameters: dict[str, object]) -> None:
         async with self._claims.use() as connection:
             await connection.execute(statement(name), parameters)

@@ -483,6 +483,9 @@ class Worker:
     def wake(self, queue: str) -> None:
         self.claimer.wake(queue, by_notify=True)
 
+    def called(self, queue: str, place: int) -> None:
+        self.claimer.called(queue, place)
+
     def control(self, message: str) -> None:
         what, _, whom = message.partition(" ")
         if what == "stop" and whom == self.id:

@@ -391,7 +391,6 @@ NOT_YET = frozenset(
 and says which of them it notices."""
 
 NOTICED_IN_CI = (
-    "one task of a key in a batch",
     "a paused queue is not claimed from",
     "a recorded result consumes its token",
     "only the dead are rescued from",

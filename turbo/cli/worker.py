@@ -62,7 +62,9 @@ def worker(
         raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
     async def run() -> int:
-        one = Worker(settings, dsn=on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn)
+        one = Worker(
+            settings, dsn=on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
+        )
         log.configure(one.id, log_file)
         return await one.run()
 

@@ -72,8 +72,12 @@ class WorkerDefaults(Section):
 class HostDefaults(WorkerDefaults):
     executable: str | None = Field(default=None, description="The turbo program, on the host. Needed, somewhere.")
     label: str | None = Field(default=None, description="The services are called label.worker. null: com.agent-turbo.")
-    log_dir: str | None = Field(default=None, description="Of the workers' logs. null: ~/Library/Logs/turbo, ~/.local/state/turbo/log.")
-    home: str | None = Field(default=None, description="HOME of the workers, and what ~/ stands for in this file. Needed, somewhere.")
+    log_dir: str | None = Field(
+        default=None, description="Of the workers' logs. null: ~/Library/Logs/turbo, ~/.local/state/turbo/log."
+    )
+    home: str | None = Field(
+        default=None, description="HOME of the workers, and what ~/ stands for in this file. Needed, somewhere."
+    )
     path: list[str] | None = Field(default=None, min_length=1, description="PATH of the workers and of their agents.")
 
     _host_paths = field_validator("executable", "log_dir")(lambda v: _absolute(v))
@@ -114,7 +118,9 @@ class WorkerEntry(WorkerDefaults):
 class HostSection(HostDefaults):
     manager: Literal["launchd", "systemd"] = Field(description="What starts and stops its workers.")
     ssh: str | None = Field(default=None, description="[user@]host, as ssh knows it. null: this machine.")
-    address: str | None = Field(default=None, description="Where Prometheus finds it. null: the ssh host; 127.0.0.1, or its name.")
+    address: str | None = Field(
+        default=None, description="Where Prometheus finds it. null: the ssh host; 127.0.0.1, or its name."
+    )
     workers: list[WorkerEntry] = Field(min_length=1)
 
     @field_validator("ssh")

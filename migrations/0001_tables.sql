@@ -1,7 +1,9 @@
--- The tables. On a fresh database this creates them; an existing agent_tasks or agent_actions is adopted in place:
--- columns are added (constant or stable defaults only, so nothing is rewritten), none dropped, renamed or retyped.
+-- The tables. A fresh database gets all of them. Where agent_tasks or agent_actions exists already, nothing here touches it:
+-- turbo/migrate/adopt.py makes the statements that fit it (columns added; none dropped, renamed or retyped), to be run
+-- between this file and the next. turbo/migrate/contract.py names the same columns; a test holds the two together.
 
--- Whose table is it? Triggers are lenient with an adopted table's own statuses.
+-- First all that is turbo's alone, in one transaction: while turbo_meta is missing, whatever has one of these names is
+-- somebody else's. Whose is agent_tasks? Triggers are lenient with an adopted table's own statuses.
 create table if not exists public.turbo_meta (
   key   text primary key,
   value jsonb not null
@@ -11,16 +13,16 @@ values ('adopted', to_jsonb(to_regclass('public.agent_tasks') is not null))
 on conflict (key) do nothing;
 
 -- An adopted key may be varchar, uuid or int, an adopted status an enum: the statements cast their parameters to
--- these two domains, and so never to a wrong type.
+-- these two domains, and so never to a wrong type. Without the column's length: a cast to varchar(100) cuts silently.
 do $$
 declare
   id_type     text := 'text';
   status_type text := 'text';
 begin
   if to_regclass('public.agent_tasks') is not null then
-    select format_type(atttypid, atttypmod) into id_type from pg_attribute
+    select format_type(atttypid, -1) into id_type from pg_attribute
      where attrelid = 'public.agent_tasks'::regclass and attname = 'task_id' and not attisdropped;
-    select format_type(atttypid, atttypmod) into status_type from pg_attribute
+    select format_type(atttypid, -1) into status_type from pg_attribute
      where attrelid = 'public.agent_tasks'::regclass and attname = 'status' and not attisdropped;
   end if;
   if to_regtype('public.turbo_task_id') is null then
@@ -32,73 +34,6 @@ begin
 end $$;
 
 create sequence if not exists public.turbo_fence_seq;
-
-create table if not exists public.agent_tasks (
-  task_id            text primary key default ('t_' || left(replace(gen_random_uuid()::text, '-', ''), 20)),
-  task_type          text not null default 'default',
-  task_description   text not null,
-  task_priority      integer default 5,
-  input_data         jsonb,
-  status             text not null default 'pending',
-  output_data        jsonb,
-  error_message      text,
-  execution_time_ms  bigint,
-  assigned_worker_id text,
-  timeout_seconds    integer default 300,
-  max_retries        integer default 3,
-  retry_count        integer not null default 0,
-  created_at         timestamptz not null default now(),
-  started_at         timestamptz,
-  completed_at       timestamptz
-);
-
-alter table public.agent_tasks
-  add column if not exists queue               text        not null default 'default',
-  add column if not exists run_after           timestamptz not null default now(),
-  add column if not exists fencing_token       bigint,
-  add column if not exists idempotency_key     text,
-  add column if not exists concurrency_key     text,
-  add column if not exists agent_session_id    text,
-  add column if not exists failure_kind        text,
-  add column if not exists cancel_requested_at timestamptz,
-  add column if not exists cancel_to           text,
-  add column if not exists infra_count         integer     not null default 0,
-  add column if not exists turbo_rev           bigint      not null default 0;
-
--- Every task is updated at least twice, and in place nowhere: status is in every partial index's predicate.
-alter table public.agent_tasks set (
-  fillfactor = 85, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05,
-  autovacuum_analyze_scale_factor = 0.05
-);
-
-comment on column public.agent_tasks.run_after is
-  'the moment the task became, or becomes, runnable; waiting time is measured from it';
-comment on column public.agent_tasks.fencing_token is
-  'positive: a live claim, or a rescued one whose late result is still welcome; negative: consumed; null: never claimed by turbo';
-comment on column public.agent_tasks.cancel_to is
-  'what a running task becomes once its program is gone: cancelled, pending, scheduled, completed or failed';
-comment on column public.agent_tasks.infra_count is
-  'rescues and infrastructure outcomes so far; at the cap the task is failed as poison';
-comment on column public.agent_tasks.turbo_rev is
-  'raised by every statement of turbo; an update that leaves it alone is a hand edit';
-
-create table if not exists public.agent_actions (
-  action_id         bigint generated always as identity primary key,
-  task_id           text,
-  action_type       text not null,
-  success           boolean,
-  executed_at       timestamptz not null default clock_timestamp(),
-  execution_time_ms bigint
-);
-
-alter table public.agent_actions
-  add column if not exists actor         text,
-  add column if not exists from_status   text,
-  add column if not exists to_status     text,
-  add column if not exists fencing_token bigint,
-  add column if not exists detail        jsonb;
-
-alter table public.agent_actions set (autovacuum_vacuum_insert_scale_factor = 0.05);
 
 -- One row a worker process; its id is unique per process start. Beats rewrite it every ten seconds and the idle flag
 -- more often, so the page is kept mostly empty: updates of a few rows stay on a few pages.
@@ -167,3 +102,59 @@ create table if not exists public.agent_progress (
   output_tokens bigint not null default 0,
   updated_at    timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50, autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0);
+-- turbo: next
+-- Every task is updated at least twice, and in place nowhere, as status is in the partial indexes' predicates: room kept free in
+-- the pages would buy nothing. Vacuum comes by dead rows, not by a fifth of all history. The figures: docs/tuning.md.
+create table if not exists public.agent_tasks (
+  task_id             text primary key default ('t_' || left(replace(gen_random_uuid()::text, '-', ''), 20)),
+  task_type           text not null default 'default',
+  task_description    text not null,
+  task_priority       integer default 5,
+  input_data          jsonb,
+  status              text not null default 'pending',
+  output_data         jsonb,
+  error_message       text,
+  execution_time_ms   bigint,
+  assigned_worker_id  text,
+  timeout_seconds     integer default 300,
+  max_retries         integer default 3,
+  retry_count         integer not null default 0,
+  created_at          timestamptz not null default now(),
+  started_at          timestamptz,
+  completed_at        timestamptz,
+  queue               text not null default 'default',
+  run_after           timestamptz not null default now(),
+  fencing_token       bigint,
+  idempotency_key     text,
+  concurrency_key     text,
+  agent_session_id    text,
+  failure_kind        text,
+  cancel_requested_at timestamptz,
+  cancel_to           text,
+  infra_count         integer not null default 0,
+  turbo_rev           bigint not null default 0
+) with (
+  autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05
+);
+-- turbo: next
+-- The trail: the columns that deployments have already, and turbo's. Its task_id is of the type that agent_tasks has.
+do $$
+begin
+  if to_regclass('public.agent_actions') is null then
+    execute format($t$
+      create table public.agent_actions (
+        action_id         bigint generated always as identity primary key,
+        task_id           %s,
+        action_type       text not null,
+        success           boolean,
+        executed_at       timestamptz not null default clock_timestamp(),
+        execution_time_ms bigint,
+        actor             text,
+        from_status       text,
+        to_status         text,
+        fencing_token     bigint,
+        detail            jsonb
+      ) with (autovacuum_vacuum_insert_scale_factor = 0.05)$t$,
+      (select format_type(typbasetype, typtypmod) from pg_type where oid = 'public.turbo_task_id'::regtype));
+  end if;
+end $$;

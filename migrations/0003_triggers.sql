@@ -1,3 +1,15 @@
+-- What turbo's columns mean, where a client shows it.
+comment on column public.agent_tasks.run_after is
+  'the moment the task became, or becomes, runnable; waiting time is measured from it';
+comment on column public.agent_tasks.fencing_token is
+  'positive: a live claim, or a rescued one whose late result is still welcome; negative: consumed; null: never claimed by turbo';
+comment on column public.agent_tasks.cancel_to is
+  'what a running task becomes once its program is gone: cancelled, pending, scheduled, completed or failed';
+comment on column public.agent_tasks.infra_count is
+  'rescues and infrastructure outcomes so far; at the cap the task is failed as poison';
+comment on column public.agent_tasks.turbo_rev is
+  'raised by every statement of turbo; an update that leaves it alone is a hand edit';
+-- turbo: next
 -- The triggers: judge what is written, wake who waits. They run as SECURITY DEFINER with an empty search path and
 -- qualified names, because the inserting role has no right on turbo's tables and may own a temp table named like one.
 -- Correctness never rests on them having fired: replica role, logical apply and partition inserts skip them, and
@@ -190,7 +202,7 @@ declare
   resting constant text[] := array['scheduled', 'pending', 'completed', 'failed', 'cancelled'];
   final   constant text[] := array['completed', 'failed', 'cancelled'];
 begin
-  if asked is null or not (asked = any (resting) or asked = 'running' or adopted and not ours) then
+  if asked is null or not (asked = any (resting) or asked = 'running' or adopted and (not ours or was = 'pending')) then
     raise exception 'unknown status %', coalesce(quote_literal(asked), 'null') using errcode = 'check_violation',
       hint = 'Write ''pending'' to run the task again, ''cancelled'' to cancel it, ''completed'' or ''failed'' to close it.';
   end if;
@@ -209,6 +221,10 @@ begin
      or new.agent_session_id is distinct from old.agent_session_id and new.agent_session_id is not null then
     raise exception 'fencing_token and agent_session_id are turbo''s own' using errcode = 'check_violation',
       hint = 'Leave both out of the UPDATE. To forget an agent''s session, set agent_session_id to null.';
+  end if;
+  if live and asked = was and new.assigned_worker_id is distinct from old.assigned_worker_id then
+    raise exception 'task % is running on %', old.task_id, old.assigned_worker_id using errcode = 'object_in_use',
+      hint = 'A worker has claimed it meanwhile. Whoever claims beside it must ask: UPDATE … WHERE task_id = … AND status = ''pending''.';
   end if;
   if live and new.concurrency_key is distinct from old.concurrency_key then
     raise exception 'task % is running: its concurrency_key cannot change', old.task_id using errcode = 'object_in_use',
@@ -236,12 +252,12 @@ begin
       perform pg_notify('turbo_ctl', 'stop ' || old.assigned_worker_id);
     end if;
 
-  elsif asked = 'running' then
+  elsif asked <> all (resting) then
     if was <> 'pending' then
       raise exception 'task % cannot be set to running by hand', old.task_id using errcode = 'check_violation',
         hint = 'Write ''pending'': a worker claims it and sets ''running''.';
     end if;
-    new.fencing_token := null;     -- an old poller's claim: from here on the row is its own
+    new.fencing_token := null;     -- an old poller's claim, by this name or another: from here on the row is its own
     return new;
 
   elsif asked = any (final) then
@@ -287,6 +303,7 @@ revoke all on function
   public.turbo_wake_key(), public.turbo_notify_control(), public.turbo_judge_update(), public.turbo_judge_delete()
   from public;
 
+-- turbo: next
 -- ── Attaching them ───────────────────────────────────────────────────────────────────────────────────────────────
 -- BEFORE triggers fire in the order of their names: turbo's sort last (zz_), and so judge what is really stored.
 
@@ -314,7 +331,9 @@ begin
                or new.run_after is distinct from old.run_after
                or new.concurrency_key is distinct from old.concurrency_key
                or new.fencing_token is distinct from old.fencing_token
-               or new.agent_session_id is distinct from old.agent_session_id))
+               or new.agent_session_id is distinct from old.agent_session_id
+               or old.status = 'running' and old.fencing_token > 0
+                  and new.assigned_worker_id is distinct from old.assigned_worker_id))
     execute function public.turbo_judge_update(%L)$t$, adopted);
 end $$;
 
@@ -334,6 +353,7 @@ create or replace trigger turbo_wake_key_update after update on public.agent_tas
 create or replace trigger turbo_wake_key_delete after delete on public.agent_tasks for each row
   when (old.status = 'running' and old.concurrency_key is not null) execute function public.turbo_wake_key();
 
+-- turbo: next
 create or replace trigger turbo_notify_queues after insert or update or delete on public.agent_queues
   for each statement execute function public.turbo_notify_control('queues');
 

@@ -17,6 +17,7 @@ from psycopg import conninfo
 
 from tests import workers
 from tests.real import require
+from tests.shell import Shell
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -133,3 +134,9 @@ def bench(dsn: str, tmp_path: Path) -> Iterator["workers.Bench"]:
     """Real worker processes on a database of the test's own."""
     with workers.bench(dsn, tmp_path) as one:
         yield one
+
+
+@pytest.fixture
+def shell(dsn: str, tmp_path: Path) -> Shell:
+    """`turbo`, as a person calls it, on a database of the test's own."""
+    return Shell(dsn, tmp_path)

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 TURBO = Path(sys.executable).parent / "turbo"
+UNGUARDED = (sys.executable, Path(__file__).with_name("unguarded.py"))
 
 LEDGER_PROGRAM = """
 import json, os, subprocess, sys, time
@@ -146,15 +147,24 @@ class Bench:
         }
 
     def start(
-        self, config: dict[str, Any] | None = None, *arguments: str, dsn: str | None = None, **worker: object
+        self,
+        config: dict[str, Any] | None = None,
+        *arguments: str,
+        dsn: str | None = None,
+        without: Sequence[str] = (),
+        **worker: object,
     ) -> WorkerProcess:
+        """`without` names guards of tests/unguarded.py to take out."""
+        program = (*UNGUARDED,) if without else self.program
+        if without:
+            arguments = (json.dumps(list(without)),)
         number = len(self.workers)
         file = self.path / f"worker{number}.yaml"
         file.write_text(yaml.safe_dump(config or self.config(**worker)))
         log = self.path / f"worker{number}.log"
         with log.open("wb") as out:
             process = subprocess.Popen(
-                [*self.program, file, *arguments],
+                [*program, file, *arguments],
                 env={**os.environ, "TURBO_DSN": dsn or self.dsn},
                 stdout=out,
                 stderr=out,

@@ -1,3 +1,58 @@
-"""turbo: an event-driven worker fleet for coding agents over PostgreSQL."""
+"""turbo: an event-driven worker fleet for coding agents over PostgreSQL.
+
+`from turbo import Client` (and `AsyncClient`, `NewTask`, …): the user's side of the queue. They are imported on first use:
+`import turbo` alone loads neither psycopg nor anything else.
+"""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # what type checkers know without the import of typing
+if TYPE_CHECKING:
+    from turbo.async_client import AsyncClient
+    from turbo.client import Client
+    from turbo.rows import (
+        Action,
+        AmbiguousTask,
+        Changed,
+        RunView,
+        Standing,
+        Submitted,
+        TaskFilter,
+        TaskLine,
+        TaskRow,
+        UnknownTask,
+    )
+    from turbo.submission import BadField, NewTask
+
+__all__ = [
+    "Action",
+    "AmbiguousTask",
+    "AsyncClient",
+    "BadField",
+    "Changed",
+    "Client",
+    "NewTask",
+    "RunView",
+    "Standing",
+    "Submitted",
+    "TaskFilter",
+    "TaskLine",
+    "TaskRow",
+    "UnknownTask",
+    "__version__",
+]
+
+_HOMES = {
+    "AsyncClient": "turbo.async_client",
+    "Client": "turbo.client",
+    "BadField": "turbo.submission",
+    "NewTask": "turbo.submission",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'turbo' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES.get(name, "turbo.rows")), name)

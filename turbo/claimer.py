@@ -257,6 +257,7 @@ class Claimer(Loop):
 
     async def _claim(self, queue: str) -> tuple[Claim, int]:
         """What it brought, and how many it might have brought."""
+        await self._queue.settled()
         async with self.claiming:
             # With a directory reserved one task at a time: a batch could hold several that want the same one.
             limit = 1 if self.exclusive.reserve() else self._slots.free

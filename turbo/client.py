@@ -1,29 +1,23 @@
-"""The user's side of the queue: submit, look, wait, cancel, retry, pause.
+"""The user's side of the queue, blocking: submit, look, wait, cancel, retry, pause. `AsyncClient` is its twin.
 
 Everything here could be typed into psql: `agent_tasks` is the API, and cancel and retry are the documented hand edits.
-The client adds types, the waiting, and messages. Synchronous; one connection, the caller's own if it brings one (a submit
-inside the caller's transaction is then part of it).
-
-Waiting is polling by key: a finish does not notify (that would cost every finish of the fleet a lock). The pause between
-two looks is a tenth of the time waited so far, so the answer is never late by more than a tenth, nor by more than 2 s.
+The client adds types, the waiting, and messages. What it asks is in turbo.operations; here is one connection, its own or
+the caller's (a submit inside the caller's transaction is then part of it).
 """
 
-import json
+import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.rows import dict_row
-from psycopg.types.json import set_json_loads
 
-from turbo import db, fleet_status
-from turbo.db import Backoff
-from turbo.moments import read_any_moment
+from turbo import db, operations
+from turbo.fleet_status import FleetStatus
+from turbo.operations import Answer, Ask, Away, Drop, Sleep, Step, Steps, Stream, T, Talk
 from turbo.rows import (
-    PREFIXES_SHOWN,
     Action,
     AmbiguousTask,
     Changed,
@@ -54,20 +48,19 @@ __all__ = [
     "UnknownTask",
 ]
 
-WAIT_FIRST_SECONDS = 0.05
-WAIT_LAST_SECONDS = 2.0
-WAIT_SHARE = 0.1
-FOLLOW_AT_ONCE = 5000
-
 
 class Client:
-    """`with Client(dsn) as client: …`. An empty DSN means libpq's PG* variables. Raises psycopg.Error."""
+    """`with Client(dsn) as client: …`, or `Client(connection=…)` on a psycopg connection of yours.
+
+    Without a DSN: TURBO_DSN, else libpq's PG* variables. A connection of its own that was lost is opened again by the next call. Yours
+    is used as it is: not closed, not reconnected, not configured, and every call is part of the transaction it is in.
+    One client is for one thread at a time. Raises psycopg.Error.
+    """
 
     def __init__(self, dsn: str = "", connection: psycopg.Connection[Any] | None = None) -> None:
-        self._dsn = dsn
+        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection or self._connect()
-        set_json_loads(_readable, self._connection)
 
     def _connect(self) -> psycopg.Connection[Any]:
         arguments = db.connect_arguments(self._dsn, "turbo client")
@@ -80,6 +73,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
+        """Its own connection; yours stays open."""
         if self._owns:
             self._connection.close()
 
@@ -99,8 +93,8 @@ class Client:
         max_retries: int | None = None,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
-    ) -> tuple[str, bool]:
-        """Insert a task. Returns its id, and False when the idempotency key had one already.
+    ) -> Submitted:
+        """Insert a task. `created` is False when the idempotency key had one already.
 
         `run_after` is a moment, or text that PostgreSQL reads as one ('tomorrow 06:00'). Raises BadField for a value that
         no task can have, psycopg.errors.CheckViolation for a row the database refuses; its hint says what to write.
@@ -118,69 +112,31 @@ class Client:
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
         )
-        submitted = self.submit_many([task])[0]
-        return submitted.task_id, submitted.created
+        return self._run(operations.submit(task))
 
     def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted]:
         """Insert tasks in one statement, all or none; the answers are in their order. Raises psycopg.Error."""
-        if not tasks:
-            return []
-        rows = self._rows("submit", _columns(tasks))
-        # Rows of an INSERT … SELECT … ORDER BY come back in that order, those with a key are found by it.
-        unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
-        created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
-        taken = {r["idempotency_key"]: r["task_id"] for r in rows if not r["created"]}
-        answers: list[Submitted] = []
-        for task in tasks:
-            key = task.idempotency_key
-            if key is None:
-                answers.append(Submitted(task.task_id if task.task_id is not None else next(unnamed), True))
-            elif key in created:
-                answers.append(Submitted(created[key], True))
-                taken[key] = created.pop(key)
-            elif key in taken:
-                answers.append(Submitted(taken[key], False))
-            else:
-                answers += self.submit_many([task])  # it was committed after our snapshot: look again
-        return answers
-
-    def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
-        """Which of these the database refuses first, and why. Inserts nothing: each is tried, all are rolled back."""
-        with self._connection.transaction(force_rollback=True):
-            for number, task in enumerate(tasks):
-                try:
-                    with self._connection.transaction():
-                        self._rows("submit", _columns([task]))
-                except psycopg.Error as error:
-                    if self._connection.broken:
-                        raise
-                    return number, error
-        return None
+        return self._run(operations.submit_many(tasks))
 
     def get(self, task_id: str) -> TaskRow:
         """One task, whole. Raises UnknownTask."""
-        return TaskRow(**self._one("task", task_id))
+        return self._run(operations.get(task_id))
 
     def run(self, task_id: str) -> RunView:
         """The task's latest run, and what it said last. Raises UnknownTask."""
-        return RunView(**self._one("run_view", task_id))
+        return self._run(operations.run(task_id))
 
     def trail(self, task_id: str) -> list[Action]:
         """What happened to the task, oldest first."""
-        return [Action(**row) for row in self._rows("trail", {"task_id": task_id})]
+        return self._run(operations.trail(task_id))
 
     def resolve(self, prefix: str) -> str:
         """The id that this is, or that alone begins with it. Raises UnknownTask, AmbiguousTask."""
-        pattern = "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
-        rows = self._rows("task_prefix", {"task_id": prefix, "pattern": pattern, "limit": PREFIXES_SHOWN + 1})
-        found = [row["task_id"] for row in rows]
-        if prefix in found:
-            return prefix
-        if not found or not prefix:
-            raise UnknownTask(f"no task {prefix!r}")
-        if len(found) > 1:
-            raise AmbiguousTask(prefix, found)
-        return str(found[0])
+        return self._run(operations.resolve(prefix))
+
+    def newest_ids(self, prefix: str, limit: int = 50) -> list[str]:
+        """Ids that begin so, of the newest tasks first: what a shell completes."""
+        return self._run(operations.newest_ids(prefix, limit))
 
     def tasks(
         self,
@@ -192,153 +148,135 @@ class Client:
     ) -> list[TaskLine]:
         """The newest tasks that fit. `limit` None: all of them."""
         chosen = wanted or TaskFilter(statuses=(status,) if status else None, queue=queue)
-        parameters = asdict(chosen) | {"statuses": chosen.statuses and list(chosen.statuses), "limit": limit}
-        return [TaskLine(**row) for row in self._rows("tasks", parameters)]
+        return self._run(operations.tasks(chosen, limit))
 
-    def cancel(self, task_ids: Sequence[str]) -> list[Changed]:
+    def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
         """Cancel what is not finished. Unknown and finished ids are not in the answer."""
-        return [Changed(**row) for row in self._rows("cancel", {"task_id": list(task_ids)})]
+        return self._run(operations.change("cancel", task_ids))
 
-    def retry(self, task_ids: Sequence[str]) -> list[Changed]:
+    def retry(self, task_ids: str | Sequence[str]) -> list[Changed]:
         """Run finished tasks again. Unknown and unfinished ids are not in the answer."""
-        return [Changed(**row) for row in self._rows("retry", {"task_id": list(task_ids)})]
+        return self._run(operations.change("retry", task_ids))
 
     def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
-        """Poll by key until the task is finished. Raises TimeoutError after `timeout` seconds, UnknownTask."""
-        for _ in self.follow([task_id], timeout):
+        """The task, once it is finished, however it ended. Raises TimeoutError after `timeout` seconds, UnknownTask.
+
+        A database that is away is waited for. On a connection of yours: it must be in autocommit mode, outside a
+        transaction (a task is claimed only after its commit); else RuntimeError.
+        """
+        for _ in self.follow(task_id, timeout):
             pass
         return self.get(task_id)
 
     def follow(
-        self,
-        task_ids: Sequence[str],
-        timeout: float | None = None,
-        away: Callable[[BaseException | None], None] | None = None,
+        self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> Iterator[list[Standing]]:
         """Look until all are finished; yields where those are that were not at the last look.
 
         A database that is away is waited for (unless the connection is the caller's): `away(error)` is told, and
-        `away(None)` when it is back. Raises TimeoutError after `timeout` seconds, UnknownTask for a task that is gone.
+        `away(None)` when it is back. Raises TimeoutError after `timeout` seconds, UnknownTask for a task that is gone,
+        RuntimeError as `wait`.
         """
-        began = time.monotonic()
-        waiting = list(dict.fromkeys(task_ids))
-        while True:
-            found = self._standings(waiting, away)
-            if missing := set(waiting) - {one.task_id for one in found}:
-                raise UnknownTask(f"no task {sorted(missing)[0]!r}")
-            yield found
-            left = [one for one in found if not one.finished]
-            if not left:
-                return
-            waiting = [one.task_id for one in left]
-            waited = time.monotonic() - began
-            if timeout is not None and waited >= timeout:
-                what = f"task {waiting[0]} is" if len(waiting) == 1 else f"{len(waiting)} tasks are"
-                raise TimeoutError(f"{what} still {left[0].status} after {timeout:g} s")
-            pause = min(WAIT_LAST_SECONDS, max(WAIT_FIRST_SECONDS, waited * WAIT_SHARE))
-            time.sleep(pause if timeout is None else min(pause, max(0.01, timeout - waited)))
+        self._judge_wait()
+        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
 
-    def _standings(self, task_ids: list[str], away: Callable[[BaseException | None], None] | None) -> list[Standing]:
-        backoff = Backoff()
-        while True:
-            try:
-                if self._connection.closed and self._owns:
-                    self._connection = self._connect()
-                    set_json_loads(_readable, self._connection)
-                found: list[Standing] = []
-                for start in range(0, len(task_ids), FOLLOW_AT_ONCE):
-                    rows = self._rows("follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})
-                    found += [Standing(**row) for row in rows]
-            except psycopg.DataError:  # an id that the column's type cannot be
-                return []
-            except psycopg.Error as error:
-                if not self._owns or not db.is_transient(error):
-                    raise
-                if away is not None and backoff.failures == 0:
-                    away(error)
-                self._connection.close()
-                time.sleep(backoff.next())
-            else:
-                if away is not None and backoff.failures:
-                    away(None)
-                return found
+    def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> Iterator[RunView]:
+        """The task's run, whenever it has something new (status, last line, tokens): at most once a second.
+
+        Ends with the task; a further try is followed too. `away`, and what it raises: as `follow`.
+        """
+        self._judge_wait()
+        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+
+    def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
+        """Which of these the database refuses first, and why. Inserts nothing: each is tried, all are rolled back."""
+        with self._connection.transaction(force_rollback=True):
+            for number, task in enumerate(tasks):
+                try:
+                    with self._connection.transaction():
+                        self.submit_many([task])
+                except psycopg.Error as error:
+                    if self._connection.broken:
+                        raise
+                    return number, error
+        return None
+
+    # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     def served(self, queue: str) -> tuple[bool, bool]:
         """Whether a live worker serves `queue`, and whether it is paused."""
-        row = self._rows("served", {"queue": queue})[0]
-        return row["served"], row["paused"]
-
-    # ── queues ──────────────────────────────────────────────────────────────────────────────────────────────────────
+        return self._run(operations.served(queue))
 
     def pause_queue(self, queue: str, reason: str | None = None) -> bool:
         """Nothing of `queue` is claimed from now on; what runs goes on. Right to call twice. False: it was paused."""
-        return self._execute("pause_queue", {"queue": queue, "reason": reason}) > 0
+        return self._run(operations.pause_queue(queue, reason))
 
     def resume_queue(self, queue: str) -> bool:
         """False: it was not paused."""
-        return self._execute("resume_queue", {"queue": queue}) > 0
-
-    # ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────────
+        return self._run(operations.resume_queue(queue))
 
     def pause_account(self, account: str, reason: str | None = None) -> None:
         """No task that needs the account is claimed on any host, until somebody resumes it."""
-        self._execute("account_pause", {"account": account, "why": reason})
+        self._run(operations.pause_account(account, reason))
 
     def resume_account(self, account: str) -> bool:
         """Open on every host, whatever paused it. False: it was open."""
-        return self._execute("account_resume", {"account": account}) > 0
+        return self._run(operations.resume_account(account))
 
     def account_used(self, account: str) -> bool:
         """Whether a live worker runs on it."""
-        return bool(self._rows("account_used", {"account": account})[0]["used"])
+        return self._run(operations.account_used(account))
 
-    def fleet(self) -> fleet_status.FleetStatus:
+    def fleet(self) -> FleetStatus:
         """Workers, queues, accounts and the last hour, now."""
-        return fleet_status.read(self._connection)
+        return self._run(operations.fleet())
 
     def read(self, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
         """One row of a read-only query: for what a command asks the database itself, such as how it reads a moment."""
         row = self._connection.execute(query, parameters).fetchone()
         return row if row is not None else ()
 
-    def _one(self, name: str, task_id: str) -> dict[str, Any]:
+    # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self, steps: Steps[T]) -> T:
+        talk: Talk[T] = Talk(steps)
+        while not talk.over:
+            self._advance(talk)
+        result: T = talk.result
+        return result
+
+    def _stream(self, steps: Stream[T]) -> Iterator[T]:
+        talk: Talk[T] = Talk(steps)
+        while not talk.over:
+            if isinstance(talk.wish, Ask | Sleep | Drop):
+                self._advance(talk)
+            else:
+                yield talk.wish
+                talk.answer()
+
+    def _advance(self, talk: Talk[T]) -> None:
         try:
-            rows = self._rows(name, {"task_id": task_id})
-        except psycopg.DataError:  # an id that the column's type cannot be
-            rows = []
-        if not rows:
-            raise UnknownTask(f"no task {task_id!r}")
-        return rows[0]
+            answer = self._perform(talk.wish)
+        except Exception as error:
+            talk.fail(error)
+        else:
+            talk.answer(answer)
 
-    def _rows(self, name: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
-        with self._connection.cursor(row_factory=dict_row) as cursor:
-            read_any_moment(cursor)
-            return cursor.execute(statement(name), parameters).fetchall()
+    def _perform(self, step: Step) -> Answer:
+        if isinstance(step, Sleep):
+            time.sleep(step.seconds)
+            return Answer()
+        if isinstance(step, Drop):
+            if self._owns:
+                self._connection.close()
+            return Answer()
+        if self._owns and self._connection.closed:
+            self._connection = self._connect()
+        # A plain cursor: the caller's connection may make others, which read parameters in another way.
+        with psycopg.Cursor(self._connection, row_factory=dict_row) as cursor:
+            operations.prepare(cursor)
+            cursor.execute(statement(step.name), step.parameters)
+            return Answer(cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
-    def _execute(self, name: str, parameters: Mapping[str, object]) -> int:
-        """How many rows it changed."""
-        return self._connection.execute(statement(name), parameters).rowcount
-
-
-def _columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
-    return {
-        "task_id": [t.task_id for t in tasks],
-        "task_type": [t.task_type for t in tasks],
-        "text": [t.task_description for t in tasks],
-        "priority": [t.task_priority for t in tasks],
-        "input": [t.input_json() for t in tasks],
-        "queue": [t.queue for t in tasks],
-        "run_after": [None if t.run_after is None else str(t.run_after) for t in tasks],
-        "timeout": [t.timeout_seconds for t in tasks],
-        "max_retries": [t.max_retries for t in tasks],
-        "idempotency_key": [t.idempotency_key for t in tasks],
-        "concurrency_key": [t.concurrency_key for t in tasks],
-    }
-
-
-def _readable(raw: str | bytes) -> Any:
-    """Parsed JSON; the text itself where Python cannot parse it (nested too deep, a number too long)."""
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw if isinstance(raw, str) else raw.decode()
+    def _judge_wait(self) -> None:
+        operations.judge_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)

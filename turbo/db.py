@@ -15,27 +15,49 @@ import os
 import random
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
+from typing import Protocol
 
 import psycopg
 from psycopg import AsyncConnection, conninfo
 from psycopg.rows import TupleRow
 
+from turbo import hosts
+
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s would outlast any failover."""
 
-TRANSIENT_CLASSES = ("08", "53", "57P", "58")
-TRANSIENT_CODES = frozenset({"25006", "40001", "40P01", "55P03", "55006", "25P03", "25P04"})
-"""SQLSTATEs after which the same statement may succeed later: connection, resources, shutdown, system errors; a primary
-that is still read-only just after its promotion; serialisation, deadlock, lock timeout."""
+TRANSIENT_CLASSES = ("08", "53", "58")
+TRANSIENT_CODES = frozenset(
+    {
+        "57P01",
+        "57P02",
+        "57P03",
+        "57P05",
+        "57014",
+        "25006",
+        "25P03",
+        "25P04",
+        "40001",
+        "40003",
+        "40P01",
+        "55P03",
+        "55006",
+    }
+)
+"""SQLSTATEs after which the same statement may succeed later: connection, resources, system errors; shutdown, crash and
+start-up (57P04, a dropped database, is none of them); a cancelled statement; a primary that is still read-only just after
+its promotion; serialisation, deadlock, locks."""
 
 SESSION_SETTINGS = (
     "select set_config('default_transaction_isolation', 'read committed', false),"
     " set_config('idle_in_transaction_session_timeout', '60s', false),"
     " set_config('client_min_messages', 'warning', false),"
-    " set_config('jit', 'off', false)"
+    " set_config('jit', 'off', false), pg_catalog.pg_postmaster_start_time()::text"
 )
+"""Their last column tells one server, or one start of it, from another."""
 
 PLAN_SETTINGS = (
     "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
@@ -91,6 +113,16 @@ def reason(error: BaseException) -> str:
     return text[:300] or type(error).__name__
 
 
+def why_unreachable(error: BaseException) -> str:
+    """One line of why no session could be had, and what to look at."""
+    said = reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0].rstrip(".")
+    if "does not exist" in said and "database" in said:
+        return f"{said}: create it first (createdb, or CREATE DATABASE)"
+    if "FATAL" in said or "session is read-only" in said:  # it is there, and says no
+        return said
+    return f"{said}. Is it running?"
+
+
 class Backoff:
     """Delays in seconds with full jitter: uniform in (0, min(cap, base * 2^n)]. `reset()` after a success."""
 
@@ -134,47 +166,90 @@ async def within(seconds: float, connection: Connection, work: Awaitable[object]
     task.result()
 
 
+class Watches(Protocol):
+    """Who wants to know of a lane's sessions (turbo.settling)."""
+
+    def opened(self, server: str) -> None: ...
+    def failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None: ...
+
+
 async def connect(dsn: str, application_name: str) -> Connection:
     """An autocommit session with turbo's settings. Raises psycopg.OperationalError when the database is away."""
-    connection = await AsyncConnection.connect(
-        **connect_arguments(dsn, application_name),  # type: ignore[arg-type]
-        autocommit=True,
-    )
+    return (await open_session(dsn, application_name))[0]
+
+
+async def open_session(dsn: str, application_name: str) -> tuple[Connection, str]:
+    """`connect`, and which server answered: the moment its postmaster started."""
+    connection = await hosts.open_any(hosts.each_host(connect_arguments(dsn, application_name)))
+    server = ""
+
+    async def settings() -> None:
+        nonlocal server
+        row = await (await connection.execute(SESSION_SETTINGS)).fetchone()
+        server = str(row and row[-1])
+
     try:
         # Prepared statements are switched on once the listener has proved that no transaction pooler is in the way.
         connection.prepare_threshold = None
-        await connection.execute(SESSION_SETTINGS)
+        await within(CONNECT_TIMEOUT, connection, settings())
     except BaseException:
         await connection.close()
         raise
-    return connection
+    return connection, server
 
 
 class Lane:
     """One connection with one user at a time. A connection that failed is closed; the next use opens a new one."""
 
-    def __init__(self, dsn: str, application_name: str) -> None:
+    def __init__(
+        self, dsn: str, application_name: str, watches: Watches | None = None, *, deadline: float = 60.0
+    ) -> None:
+        """`deadline`: seconds that a use may take, unless it says otherwise."""
         self._dsn = dsn
         self._application_name = application_name
+        self._watches = watches
+        self._deadline = deadline
         self._connection: Connection | None = None
+        self._server = ""
         self._turn = asyncio.Lock()
         self._tuned = False
+        self._used_since: float | None = None  # monotonic
         self.prepare = False
 
+    async def open(self) -> None:
+        """Open the connection if there is none, for what must be known of the server before a statement is sent."""
+        if self._connection is None or self._connection.closed:
+            async with self._turn:
+                await self._opened()
+
+    async def _opened(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            try:
+                self._connection, self._server = await open_session(self._dsn, self._application_name)
+            except (psycopg.Error, OSError) as error:
+                self._failed(error, connecting=True)
+                raise
+            self._tuned = False
+            if self._watches is not None:
+                self._watches.opened(self._server)
+        return self._connection
+
+    def _failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None:
+        if self._watches is not None:
+            self._watches.failed(error, connecting=connecting)
+
     @asynccontextmanager
-    async def use(self, deadline: float = 60.0) -> AsyncIterator[Connection]:
+    async def use(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         """The lane's connection, for one statement or one transaction.
 
         A use that takes longer than `deadline` seconds loses its connection (a frozen server would hold it for ever) and
         sees OperationalError. Any exception that leaves the block discards the connection unless it is still sound.
         """
         async with self._turn:
-            if self._connection is None or self._connection.closed:
-                self._connection = await connect(self._dsn, self._application_name)
-                self._tuned = False
-            connection = self._connection
+            connection = await self._opened()
             connection.prepare_threshold = 5 if self.prepare else None
-            timer = asyncio.get_running_loop().call_later(deadline, cut, connection)
+            timer = asyncio.get_running_loop().call_later(deadline or self._deadline, cut, connection)
+            self._used_since = time.monotonic()
             try:
                 if self.prepare and not self._tuned:
                     await connection.execute(PLAN_SETTINGS)
@@ -182,11 +257,21 @@ class Lane:
                 yield connection
             except BaseException as error:
                 if not isinstance(error, psycopg.Error) or connection.broken or is_transient(error):
+                    if isinstance(error, psycopg.Error):
+                        self._failed(error, connecting=False)
                     self._connection = None
                     await connection.close()
                 raise
             finally:
                 timer.cancel()
+                self._used_since = None
+
+    def leave(self, moved_to: str | None, waiting: float = 0.0) -> None:
+        """The database is on server `moved_to` now: who waits for an answer of another gets an error at once. None:
+        whoever has waited for `waiting` seconds."""
+        waited = 0.0 if self._used_since is None else time.monotonic() - self._used_since
+        if self._connection is not None and self._server != moved_to and waited >= waiting:
+            cut(self._connection)
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -74,10 +74,12 @@ class Server:
 
 
 def default_data_dir() -> Path:
-    """~/.local/share/turbo/pg; as root /var/lib/turbo/pg, because the server's user cannot enter root's home."""
-    if os.geteuid() == 0:
+    """$XDG_DATA_HOME/turbo/pg, else ~/.local/share/turbo/pg; as root /var/lib/turbo/pg instead of that, because the
+    server's user cannot enter root's home."""
+    base = os.environ.get("XDG_DATA_HOME")
+    if not base and os.geteuid() == 0:
         return Path("/var/lib/turbo/pg")
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    base = base or "~/.local/share"
     return Path(base).expanduser() / "turbo" / "pg"
 
 
@@ -130,10 +132,18 @@ def temporary(
     """A server in a new directory, gone with the block; or with this process, however that ends."""
     home = Path(tempfile.mkdtemp(prefix="turbo-pg-", dir=parent))
     home.chmod(0o755)
-    server: Server | None = None
+    try:
+        with guarded(start(home / "data", version=version, bin_dir=bin_dir, settings=settings)) as server:
+            yield server
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def guarded(server: Server) -> Iterator[Server]:
+    """A server that runs, stopped at the end of the block; or with this process, however that ends."""
     guard: subprocess.Popen[bytes] | None = None
     try:
-        server = start(home / "data", version=version, bin_dir=bin_dir, settings=settings)
         # Blocks reading a pipe that only this process holds open: at its end the server is stopped, as after a crash.
         guard = subprocess.Popen(
             ["/bin/sh", "-c", _DIE_WITH_PARENT, str(server.bin_dir / "pg_ctl"), str(server.data_dir)],
@@ -150,10 +160,9 @@ def temporary(
             guard.stdin.close()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 guard.wait(timeout=30)
-        elif server is not None:
+        else:
             with contextlib.suppress(EmbeddedError):
                 server.stop("immediate")
-        shutil.rmtree(home, ignore_errors=True)
 
 
 def binaries(version: int = 18) -> Path:

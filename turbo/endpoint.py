@@ -8,6 +8,7 @@ Up before the database answers: a worker that waits for it is healthy and not re
 certificates where configured (the library's server does both).
 """
 
+import errno
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Thread
@@ -46,16 +47,23 @@ class Endpoint:
         self._server: tuple[WSGIServer, Thread] | None = None
 
     def serve(self, host: str, port: int, tls: TlsFiles | None = None) -> int:
-        """Start in a thread. Returns the port it got. Raises OSError when the address is taken."""
-        server, thread = start_http_server(
-            port,
-            addr=host,
-            registry=self._registry,
-            certfile=tls.certfile if tls else None,
-            keyfile=tls.keyfile if tls else None,
-            client_cafile=tls.client_ca if tls else None,
-            client_auth_required=bool(tls and tls.client_ca),
-        )
+        """Start in a thread. Returns the port it got. Raises OSError when the address is taken or the TLS files cannot be read."""
+        try:
+            server, thread = start_http_server(
+                port,
+                addr=host,
+                registry=self._registry,
+                certfile=tls.certfile if tls else None,
+                keyfile=tls.keyfile if tls else None,
+                client_cafile=tls.client_ca if tls else None,
+                client_auth_required=bool(tls and tls.client_ca),
+            )
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
+                raise
+            raise OSError(
+                f"the metrics endpoint cannot listen on {host}:{port}: {error.strerror}; port 0 takes a free one"
+            ) from None
         metrics = server.get_app()
         assert metrics is not None
 

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import psycopg
+from psycopg import errors
 
 from turbo import db
 from turbo.db import Backoff
@@ -159,12 +160,16 @@ class Finisher(Loop):
         try:
             answers = await self._queue.finish([w.result for w in unique.values()])
         except psycopg.Error as error:
-            if not _unstorable(error):
+            if not (_unstorable(error) or isinstance(error, errors.ForeignKeyViolation)):
                 raise
             if len(batch) > 1:
                 half = len(batch) // 2
                 await self._record(batch[:half])
                 await self._record(batch[half:])
+            elif isinstance(error, errors.ForeignKeyViolation):
+                # an adopted trail may refer to agent_tasks: of a task that is gone it can keep nothing
+                result = batch[0].result
+                await self._settle(batch[0], Answer(result.task_id, result.fencing_token, "gone", None))
             else:
                 await self._quarantine(batch[0], error)
             return
@@ -186,9 +191,11 @@ class Finisher(Loop):
         if answer.verdict in ("late", "gone"):
             self._metrics.fenced.inc()
             log.warning(
-                "result is %s: %s; it is kept in the trail",
+                "result is %s: %s",
                 answer.verdict,
-                "somebody else has the task" if answer.verdict == "late" else "the row is gone",
+                "somebody else has the task; it is kept in the trail"
+                if answer.verdict == "late"
+                else "the row is gone",
                 extra={"task": answer.task_id},
             )
         self._recorded(waiting.result, answer)

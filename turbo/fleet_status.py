@@ -4,15 +4,8 @@
 surroundings is the doctor's business (turbo.doctor).
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-import psycopg
-from psycopg.rows import dict_row
-
-from turbo.sql import statement
 
 WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
@@ -124,10 +117,11 @@ class FleetStatus:
         found = []
         if not any(w.live for w in self.workers):
             found.append(Problem("no live worker", "start one: turbo worker --config FILE"))
+        successors = {(w.host, w.name) for w in self.workers if w.live}
         for w in self.workers:
-            if w.live:
-                continue
-            held = f", {w.running} of its tasks wait to be rescued" if w.running else ""
+            if w.live or (not w.running and (w.host, w.name) in successors):
+                continue  # one that was started again since is no news
+            held = f", {_many(w.running, 'task')} of its not yet rescued" if w.running else ""
             what = f"worker {w.worker_id} is dead" if w.state == "dead" else f"worker {w.worker_id} does not answer"
             found.append(
                 Problem(
@@ -157,7 +151,7 @@ class FleetStatus:
             if q.stuck:
                 found.append(
                     Problem(
-                        f"queue {q.queue}: {q.stuck} running tasks were to be stopped more than a minute ago",
+                        f"queue {q.queue}: {_many(q.stuck, 'running task')} to be stopped, asked more than a minute ago",
                         "see the workers they are on: turbo tasks --status running",
                     )
                 )
@@ -165,21 +159,21 @@ class FleetStatus:
                 why = f" ({q.paused_reason})" if q.paused_reason else ""
                 found.append(
                     Problem(
-                        f"queue {q.queue} is paused by {q.paused_by}{why}: {q.pending} tasks wait",
+                        f"queue {q.queue} is paused by {q.paused_by}{why}: {_many(q.pending, 'task')} pending",
                         f"turbo resume --queue {q.queue}",
                     )
                 )
             elif q.workers == 0 and (q.pending or q.scheduled):
                 found.append(
                     Problem(
-                        f"queue {q.queue}: {q.pending + q.scheduled} tasks, and no live worker serves it",
+                        f"queue {q.queue}: {_many(q.pending + q.scheduled, 'task')}, and no live worker serves it",
                         f"add it to worker.queues of a worker, or start one: turbo worker --queue {q.queue}",
                     )
                 )
             elif q.oldest_seconds is not None and q.oldest_seconds > OLD_SECONDS:
                 found.append(
                     Problem(
-                        f"queue {q.queue}: the oldest of {q.pending} tasks has waited {q.oldest_seconds:.0f} s",
+                        f"queue {q.queue}: the oldest of {_many(q.pending, 'task')} has waited {q.oldest_seconds:.0f} s",
                         "more slots or workers; or is its account or task_type held back?",
                     )
                 )
@@ -194,18 +188,5 @@ class FleetStatus:
         return [Problem(f"{failed} of {total} tasks failed lately", "turbo tasks --status failed --since 1h")]
 
 
-def read(connection: psycopg.Connection[Any], window_seconds: float = WINDOW_SECONDS) -> FleetStatus:
-    """Look now. Raises psycopg.Error."""
-    with connection.transaction():
-        return FleetStatus(
-            [WorkerLine(**row) for row in _rows(connection, "workers", {})],
-            [QueueLine(**row) for row in _rows(connection, "queues", {})],
-            [AccountLine(**row) for row in _rows(connection, "accounts", {})],
-            [FinishedLine(**row) for row in _rows(connection, "finished", {"seconds": window_seconds})],
-            window_seconds,
-        )
-
-
-def _rows(connection: psycopg.Connection[Any], name: str, parameters: Mapping[str, object]) -> list[dict[str, Any]]:
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(statement(f"status/{name}"), parameters).fetchall()
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

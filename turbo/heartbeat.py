@@ -5,24 +5,29 @@ with that loop but what `tell` posts to it. One statement a beat (sql/beat.sql):
 leader's lease. The thread rides out any outage of the database; an outage costs beats, and kills nobody.
 """
 
+import asyncio
+import contextlib
 import logging
 import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 
 from turbo import db
-from turbo.db import Backoff
+from turbo.db import Backoff, Connection
 from turbo.metrics import Metrics
 from turbo.sql import statement
 
 log = logging.getLogger(__name__)
 
 LEADER_LEASE_BEATS = 3
-BEAT_DEADLINE = 15.0
+BEAT_DEADLINE = 5.0
+"""A frozen server is noticed within a beat and this, sooner than a cluster manager's default (20 s) gives it up. Nothing
+else notices it while the worker is idle, so the beat also tells that it has found another server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Beat:
     leads: bool
     died: tuple[str, ...]
     to_rescue: bool
+    moved_to: str | None = None  # the server (db.open_session), in the first beat after another one
+    after_silence: bool = False  # the one before got no answer in time: other sessions may wait in vain, too
 
 
 class Heartbeat:
@@ -53,7 +60,9 @@ class Heartbeat:
         self._seconds = seconds
         self._busy = busy
         self._tell = tell
-        self._stop = threading.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stopping = threading.Event()
+        self._stop: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._trouble = False
         self.may_lead = True
@@ -64,65 +73,75 @@ class Heartbeat:
 
     def stop(self) -> None:
         """End the thread; waits for a beat under way, at most its deadline."""
-        self._stop.set()
+        self._stopping.set()
+        if self._loop is not None and self._stop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
+                self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread.is_alive():
             self._thread.join(timeout=BEAT_DEADLINE)
 
     def _run(self) -> None:
+        asyncio.run(self._beats())
+
+    async def _beats(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        beating = asyncio.create_task(self._beat_on())
+        if not self._stopping.is_set():
+            await asyncio.wait({beating, asyncio.create_task(self._stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+        beating.cancel()
+        await asyncio.wait({beating})
+
+    async def _beat_on(self) -> None:
         backoff = Backoff()
-        connection: psycopg.Connection[tuple[object, ...]] | None = None
-        while not self._stop.is_set():
-            try:
-                if connection is None:
-                    connection = self._connect()
-                beat = self._beat(connection)
-            except (psycopg.Error, OSError) as error:
-                if not self._trouble:
-                    log.warning("no heartbeat: %s", db.reason(error))
-                    self._trouble = True
-                if connection is not None:
-                    db.cut(connection)
-                    connection.close()
-                    connection = None
-                self._stop.wait(backoff.next())
-                continue
-            if self._trouble:
-                log.info("heartbeat is back")
-                self._trouble = False
-            backoff.reset()
-            self.last_beat = time.monotonic()
-            self._metrics.heartbeat.set(time.time())
-            self._tell(beat)
-            # A little less than the interval: jitter must not make a beat late in the eyes of those who count.
-            self._stop.wait(self._seconds * random.uniform(0.9, 1.0))
-        if connection is not None:
-            connection.close()
-
-    def _connect(self) -> psycopg.Connection[tuple[object, ...]]:
-        connection = psycopg.connect(
-            **db.connect_arguments(self._dsn, f"turbo heartbeat {self._worker_id}"),  # type: ignore[arg-type]
-            autocommit=True,
-        )
-        connection.prepare_threshold = None
-        connection.execute(db.SESSION_SETTINGS)
-        return connection
-
-    def _beat(self, connection: psycopg.Connection[tuple[object, ...]]) -> Beat:
-        watchdog = threading.Timer(BEAT_DEADLINE, db.cut, (connection,))  # a frozen server never answers
-        watchdog.daemon = True
-        watchdog.start()
+        connection: Connection | None = None
+        server = told = ""
+        silence = False
         try:
-            row = connection.execute(
-                statement("beat"),
-                {
-                    "worker": self._worker_id,
-                    "busy": self._busy(),
-                    "may_lead": self.may_lead,
-                    "leader_lease": LEADER_LEASE_BEATS * self._seconds,
-                },
-            ).fetchone()
+            while True:
+                try:
+                    if connection is None:
+                        connection, server = await db.open_session(self._dsn, f"turbo heartbeat {self._worker_id}")
+                    beat = await self._beat(connection)
+                except (psycopg.Error, OSError) as error:
+                    silence = silence or isinstance(error, TimeoutError)
+                    if not self._trouble:
+                        log.warning("no heartbeat: %s", db.reason(error))
+                        self._trouble = True
+                    if connection is not None:
+                        db.cut(connection)
+                        await connection.close()
+                        connection = None
+                    await asyncio.sleep(backoff.next())
+                    continue
+                if self._trouble:
+                    log.info("heartbeat is back")
+                    self._trouble = False
+                backoff.reset()
+                self.last_beat = time.monotonic()
+                self._metrics.heartbeat.set(time.time())
+                moved_to = server if told not in ("", server) else None
+                self._tell(replace(beat, moved_to=moved_to, after_silence=silence))
+                told, silence = server, False
+                # A little less than the interval: jitter must not make a beat late in the eyes of those who count.
+                await asyncio.sleep(self._seconds * random.uniform(0.9, 1.0))
         finally:
-            watchdog.cancel()
+            if connection is not None:
+                await connection.close()
+
+    async def _beat(self, connection: Connection) -> Beat:
+        row: tuple[Any, ...] | None = None
+
+        async def ask() -> None:
+            nonlocal row
+            parameters = {
+                "worker": self._worker_id,
+                "busy": self._busy(),
+                "may_lead": self.may_lead,
+                "leader_lease": LEADER_LEASE_BEATS * self._seconds,
+            }
+            row = await (await connection.execute(statement("beat"), parameters)).fetchone()
+
+        await db.within(BEAT_DEADLINE, connection, ask())
         assert row is not None
         alive, leads, died, to_rescue = row[:4]
-        return Beat(bool(alive), bool(leads), tuple(died), bool(to_rescue))  # type: ignore[arg-type]
+        return Beat(bool(alive), bool(leads), tuple(died), bool(to_rescue))

@@ -11,6 +11,8 @@ frozen server or a half-open connection is not noticed otherwise (nothing in 43 
 Deaf is what a pooler in transaction mode makes of a listener: LISTEN answers OK and nothing arrives, or it arrives at
 somebody else. The proof is sent from another session, or such a pooler would deliver it by accident. A deaf worker is
 never idle (it must not hold the gate open) and polls every second.
+
+Whoever wants to know whether a worker hears asks on the worker's own channel; one that hears answers on `turbo_heard`.
 """
 
 import asyncio
@@ -20,6 +22,7 @@ import re
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Protocol
 
 import psycopg
@@ -36,10 +39,22 @@ log = logging.getLogger(__name__)
 
 CONTROL = "turbo_ctl"
 QUEUE_PREFIX = "turbo_q_"
+HEARD = "turbo_heard"
+QUESTION = "do you hear? "
+"""What a question begins with; the rest comes back with the answer: `<rest> <worker id>`."""
+
 PROBE_DEADLINE = 5.0
 POLL_DEADLINE = 10.0
 DEAF_POLL_SECONDS = 1.0
 DEAF_RETRY_SECONDS = 30.0
+RECONNECT_SECONDS = 0.5
+"""The longest pause between two attempts: others that are back wait 0.75 s for this worker (turbo.settling)."""
+
+
+def own_channel(worker_id: str) -> str:
+    """A worker's own channel: its proof of delivery, and questions."""
+    return f"turbo_w_{worker_id}"[:63]
+
 
 _CALL = re.compile(r"([a-z0-9_-]{1,40}) (\d)")
 """What the insert trigger says on a worker's own channel: which queue, and the worker's place in the line."""
@@ -80,22 +95,31 @@ class Listener(Loop):
         self._told = told
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._own_channel = f"turbo_w_{queue.worker_id}"[:63]
+        self._own_channel = own_channel(queue.worker_id)
         self._probed: asyncio.Event | None = None
         self._probe_payload = ""
+        self._answering: asyncio.Task[None] | None = None
         self._announced = False
         self._trouble: str | None = None
+        self._connection: Connection | None = None
+        self._server = ""
         self.hears = False
 
+    def leave(self, moved_to: str | None) -> None:
+        """The database is on server `moved_to` now: a session on another one waits in vain. None: any may."""
+        if self._connection is not None and self._server != moved_to:
+            db.cut(self._connection)
+
     async def run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(cap=RECONNECT_SECONDS)
         while True:
             try:
-                connection = await db.connect(self._dsn, f"turbo listener {self._queue.worker_id}")
+                connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._queue.worker_id}")
             except (psycopg.Error, OSError) as error:
                 self._say("listener cannot connect: %s", error)
                 await asyncio.sleep(backoff.next())
                 continue
+            self._connection = connection
             try:
                 hears = await self._subscribe(connection)
                 await self._told.connected(hears=hears)
@@ -104,7 +128,7 @@ class Listener(Loop):
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self._say("listener lost its session: %s", error)
             finally:
-                self.hears = False
+                self.hears, self._connection = False, None
                 self._metrics.listener_up.set(0)
                 db.cut(connection)  # a graceful goodbye would wait for a server that may be frozen
                 await connection.close()
@@ -158,12 +182,19 @@ class Listener(Loop):
         if notify.channel == self._own_channel:
             if self._probed is not None and notify.payload == self._probe_payload:
                 self._probed.set()
+            elif notify.payload.startswith(QUESTION) and (self._answering is None or self._answering.done()):
+                token = notify.payload.removeprefix(QUESTION)
+                self._answering = asyncio.create_task(self._answer(f"{token} {self._queue.worker_id}"))
             elif (called := _CALL.fullmatch(notify.payload)) is not None:
                 self._told.called(called[1], int(called[2]))
         elif notify.channel == CONTROL:
             self._told.control(notify.payload)
         else:
             self._told.wake(notify.channel.removeprefix(QUEUE_PREFIX))
+
+    async def _answer(self, answer: str) -> None:
+        with suppress(psycopg.Error, OSError):
+            await self._queue.probe(HEARD, answer)
 
     async def _listen(self, connection: Connection) -> None:
         while True:

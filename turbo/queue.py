@@ -19,6 +19,7 @@ from psycopg.rows import dict_row
 
 from turbo.db import Connection, Lane
 from turbo.executors.base import Progress
+from turbo.settling import Settling
 from turbo.spool import FinishedRun
 from turbo.sql import statement
 from turbo.task import Task
@@ -125,15 +126,29 @@ class Queue:
     """The statements, bound to one worker and its lanes."""
 
     def __init__(
-        self, worker_id: str, claims: Lane, results: Lane, *, host: str = "", accounts: Sequence[str] = ()
+        self,
+        worker_id: str,
+        claims: Lane,
+        results: Lane,
+        *,
+        host: str = "",
+        accounts: Sequence[str] = (),
+        settling: Settling | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.host = host
         self.accounts = tuple(accounts)
         self._claims = claims
         self._results = results
+        self._settling = settling
 
     # ── claiming ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def settled(self) -> None:
+        """Before a claim: wait until what a crash or a failover may have forgotten is put back."""
+        if self._settling is not None:
+            await self._claims.open()
+            await self._settling.settled()
 
     async def claim(
         self,
@@ -281,6 +296,11 @@ class Queue:
             if not batch:
                 return rescued
 
+    async def unfinished(self) -> list[str]:
+        """The ids of tasks that were run and are not over."""
+        async with self._claims.use(deadline=60) as connection:
+            return [row[0] for row in await (await connection.execute(statement("unfinished"))).fetchall()]
+
     async def bury(self, dead: Sequence[str], host: str) -> list[str]:
         """Declare siblings of this host dead whose process is known to be gone. Returns those the database knew."""
         async with self._claims.use() as connection:
@@ -337,7 +357,7 @@ class Queue:
     # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def gauges(self) -> list[dict[str, object]]:
-        async with self._claims.use() as connection, connection.cursor(row_factory=dict_row) as cursor:
+        async with self._claims.use(deadline=60) as connection, connection.cursor(row_factory=dict_row) as cursor:
             await cursor.execute(statement("gauges"))
             return await cursor.fetchall()
 

@@ -53,6 +53,7 @@ class Reconciler(Loop):
         self._last_beat = last_beat
         self._kill_when_cut_off = kill_when_cut_off
         self._wanted = asyncio.Event()
+        self._comparing = asyncio.Lock()
 
     def want(self) -> None:
         """Compare soon."""
@@ -86,6 +87,11 @@ class Reconciler(Loop):
                 self._stop_run(held, "lost")
 
     async def compare(self) -> None:
+        # One at a time: what another comparison has just taken back would look as if somebody else had it.
+        async with self._comparing:
+            await self._compare()
+
+    async def _compare(self) -> None:
         async with self._claimer.claiming:
             found = await self._queue.reconcile(self._slots.known())
         for held in found.orphans:

@@ -103,7 +103,10 @@ class Retention(Loop):
             if self._ages.any_task:
                 await self._tasks()
             if self._ages.actions is not None:
-                await self._actions()
+                if (await self._ask("retention_partitioned"))[0]:
+                    self._warn_once("retention leaves the partitioned agent_actions alone: drop its old partitions")
+                else:
+                    await self._actions()
         except errors.InsufficientPrivilege as error:
             self._warn_once(f"retention may not delete: {db.reason(error)}; see docs/security.md")
         except (psycopg.Error, OSError) as error:

@@ -58,6 +58,12 @@ class TaskRow:
     def finished(self) -> bool:
         return self.status in FINAL
 
+    @property
+    def output(self) -> Any:
+        """What the program answered: `output_data.output`, or `output_data` itself where a person wrote something else."""
+        data = self.output_data
+        return data["output"] if isinstance(data, dict) and "output" in data else data
+
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:

@@ -261,6 +261,9 @@ class Runner:
         if outcome.log:
             output["log"] = outcome.log
         output.update(outcome.extra)
+        detail: dict[str, object] = {"executor": run.executor, "attempt": task.attempt}
+        if "workspace" in outcome.extra:
+            detail["workspace"] = outcome.extra["workspace"]
         tries = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         result = FinishedRun(
             task_id=task.task_id,
@@ -278,7 +281,7 @@ class Runner:
             worker_id=self._worker_id,
             queue=task.queue,
             executor=run.executor,
-            detail={"executor": run.executor, "attempt": task.attempt},
+            detail=detail,
         )
         # What came from outside may hold what the database cannot. Of nothing there is nothing to look through.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id

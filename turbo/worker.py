@@ -15,7 +15,6 @@ import operator
 import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
@@ -31,9 +30,9 @@ from turbo.db import Backoff, Lane
 from turbo.endpoint import Endpoint, TlsFiles
 from turbo.exclusive import ExclusiveDirectories
 from turbo.executors.base import Executor
-from turbo.executors.registry import build_executors, exclusive_directories
+from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
 from turbo.finisher import Finisher
-from turbo.heartbeat import Beat, Heartbeat
+from turbo.heartbeat import BEAT_DEADLINE, Beat, Heartbeat
 from turbo.journal import Journal
 from turbo.leader import Leader
 from turbo.listener import Listener
@@ -47,12 +46,15 @@ from turbo.reaper import Watcher, end_leftovers
 from turbo.reconciler import Reconciler
 from turbo.retention import Ages, Retention
 from turbo.runner import RetryPolicy, Runner
+from turbo.settling import Settling
 from turbo.slots import Running, Slots
 from turbo.spool import FinishedRun, Spool
 from turbo.statedir import StateDir
 from turbo.states import WorkerState
 from turbo.task import Task
 from turbo.task_types import TaskTypes
+from turbo.tidy import Tidy
+from turbo.workspaces.sweep import WorkspaceSweep
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,13 @@ STOP_SECONDS = 30.0
 
 DISK_CHECK_SECONDS = 5.0
 FLUSH_SECONDS = 30.0
+CLAIMS_DEADLINE = 10.0
+RESULTS_DEADLINE = 20.0
+"""A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. A claim waits
+for nobody's locks; a batch of results waits for a row that somebody is editing."""
+
+REPLAY_SECONDS = 3.0
+"""How long a reconnect waits for its replayed results to be answered, before it claims again."""
 
 
 def worker_id(name: str) -> str:
@@ -94,7 +103,7 @@ class Worker:
         settings = config.worker
         self._config = config
         self._dsn = dsn
-        self.host = settings.host or socket.gethostname().split(".")[0]
+        self.host = settings.this_host
         self.id = worker_id(settings.name or self.host)
         self.metrics = Metrics()
         self._stopping = asyncio.Event()
@@ -104,9 +113,10 @@ class Worker:
         self._connected_before = False
         self._metrics_address: str | None = None
 
-        self._claims = Lane(dsn, f"turbo claims {self.id}")
-        self._results = Lane(dsn, f"turbo results {self.id}")
-        self.queue = Queue(self.id, self._claims, self._results, host=self.host)
+        self._settling = Settling()
+        self._claims = Lane(dsn, f"turbo claims {self.id}", self._settling, deadline=CLAIMS_DEADLINE)
+        self._results = Lane(dsn, f"turbo results {self.id}", deadline=RESULTS_DEADLINE)
+        self.queue = Queue(self.id, self._claims, self._results, host=self.host, settling=self._settling)
         self.slots = Slots(settings.slots)
 
         self._state = StateDir(settings.state_dir)
@@ -163,6 +173,10 @@ class Worker:
         )
         self.leader = Leader(self.queue, self.metrics)
         self.retention = Retention(Lane(dsn, f"turbo retention {self.id}"), _ages(config.retention), self.metrics)
+        self._sweep = WorkspaceSweep(
+            self._state.workspaces, self._state.locks, self._journal, workspace_policies(config)
+        )
+        self.tidy = Tidy(self.queue, self._state, self.slots, days=settings.files_days, gigabytes=settings.files_gb)
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
@@ -218,6 +232,8 @@ class Worker:
             self.reconciler,
             self.leader,
             self.retention,
+            self._sweep,
+            self.tidy,
             self.accounts,
             self.programs,
             self.listener,
@@ -485,26 +501,35 @@ class Worker:
         for lane in (self._claims, self._results):
             lane.prepare = hears  # a listener that hears proves that no transaction pooler is in the way
         self.claimer.listening = hears and not self._draining
-        self.reconciler.want()
         if self._connected_before:
-            await self._replay_own()
+            await self._put_back()
+        self.reconciler.want()
         self._connected_before = True
         await self.claimer.forget_idle()
+        self._settling.restored()
         self.claimer.look()
 
-    async def _replay_own(self) -> None:
-        """After a reconnect, what was recorded within the hour is sent again: an asynchronous failover can lose an
-        acknowledged commit. What the database still has answers "already"."""
+    async def _put_back(self) -> None:
+        """After a reconnect: claims that a crash forgot are reasserted, and what was recorded within the hour is sent
+        again, for an asynchronous failover can lose an acknowledged commit. What the database still has answers
+        "already"."""
+        await self.reconciler.compare()
         for entry in await asyncio.to_thread(self._spool.recently_done):
             self.finisher.push(entry.result, entry)
+        await self.finisher.flushed(REPLAY_SECONDS)
 
     def disconnected(self) -> None:
+        self._settling.disconnected()
         self.claimer.listening = False
 
     def _beat_in_thread(self, beat: Beat) -> None:
         self._loop.call_soon_threadsafe(self._beat, beat)
 
     def _beat(self, beat: Beat) -> None:
+        if beat.moved_to is not None or beat.after_silence:
+            self.listener.leave(beat.moved_to)
+            for lane in (self._claims, self._results):
+                lane.leave(beat.moved_to, waiting=0.0 if beat.moved_to else BEAT_DEADLINE)
         self.leader.leads(beat.leads)
         self.retention.leads(beat.leads)
         if beat.died:
@@ -567,6 +592,11 @@ class Worker:
         ended.cancel()
         if not await self.finisher.flushed(FLUSH_SECONDS):
             log.warning("results are left in the spool; the next worker of this host records them")
+        try:
+            async with asyncio.timeout(5):  # a claim that the stop cut off is known to the database only
+                await self.reconciler.compare()
+        except (psycopg.Error, OSError, TimeoutError) as error:
+            log.debug("not compared before leaving: %s", error)
 
     async def _say_goodbye(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """/healthz and /readyz beside /metrics, while the database is away, while a worker drains, and over TLS."""
 
+import socket
 import ssl
 import subprocess
 import urllib.error
@@ -105,3 +106,10 @@ def test_tls_asks_for_a_client_certificate_where_it_is_told_to(certificates):
             get(f"http://127.0.0.1:{port}/healthz")
     finally:
         endpoint.close()
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; port 0 takes a free one"):
+            Endpoint(CollectorRegistry()).serve("127.0.0.1", port)

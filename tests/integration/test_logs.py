@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests import workers
 from tests.workers import TURBO, Bench, until
+from turbo import embedded
 
 TALKER = """
 import json, pathlib, sys, time
@@ -24,14 +26,18 @@ sys.exit(data.get("exit", 0))
 """
 
 
-@pytest.fixture
-def talkers(bench: Bench) -> Bench:
+def start_talkers(bench: Bench) -> None:
     program = bench.path / "talker.py"
     program.write_text(TALKER)
     config = bench.config()
     config["executors"]["talker"] = {"kind": "command", "command": [sys.executable, str(program)]}
     config["routes"]["default"] = "talker"
     bench.start(config).listening()
+
+
+@pytest.fixture
+def talkers(bench: Bench) -> Bench:
+    start_talkers(bench)
     return bench
 
 
@@ -52,6 +58,9 @@ class Logs:
 
     def ended(self) -> tuple[int, str, str]:
         return self.process.wait(30), self.out.read_text(), self.err.read_text()
+
+    def complained(self, text: str) -> None:
+        until(lambda: text in self.err.read_text(), what=f"{text!r} in {self.err.read_text()!r}")
 
     def said(self, text: str) -> None:
         until(
@@ -130,6 +139,41 @@ def test_what_cannot_be_shown_is_said_plainly(talkers: Bench) -> None:
     code, out, err = Logs(talkers, "later").ended()
     assert (code, out, err) == (1, "", "later is scheduled: it has no log on this host, and waits to run\n")
     assert Logs(talkers, "later", "-f", "--json").ended()[0] == 2
+
+
+def test_the_beginning_of_an_id_is_enough(talkers: Bench) -> None:
+    gate = gates(talkers, 1)[0]
+    gate.touch()
+    talkers.insert("review_1", {"gates": [str(gate)]})
+    talkers.insert("review_2", {"gates": [str(gate)]})
+    talkers.wait("review_1")
+    assert Logs(talkers, "review_1").ended()[1].endswith("the end\n")
+    code, out, err = Logs(talkers, "review").ended()
+    assert (code, out) == (1, "")
+    assert "'review' begins several ids: review_1, review_2" in err
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["on its host", "elsewhere"])
+def test_following_outlives_the_database(own_server: embedded.Server, tmp_path: Path, away: bool) -> None:
+    with workers.bench(own_server.dsn, tmp_path) as bench:
+        start_talkers(bench)
+        first, second = gates(bench, 2)
+        bench.insert("t", {"gates": [str(first), str(second)]})
+        following = Logs(bench, "t", "-f", away=away)
+        following.said("line 0")
+        own_server.stop("immediate")
+        following.complained("the database is away, waiting: ")
+        first.touch()
+        if not away:
+            following.said("line 1")  # its log goes on without the database
+        own_server.start_again()
+        following.complained("the database is back")
+        following.said("line 1")
+        second.touch()
+        code, _, err = following.ended()
+        assert code == 0
+        assert err.count("the database is away") == 1
+        assert err.endswith("t is completed\n")
 
 
 def test_a_terminal_is_not_steered_by_a_log(talkers: Bench) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -14,6 +14,7 @@ from turbo.cli.options import (
     QueueOption,
     SinceOption,
     Status,
+    TaskIds,
     TextOption,
     TypeOption,
     WorkerOption,
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
     from turbo.client import Changed, Client, TaskFilter
 
 Change = Callable[["Client", Sequence[str]], "list[Changed]"]
-
-TaskIds = Annotated[
-    list[str] | None, typer.Argument(help="Ids, or enough of their beginnings to be unique.", show_default=False)
-]
 
 AT_ONCE = 500
 RESTING = ("scheduled", "pending")
@@ -48,7 +45,9 @@ def cancel(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Cancel tasks: by id, or all that fit. A running one is cancelled once its agent has ended.
+    """Cancel tasks: by id, or all that fit.
+
+    A running one is cancelled once its agent has ended.
 
     \b
     Examples:
@@ -76,7 +75,9 @@ def retry(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Run finished tasks again, from their first try: by id, or all that fit (failed ones, unless --status says else).
+    """Run finished tasks again: by id, or all that fit.
+
+    They begin with their first try. Of those that fit only the failed ones, unless --status says else.
 
     \b
     Examples:
@@ -131,7 +132,7 @@ def _by_filter(client: "Client", wanted: "TaskFilter", verb: str, change: Change
         if as_json:
             output.print_json({"changed": [], "refused": {}})
         return
-    confirm(f"{verb} {len(found)} task{'s' if len(found) > 1 else ''} ({', '.join(wanted.statuses or ())})?", yes=yes)
+    confirm(f"{verb} {output.many(len(found), 'task')} ({', '.join(wanted.statuses or ())})?", yes=yes)
     changed: list[Changed] = []
     for start in range(0, len(found), AT_ONCE):
         changed += change(client, found[start : start + AT_ONCE])

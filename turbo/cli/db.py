@@ -1,11 +1,14 @@
 """`turbo db`: the embedded PostgreSQL, for a person."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: start, stop, url.", rich_markup_mode=None)
+if TYPE_CHECKING:
+    from turbo import embedded
+
+app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: start, stop, url, psql.", rich_markup_mode=None)
 
 DataDir = Annotated[
     Path | None, typer.Option("--data-dir", help="Where its files are; else a directory of this user's.")
@@ -17,7 +20,14 @@ def start(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its port; else a free one.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Start it, and leave it running. Prints the DSN on the last line; starting it twice is fine."""
+    """Start it, and leave it running.
+
+    Prints the DSN on the last line; starting it twice is fine.
+
+    \b
+    Example:
+      export TURBO_DSN=$(turbo db start)
+    """
     from turbo import embedded
 
     server = embedded.start(data_dir or embedded.default_data_dir(), port=port)
@@ -29,7 +39,12 @@ def stop(
     mode: Annotated[str, typer.Option(help="fast, or immediate (as after a crash).")] = "fast",
     data_dir: DataDir = None,
 ) -> None:
-    """Stop it. Stopping what does not run is fine."""
+    """Stop it. Stopping what does not run is fine.
+
+    \b
+    Example:
+      turbo db stop
+    """
     from turbo import embedded
 
     if mode not in ("fast", "immediate"):
@@ -43,13 +58,39 @@ def stop(
     typer.echo("stopped")
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
+)
+def psql(context: typer.Context, data_dir: DataDir = None) -> None:
+    """Open the psql that comes with it, on the running server. All other arguments are psql's.
+
+    \b
+    Example:
+      turbo db psql -c "SELECT task_id, status FROM agent_tasks"
+    """
+    import os
+
+    server = _running(data_dir)
+    program = str(server.bin_dir / "psql")
+    os.execv(program, [program, "--dbname", server.dsn, *context.args])  # noqa: S606 - it becomes psql
+
+
 @app.command()
 def url(data_dir: DataDir = None) -> None:
-    """Print the DSN of the running server."""
+    """Print the DSN of the running server.
+
+    \b
+    Example:
+      psql "$(turbo db url)"
+    """
+    typer.echo(_running(data_dir).dsn)
+
+
+def _running(data_dir: Path | None) -> "embedded.Server":
     from turbo import embedded
 
     where = data_dir or embedded.default_data_dir()
     server = embedded.running(where)
     if server is None:
         raise embedded.EmbeddedError(f"no server is running in {where}: start it with `turbo db start`")
-    typer.echo(server.dsn)
+    return server

@@ -4,6 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from turbo.client import Client, Standing
 
 LOOK_FOR_WORKERS_AFTER = 1.0
+WONDER_AFTER = 10.0
 INTERRUPTED = 130
 
 
@@ -24,7 +26,7 @@ def follow(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     except KeyboardInterrupt:
         what = task_ids[0] if len(task_ids) == 1 else "ID"
         which = f"task {what} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
-        output.say(f"\nno longer waiting; {which}. Look: turbo show {what}   Cancel: turbo cancel {what}".lstrip())
+        output.say(f"no longer waiting; {which}. turbo show {what} shows it, turbo cancel {what} cancels it")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -39,7 +41,7 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
                 if one.finished:
                     ended[one.status] += 1
                 elif one.seconds is not None and one.status == "pending" and one.seconds > LOOK_FOR_WORKERS_AFTER:
-                    doubts.about(one.queue)
+                    doubts.about(one.queue, one.seconds)
             if status is not None:
                 status.update(_line(found, ended, len(task_ids)))
     return ended
@@ -68,21 +70,27 @@ def _line(found: "Sequence[Standing]", ended: Counter[str], total: int) -> Any:
 
 
 class _Doubts:
-    """Says once a queue why nothing may happen."""
+    """Says why nothing may happen: once a queue at first, and once more if it goes on."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
-        self._asked: set[str] = set()
+        self._next: dict[str, float] = {}
 
-    def about(self, queue: str) -> None:
-        if queue in self._asked:
+    def about(self, queue: str, seconds: float) -> None:
+        if seconds < self._next.get(queue, 0.0):
             return
-        self._asked.add(queue)
+        first = queue not in self._next
+        self._next[queue] = WONDER_AFTER if first else inf
         served, paused = self._client.served(queue)
         if paused:
             output.say(f"queue {queue} is paused: it waits until `turbo resume --queue {queue}`")
         elif not served:
             output.say(f"no live worker serves queue {queue}: it waits until one does (turbo status)")
+        elif not first:
+            output.say(
+                f"queue {queue} is served, and still it waits: every slot may be busy, its concurrency key taken, its "
+                "account paused (turbo status), or its executor's program missing (turbo doctor --config FILE)"
+            )
 
 
 def _away(error: BaseException | None) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 
 import importlib
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -20,14 +21,24 @@ COMMANDS = {
     "submit": ("turbo.cli.submit", "submit"),
     "tasks": ("turbo.cli.tasks", "tasks"),
     "show": ("turbo.cli.show", "show"),
+    "diff": ("turbo.cli.diff", "diff"),
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
+    "doctor": ("turbo.cli.doctor", "doctor"),
+    "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
+    "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }
+
+MAY_BE_CUT_SHORT = frozenset(
+    {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
+)
+"""Commands that a closed pipe ends at once, as it does any Unix tool: when they print, their work is done. What inserts,
+migrates or serves goes on to its end."""
 
 # The base of BadParameter, wherever this version of Typer keeps it: wrong usage of any kind.
 UsageError: Any = typer.BadParameter.__base__
@@ -62,9 +73,11 @@ def _build(names: list[str]) -> typer.Typer:
           turbo submit "Review src/auth.py" --wait
           turbo tasks --status failed --since 1h
           turbo show my_task_1
+          turbo diff my_task_1                      # what it changed, where executors have workspaces
         \b
         See to the fleet:
           turbo status                              # what is wrong stands first
+          turbo top                                 # live
           turbo doctor --config config/worker.yaml  # what will go wrong
         """
 
@@ -81,6 +94,8 @@ def _build(names: list[str]) -> typer.Typer:
 def main() -> None:
     """The console script."""
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    if asked in MAY_BE_CUT_SHORT or asked.startswith("-") or "--help" in sys.argv:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app = _build([asked] if asked in COMMANDS else list(COMMANDS))
     debug = bool(os.environ.get("TURBO_DEBUG"))
     try:
@@ -136,8 +151,7 @@ def _explain(error: Exception, command: str) -> int:
     elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         text, code = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… dbname=…", 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        said = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
-        text = f"cannot reach the database: {said}. Is it running? (--dsn, TURBO_DSN, or the PG* variables)"
+        text = f"cannot reach the database: {db.why_unreachable(error)} (--dsn, TURBO_DSN, or the PG* variables)"
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

@@ -14,7 +14,9 @@ _DEFAULT = migrations.Patience()
 
 
 def migrate(
-    plan: Annotated[bool, typer.Option("--plan", help="Print what would be done; change nothing.")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what is there and what would be done; change nothing.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 if the database is behind; change nothing.")] = False,
     roles: Annotated[
         bool,
@@ -30,14 +32,27 @@ def migrate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dsn: Dsn = None,
 ) -> None:
-    """Create turbo's tables in the database, or bring them up to date. Safe to repeat, and on several hosts at once."""
+    """Create turbo's tables, or bring them up to date.
+
+    Safe to repeat, and on several hosts at once. An agent_tasks that is there already is adopted: columns are added, none
+    is dropped, renamed or retyped.
+
+    \b
+    Examples:
+      turbo migrate --plan | less
+      turbo migrate --check || turbo migrate
+      turbo migrate --roles
+    """
     if plan and check:
         raise typer.BadParameter("--plan and --check exclude each other: give one of them")
     if roles and check:
         raise typer.BadParameter("--check looks at the schema only: give --roles without it, or with --plan")
     try:
         if plan:
-            _show_plan(migrations.plan(dsn or ""), as_json, roles)
+            planned = migrations.plan(dsn or "")
+            _show_plan(planned, as_json, roles)
+            if planned.refused:
+                raise typer.Exit(1)
         elif check:
             raise typer.Exit(_show_check(migrations.plan(dsn or ""), as_json))
         else:
@@ -86,25 +101,8 @@ def _show_check(state: migrations.Plan, as_json: bool) -> int:
 
 def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
     if as_json:
-        files = [
-            {
-                "version": file.version,
-                "label": file.label,
-                "in_transaction": file.in_transaction,
-                "blocks": [block.sql for block in file.blocks],
-            }
-            for file in planned.pending
-        ]
         typer.echo(
-            json.dumps(
-                {
-                    "database": planned.database,
-                    "version": planned.version,
-                    "latest": planned.latest,
-                    "pending": files,
-                }
-                | ({"roles": migrations.roles_sql()} if roles else {})
-            )
+            json.dumps(_plan_document(planned) | ({"roles": migrations.roles_sql()} if roles else {}), default=str)
         )
         return
     if not planned.pending:
@@ -114,8 +112,75 @@ def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
         typer.echo(
             f"-- {planned.database}: from version {planned.version} to {planned.latest}. Nothing has been changed."
         )
-    for file in planned.pending:
-        how = "in a transaction" if file.in_transaction else "statement by statement, outside a transaction"
-        typer.echo(f"\n-- ══ {file.label}: {how} ══\n{file.sql.rstrip()}")
+        if planned.tables:
+            _show_found(planned)
+        _show_statements(planned)
     if roles:
         typer.echo(f"\n-- ══ roles ══\n{migrations.roles_sql().rstrip()}")
+
+
+def _show_found(planned: migrations.Plan) -> None:
+    for table in planned.tables:
+        counted = planned.rows.statuses if planned.rows is not None and table.name == "agent_tasks" else None
+        if counted is not None:
+            rows = f"{sum(number for _, number in counted)} rows"
+        else:
+            rows = "rows never counted" if table.rows < 0 else f"about {table.rows} rows"
+        typer.echo(f"--\n-- {table.name}: {rows}, {table.size / 2**20:.1f} MB, owner {table.owner}")
+        for column in table.columns:
+            default = table.defaults.get(column.name) or ("identity" if column.identity else None)
+            parts = [column.type, "not null" if column.required else "", f"default {default}" if default else ""]
+            typer.echo(_comment(f"  {column.name:24}{' '.join(part for part in parts if part)}"))
+        for check in table.checks:
+            typer.echo(_comment(f"  check {check.name}: {check.expression}"))
+    typer.echo("--")
+    for finding in planned.findings:
+        typer.echo(_comment(f"{finding.level}: {finding.text}") + (f"\n--   {_flat(finding.do)}" if finding.do else ""))
+    for one in planned.in_the_way:
+        typer.echo(_comment(f"in the way now: {one}"))
+
+
+def _show_statements(planned: migrations.Plan) -> None:
+    if planned.refused:
+        typer.echo("--\n-- Refused: this is what would be sent if the reasons above were gone.")
+    label = ""
+    for one in planned.statements:
+        if one.label != label:
+            typer.echo(f"\n-- ══ {one.label} ══")
+            label = one.label
+        how = "in a transaction" if one.in_transaction else "outside a transaction"
+        typer.echo(f"\n-- {how}; {one.lock}{f' ({one.note})' if one.note else ''}\n{one.sql.rstrip()}")
+
+
+def _comment(text: str) -> str:
+    return f"-- {_flat(text)}" if not text.startswith(" ") else f"--   {_flat(text)}"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split()) if "\n" in text else text.strip()
+
+
+def _plan_document(planned: migrations.Plan) -> dict[str, object]:
+    files = [
+        {
+            "version": file.version,
+            "label": file.label,
+            "in_transaction": file.in_transaction,
+            "blocks": [block.sql for block in file.blocks],
+        }
+        for file in planned.pending
+    ]
+    return {
+        "database": planned.database,
+        "version": planned.version,
+        "latest": planned.latest,
+        "pending": files,
+        "refused": planned.refused,
+        "tables": [asdict(table) for table in planned.tables],
+        "statuses": None if planned.rows is None or planned.rows.statuses is None else [
+            {"status": status, "rows": rows} for status, rows in planned.rows.statuses
+        ],
+        "findings": [asdict(finding) for finding in planned.findings],
+        "in_the_way": list(planned.in_the_way),
+        "statements": [asdict(one) for one in planned.statements],
+    }  # fmt: skip

@@ -7,7 +7,7 @@ says another), and what PostgreSQL reads as a moment besides ('tomorrow 06:00').
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, LiteralString
 
 import typer
 
@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 
 _LENGTH = re.compile(r"\s*[+-]?\s*(\d+(\.\d+)?\s*[a-z]+\s*)+", re.IGNORECASE)
 MONTHS = re.compile(r"\d\s*(mon|mons|month|months)\b", re.IGNORECASE)
+
+
+_IN_ZONE: LiteralString = """
+    with zone as materialized (select set_config('TimeZone', %s, true) as name)
+    select extract(epoch from %s::text::timestamptz)::float8 from zone where name is not null
+"""
+"""For this one statement only: a session that stays in a POSIX zone would have psycopg complain of it at every moment."""
 
 
 class BadMoment(ValueError):
@@ -46,10 +53,9 @@ class Moments:
                 query = "select now() + %s::interval" if ahead else "select now() - %s::interval"
                 found = self._client.read(query, [text])[0]
             else:
-                offset = datetime.now().astimezone().strftime("%z")
-                self._client.read("select set_config('TimeZone', %s, false)", [f"UTC{_posix(offset)}"])
-                found = self._client.read("select %s::timestamptz", [text])[0]
-        except (psycopg.DataError, psycopg.NotSupportedError):
+                zone = _posix(datetime.now().astimezone().strftime("%z"))
+                found = datetime.fromtimestamp(self._client.read(_IN_ZONE, [zone, text])[0], UTC)
+        except (psycopg.DataError, psycopg.NotSupportedError, OverflowError, ValueError, OSError):
             raise BadMoment(text) from None
         if not isinstance(found, datetime):
             raise BadMoment(text)
@@ -77,8 +83,9 @@ def _iso(text: str) -> datetime | None:
 
 
 def _posix(offset: str) -> str:
-    """POSIX counts the other way round: UTC+0100 is west of Greenwich."""
-    return ("-" if offset.startswith("+") else "+") + f"{offset[1:3]}:{offset[3:5]}"
+    """+0100 as a time zone. POSIX counts the other way round: UTC+0100 is west of Greenwich. Its name must be nobody's:
+    in a zone called UTC, PostgreSQL takes '09:00 UTC' for local time."""
+    return f"<{offset}>{'-' if offset.startswith('+') else '+'}{offset[1:3]}:{offset[3:5]}"
 
 
 def length(seconds: float | None) -> str:

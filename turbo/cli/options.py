@@ -1,5 +1,7 @@
 """Options that several commands share, and the words they may be given."""
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,6 +20,15 @@ def _kinds(incomplete: str) -> list[str]:
     from turbo.outcome import FailureKind
 
     return [k.value for k in FailureKind if k.value.startswith(incomplete)]
+
+
+def _ids(incomplete: str) -> list[str]:
+    """The newest tasks whose ids begin so. Whatever goes wrong, a Tab must not print it."""
+    try:
+        with connect(os.environ.get("TURBO_DSN")) as client:
+            return client.newest_ids(incomplete)
+    except Exception:
+        return []
 
 
 Dsn = Annotated[
@@ -49,7 +60,31 @@ SinceOption = Annotated[
 TextOption = Annotated[str | None, typer.Option("--text", help="A part of the description or the error.")]
 
 
+TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Its id, or enough of its beginning to be unique.")]
+TaskIds = Annotated[
+    list[str] | None,
+    typer.Argument(autocompletion=_ids, help="Ids, or enough of their beginnings to be unique.", show_default=False),
+]
+
+
 def connect(dsn: str | None) -> "Client":
     from turbo.client import Client
 
     return Client(dsn or "")
+
+
+def use_env_file(path: Path) -> None:
+    """Take a 0600 file's variables into this process's environment, over what is there. Raises ConfigError."""
+    from turbo.config import ConfigError
+    from turbo.environment import EnvFile, EnvironmentRefused
+
+    try:
+        os.environ.update(EnvFile(path).values())
+    except EnvironmentRefused as error:
+        raise ConfigError(str(error)) from None
+
+
+def on_the_command_line(context: typer.Context, dsn: str | None) -> str | None:
+    """--dsn where it was given: an env file is stronger than TURBO_DSN of the environment, and weaker than the option."""
+    source = context.get_parameter_source("dsn")
+    return dsn if source is not None and source.name == "COMMANDLINE" else None

@@ -5,6 +5,7 @@ from a row or an agent is shown without its control characters, which could othe
 """
 
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -54,6 +55,14 @@ def console(*, stderr: bool = False) -> "Console":
 def print_json(value: object) -> None:
     """One document; indented for a person."""
     typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2 if at_terminal() else None))
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """For work that goes on when whoever read its lines has left."""
+    try:
+        typer.echo("\n".join(lines))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(text: str) -> None:
@@ -110,27 +119,39 @@ def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], indent: i
         if columns[last].drop == 0:
             break
         kept.remove(last)
+    widths = _widths(columns, kept, natural, room)
     shown = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), show_edge=False, header_style="bold")
     for i in kept:
-        column = columns[i]
         shown.add_column(
-            styled(column.head, "bold"),
+            styled(columns[i].head, "bold"),
             no_wrap=True,
             overflow="ellipsis",
-            justify="right" if column.right else "left",
-            ratio=None,
-            min_width=min(_least(column, natural[i]), room),
+            justify="right" if columns[i].right else "left",
+            width=widths[i],
         )
     for row in cells:
         shown.add_row(*(styled(row[i]) for i in kept))
     return Padding(shown, (0, 0, 0, indent))
 
 
+def _widths(columns: Sequence[Column], kept: Sequence[int], natural: Sequence[int], room: int) -> dict[int, int]:
+    """What each column gets. Given to rich as they are: left to itself it narrows every column alike, to nothing."""
+    widths = {i: natural[i] for i in kept}
+    least = {i: _least(columns[i], natural[i]) for i in kept}
+    for floor in (least, dict.fromkeys(kept, 1)):  # a terminal too narrow for the last ones cuts those too
+        while sum(widths.values()) + GAP * (len(kept) - 1) > room:
+            wide = [i for i in kept if widths[i] > floor[i]]
+            if not wide:
+                break
+            widths[max(wide, key=widths.__getitem__)] -= 1
+    return widths
+
+
 def _least(column: Column, natural: int) -> int:
     return min(natural, column.least) if column.flexible else natural
 
 
-def pairs(values: Mapping[str, object], width: int = 20) -> None:
+def pairs(values: Mapping[str, object], width: int = 17) -> None:
     """`name value` lines, for what is set; a value of several lines is indented under its name."""
     for name, value in values.items():
         if value is None:
@@ -143,6 +164,11 @@ def pairs(values: Mapping[str, object], width: int = 20) -> None:
             console().print(line)
         else:
             typer.echo(f"{name:{width}}{text}")
+
+
+def many(count: int, what: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def heading(text: str) -> None:
@@ -172,10 +198,18 @@ def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) ->
     shown.add_column(no_wrap=True)
     if name:
         shown.add_column(no_wrap=True, min_width=width)
-    shown.add_column()
+    shown.add_column(overflow="fold")
     words = styled(one_line(what))
     if do:
         words.append(f" → {one_line(do)}", style="bold")
     cells = [styled(MARKS[level], STYLES[level] + " bold"), *([styled(name)] if name else []), words]
     shown.add_row(*cells)
     console().print(shown, soft_wrap=False)
+
+
+def short(number: int) -> str:
+    """1234567 as 1.2M; nothing for 0."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number) if number else ""

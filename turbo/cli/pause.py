@@ -18,7 +18,9 @@ def pause(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Claim nothing more of a queue, or for an account. What runs goes on.
+    """Claim nothing more of a queue, or for an account.
+
+    What runs goes on.
 
     \b
     Example:
@@ -28,7 +30,9 @@ def pause(
 
 
 def resume(queue: QueueName = None, account: AccountName = None, as_json: Json = False, dsn: Dsn = None) -> None:
-    """Claim again; an account is resumed whatever paused it.
+    """Claim again.
+
+    An account is resumed whatever paused it.
 
     \b
     Example:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +13,16 @@ from turbo.cli.output import Column
 if TYPE_CHECKING:
     from turbo.fleet_status import FleetStatus, WorkerLine
 
+WORKERS_SHOWN = 10
+"""With more workers than these, a terminal is shown the hosts, and those workers that are not simply up."""
+
+HOSTS = (
+    Column("HOST"),
+    Column("WORKERS", right=True),
+    Column("RUNNING", right=True),
+    Column("SLOTS", right=True),
+    Column("ACCOUNTS", drop=1, flexible=True),
+)
 WORKERS = (
     Column("HOST"),
     Column("WORKER", flexible=True, least=16),
@@ -52,11 +62,20 @@ FINISHED = (
 )
 
 
-def status(as_json: Json = False, dsn: Dsn = None) -> None:
-    """Show the fleet in one screen: what is wrong, workers, queues, accounts, and the last hour.
+def status(
+    all_of_them: Annotated[
+        bool, typer.Option("--all", "-a", help="List every worker, however many there are.")
+    ] = False,
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Show the fleet in one screen.
+
+    What is wrong comes first; then hosts and workers, queues, accounts, and what ended in the last hour.
 
     \b
-    Example:
+    Examples:
+      turbo status
       turbo status --json | jq -r '.problems[].what'
     """
     with connect(dsn) as client:
@@ -67,7 +86,7 @@ def status(as_json: Json = False, dsn: Dsn = None) -> None:
         output.print_json({"problems": problems, "success_rate": now.success_rate, **lines})
         return
     _problems(now)
-    _workers(now)
+    _workers(now, all_of_them)
     _queues(now)
     _accounts(now)
     _finished(now)
@@ -86,14 +105,29 @@ def _problems(now: "FleetStatus") -> None:
         output.mark("warn", problem.what, problem.do)
 
 
-def _workers(now: "FleetStatus") -> None:
+def _workers(now: "FleetStatus", all_of_them: bool) -> None:
     if not now.workers:
         return
     live = [w for w in now.workers if w.live]
     busy, slots = sum(w.running for w in live), sum(w.slots for w in live)
     hosts = len({w.host for w in live})
-    _head(f"{_many(hosts, 'host')}, {_many(len(live), 'worker')}, {busy} of {_many(slots, 'slot')} busy")
-    output.table(WORKERS, [_worker(w) for w in now.workers])
+    _head(
+        f"{output.many(hosts, 'host')}, {output.many(len(live), 'worker')}, {busy} of {output.many(slots, 'slot')} busy"
+    )
+    if len(live) > hosts:
+        output.table(HOSTS, [_host(host, list(group)) for host, group in groupby(now.workers, lambda w: w.host)])
+        typer.echo("")
+    shown = now.workers
+    if not all_of_them and output.at_terminal() and len(shown) > WORKERS_SHOWN:
+        shown = [w for w in shown if not w.live or w.state != "up"]
+        output.say(f"{output.many(len(now.workers) - len(shown), 'worker')} up; --all lists them")
+    output.table(WORKERS, [_worker(w) for w in shown])
+
+
+def _host(host: str, workers: "list[WorkerLine]") -> tuple[object, ...]:
+    live = [w for w in workers if w.live]
+    accounts = sorted({a for w in live for a in w.accounts})
+    return (host, len(live), sum(w.running for w in workers), sum(w.slots for w in live), ",".join(accounts))
 
 
 def _worker(w: "WorkerLine") -> tuple[object, ...]:
@@ -105,7 +139,7 @@ def _worker(w: "WorkerLine") -> tuple[object, ...]:
 def _queues(now: "FleetStatus") -> None:
     if not now.queues:
         return
-    _head(f"{_many(len(now.queues), 'queue')}, {sum(q.pending for q in now.queues)} tasks pending")
+    _head(f"{output.many(len(now.queues), 'queue')}, {output.many(sum(q.pending for q in now.queues), 'task')} pending")
     output.table(
         QUEUES,
         [
@@ -126,7 +160,7 @@ def _queues(now: "FleetStatus") -> None:
 def _accounts(now: "FleetStatus") -> None:
     if not now.accounts:
         return
-    _head(_many(len({a.account for a in now.accounts}), "account"))
+    _head(output.many(len({a.account for a in now.accounts}), "account"))
     rows = []
     for a in now.accounts:
         resets = ""
@@ -155,28 +189,16 @@ def _finished(now: "FleetStatus") -> None:
                 tasks["cancelled"],
                 f"{tasks['completed'] / judged:.0%}" if judged else "",
                 moment.length(mean),
-                _short(sum(f.input_tokens for f in by.values())),
-                _short(sum(f.output_tokens for f in by.values())),
+                output.short(sum(f.input_tokens for f in by.values())),
+                output.short(sum(f.output_tokens for f in by.values())),
                 _dollars(sum(f.cost_usd for f in by.values())),
             )
         )
     output.table(FINISHED, rows)
     if len(rows) > 1 and now.success_rate is not None:
         cost = _dollars(sum(f.cost_usd for f in now.finished))
-        typer.echo(f"together {now.success_rate:.0%} of the judged completed{f', {cost}' if cost else ''}")
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+        typer.echo(f"together {now.success_rate:.0%} success{f', {cost}' if cost else ''}")
 
 
 def _dollars(amount: float) -> str:
     return f"${amount:.2f}" if amount else ""
-
-
-def _short(count: int) -> str:
-    """1234567 as 1.2M."""
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f}{unit}"
-    return str(count) if count else ""

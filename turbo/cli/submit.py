@@ -1,6 +1,7 @@
 """`turbo submit`: one task from the command line, or many from a file."""
 
 import json
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -156,12 +157,15 @@ def _one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str 
 
 
 def insert(client: "Client", task: "NewTask") -> tuple[str, bool]:
-    """One task. Raises BadParameter for what the database refuses."""
+    """One task. Raises BadParameter for what the database refuses; exits 1 where the id is taken."""
     import psycopg
 
     try:
         submitted = client.submit_many([task])[0]
-    except (psycopg.errors.CheckViolation, psycopg.errors.UniqueViolation, psycopg.DataError) as error:
+    except psycopg.errors.UniqueViolation as error:
+        output.say(f"turbo submit: {refusal(error)}")
+        raise typer.Exit(1) from None
+    except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
         raise typer.BadParameter(refusal(error)) from None
     return submitted.task_id, submitted.created
 
@@ -170,7 +174,8 @@ def refusal(error: Any) -> str:
     """Why the database refused a row, and what to write instead."""
     diag = error.diag
     if error.sqlstate == "23505" and diag.message_detail:
-        return str(diag.message_detail).rstrip(".")
+        taken = re.fullmatch(r"Key \(task_id\)=\((.*)\) already exists\.", diag.message_detail, re.DOTALL)
+        return f"there is a task {taken[1]} already" if taken else str(diag.message_detail).rstrip(".")
     hint = f". {diag.message_hint}" if diag.message_hint else ""
     return f"{diag.message_primary or error}{hint}"
 
@@ -179,6 +184,8 @@ def _print_result(task: Any) -> None:
     data = task.output_data
     result = data.get("output") if isinstance(data, dict) else data
     if task.status == "completed":
+        if result is None:
+            return
         text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
         typer.echo(output.visible(text, lines=True) if output.at_terminal() else text)
     else:

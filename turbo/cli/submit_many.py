@@ -60,14 +60,14 @@ def submit_many(
             for lines in _batches(source, moments, from_line, batch):
                 _insert(client, lines, sent, path)
                 if not as_json and not output.at_terminal():
-                    typer.echo("\n".join(sent.task_ids[-len(lines) :]))
+                    output.print_lines(sent.task_ids[-len(lines) :])
                 advance(len(lines))
         existing = len(sent.task_ids) - sent.created
         if as_json and not wait:
             output.print_json({"created": sent.created, "existing": existing, "task_ids": sent.task_ids})
         elif not as_json:
             output.say(
-                f"{sent.created} tasks inserted"
+                f"{output.many(sent.created, 'task')} inserted"
                 + (f", {existing} had their idempotency key already" if existing else "")
             )
         if wait and sent.task_ids:
@@ -141,9 +141,11 @@ def _insert(client: "Client", lines: list[Line], sent: Sent, path: Path) -> None
 def _stopped(why: str, sent: Sent, lines: list[Line], path: Path, *, doubt: bool) -> NoReturn:
     output.say(f"turbo submit: {why}")
     inserted = (
-        f"{len(sent.task_ids)} tasks, up to line {sent.last_line}, are in" if sent.task_ids else "nothing was inserted"
+        f"{output.many(len(sent.task_ids), 'task')}, up to line {sent.last_line}, inserted"
+        if sent.task_ids
+        else "nothing was inserted"
     )
-    rest = f"whether lines {_span(lines)} are, is not known" if doubt else f"nothing from line {sent.next_line} on is"
+    rest = f"whether lines {_span(lines)} are in is not known" if doubt else f"nothing from line {sent.next_line} on"
     again = "" if str(path) == "-" else f" --file {path}"
     output.say(
         f"{inserted}; {rest}. To go on: turbo submit{again} --from-line {sent.next_line}"

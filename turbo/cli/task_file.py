@@ -98,7 +98,10 @@ class TaskFile:
             number = reader.line_num + 1
             try:
                 cells = next(reader, None)
-            except (csv.Error, UnicodeError) as error:
+            except UnicodeDecodeError as error:
+                yield number, BadLine(number, f"byte {error.start + 1}: is not UTF-8 text")
+                return
+            except csv.Error as error:
                 yield number, BadLine(number, f"cannot be read: {error}")
                 return  # where the next record begins is not known
             if cells is None:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli.options import Dsn
+from turbo.cli.options import Dsn, on_the_command_line, use_env_file
 
 if TYPE_CHECKING:
     import asyncio
 
 
 def worker(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The worker's YAML file; else TURBO_CONFIG.")
     ] = None,
@@ -32,12 +33,16 @@ def worker(
     """Run a worker: listen, claim, run agents, record.
 
     TERM or INT drains and exits 0; a second one ends the agents now and gives their tasks back.
+
+    \b
+    Examples:
+      turbo worker --config config/worker.yaml
+      turbo worker -c worker.yaml --name beta --slots 4 --queue heavy --metrics-port 0
     """
     import asyncio
 
     from turbo import log
     from turbo.config import ConfigError, load_worker_config
-    from turbo.environment import EnvFile, EnvironmentRefused
     from turbo.statedir import StateDirUnusable
     from turbo.worker import Worker
 
@@ -47,10 +52,7 @@ def worker(
             "no configuration: give --config FILE, or set TURBO_CONFIG; config/worker.yaml is a working example"
         )
     if env_file is not None:
-        try:
-            os.environ.update(EnvFile(env_file).values())
-        except EnvironmentRefused as error:
-            raise ConfigError(str(error)) from None
+        use_env_file(env_file)
     given = {
         "worker.name": name,
         "worker.slots": slots,
@@ -58,10 +60,15 @@ def worker(
         "metrics.port": metrics_port,
     }
     settings = load_worker_config(path, {key: value for key, value in given.items() if value is not None})
-    log.configure(log_file=log_file)
+    try:
+        log.configure(log_file=log_file)
+    except OSError as error:
+        raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
     async def run() -> int:
-        one = Worker(settings, dsn=dsn or os.environ.get("TURBO_DSN") or settings.database.dsn)
+        one = Worker(
+            settings, dsn=on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
+        )
         log.configure(one.id, log_file)
         return await one.run()
 

@@ -5,6 +5,13 @@ files.py      migrations/NNNN_name.sql: read, checked, cut into blocks
 history.py    turbo_migrations: what a database has seen, and whether this turbo fits it
 session.py    the connection: judged fit, and held exclusively
 blockers.py   who stands in the way of a lock
+contract.py   what turbo needs of an existing agent_tasks and agent_actions
+survey.py     what they are
+finding.py    one thing that was found, and what to do about it
+judge.py      whether the tables and turbo go together (judge_columns.py: their columns)
+adopt.py      the statements that make them turbo's
+backfill.py   a place in the queue for rows that waited before turbo came
+locks.py      which lock a statement takes, and who waits
 runner.py     applies what is missing
 plan.py       shows it instead
 roles.py      roles and their privileges, on request

@@ -1,26 +1,135 @@
-"""`turbo migrate --plan`: what a migration would do, without doing it.
+"""`turbo migrate --plan`: what there is, what stands against it, and every statement a migration would send, in order.
 
-The session is read-only, takes no lock, and waits for nobody.
+The session is read-only and waits half a second at most: where somebody has locked a table exclusively, the plan says so
+and shows what it can.
 """
 
 from dataclasses import dataclass
 
-from turbo.migrate import history, session
+import psycopg
+from psycopg import errors
+from psycopg.rows import TupleRow
+
+from turbo.migrate import adopt, backfill, blockers, history, session
 from turbo.migrate.files import Migration, read
+from turbo.migrate.finding import Finding, sorted_by_level
+from turbo.migrate.judge import judge, judge_rows
+from turbo.migrate.locks import NONE, Lock, lock_of
+from turbo.migrate.survey import Rows, Survey, Table, look, survey, twice
+
+Connection = psycopg.Connection[TupleRow]
+
+LOOK_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStatement:
+    """What is sent at once. `label`: the file it stands in, 'adoption' or 'backfill'. `note`: when, how often, why."""
+
+    label: str
+    sql: str
+    in_transaction: bool
+    lock: Lock
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The migrations a database has not seen, in order."""
+    """The migrations a database has not seen, in order; what was found of its own; and all that would be sent.
+
+    `tables` and `findings` are empty where nothing is adopted. `in_the_way`: sessions whose open transaction a migration
+    would have to wait for now.
+    """
 
     database: str
     version: int
     latest: int
     pending: tuple[Migration, ...]
+    tables: tuple[Table, ...] = ()
+    rows: Rows | None = None
+    findings: tuple[Finding, ...] = ()
+    statements: tuple[PlannedStatement, ...] = ()
+    in_the_way: tuple[str, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        return any(finding.level == "refuse" for finding in self.findings)
 
 
 def plan(dsn: str = "") -> Plan:
     """What `migrate(dsn)` would do now. Changes nothing. Raises MigrationError as `migrate` does."""
-    with session.open_session(dsn, read_only=True) as connection:
+    with session.open_session(dsn, lock_timeout=LOOK_SECONDS, read_only=True) as connection:
         state = history.status(connection)
-        return Plan(session.place(connection), state.version, state.latest, history.pending(connection, read()))
+        pending = history.pending(connection, read())
+        known = Plan(session.place(connection), state.version, state.latest, pending)
+        if not adopt.concerns(pending):
+            return _with_statements(known, None)
+        try:
+            found = survey(connection)
+            judged = judge(found, twice(connection, adopt.keys_of_its_own(found)))
+            rows = look(connection, found.tasks)
+        except errors.LockNotAvailable:
+            return _with_statements(known, None, _locked(connection))
+        return _with_statements(known, found, (), connection, tuple(judged), rows)
+
+
+def _locked(connection: Connection) -> tuple[Finding, ...]:
+    names = ("agent_tasks", "agent_actions")
+    held = {str(b) for name in names for b in blockers.in_the_way(connection, f"public.{name}", readers=True)}
+    by = "; ".join(sorted(held)) or "a session whose transaction has just begun"
+    return (
+        Finding(
+            "warn",
+            f"agent_tasks or agent_actions is locked exclusively, by {by}: what is in it and what it needs is not shown. "
+            "Ask for the plan again when it is free",
+        ),
+    )
+
+
+def _with_statements(
+    known: Plan,
+    found: Survey | None,
+    findings: tuple[Finding, ...] = (),
+    connection: Connection | None = None,
+    judged: tuple[Finding, ...] = (),
+    rows: Rows | None = None,
+) -> Plan:
+    statements: list[PlannedStatement] = []
+    for file in known.pending:
+        if found is not None and file.version == adopt.STEPS_BEFORE:
+            statements += [
+                PlannedStatement("adoption", step.block.sql, step.in_transaction, lock_of(step.block, found), step.why)
+                for step in adopt.steps(found)
+            ]
+        if found is not None and found.tasks is not None and file.version == adopt.BACKFILL_BEFORE:
+            statements += _backfill(found)
+        for block in file.blocks:
+            if found is not None and adopt.has_been_built(block, found):
+                continue
+            lock = lock_of(block, found) if found is not None else NONE
+            statements.append(PlannedStatement(file.label, block.sql, file.in_transaction, lock))
+    tables = tuple(t for t in (found.tasks, found.actions) if t is not None) if found is not None else ()
+    ours = found is not None and found.begun and not adopt.steps(found)
+    way: tuple[str, ...] = ()
+    if connection is not None and not ours:
+        sessions = {str(b) for t in tables for b in blockers.in_the_way(connection, f"public.{t.name}", readers=True)}
+        way = tuple(sorted(sessions))
+    seen = (*findings, *judged, *(judge_rows(rows) if rows is not None else ()))
+    return Plan(
+        known.database, known.version, known.latest, known.pending, tables, rows,
+        tuple(sorted_by_level(seen)), tuple(statements), way,
+    )  # fmt: skip
+
+
+def _backfill(found: Survey) -> list[PlannedStatement]:
+    how = backfill.wanted(found)
+    if how is None or not adopt.will_mark(found):
+        return []
+    lock = Lock("agent_tasks", "row locks", "whoever wants one of these rows waits for its batch", 0.05)
+    once, *batch, done = how.sql()
+    again = f"one batch of at most {backfill.BATCH} waiting rows, again until no row is left"
+    return [
+        PlannedStatement("backfill", once.rstrip() + ";\n", False, NONE, "once"),
+        PlannedStatement("backfill", "".join(part.rstrip() + ";\n" for part in batch), True, lock, again),
+        PlannedStatement("backfill", done.rstrip() + ";\n", False, NONE, "once"),
+    ]

@@ -1,7 +1,10 @@
 """The runner: brings a database to this turbo's schema, while it is in use.
 
     read files ──▶ nothing to do
-        └──▶ lock (polled) ──▶ read history again ──▶ per file: its blocks ──▶ recorded ──▶ … ──▶ unlock
+        └──▶ lock (polled) ──▶ read history again ──▶ judged ──▶ per file: its blocks ──▶ recorded ──▶ … ──▶ unlock
+                                                        └──▶ an existing table that will not do: refused, nothing changed
+
+Between the files an existing agent_tasks and agent_actions are adopted (adopt.py, backfill.py).
 
 A block in a transaction runs under `lock_timeout`: a table lock that waits makes everybody queue behind it, so it gives
 way after two seconds, pauses (growing, jittered) and comes again, saying each time who is in the way. An index is built
@@ -12,20 +15,24 @@ A file is recorded with its last transaction. Killed at any point, the next run 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psycopg
 from psycopg import errors, sql
 from psycopg.rows import TupleRow
 
 from turbo import db
+from turbo.migrate import adopt, backfill, history, judge, session
 from turbo.migrate import blockers as blocking
-from turbo.migrate import history, session
 from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
+from turbo.migrate.finding import refusal
+from turbo.migrate.survey import Survey, survey, twice
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
 Say = Callable[[str], None]
+_Done = TypeVar("_Done")
 
 _CLEAR_LOOK_SECONDS = 0.2
 
@@ -72,6 +79,7 @@ _NO_LOCK = (errors.LockNotAvailable, errors.DeadlockDetected, _InTheWay)
 
 def _silent(_line: str) -> None: ...
 def _unheard(_applied: Applied) -> None: ...
+def _nothing() -> None: ...
 
 
 def migrate(
@@ -95,8 +103,11 @@ def migrate(
             with session.exclusive(connection, dsn, wait_seconds=patience.wait, say=say):
                 runner = _Runner(connection, dsn, patience, say)
                 try:
+                    pending = history.pending(connection, files)
+                    if adopt.concerns(pending):
+                        runner.judge()
                     runner.prepare()
-                    for migration in history.pending(connection, files):
+                    for migration in pending:
                         done.append(runner.apply(migration))
                         on_applied(done[-1])
                 finally:
@@ -121,42 +132,73 @@ class _Runner:
     def prepare(self) -> None:
         self._attempts("turbo_migrations", None, lambda: history.create(self._connection))
 
+    def judge(self) -> None:
+        """Raises MigrationError, before anything is changed, for tables that turbo cannot live with."""
+        found = self._survey()
+        repeated: tuple[str, ...] = ()
+        if columns := adopt.keys_of_its_own(found):
+            repeated = self._attempts("adoption", None, lambda: twice(self._connection, columns))
+        findings = judge.judge(found, repeated)
+        if any(finding.level == "refuse" for finding in findings):
+            raise MigrationError(refusal(findings))
+        for finding in findings:
+            if finding.level == "warn":
+                self._say(f"note: {finding}")
+
     def apply(self, migration: Migration) -> Applied:
         started = time.monotonic()
+        if migration.version == adopt.STEPS_BEFORE:
+            self._adopt()
+        if migration.version == adopt.BACKFILL_BEFORE:
+            self._backfill()
         for block in migration.blocks:
             self._run(migration, block, last=block is migration.blocks[-1])
         return Applied(migration.version, migration.label, time.monotonic() - started)
 
+    def _survey(self) -> Survey:
+        return self._attempts("adoption", None, lambda: survey(self._connection))
+
+    def _adopt(self) -> None:
+        for step in adopt.steps(self._survey()):
+            self._block("adoption", step.block, in_transaction=step.in_transaction)
+
+    def _backfill(self) -> None:
+        how = backfill.wanted(self._survey())
+        filled = self._attempts("adoption", None, lambda: backfill.run(self._connection, how))
+        if filled:
+            self._say(f"adoption: {filled} waiting rows have their created_at as run_after")
+
     def _run(self, migration: Migration, block: Block, *, last: bool) -> None:
+        record = (lambda: history.record(self._connection, migration)) if last else _nothing
+        self._block(migration.label, block, in_transaction=migration.in_transaction, record=record)
+
+    def _block(self, step: str, block: Block, *, in_transaction: bool, record: Callable[[], None] = _nothing) -> None:
         index = block.concurrent_index
 
-        def in_transaction() -> None:
+        def together() -> None:
             with self._connection.transaction():
                 self._send(block)
-                if last:
-                    history.record(self._connection, migration)
+                record()
 
         def alone() -> None:
-            if index is not None:
-                self._clear_the_way(index)
-            self._send(block)
-            if last:
-                history.record(self._connection, migration)
+            if index is None or self._clear_the_way(index):
+                self._send(block)
+            record()
 
-        self._attempts(migration.label, block, in_transaction if migration.in_transaction else alone)
+        self._attempts(step, block, together if in_transaction else alone)
 
     def _send(self, block: Block) -> None:
         # Without parameters it goes by the simple protocol, which takes a file's many statements as they are.
         self._connection.execute(block.sql.encode())
 
-    def _attempts(self, step: str, block: Block | None, work: Callable[[], None]) -> None:
-        """Do `work`, again when a lock was not to be had, until the patience is over."""
+    def _attempts(self, step: str, block: Block | None, work: Callable[[], _Done]) -> _Done:
+        """Do `work`, again when a lock was not to be had, until the patience is over. What it returns."""
         self._step = step
         pause = db.Backoff(base=0.25, cap=4.0)
         for attempt in range(1, self._patience.attempts + 1):
             try:
                 with self._watcher.watching():
-                    work()
+                    return work()
             except _NO_LOCK as error:
                 if attempt == self._patience.attempts:
                     raise MigrationError(
@@ -166,17 +208,21 @@ class _Runner:
                 time.sleep(pause.next())
             except psycopg.Error as error:
                 raise self._failed(step, block, error) from error
-            else:
-                return
+        raise AssertionError("the last attempt returns or raises")
 
     def _waiting(self, blockers: blocking.Blockers) -> None:
         self._say(f"{self._step}: waiting for a lock, {blocking.describe(blockers)}")
 
-    def _clear_the_way(self, index: ConcurrentIndex) -> None:
-        """Wait, holding nothing, until an index build would not have to; and drop what an earlier one left behind."""
+    def _clear_the_way(self, index: ConcurrentIndex) -> bool:
+        """Wait, holding nothing, until an index build would not have to; and drop what an earlier one left behind. False
+        when the index is there already, whole."""
         qualified, table = f"{index.schema}.{index.index}", f"{index.schema}.{index.table}"
-        row = self._connection.execute(statement("migrate/invalid_index"), {"index": qualified}).fetchone()
-        leftover = bool(row and row[0])
+        row = self._connection.execute(
+            statement("migrate/index_state"), {"index": qualified, "table": table}
+        ).fetchone()
+        if row and row[0]:
+            return False
+        leftover = row is not None
         deadline = time.monotonic() + self._patience.lock_timeout
         while found := blocking.in_the_way(self._connection, table, readers=leftover):
             self._watcher.seen = found
@@ -189,6 +235,7 @@ class _Runner:
             self._connection.execute(
                 sql.SQL("drop index concurrently if exists {}").format(sql.Identifier(index.schema, index.index))
             )
+        return True
 
     def _failed(self, step: str, block: Block | None, error: psycopg.Error) -> MigrationError:
         if block is not None and error.diag.statement_position:

@@ -53,7 +53,7 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
             "the DSN cannot be read: write postgresql://user@host:port/database, or host=… port=… dbname=…"
         ) from error
     try:
-        connection = _connect(dsn, arguments)
+        connection = connect(dsn, arguments)
     except psycopg.OperationalError as error:
         raise MigrationError(f"cannot connect to {db.describe(dsn)}: {_connect_reason(error)}") from error
     where = place(connection)  # while it is there to ask
@@ -71,7 +71,8 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
             raise MigrationError(f"{where}: {db.reason(error)}{again}") from error
 
 
-def _connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
+def connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
+    """A session with the primary; where `dsn` leads to none, with what is there. Raises psycopg.OperationalError."""
     try:
         return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
@@ -83,7 +84,7 @@ def _connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
 
 
 def _connect_reason(error: psycopg.OperationalError) -> str:
-    text = db.reason(error).removeprefix("connection failed: ")
+    text = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
     if "database" in text and "does not exist" in text:
         return f"{text}; create it first: createdb, or CREATE DATABASE"
     if "session is read-only" in text:
@@ -165,10 +166,23 @@ def _holder(connection: Connection) -> str:
 
 
 def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:
-    """A pooler gives its clients a cancel key of its own, so the pid in it is not the backend's. Such a pooler shares
-    servers between transactions if a second client is served by the backend that has just answered the first."""
-    if backend(connection) == connection.info.backend_pid:
-        return
+    if pools_transactions(connection, dsn):
+        raise MigrationError(
+            f"{place(connection)} is a pooler in transaction mode (PgBouncer's pool_mode): the migration's "
+            "lock would not hold there; give the server's own address"
+        )
+
+
+def behind_pooler(connection: Connection) -> bool:
+    """A pooler gives its clients a cancel key of its own, so the pid in it is not the backend's."""
+    return backend(connection) != connection.info.backend_pid
+
+
+def pools_transactions(connection: Connection, dsn: str) -> bool:
+    """Whether there is a pooler in between that shares servers between transactions: a second client is then served by
+    the backend that has just answered the first."""
+    if not behind_pooler(connection):
+        return False
     arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "connect_timeout": db.CONNECT_TIMEOUT}
     with Connection.connect(**arguments, autocommit=True, prepare_threshold=None) as second:  # type: ignore[arg-type]
         for _ in range(5):
@@ -179,10 +193,8 @@ def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:
             except errors.ProtocolViolation:  # statement pooling allows no transaction at all
                 shared = True
             if shared:
-                raise MigrationError(
-                    f"{place(connection)} is a pooler in transaction mode (PgBouncer's pool_mode): the migration's "
-                    "lock would not hold there; give the server's own address"
-                )
+                return True
+    return False
 
 
 def backend(connection: Connection) -> int:

@@ -22,6 +22,7 @@ with input as materialized (
 ), named as (
   insert into public.agent_tasks (task_id, task_type, task_description, task_priority, input_data, queue, run_after,
                                   timeout_seconds, max_retries, idempotency_key, concurrency_key)
+  overriding system value                   -- for an adopted key that is generated always: who names a task means it
   select i.task_id::public.turbo_task_id, i.task_type, i.text, i.priority, i.input, i.queue, i.run_after, i.timeout,
          i.max_retries, i.idempotency_key, i.concurrency_key
     from input i where i.task_id is not null order by i.n

@@ -1,12 +1,12 @@
 -- Client.tasks: the newest tasks that fit; null is no condition. Newest is by created_at, which has no index: read once
--- and sorted as far as the limit (1 M tasks: measured in docs/cli.md).
+-- and sorted as far as the limit (1 M tasks: docs/cli.md).
 -- since: became runnable, started or ended then or later. worker: any part of its id. text: any part of the description
 -- or error, in either case.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.task_priority, t.retry_count,
        t.max_retries, t.assigned_worker_id, t.created_at, t.run_after, t.started_at, t.completed_at, t.failure_kind,
        left(t.task_description, 200) as task_description, t.cancel_requested_at, t.cancel_to
   from public.agent_tasks t
- where (%(statuses)s::text[] is null or t.status = any (%(statuses)s::text[]::public.turbo_status[]))
+ where (%(statuses)s::text[] is null or t.status::text = any (%(statuses)s::text[]))
    and (%(queue)s::text is null or t.queue = %(queue)s::text)
    and (%(task_type)s::text is null or t.task_type = %(task_type)s::text)
    and (%(worker)s::text is null or position(%(worker)s::text in t.assigned_worker_id) > 0)

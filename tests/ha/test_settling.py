@@ -1,0 +1,60 @@
+"""After a crash of the server, which forgets claims, no other worker claims what its own worker still runs."""
+
+import signal
+import time
+
+import pytest
+
+from tests import workers
+from tests.workers import until
+from turbo import embedded
+from turbo.migrate import migrate
+from turbo.settling import SETTLE_SECONDS
+
+
+@pytest.mark.parametrize(("without", "runs"), [((), 1), (("settling",), 2)], ids=["guarded", "control"])
+def test_a_claim_that_a_crash_forgot_is_left_to_the_worker_that_runs_it(tmp_path, without, runs):
+    """`slow` is back half a second after `fast`, which has a free slot by then: as far apart as two listeners can be."""
+    with (
+        embedded.temporary(settings={"wal_writer_delay": "10s", "autovacuum": "off"}) as server,
+        workers.bench(server.dsn, tmp_path) as bench,
+    ):
+        migrate(server.dsn)
+        quiet = {
+            "slots": 1,
+            "heartbeat_seconds": 20,
+            "lease_seconds": 60,
+        }  # a beat of the wrong moment would flush the WAL
+        fast = bench.start(name="fast", state_dir=str(tmp_path / "a"), without=["quick_return", *without], **quiet)
+        fast.listening()
+        bench.insert("busy", {"seconds": 3})
+        until(lambda: bench.runs()["busy"] == 1)
+        slow = bench.start(name="slow", state_dir=str(tmp_path / "b"), without=["quick_return"], **quiet).listening()
+        bench.insert("t", {"seconds": 7})
+        until(lambda: bench.runs()["t"] == 1)
+        server.stop("immediate")
+        slow.kill(signal.SIGSTOP)
+        fast.said("succeeded in")
+        server.start_again()
+        time.sleep(0.4)
+        slow.kill(signal.SIGCONT)
+        bench.wait("t", seconds=40)
+        assert bench.runs()["t"] == runs
+        first = bench.trail("t")[0]
+        assert first == ("claimed" if without else "reasserted"), "the fault bit: the first claim is forgotten"
+
+
+def test_a_killed_backend_costs_no_wait(bench):
+    """The same server, no crash: nothing is forgotten, and nobody waits."""
+    worker = bench.start(poll_seconds=3600).listening()
+    bench.insert("first")
+    bench.wait("first")
+    until(lambda: bench.sql("select idle from agent_workers") == [(True,)])
+    ended = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'turbo %%'"
+    assert len(bench.sql(ended)) >= 3
+    worker.said("listener is back")
+    until(lambda: bench.sql("select idle from agent_workers") == [(True,)])
+    bench.insert("second")
+    bench.wait("second")
+    waited = worker.metric(bench.dsn, "turbo_pickup_seconds_sum", queue="default")
+    assert waited < SETTLE_SECONDS, "both together"

@@ -1,0 +1,117 @@
+"""An adoption may be cut off anywhere and run again; and what it does to rows that waited before turbo came."""
+
+import psycopg
+import pytest
+
+from tests.integration.test_adoption import PATIENCE, contents, each, make, old_columns, places
+from tests.integration.test_migrate import Background, query
+from tests.odd_tables import PREDECESSOR, OddTable
+from turbo.migrate import backfill, migrate
+from turbo.migrate.files import Block, read
+from turbo.migrate.runner import _Runner
+
+
+class Killed(Exception):
+    pass
+
+
+@each
+def test_cut_off_after_any_statement_and_run_again(
+    empty_dsn: str, table: OddTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Run k loses its connection when it would send its k-th statement: every statement is once the last one done. The
+    backfill is cut off in the same way, between two of its batches."""
+    make(empty_dsn, table, rows=200)
+    columns = old_columns(empty_dsn)
+    before, where = contents(empty_dsn, columns), places(empty_dsn)
+    sent, allowed, cuts = 0, 0, 0
+    send, next_statement = _Runner._send, backfill.statement
+    monkeypatch.setattr(backfill, "BATCH", 7)
+
+    def count(connection: psycopg.Connection | None) -> None:
+        nonlocal sent
+        sent += 1
+        if sent > allowed:
+            if connection is not None:
+                connection.close()
+            raise Killed
+
+    def counted_send(runner: _Runner, block: Block) -> None:
+        count(runner._connection)
+        send(runner, block)
+
+    def counted_statement(name: str) -> str:
+        count(None)
+        return next_statement(name)
+
+    monkeypatch.setattr(_Runner, "_send", counted_send)
+    monkeypatch.setattr(backfill, "statement", counted_statement)
+    while True:
+        sent = 0
+        try:
+            migrate(empty_dsn)
+        except Killed:
+            cuts += 1
+            allowed += 1
+            assert contents(empty_dsn, columns) == before
+        else:
+            break
+    monkeypatch.undo()
+    assert cuts > len(read()), "the fault bit"
+    assert migrate(empty_dsn).applied == ()
+    assert [place for place in places(empty_dsn) if place in where] == where
+    assert query(empty_dsn, "select count(*) from pg_index where not indisvalid") == [(0,)]
+    assert query(empty_dsn, "select count(*) from pg_constraint where not convalidated") == [(0,)]
+    assert query(empty_dsn, "select count(*) from turbo_meta where key ~ 'unvalidated'") == [(0,)]
+    assert query(empty_dsn, "select count(distinct run_after) from agent_tasks where status = 'pending'") == [(40,)]
+
+
+def test_a_waiting_row_that_somebody_has_locked_is_neither_waited_for_nor_changed(empty_dsn: str) -> None:
+    make(empty_dsn, PREDECESSOR, rows=200)
+    with psycopg.connect(empty_dsn) as poller:
+        run = Background(empty_dsn, PATIENCE)
+        locked: list[tuple[object, ...]] = []
+
+        def lock(one: str) -> None:
+            if one == f"applied {read()[1].label}":  # the indexes; the backfill is next
+                locked.extend(
+                    poller.execute(
+                        "select task_id from agent_tasks where status = 'pending' limit 1 for update"
+                    ).fetchall()
+                )
+
+        say = run._say
+        run._say = lambda line: (lock(line), say(line))[1]  # type: ignore[method-assign]
+        run.start()
+        run.heard("39 waiting rows have their created_at")
+        poller.execute("update agent_tasks set status = 'assigned' where task_id = %s", locked[0])
+        poller.commit()
+    run.result()
+    assert query(
+        empty_dsn,
+        "select count(*) from agent_tasks where run_after < now() - interval '1 hour' and status = 'assigned'",
+    ) == [(0,)]
+
+
+def test_an_adopted_check_is_valid_again_and_still_refuses_what_it_refused(empty_dsn: str) -> None:
+    make(empty_dsn, PREDECESSOR, rows=200)
+    migrate(empty_dsn)
+    assert query(empty_dsn, "select conname, convalidated from pg_constraint where contype = 'c' and conrelid = 'agent_tasks'::regclass"
+                            " order by 1") == [("from_1_to_10", True), ("known_status", True)]  # fmt: skip
+    with pytest.raises(psycopg.errors.CheckViolation, match="known_status"):
+        query(empty_dsn, "update agent_tasks set status = 'nonsense' where task_id = 'old_1'")
+    with pytest.raises(psycopg.errors.CheckViolation, match="from_1_to_10"):
+        query(empty_dsn, "insert into agent_tasks (task_description, task_priority) values ('x', 11)")
+
+
+def test_first_come_is_first_served_for_rows_that_waited_before(empty_dsn: str) -> None:
+    """created_at is in the zone of its writers, two hours ahead of the server: order holds, and nothing lies in the future."""
+    make(empty_dsn, PREDECESSOR, rows=100)
+    query(empty_dsn, "update agent_tasks set created_at = created_at + interval '2 hours', task_priority = 5")
+    oldest_first = query(empty_dsn, "select task_id from agent_tasks where status = 'pending' order by created_at")
+    migrate(empty_dsn)
+    assert (
+        query(empty_dsn, "select task_id from agent_tasks where status = 'pending' order by run_after") == oldest_first
+    )
+    assert query(empty_dsn, "select max(run_after) < now() from agent_tasks where status = 'pending'") == [(True,)]
+    assert query(empty_dsn, "select count(distinct run_after) from agent_tasks where status = 'pending'") == [(40,)]

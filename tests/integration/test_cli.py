@@ -1,0 +1,190 @@
+"""What holds for every command: help, completion, wrong usage, no database, a closed pipe."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.shell import Shell
+from tests.workers import TURBO
+from turbo.cli.main import COMMANDS
+
+GROUPS = {
+    "db": ("start", "stop", "url"),
+    "config": ("check", "schema"),
+    "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),
+}
+COMMANDS_WITH_DATA = ("tasks", "status", "doctor")
+ASKING = [
+    ["tasks"],
+    ["status"],
+    ["show", "x"],
+    ["logs", "x"],
+    ["cancel", "x"],
+    ["retry", "x"],
+    ["pause", "--queue", "q"],
+]
+ASKING += [["submit", "x"], ["submit", "--file", "many.jsonl"]]
+
+
+# ── help and completion ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_command_explains_itself_with_examples(shell: Shell) -> None:
+    top = shell("--help")
+    assert top.code == 0
+    listed = top.out.partition("\nCommands:\n")[2]
+    for name in COMMANDS:
+        line = next(line for line in listed.splitlines() if line.split()[0] == name)
+        assert not line.endswith("..."), f"its one line is cut: {line}"
+        for words in [[name, sub] for sub in GROUPS[name]] if name in GROUPS else [[name]]:
+            done = shell(*words, "--help")
+            assert done.code == 0
+            assert "Example" in done.out, words
+            assert f"turbo {' '.join(words)}" in done.out
+
+
+def complete(shell: Shell, words: str) -> list[str]:
+    """What bash would offer after these words."""
+    count = len(words.split()) - (0 if words.endswith(" ") else 1)
+    return shell(_TURBO_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(count)).out.split()
+
+
+def test_the_shell_completes_commands_options_words_and_ids(shell: Shell) -> None:
+    for name in ("my_1", "my_2", "other"):
+        shell("submit", "x", "--id", name)
+    assert {"submit", "tasks", "doctor", "status"} <= set(complete(shell, "turbo "))
+    assert complete(shell, "turbo stat") == ["status"]
+    assert complete(shell, "turbo tasks --stat") == ["--status"]
+    assert complete(shell, "turbo tasks --status ca") == ["cancelled"]
+    assert complete(shell, "turbo retry --failure-kind usage") == ["usage_limit"]
+    assert complete(shell, "turbo show my_") == ["my_2", "my_1"]
+    assert complete(shell, "turbo cancel my_1 oth") == ["other"]
+    assert complete(shell, "turbo show m_") == [], "_ is no wildcard"
+
+
+def test_a_tab_without_a_database_prints_nothing(tmp_path: Path) -> None:
+    away = Shell("host=127.0.0.1 port=1", tmp_path)
+    done = away(_TURBO_COMPLETE="complete_bash", COMP_WORDS="turbo show x", COMP_CWORD="2")
+    assert done.out.strip() == ""
+    assert done.err == ""
+
+
+def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
+    done = shell("--install-completion", "bash", HOME=str(tmp_path), SHELL="/bin/bash")
+    assert done.code == 0
+    assert "turbo.sh" in (tmp_path / ".bashrc").read_text()
+    script = tmp_path / ".bash_completions" / "turbo.sh"
+    words = 'COMP_WORDS=(turbo stat); COMP_CWORD=1; _turbo_completion turbo; echo "${COMPREPLY[@]}"'
+    path = f"{TURBO.parent}:{os.environ['PATH']}"
+    done2 = subprocess.run(
+        ["bash", "--norc", "-c", f". {script}; {words}"], capture_output=True, text=True, env={"PATH": path}
+    )
+    assert done2.stdout == "status\n", done2.stderr
+
+
+# ── what goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["taks"], "no such command 'taks'. Did you mean 'tasks'"),
+        (["tasks", "--stat", "failed"], "no such option: --stat (did you mean --status"),
+        (["tasks", "--status", "fialed"], "one of scheduled, pending, running"),
+        (["tasks", "--limit", "0"], "greater than or equal to 1"),
+        (["tasks", "--since", "whenever"], "write 1h, 2d, 2026-12-01T09:00"),
+        (["tasks", "--failure-kind", "bad"], "one of error, timed_out"),
+        (["show"], "missing argument"),
+        (["cancel"], "give ids, or options"),
+        (["cancel", "x", "--queue", "q"], "one of them"),
+        (["retry", "--status", "running"], "here one of completed, failed, cancelled"),
+        (["pause"], "give either --queue or --account"),
+        (["pause", "--queue", "A B"], "is not a queue name"),
+        (["logs", "x", "-f", "--json"], "leave out --follow"),
+        (["submit"], "give the text, or --file FILE"),
+        (["submit", "a", "b"], "unexpected extra argument"),
+        (["submit", " "], "is empty"),
+        (["submit", "x", "--priority", "high"], "valid integer"),
+        (["submit", "x", "--after", "whenever"], "write 10m, 2h30m"),
+        (["submit", "x", "--input", "{"], "--input is not JSON"),
+        (["submit", "x", "--timeout", "0"], "write at least 1"),
+        (["submit", "x", "--queue", "A B"], "1 to 40 of a-z 0-9 _ -"),
+        (["submit", "--file", "none.jsonl"], "No such file"),
+        (["submit", "--file", "/tmp"], "Is a directory"),
+        (["submit", "x", "--from-line", "3"], "--from-line is for many tasks"),
+        (["submit", "--file", "x.jsonl", "--id", "i"], "write it into the file"),
+        (["config", "check", "none.yaml"], "cannot be read"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_one_line_and_exit_2(shell: Shell, words: list[str], text: str) -> None:
+    shell(*words).one_line(2, text)
+
+
+@pytest.mark.parametrize("words", ASKING, ids=lambda words: words[0])
+def test_no_database_is_one_line_and_exit_1(tmp_path: Path, words: list[str]) -> None:
+    (tmp_path / "many.jsonl").write_text('"x"\n')
+    away = Shell("postgresql://me:hush@127.0.0.1:1/db", tmp_path)
+    done = away(*words)
+    done.one_line(1, "cannot reach the database: ")
+    assert "Is it running? (--dsn, TURBO_DSN, or the PG* variables)" in done.err
+    assert "hush" not in done.err
+
+
+def test_a_database_without_turbo_or_that_is_none_says_what_to_do(shell: Shell, empty_dsn: str) -> None:
+    for words in ASKING:
+        if "--file" not in words:
+            shell(*words, "--dsn", empty_dsn).one_line(1, "no turbo schema: run `turbo migrate`")
+    shell("tasks", "--dsn", "no such thing").one_line(2, "the DSN cannot be read")
+    done = shell("tasks", "--dsn", psycopg.conninfo.make_conninfo(shell.dsn, dbname="nowhere"))
+    done.one_line(1, "create it first")
+    assert "Is it running" not in done.err
+
+
+def test_wrong_ids(shell: Shell) -> None:
+    for name in ("my_1", "my_2"):
+        shell("submit", "x", "--id", name)
+    for command in ("show", "logs"):
+        shell(command, "none").one_line(1, "no task 'none'; `turbo tasks` lists them")
+        shell(command, "my").one_line(1, "'my' begins several ids: my_1, my_2")
+        shell(command, "%").one_line(1, "no task '%'")
+        shell(command, "").one_line(1, "no task ''")
+
+
+# ── a pipe ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("words", [["tasks", "--limit", "9999"], ["tasks", "--json", "--limit", "9999"]], ids=str)
+def test_a_closed_pipe_ends_it_in_silence_as_it_ends_cat(shell: Shell, words: list[str]) -> None:
+    with psycopg.connect(shell.dsn, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_description) select repeat('x', 180) from generate_series(1, 2000)")
+    line = f"'{TURBO}' {' '.join(words)} | head -c 1; echo \" ${{PIPESTATUS[0]}}\""
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, env=shell.environment(), timeout=60
+    )
+    assert done.stdout.split()[-1] == "141"
+    assert done.stderr == ""
+
+
+def test_what_inserts_goes_on_when_the_reader_of_its_ids_has_left(shell: Shell) -> None:
+    """Half of the tasks must not be missing because somebody looked at the first id."""
+    (shell.cwd / "many.jsonl").write_text('"x"\n' * 3000)
+    line = f"'{TURBO}' submit --file many.jsonl --batch 100 | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(
+        ["bash", "-c", line], capture_output=True, text=True, env=shell.environment(), cwd=shell.cwd, timeout=60
+    )
+    assert done.stderr == "3000 tasks inserted\n"
+    assert done.stdout == "0\n"
+    assert len(shell("tasks", "--json", "--limit", "9999").json) == 3000
+
+
+def test_a_full_disk_behind_the_pipe_is_an_error(shell: Shell) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [TURBO, "status"], stdout=full, stderr=subprocess.PIPE, env=shell.environment(), timeout=60
+        )
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr
+    assert done.stderr.count(b"\n") == 1

@@ -1,0 +1,292 @@
+"""`turbo submit`: one task, many tasks, and waiting for them."""
+
+import json
+import signal
+import subprocess
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from tests.shell import Shell
+from tests.workers import TURBO, Bench, until
+
+
+def rows(shell: Shell) -> list[dict[str, Any]]:
+    with psycopg.connect(shell.dsn, row_factory=dict_row) as db:
+        return db.execute("select * from agent_tasks order by created_at, task_id").fetchall()
+
+
+def end(shell: Shell, task_id: str, status: str, **more: object) -> None:
+    """As a worker would have it, by hand."""
+    with psycopg.connect(shell.dsn, autocommit=True) as db:
+        db.execute(
+            "update agent_tasks set status = %s, output_data = %s, error_message = %s where task_id = %s",
+            [status, json.dumps(more["output"]) if "output" in more else None, more.get("error"), task_id],
+        )
+
+
+# ── one ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_its_id_is_all_that_a_pipe_gets(shell: Shell) -> None:
+    done = shell(
+        "submit", "Review src/auth.py", "--type", "review", "--queue", "night", "-p", "8", "--input", '{"a": 1}'
+    )
+    assert (done.code, done.err) == (0, "")
+    (row,) = rows(shell)
+    assert done.out == f"{row['task_id']}\n"
+    assert (row["task_description"], row["task_type"], row["queue"]) == ("Review src/auth.py", "review", "night")
+    assert (row["task_priority"], row["input_data"], row["status"]) == (8, {"a": 1}, "pending")
+
+
+@pytest.mark.parametrize("words", [["submit", "-"], ["submit", "--file", "-"], ["submit", "--file", "prompt.md"]])
+def test_text_from_standard_input_or_a_file_is_taken_whole(shell: Shell, words: list[str]) -> None:
+    text = "Zwei Zeilen,\nmit ümläuts\n"
+    (shell.cwd / "prompt.md").write_text(text)
+    assert shell(*words, stdin=text).code == 0
+    assert rows(shell)[0]["task_description"] == text
+    shell("submit", "-", stdin=b"\xff").one_line(2, "is not UTF-8 text")
+
+
+def test_later_means_scheduled(shell: Shell) -> None:
+    shell("submit", "x", "--after", "2h30m", "--id", "a")
+    shell("submit", "x", "--after", "2100-01-01T06:00", "--id", "b")
+    assert [row["status"] for row in rows(shell)] == ["scheduled"] * 2
+    assert rows(shell)[1]["run_after"].astimezone().isoformat().startswith("2100-01-01T06:00")
+    assert "in 2h29m" in shell("tasks").out or "in 2h30m" in shell("tasks").out
+
+
+def test_a_key_submits_once_and_an_id_is_taken_once(shell: Shell) -> None:
+    first = shell("submit", "x", "--idempotency-key", "k", "--json").json
+    again = shell("submit", "y", "--idempotency-key", "k", "--json")
+    assert first["created"] is True
+    assert again.json == {"task_id": first["task_id"], "created": False}
+    assert "has a task already" in again.err
+    assert shell("submit", "x", "--id", "mine").out == "mine\n"
+    shell("submit", "y", "--id", "mine").one_line(1, "there is a task mine already")
+
+
+# ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_waiting_prints_the_result_and_exits_by_it(bench: Bench, shell: Shell) -> None:
+    bench.start().listening()
+    done = shell("submit", "x", "--input", '{"raw": "\'the answer\'"}', "--wait")
+    assert (done.code, done.out.strip()) == (0, "the answer")
+    assert done.err == f"{rows(shell)[0]['task_id']}\n", "the id is beside the result"
+    done = shell("submit", "x", "--input", '{"exit": 3}', "--max-retries", "0", "--wait", "--id", "bad")
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("bad\nbad: failed (error): ")
+    done = shell("submit", "x", "--type", "noop", "--wait")
+    assert (done.code, done.out) == (0, ""), "no output is nothing"
+    done = shell("submit", "x", "--type", "echo", "--wait", "--json")
+    assert done.code == 0
+    assert done.json["status"] == "completed"
+
+
+def test_at_a_terminal_it_shows_where_the_task_is(bench: Bench, shell: Shell) -> None:
+    worker = bench.start()
+    worker.listening()
+    person = shell.terminal("submit", "x", "--input", '{"seconds": 600}', "--id", "long", "--wait")
+    try:
+        person.said("long  running")
+        person.said(f"on {worker.worker_id}")
+        shell("cancel", "long")
+        done = person.ended()
+    finally:
+        person.kill()
+    assert done.code == 1
+    assert "long: cancelled" in done.text
+
+
+def test_ctrl_c_leaves_the_task_alone(shell: Shell) -> None:
+    person = shell.terminal("submit", "x", "--id", "mine", "--wait")
+    try:
+        person.said("no live worker serves queue default")
+        person.interrupt()
+        done = person.ended()
+    finally:
+        person.kill()
+    assert done.code == 130
+    assert "no longer waiting; task mine goes on" in done.text
+    assert "turbo cancel mine" in done.text
+    assert "Traceback" not in done.text
+    assert rows(shell)[0]["status"] == "pending"
+
+
+def waiting(shell: Shell, *words: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [TURBO, "submit", *words, "--wait"],
+        env=shell.environment(),
+        cwd=shell.cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_it_says_why_nothing_may_happen(shell: Shell) -> None:
+    shell("pause", "--queue", "night")
+    process = waiting(shell, "x", "--queue", "night", "--id", "a")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "a\n"
+    assert "queue night is paused" in process.stderr.readline()
+    end(shell, "a", "completed", output={"output": "by hand"})
+    assert process.communicate(timeout=30)[0] == "by hand\n"
+    assert process.returncode == 0
+
+
+def test_it_wonders_when_a_served_task_goes_on_waiting(shell: Shell) -> None:
+    with psycopg.connect(shell.dsn, autocommit=True) as db:
+        columns = "worker_id, name, host, pid, version, slots, queues"
+        db.execute(f"insert into agent_workers ({columns}) values ('w-1-abcdef', 'w', 'h', 1, '1', 1, '{{default}}')")
+    process = waiting(shell, "x", "--after", "yesterday", "--id", "a")
+    assert process.stderr is not None
+    assert process.stderr.readline() == "a\n"
+    assert "is served, and still it waits" in process.stderr.readline()
+    end(shell, "a", "failed", error="by hand")
+    assert process.communicate(timeout=30)[1] == "a: failed: by hand\n", "said once"
+    assert process.returncode == 1
+
+
+def test_a_task_that_goes_away_meanwhile(shell: Shell) -> None:
+    process = waiting(shell, "x", "--id", "a")
+    until(lambda: rows(shell), what="it is there")
+    with psycopg.connect(shell.dsn, autocommit=True) as db:
+        db.execute("delete from agent_tasks")
+    assert "no task 'a'" in process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+
+
+# ── many ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_many_from_jsonl(shell: Shell) -> None:
+    (shell.cwd / "tasks.jsonl").write_text(
+        '{"text": "one", "id": "a", "input": {"path": "x.py"}, "priority": 9}\n\n"two"\n'
+        '{"task_description": "three", "task_id": "c", "queue": "day", "after": "1h"}\n'
+    )
+    done = shell("submit", "--file", "tasks.jsonl", "--queue", "night", "--type", "review")
+    assert done.code == 0
+    assert done.err == "3 tasks inserted\n"
+    by_id = {row["task_id"]: row for row in rows(shell)}
+    assert [by_id[i]["task_description"] for i in done.lines] == ["one", "two", "three"], "ids in the lines' order"
+    assert {row["task_type"] for row in by_id.values()} == {"review"}
+    assert (by_id["a"]["queue"], by_id["a"]["input_data"], by_id["a"]["task_priority"]) == (
+        "night",
+        {"path": "x.py"},
+        9,
+    )
+    assert (by_id["c"]["queue"], by_id["c"]["status"]) == ("day", "scheduled")
+
+
+def test_many_from_csv_and_from_standard_input(shell: Shell) -> None:
+    text = '\ufefftext,type,input.path,priority\r\n"a, ""b""",lint,x.py,7\r\n"two\nlines",,,\r\n'
+    done = shell("submit", "--file", "-", "--format", "csv", "--type", "other", "--json", stdin=text)
+    assert done.code == 0
+    by_id = {row["task_id"]: row for row in rows(shell)}
+    first, second = (by_id[i] for i in done.json["task_ids"])
+    assert (first["task_description"], first["task_type"], first["input_data"]) == ('a, "b"', "lint", {"path": "x.py"})
+    assert (second["task_description"], second["task_type"], second["input_data"]) == ("two\nlines", "other", None)
+    assert first["task_priority"] == 7
+
+
+def test_bad_lines_are_named_with_their_column_and_nothing_is_inserted(shell: Shell) -> None:
+    (shell.cwd / "t.jsonl").write_bytes(
+        b'"good"\n{"text": "x", "queue": "A B"}\n{"text": "x", "priority": "high"}\n{"txt": "x"}\nno json\n'
+        b'{"text": "x", "after": "whenever"}\n[1]\n{"text": "nul \\u0000"}\n{"text": "\xff"}\n"good too"\n'
+    )
+    done = shell("submit", "--file", "t.jsonl")
+    assert (done.code, done.out) == (2, "")
+    wanted = [
+        "line 2: column queue: 'A B' is not a queue name",
+        "line 3: column task_priority: must be a whole number, not 'high'",
+        "line 4: column txt: no such column; did you mean text?",
+        "line 5: column 1: is not JSON",
+        "line 6: column run_after: 'whenever' is not a moment",
+        "line 7: must be an object with the columns",
+        "line 8: column task_description: holds a NUL character",
+        "line 9: byte 11: is not UTF-8 text",
+        "turbo submit: 8 bad lines; nothing was inserted",
+    ]
+    assert len(done.err.splitlines()) == len(wanted)
+    for line, text in zip(done.err.splitlines(), wanted, strict=True):
+        assert line.startswith(text), (line, text)
+    (shell.cwd / "t.csv").write_bytes(b'text,priority\n"two\nlines",high\nx\ny,1\n"open')
+    done = shell("submit", "--file", "t.csv")
+    assert done.code == 2
+    assert [line.partition(":")[0] for line in done.err.splitlines()] == ["line 2", "line 4", "line 6", "turbo submit"]
+    (shell.cwd / "h.csv").write_text("txt\nx\n")
+    assert "line 1: column txt: no such column; did you mean text?" in shell("submit", "--file", "h.csv").err
+    (shell.cwd / "l.csv").write_bytes(b"text\n\xff\n")
+    assert "line 2: byte 1: is not UTF-8 text" in shell("submit", "--file", "l.csv").err
+    (shell.cwd / "many.jsonl").write_text("x\n" * 50)
+    assert "50 bad lines (40 more are not shown)" in shell("submit", "--file", "many.jsonl").err
+    (shell.cwd / "none.jsonl").write_text("\n")
+    assert "no task in it" in shell("submit", "--file", "none.jsonl").err
+    assert rows(shell) == []
+
+
+def test_what_the_database_refuses_undoes_its_batch_and_says_how_to_go_on(shell: Shell) -> None:
+    shell("submit", "x", "--id", "taken")
+    (shell.cwd / "t.jsonl").write_text(
+        "".join(f'{{"text": "x", "id": "{i}"}}\n' for i in ("a", "b", "c", "taken", "e"))
+    )
+    done = shell("submit", "--file", "t.jsonl", "--batch", "2")
+    assert (done.code, done.lines) == (1, ["a", "b"])
+    assert "line 4: the database refuses it: there is a task taken already" in done.err
+    assert "2 tasks, up to line 2, inserted; nothing from line 3 on. " in done.err
+    assert "turbo submit --file t.jsonl --from-line 3" in done.err
+    assert {row["task_id"] for row in rows(shell)} == {"taken", "a", "b"}
+    (shell.cwd / "t.jsonl").write_text("".join(f'{{"text": "x", "id": "{i}"}}\n' for i in ("a", "b", "c", "d", "e")))
+    assert shell("submit", "--file", "t.jsonl", "--from-line", "3").lines == ["c", "d", "e"]
+
+
+def test_ctrl_c_among_many_says_what_is_in(shell: Shell) -> None:
+    (shell.cwd / "t.jsonl").write_text("".join(f'{{"text": "x", "id": "{i}"}}\n' for i in "abc"))
+    with psycopg.connect(shell.dsn) as blocking:
+        blocking.execute("insert into agent_tasks (task_id, task_description) values ('b', 'x')")
+        process = subprocess.Popen(
+            [TURBO, "submit", "--file", "t.jsonl", "--batch", "1"],
+            env=shell.environment(), cwd=shell.cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "a\n"
+        with psycopg.connect(shell.dsn, autocommit=True) as db:
+            waits = (
+                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+            )
+            until(lambda: db.execute(waits).fetchone() == (1,), what="it waits for line 2")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        blocking.rollback()
+    assert (process.returncode, out) == (130, "")
+    assert err.startswith("turbo submit: interrupted\n1 task, up to line 1, inserted; whether lines 2 are in")
+    assert "--from-line 2" in err
+    assert {row["task_id"] for row in rows(shell)} == {"a"}
+
+
+def test_a_terminal_sees_a_bar_and_a_summary_instead_of_ids(shell: Shell) -> None:
+    (shell.cwd / "t.jsonl").write_text('"x"\n' * 1500)
+    done = shell.terminal("submit", "--file", "t.jsonl", "--batch", "50").ended()
+    assert done.code == 0
+    assert "inserting" in done.text
+    assert "/1500" in done.text
+    assert done.text.rstrip().endswith("1500 tasks inserted")
+    assert not any(row["task_id"] in done.text for row in rows(shell)[:10])
+
+
+def test_waiting_for_many(bench: Bench, shell: Shell) -> None:
+    bench.start().listening()
+    (shell.cwd / "t.jsonl").write_text('{"text": "x", "type": "noop"}\n' * 20)
+    done = shell("submit", "--file", "t.jsonl", "--wait")
+    assert done.code == 0
+    assert done.err.endswith("20 completed\n")
+    (shell.cwd / "t.jsonl").write_text(
+        '{"text": "x", "type": "noop"}\n{"text": "x", "input": {"exit": 1}, "max_retries": 0}\n'
+    )
+    done = shell("submit", "--file", "t.jsonl", "--wait", "--json")
+    assert done.code == 1
+    assert done.json["ended"] == {"completed": 1, "failed": 1}

@@ -1,0 +1,121 @@
+"""Logs and working directories of finished tasks go when they are old; nothing of a task that is not over does."""
+
+import contextlib
+import os
+import time
+
+import pytest
+
+from tests.workers import until
+from turbo.db import Lane
+from turbo.queue import Queue
+from turbo.slots import Slots
+from turbo.statedir import StateDir, safe_name
+from turbo.tidy import GOING, Tidy
+
+DAY = 86_400
+
+
+@contextlib.asynccontextmanager
+async def tidy(bench, **bounds):
+    lane = Lane(bench.dsn, "tidy")
+    queue = Queue("tidier", lane, lane)
+    try:
+        yield Tidy(queue, StateDir(bench.path / "state"), Slots(1), **{"days": 14, "gigabytes": None, **bounds})
+    finally:
+        await lane.close()
+
+
+def ran(bench, task_id: str, *, days: float, data: dict | None = None, status: str = "completed") -> None:
+    """A task that was really run, and whose files look as if that had been so many days ago."""
+    bench.insert(task_id, data)
+    bench.wait(task_id, status)
+    until(lambda: not bench.sql("select from agent_tasks where status = 'running'"))
+    age(bench, task_id, days)
+
+
+def age(bench, task_id: str, days: float) -> None:
+    at = time.time() - days * DAY
+    for path in places(bench, task_id):
+        for one in (*path.iterdir(), path):
+            os.utime(one, (at, at))
+
+
+def places(bench, task_id: str):
+    return [bench.path / "state" / place / safe_name(task_id) for place in ("logs", "tasks")]
+
+
+def there(bench, task_id: str) -> list[bool]:
+    return [path.is_dir() for path in places(bench, task_id)]
+
+
+async def test_what_is_old_and_over_goes_and_nothing_else(bench):
+    config = bench.config(files_days=None)
+    config["retry"] = {"base_seconds": 90_000, "max_seconds": 90_000}
+    bench.start(config).listening()
+    ran(bench, "old", days=15)
+    ran(bench, "Old with a hashed name", days=15)
+    ran(bench, "young", days=13)
+    ran(bench, "to be tried again", days=15, data={"exit": 1}, status="scheduled")
+    locked = bench.path / "state/tasks/old/module"
+    locked.mkdir()
+    (locked / "file").write_text("x")
+    locked.chmod(0o500)
+    age(bench, "old", 15)
+    async with tidy(bench) as tidier:
+        assert sorted(await tidier.once()) == sorted([safe_name("old"), safe_name("Old with a hashed name")])
+        assert there(bench, "old") == there(bench, "Old with a hashed name") == [False, False]
+        assert there(bench, "young") == there(bench, "to be tried again") == [True, True]
+        assert await tidier.once() == []
+        bench.sql("update agent_tasks set status = 'cancelled' where task_id = 'to be tried again'")
+        assert await tidier.once() == [safe_name("to be tried again")], "what kept it was that it was not over"
+
+
+async def test_a_directory_that_a_run_enters_meanwhile_is_put_back(bench, monkeypatch):
+    bench.start(files_days=None).listening()
+    ran(bench, "t", days=15)
+    async with tidy(bench) as tidier:
+        asked = tidier._queue.unfinished
+
+        async def and_then_it_is_run_again():
+            answer = await asked()
+            bench.sql("update agent_tasks set status = 'pending' where task_id = 't'")
+            until(lambda: bench.runs()["t"] == 2)
+            return answer
+
+        monkeypatch.setattr(tidier._queue, "unfinished", and_then_it_is_run_again)
+        assert await tidier.once() == []
+        assert there(bench, "t") == [True, True]
+        assert not [p for p in (bench.path / "state/tasks").iterdir() if p.name.startswith(GOING)]
+
+
+async def test_above_the_limit_those_untouched_for_longest_go_first(bench):
+    bench.start(files_days=None).listening()
+    for n, name in enumerate(("a", "b", "c")):
+        ran(bench, name, days=3 - n)
+        (bench.path / "state/tasks" / name / "big").write_bytes(b"x" * 1_000_000)
+        age(bench, name, 3 - n)
+    ran(bench, "now", days=0)
+    (bench.path / "state/tasks/now/big").write_bytes(b"x" * 3_000_000)
+    async with tidy(bench, days=None, gigabytes=0.0052) as tidier:
+        assert await tidier.once() == ["a"]
+    async with tidy(bench, days=None, gigabytes=0.000001) as tidier:
+        assert await tidier.once() == ["b", "c"], "what was touched within the hour stays"
+
+
+@pytest.mark.parametrize("days", [14, None])
+def test_a_worker_tidies_by_itself(bench, days):
+    first = bench.start(files_days=None).listening()
+    ran(bench, "old", days=15)
+    first.stop()
+    begun = bench.path / f"state/tasks/{GOING}half"
+    begun.mkdir()
+    second = bench.start(files_days=days).listening()
+    bench.insert("t")
+    bench.wait("t")
+    if days:
+        second.said("removed the logs and working directories of 1 tasks")
+        assert there(bench, "old") == [False, False]
+        assert not begun.exists()
+    else:
+        assert there(bench, "old") == [True, True]

@@ -1,0 +1,107 @@
+"""`turbo doctor`: a line a check, and what to do."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turbo.cli import output
+from turbo.cli.options import Dsn, Json, on_the_command_line
+
+if TYPE_CHECKING:
+    from turbo.doctor import Finding
+
+NAME_WIDTH = 18
+
+
+def doctor(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="The worker's YAML file, to look at this host too; else TURBO_CONFIG."),
+    ] = None,
+    env_file: Annotated[
+        Path | None, typer.Option(help="The file that `turbo worker --env-file` is given, if it is given one.")
+    ] = None,
+    old_transaction: Annotated[
+        float, typer.Option(min=0, help="Seconds after which an open transaction is worth a warning.")
+    ] = 300.0,
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Say what will go wrong, and what to do.
+
+    A line a check: ok, warn, fail, or skip for what could not be looked at. Exit 1 on any fail. Looks, and changes
+    nothing. Run it on each host, as the worker's user.
+
+    \b
+    Examples:
+      turbo doctor --config ~/turbo/worker.yaml
+      turbo doctor --json | jq -r '.checks[] | select(.level == "fail") | .what'
+    """
+    from turbo.config import ConfigError, load_worker_config
+    from turbo.doctor import Level, examine
+    from turbo.environment import EnvFile, EnvironmentRefused
+
+    path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
+    if env_file is not None:
+        try:
+            os.environ.update(EnvFile(env_file).values())
+        except EnvironmentRefused as error:
+            if not env_file.is_file():
+                raise ConfigError(str(error)) from None  # else a check says so
+    settings = None if path is None else load_worker_config(path)
+    where = (
+        on_the_command_line(context, dsn)
+        or os.environ.get("TURBO_DSN")
+        or (settings.database.dsn if settings is not None else "")
+    )
+    findings = examine(where, settings, env_file=env_file, old_transaction_seconds=old_transaction)
+    found = list(findings) if as_json else _printed(findings)
+    count = Counter(finding.level for finding in found)
+    if as_json:
+        output.print_json(
+            {
+                "healthy": not count[Level.FAIL],
+                **{level.value: count[level] for level in Level},
+                "checks": list(map(asdict, found)),
+            }
+        )
+    else:
+        output.say(", ".join(f"{count[level]} {level}" for level in Level if count[level]))
+    if count[Level.FAIL]:
+        raise typer.Exit(1)
+
+
+def _printed(findings: "Iterable[Finding]") -> "list[Finding]":
+    """Each as soon as it is found; checks that were left out for the same reason share a line."""
+    from turbo.doctor import Level
+
+    found: list[Finding] = []
+    left_out: list[Finding] = []
+
+    def say_left_out() -> None:
+        if left_out:
+            names = ", ".join(f.name for f in left_out)
+            if len(left_out) == 1:
+                output.mark("skip", left_out[0].what, name=names, width=NAME_WIDTH)
+            else:
+                output.mark("skip", f"{left_out[0].what}: without it nothing can be said of {names}")
+            left_out.clear()
+
+    for finding in findings:
+        found.append(finding)
+        if finding.level is Level.SKIP and (not left_out or left_out[0].what == finding.what):
+            left_out.append(finding)
+            continue
+        say_left_out()
+        if finding.level is Level.SKIP:
+            left_out.append(finding)
+        else:
+            output.mark(finding.level.value, finding.what, finding.do, name=finding.name, width=NAME_WIDTH)
+    say_left_out()
+    return found

@@ -1,0 +1,115 @@
+"""The log of one task inside `turbo top`: as `turbo logs -f`, the full log on the host that has it, else its last lines."""
+
+import asyncio
+import codecs
+from pathlib import Path
+from typing import ClassVar
+
+import psycopg
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.screen import Screen
+from textual.widgets import Footer, Log, Static
+
+from turbo import db
+from turbo.async_client import AsyncClient
+from turbo.cli import run_log
+from turbo.cli.output import visible
+from turbo.rows import RunView, UnknownTask
+from turbo.statedir import logs_of
+
+ASK_SECONDS = 1.0
+KEPT_LINES = 10_000
+TAIL_BYTES = 256 * 1024
+
+
+class LogScreen(Screen[None]):
+    CSS = """
+    LogScreen .line { height: auto; max-height: 4; padding: 0 1; }
+    LogScreen #source { text-style: bold; }
+    LogScreen Log { height: 1fr; border-top: solid gray; background: transparent; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,l", "leave", "back", key_display="esc"),
+        Binding("end,G", "end", "the end", show=True, key_display="end"),
+        Binding("home,g", "home", "the beginning", show=False),
+    ]
+
+    def __init__(self, client: AsyncClient, task_id: str, state_dir: Path) -> None:
+        super().__init__()
+        self._client = client
+        self._task_id = task_id
+        self._here = logs_of(state_dir, task_id)
+        self._open: _Tail | None = None
+        self._line = ""
+
+    def compose(self) -> ComposeResult:
+        yield Static(f"task {self._task_id}", id="source", classes="line", markup=False)
+        yield Log(max_lines=KEPT_LINES, id="log")
+        yield Footer(compact=True, show_command_palette=False)
+
+    def on_mount(self) -> None:
+        self.query_one(Log).focus()
+        self.run_worker(self._follow(), exclusive=False)
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    def action_end(self) -> None:
+        self.query_one(Log).scroll_end(animate=False)
+
+    def action_home(self) -> None:
+        self.query_one(Log).scroll_home(animate=False)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                run = await self._client.run(self._task_id)
+            except UnknownTask as error:
+                self._say(str(error))
+                return
+            except psycopg.Error as error:
+                self._say(f"the database is away: {db.reason(error)}")
+            else:
+                self._show(run)
+                if run.finished:
+                    return
+            await asyncio.sleep(ASK_SECONDS)
+
+    def _show(self, run: RunView) -> None:
+        log = self.query_one(Log)
+        path = run_log.log_file(run, self._here)
+        if path is not None:
+            if self._open is None or self._open.path != path:
+                self._open = _Tail(path)
+                log.clear()
+            log.write(self._open.more())
+            source = run_log.full_log(path)
+        elif run.line is not None:
+            line = run_log.progress_line(run, clock=False)
+            if line != self._line:
+                log.write_line(run_log.progress_line(run))
+                self._line = line
+            source = run_log.only_progress(run)
+        else:
+            source = run_log.nothing(run)
+        self._say(f"{run_log.ending(run)}\n{source}")
+
+    def _say(self, text: str) -> None:
+        self.query_one("#source", Static).update(visible(text, lines=True).replace("[", r"\["))
+
+
+class _Tail:
+    """A log file that may still grow; of a long one the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file = path.open("rb")
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        size = path.stat().st_size
+        if size > TAIL_BYTES:
+            self._file.seek(size - TAIL_BYTES)
+            self._file.readline()
+
+    def more(self) -> str:
+        return visible(self._decode(self._file.read(TAIL_BYTES * 4)), lines=True).replace("\t", "    ")

@@ -1,0 +1,94 @@
+"""`turbo top`: the fleet live, at a terminal; or one frame of it, anywhere."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turbo.cli import output
+from turbo.cli.options import Dsn
+
+if TYPE_CHECKING:
+    from turbo.fleet_top import Frame
+
+
+def top(
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and leave; also into a pipe.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 1.0,
+    state_dir: Annotated[
+        Path | None,
+        typer.Option(help="The worker's state_dir, for its logs; else that of TURBO_CONFIG, else the default."),
+    ] = None,
+    dsn: Dsn = None,
+) -> None:
+    """Watch the fleet live.
+
+    Running tasks with their last lines, workers, queues, accounts, rates; `?` shows the keys. It asks three short
+    statements a second, however many tasks there are.
+
+    \b
+    Examples:
+      turbo top
+      turbo top --once | head -20
+    """
+    import asyncio
+
+    from turbo.fleet_top import Feed, View
+
+    if not once and (why := _no_terminal()):
+        raise typer.BadParameter(f"{why}: `turbo top --once` prints one frame, `turbo status --json` is for programs")
+
+    async def first(feed: Feed) -> None:
+        try:
+            await feed.look(View.RUNNING)
+        finally:
+            await feed.close()  # the application has an event loop of its own
+
+    feed = Feed(dsn or "")
+    asyncio.run(first(feed))
+    if once:
+        _print(feed.frame)
+        return
+
+    from turbo.cli import run_log
+    from turbo.cli.live.app import Top
+
+    app = Top(feed, dsn or "", run_log.state_dir(state_dir), interval)
+    app.run()
+    raise typer.Exit(app.return_code or 0)
+
+
+def _no_terminal() -> str:
+    """Why this is no place to draw on."""
+    if not sys.stdout.isatty():
+        return "standard output is no terminal"
+    if not sys.stdin.isatty():
+        return "standard input is no terminal"
+    if os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+        return f"the terminal cannot place a cursor (TERM={os.environ.get('TERM', '')})"
+    return ""
+
+
+def _print(frame: "Frame") -> None:
+    from turbo.cli.live import words
+
+    names = words.worker_names(frame)
+    width = output.console().width if output.at_terminal() else 200
+    for line in (words.summary(frame), words.problem(frame), words.rates(frame, width)):
+        output.console().print(line, soft_wrap=True) if output.at_terminal() else typer.echo(line.plain)
+    for title, columns, rows in (
+        (
+            words.title(frame, len(frame.tasks), ""),
+            words.TASKS[frame.view],
+            [words.task_row(t, names) for t in frame.tasks],
+        ),
+        ("Workers", words.WORKERS, [words.worker_row(w) for w in frame.status.workers]),
+        ("Queues", words.QUEUES, [words.queue_row(q) for q in frame.status.queues]),
+        ("Accounts", words.ACCOUNTS, [words.account_row(a) for a in frame.status.accounts]),
+    ):
+        if rows:
+            typer.echo("")
+            output.heading(title)
+            output.table(columns, [row.cells for row in rows])

@@ -1,0 +1,97 @@
+"""Do notifications arrive: here, and at every live worker of the fleet?
+
+LISTEN is answered with OK by a pooler in transaction mode too, and then nothing is delivered. So the doctor sends a
+NOTIFY and waits for it; and it asks each live worker on that worker's own channel, where one that hears answers
+(turbo.listener). That finds a deaf worker from any machine, whatever its slots are doing.
+"""
+
+import secrets
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+from psycopg import sql as compose
+
+from turbo import db
+from turbo.doctor.finding import Check, Verdict, fail, ok, skip
+from turbo.doctor.session import Row, Session
+from turbo.listener import HEARD, QUESTION, own_channel
+from turbo.migrate.session import behind_pooler, place, pools_transactions
+
+DELIVERY_SECONDS = 5.0
+ANSWER_SECONDS = 5.0
+"""A worker answers within milliseconds; one that is just connecting anew is back within a second."""
+
+
+def checks(session: Session) -> list[Check]:
+    return [
+        Check("notifications", lambda: _delivered(session), ("writable",)),
+        Check("workers hear", lambda: _workers_hear(session), ("notifications", "schema")),
+    ]
+
+
+def _delivered(session: Session) -> Verdict:
+    where = place(session.connection)
+    with session.deadline():
+        pooled = behind_pooler(session.connection)
+        if pools_transactions(session.connection, session.dsn):
+            return fail(
+                f"{where} is a pooler in transaction mode: LISTEN is answered, and nothing is delivered",
+                "point the DSN at PostgreSQL itself, or at a pool in session mode (PgBouncer: pool_mode = session)",
+            )
+    channel, token = f"turbo_doctor_{secrets.token_hex(6)}", secrets.token_hex(8)
+    with session.another() as listening:
+        listening.execute(compose.SQL("listen {}").format(compose.Identifier(channel)))
+        with session.deadline():
+            session.connection.execute("select pg_notify(%s, %s)", [channel, token])
+        for payload in _heard(listening, DELIVERY_SECONDS):
+            if payload == token:
+                how = "through a pooler in session mode" if pooled else "from another session"
+                return ok(f"a NOTIFY {how} arrives")
+    return fail(
+        f"LISTEN is answered at {where}, but a NOTIFY from another session does not arrive",
+        "point the DSN at PostgreSQL itself: what stands in between does not pass notifications on",
+    )
+
+
+def _workers_hear(session: Session) -> Verdict:
+    workers = session.rows("workers")
+    if not workers:
+        return skip("no worker lives")
+    deaf = _silent(session, workers)
+    if not deaf:
+        count = f"{len(workers)} live worker{'' if len(workers) == 1 else 's'}"
+        return ok(f"{count} answered to a notification")
+    named = ", ".join(f"{row['worker_id']} on {row['host']}" for row in deaf)
+    return fail(
+        f"live, and deaf to notifications: {named}: polling every second, and nothing reaches it at once",
+        "its DSN leads through a pooler in transaction mode, or its event loop is blocked; see its log and mend its DSN",
+    )
+
+
+def _silent(session: Session, workers: list[Row]) -> list[Row]:
+    """Those that have not answered within ANSWER_SECONDS."""
+    waiting = {str(row["worker_id"]): row for row in workers}
+    token = secrets.token_hex(8)
+    with session.another() as listening:
+        listening.execute(compose.SQL("listen {}").format(compose.Identifier(HEARD)))
+        channels = [own_channel(worker_id) for worker_id in waiting]
+        session.rows("ask", {"channels": channels, "question": QUESTION + token})
+        for payload in _heard(listening, ANSWER_SECONDS):
+            answered, _, worker_id = payload.partition(" ")
+            if answered == token:
+                waiting.pop(worker_id, None)
+            if not waiting:
+                break
+    return list(waiting.values())
+
+
+def _heard(connection: psycopg.Connection[Any], seconds: float) -> Iterable[str]:
+    """Payloads as they arrive. The generator of psycopg is always run to its end: what came in the same packet as an
+    answer would be lost else."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        payloads = [notify.payload for notify in connection.notifies(timeout=min(left, 0.02))]
+        yield from payloads
+    db.cut(connection)

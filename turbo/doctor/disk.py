@@ -1,0 +1,128 @@
+"""The state directory: journal, spool and logs of this host's workers."""
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+
+ROOM_BYTES = 500 * 1024 * 1024
+INODES = 1000
+PROBE_BYTES = 64 * 1024
+
+NETWORKED = frozenset(
+    {"nfs", "nfs4", "nfsd", "cifs", "smbfs", "smb3", "afpfs", "webdav", "davfs", "ncpfs", "9p", "afs", "ceph", "glusterfs"}
+    | {"lustre", "gpfs", "ocfs2", "gfs2", "beegfs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "macfuse"}
+)  # fmt: skip
+"""File systems on which a lock may be granted twice, or a rename seen late. By the names of Linux and macOS."""
+
+
+class Mount(NamedTuple):
+    """As psutil tells of one."""
+
+    device: str
+    mountpoint: str
+    fstype: str
+
+
+def checks(state_dir: Path) -> list[Check]:
+    return [
+        Check("state directory", lambda: state_directory(state_dir, _mounts())),
+        Check("spool", lambda: spool(state_dir)),
+    ]
+
+
+def _mounts() -> list[Mount]:
+    return [Mount(m.device, m.mountpoint, m.fstype) for m in psutil.disk_partitions(all=True)]
+
+
+def file_system(path: Path, mounts: Iterable[Mount]) -> Mount | None:
+    """What `path` is on."""
+    whole = path.resolve()
+    holding = [m for m in mounts if whole.is_relative_to(m.mountpoint)]
+    return max(holding, key=lambda m: len(m.mountpoint), default=None)
+
+
+def state_directory(root: Path, mounts: Sequence[Mount]) -> Verdict:
+    """Is it this user's alone, on a local disk, with room, and does it take a file?"""
+    mount = file_system(root, mounts)
+    if mount is not None and mount.fstype in NETWORKED:
+        return fail(
+            f"{root} is on a network file system ({mount.fstype} at {mount.mountpoint}): its locks do not hold there",
+            "put worker.state_dir on a local disk",
+        )
+    if not root.exists():
+        here = next(parent for parent in root.absolute().parents if parent.exists())
+        if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
+            return fail(
+                f"{root} is not there, and cannot be made in {here}", "make it, or choose another worker.state_dir"
+            )
+        return ok(f"{root} will be made when a worker starts")
+    state = root.stat()
+    if not stat.S_ISDIR(state.st_mode):
+        return fail(f"{root} is no directory", "choose another worker.state_dir")
+    if state.st_uid != os.geteuid():
+        return fail(
+            f"{root} belongs to user {state.st_uid}, this is {os.geteuid()}",
+            "run the doctor, and the worker, as its owner; or choose another worker.state_dir",
+        )
+    if stat.S_IMODE(state.st_mode) & 0o077:
+        return fail(f"{root} can be read by other users (mode {stat.S_IMODE(state.st_mode):04o})", f"chmod 700 {root}")
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=root) as file:
+            file.write(b"x" * PROBE_BYTES)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return fail(
+            f"{root} takes no file: {error.strerror}; results are kept in memory, and nothing is claimed",
+            f"make room on {mount.mountpoint if mount else 'its disk'}",
+        )
+    free = shutil.disk_usage(root).free
+    inodes = os.statvfs(root).f_favail
+    if free < ROOM_BYTES or 0 < inodes < INODES:
+        what = f"{free / 1e6:.0f} MB" if free < ROOM_BYTES else f"room for {inodes} files"
+        return warn(f"{root} has {what} left: logs and results will fill it", "make room; old logs are in logs/")
+    return ok(f"{root}, {free / 1e9:.0f} GB free{f' on {mount.fstype}' if mount else ''}")
+
+
+def spool(root: Path) -> Verdict:
+    """What dead workers left, and what the database refused. A live worker's own is its own business."""
+    workers = root / "workers"
+    if not workers.is_dir():
+        return skip("there is none yet")
+    try:
+        homes = sorted(home for home in workers.iterdir() if home.is_dir())
+    except PermissionError:
+        return skip("not this user's")
+    left: list[str] = []
+    for home in homes:
+        for kind in ("quarantine", "corrupt"):
+            if count := len(list((home / "spool" / kind).glob("*"))):
+                return warn(
+                    f"{count} result{'' if count == 1 else 's'} that could not be recorded, in {home / 'spool' / kind}",
+                    "read them; then remove the files"
+                    if kind == "corrupt"
+                    else "the tasks' error says why; then remove the files",
+                )
+        if not _lives(home.name) and (count := len(list((home / "spool").glob("*.json")))):
+            left.append(f"{count} of {home.name}")
+    if left:
+        return warn(
+            f"results that dead workers have not recorded: {', '.join(left)}",
+            "start a worker with this state_dir: it records them before it claims",
+        )
+    return ok("nothing is left over")
+
+
+def _lives(worker_id: str) -> bool:
+    """By the pid in the id; a worker's lock must not be tried, for one that starts might find it taken."""
+    pid = re.search(r"-(\d{1,9})-[0-9a-f]{6}$", worker_id)
+    return pid is not None and psutil.pid_exists(int(pid[1]))

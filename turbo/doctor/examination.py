@@ -1,0 +1,86 @@
+"""All checks, in order: the database first, then this host."""
+
+import socket
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+import psycopg
+
+from turbo import db
+from turbo.config import WorkerConfig
+from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, surroundings
+from turbo.doctor.finding import Check, Finding, Level, Verdict, fail, skip
+from turbo.doctor.session import Row, Session
+from turbo.log import scrub
+
+OLD_TRANSACTION_SECONDS = 300.0
+
+
+def examine(
+    dsn: str,
+    config: WorkerConfig | None = None,
+    *,
+    env_file: Path | None = None,
+    old_transaction_seconds: float = OLD_TRANSACTION_SECONDS,
+) -> Iterator[Finding]:
+    """Look at everything, a finding a check, each as soon as it is there.
+
+    Without `config` this host is left out: which state directory, executors and port are meant is not known.
+    `env_file` is the worker's own (`turbo worker --env-file`). A transaction is old after `old_transaction_seconds`.
+    """
+    lacking: dict[str, str] = {}  # a check that did not succeed, and the one that it would only repeat
+    with Session(dsn) as session:
+        for check in _checks(session, config, env_file, old_transaction_seconds):
+            cause = next((lacking[name] for name in check.needs if name in lacking), None)
+            verdict = skip(f"see {cause}") if cause else _looked(check)
+            if verdict.level in (Level.FAIL, Level.SKIP):
+                lacking[check.name] = cause or check.name
+            yield Finding(check.name, verdict.level, scrub(verdict.what), verdict.do)
+
+
+def _looked(check: Check) -> Verdict:
+    try:
+        return check.look()
+    except psycopg.Error as error:
+        return fail(f"the database did not answer this: {db.reason(error)}", "see the server's log")
+    except OSError as error:
+        return fail(f"cannot be looked at: {error}", "mend that, and run the doctor again")
+
+
+def _checks(
+    session: Session, config: WorkerConfig | None, env_file: Path | None, old_transaction_seconds: float
+) -> Iterator[Check]:
+    yield from server.checks(session, old_transaction_seconds)
+    yield from schema.checks(session, as_worker=config is not None)
+    yield from delivery.checks(session)
+    if config is None:
+        yield Check(
+            "this host", lambda: skip("give --config FILE: state directory, programs, logins and ports are in it")
+        )
+        return
+    host = _Host(session, config)
+    yield from disk.checks(Path(config.worker.state_dir))
+    yield Check("metrics port", lambda: metrics_port.metrics_port(config.metrics, host.workers, host.name))
+    yield from programs.checks(config, env_file, lambda: host.surroundings)
+
+
+class _Host:
+    """This machine, as its workers know it."""
+
+    def __init__(self, session: Session, config: WorkerConfig) -> None:
+        self._session = session
+        self._config = config
+        self.name = config.worker.host or socket.gethostname().split(".")[0]
+
+    @cached_property
+    def workers(self) -> list[Row]:
+        """The live ones of the fleet; none when the database cannot be asked."""
+        try:
+            return self._session.rows("workers")
+        except psycopg.Error:
+            return []
+
+    @cached_property
+    def surroundings(self) -> surroundings.Surroundings:
+        return surroundings.of_worker(self.workers, self.name, self._config.worker.name or self.name)

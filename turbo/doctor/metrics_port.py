@@ -1,0 +1,73 @@
+"""The metrics port: free, or held by a worker of turbo's."""
+
+import errno
+import http.client
+import socket
+import ssl
+from collections.abc import Iterable
+
+from turbo.config import MetricsSection
+from turbo.doctor.finding import Verdict, fail, ok
+from turbo.doctor.session import Row
+
+ASK_SECONDS = 3.0
+
+
+def metrics_port(settings: MetricsSection, rows: Iterable[Row], host: str) -> Verdict:
+    """`rows` are the live workers: the one on this host with this port is ours, whatever it answers."""
+    if settings.port == 0:
+        return ok("a free one is taken at the start")
+    where = f"{settings.host}:{settings.port}"
+    holder = _holder(settings)
+    if holder is None:
+        return ok(f"{where} is free")
+    if holder != errno.EADDRINUSE:
+        why = {errno.EACCES: "this user may not", errno.EADDRNOTAVAIL: "this machine has no such address"}
+        return fail(
+            f"nothing can listen on {where}: {why.get(holder, errno.errorcode.get(holder, ''))}",
+            "set metrics.host and metrics.port",
+        )
+    mine = next(
+        (r for r in rows if r["host"] == host and str(r["metrics_address"]).endswith(f":{settings.port}")), None
+    )
+    if mine is not None:
+        return ok(f"{where} is worker {mine['worker_id']}'s")
+    if _is_turbo(settings):
+        return ok(f"{where} is a turbo worker's")
+    return fail(
+        f"{where} is held by another program: the worker will not start",
+        "set another metrics.port, or 0 for a free one",
+    )
+
+
+def _holder(settings: MetricsSection) -> int | None:
+    """None when a server could listen there now, else the error's number."""
+    try:
+        family = socket.getaddrinfo(settings.host or None, settings.port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            one.bind((settings.host, settings.port))
+            one.listen(1)
+    except socket.gaierror:
+        return errno.EADDRNOTAVAIL
+    except OSError as error:
+        return error.errno or errno.EADDRINUSE
+    return None
+
+
+def _is_turbo(settings: MetricsSection) -> bool:
+    host = "127.0.0.1" if settings.host in ("", "0.0.0.0", "::") else settings.host  # noqa: S104
+    connection: http.client.HTTPConnection
+    if settings.tls is None:
+        connection = http.client.HTTPConnection(host, settings.port, timeout=ASK_SECONDS)
+    else:  # whose port it is, not whether it may be trusted
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection(host, settings.port, timeout=ASK_SECONDS, context=context)
+    try:
+        connection.request("GET", "/metrics")
+        return b"turbo_build_info" in connection.getresponse().read()
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()

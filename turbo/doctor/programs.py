@@ -1,0 +1,122 @@
+"""What the executors need of this host: secrets' files, programs, logins, directories that are not shared by accident.
+
+Looked at as a task's program would find it: in the environment that the worker would give it (turbo.environment), put
+together from the worker's own and not from this shell's.
+"""
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from turbo.config import ClaudeExecutor as ClaudeSection
+from turbo.config import CommandExecutor as CommandSection
+from turbo.config import ConfigError, WorkerConfig
+from turbo.doctor.finding import Check, Verdict, fail, ok, warn
+from turbo.doctor.surroundings import Surroundings, put_on
+from turbo.environment import EnvFile, EnvironmentRefused
+from turbo.executors.base import Executor, NeedsProgram
+from turbo.executors.registry import build_executors
+from turbo.journal import Journal
+
+OLDEST_MEASURED = (2, 1, 197)
+
+
+def checks(config: WorkerConfig, worker_env_file: Path | None, surroundings: Callable[[], Surroundings]) -> list[Check]:
+    found = []
+    if worker_env_file is not None:
+        found.append(Check("env file", partial(env_file, worker_env_file)))
+    for account, settings in config.accounts.items():
+        if settings.env_file is not None:
+            path = Path(settings.env_file)
+            found.append(Check(f"env file {account}", partial(env_file, path)))
+    routed = set(config.routes.values())
+    for name, executor in config.executors.items():
+        if name not in routed:
+            continue  # no task can come to it
+        whose = executor.account
+        needs = (f"env file {whose}",) if whose is not None and config.accounts[whose].env_file is not None else ()
+        found.append(Check(f"executor {name}", partial(_executor, config, name, surroundings), needs))
+        if is_agent(executor):
+            found.append(Check(f"directory {name}", partial(directory, config, name)))
+    return found
+
+
+def env_file(path: Path) -> Verdict:
+    try:
+        count = len(EnvFile(path).values())
+    except EnvironmentRefused as error:
+        what, _, do = str(error).partition(": run ")
+        return fail(what.removeprefix("env_file "), do or "mend it: KEY=VALUE lines, this user's, mode 0600")
+    return ok(f"{path}: mode 0600, {count} variable{'' if count == 1 else 's'}")
+
+
+def _executor(config: WorkerConfig, name: str, found: Callable[[], Surroundings]) -> Verdict:
+    surroundings = found()
+    with put_on(surroundings), tempfile.TemporaryDirectory(prefix="turbo-doctor-") as place:
+        alone = config.model_copy(update={"executors": {name: config.executors[name]}})
+        try:
+            executor = build_executors(alone, Journal(Path(place) / "journal"))[name]
+        except (ConfigError, OSError) as error:
+            return fail(str(error).removeprefix(f"executors.{name}: "), f"mend executors.{name} in the configuration")
+        if isinstance(executor, NeedsProgram) and (missing := executor.missing()) is not None:
+            what, _, do = missing.partition("; ")
+            return fail(
+                f"{what} ({surroundings.whose})",
+                do or "install it, or write its absolute path as the executor's command",
+            )
+        section = config.executors[name]
+        if isinstance(section, ClaudeSection):
+            return asyncio.run(_claude(executor, section.account, surroundings))
+        program = section.command[0] if isinstance(section, CommandSection) else section.handler
+        return ok(f"{program} is there ({surroundings.whose})")
+
+
+async def _claude(executor: Executor, account: str | None, surroundings: Surroundings) -> Verdict:
+    """The CLI's version and whether a login is there: its own word, which costs no request and says nothing of validity."""
+    from turbo.executors.claude import ClaudeExecutor
+
+    assert isinstance(executor, ClaudeExecutor)
+    version = await executor.version()
+    if version is None:
+        return fail("the Claude CLI does not answer to --version", "run it by hand; install it again")
+    logged_in = await executor.auth_status()
+    if logged_in is None:
+        return warn(f"Claude CLI {version} does not say whether it is logged in", "run: claude auth status")
+    if not logged_in:
+        whose = f" of account {account}" if account else ""
+        return fail(
+            f"Claude CLI {version} is not logged in ({surroundings.whose})",
+            f"claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN=… in the env_file{whose} (mode 0600)",
+        )
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+    if numbers < OLDEST_MEASURED:
+        oldest = ".".join(map(str, OLDEST_MEASURED))
+        return warn(f"Claude CLI {version}, older than any that turbo was measured with ({oldest})", "upgrade it")
+    return ok(f"Claude CLI {version}, a login is there ({surroundings.whose})")
+
+
+def is_agent(section: object) -> bool:
+    """Something that edits files: the Claude CLI, or a command with an account, which is an agent's CLI then."""
+    return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and section.account is not None)
+
+
+def directory(config: WorkerConfig, name: str) -> Verdict:
+    """Ten agents in one checkout ruin each other's work."""
+    section = config.executors[name]
+    assert isinstance(section, ClaudeSection | CommandSection)
+    workspace = getattr(section, "workspace", None)
+    if getattr(workspace, "kind", None) == "worktree":
+        return ok("each task has a git worktree of its own")
+    if section.cwd is None:
+        return ok("each task has a directory of its own")
+    if section.exclusive_cwd:
+        return ok(f"one task at a time in {section.cwd}")
+    if config.worker.slots == 1:
+        return ok(f"{section.cwd}, and the worker has one slot; a second worker with this directory would share it")
+    return warn(
+        f"up to {config.worker.slots} agents at once in {section.cwd}: they will overwrite each other's work",
+        "workspace: {kind: worktree, repo: …}, or exclusive_cwd: true",
+    )

@@ -1,0 +1,145 @@
+"""turbo's schema: migrated, whole, and alone on its tables."""
+
+import re
+from functools import cache
+
+from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+from turbo.doctor.session import Session
+from turbo.migrate import MigrationError, SchemaFit, check_schema, explain_schema, history
+from turbo.migrate import files as migrations
+
+_TRIGGER = re.compile(
+    r"create\s+or\s+replace\s+trigger\s+(\w+)\s+(?:before|after)\b.*?\bon\s+public\.(\w+)", re.IGNORECASE | re.DOTALL
+)
+
+
+def checks(session: Session, *, as_worker: bool) -> list[Check]:
+    found = [
+        Check("table", lambda: _table(session), ("database",)),
+        Check("schema", lambda: _schema(session), ("database",)),
+        Check("triggers", lambda: _triggers(session), ("schema",)),
+        Check("other triggers", lambda: _other_triggers(session), ("table",)),
+        Check("indexes", lambda: _indexes(session), ("schema",)),
+    ]
+    if as_worker:
+        found.append(Check("privileges", lambda: _privileges(session), ("schema",)))
+    return found
+
+
+def _schema(session: Session) -> Verdict:
+    with session.deadline():
+        state = history.status(session.connection)
+        said = explain_schema(state.version, state.latest)
+        match check_schema(state.version, state.latest):
+            case SchemaFit.BEHIND:
+                return fail(said.partition(": run `")[0], "turbo migrate")
+            case SchemaFit.TOO_NEW:
+                return fail(said.partition(": upgrade")[0], "upgrade turbo on this host")
+        try:
+            history.pending(session.connection, migrations.read())
+        except MigrationError as error:
+            return fail(str(error), "see migrations/ and the table turbo_migrations")
+    if state.version > state.latest:
+        return warn(said.partition(": that works")[0], "works; upgrade turbo on this host when you can")
+    return ok(f"at version {state.version}, the latest")
+
+
+def _table(session: Session) -> Verdict:
+    table = next(iter(session.rows("table")), None)
+    if table is None:
+        return skip("there is no agent_tasks yet")
+    if table["kind"] != "r" or table["partition"]:
+        kind = {"p": "a partitioned table", "v": "a view", "m": "a materialised view", "f": "a foreign table"}
+        what = "a partition" if table["partition"] else kind.get(table["kind"], f"of kind {table['kind']}")
+        return fail(
+            f"agent_tasks is {what}: rows written straight to a part pass turbo's triggers by, and the guard of "
+            "concurrency_key cannot span parts",
+            "make agent_tasks a plain table; turbo's retention keeps it small",
+        )
+    if table["has_children"]:
+        return warn(
+            "agent_tasks has tables that inherit from it: their rows are claimed, and turbo's triggers and unique "
+            "indexes do not reach them",
+            "ALTER TABLE … NO INHERIT public.agent_tasks",
+        )
+    if table["row_security"]:
+        return fail(
+            f"row-level security hides rows of agent_tasks from role {session.facts['role']}",
+            "give the role BYPASSRLS, or a policy that lets it see and change every row",
+        )
+    if table["unlogged"]:
+        return warn("agent_tasks is UNLOGGED: a crash of the server empties it", "ALTER TABLE agent_tasks SET LOGGED")
+    return ok("agent_tasks is a plain table")
+
+
+@cache
+def _ours() -> dict[str, str]:
+    """turbo's triggers and the table of each, from the migrations."""
+    return {name: table for file in migrations.read() for name, table in _TRIGGER.findall(file.sql)}
+
+
+def _on_our_tables(session: Session, tables: set[str]) -> list[dict[str, object]]:
+    return session.rows("triggers", {"tables": [f"public.{table}" for table in sorted(tables)]})
+
+
+def _triggers(session: Session) -> Verdict:
+    there = {str(row["name"]): row["enabled"] for row in _on_our_tables(session, set(_ours().values()))}
+    missing = sorted(_ours().keys() - there.keys())
+    if missing:
+        file = next(f for f in reversed(migrations.read()) if missing[0] in f.sql)
+        return fail(
+            f"missing on {_ours()[missing[0]]}: {', '.join(missing)}; bad rows and hand edits are no longer judged, or "
+            "nobody is woken",
+            f"run migrations/{file.label}.sql once more: it can be repeated",
+        )
+    disabled = sorted(name for name in _ours() if not there[name])
+    if disabled:
+        return fail(
+            f"disabled: {', '.join(disabled)}",
+            f"ALTER TABLE {_ours()[disabled[0]]} ENABLE TRIGGER {disabled[0]}",
+        )
+    return ok(f"all {len(there.keys() & _ours().keys())} of turbo's are there and enabled")
+
+
+def _other_triggers(session: Session) -> Verdict:
+    rows = _on_our_tables(session, {"agent_tasks"})
+    others = [row for row in rows if row["name"] not in _ours() and row["enabled"]]
+    if not others:
+        return ok("none but turbo's on agent_tasks")
+    named = ", ".join(f"{row['name']} ({row['does']})" for row in others)
+    return warn(
+        f"on agent_tasks there is also {named}: it runs inside every insert, claim and finish, and may change what they "
+        "write, slow them down, or fail them",
+        f"see that it is meant to be there; else DROP TRIGGER {others[0]['name']} ON agent_tasks"
+        if others[0]["does"] != "a rule"
+        else f"see that it is meant to be there; else DROP RULE {others[0]['name']} ON agent_tasks",
+    )
+
+
+def _indexes(session: Session) -> Verdict:
+    wanted = {
+        f"{index.schema}.{index.index}": " ".join(
+            line for line in block.sql.split("\n") if line and not line.startswith("--")
+        )
+        for file in migrations.read()
+        for block in file.blocks
+        if (index := block.concurrent_index) is not None
+    }
+    for row in session.rows("indexes", {"names": list(wanted)}):
+        if row["valid"]:
+            continue
+        what = "is INVALID" if row["present"] else "is missing"
+        again = f"DROP INDEX CONCURRENTLY {row['name']}; " if row["present"] else ""
+        return fail(f"{row['name']} {what}", f"{again}{' '.join(wanted[row['name']].split())}")
+    return ok(f"all {len(wanted)} of turbo's are there and valid")
+
+
+def _privileges(session: Session) -> Verdict:
+    lacks = [row["lacks"] for row in session.rows("privileges")]
+    if lacks:
+        role = session.facts["role"]
+        return fail(
+            f"role {role} lacks what a worker needs: {', '.join(lacks)}",
+            f"turbo migrate --roles, then GRANT turbo_worker TO {role}",
+        )
+    return ok(f"role {session.facts['role']} may do what a worker does")

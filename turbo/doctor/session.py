@@ -1,0 +1,75 @@
+"""The doctor's one session with the database, and how it asks.
+
+Everything is read; nothing is changed, and nothing is waited for: a server that does not answer loses the connection
+after DEADLINE_SECONDS.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from turbo import db
+from turbo.migrate import session as migrations
+from turbo.sql import statement
+
+DEADLINE_SECONDS = 10.0
+APPLICATION_NAME = "turbo doctor"
+
+Row = dict[str, Any]
+
+
+class Session:
+    """`with Session(dsn) as session: …`; `open` raises psycopg.Error when the database cannot be reached."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._connection: psycopg.Connection[Any] | None = None
+        self._facts: Row | None = None
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def open(self) -> None:
+        self._connection = self.another()
+
+    def another(self) -> psycopg.Connection[Any]:
+        """One more session, the caller's to close."""
+        return migrations.connect(self.dsn, db.connect_arguments(self.dsn, APPLICATION_NAME))
+
+    @property
+    def connection(self) -> psycopg.Connection[Any]:
+        """Raises OperationalError before `open`, or when it is lost."""
+        if self._connection is None or self._connection.closed:
+            raise psycopg.OperationalError("the connection to the database is lost")
+        return self._connection
+
+    @contextmanager
+    def deadline(self, seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
+        """The block ends with OperationalError when the server has not answered in time."""
+        timer = threading.Timer(seconds, db.cut, [self.connection])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def rows(self, name: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+        """`turbo/sql/doctor/<name>.sql`."""
+        with self.deadline(), self.connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(statement(f"doctor/{name}"), parameters or {}).fetchall()
+
+    @property
+    def facts(self) -> Row:
+        """What the server is (server.sql), asked once."""
+        if self._facts is None:
+            self._facts = self.rows("server")[0]
+        return self._facts

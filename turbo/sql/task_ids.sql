@@ -1,0 +1,6 @@
+-- Client.newest_ids: ids that begin so, for a shell's completion. Reads the table once, as tasks.sql does.
+select t.task_id::text as task_id
+  from public.agent_tasks t
+ where t.task_id::text like %(pattern)s::text
+ order by t.created_at desc nulls last, t.task_id
+ limit %(limit)s

@@ -1,0 +1,62 @@
+-- Top: status/queues.sql with a bounded cost, for it is asked every two seconds: counts stop at `most` + 1, and the oldest
+-- pending task is the oldest of those that stand first in their queue and priority (found by hopping along the claim
+-- index: one probe a queue and priority, 300 at most). 1 M pending rows cost as much as 10,000 do.
+with recursive hop as (
+  (select 1 as n, t.queue, t.task_priority, t.run_after
+     from public.agent_tasks t
+    where t.status = 'pending'
+    order by t.queue, t.task_priority desc nulls last, t.run_after
+    limit 1)
+  union all
+  select h.n + 1, f.queue, f.task_priority, f.run_after
+    from hop h
+   cross join lateral (
+     select c.* from (
+       (select 1 as place, t.queue, t.task_priority, t.run_after from public.agent_tasks t
+         where t.status = 'pending' and t.queue = h.queue and t.task_priority < h.task_priority
+         order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
+       union all
+       (select 2, t.queue, t.task_priority, t.run_after from public.agent_tasks t
+         where t.status = 'pending' and t.queue = h.queue and t.task_priority is null and h.task_priority is not null
+         order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
+       union all
+       (select 3, t.queue, t.task_priority, t.run_after from public.agent_tasks t
+         where t.status = 'pending' and t.queue > h.queue
+         order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
+     ) c order by c.place limit 1
+   ) f
+   where h.n < 300
+), pending as (
+  select o.queue, o.oldest,
+         (select count(*) from (select from public.agent_tasks t
+                                 where t.status = 'pending' and t.queue = o.queue limit %(most)s + 1) counted) as tasks
+    from (select h.queue, min(h.run_after) as oldest from hop h group by h.queue) o
+), scheduled as (
+  select s.queue, count(*) as tasks
+    from (select t.queue from public.agent_tasks t where t.status = 'scheduled' order by t.run_after limit %(most)s + 1) s
+   group by s.queue
+), running as (
+  select t.queue, count(*) as tasks,
+         count(*) filter (where t.cancel_requested_at < clock_timestamp() - interval '1 minute') as stuck
+    from public.agent_tasks t
+   where t.status = 'running'
+   group by t.queue
+), served as (
+  select q.queue, count(*) as workers
+    from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+   where w.state in ('up', 'paused') and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
+   group by q.queue
+)
+select n.queue, coalesce(d.tasks, 0)::int as pending, coalesce(l.tasks, 0)::int as scheduled,
+       coalesce(r.tasks, 0)::int as running, coalesce(r.stuck, 0)::int as stuck,
+       case when d.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - d.oldest))::float8 end as oldest_seconds,
+       coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
+       p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
+  from (select queue from pending union select queue from scheduled union select queue from running
+        union select queue from served union select queue from public.agent_queues where paused) n
+  left join pending d on d.queue = n.queue
+  left join scheduled l on l.queue = n.queue
+  left join running r on r.queue = n.queue
+  left join served s on s.queue = n.queue
+  left join public.agent_queues p on p.queue = n.queue and p.paused
+ order by n.queue

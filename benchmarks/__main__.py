@@ -27,6 +27,8 @@ def main() -> int:
     left_out = {c.name: reason for c in contenders() if (reason := c.unavailable()) is not None}
     for name, reason in left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
+    said = (("--rounds", options.rounds), ("--only", options.only), ("--contenders", options.contenders))
+    command = shlex.join(["python", "-m", "benchmarks", *(str(word) for pair in said if pair[1] for word in pair)])
     with embedded.temporary(settings=SERVER_SETTINGS) as server:
         bench = Bench(
             server,
@@ -41,9 +43,7 @@ def main() -> int:
             tables.append((name, table))
             print(report.text(table), flush=True)
             if str(options.out) != "-":
-                report.save(
-                    options.out, name, table, shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]), left_out
-                )
+                report.save(options.out, name, table, command, left_out)
     if str(options.out) != "-":
         report.write(options.out)
     return 0

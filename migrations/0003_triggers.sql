@@ -91,8 +91,8 @@ end $$;
 create or replace function public.turbo_wake_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-  i    record;
-  rows bigint;
+  fleet record;   -- the idle workers of one queue
+  told  bigint;   -- how many of them these rows can occupy
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     -- The snapshot of the flag may be hours old: no gate.
@@ -105,35 +105,35 @@ begin
   -- The busy fleet's path first: one probe of a partial index that is then empty.
   if not exists (select from public.agent_workers w where w.idle) then return null; end if;
   if current_setting('turbo.notify', true) = 'off' then return null; end if;
-  for i in
+  for fleet in
     select q.queue, max(w.poll_seconds) as poll_seconds, count(*) as idle, max(octet_length(w.worker_id)) as longest
       from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
      where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
        and not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
      group by q.queue
   loop
-    select count(*) into rows
+    select count(*) into told
       from (select from new_rows n
-             where n.queue = i.queue
+             where n.queue = fleet.queue
                and (n.status = 'pending'
                     or n.status = 'scheduled'
-                       and n.run_after < clock_timestamp() + make_interval(secs => i.poll_seconds))
-             limit i.idle) s;
-    if rows = 0 then
+                       and n.run_after < clock_timestamp() + make_interval(secs => fleet.poll_seconds))
+             limit fleet.idle) s;
+    if told = 0 then
       continue;
-    elsif i.idle <= 4 or 2 * rows + 3 > i.idle or i.longest > 55 then
-      perform pg_notify('turbo_q_' || i.queue, '');
+    elsif fleet.idle <= 4 or 2 * told + 3 > fleet.idle or fleet.longest > 55 then
+      perform pg_notify('turbo_q_' || fleet.queue, '');
     else
-      perform pg_notify('turbo_w_' || c.worker_id, i.queue || ' ' || greatest(c.place - rows, 0))
+      perform pg_notify('turbo_w_' || c.worker_id, fleet.queue || ' ' || greatest(c.place - told, 0))
          from (select t.worker_id, row_number() over (order by t.late, t.turn, random()) as place
                  from (select w.worker_id, l.late, row_number() over (partition by l.late, w.host order by random()) as turn
                          from public.agent_workers w
                         cross join lateral (select w.heartbeat_at < clock_timestamp()
                                                    - make_interval(secs => w.heartbeat_seconds * 1.5) as late) l
-                        where w.idle and i.queue = any (w.queues)
+                        where w.idle and fleet.queue = any (w.queues)
                           and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)) t
                 order by 2
-                limit rows + 3) c;
+                limit told + 3) c;
     end if;
   end loop;
   return null;

@@ -4,6 +4,8 @@ SHELL := /bin/bash
 VENV  := .venv
 STAMP := $(VENV)/.installed
 BIN   := $(VENV)/bin
+BENCH := .venv-bench
+BENCH_STAMP := $(BENCH)/.installed
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -41,8 +43,13 @@ dashboards: $(STAMP)  ## Write monitoring/grafana/dashboards from scripts/dashbo
 docs: $(STAMP)  ## Write docs/reference from the program's own configuration and help
 	@$(BIN)/python scripts/docs.py
 
-bench-pickup: $(STAMP)  ## Pickup beside a bare LISTEN + claim loop, in one run
-	@$(BIN)/python benchmarks/pickup.py
+bench: $(BENCH_STAMP)  ## turbo beside its peers: make bench ONLY=pickup,herd ROUNDS=5; writes docs/benchmarks
+	@$(BENCH)/bin/python -m benchmarks --only "$(ONLY)" --rounds "$(or $(ROUNDS),5)"
+
+$(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/constraints.txt benchmarks/contenders/node/package-lock.json scripts/make-venv
+	@scripts/make-venv $(BENCH) bench benchmarks/constraints.txt
+	@cd benchmarks/contenders/node && (npm ci --no-progress --loglevel=error || echo "without npm: graphile-worker is left out")
+	@touch $@
 
 chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; CHAOS='--only network' for some
 	@$(BIN)/python -m tests.chaos $(CHAOS)
@@ -50,7 +57,14 @@ chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline;
 bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index sizes, by the tables' settings
 	@$(BIN)/python benchmarks/bloat.py
 
-clean:  ## Remove the environment and caches
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+model: $(STAMP)  ## The model against the statements, for long, and with every guard taken away in turn
+	@TURBO_MODEL_EXAMPLES=$${TURBO_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest tests/model/test_model.py --timeout 7200
+	@TURBO_MODEL_ALL=1 $(BIN)/python -m pytest tests/model/test_mutations.py -n $${TURBO_TEST_WORKERS:-2}
 
-.PHONY: help venv demo test lint check db monitoring dashboards docs bench-pickup bench-bloat chaos clean
+soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked; SOAK="--seed 7 --tasks 500 --faults 50"
+	@$(BIN)/python -m tests.soak $(SOAK)
+
+clean:  ## Remove the environment and caches
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+
+.PHONY: help venv demo test lint check db monitoring dashboards docs bench bench-bloat chaos model soak clean

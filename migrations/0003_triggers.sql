@@ -85,8 +85,14 @@ end $$;
 
 -- The gate: NOTIFY only while some live worker of that queue is idle. One constant-payload NOTIFY a queue, however
 -- many rows; rows due before the worker's own next poll count, so that its timer learns of them.
+-- The herd: of more idle workers than these rows can occupy only as many are told as there are rows, each on a channel of its
+-- own (turbo_w_<worker>), and three more in reserve, who look 20, 100 and 500 ms later whether somebody came. Told first are
+-- those whose beats are on time, one of each host after the other: a host that has just died cannot be all of them.
 create or replace function public.turbo_wake_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  fleet record;   -- the idle workers of one queue
+  told  bigint;   -- how many of them these rows can occupy
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     -- The snapshot of the flag may be hours old: no gate.
@@ -99,17 +105,37 @@ begin
   -- The busy fleet's path first: one probe of a partial index that is then empty.
   if not exists (select from public.agent_workers w where w.idle) then return null; end if;
   if current_setting('turbo.notify', true) = 'off' then return null; end if;
-  perform pg_notify('turbo_q_' || i.queue, '')
-     from (select q.queue, max(w.poll_seconds) as poll_seconds
-             from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
-            where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
-            group by q.queue) i
-    where exists (select from new_rows n
-                   where n.queue = i.queue
-                     and (n.status = 'pending'
-                          or n.status = 'scheduled'
-                             and n.run_after < clock_timestamp() + make_interval(secs => i.poll_seconds)))
-      and not exists (select from public.agent_queues p where p.queue = i.queue and p.paused);
+  for fleet in
+    select q.queue, max(w.poll_seconds) as poll_seconds, count(*) as idle, max(octet_length(w.worker_id)) as longest
+      from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+     where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
+       and not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
+     group by q.queue
+  loop
+    select count(*) into told
+      from (select from new_rows n
+             where n.queue = fleet.queue
+               and (n.status = 'pending'
+                    or n.status = 'scheduled'
+                       and n.run_after < clock_timestamp() + make_interval(secs => fleet.poll_seconds))
+             limit fleet.idle) s;
+    if told = 0 then
+      continue;
+    elsif fleet.idle <= 4 or 2 * told + 3 > fleet.idle or fleet.longest > 55 then
+      perform pg_notify('turbo_q_' || fleet.queue, '');
+    else
+      perform pg_notify('turbo_w_' || c.worker_id, fleet.queue || ' ' || greatest(c.place - told, 0))
+         from (select t.worker_id, row_number() over (order by t.late, t.turn, random()) as place
+                 from (select w.worker_id, l.late, row_number() over (partition by l.late, w.host order by random()) as turn
+                         from public.agent_workers w
+                        cross join lateral (select w.heartbeat_at < clock_timestamp()
+                                                   - make_interval(secs => w.heartbeat_seconds * 1.5) as late) l
+                        where w.idle and fleet.queue = any (w.queues)
+                          and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)) t
+                order by 2
+                limit told + 3) c;
+    end if;
+  end loop;
   return null;
 end $$;
 

@@ -21,6 +21,8 @@ MADE = "<!-- Written by `make docs`; change the program instead. -->"
 INTRODUCTIONS = {
     "worker": "What one worker process is told: `turbo worker --config FILE`. [config/worker.yaml](../../config/worker.yaml)"
     " is a working example with comments.",
+    "fleet": "Hosts and the workers on them: `turbo fleet`. [config/fleet.yaml](../../config/fleet.yaml) is a working example with"
+    " comments; [Fleets](../fleet.md) tells the rest. A null in a host or worker means what the section above it says.",
 }
 Schema = dict[str, Any]
 

@@ -54,6 +54,7 @@ class Rig:
     poll_seconds: float = 3600.0
     ladder: bool = True
     heard: list[str] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
@@ -115,6 +116,10 @@ class Rig:
     def wake(self, queue: str) -> None:
         self.heard.append(queue)
         self.claimer.wake(queue, by_notify=True)
+
+    def called(self, queue: str, place: int) -> None:
+        self.places.append(place)
+        self.claimer.called(queue, place)
 
     def control(self, message: str) -> None:
         if message == "queues":

@@ -106,6 +106,10 @@ class AsyncClient:
         """The id that this is, or that alone begins with it. Raises UnknownTask, AmbiguousTask."""
         return await self._run(operations.resolve(prefix))
 
+    async def newest_ids(self, prefix: str, limit: int = 50) -> list[str]:
+        """Ids that begin so, of the newest tasks first: what a shell completes."""
+        return await self._run(operations.newest_ids(prefix, limit))
+
     async def tasks(
         self,
         wanted: TaskFilter | None = None,

@@ -4,9 +4,12 @@ It looks when a notification names a queue, when a slot comes free, when the nex
 something runnable, and on the ladder. Otherwise it sleeps, and the database hears nothing from it.
 
 The ladder closes the gate's one race. A trigger that looked before this worker's idle flag was committed sends no NOTIFY;
-its row may become visible only after the worker's last claim. So a worker that has just gone idle claims once more, then
+its row may become visible only after the worker's last claim. So a worker that has just gone idle looks once more, then
 sweeps again after 5 ms, 10 ms, 20 ms … up to the fallback poll: such a row waits about as long as its own transaction
 stayed open. The ladder starts only when the flag changed; a worker that was idle all along has no such race.
+
+Of many idle workers the trigger wakes as many as it has rows, and has three stand by. Those look a little later, one
+after the other, whether the row is gone: it is, unless whoever was woken is dead or was just busy.
 """
 
 import asyncio
@@ -32,6 +35,13 @@ log = logging.getLogger(__name__)
 LADDER_FIRST_SECONDS = 0.005
 LADDER_GROWTH = 2.0
 DUE_SLACK_SECONDS = 0.001
+
+STAND_BY_SECONDS = 0.02
+STAND_BY_GROWTH = 5.0
+
+OVERLAP_SLOTS = 20
+"""From so many slots on a claim takes half of them at most: while the database looks for the second half the first one runs.
+Runs of milliseconds would otherwise wait for each claim together, and the database for them."""
 
 
 class Reservations(Protocol):
@@ -83,6 +93,8 @@ class Claimer(Loop):
         self._sweep_wanted = False
         self._event = asyncio.Event()
         self._next_due: float | None = None  # monotonic
+        self._called: set[str] = set()
+        self._look_at: float | None = None  # monotonic; standing by
         self._rung: float | None = None  # seconds; None while the ladder stands aside
         self._rung_at = 0.0  # monotonic
         self._idle = False
@@ -103,6 +115,18 @@ class Claimer(Loop):
             if by_notify:
                 self._by_notify.add(queue)
             self._event.set()
+
+    def called(self, queue: str, place: int) -> None:
+        """Of many idle workers this one is to claim (`place` 0), or to look in its turn (from 1) whether somebody did."""
+        if queue in self._queues and place == 0:
+            self._called.add(queue)
+            self.wake(queue, by_notify=True)
+        elif queue in self._queues:
+            seconds = STAND_BY_SECONDS * STAND_BY_GROWTH ** (place - 1) * random.uniform(0.9, 1.1)
+            at = time.monotonic() + seconds
+            if self._look_at is None or at < self._look_at:
+                self._look_at = at
+                self._event.set()
 
     def wake_all(self) -> None:
         self._woken.update(self._queues)
@@ -168,6 +192,8 @@ class Claimer(Loop):
                 timers.append(self._next_due)
             if self._rung is not None:
                 timers.append(self._rung_at)
+            if self._look_at is not None:
+                timers.append(self._look_at)
             if self._sweep_wanted or (self._woken and self._able()) or any(t <= now for t in timers):
                 return
             self._event.clear()
@@ -181,15 +207,25 @@ class Claimer(Loop):
     def _able(self) -> bool:
         return self._slots.free > 0 and self.held_back is None and not (self.types & self.exclusive.types).none
 
+    def _restricted(self) -> bool:
+        types = self.types & self.exclusive.types
+        return types.only is not None or bool(types.skip)
+
     async def _turn(self) -> None:
         now = time.monotonic()
         due = self._next_due is not None and self._next_due <= now
         rung = self._rung is not None and self._rung_at <= now
-        if due or rung or self._sweep_wanted:
+        stood_by = self._look_at is not None and self._look_at <= now
+        if due or rung or stood_by or self._sweep_wanted:
             self._sweep_wanted = False
+            if stood_by:
+                self._look_at = None
             if due:
                 self._next_due = None
-            self.swept(await self._queue.sweep(self._queues))
+            sweep = await self._queue.sweep(self._queues)
+            self.swept(sweep)
+            if stood_by:
+                self._called.update(sweep.runnable)
             if rung:
                 self._climb()
         if self._woken:
@@ -199,6 +235,7 @@ class Claimer(Loop):
         random.shuffle(self._queues)  # no queue of several goes first for ever
         woken, self._woken = [q for q in self._queues if q in self._woken], set()
         by_notify, self._by_notify = self._by_notify, set()
+        called, self._called = self._called, set()
         for i, queue in enumerate(woken):
             if not self._able():
                 self._woken.update(woken[i:])  # later, when a slot comes free
@@ -206,14 +243,17 @@ class Claimer(Loop):
             claim, limit = await self._claim(queue)
             if queue in by_notify and not claim.tasks:
                 self._metrics.claims.labels(queue, "lost").inc()
+            if queue in called and not claim.tasks and self._restricted():
+                await self._queue.wake_all(queue)  # somebody else may take what this worker must not
             if len(claim.tasks) == limit or any(t.concurrency_key for t in claim.tasks):
                 # There may be more: behind a full batch, and behind the waiters of a key, of whom a batch takes one.
                 self._woken.add(queue)
             if claim.idle_now:
-                # The flag is up from this commit on. What slipped by before it is found by claiming once more, and
+                # The flag is up from this commit on. What slipped by before it is found by looking once more, and
                 # what commits later by the ladder.
-                self._woken.update(self._queues)
                 self._start_ladder()
+                async with self.claiming:
+                    self.swept(await self._queue.sweep(self._queues))
 
     async def _claim(self, queue: str) -> tuple[Claim, int]:
         """What it brought, and how many it might have brought."""
@@ -221,6 +261,8 @@ class Claimer(Loop):
         async with self.claiming:
             # With a directory reserved one task at a time: a batch could hold several that want the same one.
             limit = 1 if self.exclusive.reserve() else self._slots.free
+            if self._slots.size >= OVERLAP_SLOTS:
+                limit = min(limit, self._slots.size // 2)
             try:
                 types = self.types & self.exclusive.types
                 claim = await self._queue.claim(

@@ -5,6 +5,7 @@ A password in a DSN written in the file is an error; one that TURBO_DSN brings i
 
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator
 
 from turbo.config_file import ConfigError, Document, Problem, Section, Tree, has_password, load, near
+from turbo.workspaces.section import Workspace
 
 __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 
@@ -23,6 +25,16 @@ HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 def _home(path: str | None) -> str | None:
     return None if path is None else os.path.expanduser(path)  # noqa: PTH111 - kept a string until it is used
+
+
+def queue_names(queues: list[str]) -> list[str]:
+    """Checked. Raises ValueError."""
+    for queue in queues:
+        if not QUEUE_NAME.fullmatch(queue):
+            raise ValueError(f"{queue!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
+    if len(set(queues)) != len(queues):
+        raise ValueError("names a queue twice")
+    return queues
 
 
 class Database(Section):
@@ -67,20 +79,17 @@ class WorkerSection(Section):
     # Absolute: output_data.log names files in it, to be found from anywhere.
     _expand = field_validator("state_dir", mode="after")(lambda v: os.path.abspath(_home(v) or ""))  # noqa: PTH100
 
+    @property
+    def this_host(self) -> str:
+        """This machine's name, as accounts, workspaces and people know it."""
+        return self.host or socket.gethostname().split(".")[0]
+
     @field_validator("allowed_roots")
     @classmethod
     def _roots(cls, roots: list[str]) -> list[str]:
         return [os.path.expanduser(r) for r in roots]  # noqa: PTH111
 
-    @field_validator("queues")
-    @classmethod
-    def _queue_names(cls, queues: list[str]) -> list[str]:
-        for queue in queues:
-            if not QUEUE_NAME.fullmatch(queue):
-                raise ValueError(f"{queue!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
-        if len(set(queues)) != len(queues):
-            raise ValueError("names a queue twice")
-        return queues
+    _queues = field_validator("queues")(lambda v: queue_names(v))
 
     @field_validator("name", "host")
     @classmethod
@@ -121,6 +130,7 @@ class Program(Section):
     )
     cwd: str | None = Field(default=None, description="Its working directory. null: one per task.")
     exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
+    workspace: Workspace | None = Field(default=None, description="A git worktree for each task, instead of cwd.")
     env: dict[str, str] = Field(default={}, description="Set for the program, over the few variables it inherits.")
     silence_seconds: float | None = Field(default=None, gt=0, description="Ended after so long without output.")
     grace_seconds: float = Field(default=5.0, gt=0, description="TERM to KILL.")
@@ -196,11 +206,23 @@ class WorkerConfig(Document):
             if section.account is not None and section.account not in self.accounts:
                 path = f"executors.{name}.account"
                 found.append((path, f"no account {section.account!r}{near(section.account, self.accounts)}"))
+            found += _workspace_problems(f"executors.{name}", section)
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             found.append(
                 ("worker.lease_seconds", "must be at least twice heartbeat_seconds: one late beat is no death")
             )
         return found
+
+
+def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Problem]:
+    if not isinstance(section, Program) or section.workspace is None:
+        return
+    if section.cwd is not None:
+        yield f"{at}.cwd", "cannot stand beside workspace, which gives each task a directory of its own; take one out"
+    if section.exclusive_cwd:
+        yield f"{at}.exclusive_cwd", "is for a directory that tasks share; with workspace each has its own"
+    if (problem := section.workspace.problem_of_fetch()) is not None:
+        yield f"{at}.workspace.fetch", problem
 
 
 def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -> WorkerConfig:

@@ -51,16 +51,20 @@ def load(
     model: type[D],
     overrides: Mapping[str, Any] | None = None,
     written: Callable[[Tree], Iterable[Problem]] | None = None,
+    expanded: Callable[[Tree], Iterable[Problem]] | None = None,
 ) -> D:
     """Read and check a file. `overrides` maps key paths ("worker.slots") to values of the command line; `written` looks at
-    the file as it was written, before variables expand.
+    the file as it was written, `expanded` once its variables are; what they complain of is a secret, and not shown.
 
     Raises ConfigError: one message, a line per problem.
     """
     tree, lines = read(path, model)
     errors: list[Problem] = list(written(tree)) if written else []
-    secret = {where for where, _ in errors}
-    tree = _expand(tree, "", errors)
+    unset: list[Problem] = []
+    tree = _expand(tree, "", unset)
+    errors += [problem for problem in (expanded(tree) if expanded else ()) if problem not in errors]
+    secret = [where for where, _ in errors]
+    errors += unset
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         target = tree.setdefault(section, {})
@@ -69,15 +73,20 @@ def load(
     document = None
     try:
         document = model.model_validate(tree)
-        errors += document.problems()
+        found = document.problems()
     except ValidationError as error:
         found = [_explain(model, e) for e in error.errors()]
-        errors += [(where, what) for where, what in found if where not in secret]
+    errors += [(where, what) for where, what in found if not any(_within(where, one) for one in secret)]
     if errors or document is None:
         raise ConfigError(
             "\n".join(f"{path}{_line(lines, where)}: {where or '(top level)'}: {what}" for where, what in errors)
         )
     return document
+
+
+def _within(where: str, other: str) -> bool:
+    """Whether one of two key paths leads to the other."""
+    return f"{where}.".startswith(f"{other}.") or f"{other}.".startswith(f"{where}.")
 
 
 def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:

@@ -48,6 +48,11 @@ RETRY_SECONDS = 5.0
 """Until a lock file that could not be opened is tried again."""
 
 
+def lock_path(locks: Path, directory: Path) -> Path:
+    """The lock of a directory, which is given by its real path."""
+    return locks / f"{hashlib.sha256(os.fsencode(directory)).hexdigest()[:32]}.lock"
+
+
 class LockFile:
     """The lock of one directory. Blocking calls; each object of its own, also within a process."""
 
@@ -66,6 +71,9 @@ class LockFile:
         if os.fstat(self._descriptor).st_size:
             self.release()
             return False
+        if not self._is_there():
+            self.release()
+            return self.take()
         return True
 
     def await_free(self) -> None:
@@ -95,9 +103,20 @@ class LockFile:
             os.close(self._descriptor)
             self._descriptor = -1
 
+    def remove(self) -> None:
+        """The file, while the caller holds it. Who waits for it finds that out."""
+        self._path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """The program in the directory is gone: what was signed no longer holds."""
         os.ftruncate(self._descriptor, 0)
+
+    def _is_there(self) -> bool:
+        """Whether the file that is locked still has its name: a holder may have removed it meanwhile."""
+        try:
+            return os.fstat(self._descriptor).st_ino == self._path.stat().st_ino
+        except FileNotFoundError:
+            return False
 
     def _open(self) -> None:
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -198,7 +217,7 @@ class ExclusiveDirectories:
     # ── the locks ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _take(self, real: Path) -> LockFile | None:
-        lock = LockFile(self._locks / f"{hashlib.sha256(os.fsencode(real)).hexdigest()[:32]}.lock")
+        lock = LockFile(lock_path(self._locks, real))
         try:
             if lock.take():
                 return lock

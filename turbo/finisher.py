@@ -64,6 +64,7 @@ class Finisher(Loop):
         self._recorded = recorded
         self._waiting: deque[Waiting] = deque()
         self._in_flight = 0
+        metrics.spool_pending.set_function(lambda: len(self._waiting) + self._in_flight)
         self._event = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -80,7 +81,6 @@ class Finisher(Loop):
     def push(self, result: FinishedRun, entry: SpoolEntry | None) -> None:
         """A result that is on disk already (a replay), or that need not be."""
         self._waiting.append(Waiting(result, entry, len(str(result.output)) if entry else 256))
-        self._metrics.spool_pending.set(len(self._waiting) + self._in_flight)
         self._empty.clear()
         self._event.set()
 
@@ -139,7 +139,6 @@ class Finisher(Loop):
                     await asyncio.sleep(backoff.next() if db.is_transient(error) else 5 * backoff.next())
                     continue
                 self._in_flight = 0
-                self._metrics.spool_pending.set(len(self._waiting))
                 backoff.reset()
                 if trouble:
                     log.info("recording again")

@@ -18,6 +18,7 @@ Whoever wants to know whether a worker hears asks on the worker's own channel; o
 import asyncio
 import logging
 import random
+import re
 import secrets
 import time
 from collections.abc import Sequence
@@ -55,11 +56,18 @@ def own_channel(worker_id: str) -> str:
     return f"turbo_w_{worker_id}"[:63]
 
 
+_CALL = re.compile(r"([a-z0-9_-]{1,40}) (\d)")
+"""What the insert trigger says on a worker's own channel: which queue, and the worker's place in the line."""
+
+
 class Hears(Protocol):
     """Whom the listener tells."""
 
     def wake(self, queue: str) -> None:
         """A queue may have a runnable task."""
+
+    def called(self, queue: str, place: int) -> None:
+        """It may, and of many idle workers this one is called for it (`place` 0) or in reserve (its turn, from 1 on)."""
 
     def control(self, message: str) -> None:
         """Something about workers, queues or accounts changed: read it again."""
@@ -87,7 +95,7 @@ class Listener(Loop):
         self._told = told
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._probe_channel = own_channel(queue.worker_id)
+        self._own_channel = own_channel(queue.worker_id)
         self._probed: asyncio.Event | None = None
         self._probe_payload = ""
         self._answering: asyncio.Task[None] | None = None
@@ -130,7 +138,7 @@ class Listener(Loop):
 
     async def _subscribe(self, connection: Connection) -> bool:
         """LISTEN to everything, then see whether a notification arrives."""
-        channels = [CONTROL, self._probe_channel, *(QUEUE_PREFIX + q for q in self._queues)]
+        channels = [CONTROL, self._own_channel, *(QUEUE_PREFIX + q for q in self._queues)]
         listen = compose.SQL("; ").join(compose.SQL("listen {}").format(compose.Identifier(c)) for c in channels)
         await db.within(POLL_DEADLINE, connection, connection.execute(listen))
         self.hears = await self._proved(connection)
@@ -150,7 +158,7 @@ class Listener(Loop):
         self._probed, self._probe_payload = asyncio.Event(), secrets.token_hex(8)
         hearing = asyncio.create_task(self._hear(connection, PROBE_DEADLINE, until=self._probed))
         try:
-            await self._queue.probe(self._probe_channel, self._probe_payload)
+            await self._queue.probe(self._own_channel, self._probe_payload)
         finally:
             await hearing
         return self._probed.is_set()
@@ -171,12 +179,14 @@ class Listener(Loop):
 
     def _heard(self, notify: Notify) -> None:
         self._metrics.listener_delivery.set(time.time())
-        if notify.channel == self._probe_channel:
+        if notify.channel == self._own_channel:
             if self._probed is not None and notify.payload == self._probe_payload:
                 self._probed.set()
             elif notify.payload.startswith(QUESTION) and (self._answering is None or self._answering.done()):
                 token = notify.payload.removeprefix(QUESTION)
                 self._answering = asyncio.create_task(self._answer(f"{token} {self._queue.worker_id}"))
+            elif (called := _CALL.fullmatch(notify.payload)) is not None:
+                self._told.called(called[1], int(called[2]))
         elif notify.channel == CONTROL:
             self._told.control(notify.payload)
         else:

@@ -6,15 +6,14 @@ connection string are starred out.
 """
 
 import logging
-import logging.handlers
 import re
 import sys
 import time
 from pathlib import Path
 
+from turbo.log_file import LogFile
+
 FIELDS = ("worker", "task", "attempt")
-ROTATE_BYTES = 10 * 1024 * 1024
-ROTATE_KEEP = 5
 
 _URI_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
 _KEYWORD_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
@@ -51,18 +50,13 @@ class LineFormatter(logging.Formatter):
 
 
 def configure(worker_id: str = "", log_file: Path | None = None, level: int = logging.INFO) -> None:
-    """Set up the root logger. With `log_file`, 10 MB a file, five kept: launchd never rotates."""
-    handler: logging.Handler
-    if log_file is None:
-        handler = logging.StreamHandler(sys.stderr)
-    else:
-        path = log_file.expanduser()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=ROTATE_BYTES, backupCount=ROTATE_KEEP, encoding="utf-8"
-        )
+    """Set up the root logger: to stderr, or to a file that rotates. Raises OSError when that cannot be written."""
+    handler = logging.StreamHandler(sys.stderr) if log_file is None else LogFile(log_file.expanduser())
     handler.setFormatter(LineFormatter(worker_id))
     root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, LogFile):
+            old.close()
     root.handlers[:] = [handler]
     root.setLevel(level)
     logging.getLogger("psycopg").setLevel(logging.ERROR)

@@ -9,13 +9,14 @@ import time
 from collections import Counter as Count
 from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from turbo import __version__
 from turbo.fleet_gauges import FleetGauges
 from turbo.outcome import FailureKind, ModelUsage, OutcomeKind
+from turbo.tally import CounterTally, HistogramTally
 
 DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
 """Seconds an agent runs: from a lint to two hours."""
@@ -68,24 +69,22 @@ class Metrics:
         self.claims = Counter(
             "turbo_claims", "Tasks claimed, and claims lost to another worker.", ["queue", "result"], registry=r
         )
-        self.finished = Counter(
+        self.finished = CounterTally(
             "turbo_tasks_finished",
             "Runs that ended, by what became of them.",
             ["queue", "executor", "outcome"],
-            registry=r,
+            r,
         )
-        self.duration = Histogram(
+        self.duration = HistogramTally(
             "turbo_task_duration_seconds",
             "How long a run took, from its claim to its end.",
             ["queue", "executor", "outcome"],
-            buckets=DURATION_BUCKETS,
-            registry=r,
+            DURATION_BUCKETS,
+            r,
         )
-        self.wait = Histogram(
-            "turbo_task_wait_seconds", "From runnable to claimed.", ["queue"], buckets=WAIT_BUCKETS, registry=r
-        )
-        self.pickup = Histogram(
-            "turbo_pickup_seconds", "From runnable to the agent started.", ["queue"], buckets=WAIT_BUCKETS, registry=r
+        self.wait = HistogramTally("turbo_task_wait_seconds", "From runnable to claimed.", ["queue"], WAIT_BUCKETS, r)
+        self.pickup = HistogramTally(
+            "turbo_pickup_seconds", "From runnable to the agent started.", ["queue"], WAIT_BUCKETS, r
         )
         self.retries = Counter(
             "turbo_retries", "Runs put back to be tried again, by failure_kind.", ["queue", "reason"], registry=r

@@ -210,15 +210,16 @@ class Queue:
                 "token": r.fencing_token,
                 "outcome": r.outcome,
                 "output": r.output,
-                "error": r.error,
-                "kind": r.failure_kind,
                 "ms": r.execution_ms,
                 "delay": r.retry_delay_seconds,
                 "final": r.final,
                 "untouched": r.untouched,
-                "session": r.agent_session_id,
                 "worker": r.worker_id,
                 "detail": r.detail or None,
+                # what is null most of the time is left out: the server reads it all
+                **({"error": r.error} if r.error is not None else {}),
+                **({"kind": r.failure_kind} if r.failure_kind is not None else {}),
+                **({"session": r.agent_session_id} if r.agent_session_id is not None else {}),
             }
             for r in results
         ]
@@ -366,6 +367,10 @@ class Queue:
     async def probe(self, channel: str, payload: str) -> None:
         """Send one NOTIFY, from another session than the listener's: a pooler may deliver a session's own to itself."""
         await self._run("probe", {"channel": channel, "payload": payload})
+
+    async def wake_all(self, queue: str) -> None:
+        """Wake every idle worker of `queue`, as the insert trigger does where few are idle."""
+        await self.probe(f"turbo_q_{queue}", "")
 
     async def _run(self, name: str, parameters: dict[str, object]) -> None:
         async with self._claims.use() as connection:

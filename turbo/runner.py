@@ -175,13 +175,12 @@ class Runner:
         def session(session_id: str) -> None:
             run.session_id = session_id
 
-        run.log_path = self._places.log_path(task.task_id, task.attempt, task.fencing_token)
         try:
             return await executor.run(
                 Run(
                     task=task,
-                    work_dir=self._places.work_dir(task.task_id),
-                    log_path=run.log_path,
+                    work_dir=lambda: self._places.work_dir(task.task_id),
+                    log_path=lambda: self._places.log_path(task.task_id, task.attempt, task.fencing_token),
                     stop=run.stop,
                     started=started,
                     progress=lambda progress: self.progress(run, progress),
@@ -262,8 +261,11 @@ class Runner:
         if outcome.log:
             output["log"] = outcome.log
         output.update(outcome.extra)
+        detail: dict[str, object] = {"executor": run.executor, "attempt": task.attempt}
+        if "workspace" in outcome.extra:
+            detail["workspace"] = outcome.extra["workspace"]
         tries = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
-        return FinishedRun(
+        result = FinishedRun(
             task_id=task.task_id,
             fencing_token=task.fencing_token,
             outcome=outcome.kind.value,
@@ -271,7 +273,7 @@ class Runner:
             error=outcome.error,
             failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
             execution_ms=int(seconds * 1000),
-            retry_delay_seconds=self._retry.delay(tries),
+            retry_delay_seconds=0.0 if outcome.kind is OutcomeKind.SUCCEEDED else self._retry.delay(tries),
             final=outcome.final,
             untouched=outcome.untouched,
             agent_session_id=_session(run, outcome),
@@ -279,8 +281,11 @@ class Runner:
             worker_id=self._worker_id,
             queue=task.queue,
             executor=run.executor,
-            detail={"executor": run.executor, "attempt": task.attempt},
-        ).storable()
+            detail=detail,
+        )
+        # What came from outside may hold what the database cannot. Of nothing there is nothing to look through.
+        foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
+        return result.storable() if foreign or outcome.usage else result
 
     def recorded(self, result: FinishedRun, answer: Answer) -> float | None:
         """The finisher's answer. Returns in how many seconds the task is due again, if it was put off."""

@@ -6,7 +6,6 @@ longer than its program runs: reconciliation must not take a finished, not yet r
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
 from time import monotonic
 
 from turbo.executors.base import StopReason
@@ -24,11 +23,10 @@ class Running:
     stop: StopReason = field(default_factory=StopReason)
     claimed_at: float = field(default_factory=monotonic)  # monotonic seconds
     session_id: str | None = None
-    log_path: Path | None = None
+    held: Held = field(init=False)
 
-    @property
-    def held(self) -> Held:
-        return Held(self.task.task_id, self.task.fencing_token)
+    def __post_init__(self) -> None:
+        self.held = Held(self.task.task_id, self.task.fencing_token)
 
 
 class Slots:

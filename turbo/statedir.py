@@ -3,7 +3,8 @@
     <state_dir>/workers/<worker id>/{lock, journal/, spool/}     one per worker process, its lock held while it lives
     <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept for a while (turbo.tidy)
     <state_dir>/tasks/<task>/                                    a task's own working directory, unless configured
-    <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor
+    <state_dir>/workspaces/<repo>/<task>/                        a task's git worktree and its record (turbo.workspaces)
+    <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor, workspace, repository
 
 A worker is dead when its lock can be taken: the kernel gives the lock back however the process ended. Whoever takes it
 owns what is left, so two live workers never adopt the same one. The directory must be on a local disk (flock over NFS
@@ -43,6 +44,16 @@ def logs_of(root: Path, task_id: str) -> Path:
     return root / "logs" / safe_name(task_id)
 
 
+def locks_of(root: Path) -> Path:
+    """Where the locks of directories and repositories are."""
+    return root / "locks"
+
+
+def workspaces_of(root: Path) -> Path:
+    """Where the git worktrees of this host's tasks are."""
+    return root / "workspaces"
+
+
 class WorkerHome:
     """One worker's directory, its lock held. `places` for the runner: work_dir and log_path."""
 
@@ -79,7 +90,7 @@ class StateDir:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             state = self.root.stat()
-            for name in ("workers", "logs", "tasks", "locks"):
+            for name in ("workers", "logs", "tasks", "locks", "workspaces"):
                 (self.root / name).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise StateDirUnusable(f"state_dir {self.root}: cannot be used: {error.strerror}") from error
@@ -93,7 +104,11 @@ class StateDir:
     @property
     def locks(self) -> Path:
         """Where the locks of directories are (turbo.exclusive)."""
-        return self.root / "locks"
+        return locks_of(self.root)
+
+    @property
+    def workspaces(self) -> Path:
+        return workspaces_of(self.root)
 
     @contextmanager
     def tidying(self) -> Iterator[bool]:
@@ -108,17 +123,20 @@ class StateDir:
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""
         home = self.root / "workers" / worker_id
-        home.mkdir(mode=0o700, exist_ok=True)
-        lock = _lock(home / "lock")
-        if lock is None:
-            raise StateDirUnusable(f"{home}: its lock is held by somebody else, though the id is this process's own")
+        draft = home.with_name(f".{worker_id}")
+        draft.mkdir(mode=0o700, exist_ok=True)
+        lock = _lock(draft / "lock")
+        if lock is None or home.exists():
+            raise StateDirUnusable(f"{home}: is somebody else's, though the id is this process's own")
+        draft.rename(home)  # a sibling that looks for the dead never sees it without its lock held
         return WorkerHome(self.root, worker_id, lock)
 
     def dead_workers(self) -> list[WorkerHome]:
         """Directories of workers whose process is gone, their locks taken: the caller has adopted them."""
         dead = []
         for home in sorted((self.root / "workers").iterdir()):
-            lock = _lock(home / "lock") if home.is_dir() else None
+            there = home.is_dir() and not home.name.startswith(".")
+            lock = _lock(home / "lock") if there else None
             if lock is not None:
                 dead.append(WorkerHome(self.root, home.name, lock))
         return dead

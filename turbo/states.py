@@ -35,7 +35,8 @@ FINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED})
 
 TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.SCHEDULED, TaskState.PENDING): "due: promoted by any worker's sweep",
-    (TaskState.PENDING, TaskState.RUNNING): "claimed",
+    (TaskState.PENDING, TaskState.RUNNING): "claimed, or reasserted by the worker that runs it",
+    (TaskState.SCHEDULED, TaskState.RUNNING): "reasserted: rescued, or its claim lost, while its worker runs it",
     (TaskState.RUNNING, TaskState.COMPLETED): "the program succeeded",
     (TaskState.RUNNING, TaskState.FAILED): "out of tries, or poison",
     (TaskState.RUNNING, TaskState.CANCELLED): "cancelled, after its program is gone",
@@ -54,5 +55,11 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.COMPLETED, TaskState.SCHEDULED): "retried by hand, for later",
     (TaskState.FAILED, TaskState.SCHEDULED): "retried by hand, for later",
     (TaskState.CANCELLED, TaskState.SCHEDULED): "retried by hand, for later",
+    (TaskState.COMPLETED, TaskState.FAILED): "corrected by hand",
+    (TaskState.COMPLETED, TaskState.CANCELLED): "corrected by hand",
+    (TaskState.FAILED, TaskState.COMPLETED): "corrected by hand, or late success of a poisoned run",
+    (TaskState.FAILED, TaskState.CANCELLED): "corrected by hand",
+    (TaskState.CANCELLED, TaskState.COMPLETED): "corrected by hand",
+    (TaskState.CANCELLED, TaskState.FAILED): "corrected by hand",
 }
 """What may follow what, and why."""

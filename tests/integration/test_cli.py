@@ -11,6 +11,11 @@ from tests.shell import Shell
 from tests.workers import TURBO
 from turbo.cli.main import COMMANDS
 
+GROUPS = {
+    "db": ("start", "stop", "url"),
+    "config": ("check", "schema"),
+    "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),
+}
 COMMANDS_WITH_DATA = ("tasks", "status", "doctor")
 ASKING = [
     ["tasks"],
@@ -34,12 +39,7 @@ def test_every_command_explains_itself_with_examples(shell: Shell) -> None:
     for name in COMMANDS:
         line = next(line for line in listed.splitlines() if line.split()[0] == name)
         assert not line.endswith("..."), f"its one line is cut: {line}"
-        called = (
-            [[name]]
-            if name not in ("db", "config")
-            else [[name, sub] for sub in ("check", "schema") if name == "config"]
-        )
-        for words in called or [["db", "start"], ["db", "stop"], ["db", "url"]]:
+        for words in [[name, sub] for sub in GROUPS[name]] if name in GROUPS else [[name]]:
             done = shell(*words, "--help")
             assert done.code == 0
             assert "Example" in done.out, words

@@ -29,17 +29,18 @@ def clone(tmp_path: Path) -> Iterator[tuple[Path, Mapping[str, str], Path]]:
         capture_output=True,
         check=True,
     )
-    here = tmp_path / "turbo"
+    # All of it in a place that the embedded server's user can enter: pytest's own directories are closed.
+    base = Path(f"/var/tmp/turbo-docs-{os.getpid()}-{tmp_path.name}")
+    here, home, data = base / "turbo", base / "home", base / "data"
+    for directory in (base, here, home, data):
+        directory.mkdir(mode=0o755)
     for name in listed.stdout.decode().split("\0"):
         if name and (ROOT / name).is_file():
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, here / name)
     (here / ".venv").symlink_to(ROOT / ".venv")
-    data = Path(f"/var/tmp/turbo-docs-{os.getpid()}-{tmp_path.name}")  # a place that the server's user can enter
-    data.mkdir(mode=0o755)
-    (tmp_path / "home").mkdir()
     environment = {
-        "HOME": str(tmp_path / "home"), "XDG_DATA_HOME": str(data), "PATH": os.environ["PATH"], "LANG": "C.UTF-8",
+        "HOME": str(home), "XDG_DATA_HOME": str(data), "PATH": os.environ["PATH"], "LANG": "C.UTF-8",
         "PYTHONPATH": str(here),
     }  # fmt: skip
     try:
@@ -50,7 +51,7 @@ def clone(tmp_path: Path) -> Iterator[tuple[Path, Mapping[str, str], Path]]:
             env=environment,
             capture_output=True,
         )
-        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(base, ignore_errors=True)
 
 
 def follow(page: Path, clone: tuple[Path, Mapping[str, str], Path]) -> list[str]:

@@ -234,7 +234,9 @@ def test_a_schema_that_is_too_new(host: Host) -> None:
     host.bench.sql(newer, SCHEMA_VERSION + 1)
     only(host.doctor(), "schema", "warn", "one newer")
     host.bench.sql(newer, SCHEMA_VERSION + 2)
-    only(host.doctor(), "schema", "fail", "too new")
+    done = host.doctor()
+    only(done, "schema", "fail", "too new")
+    assert wrong(done)["schema"]["do"] == "upgrade turbo on this host"
 
 
 def test_an_env_file_that_others_can_read(host: Host) -> None:

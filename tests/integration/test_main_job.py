@@ -279,3 +279,20 @@ def test_the_command_line_does_what_the_table_does(bench):
     assert done.returncode == 1
     assert "cannot reach the database" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_env_file_brings_the_database_and_must_be_its_owners_alone(bench):
+    """A service's bare environment: nothing else names the database."""
+    env_file = bench.path / "turbo.env"
+    env_file.touch(0o644)
+    env_file.write_text(f"TURBO_DSN={bench.dsn}\n")
+    nowhere = "postgresql://nobody@127.0.0.1:1/none"
+    refused = bench.start(None, "--env-file", str(env_file), dsn=nowhere)
+    assert refused.process.wait(20) == 2
+    assert "mode 0644 lets other users read its secrets: run chmod 600" in refused.log
+    env_file.chmod(0o600)
+    worker = bench.start(None, "--env-file", str(env_file), dsn=nowhere).listening()
+    assert worker.stop() == 0
+    bench.start(None, "--env-file", str(env_file), "--dsn", nowhere).said(
+        "waiting for the database at 127.0.0.1:1/none"
+    )

@@ -151,6 +151,22 @@ def test_a_claim_whose_answer_was_lost_on_the_wire_is_released_and_run(bench):
         worker.said("the answer to its claim was lost")
 
 
+def test_a_claim_that_a_drain_cut_off_is_released_before_the_worker_leaves(bench):
+    """TERM comes between the claim's commit and its answer. Nobody may be left to rescue it: it is the last worker."""
+    worker = bench.start().listening()
+    with psycopg.connect(bench.dsn, autocommit=True) as past_the_triggers:
+        past_the_triggers.execute("set session_replication_role = replica")
+        past_the_triggers.execute(
+            "insert into agent_tasks (task_id, task_description, status, assigned_worker_id, fencing_token, started_at)"
+            " values ('cut off', 'x', 'running', %s, 7, now())",
+            (worker.worker_id,),
+        )
+    assert worker.stop() == 0
+    assert bench.row("cut off")["status"] == "pending"
+    assert bench.trail("cut off") == ["rescued"]
+    assert bench.sql("select count(*) from agent_workers") == [(0,)]
+
+
 @pytest.mark.parametrize(("without", "runs"), [((), 2), (("consumed_token",), 1)], ids=["guarded", "control"])
 def test_an_old_spool_file_does_not_answer_for_a_new_run(bench, without, runs):
     """A crash between the commit and the unlink, then a retry by hand. The control: neither the result nor the retry

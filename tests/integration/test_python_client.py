@@ -165,6 +165,10 @@ def test_what_cannot_be_is_said(client: Any) -> None:
         client.wait(task_id, timeout=0.1)
     with pytest.raises(TimeoutError, match=r"is still pending after 0\.1 s"):
         list(client.progress(task_id, timeout=0.1))
+    looks = client.progress(task_id, timeout=1.2)  # three of them
+    assert next(looks).status == "pending"
+    with pytest.raises(TimeoutError):
+        next(looks)  # what has nothing new to say is not repeated
     with pytest.raises(psycopg.errors.DatetimeFieldOverflow):
         client.submit("x", run_after="2026-13-99")
     assert client.get(task_id).status == "pending", "an error of the database leaves the client usable"

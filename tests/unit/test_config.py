@@ -1,5 +1,6 @@
 """worker.yaml: what is read, what is expanded, and how a mistake is told."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,70 @@ def test_the_command_line_is_stronger_than_the_file(tmp_path):
 def test_a_password_from_the_environment_is_the_operators_business(tmp_path, monkeypatch):
     monkeypatch.setenv("TURBO_DSN", "postgresql://u:geheim@h/d")
     assert load(tmp_path, LEAST + 'database: {dsn: "${TURBO_DSN:-}"}\n').database.dsn.endswith("@h/d")
+
+
+WORKSPACE = "executors: {{x: {{kind: command, command: [cat], workspace: {{kind: worktree, repo: /r{}}}{}}}}}\n"
+
+
+def test_a_workspace_is_read(tmp_path):
+    section = load(tmp_path, WORKSPACE.format("", "")).executors["x"].workspace
+    assert (section.repo, section.ref, section.branch, section.keep) == ("/r", "HEAD", "turbo/{task_id}", "changed")
+    home = WORKSPACE.replace("repo: /r", 'repo: "~/r"').format("", "")
+    assert load(tmp_path, home).executors["x"].workspace.repo == str(Path.home() / "r")
+
+
+@pytest.mark.parametrize(
+    ("keys", "beside", "says"),
+    [
+        (", repo: work/project", "", "workspace.repo: stands twice"),
+        (", branches: x", "", "workspace.branches: unknown key; did you mean 'branch'?"),
+        (", keep: sometimes", "", "workspace.keep: input should be 'changed', 'always' or 'never' (found 'sometimes')"),
+        (", keep_days: 0", "", "workspace.keep_days: input should be greater than or equal to 1"),
+        (", max_gb: -1", "", "workspace.max_gb: input should be greater than 0"),
+        (", branch: agents", "", "workspace.branch: 'agents' must hold {task_id} once"),
+        (', branch: "{task_id}/{repo}"', "", "knows the placeholder {task_id} and no other"),
+        (', branch: "a b/{task_id}"', "", "workspace.branch: 'a b/{task_id}' holds ' '"),
+        (', branch: "-{task_id}"', "", "would be a flag"),
+        (", ref: --upload-pack=x", "", "workspace.ref: '--upload-pack=x' begins with '-'"),
+        (", ref: main~1", "", "workspace.ref: 'main~1' holds '~'; write HEAD, origin/main"),
+        (', refs: ["-x"]', "", "workspace.refs: '-x' is no pattern of refs"),
+        (', setup: [""]', "", "workspace.setup: is no argv"),
+        (", setup: npm ci", "", "workspace.setup: input should be a valid list"),
+        (", setup_seconds: 0", "", "workspace.setup_seconds: input should be greater than 0"),
+        (", fetch: true", "", "workspace.fetch: has nothing to fetch: ref 'HEAD' is no remote's branch"),
+        ("", ", cwd: /x", "x.cwd: cannot stand beside workspace"),
+        ("", ", exclusive_cwd: true", "x.exclusive_cwd: is for a directory that tasks share"),
+    ],
+)
+def test_a_workspace_that_cannot_work_is_told_in_one_line(tmp_path, keys, beside, says):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, WORKSPACE.format(keys, beside))
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (WORKSPACE.replace("/r", "work/r").format("", ""), "workspace.repo: 'work/r' must be an absolute path"),
+        (WORKSPACE.replace("worktree", "clone").format("", ""), "workspace.kind: input should be 'worktree'"),
+        (WORKSPACE.replace("repo: /r", "ref: x").format("", ""), "workspace.repo: is missing"),
+        (
+            "executors: {x: {kind: python, handler: 'a:b', workspace: {kind: worktree, repo: /r}}}",
+            "executors.x.workspace: unknown key",
+        ),
+    ],
+)
+def test_a_workspace_that_is_none_is_told(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        load(tmp_path, text)
+
+
+def test_the_workspace_of_the_example_is_good(tmp_path):
+    """It is commented out there; what a person uncomments must work."""
+    text = EXAMPLE.read_text()
+    shown = re.search(r"\n    workspace: null.*\n((?:    #.*\n)+)", text)
+    given = "".join(line.replace("# ", "", 1) + "\n" for line in shown[1].splitlines())
+    section = load(tmp_path, text.replace(shown[0], "\n" + given)).executors["claude"].workspace
+    assert section.model_fields_set == set(type(section).model_fields)
+    assert section == type(section)(kind="worktree", repo=section.repo)

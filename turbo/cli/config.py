@@ -7,23 +7,44 @@ from typing import Annotated
 
 import typer
 
+from turbo.cli import output
+from turbo.cli.options import use_env_file
+
 app = typer.Typer(no_args_is_help=True, help="Check a configuration file, or print its schema.", rich_markup_mode=None)
 
 
 class Kind(StrEnum):
     WORKER = "worker"
+    FLEET = "fleet"
 
 
 @app.command()
-def check(file: Annotated[Path, typer.Argument(help="A worker.yaml.")]) -> None:
-    """Read FILE as a worker would; a line per problem, exit 2.
+def check(
+    file: Annotated[Path, typer.Argument(help="A worker.yaml or a fleet.yaml.")],
+    env_file: Annotated[
+        Path | None, typer.Option(help="As `turbo worker` would be given it; must have mode 0600.")
+    ] = None,
+) -> None:
+    """Read FILE as it will be used; a line per problem, exit 2.
 
     \b
-    Example:
+    Examples:
       turbo config check config/worker.yaml
+      turbo config check config/fleet.yaml
     """
     from turbo.config import load_worker_config
 
+    if _kind(file) is Kind.FLEET:
+        from turbo.fleet.model import load_fleet
+
+        fleet = load_fleet(file)
+        for note in (note for host in fleet.hosts for note in host.notes):
+            output.say(note)
+        workers = sum(len(host.instances) for host in fleet.hosts)
+        typer.echo(f"{file}: good: {workers} workers on {', '.join(host.name for host in fleet.hosts)}")
+        return
+    if env_file is not None:
+        use_env_file(env_file)
     config = load_worker_config(file)
     typer.echo(f"{file}: good: {len(config.executors)} executors, queues {', '.join(config.worker.queues)}")
 
@@ -34,9 +55,21 @@ def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
 
     \b
     Example:
-      turbo config schema worker > worker.schema.json
+      turbo config schema fleet > fleet.schema.json
     """
     from turbo.config import WorkerConfig
+    from turbo.fleet.model import FleetConfig
 
-    del kind
-    typer.echo(json.dumps(WorkerConfig.model_json_schema(), indent=2))
+    model = FleetConfig if kind is Kind.FLEET else WorkerConfig
+    typer.echo(json.dumps(model.model_json_schema(), indent=2))
+
+
+def _kind(file: Path) -> Kind:
+    """A fleet names hosts; a worker, executors. Where a file has neither, its name decides which is missed."""
+    from turbo.config import WorkerConfig
+    from turbo.config_file import read
+    from turbo.fleet.model import FleetConfig
+
+    keys = set(read(file, FleetConfig if "fleet" in file.name else WorkerConfig)[0])
+    fleet, worker = (len(keys & set(model.model_fields)) for model in (FleetConfig, WorkerConfig))
+    return Kind.FLEET if fleet > worker or (fleet == worker and "fleet" in file.name) else Kind.WORKER

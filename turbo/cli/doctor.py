@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import Dsn, Json
+from turbo.cli.options import Dsn, Json, on_the_command_line
 
 if TYPE_CHECKING:
     from turbo.doctor import Finding
@@ -19,6 +19,7 @@ NAME_WIDTH = 18
 
 
 def doctor(
+    context: typer.Context,
     config: Annotated[
         Path | None,
         typer.Option("--config", "-c", help="The worker's YAML file, to look at this host too; else TURBO_CONFIG."),
@@ -54,7 +55,11 @@ def doctor(
             if not env_file.is_file():
                 raise ConfigError(str(error)) from None  # else a check says so
     settings = None if path is None else load_worker_config(path)
-    where = dsn or os.environ.get("TURBO_DSN") or (settings.database.dsn if settings is not None else "")
+    where = (
+        on_the_command_line(context, dsn)
+        or os.environ.get("TURBO_DSN")
+        or (settings.database.dsn if settings is not None else "")
+    )
     findings = examine(where, settings, env_file=env_file, old_transaction_seconds=old_transaction)
     found = list(findings) if as_json else _printed(findings)
     count = Counter(finding.level for finding in found)

@@ -21,6 +21,7 @@ COMMANDS = {
     "submit": ("turbo.cli.submit", "submit"),
     "tasks": ("turbo.cli.tasks", "tasks"),
     "show": ("turbo.cli.show", "show"),
+    "diff": ("turbo.cli.diff", "diff"),
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
     "pause": ("turbo.cli.pause", "pause"),
@@ -29,6 +30,7 @@ COMMANDS = {
     "doctor": ("turbo.cli.doctor", "doctor"),
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
+    "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }
 
@@ -71,6 +73,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo submit "Review src/auth.py" --wait
           turbo tasks --status failed --since 1h
           turbo show my_task_1
+          turbo diff my_task_1                      # what it changed, where executors have workspaces
         \b
         See to the fleet:
           turbo status                              # what is wrong stands first

@@ -1,6 +1,7 @@
 """Options that several commands share, and the words they may be given."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -70,3 +71,20 @@ def connect(dsn: str | None) -> "Client":
     from turbo.client import Client
 
     return Client(dsn or "")
+
+
+def use_env_file(path: Path) -> None:
+    """Take a 0600 file's variables into this process's environment, over what is there. Raises ConfigError."""
+    from turbo.config import ConfigError
+    from turbo.environment import EnvFile, EnvironmentRefused
+
+    try:
+        os.environ.update(EnvFile(path).values())
+    except EnvironmentRefused as error:
+        raise ConfigError(str(error)) from None
+
+
+def on_the_command_line(context: typer.Context, dsn: str | None) -> str | None:
+    """--dsn where it was given: an env file is stronger than TURBO_DSN of the environment, and weaker than the option."""
+    source = context.get_parameter_source("dsn")
+    return dsn if source is not None and source.name == "COMMANDLINE" else None

@@ -77,6 +77,7 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "output": _output(data.get("output") if data else task.output_data),
             "usage": _usage(data),
             "log": data.get("log"),
+            **_workspace(data.get("workspace")),
         }
     )
 
@@ -92,6 +93,30 @@ def _wish(task: "TaskRow") -> str | None:
     asked = {"cancelled": "cancel", "pending": "run again", "scheduled": "run later"}
     wish = task.cancel_to or "cancelled"
     return f"{asked.get(wish, f'close as {wish}')}, asked at {moment.clock(task.cancel_requested_at)}: its agent is being stopped"
+
+
+def _workspace(told: Any) -> dict[str, object]:
+    """Where the task worked, and what it changed there."""
+    if not isinstance(told, dict):
+        return {}
+    removed = "" if told.get("kept", True) else " (removed)"
+    return {
+        "workspace": f"{told.get('host')}:{told.get('path')}{removed}",
+        "branch": told.get("branch"),
+        "changed": _changed(told),
+    }
+
+
+def _changed(told: dict[str, Any]) -> str:
+    if told.get("error"):
+        return str(told["error"])
+    lines = f"+{told.get('insertions')} -{told.get('deletions')} lines"
+    text = f"{_count(told.get('commits'), 'commit')}, {_count(told.get('files_changed'), 'file')}, {lines}"
+    return f"{text}; {told['uncommitted']} uncommitted" if told.get("uncommitted") else text
+
+
+def _count(number: object, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _usage(data: dict[str, Any]) -> str | None:
@@ -136,5 +161,7 @@ def _detail(detail: Any) -> str:
     """`outcome=failed attempt=2 …`, the error last."""
     if not isinstance(detail, dict):
         return "" if detail is None else json.dumps(detail, ensure_ascii=False)
+    if isinstance(told := detail.get("workspace"), dict):
+        detail = {**detail, "workspace": f"({_changed(told)})"}
     ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
     return " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for k, v in ordered)

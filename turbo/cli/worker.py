@@ -1,15 +1,20 @@
 """`turbo worker`: one worker process, until it is told to stop."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli.options import Dsn
+from turbo.cli.options import Dsn, on_the_command_line, use_env_file
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def worker(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="The worker's YAML file; else TURBO_CONFIG.")
     ] = None,
@@ -38,7 +43,6 @@ def worker(
 
     from turbo import log
     from turbo.config import ConfigError, load_worker_config
-    from turbo.environment import EnvFile, EnvironmentRefused
     from turbo.statedir import StateDirUnusable
     from turbo.worker import Worker
 
@@ -48,10 +52,7 @@ def worker(
             "no configuration: give --config FILE, or set TURBO_CONFIG; config/worker.yaml is a working example"
         )
     if env_file is not None:
-        try:
-            os.environ.update(EnvFile(env_file).values())
-        except EnvironmentRefused as error:
-            raise ConfigError(str(error)) from None
+        use_env_file(env_file)
     given = {
         "worker.name": name,
         "worker.slots": slots,
@@ -59,15 +60,31 @@ def worker(
         "metrics.port": metrics_port,
     }
     settings = load_worker_config(path, {key: value for key, value in given.items() if value is not None})
-    log.configure(log_file=log_file)
+    try:
+        log.configure(log_file=log_file)
+    except OSError as error:
+        raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
     async def run() -> int:
-        one = Worker(settings, dsn=dsn or os.environ.get("TURBO_DSN") or settings.database.dsn)
+        one = Worker(
+            settings, dsn=on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
+        )
         log.configure(one.id, log_file)
         return await one.run()
 
     try:
-        code = asyncio.run(run())
+        with asyncio.Runner(loop_factory=_fastest_loop()) as runner:
+            code = runner.run(run())
     except StateDirUnusable as error:
         raise ConfigError(str(error)) from None
     raise typer.Exit(code)
+
+
+def _fastest_loop() -> "Callable[[], asyncio.AbstractEventLoop] | None":
+    """uvloop's where it is installed (`pip install 'agent-turbo[uvloop]'`), else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory

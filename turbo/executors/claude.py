@@ -22,7 +22,7 @@ from turbo.executors import claude_verdict
 from turbo.executors.base import Run
 from turbo.executors.claude_cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude_verdict import Ended
-from turbo.executors.working_directory import Exclusive, shared, working_directory
+from turbo.executors.working_directory import Directories, Exclusive, Place, shared
 from turbo.journal import Journal
 from turbo.outcome import Outcome, OutcomeKind
 from turbo.process import Ending, SpawnFailed
@@ -52,13 +52,13 @@ class ClaudeExecutor:
     """Runs tasks with the Claude CLI. `durable`: a run of thirty minutes is worth an fsync.
 
     `command` is the CLI and further flags of the operator's; it is looked for on the worker's PATH and in the usual
-    places. `exclusive` keeps others out of the working directory meanwhile (turbo.exclusive). `account` names the
-    login; without one the executor's own name stands for it, so that a breaker protects it in any case. `resume`
-    continues the task's session on a retry. `max_turns`, `max_budget_usd`, `silence_seconds` None mean no limit.
-    `grace_seconds` (at least 5) lie between TERM and KILL, `leave_seconds` between a result and TERM.
-    `cli_max_retries` bounds the CLI's own retries of a request. `preamble` stands before the row's text, which is
-    therefore neither a flag nor a command of the CLI's. Raises ValueError (of which EnvironmentRefused is one) for a
-    configuration that cannot work.
+    places. `exclusive` keeps others out of the working directory meanwhile (turbo.exclusive); `place` replaces `cwd`,
+    `exclusive` and `allowed_roots` (a workspace for each task). `account` names the login; without one the executor's
+    own name stands for it, so that a breaker protects it in any case. `resume` continues the task's session on a
+    retry. `max_turns`, `max_budget_usd`, `silence_seconds` None mean no limit. `grace_seconds` (at least 5) lie between
+    TERM and KILL, `leave_seconds` between a result and TERM. `cli_max_retries` bounds the CLI's own retries of a
+    request. `preamble` stands before the row's text, which is therefore neither a flag nor a command of the CLI's.
+    Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
@@ -75,6 +75,7 @@ class ClaudeExecutor:
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
+        place: Place | None = None,
         model: str | None = None,
         permission_mode: str | None = None,
         allowed_tools: Sequence[str] = (),
@@ -101,9 +102,8 @@ class ClaudeExecutor:
             )
         self.name = name
         self.account: str | None = account or name
-        self._cwd = cwd.expanduser().absolute() if cwd is not None else None
-        self._exclusive = exclusive
-        self._allowed_roots = tuple(allowed_roots)
+        fixed = cwd.expanduser().absolute() if cwd is not None else None
+        self._place = place or Directories(fixed, tuple(allowed_roots), exclusive)
         self._model = ("--model", model) if model else ()
         self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
         self._resume = resume
@@ -111,10 +111,11 @@ class ClaudeExecutor:
         self._preamble = preamble
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
         defaults = DEFAULTS | {"CLAUDE_CODE_MAX_RETRIES": str(cli_max_retries)}
+        self._environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name)
         self._cli = ClaudeCli(
             name,
             command,
-            ChildEnvironment(defaults | dict(env or {}), file, owner=name),
+            self._environment,
             journal,
             grace_seconds=grace_seconds,
             leave_seconds=leave_seconds,
@@ -122,17 +123,17 @@ class ClaudeExecutor:
 
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
+
+        async def program(directory: Path) -> Outcome:
+            ended, log_path = await self._attempt(run, directory)
+            return self._outcome(run, ended, log_path)
+
         try:
-            directory = working_directory(run, self._cwd, self._allowed_roots)
-            if isinstance(directory, Outcome):
-                return directory
-            async with self._exclusive(directory, run.task):
-                ended, log_path = await self._attempt(run, directory)
+            return await self._place.run(run, self._environment.for_task(run.task), program)
         except SpawnFailed as error:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
-        return self._outcome(run, ended, log_path)
 
     async def _attempt(self, run: Run, directory: Path) -> tuple[Ended, Path | None]:
         now = asyncio.get_running_loop().time
@@ -199,7 +200,11 @@ class ClaudeExecutor:
 
     def missing(self) -> str | None:
         """See `NeedsProgram`."""
-        return self._cli.missing(self._cwd)
+        try:
+            lacking = self._place.missing(self._environment.for_task(NO_TASK))
+        except (EnvironmentRefused, OSError) as error:
+            return str(error)
+        return lacking or self._cli.missing(self._place.fixed)
 
     async def version(self) -> str | None:
         """See `Versioned`."""

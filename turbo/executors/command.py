@@ -17,7 +17,7 @@ from pathlib import Path
 
 from turbo.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.executors.base import Progress, Run
-from turbo.executors.working_directory import Exclusive, shared, working_directory
+from turbo.executors.working_directory import Directories, Exclusive, Place, shared
 from turbo.journal import Journal
 from turbo.launch import obstacle
 from turbo.outcome import FailureKind, Outcome, OutcomeKind
@@ -37,9 +37,9 @@ class CommandExecutor:
     """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
 
     `command` is the template, its first element the program, without placeholders. `exclusive` keeps others out of the
-    working directory meanwhile (turbo.exclusive). `env_file` holds the account's
-    secrets. `grace_seconds` lie between TERM and KILL; `silence_seconds` None means no limit. Raises ValueError (of
-    which EnvironmentRefused is one) for a configuration that cannot work.
+    working directory meanwhile (turbo.exclusive); `place` replaces `cwd`, `exclusive` and `allowed_roots` (a workspace for
+    each task). `env_file` holds the account's secrets. `grace_seconds` lie between TERM and KILL; `silence_seconds` None
+    means no limit. Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
@@ -55,6 +55,7 @@ class CommandExecutor:
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
+        place: Place | None = None,
         grace_seconds: float = 5.0,
         silence_seconds: float | None = None,
         account: str | None = None,
@@ -69,9 +70,8 @@ class CommandExecutor:
         self.account = account
         self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a bare name stays one
         self._journal = journal
-        self._cwd = cwd.expanduser().absolute() if cwd is not None else None
-        self._exclusive = exclusive
-        self._allowed_roots = tuple(allowed_roots)
+        fixed = cwd.expanduser().absolute() if cwd is not None else None
+        self._place = place or Directories(fixed, tuple(allowed_roots), exclusive)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
@@ -81,30 +81,10 @@ class CommandExecutor:
         """See `Executor.run`."""
         try:
             argv = fill(self._command, run.task)
-            directory = working_directory(run, self._cwd, self._allowed_roots)
-            if isinstance(directory, Outcome):
-                return directory
-            spec = ProcessSpec(
-                argv=argv,
-                env=self._environment.for_task(run.task),
-                cwd=directory,
-                log_path=run.log_path,
-                wall_seconds=run.task.timeout_seconds,
-                stdin=task_json(run.task),
-                silence_seconds=self._silence_seconds,
-                grace_seconds=self._grace_seconds,
-                task_id=run.task.task_id,
+            environment = self._environment.for_task(run.task)
+            return await self._place.run(
+                run, environment, lambda directory: self._attempt(run, argv, environment, directory)
             )
-            last = LastLine()
-
-            def heard(chunk: bytes) -> None:
-                last.feed(chunk)
-                run.progress(Progress(last.text))
-
-            async with self._exclusive(directory, run.task):
-                result = await run_process(
-                    spec, stop=run.stop, journal=self._journal, on_stdout=heard, on_start=run.started
-                )
         except BadValue as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
@@ -113,13 +93,38 @@ class CommandExecutor:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
+
+    async def _attempt(
+        self, run: Run, argv: tuple[str, ...], environment: Mapping[str, str], directory: Path
+    ) -> Outcome:
+        spec = ProcessSpec(
+            argv=argv,
+            env=environment,
+            cwd=directory,
+            log_path=run.log_path,
+            wall_seconds=run.task.timeout_seconds,
+            stdin=task_json(run.task),
+            silence_seconds=self._silence_seconds,
+            grace_seconds=self._grace_seconds,
+            task_id=run.task.task_id,
+        )
+        last = LastLine()
+
+        def heard(chunk: bytes) -> None:
+            last.feed(chunk)
+            run.progress(Progress(last.text))
+
+        result = await run_process(spec, stop=run.stop, journal=self._journal, on_stdout=heard, on_start=run.started)
         outcome = self._outcome(result, run)
         return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)
 
     def missing(self) -> str | None:
         """See `NeedsProgram`."""
         try:
-            return obstacle(self._command[0], self._environment.for_task(NO_TASK).get("PATH"), self._cwd)
+            environment = self._environment.for_task(NO_TASK)
+            return self._place.missing(environment) or obstacle(
+                self._command[0], environment.get("PATH"), self._place.fixed
+            )
         except (EnvironmentRefused, OSError) as error:
             return str(error)
 

@@ -4,16 +4,18 @@ from pathlib import Path
 
 from turbo.config import ClaudeExecutor as ClaudeSection
 from turbo.config import CommandExecutor as CommandSection
-from turbo.config import ConfigError, ExecutorSection, WorkerConfig
+from turbo.config import ConfigError, ExecutorSection, Program, WorkerConfig
 from turbo.environment import EnvFile
 from turbo.executors.base import Executor
-from turbo.executors.working_directory import Exclusive, shared
+from turbo.executors.working_directory import Exclusive, Place, shared
 from turbo.journal import Journal
+from turbo.statedir import locks_of, workspaces_of
+from turbo.workspaces.record import Policy
 
 
 def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = shared) -> dict[str, Executor]:
     """All executors of a configuration, by name. Raises ConfigError: a handler that is not there, an env file with wrong
-    modes, an argument that cannot be used. `exclusive` is for those with `exclusive_cwd`."""
+    modes, an argument that cannot be used. `exclusive` is for those with `exclusive_cwd`, and for workspaces."""
     env_files = {
         name: EnvFile(Path(account.env_file))
         for name, account in config.accounts.items()
@@ -25,7 +27,8 @@ def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive
     for name, section in config.executors.items():
         env_file = env_files.get(section.account) if section.account else None
         try:
-            built[name] = _build(name, section, journal, env_file, roots, exclusive)
+            place = _workspace(name, section, config, journal, exclusive)
+            built[name] = _build(name, section, journal, env_file, roots, exclusive, place)
         except ValueError as error:  # EnvironmentRefused is one
             problems.append(f"executors.{name}: {error}")
     if problems:
@@ -42,6 +45,56 @@ def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
     }
 
 
+def workspace_policies(config: WorkerConfig) -> dict[str, Policy]:
+    """What is to become of the worktrees of each executor that has them."""
+    return {
+        name: _policy(section)
+        for name, section in config.executors.items()
+        if isinstance(section, Program) and section.workspace is not None
+    }
+
+
+def _policy(section: Program) -> Policy:
+    workspace = section.workspace
+    assert workspace is not None
+    return Policy(
+        keep=workspace.keep,
+        keep_days=workspace.keep_days,
+        max_bytes=None if workspace.max_gb is None else int(workspace.max_gb * 1e9),
+        sweep_unmerged=workspace.sweep_unmerged,
+    )
+
+
+def _workspace(
+    name: str, section: ExecutorSection, config: WorkerConfig, journal: Journal, exclusive: Exclusive
+) -> Place | None:
+    if not isinstance(section, Program) or section.workspace is None:
+        return None
+    from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
+
+    workspace = section.workspace
+    state_dir = Path(config.worker.state_dir).absolute()
+    return Worktrees(
+        name,
+        WorktreeSettings(
+            repo=Path(workspace.repo),
+            ref=workspace.ref,
+            refs=tuple(workspace.refs),
+            branch=workspace.branch,
+            fetch=workspace.fetch,
+            setup=tuple(workspace.setup),
+            setup_seconds=workspace.setup_seconds,
+            policy=_policy(section),
+        ),
+        root=workspaces_of(state_dir),
+        locks=locks_of(state_dir),
+        host=config.worker.this_host,
+        journal=journal,
+        exclusive=exclusive,
+        grace_seconds=section.grace_seconds,
+    )
+
+
 def _build(
     name: str,
     section: ExecutorSection,
@@ -49,6 +102,7 @@ def _build(
     env_file: EnvFile | None,
     roots: list[Path],
     exclusive: Exclusive,
+    place: Place | None,
 ) -> Executor:
     # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
     if isinstance(section, ClaudeSection):
@@ -64,6 +118,7 @@ def _build(
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
+            place=place,
             model=section.model,
             permission_mode=section.permission_mode,
             allowed_tools=section.allowed_tools,
@@ -87,6 +142,7 @@ def _build(
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
+            place=place,
             grace_seconds=section.grace_seconds,
             silence_seconds=section.silence_seconds,
             account=section.account,

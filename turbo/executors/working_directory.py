@@ -2,12 +2,17 @@
 
 A row may name a directory only inside the roots that the worker's operator has opened: whoever may INSERT must not
 thereby choose where commands run. Symbolic links are followed before the comparison.
+
+`Place` is the one seam: an executor hands its program to a place and gets the outcome back. `Directories` is the plain
+one; turbo.workspaces gives each task a git worktree instead.
 """
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from turbo.executors.base import Run
 from turbo.outcome import FailureKind, Outcome
@@ -20,6 +25,54 @@ Exclusive = Callable[[Path, Task], AbstractAsyncContextManager[None]]
 def shared(_directory: Path, _task: Task) -> AbstractAsyncContextManager[None]:
     """Anybody may work in it at the same time."""
     return nullcontext()
+
+
+Program = Callable[[Path], Awaitable[Outcome]]
+"""Runs an executor's program in a directory (absolute), to its end."""
+
+
+class Place(Protocol):
+    """Where the programs of one executor run."""
+
+    @property
+    def fixed(self) -> Path | None:
+        """The directory, where it is the same for every task."""
+        ...
+
+    def missing(self, environment: Mapping[str, str]) -> str | None:
+        """Why no task could be run on this host now, or None. Cheap: no process."""
+        ...
+
+    async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
+        """Make the directory ready, run `program` in it, and see to what it left there.
+
+        `environment`: what the program gets. Returns the program's outcome, or that of a task that cannot run here.
+        Raises NotNow (before anything was started), OSError, and what `program` raises.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """The configured directory, the row's within `allowed_roots`, or the task's own."""
+
+    fixed: Path | None = None
+    allowed_roots: tuple[Path, ...] = ()
+    exclusive: Exclusive = shared
+
+    def missing(self, environment: Mapping[str, str]) -> str | None:
+        """See `Place`. A fixed directory that is not there is found with the program (turbo.launch.obstacle)."""
+        del environment
+        return None
+
+    async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
+        """See `Place`."""
+        del environment
+        directory = working_directory(run, self.fixed, self.allowed_roots)
+        if isinstance(directory, Outcome):
+            return directory
+        async with self.exclusive(directory, run.task):
+            return await program(directory)
 
 
 def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:

@@ -5,12 +5,13 @@
 -- The beat also renews the lease of leadership, or takes a free one (a row on the database's clock: it survives poolers,
 -- people can see it, and it is free soon after its holder fell silent, whatever the server believes about a dead TCP
 -- connection). The leader does gauges and pruning, nothing else.
--- alive: false when the row is gone or was declared dead (register again, then reconcile).
+-- alive: false when the row is gone, was declared dead, or was made up by others (pid 0: sql/prune_workers.sql); register
+-- again, then reconcile.
 -- died: workers this beat declared dead. to_rescue: some dead worker still holds tasks; rescue.sql is wanted.
 with own as (
   update public.agent_workers
      set heartbeat_at = clock_timestamp(), silent_beats = 0, counted_at = null, busy = %(busy)s
-   where worker_id = %(worker)s and state <> 'dead'
+   where worker_id = %(worker)s and state <> 'dead' and pid <> 0
   returning worker_id
 ), silent as (
   select w.worker_id

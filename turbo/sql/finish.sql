@@ -54,7 +54,7 @@ with input as (
                                    when d.outcome = 'infrastructure' and d.becomes = 'failed' then 'poison'
                                    else d.kind end,
          execution_time_ms  = least(d.ms, 2147483647),
-         retry_count        = d.retry_count + (d.outcome in ('failed', 'timed_out') and d.becomes = 'scheduled')::int,
+         retry_count        = d.retry_count + (d.outcome in ('failed', 'timed_out') and d.becomes = 'scheduled' and not d.stopping)::int,
          infra_count        = t.infra_count + (d.outcome = 'infrastructure' and not d.untouched)::int,
          run_after          = case when d.stopping and d.becomes = 'scheduled' then t.run_after
                                    when d.becomes = 'scheduled' then clock_timestamp() + make_interval(secs => d.delay)
@@ -73,7 +73,11 @@ with input as (
          case
            when x.task_id is not null then 'recorded'
            when c.task_id is null then 'gone'
+           -- consumed: by this very result (perhaps in a transaction this snapshot does not see), unless the trail names
+           -- a hand edit; then it is the only copy of this run's output, and is kept
            when c.has = - i.token
+                and not exists (select from public.agent_actions a
+                                 where a.task_id = i.task_id and a.fencing_token = i.token and a.action_type = 'edited')
              or exists (select from public.agent_actions a
                          where a.task_id = i.task_id and a.fencing_token = i.token
                            and a.action_type in ('finished', 'late')) then 'already'

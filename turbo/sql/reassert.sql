@@ -3,21 +3,25 @@
 -- rescued; one that holds minus my token was released or requeued by hand, and stays so. A key that somebody else runs
 -- meanwhile stays theirs (23505 is not risked: NOT EXISTS, one task a call on a conflict).
 with i as (
-  select * from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) i(task_id, token)
+  select t.task_id, i.token, t.status::text as was
+    from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) i(task_id, token)
+    join public.agent_tasks t on t.task_id = i.task_id
+   where t.status in ('pending', 'scheduled')
+     and (t.fencing_token is null or t.fencing_token = i.token or abs(t.fencing_token) < i.token)
+     and t.fencing_token is distinct from - i.token
+     and (t.concurrency_key is null
+          or not exists (select from public.agent_tasks k where k.status = 'running' and k.concurrency_key = t.concurrency_key))
+   order by t.task_id
+     for update of t
 ), r as (
   update public.agent_tasks t
      set status = 'running', assigned_worker_id = %(worker)s, fencing_token = i.token,
          started_at = coalesce(t.started_at, clock_timestamp()), completed_at = null, turbo_rev = t.turbo_rev + 1
     from i
    where t.task_id = i.task_id
-     and t.status in ('pending', 'scheduled')
-     and (t.fencing_token is null or t.fencing_token = i.token or abs(t.fencing_token) < i.token)
-     and t.fencing_token is distinct from - i.token
-     and (t.concurrency_key is null
-          or not exists (select from public.agent_tasks k where k.status = 'running' and k.concurrency_key = t.concurrency_key))
-  returning t.task_id, t.fencing_token
+  returning t.task_id, t.fencing_token, i.was
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
-  select r.task_id, 'reasserted', true, %(worker)s, 'pending', 'running', r.fencing_token from r
+  select r.task_id, 'reasserted', true, %(worker)s, r.was, 'running', r.fencing_token from r
 )
 select r.task_id::text, r.fencing_token as token from r

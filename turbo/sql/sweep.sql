@@ -22,8 +22,10 @@ with due as materialized (
   select p.task_id, 'promoted', true, %(worker)s, 'scheduled', 'pending', p.fencing_token from promoted p
 )
 select (select count(*) from promoted) as due,
-       (select extract(epoch from min(t.run_after) - statement_timestamp())::float8 from public.agent_tasks t
-         where t.status = 'scheduled' and t.run_after > statement_timestamp()) as next_in,
+       -- the first one, not min(): planned while the table was small, min() reads every scheduled row, and the plan is kept
+       (select extract(epoch from t.run_after - statement_timestamp())::float8 from public.agent_tasks t
+         where t.status = 'scheduled' and t.run_after > statement_timestamp()
+         order by t.run_after limit 1) as next_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)

@@ -168,8 +168,7 @@ class Top(App[None]):
                 if not db.is_transient(error):
                     self.exit(return_code=1, message=f"turbo top: {scrub(visible(db.reason(error)))}")
                     return
-                said = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
-                self._away = scrub(visible(said))
+                self._away = scrub(visible(db.why_unreachable(error)))
                 pause = backoff.next()
             else:
                 self._away, self._seen, self._all = "", time.monotonic(), False

@@ -1,0 +1,134 @@
+"""The statements that run all day cost the same with a million rows in the table: what they touch is bounded by what they
+ask for. Looked at with EXPLAIN ANALYZE of the prepared statement, as a worker's sessions keep it: planned while the table was
+empty and kept while it grew, planned on tables nobody analysed, and on analysed ones."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from tests.conftest import migrated_database
+from turbo.db import PLAN_SETTINGS
+from turbo.sql import statement
+
+ROWS = 1_000_000
+RUNNING = 100
+LOAD = """
+insert into agent_tasks (task_id, task_description, task_priority, status, run_after, completed_at, fencing_token,
+                         assigned_worker_id)
+select s.status || n, 'x', 5 + n % 3, s.status,
+       now() + case s.status when 'scheduled' then interval '1 day' else - interval '1 day' end + n * interval '10 ms',
+       case s.status when 'completed' then now() end,
+       case s.status when 'completed' then -n when 'running' then n end,
+       case s.status when 'completed' then 'somebody' when 'running' then case when n % 2 = 0 then 'w' else 'dead' end end
+  from (select n, case when n <= 100 then 'running' when n % 10 < 3 then 'pending' when n % 10 < 6 then 'scheduled'
+                       else 'completed' end as status
+          from generate_series(1, {rows}) n) s
+"""
+TRAIL = """
+insert into agent_actions (task_id, action_type, fencing_token)
+select task_id, 'finished', abs(fencing_token) from agent_tasks where status = 'completed'
+"""
+FINISHED = [
+    {"task_id": f"running{n}", "token": n, "outcome": "succeeded", "output": {}, "ms": 1, "delay": 0, "final": False}
+    | {"untouched": False, "worker": "w", "detail": None}
+    for n in range(1, RUNNING + 1)
+]
+STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
+    "claim": (
+        {"worker": "w", "queue": "default", "n": 10, "may_idle": True, "only_types": None, "skip_types": None},
+        4 * 10,
+    ),
+    "sweep": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
+    "finish": ({"results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
+    "rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
+}
+PLANNED = ("while the table was empty", "never analysed", "analysed")
+Plan = dict[str, object]
+
+
+def prepared(dsn: str) -> psycopg.Connection:
+    """A session as a worker's lane has it, with every statement prepared."""
+    connection = psycopg.connect(dsn, autocommit=True)
+    connection.execute(PLAN_SETTINGS)
+    connection.execute("set jit = off")
+    for name, (parameters, _) in STATEMENTS.items():
+        places = {key: f"${number}" for number, key in enumerate(parameters, 1)}
+        text = re.sub(r"%\((\w+)\)s", lambda m, places=places: places[m[1]], statement(name)).replace("%%", "%")
+        connection.execute(f"prepare {name} as {text}")  # type: ignore[arg-type]
+    return connection
+
+
+def plans(connection: psycopg.Connection) -> dict[str, Plan]:
+    """Run every statement, take back what it did, and return how the database went about it."""
+    found = {}
+    for name, (parameters, _) in STATEMENTS.items():
+        call = sql.SQL("explain (analyze, timing off, format json) execute {}({})").format(
+            sql.Identifier(name), sql.SQL(", ").join(sql.Literal(value) for value in parameters.values())
+        )
+        with connection.transaction(force_rollback=True):
+            (plan,) = connection.execute(call).fetchone() or ({},)
+        found[name] = plan[0]["Plan"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def seen() -> Iterator[dict[str, dict[str, Plan]]]:
+    """The plans of every statement, by when they were made."""
+    with migrated_database() as dsn, psycopg.connect(dsn, autocommit=True) as admin, prepared(dsn) as kept:
+        for table in ("agent_tasks", "agent_actions"):
+            admin.execute(f"alter table {table} set (autovacuum_enabled = false)")
+        admin.execute(
+            "insert into agent_workers (worker_id, name, host, pid, version, slots, queues, state)"
+            " values ('w', 'w', 'h', 1, '0', 1, '{default}', 'up'), ('dead', 'w', 'h', 2, '0', 1, '{default}', 'dead')"
+        )
+        plans(kept)
+        admin.execute("set session_replication_role = replica")
+        admin.execute(LOAD.format(rows=ROWS))
+        admin.execute(TRAIL)
+        found = {PLANNED[0]: plans(kept)}
+        with prepared(dsn) as fresh:
+            found[PLANNED[1]] = plans(fresh)
+            admin.execute("vacuum (analyze) agent_tasks")
+            admin.execute("analyze agent_actions")
+            found[PLANNED[2]] = plans(fresh)
+        yield found
+
+
+def nodes(plan: Plan) -> Iterator[Plan]:
+    yield plan
+    for child in plan.get("Plans", []):  # type: ignore[attr-defined]
+        yield from nodes(child)
+
+
+def touched(node: Plan) -> float:
+    """Rows that a node produced and threw away, over all its loops."""
+    loops = float(node["Actual Loops"])  # type: ignore[arg-type]
+    each = sum(
+        float(node.get(key, 0))  # type: ignore[arg-type]
+        for key in ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Index Recheck")
+    )
+    return loops * each
+
+
+@pytest.mark.parametrize("planned", PLANNED)
+@pytest.mark.parametrize("name", STATEMENTS)
+def test_what_a_statement_touches_is_bounded_by_what_it_asks_for(seen, name, planned):
+    limit = STATEMENTS[name][1]
+    for node in nodes(seen[planned][name]):
+        what = f"{node['Node Type']} on {node.get('Relation Name')} by {node.get('Index Name')}"
+        if node.get("Relation Name") in ("agent_tasks", "agent_actions"):
+            assert node["Node Type"] != "Seq Scan", f"{name}, {planned}: {what}"
+            assert touched(node) <= limit, f"{name}, {planned}: {what} touched {touched(node):.0f} rows"
+        if "Sort" in str(node["Node Type"]):
+            assert touched(node) <= limit, f"{name}, {planned}: sorted {touched(node):.0f} rows"
+
+
+@pytest.mark.parametrize(("name", "rows"), [("claim", 10), ("finish", RUNNING), ("rescue", RUNNING // 2)])
+def test_the_statements_did_their_work_while_looked_at(seen, name, rows):
+    """The control: plans of statements that found nothing would prove nothing."""
+    updates = [n for n in nodes(seen["analysed"][name]) if n["Node Type"] == "ModifyTable"]
+    assert any(n.get("Relation Name") == "agent_tasks" and n["Actual Rows"] == rows for n in updates)

@@ -1,0 +1,109 @@
+"""Workers without processes: what a worker remembers (its runs, its spool, what it has recorded within the hour), and the
+statements it sends. An `Op` is one of them, cut in two: it is sent, and its answer is taken in, or lost on the wire."""
+
+import itertools
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.model.world import HeldLane, World
+from tests.rig import finished
+from turbo import queue as queue_module
+from turbo.outcome import OutcomeKind
+from turbo.queue import Held, Queue, WorkerRow
+from turbo.spool import FinishedRun
+from turbo.task import Task
+
+HOSTS = ("alpha", "alpha", "beta")
+HEARTBEAT, LEASE = 10.0, 60.0
+QUEUES = ("default", "other")
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Run:
+    """A claim that a worker knows of, from the answer to the claim until its result is recorded."""
+
+    task: Task
+    excused: bool = False  # others may rightly believe it dead
+    in_doubt: bool = False  # an answer about it was lost: it may be over already
+    ended: bool = False  # its program is gone, its result waits in the spool
+
+    @property
+    def held(self) -> Held:
+        return Held(self.task.task_id, self.task.fencing_token)
+
+
+@dataclass
+class FakeWorker:
+    slot: int
+    world: World
+    id: str = ""
+    registered: bool = False
+    runs: dict[Held, Run] = field(default_factory=dict)
+    spool: dict[Held, FinishedRun] = field(default_factory=dict)
+    done: dict[Held, FinishedRun] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.id = f"w{self.slot}-1-{next(_numbers):06x}"
+        self.claims, self.results = self.world.lanes[self.slot]
+        self.queue = Queue(self.id, self.claims, self.results, host=self.host)
+
+    @property
+    def host(self) -> str:
+        return HOSTS[self.slot]
+
+    @property
+    def alive_runs(self) -> list[Run]:
+        return [run for run in self.runs.values() if not run.ended]
+
+    async def register(self) -> None:
+        row = WorkerRow(
+            f"w{self.slot}", self.host, 1, "0", 3, QUEUES, {}, (), None, HEARTBEAT, LEASE, 30
+        )  # fmt: skip
+        await self.queue.register(row, "up")
+        self.registered = True
+
+    async def beat(self) -> tuple[bool, list[str], bool]:
+        """The heartbeat's statement: (alive, died, to_rescue)."""
+        async with self.claims.use() as connection:
+            parameters = {"worker": self.id, "busy": len(self.alive_runs), "may_lead": True, "leader_lease": 30}
+            row = await (await connection.execute(queue_module.statement("beat"), parameters)).fetchone()
+        assert row is not None
+        return row[0], row[2], row[3]
+
+    def end(self, run: Run, outcome: OutcomeKind, **more: object) -> FinishedRun:
+        """Its program is gone, and its result is on disk."""
+        output = {"output": f"{run.task.task_id} {run.task.fencing_token}"}
+        result = finished(run.task, self.id, outcome, output=output, **more)
+        run.ended = True
+        self.spool[run.held] = result
+        return result
+
+    def forget(self, held: Held) -> None:
+        self.runs.pop(held, None)
+
+
+@dataclass
+class Home:
+    """The state directory of a dead worker, on its host's disk."""
+
+    worker_id: str
+    spool: dict[Held, FinishedRun]
+    done: dict[Held, FinishedRun]
+
+
+@dataclass
+class Op:
+    """`lane`: where it is carried out. `take`: what its answer means; with the answer lost only the truth learns of it."""
+
+    name: str
+    worker: FakeWorker | None
+    lane: HeldLane
+    send: Callable[[], Awaitable[Any]]
+    take: Callable[[Any, bool], None]  # (answer, lost)
+
+
+def helds(runs: Iterable[Run]) -> list[Held]:
+    return [run.held for run in runs]

@@ -1,0 +1,163 @@
+"""Leases: beats, rescues, comparisons, and workers that die and come back on the same host."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from tests.model.fleet import QUEUES, FakeWorker, Home, Op
+from tests.model.people import ANY
+from tests.model.work import Work
+from turbo.outcome import OutcomeKind
+from turbo.queue import Differences, Held, Rescued
+
+
+class Leases(Work):
+    @rule(i=ANY)
+    def beat(self, i: int) -> None:
+        if (worker := self.pick(self.workers, i)) is not None:
+            self.beats(worker)
+
+    def beats(self, worker: FakeWorker) -> bool:
+        self.exact = True
+        alive, _, to_rescue = self.run(worker.beat())
+        if not alive:
+            self.run(worker.register())
+        self.truth.beats[worker.id] = self.now
+        row = self.world.picture().workers[worker.id]
+        assert (row["host"], tuple(row["queues"])) == (worker.host, QUEUES), f"{worker.id} stands there as {row}"
+        return to_rescue
+
+    @precondition(lambda self: any(w.runs for w in self.workers) and len(self.workers) > 1)
+    @rule(i=ANY, rescue=st.booleans())
+    def falls_silent(self, i: int, rescue: bool) -> None:
+        """A worker that runs something is cut off for longer than its lease. It does not know, and runs on."""
+        silent = self.pick([w for w in self.workers if w.runs], i)
+        for _ in range(8):
+            self.world.pass_time(12)
+            self.now += 12
+            for worker in self.workers:
+                if worker is not silent:
+                    self.beats(worker)
+                    self.everything_holds()
+        if rescue:
+            self.do(self.rescue_op(self.pick([k for k, w in enumerate(self.workers) if w is not silent], i), 0))
+
+    @rule(i=ANY, j=ANY)
+    def buries_a_stranger(self, i: int, j: int) -> None:
+        """Two hosts with one state directory by mistake: a host may bury its own only."""
+        worker = self.pick(self.workers, i)
+        strangers = [w.id for w in self.workers if worker is not None and w.host != worker.host]
+        strangers = [w for w in strangers if w in self.before.workers]
+        if strangers:
+            assert self.run(worker.queue.bury([self.pick(strangers, j)], worker.host)) == []
+
+    def rescue_op(self, i: int, k: int) -> Op | None:
+        worker = self.pick(self.workers, i)
+
+        async def send() -> list[Rescued]:
+            return await worker.queue.rescue("worker_silent")
+
+        return worker and Op("rescue", worker, worker.claims, send, lambda rescued, _: self.rescued(rescued))
+
+    def rescued(self, rescued: list[Rescued]) -> None:
+        for one in rescued:
+            self.seen["rescued"] += 1
+            self.seen["poison"] += one.status == "failed"
+
+    @precondition(lambda self: any(w["state"] == "dead" for w in self.before.workers.values()))
+    @rule(i=ANY)
+    def rescue(self, i: int) -> None:
+        self.do(self.rescue_op(i, 0))
+
+    def reconcile_op(self, i: int, k: int) -> Op | None:
+        # Rather one that runs something, which is when turbo asks.
+        worker = self.pick([w for w in self.workers if w.runs] if i % 2 else self.workers, i // 2)
+        if worker is None:
+            return None
+        known = list(worker.runs)
+
+        async def send() -> tuple[Differences, list[Held]]:
+            found = await worker.queue.reconcile(known)
+            lost = [h for h in found.lost if h in worker.runs and not worker.runs[h].ended]
+            return found, await worker.queue.reassert(lost)
+
+        def take(answer: tuple[Differences, list[Held]], lost: bool) -> None:
+            found, back = answer
+            for held in found.orphans:
+                self.seen["orphan"] += 1
+                self.truth.tasks[held.task_id].consumed.add(held.token)
+            for held in back:
+                self.seen["reasserted"] += 1
+                truth = self.truth.tasks[held.task_id]
+                assert held.token not in truth.consumed, f"{held} was taken back, and is consumed"
+                if held.token not in truth.claims:
+                    truth.claims.append(held.token)
+                had = abs(self.before.tasks[held.task_id]["fencing_token"] or 0) if self.exact else 0
+                assert held.token >= had, f"{held} was taken back from a newer claim, {had}"
+            if lost:
+                return
+            row = self.world.picture().workers.get(worker.id)
+            for held in found.lost:
+                run = worker.runs.get(held)
+                if run is None or run.ended:
+                    continue
+                if held in back:
+                    run.excused, run.in_doubt = row is None or row["state"] == "dead", False
+                else:
+                    if self.exact:
+                        assert run.excused or run.in_doubt, f"{worker.id} lost {held}, and nobody may have taken it"
+                    self.seen["lost to another"] += 1
+                    worker.forget(held)  # its program is ended; nothing to write
+            for held in found.stop:
+                run = worker.runs.get(held)
+                if run is not None and not run.ended:
+                    self.ends(worker, run, OutcomeKind.CANCELLED)
+
+        return Op("reconcile", worker, worker.claims, send, take)
+
+    @precondition(lambda self: any(r["status"] == "running" for r in self.before.tasks.values()) or self.running())
+    @rule(i=ANY, lost=st.sampled_from([False, False, False, True]))
+    def reconcile(self, i: int, lost: bool) -> None:
+        self.do(self.reconcile_op(i, 0), lost=lost)
+
+    @rule(i=ANY)
+    def prune(self, i: int) -> None:
+        if (worker := self.pick(self.workers, i)) is not None:
+            self.run(worker.queue.prune_workers())
+
+    @precondition(lambda self: len(self.workers) > 1 and any(not w.runs and not w.spool for w in self.workers))
+    @rule(i=ANY)
+    def stop(self, i: int) -> None:
+        """A drain to its end: everything recorded or released, goodbye."""
+        worker = self.pick([w for w in self.workers if not w.runs and not w.spool], i)
+        self.run(worker.queue.deregister())
+        self.slots[worker.slot] = None
+        self.disks[worker.host].append(Home(worker.id, {}, worker.done))
+
+    @rule(i=ANY)
+    def crash(self, i: int) -> None:
+        worker = self.pick([w for w in self.workers if w.runs] or self.workers, i)
+        if worker is not None:
+            self.seen["crash"] += 1
+            self.slots[worker.slot] = None
+            self.disks[worker.host].append(Home(worker.id, worker.spool, worker.done))
+
+    @precondition(lambda self: None in self.slots)
+    @rule(j=ANY)
+    def restart(self, j: int) -> None:
+        self.start(self.pick([i for i, w in enumerate(self.slots) if w is None], j))
+
+    def start(self, slot: int) -> None:
+        """What a worker does before its first claim: its dead siblings' results, then their tasks, then its row."""
+        worker = FakeWorker(slot, self.world)
+        homes = self.disks[worker.host]
+        self.exact = True
+        for home in homes:
+            for result in [*home.spool.values(), *home.done.values()]:
+                self.before = self.world.picture()
+                self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
+        if homes and self.run(worker.queue.bury([h.worker_id for h in homes], worker.host)):
+            self.rescued(self.run(worker.queue.rescue("worker_restarted")))
+        homes.clear()
+        self.run(worker.register())
+        self.slots[slot] = worker
+        self.truth.beats[worker.id] = self.now

@@ -1,0 +1,131 @@
+"""People, and an older poller beside turbo: they insert, edit, delete and pause, and mean it."""
+
+from typing import Any
+
+import psycopg
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from tests.model.base import Base
+from tests.model.fleet import QUEUES, Op
+from tests.model.truth import WAITING, TaskTruth
+from turbo.states import FINAL
+
+ANY = st.integers(0, 11)
+KEYS = (None, "a", "b")
+HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll")
+TASKS_AT_MOST = 8
+
+
+class People(Base):
+    @precondition(lambda self: len(self.truth.tasks) < TASKS_AT_MOST)
+    @rule(
+        key=st.sampled_from(KEYS),
+        priority=st.sampled_from([None, 1, 5, 9]),
+        queue=st.sampled_from([*QUEUES[:1] * 3, *QUEUES]),
+        delay=st.sampled_from([0, 0, 0, 600]),
+        retries=st.sampled_from([0, 0, 1, 2]),
+        infra=st.sampled_from([0, 0, 4]),
+    )
+    def insert(self, key: str | None, priority: int | None, queue: str, delay: int, retries: int, infra: int) -> None:
+        self.numbers += 1
+        task_id = f"t{self.numbers}"
+        self.world.admin.execute(
+            "insert into agent_tasks (task_id, task_description, concurrency_key, task_priority, queue, max_retries,"
+            " run_after) values (%s, 'x', %s, %s, %s, %s, now() + make_interval(secs => %s))",
+            [task_id, key, priority, queue, retries, delay],
+        )
+        if infra:  # it has seen bad days before
+            self.world.past_the_triggers("update agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
+        self.truth.tasks[task_id] = TaskTruth("scheduled" if delay else "pending")
+
+    def hand_op(self, i: int, k: int) -> Op | None:
+        # Mostly what runs: there an edit is no plain thing.
+        running = sorted(t for t, r in self.before.tasks.items() if r["status"] == "running" and t in self.truth.tasks)
+        task_id = self.pick(running if running and i % 2 else sorted(self.truth.tasks), i // 2)
+        what = HAND[k % len(HAND)]
+        if task_id is None:
+            return None
+        sets = {
+            "later": "status = 'scheduled', run_after = now() + interval '10 minutes'",
+            "put off": "run_after = now() + interval '10 minutes'",
+            "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
+        }.get(what, f"status = '{what}'")
+        query = f"update agent_tasks set {sets} where task_id = '{task_id}'"
+        if what == "delete":
+            query = f"delete from agent_tasks where task_id = '{task_id}'"
+        if what == "poll":
+            query += " and status = 'pending' returning task_id"
+        else:
+            query += " returning task_id"
+
+        async def send() -> tuple[str, str | None, list[Any]]:
+            try:
+                async with self.world.hand.use() as db:
+                    rows = await (await db.execute(query)).fetchall()
+                    row = await (
+                        await db.execute("select status, fencing_token from agent_tasks where task_id = %s", [task_id])
+                    ).fetchone()
+                    return "", row and row[0], [rows, row]
+            except (psycopg.errors.ObjectInUse, psycopg.errors.UniqueViolation) as error:
+                if self.world.hand.begin is not None:
+                    await self.world.hand.end("rollback")
+                    self.world.hand.begin = "begin"
+                return error.sqlstate or "", None, []
+
+        return Op("hand", None, self.world.hand, send, lambda answer, _: self.hand_taken(task_id, what, answer))
+
+    def hand_taken(self, task_id: str, what: str, answer: tuple[str, str | None, list[Any]]) -> None:
+        refused, status, found = answer
+        task, row = self.truth.tasks[task_id], self.before.tasks.get(task_id)
+        live = row is not None and row["status"] == "running" and row["fencing_token"] is not None
+        if self.exact:
+            assert not (live and what == "delete" and not refused), f"{task_id} was deleted under its agent"
+        self.seen["refused by hand"] += bool(refused)
+        if refused or not found[0]:
+            return
+        if what == "delete":
+            self.seen["deleted"] += 1
+            del self.truth.tasks[task_id]
+        elif what == "poll":
+            task.polled = True
+            if self.exact:
+                assert row is not None
+                assert row["status"] == "pending", "the old poller took what was not to be had"
+        elif status == "running" and found[1][1] is not None:
+            task.wishes += what != "put off"
+            self.seen["wish"] += what != "put off"
+        elif what != "put off":
+            self.seen["consumed by hand"] += bool(task.claims)
+            task.consumed |= set(task.claims)
+            if self.exact and row is not None and row["status"] in FINAL and what in ("pending", "later"):
+                assert status in WAITING
+
+    @precondition(lambda self: self.truth.tasks)
+    @rule(i=ANY, k=ANY)
+    def hand_edit(self, i: int, k: int) -> None:
+        self.do(self.hand_op(i, k))
+
+    @precondition(lambda self: any(r["status"] in FINAL for r in self.before.tasks.values()))
+    @rule(i=ANY)
+    def hand_retry(self, i: int) -> None:
+        over = sorted(t for t, r in self.before.tasks.items() if r["status"] in FINAL)
+        self.do(self.hand_op(2 * sorted(self.truth.tasks).index(self.pick(over, i)), 0))
+
+    @precondition(lambda self: self.polled())
+    @rule(i=ANY, again=st.booleans())
+    def the_poller_is_done(self, i: int, again: bool) -> None:
+        if task_id := self.pick(self.polled(), i):
+            sets = (
+                "status = 'pending', assigned_worker_id = null"
+                if again
+                else "status = 'completed', completed_at = now()"
+            )
+            self.world.admin.execute(f"update agent_tasks set {sets} where task_id = %s", [task_id])
+
+    @rule(queue=st.sampled_from(QUEUES))
+    def pause(self, queue: str) -> None:
+        if queue in self.before.paused:
+            self.world.admin.execute("delete from agent_queues where queue = %s", [queue])
+        else:
+            self.world.admin.execute("insert into agent_queues (queue) values (%s)", [queue])

@@ -1,0 +1,40 @@
+"""The model against turbo as it is: `make model` for an hour's worth, a short one in CI."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.machine import Fleet
+from tests.model.world import World
+
+EXAMPLES = int(os.environ.get("TURBO_MODEL_EXAMPLES", "60"))
+STEPS = int(os.environ.get("TURBO_MODEL_STEPS", "40"))
+
+
+@pytest.fixture
+def world(dsn: str) -> Iterator[World]:
+    one = World(dsn, 3)
+    yield one
+    one.close()
+
+
+def test_no_order_of_events_loses_a_task_or_records_it_twice(world):
+    machine = type("Fleet", (Fleet,), {"world": world, "seen": Counter()})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            derandomize="TURBO_MODEL_EXAMPLES" not in os.environ,
+            deadline=None,
+            database=None,
+            print_blob=True,
+            phases=[Phase.generate, Phase.shrink] if os.environ.get("TURBO_MODEL_SHRINK") else [Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    print(dict(sorted(machine.seen.items())))

@@ -1,0 +1,64 @@
+"""The model is worth what it notices: with any one guard gone, it must find a history that goes wrong.
+
+A few of them in CI; all of them by `make model`."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.errors import HypothesisException
+from hypothesis.stateful import run_state_machine_as_test
+
+from tests.model.machine import Fleet
+from tests.model.mutations import MUTATIONS, NOT_YET, NOTICED_IN_CI, Mutation, applied
+from tests.model.world import World
+
+PAGE = Path(__file__).parents[2] / "docs" / "model.md"
+ALL = bool(os.environ.get("TURBO_MODEL_ALL"))
+EXAMPLES = int(os.environ.get("TURBO_MUTATION_EXAMPLES", "300"))
+
+
+@pytest.mark.mutations
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        pytest.param(m, id=m.name, marks=[pytest.mark.xfail(strict=False)] if m.guard in NOT_YET else [])
+        for m in MUTATIONS
+        if ALL or m.guard in NOTICED_IN_CI
+    ],
+)
+def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) -> None:
+    world = World(dsn, 3)
+    machine = type("Fleet", (Fleet,), {"world": world})
+    try:
+        with (
+            applied(mutation, world.admin),
+            pytest.raises((AssertionError, HypothesisException, ExceptionGroup)) as noticed,
+        ):
+            run_state_machine_as_test(
+                machine,
+                settings=settings(
+                    max_examples=EXAMPLES,
+                    stateful_step_count=40,
+                    derandomize=True,
+                    deadline=None,
+                    database=None,
+                    phases=[Phase.generate],
+                    report_multiple_bugs=False,
+                    suppress_health_check=list(HealthCheck),
+                ),
+            )
+        print(f"{mutation.guard}: {str(noticed.value).splitlines()[0]}")
+    finally:
+        world.close()
+
+
+def test_the_page_lists_every_guard_and_no_other() -> None:
+    noticed, _, open_ = PAGE.read_text().partition("### Not noticed yet")
+    for part, guards in ((noticed, {m.guard for m in MUTATIONS} - NOT_YET), (open_, NOT_YET)):
+        listed = re.findall(r"^\| ([^|]+) \| `([a-z_]+)` \|", part, re.M)
+        assert [(g.strip(), w) for g, w in listed] == [(m.guard, m.where) for m in MUTATIONS if m.guard in guards]
+    assert set(NOTICED_IN_CI) <= {m.guard for m in MUTATIONS} - NOT_YET

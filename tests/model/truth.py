@@ -1,0 +1,151 @@
+"""What must be so, kept beside the database and never read from it.
+
+`Truth` is what this line of history has seen: it goes back with the database in a failover. What workers remember
+(`tests/model/fleet.py`) does not.
+"""
+
+from dataclasses import dataclass, field
+
+from tests.model.world import Picture, Row
+from turbo.outcome import OutcomeKind
+from turbo.queue import INFRA_CAP, Answer
+from turbo.spool import FinishedRun
+from turbo.states import FINAL, TRANSITIONS, TaskState
+
+WAITING = ("pending", "scheduled")
+SUCCEEDED = OutcomeKind.SUCCEEDED.value
+
+
+@dataclass
+class TaskTruth:
+    first: str  # its status when it was inserted
+    claims: list[int] = field(default_factory=list)  # tokens, in this line of history
+    recorded: set[int] = field(default_factory=set)
+    consumed: set[int] = field(default_factory=set)  # released, orphaned, or taken by a hand edit: recorded too
+    told_late: set[int] = field(default_factory=set)
+    wishes: int = 0
+    polled: bool = False  # an old poller had it: no trail, no token
+
+
+@dataclass
+class Truth:
+    tasks: dict[str, TaskTruth] = field(default_factory=dict)
+    beats: dict[str, float] = field(default_factory=dict)  # worker → its last beat, on the model's clock
+
+
+def expected(row: Row, result: FinishedRun) -> set[str]:
+    """What a recorded result makes of the row as it was."""
+    outcome, wish = result.outcome, row["cancel_to"]
+    if wish is not None and not (outcome == SUCCEEDED and wish in ("cancelled", "completed")):
+        return set(WAITING) if wish in WAITING else {wish}
+    if outcome == SUCCEEDED:
+        return {"completed"}
+    if outcome == OutcomeKind.CANCELLED.value:
+        return {"cancelled"}
+    if outcome in (OutcomeKind.AUTH_FAILED.value, OutcomeKind.USAGE_LIMITED.value) or result.untouched:
+        return {"pending"}
+    if outcome == OutcomeKind.INFRASTRUCTURE.value:
+        return {"failed"} if row["infra_count"] + 1 >= INFRA_CAP else {"scheduled"}
+    return {"scheduled"} if not result.final and row["retry_count"] < row["max_retries"] else {"failed"}
+
+
+def judge(task: TaskTruth | None, row: Row | None, result: FinishedRun, answer: Answer) -> str:
+    """What is wrong with the answer to a result, '' when nothing is. `row`: as it was before, None when not known."""
+    token, verdict = result.fencing_token, answer.verdict
+    if task is None:
+        return "" if verdict == "gone" else f"{verdict}: there is no such row"
+    spent = token in task.consumed or token in task.recorded
+    newest = task.claims[-1] if task.claims else None
+    if verdict == "recorded":
+        if spent:
+            return "a consumed token answered"
+        if token in task.claims and token != newest:
+            return "recorded, though somebody has claimed the task since"
+        if row is not None and answer.becomes not in expected(row, result):
+            return f"became {answer.becomes}, not {expected(row, result)}"
+    elif verdict == "already":
+        if token not in task.recorded and token not in task.told_late:
+            return "already: this result was never recorded, and its output is lost"
+    elif verdict == "late":
+        if token in task.recorded:
+            return "late: it is a replay of what was recorded"
+        holds = row is not None and not spent and token == newest and row["fencing_token"] == token
+        if holds and row is not None:
+            if row["status"] == "running" or (result.outcome == SUCCEEDED and row["status"] in WAITING):
+                return "late: nobody else has the task"
+            if result.outcome == SUCCEEDED and row["status"] == "failed" and row["failure_kind"] == "poison":
+                return "late: nobody else has the task"
+    else:
+        return "gone: the row is there"
+    return ""
+
+
+def look(picture: Picture, truth: Truth) -> None:
+    """What must be so after every step, whatever the step was. Raises AssertionError."""
+    assert set(picture.tasks) == set(truth.tasks), (
+        f"lost: {set(truth.tasks) - set(picture.tasks)}, from nowhere: {set(picture.tasks) - set(truth.tasks)}"
+    )
+    keys: dict[str, str] = {}
+    for task_id, row in picture.tasks.items():
+        task = truth.tasks[task_id]
+        _columns(row, task)
+        if not task.polled:
+            _trail(task_id, row, task, picture.trail.get(task_id, []))
+        if row["status"] == "running" and row["concurrency_key"] is not None:
+            other = keys.setdefault(row["concurrency_key"], task_id)
+            assert other == task_id, f"{other} and {task_id} both run with key {row['concurrency_key']}"
+
+
+def _columns(row: Row, task: TaskTruth) -> None:
+    status, token, name = row["status"], row["fencing_token"], row["task_id"]
+    if status == "pending":
+        assert not row["future"], f"{name} is pending and due later: it stands in the claim index"
+    if status == "running" and not task.polled:
+        assert token is not None, f"{name} runs without a token"
+        assert token > 0, f"{name} runs with a consumed token"
+        assert row["assigned_worker_id"] is not None, f"{name} runs nowhere"
+        assert row["completed_at"] is None
+    elif status in WAITING and not task.polled:
+        assert row["assigned_worker_id"] is None, f"{name} waits and is assigned"
+        assert row["cancel_requested_at"] is None, f"{name} waits with an old wish"
+        assert row["completed_at"] is None, f"{name} waits and is completed"
+    elif status in FINAL:
+        assert task.polled or row["completed_at"] is not None, f"{name} is {status} since when?"
+        assert row["cancel_to"] is None, f"{name} is {status} with a wish left"
+    assert row["retry_count"] >= 0
+    assert task.polled or row["retry_count"] <= row["max_retries"], f"{name}: {row['retry_count']} retries"
+    assert 0 <= row["infra_count"] <= INFRA_CAP + task.wishes, f"{name}: infra_count {row['infra_count']}"
+
+
+def _trail(task_id: str, row: Row, task: TaskTruth, trail: list[Row]) -> None:
+    trail_holds(task_id, row, task.first, trail)
+    claimed = [e["fencing_token"] for e in trail if e["action_type"] == "claimed"]
+    assert claimed == sorted(set(claimed)), f"{task_id}: its tokens do not grow: {claimed}"
+
+
+def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
+    """Every change of status has its entry, in order, and nothing was recorded twice. Raises AssertionError."""
+    status = first
+    finished: list[int] = []
+    spent: bool | None = None  # whether the row's token is consumed; None: not known
+    for entry in trail:
+        action, was, becomes = entry["action_type"], entry["from_status"], entry["to_status"]
+        if action == "late":
+            continue  # changes nothing, and stands beside what the same batch did
+        assert was == status, f"{task_id}: {action} from {was}, but it was {status}"
+        if was != becomes:
+            assert (TaskState(was), TaskState(becomes)) in TRANSITIONS, f"{task_id}: {was} → {becomes} is no transition"
+        if action == "finished":
+            finished.append(entry["fencing_token"])
+        if action in ("claimed", "reasserted"):
+            spent = False
+        elif action in ("finished", "released") or (entry["detail"] or {}).get("reason") == "orphan":
+            spent = True
+        elif action == "edited" and was != becomes:
+            # what is put off keeps its token: nothing new has been asked of it
+            spent = None if becomes == "scheduled" else True
+        status = becomes
+    assert status == row["status"], f"{task_id} is {row['status']}, its trail says {status}"
+    if spent is not None and row["fencing_token"] is not None:
+        assert (row["fencing_token"] < 0) == spent, f"{task_id}: its token is {'not ' * spent}consumed"
+    assert len(finished) == len(set(finished)), f"{task_id}: a result is recorded twice"

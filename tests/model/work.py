@@ -1,0 +1,214 @@
+"""Workers at work: they claim, run, record, replay, release and sweep. Every answer is judged."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from tests.model.fleet import QUEUES, FakeWorker, Op, Run
+from tests.model.people import ANY, People
+from tests.model.truth import SUCCEEDED, judge
+from turbo.outcome import OutcomeKind
+from turbo.queue import Answer, Claim, Held
+from turbo.spool import FinishedRun
+from turbo.states import FINAL
+
+OUTCOMES = (
+    OutcomeKind.SUCCEEDED,
+    OutcomeKind.SUCCEEDED,
+    OutcomeKind.FAILED,
+    OutcomeKind.FAILED,
+    OutcomeKind.TIMED_OUT,
+    OutcomeKind.INFRASTRUCTURE,
+    OutcomeKind.AUTH_FAILED,
+)
+
+
+class Work(People):
+    def claim_op(self, i: int, k: int) -> Op | None:
+        worker = self.pick(self.workers, i)
+        if worker is None:
+            return None
+        queue, limit = (QUEUES[1], 2) if k == 0 else (QUEUES[0], 1 + k % 3)
+
+        async def send() -> Claim:
+            return await worker.queue.claim(queue, limit, may_idle=True)
+
+        def take(claim: Claim, lost: bool) -> None:
+            self.claim_taken(worker, claim, lost)
+            if self.exact:
+                self.claim_was_right(worker, claim, queue, limit)
+
+        return Op("claim", worker, worker.claims, send, take)
+
+    def claim_taken(self, worker: FakeWorker, claim: Claim, lost: bool) -> None:
+        for task in claim.tasks:
+            token, truth = task.fencing_token, self.truth.tasks[task.task_id]
+            assert token not in self.tokens, f"token {token} was handed out before, for {self.tokens.get(token)}"
+            self.tokens[token] = Held(task.task_id, token)
+            truth.claims.append(token)
+            self.seen["claim lost on the wire" if lost else "claimed"] += 1
+            if not lost:
+                worker.runs[Held(task.task_id, token)] = Run(task)
+
+    def claim_was_right(self, worker: FakeWorker, claim: Claim, queue: str, limit: int) -> None:
+        before, row = self.before, self.before.workers.get(worker.id)
+        fit = row is not None and row["state"] == "up" and queue not in before.paused
+        taken = {r["concurrency_key"] for r in before.tasks.values() if r["status"] == "running"} - {None}
+        open_ = {
+            t: r for t, r in before.tasks.items()
+            if fit and r["status"] == "pending" and r["queue"] == queue and r["concurrency_key"] not in taken
+        }  # fmt: skip
+        got = {t.task_id for t in claim.tasks}
+        assert got <= set(open_), f"{worker.id} claimed {got}, to be had were {set(open_)}"
+        assert len(got) <= limit
+        keys = [before.tasks[t]["concurrency_key"] for t in got if before.tasks[t]["concurrency_key"]]
+        assert len(keys) == len(set(keys))
+        left = [r for t, r in open_.items() if t not in got and r["concurrency_key"] not in keys]
+        worst = min((_rank(before.tasks[t]["task_priority"]) for t in got), default=None)
+        for r in left:
+            if r["concurrency_key"] is None:
+                assert len(got) == limit or keys, f"{r['task_id']} was to be had and was left"
+                assert worst is None or _rank(r["task_priority"]) <= worst, f"{r['task_id']} goes first"
+        assert got or not open_, f"nothing claimed of {set(open_)}"
+        for task in claim.tasks:
+            had = abs(before.tasks[task.task_id]["fencing_token"] or 0)
+            assert task.fencing_token > had, f"{task.task_id}: token {task.fencing_token} after {had}"
+
+    @precondition(lambda self: self.waiting())
+    @rule(i=ANY, k=ANY, j=ANY, outcome=st.sampled_from(OUTCOMES))
+    def claim_and_run(self, i: int, k: int, j: int, outcome: OutcomeKind) -> None:
+        self.claim(i, k, False)
+        self.everything_holds()
+        self.a_program_ends(i, j, outcome, False)
+
+    @precondition(lambda self: self.waiting())
+    @rule(i=ANY, k=ANY, lost=st.booleans())
+    def claim(self, i: int, k: int, lost: bool) -> None:
+        self.do(self.claim_op(i, k), lost=lost)
+
+    @precondition(lambda self: any(w.alive_runs for w in self.workers))
+    @rule(i=ANY, j=ANY, outcome=st.sampled_from(OUTCOMES), final=st.sampled_from([False, False, True]))
+    def a_program_ends(self, i: int, j: int, outcome: OutcomeKind, final: bool) -> None:
+        worker = self.pick([w for w in self.workers if w.alive_runs], i)
+        if worker is not None:
+            self.ends(worker, self.pick(worker.alive_runs, j), outcome, final=final, retry_delay_seconds=30.0)
+
+    def ends(self, worker: FakeWorker, run: Run, outcome: OutcomeKind, **more: object) -> None:
+        result = worker.end(run, outcome, **more)
+        if result.outcome == SUCCEEDED:
+            self.results[run.held] = result
+
+    def record_op(self, i: int, k: int) -> Op | None:
+        worker = self.pick([w for w in self.workers if w.spool], i)
+        if worker is None:
+            return None
+        batch = list(worker.spool.values())[: 1 + k % 3]
+
+        async def send() -> list[Answer]:
+            return await worker.queue.finish(batch)
+
+        return Op("record", worker, worker.results, send, lambda a, lost: self.recorded(worker, batch, a, lost))
+
+    @precondition(lambda self: any(w.spool for w in self.workers))
+    @rule(i=ANY, k=ANY, lost=st.sampled_from([False, False, False, True]))
+    def record(self, i: int, k: int, lost: bool) -> None:
+        self.do(self.record_op(i, k), lost=lost)
+
+    def recorded(self, worker: FakeWorker | None, batch: list[FinishedRun], answers: list[Answer], lost: bool) -> None:
+        """Judge the answers; then the results leave the spool, unless the answer never came."""
+        assert len(answers) == len(batch)
+        picture = self.world.picture()
+        for answer in answers:
+            held = Held(answer.task_id, answer.token)
+            result = next(r for r in batch if (r.task_id, r.fencing_token) == held)
+            task = self.truth.tasks.get(held.task_id)
+            row = self.before.tasks.get(held.task_id) if self.exact else None
+            wrong = judge(task, row, result, answer)
+            assert not wrong, f"{held} {result.outcome}: {wrong}"
+            told = [e for e in picture.trail.get(held.task_id, []) if e["fencing_token"] == held.token]
+            assert any(e["action_type"] in ("finished", "late") for e in told), f"{held}: the result is nowhere"
+            self.seen[answer.verdict] += 1
+            if task is not None and answer.verdict == "recorded":
+                self.seen["recorded, the claim lost"] += held.token not in task.claims
+                self.seen["recorded after a rescue"] += any(e["action_type"] == "rescued" for e in told)
+                self.seen["poison"] += answer.becomes == "failed" and result.outcome == "infrastructure"
+                task.recorded.add(held.token)
+                task.consumed.add(held.token)
+                if result.outcome == SUCCEEDED and answer.becomes == "completed":
+                    now = picture.tasks[held.task_id]
+                    assert now["output_data"] is not None
+            elif task is not None and answer.verdict == "late":
+                task.told_late.add(held.token)
+            if worker is None:
+                continue
+            if lost:
+                if held in worker.runs:
+                    worker.runs[held].in_doubt = True
+            else:
+                worker.done[held] = worker.spool.pop(held, result)
+                worker.forget(held)
+
+    @precondition(lambda self: any(w.done for w in self.workers))
+    @rule(i=ANY)
+    def replay_what_is_done(self, i: int) -> None:
+        """After a reconnect."""
+        worker = self.pick([w for w in self.workers if w.done], i)
+        if worker is not None:
+            self.exact = True
+            for result in list(worker.done.values()):
+                self.before = self.world.picture()
+                self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
+
+    @precondition(lambda self: self.results)
+    @rule(i=ANY, j=ANY)
+    def an_old_success_comes_in(self, i: int, j: int) -> None:
+        """From a spool that somebody restored, or a worker that nobody remembers."""
+        # Rather one whose task is not over: there it could answer.
+        open_ = [r for h, r in self.results.items() if self.before.tasks.get(h.task_id, {}).get("status") not in FINAL]
+        worker, result = self.pick(self.workers, i), self.pick(open_ or list(self.results.values()), j)
+        if worker is not None and result is not None:
+            self.exact = True
+            for other in self.workers:
+                if result.fencing_token in {h.token for h in other.runs}:
+                    other.runs[Held(result.task_id, result.fencing_token)].in_doubt = True
+            self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
+
+    def release_op(self, i: int, k: int) -> Op | None:
+        worker = self.pick([w for w in self.workers if w.alive_runs], i)
+        if worker is None:
+            return None
+        run = self.pick(worker.alive_runs, k)
+
+        async def send() -> list[Held]:
+            return await worker.queue.release([(run.held, None)], "drain", delay=60.0 * (k % 2))
+
+        def take(released: list[Held], _lost: bool) -> None:
+            if self.exact and not run.excused and not run.in_doubt:
+                assert released == [run.held], "a release of what is its own was refused"
+            for held in released:
+                self.seen["released"] += 1
+                self.truth.tasks[held.task_id].consumed.add(held.token)
+            worker.forget(run.held)  # its program is gone, whatever the answer: an orphan is found by comparing
+
+        return Op("release", worker, worker.results, send, take)
+
+    @precondition(lambda self: any(w.alive_runs for w in self.workers))
+    @rule(i=ANY, k=ANY, lost=st.sampled_from([False, False, True]))
+    def release(self, i: int, k: int, lost: bool) -> None:
+        self.do(self.release_op(i, k), lost=lost)
+
+    def sweep_op(self, i: int, k: int) -> Op | None:
+        worker = self.pick(self.workers, i)
+
+        async def send() -> object:
+            return await worker.queue.sweep(QUEUES)
+
+        return worker and Op("sweep", worker, worker.claims, send, lambda *_: None)
+
+    @precondition(lambda self: any(r["status"] == "scheduled" for r in self.before.tasks.values()))
+    @rule(i=ANY)
+    def sweep(self, i: int) -> None:
+        self.do(self.sweep_op(i, 0))
+
+
+def _rank(priority: int | None) -> float:
+    return float("-inf") if priority is None else priority

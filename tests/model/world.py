@@ -1,0 +1,171 @@
+"""The database under the model: reset, read whole, pushed through time, and thrown back to an earlier commit.
+
+A failover to an asynchronous standby is exactly that last thing: the tables as they were some commits ago, and sequences
+that hand out the same numbers again, under workers that remember everything. Time passes by moving every stored moment
+into the past, in the standby's copy too.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+
+from turbo.db import Connection, Lane
+
+TABLES = ("agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader")
+
+MOMENTS = {
+    "agent_tasks": ("run_after", "created_at", "started_at", "completed_at", "cancel_requested_at"),
+    "agent_workers": ("heartbeat_at", "counted_at"),
+    "agent_leader": ("since", "expires_at"),
+}
+
+Row = dict[str, Any]
+
+
+class HeldLane(Lane):
+    """A lane whose transaction can be kept open: `begin` is what opens it, None for turbo's own autocommit."""
+
+    begin: str | None = None
+
+    @asynccontextmanager
+    async def use(self, deadline: float = 60.0) -> AsyncIterator[Connection]:
+        async with super().use(deadline) as connection:
+            if self.begin is not None and connection.info.transaction_status is TransactionStatus.IDLE:
+                await connection.execute(self.begin)
+            yield connection
+
+    async def end(self, how: str = "commit") -> None:
+        self.begin = None
+        if self._connection is not None and not self._connection.closed:
+            await self._connection.execute(how)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything that is stored, at one moment."""
+
+    tasks: dict[str, Row]
+    trail: dict[str, list[Row]]
+    workers: dict[str, Row]
+    paused: frozenset[str]
+
+
+class World:
+    def __init__(self, dsn: str, slots: int) -> None:
+        self.runner = asyncio.Runner()
+        self.admin = psycopg.connect(dsn, autocommit=True, row_factory=dict_row)
+        self.admin.execute("set synchronous_commit = off")
+        self.admin.execute("create schema saved; create table saved.sequences (name text, last bigint, called boolean)")
+        for table in TABLES:
+            self.admin.execute(f"create table saved.{table} (like public.{table})")
+        self.lanes = [(HeldLane(dsn, f"claims {i}"), HeldLane(dsn, f"results {i}")) for i in range(slots)]
+        self.hand = HeldLane(dsn, "psql")
+
+    def close(self) -> None:
+        async def close_lanes() -> None:
+            for lane in [self.hand, *(lane for pair in self.lanes for lane in pair)]:
+                await lane.close()
+
+        self.run(close_lanes())
+        self.runner.close()
+        self.admin.close()
+
+    def run(self, work: Any) -> Any:
+        return self.runner.run(work)
+
+    # ── the tables ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def reset(self) -> None:
+        with self._past_the_triggers() as db:
+            for table in TABLES:
+                db.execute(f"delete from public.{table}")
+        self.save()
+
+    def save(self) -> None:
+        """What a standby has received."""
+        with self._past_the_triggers() as db:
+            for table in TABLES:
+                db.execute(f"delete from saved.{table}; insert into saved.{table} select * from public.{table}")
+            db.execute(
+                "delete from saved.sequences;"
+                " insert into saved.sequences select 'turbo_fence_seq', last_value, is_called from turbo_fence_seq"
+            )
+
+    def fail_over(self) -> None:
+        """The standby is the primary now."""
+        with self._past_the_triggers() as db:
+            for table in TABLES:
+                db.execute(
+                    f"delete from public.{table};"
+                    f" insert into public.{table} overriding system value select * from saved.{table}"
+                )
+            db.execute("select setval('public.' || name, last, called) from saved.sequences")
+
+    def pass_time(self, seconds: float) -> None:
+        with self._past_the_triggers() as db:
+            for schema in ("public", "saved"):
+                for table, moments in MOMENTS.items():
+                    moved = ", ".join(f"{m} = {m} - interval '{seconds} seconds'" for m in moments)
+                    db.execute(f"update {schema}.{table} set {moved}")
+
+    def past_the_triggers(self, query: str, *parameters: object) -> None:
+        with self._past_the_triggers() as db:
+            db.execute(query, parameters)  # type: ignore[call-overload]
+
+    def picture(self) -> Picture:
+        tasks = self.admin.execute(
+            "select *, run_after > clock_timestamp() as future, run_after <= statement_timestamp() as due"
+            " from public.agent_tasks"
+        ).fetchall()
+        trail: dict[str, list[Row]] = {}
+        for row in self.admin.execute("select * from public.agent_actions order by action_id"):
+            trail.setdefault(row["task_id"], []).append(row)
+        workers = self.admin.execute("select * from public.agent_workers").fetchall()
+        paused = self.admin.execute("select queue from public.agent_queues where paused").fetchall()
+        return Picture(
+            {r["task_id"]: r for r in tasks},
+            trail,
+            {w["worker_id"]: w for w in workers},
+            frozenset(p["queue"] for p in paused),
+        )
+
+    @contextmanager
+    def _past_the_triggers(self) -> "Iterator[psycopg.Connection[Row]]":
+        with self.admin.transaction():
+            self.admin.execute("set local session_replication_role = replica")
+            yield self.admin
+
+    # ── two at once ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def interleaved(
+        self,
+        first: Callable[[], Awaitable[Any]],
+        lane: HeldLane,
+        second: Callable[[], Awaitable[Any]],
+    ) -> tuple[Any, Any]:
+        """`first` is carried out on `lane` and not committed; `second` begins, and ends or waits for a lock; then `first`
+        is committed."""
+        lane.begin = "begin"
+        try:
+            one = await first()
+        except psycopg.Error:
+            await lane.end("rollback")
+            raise
+        other = asyncio.ensure_future(second())
+        while not other.done() and not self._somebody_waits():
+            await asyncio.sleep(0.0005)
+        await lane.end()
+        return one, await other
+
+    def _somebody_waits(self) -> bool:
+        waits = self.admin.execute(
+            "select exists (select from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock') as yes"
+        ).fetchone()
+        return bool(waits and waits["yes"])

@@ -1,0 +1,136 @@
+"""Real git repositories for tests of workspaces, and the truth about whether a person's checkout was touched."""
+
+import asyncio
+import hashlib
+import os
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turbo.executors.base import Run, StopReason
+from turbo.executors.command import CommandExecutor
+from turbo.executors.working_directory import Exclusive, shared
+from turbo.journal import Journal
+from turbo.outcome import Outcome
+from turbo.statedir import StateDir
+from turbo.task import Task
+from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
+
+OWN = Path(__file__).parents[1]
+
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "A", "GIT_COMMITTER_EMAIL": "a@example.org",
+}  # fmt: skip
+
+
+def git(where: Path, *arguments: str, **variables: str) -> str:
+    """git as a person runs it. Raises CalledProcessError."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
+    done = subprocess.run(
+        ["git", "-C", where, *arguments], env=clean | IDENTITY | variables, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def repository(path: Path, **files: str) -> Path:
+    """A repository with one commit on `main`."""
+    path.mkdir(parents=True)
+    git(path, "init", "--quiet", "--initial-branch=main")
+    commit(path, "first", **({"readme": "hello\n"} | files))
+    return path
+
+
+def commit(path: Path, message: str, **files: str) -> str:
+    for name, text in files.items():
+        (path / name).write_text(text)
+    git(path, "add", "--all")
+    git(path, "commit", "--quiet", "--message", message)
+    return git(path, "rev-parse", "HEAD")
+
+
+def own_clone(path: Path) -> Path:
+    """A clone of turbo's own repository, with a branch checked out and something unfinished lying about."""
+    git(OWN, "clone", "--quiet", "--no-hardlinks", str(OWN), str(path))
+    git(path, "switch", "--quiet", "--create", "my-work")
+    (path / "README.md").write_text("half a thought")
+    (path / "new").write_text("not added")
+    (path / "staged").write_text("added, not committed")
+    git(path, "add", "staged")
+    return path
+
+
+def checkout(repo: Path) -> Mapping[str, str]:
+    """Everything that is a person's in a checkout, by hash: files, index, HEAD, configuration, and every ref that turbo did
+    not make."""
+    git_dir = Path(git(repo, "rev-parse", "--absolute-git-dir"))
+    files = hashlib.sha256()
+    for path in sorted(p for p in repo.rglob("*") if git_dir not in (p, *p.parents)):
+        files.update(f"{path.relative_to(repo)}\0{path.lstat().st_mode}\0".encode())
+        files.update(path.read_bytes() if path.is_file() else b"")
+    refs = git(repo, "for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+    return {
+        "files": files.hexdigest(),
+        "index": hashlib.sha256((git_dir / "index").read_bytes()).hexdigest(),
+        "HEAD": (git_dir / "HEAD").read_text(),
+        "config": (git_dir / "config").read_text(),
+        "refs": "\n".join(ref for ref in refs if not ref.startswith("refs/heads/turbo/")),
+        "reflog": (git_dir / "logs" / "HEAD").read_text() if (git_dir / "logs" / "HEAD").exists() else "",
+    }
+
+
+@dataclass
+class Workshop:
+    """A `command` executor with workspaces, without a worker: `outcome = await shop.run("t1", "echo hi >f")`."""
+
+    path: Path
+    repo: Path
+    exclusive: Exclusive = shared
+    environment: dict[str, str] = field(default_factory=dict)
+    claims: int = 0
+
+    def __post_init__(self) -> None:
+        self.state = StateDir(self.path / "state")
+        self.journal = Journal(self.path / "journal")
+
+    def place(self, **settings: object) -> Worktrees:
+        return Worktrees(
+            "shop",
+            WorktreeSettings(**({"repo": self.repo} | settings)),  # type: ignore[arg-type]
+            root=self.state.workspaces,
+            locks=self.state.locks,
+            host="here",
+            journal=self.journal,
+            exclusive=self.exclusive,
+            grace_seconds=1.0,
+        )
+
+    def task(self, task_id: str, stop: StopReason | None = None, **fields: object) -> Run:
+        self.claims += 1
+        known = {"task_type": "x", "task_description": "x", "timeout_seconds": 60.0, "fencing_token": self.claims}
+        task = Task(task_id=task_id, **(known | fields))  # type: ignore[arg-type]
+        return Run(task, self.path / "work", self.path / "log", stop=stop or StopReason())
+
+    async def run(
+        self, task_id: str, script: str = "true", *, stop: StopReason | None = None, data: object = None,
+        retry_count: int = 0, **settings: object,
+    ) -> Outcome:  # fmt: skip
+        executor = CommandExecutor(
+            "shop",
+            ["/bin/sh", "-ec", script],
+            journal=self.journal,
+            place=self.place(**settings),
+            env=IDENTITY | self.environment,
+            grace_seconds=1.0,
+        )
+        return await asyncio.wait_for(
+            executor.run(self.task(task_id, stop, input_data=data, retry_count=retry_count)), 60
+        )
+
+
+def told(outcome: Outcome) -> dict[str, object]:
+    """`output_data.workspace`."""
+    found = outcome.extra.get("workspace")
+    assert isinstance(found, dict), outcome
+    return found

@@ -1,0 +1,202 @@
+"""Four workers on two hosts' worth of state directories, a supervisor that starts again whatever ended, and a load with a
+ledger outside turbo: keys, priorities, tasks that fail once, tasks that fail always, light ones."""
+
+import contextlib
+import itertools
+import random
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+from psycopg import conninfo
+
+from tests.model.truth import trail_holds
+from tests.proxy import Proxy, proxy
+from tests.workers import Bench, WorkerProcess, until
+from turbo import embedded
+from turbo.migrate import migrate
+from turbo.states import FINAL
+
+HOSTS = ("alpha", "alpha", "beta", "beta")
+SLOTS = 3
+QUEUE = "default"
+LEASE_SECONDS = 5
+BACKLOG = 60
+PROGRAM = """printf '%s begin %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"; sleep "$2"; printf '%s end %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"
+printf '{"task": "%s"}' "$TURBO_TASK_ID"; test "$TURBO_ATTEMPT" -gt "$3"
+"""
+
+
+@dataclass
+class Fleet:
+    server: embedded.Server
+    bench: Bench
+    wire: Proxy
+    random: random.Random
+    tasks: int
+    workers: list[WorkerProcess] = field(default_factory=list)
+    stopped: set[int] = field(default_factory=set)  # pids that are frozen at the moment
+    accepted: dict[str, int] = field(default_factory=dict)  # task → how many of its first tries fail
+    touched: set[str] = field(default_factory=set)  # by hand
+    crashes: int = 0  # of the server: they forget claims that were not on disk
+    restarts: int = 0
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def config(self, n: int) -> dict[str, Any]:
+        config = self.bench.config(
+            name=f"w{n}", host=HOSTS[n], slots=SLOTS, state_dir=str(self.bench.path / HOSTS[n]),
+            heartbeat_seconds=1, lease_seconds=LEASE_SECONDS, poll_seconds=5, drain_seconds=2,
+        )  # fmt: skip
+        program = self.bench.path / "run.sh"
+        if (
+            not program.exists()
+        ):  # a shell reads it as it runs it: one that is written anew ends early, and with success
+            program.write_text(PROGRAM)
+        command = ["/bin/sh", str(program), str(self.bench.ledger), "{input[seconds]}", "{input[fails]}"]
+        config["executors"]["work"] = {"kind": "command", "command": command, "grace_seconds": 1}
+        config["routes"]["default"] = "work"
+        return config
+
+    def start(self, n: int) -> WorkerProcess:
+        return self.bench.start(self.config(n), dsn=conninfo.make_conninfo(self.server.dsn, port=self.wire.port))
+
+    def supervise(self) -> None:
+        """As launchd and systemd do."""
+        while not self._stop.wait(0.1):
+            for n, worker in enumerate(self.workers):
+                if worker.process.poll() is not None:
+                    self.restarts += 1
+                    self.workers[n] = self.start(n)
+
+    def feed(self) -> None:
+        """All tasks, a backlog at a time. What the database did not acknowledge is sent again under the same ids."""
+        dice = random.Random(self.random.random())
+        for number in itertools.count():
+            if number >= self.tasks or self._stop.is_set():
+                return
+            task_id, kind = f"t{number}", dice.random()
+            fails = 9 if kind < 0.03 else 1 if kind < 0.10 else 0
+            key = f"k{dice.randrange(5)}" if dice.random() < 0.15 else None
+            data = f'{{"seconds": "{dice.choice((0, 0, 0.1, 0.3, 1.0))}", "fails": "{fails}"}}'
+            values = [task_id, "echo" if fails == 0 and kind > 0.6 else "work", data, dice.randrange(10), key]
+            while not self._stop.is_set():
+                with contextlib.suppress(psycopg.Error):
+                    waiting = self.bench.sql("select count(*) from agent_tasks where status = 'pending'")[0][0]
+                    if waiting < BACKLOG:
+                        self.bench.sql(
+                            "insert into agent_tasks (task_id, task_description, task_type, input_data, task_priority, concurrency_key,"
+                            " max_retries) values (%s, 'x', %s, %s, %s, %s, 2) on conflict do nothing",
+                            *values,
+                        )
+                        self.accepted[task_id] = fails
+                        break
+                self._stop.wait(0.05)
+
+    def open(self) -> int:
+        """How many tasks are not over, those not inserted yet included; the whole number while the database is away."""
+        try:
+            final = "select count(*) from agent_tasks where status in ('completed', 'failed', 'cancelled')"
+            return self.tasks - int(self.bench.sql(final)[0][0])
+        except psycopg.Error:
+            return self.tasks
+
+    def finish(self, seconds: float) -> None:
+        """No more faults: everything thaws, and everything must come to its end; then the workers drain."""
+        for pid in list(self.stopped):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                psutil.Process(pid).send_signal(signal.SIGCONT)
+        self.wire.swallow = None
+        self.bench.sql("delete from agent_queues")
+        until(lambda: self.open() == 0, seconds, f"everything is over\n{self.bench.logs()[-6000:]}")
+        self._stop.set()
+        for worker in self.workers:
+            assert worker.stop() == 0
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    # ── the truth, afterwards ───────────────────────────────────────────────────────────────────────────────────────
+
+    def complaints(self) -> list[str]:
+        """Everything that is not as promised; none of it by turbo's own account alone."""
+        found: list[str] = []
+        with psycopg.connect(self.server.dsn, row_factory=psycopg.rows.dict_row) as db:
+            rows = {r["task_id"]: r for r in db.execute("select * from agent_tasks")}
+            trail: dict[str, list[dict[str, Any]]] = {}
+            for entry in db.execute("select * from agent_actions order by action_id"):
+                trail.setdefault(entry["task_id"], []).append(entry)
+        if set(rows) != set(self.accepted):
+            found.append(f"lost: {set(self.accepted) - set(rows)}; from nowhere: {set(rows) - set(self.accepted)}")
+        begun, ended = self.ledger("begin"), self.ledger("end")
+        tokens: Counter[int] = Counter()
+        for task_id, row in rows.items():
+            entries = trail.get(task_id, [])
+            try:
+                trail_holds(task_id, row, "pending", entries)
+            except AssertionError as error:
+                found.append(str(error))
+            claims = [e["fencing_token"] for e in entries if e["action_type"] == "claimed"]
+            tokens.update(claims)
+            if row["status"] not in FINAL:
+                found.append(f"{task_id} is {row['status']}")
+            if row["task_type"] == "work" and not self.crashes and begun[task_id] > len(claims):
+                found.append(f"{task_id} ran {begun[task_id]} times and was claimed {len(claims)} times")
+            if task_id not in self.touched:
+                found += self._untouched(task_id, row, entries, ended[task_id])
+        found += [f"token {t} was given {n} times" for t, n in tokens.items() if n > 1]
+        found += [f"{p} lives on" for p in self.leftovers()]
+        found += [f"{w.log_path.name}: Traceback" for w in self.bench.workers if "Traceback" in w.log]
+        return found
+
+    def _untouched(self, task_id: str, row: dict[str, Any], entries: list[dict[str, Any]], ended: int) -> Iterator[str]:
+        """Nobody edited it: its end is what its program says."""
+        always_fails = self.accepted[task_id] > 2
+        wanted = "failed" if always_fails else "completed"
+        if row["status"] != wanted:
+            yield f"{task_id} is {row['status']} ({row['failure_kind']}), not {wanted}"
+        done = [e for e in entries if e["action_type"] == "finished" and e["to_status"] == "completed"]
+        if len(done) != (not always_fails):
+            yield f"{task_id} was recorded {len(done)} times"
+        if row["task_type"] == "work" and not always_fails:
+            if not ended:
+                yield f"{task_id} is completed, and its program never came to its end"
+            if (row["output_data"] or {}).get("output") != {"task": task_id}:
+                yield f"{task_id} has the output {row['output_data']}"
+        if row["retry_count"] > row["max_retries"]:
+            yield f"{task_id} has {row['retry_count']} retries"
+
+    def ledger(self, what: str) -> Counter[str]:
+        if not self.bench.ledger.exists():
+            return Counter()
+        words = (line.split() for line in self.bench.ledger.read_text().splitlines())
+        return Counter(word[0] for word in words if word[1] == what)
+
+    def leftovers(self) -> list[int]:
+        """Programs of tasks that outlived the fleet."""
+        mine = str(self.bench.path / "run.sh")
+        return [p.pid for p in psutil.process_iter(["cmdline"]) if mine in (p.info["cmdline"] or [])]
+
+
+@contextlib.contextmanager
+def fleet(path: Path, tasks: int, seed: int) -> Iterator[Fleet]:
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(embedded.temporary(settings={"log_min_messages": "fatal"}))
+        migrate(server.dsn)
+        wire = stack.enter_context(proxy("127.0.0.1", server.port))
+        one = Fleet(server, Bench(server.dsn, path), wire, random.Random(seed), tasks)
+        stack.callback(one.bench.close)
+        one.workers = [one.start(n) for n in range(len(HOSTS))]
+        for worker in one.workers:
+            worker.listening()
+        threads = [threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise)]
+        for thread in threads:
+            thread.start()
+        stack.callback(lambda: [thread.join(30) for thread in threads])
+        stack.callback(one.stop)
+        yield one

@@ -1,0 +1,13 @@
+"""A short soak with a fixed seed; `make soak` is the long one."""
+
+import pytest
+
+from tests.soak.soak import soak
+
+
+@pytest.mark.timeout(170)
+def test_random_faults_lose_nothing_and_record_nothing_twice(tmp_path):
+    report = soak(tmp_path, tasks=250, faults=40, seed=12, say=print)
+    assert not report.complaints, str(report)
+    assert sum(report.bites.values()) >= 30, "the faults bit"
+    assert {"killed", "session ended", "answer lost"} <= set(report.bites)

@@ -1,0 +1,213 @@
+"""fleet.yaml: what is read, what is filled in, and how a mistake is told."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from turbo.cli.config import app
+from turbo.config import ConfigError
+from turbo.fleet.model import Fleet, load_fleet
+from turbo.fleet.operate import chosen, reachable
+
+EXAMPLE = Path(__file__).parents[2] / "config" / "fleet.yaml"
+LEAST: dict[str, Any] = {
+    "defaults": {"config": "/c/worker.yaml", "executable": "/b/turbo", "home": "/h"},
+    "hosts": {"a": {"manager": "launchd", "workers": [{"name": "w"}]}},
+}
+
+
+def load(tmp_path: Path, change: dict[str, Any] | None = None, **defaults: object) -> Fleet:
+    """LEAST with another `hosts.a` and other defaults."""
+    tree = {
+        "defaults": LEAST["defaults"] | defaults,
+        "hosts": {"a": LEAST["hosts"]["a"] | (change or {})},
+    }
+    return load_text(tmp_path, yaml.safe_dump(tree))
+
+
+def load_text(tmp_path: Path, text: str) -> Fleet:
+    file = tmp_path / "fleet.yaml"
+    file.write_text(text)
+    return load_fleet(file)
+
+
+def test_the_example_is_good() -> None:
+    fleet = load_fleet(EXAMPLE)
+    assert [host.name for host in fleet.hosts] == ["alpha", "beta", "gamma"]
+    assert all(host.notes == () for host in fleet.hosts)
+
+
+def test_the_nearest_that_says_something_counts(tmp_path: Path) -> None:
+    worker = {"name": "w", "env_file": "~/w.env", "drain_seconds": 3}
+    one = load(
+        tmp_path, {"home": "/Users/me", "drain_seconds": 5, "workers": [worker]}, drain_seconds=7, env_file="/d.env"
+    )
+    instance = one.hosts[0].instances[0]
+    assert (instance.home, instance.env_file, instance.drain_seconds) == ("/Users/me", "/Users/me/w.env", 3)
+    assert instance.stop_seconds == 18
+    assert instance.log_file == "/Users/me/Library/Logs/turbo/w.log"
+
+
+def test_a_count_makes_names_and_ports(tmp_path: Path) -> None:
+    worker = {"name": "b", "count": 10, "slots": 1, "metrics_port": 9464, "queues": ["x", "y"]}
+    instances = load(tmp_path, {"workers": [worker]}).hosts[0].instances
+    assert [i.name for i in instances] == [f"b-{n}" for n in range(1, 11)]
+    assert [i.metrics_port for i in instances] == list(range(9464, 9474))
+    assert instances[1].service == "com.agent-turbo.b-2"
+    assert instances[1].arguments == (
+        *("/b/turbo", "worker", "--config", "/c/worker.yaml", "--name", "b-2", "--slots", "1", "--queue", "x"),
+        *("--queue", "y", "--metrics-port", "9465", "--log-file", "/h/Library/Logs/turbo/b-2.log"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("worker_yaml", "said", "drain", "noted"),
+    [
+        (None, None, 30, True),
+        ("worker: {drain_seconds: 1800}", None, 1800, False),
+        ("worker: {name: x}", None, 30, False),
+        ("worker: {drain_seconds: '${DRAIN:-1800}'}", None, 30, True),
+        ("worker: {drain_seconds: 20}", 40, 40, False),
+        (None, 40, 40, False),
+    ],
+)
+def test_the_drain_is_the_files_or_the_workers(
+    tmp_path: Path, worker_yaml: str | None, said: float | None, drain: float, noted: bool
+) -> None:
+    config = tmp_path / "worker.yaml"
+    if worker_yaml is not None:
+        config.write_text(worker_yaml)
+    host = load(tmp_path, config=str(config), drain_seconds=said).hosts[0]
+    assert host.instances[0].drain_seconds == drain
+    assert any("30 s are assumed" in note for note in host.notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("change", "defaults", "says"),
+    [
+        ({"worker": []}, {}, "hosts.a.worker: unknown key; did you mean 'workers'?"),
+        ({"workers": [{"name": "w", "slot": 1}]}, {}, "hosts.a.workers.0.slot: unknown key; did you mean 'slots'?"),
+        ({}, {"excutable": "/x"}, "defaults.excutable: unknown key; did you mean 'executable'?"),
+        ({"manager": "lanchd"}, {}, "hosts.a.manager: input should be 'launchd' or 'systemd' (found 'lanchd')"),
+        ({}, {"executable": "turbo"}, "defaults.executable: 'turbo' is not absolute"),
+        ({}, {"executable": "./bin/turbo"}, "defaults.executable: './bin/turbo' is not absolute"),
+        ({}, {"executable": None}, "hosts.a: executable is missing: write defaults.executable, or hosts.a.executable"),
+        ({}, {"path": ["bin"]}, "defaults.path: 'bin' is not absolute"),
+        ({}, {"path": ["/a:/b"]}, "defaults.path: '/a:/b' holds a colon: one directory an item"),
+        ({"home": "~/x"}, {}, "hosts.a.home: '~/x' is not absolute"),
+        ({"ssh": "-oProxyCommand=x"}, {}, "hosts.a.ssh: write [user@]host"),
+        ({"workers": [{"name": "-w"}]}, {}, "hosts.a.workers.0.name: '-w': letters, digits"),
+        ({"workers": []}, {}, "hosts.a.workers: list should have at least 1 item"),
+        (
+            {"workers": [{"name": "w"}, {"name": "v"}]},
+            {},
+            "hosts.a.workers.1.metrics_port: 9464 is given to both w and v",
+        ),
+        (
+            {"workers": [{"name": "w", "count": 3}, {"name": "v", "metrics_port": 9466}]},
+            {},
+            "hosts.a.workers.1.metrics_port: 9466 is given to both w-3 and v",
+        ),
+        (
+            {"workers": [{"name": "w", "count": 2}, {"name": "W-2", "metrics_port": 1}]},
+            {},
+            "hosts.a.workers.1.name: 'W-2' is the name of two workers of a",
+        ),
+        (
+            {"workers": [{"name": "w", "count": 10, "metrics_port": 65530}]},
+            {},
+            "10 workers from 65530 on go past 65535",
+        ),
+        ({"workers": [{"name": "w", "queues": ["No!"]}]}, {}, "workers.0.queues: 'No!' is not a queue name"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(
+    tmp_path: Path, change: dict[str, Any], defaults: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, change, **defaults)
+    assert says in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "defaults: {dsn: 'postgresql://me:geheim@h/d'}",
+        "defaults: {env: {PGPASSWORD: geheim}}",
+        "defaults: {env: {ANTHROPIC_API_KEY: geheim}}",
+        "defaults: {config: 'postgresql://me:geheim@h/d'}",
+        "defaults: {config: 'host=h password=geheim'}",
+        "defaults: {drain_seconds: 'postgresql://h/d?password=geheim'}",
+        "hosts: {a: {ssh: 'me:geheim@there'}}",
+        "hosts: {a: {workers: [{name: sk-ant-oat01-geheimgeheimgeheim}]}}",
+    ],
+)
+def test_a_secret_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load_text(tmp_path, text)
+    lines = str(error.value).splitlines()
+    assert "geheim" not in str(error.value)
+    if "ssh" in text:
+        assert any("hosts.a.ssh: write [user@]host" in line for line in lines)
+    else:
+        assert sum("put it into the env_file" in line for line in lines) == 1
+
+
+def test_a_password_that_the_environment_would_bring_is_refused_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WHERE", "postgresql://me:geheim@h/d")
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, {"label": "${WHERE}"})
+    assert "geheim" not in str(error.value)
+
+
+def test_an_env_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+    env_file = tmp_path / "turbo.env"
+    env_file.touch()
+    env_file.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"defaults\.env_file: .*mode 0640 lets other users read .*: run chmod 600 /"):
+        load(tmp_path, env_file=str(env_file))
+    env_file.chmod(0o600)
+    load(tmp_path, env_file=str(env_file))
+
+
+def test_less_time_to_stop_than_the_worker_drains_is_refused(tmp_path: Path) -> None:
+    config = tmp_path / "worker.yaml"
+    config.write_text("worker: {drain_seconds: 1800}")
+    with pytest.raises(
+        ConfigError, match=r"w would be killed in mid-drain: 60 here, but .* says worker.drain_seconds 1800"
+    ):
+        load(tmp_path, config=str(config), drain_seconds=60)
+
+
+def test_two_hosts_cannot_both_be_this_machine(tmp_path: Path) -> None:
+    tree = yaml.safe_load(yaml.safe_dump(LEAST))
+    tree["hosts"]["b"] = tree["hosts"]["a"]
+    tree["hosts"]["c"] = tree["hosts"]["a"] | {"ssh": "me@c"}
+    fleet = load_text(tmp_path, yaml.safe_dump(tree))
+    with pytest.raises(LookupError, match="a and b have no `ssh`: which of them is this machine"):
+        reachable(chosen(fleet, []))
+    reachable(chosen(fleet, ["b", "c"]))
+    with pytest.raises(LookupError, match=r"no host 'd' in .*; there are a, b, c"):
+        chosen(fleet, ["d"])
+
+
+def test_config_check_knows_what_kind_of_file_it_is(tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    assert "good: 4 workers on alpha, beta, gamma" in run(app, ["check", str(EXAMPLE)]).output
+    assert "executors" in run(app, ["check", str(EXAMPLE.with_name("worker.yaml"))]).output
+    for name, text in (("x.yaml", "hosts: {}\nexecuters: {}"), ("fleet.yaml", "hots: {}")):
+        (tmp_path / name).write_text(text)
+        assert "hosts" in str(run(app, ["check", str(tmp_path / name)]).exception)
+
+
+def test_the_schemas_are_json_schemas_with_every_key_told() -> None:
+    for kind, key in (("fleet", "hosts"), ("worker", "executors")):
+        schema = json.loads(CliRunner().invoke(app, ["schema", kind]).stdout)
+        assert key in schema["properties"]

@@ -1,0 +1,123 @@
+"""`turbo diff`: what a task changed in its worktree, on the host that has it.
+
+The diff goes to standard output, as `git apply` takes it when that is a pipe; everything else to standard error.
+"""
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from turbo.cli import output, run_log
+from turbo.cli.options import Dsn, Json, TaskId, connect
+
+if TYPE_CHECKING:
+    from turbo.client import TaskRow
+    from turbo.workspaces.record import Record
+
+COLOURS = {b"+": "green", b"-": "red", b"@": "cyan"}
+
+
+def diff(
+    task_id: TaskId,
+    stat: Annotated[bool, typer.Option("--stat", help="Files and numbers of lines only.")] = False,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="The worker's state_dir; else that of TURBO_CONFIG, else the default one.")
+    ] = None,
+    as_json: Json = False,
+    dsn: Dsn = None,
+) -> None:
+    """Show what a task has changed in its workspace: commits, uncommitted edits, new files.
+
+    The worktree is on the host that ran the task; elsewhere this says which host that is (exit 1).
+
+    \b
+    Examples:
+      turbo diff my_task_1
+      turbo diff my_task_1 | git apply
+    """
+    from turbo.statedir import workspaces_of
+    from turbo.workspaces.diff import diff_of
+    from turbo.workspaces.record import records_of
+
+    with connect(dsn) as client:
+        task = client.get(client.resolve(task_id))
+        host = client.run(task.task_id).host
+    place = run_log.state_dir(state_dir)
+    records = records_of(workspaces_of(place), task.task_id)
+    told = _told(task)
+    host = host if task.status == "running" and host else told.get("host") or host
+    if not records or (host is not None and host != records[0].host):
+        _not_here(task, told, host, place)
+        return
+    chunks = diff_of(records[0], *(["--stat"] if stat else [] if output.at_terminal() else ["--binary"]))
+    if as_json:
+        output.print_json(_document(records[0], b"".join(chunks)))
+    elif output.at_terminal():
+        _coloured(chunks)
+    else:
+        for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+        sys.stdout.flush()
+
+
+def _told(task: "TaskRow") -> dict[str, Any]:
+    """`output_data.workspace` of the last run that has ended; anybody may have edited it."""
+    data = task.output_data if isinstance(task.output_data, dict) else {}
+    found = data.get("workspace")
+    return found if isinstance(found, dict) else {}
+
+
+def _not_here(task: "TaskRow", told: dict[str, Any], host: str | None, place: Path) -> None:
+    if told.get("kept") is False and not told.get("files_changed") and not told.get("commits"):
+        output.say(f"{task.task_id} changed nothing; its worktree is removed")
+        return
+    if not told and task.status != "running":
+        why = "it has run in no workspace" if task.finished else f"it is {task.status}, and has no workspace yet"
+    elif host is None or host == _this_host():
+        why = f"no workspace of it is below {place} on this host: it is removed, or --state-dir is another"
+    else:
+        path = f", in {told['path']}" if told.get("path") and told.get("host") == host else ""
+        why = f"its workspace is on host {host}{path}: run `turbo diff {task.task_id}` there"
+    output.say(f"{task.task_id}: {why}")
+    raise typer.Exit(1)
+
+
+def _this_host() -> str:
+    """This machine's name, as its workers say it."""
+    from turbo.config import WorkerSection, load_worker_config
+
+    config = os.environ.get("TURBO_CONFIG")
+    return (load_worker_config(Path(config)).worker if config else WorkerSection()).this_host
+
+
+def _document(record: "Record", text: bytes) -> dict[str, object]:
+    return {
+        "task_id": record.task_id,
+        "host": record.host,
+        "path": record.tree,
+        "repo": record.repo,
+        "branch": record.branch,
+        "base": record.base,
+        "diff": text.decode("utf-8", "replace"),
+    }
+
+
+def _coloured(chunks: Iterable[bytes]) -> None:
+    """For a person: without what could steer the terminal."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            _line(line)
+    if rest:
+        _line(rest)
+
+
+def _line(line: bytes) -> None:
+    text = output.visible(line.decode("utf-8", "replace"), lines=True)
+    header = line.startswith((b"diff --git ", b"+++ ", b"--- "))
+    output.console().print(output.styled(text, "bold" if header else COLOURS.get(line[:1], "")))

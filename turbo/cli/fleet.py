@@ -1,0 +1,196 @@
+"""`turbo fleet`: one YAML names the hosts and workers; these commands render, install, start, stop, roll and watch them."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from turbo.cli import output
+from turbo.cli.options import Dsn, Json
+
+if TYPE_CHECKING:
+    from turbo.fleet.instance import Host
+    from turbo.fleet.model import Fleet
+    from turbo.fleet.operate import Operator
+
+app = typer.Typer(
+    no_args_is_help=True, help="Render, install, start, stop, roll and watch a fleet of workers.", rich_markup_mode=None
+)
+
+PLACES = ("fleet.yaml", "config/fleet.yaml")
+
+File = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", help="The fleet file; else TURBO_FLEET, ./fleet.yaml or ./config/fleet.yaml."),
+]
+OnHost = Annotated[
+    list[str] | None, typer.Option("--host", "-H", help="This host of the file only; may be given several times.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print every command, run none.")]
+
+
+@app.command()
+def render(
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Directory to write to; else they are printed.")
+    ] = None,
+    file: File = None,
+    host: OnHost = None,
+) -> None:
+    """Write the plists, units and Prometheus targets of the fleet.
+
+    \b
+    Example:
+      turbo fleet render --out launchd
+    """
+    from turbo.fleet import render as files
+
+    fleet, hosts = _load(file, host)
+    for note in (note for one in hosts for note in one.notes):
+        output.say(note)
+    made = files.rendered(fleet, hosts)
+    if out is None:
+        for name, text in made.items():
+            typer.echo(f"==> {name} <==\n{text}")
+        return
+    written = files.write(made, out)
+    for name in written:
+        typer.echo(f"{out / name}")
+    output.say(f"{len(made)} files, {len(written)} of them new or changed")
+    for name in files.left_over(made, hosts, out):
+        output.say(f"{out / name} is no longer in {fleet.file}: delete it")
+
+
+@app.command()
+def install(
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Stop and remove services with the fleet's label that are not in the file.")
+    ] = False,
+    file: File = None,
+    host: OnHost = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Put the service files on their hosts. Started by `start`, and from then on at every login (launchd) or boot (systemd).
+
+    \b
+    Examples:
+      turbo fleet install --host beta
+      turbo fleet install --dry-run
+    """
+    _operator(file, host, dry_run).install(prune=prune)
+
+
+@app.command()
+def uninstall(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> None:
+    """Stop the workers and take their service files away; logs and state stay.
+
+    \b
+    Example:
+      turbo fleet uninstall --host gamma
+    """
+    _operator(file, host, dry_run).uninstall()
+
+
+@app.command()
+def start(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> None:
+    """Start what does not run.
+
+    \b
+    Example:
+      turbo fleet start
+    """
+    _operator(file, host, dry_run).start()
+
+
+@app.command()
+def stop(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> None:
+    """Drain the workers; they stay down until `start`, or the next login or boot.
+
+    \b
+    Example:
+      turbo fleet stop --host beta
+    """
+    _operator(file, host, dry_run).stop()
+
+
+@app.command()
+def restart(
+    file: File = None,
+    host: OnHost = None,
+    dry_run: DryRun = False,
+    up_within: Annotated[float, typer.Option(help="Seconds a started worker may take to be up.")] = 60.0,
+    dsn: Dsn = None,
+) -> None:
+    """Restart one worker after the other: drained, then up again in agent_workers. Stops at the first that fails.
+
+    \b
+    Examples:
+      turbo fleet restart
+      turbo fleet restart --host alpha --up-within 120
+    """
+    from turbo.fleet.presence import Presence
+    from turbo.fleet.roll import Roll
+
+    operator = _operator(file, host, dry_run)
+    if dry_run:
+        Roll(operator, None, up_within).run()
+        return
+    with Presence(dsn or "") as presence:
+        Roll(operator, presence, up_within).run()
+
+
+@app.command()
+def status(
+    file: File = None, host: OnHost = None, dry_run: DryRun = False, as_json: Json = False, dsn: Dsn = None
+) -> None:
+    """Show every worker as the service manager, agent_workers and its /metrics see it; exit 1 where they differ.
+
+    \b
+    Examples:
+      turbo fleet status
+      turbo fleet status --json | jq -r '.problems[].what'
+    """
+    import psycopg
+
+    from turbo.cli import fleet_screen
+    from turbo.fleet.presence import Presence
+    from turbo.fleet.standing import standing
+
+    operator = _operator(file, host, dry_run)
+    rows, trouble = None, None
+    if not dry_run:
+        try:
+            with Presence(dsn or "") as presence:
+                rows = presence.rows()
+        except psycopg.Error as error:
+            trouble = error
+    now = standing(operator, rows)
+    if not dry_run:
+        raise typer.Exit(fleet_screen.show(now, trouble, as_json=as_json))
+
+
+def _load(file: Path | None, host: list[str] | None) -> "tuple[Fleet, tuple[Host, ...]]":
+    from turbo.config import ConfigError
+    from turbo.fleet.model import load_fleet
+    from turbo.fleet.operate import chosen
+
+    given = file or (Path(os.environ["TURBO_FLEET"]) if os.environ.get("TURBO_FLEET") else None)
+    path = given or next((Path(place) for place in PLACES if Path(place).is_file()), None)
+    if path is None:
+        raise ConfigError(f"no fleet file: give --file FILE, or set TURBO_FLEET; looked for {' and '.join(PLACES)}")
+    fleet = load_fleet(path)
+    try:
+        return fleet, chosen(fleet, host or [])
+    except LookupError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def _operator(file: Path | None, host: list[str] | None, dry_run: bool) -> "Operator":
+    from turbo.fleet.operate import Operator
+
+    _, hosts = _load(file, host)
+    try:
+        return Operator(hosts, typer.echo, dry=dry_run)
+    except LookupError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,75 @@
+"""What `turbo fleet status` prints: what is wrong first, then a line a worker."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import typer
+
+from turbo import db
+from turbo.cli import moment, output
+from turbo.cli.output import Column
+
+if TYPE_CHECKING:
+    import psycopg
+
+    from turbo.fleet.standing import FleetStanding, Standing
+
+WORKERS = (
+    Column("HOST"),
+    Column("WORKER", flexible=True, least=12),
+    Column("MANAGER"),
+    Column("PID", drop=3, right=True),
+    Column("WORKER ID", drop=4, flexible=True),
+    Column("STATE"),
+    Column("BUSY", right=True),
+    Column("BEAT", drop=2, right=True),
+    Column("UP", drop=5, right=True),
+    Column("METRICS", drop=1),
+    Column("VERSION", drop=6),
+)
+
+
+def show(now: "FleetStanding", trouble: "psycopg.Error | None", *, as_json: bool) -> int:
+    """Print it; the exit code. `trouble`: why agent_workers was not read."""
+    from turbo.fleet_status import Problem
+
+    found = list(now.everything)
+    if trouble is not None:
+        said = db.reason(trouble).partition(" Is the server running")[0]
+        found.insert(0, Problem(f"agent_workers not read: {said}", "give --dsn, or set TURBO_DSN"))
+    if as_json:
+        output.print_json(
+            {
+                "problems": [asdict(p) for p in found],
+                "workers": [asdict(w) for w in now.workers],
+                "others": [asdict(w) for w in now.others],
+            }
+        )
+        return 1 if found else 0
+    for problem in found:
+        output.mark("warn", problem.what, problem.do)
+    if not found:
+        output.mark("ok", "manager, agent_workers and /metrics agree")
+    typer.echo("")
+    output.table(WORKERS, [_line(one) for one in now.workers])
+    if now.others:
+        names = ", ".join(f"{row.worker_id} on {row.host}" for row in now.others)
+        output.say(f"also in agent_workers: {names}")
+    return 1 if found else 0
+
+
+def _line(one: "Standing") -> tuple[object, ...]:
+    row, page = one.row, one.page
+    return (
+        one.host,
+        one.name,
+        one.manager or "?",
+        one.pid,
+        row.worker_id if row else "",
+        row.state if row else "",
+        f"{row.running}/{row.slots}" if row else "",
+        moment.length(row.silent_seconds) if row else "",
+        moment.length(row.up_seconds) if row else "",
+        one.metrics if page else "",
+        row.version if row else page.version if page else "",
+    )

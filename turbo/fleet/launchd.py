@@ -1,0 +1,47 @@
+"""A worker's plist: a LaunchAgent, as launchd wants it.
+
+launchd gives a job almost no environment, expands nothing, never rotates a log and ignores what it does not understand.
+So: absolute paths, PATH, HOME and LANG said, the log written and rotated by the worker itself, every key checked against
+launchd_keys. Exit 0 is a drain and stays down; anything else is started again, not sooner than the throttle. KILL comes
+after the drain and a margin. No ProcessType: Background would throttle the agents' CPU and disk.
+"""
+
+import plistlib
+from typing import Any
+
+from turbo.fleet.instance import Instance
+from turbo.fleet.launchd_keys import duplicate_keys, wrong_keys
+
+OPEN_FILES = 4096
+"""launchd's own limit is 256; a run holds about five."""
+
+HEAD = "<!-- Written by `turbo fleet render`. Change the fleet file, not this. -->\n"
+
+
+def job(one: Instance) -> dict[str, Any]:
+    """The job as a dictionary."""
+    return {
+        "Label": one.service,
+        "ProgramArguments": list(one.arguments),
+        "WorkingDirectory": one.home,
+        "EnvironmentVariables": one.environment,
+        "RunAtLoad": True,
+        "KeepAlive": {"SuccessfulExit": False},
+        "ThrottleInterval": one.throttle_seconds,
+        "ExitTimeOut": one.stop_seconds,
+        "SoftResourceLimits": {"NumberOfFiles": OPEN_FILES},
+        "StandardOutPath": one.stderr_file,
+        "StandardErrorPath": one.stderr_file,
+    }
+
+
+def plist(one: Instance) -> str:
+    """The file's text."""
+    content = job(one)
+    text = plistlib.dumps(content, sort_keys=False).decode()
+    first, _, rest = text.partition("<dict>")
+    text = f"{first}{HEAD}<dict>{rest}"
+    wrong = [*wrong_keys(content), *(f"{key} stands twice" for key in duplicate_keys(text))]
+    if wrong or plistlib.loads(text.encode()) != content:
+        raise AssertionError(f"{one.service}: {'; '.join(wrong) or 'not what was meant'}")
+    return text

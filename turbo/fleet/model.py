@@ -1,0 +1,283 @@
+"""fleet.yaml: hosts, the workers on them, and what they have in common.
+
+    defaults ──▶ host ──▶ worker      (the nearest that says something counts)
+
+A host may replace any default (another home, another PATH); a worker those that concern it. `~/` is the host's home. All is
+checked before anything is rendered: paths are absolute, ports and names are each other's only, no secret is in sight, and
+no worker is given less time to stop than its own worker.yaml lets it drain.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from turbo.config import queue_names
+from turbo.config_file import Document, Problem, Section, load
+from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance
+from turbo.fleet.readable import env_file_problem, too_little_time, worker_drain_seconds
+from turbo.fleet.secrets import secrets
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+SSH = re.compile(
+    r"(?:ssh://)?(?:[A-Za-z0-9_][A-Za-z0-9._-]*@)?(?P<host>[A-Za-z0-9_][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::\d+)?/?"
+)
+FIRST_PORT = 9464
+
+LOG_DIR = {"launchd": "~/Library/Logs/turbo", "systemd": "~/.local/state/turbo/log"}
+PATHS = {
+    "launchd": ("/opt/homebrew/bin", "/usr/local/bin", "/usr/bin", "/bin"),
+    "systemd": ("/usr/local/bin", "/usr/bin", "/bin"),
+}
+
+
+def _absolute(path: str | None) -> str | None:
+    if path is None:
+        return None
+    if not path.startswith(("/", "~/")):
+        raise ValueError(
+            f"{path!r} is not absolute: a service manager knows no directory to start from; write /… or ~/…"
+        )
+    if not path.isprintable():
+        raise ValueError("has a control character")
+    return path.rstrip("/") or "/"
+
+
+def _plain(name: str | None) -> str | None:
+    if name is not None and not NAME.fullmatch(name):
+        raise ValueError(f"{name!r}: letters, digits, dot, _ and -, a letter or digit first (it becomes a file's name)")
+    return name
+
+
+class WorkerDefaults(Section):
+    """What a worker may say for itself, and otherwise has from its host or the defaults."""
+
+    config: str | None = Field(default=None, description="The worker.yaml, on the host. Needed, somewhere.")
+    env_file: str | None = Field(
+        default=None, description="TURBO_DSN or PG* of the worker, KEY=VALUE lines, mode 0600."
+    )
+    drain_seconds: float | None = Field(
+        default=None, ge=0, le=604_800, description="How long a stop waits for runs. null: as the worker.yaml says."
+    )
+    restart_throttle_seconds: int | None = Field(
+        default=None, ge=1, le=86_400, description="From one start to the next, after a crash. null: 10."
+    )
+
+    _paths = field_validator("config", "env_file")(lambda v: _absolute(v))
+
+
+class HostDefaults(WorkerDefaults):
+    executable: str | None = Field(default=None, description="The turbo program, on the host. Needed, somewhere.")
+    label: str | None = Field(default=None, description="The services are called label.worker. null: com.agent-turbo.")
+    log_dir: str | None = Field(
+        default=None, description="Of the workers' logs. null: ~/Library/Logs/turbo, ~/.local/state/turbo/log."
+    )
+    home: str | None = Field(
+        default=None, description="HOME of the workers, and what ~/ stands for in this file. Needed, somewhere."
+    )
+    path: list[str] | None = Field(default=None, min_length=1, description="PATH of the workers and of their agents.")
+
+    _host_paths = field_validator("executable", "log_dir")(lambda v: _absolute(v))
+    _label = field_validator("label")(lambda v: _plain(v))
+
+    @field_validator("home")
+    @classmethod
+    def _home(cls, home: str | None) -> str | None:
+        if home is not None and not home.startswith("/"):
+            raise ValueError(f"{home!r} is not absolute: write /…")
+        return _absolute(home)
+
+    @field_validator("path")
+    @classmethod
+    def _path(cls, path: list[str] | None) -> list[str] | None:
+        for part in path or []:
+            if ":" in part:
+                raise ValueError(f"{part!r} holds a colon: one directory an item")
+        return path and [str(_absolute(part)) for part in path]
+
+
+class WorkerEntry(WorkerDefaults):
+    name: str = Field(description="Part of the worker id; with a count, name-1, name-2, …")
+    count: int = Field(default=1, ge=1, le=1000, description="Processes.")
+    slots: int | None = Field(default=None, ge=1, le=1000, description="Of each. null: as the worker.yaml says.")
+    metrics_port: int = Field(default=FIRST_PORT, ge=1, le=65535, description="Of the first; the others have the next.")
+    queues: list[str] | None = Field(default=None, min_length=1, description="null: as the worker.yaml says.")
+
+    _name = field_validator("name")(lambda v: _plain(v))
+
+    _queues = field_validator("queues")(lambda v: v and queue_names(v))
+
+    @property
+    def names(self) -> list[str]:
+        return [self.name] if self.count == 1 else [f"{self.name}-{i}" for i in range(1, self.count + 1)]
+
+
+class HostSection(HostDefaults):
+    manager: Literal["launchd", "systemd"] = Field(description="What starts and stops its workers.")
+    ssh: str | None = Field(default=None, description="[user@]host, as ssh knows it. null: this machine.")
+    address: str | None = Field(
+        default=None, description="Where Prometheus finds it. null: the ssh host; 127.0.0.1, or its name."
+    )
+    workers: list[WorkerEntry] = Field(min_length=1, description="The processes on it.")
+
+    @field_validator("ssh")
+    @classmethod
+    def _ssh(cls, ssh: str | None) -> str | None:
+        if ssh is not None and not SSH.fullmatch(ssh):
+            raise ValueError("write [user@]host or ssh://[user@]host:port; all else belongs in ~/.ssh/config")
+        return ssh
+
+    @field_validator("address")
+    @classmethod
+    def _address(cls, address: str | None) -> str | None:
+        if address is not None and not re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", address):
+            raise ValueError(f"{address!r}: write a host's name or address, without a port")
+        return address
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """A checked fleet file."""
+
+    file: Path
+    hosts: tuple[Host, ...]
+
+
+class FleetConfig(Document):
+    """fleet.yaml. Seconds and counts; paths are the hosts'."""
+
+    defaults: HostDefaults = Field(default=HostDefaults(), description="For what a host or a worker does not say.")
+    hosts: dict[str, HostSection] = Field(min_length=1, description="By name: a machine, or one user on it.")
+
+    @field_validator("hosts")
+    @classmethod
+    def _host_names(cls, hosts: dict[str, HostSection]) -> dict[str, HostSection]:
+        for name in hosts:
+            _plain(name)
+        return hosts
+
+    def problems(self) -> list[Problem]:
+        found = [p for name, host in self.hosts.items() for p in self._about(name, host)]
+        return list(dict.fromkeys(found))
+
+    def _about(self, name: str, host: HostSection) -> Iterator[Problem]:
+        at = f"hosts.{name}"
+        for key in ("executable", "home"):
+            if getattr(host, key) is None and getattr(self.defaults, key) is None:
+                yield at, f"{key} is missing: write defaults.{key}, or {at}.{key}"
+        names: dict[str, str] = {}
+        ports: dict[int, str] = {}
+        for i, worker in enumerate(host.workers):
+            where = f"{at}.workers.{i}"
+            if worker.config is None and host.config is None and self.defaults.config is None:
+                yield at, f"config is missing: write defaults.config, or {at}.config"
+            last = worker.metrics_port + worker.count - 1
+            if last > 65535:
+                yield f"{where}.metrics_port", f"{worker.count} workers from {worker.metrics_port} on go past 65535"
+            for port, one in enumerate(worker.names, worker.metrics_port):
+                if one.casefold() in names:  # their files would be one, on a Mac in any case of letters
+                    yield f"{where}.name", f"{one!r} is the name of two workers of {name}"
+                elif port in ports:
+                    yield (
+                        f"{where}.metrics_port",
+                        f"{port} is given to both {ports[port]} and {one}; a port is one worker's",
+                    )
+                names[one.casefold()] = one
+                ports.setdefault(port, one)
+            for instance in self._resolved(name, host, worker)[:1]:
+                yield from env_file_problem(self._where("env_file", name, i), instance.env_file)
+                configured = worker_drain_seconds(Path(instance.config))
+                if configured is not None and configured > instance.drain_seconds:
+                    yield self._where("drain_seconds", name, i), too_little_time(instance, configured)
+
+    def resolve(self, file: Path) -> Fleet:
+        """Hosts and instances, everything said. Call after `problems` found none."""
+        local = [name for name, host in self.hosts.items() if host.ssh is None]
+        hosts = []
+        for name, host in self.hosts.items():
+            instances: list[Instance] = []
+            notes: list[str] = []
+            for worker in host.workers:
+                instances += self._resolved(name, host, worker)
+                if self._drain(host, worker, instances[-1].config)[1]:
+                    notes.append(
+                        f"{worker.name} on {name}: {instances[-1].config} tells no drain here, "
+                        f"{ASSUMED_DRAIN_SECONDS:.0f} s are assumed; write drain_seconds"
+                    )
+            label = str(self._said("label", host) or "com.agent-turbo")
+            hosts.append(
+                Host(name, host.manager, host.ssh, _address(name, host, local), tuple(instances), label, tuple(notes))
+            )
+        return Fleet(file, tuple(hosts))
+
+    def _said(self, key: str, *nearest_first: Section) -> object:
+        for section in (*nearest_first, self.defaults):
+            value = getattr(section, key, None)
+            if value is not None:
+                return value
+        return None
+
+    def _where(self, key: str, name: str, worker: int) -> str:
+        """The key path that says a worker's `key`."""
+        host = self.hosts[name]
+        if getattr(host.workers[worker], key) is not None:
+            return f"hosts.{name}.workers.{worker}.{key}"
+        return f"hosts.{name}.{key}" if getattr(host, key) is not None else f"defaults.{key}"
+
+    def _drain(self, host: HostSection, worker: WorkerEntry, config: str) -> tuple[float, bool]:
+        """Its drain in seconds, and whether that is only assumed."""
+        said = self._said("drain_seconds", worker, host)
+        if isinstance(said, int | float):
+            return float(said), False
+        read_there = worker_drain_seconds(Path(config))
+        return (ASSUMED_DRAIN_SECONDS, True) if read_there is None else (read_there, False)
+
+    def _resolved(self, name: str, host: HostSection, worker: WorkerEntry) -> list[Instance]:
+        """Its instances; none while something they need is missing."""
+        home, executable = self._said("home", host), self._said("executable", host)
+        config = self._said("config", worker, host)
+        if home is None or executable is None or config is None:
+            return []
+
+        def there(path: object) -> str:
+            return re.sub(r"^~(?=/)", lambda _: str(home).rstrip("/"), str(path))
+
+        env_file = self._said("env_file", worker, host)
+        path = self._said("path", host) or PATHS[host.manager]
+        assert isinstance(path, list | tuple)
+        return [
+            Instance(
+                host=name,
+                manager=host.manager,
+                name=one,
+                service=f"{self._said('label', host) or 'com.agent-turbo'}.{one}",
+                executable=there(executable),
+                config=there(config),
+                home=str(home),
+                path=tuple(there(part) for part in path),
+                log_dir=there(self._said("log_dir", host) or LOG_DIR[host.manager]),
+                metrics_port=port,
+                slots=worker.slots,
+                queues=tuple(worker.queues or ()),
+                env_file=None if env_file is None else there(env_file),
+                drain_seconds=self._drain(host, worker, there(config))[0],
+                throttle_seconds=int(str(self._said("restart_throttle_seconds", worker, host) or 10)),
+            )
+            for port, one in enumerate(worker.names, worker.metrics_port)
+        ]
+
+
+def load_fleet(file: Path) -> Fleet:
+    """Read and check a fleet.yaml. Raises ConfigError: one message, a line per problem."""
+    return load(file, FleetConfig, written=secrets, expanded=secrets).resolve(file)
+
+
+def _address(name: str, host: HostSection, local: list[str]) -> str:
+    if host.address is not None:
+        return host.address
+    if host.ssh is not None and (match := SSH.fullmatch(host.ssh)):
+        return match["host"]
+    return "127.0.0.1" if local == [name] else name

@@ -1,0 +1,104 @@
+"""What agent_workers knows of the fleet's workers, and what their own /metrics say."""
+
+import contextlib
+import shlex
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import psycopg
+from prometheus_client.parser import text_string_to_metric_families
+from psycopg.rows import dict_row
+
+from turbo import db
+from turbo.fleet.instance import Instance
+from turbo.fleet.manager import MARK, Manager, sections
+from turbo.fleet.shell import FleetError
+from turbo.fleet_status import WorkerLine
+from turbo.sql import statement
+
+CONNECT_AGAIN_SECONDS = 1.0
+
+
+class Presence:
+    """Reads agent_workers, over one connection that is made again when it is lost. `with Presence(dsn) as presence: …`"""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection = self._connect()
+
+    def _connect(self) -> psycopg.Connection[dict[str, Any]]:
+        arguments = db.connect_arguments(self._dsn, "turbo fleet")
+        return psycopg.connect(**arguments, autocommit=True, row_factory=dict_row)  # type: ignore[arg-type]
+
+    def __enter__(self) -> "Presence":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._connection.close()
+
+    def rows(self) -> list[WorkerLine]:
+        """All workers' rows, also of those outside the fleet. Raises psycopg.Error."""
+        return [WorkerLine(**row) for row in self._connection.execute(statement("status/workers"))]
+
+    def rows_or_none(self) -> list[WorkerLine] | None:
+        """The same while the database may be away: None then, and another connection for the next look."""
+        try:
+            return self.rows()
+        except psycopg.OperationalError:
+            time.sleep(CONNECT_AGAIN_SECONDS)
+            with contextlib.suppress(psycopg.OperationalError):
+                self._connection = self._connect()
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What stood on a worker's /metrics."""
+
+    version: str
+    slots: int
+    listener_up: bool
+
+
+def pages(manager: Manager, addresses: Mapping[str, str]) -> dict[str, Page | None]:
+    """Service → its page, read on the host itself; None where nobody answers. `addresses`: service → host:port. Plain HTTP
+    first, then TLS without a check of the certificate, which is the host's own. Raises FleetError."""
+    if not addresses:
+        return {}
+    asked = " ".join(shlex.quote(f"{name} {address}") for name, address in addresses.items())
+    done = manager.run(
+        "command -v curl >/dev/null || exit 127; "
+        f"for a in {asked}; do echo; echo '{MARK}'\"${{a% *}}\"; "
+        'curl -fs --max-time 3 "http://${a#* }/metrics" || curl -fsk --max-time 3 "https://${a#* }/metrics"; done'
+    )
+    if done.code == 127:
+        raise FleetError(f"{manager.host.name}: there is no curl to ask the workers' /metrics with; install it")
+    return {name: _page(text) for name, text in sections(done.out).items()}
+
+
+def _page(text: str) -> Page | None:
+    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    build = next((s for s in samples if s.name == "turbo_build_info"), None)
+    if build is None:
+        return None
+    slots = sum(int(s.value) for s in samples if s.name == "turbo_slots")
+    return Page(build.labels.get("version", ""), slots, any(s.value for s in samples if s.name == "turbo_listener_up"))
+
+
+def address(one: Instance, row: WorkerLine | None) -> str:
+    """Where its host can ask it: what its row says, once it is not only a wildcard."""
+    said = row.metrics_address if row is not None else None
+    if said is None:
+        return f"127.0.0.1:{one.metrics_port}"
+    host, _, port = said.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "::", "[::]", "") else said  # noqa: S104 - compared, not bound
+
+
+def rows_of(name: str, pid: int | None, rows: Sequence[WorkerLine]) -> list[WorkerLine]:
+    """Live rows of a name; of one process only, where its pid is known."""
+    return [row for row in rows if row.name == name and row.live and pid in (None, row.pid)]

@@ -1,0 +1,54 @@
+"""The files of a fleet: `<host>/<service>.plist` or `.service`, one a worker process, and `targets.json`."""
+
+import os
+from pathlib import Path
+
+from turbo.fleet.instance import Host, Instance
+from turbo.fleet.launchd import plist
+from turbo.fleet.model import Fleet
+from turbo.fleet.systemd import unit
+from turbo.fleet.targets import targets
+
+TARGETS = "targets.json"
+SUFFIX = {"launchd": ".plist", "systemd": ".service"}
+
+
+def service_file(one: Instance) -> tuple[str, str]:
+    """Its name and its text."""
+    text = plist(one) if one.manager == "launchd" else unit(one)
+    return f"{one.service}{SUFFIX[one.manager]}", text
+
+
+def rendered(fleet: Fleet, hosts: tuple[Host, ...]) -> dict[str, str]:
+    """Path below the output directory → text. The targets are the whole fleet's, whatever `hosts` are chosen."""
+    files = {}
+    for host in hosts:
+        for one in host.instances:
+            name, text = service_file(one)
+            files[f"{host.name}/{name}"] = text
+    return files | {TARGETS: targets(fleet.hosts)}
+
+
+def write(files: dict[str, str], out: Path) -> list[str]:
+    """Write what differs, each file at once (Prometheus reads targets.json whenever it changes). Returns what was written."""
+    written = []
+    for name, text in files.items():
+        path = out / name
+        if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)  # noqa: PTH105 - atomic
+        written.append(name)
+    return written
+
+
+def left_over(files: dict[str, str], hosts: tuple[Host, ...], out: Path) -> list[str]:
+    """Services of these hosts that an earlier render wrote there and that the fleet no longer has."""
+    return sorted(
+        f"{host.name}/{path.name}"
+        for host in hosts
+        for path in (out / host.name).glob(f"{host.label}.*{SUFFIX[host.manager]}")
+        if f"{host.name}/{path.name}" not in files
+    )

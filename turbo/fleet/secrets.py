@@ -1,0 +1,40 @@
+"""What must not stand in a fleet file: what it says ends in plists and process lists that anyone on the host can read."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from turbo.config_file import Problem, Tree, has_password
+
+_KEY = re.compile(r"passw(or)?d|secret|token|api_?key|credential|^dsn$|^turbo_dsn$|^pg[a-z]+$", re.IGNORECASE)
+_VALUE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")
+_URI = re.compile(r"^\w+://[^/\s]*:[^/\s]*@")
+_KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)
+
+WHERE_TO = "put it into the env_file (KEY=VALUE lines, mode 0600) that `turbo worker --env-file` reads"
+
+
+def secrets(tree: Tree) -> Iterator[Problem]:
+    """Every place that holds a password, a token or a connection to the database. No message shows a value."""
+    yield from _look(tree, "", "")
+
+
+def _look(value: Any, where: str, key: str) -> Iterator[Problem]:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _look(inner, f"{where}.{name}" if where else str(name), str(name))
+    elif isinstance(value, list):
+        for i, inner in enumerate(value):
+            yield from _look(inner, f"{where}.{i}", key)
+    elif value is not None and _KEY.search(key):
+        yield where, f"no secret and no database belongs in a fleet file; {WHERE_TO}"
+    elif isinstance(value, str) and (_holds_password(value) or _VALUE.search(value)):
+        yield where, f"holds a password or a key; {WHERE_TO}"
+
+
+def _holds_password(text: str) -> bool:
+    return bool(_URI.match(text) or (_KEYWORD.search(text) and has_password(text)) or _keyword_in_uri(text))
+
+
+def _keyword_in_uri(text: str) -> bool:
+    return "://" in text and has_password(text)

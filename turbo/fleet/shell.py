@@ -1,0 +1,113 @@
+"""Runs a line of sh on a host of the fleet: here, or over ssh; or only prints it.
+
+    here    /bin/sh -c LINE
+    ssh     ssh -o BatchMode=yes … -- me@beta "/bin/sh -c 'LINE'"      (the login shell there may be any)
+    dry     prints the command, to be pasted; answers what it would have been told
+
+A line is one line: it passes a foreign login shell in single quotes. What a file is to hold goes through standard input, so
+no content is ever quoted. ssh never asks for anything: a key or an agent must do.
+"""
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from turbo.fleet.instance import Host
+
+SSH = (
+    "ssh", "-T",
+    "-o", "BatchMode=yes",
+    "-o", "ConnectTimeout=10",
+    "-o", "ServerAliveInterval=10",
+    "-o", "ServerAliveCountMax=3",
+)  # fmt: skip
+SSH_FAILED = 255
+COMMAND_SECONDS = 60.0
+
+
+class FleetError(Exception):
+    """A host or its service manager did not do what was asked. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    code: int = 0
+    out: str = ""
+    err: str = ""
+
+    @property
+    def complaint(self) -> str:
+        """Its last words, on one line."""
+        lines = (self.err.strip() or self.out.strip()).splitlines()
+        return lines[-1].strip() if lines else f"exit {self.code}"
+
+
+class Shell(Protocol):
+    """A host's."""
+
+    host: Host
+    dry: bool
+
+    def run(self, line: str, *, stdin: str | None = None, assume: Done = Done()) -> Done:
+        """Run it; `assume` is what a dry run answers. Raises FleetError when the host cannot be reached."""
+        ...
+
+
+def command(host: Host, line: str) -> list[str]:
+    """What is executed here."""
+    if "\n" in line:
+        raise AssertionError("a line is one line")
+    if host.ssh is None:
+        return ["/bin/sh", "-c", line]
+    return [*SSH, "--", host.ssh, f"/bin/sh -c {shlex.quote(line)}"]
+
+
+class HostShell:
+    """Runs."""
+
+    dry = False
+
+    def __init__(self, host: Host, seconds: float = COMMAND_SECONDS) -> None:
+        self.host = host
+        self._seconds = seconds
+
+    def run(self, line: str, *, stdin: str | None = None, assume: Done = Done()) -> Done:  # noqa: ARG002
+        try:
+            ended = subprocess.run(
+                command(self.host, line),
+                input=(stdin or "").encode(),
+                capture_output=True,
+                timeout=self._seconds,
+                env={**os.environ, "LC_ALL": "C"},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise FleetError(f"{self.host.name} gave no answer within {self._seconds:.0f} s to: {line}") from None
+        except FileNotFoundError as error:
+            raise FleetError(f"{error.filename} is not on this machine; install it") from None
+        done = Done(ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
+        if self.host.ssh is not None and done.code == SSH_FAILED:
+            raise FleetError(
+                f"{self.host.name} cannot be reached: {done.complaint} (try `ssh -o BatchMode=yes {self.host.ssh} true`)"
+            )
+        return done
+
+
+class DryShell:
+    """Prints. A file's content is named, not shown: `turbo fleet render` shows it."""
+
+    dry = True
+
+    def __init__(self, host: Host, say: Callable[[str], None]) -> None:
+        self.host = host
+        self._say = say
+
+    def run(self, line: str, *, stdin: str | None = None, assume: Done = Done()) -> Done:
+        shown = line if self.host.ssh is None else shlex.join(command(self.host, line))
+        if stdin is not None:
+            shown += "    # its standard input is the file, as `turbo fleet render` prints it"
+        self._say(shown)
+        return assume

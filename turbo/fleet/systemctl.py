@@ -1,0 +1,83 @@
+"""systemd's systemctl, for the manager of one user.
+
+That manager ends when its user logs out, and the workers with it, unless the user lingers. An ssh session that PAM did not
+open knows nothing of the manager's socket, so XDG_RUNTIME_DIR is said where it is not.
+"""
+
+from collections.abc import Sequence
+
+from turbo.fleet.manager import Job, JobState, Manager
+from turbo.fleet.shell import Done, FleetError
+
+BUS = 'export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"; '
+PROPERTIES = "Id,ActiveState,SubState,MainPID,Result,ExecMainStatus"
+
+STATES = {
+    "active": JobState.RUNNING,
+    "reloading": JobState.RUNNING,
+    "activating": JobState.WAITING,
+    "deactivating": JobState.STOPPING,
+}
+
+
+class Systemctl(Manager):
+    program = "systemctl"
+    suffix = ".service"
+    below_home = ".config/systemd/user"
+
+    def start(self, name: str) -> None:
+        self._tell(f"start --no-block {name}.service", f"cannot start {name}")
+
+    def begin_stop(self, name: str) -> None:
+        self._tell(f"stop --no-block {name}.service", f"cannot stop {name}")
+
+    def registered(self, names: Sequence[str]) -> None:
+        self._tell("daemon-reload", "cannot reload")
+        if names:
+            units = " ".join(f"{name}.service" for name in names)
+            self._tell(f"--quiet enable {units}", "cannot enable")
+
+    def forget(self, name: str) -> None:
+        self._tell(f"--quiet disable {name}.service", f"cannot disable {name}")
+        self.checked(f"rm -f {self.path(name)}", f"cannot remove {name}")
+        self._tell("daemon-reload", "cannot reload")
+
+    def notes(self) -> list[str]:
+        done = self.run('loginctl show-user "$(id -un)" --property=Linger 2>/dev/null', assume=Done(0, "Linger=yes"))
+        if "Linger=no" not in done.out:
+            return []
+        return [f"{self.host.name}: its workers end when their user logs out; once there: loginctl enable-linger"]
+
+    def _states(self, names: Sequence[str]) -> dict[str, Job]:
+        units = " ".join(f"{name}.service" for name in names)
+        done = self._tell(f"show --property={PROPERTIES} {units}", "cannot ask")
+        found = dict.fromkeys(names, Job(JobState.DOWN))
+        for block in done.out.strip().split("\n\n"):
+            said = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            name = said.get("Id", "").removesuffix(".service")
+            if name in found:
+                found[name] = _job(said)
+        return found
+
+    def _tell(self, words: str, what: str) -> Done:
+        done = self.run(f"{BUS}systemctl --user {words}")
+        if done.code == 127:
+            raise FleetError(
+                f"{self.host.name}: no systemctl there; if it is another machine, write its `ssh`; else `manager: launchd`"
+            )
+        if "Failed to connect to bus" in done.err:
+            raise FleetError(
+                f"{self.host.name}: no systemd manager runs for this user; once there: loginctl enable-linger "
+                f"(systemctl says: {done.complaint})"
+            )
+        if done.code != 0:
+            raise FleetError(f"{self.host.name}: {what}: {done.complaint}")
+        return done
+
+
+def _job(said: dict[str, str]) -> Job:
+    state = STATES.get(said.get("ActiveState", ""), JobState.DOWN)
+    pid = int(said.get("MainPID", "0")) or None
+    result = said.get("Result", "success")
+    why = "" if result == "success" else f"exit {said.get('ExecMainStatus')}" if result == "exit-code" else result
+    return Job(state, pid if state is not JobState.DOWN else None, why)

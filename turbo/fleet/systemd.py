@@ -1,0 +1,55 @@
+"""A worker's user unit: what its plist means, in systemd's words.
+
+    KeepAlive {SuccessfulExit: false}   Restart=on-failure, and no limit on how often
+    ThrottleInterval                    RestartSec (counted from the end of the last run, launchd's from its start)
+    ExitTimeOut                         TimeoutStopSec
+
+KillMode=mixed: TERM goes to the worker alone, which drains. The default would send it to every process of the unit, and so
+to the agents, in the middle of their work. What is left when the worker has gone is killed. OOMPolicy=continue: an agent that
+the kernel ends for its memory is that run's failure, not the worker's.
+"""
+
+import re
+
+from turbo.fleet.instance import Instance
+from turbo.fleet.launchd import OPEN_FILES
+
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
+
+
+def _word(text: str, *, command: bool = False) -> str:
+    """A word of a unit file: `%` doubled, quoted where it must be; in a command line `$` is doubled too."""
+    text = text.replace("%", "%%")
+    if command:
+        text = text.replace("$", "$$")
+    if _PLAIN.fullmatch(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def unit(one: Instance) -> str:
+    """The file's text."""
+    command = " ".join(_word(word, command=True) for word in one.arguments)
+    environment = "\n".join(f"Environment={_word(f'{name}={value}')}" for name, value in one.environment.items())
+    home = one.home.replace("%", "%%")
+    return f"""\
+# Written by `turbo fleet render`. Change the fleet file, not this.
+[Unit]
+Description=turbo worker {one.name}
+StartLimitIntervalSec=0
+
+[Service]
+Type=exec
+ExecStart={command}
+WorkingDirectory={home}
+{environment}
+Restart=on-failure
+RestartSec={one.throttle_seconds}
+TimeoutStopSec={one.stop_seconds}
+KillMode=mixed
+OOMPolicy=continue
+LimitNOFILE={OPEN_FILES}:524288
+
+[Install]
+WantedBy=default.target
+"""

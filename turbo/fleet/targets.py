@@ -1,0 +1,20 @@
+"""targets.json: where Prometheus scrapes the fleet (file_sd), labels host and worker.
+
+A host's address is its `address`; else what `ssh` calls it; else 127.0.0.1, where it is the only host without `ssh` and so
+this machine; else its name in the file. A worker listens on 127.0.0.1 unless its worker.yaml's metrics.host says otherwise.
+"""
+
+import json
+from collections.abc import Iterable
+
+from turbo.fleet.instance import Host
+
+
+def targets(hosts: Iterable[Host]) -> str:
+    """The file's text. One entry a worker."""
+    entries = [
+        {"targets": [f"{host.address}:{one.metrics_port}"], "labels": {"host": host.name, "worker": one.name}}
+        for host in hosts
+        for one in host.instances
+    ]
+    return "[\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n]\n"

@@ -1,0 +1,49 @@
+"""The worker's own log file: rotated by size here, because launchd never rotates what it appends to.
+
+Its owner's alone (0600): lines name tasks, directories and accounts. Opened again when somebody has moved or removed it
+(newsyslog, logrotate, rm), so that no line goes to a file without a name.
+"""
+
+import contextlib
+import logging
+import logging.handlers
+import os
+from io import TextIOWrapper
+from pathlib import Path
+
+ROTATE_BYTES = 10 * 1024 * 1024
+ROTATE_KEEP = 5
+MODE = 0o600
+
+
+class LogFile(logging.handlers.RotatingFileHandler):
+    """Ten megabytes a file, five kept: `worker.log`, `worker.log.1`, …. Makes the directory. Raises OSError."""
+
+    def __init__(self, path: Path, *, rotate_bytes: int = ROTATE_BYTES, keep: int = ROTATE_KEEP) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        super().__init__(path, maxBytes=rotate_bytes, backupCount=keep, encoding="utf-8")
+
+    def _open(self) -> TextIOWrapper:
+        file = open(self.baseFilename, "a", encoding="utf-8", opener=_closed_to_others)  # noqa: SIM115 - kept open
+        with contextlib.suppress(OSError):
+            os.fchmod(file.fileno(), MODE)  # one that was there before, from when it was open to all
+        return file
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:
+        """Asked before every line, and inside the handler's own care for errors."""
+        if self.stream is not None and not _is_at(self.stream, self.baseFilename):
+            self.stream.close()
+            self.stream = self._open()
+        return bool(super().shouldRollover(record))
+
+
+def _is_at(file: TextIOWrapper, path: str) -> bool:
+    try:
+        here, ours = os.stat(path), os.fstat(file.fileno())  # noqa: PTH116
+    except OSError:
+        return False
+    return (here.st_dev, here.st_ino) == (ours.st_dev, ours.st_ino)
+
+
+def _closed_to_others(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, MODE)

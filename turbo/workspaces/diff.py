@@ -1,0 +1,55 @@
+"""What a task changed, as a diff: for `turbo diff`, beside a run that may go on. Synchronous; reads, and writes nothing."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from turbo.environment import ChildEnvironment
+from turbo.launch import resolve
+from turbo.task import NO_TASK
+from turbo.workspaces.changes import DIFF, NEW_FILES, IndexCopy
+from turbo.workspaces.git import SECONDS, GitFailed, git_environment, said
+from turbo.workspaces.record import Record
+
+CHUNK_BYTES = 256 * 1024
+
+
+def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
+    """From the commit it began at to its files as they are, new ones too; to its branch where the worktree is gone.
+
+    `flags` are those of git diff. Raises GitFailed, SpawnFailed, OSError.
+    """
+    environment = ChildEnvironment({}).for_task(NO_TASK)
+    tree, git_dir = Path(record.tree), Path(record.git_dir)
+    if not tree.is_dir():
+        repo = Path(record.repo)
+        branch = f"refs/heads/{record.branch}"
+        yield from _run((*DIFF, *flags, record.base, branch, "--"), git_environment(environment, repo), repo)
+        return
+    with tempfile.TemporaryDirectory(prefix="turbo-diff-") as place, IndexCopy(git_dir, Path(place)) as index:
+        found = git_environment(environment, tree, git_dir) | {"GIT_INDEX_FILE": str(index)}
+        subprocess.run(
+            [_git(found, tree), *NEW_FILES], env=found, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL, timeout=SECONDS, check=False,
+        )  # fmt: skip
+        yield from _run((*DIFF, *flags, record.base, "--"), found, tree)
+
+
+def _git(environment: Mapping[str, str], where: Path) -> str:
+    return resolve("git", environment.get("PATH"), where)
+
+
+def _run(arguments: tuple[str, ...], environment: dict[str, str], where: Path) -> Iterator[bytes]:
+    with tempfile.TemporaryFile() as errors:
+        with subprocess.Popen(
+            [_git(environment, where), *arguments], env=environment, cwd=where, stdout=subprocess.PIPE, stderr=errors,
+            stdin=subprocess.DEVNULL,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            while chunk := process.stdout.read(CHUNK_BYTES):
+                yield chunk
+        if process.returncode != 0:
+            errors.seek(0)
+            text = errors.read(8192).decode("utf-8", "replace")
+            raise GitFailed(f"git diff in {where}: {said(text) or f'exit code {process.returncode}'}")

@@ -1,0 +1,146 @@
+"""git, as turbo runs it: a fixed argv, no hook, no prompt, no daemon, a time limit, bounded output.
+
+Journalled like every program of a worker, so that a killed worker's fetch or checkout is ended before anybody uses the
+directory again. The environment is the executor's, for its credentials (the agent runs git with the same), without the
+GIT_* variables that would lead git elsewhere. Messages come in English, which is how a full disk is told from the rest.
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turbo.executors.base import StopReason
+from turbo.journal import Journal
+from turbo.launch import SpawnFailed
+from turbo.log import scrub
+from turbo.process import Ending, ProcessSpec, run_process
+
+SECONDS = 60.0
+"""For what only looks; what moves data has a limit of its own."""
+
+OUTPUT_BYTES = 4 * 1024 * 1024
+ERROR_CHARACTERS = 600
+
+SETTINGS = {
+    "core.hooksPath": os.devnull,  # a repository's post-checkout is not turbo's to run; the agent's own git runs hooks
+    "core.fsmonitor": "false",  # would leave a daemon in every worktree
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "submodule.recurse": "false",
+    "core.quotePath": "false",
+    "advice.detachedHead": "false",
+    "protocol.ext.allow": "never",
+}
+"""Given as GIT_CONFIG_*: stronger than any file."""
+
+KEPT_VARIABLES = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM")
+"""What an operator may set in an executor's `env` to reach a remote."""
+
+FULL_BYTES = 1024 * 1024
+"""With less room than this, a failure of git's is the disk's."""
+
+_FULL = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}
+
+
+class GitFailed(Exception):
+    """git could not do it; the message says what, where, and git's own words."""
+
+
+class Stopped(Exception):
+    """The run was asked to end meanwhile."""
+
+
+def git_environment(environment: Mapping[str, str], where: Path, git_dir: Path | None = None) -> dict[str, str]:
+    """What git finds in its environment in the directory `where`.
+
+    With `git_dir` it works on exactly that repository and this worktree, whatever an agent has made of `.git`; without,
+    `where` must be one itself: a repository further up (dotfiles in a home directory) is never taken.
+    """
+    clean = {k: v for k, v in environment.items() if not k.startswith("GIT_") or k in KEPT_VARIABLES}
+    clean |= {
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ASKPASS": "true",
+        "SSH_ASKPASS_REQUIRE": "never",
+        "GCM_INTERACTIVE": "never",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_PAGER": "cat",
+        "GIT_EDITOR": "true",
+        "GIT_CEILING_DIRECTORIES": str(where.parent),
+        "GIT_CONFIG_COUNT": str(len(SETTINGS)),
+    }
+    for number, (key, value) in enumerate(SETTINGS.items()):
+        clean |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+    if git_dir is not None:
+        clean |= {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(where)}
+    return clean
+
+
+@dataclass(frozen=True, slots=True)
+class Git:
+    """git in the directory `where`, for one task. `git_dir`: see `git_environment`."""
+
+    where: Path
+    environment: Mapping[str, str]
+    journal: Journal
+    git_dir: Path | None = None
+    stop: StopReason = field(default_factory=StopReason)
+    task_id: str = ""
+
+    async def __call__(self, *arguments: str, seconds: float = SECONDS, **variables: str) -> str:
+        """Run it; its standard output. Raises GitFailed, Stopped, OSError for a full disk."""
+        spec = ProcessSpec(
+            argv=("git", *arguments),
+            env=git_environment(self.environment, self.where, self.git_dir) | variables,
+            cwd=self.where,
+            log_path=Path(os.devnull),
+            wall_seconds=seconds,
+            stdout_bytes=OUTPUT_BYTES,
+            task_id=self.task_id,
+        )
+        try:
+            result = await run_process(spec, stop=self.stop, journal=self.journal)
+        except SpawnFailed as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, str(error)) from error
+            raise GitFailed(str(error)) from error
+        if result.ended_by is Ending.STOPPED:
+            raise Stopped
+        what = f"git {arguments[0]} in {self.where}"
+        if result.ended_by is not Ending.EXITED:
+            raise GitFailed(f"{what} was ended after {seconds:g} s")
+        if result.returncode != 0:
+            for words, number in _FULL.items():
+                if words in result.stderr_tail:
+                    raise OSError(number, f"{what}: {words}")
+            if any(_full(path) for path in (self.where, self.git_dir) if path is not None):
+                raise OSError(errno.ENOSPC, f"{what}: No space left on device")
+            raise GitFailed(f"{what}: {said(result.stderr_tail) or result.exit_text}")
+        return result.stdout.decode("utf-8", "surrogateescape")
+
+    async def succeeds(self, *arguments: str) -> bool:
+        """Whether it exits with 0. Raises Stopped, OSError."""
+        try:
+            await self(*arguments)
+        except GitFailed:
+            return False
+        return True
+
+
+def _full(path: Path) -> bool:
+    """git does not always say why it could not write a file."""
+    try:
+        return shutil.disk_usage(path).free < FULL_BYTES
+    except OSError:
+        return False
+
+
+def said(stderr: str) -> str:
+    """git's message, in a line, without its advice."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
+    told = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
+    text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)
+    return scrub(text)[:ERROR_CHARACTERS]  # a remote's URL may hold a password

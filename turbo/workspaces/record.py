@@ -1,0 +1,98 @@
+"""The record of a workspace: what turbo must know of it when its worker is dead, or its configuration has changed.
+
+    <state_dir>/workspaces/<repo>-<hash>/<task>/record.json      replaced whole, never half written
+                                               /<repo>/          the worktree
+
+    creating ──branch and worktree made, files checked out──▶ made ──setup succeeded──▶ ready
+        └── found so later: its worker died, or the disk was full. What there is of it is removed, and made anew
+
+The worktree may be gone while its record stays: then its branch holds commits that no other branch has.
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from turbo.statedir import safe_name
+
+FILE = "record.json"
+
+Keep = Literal["changed", "always", "never"]
+
+
+class Stage(StrEnum):
+    CREATING = "creating"
+    MADE = "made"
+    READY = "ready"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What becomes of a worktree. `keep`: after a task that succeeded. `keep_days` since its last use, then the sweep.
+    `max_bytes`: of all worktrees of the executor on this host; None: no cap. `sweep_unmerged`: the sweep may take
+    uncommitted changes too, and worktrees with unmerged commits (whose branch stays)."""
+
+    keep: Keep = "changed"
+    keep_days: float = 14.0
+    max_bytes: int | None = None
+    sweep_unmerged: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """`repo`, `tree`, `git_dir` are absolute paths; `git_dir` is the worktree's own, inside the repository's. `base` is the
+    commit it began at. Times are Unix seconds, of this host's clock."""
+
+    task_id: str
+    executor: str
+    host: str
+    repo: str
+    ref: str
+    base: str
+    branch: str
+    tree: str
+    git_dir: str
+    stage: Stage
+    policy: Policy
+    created_at: float
+    used_at: float
+
+    def save(self, home: Path) -> None:
+        """Raises OSError (disk full)."""
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = home / f"{FILE}.new"
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(asdict(self), file)
+            draft.replace(home / FILE)
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+
+def load(home: Path) -> Record | None:
+    """The record in `home`; None where there is none that can be read."""
+    try:
+        fields = json.loads((home / FILE).read_text(encoding="utf-8"))
+        return Record(**fields | {"stage": Stage(fields["stage"]), "policy": Policy(**fields["policy"])})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
+def records(root: Path) -> Iterator[tuple[Path, Record]]:
+    """Every workspace of the host, with its home."""
+    for file in sorted(root.glob(f"*/*/{FILE}")):
+        record = load(file.parent)
+        if record is not None:
+            yield file.parent, record
+
+
+def records_of(root: Path, task_id: str) -> list[Record]:
+    """Those of one task (of several repositories, if its executor was changed), the last used first."""
+    found = [load(file.parent) for file in root.glob(f"*/{safe_name(task_id)}/{FILE}")]
+    return sorted((r for r in found if r is not None and r.task_id == task_id), key=lambda r: -r.used_at)

@@ -1,0 +1,200 @@
+"""A person's repository, and the little that turbo does in it: a branch and a worktree made, a branch and a worktree removed.
+
+Never touched: HEAD, index and files of the checkout, and every branch but the one that turbo made for the task.
+
+    [fetch] ──▶ ref → commit ──▶ branch made (must not exist) ──▶ worktree, empty ──▶ files checked out
+    └──────────── one at a time in a repository, on this host ────────────────┘       └── side by side ──┘
+
+git's own locks keep refs and objects right, but `git worktree add` and `git branch` read the list of worktrees, and fail on
+one that another is making in that moment (git 2.39: "failed to read .../commondir"). So turbo has a lock of its own for that part,
+which takes some 20 ms; a checkout of minutes holds up nobody. The person's own `git worktree add` may still come in
+between, so that failure is tried again.
+"""
+
+import asyncio
+import fcntl
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from turbo.executors.base import StopReason
+from turbo.workspaces.git import SECONDS, Git, GitFailed, Stopped
+from turbo.workspaces.names import digest_of, ref_problem
+
+FETCH_SECONDS = 300.0
+CHECKOUT_SECONDS = 900.0
+LOCK_POLL_SECONDS = (0.01, 0.03)
+TRIES = 6
+
+_HALF_MADE = re.compile(r"failed to read \S*commondir")
+_COMMIT = re.compile(r"[0-9a-f]{40,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """`git` runs in its top directory; `common` is its .git."""
+
+    git: Git
+    common: Path
+    lock: Path
+
+    def with_stop(self, stop: StopReason) -> "Repository":
+        """The same, for steps that another stop ends."""
+        return replace(self, git=replace(self.git, stop=stop))
+
+    # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def commit_of(self, ref: str) -> str:
+        """The commit that a ref names. Raises GitFailed where there is none."""
+        problem = ref_problem(ref)
+        if problem is not None:
+            raise GitFailed(f"the ref {ref!r:.200} {problem}")
+        try:
+            found = await self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+        except GitFailed:
+            raise GitFailed(f"{self.git.where} has no commit named {ref!r:.200} (git fetch? or fetch: true)") from None
+        commit = found.strip()
+        if not _COMMIT.fullmatch(commit):
+            raise GitFailed(f"{self.git.where}: git names no commit for {ref!r:.200}")
+        return commit
+
+    async def branch_tip(self, branch: str) -> str | None:
+        """The commit of a local branch; None when there is no such branch."""
+        listed = await self.git("for-each-ref", "--format=%(refname) %(objectname)", "--", f"refs/heads/{branch}")
+        return dict(line.split(" ", 1) for line in listed.splitlines()).get(f"refs/heads/{branch}")
+
+    async def held_elsewhere(self, commit: str, branch: str) -> bool:
+        """Whether a branch other than `branch`, a remote's branch or a tag contains the commit."""
+        where = ("refs/heads", "refs/remotes", "refs/tags")
+        listed = await self.git("for-each-ref", f"--contains={commit}", "--count=2", "--format=%(refname)", *where)
+        return any(name != f"refs/heads/{branch}" for name in listed.splitlines())
+
+    # ── changing ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """One at a time in this repository, on this host. Raises Stopped, OSError."""
+        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(random.uniform(*LOCK_POLL_SECONDS)):
+                        await self.git.stop.wait()
+                if self.git.stop.is_set():
+                    raise Stopped
+            yield
+        finally:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    async def fetch(self, ref: str) -> None:
+        """Bring one remote-tracking branch up to date, and nothing else, whatever refspecs are configured. A ref that names
+        no remote's branch is left as it is. Within `alone`; who waited for another's fetch has it already."""
+        stamp = self.lock.with_suffix(f".{digest_of(Path(ref))[:8]}.fetched")
+        for remote in (await self.git("remote")).split():
+            if ref.startswith(f"{remote}/"):
+                branch = ref.removeprefix(f"{remote}/")
+                began = time.time()
+                flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--refmap=")
+                spec = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
+                await self.git("fetch", *flags, "--end-of-options", remote, spec, seconds=FETCH_SECONDS)
+                stamp.touch()
+                os.utime(stamp, (began, began))
+                return
+
+    def fetched_since(self, ref: str, moment: float) -> bool:
+        """Whether somebody on this host began such a fetch after `moment` (Unix seconds), and it succeeded."""
+        try:
+            return self.lock.with_suffix(f".{digest_of(Path(ref))[:8]}.fetched").stat().st_mtime >= moment
+        except OSError:
+            return False
+
+    async def add(self, tree: Path, branch: str) -> Path:
+        """A worktree without files, on an existing branch. Within `alone`. Returns its own git directory."""
+        tree.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await self._change("worktree", "add", "--quiet", "--no-checkout", "--", str(tree), branch)
+        made = await Git(tree, self.git.environment, self.git.journal)("rev-parse", "--absolute-git-dir")
+        return Path(made.strip())
+
+    async def make_branch(self, branch: str, commit: str) -> None:
+        """Raises GitFailed when there is one of that name already: it is somebody's."""
+        if not await self.git.succeeds("check-ref-format", "--branch", branch):
+            raise GitFailed(f"git does not take {branch!r:.200} as a branch's name")
+        try:
+            await self._change("branch", "--no-track", "--", branch, commit)
+        except GitFailed as error:
+            if "already exists" in str(error):
+                raise GitFailed(branch_exists(branch, self.git.where)) from None
+            raise
+
+    async def remove(self, tree: Path) -> None:
+        """The worktree with everything in it, and git's entry for it. Right to call twice. Within `alone`.
+
+        Never `git worktree prune`: that would also take the person's worktrees on a drive that is not mounted.
+        """
+        command = ("worktree", "remove", "--force", "--force", "--", str(tree))
+        with suppress(GitFailed):
+            await self._change(*command, seconds=CHECKOUT_SECONDS)
+        if tree.exists():  # git does not know it any more, or its .git is gone
+            await asyncio.to_thread(shutil.rmtree, tree)
+            with suppress(GitFailed):
+                await self._change(*command)
+
+    async def delete_branch(self, branch: str, base: str) -> bool:
+        """Delete the task's branch, unless it has commits of its own that no other has. False: it is still there."""
+        tip = await self.branch_tip(branch)
+        if tip is None:
+            return True
+        if tip != base and not await self.held_elsewhere(tip, branch):
+            return False
+        # Not update-ref: this one refuses while somebody has the branch checked out.
+        try:
+            await self._change("branch", "--quiet", "-D", "--", branch)
+        except GitFailed:
+            return False
+        return True
+
+    async def _change(self, *arguments: str, seconds: float = SECONDS) -> None:
+        """A command that reads the list of worktrees; again, while somebody is making one."""
+        for left in reversed(range(TRIES)):
+            try:
+                await self.git(*arguments, seconds=seconds)
+                return
+            except GitFailed as error:
+                if not left or not _HALF_MADE.search(str(error)):
+                    raise
+                await _pause()
+
+
+async def open_repository(git: Git, locks: Path) -> Repository:
+    """The repository whose top directory is `git.where`: bare ones and shallow ones too. Raises GitFailed."""
+    if not git.where.is_dir():
+        raise GitFailed(f"repo {git.where} is not a directory on this host")
+    try:
+        common = (await git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
+    except GitFailed as error:
+        if "not a git repository" not in str(error):
+            raise
+        raise GitFailed(f"repo {git.where} is not a git repository (name its top directory)") from None
+    return Repository(git, Path(common), locks / f"repository-{digest_of(Path(common).resolve())}.lock")
+
+
+async def _pause() -> None:
+    await asyncio.sleep(random.uniform(0.05, 0.2))
+
+
+def branch_exists(branch: str, repo: Path) -> str:
+    return (
+        f"the branch {branch} exists already in {repo}, and not as this task's workspace on this host: "
+        "rename or delete it, or change `branch`"
+    )

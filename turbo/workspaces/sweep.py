@@ -1,0 +1,211 @@
+"""The sweep: worktrees that nobody needs any more go, by age and by a cap on the disk they take.
+
+    kept ──unused for keep_days (unchanged, or keep: never: for a day)──▶ examined ──nothing would be lost──▶ removed
+      └── its executor's take more than max_gb: the longest unused first ──▶ examined ──┴── else kept, and said
+
+Never removed: one that a run is in; one with uncommitted changes or with commits that no other branch has, unless the
+configuration says so (`sweep_unmerged`, or `keep: never`). Even then a branch with such commits stays. What cannot be
+examined, because its repository is gone or broken, stays. One sweeper a host; any worker that shares the state directory.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import random
+import re
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from turbo.environment import ChildEnvironment
+from turbo.exclusive import LockFile, lock_path
+from turbo.journal import Journal
+from turbo.loop import Loop
+from turbo.task import NO_TASK
+from turbo.workspaces.changes import at_risk
+from turbo.workspaces.git import Git, GitFailed, Stopped
+from turbo.workspaces.kept import size_of
+from turbo.workspaces.opening import dispose
+from turbo.workspaces.record import Policy, Record, Stage, records
+from turbo.workspaces.repository import Repository, open_repository
+
+log = logging.getLogger(__name__)
+
+EVERY_SECONDS = 3600.0
+DAY = 86_400.0
+_DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.exclusive.lock_path
+
+RETRY_SECONDS = DAY
+"""How long a worktree with nothing in it waits for a retry of its task; a later one makes a new one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A worktree on disk, and the policy that holds for it now. `size` in bytes."""
+
+    home: Path
+    record: Record
+    policy: Policy
+    size: int
+
+
+class WorkspaceSweep(Loop):
+    name = "workspace sweep"
+
+    def __init__(
+        self,
+        root: Path,
+        locks: Path,
+        journal: Journal,
+        policies: Mapping[str, Policy],
+        *,
+        every: float = EVERY_SECONDS,
+    ) -> None:
+        """`policies` by executor, as configured now; a worktree of another executor keeps the policy it was used with."""
+        super().__init__()
+        self._root = root
+        self._locks = locks
+        self._journal = journal
+        self._policies = policies
+        self._every = every
+        self._said: set[str] = set()
+
+    async def run(self) -> None:
+        while True:
+            # Not at the start: a worker that is started every minute must not sweep every minute.
+            await asyncio.sleep(self._every * random.uniform(0.5, 1.0))
+            try:
+                await self.once()
+            except OSError as error:
+                log.warning("cannot sweep the workspaces: %s", error)
+
+    async def once(self, now: float | None = None) -> list[str]:
+        """One pass, unless another worker of the host is at it. `now`: Unix seconds. Returns the tasks whose worktrees went."""
+        now = time.time() if now is None else now
+        gone = []
+        with self._sweeper() as mine:
+            if not mine:
+                return []
+            candidates = await asyncio.to_thread(self._candidates)
+            too_much = self._too_much(candidates)
+            for one in sorted(candidates, key=lambda c: c.record.used_at):
+                over = too_much.get(one.record.executor, 0) > 0
+                if not over and now - one.record.used_at < min(one.policy.keep_days * DAY, RETRY_SECONDS):
+                    continue
+                if await self._try(one, now, over=over):
+                    gone.append(one.record.task_id)
+                    if one.record.executor in too_much:
+                        too_much[one.record.executor] -= one.size
+            for executor, excess in too_much.items():
+                if excess > 0:
+                    self._warn_once(
+                        f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, and what is "
+                        "left is in use or would be lost; `turbo doctor` lists them"
+                    )
+            self._prune_locks(now)
+        return gone
+
+    def _prune_locks(self, now: float) -> None:
+        """Those of directories that nobody has used for a day; most were of worktrees that went with their run."""
+        for path in self._locks.glob("*.lock"):
+            with suppress(OSError):
+                if _DIRECTORY_LOCK.fullmatch(path.name) and now - path.stat().st_mtime > DAY:
+                    lock = LockFile(path)
+                    if lock.take():
+                        lock.remove()
+                        lock.release()
+
+    def _candidates(self) -> list[Candidate]:
+        return [
+            Candidate(home, record, self._policies.get(record.executor, record.policy), size_of(home))
+            for home, record in records(self._root)
+        ]
+
+    def _too_much(self, candidates: list[Candidate]) -> dict[str, int]:
+        """By executor: bytes over its cap."""
+        excess: dict[str, int] = {}
+        for one in candidates:
+            if one.policy.max_bytes is not None:
+                excess[one.record.executor] = excess.get(one.record.executor, -one.policy.max_bytes) + one.size
+        return excess
+
+    # ── one worktree ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _try(self, one: Candidate, now: float, *, over: bool) -> bool:
+        """Remove it, if it may go. Nobody can start a run in it meanwhile."""
+        lock = LockFile(lock_path(self._locks, one.home.resolve()))
+        try:
+            if not lock.take():  # in use, or its program may still live
+                return False
+        except OSError:
+            return False
+        try:
+            repository = await self._repository(one.record)
+            async with repository.alone():
+                if not await self._may_go(repository, one, now, over=over):
+                    return False
+                tree = Path(one.record.tree).exists()
+                await dispose(repository, one.record, one.home)
+            if tree:
+                log.info("swept the workspace %s", one.record.tree, extra={"task": one.record.task_id})
+            return tree
+        except (GitFailed, Stopped, OSError) as error:
+            self._warn_once(f"cannot sweep {one.home}: {error}")
+            return False
+        finally:
+            lock.release()
+
+    async def _repository(self, record: Record) -> Repository:
+        environment = ChildEnvironment({}).for_task(NO_TASK)
+        return await open_repository(Git(Path(record.repo), environment, self._journal), self._locks)
+
+    async def _may_go(self, repository: Repository, one: Candidate, now: float, *, over: bool) -> bool:
+        record, policy = one.record, one.policy
+        unused = now - record.used_at
+        old = unused >= policy.keep_days * DAY
+        if policy.keep == "never" and (over or old or unused >= RETRY_SECONDS):
+            return True
+        tree = Path(record.tree)
+        git = None
+        if tree.exists() and record.stage is not Stage.CREATING:  # no program was ever in one that was never finished
+            git = replace(repository.git, where=tree, git_dir=Path(record.git_dir))
+        risk = await at_risk(git, repository, record)
+        if not old and not over and (policy.keep == "always" or await self._changed(repository, git, record, risk)):
+            return False
+        if risk is not None and not policy.sweep_unmerged:
+            if git is not None:
+                self._warn_once(f"{tree} is kept, unused for {unused / DAY:.0f} days: {risk}")
+            return False
+        return True
+
+    async def _changed(self, repository: Repository, git: Git | None, record: Record, risk: str | None) -> bool:
+        """Whether the task has left anything, merged or not."""
+        if risk is not None:
+            return True
+        tips = {await repository.branch_tip(record.branch), record.base}
+        if git is not None:
+            tips.add((await git("rev-parse", "--verify", "--end-of-options", "HEAD")).strip())
+        return len(tips) > 1
+
+    # ── the host ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _sweeper(self) -> Iterator[bool]:
+        """Whether this worker sweeps now."""
+        descriptor = os.open(self._locks / "workspace-sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            mine = False
+            with suppress(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                mine = True
+            yield mine
+        finally:
+            os.close(descriptor)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            log.warning("%s", text)

@@ -1,0 +1,246 @@
+"""The place where an executor with `workspace` runs its tasks: a worktree for each, made, handed to the program, measured.
+
+    task ──its home locked──▶ no record ──▶ branch and worktree made ──▶ setup ──▶ the program ──▶ measured ──▶ kept, or removed
+                 ├── record and worktree there (a retry, a resumed session) ──▶ gone on with ───┘
+                 └── the worktree is gone, its branch is not ──▶ a worktree on that branch again
+
+The lock (turbo.exclusive) lasts from before the first step to after the last, and is not free before a killed worker's
+program is gone, so nobody else is ever in the worktree.
+Nothing of a row reaches git but `input_data.ref`, where `refs` allows it, and its id in the branch's name.
+"""
+
+import dataclasses
+import fnmatch
+import logging
+import os
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from turbo.executors.base import Run, StopReason
+from turbo.executors.working_directory import Exclusive, Program
+from turbo.journal import Journal
+from turbo.launch import SpawnFailed, obstacle
+from turbo.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.process import Ending, ProcessResult, ProcessSpec, run_process
+from turbo.program_output import text_of
+from turbo.task import Task
+from turbo.workspaces.changes import measure
+from turbo.workspaces.git import Git, GitFailed, Stopped
+from turbo.workspaces.names import branch_of, home_of, ref_problem
+from turbo.workspaces.opening import dispose, find, make
+from turbo.workspaces.record import Policy, Record, Stage
+from turbo.workspaces.repository import Repository, open_repository
+
+log = logging.getLogger(__name__)
+
+SETUP_OUTPUT_CHARACTERS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class WorktreeSettings:
+    """`repo` is absolute. `refs`: patterns (fnmatch) that `input_data.ref` may match. `branch`: a template. `fetch`: bring a
+    remote's branch up to date first. `setup`: argv, run in a new worktree for at most `setup_seconds`."""
+
+    repo: Path
+    ref: str = "HEAD"
+    refs: tuple[str, ...] = ()
+    branch: str = "turbo/{task_id}"
+    fetch: bool = False
+    setup: tuple[str, ...] = ()
+    setup_seconds: float = 600.0
+    policy: Policy = field(default_factory=Policy)
+
+
+class SetupFailed(Exception):
+    """The message holds what it printed."""
+
+
+class Worktrees:
+    """See `Place`. `root`: where the workspaces of the host are, `locks`: its locks. `host`: this host's name, for people.
+    `exclusive` keeps a task's workspace to one run at a time (turbo.exclusive)."""
+
+    fixed: Path | None = None
+
+    def __init__(
+        self,
+        executor: str,
+        settings: WorktreeSettings,
+        *,
+        root: Path,
+        locks: Path,
+        host: str,
+        journal: Journal,
+        exclusive: Exclusive,
+        grace_seconds: float = 5.0,
+    ) -> None:
+        self._executor = executor
+        self._settings = settings
+        self._root = root
+        self._locks = locks
+        self._host = host
+        self._journal = journal
+        self._exclusive = exclusive
+        self._grace_seconds = grace_seconds
+
+    def missing(self, environment: Mapping[str, str]) -> str | None:
+        """See `Place`."""
+        repo = self._settings.repo
+        if not repo.is_dir():
+            return f"workspace.repo {repo} is not a directory"
+        if not (repo / ".git").exists() and not (repo / "HEAD").is_file():
+            return f"workspace.repo {repo} is not a git repository (name its top directory)"
+        return obstacle("git", environment.get("PATH"), None)
+
+    async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
+        """See `Place`."""
+        ref = self._wanted(run.task)
+        if isinstance(ref, Outcome):
+            return ref
+        home = home_of(self._root, self._settings.repo, run.task.task_id)
+        async with self._exclusive(home, run.task):
+            git = Git(self._settings.repo, environment, self._journal, stop=run.stop, task_id=run.task.task_id)
+            try:
+                repository = await open_repository(git, self._locks)
+                record, continued = await self._open(repository, ref, run.task, home)
+                record = await self._set_up(record, run, environment, home)
+            except Stopped:
+                return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}")
+            except GitFailed as error:
+                return Outcome.failed(f"workspace: {error}")
+            except SetupFailed as error:
+                return replace(Outcome.failed(f"workspace: {error}"), log=str(run.log_path))
+            outcome = await program(Path(record.tree))
+            return await self._close(repository, record, run, outcome, continued, home)
+
+    def _wanted(self, task: Task) -> str | Outcome:
+        """The ref, by configuration or, where that allows it, by the row."""
+        data = task.input_data if isinstance(task.input_data, dict) else {}
+        if data.get("cwd") is not None:
+            return _refused("input_data.cwd cannot be had: this executor gives each task a worktree of its own")
+        if (ref := data.get("ref")) is None:
+            return self._settings.ref
+        if not isinstance(ref, str):
+            return _refused(f"input_data.ref must be text, not {ref!r:.200}")
+        if (problem := ref_problem(ref)) is not None:
+            return _refused(f"input_data.ref {ref!r:.200} {problem}")
+        if not any(fnmatch.fnmatchcase(ref, pattern) for pattern in self._settings.refs):
+            allowed = ", ".join(self._settings.refs) or "none is configured"
+            return _refused(f"input_data.ref {ref!r:.200} is not among the refs that a row may choose ({allowed})")
+        return ref
+
+    # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _open(self, repository: Repository, ref: str, task: Task, home: Path) -> tuple[Record, bool]:
+        settings = self._settings
+        found = await find(repository, home)
+        if found is not None:
+            log.info("going on in %s", found.tree, extra={"task": task.task_id})
+            return self._used(found, home), True
+        if task.attempt > 1:
+            log.info("no workspace of it on this host: beginning anew", extra={"task": task.task_id})
+        now = time.time()
+        new = Record(
+            task_id=task.task_id,
+            executor=self._executor,
+            host=self._host,
+            repo=str(settings.repo),
+            ref=ref,
+            base="",
+            branch=branch_of(settings.branch, task.task_id),
+            tree=str(home / (settings.repo.name or "repo")),
+            git_dir="",
+            stage=Stage.CREATING,
+            policy=settings.policy,
+            created_at=now,
+            used_at=now,
+        )
+        return await make(repository, new, home, fetch=settings.fetch), False
+
+    def _used(self, record: Record, home: Path) -> Record:
+        record = replace(
+            record, used_at=time.time(), policy=self._settings.policy, executor=self._executor, host=self._host
+        )
+        record.save(home)
+        return record
+
+    async def _set_up(self, record: Record, run: Run, environment: Mapping[str, str], home: Path) -> Record:
+        """Run `setup`, unless it has succeeded here before. Its output is at the head of the attempt's log."""
+        if record.stage is Stage.READY:
+            return record
+        if self._settings.setup:
+            first, *rest = self._settings.setup
+            spec = ProcessSpec(
+                argv=(os.path.expanduser(first), *rest),  # noqa: PTH111 - a bare name stays one
+                env=environment,
+                cwd=Path(record.tree),
+                log_path=run.log_path,
+                wall_seconds=self._settings.setup_seconds,
+                grace_seconds=self._grace_seconds,
+                task_id=run.task.task_id,
+            )
+            try:
+                result = await run_process(spec, stop=run.stop, journal=self._journal)
+            except SpawnFailed as error:
+                raise SetupFailed(f"setup: {error}") from error
+            if result.ended_by is Ending.STOPPED:
+                raise Stopped
+            if result.ended_by is not Ending.EXITED or result.returncode != 0:
+                raise SetupFailed(self._why_setup_failed(result))
+        record = replace(record, stage=Stage.READY)
+        record.save(home)
+        return record
+
+    def _why_setup_failed(self, result: ProcessResult) -> str:
+        how = (
+            f"failed with {result.exit_text}"
+            if result.ended_by is Ending.EXITED
+            else f"was ended after {self._settings.setup_seconds:g} s (setup_seconds)"
+        )
+        printed = text_of(result.stdout, cut=result.stdout_cut).rstrip()[-SETUP_OUTPUT_CHARACTERS:]
+        said = "\n".join(part for part in (printed, result.stderr_tail[-SETUP_OUTPUT_CHARACTERS:]) if part)
+        return f"setup ({' '.join(self._settings.setup)}) {how}{f': {said}' if said else ''}"
+
+    # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _close(
+        self, repository: Repository, record: Record, run: Run, outcome: Outcome, continued: bool, home: Path
+    ) -> Outcome:
+        """What became of it, for the row and the trail. A result is never lost to what cannot be measured."""
+        with suppress(OSError):
+            record = self._used(record, home)
+        if run.stop.reason in ("drain", "lost"):  # no result is written; the next run goes on here
+            return outcome
+        repository = repository.with_stop(StopReason())
+        told: dict[str, object] = {
+            "kind": "worktree",
+            "host": record.host,
+            "path": record.tree,
+            "repo": record.repo,
+            "branch": record.branch,
+            "ref": record.ref,
+            "base": record.base,
+            "continued": continued,
+            "kept": True,
+        }
+        try:
+            git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
+            changes = await measure(git, record, home)
+            told |= dataclasses.asdict(changes)
+            if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
+                async with repository.alone():
+                    tip = await repository.branch_tip(record.branch)
+                    changed = changes.uncommitted or (changes.head, tip) != (record.base, record.base)
+                    if record.policy.keep == "never" or not changed:
+                        await dispose(repository, record, home)
+                        told["kept"] = False
+        except (GitFailed, OSError) as error:
+            log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
+            told["error"] = str(error)
+        return replace(outcome, extra={**outcome.extra, "workspace": told})
+
+
+def _refused(why: str) -> Outcome:
+    return Outcome.failed(why, FailureKind.REFUSED, final=True)

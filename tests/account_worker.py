@@ -1,6 +1,6 @@
 """A worker as `turbo worker` runs it, with what a test of accounts must be able to shorten or to leave out.
 
-python tests/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false}'
+python tests/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false, "ladder": false}'
 """
 
 import asyncio
@@ -31,6 +31,7 @@ async def main(file: str, settings: str = "{}") -> int:
     log.configure(worker.id)
     if not wanted.get("breaker", True):
         worker.runner.after_run = _as_it_is
+    worker.claimer._ladder = wanted.get("ladder", True)
     return await worker.run()
 
 

@@ -79,11 +79,19 @@ class AccountsBench(workers.Bench):
         return config
 
     def worker(
-        self, host: str, key: str = GOOD, *, breaker: bool = True, timings: dict[str, float] | None = None, **more: Any
+        self,
+        host: str,
+        key: str = GOOD,
+        *,
+        breaker: bool = True,
+        ladder: bool = True,
+        timings: dict[str, float] | None = None,
+        **more: Any,
     ) -> WorkerProcess:
-        """A worker of `host`, up. `key` is its API key; `login` in `more` overrides it."""
+        """A worker of `host`, up. `key` is its API key; `login` in `more` overrides it. Without the `ladder` it looks
+        when it is told and when it polls, at no other time."""
         login = more.pop("login", {"ANTHROPIC_API_KEY": key})
-        settings = {"breaker": breaker, "timings": {**AT_ONCE, **(timings or {})}}
+        settings = {"breaker": breaker, "ladder": ladder, "timings": {**AT_ONCE, **(timings or {})}}
         return self.start(self.claude(host, login=login, **more), json.dumps(settings)).listening()
 
     def task(self, task_id: str, text: str | None = None, **columns: object) -> None:

@@ -1,8 +1,6 @@
 """The worker: wires the loops together, from start to drain.
 
-    starting ──▶ waiting for the database (and for its schema) ──▶ adopting what dead siblings of this host left
-        ──▶ up ──TERM──▶ draining ──every run ended, every result recorded──▶ gone (exit 0)
-                            └──drain_seconds, or a second TERM──▶ agents ended, tasks released without a try
+    starting (turbo.startup) ──▶ up ──TERM──▶ draining (turbo.drain) ──▶ gone (exit 0)
 
 Promises: the metrics endpoint is up before the database answers; nothing is claimed before what a dead predecessor left
 is ended, replayed and released; a drain keeps beating to its end, so that nobody rescues what it still runs.
@@ -21,12 +19,13 @@ from typing import Any
 
 import psycopg
 
-from turbo import __version__, db, migrate
+from turbo import __version__, db
 from turbo.accounts import Accounts
 from turbo.breaker import AccountTimings
 from turbo.claimer import Claimer
 from turbo.config import RetentionSection, WorkerConfig
 from turbo.db import Backoff, Lane
+from turbo.drain import drain
 from turbo.endpoint import Endpoint, TlsFiles
 from turbo.exclusive import ExclusiveDirectories
 from turbo.executors.base import Executor
@@ -42,13 +41,14 @@ from turbo.outcome import Outcome, OutcomeKind
 from turbo.programs import Programs
 from turbo.progress import ProgressLoop
 from turbo.queue import Answer, Queue, Sweep, WorkerRow
-from turbo.reaper import Watcher, end_leftovers
+from turbo.reaper import Watcher
 from turbo.reconciler import Reconciler
 from turbo.retention import Ages, Retention
 from turbo.runner import RetryPolicy, Runner
 from turbo.settling import Settling
 from turbo.slots import Running, Slots
 from turbo.spool import FinishedRun, Spool
+from turbo.startup import Startup
 from turbo.statedir import StateDir
 from turbo.states import WorkerState
 from turbo.task import Task
@@ -61,11 +61,7 @@ log = logging.getLogger(__name__)
 WORKER_ID_NAME = 26
 """Characters of the name that go into a worker id: `name-pid-6hex` must fit an adopted varchar(50)."""
 
-STOP_SECONDS = 30.0
-"""How long ended agents may take to go, past their own grace, before the worker leaves without them."""
-
 DISK_CHECK_SECONDS = 5.0
-FLUSH_SECONDS = 30.0
 CLAIMS_DEADLINE = 10.0
 RESULTS_DEADLINE = 20.0
 """A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. A claim waits
@@ -239,8 +235,18 @@ class Worker:
             self.listener,
             self.claimer,
         ]
+        startup = Startup(
+            self.queue,
+            self._claims,
+            self._state,
+            host=self.host,
+            dsn=self._dsn,
+            rescue=self._rescue,
+            register=self._register,
+            learn=self.accounts.learn,
+        )
         try:
-            if not await self._until_stopped(self._prepare()):
+            if not await self._until_stopped(startup.run()):
                 return 0
             self._heartbeat.start()
             self.programs.look()
@@ -323,41 +329,6 @@ class Worker:
 
     # ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _prepare(self) -> None:
-        """Everything before the first claim. Waits for the database, however long; every step can be repeated."""
-        backoff = Backoff()
-        said: str | None = None
-        while True:
-            try:
-                await self._check_schema()
-                await self._adopt_the_dead()
-                await self._register()
-                await self.accounts.learn()
-                break
-            except (psycopg.Error, OSError, SchemaMismatch) as error:
-                if isinstance(error, psycopg.Error) and not db.is_transient(error):
-                    log.error("cannot start: %s", db.reason(error))
-                text = db.reason(error)
-                # A line per kind of trouble: a migration under way shows several versions.
-                kind = error.fit if isinstance(error, SchemaMismatch) else type(error).__name__
-                if said != kind:
-                    what = (
-                        ""
-                        if isinstance(error, SchemaMismatch)
-                        else f"waiting for the database at {db.describe(self._dsn)}: "
-                    )
-                    log.warning("%s%s", what, text)
-                    said = kind
-                await asyncio.sleep(backoff.next())
-        if said is not None:
-            log.info("the database is there")
-
-    async def _check_schema(self) -> None:
-        async with self._claims.use() as connection:
-            fit, text = await migrate.worker_verdict(connection)
-        if fit is not migrate.SchemaFit.OK:
-            raise SchemaMismatch(fit, text)
-
     async def _register(self) -> None:
         settings = self._config.worker
         await self.queue.register(
@@ -377,36 +348,6 @@ class Worker:
             ),
             self._state_now,
         )
-
-    async def _adopt_the_dead(self) -> None:
-        """End what dead siblings of this host left running, replay their results, give back the rest."""
-        dead = self._state.dead_workers()
-        if not dead:
-            return
-        for home in dead:
-            ended = await asyncio.to_thread(end_leftovers, home.journal)
-            if ended:
-                log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
-            await self._replay(Spool(home.spool))
-        buried = await self.queue.bury([home.worker_id for home in dead], self.host)
-        if buried:
-            await self._rescue("worker_restarted")
-        for home in dead:
-            home.remove()
-
-    async def _replay(self, spool: Spool) -> None:
-        """Record what a dead worker's spool still holds, and what a failover may have lost of what it had recorded."""
-        for entry in [*spool.pending(), *spool.recently_done()]:
-            result = entry.result
-            answers = await self.queue.finish([result])
-            for answer in answers:
-                log.info(
-                    "replayed a result of dead worker %s: %s",
-                    result.worker_id,
-                    answer.verdict,
-                    extra={"task": result.task_id},
-                )
-                spool.done(entry, answer.verdict)
 
     async def _rescue(self, reason: str) -> None:
         for rescued in await self.queue.rescue(reason):
@@ -572,31 +513,16 @@ class Worker:
     async def _drain(self) -> None:
         self._draining = True
         self._heartbeat.may_lead = False
-        settings = self._config.worker
-        log.info("draining: %d runs, up to %g s", self.slots.busy, settings.drain_seconds)
-        await self.claimer.stop()
-        self.claimer.listening = False
-        try:
-            await self.queue.set_state(WorkerState.DRAINING)
-        except (psycopg.Error, OSError) as error:
-            log.warning("cannot say that this worker drains: %s", db.reason(error))
-        ended = asyncio.create_task(self.runner.ended(settings.drain_seconds))
-        now = asyncio.create_task(self._now.wait())
-        await asyncio.wait({ended, now}, return_when=asyncio.FIRST_COMPLETED)
-        now.cancel()
-        if self.slots.busy:
-            log.info("ending %d runs; their tasks are released without a try", self.slots.busy)
-            self.runner.stop_all("drain")
-            if not await self.runner.ended(STOP_SECONDS):
-                log.error("%d runs did not end; their programs are left to the watcher", self.slots.busy)
-        ended.cancel()
-        if not await self.finisher.flushed(FLUSH_SECONDS):
-            log.warning("results are left in the spool; the next worker of this host records them")
-        try:
-            async with asyncio.timeout(5):  # a claim that the stop cut off is known to the database only
-                await self.reconciler.compare()
-        except (psycopg.Error, OSError, TimeoutError) as error:
-            log.debug("not compared before leaving: %s", error)
+        await drain(
+            self.queue,
+            self.claimer,
+            self.runner,
+            self.slots,
+            self.finisher,
+            self.reconciler,
+            seconds=self._config.worker.drain_seconds,
+            now=self._now,
+        )
 
     async def _say_goodbye(self) -> None:
         try:
@@ -605,14 +531,6 @@ class Worker:
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.debug("not deregistered: %s", error)
         log.info("worker %s stopped", self.id)
-
-
-class SchemaMismatch(Exception):
-    """The database's schema is not one this worker can work with; the message says what to do."""
-
-    def __init__(self, fit: migrate.SchemaFit, text: str) -> None:
-        super().__init__(text)
-        self.fit = fit
 
 
 _background: set[asyncio.Task[None]] = set()

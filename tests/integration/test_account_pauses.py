@@ -45,7 +45,7 @@ def test_a_pause_by_hand_reaches_every_host_by_notify_and_a_resume_is_at_once(be
 
 def test_a_pause_whose_notification_is_swallowed_is_found_by_the_poll(bench: AccountsBench) -> None:
     polls = bench.worker("alpha", worker={"poll_seconds": 0.5})
-    deaf = bench.worker("beta")  # the control: it polls once an hour
+    deaf = bench.worker("beta", ladder=False)  # the control: it polls once an hour
     bench.sql("alter table agent_accounts disable trigger turbo_notify_accounts")
     with psycopg.connect(bench.dsn, autocommit=True) as listener:
         listener.execute("listen turbo_ctl")

@@ -140,7 +140,7 @@ def test_a_restart_waits_for_bootout_and_tries_bootstrap_again(fleet: FleetBench
     until(lambda: fleet.bench.runs()["t"])
     mac.calls.clear()
     said = fleet.turbo("restart")
-    assert "mac on alpha: draining, 1 running" in said
+    assert "mac on alpha: draining, " in said
     assert f"up as {fleet.ids()['mac']}" in said
     assert fleet.ids()["mac"] != old["mac"]
     verbs = mac.verbs(LABEL)

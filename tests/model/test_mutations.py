@@ -12,7 +12,7 @@ from hypothesis.errors import HypothesisException
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import Fleet
-from tests.model.mutations import MUTATIONS, NOTICED_IN_CI, Mutation, applied
+from tests.model.mutations import MUTATIONS, NOT_YET, NOTICED_IN_CI, Mutation, applied
 from tests.model.world import World
 
 PAGE = Path(__file__).parents[2] / "docs" / "model.md"
@@ -22,7 +22,14 @@ EXAMPLES = int(os.environ.get("TURBO_MUTATION_EXAMPLES", "300"))
 
 @pytest.mark.mutations
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("mutation", [m for m in MUTATIONS if ALL or m.guard in NOTICED_IN_CI], ids=lambda m: m.name)
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        pytest.param(m, id=m.name, marks=[pytest.mark.xfail(strict=False)] if m.guard in NOT_YET else [])
+        for m in MUTATIONS
+        if ALL or m.guard in NOTICED_IN_CI
+    ],
+)
 def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) -> None:
     world = World(dsn, 3)
     machine = type("Fleet", (Fleet,), {"world": world})
@@ -50,6 +57,8 @@ def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) ->
 
 
 def test_the_page_lists_every_guard_and_no_other() -> None:
-    listed = re.findall(r"^\| ([^|]+) \| `([a-z_]+)` \|", PAGE.read_text(), re.M)
-    assert [(m.guard, m.where) for m in MUTATIONS] == [(g.strip(), w) for g, w in listed]
-    assert set(NOTICED_IN_CI) <= {m.guard for m in MUTATIONS}
+    noticed, _, open_ = PAGE.read_text().partition("### Not noticed yet")
+    for part, guards in ((noticed, {m.guard for m in MUTATIONS} - NOT_YET), (open_, NOT_YET)):
+        listed = re.findall(r"^\| ([^|]+) \| `([a-z_]+)` \|", part, re.M)
+        assert [(g.strip(), w) for g, w in listed] == [(m.guard, m.where) for m in MUTATIONS if m.guard in guards]
+    assert set(NOTICED_IN_CI) <= {m.guard for m in MUTATIONS} - NOT_YET

@@ -121,7 +121,7 @@ class HostSection(HostDefaults):
     address: str | None = Field(
         default=None, description="Where Prometheus finds it. null: the ssh host; 127.0.0.1, or its name."
     )
-    workers: list[WorkerEntry] = Field(min_length=1)
+    workers: list[WorkerEntry] = Field(min_length=1, description="The processes on it.")
 
     @field_validator("ssh")
     @classmethod
@@ -149,8 +149,8 @@ class Fleet:
 class FleetConfig(Document):
     """fleet.yaml. Seconds and counts; paths are the hosts'."""
 
-    defaults: HostDefaults = HostDefaults()
-    hosts: dict[str, HostSection] = Field(min_length=1)
+    defaults: HostDefaults = Field(default=HostDefaults(), description="For what a host or a worker does not say.")
+    hosts: dict[str, HostSection] = Field(min_length=1, description="By name: a machine, or one user on it.")
 
     @field_validator("hosts")
     @classmethod

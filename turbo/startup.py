@@ -1,0 +1,120 @@
+"""Before the first claim: the database is there, its schema fits, and what dead workers of this host left is seen to.
+
+    schema fits? ──▶ the dead: programs ended, results replayed, tasks rescued ──▶ registered ──▶ accounts known
+        └──────── any of it fails: say it once, wait (however long), begin again ◀────────┘
+
+Every step can be repeated. Nothing is claimed before all of it is done, so a task that a dead worker of this host had in
+hand is not begun again while its program still runs, or while its result lies in a spool.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+import psycopg
+
+from turbo import db, migrate
+from turbo.db import Backoff, Lane
+from turbo.queue import Queue
+from turbo.reaper import end_leftovers
+from turbo.spool import Spool
+from turbo.statedir import StateDir
+
+log = logging.getLogger(__name__)
+
+
+class SchemaMismatch(Exception):
+    """The database's schema is not one this worker can work with; the message says what to do."""
+
+    def __init__(self, fit: migrate.SchemaFit, text: str) -> None:
+        super().__init__(text)
+        self.fit = fit
+
+
+class Startup:
+    def __init__(
+        self,
+        queue: Queue,
+        lane: Lane,
+        state: StateDir,
+        *,
+        host: str,
+        dsn: str,
+        rescue: Callable[[str], Awaitable[None]],
+        register: Callable[[], Awaitable[None]],
+        learn: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`rescue(reason)` takes back what declared-dead workers held; `register` writes this worker's row; `learn`
+        reads which accounts are closed."""
+        self._queue = queue
+        self._lane = lane
+        self._state = state
+        self._host = host
+        self._dsn = dsn
+        self._rescue = rescue
+        self._register = register
+        self._learn = learn
+
+    async def run(self) -> None:
+        """Returns when all is done; waits for the database as long as it takes."""
+        backoff = Backoff()
+        said: str | None = None
+        while True:
+            try:
+                await self._check_schema()
+                await self._adopt_the_dead()
+                await self._register()
+                await self._learn()
+                break
+            except (psycopg.Error, OSError, SchemaMismatch) as error:
+                said = self._say(error, said)
+                await asyncio.sleep(backoff.next())
+        if said is not None:
+            log.info("the database is there")
+
+    def _say(self, error: Exception, said: str | None) -> str:
+        """A line per kind of trouble (a migration under way shows several versions). The kind that was said last."""
+        if isinstance(error, psycopg.Error) and not db.is_transient(error):
+            log.error("cannot start: %s", db.reason(error))
+        mismatch = isinstance(error, SchemaMismatch)
+        kind = error.fit if isinstance(error, SchemaMismatch) else type(error).__name__
+        if said != kind:
+            what = "" if mismatch else f"waiting for the database at {db.describe(self._dsn)}: "
+            log.warning("%s%s", what, db.reason(error))
+        return kind
+
+    async def _check_schema(self) -> None:
+        async with self._lane.use() as connection:
+            fit, text = await migrate.worker_verdict(connection)
+        if fit is not migrate.SchemaFit.OK:
+            raise SchemaMismatch(fit, text)
+
+    async def _adopt_the_dead(self) -> None:
+        """End what dead siblings of this host left running, replay their results, give back the rest."""
+        dead = self._state.dead_workers()
+        if not dead:
+            return
+        for home in dead:
+            ended = await asyncio.to_thread(end_leftovers, home.journal)
+            if ended:
+                log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
+            await self._replay(Spool(home.spool))
+        buried = await self._queue.bury([home.worker_id for home in dead], self._host)
+        if buried:
+            await self._rescue("worker_restarted")
+        for home in dead:
+            home.remove()
+
+    async def _replay(self, spool: Spool) -> None:
+        """Record what a dead worker's spool still holds, and what a failover may have lost of what it had recorded."""
+        for entry in [*spool.pending(), *spool.recently_done()]:
+            result = entry.result
+            answers = await self._queue.finish([result])
+            for answer in answers:
+                log.info(
+                    "replayed a result of dead worker %s: %s",
+                    result.worker_id,
+                    answer.verdict,
+                    extra={"task": result.task_id},
+                )
+                spool.done(entry, answer.verdict)

@@ -79,8 +79,8 @@ with input as (
            -- consumed: by this very result (perhaps in a transaction this snapshot does not see), unless the trail names
            -- a hand edit; then it is the only copy of this run's output, and is kept
            when c.has = - i.token
-                and not exists (select from public.agent_actions a
-                                 where a.task_id = i.task_id and a.fencing_token = i.token and a.action_type = 'edited')
+                and not coalesce((select true from public.agent_actions a
+                                 where a.task_id = i.task_id and a.fencing_token = i.token and a.action_type = 'edited' limit 1), false)
              -- not EXISTS: that may be planned as a hash of the whole trail
              or (select true from public.agent_actions a
                   where a.task_id = i.task_id and a.fencing_token = i.token

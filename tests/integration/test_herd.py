@@ -126,7 +126,9 @@ async def test_a_called_worker_that_may_not_take_the_task_wakes_the_others(db, d
         for number in range(6):
             await until_idle(db, able)
             await until_idle(db, barred)
-            db.execute("update agent_workers set heartbeat_at = now() - interval '20 s' where name = 'able'")
+            db.execute(
+                "update agent_workers set heartbeat_at = now() - interval '20 s', host = 'deadhost0' where name = 'able'"
+            )
             db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [f"t{number}"])
             try:
                 task, _ = await able.claimed(5 if passes_on else 1)

@@ -16,6 +16,9 @@ with input as (
          i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final, i.untouched, i.session, i.worker, i.detail
     from input i
     join public.agent_tasks t on t.task_id = i.task_id
+   -- Arrays, here and below: whatever the planner believed of the table when it made the plan, these are look-ups by primary
+   -- key. A plan made while the table was empty merged with the whole of it.
+   where t.task_id = any (array(select a.task_id from input a))
    order by t.task_id                        -- one lock order for every batch
      for update of t
 ), decided as materialized (
@@ -66,7 +69,7 @@ with input as (
          agent_session_id   = nullif(coalesce(d.session, t.agent_session_id), ''),  -- '': it must not be resumed
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
-   where t.task_id = d.task_id
+   where t.task_id = d.task_id and t.task_id = any (array(select a.task_id from decided a))
   returning t.task_id, d.token
 ), verdict as materialized (
   select i.task_id, i.token, i.outcome, i.ms, i.worker, i.error, i.output, i.detail, c.was, d.becomes,
@@ -76,11 +79,12 @@ with input as (
            -- consumed: by this very result (perhaps in a transaction this snapshot does not see), unless the trail names
            -- a hand edit; then it is the only copy of this run's output, and is kept
            when c.has = - i.token
-                and not exists (select from public.agent_actions a
-                                 where a.task_id = i.task_id and a.fencing_token = i.token and a.action_type = 'edited')
-             or exists (select from public.agent_actions a
-                         where a.task_id = i.task_id and a.fencing_token = i.token
-                           and a.action_type in ('finished', 'late')) then 'already'
+                and not coalesce((select true from public.agent_actions a
+                                 where a.task_id = i.task_id and a.fencing_token = i.token and a.action_type = 'edited' limit 1), false)
+             -- not EXISTS: that may be planned as a hash of the whole trail
+             or (select true from public.agent_actions a
+                  where a.task_id = i.task_id and a.fencing_token = i.token
+                    and a.action_type in ('finished', 'late') limit 1) then 'already'
            else 'late'
          end as verdict
     from input i

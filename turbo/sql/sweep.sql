@@ -15,7 +15,9 @@ with due as materialized (
   update public.agent_tasks t
      set status = 'pending', turbo_rev = t.turbo_rev + 1
     from due
-   where t.task_id = due.task_id and t.status = 'scheduled'
+   -- They are locked, so still scheduled. An array: a look-up by primary key, whatever the planner believed of the table
+   -- when it made the plan; with the status in it, it was a walk of all scheduled rows.
+   where t.task_id = due.task_id and t.task_id = any (array(select d.task_id from due d))
   returning t.task_id, t.queue, t.fencing_token
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
@@ -29,9 +31,9 @@ select (select count(*) from promoted) as due,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)
-                     or exists (select from public.agent_tasks t
+                     or (select true from public.agent_tasks t  -- not EXISTS: that may be planned as a hash of all pending rows
                                  where t.status = 'pending' and t.queue = q.queue
-                                   and t.run_after <= statement_timestamp() + interval '1 second'))) as runnable,
+                                   and t.run_after <= statement_timestamp() + interval '1 second' limit 1))) as runnable,
        array(select t.task_id::text from public.agent_tasks t
               where t.status = 'running' and t.assigned_worker_id = %(worker)s
                 and t.cancel_requested_at is not null) as stop,

@@ -14,6 +14,7 @@ import pytest
 import yaml
 from psycopg import conninfo
 
+from tests.repositories import Workshop, repository
 from tests.rig import Rig, finished
 from tests.shell import Shell
 from tests.unit.test_doctor import config_of
@@ -26,6 +27,7 @@ from turbo.endpoint import Endpoint
 from turbo.metrics import Metrics
 from turbo.queue import Held
 from turbo.spool import Spool
+from turbo.workspaces.record import Policy
 
 
 def found(dsn: str, config: WorkerConfig | None = None, **settings: Any) -> dict[str, Finding]:
@@ -202,6 +204,25 @@ def test_the_metrics_port_is_free_ours_or_somebody_elses(dsn: str, tmp_path: Pat
     finally:
         ours.close()
     assert "no such address" in wrong(dsn, config_of(tmp_path, metrics={"host": "192.0.2.1"}))["metrics port"].what
+
+
+async def test_the_worktrees_that_are_kept_and_what_outgrows_its_cap(dsn: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    (tmp_path / "state").mkdir(mode=0o700)
+    assert found(dsn, config)["worktrees"].what == "none is kept"
+    shop = Workshop(tmp_path, repository(tmp_path / "project"))
+    assert shop.state.root == tmp_path / "state"
+    await shop.run("t1", "echo x >new", policy=Policy(keep="always"))
+    told = found(dsn, config)["worktrees"]
+    assert told.level is Level.OK
+    assert told.what.startswith("1 kept, ")
+    assert "turbo/t1 (" in told.what
+    await shop.run("t2", "echo x >new", policy=Policy(keep="always", max_bytes=1))
+    bad = wrong(dsn, config)
+    assert list(bad) == ["worktrees"]
+    assert bad["worktrees"].level is Level.WARN
+    assert "executor shop" in bad["worktrees"].what
+    assert "turbo diff ID" in bad["worktrees"].do
 
 
 def test_what_dead_workers_left_in_the_spool(dsn: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import psycopg
 
 from turbo import db
 from turbo.config import WorkerConfig
-from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, surroundings
+from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, surroundings, worktrees
 from turbo.doctor.finding import Check, Finding, Level, Verdict, fail, skip
 from turbo.doctor.session import Row, Session
 from turbo.log import scrub
@@ -61,6 +61,7 @@ def _checks(
         return
     host = _Host(session, config)
     yield from disk.checks(Path(config.worker.state_dir))
+    yield from worktrees.checks(Path(config.worker.state_dir))
     yield Check("metrics port", lambda: metrics_port.metrics_port(config.metrics, host.workers, host.name))
     yield from programs.checks(config, env_file, lambda: host.surroundings)
 

@@ -1,0 +1,48 @@
+"""The worktrees that tasks left on this host: how many, how big, and whether they outgrow their cap."""
+
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from turbo.doctor.finding import Check, Verdict, ok, warn
+from turbo.workspaces.kept import Kept, kept
+
+NAMED = 5
+"""So many are named, the longest unused first; the directory has the rest."""
+
+DAY = 86_400.0
+
+
+def checks(state_dir: Path) -> list[Check]:
+    return [Check("worktrees", lambda: worktrees(kept(state_dir), time.time()))]
+
+
+def worktrees(found: list[Kept], now: float) -> Verdict:
+    """`found`: the longest unused first. `now`: Unix seconds."""
+    if not found:
+        return ok("none is kept")
+    size: dict[str, int] = defaultdict(int)
+    cap: dict[str, int] = {}
+    for one in found:
+        size[one.executor] += one.size
+        if one.cap is not None:
+            cap[one.executor] = one.cap
+    named = ", ".join(_named(one, now) for one in found[:NAMED])
+    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    total = f"{len(found)} kept, {_size(sum(size.values()))}: {named}{more}"
+    for executor, allowed in cap.items():
+        if size[executor] > allowed:
+            return warn(
+                f"those of executor {executor} take {_size(size[executor])}, above its max_gb ({_size(allowed)}): what is "
+                f"left is in use, or would be lost; {total}",
+                "merge what is worth it (turbo diff ID), then: git -C REPO worktree remove PATH",
+            )
+    return ok(total)
+
+
+def _named(one: Kept, now: float) -> str:
+    return f"{one.branch} ({_size(one.size)}, unused for {max(0.0, now - one.used_at) / DAY:.0f} d)"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

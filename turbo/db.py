@@ -154,16 +154,20 @@ async def within(seconds: float, connection: Connection, work: Awaitable[object]
     try:
         done, _ = await asyncio.wait({task}, timeout=seconds)
     except asyncio.CancelledError:
-        cut(connection)
-        await asyncio.wait({task})
+        await _cut_off(connection, task)
         raise
     if not done:
-        cut(connection)
-        await asyncio.wait({task})
-        with suppress(Exception):
-            task.result()
+        await _cut_off(connection, task)
         raise TimeoutError(f"no answer from the database within {seconds:g} s")
     task.result()
+
+
+async def _cut_off(connection: Connection, task: "asyncio.Future[object]") -> None:
+    """End the connection under `task`; how that ended it is no news, not even for asyncio's log."""
+    cut(connection)
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
 
 
 class Watches(Protocol):

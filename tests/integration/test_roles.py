@@ -40,7 +40,7 @@ DECIDED = {
 """Every column whose readers and writers somebody has thought about."""
 
 CLIENT_ONLY = frozenset(
-    ["submit", "task", "tasks", "trail", "cancel", "retry", "pause_queue", "resume_queue", "account_resume"]
+    ["submit", "task", "tasks", "trail", "cancel", "retry", "pause_queue", "resume_queue", "account_resume", "task_ids"]
 )
 """Statements of turbo/sql/ that people and the client run. Every other one is a worker's."""
 

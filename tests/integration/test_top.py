@@ -50,6 +50,8 @@ def fleet(bench: Bench) -> Bench:
     insert = "insert into agent_tasks (task_id, task_type, task_description, queue, input_data, run_after)"
     bench.sql(f"""{insert} select 'bulk_' || lpad(i::text, 4, '0'), 'sleep', 'Summarise document ' || i, 'bulk',
                                   '{{"seconds": 600}}', now() from generate_series(1, 496) i""")
+    # Oldest first: the four that speak stand at the end.
+    until(lambda: bench.sql("select count(*) from agent_tasks where status = 'running'") == [(496,)], 60)
     bench.sql(
         f"{insert} select 'review_' || i, 'review', 'Review — 日本語 ' || i, 'default', null, now() from generate_series(1, 100) i"
     )

@@ -134,9 +134,10 @@ def test_a_retry_goes_on_and_everything_is_told(bench: Bench) -> None:
     assert trail[-1][0] == space
 
     shown = turbo(bench, "show", "t").stdout
-    assert f"workspace           {space['host']}:{space['path']}\n" in shown
-    assert "branch              turbo/t\n" in shown
-    assert "changed             2 commits, 3 files, +4 -0 lines; 2 uncommitted\n" in shown
+    lines = {name: rest.strip() for name, _, rest in (line.partition(" ") for line in shown.splitlines())}
+    assert lines["workspace"] == f"{space['host']}:{space['path']}"
+    assert lines["branch"] == "turbo/t"
+    assert lines["changed"] == "2 commits, 3 files, +4 -0 lines; 2 uncommitted"
 
     assert "workspace=(1 commit, 2 files, +2 -0 lines; 1 uncommitted)" in shown, "the trail, by try"
 

@@ -30,7 +30,9 @@ def diff(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show what a task has changed in its workspace: commits, uncommitted edits, new files.
+    """Show what a task has changed in its workspace.
+
+    Commits, uncommitted edits, and new files.
 
     The worktree is on the host that ran the task; elsewhere this says which host that is (exit 1).
 

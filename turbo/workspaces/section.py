@@ -12,7 +12,7 @@ from turbo.workspaces.names import branch_problem, ref_problem
 class Workspace(Section):
     """A git worktree and a branch for each task (docs/workspaces.md)."""
 
-    kind: Literal["worktree"]
+    kind: Literal["worktree"] = Field(description="worktree: git's, with a branch for each task.")
     repo: str = Field(description="A repository on this host, by its top directory.")
     ref: str = Field(default="HEAD", description="Where a task begins: HEAD, origin/main, a tag, a commit.")
     refs: list[str] = Field(default=[], description="What a row's input_data.ref may be: release/*.")

@@ -387,7 +387,7 @@ NOT_YET = frozenset(
         "a beat resets the count of silence",
     }
 )
-"""Not noticed within a hundred histories when last tried: holes in the model, to be mended. `make model` tries these, too,
+"""Not noticed within sixty to a hundred histories when last tried: holes in the model, to be mended. `make model` tries these, too,
 and says which of them it notices."""
 
 NOTICED_IN_CI = (

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-SETTLE_SECONDS = 0.8
 """How long a label stays taken after its process is gone. Reported of real ones: about five seconds."""
 
 PROGRAM = """#!{python} -SE
@@ -69,7 +68,7 @@ class Launchd:
         self.history: dict[str, list[Job]] = {}
         self.calls: list[tuple[tuple[str, ...], int]] = []
         """Every call of launchctl: its words, and the code it was answered with."""
-        self._settling: dict[str, float] = {}
+        self._settling: set[str] = set()  # just let go: the next bootstrap comes too early
         self._disabled: set[str] = set()
         self._lock = threading.RLock()
         self._threads: list[threading.Thread] = []
@@ -136,7 +135,9 @@ class Launchd:
     def _bootstrap(self, path: Path) -> tuple[int, str]:
         plist = plistlib.loads(path.read_bytes())
         label = plist["Label"]
-        if label in self.jobs or label in self._disabled or self._settling.get(label, 0) > time.monotonic():
+        early = label in self._settling
+        self._settling.discard(label)
+        if label in self.jobs or label in self._disabled or early:
             return 5, "Bootstrap failed: 5: Input/output error\n"
         job = self.jobs[label] = Job(plist)
         self.history.setdefault(label, []).append(job)
@@ -203,7 +204,7 @@ class Launchd:
     def _let_go(self, job: Job) -> None:
         if self.jobs.get(job.label) is job:
             del self.jobs[job.label]
-            self._settling[job.label] = time.monotonic() + SETTLE_SECONDS
+            self._settling.add(job.label)
 
     def close(self) -> None:
         with self._lock:

@@ -12,6 +12,7 @@ from turbo.migrate import migrate
 from turbo.settling import SETTLE_SECONDS
 
 
+@pytest.mark.quiet
 @pytest.mark.parametrize(("without", "runs"), [((), 1), (("settling",), 2)], ids=["guarded", "control"])
 def test_a_claim_that_a_crash_forgot_is_left_to_the_worker_that_runs_it(tmp_path, without, runs):
     """`slow` is back half a second after `fast`, which has a free slot by then: as far apart as two listeners can be."""

@@ -244,9 +244,9 @@ def test_it_asks_three_statements_a_second_whatever_there_is(dsn: str, tmp_path:
     with terminal([TURBO, "top", "--state-dir", tmp_path], 200, 50, {"TURBO_DSN": dsn}) as screen:
         screen.shows("500 pending")
         before, began = transactions(), time.monotonic()
-        until(lambda: transactions() >= before + 15, 30)
+        until(lambda: transactions() >= before + 40, 60)
         rate = (transactions() - before) / (time.monotonic() - began)
-    # a session reports what it did at most once a second: two seconds' worth may come at once
+    # A session reports what it did about once a second, later where the machine is busy: a few seconds' worth may come at once.
     assert rate < 4.5
 
 

@@ -3,7 +3,7 @@
     bootstrap ──▶ running ──exit 0──▶ down (loaded)
                      ▲ └─any other end──▶ waiting, until ThrottleInterval after the last start
                      └───────────────────────┘
-    bootout ──▶ TERM … KILL after ExitTimeOut ──▶ gone; the label is free some time later
+    bootout ──▶ TERM … KILL after ExitTimeOut ──▶ gone; the first bootstrap after that comes too early
 
 A process is started with ProgramArguments, EnvironmentVariables and WorkingDirectory exactly as stated: nothing else in its
 environment. What launchd itself would add or do differently is not known here: nothing of this was run on a Mac.
@@ -26,8 +26,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-"""How long a label stays taken after its process is gone. Reported of real ones: about five seconds."""
 
 PROGRAM = """#!{python} -SE
 import socket, sys

@@ -244,10 +244,10 @@ def test_it_asks_three_statements_a_second_whatever_there_is(dsn: str, tmp_path:
     with terminal([TURBO, "top", "--state-dir", tmp_path], 200, 50, {"TURBO_DSN": dsn}) as screen:
         screen.shows("500 pending")
         before, began = transactions(), time.monotonic()
-        until(lambda: transactions() >= before + 40, 60)
-        rate = (transactions() - before) / (time.monotonic() - began)
-    # A session reports what it did about once a second, later where the machine is busy: a few seconds' worth may come at once.
-    assert rate < 4.5
+        until(lambda: transactions() >= before + 60, 90)
+        counted, seconds = transactions() - before, time.monotonic() - began
+    # A session reports what it did once a second or later, so some seconds' worth may come at once: fifteen of them.
+    assert (counted - 15) / seconds < 4.5
 
 
 def test_a_long_backlog_costs_no_more_than_a_short_one(dsn: str) -> None:

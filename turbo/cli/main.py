@@ -108,14 +108,24 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         # Whoever read our output has left; nothing more is to be said, also not by the interpreter's own flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forsake_stdout()
         sys.exit(141)
     except typer.Abort:
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        sys.exit(_explain(error, asked))
+        code = _explain(error, asked)
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk behind it: the interpreter's own flush would turn the exit code into 120
+            _forsake_stdout()
+        sys.exit(code)
+
+
+def _forsake_stdout() -> None:
+    """What is still buffered goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong_usage(error: Any) -> int:

@@ -1,6 +1,5 @@
 """All checks, in order: the database first, then this host."""
 
-import socket
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -72,7 +71,7 @@ class _Host:
     def __init__(self, session: Session, config: WorkerConfig) -> None:
         self._session = session
         self._config = config
-        self.name = config.worker.host or socket.gethostname().split(".")[0]
+        self.name = config.worker.this_host
 
     @cached_property
     def workers(self) -> list[Row]:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.fleets import FleetBench, free_ports, load
 from tests.launchd import Launchd, environment_of, launchd, spawned
-from tests.workers import Bench, gone, until
+from tests.workers import TURBO, Bench, gone, until
+from turbo.fleet.operate import STEADY_SECONDS
 
 
 @pytest.fixture
@@ -200,12 +201,20 @@ def test_without_the_drain_the_same_load_is_doubled(fleet: FleetBench, mac: Laun
     assert max(fleet.bench.runs().values()) == 2
 
 
-def test_a_roll_stops_at_the_first_that_does_not_come_back(fleet: FleetBench, mac: Launchd) -> None:
-    fleet.write(host(3))
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "once it had seemed steady"])
+def test_a_roll_stops_at_the_first_that_does_not_come_back(fleet: FleetBench, mac: Launchd, late: bool) -> None:
+    program, slow = fleet.home / "turbo", fleet.home / "slow"
+    fleet.write(host(3), executable=str(program))
+    program.write_text(
+        f'#!/bin/sh\n[ "$1" = worker ] && [ -e {slow} ] && sleep {STEADY_SECONDS + 1}\nexec {TURBO} "$@"\n'
+    )
+    program.chmod(0o755)
     fleet.turbo("install")
     fleet.turbo("start")
     old = until(lambda: len(fleet.ids()) == 3 and fleet.ids())
     fleet.config.write_text(fleet.config.read_text() + "wroker: {}\n")
+    if late:
+        slow.touch()
     said = fleet.turbo("restart", code=1)
     assert "mac-1 on alpha does not stay up (exit 2)" in said
     assert "0 of 3 restarted; not touched: mac-2, mac-3" in said

@@ -45,6 +45,11 @@ class Instance:
         return f"{self.log_dir}/{self.name}.stderr.log"
 
     @property
+    def logs(self) -> str:
+        """Where to read what it said, in words: its own log, and where its service manager puts stderr."""
+        return f"{self.log_file} and {self.stderr_file if self.manager == 'launchd' else '`journalctl --user`'}"
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """The command, its program first."""
         words = [self.executable, "worker", "--config", self.config, "--name", self.name]

@@ -169,7 +169,7 @@ class Operator:
             another = since[0] is not None and job.pid != since[0]
             ended = job.state is not JobState.RUNNING and job.why and now - begun > OLD_NEWS_SECONDS
             if another or ended or now - begun > START_SECONDS + one.throttle_seconds:
-                raise FleetError(f"{one.name} on {one.host} does not stay up{ended_how(job)}; see {_logs(one)} there")
+                raise FleetError(f"{one.name} on {one.host} does not stay up{ended_how(job)}; see {one.logs} there")
             if job.state is JobState.RUNNING and since[0] is None:
                 since = (job.pid, now)
             time.sleep(POLL_SECONDS)
@@ -200,7 +200,7 @@ class Operator:
                 return job
             if time.monotonic() > end:
                 raise FleetError(
-                    f"{one.name} on {one.host} has not stopped within {one.stop_seconds + KILL_SECONDS:.0f} s; see {_logs(one)} there"
+                    f"{one.name} on {one.host} has not stopped within {one.stop_seconds + KILL_SECONDS:.0f} s; see {one.logs} there"
                 )
             meanwhile()
             time.sleep(POLL_SECONDS)
@@ -213,11 +213,3 @@ def ended_how(job: Job) -> str:
 def holds(job: Job) -> bool:
     """Whether a stop has something to do."""
     return job.active or job.loaded
-
-
-def _logs(one: Instance) -> str:
-    return (
-        f"{one.log_file} and {one.stderr_file}"
-        if one.manager == "launchd"
-        else f"{one.log_file} and `journalctl --user`"
-    )

@@ -88,7 +88,7 @@ class Roll:
             if rows is not None and time.monotonic() > end:
                 raise FleetError(
                     f"{one.name} on {one.host} ended without a drain: {', '.join(sorted(ids))} is still in agent_workers; "
-                    f"its tasks are rescued when it is started again; see {one.log_file} there"
+                    f"its tasks are rescued when it is started again; see {one.logs} there"
                 )
             if time.monotonic() > end + self._up_seconds:
                 raise FleetError(f"the database does not answer, so whether {one.name} has drained is not known")
@@ -110,5 +110,5 @@ class Roll:
                     else f"runs, and is not up in agent_workers within {self._up_seconds:.0f} s"
                     + ("" if rows is not None else " (the database does not answer)")
                 )
-                raise FleetError(f"{one.name} on {one.host} {why}; see {one.log_file} there")
+                raise FleetError(f"{one.name} on {one.host} {why}; see {one.logs} there")
             time.sleep(POLL_SECONDS)

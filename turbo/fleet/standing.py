@@ -135,7 +135,7 @@ def _differences(
         yield Problem(f"{who} is installed by another fleet file, or was edited", f"turbo fleet install {where}")
     if job.state in (JobState.DOWN, JobState.WAITING):
         what = f"{who} is down" if job.state is JobState.DOWN else f"{who} keeps ending"
-        do = "turbo fleet start " + where if job.state is JobState.DOWN else f"see {one.log_file} there"
+        do = "turbo fleet start " + where if job.state is JobState.DOWN else f"see {one.logs} there"
         yield Problem(f"{what}{ended_how(job)}", do)
     if job.state is JobState.STOPPING:
         yield Problem(f"{who} is draining", f"wait, up to {one.stop_seconds} s")

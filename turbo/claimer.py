@@ -4,12 +4,14 @@ It looks when a notification names a queue, when a slot comes free, when the nex
 something runnable, and on the ladder. Otherwise it sleeps, and the database hears nothing from it.
 
 The ladder closes the gate's one race. A trigger that looked before this worker's idle flag was committed sends no NOTIFY;
-its row may become visible only after the worker's last claim. So a worker that has just gone idle looks once more, then
-sweeps again after 5 ms, 10 ms, 20 ms … up to the fallback poll: such a row waits about as long as its own transaction
-stayed open. The ladder starts only when the flag changed; a worker that was idle all along has no such race.
+its row may become visible only after the worker's last claim. So a worker that has just gone idle looks once more. If
+transactions that may hold such a row were open then, it sweeps again after 5 ms, 10 ms, 20 ms … until all of those are over,
+or the fallback poll is due sooner: such a row waits about as long as its own transaction stayed open. The ladder starts only
+when the flag changed; a worker that was idle all along has no such race.
 
 Of many idle workers the trigger wakes as many as it has rows, and has three stand by. Those look a little later, one
-after the other, whether the row is gone: it is, unless whoever was woken is dead or was just busy.
+after the other, whether the row is gone: it is, unless whoever was woken is dead or was just busy. Who sees one looks a second
+time before it claims.
 """
 
 import asyncio
@@ -17,6 +19,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import psycopg
@@ -38,6 +41,7 @@ DUE_SLACK_SECONDS = 0.001
 
 STAND_BY_SECONDS = 0.02
 STAND_BY_GROWTH = 5.0
+SECOND_LOOK_SECONDS = 0.01
 
 OVERLAP_SLOTS = 20
 """From so many slots on a claim takes half of them at most: while the database looks for the second half the first one runs.
@@ -95,8 +99,10 @@ class Claimer(Loop):
         self._next_due: float | None = None  # monotonic
         self._called: set[str] = set()
         self._look_at: float | None = None  # monotonic; standing by
+        self._seen = False  # it looked once and saw a row
         self._rung: float | None = None  # seconds; None while the ladder stands aside
         self._rung_at = 0.0  # monotonic
+        self._slipped_below = 0  # transactions with lower ids may hold a row that slipped by
         self._idle = False
         self.claiming = asyncio.Lock()  # held during a claim: reconciliation must not run meanwhile
         self.listening = False  # a deaf worker is never idle
@@ -140,6 +146,8 @@ class Claimer(Loop):
     def swept(self, sweep: Sweep) -> None:
         self.on_sweep(sweep)
         self.due_in(sweep.next_in, replace=True)
+        if sweep.ended_below >= self._slipped_below:
+            self._rung = None
         for queue in sweep.runnable:
             self.wake(queue)
         if sweep.stop:
@@ -223,10 +231,16 @@ class Claimer(Loop):
             if due:
                 self._next_due = None
             sweep = await self._queue.sweep(self._queues)
-            self.swept(sweep)
-            if stood_by:
+            if stood_by and sweep.runnable and not self._seen:
+                # A later row, perhaps, that another worker was called for and has not claimed yet.
+                self._look_at = time.monotonic() + SECOND_LOOK_SECONDS
+                self._seen = True
+                sweep = replace(sweep, runnable=())
+            elif stood_by:
+                self._seen = False
                 self._called.update(sweep.runnable)
-            if rung:
+            self.swept(sweep)
+            if rung and self._rung is not None:
                 self._climb()
         if self._woken:
             await self._claim_woken()
@@ -251,9 +265,10 @@ class Claimer(Loop):
             if claim.idle_now:
                 # The flag is up from this commit on. What slipped by before it is found by looking once more, and
                 # what commits later by the ladder.
-                self._start_ladder()
                 async with self.claiming:
-                    self.swept(await self._queue.sweep(self._queues))
+                    sweep = await self._queue.sweep(self._queues)
+                    self._start_ladder(sweep)
+                    self.swept(sweep)
 
     async def _claim(self, queue: str) -> tuple[Claim, int]:
         """What it brought, and how many it might have brought."""
@@ -292,8 +307,10 @@ class Claimer(Loop):
 
     # ── the ladder ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_ladder(self) -> None:
+    def _start_ladder(self, sweep: Sweep) -> None:
+        """`sweep`: the first one that was begun after the flag was up."""
         if self._ladder:
+            self._slipped_below = sweep.begun_below
             self._rung = LADDER_FIRST_SECONDS
             self._rung_at = time.monotonic() + self._rung
 

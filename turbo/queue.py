@@ -77,7 +77,8 @@ class AccountRow:
 @dataclass(frozen=True, slots=True)
 class Sweep:
     """What a poll saw. `next_in`: seconds until the next scheduled task is due, None without one. `asked_at`: when it was
-    sent, monotonic seconds: what this process wrote later it cannot have seen."""
+    sent, monotonic seconds: what this process wrote later it cannot have seen. `ended_below`, `begun_below`: transactions with
+    lower ids are over, and seen; those with ids from there on had not begun."""
 
     due: int
     next_in: float | None
@@ -85,6 +86,8 @@ class Sweep:
     stop: tuple[str, ...]
     accounts: tuple["AccountRow", ...] = ()
     asked_at: float = 0.0
+    ended_below: int = 0
+    begun_below: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +197,11 @@ class Queue:
         asked_at = time.monotonic()
         row = await (await connection.execute(statement("sweep"), parameters)).fetchone()
         assert row is not None
-        due, next_in, runnable, stop, accounts, _ = row
+        due, next_in, runnable, stop, accounts, ended_below, begun_below, _ = row
         breakers = tuple(
             AccountRow(a["account"], a["host"], a["state"], a["reason"], a["in"], a["probed"]) for a in accounts or ()
         )
-        return Sweep(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at)
+        return Sweep(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at, ended_below, begun_below)
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

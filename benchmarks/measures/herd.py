@@ -2,7 +2,8 @@
 
 The idle workers are turbo's own listeners, claimers and statements without executors or metrics endpoints, many to a process, in
 benchmarks/herd_worker.py: ninety whole workers would be 5 GB of Python and nothing else. Each counts its claims.
-On this machine they share the cores with the database, which a fleet's workers do not.
+On this machine they share the cores with the database, which a fleet's workers do not. Beside them one worker among sessions that
+LISTEN on channels nobody notifies: what the wake-up itself costs, before any worker does a thing.
 """
 
 import contextlib
@@ -19,7 +20,8 @@ from benchmarks.bench import Bench, Table, median, percentile, spread
 from benchmarks.contender import ROOT, Silent
 from benchmarks.contenders.turbo import CONTENDERS
 
-SIZES = (1, 20, 90)
+SIZES = ((1, 0), (20, 0), (90, 0), (1, 89))
+"""Idle workers, and sessions beside them that hear nothing."""
 PROCESSES = 3
 INSERTS = 100
 
@@ -110,14 +112,25 @@ def fleet(dsn: str, size: int) -> Iterator[Fleet]:
         one.close()
 
 
+@contextlib.contextmanager
+def strangers(dsn: str, count: int) -> Iterator[None]:
+    """So many sessions that LISTEN to what nobody says."""
+    with contextlib.ExitStack() as stack:
+        for number in range(count):
+            session = stack.enter_context(psycopg.connect(dsn, autocommit=True))
+            session.execute(f'listen "turbo_w_stranger-{number}"')
+        yield
+
+
 def herd(bench: Bench) -> Table:
     (turbo,) = CONTENDERS
     inserts = 10 if bench.quick else INSERTS
-    found: dict[int, list[dict[str, float]]] = {}
+    found: dict[tuple[int, int], list[dict[str, float]]] = {}
     for number in range(bench.rounds):
-        for size in SIZES[:2] if bench.quick else SIZES:
+        for size, deaf in SIZES[:2] if bench.quick else SIZES:
             with (
                 bench.database(turbo, 10) as dsn,
+                strangers(dsn, deaf),
                 fleet(dsn, size) as workers,
                 psycopg.connect(dsn, autocommit=True) as writer,
             ):
@@ -136,14 +149,18 @@ def herd(bench: Bench) -> Table:
                 claims, looks = workers.count()
             figures = {"claims a task": claims / inserts, "looks a task": looks / inserts}
             figures |= {f"p{p}": percentile(took, p / 100) for p in (50, 95, 99)}
-            found.setdefault(size, []).append(figures)
-            bench.say(f"  round {number + 1}, {size} idle: {', '.join(f'{k} {v:.3g}' for k, v in figures.items())}")
+            found.setdefault((size, deaf), []).append(figures)
+            bench.say(
+                f"  round {number + 1}, {size} idle, {deaf} deaf: {', '.join(f'{k} {v:.3g}' for k, v in figures.items())}"
+            )
     rows = []
-    for size, rounds in found.items():
+    for (size, deaf), rounds in found.items():
         figures = {column: median(r[column] for r in rounds) for column in rounds[0]}
-        figures["p50 ÷ one worker's"] = figures["p50"] / median(r["p50"] for r in found[1])
+        figures["p50 ÷ one worker's"] = figures["p50"] / median(r["p50"] for r in found[SIZES[0]])
         figures["spread of p50"] = spread(r["p50"] for r in rounds)
-        rows.append((f"{size} idle workers", figures))
+        rows.append(
+            (f"{size} idle workers" if not deaf else f"{size} idle worker, {deaf} sessions that hear nothing", figures)
+        )
     return Table(
         "The herd: one task and many idle workers, ms",
         ["claims a task", "looks a task", "p50", "p95", "p99", "p50 ÷ one worker's", "spread of p50"],

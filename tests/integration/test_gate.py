@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.rig import Rig
+from turbo.queue import Queue
 
 HOLDS = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4]  # seconds a transaction stays open
 SLACK = 0.1
@@ -101,6 +102,76 @@ async def test_without_the_ladder_such_a_row_is_lost(dsn):
     """The control: the same steps, the guard off."""
     async with Rig(dsn, ladder=False) as rig, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watcher:
         assert await one_lost_wake(rig, watcher, 0, 0.02) == (pytest.approx(0.02, abs=10), float("inf"))
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """When the claimer looked, one entry a sweep."""
+    found: list[float] = []
+    sweep = Queue.sweep
+
+    def counting(self: Queue, *arguments: object) -> object:
+        if len(arguments) == 1:  # a sweep calls itself with its connection
+            found.append(time.monotonic())
+        return sweep(self, *arguments)
+
+    monkeypatch.setattr(Queue, "sweep", counting)
+    return found
+
+
+async def test_with_no_transaction_open_one_look_is_enough(own_server, looks):
+    """Nothing can have slipped by: the ladder is not even begun. Another open transaction that only reads does not count."""
+    async with (
+        await psycopg.AsyncConnection.connect(own_server.dsn) as reader,
+        Rig(own_server.dsn) as rig,
+        await psycopg.AsyncConnection.connect(own_server.dsn, autocommit=True) as writer,
+    ):
+        await reader.execute("select count(*) from agent_tasks")
+        for number in range(5):
+            await writer.execute("insert into agent_tasks (task_description) values ('x')")
+            task, _ = await rig.claimed()
+            looks.clear()
+            await rig.finish(task)
+            async with asyncio.timeout(5):
+                while not looks:
+                    await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)  # the first three rungs
+            assert len(looks) == 1, number
+
+
+async def test_the_ladder_ends_with_the_transactions_that_were_open_when_the_flag_rose(own_server, looks):
+    async with (
+        await psycopg.AsyncConnection.connect(own_server.dsn, autocommit=True) as watcher,
+        Rig(own_server.dsn) as rig,
+    ):
+
+        async def idle() -> bool:
+            cursor = await watcher.execute("select idle from agent_workers where worker_id = %s", [rig.worker_id])
+            return (await cursor.fetchone())[0]
+
+        async def climbed() -> bool:
+            return len(looks) >= 5
+
+        async def over() -> bool:
+            return rig.claimer._rung is None
+
+        await watcher.execute("insert into agent_tasks (task_id, task_description) values ('busy', 'x')")
+        task, _ = await rig.claimed()
+        before = await insert_open(own_server.dsn, "never")
+        looks.clear()
+        await rig.finish(task)
+        await until(idle)
+        after = await insert_open(own_server.dsn, "later")  # its trigger sees the flag: it will be told
+        await until(climbed)
+        await before.rollback()
+        await until(over)
+        seen = len(looks)
+        await asyncio.sleep(0.1)
+        assert len(looks) == seen
+        await after.commit()
+        assert (await rig.claimed())[0].task_id == "later"
+        await before.close()
+        await after.close()
 
 
 @pytest.fixture

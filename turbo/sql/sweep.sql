@@ -4,6 +4,7 @@
 -- runnable: which of my queues, paused ones left out, have a row to claim. stop: what I run and somebody wants ended.
 -- accounts: the breakers of my accounts, this host's rows and those of all hosts ('*'); in: seconds until somebody may
 -- probe: a pause's end, or the end of a prober's lease (10 s for a suspicion whose owner never came to probe).
+-- ended_below, begun_below: transactions with lower ids are over; those with ids from there on had not begun.
 -- statement_timestamp(): clock_timestamp() is volatile and no index condition (191 ms against 0.11 ms with 1 M rows).
 with due as materialized (
   select t.task_id from public.agent_tasks t
@@ -45,4 +46,7 @@ select (select count(*) from promoted) as due,
                                                     - statement_timestamp())))
           from public.agent_accounts a
          where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
+       pg_snapshot_xmin(n.snapshot)::text::bigint as ended_below,
+       pg_snapshot_xmax(n.snapshot)::text::bigint as begun_below,
        set_config('synchronous_commit', 'off', true) as fast
+  from (select pg_current_snapshot() as snapshot) n

@@ -251,7 +251,7 @@ class Lane:
         """
         async with self._turn:
             connection = await self._opened()
-            connection.prepare_threshold = 5 if self.prepare else None
+            connection.prepare_threshold = 0 if self.prepare else None
             timer = asyncio.get_running_loop().call_later(deadline or self._deadline, cut, connection)
             self._used_since = time.monotonic()
             try:

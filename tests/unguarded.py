@@ -41,7 +41,7 @@ _edited: dict[str, str] = {}
 @guard
 def fence() -> None:
     """Results are recorded whoever has the task by now."""
-    edit("finish", "where c.has = c.token and (c.was = 'running'", "where (true")
+    edit("finish", "c.has = c.token and (c.was = 'running'", "(true")
 
 
 @guard

@@ -207,26 +207,11 @@ class Queue:
 
     async def finish(self, results: Sequence[FinishedRun]) -> list[Answer]:
         """Record a batch in one transaction with its trail. Every result gets an answer; see sql/finish.sql."""
-        document = [
-            {
-                "task_id": r.task_id,
-                "token": r.fencing_token,
-                "outcome": r.outcome,
-                "output": r.output,
-                "ms": r.execution_ms,
-                "delay": r.retry_delay_seconds,
-                "final": r.final,
-                "untouched": r.untouched,
-                "worker": r.worker_id,
-                "detail": r.detail or None,
-                # what is null most of the time is left out: the server reads it all
-                **({"error": r.error} if r.error is not None else {}),
-                **({"kind": r.failure_kind} if r.failure_kind is not None else {}),
-                **({"session": r.agent_session_id} if r.agent_session_id is not None else {}),
-            }
-            for r in results
-        ]
-        parameters = {"results": json.dumps(document), "infra_cap": INFRA_CAP}
+        parameters = {
+            "worker": self.worker_id,
+            "results": json.dumps([_document(result, self.worker_id) for result in results]),
+            "infra_cap": INFRA_CAP,
+        }
         async with self._results.use() as connection:
             cursor = await connection.execute(statement("finish"), parameters)
             return [Answer(*row) for row in await cursor.fetchall()]
@@ -386,6 +371,34 @@ class Queue:
             "task_id": [h.task_id for h in items],
             "token": [h.token for h in items],
         }
+
+
+def _document(result: FinishedRun, worker_id: str) -> dict[str, object]:
+    """One result as sql/finish.sql reads it. What is usual is left out: server and client pay for every word."""
+    document: dict[str, object] = {
+        "task_id": result.task_id,
+        "token": result.fencing_token,
+        "outcome": result.outcome,
+        "output": result.output,
+        "ms": result.execution_ms,
+    }
+    if result.detail:
+        document["detail"] = result.detail
+    if result.worker_id != worker_id:
+        document["worker"] = result.worker_id
+    if result.retry_delay_seconds:
+        document["delay"] = result.retry_delay_seconds
+    if result.final:
+        document["final"] = True
+    if result.untouched:
+        document["untouched"] = True
+    if result.error is not None:
+        document["error"] = result.error
+    if result.failure_kind is not None:
+        document["kind"] = result.failure_kind
+    if result.agent_session_id is not None:
+        document["session"] = result.agent_session_id
+    return document
 
 
 def _claim_order(task: Task) -> tuple[int, float]:

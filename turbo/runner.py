@@ -14,7 +14,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -277,7 +276,6 @@ class Runner:
             final=outcome.final,
             untouched=outcome.untouched,
             agent_session_id=_session(run, outcome),
-            finished_at=datetime.now(UTC).isoformat(),
             worker_id=self._worker_id,
             queue=task.queue,
             executor=run.executor,

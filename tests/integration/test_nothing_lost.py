@@ -292,13 +292,12 @@ def test_an_outage_longer_than_the_lease_rescues_nobody_and_loses_nothing(own_se
 def test_a_spool_entry_is_whole_or_not_there(tmp_path):
     """Every prefix of a file that a crash may leave is put aside, and holds up no other."""
     spool = Spool(tmp_path / "spool")
-    result = finished(workers_held(), "w")
-    whole = spool.put(result)
+    whole = spool.put(finished(workers_held(), "w"))
     content = whole.path.read_text()
     for length in (0, 1, len(content) // 2, len(content) - 1):
         Path(whole.path.with_name(f"{length:020d}.json")).write_text(content[:length])
     whole.path.with_name("9.json").write_text(content.replace("done", "none"))
-    assert [e.result for e in spool.pending()] == [result]
+    assert [e.result for e in spool.pending()] == [whole.result]
     assert len(list((tmp_path / "spool/corrupt").iterdir())) == 5
 
 

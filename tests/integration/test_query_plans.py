@@ -43,7 +43,7 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
         4 * 10,
     ),
     "sweep": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
-    "finish": ({"results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
+    "finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
     "rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }
 PLANNED = ("while the table was empty", "never analysed", "analysed")

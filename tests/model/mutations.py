@@ -113,7 +113,7 @@ MUTATIONS = (
     ),
     Mutation("tokens end in random bits", "claim", (("floor(random() * 1048576)::bigint", "0"),)),
     # ── results
-    Mutation("a result must carry the row's token", "finish", (("where c.has = c.token and", "where"),)),
+    Mutation("a result must carry the row's token", "finish", (("c.has = c.token and", ""),)),
     Mutation(
         "a recorded result consumes its token", "finish", (("fencing_token = - d.token,", "fencing_token = d.token,"),)
     ),
@@ -143,7 +143,7 @@ MUTATIONS = (
         "finish",
         (
             ("and a.action_type in ('finished', 'late')", "and a.action_type in ('never')"),
-            ("when c.has = - i.token", "when false"),
+            ("when d.has = - d.token", "when false"),
         ),
     ),
     Mutation(

@@ -4,25 +4,34 @@
 -- A late success is accepted while nobody else has claimed the task since: rescue keeps the token for that.
 with input as (
   -- One JSON document: twelve arrays cost the client four times as much to write as they save the server to read.
-  select i.task_id::public.turbo_task_id as task_id, i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final,
-         i.untouched, i.session, i.worker, i.detail
+  -- What is null, false, or this worker's own name, is left out of it.
+  select i.task_id::public.turbo_task_id as task_id, i.token, i.outcome, i.output, i.error, i.kind, i.ms,
+         coalesce(i.delay, 0) as delay, coalesce(i.final, false) as final, coalesce(i.untouched, false) as untouched,
+         i.session, coalesce(i.worker, %(worker)s) as worker, i.detail
     from json_to_recordset(%(results)s::json)
          as i(task_id text, token bigint, outcome text, output text, error text, kind text, ms bigint, delay float8,
               final bool, untouched bool, session text, worker text, detail text)
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as has, coalesce(t.retry_count, 0) as retry_count,
          coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
-         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish, t.run_after,
-         i.token, i.outcome, i.output, i.error, i.kind, i.ms, i.delay, i.final, i.untouched, i.session, i.worker, i.detail
-    from input i
-    join public.agent_tasks t on t.task_id = i.task_id
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish, t.run_after
+    from public.agent_tasks t
    -- Arrays, here and below: whatever the planner believed of the table when it made the plan, these are look-ups by primary
    -- key. A plan made while the table was empty merged with the whole of it.
    where t.task_id = any (array(select a.task_id from input a))
    order by t.task_id                        -- one lock order for every batch
      for update of t
 ), decided as materialized (
+  -- Every result beside its row. A left join also tells the planner how many to expect: it then updates by one look-up for all
+  -- and a hash, where a nested loop sorts the array below anew for each row, 5 us a result in a batch of 100.
   select c.*,
+         c.has = c.token
+           and (c.was = 'running'
+                or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
+         -- the database lost the claim itself (an asynchronous failover, a crash before its WAL was flushed): tokens grow, so
+         -- a waiting row with an older one has never heard of this claim, nor has anybody claimed it since
+         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.has is null or abs(c.has) < c.token)
+           as accepted,
          case
            -- a person's wish is stronger than the result, but work that is done is not thrown away by a cancel
            when c.stopping and not (c.outcome = 'succeeded' and c.wish in ('cancelled', 'completed'))
@@ -37,13 +46,10 @@ with input as (
            when not c.final and c.retry_count < c.max_retries then 'scheduled'
            else 'failed'
          end as becomes
-    from current c
-   where c.has = c.token
-     and (c.was = 'running'
-          or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
-      -- the database lost the claim itself (an asynchronous failover, a crash before its WAL was flushed): tokens grow, so
-      -- a waiting row with an older one has never heard of this claim, nor has anybody claimed it since
-      or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.has is null or abs(c.has) < c.token)
+    from (select i.*, t.task_id is null as gone, t.was, t.has, t.retry_count, t.max_retries, t.infra_count, t.had_kind,
+                 t.stopping, t.wish, t.run_after
+            from input i
+            left join current t on t.task_id = i.task_id) c
 ), done as (
   update public.agent_tasks t
      set status             = d.becomes::public.turbo_status,
@@ -69,28 +75,27 @@ with input as (
          agent_session_id   = nullif(coalesce(d.session, t.agent_session_id), ''),  -- '': it must not be resumed
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
-   where t.task_id = d.task_id and t.task_id = any (array(select a.task_id from decided a))
+   where d.accepted and t.task_id = d.task_id and t.task_id = any (array(select a.task_id from decided a where a.accepted))
   returning t.task_id, d.token
 ), verdict as materialized (
-  select i.task_id, i.token, i.outcome, i.ms, i.worker, i.error, i.output, i.detail, c.was, d.becomes,
+  select d.task_id, d.token, d.outcome, d.ms, d.worker, d.error, d.output, d.detail, d.was,
+         case when d.accepted then d.becomes end as becomes,
          case
            when x.task_id is not null then 'recorded'
-           when c.task_id is null then 'gone'
+           when d.gone then 'gone'
            -- consumed: by this very result (perhaps in a transaction this snapshot does not see), unless the trail names
            -- a hand edit; then it is the only copy of this run's output, and is kept
-           when c.has = - i.token
+           when d.has = - d.token
                 and not coalesce((select true from public.agent_actions a
-                                 where a.task_id = i.task_id and a.fencing_token = i.token and a.action_type = 'edited' limit 1), false)
+                                 where a.task_id = d.task_id and a.fencing_token = d.token and a.action_type = 'edited' limit 1), false)
              -- not EXISTS: that may be planned as a hash of the whole trail
              or (select true from public.agent_actions a
-                  where a.task_id = i.task_id and a.fencing_token = i.token
+                  where a.task_id = d.task_id and a.fencing_token = d.token
                     and a.action_type in ('finished', 'late') limit 1) then 'already'
            else 'late'
          end as verdict
-    from input i
-    left join current c on c.task_id = i.task_id and c.token = i.token
-    left join decided d on d.task_id = i.task_id and d.token = i.token
-    left join done    x on x.task_id = i.task_id and x.token = i.token
+    from decided d
+    left join done x on x.task_id = d.task_id and x.token = d.token
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token,
                                     execution_time_ms, detail)

@@ -288,6 +288,8 @@ class Claimer(Loop):
                 for task in claim.tasks:
                     self.exclusive.assign(task)
                     self._start_task(task)
+                if claim.tasks and len(claim.tasks) < limit:
+                    await asyncio.sleep(0)  # nothing waits for the next claim: let them begin before the books are kept
             finally:
                 self.exclusive.let_go()
             if claim.tasks:

@@ -174,6 +174,7 @@ class Listener(Loop):
             stretch = left if until is None else min(left, 0.02)
             async for notify in connection.notifies(timeout=stretch):
                 self._heard(notify)
+                await asyncio.sleep(0)  # the claimer first, then the next wait: 50 us sooner
             if until is not None and until.is_set():
                 return
 

@@ -66,7 +66,7 @@ class Base(RuleBasedStateMachine):
         """Nobody is declared dead before its time; whoever is, may lose its runs."""
         for worker in self.workers:
             row = picture.workers.get(worker.id)
-            silence = self.now - self.truth.beats.get(worker.id, self.now)
+            silence = self.now - self.truth.beats.get(worker.id, float("-inf"))
             if row is None or row["state"] == "dead":
                 self.seen["alive and declared dead"] += 1
                 assert row is None or silence >= LEASE - 1, f"{worker.id} is dead after {silence} s of silence"

@@ -43,9 +43,9 @@ class People(Base):
         # Mostly what runs: there an edit is no plain thing.
         running = sorted(t for t, r in self.before.tasks.items() if r["status"] == "running" and t in self.truth.tasks)
         task_id = self.pick(running if running and i % 2 else sorted(self.truth.tasks), i // 2)
-        what = HAND[k % len(HAND)]
-        if task_id is None:
-            return None
+        return task_id and self.edit(task_id, HAND[k % len(HAND)])
+
+    def edit(self, task_id: str, what: str) -> Op:
         sets = {
             "later": "status = 'scheduled', run_after = now() + interval '10 minutes'",
             "put off": "run_after = now() + interval '10 minutes'",

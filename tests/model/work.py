@@ -25,10 +25,9 @@ OUTCOMES = (
 class Work(People):
     def claim_op(self, i: int, k: int) -> Op | None:
         worker = self.pick(self.workers, i)
-        if worker is None:
-            return None
-        queue, limit = (QUEUES[1], 2) if k == 0 else (QUEUES[0], 1 + k % 3)
+        return worker and self.claiming(worker, *(QUEUES[1], 2) if k == 0 else (QUEUES[0], 1 + k % 3))
 
+    def claiming(self, worker: FakeWorker, queue: str, limit: int) -> Op:
         async def send() -> Claim:
             return await worker.queue.claim(queue, limit, may_idle=True)
 
@@ -99,10 +98,9 @@ class Work(People):
 
     def record_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.spool], i)
-        if worker is None:
-            return None
-        batch = list(worker.spool.values())[: 1 + k % 3]
+        return worker and self.recording(worker, list(worker.spool.values())[: 1 + k % 3])
 
+    def recording(self, worker: FakeWorker, batch: list[FinishedRun]) -> Op:
         async def send() -> list[Answer]:
             return await worker.queue.finish(batch)
 
@@ -174,12 +172,11 @@ class Work(People):
 
     def release_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.alive_runs], i)
-        if worker is None:
-            return None
-        run = self.pick(worker.alive_runs, k)
+        return worker and self.releasing(worker, self.pick(worker.alive_runs, k), 60.0 * (k % 2))
 
+    def releasing(self, worker: FakeWorker, run: Run, delay: float = 0.0) -> Op:
         async def send() -> list[Held]:
-            return await worker.queue.release([(run.held, None)], "drain", delay=60.0 * (k % 2))
+            return await worker.queue.release([(run.held, None)], "drain", delay=delay)
 
         def take(released: list[Held], _lost: bool) -> None:
             if self.exact and not run.excused and not run.in_doubt:
@@ -198,11 +195,13 @@ class Work(People):
 
     def sweep_op(self, i: int, k: int) -> Op | None:
         worker = self.pick(self.workers, i)
+        return worker and self.sweeping(worker)
 
+    def sweeping(self, worker: FakeWorker) -> Op:
         async def send() -> object:
             return await worker.queue.sweep(QUEUES)
 
-        return worker and Op("sweep", worker, worker.claims, send, lambda *_: None)
+        return Op("sweep", worker, worker.claims, send, lambda *_: None)
 
     @precondition(lambda self: any(r["status"] == "scheduled" for r in self.before.tasks.values()))
     @rule(i=ANY)

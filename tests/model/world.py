@@ -16,6 +16,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
 from turbo.db import Connection, Lane
+from turbo.queue import Held
 
 TABLES = ("agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader")
 
@@ -54,6 +55,11 @@ class Picture:
     trail: dict[str, list[Row]]
     workers: dict[str, Row]
     paused: frozenset[str]
+
+    def runs_of(self, worker_id: str) -> list[Held]:
+        rows = self.tasks.values()
+        mine = [r for r in rows if r["status"] == "running" and r["assigned_worker_id"] == worker_id]
+        return [Held(r["task_id"], r["fencing_token"]) for r in mine]
 
 
 class World:

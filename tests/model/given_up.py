@@ -5,20 +5,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.fleet import QUEUES, FakeWorker, Run
-from tests.model.people import ANY, HAND
+from tests.model.people import ANY
 from tests.model.stage import Stage
 from tests.model.work import OUTCOMES
 from turbo.outcome import OutcomeKind
 
 SINCE = st.sampled_from(("nothing", "edited", "edited", "claimed", "failed", "released"))
 """What happened to the task since: an edit by hand, or another worker's run of it and that run's end."""
+EDITS = st.sampled_from(("pending", "pending", "cancelled", "completed", "failed", "later", "delete"))
 
 
 class GivenUp(Stage):
     @precondition(lambda self: self.workers)
-    @rule(
-        i=ANY, since=SINCE, edit=st.sampled_from(HAND), outcome=st.sampled_from(OUTCOMES), infra=st.sampled_from([0, 4])
-    )
+    @rule(i=ANY, since=SINCE, edit=EDITS, outcome=st.sampled_from(OUTCOMES), infra=st.sampled_from([0, 4]))
     def its_result_comes_late(self, i: int, since: str, edit: str, outcome: OutcomeKind, infra: int) -> None:
         if (found := self.starts_one(i, retries=1, infra=infra)) is None:
             return
@@ -28,7 +27,7 @@ class GivenUp(Stage):
         self.step(self.recording(worker, [worker.spool[run.held]]))
 
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, since=SINCE, edit=st.sampled_from(HAND), forgotten=st.booleans())
+    @rule(i=ANY, since=SINCE, edit=EDITS, forgotten=st.sampled_from([False, False, True]))
     def its_worker_compares(self, i: int, since: str, edit: str, forgotten: bool) -> None:
         """`forgotten`: a failover lost the claim; else its worker was silent for too long."""
         worker = self.pick(self.workers, i)
@@ -49,7 +48,7 @@ class GivenUp(Stage):
         self.step(self.comparing(worker))
 
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, since=SINCE, edit=st.sampled_from(HAND), delay=st.sampled_from([0.0, 60.0]))
+    @rule(i=ANY, since=SINCE, edit=EDITS, delay=st.sampled_from([0.0, 60.0]))
     def its_worker_gives_it_back(self, i: int, since: str, edit: str, delay: float) -> None:
         if (found := self.starts_one(i, retries=1)) is None:
             return

@@ -151,8 +151,8 @@ MUTATIONS = (
         "finish",
         (
             (
-                "and not exists (select from public.agent_actions a where a.task_id = i.task_id and a.fencing_token = i.token"
-                " and a.action_type = 'edited')",
+                "and not coalesce((select true from public.agent_actions a where a.task_id = i.task_id"
+                " and a.fencing_token = i.token and a.action_type = 'edited' limit 1), false)",
                 "",
             ),
         ),
@@ -280,7 +280,6 @@ MUTATIONS = (
                 "where t.status = 'scheduled' and t.run_after <=",
                 "where t.status in ('scheduled', 'running') and t.run_after <=",
             ),
-            ("where t.task_id = due.task_id and t.status = 'scheduled'", "where t.task_id = due.task_id"),
         ),
     ),
     Mutation(

@@ -14,6 +14,7 @@ from turbo.states import FINAL
 ANY = st.integers(0, 11)
 KEYS = (None, "a", "b")
 HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll")
+ASKS = {"later": "scheduled"}
 TASKS_AT_MOST = 8
 
 
@@ -95,10 +96,11 @@ class People(Base):
         elif status == "running" and found[1][1] is not None:
             task.wishes += what != "put off"
             self.seen["wish"] += what != "put off"
-        elif what != "put off":
+        elif what != "put off" and row is not None and self.exact and row["status"] != ASKS.get(what, what):
+            # what stays as it was keeps its token
             self.seen["consumed by hand"] += bool(task.claims)
             task.consumed |= set(task.claims)
-            if self.exact and row is not None and row["status"] in FINAL and what in ("pending", "later"):
+            if row["status"] in FINAL and what in ("pending", "later"):
                 assert status in WAITING
 
     @precondition(lambda self: self.truth.tasks)

@@ -7,12 +7,16 @@ from tests.model.given_up import GivenUp
 from tests.model.people import ANY
 from turbo.outcome import OutcomeKind
 
-ASKED = ("cancelled", "cancelled", "later", "later", "pending", "completed", "failed", "put off", "delete")
+ASKED = ("cancelled", "cancelled", "later", "later", "later", "pending", "completed", "failed", "put off", "delete")
 
 
 class Asked(GivenUp):
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, what=st.sampled_from(ASKED), end=st.sampled_from(("fails", "succeeds", "is released", "is taken")))
+    @rule(
+        i=ANY,
+        what=st.sampled_from(ASKED),
+        end=st.sampled_from(("fails", "fails", "succeeds", "is released", "is taken")),
+    )
     def somebody_asks(self, i: int, what: str, end: str) -> None:
         if (found := self.starts_one(i)) is None:
             return

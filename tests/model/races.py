@@ -44,13 +44,15 @@ class Races(Forgotten):
         two.take(answers[1], False)
         self.seen["two at once"] += 1
 
-    @precondition(lambda self: self.waiting() > 1 and len(self.workers) > 1)
-    @rule(i=ANY, j=ANY, k=ANY)
-    def claims_race(self, i: int, j: int, k: int) -> None:
-        """A claim whose snapshot is older than the commit of its sibling's."""
-        one, two = self.pick(self.workers, i), self.pick(self.workers, j)
-        if one is None or one is two:
-            return
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(i=ANY, j=ANY, k=ANY, key=st.sampled_from([None, "c", "c"]))
+    def claims_race(self, i: int, j: int, k: int, key: str | None) -> None:
+        """A claim whose snapshot is older than the commit of its sibling's; of two queues, which share a key."""
+        one = self.pick(self.workers, i)
+        two = self.pick([w for w in self.workers if w is not one], j)
+        if key is not None:
+            self.a_new_task(key=key)
+            self.a_new_task(key=key, queue=QUEUES[1])
 
         async def race() -> Claim:
             two.claims.begin = "begin isolation level repeatable read"

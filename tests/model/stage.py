@@ -26,12 +26,12 @@ class Stage(Failover):
         self.is_heard(other)
         return other
 
-    def a_new_task(self, retries: int = 0, infra: int = 0) -> None:
+    def a_new_task(self, retries: int = 0, infra: int = 0, key: str | None = None, queue: str = QUEUES[0]) -> None:
         """One that goes first, where there is room for another, and nobody stands in its way."""
-        if QUEUES[0] in self.before.paused:
-            self.pause(QUEUES[0])
+        if queue in self.before.paused:
+            self.pause(queue)
         if len(self.truth.tasks) < TASKS_OF_SCENES:
-            self.insert(None, 9, QUEUES[0], 0, retries, infra)
+            self.insert(key, 9, queue, 0, retries, infra)
         self.everything_holds()
 
     def claims_one(self, worker: FakeWorker, *, lost: bool = False) -> Run | None:

@@ -84,6 +84,15 @@ class Work(People):
     def claim(self, i: int, k: int, lost: bool) -> None:
         self.do(self.claim_op(i, k), lost=lost)
 
+    @precondition(lambda self: self.waiting())
+    @rule(i=ANY, k=ANY, queue=st.sampled_from(QUEUES))
+    def claim_from_a_paused_queue(self, i: int, k: int, queue: str) -> None:
+        if queue not in self.before.paused:
+            self.pause(queue)
+            self.everything_holds()
+        if (worker := self.pick(self.workers, i)) is not None:
+            self.do(self.claiming(worker, queue, 1 + k % 3))
+
     @precondition(lambda self: any(w.alive_runs for w in self.workers))
     @rule(i=ANY, j=ANY, outcome=st.sampled_from(OUTCOMES), final=st.sampled_from([False, False, True]))
     def a_program_ends(self, i: int, j: int, outcome: OutcomeKind, final: bool) -> None:

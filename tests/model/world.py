@@ -138,7 +138,7 @@ class World:
     def picture(self) -> Picture:
         tasks = self.admin.execute(
             "select *, run_after > clock_timestamp() as future, run_after <= statement_timestamp() as due"
-            " from public.agent_tasks"
+            " from public.agent_tasks order by task_id"  # what is picked from it must be the same in every run
         ).fetchall()
         trail: dict[str, list[Row]] = {}
         for row in self.admin.execute("select * from public.agent_actions order by action_id"):
@@ -152,7 +152,7 @@ class World:
         )
 
     def workers(self) -> dict[str, Row]:
-        return {w["worker_id"]: w for w in self.admin.execute("select * from public.agent_workers")}
+        return {w["worker_id"]: w for w in self.admin.execute("select * from public.agent_workers order by worker_id")}
 
     @contextmanager
     def _past_the_triggers(self) -> "Iterator[psycopg.Connection[Row]]":

@@ -10,9 +10,9 @@ from tests.model.stage import Stage
 from tests.model.work import OUTCOMES
 from turbo.outcome import OutcomeKind
 
-SINCE = st.sampled_from(("nothing", "edited", "edited", "claimed", "failed", "released"))
+SINCE = st.sampled_from(("nothing", "edited", "edited", "edited", "claimed", "failed", "released"))
 """What happened to the task since: an edit by hand, or another worker's run of it and that run's end."""
-EDITS = st.sampled_from(("pending", "pending", "cancelled", "completed", "failed", "later", "delete"))
+EDITS = st.sampled_from(("pending", "pending", "pending", "cancelled", "completed", "failed", "later", "delete"))
 
 
 class GivenUp(Stage):

@@ -113,9 +113,7 @@ class Leases(Work):
 
         def take(answer: tuple[Differences, list[Held]], lost: bool) -> None:
             found, back = answer
-            for held in found.orphans:
-                self.seen["orphan"] += 1
-                self.truth.tasks[held.task_id].consumed.add(held.token)
+            self.seen["orphan"] += len(found.orphans)
             for held in back:
                 self.seen["reasserted"] += 1
                 truth = self.truth.tasks[held.task_id]

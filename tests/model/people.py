@@ -24,7 +24,7 @@ class People(Base):
         key=st.sampled_from(KEYS),
         priority=st.sampled_from([None, 1, 5, 9]),
         queue=st.sampled_from([*QUEUES[:1] * 3, *QUEUES]),
-        delay=st.sampled_from([0, 0, 0, 600]),
+        delay=st.sampled_from([0, 0, 600]),
         retries=st.sampled_from([0, 0, 1, 2]),
         infra=st.sampled_from([0, 0, 4]),
     )

@@ -5,7 +5,7 @@ from tests.model.failover import Failover
 from tests.model.fleet import QUEUES, FakeWorker, Op, Run
 from tests.model.leases import BEATS_TO_DEATH
 
-TASKS_OF_SCENES = 12
+TASKS_OF_SCENES = 16
 
 
 class Stage(Failover):

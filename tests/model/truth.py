@@ -21,7 +21,7 @@ class TaskTruth:
     first: str  # its status when it was inserted
     claims: list[int] = field(default_factory=list)  # tokens, in this line of history
     recorded: set[int] = field(default_factory=set)
-    consumed: set[int] = field(default_factory=set)  # released, orphaned, or taken by a hand edit: recorded too
+    consumed: set[int] = field(default_factory=set)  # released, or taken by a hand edit: recorded too
     told_late: set[int] = field(default_factory=set)
     wishes: int = 0
     polled: bool = False  # an old poller had it: no trail, no token
@@ -149,7 +149,7 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
             over.discard(entry["fencing_token"])
         if action in ("claimed", "reasserted"):
             spent = False
-        elif action in ("finished", "released") or (entry["detail"] or {}).get("reason") == "orphan":
+        elif action in ("finished", "released"):
             spent = True
         elif action == "edited" and was != becomes:
             # what is put off keeps its token: nothing new has been asked of it

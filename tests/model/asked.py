@@ -37,7 +37,7 @@ class Asked(GivenUp):
     @rule(
         i=ANY,
         infra=st.sampled_from([0, 4]),
-        runs=st.lists(st.tuples(st.sampled_from(ASKED), st.sampled_from(list(ENDS))), min_size=1, max_size=3),
+        runs=st.lists(st.tuples(st.sampled_from(ASKED), st.sampled_from(list(ENDS))), min_size=2, max_size=3),
     )
     def somebody_asks(self, i: int, infra: int, runs: list[tuple[str | None, str]]) -> None:
         for what, end in runs:

@@ -15,52 +15,60 @@ SINCE = st.sampled_from(("nothing", "edited", "edited", "edited", "claimed", "fa
 EDITS = st.sampled_from(("pending", "pending", "pending", "cancelled", "completed", "failed", "later", "delete"))
 
 
+Fate = tuple[str, str]
+FATES = st.lists(st.tuples(SINCE, EDITS), min_size=2, max_size=3)
+
+
 class GivenUp(Stage):
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, since=SINCE, edit=EDITS, outcome=st.sampled_from(OUTCOMES), infra=st.sampled_from([0, 4]))
-    def its_result_comes_late(self, i: int, since: str, edit: str, outcome: OutcomeKind, infra: int) -> None:
-        if (found := self.starts_one(i, retries=1, infra=infra)) is None:
-            return
-        worker, run = found
-        self.goes_on_without(run, self.is_taken_from(worker, i), since, edit)
-        self.ends(worker, run, outcome)
-        self.step(self.recording(worker, [worker.spool[run.held]]))
+    @rule(i=ANY, fates=FATES, outcome=st.sampled_from(OUTCOMES), infra=st.sampled_from([0, 4]))
+    def results_come_late(self, i: int, fates: list[Fate], outcome: OutcomeKind, infra: int) -> None:
+        worker, runs = self.are_given_up(i, fates, infra=infra)
+        for run in runs:
+            self.ends(worker, run, outcome)
+            self.step(self.recording(worker, [worker.spool[run.held]]))
 
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, since=SINCE, edit=EDITS, forgotten=st.sampled_from([False, False, True]))
-    def its_worker_compares(self, i: int, since: str, edit: str, forgotten: bool) -> None:
-        """`forgotten`: a failover lost the claim; else its worker was silent for too long."""
-        worker = self.pick(self.workers, i)
-        self.a_new_task(retries=1)
+    @rule(i=ANY, fates=FATES, forgotten=st.sampled_from([False, False, True]))
+    def a_worker_comes_back_and_compares(self, i: int, fates: list[Fate], forgotten: bool) -> None:
+        worker, _ = self.are_given_up(i, fates, forgotten=forgotten)
+        self.is_heard(worker)
+        self.step(self.comparing(worker))
+
+    @precondition(lambda self: self.workers)
+    @rule(i=ANY, fates=FATES, delay=st.sampled_from([0.0, 60.0]))
+    def a_worker_comes_back_and_releases(self, i: int, fates: list[Fate], delay: float) -> None:
+        worker, runs = self.are_given_up(i, fates)
+        for run in runs:
+            self.step(self.releasing(worker, run, delay))
+
+    def are_given_up(
+        self, i: int, fates: list[Fate], *, infra: int = 0, forgotten: bool = False
+    ) -> tuple[FakeWorker, list[Run]]:
+        """Runs of one worker that was silent for too long, or (`forgotten`) whose claims a failover lost; each has its
+        fate."""
+        worker: FakeWorker = self.pick(self.workers, i)
+        for _ in fates:
+            self.a_new_task(retries=1, infra=infra)
         self.is_heard(worker)
         if forgotten:
             self.the_standby_catches_up()
-        if (run := self.claims_one(worker)) is None:
-            return
+        runs = [run for _ in fates if (run := self.claims_one(worker)) is not None]
         if forgotten:
             self.throw_back()
             self.everything_holds()
             other = self.another(worker, i)
         else:
             other = self.is_taken_from(worker, i)
-        self.goes_on_without(run, other, since, edit)
-        self.is_heard(worker)
-        self.step(self.comparing(worker))
-
-    @precondition(lambda self: self.workers)
-    @rule(i=ANY, since=SINCE, edit=EDITS, delay=st.sampled_from([0.0, 60.0]))
-    def its_worker_gives_it_back(self, i: int, since: str, edit: str, delay: float) -> None:
-        if (found := self.starts_one(i, retries=1)) is None:
-            return
-        worker, run = found
-        self.goes_on_without(run, self.is_taken_from(worker, i), since, edit)
-        self.step(self.releasing(worker, run, delay))
+        for run, (since, edit) in zip(runs, fates, strict=False):
+            self.goes_on_without(run, other, since, edit)
+        return worker, runs
 
     def goes_on_without(self, run: Run, other: FakeWorker, since: str, edit: str) -> None:
         task_id = run.task.task_id
-        if since == "edited":
+        if since == "edited" and task_id in self.truth.tasks:
             self.step(self.edit(task_id, edit))
-        elif since != "nothing":
+        elif since not in ("nothing", "edited"):
             self.time_passes(70)
             self.step(self.sweeping(other))
             self.step(self.claiming(other, QUEUES[0], 3))

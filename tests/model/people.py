@@ -104,9 +104,10 @@ class People(Base):
                 assert status in WAITING
 
     @precondition(lambda self: self.truth.tasks)
-    @rule(i=ANY, k=ANY)
-    def hand_edit(self, i: int, k: int) -> None:
-        self.do(self.hand_op(i, k))
+    @rule(i=ANY, what=st.sampled_from(HAND), of=st.sampled_from(("pending", "running", "scheduled")))
+    def hand_edit(self, i: int, what: str, of: str) -> None:
+        such = [t for t, r in self.before.tasks.items() if r["status"] == of and t in self.truth.tasks]
+        self.do(self.edit(self.pick(such or sorted(self.truth.tasks), i), what))
 
     @precondition(lambda self: any(r["status"] in FINAL for r in self.before.tasks.values()))
     @rule(i=ANY)

@@ -4,6 +4,7 @@ judged like any other step."""
 from tests.model.failover import Failover
 from tests.model.fleet import QUEUES, FakeWorker, Op, Run
 from tests.model.leases import BEATS_TO_DEATH
+from turbo.states import FINAL
 
 TASKS_OF_SCENES = 16
 
@@ -27,11 +28,13 @@ class Stage(Failover):
         return other
 
     def a_new_task(self, retries: int = 0, infra: int = 0, key: str | None = None, queue: str = QUEUES[0]) -> None:
-        """One that goes first, where there is room for another, and nobody stands in its way."""
+        """One that goes first, and nobody stands in its way; where there is no room for another, an old one once more."""
         if queue in self.before.paused:
             self.pause(queue)
         if len(self.truth.tasks) < TASKS_OF_SCENES:
             self.insert(key, 9, queue, 0, retries, infra)
+        elif over := [t for t, r in self.before.tasks.items() if r["status"] in FINAL and r["queue"] == queue]:
+            self.do(self.edit(over[0], "pending"))
         self.everything_holds()
 
     def claims_one(self, worker: FakeWorker, *, lost: bool = False) -> Run | None:

@@ -20,6 +20,7 @@ OUTCOMES = (
     OutcomeKind.INFRASTRUCTURE,
     OutcomeKind.AUTH_FAILED,
 )
+TRIES = (OutcomeKind.FAILED.value, OutcomeKind.TIMED_OUT.value)
 
 
 class Work(People):
@@ -135,6 +136,10 @@ class Work(People):
             assert any(e["action_type"] in ("finished", "late") for e in told), f"{held}: the result is nowhere"
             self.seen[answer.verdict] += 1
             if task is not None and answer.verdict == "recorded":
+                if row is not None:
+                    counts = result.outcome in TRIES and answer.becomes == "scheduled" and row["cancel_to"] is None
+                    tries = picture.tasks[held.task_id]["retry_count"] - row["retry_count"]
+                    assert tries == counts, f"{held} {result.outcome} was {tries} tries, asked was {row['cancel_to']}"
                 self.seen["recorded, the claim lost"] += held.token not in task.claims
                 self.seen["recorded after a rescue"] += any(e["action_type"] == "rescued" for e in told)
                 self.seen["poison"] += answer.becomes == "failed" and result.outcome == "infrastructure"

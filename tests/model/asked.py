@@ -27,6 +27,7 @@ ENDS = {
     "succeeds": OutcomeKind.SUCCEEDED,
     "succeeds again": OutcomeKind.SUCCEEDED,
     "breaks": OutcomeKind.INFRASTRUCTURE,
+    "breaks again": OutcomeKind.INFRASTRUCTURE,
     "is released": None,
     "is taken": None,
 }

@@ -15,7 +15,7 @@ ANY = st.integers(0, 11)
 KEYS = (None, "a", "b")
 HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll")
 ASKS = {"later": "scheduled"}
-TASKS_AT_MOST = 8
+TASKS_AT_MOST = 20
 
 
 class People(Base):
@@ -36,9 +36,12 @@ class People(Base):
             " run_after) values (%s, 'x', %s, %s, %s, %s, now() + make_interval(secs => %s))",
             [task_id, key, priority, queue, retries, delay],
         )
-        if infra:  # it has seen bad days before
-            self.world.past_the_triggers("update agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
+        self.has_seen_bad_days(task_id, infra)
         self.truth.tasks[task_id] = TaskTruth("scheduled" if delay else "pending")
+
+    def has_seen_bad_days(self, task_id: str, infra: int) -> None:
+        if infra:
+            self.world.past_the_triggers("update agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
 
     def hand_op(self, i: int, k: int) -> Op | None:
         # Mostly what runs: there an edit is no plain thing.

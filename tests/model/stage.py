@@ -35,6 +35,7 @@ class Stage(Failover):
             self.insert(key, 9, queue, 0, retries, infra)
         elif over := [t for t, r in self.before.tasks.items() if r["status"] in FINAL and r["queue"] == queue]:
             self.do(self.edit(over[0], "pending"))
+            self.has_seen_bad_days(over[0], infra)
         self.everything_holds()
 
     def claims_one(self, worker: FakeWorker, *, lost: bool = False) -> Run | None:

@@ -31,10 +31,13 @@ class Stage(Failover):
         """One that goes first, and nobody stands in its way; where there is no room for another, an old one once more."""
         if queue in self.before.paused:
             self.pause(queue)
+        first = 10 + self.numbers
         if len(self.truth.tasks) < TASKS_OF_SCENES:
-            self.insert(key, 9, queue, 0, retries, infra)
+            self.insert(key, first, queue, 0, retries, infra)
         elif over := [t for t, r in self.before.tasks.items() if r["status"] in FINAL and r["queue"] == queue]:
+            self.numbers += 1
             self.do(self.edit(over[0], "pending"))
+            self.world.past_the_triggers("update agent_tasks set task_priority = %s where task_id = %s", first, over[0])
             self.has_seen_bad_days(over[0], infra)
         self.everything_holds()
 

@@ -1,6 +1,7 @@
 """What every part of the model shares: the fleet as it stands, the truth beside it, and what must hold after every step."""
 
 import copy
+import time
 from collections import Counter
 from typing import Any, ClassVar
 
@@ -8,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from tests.model.fleet import HEARTBEAT, HOSTS, LEASE, FakeWorker, Home, Op
 from tests.model.truth import WAITING, Truth, look
-from tests.model.world import Picture, World
+from tests.model.world import Picture, Row, World
 from turbo.queue import Held
 from turbo.spool import FinishedRun
 
@@ -22,7 +23,7 @@ class Base(RuleBasedStateMachine):
         super().__init__()
         self.world.reset()
         self.run = self.world.run
-        self.now = 0.0  # the model's clock, seconds
+        self.passed = 0.0  # seconds that only the model saw passing
         self.truth = Truth()
         self.saved = copy.deepcopy(self.truth)
         self.slots: list[FakeWorker | None] = [None] * len(HOSTS)
@@ -33,6 +34,11 @@ class Base(RuleBasedStateMachine):
         self.numbers = 0
         self.before = self.world.picture()
         self.exact = True  # whether `before` is what the last statement saw
+
+    @property
+    def now(self) -> float:
+        """The clock of stored moments: they are pushed into the past, and time goes by as it does."""
+        return self.passed + time.monotonic()
 
     # ── looking ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -56,17 +62,17 @@ class Base(RuleBasedStateMachine):
     @invariant()
     def everything_holds(self) -> None:
         picture = self.world.picture()
-        self._lives(picture)
+        self.lives_hold(picture.workers)
         look(picture, self.truth)
         self._runs_are_ours(picture)
         self._wishes(picture)
         self.before = picture
 
-    def _lives(self, picture: Picture) -> None:
+    def lives_hold(self, rows: dict[str, Row]) -> None:
         """Nobody is declared dead before its time; whoever is, may lose its runs."""
         for worker in self.workers:
-            row = picture.workers.get(worker.id)
-            silence = self.now - self.truth.beats.get(worker.id, self.now)
+            row = rows.get(worker.id)
+            silence = self.now - self.truth.beats.get(worker.id, float("-inf"))
             if row is None or row["state"] == "dead":
                 self.seen["alive and declared dead"] += 1
                 assert row is None or silence >= LEASE - 1, f"{worker.id} is dead after {silence} s of silence"

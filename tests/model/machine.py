@@ -5,19 +5,14 @@ statement is turbo's own, sent through `turbo/queue.py`. After every step `truth
 answer is judged, and at the end, with all faults over, every task must come to an end.
 """
 
-import copy
 import sys
-from collections.abc import Callable
 
-import psycopg
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, precondition, rule
+from hypothesis.stateful import initialize
 
-from tests.model.fleet import HOSTS, QUEUES, FakeWorker, Op
-from tests.model.leases import Leases
-from tests.model.people import ANY
+from tests.model.fleet import HOSTS, FakeWorker
+from tests.model.races import Races
 from turbo.outcome import OutcomeKind
-from turbo.queue import Claim
 from turbo.states import FINAL
 
 SETTLE_ROUNDS = 14
@@ -25,7 +20,7 @@ FIRST = ((None, 1, "default", 0, 4), (None, 9, "default", 1, 0), ("a", 5, "defau
 """The first tasks, so that every history has something to do: key, priority, queue, max_retries, infra_count."""
 
 
-class Fleet(Leases):
+class Fleet(Races):
     """`world` is set by whoever runs it. A failure says what was wrong, and hypothesis prints the steps."""
 
     @initialize(late=st.booleans())
@@ -38,95 +33,6 @@ class Fleet(Leases):
             self.start(slot)
         if not late:
             self.the_standby_catches_up()
-
-    @precondition(lambda self: len(self.truth.tasks) > 1)
-    @rule(first=ANY, second=ANY, i=ANY, j=ANY, k=ANY)
-    def two_at_once(self, first: int, second: int, i: int, j: int, k: int) -> None:
-        """One statement is carried out and not committed while another begins."""
-        makers: list[Callable[[int, int], Op | None]] = [
-            self.claim_op, self.record_op, self.release_op, self.rescue_op, self.sweep_op, self.reconcile_op, self.hand_op,
-        ]  # fmt: skip
-        one, two = self.pick(makers, first)(i, k), self.pick(makers, second)(j, k)
-        if one is None or two is None or one.lane is two.lane or (one.name == two.name == "hand"):
-            return
-        if one.worker is two.worker and {one.name, two.name} & {"release", "reconcile"}:
-            return  # a worker does not do these beside its other statements about the same runs
-        self.exact = False
-        try:
-            answers = self.run(self.world.interleaved(one.send, one.lane, two.send))
-        except psycopg.errors.DeadlockDetected:
-            raise AssertionError(f"{one.name} and {two.name} wait for each other") from None
-        one.take(answers[0], False)
-        two.take(answers[1], False)
-        self.seen["two at once"] += 1
-
-    @precondition(lambda self: self.waiting() > 1 and len(self.workers) > 1)
-    @rule(i=ANY, j=ANY, k=ANY)
-    def claims_race(self, i: int, j: int, k: int) -> None:
-        """A claim whose snapshot is older than the commit of its sibling's."""
-        one, two = self.pick(self.workers, i), self.pick(self.workers, j)
-        if one is None or one is two:
-            return
-
-        async def race() -> Claim:
-            two.claims.begin = "begin isolation level repeatable read"
-            async with two.claims.use() as connection:
-                await connection.execute("select from public.agent_tasks limit 1")
-            try:
-                self.claim_taken(one, await one.queue.claim(QUEUES[k % 2], 2, may_idle=True), False)
-                claim = await two.queue.claim(QUEUES[1 - k % 2], 2, may_idle=True)
-            except psycopg.Error:
-                # turbo claims in READ COMMITTED and would claim again
-                self.seen["key or row raced"] += 1
-                await two.claims.end("rollback")
-                return await two.queue.claim(QUEUES[1 - k % 2], 2, may_idle=True)
-            await two.claims.end()
-            return claim
-
-        self.exact = False
-        self.claim_taken(two, self.run(race()), False)
-
-    @rule(seconds=st.sampled_from([1, 12, 35, 70, 700]))
-    def time_passes(self, seconds: int) -> None:
-        self.world.pass_time(seconds)
-        self.now += seconds
-
-    @rule()
-    def the_standby_catches_up(self) -> None:
-        self.world.save()
-        self.saved = copy.deepcopy(self.truth)
-
-    @precondition(lambda self: self.truth.tasks or self.saved.tasks)
-    @rule(reconnect=st.booleans(), prune=st.booleans())
-    def fail_over(self, reconnect: bool, prune: bool) -> None:
-        """The standby becomes the primary: what it had not received never happened. Mostly the workers are soon back."""
-        self._throw_back()
-        self.everything_holds()
-        if prune and self.workers:
-            self.run(self.workers[0].queue.prune_workers())
-        if reconnect:
-            for k, worker in enumerate(self.workers):
-                self.beats(worker)
-                self.do(self.reconcile_op(2 * k, 0))
-                self.everything_holds()
-
-    def _throw_back(self) -> None:
-        self.world.fail_over()
-        done = {(t, n) for t, task in self.truth.tasks.items() for n in task.recorded}
-        self.truth = copy.deepcopy(self.saved)
-        self.seen["result lost by a failover"] += len(
-            done - {(t, n) for t, task in self.truth.tasks.items() for n in task.recorded}
-        )
-        rows = self.world.picture()
-        for worker in self.workers:
-            for held, run in worker.runs.items():
-                row = rows.tasks.get(held.task_id)
-                mine = row is not None and (row["status"], row["fencing_token"]) == ("running", held.token)
-                run.excused = run.excused or not mine
-                self.seen["claim lost by a failover"] += not mine
-        self.counted = {w: (r["silent_beats"], float("-inf")) for w, r in rows.workers.items()}
-        self.before = rows
-        self.exact = False
 
     # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -151,8 +151,8 @@ MUTATIONS = (
         "finish",
         (
             (
-                "and not exists (select from public.agent_actions a where a.task_id = i.task_id and a.fencing_token = i.token"
-                " and a.action_type = 'edited')",
+                "and not coalesce((select true from public.agent_actions a where a.task_id = i.task_id"
+                " and a.fencing_token = i.token and a.action_type = 'edited' limit 1), false)",
                 "",
             ),
         ),
@@ -239,6 +239,17 @@ MUTATIONS = (
         ),
     ),
     Mutation(
+        "an orphan keeps the token",
+        "reconcile",
+        (
+            (
+                "assigned_worker_id = null, started_at = null,",
+                "assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,",
+            ),
+            ("returning t.task_id, t.fencing_token as token,", "returning t.task_id, - t.fencing_token as token,"),
+        ),
+    ),
+    Mutation(
         "orphans are released",
         "reconcile",
         (
@@ -280,7 +291,6 @@ MUTATIONS = (
                 "where t.status = 'scheduled' and t.run_after <=",
                 "where t.status in ('scheduled', 'running') and t.run_after <=",
             ),
-            ("where t.task_id = due.task_id and t.status = 'scheduled'", "where t.task_id = due.task_id"),
         ),
     ),
     Mutation(
@@ -359,41 +369,13 @@ MUTATIONS = (
     ),
 )
 
-NOT_YET = frozenset(
-    {
-        "one running task per key: the unique index",
-        "a late success of a rescued run is welcome",
-        "a late failure changes nothing",
-        "the only copy of an output is kept in the trail",
-        "a reschedule by hand is no try",
-        "a release fulfils a wish",
-        "rescues are capped",
-        "a rescue fulfils a wish",
-        "a host buries its own dead only",
-        "orphans are released",
-        "a claim is taken back from older tokens only",
-        "a consumed claim is not taken back",
-        "a lost registration is made anew",
-        "a made-up registration is written anew",
-        "postponing takes a task out of the claim index",
-        "a running task is not deleted",
-        "the trail has every orphan",
-        "a rescue keeps the token",
-        "silence is counted once an interval, whoever counts",
-        "a hand retry consumes the token",
-        "closing by hand consumes the token",
-        "a claim skips what another has locked",
-        "a release must carry the row's token",
-        "a beat resets the count of silence",
-    }
-)
-"""Not noticed within sixty to a hundred histories when last tried: holes in the model, to be mended. `make model` tries these, too,
-and says which of them it notices."""
-
 NOTICED_IN_CI = (
-    "a paused queue is not claimed from",
+    "a claim skips what another has locked",
     "a recorded result consumes its token",
+    "a release must carry the row's token",
     "only the dead are rescued from",
+    "a rescue keeps the token",
+    "orphans are released",
     "a wish waits until the agent is gone",
     "the trail has every result",
 )

@@ -90,3 +90,15 @@ async def test_a_made_up_registration_is_written_anew(db, queue):
     assert db.execute(statement("beat"), beat).fetchone()["alive"] is True
     row = db.execute("select host, queues, slots from agent_workers").fetchone()
     assert row == {"host": "alpha", "queues": ["default"], "slots": 3}
+
+
+async def test_a_result_that_a_failover_lost_is_recorded_although_its_worker_compared_first(db, queue):
+    held = await claimed(db, queue)
+    result = finished(
+        held, queue.worker_id
+    )  # recorded and forgotten by its worker; the new primary has not heard of it
+    assert (await queue.reconcile([])).orphans == (held,)
+    assert [(a.verdict, a.becomes) for a in await queue.finish([result])] == [("recorded", "completed")]
+    row = db.execute("select status, output_data from agent_tasks").fetchone()
+    assert row == {"status": "completed", "output_data": {"output": "done"}}
+    assert [a.verdict for a in await queue.finish([result])] == ["already"]

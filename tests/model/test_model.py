@@ -11,7 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.model.machine import Fleet
 from tests.model.world import World
 
-EXAMPLES = int(os.environ.get("TURBO_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("TURBO_MODEL_EXAMPLES", "30"))
 STEPS = int(os.environ.get("TURBO_MODEL_STEPS", "40"))
 
 

@@ -21,7 +21,7 @@ class TaskTruth:
     first: str  # its status when it was inserted
     claims: list[int] = field(default_factory=list)  # tokens, in this line of history
     recorded: set[int] = field(default_factory=set)
-    consumed: set[int] = field(default_factory=set)  # released, orphaned, or taken by a hand edit: recorded too
+    consumed: set[int] = field(default_factory=set)  # released, or taken by a hand edit: recorded too
     told_late: set[int] = field(default_factory=set)
     wishes: int = 0
     polled: bool = False  # an old poller had it: no trail, no token
@@ -114,7 +114,9 @@ def _columns(row: Row, task: TaskTruth) -> None:
         assert row["cancel_to"] is None, f"{name} is {status} with a wish left"
     assert row["retry_count"] >= 0
     assert task.polled or row["retry_count"] <= row["max_retries"], f"{name}: {row['retry_count']} retries"
-    assert 0 <= row["infra_count"] <= INFRA_CAP + task.wishes, f"{name}: infra_count {row['infra_count']}"
+    # a person's wish is fulfilled at the cap, too
+    most = INFRA_CAP + task.wishes - (status not in FINAL)
+    assert 0 <= row["infra_count"] <= most, f"{name} is {status}: infra_count {row['infra_count']}"
 
 
 def _trail(task_id: str, row: Row, task: TaskTruth, trail: list[Row]) -> None:
@@ -127,6 +129,7 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
     """Every change of status has its entry, in order, and nothing was recorded twice. Raises AssertionError."""
     status = first
     finished: list[int] = []
+    over: set[int] = set()  # tokens whose claim has come to an end
     spent: bool | None = None  # whether the row's token is consumed; None: not known
     for entry in trail:
         action, was, becomes = entry["action_type"], entry["from_status"], entry["to_status"]
@@ -137,9 +140,16 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
             assert (TaskState(was), TaskState(becomes)) in TRANSITIONS, f"{task_id}: {was} → {becomes} is no transition"
         if action == "finished":
             finished.append(entry["fencing_token"])
+        if action in ("finished", "released", "rescued"):
+            # what a run that was given up has to say of its failure, the rescue has said and counted
+            late = action == "finished" and entry["success"]
+            assert late or entry["fencing_token"] not in over, f"{task_id}: one claim is {action}, and was over"
+            over.add(entry["fencing_token"])
+        elif action == "reasserted":
+            over.discard(entry["fencing_token"])
         if action in ("claimed", "reasserted"):
             spent = False
-        elif action in ("finished", "released") or (entry["detail"] or {}).get("reason") == "orphan":
+        elif action in ("finished", "released"):
             spent = True
         elif action == "edited" and was != becomes:
             # what is put off keeps its token: nothing new has been asked of it

@@ -20,15 +20,15 @@ OUTCOMES = (
     OutcomeKind.INFRASTRUCTURE,
     OutcomeKind.AUTH_FAILED,
 )
+TRIES = (OutcomeKind.FAILED.value, OutcomeKind.TIMED_OUT.value)
 
 
 class Work(People):
     def claim_op(self, i: int, k: int) -> Op | None:
         worker = self.pick(self.workers, i)
-        if worker is None:
-            return None
-        queue, limit = (QUEUES[1], 2) if k == 0 else (QUEUES[0], 1 + k % 3)
+        return worker and self.claiming(worker, *(QUEUES[1], 2) if k == 0 else (QUEUES[0], 1 + k % 3))
 
+    def claiming(self, worker: FakeWorker, queue: str, limit: int) -> Op:
         async def send() -> Claim:
             return await worker.queue.claim(queue, limit, may_idle=True)
 
@@ -85,6 +85,15 @@ class Work(People):
     def claim(self, i: int, k: int, lost: bool) -> None:
         self.do(self.claim_op(i, k), lost=lost)
 
+    @precondition(lambda self: self.waiting())
+    @rule(i=ANY, k=ANY, queue=st.sampled_from(QUEUES))
+    def claim_from_a_paused_queue(self, i: int, k: int, queue: str) -> None:
+        if queue not in self.before.paused:
+            self.pause(queue)
+            self.everything_holds()
+        if (worker := self.pick(self.workers, i)) is not None:
+            self.do(self.claiming(worker, queue, 1 + k % 3))
+
     @precondition(lambda self: any(w.alive_runs for w in self.workers))
     @rule(i=ANY, j=ANY, outcome=st.sampled_from(OUTCOMES), final=st.sampled_from([False, False, True]))
     def a_program_ends(self, i: int, j: int, outcome: OutcomeKind, final: bool) -> None:
@@ -99,10 +108,9 @@ class Work(People):
 
     def record_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.spool], i)
-        if worker is None:
-            return None
-        batch = list(worker.spool.values())[: 1 + k % 3]
+        return worker and self.recording(worker, list(worker.spool.values())[: 1 + k % 3])
 
+    def recording(self, worker: FakeWorker, batch: list[FinishedRun]) -> Op:
         async def send() -> list[Answer]:
             return await worker.queue.finish(batch)
 
@@ -128,6 +136,10 @@ class Work(People):
             assert any(e["action_type"] in ("finished", "late") for e in told), f"{held}: the result is nowhere"
             self.seen[answer.verdict] += 1
             if task is not None and answer.verdict == "recorded":
+                if row is not None:
+                    counts = result.outcome in TRIES and answer.becomes == "scheduled" and row["cancel_to"] is None
+                    tries = picture.tasks[held.task_id]["retry_count"] - row["retry_count"]
+                    assert tries == counts, f"{held} {result.outcome} was {tries} tries, asked was {row['cancel_to']}"
                 self.seen["recorded, the claim lost"] += held.token not in task.claims
                 self.seen["recorded after a rescue"] += any(e["action_type"] == "rescued" for e in told)
                 self.seen["poison"] += answer.becomes == "failed" and result.outcome == "infrastructure"
@@ -174,12 +186,11 @@ class Work(People):
 
     def release_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.alive_runs], i)
-        if worker is None:
-            return None
-        run = self.pick(worker.alive_runs, k)
+        return worker and self.releasing(worker, self.pick(worker.alive_runs, k), 60.0 * (k % 2))
 
+    def releasing(self, worker: FakeWorker, run: Run, delay: float = 0.0) -> Op:
         async def send() -> list[Held]:
-            return await worker.queue.release([(run.held, None)], "drain", delay=60.0 * (k % 2))
+            return await worker.queue.release([(run.held, None)], "drain", delay=delay)
 
         def take(released: list[Held], _lost: bool) -> None:
             if self.exact and not run.excused and not run.in_doubt:
@@ -198,11 +209,13 @@ class Work(People):
 
     def sweep_op(self, i: int, k: int) -> Op | None:
         worker = self.pick(self.workers, i)
+        return worker and self.sweeping(worker)
 
+    def sweeping(self, worker: FakeWorker) -> Op:
         async def send() -> object:
             return await worker.queue.sweep(QUEUES)
 
-        return worker and Op("sweep", worker, worker.claims, send, lambda *_: None)
+        return Op("sweep", worker, worker.claims, send, lambda *_: None)
 
     @precondition(lambda self: any(r["status"] == "scheduled" for r in self.before.tasks.values()))
     @rule(i=ANY)

@@ -1,0 +1,35 @@
+"""A worker of which the new primary has never heard, while it runs what it claimed from the old one."""
+
+from hypothesis import strategies as st
+from hypothesis.stateful import precondition, rule
+
+from tests.model.asked import Asked
+from tests.model.people import ANY
+
+THEN = ("is heard", "is heard", "dies", "dies for good")
+
+
+class Forgotten(Asked):
+    @precondition(lambda self: self.workers)
+    @rule(i=ANY, pruned=st.sampled_from([True, True, False]), then=st.sampled_from(THEN))
+    def a_registration_is_forgotten(self, i: int, pruned: bool, then: str) -> None:
+        """It takes its claim back before its next beat, and so before it registers again."""
+        before = self.pick(self.workers, i)
+        self.dies(before, False)
+        self.a_new_task()
+        self.the_standby_catches_up()
+        worker = self.start(before.slot)
+        self.everything_holds()
+        if self.claims_one(worker) is None:
+            return
+        self.throw_back()
+        self.everything_holds()
+        self.step(self.comparing(worker))
+        other = self.another(worker, i)
+        if pruned:
+            self.run(other.queue.prune_workers())
+            self.everything_holds()
+        if then == "is heard":
+            self.is_heard(worker)
+        else:
+            self.dies(worker, then == "dies for good")

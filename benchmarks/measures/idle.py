@@ -10,7 +10,8 @@ from benchmarks.bench import Bench, Table, median
 from benchmarks.contender import Contender
 
 SLOTS = 10
-SETTLE = 6.0
+SETTLE = 15.0
+"""An idle session tells the server of its last transactions after ten seconds."""
 SECONDS = 30.0
 
 

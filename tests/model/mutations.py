@@ -151,8 +151,8 @@ MUTATIONS = (
         "finish",
         (
             (
-                "and not coalesce((select true from public.agent_actions a where a.task_id = i.task_id"
-                " and a.fencing_token = i.token and a.action_type = 'edited' limit 1), false)",
+                "and not coalesce((select true from public.agent_actions a where a.task_id = d.task_id"
+                " and a.fencing_token = d.token and a.action_type = 'edited' limit 1), false)",
                 "",
             ),
         ),

@@ -174,7 +174,7 @@ class Watches(Protocol):
     """Who wants to know of a lane's sessions (turbo.settling)."""
 
     def opened(self, server: str) -> None: ...
-    def failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None: ...
+    def failed(self, error: Exception, connecting: bool) -> None: ...
 
 
 async def connect(dsn: str, application_name: str) -> Connection:
@@ -240,7 +240,7 @@ class Lane:
 
     def _failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None:
         if self._watches is not None:
-            self._watches.failed(error, connecting=connecting)
+            self._watches.failed(error, connecting)
 
     @asynccontextmanager
     async def use(self, deadline: float | None = None) -> AsyncIterator[Connection]:

@@ -21,7 +21,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -104,6 +104,8 @@ class Listener(Loop):
         self._connection: Connection | None = None
         self._server = ""
         self.hears = False
+        self.on_failure: Callable[[Exception, bool], None] = lambda _error, _connecting: None
+        """Told of every lost session, and of every one that could not be had."""
 
     def leave(self, moved_to: str | None) -> None:
         """The database is on server `moved_to` now: a session on another one waits in vain. None: any may."""
@@ -116,6 +118,7 @@ class Listener(Loop):
             try:
                 connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._queue.worker_id}")
             except (psycopg.Error, OSError) as error:
+                self.on_failure(error, True)
                 self._say("listener cannot connect: %s", error)
                 await asyncio.sleep(backoff.next())
                 continue
@@ -126,6 +129,7 @@ class Listener(Loop):
                 backoff.reset()
                 await (self._listen(connection) if hears else self._poll_deaf(connection))
             except (psycopg.Error, OSError, TimeoutError) as error:
+                self.on_failure(error, False)
                 self._say("listener lost its session: %s", error)
             finally:
                 self.hears, self._connection = False, None
@@ -157,9 +161,19 @@ class Listener(Loop):
         """One NOTIFY to itself, sent from another session."""
         self._probed, self._probe_payload = asyncio.Event(), secrets.token_hex(8)
         hearing = asyncio.create_task(self._hear(connection, PROBE_DEADLINE, until=self._probed))
+        sent = False
         try:
-            await self._queue.probe(self._own_channel, self._probe_payload)
+            try:
+                await self._queue.probe(self._own_channel, self._probe_payload)
+            except psycopg.Error as error:
+                if not db.is_transient(error):
+                    raise
+                # That session may have died with this one's predecessor, unused since: now it has a new one.
+                await self._queue.probe(self._own_channel, self._probe_payload)
+            sent = True
         finally:
+            if not sent:
+                self._probed.set()  # there is nothing to wait for
             await hearing
         return self._probed.is_set()
 

@@ -14,8 +14,6 @@ import asyncio
 import time
 from contextlib import suppress
 
-import psycopg
-
 SETTLE_SECONDS = 0.75
 RESTORE_SECONDS = 5.0
 """How long claims wait for a listener that does not come back: then its results and runs cannot be helped."""
@@ -24,7 +22,10 @@ CRASHED = "57P02"
 
 
 class Settling:
-    """Told by the claims' lane (`db.Lane`) and by the worker; asked by the claimer before each claim."""
+    """Told by the claims' lane (`db.Lane`), the listener and the worker; asked by the claimer before each claim.
+
+    An idle worker's lane is not used for minutes, and so learns nothing of a crash but that its session is gone; the
+    listener is there, and sees the server refuse everybody."""
 
     def __init__(self, seconds: float = SETTLE_SECONDS, restore_seconds: float = RESTORE_SECONDS) -> None:
         self._seconds = seconds
@@ -34,8 +35,8 @@ class Settling:
         self._since: float | None = None  # monotonic; None: settled
         self._restored = asyncio.Event()
 
-    def failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None:
-        """The session broke, or could not be opened: a crash restarts the server under the same postmaster."""
+    def failed(self, error: Exception, connecting: bool) -> None:
+        """A session broke, or could not be opened: a crash restarts the server under the same postmaster."""
         if connecting or getattr(error, "sqlstate", None) == CRASHED:
             self._doubtful = True
 

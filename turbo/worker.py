@@ -176,6 +176,7 @@ class Worker:
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
+        self.listener.on_failure = self._settling.failed
         self._let_through: dict[str, TaskTypes] = {}
         self.accounts = Accounts(
             self.queue,

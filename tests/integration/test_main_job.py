@@ -152,7 +152,7 @@ def test_an_idle_worker_sends_nothing_but_polls_and_beats(own_server, tmp_path):
     with workers.bench(own_server.dsn, tmp_path) as bench, psycopg.connect(elsewhere, autocommit=True) as db:
         bench.start(heartbeat_seconds=2, lease_seconds=12, poll_seconds=3).listening()
         until(lambda: bench.sql("select idle from agent_workers") == [(True,)])
-        time.sleep(8)  # the ladder climbs to three seconds in six
+        time.sleep(14)  # an idle session tells the server of its last transactions after ten
 
         def count() -> int:
             query = "select xact_commit + xact_rollback from pg_stat_database where datname = 'postgres'"

@@ -174,6 +174,30 @@ async def test_the_ladder_ends_with_the_transactions_that_were_open_when_the_fla
         await after.close()
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside one that is due"])
+async def test_an_idle_worker_sets_its_timer_for_a_row_that_is_due_soon(dsn, beside):
+    """It has been idle for long, its next poll is an hour away: only the notification can tell."""
+    soon = "insert into agent_tasks (task_id, task_description, run_after) values ('soon', 'x', now() + interval '1 second')"
+    async with (
+        Rig(dsn, slots_size=5, ladder=False) as rig,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db,
+    ):
+
+        async def idle() -> bool:
+            return (await (await db.execute("select idle from agent_workers")).fetchone())[0]
+
+        await until(idle)
+        await asyncio.sleep(0.2)  # its look is over
+        if beside:
+            async with db.transaction():
+                await db.execute(soon)
+                await db.execute("insert into agent_tasks (task_id, task_description) values ('now', 'x')")
+            assert (await rig.claimed())[0].task_id == "now"
+        else:
+            await db.execute(soon)
+        assert (await rig.claimed(5))[0].task_id == "soon"
+
+
 @pytest.fixture
 async def ear(dsn):
     """Who hears what on the queue's channel, as a list that grows."""

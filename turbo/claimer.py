@@ -262,8 +262,6 @@ class Claimer(Loop):
             if len(claim.tasks) == limit or any(t.concurrency_key for t in claim.tasks):
                 # There may be more: behind a full batch, and behind the waiters of a key, of whom a batch takes one.
                 self._woken.add(queue)
-            if queue in by_notify and len(claim.tasks) < limit:
-                self._sweep_wanted = True  # it may have been told of a row that is due soon: set the timer
             if claim.idle_now:
                 # The flag is up from this commit on. What slipped by before it is found by looking once more, and
                 # what commits later by the ladder.
@@ -271,6 +269,8 @@ class Claimer(Loop):
                     sweep = await self._queue.sweep(self._queues)
                     self._start_ladder(sweep)
                     self.swept(sweep)
+            elif queue in by_notify and len(claim.tasks) < limit:
+                self._sweep_wanted = True  # it may have been told of a row that is due soon: set the timer
 
     async def _claim(self, queue: str) -> tuple[Claim, int]:
         """What it brought, and how many it might have brought."""

@@ -161,21 +161,23 @@ class Listener(Loop):
         """One NOTIFY to itself, sent from another session."""
         self._probed, self._probe_payload = asyncio.Event(), secrets.token_hex(8)
         hearing = asyncio.create_task(self._hear(connection, PROBE_DEADLINE, until=self._probed))
-        sent = False
         try:
-            try:
-                await self._queue.probe(self._own_channel, self._probe_payload)
-            except psycopg.Error as error:
-                if not db.is_transient(error):
-                    raise
-                # That session may have died with this one's predecessor, unused since: now it has a new one.
-                await self._queue.probe(self._own_channel, self._probe_payload)
-            sent = True
+            await self._send_proof()
+        except BaseException:
+            self._probed.set()  # there is nothing to wait for
+            raise
         finally:
-            if not sent:
-                self._probed.set()  # there is nothing to wait for
             await hearing
         return self._probed.is_set()
+
+    async def _send_proof(self) -> None:
+        try:
+            await self._queue.probe(self._own_channel, self._probe_payload)
+        except psycopg.Error as error:
+            if not db.is_transient(error):
+                raise
+            # That session may have died with the listener's last one, unused since: now it has a new one.
+            await self._queue.probe(self._own_channel, self._probe_payload)
 
     async def _hear(self, connection: Connection, seconds: float, until: asyncio.Event | None = None) -> None:
         """Hand on what arrives, for up to `seconds`.

@@ -186,8 +186,11 @@ async def test_an_idle_worker_sets_its_timer_for_a_row_that_is_due_soon(dsn, bes
         async def idle() -> bool:
             return (await (await db.execute("select idle from agent_workers")).fetchone())[0]
 
+        async def looked() -> bool:
+            return not rig.claimer.claiming.locked() and not rig.claimer._woken
+
         await until(idle)
-        await asyncio.sleep(0.2)  # its look is over
+        await until(looked)
         if beside:
             async with db.transaction():
                 await db.execute(soon)

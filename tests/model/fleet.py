@@ -15,7 +15,10 @@ from turbo.spool import FinishedRun
 from turbo.task import Task
 
 HOSTS = ("alpha", "alpha", "beta")
-HEARTBEAT, LEASE = 10.0, 60.0
+SECOND = 100.0
+"""A second of the model. The steps take time of their own, more on a busy machine, and it must not decide anything."""
+
+HEARTBEAT, LEASE = 10 * SECOND, 60 * SECOND
 QUEUES = ("default", "other")
 
 _numbers = itertools.count(1)
@@ -68,7 +71,12 @@ class FakeWorker:
     async def beat(self) -> tuple[bool, list[str], bool]:
         """The heartbeat's statement: (alive, died, to_rescue)."""
         async with self.claims.use() as connection:
-            parameters = {"worker": self.id, "busy": len(self.alive_runs), "may_lead": True, "leader_lease": 30}
+            parameters = {
+                "worker": self.id,
+                "busy": len(self.alive_runs),
+                "may_lead": True,
+                "leader_lease": 3 * HEARTBEAT,
+            }
             row = await (await connection.execute(queue_module.statement("beat"), parameters)).fetchone()
         assert row is not None
         return row[0], row[2], row[3]

@@ -4,7 +4,7 @@ the worker's late word about it."""
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from tests.model.fleet import QUEUES, FakeWorker, Run
+from tests.model.fleet import QUEUES, SECOND, FakeWorker, Run
 from tests.model.people import ANY
 from tests.model.stage import Stage
 from tests.model.work import OUTCOMES
@@ -36,7 +36,7 @@ class GivenUp(Stage):
         self.step(self.comparing(worker))
 
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, fates=FATES, delay=st.sampled_from([0.0, 60.0]))
+    @rule(i=ANY, fates=FATES, delay=st.sampled_from([0.0, 60 * SECOND]))
     def a_worker_comes_back_and_releases(self, i: int, fates: list[Fate], delay: float) -> None:
         worker, runs = self.are_given_up(i, fates)
         for run in runs:

@@ -3,7 +3,7 @@
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from tests.model.fleet import QUEUES, FakeWorker, Home, Op
+from tests.model.fleet import QUEUES, SECOND, FakeWorker, Home, Op
 from tests.model.people import ANY
 from tests.model.work import Work
 from turbo.outcome import OutcomeKind
@@ -31,8 +31,8 @@ class Leases(Work):
 
     @rule(seconds=st.sampled_from([1, 12, 35, 70, 700]))
     def time_passes(self, seconds: int) -> None:
-        self.world.pass_time(seconds)
-        self.passed += seconds
+        self.world.pass_time(seconds * SECOND)
+        self.passed += seconds * SECOND
 
     @precondition(lambda self: any(w.runs for w in self.workers) and len(self.workers) > 1)
     @rule(i=ANY, rescue=st.booleans())
@@ -85,8 +85,9 @@ class Leases(Work):
     def rescued(self, rescued: list[Rescued]) -> None:
         # The dice of the backoff fall otherwise every time, and hypothesis wants a history to be the same twice.
         self.world.past_the_triggers(
-            "update agent_tasks t set run_after = clock_timestamp() + make_interval(secs => 6 + i.n * 0.001)"
+            "update agent_tasks t set run_after = clock_timestamp() + make_interval(secs => %s + i.n * 0.001)"
             " from unnest(%s::text[]) with ordinality i(task_id, n) where t.task_id = i.task_id and t.status = 'scheduled'",
+            6 * SECOND,
             sorted(one.task_id for one in rescued),
         )
         for one in rescued:
@@ -140,7 +141,7 @@ class Leases(Work):
                         assert run.excused or run.in_doubt, f"{worker.id} lost {held}, and nobody may have taken it"
                     self.seen["lost to another"] += 1
                     worker.forget(held)  # its program is ended; nothing to write
-            for held in found.stop:
+            for held in sorted(found.stop):
                 run = worker.runs.get(held)
                 if run is not None and not run.ended:
                     self.ends(worker, run, OutcomeKind.CANCELLED)

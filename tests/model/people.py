@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.base import Base
-from tests.model.fleet import QUEUES, Op
+from tests.model.fleet import QUEUES, SECOND, Op
 from tests.model.truth import WAITING, TaskTruth
 from turbo.states import FINAL
 
@@ -15,6 +15,7 @@ ANY = st.integers(0, 11)
 KEYS = (None, "a", "b")
 HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll")
 ASKS = {"later": "scheduled"}
+LATER = f"now() + make_interval(secs => {600 * SECOND})"
 TASKS_AT_MOST = 20
 
 
@@ -34,7 +35,7 @@ class People(Base):
         self.world.admin.execute(
             "insert into agent_tasks (task_id, task_description, concurrency_key, task_priority, queue, max_retries,"
             " run_after) values (%s, 'x', %s, %s, %s, %s, now() + make_interval(secs => %s))",
-            [task_id, key, priority, queue, retries, delay],
+            [task_id, key, priority, queue, retries, delay * SECOND],
         )
         self.has_seen_bad_days(task_id, infra)
         self.truth.tasks[task_id] = TaskTruth("scheduled" if delay else "pending")
@@ -51,8 +52,8 @@ class People(Base):
 
     def edit(self, task_id: str, what: str) -> Op:
         sets = {
-            "later": "status = 'scheduled', run_after = now() + interval '10 minutes'",
-            "put off": "run_after = now() + interval '10 minutes'",
+            "later": f"status = 'scheduled', run_after = {LATER}",
+            "put off": f"run_after = {LATER}",
             "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
         }.get(what, f"status = '{what}'")
         query = f"update agent_tasks set {sets} where task_id = '{task_id}'"

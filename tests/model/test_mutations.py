@@ -28,7 +28,15 @@ EXAMPLES = int(os.environ.get("TURBO_MUTATION_EXAMPLES", "300"))
 )
 def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) -> None:
     world = World(dsn, 3)
-    machine = type("Fleet", (Fleet,), {"world": world})
+
+    class Counted(Fleet):
+        histories = 0
+
+        def __init__(self) -> None:
+            Counted.histories += 1
+            super().__init__()
+
+    Counted.world = world
     try:
         with (
             applied(mutation, world.admin),
@@ -36,7 +44,7 @@ def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) ->
             pytest.raises(AssertionError) as noticed,
         ):
             run_state_machine_as_test(
-                machine,
+                Counted,
                 settings=settings(
                     max_examples=EXAMPLES,
                     stateful_step_count=40,
@@ -48,7 +56,7 @@ def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) ->
                     suppress_health_check=list(HealthCheck),
                 ),
             )
-        print(f"{mutation.guard}: {str(noticed.value).splitlines()[0]}")
+        print(f"{mutation.guard}: after {Counted.histories} histories: {str(noticed.value).splitlines()[0]}")
     finally:
         world.close()
 

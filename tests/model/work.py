@@ -1,9 +1,11 @@
 """Workers at work: they claim, run, record, replay, release and sweep. Every answer is judged."""
 
+import operator
+
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from tests.model.fleet import QUEUES, FakeWorker, Op, Run
+from tests.model.fleet import QUEUES, SECOND, FakeWorker, Op, Run
 from tests.model.people import ANY, People
 from tests.model.truth import SUCCEEDED, judge
 from turbo.outcome import OutcomeKind
@@ -40,7 +42,7 @@ class Work(People):
         return Op("claim", worker, worker.claims, send, take)
 
     def claim_taken(self, worker: FakeWorker, claim: Claim, lost: bool) -> None:
-        for task in claim.tasks:
+        for task in sorted(claim.tasks, key=operator.attrgetter("task_id")):
             token, truth = task.fencing_token, self.truth.tasks[task.task_id]
             assert token not in self.tokens, f"token {token} was handed out before, for {self.tokens.get(token)}"
             self.tokens[token] = Held(task.task_id, token)
@@ -99,7 +101,7 @@ class Work(People):
     def a_program_ends(self, i: int, j: int, outcome: OutcomeKind, final: bool) -> None:
         worker = self.pick([w for w in self.workers if w.alive_runs], i)
         if worker is not None:
-            self.ends(worker, self.pick(worker.alive_runs, j), outcome, final=final, retry_delay_seconds=30.0)
+            self.ends(worker, self.pick(worker.alive_runs, j), outcome, final=final, retry_delay_seconds=30 * SECOND)
 
     def ends(self, worker: FakeWorker, run: Run, outcome: OutcomeKind, **more: object) -> None:
         result = worker.end(run, outcome, **more)
@@ -125,7 +127,7 @@ class Work(People):
         """Judge the answers; then the results leave the spool, unless the answer never came."""
         assert len(answers) == len(batch)
         picture = self.world.picture()
-        for answer in answers:
+        for answer in sorted(answers, key=operator.attrgetter("task_id", "token")):
             held = Held(answer.task_id, answer.token)
             result = next(r for r in batch if (r.task_id, r.fencing_token) == held)
             task = self.truth.tasks.get(held.task_id)
@@ -186,7 +188,7 @@ class Work(People):
 
     def release_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.alive_runs], i)
-        return worker and self.releasing(worker, self.pick(worker.alive_runs, k), 60.0 * (k % 2))
+        return worker and self.releasing(worker, self.pick(worker.alive_runs, k), 60 * SECOND * (k % 2))
 
     def releasing(self, worker: FakeWorker, run: Run, delay: float = 0.0) -> Op:
         async def send() -> list[Held]:

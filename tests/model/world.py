@@ -30,13 +30,30 @@ Row = dict[str, Any]
 
 
 class HeldLane(Lane):
-    """A lane whose transaction can be kept open: `begin` is what opens it, None for turbo's own autocommit."""
+    """A lane whose transaction can be kept open: `begin` is what opens it, None for turbo's own autocommit.
+
+    Its dice fall the same way in every run: hypothesis repeats histories, and looks closely whether they are the same, and
+    random bits decide which token is greater after a failover. A new session (a lost race ends one) has new dice."""
 
     begin: str | None = None
 
+    def __init__(self, dsn: str, name: str, number: int) -> None:
+        super().__init__(dsn, name)
+        self.prepare = True  # as a worker does: the plans are those of a worker, too
+        self._number = number
+        self.same_dice()
+
+    def same_dice(self) -> None:
+        self._sessions = 0
+        self._seeded: Connection | None = None
+
     @asynccontextmanager
-    async def use(self, deadline: float = 60.0) -> AsyncIterator[Connection]:
+    async def use(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         async with super().use(deadline) as connection:
+            if self._seeded is not connection:
+                await connection.execute("select setseed(%s)", [self._number / 10 + self._sessions / 1000])
+                self._sessions += 1
+                self._seeded = connection
             if self.begin is not None and connection.info.transaction_status is TransactionStatus.IDLE:
                 await connection.execute(self.begin)
             yield connection
@@ -70,17 +87,24 @@ class World:
         self.admin.execute("create schema saved; create table saved.sequences (name text, last bigint, called boolean)")
         for table in TABLES:
             self.admin.execute(f"create table saved.{table} (like public.{table})")
-        self.lanes = [(HeldLane(dsn, f"claims {i}"), HeldLane(dsn, f"results {i}")) for i in range(slots)]
-        self.hand = HeldLane(dsn, "psql")
+            # An ANALYZE of the server's own choosing changes plans, and with them which of two racing claims finds what.
+            self.admin.execute(f"alter table public.{table} set (autovacuum_enabled = off)")
+        self.lanes = [
+            (HeldLane(dsn, f"claims {i}", 2 * i), HeldLane(dsn, f"results {i}", 2 * i + 1)) for i in range(slots)
+        ]
+        self.hand = HeldLane(dsn, "psql", 2 * slots)
 
     def close(self) -> None:
         async def close_lanes() -> None:
-            for lane in [self.hand, *(lane for pair in self.lanes for lane in pair)]:
+            for lane in self._all_lanes():
                 await lane.close()
 
         self.run(close_lanes())
         self.runner.close()
         self.admin.close()
+
+    def _all_lanes(self) -> list[HeldLane]:
+        return [self.hand, *(lane for pair in self.lanes for lane in pair)]
 
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
@@ -88,17 +112,10 @@ class World:
     # ── the tables ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def reset(self) -> None:
-        with self._past_the_triggers() as db:
-            db.execute(";".join(f"delete from public.{table}" for table in TABLES))  # type: ignore[arg-type]
-        self.run(self._same_dice())
+        self.admin.execute(f"truncate {', '.join(TABLES)}, saved.{', saved.'.join(TABLES)}")
+        for lane in self._all_lanes():
+            lane.same_dice()
         self.save()
-
-    async def _same_dice(self) -> None:
-        """hypothesis repeats histories, and looks closely whether they are the same: random bits decide which token is greater
-        after a failover."""
-        for number, lane in enumerate(lane for pair in self.lanes for lane in pair):
-            async with lane.use() as connection:
-                await connection.execute("select setseed(%s)", [number / 10])
 
     def save(self) -> None:
         """What a standby has received."""

@@ -122,14 +122,15 @@ def spool() -> None:
 def full_disk() -> None:
     """A result is handed over only when the disk has taken it, and claims go on when it does not."""
 
-    async def put(self: finisher.Finisher, result: Any) -> Any:
+    async def hand_over(self: finisher.Finisher, result: Any, *, durable: bool) -> None:
         try:
-            return await asyncio.to_thread(self._spool.put, result)
+            entry = await asyncio.to_thread(self._spool.put, result) if durable else None
         except SpoolUnavailable as error:
             self._disk(str(error))
-            raise
+            return
+        self.push(result, entry)
 
-    finisher.Finisher._put = put  # type: ignore[method-assign]
+    finisher.Finisher.hand_over = hand_over  # type: ignore[method-assign]
     worker.Worker._disk_changed = lambda _self, _trouble: None  # type: ignore[method-assign]
 
 

@@ -13,14 +13,15 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import psycopg
 
 from turbo import db
+from turbo.background import Background, Crashed
 from turbo.breaker import EVERY_HOST, REASONS, AccountTimings, Breaker
 from turbo.db import Backoff
 from turbo.executors.base import Executor
@@ -34,7 +35,6 @@ from turbo.task_types import TaskTypes, types_served
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 WRITE_SECONDS = 5.0
 """How long a result waits for its limit to be written. The limit holds in this process at once, and an outage of the
@@ -80,7 +80,7 @@ class Accounts(Loop):
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
         self._news = asyncio.Event()
         self._types = TaskTypes()
-        self._jobs: set[asyncio.Task[Any]] = set()
+        self._background = Background()
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
         for name in self.names:
             metrics.auth_failures.labels(name)
@@ -117,11 +117,12 @@ class Accounts(Loop):
         while time.monotonic() < deadline and not run.stop.is_set():
             breaker.suspect()
             self._publish()  # this process claims nothing more for it, from this line on
-            job = self._spawn(
+            job = self._background.start(
                 self._insist(
                     breaker,
                     lambda: suspect(self._queue, breaker.account, self._host, outcome, self._timings, fresh=fresh),
-                )
+                ),
+                "suspicion of an account",
             )
             await _first(job, run, deadline)
             since = job.result() if job.done() and not job.cancelled() else None
@@ -167,7 +168,8 @@ class Accounts(Loop):
         everywhere = self._prober.limits(breaker.account) == EVERY_HOST
         breaker.limited(time.monotonic(), everywhere=everywhere)
         self._publish()
-        job = self._spawn(self._insist(breaker, lambda: self._prober.limit(breaker.account, outcome)))
+        writing = self._insist(breaker, lambda: self._prober.limit(breaker.account, outcome))
+        job = self._background.start(writing, "limit of an account")
         await asyncio.wait({job}, timeout=WRITE_SECONDS)
 
     async def _insist(self, breaker: Breaker, write: Callable[[], Awaitable[object]]) -> object:
@@ -265,7 +267,7 @@ class Accounts(Loop):
         key = (breaker.account, host)
         job = self._probing.get(key)
         if job is None or job.done():
-            job = self._probing[key] = self._spawn(self._probe_once(breaker, host))
+            job = self._probing[key] = self._background.start(self._probe_once(breaker, host), "probe of an account")
         return job
 
     async def _probe_once(self, breaker: Breaker, host: str) -> bool:
@@ -277,18 +279,13 @@ class Accounts(Loop):
             return False
         return mine
 
-    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        job = asyncio.create_task(work)
-        self._jobs.add(job)
-        job.add_done_callback(self._jobs.discard)
-        return job
+    def start(self, crashed: Crashed) -> None:
+        self._background.crashed = crashed
+        super().start(crashed)
 
     async def stop(self) -> None:
         await super().stop()
-        for job in (jobs := set(self._jobs)):
-            job.cancel()
-        if jobs:
-            await asyncio.wait(jobs)
+        await self._background.close()
 
 
 async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 
 from turbo import db
+from turbo.background import Crashed, report
 from turbo.db import Backoff, Connection
 from turbo.metrics import Metrics
 from turbo.sql import statement
@@ -52,14 +53,16 @@ class Heartbeat:
         seconds: float,
         busy: Callable[[], int],
         tell: Callable[[Beat], None],
+        crashed: Crashed,
     ) -> None:
-        """`busy` and `tell` are called in the thread. `seconds` is the interval between beats."""
+        """`busy`, `tell` and `crashed` are called in the thread. `seconds` is the interval between beats."""
         self._dsn = dsn
         self._worker_id = worker_id
         self._metrics = metrics
         self._seconds = seconds
         self._busy = busy
         self._tell = tell
+        self._crashed = crashed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self._stop: asyncio.Event | None = None
@@ -85,11 +88,12 @@ class Heartbeat:
 
     async def _beats(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        beating = asyncio.create_task(self._beat_on())
+        beating = asyncio.create_task(self._beat_on(), name="heartbeat")
         if not self._stopping.is_set():
             await asyncio.wait({beating, asyncio.create_task(self._stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
         beating.cancel()
         await asyncio.wait({beating})
+        report(beating, self._crashed)  # else the fleet would take this worker for dead, and it would work on
 
     async def _beat_on(self) -> None:
         backoff = Backoff()

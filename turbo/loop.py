@@ -7,8 +7,9 @@ what it was doing).
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import suppress
+
+from turbo.background import Crashed, report
 
 
 class Loop(ABC):
@@ -17,15 +18,11 @@ class Loop(ABC):
     def __init__(self) -> None:
         self._task: asyncio.Task[None] | None = None
 
-    def start(self, crashed: Callable[[str, BaseException], None]) -> None:
+    def start(self, crashed: Crashed) -> None:
         """Run in the background. `crashed(name, error)` is called if the loop ends by an exception."""
 
-        def ended(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                crashed(self.name, error)
-
         self._task = asyncio.create_task(self.run(), name=self.name)
-        self._task.add_done_callback(ended)
+        self._task.add_done_callback(lambda task: report(task, crashed))
 
     async def stop(self) -> None:
         """Cancel and wait until it is gone. Right to call twice, and before start."""

@@ -20,6 +20,7 @@ from typing import Protocol
 import psycopg
 
 from turbo import db
+from turbo.background import Background, Crashed
 from turbo.db import Backoff
 from turbo.executors.base import Executor, NotNow, Progress, Run
 from turbo.finisher import Finisher
@@ -74,6 +75,7 @@ class Runner:
         metrics: Metrics,
         retry: RetryPolicy,
         slot_freed: Callable[[bool], None],
+        crashed: Crashed,
     ) -> None:
         self._worker_id = worker_id
         self._executors = executors
@@ -85,7 +87,7 @@ class Runner:
         self._metrics = metrics
         self._retry = retry
         self._slot_freed = slot_freed
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._runs = Background(crashed)
         self.after_run: AfterRun = _as_it_is  # accounts look at an outcome before it is written
         self.progress: Callable[[Running, Progress], None] = lambda _run, _progress: None
         self.run_ended: Callable[[Task], None] = lambda _task: None  # its program is gone
@@ -99,9 +101,7 @@ class Runner:
         executor = self._executors.get(name) if name else None
         run = Running(task, name or "none", executor.account if executor else None)
         self._slots.take(run)
-        job = asyncio.create_task(self._run(run, executor))
-        self._tasks.add(job)
-        job.add_done_callback(self._tasks.discard)
+        self._runs.start(self._run(run, executor), "run of a task")
 
     def stop(self, held: Held, reason: str) -> None:
         """Ask one run to end; it frees its slot once its program is gone."""
@@ -116,9 +116,7 @@ class Runner:
 
     async def ended(self, seconds: float | None) -> bool:
         """Wait until every run has ended, at most `seconds`."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=seconds)
-        return not self._tasks
+        return await self._runs.ended(seconds)
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

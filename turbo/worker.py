@@ -21,6 +21,7 @@ import psycopg
 
 from turbo import __version__, db
 from turbo.accounts import Accounts
+from turbo.background import Background
 from turbo.breaker import AccountTimings
 from turbo.claimer import Claimer
 from turbo.config import RetentionSection, WorkerConfig
@@ -32,6 +33,7 @@ from turbo.executors.base import Executor
 from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
 from turbo.finisher import Finisher
 from turbo.heartbeat import BEAT_DEADLINE, Beat, Heartbeat
+from turbo.housekeeping import Housekeeping
 from turbo.journal import Journal
 from turbo.leader import Leader
 from turbo.listener import Listener
@@ -61,7 +63,6 @@ log = logging.getLogger(__name__)
 WORKER_ID_NAME = 26
 """Characters of the name that go into a worker id: `name-pid-6hex` must fit an adopted varchar(50)."""
 
-DISK_CHECK_SECONDS = 5.0
 CLAIMS_DEADLINE = 10.0
 RESULTS_DEADLINE = 20.0
 """A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. A claim waits
@@ -108,6 +109,7 @@ class Worker:
         self._draining = False
         self._connected_before = False
         self._metrics_address: str | None = None
+        self._background = Background(self._crashed)
 
         self._settling = Settling()
         self._claims = Lane(dsn, f"turbo claims {self.id}", self._settling, deadline=CLAIMS_DEADLINE)
@@ -147,6 +149,7 @@ class Worker:
             self.metrics,
             RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
             self._slot_freed,
+            self._crashed,
         )
         self._heartbeat = Heartbeat(
             dsn,
@@ -155,6 +158,7 @@ class Worker:
             seconds=settings.heartbeat_seconds,
             busy=lambda: self.slots.busy,
             tell=self._beat_in_thread,
+            crashed=self._crashed_in_thread,
         )
         self.reconciler = Reconciler(
             self.queue,
@@ -173,6 +177,7 @@ class Worker:
             self._state.workspaces, self._state.locks, self._journal, workspace_policies(config)
         )
         self.tidy = Tidy(self.queue, self._state, self.slots, days=settings.files_days, gigabytes=settings.files_gb)
+        self.housekeeping = Housekeeping(self.finisher, self._spool)
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
@@ -210,7 +215,7 @@ class Worker:
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> int:
-        """From start to drained. Returns the exit code: 0, or 1 when a loop crashed."""
+        """From start to drained. Returns the exit code: 0, or 1 after a defect of its own."""
         self._loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(sig, self.stop)
@@ -226,6 +231,7 @@ class Worker:
         loops: list[Loop] = [
             self.progress,
             self.finisher,
+            self.housekeeping,
             self.reconciler,
             self.leader,
             self.retention,
@@ -253,15 +259,12 @@ class Worker:
             self.programs.look()
             for loop in loops:
                 loop.start(self._crashed)
-            maintenance = asyncio.create_task(self._maintain())
             await self._stopping.wait()
-            maintenance.cancel()
             await self._drain()
         finally:
             for loop in reversed(loops):
                 await loop.stop()
-            if self._saying is not None:
-                self._saying.cancel()
+            await self._background.close()
             await asyncio.to_thread(self._heartbeat.stop)
             await self._say_goodbye()
             await self._claims.close()
@@ -277,6 +280,9 @@ class Worker:
             log.info("second signal: ending all runs now")
             self._now.set()
         self._stopping.set()
+
+    def _crashed_in_thread(self, name: str, error: BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._crashed, name, error)
 
     def _crashed(self, name: str, error: BaseException) -> None:
         log.critical("the %s crashed; draining", name, exc_info=error)
@@ -311,7 +317,7 @@ class Worker:
     def _unhealthy(self) -> Iterator[str]:
         """For /healthz: what only a restart mends."""
         if self._crash is not None:
-            yield f"a loop crashed ({type(self._crash).__name__}); draining"
+            yield f"a defect ({type(self._crash).__name__}, see the log); draining"
 
     def _unready(self) -> Iterator[str]:
         """For /readyz: why nothing is claimed now."""
@@ -388,9 +394,9 @@ class Worker:
         self._let_through[source] = types
         types = functools.reduce(operator.and_, self._let_through.values())
         self.claimer.types = types
-        self._spawn(self._rewrite_idle())
+        self._background.start(self._rewrite_idle(), "idle flag")
         if self._saying is None or self._saying.done():
-            self._saying = asyncio.create_task(self._say_state())
+            self._saying = self._background.start(self._say_state(), "word of this worker's state")
 
     @property
     def _state_now(self) -> WorkerState:
@@ -414,7 +420,7 @@ class Worker:
 
     def _disk_changed(self, trouble: str | None) -> None:
         self.claimer.held_back = trouble
-        self._spawn(self._rewrite_idle())
+        self._background.start(self._rewrite_idle(), "idle flag")
 
     async def _rewrite_idle(self) -> None:
         try:
@@ -478,9 +484,9 @@ class Worker:
             log.warning("declared dead, no beat within their lease: %s", ", ".join(beat.died))
         if not beat.alive:
             log.warning("the database took this worker for dead, or lost its row: registering again")
-            self._spawn(self._come_back())
+            self._background.start(self._come_back(), "return after silence")
         if beat.to_rescue:
-            self._spawn(self._rescue_quietly())
+            self._background.start(self._rescue_quietly(), "rescue")
 
     async def _come_back(self) -> None:
         try:
@@ -496,18 +502,6 @@ class Worker:
             await self._rescue("worker_silent")
         except (psycopg.Error, OSError) as error:
             log.warning("cannot rescue: %s", db.reason(error))  # the next beat asks again
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        _background.add(task)
-        task.add_done_callback(_background.discard)
-
-    async def _maintain(self) -> None:
-        """Small housekeeping of this process: the disk, the done spool."""
-        while True:
-            await asyncio.sleep(DISK_CHECK_SECONDS)
-            await self.finisher.check_disk()
-            await asyncio.to_thread(self._spool.prune_done)
 
     # ── drain ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -532,6 +526,3 @@ class Worker:
         except (psycopg.Error, OSError, TimeoutError) as error:
             log.debug("not deregistered: %s", error)
         log.info("worker %s stopped", self.id)
-
-
-_background: set[asyncio.Task[None]] = set()

@@ -226,6 +226,10 @@ begin
     raise exception 'queue % is not a queue name', coalesce(quote_literal(left(new.queue, 60)), 'null') using errcode = 'check_violation',
       hint = 'A queue is 1 to 40 of a-z 0-9 _ -.';
   end if;
+  if new.run_after is distinct from old.run_after and not isfinite(new.run_after) then
+    raise exception 'run_after is %', new.run_after using errcode = 'check_violation',
+      hint = 'Write a moment, as in now() + interval ''1 year''.';
+  end if;
 
   -- A row that turbo never claimed may be an old poller's, still at work beside turbo. What only such a poller does
   -- (running on either side, a status of its own, its own count of retries) passes untouched.

@@ -51,6 +51,17 @@ def consumed_token() -> None:
 
 
 @guard
+def same_id() -> None:
+    """A waiting row that was never claimed takes the result of whatever had its id."""
+    edit(
+        "finish",
+        "and not coalesce((select true from public.agent_actions a where a.task_id = c.task_id and a.fencing_token = c.token"
+        " limit 1), false)",
+        "",
+    )
+
+
+@guard
 def random_token() -> None:
     """Tokens are what the sequence says, and nothing else."""
     edit("claim", "| floor(random() * 1048576)::bigint", "")

@@ -118,6 +118,19 @@ class Spool:
         """What was recorded within the last hour, oldest first."""
         return list(self._entries(self.directory / "done"))
 
+    def adopt(self, other: "Spool") -> None:
+        """Take over what a spool on the same disk holds, recorded within the hour or not at all. What cannot be read stays
+        there. Raises OSError; what was not taken over by then is still there."""
+        for entry in [*other.pending(), *other.recently_done()]:
+            where = self.directory / "done" if entry.path.parent.name == "done" else self.directory
+            where.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target = where / entry.path.name
+            while target.exists():
+                target = where / f"{next(self._numbers):020d}.json"
+            entry.path.rename(target)  # its age stays
+        if self.directory.exists():
+            _sync(self.directory)
+
     def done(self, entry: SpoolEntry, verdict: str) -> None:
         """The database has answered (`verdict`): the file waits in done/ for a failover that may have lost it."""
         del verdict

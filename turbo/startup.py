@@ -9,6 +9,7 @@ hand is not begun again while its program still runs, or while its result lies i
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import psycopg
@@ -37,20 +38,24 @@ class Startup:
         queue: Queue,
         lane: Lane,
         state: StateDir,
+        spool: Spool,
         *,
         host: str,
         dsn: str,
+        replay: Callable[[], "Awaitable[Counter[str]]"],
         rescue: Callable[[str], Awaitable[None]],
         register: Callable[[], Awaitable[None]],
         learn: Callable[[], Awaitable[None]],
     ) -> None:
-        """`rescue(reason)` takes back what declared-dead workers held; `register` writes this worker's row; `learn`
-        reads which accounts are closed."""
+        """`replay` sends what `spool`, this worker's own, holds, and counts the answers; `rescue(reason)` takes back what
+        declared-dead workers held; `register` writes this worker's row; `learn` reads which accounts are closed."""
         self._queue = queue
         self._lane = lane
         self._state = state
+        self._spool = spool
         self._host = host
         self._dsn = dsn
+        self._replay = replay
         self._rescue = rescue
         self._register = register
         self._learn = learn
@@ -92,29 +97,22 @@ class Startup:
     async def _adopt_the_dead(self) -> None:
         """End what dead siblings of this host left running, replay their results, give back the rest."""
         dead = self._state.dead_workers()
-        if not dead:
-            return
-        for home in dead:
-            ended = await asyncio.to_thread(end_leftovers, home.journal)
-            if ended:
-                log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
-            await self._replay(Spool(home.spool))
-        buried = await self._queue.bury([home.worker_id for home in dead], self._host)
-        if buried:
-            await self._rescue("worker_restarted")
-        for home in dead:
-            home.remove()
-
-    async def _replay(self, spool: Spool) -> None:
-        """Record what a dead worker's spool still holds, and what a failover may have lost of what it had recorded."""
-        for entry in [*spool.pending(), *spool.recently_done()]:
-            result = entry.result
-            answers = await self._queue.finish([result])
-            for answer in answers:
-                log.info(
-                    "replayed a result of dead worker %s: %s",
-                    result.worker_id,
-                    answer.verdict,
-                    extra={"task": result.task_id},
-                )
-                spool.done(entry, answer.verdict)
+        try:
+            for home in dead:
+                ended = await asyncio.to_thread(end_leftovers, home.journal)
+                if ended:
+                    log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
+                # What it had not recorded, and what a failover may have lost of what it had.
+                await asyncio.to_thread(self._spool.adopt, Spool(home.spool))
+            if not dead:
+                return
+            if tally := await self._replay():
+                said = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
+                log.info("replayed %d results of dead workers: %s", tally.total(), said)
+            if await self._queue.bury([home.worker_id for home in dead], self._host):
+                await self._rescue("worker_restarted")
+            for home in dead:
+                home.remove()
+        finally:
+            for home in dead:
+                home.close()  # else nobody could adopt it as long as this process lives

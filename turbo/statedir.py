@@ -73,7 +73,7 @@ class WorkerHome:
 
     def remove(self) -> None:
         """The directory goes, unless results are still in it; so does the lock."""
-        if not any(self.spool.glob("*.json")) and not any(self.spool.glob("quarantine/*")):
+        if not any(any(self.spool.glob(kept)) for kept in ("*.json", "done/*.json", "quarantine/*", "corrupt/*")):
             shutil.rmtree(self.path, ignore_errors=True)
         self.close()
 

@@ -14,6 +14,7 @@ import os
 import secrets
 import signal
 import time
+from collections import Counter
 from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any
 
@@ -246,19 +247,23 @@ class Worker:
             self.queue,
             self._claims,
             self._state,
+            self._spool,
             host=self.host,
             dsn=self._dsn,
+            replay=self._replay_adopted,
             rescue=self._rescue,
             register=self._register,
             learn=self.accounts.learn,
         )
         try:
+            self.finisher.start(self._crashed)  # what dead workers left goes through it, too
             if not await self._until_stopped(startup.run()):
                 return 0
             self._heartbeat.start()
             self.programs.look()
             for loop in loops:
-                loop.start(self._crashed)
+                if loop is not self.finisher:
+                    loop.start(self._crashed)
             await self._stopping.wait()
             await self._drain()
         finally:
@@ -355,6 +360,10 @@ class Worker:
             ),
             self._state_now,
         )
+
+    async def _replay_adopted(self) -> "Counter[str]":
+        entries = await asyncio.to_thread(lambda: [*self._spool.pending(), *self._spool.recently_done()])
+        return await self.finisher.replay(entries, None)
 
     async def _rescue(self, reason: str) -> None:
         for rescued in await self.queue.rescue(reason):
@@ -462,9 +471,7 @@ class Worker:
         again, for an asynchronous failover can lose an acknowledged commit. What the database still has answers
         "already"."""
         await self.reconciler.compare()
-        for entry in await asyncio.to_thread(self._spool.recently_done):
-            self.finisher.push(entry.result, entry)
-        await self.finisher.flushed(REPLAY_SECONDS)
+        await self.finisher.replay(await asyncio.to_thread(self._spool.recently_done), REPLAY_SECONDS)
 
     def disconnected(self) -> None:
         self._settling.disconnected()

@@ -219,3 +219,41 @@ async def test_an_old_poller_may_claim_what_turbo_gave_back(db, queue):
     db.execute("update agent_tasks set status = 'running', assigned_worker_id = 'old-1' where task_id = 't'")
     assert row(db)["status"] == "running"
     assert row(db)["fencing_token"] is None, "from here on the row is the poller's"
+
+
+@pytest.mark.parametrize("never", ["infinity", "-infinity"])
+async def test_a_task_is_put_off_to_a_moment_not_to_for_ever(db, queue, never):
+    """On PostgreSQL 14 to 16 a difference from infinity is an error, and it would be every claim's."""
+    insert(db)
+    with pytest.raises(psycopg.errors.CheckViolation, match="run_after is") as refused:
+        db.execute("update agent_tasks set run_after = %s", [never])
+    assert "Write a moment" in refused.value.diag.message_hint
+    with db.transaction():  # past the triggers
+        db.execute("set local session_replication_role = replica")
+        db.execute(
+            "update agent_tasks set run_after = %s, status = %s",
+            [never, "scheduled" if never == "infinity" else "pending"],
+        )
+    insert(db, "other", task_priority=1)
+    assert (await queue.sweep(["default"])).next_in is None
+    claimed = {t.task_id: t.waited_seconds for t in (await queue.claim("default", 5, may_idle=True)).tasks}
+    assert set(claimed) == ({"other"} if never == "infinity" else {"t", "other"})
+    assert all(0 <= waited < 60 for waited in claimed.values())
+
+
+@pytest.mark.parametrize("how", ["rescued", "released", "an orphan", "failed"])
+async def test_when_somebody_asked_for_is_kept_however_the_run_ends(db, queue, how):
+    insert(db)
+    task = (await queue.claim("default", 1, may_idle=True)).tasks[0]
+    held = Held(task.task_id, task.fencing_token)
+    db.execute("update agent_tasks set status = 'scheduled', run_after = '2099-01-01'")
+    if how == "rescued":
+        db.execute("update agent_workers set state = 'dead'")
+        assert [r.status for r in await queue.rescue("worker_silent")] == ["scheduled"]
+    elif how == "released":
+        assert await queue.release([(held, None)], "drain") == [held]
+    elif how == "an orphan":
+        assert (await queue.reconcile([])).orphans == (held,)
+    else:
+        assert (await queue.finish([ended(held, OutcomeKind.CANCELLED)]))[0].becomes == "scheduled"
+    assert (row(db)["status"], row(db)["run_after"].year) == ("scheduled", 2099)

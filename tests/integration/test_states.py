@@ -187,12 +187,13 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
         found = await rig.queue.reconcile([held["mine"]])
         assert [h.task_id for h in found.orphans] == ["orphan"]
         assert await one(db, "select status, retry_count from agent_tasks where task_id = 'orphan'") == ("pending", 0)
-        # a failover lost the claim: the row is as it was before
+        # a failover lost the claim, and its trail with it: the row is as it was before
         async with db.transaction():
             await db.execute("set local session_replication_role = replica")
             await db.execute(
                 "update agent_tasks set status = 'pending', fencing_token = null, assigned_worker_id = null where task_id = 'mine'"
             )
+            await db.execute("delete from agent_actions where task_id = 'mine'")
         assert (await rig.queue.reconcile([held["mine"]])).lost == (held["mine"],)
         assert await rig.queue.reassert([held["mine"]]) == [held["mine"]]
         assert (await rig.queue.finish([finished(held["mine"], rig.worker_id)]))[0].verdict == "recorded"

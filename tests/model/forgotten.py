@@ -5,11 +5,35 @@ from hypothesis.stateful import precondition, rule
 
 from tests.model.asked import Asked
 from tests.model.people import ANY
+from turbo.outcome import OutcomeKind
 
 THEN = ("is heard", "is heard", "dies", "dies for good")
 
 
 class Forgotten(Asked):
+    @precondition(lambda self: self.workers)
+    @rule(i=ANY, fails=st.booleans())
+    def a_claim_is_forgotten(self, i: int, fails: bool) -> None:
+        """Its worker takes it back, and gives it up; then it is claimed with a token of the sequence that went back."""
+        worker = self.pick(self.workers, i)
+        self.a_new_task(retries=1)
+        self.is_heard(worker)
+        self.the_standby_catches_up()
+        if (run := self.claims_one(worker)) is None:
+            return
+        self.throw_back()
+        self.everything_holds()
+        self.step(self.comparing(worker))
+        if run.held not in worker.runs:
+            return
+        if fails:
+            self.ends(worker, run, OutcomeKind.FAILED)
+            self.step(self.recording(worker, [worker.spool[run.held]]))
+            self.step(self.sweeping(worker))
+        else:
+            self.step(self.releasing(worker, run))
+        self.claims_one(worker)
+
     @precondition(lambda self: self.workers)
     @rule(i=ANY, pruned=st.sampled_from([True, True, False]), then=st.sampled_from(THEN))
     def a_registration_is_forgotten(self, i: int, pruned: bool, then: str) -> None:

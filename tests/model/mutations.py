@@ -65,11 +65,15 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
 
 
 _SINCE = "abs(c.has) < c.token"
-_REASSERT_AGE = "and (t.fencing_token is null or t.fencing_token = i.token or abs(t.fencing_token) < i.token)"
+_REASSERT_AGE = """and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
+ and not coalesce((select true from public.agent_actions a
+ where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))"""
+_LATER = "then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end"
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
  and r.concurrency_key = t.concurrency_key) and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))"""
 _WISH = """case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
- then 'pending' else coalesce(t.cancel_to, 'cancelled') end"""
+ then case when t.cancel_requested_at is not null and t.run_after > clock_timestamp() then 'scheduled' else 'pending' end
+ else coalesce(t.cancel_to, 'cancelled') end"""
 
 MUTATIONS = (
     # ── claiming
@@ -170,6 +174,22 @@ MUTATIONS = (
         (("c.infra_count + 1 >= %(infra_cap)s", "c.infra_count + %(infra_cap)s < 0"),),
     ),
     Mutation("a reschedule by hand is no try", "finish", (("and not d.stopping", ""),)),
+    Mutation(
+        "a result keeps the time that somebody asked for",
+        "finish",
+        (("when d.stopping and d.becomes = 'scheduled' then t.run_after", "when false then t.run_after"),),
+    ),
+    Mutation(
+        "a result of a deleted row does not answer for another of its id",
+        "finish",
+        (
+            (
+                "and not coalesce((select true from public.agent_actions a where a.task_id = c.task_id"
+                " and a.fencing_token = c.token limit 1), false)",
+                "",
+            ),
+        ),
+    ),
     # ── giving back
     Mutation(
         "a release consumes the token",
@@ -183,6 +203,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a release fulfils a wish", "release", (("else coalesce(t.cancel_to, 'cancelled') end", "else 'pending' end"),)
+    ),
+    Mutation(
+        "a release keeps the time that somebody asked for",
+        "release",
+        (
+            (_LATER, "then 'pending'"),
+            ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
+        ),
     ),
     # ── leases
     Mutation(
@@ -200,6 +228,11 @@ MUTATIONS = (
         "a rescue fulfils a wish",
         "rescue",
         (("when l.stopping and l.wish not in ('pending', 'scheduled') then l.wish", ""),),
+    ),
+    Mutation(
+        "a rescue keeps the time that somebody asked for",
+        "rescue",
+        (("case when d.stopping then t.run_after end", "null"),),
     ),
     Mutation("a beat resets the count of silence", "beat", (("silent_beats = 0, counted_at = null,", ""),)),
     Mutation(
@@ -260,6 +293,25 @@ MUTATIONS = (
         ),
     ),
     Mutation("an orphan fulfils a wish", "reconcile", ((_WISH, "'pending'"),)),
+    Mutation(
+        "an orphan keeps the time that somebody asked for",
+        "reconcile",
+        (
+            ("and t.run_after > clock_timestamp() then 'scheduled'", "and false then 'scheduled'"),
+            ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
+        ),
+    ),
+    Mutation(
+        "a claim of a deleted row is not taken back",
+        "reassert",
+        (
+            (
+                "and not coalesce((select true from public.agent_actions a where a.task_id = i.task_id"
+                " and a.fencing_token = i.token limit 1), false)",
+                "",
+            ),
+        ),
+    ),
     Mutation(
         "a claim is taken back from older tokens only",
         "reassert",

@@ -32,13 +32,33 @@ class People(Base):
     def insert(self, key: str | None, priority: int | None, queue: str, delay: int, retries: int, infra: int) -> None:
         self.numbers += 1
         task_id = f"t{self.numbers}"
+        self.inserted(task_id, key, priority, queue, delay, retries)
+        self.has_seen_bad_days(task_id, infra)
+
+    def inserted(
+        self, task_id: str, key: str | None, priority: int | None, queue: str, delay: int = 0, retries: int = 0
+    ) -> None:
         self.world.admin.execute(
             "insert into agent_tasks (task_id, task_description, concurrency_key, task_priority, queue, max_retries,"
             " run_after) values (%s, 'x', %s, %s, %s, %s, now() + make_interval(secs => %s))",
             [task_id, key, priority, queue, retries, delay * SECOND],
         )
-        self.has_seen_bad_days(task_id, infra)
-        self.truth.tasks[task_id] = TaskTruth("scheduled" if delay else "pending")
+        self.truth.tasks[task_id] = TaskTruth(
+            "scheduled" if delay else "pending",
+            former=self.truth.deleted.pop(task_id, set()),
+            since=len(self.world.picture().trail.get(task_id, [])),
+        )
+
+    @precondition(lambda self: self.truth.tasks and len(self.truth.tasks) < TASKS_AT_MOST)
+    @rule(i=ANY, delay=st.sampled_from([0, 600]), queue=st.sampled_from(QUEUES))
+    def the_same_id_once_more(self, i: int, delay: int, queue: str) -> None:
+        """A row that is over is deleted, or was, and another is inserted under its id, as a nightly job does."""
+        over = sorted(t for t, r in self.before.tasks.items() if r["status"] in FINAL and t in self.truth.tasks)
+        if not self.truth.deleted and over:
+            self.do(self.edit(self.pick(over, i), "delete"))
+            self.everything_holds()
+        if task_id := self.pick(sorted(self.truth.deleted), i):
+            self.inserted(task_id, None, 9, queue, delay)
 
     def has_seen_bad_days(self, task_id: str, infra: int) -> None:
         if infra:
@@ -91,7 +111,7 @@ class People(Base):
             return
         if what == "delete":
             self.seen["deleted"] += 1
-            del self.truth.tasks[task_id]
+            self.truth.deleted[task_id] = self.truth.tasks.pop(task_id).tokens()
         elif what == "poll":
             task.polled = True
             if self.exact:

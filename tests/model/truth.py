@@ -25,12 +25,19 @@ class TaskTruth:
     told_late: set[int] = field(default_factory=set)
     wishes: int = 0
     polled: bool = False  # an old poller had it: no trail, no token
+    former: set[int] = field(default_factory=set)  # tokens of a deleted row that had the same id
+    since: int = 0  # so many entries of the trail are that row's
+
+    def tokens(self) -> set[int]:
+        """All that were ever of this id."""
+        return self.former | set(self.claims) | self.recorded | self.consumed | self.told_late
 
 
 @dataclass
 class Truth:
     tasks: dict[str, TaskTruth] = field(default_factory=dict)
     beats: dict[str, float] = field(default_factory=dict)  # worker → its last beat, on the model's clock
+    deleted: dict[str, set[int]] = field(default_factory=dict)  # ids that are free again → their tokens
 
 
 def expected(row: Row, result: FinishedRun) -> set[str]:
@@ -53,18 +60,21 @@ def judge(task: TaskTruth | None, row: Row | None, result: FinishedRun, answer: 
     """What is wrong with the answer to a result, '' when nothing is. `row`: as it was before, None when not known."""
     token, verdict = result.fencing_token, answer.verdict
     if task is None:
-        return "" if verdict == "gone" else f"{verdict}: there is no such row"
+        # `already` if the trail has it: that something of it is there is looked at by the caller
+        return "" if verdict in ("gone", "already") else f"{verdict}: there is no such row"
     spent = token in task.consumed or token in task.recorded
     newest = task.claims[-1] if task.claims else None
     if verdict == "recorded":
         if spent:
             return "a consumed token answered"
+        if token in task.former:
+            return "the result of a deleted row answered for another of its id"
         if token in task.claims and token != newest:
             return "recorded, though somebody has claimed the task since"
         if row is not None and answer.becomes not in expected(row, result):
             return f"became {answer.becomes}, not {expected(row, result)}"
     elif verdict == "already":
-        if token not in task.recorded and token not in task.told_late:
+        if token not in task.recorded | task.told_late | task.former:
             return "already: this result was never recorded, and its output is lost"
     elif verdict == "late":
         if token in task.recorded:
@@ -120,7 +130,10 @@ def _columns(row: Row, task: TaskTruth) -> None:
 
 
 def _trail(task_id: str, row: Row, task: TaskTruth, trail: list[Row]) -> None:
+    trail = trail[task.since :]
     trail_holds(task_id, row, task.first, trail)
+    mixed = [e["action_type"] for e in trail if e["fencing_token"] in task.former and e["action_type"] != "late"]
+    assert not mixed, f"{task_id}: {mixed} by a run of a deleted row of that id"
     claimed = [e["fencing_token"] for e in trail if e["action_type"] == "claimed"]
     assert claimed == sorted(set(claimed)), f"{task_id}: its tokens do not grow: {claimed}"
 

@@ -48,7 +48,7 @@ with cand as materialized (
    where t.task_id = any (array(select o.task_id from one_per_key o))
   returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
             t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
-            extract(epoch from clock_timestamp() - t.run_after)::float8 as waited_seconds
+            case when isfinite(t.run_after) then extract(epoch from clock_timestamp() - t.run_after)::float8 else 0 end as waited_seconds
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,

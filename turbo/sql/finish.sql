@@ -28,9 +28,12 @@ with input as (
          c.has = c.token
            and (c.was = 'running'
                 or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
-         -- the database lost the claim itself (an asynchronous failover, a crash before its WAL was flushed): tokens grow, so
-         -- a waiting row with an older one has never heard of this claim, nor has anybody claimed it since
+         -- the database lost the claim itself (an asynchronous failover, a crash before its WAL was flushed), and its trail with
+         -- it: tokens grow, so a waiting row with an older one has never heard of this claim, nor has anybody claimed it since.
+         -- A trail that knows the claim is of a row that was deleted since; this one only has its id.
          or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.has is null or abs(c.has) < c.token)
+            and not coalesce((select true from public.agent_actions a
+                               where a.task_id = c.task_id and a.fencing_token = c.token limit 1), false)
            as accepted,
          case
            -- a person's wish is stronger than the result, but work that is done is not thrown away by a cancel
@@ -82,7 +85,6 @@ with input as (
          case when d.accepted then d.becomes end as becomes,
          case
            when x.task_id is not null then 'recorded'
-           when d.gone then 'gone'
            -- consumed: by this very result (perhaps in a transaction this snapshot does not see), unless the trail names
            -- a hand edit; then it is the only copy of this run's output, and is kept
            when d.has = - d.token
@@ -92,6 +94,7 @@ with input as (
              or (select true from public.agent_actions a
                   where a.task_id = d.task_id and a.fencing_token = d.token
                     and a.action_type in ('finished', 'late') limit 1) then 'already'
+           when d.gone then 'gone'
            else 'late'
          end as verdict
     from decided d

@@ -2,7 +2,7 @@
 select 'tasks' as what, t.queue as label, t.status::text as state, count(*)::float8 as value
   from public.agent_tasks t where t.status in ('pending', 'scheduled', 'running') group by t.queue, t.status
 union all
-select 'oldest', t.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after)))::float8
+select 'oldest', t.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where t.run_after > '-infinity')))::float8
   from public.agent_tasks t where t.status = 'pending' group by t.queue
 union all
 select 'workers', null, w.state, count(*)::float8 from public.agent_workers w group by w.state

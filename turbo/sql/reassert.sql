@@ -1,5 +1,6 @@
 -- Take back what reconcile calls lost: a failover may have lost the claim itself, or others rescued it and nobody has
--- claimed it since. A waiting row whose token is older than mine has never heard of my claim; one that holds my token was
+-- claimed it since. A waiting row whose token is older than mine, and whose trail does not know mine, has never heard of my
+-- claim (a trail that knows it is of a row that was deleted since: this one only has its id); one that holds my token was
 -- rescued; one that holds minus my token was released or requeued by hand, and stays so. A key that somebody else runs
 -- meanwhile stays theirs (23505 is not risked: NOT EXISTS, one task a call on a conflict).
 with i as (
@@ -7,7 +8,10 @@ with i as (
     from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) i(task_id, token)
     join public.agent_tasks t on t.task_id = i.task_id
    where t.status in ('pending', 'scheduled')
-     and (t.fencing_token is null or t.fencing_token = i.token or abs(t.fencing_token) < i.token)
+     and (t.fencing_token = i.token
+          or (t.fencing_token is null or abs(t.fencing_token) < i.token)
+             and not coalesce((select true from public.agent_actions a
+                                where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))
      and t.fencing_token is distinct from - i.token
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks k where k.status = 'running' and k.concurrency_key = t.concurrency_key))

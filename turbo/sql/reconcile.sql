@@ -14,10 +14,14 @@ with mine as materialized (
 ), orphan as (
   update public.agent_tasks t
      set status = (case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
-                        then 'pending' else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
+                        then case when t.cancel_requested_at is not null and t.run_after > clock_timestamp()
+                                  then 'scheduled' else 'pending' end
+                        else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
                               and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
-         run_after = clock_timestamp(), assigned_worker_id = null, started_at = null,
+         -- a person who asked for it later said when
+         run_after = case when t.cancel_requested_at is null then clock_timestamp()
+                          else greatest(clock_timestamp(), t.run_after) end, assigned_worker_id = null, started_at = null,
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from mine m
    where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status = 'running'

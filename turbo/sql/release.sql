@@ -5,12 +5,14 @@ with r as (
   update public.agent_tasks t
      set status = (case when t.cancel_requested_at is null
                         then case when %(delay)s::float8 > 0 then 'scheduled' else 'pending' end
-                        when coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled') then 'pending'
+                        when coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
+                          then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end
                         else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
                               and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
-         run_after = clock_timestamp() + case when t.cancel_requested_at is null then make_interval(secs => %(delay)s::float8)
-                                              else interval '0' end,
+         -- a person who asked for it later said when
+         run_after = case when t.cancel_requested_at is null then clock_timestamp() + make_interval(secs => %(delay)s::float8)
+                          else greatest(clock_timestamp(), t.run_after) end,
          assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
          agent_session_id = nullif(coalesce(i.session, t.agent_session_id), ''),  -- '': it must not be resumed
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1

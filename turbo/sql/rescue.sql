@@ -25,7 +25,9 @@ with lost as materialized (
                               else t.error_message end,
          completed_at  = case when d.becomes = 'scheduled' then null else clock_timestamp() end,
          run_after     = case when d.becomes = 'scheduled'
-                              then clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, d.count)) * (0.5 + random() / 2)
+                              -- a person who asked for it later said when
+                              then greatest(case when d.stopping then t.run_after end,
+                                            clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, d.count)) * (0.5 + random() / 2))
                               else t.run_after end,
          infra_count = d.count, assigned_worker_id = case when d.becomes = 'scheduled' then null else t.assigned_worker_id end,
          started_at = case when d.becomes = 'scheduled' then null else t.started_at end,

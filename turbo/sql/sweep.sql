@@ -27,7 +27,7 @@ with due as materialized (
 select (select count(*) from promoted) as due,
        -- the first one, not min(): planned while the table was small, min() reads every scheduled row, and the plan is kept
        (select extract(epoch from t.run_after - statement_timestamp())::float8 from public.agent_tasks t
-         where t.status = 'scheduled' and t.run_after > statement_timestamp()
+         where t.status = 'scheduled' and t.run_after > statement_timestamp() and t.run_after < 'infinity'
          order by t.run_after limit 1) as next_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)

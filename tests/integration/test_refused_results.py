@@ -1,0 +1,82 @@
+"""A result that the table refuses (a CHECK of its owner's, a foreign trigger) holds up no other, and waits until it is taken."""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.rig import Rig, finished
+from tests.workers import Bench
+from turbo import finisher
+from turbo.finisher import Finisher
+from turbo.queue import Held
+from turbo.spool import Spool
+
+
+def test_a_check_of_the_owners_holds_up_no_other_result(bench: Bench) -> None:
+    bench.sql("alter table agent_tasks add constraint short_errors check (length(error_message) < 40)")
+    first = bench.start(slots=4).listening()
+    bench.insert("long", {"raw": "print('e' * 200, file=sys.stderr) or sys.exit('e' * 200)"}, max_retries=0)
+    first.said("the database refuses this result")
+    bench.insert("neighbour", {"seconds": 0.2})
+    bench.insert("light", task_type="noop")
+    bench.wait("neighbour")
+    bench.wait("light")
+    assert bench.row("long")["status"] == "running", "the fault bit"
+    assert first.stop() == 0
+    # its next worker meets it before its first claim, and is not held up either
+    second = bench.start(slots=4).listening()
+    second.said("1 refused")
+    bench.sql("alter table agent_tasks drop constraint short_errors")
+    bench.insert("later")
+    bench.wait("later")
+    assert "eeee" in bench.wait("long", "failed", seconds=90)["error_message"]
+    assert bench.runs() == {"long": 2, "neighbour": 1, "later": 1}, (
+        "a failure that comes after a rescue is a run once more"
+    )
+
+
+def test_a_trigger_that_cannot_take_the_pointer_either_is_asked_once_a_minute(bench: Bench) -> None:
+    """SQLSTATE 22P02, as if the output were at fault: once into quarantine, and not for ever."""
+    bench.sql(
+        "create function strict() returns trigger language plpgsql as $$ begin"
+        " if new.task_id = 'bad' and new.status = 'completed' then perform new.task_description::int; end if;"
+        " return new; end $$"
+    )
+    bench.sql("create trigger strict before update on agent_tasks for each row execute function strict()")
+    worker = bench.start().listening()
+    bench.insert("bad")
+    worker.said("the database refuses this result")
+    bench.insert("neighbour")
+    bench.wait("neighbour")
+    quarantined = list(bench.path.rglob("quarantine/*.json"))
+    assert len(quarantined) == 1
+    assert bench.row("bad")["status"] == "running"
+    assert worker.process.poll() is None
+    assert worker.log.count("the database refuses this result") == 1
+    bench.sql("drop trigger strict on agent_tasks")
+    assert worker.stop() == 0
+    bench.start().listening()
+    assert bench.wait("bad")["output_data"]["quarantined"] == str(quarantined[0])
+
+
+async def test_what_is_refused_is_sent_again(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same worker, when its minute is over."""
+    monkeypatch.setattr(finisher, "REFUSED_SECONDS", 0.2)
+    recorded = asyncio.Event()
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("alter table agent_tasks add constraint no_end check (status <> 'completed')")
+        db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+        async with Rig(dsn) as rig:
+            task, _ = await rig.claimed()
+            one = Finisher(rig.queue, Spool(tmp_path), rig.slots, rig.metrics, lambda *_: recorded.set())
+            one.start(rig._crashed)
+            await one.hand_over(finished(Held(task.task_id, task.fencing_token), rig.worker_id), durable=True)
+            assert not await one.flushed(20), "refused"
+            assert len(one._refused) == 1
+            db.execute("alter table agent_tasks drop constraint no_end")
+            await asyncio.wait_for(recorded.wait(), 20)
+            assert await one.flushed(20)
+            await one.stop()
+        assert db.execute("select status from agent_tasks").fetchone() == ("completed",)

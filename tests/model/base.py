@@ -115,8 +115,10 @@ class Base(RuleBasedStateMachine):
             assert now["status"] == wish or (now["status"] in WAITING and wish in WAITING) or done, (
                 f"{task_id} became {now['status']}, asked was {wish}"
             )
-            early = wish in WAITING and now["status"] in WAITING and row["future"] and not now["future"]
-            assert not early, f"{task_id} is due at once, asked was {wish} at {row['run_after']}"
+            early = (
+                wish in WAITING and now["status"] in WAITING and row["future"] and now["run_after"] < row["run_after"]
+            )
+            assert not early, f"{task_id} is due {now['run_after']}, asked was {wish} at {row['run_after']}"
 
     def do(self, op: Op | None, *, lost: bool = False) -> None:
         if op is not None:

@@ -10,8 +10,8 @@ from tests.model.stage import Stage
 from tests.model.work import OUTCOMES
 from turbo.outcome import OutcomeKind
 
-SINCE = st.sampled_from(("nothing", "edited", "edited", "edited", "claimed", "failed", "released"))
-"""What happened to the task since: an edit by hand, or another worker's run of it and that run's end."""
+SINCE = st.sampled_from(("nothing", "edited", "edited", "edited", "replaced", "claimed", "failed", "released"))
+"""What happened to the task since: an edit by hand, another row under its id, or another worker's run of it and that run's end."""
 EDITS = st.sampled_from(("pending", "pending", "pending", "cancelled", "completed", "failed", "later", "delete"))
 
 
@@ -68,7 +68,12 @@ class GivenUp(Stage):
         task_id = run.task.task_id
         if since == "edited" and task_id in self.truth.tasks:
             self.step(self.edit(task_id, edit))
-        elif since not in ("nothing", "edited"):
+        elif since == "replaced" and task_id in self.truth.tasks:
+            self.step(self.edit(task_id, "delete"))
+            if task_id in self.truth.deleted:
+                self.inserted(task_id, None, 9, QUEUES[0])
+                self.everything_holds()
+        elif since not in ("nothing", "edited", "replaced"):
             self.time_passes(70)
             self.step(self.sweeping(other))
             self.step(self.claiming(other, QUEUES[0], 3))

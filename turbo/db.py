@@ -11,6 +11,7 @@ it, `target_session_attrs=read-write` (a multi-host DSN finds the primary), read
 """
 
 import asyncio
+import math
 import os
 import random
 import socket
@@ -67,6 +68,10 @@ left to strangers). A plan made while a table was small is kept until its next A
 an index of all pending rows, it would make every claim cost the whole backlog for the first minutes of a burst."""
 
 Connection = AsyncConnection[TupleRow]
+
+
+class LaneOver(psycopg.OperationalError):
+    """The worker leaves, and its lane has ended: trying again is in vain."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -203,7 +208,8 @@ async def open_session(dsn: str, application_name: str) -> tuple[Connection, str
 
 
 class Lane:
-    """One connection with one user at a time. A connection that failed is closed; the next use opens a new one."""
+    """One connection with one user at a time. A connection that failed is closed; the next use opens a new one, until
+    the lane has ended (`end_in`, `over`)."""
 
     def __init__(
         self, dsn: str, application_name: str, watches: Watches | None = None, *, deadline: float = 60.0
@@ -218,6 +224,8 @@ class Lane:
         self._turn = asyncio.Lock()
         self._tuned = False
         self._used_since: float | None = None  # monotonic
+        self._opening: asyncio.Timeout | None = None
+        self._ends = math.inf  # monotonic
         self.prepare = False
 
     async def open(self) -> None:
@@ -227,12 +235,17 @@ class Lane:
                 await self._opened()
 
     async def _opened(self) -> Connection:
+        if time.monotonic() >= self._ends:
+            raise LaneOver("this worker is leaving, and has waited long enough for the database")
         if self._connection is None or self._connection.closed:
             try:
-                self._connection, self._server = await open_session(self._dsn, self._application_name)
+                async with asyncio.timeout(None) as self._opening:
+                    self._connection, self._server = await open_session(self._dsn, self._application_name)
             except (psycopg.Error, OSError) as error:
                 self._failed(error, connecting=True)
                 raise
+            finally:
+                self._opening = None
             self._tuned = False
             if self._watches is not None:
                 self._watches.opened(self._server)
@@ -276,6 +289,37 @@ class Lane:
         waited = 0.0 if self._used_since is None else time.monotonic() - self._used_since
         if self._connection is not None and self._server != moved_to and waited >= waiting:
             cut(self._connection)
+
+    def end_in(self, seconds: float) -> None:
+        """Its last `seconds`: then whoever still waits for an answer gets an error, and so does every later use. Of
+        several such moments the first one counts."""
+        ends = time.monotonic() + seconds
+        if ends < self._ends:
+            self._ends = ends
+            if seconds > 0:
+                asyncio.get_running_loop().call_later(seconds, self._end)
+            else:
+                self._end()
+
+    def _end(self) -> None:
+        self._ends = min(self._ends, time.monotonic())
+        if self._opening is not None:
+            self._opening.reschedule(asyncio.get_running_loop().time())
+        if self._connection is not None:
+            cut(self._connection)
+
+    @asynccontextmanager
+    async def idle(self) -> AsyncIterator[None]:
+        """Nobody waits for an answer on this lane within the block: its user may be cancelled. (The cancelling of a
+        psycopg call waits for the server, see `cut`.)"""
+        async with self._turn:
+            yield
+
+    async def over(self) -> None:
+        """End it now. When this returns, whoever used it has got the error."""
+        self.end_in(0.0)
+        async with self.idle():
+            pass
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -74,14 +74,14 @@ class Heartbeat:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; waits for a beat under way, at most its deadline."""
+    def stop(self, seconds: float = BEAT_DEADLINE) -> None:
+        """End the thread, whose beat under way is cut off; waits for it, at most `seconds`."""
         self._stopping.set()
         if self._loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
                 self._loop.call_soon_threadsafe(self._stop.set)
         if self._thread.is_alive():
-            self._thread.join(timeout=BEAT_DEADLINE)
+            self._thread.join(timeout=seconds)
 
     def _run(self) -> None:
         asyncio.run(self._beats())

@@ -13,7 +13,6 @@ Promises:
 """
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -47,7 +46,7 @@ class ProgressLoop(Loop):
         """`lane` is this loop's alone."""
         super().__init__()
         self._queue = queue
-        self._lane = lane
+        self.lane = lane
         self._slots = slots
         self._latest: dict[Held, Progress] = {}
         self._written: dict[Held, Progress] = {}
@@ -71,7 +70,7 @@ class ProgressLoop(Loop):
                     await self._event.wait()
             except TimeoutError:
                 if not self._written:
-                    await self._lane.close()
+                    await self.lane.close()
                 continue
             self._event.clear()
             begun = time.monotonic()
@@ -83,12 +82,12 @@ class ProgressLoop(Loop):
 
     async def stop(self) -> None:
         """Cancel, and take away the rows of what has ended, if the database answers at once."""
-        await super().stop()
+        self.lane.end_in(GOODBYE_SECONDS)
+        async with self.lane.idle():
+            await super().stop()
         if self._written:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(GOODBYE_SECONDS):
-                    await self._write()
-        await self._lane.close()
+            await self._write()
+        await self.lane.close()
 
     async def _write(self) -> bool:
         """Write what is new. False when it has to be tried again."""
@@ -101,7 +100,7 @@ class ProgressLoop(Loop):
         if not said and not over:
             return True
         try:
-            async with self._lane.use(DEADLINE_SECONDS) as connection:
+            async with self.lane.use(DEADLINE_SECONDS) as connection:
                 await self._queue.progress(connection, {h: _line(p) for h, p in said.items()}, over)
         except (psycopg.Error, OSError) as error:
             if not self._trouble:

@@ -89,6 +89,11 @@ class Retention(Loop):
         else:
             self._leads.clear()
 
+    async def stop(self) -> None:
+        """A batch under way is cut off; a later pass finds what it did not delete."""
+        await self._lane.over()
+        await super().stop()
+
     async def run(self) -> None:
         if not self._ages.any_task and self._ages.actions is None:
             return

@@ -21,7 +21,7 @@ import psycopg
 
 from turbo import db
 from turbo.background import Background, Crashed
-from turbo.db import Backoff
+from turbo.db import Backoff, LaneOver
 from turbo.executors.base import Executor, NotNow, Progress, Run
 from turbo.finisher import Finisher
 from turbo.metrics import Metrics
@@ -35,6 +35,8 @@ from turbo.task_types import executor_of
 log = logging.getLogger(__name__)
 
 RELEASE_SECONDS = 20.0
+KILL_SECONDS = 0.1
+"""Between the two cancellations that kill a program."""
 
 
 class Places(Protocol):
@@ -88,6 +90,8 @@ class Runner:
         self._retry = retry
         self._slot_freed = slot_freed
         self._runs = Background(crashed)
+        self._executing: dict[Held, asyncio.Task[object]] = {}
+        self._killing = False
         self.after_run: AfterRun = _as_it_is  # accounts look at an outcome before it is written
         self.progress: Callable[[Running, Progress], None] = lambda _run, _progress: None
         self.run_ended: Callable[[Task], None] = lambda _task: None  # its program is gone
@@ -114,6 +118,17 @@ class Runner:
         for held in list(self._slots.running):
             self.stop(held, reason)
 
+    def kill_all(self) -> int:
+        """End the programs that still run without any more grace. How many there were."""
+        self._killing = True
+        self._cancel_executing()  # TERM and its grace once more; the second cancellation is a KILL (turbo.process)
+        asyncio.get_running_loop().call_later(KILL_SECONDS, self._cancel_executing)
+        return len(self._executing)
+
+    def _cancel_executing(self) -> None:
+        for job in self._executing.values():
+            job.cancel()
+
     async def ended(self, seconds: float | None) -> bool:
         """Wait until every run has ended, at most `seconds`."""
         return await self._runs.ended(seconds)
@@ -126,7 +141,7 @@ class Runner:
         if durable:
             log.info("started", extra=_fields(task))
         try:
-            outcome = await self._execute(run, executor)
+            outcome = await self._until_gone(run, executor)
             outcome = await self.after_run(run, outcome)
         except NotNow as wait:
             await self._put_off(run, wait)
@@ -154,6 +169,22 @@ class Runner:
         self._slots.unrecorded.add(run.held)
         await self._finisher.hand_over(result, durable=durable)
         self._free(run, unrecorded=True)
+
+    async def _until_gone(self, run: Running, executor: Executor | None) -> Outcome:
+        """Execute it. A run that was killed is as one that was asked to end, and did."""
+        job = asyncio.current_task()
+        assert job is not None
+        self._executing[run.held] = job
+        try:
+            return await self._execute(run, executor)
+        except asyncio.CancelledError:
+            if not self._killing:
+                raise
+            while job.uncancel():
+                pass
+            return Outcome(OutcomeKind.CANCELLED, error="killed: it did not end in time")
+        finally:
+            del self._executing[run.held]
 
     async def _execute(self, run: Running, executor: Executor | None) -> Outcome:
         task = run.task
@@ -214,7 +245,7 @@ class Runner:
                 log.info("released: %s", why, extra=_fields(run.task))
                 return True
             except (psycopg.Error, OSError) as error:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or isinstance(error, LaneOver):
                     log.warning(
                         "could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task)
                     )

@@ -27,7 +27,7 @@ from turbo.breaker import AccountTimings
 from turbo.claimer import Claimer
 from turbo.config import RetentionSection, WorkerConfig
 from turbo.db import Backoff, Lane
-from turbo.drain import drain
+from turbo.drain import Departure, drain
 from turbo.endpoint import Endpoint, TlsFiles
 from turbo.exclusive import ExclusiveDirectories
 from turbo.executors.base import Executor
@@ -198,6 +198,7 @@ class Worker:
         self._saying: asyncio.Task[None] | None = None
         self.programs = Programs(self._executors, config.routes, lambda types: self._types_changed("programs", types))
         self.progress = ProgressLoop(self.queue, Lane(dsn, f"turbo progress {self.id}"), self.slots)
+        self._departure = Departure(self._claims, self._results, self.progress.lane)
         self.runner.after_run = self._after_run
         self.runner.run_ended = lambda task: self.exclusive.run_ended(task.fencing_token)
         self.runner.put_off = self.claimer.due_in
@@ -267,10 +268,10 @@ class Worker:
             await self._stopping.wait()
             await self._drain()
         finally:
-            for loop in reversed(loops):
-                await loop.stop()
-            await self._background.close()
-            await asyncio.to_thread(self._heartbeat.stop)
+            self._departure.begin()
+            # Cancelled once more as the process ends, whoever is not gone by then waits for nothing.
+            await asyncio.wait({asyncio.create_task(self._end_loops(loops))}, timeout=self._departure.left)
+            await asyncio.to_thread(self._heartbeat.stop, self._departure.left)
             await self._say_goodbye()
             await self._claims.close()
             await self._results.close()
@@ -304,6 +305,7 @@ class Worker:
         if job.done():
             job.result()
             return True
+        self._departure.begin()
         job.cancel()
         await asyncio.wait({job})
         return False
@@ -515,8 +517,9 @@ class Worker:
     async def _drain(self) -> None:
         self._draining = True
         self._heartbeat.may_lead = False
+        self._background.start(self._say_state(), "word of this worker's drain")
         await drain(
-            self.queue,
+            self._departure,
             self.claimer,
             self.runner,
             self.slots,
@@ -526,10 +529,14 @@ class Worker:
             now=self._now,
         )
 
+    async def _end_loops(self, loops: list[Loop]) -> None:
+        for loop in reversed(loops):
+            await loop.stop()
+        await self._background.close()
+
     async def _say_goodbye(self) -> None:
         try:
-            async with asyncio.timeout(5):
-                await self.queue.deregister()
-        except (psycopg.Error, OSError, TimeoutError) as error:
+            await self.queue.deregister()
+        except (psycopg.Error, OSError) as error:
             log.debug("not deregistered: %s", error)
         log.info("worker %s stopped", self.id)

@@ -180,6 +180,34 @@ def test_what_inserts_goes_on_when_the_reader_of_its_ids_has_left(shell: Shell) 
     assert len(shell("tasks", "--json", "--limit", "9999").json) == 3000
 
 
+def test_a_closed_standard_output_is_no_traceback(shell: Shell) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"'{TURBO}' tasks >&-"], stderr=subprocess.PIPE, env=shell.environment(), timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"no tasks\n")
+
+
+def test_a_task_whose_id_cannot_be_printed_is_in_and_says_so(shell: Shell) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [TURBO, "submit", "x", "--id", "mine"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=shell.environment(),
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert (
+        done.stderr == b"turbo submit: task mine was inserted; its id could not be printed: No space left on device\n"
+    )
+    assert [task["task_id"] for task in shell("tasks", "--json").json] == ["mine"]
+
+
+def test_a_worker_with_a_dsn_that_cannot_be_read_ends_at_once(shell: Shell) -> None:
+    (shell.cwd / "w.yaml").write_text("worker: {state_dir: state}\nexecutors: {e: {kind: command, command: [cat]}}\n")
+    shell("worker", "-c", "w.yaml", "--dsn", "no such thing").one_line(2, "the DSN cannot be read")
+
+
 def test_a_full_disk_behind_the_pipe_is_an_error(shell: Shell) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(

@@ -60,7 +60,7 @@ def server():
 @pytest.fixture
 def bench(server, tmp_path):
     with workers.bench(server.dsn, tmp_path) as bench:
-        bench.sql("truncate agent_tasks, agent_actions, agent_workers cascade")
+        bench.sql("truncate agent_tasks, agent_actions, agent_workers, agent_progress cascade")
         yield bench
 
 
@@ -106,7 +106,7 @@ def test_a_drain_in_an_outage_ends_in_time_and_the_task_is_done_by_the_next(serv
     worker = bench.start(config).listening()
     bench.insert("t", {"talks": True})
     until(lambda: bench.sql("select 1 from agent_progress"))
-    program = bench.entries()[0]["pid"]
+    program = until(bench.entries)[0]["pid"]
     with frozen(server):
         told_at = time.monotonic()
         worker.process.terminate()

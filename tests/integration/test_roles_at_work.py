@@ -11,6 +11,7 @@ from psycopg import errors
 
 from tests.members import login, user
 from tests.workers import TURBO, Bench, until
+from turbo import Client
 from turbo.migrate import grant_roles
 
 
@@ -99,6 +100,8 @@ def test_a_submitter_submits_waits_and_follows(bench: Bench, fleet: str, submitt
     assert answer["status"] == "completed"
     assert "completed" in done(turbo(submitter, "show", answer["task_id"]))
     assert answer["task_id"] in done(turbo(submitter, "tasks"))
+    with Client(submitter) as client:
+        assert [view.status for view in client.progress(answer["task_id"], timeout=20)] == ["completed"]
     with psycopg.connect(submitter, autocommit=True) as db:
         row = db.execute(
             "insert into agent_tasks (task_description, task_type) values ('x', 'noop') returning *"

@@ -210,6 +210,23 @@ async def test_a_stop_before_the_start_runs_nothing(make: Make, run: RunOf) -> N
     assert seen(executor) == []
 
 
+async def test_a_time_out_of_the_handlers_own_is_its_own(make: Make, run: RunOf) -> None:
+    """`asyncio.timeout` cancels the task and takes it back; what is done afterwards may take longer than the grace."""
+    executor = make(
+        """
+        async def handler(task):
+            try:
+                async with asyncio.timeout(0.02):
+                    await asyncio.sleep(60)
+            except TimeoutError:
+                await asyncio.sleep(0.3)
+            return "went on"
+    """,
+        grace_seconds=0.1,
+    )
+    assert await executor.run(run()) == Outcome.succeeded("went on")
+
+
 async def test_a_result_after_the_time_was_up_is_none(make: Make, run: RunOf) -> None:
     assert (await make(STOPS_LATE).run(run(timeout_seconds=0.1))).kind is OutcomeKind.TIMED_OUT
 

@@ -8,6 +8,7 @@ import importlib
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -93,6 +94,8 @@ def _build(names: list[str]) -> typer.Typer:
 
 def main() -> None:
     """The console script."""
+    if sys.stdout is None:  # a wrapper closed it
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     if asked in MAY_BE_CUT_SHORT or asked.startswith("-") or "--help" in sys.argv:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -49,7 +49,11 @@ def at_terminal() -> bool:
 def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+    class Printer(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # for main to answer as everywhere; rich would exit 1
+
+    return Printer(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
 
 def print_json(value: object) -> None:

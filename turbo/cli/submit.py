@@ -143,7 +143,13 @@ def _one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str 
         if not created:
             output.say(f"this idempotency key has a task already: {task_id}")
         if not wait:
-            output.print_json({"task_id": task_id, "created": created}) if as_json else typer.echo(task_id)
+            try:
+                output.print_json({"task_id": task_id, "created": created}) if as_json else typer.echo(task_id)
+                sys.stdout.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:  # whoever reads an exit code of 1 must not submit it once more
+                raise OSError(f"task {task_id} was inserted; its id could not be printed: {error.strerror}") from None
             return
         from turbo.cli.follow import follow
 

@@ -171,6 +171,9 @@ class _Watched:
                     if self._last_word is None:  # cancelled from outside: the grace holds for that, too
                         self._last_word = self._loop.call_later(self._grace_seconds, self._drop)
                     awaited = self._work.throw(cancelled)
+                    if self._task.cancelling() == 0:  # an `asyncio.timeout` of the handler's own, which took it back
+                        self._last_word.cancel()
+                        self._last_word = None
                 except BaseException as error:
                     awaited = self._work.throw(error)
                 else:

@@ -24,7 +24,8 @@ grant select on table public.agent_tasks, public.agent_actions, public.agent_pro
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
   on public.agent_tasks to turbo_submitter;
-grant select (worker_id, name, state, queues, slots, busy, heartbeat_at, lease_seconds)      -- does anybody serve my queue?
+-- does anybody serve my queue, and where is my task's log?
+grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, lease_seconds)
   on public.agent_workers to turbo_submitter;
 
 -- What the statements of turbo/sql/ touch when a worker runs them.

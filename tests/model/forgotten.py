@@ -12,9 +12,10 @@ THEN = ("is heard", "is heard", "dies", "dies for good")
 
 class Forgotten(Asked):
     @precondition(lambda self: self.workers)
-    @rule(i=ANY, fails=st.booleans())
-    def a_claim_is_forgotten(self, i: int, fails: bool) -> None:
-        """Its worker takes it back, and gives it up; then it is claimed with a token of the sequence that went back."""
+    @rule(i=ANY, then=st.sampled_from(("fails", "is released", "is late")))
+    def a_claim_is_forgotten(self, i: int, then: str) -> None:
+        """Its worker takes it back, and gives it up; then it is claimed with a token of the sequence that went back. Or
+        another worker is first, and gives it up before the success of the first comes in."""
         worker = self.pick(self.workers, i)
         self.a_new_task(retries=1)
         self.is_heard(worker)
@@ -23,10 +24,17 @@ class Forgotten(Asked):
             return
         self.throw_back()
         self.everything_holds()
+        if then == "is late":
+            other = self.another(worker, i)
+            if (again := self.claims_one(other)) is not None:
+                self.step(self.releasing(other, again))
+            self.ends(worker, run, OutcomeKind.SUCCEEDED)
+            self.step(self.recording(worker, [worker.spool[run.held]]))
+            return
         self.step(self.comparing(worker))
         if run.held not in worker.runs:
             return
-        if fails:
+        if then == "fails":
             self.ends(worker, run, OutcomeKind.FAILED)
             self.step(self.recording(worker, [worker.spool[run.held]]))
             self.step(self.sweeping(worker))

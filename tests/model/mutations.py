@@ -68,6 +68,8 @@ _SINCE = "abs(c.has) < c.token"
 _REASSERT_AGE = """and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
  and not coalesce((select true from public.agent_actions a
  where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))"""
+_KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
+ where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false)"""
 _LATER = "then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end"
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
  and r.concurrency_key = t.concurrency_key) and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))"""
@@ -304,25 +306,19 @@ MUTATIONS = (
     Mutation(
         "a claim of a deleted row is not taken back",
         "reassert",
-        (
-            (
-                "and not coalesce((select true from public.agent_actions a where a.task_id = i.task_id"
-                " and a.fencing_token = i.token limit 1), false)",
-                "",
-            ),
-        ),
+        ((_KNOWN_CLAIM, ""),),
     ),
     Mutation(
         "a claim is taken back from older tokens only",
         "reassert",
-        ((_REASSERT_AGE, ""), ("and t.fencing_token is distinct from - i.token", "")),
+        ((_REASSERT_AGE, ""),),
     ),
     Mutation(
         "a consumed claim is not taken back",
         "reassert",
         (
             ("or abs(t.fencing_token) < i.token)", "or abs(t.fencing_token) <= i.token)"),
-            ("and t.fencing_token is distinct from - i.token", ""),
+            (_KNOWN_CLAIM, ""),
         ),
     ),
     Mutation(

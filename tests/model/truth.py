@@ -69,7 +69,7 @@ def judge(task: TaskTruth | None, row: Row | None, result: FinishedRun, answer: 
             return "a consumed token answered"
         if token in task.former:
             return "the result of a deleted row answered for another of its id"
-        if token in task.claims and token != newest:
+        if newest is not None and (token != newest if token in task.claims else token < newest):
             return "recorded, though somebody has claimed the task since"
         if row is not None and answer.becomes not in expected(row, result):
             return f"became {answer.becomes}, not {expected(row, result)}"

@@ -12,7 +12,6 @@ with i as (
           or (t.fencing_token is null or abs(t.fencing_token) < i.token)
              and not coalesce((select true from public.agent_actions a
                                 where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))
-     and t.fencing_token is distinct from - i.token
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks k where k.status = 'running' and k.concurrency_key = t.concurrency_key))
    order by t.task_id

@@ -108,7 +108,7 @@ class Startup:
                 return
             if tally := await self._replay():
                 said = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
-                log.info("replayed %d results of dead workers: %s", tally.total(), said)
+                log.info("results of earlier workers sent again: %s", said)
             if await self._queue.bury([home.worker_id for home in dead], self._host):
                 await self._rescue("worker_restarted")
             for home in dead:

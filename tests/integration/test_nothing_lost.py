@@ -182,7 +182,7 @@ def test_an_old_spool_file_does_not_answer_for_a_new_run(bench, without, runs):
         bench.sql("alter table agent_tasks disable trigger zz_turbo_judge_update")
     bench.sql("update agent_tasks set status = 'pending', run_after = now() where task_id = 't'")
     second = bench.start(without=without).listening()
-    second.said("replayed 1 results of dead workers")
+    second.said("results of earlier workers sent again: 1")
     bench.wait("t")
     assert bench.runs() == {"t": runs}
     assert bench.row("t")["assigned_worker_id"] == (first if without else second).worker_id

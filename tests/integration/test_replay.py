@@ -30,7 +30,7 @@ def test_the_result_of_a_deleted_row_does_not_answer_for_another_of_its_id(bench
     bench.insert("nightly", {"night": 2}, run_after="2099-01-01")
     assert first.stop() == 0
     second = bench.start(without=without)
-    second.said("replayed 1 results of dead workers: 1 " + ("recorded" if without else "already"))
+    second.said("results of earlier workers sent again: 1 " + ("recorded" if without else "already"))
     second.listening()
     row = bench.row("nightly")
     assert row["status"] == status

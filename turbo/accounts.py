@@ -21,7 +21,6 @@ from typing import Any
 import psycopg
 
 from turbo import db
-from turbo.background import Background, Crashed
 from turbo.breaker import EVERY_HOST, REASONS, AccountTimings, Breaker
 from turbo.db import Backoff
 from turbo.executors.base import Executor
@@ -34,7 +33,6 @@ from turbo.slots import Running
 from turbo.task_types import TaskTypes, types_served
 
 log = logging.getLogger(__name__)
-
 
 WRITE_SECONDS = 5.0
 """How long a result waits for its limit to be written. The limit holds in this process at once, and an outage of the
@@ -80,7 +78,6 @@ class Accounts(Loop):
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
         self._news = asyncio.Event()
         self._types = TaskTypes()
-        self._background = Background()
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
         for name in self.names:
             metrics.auth_failures.labels(name)
@@ -117,7 +114,7 @@ class Accounts(Loop):
         while time.monotonic() < deadline and not run.stop.is_set():
             breaker.suspect()
             self._publish()  # this process claims nothing more for it, from this line on
-            job = self._background.start(
+            job = self.jobs.start(
                 self._insist(
                     breaker,
                     lambda: suspect(self._queue, breaker.account, self._host, outcome, self._timings, fresh=fresh),
@@ -169,7 +166,7 @@ class Accounts(Loop):
         breaker.limited(time.monotonic(), everywhere=everywhere)
         self._publish()
         writing = self._insist(breaker, lambda: self._prober.limit(breaker.account, outcome))
-        job = self._background.start(writing, "limit of an account")
+        job = self.jobs.start(writing, "limit of an account")
         await asyncio.wait({job}, timeout=WRITE_SECONDS)
 
     async def _insist(self, breaker: Breaker, write: Callable[[], Awaitable[object]]) -> object:
@@ -267,7 +264,7 @@ class Accounts(Loop):
         key = (breaker.account, host)
         job = self._probing.get(key)
         if job is None or job.done():
-            job = self._probing[key] = self._background.start(self._probe_once(breaker, host), "probe of an account")
+            job = self._probing[key] = self.jobs.start(self._probe_once(breaker, host), "probe of an account")
         return job
 
     async def _probe_once(self, breaker: Breaker, host: str) -> bool:
@@ -278,14 +275,6 @@ class Accounts(Loop):
             log.warning("account %s: cannot probe: %s", breaker.account, db.reason(error))
             return False
         return mine
-
-    def start(self, crashed: Crashed) -> None:
-        self._background.crashed = crashed
-        super().start(crashed)
-
-    async def stop(self) -> None:
-        await super().stop()
-        await self._background.close()
 
 
 async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:

@@ -38,15 +38,13 @@ BATCH_BYTES = 8 * 1024 * 1024
 REFUSED_SECONDS = 60.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Waiting:
     result: FinishedRun
     entry: SpoolEntry | None  # None: light, or the disk refused it
     size: int = 0
     settled: bool = False
-    aside: bool = False  # refused; it waits for its next turn outside the queue
     refused: bool = False  # said already
-    quarantined: bool = False
     tally: "Counter[str] | None" = None  # of a replay: what became of its results
 
 
@@ -145,7 +143,7 @@ class Finisher(Loop):
                 try:
                     await self._record(batch)
                 except (psycopg.Error, OSError) as error:
-                    self._waiting.extendleft(w for w in reversed(batch) if not (w.settled or w.aside))
+                    self._waiting.extendleft(w for w in reversed(batch) if not (w.settled or w in self._refused))
                     self._in_flight = []
                     if not trouble:
                         level = logging.WARNING if db.is_transient(error) else logging.ERROR
@@ -190,7 +188,7 @@ class Finisher(Loop):
                 # an adopted trail may refer to agent_tasks: of a task that is gone it can keep nothing
                 result = batch[0].result
                 await self._settle(batch[0], Answer(result.task_id, result.fencing_token, "gone", None))
-            elif _unstorable(error) and not batch[0].quarantined:
+            elif _unstorable(error) and "quarantined" not in batch[0].result.detail:
                 await self._quarantine(batch[0], error)
             else:
                 await self._set_aside(batch[0], error)
@@ -239,7 +237,7 @@ class Finisher(Loop):
         log.error(
             "result cannot be stored, kept in %s: %s", where, db.reason(error), extra={"task": waiting.result.task_id}
         )
-        waiting.entry, waiting.quarantined = None, True
+        waiting.entry = None
         waiting.result = replace(
             waiting.result,
             output={"quarantined": where, "worker_id": waiting.result.worker_id},
@@ -264,13 +262,11 @@ class Finisher(Loop):
             )
             if waiting.tally is not None:
                 waiting.tally["refused"] += 1
-        waiting.aside = True
         self._refused.append(waiting)
         asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._once_more, waiting)
 
     def _once_more(self, waiting: Waiting) -> None:
         self._refused.remove(waiting)
-        waiting.aside = False
         self._enqueue(waiting)
 
     async def _keep_light(self) -> None:

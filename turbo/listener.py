@@ -201,7 +201,7 @@ class Listener(Loop):
                 self._probed.set()
             elif notify.payload.startswith(QUESTION) and (self._answering is None or self._answering.done()):
                 token = notify.payload.removeprefix(QUESTION)
-                self._answering = asyncio.create_task(self._answer(f"{token} {self._queue.worker_id}"))
+                self._answering = self.jobs.start(self._answer(f"{token} {self._queue.worker_id}"), "answer to a proof")
             elif (called := _CALL.fullmatch(notify.payload)) is not None:
                 self._told.called(called[1], int(called[2]))
         elif notify.channel == CONTROL:

@@ -406,14 +406,17 @@ class Worker:
         types = functools.reduce(operator.and_, self._let_through.values())
         self.claimer.types = types
         self._background.start(self._rewrite_idle(), "idle flag")
-        if self._saying is None or self._saying.done():
-            self._saying = self._background.start(self._say_state(), "word of this worker's state")
+        self._state_changed()
 
     @property
     def _state_now(self) -> WorkerState:
         if self._draining:
             return WorkerState.DRAINING
         return WorkerState.PAUSED if self.claimer.types.none else WorkerState.UP
+
+    def _state_changed(self) -> None:
+        if self._saying is None or self._saying.done():
+            self._saying = self._background.start(self._say_state(), "word of this worker's state")
 
     async def _say_state(self) -> None:
         """Until the row says what is so: a worker whose row stayed `paused` after an outage would claim nothing more."""
@@ -517,7 +520,7 @@ class Worker:
     async def _drain(self) -> None:
         self._draining = True
         self._heartbeat.may_lead = False
-        self._background.start(self._say_state(), "word of this worker's drain")
+        self._state_changed()
         await drain(
             self._departure,
             self.claimer,

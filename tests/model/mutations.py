@@ -65,11 +65,10 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
 
 
 _SINCE = "abs(c.has) < c.token"
-_REASSERT_AGE = """and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
- and not coalesce((select true from public.agent_actions a
- where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))"""
 _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
  where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false)"""
+_REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
+ {_KNOWN_CLAIM})"""
 _LATER = "then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end"
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
  and r.concurrency_key = t.concurrency_key) and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))"""

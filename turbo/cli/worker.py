@@ -41,8 +41,6 @@ def worker(
     """
     import asyncio
 
-    import psycopg
-
     from turbo import log
     from turbo.config import ConfigError, load_worker_config
     from turbo.db import connect_arguments
@@ -69,12 +67,7 @@ def worker(
         raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
-    try:
-        connect_arguments(where, "turbo worker")
-    except psycopg.ProgrammingError:  # the text is not repeated: it may hold a password
-        raise ConfigError(
-            "the DSN cannot be read (--dsn, TURBO_DSN): write postgresql://user@host:port/database, or host=… dbname=…"
-        ) from None
+    connect_arguments(where, "turbo worker")  # one that cannot be read is told at once, not waited for
 
     async def run() -> int:
         one = Worker(settings, dsn=where)

@@ -23,9 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.pickup import percentile
 from tests.rig import finished
 from turbo import embedded
-from turbo.db import Lane
+from turbo.db.claim_store import Queue, WorkerRow
+from turbo.db.connect import Lane
 from turbo.migrate import migrate
-from turbo.queue import Queue, WorkerRow
 
 ROUND = 1_000
 CLAIM = 100

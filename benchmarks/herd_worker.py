@@ -10,7 +10,7 @@ import os
 import sys
 
 from tests.rig import Rig
-from turbo.queue import Queue
+from turbo.db.claim_store import Queue
 
 
 async def run(dsn: str, number: int, count: int) -> None:

@@ -9,12 +9,12 @@ import os
 import sys
 from pathlib import Path
 
-from turbo import log
-from turbo.breaker import AccountTimings
-from turbo.config import load_worker_config
-from turbo.outcome import Outcome
-from turbo.slots import Running
-from turbo.worker import Worker
+from turbo.accounts.breaker import AccountTimings
+from turbo.config.worker import load_worker_config
+from turbo.domain.outcome import Outcome
+from turbo.observability import log
+from turbo.worker.slots import Running
+from turbo.worker.worker import Worker
 
 
 async def _as_it_is(_run: Running, outcome: Outcome) -> Outcome:

@@ -16,7 +16,7 @@ from tests import messages_api, workers
 from tests.claude_bench import OAUTH, the_cli
 from tests.messages_api import Answer, MessagesApi, Request
 from tests.workers import TURBO, WorkerProcess, until
-from turbo.executors.claude import PREAMBLE, PROBE_PROMPT
+from turbo.executors.claude.executor import PREAMBLE, PROBE_PROMPT
 
 ACCOUNT = "max"
 BAD, GOOD = "sk-ant-bad-1234567890", "sk-ant-good-1234567890"

@@ -16,11 +16,11 @@ import pytest
 from tests import messages_api
 from tests.messages_api import Answer, MessagesApi
 from tests.real import missing
-from turbo.executors.base import Progress, Run
-from turbo.executors.claude import ClaudeExecutor
-from turbo.journal import Journal
-from turbo.outcome import Outcome
-from turbo.task import Task
+from turbo.domain.outcome import Outcome
+from turbo.domain.run import Progress, Run
+from turbo.domain.task import Task
+from turbo.executors.claude.executor import ClaudeExecutor
+from turbo.process.journal import Journal
 
 KEY = {"ANTHROPIC_API_KEY": "sk-ant-test-1234567890"}
 OAUTH = {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-test-1234567890"}

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from turbo import log
-from turbo.config import load_worker_config
-from turbo.worker import Worker
+from turbo.config.worker import load_worker_config
+from turbo.observability import log
+from turbo.worker.worker import Worker
 
 
 async def _raises(*_: object) -> None:

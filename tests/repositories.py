@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turbo.executors.base import Run, StopReason
+from turbo.domain.outcome import Outcome
+from turbo.domain.run import Run, StopReason
+from turbo.domain.task import Task
 from turbo.executors.command import CommandExecutor
-from turbo.executors.working_directory import Exclusive, shared
-from turbo.journal import Journal
-from turbo.outcome import Outcome
-from turbo.statedir import StateDir
-from turbo.task import Task
+from turbo.executors.directories import Exclusive, shared
+from turbo.host.state_dir import StateDir
+from turbo.process.journal import Journal
 from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
 
 OWN = Path(__file__).parents[1]

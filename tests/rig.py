@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from turbo.claimer import Claimer
-from turbo.db import Lane
-from turbo.listener import Listener
-from turbo.metrics import Metrics
-from turbo.outcome import OutcomeKind
-from turbo.queue import Answer, Held, Queue, Sweep, WorkerRow
-from turbo.slots import Running, Slots
-from turbo.spool import FinishedRun
-from turbo.task import Task
+from turbo.db.claim_store import Answer, Held, Queue, Sweep, WorkerRow
+from turbo.db.connect import Lane
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.task import Task
+from turbo.host.spool import FinishedRun
+from turbo.observability.metrics import Metrics
+from turbo.worker.claimer import Claimer
+from turbo.worker.listener import Listener
+from turbo.worker.slots import Running, Slots
 
 
 def finished(

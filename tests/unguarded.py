@@ -14,11 +14,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from turbo import db, finisher, log, queue, sql, worker
-from turbo.config import load_worker_config
-from turbo.reconciler import Reconciler
-from turbo.settling import Settling
-from turbo.spool import Spool, SpoolUnavailable
+from turbo import db, sql
+from turbo.config.worker import load_worker_config
+from turbo.db import claim_store as queue
+from turbo.host.spool import Spool, SpoolUnavailable
+from turbo.observability import log
+from turbo.worker import completer as finisher
+from turbo.worker import worker
+from turbo.worker.reconciler import Reconciler
+from turbo.worker.recovery_gate import Settling
 
 GUARDS: dict[str, Callable[[], None]] = {}
 
@@ -41,20 +45,20 @@ _edited: dict[str, str] = {}
 @guard
 def fence() -> None:
     """Results are recorded whoever has the task by now."""
-    edit("finish", "c.has = c.token and (c.was = 'running'", "(true")
+    edit("tasks/finish", "c.has = c.token and (c.was = 'running'", "(true")
 
 
 @guard
 def consumed_token() -> None:
     """A recorded result leaves its token in the row as it was."""
-    edit("finish", "fencing_token = - d.token,", "fencing_token = d.token,")
+    edit("tasks/finish", "fencing_token = - d.token,", "fencing_token = d.token,")
 
 
 @guard
 def same_id() -> None:
     """A waiting row that was never claimed takes the result of whatever had its id."""
     edit(
-        "finish",
+        "tasks/finish",
         "and not coalesce((select true from public.agent_actions a where a.task_id = c.task_id and a.fencing_token = c.token"
         " limit 1), false)",
         "",
@@ -64,14 +68,14 @@ def same_id() -> None:
 @guard
 def random_token() -> None:
     """Tokens are what the sequence says, and nothing else."""
-    edit("claim", "| floor(random() * 1048576)::bigint", "")
+    edit("tasks/claim", "| floor(random() * 1048576)::bigint", "")
 
 
 @guard
 def orphans() -> None:
     """A claim whose answer was lost is not looked for."""
     edit(
-        "reconcile",
+        "tasks/reconcile",
         "where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status",
         "where false and t.status",
     )
@@ -81,7 +85,7 @@ def orphans() -> None:
 def counted_silence() -> None:
     """A worker is dead when its last beat is older than its lease, whoever kept it from beating."""
     edit(
-        "beat",
+        "workers/beat",
         "(w.silent_beats + 1) * w.heartbeat_seconds >= w.lease_seconds",
         "w.heartbeat_at < clock_timestamp() - make_interval(secs => w.lease_seconds)",
     )

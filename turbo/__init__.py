@@ -8,9 +8,9 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False  # what type checkers know without the import of typing
 if TYPE_CHECKING:
-    from turbo.async_client import AsyncClient
-    from turbo.client import Client
-    from turbo.rows import (
+    from turbo.client.async_client import AsyncClient
+    from turbo.client.client import Client
+    from turbo.client.models import (
         Action,
         AmbiguousTask,
         Changed,
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TaskRow,
         UnknownTask,
     )
-    from turbo.submission import BadField, NewTask
+    from turbo.client.new_task import BadField, NewTask
 
 __all__ = [
     "Action",
@@ -43,10 +43,10 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClient": "turbo.async_client",
-    "Client": "turbo.client",
-    "BadField": "turbo.submission",
-    "NewTask": "turbo.submission",
+    "AsyncClient": "turbo.client.async_client",
+    "Client": "turbo.client.client",
+    "BadField": "turbo.client.new_task",
+    "NewTask": "turbo.client.new_task",
 }
 
 
@@ -55,4 +55,4 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'turbo' has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES.get(name, "turbo.rows")), name)
+    return getattr(import_module(_HOMES.get(name, "turbo.client.models")), name)

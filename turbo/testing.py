@@ -5,7 +5,7 @@ In worker.yaml: `noop: {kind: python, handler: "turbo.testing:noop"}`.
 
 import asyncio
 
-from turbo.task import Task
+from turbo.domain.task import Task
 
 
 async def noop(_task: Task) -> None:

@@ -7,10 +7,10 @@ import psycopg
 
 from benchmarks.bench import Bench, Table, median, percentile, spread
 from benchmarks.contenders.turbo import CONTENDERS
-from turbo.db import Lane
-from turbo.outcome import OutcomeKind
-from turbo.queue import Queue, WorkerRow
-from turbo.spool import FinishedRun
+from turbo.db.claim_store import Queue, WorkerRow
+from turbo.db.connect import Lane
+from turbo.domain.outcome import OutcomeKind
+from turbo.host.spool import FinishedRun
 
 CLAIMS = 300
 LOAD = """

@@ -19,7 +19,7 @@ from tests import workers
 from tests.ha import patroni
 from tests.ha.patroni import Cluster, Node
 from tests.workers import Bench, until
-from turbo.db import cut
+from turbo.db.connect import cut
 from turbo.migrate import migrate
 
 pytestmark = [pytest.mark.xdist_group("patroni"), pytest.mark.timeout(170)]

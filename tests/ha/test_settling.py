@@ -9,7 +9,7 @@ from tests import workers
 from tests.workers import until
 from turbo import embedded
 from turbo.migrate import migrate
-from turbo.settling import SETTLE_SECONDS
+from turbo.worker.recovery_gate import SETTLE_SECONDS
 
 
 @pytest.mark.quiet

@@ -11,8 +11,8 @@ import pytest
 from tests import messages_api
 from tests.accounts_bench import ACCOUNT, AccountsBench, accounts_bench, is_probe, subscription
 from tests.messages_api import Answer, Request
-from turbo.db import Lane
-from turbo.queue import Queue
+from turbo.db.claim_store import Queue
+from turbo.db.connect import Lane
 
 LIMITED = {(ACCOUNT, "*"): ("paused", "usage_limit")}
 DAY = 86_400
@@ -140,7 +140,7 @@ def test_a_limit_of_an_unnamed_account_is_this_hosts_own(bench: AccountsBench) -
 async def limit(queue: Queue, resets_at: float | None, host: str = "*", **more: float) -> object:
     known = {"shortest": 60.0, "longest": 8.0 * DAY, "unknown": 900.0, "jitter": 0.0}
     return await queue.account(
-        "account_limit", account=ACCOUNT, host=host, resets_at=resets_at, why="x", **{**known, **more}
+        "accounts/limit", account=ACCOUNT, host=host, resets_at=resets_at, why="x", **{**known, **more}
     )
 
 

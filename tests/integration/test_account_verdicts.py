@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 import psycopg
 import pytest
 
-from turbo.accounts import Accounts
-from turbo.breaker import AccountTimings
-from turbo.claimer import TaskTypes
-from turbo.db import Lane
-from turbo.executors.base import Executor, Run
-from turbo.metrics import Metrics
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.queue import Queue
-from turbo.slots import Running
-from turbo.task import Task
+from turbo.accounts.breaker import AccountTimings
+from turbo.accounts.manager import Accounts
+from turbo.db.claim_store import Queue
+from turbo.db.connect import Lane
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Executor, Run
+from turbo.domain.task import Task
+from turbo.observability.metrics import Metrics
+from turbo.worker.claimer import TaskTypes
+from turbo.worker.slots import Running
 
 REFUSED = Outcome(OutcomeKind.AUTH_FAILED, error="401")
 LIMITED = Outcome(OutcomeKind.USAGE_LIMITED, error="limit")

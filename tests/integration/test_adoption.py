@@ -13,14 +13,14 @@ from tests.integration.test_migrate import Background, everything, open_transact
 from tests.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
 from tests.rig import Rig, finished
 from tests.workers import TURBO, Bench, bench, until
-from turbo.client import Client
-from turbo.db import Lane
-from turbo.finisher import Finisher
-from turbo.metrics import Metrics
+from turbo.client.client import Client
+from turbo.db.claim_store import Held
+from turbo.db.connect import Lane
+from turbo.host.spool import Spool
+from turbo.maintenance.row_retention import Ages, Retention
 from turbo.migrate import SCHEMA_VERSION, Patience, migrate
-from turbo.queue import Held
-from turbo.retention import Ages, Retention
-from turbo.spool import Spool
+from turbo.observability.metrics import Metrics
+from turbo.worker.completer import Finisher
 
 LOCK_TIMEOUT = 0.3
 PATIENCE = Patience(lock_timeout=LOCK_TIMEOUT, attempts=1000, wait=60)

@@ -10,7 +10,7 @@ from tests.integration.test_migrate_cli import turbo_migrate
 from tests.members import login
 from tests.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
 from turbo.migrate import MigrationError, migrate, plan
-from turbo.migrate.contract import ACTIONS, ACTIONS_STORAGE, RELATIONS, TASKS, TASKS_STORAGE, TYPES
+from turbo.migrate.adoption.contract import ACTIONS, ACTIONS_STORAGE, RELATIONS, TASKS, TASKS_STORAGE, TYPES
 
 ACTIONS_TABLE = (
     "create table agent_actions (id serial primary key, task_id text, action_type text, success boolean,"
@@ -372,7 +372,7 @@ def test_a_foreign_trigger_does_not_hear_of_the_backfill(empty_dsn: str) -> None
 
 
 def test_the_contract_is_what_a_fresh_database_gets(dsn: str) -> None:
-    """turbo/migrate/contract.py and migrations/0001_tables.sql say the same."""
+    """turbo/migrate/adoption/contract.py and migrations/0001_tables.sql say the same."""
     for table, known, storage in (("agent_tasks", TASKS, TASKS_STORAGE), ("agent_actions", ACTIONS, ACTIONS_STORAGE)):
         columns = query(
             dsn,

@@ -10,8 +10,8 @@ import pytest
 from tests import messages_api
 from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
 from tests.messages_api import Answer
-from turbo.executors import claude
-from turbo.outcome import FailureKind, OutcomeKind
+from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.executors.claude import executor as claude
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from tests import messages_api
 from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, until
 from tests.messages_api import Answer
 from tests.unit.test_claude_verdict import table_under
-from turbo.executors.base import Run
-from turbo.executors.claude import PREAMBLE
-from turbo.executors.claude_verdict import TABLE
-from turbo.outcome import ModelUsage, Outcome, OutcomeKind
+from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
+from turbo.domain.run import Run
+from turbo.executors.claude.executor import PREAMBLE
+from turbo.executors.claude.verdict import TABLE
 
 
 @pytest.fixture

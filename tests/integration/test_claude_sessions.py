@@ -9,7 +9,7 @@ import pytest
 
 from tests import messages_api
 from tests.claude_bench import ALLOWED, Bench, a_bench, bash, until
-from turbo.outcome import Outcome, OutcomeKind
+from turbo.domain.outcome import Outcome, OutcomeKind
 
 
 @pytest.fixture

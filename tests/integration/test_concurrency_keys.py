@@ -9,8 +9,8 @@ import psycopg
 import pytest
 
 from tests.rig import Rig, finished
-from turbo.db import Lane
-from turbo.queue import Queue, WorkerRow
+from turbo.db.claim_store import Queue, WorkerRow
+from turbo.db.connect import Lane
 
 KEYS = ("a", "b", "c")
 

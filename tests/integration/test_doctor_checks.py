@@ -19,14 +19,14 @@ from tests.rig import Rig, finished
 from tests.shell import Shell
 from tests.unit.test_doctor import config_of
 from turbo import embedded
-from turbo.config import WorkerConfig
+from turbo.config.worker import WorkerConfig
+from turbo.db.claim_store import Held
 from turbo.doctor import Finding, Level, examine
 from turbo.doctor.session import Session
 from turbo.doctor.surroundings import of_worker
-from turbo.endpoint import Endpoint
-from turbo.metrics import Metrics
-from turbo.queue import Held
-from turbo.spool import Spool
+from turbo.host.spool import Spool
+from turbo.observability.endpoint import Endpoint
+from turbo.observability.metrics import Metrics
 from turbo.workspaces.record import Policy
 
 

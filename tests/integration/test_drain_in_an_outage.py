@@ -13,10 +13,10 @@ import pytest
 from tests import workers
 from tests.workers import gone, until
 from turbo import embedded
-from turbo.drain import END_SECONDS
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS
 from turbo.migrate import migrate
+from turbo.worker.shutdown import END_SECONDS
 
 TALKS = """
 import json, os, sys, time

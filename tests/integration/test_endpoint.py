@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from tests.real import require
 from tests.workers import until
-from turbo.endpoint import Endpoint, TlsFiles
+from turbo.observability.endpoint import Endpoint, TlsFiles
 
 
 def get(url: str, context: ssl.SSLContext | None = None) -> tuple[int, str]:

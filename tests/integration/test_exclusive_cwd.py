@@ -170,7 +170,7 @@ def test_a_row_that_chose_another_directory_leaves_the_executors_own_to_others(b
 
 
 def watcher_of(worker: WorkerProcess) -> psutil.Process:
-    return next(p for p in psutil.Process(worker.pid).children() if "turbo.reaper" in p.cmdline())
+    return next(p for p in psutil.Process(worker.pid).children() if "turbo.process.reaper" in p.cmdline())
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,10 @@
 import psycopg
 import pytest
 
-from turbo.db import Lane
-from turbo.outcome import OutcomeKind
-from turbo.queue import Held, Queue, WorkerRow
-from turbo.spool import FinishedRun
+from turbo.db.claim_store import Held, Queue, WorkerRow
+from turbo.db.connect import Lane
+from turbo.domain.outcome import OutcomeKind
+from turbo.host.spool import FinishedRun
 
 ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 

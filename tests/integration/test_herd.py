@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.rig import Rig
-from turbo.task_types import TaskTypes
+from turbo.domain.type_filter import TaskTypes
 
 
 @pytest.fixture

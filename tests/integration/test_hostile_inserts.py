@@ -133,7 +133,7 @@ def test_an_id_is_never_a_path_nor_a_flag_nor_a_line_of_the_log(
 
 def test_ids_that_differ_by_case_only_do_not_share_a_directory() -> None:
     """On a Mac's file system `A` and `a` are one name."""
-    from turbo.statedir import safe_name
+    from turbo.host.state_dir import safe_name
 
     names = [safe_name(task_id).casefold() for task_id in ("Task", "task", "TASK", "tasK", "a", "A")]
     assert len(set(names)) == len(names)

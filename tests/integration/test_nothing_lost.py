@@ -18,7 +18,7 @@ from tests import workers
 from tests.proxy import proxy
 from tests.rig import Rig, finished
 from tests.workers import gone, until
-from turbo.spool import Spool
+from turbo.host.spool import Spool
 
 
 def programs_of(bench, children: int) -> list[int]:
@@ -29,7 +29,7 @@ def programs_of(bench, children: int) -> list[int]:
 
 
 def watcher_of(worker) -> psutil.Process:
-    return next(p for p in psutil.Process(worker.pid).children() if "turbo.reaper" in p.cmdline())
+    return next(p for p in psutil.Process(worker.pid).children() if "turbo.process.reaper" in p.cmdline())
 
 
 def test_a_killed_workers_task_is_run_by_another_and_its_programs_are_gone(bench):
@@ -302,6 +302,6 @@ def test_a_spool_entry_is_whole_or_not_there(tmp_path):
 
 
 def workers_held():
-    from turbo.queue import Held
+    from turbo.db.claim_store import Held
 
     return Held("t", 7)

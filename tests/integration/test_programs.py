@@ -10,12 +10,12 @@ import pytest
 from tests import claude_bench
 from tests.claude_bench import the_cli
 from tests.workers import Bench, until
-from turbo.executors.claude import ClaudeExecutor
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.type_filter import TaskTypes
+from turbo.executors.claude.executor import ClaudeExecutor
 from turbo.executors.command import CommandExecutor
-from turbo.journal import Journal
-from turbo.outcome import OutcomeKind
-from turbo.programs import Programs
-from turbo.task_types import TaskTypes
+from turbo.process.journal import Journal
+from turbo.worker.availability import Programs
 
 
 @pytest.fixture

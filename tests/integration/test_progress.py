@@ -14,11 +14,11 @@ from tests import messages_api, workers
 from tests.claude_bench import a_bench, bash, the_cli
 from tests.rig import Rig
 from tests.workers import Bench, until
-from turbo.db import Lane, connect
-from turbo.executors.base import Progress
-from turbo.progress import ProgressLoop
-from turbo.queue import Held
-from turbo.slots import Running
+from turbo.db.claim_store import Held
+from turbo.db.connect import Lane, connect
+from turbo.domain.run import Progress
+from turbo.worker.progress import ProgressLoop
+from turbo.worker.slots import Running
 
 SPEAKER = """
 import json, pathlib, sys, time

@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from tests.conftest import migrated_database
-from turbo.db import PLAN_SETTINGS
+from turbo.db.connect import PLAN_SETTINGS
 from turbo.sql import statement
 
 ROWS = 1_000_000
@@ -38,13 +38,13 @@ FINISHED = [
     for n in range(1, RUNNING + 1)
 ]
 STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
-    "claim": (
+    "tasks/claim": (
         {"worker": "w", "queue": "default", "n": 10, "may_idle": True, "only_types": None, "skip_types": None},
         4 * 10,
     ),
-    "sweep": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
-    "finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
-    "rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
+    "tasks/poll": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
+    "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
+    "tasks/rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }
 PLANNED = ("while the table was empty", "never analysed", "analysed")
 Plan = dict[str, object]
@@ -58,7 +58,7 @@ def prepared(dsn: str) -> psycopg.Connection:
     for name, (parameters, _) in STATEMENTS.items():
         places = {key: f"${number}" for number, key in enumerate(parameters, 1)}
         text = re.sub(r"%\((\w+)\)s", lambda m, places=places: places[m[1]], statement(name)).replace("%%", "%")
-        connection.execute(f"prepare {name} as {text}")  # type: ignore[arg-type]
+        connection.execute(f'prepare "{name}" as {text}')  # type: ignore[arg-type]
     return connection
 
 
@@ -127,7 +127,9 @@ def test_what_a_statement_touches_is_bounded_by_what_it_asks_for(seen, name, pla
             assert touched(node) <= limit, f"{name}, {planned}: sorted {touched(node):.0f} rows"
 
 
-@pytest.mark.parametrize(("name", "rows"), [("claim", 10), ("finish", RUNNING), ("rescue", RUNNING // 2)])
+@pytest.mark.parametrize(
+    ("name", "rows"), [("tasks/claim", 10), ("tasks/finish", RUNNING), ("tasks/rescue", RUNNING // 2)]
+)
 def test_the_statements_did_their_work_while_looked_at(seen, name, rows):
     """The control: plans of statements that found nothing would prove nothing."""
     updates = [n for n in nodes(seen["analysed"][name]) if n["Node Type"] == "ModifyTable"]

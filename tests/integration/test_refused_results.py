@@ -8,10 +8,10 @@ import pytest
 
 from tests.rig import Rig, finished
 from tests.workers import Bench
-from turbo import finisher
-from turbo.finisher import Finisher
-from turbo.queue import Held
-from turbo.spool import Spool
+from turbo.db.claim_store import Held
+from turbo.host.spool import Spool
+from turbo.worker import completer as finisher
+from turbo.worker.completer import Finisher
 
 
 def test_a_check_of_the_owners_holds_up_no_other_result(bench: Bench) -> None:

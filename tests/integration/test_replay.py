@@ -10,8 +10,8 @@ import pytest
 
 from tests.rig import Rig, finished
 from tests.workers import Bench, until
-from turbo.queue import Held
-from turbo.spool import FinishedRun, Spool
+from turbo.db.claim_store import Held
+from turbo.host.spool import FinishedRun, Spool
 
 
 def homes(bench: Bench) -> list[Path]:

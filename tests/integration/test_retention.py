@@ -15,11 +15,11 @@ import yaml
 from tests.integration.test_migrate import OLD_TABLE, query
 from tests.members import login
 from tests.workers import Bench, until
-from turbo.config import load_worker_config
-from turbo.db import Lane
-from turbo.metrics import Metrics
+from turbo.config.worker import load_worker_config
+from turbo.db.connect import Lane
+from turbo.maintenance.row_retention import Ages, Retention
 from turbo.migrate import grant_roles, migrate
-from turbo.retention import Ages, Retention
+from turbo.observability.metrics import Metrics
 from turbo.sql import statement
 
 DAY = 86_400.0
@@ -125,7 +125,7 @@ async def test_many_of_the_same_moment_are_all_found(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass goes on from (end, id): kept rows in front, and a thousand with one end, must not stop it."""
-    monkeypatch.setattr("turbo.retention.LOOK", 50)
+    monkeypatch.setattr("turbo.maintenance.row_retention.LOOK", 50)
     db.execute(
         "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
         " select 't' || i, 'x', case when i % 3 = 0 then 'failed' else 'completed' end, -i,"
@@ -196,7 +196,7 @@ async def test_a_task_that_came_back_to_life_stays(db: psycopg.Connection, dsn: 
     """Looked at as finished; retried by hand, or held by somebody, before the delete arrives."""
     finished(db, "retried"), finished(db, "held"), finished(db, "plain")
     async with leader(dsn) as one:
-        due, *_ = await one._ask("retention_due", after="-infinity", after_id=None, limit=10)
+        due, *_ = await one._ask("retention/due", after="-infinity", after_id=None, limit=10)
         assert set(due) == {"retried", "held", "plain"}
         db.execute("update agent_tasks set status = 'pending' where task_id = 'retried'")
         with psycopg.connect(dsn) as other:
@@ -250,7 +250,7 @@ async def test_the_trail_has_an_age_of_its_own(db: psycopg.Connection, dsn: str)
 async def test_a_trail_of_many_pages_is_read_through(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("turbo.retention.PAGES", 3)
+    monkeypatch.setattr("turbo.maintenance.row_retention.PAGES", 3)
     db.execute(
         "insert into agent_actions (task_id, action_type, actor, executed_at)"
         " select 't', 'finished', 'w', now() - (i % 2) * interval '40 days' from generate_series(1, 5000) i"
@@ -293,14 +293,14 @@ def test_a_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
         text = re.sub(r"%\((\w+)\)s", lambda m: values[m[1]], statement(name)).replace("%%", "%")
         return "\n".join(row[0] for row in db.execute(f"explain {text}".encode()))
 
-    due = plan("retention_due")
+    due = plan("retention/due")
     assert "agent_tasks_finished" in due
     assert "Seq Scan on agent_tasks" not in due
-    assert "agent_tasks_finished" in plan("retention_due", after="(now() - interval '39 days')", after_id="'t7'")
-    tasks = plan("retention_tasks")
+    assert "agent_tasks_finished" in plan("retention/due", after="(now() - interval '39 days')", after_id="'t7'")
+    tasks = plan("retention/tasks")
     assert "agent_tasks_pkey" in tasks
     assert "Seq Scan" not in tasks
-    actions = plan("retention_actions", after="'(100,0)'")
+    actions = plan("retention/actions", after="'(100,0)'")
     assert "Tid Range Scan on agent_actions" in actions
     assert "Seq Scan" not in actions
 

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from tests.rig import Rig, finished
-from turbo.outcome import OutcomeKind
-from turbo.queue import INFRA_CAP, Held
-from turbo.states import TRANSITIONS, TaskState
+from turbo.db.claim_store import INFRA_CAP, Held
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.states import TRANSITIONS, TaskState
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import time
 import pytest
 
 from tests.workers import until
-from turbo.db import Lane
-from turbo.queue import Queue
-from turbo.slots import Slots
-from turbo.statedir import StateDir, safe_name
-from turbo.tidy import GOING, Tidy
+from turbo.db.claim_store import Queue
+from turbo.db.connect import Lane
+from turbo.host.state_dir import StateDir, safe_name
+from turbo.maintenance.file_retention import GOING, Tidy
+from turbo.worker.slots import Slots
 
 DAY = 86_400
 

@@ -16,7 +16,7 @@ from psycopg.rows import dict_row
 from tests.terminal import Terminal, terminal
 from tests.workers import TURBO, Bench, until
 from turbo import embedded
-from turbo.fleet_top import COUNTED
+from turbo.cli.live.feed import COUNTED
 from turbo.sql import statement
 
 SPEAKER = """

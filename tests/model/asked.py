@@ -5,7 +5,7 @@ from hypothesis.stateful import precondition, rule
 
 from tests.model.given_up import GivenUp
 from tests.model.people import ANY
-from turbo.outcome import OutcomeKind
+from turbo.domain.outcome import OutcomeKind
 
 ASKED = (
     None,

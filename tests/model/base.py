@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from tests.model.fleet import HEARTBEAT, HOSTS, LEASE, FakeWorker, Home, Op
 from tests.model.truth import WAITING, Truth, look
 from tests.model.world import Picture, Row, World
-from turbo.queue import Held
-from turbo.spool import FinishedRun
+from turbo.db.claim_store import Held
+from turbo.host.spool import FinishedRun
 
 
 class Base(RuleBasedStateMachine):

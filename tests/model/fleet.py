@@ -8,11 +8,11 @@ from typing import Any
 
 from tests.model.world import HeldLane, World
 from tests.rig import finished
-from turbo import queue as queue_module
-from turbo.outcome import OutcomeKind
-from turbo.queue import Held, Queue, WorkerRow
-from turbo.spool import FinishedRun
-from turbo.task import Task
+from turbo.db import claim_store as queue_module
+from turbo.db.claim_store import Held, Queue, WorkerRow
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.task import Task
+from turbo.host.spool import FinishedRun
 
 HOSTS = ("alpha", "alpha", "beta")
 SECOND = 100.0
@@ -77,7 +77,7 @@ class FakeWorker:
                 "may_lead": True,
                 "leader_lease": 3 * HEARTBEAT,
             }
-            row = await (await connection.execute(queue_module.statement("beat"), parameters)).fetchone()
+            row = await (await connection.execute(queue_module.statement("workers/beat"), parameters)).fetchone()
         assert row is not None
         return row[0], row[2], row[3]
 

@@ -5,7 +5,7 @@ from hypothesis.stateful import precondition, rule
 
 from tests.model.asked import Asked
 from tests.model.people import ANY
-from turbo.outcome import OutcomeKind
+from turbo.domain.outcome import OutcomeKind
 
 THEN = ("is heard", "is heard", "dies", "dies for good")
 

@@ -8,7 +8,7 @@ from tests.model.fleet import QUEUES, SECOND, FakeWorker, Run
 from tests.model.people import ANY
 from tests.model.stage import Stage
 from tests.model.work import OUTCOMES
-from turbo.outcome import OutcomeKind
+from turbo.domain.outcome import OutcomeKind
 
 SINCE = st.sampled_from(("nothing", "edited", "edited", "edited", "replaced", "claimed", "failed", "released"))
 """What happened to the task since: an edit by hand, another row under its id, or another worker's run of it and that run's end."""

@@ -6,8 +6,8 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Home, Op
 from tests.model.people import ANY
 from tests.model.work import Work
-from turbo.outcome import OutcomeKind
-from turbo.queue import Differences, Held, Rescued
+from turbo.db.claim_store import Differences, Held, Rescued
+from turbo.domain.outcome import OutcomeKind
 
 BEATS_TO_DEATH = 7
 """A lease's six, and the first that is not yet late."""

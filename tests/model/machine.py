@@ -1,7 +1,7 @@
 """A small fleet against the real database, in every order of events that hypothesis can think of.
 
 Three workers on two hosts, a handful of tasks, people who edit rows, an old poller, a standby that lags behind. Every
-statement is turbo's own, sent through `turbo/queue.py`. After every step `truth.look` and `_runs_are_ours` must hold, every
+statement is turbo's own, sent through `turbo/db/claim_store.py`. After every step `truth.look` and `_runs_are_ours` must hold, every
 answer is judged, and at the end, with all faults over, every task must come to an end.
 """
 
@@ -12,8 +12,8 @@ from hypothesis.stateful import initialize
 
 from tests.model.fleet import HOSTS, FakeWorker
 from tests.model.races import Races
-from turbo.outcome import OutcomeKind
-from turbo.states import FINAL
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.states import FINAL
 
 SETTLE_ROUNDS = 14
 FIRST = ((None, 1, "default", 0, 4), (None, 9, "default", 1, 0), ("a", 5, "default", 0, 0), ("a", 5, "other", 0, 0))

@@ -42,7 +42,7 @@ def edited(text: str, edits: tuple[tuple[str, str], ...]) -> str:
 
 @contextmanager
 def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[None]:
-    """With the guard gone, in the database `db` and in what turbo/queue.py sends."""
+    """With the guard gone, in the database `db` and in what turbo/db/claim_store.py sends."""
     if mutation.where == "index":
         for statement, _ in mutation.edits:
             db.execute(statement)
@@ -60,7 +60,7 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
             return edited(text, mutation.edits) if name == mutation.where else text
 
         statement(mutation.where)
-        with patch("turbo.queue.statement", statement):
+        with patch("turbo.db.claim_store.statement", statement):
             yield
 
 
@@ -81,10 +81,10 @@ MUTATIONS = (
     Mutation(
         "one running task per key: the unique index", "index", (("drop index agent_tasks_one_running_per_key", ""),)
     ),
-    Mutation("a claim looks for a running sibling of its key", "claim", ((_BUSY_KEY, ""),)),
+    Mutation("a claim looks for a running sibling of its key", "tasks/claim", ((_BUSY_KEY, ""),)),
     Mutation(
         "one task of a key in a batch",
-        "claim",
+        "tasks/claim",
         (
             (
                 "where c.concurrency_key is null or not exists (select from cand b",
@@ -92,23 +92,25 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("a claim skips what another has locked", "claim", (("for update of t skip locked", ""),)),
+    Mutation("a claim skips what another has locked", "tasks/claim", (("for update of t skip locked", ""),)),
     Mutation(
         "a worker that is believed dead does not claim",
-        "claim",
+        "tasks/claim",
         (("and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'", ""),),
     ),
     Mutation(
         "a paused queue is not claimed from",
-        "claim",
+        "tasks/claim",
         (("and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)", ""),),
     ),
     Mutation(
-        "the highest priority is claimed first", "claim", (("order by t.task_priority desc nulls last,", "order by"),)
+        "the highest priority is claimed first",
+        "tasks/claim",
+        (("order by t.task_priority desc nulls last,", "order by"),),
     ),
     Mutation(
         "tokens grow per row, whatever the sequence says",
-        "claim",
+        "tasks/claim",
         (
             (
                 "greatest(nextval('public.turbo_fence_seq'), (abs(coalesce(t.fencing_token, 0)) >> 20) + 1)",
@@ -116,16 +118,18 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("tokens end in random bits", "claim", (("floor(random() * 1048576)::bigint", "0"),)),
+    Mutation("tokens end in random bits", "tasks/claim", (("floor(random() * 1048576)::bigint", "0"),)),
     # ── results
-    Mutation("a result must carry the row's token", "finish", (("c.has = c.token and", ""),)),
+    Mutation("a result must carry the row's token", "tasks/finish", (("c.has = c.token and", ""),)),
     Mutation(
-        "a recorded result consumes its token", "finish", (("fencing_token = - d.token,", "fencing_token = d.token,"),)
+        "a recorded result consumes its token",
+        "tasks/finish",
+        (("fencing_token = - d.token,", "fencing_token = d.token,"),),
     ),
-    Mutation("a late success only while nobody has claimed since", "finish", ((_SINCE, "true"),)),
+    Mutation("a late success only while nobody has claimed since", "tasks/finish", ((_SINCE, "true"),)),
     Mutation(
         "a late success of a rescued run is welcome",
-        "finish",
+        "tasks/finish",
         (
             (
                 "or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison')",
@@ -135,7 +139,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a late failure changes nothing",
-        "finish",
+        "tasks/finish",
         (
             (
                 "or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was",
@@ -145,7 +149,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a replay is told from a late result",
-        "finish",
+        "tasks/finish",
         (
             ("and a.action_type in ('finished', 'late')", "and a.action_type in ('never')"),
             ("when d.has = - d.token", "when false"),
@@ -153,7 +157,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the only copy of an output is kept in the trail",
-        "finish",
+        "tasks/finish",
         (
             (
                 "and not coalesce((select true from public.agent_actions a where a.task_id = d.task_id"
@@ -162,27 +166,27 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("a wish is stronger than a failure", "finish", (("when c.stopping and not", "when false and not"),)),
+    Mutation("a wish is stronger than a failure", "tasks/finish", (("when c.stopping and not", "when false and not"),)),
     Mutation(
         "work that is done is not thrown away by a cancel",
-        "finish",
+        "tasks/finish",
         (("and not (c.outcome = 'succeeded' and c.wish in ('cancelled', 'completed'))", ""),),
     ),
-    Mutation("retries are counted and capped", "finish", (("and c.retry_count < c.max_retries", ""),)),
+    Mutation("retries are counted and capped", "tasks/finish", (("and c.retry_count < c.max_retries", ""),)),
     Mutation(
         "infrastructure outcomes are capped",
-        "finish",
+        "tasks/finish",
         (("c.infra_count + 1 >= %(infra_cap)s", "c.infra_count + %(infra_cap)s < 0"),),
     ),
-    Mutation("a reschedule by hand is no try", "finish", (("and not d.stopping", ""),)),
+    Mutation("a reschedule by hand is no try", "tasks/finish", (("and not d.stopping", ""),)),
     Mutation(
         "a result keeps the time that somebody asked for",
-        "finish",
+        "tasks/finish",
         (("when d.stopping and d.becomes = 'scheduled' then t.run_after", "when false then t.run_after"),),
     ),
     Mutation(
         "a result of a deleted row does not answer for another of its id",
-        "finish",
+        "tasks/finish",
         (
             (
                 "and not coalesce((select true from public.agent_actions a where a.task_id = c.task_id"
@@ -194,20 +198,22 @@ MUTATIONS = (
     # ── giving back
     Mutation(
         "a release consumes the token",
-        "release",
+        "tasks/release",
         (("fencing_token = - t.fencing_token", "fencing_token = t.fencing_token"),),
     ),
     Mutation(
         "a release must carry the row's token",
-        "release",
+        "tasks/release",
         (("and t.fencing_token = i.token and t.status = 'running' order by", "and t.status = 'running' order by"),),
     ),
     Mutation(
-        "a release fulfils a wish", "release", (("else coalesce(t.cancel_to, 'cancelled') end", "else 'pending' end"),)
+        "a release fulfils a wish",
+        "tasks/release",
+        (("else coalesce(t.cancel_to, 'cancelled') end", "else 'pending' end"),),
     ),
     Mutation(
         "a release keeps the time that somebody asked for",
-        "release",
+        "tasks/release",
         (
             (_LATER, "then 'pending'"),
             ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
@@ -216,29 +222,29 @@ MUTATIONS = (
     # ── leases
     Mutation(
         "only the dead are rescued from",
-        "rescue",
+        "tasks/rescue",
         (("and t.assigned_worker_id in (select w.worker_id from public.agent_workers w where w.state = 'dead')", ""),),
     ),
     Mutation(
         "a rescue keeps the token",
-        "rescue",
+        "tasks/rescue",
         (("infra_count = d.count,", "infra_count = d.count, fencing_token = - t.fencing_token,"),),
     ),
-    Mutation("rescues are capped", "rescue", (("l.count >= %(infra_cap)s", "l.count + %(infra_cap)s < 0"),)),
+    Mutation("rescues are capped", "tasks/rescue", (("l.count >= %(infra_cap)s", "l.count + %(infra_cap)s < 0"),)),
     Mutation(
         "a rescue fulfils a wish",
-        "rescue",
+        "tasks/rescue",
         (("when l.stopping and l.wish not in ('pending', 'scheduled') then l.wish", ""),),
     ),
     Mutation(
         "a rescue keeps the time that somebody asked for",
-        "rescue",
+        "tasks/rescue",
         (("case when d.stopping then t.run_after end", "null"),),
     ),
-    Mutation("a beat resets the count of silence", "beat", (("silent_beats = 0, counted_at = null,", ""),)),
+    Mutation("a beat resets the count of silence", "workers/beat", (("silent_beats = 0, counted_at = null,", ""),)),
     Mutation(
         "silence is counted once an interval, whoever counts",
-        "beat",
+        "workers/beat",
         (
             (
                 "and (w.counted_at is null or w.counted_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 0.9))",
@@ -248,7 +254,7 @@ MUTATIONS = (
     ),
     Mutation(
         "only who misses a beat is counted",
-        "beat",
+        "workers/beat",
         (
             (
                 "and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5) and (w.counted_at",
@@ -261,10 +267,10 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("a host buries its own dead only", "bury", (("where w.host = %(host)s", ""),)),
+    Mutation("a host buries its own dead only", "workers/mark_dead", (("where w.host = %(host)s", ""),)),
     Mutation(
         "an orphan is what its worker does not know",
-        "reconcile",
+        "tasks/reconcile",
         (
             (
                 "and not exists (select from known k where k.task_id = m.task_id and k.token = m.fencing_token) returning",
@@ -274,7 +280,7 @@ MUTATIONS = (
     ),
     Mutation(
         "an orphan keeps the token",
-        "reconcile",
+        "tasks/reconcile",
         (
             (
                 "assigned_worker_id = null, started_at = null,",
@@ -285,7 +291,7 @@ MUTATIONS = (
     ),
     Mutation(
         "orphans are released",
-        "reconcile",
+        "tasks/reconcile",
         (
             (
                 "where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status = 'running'",
@@ -293,10 +299,10 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("an orphan fulfils a wish", "reconcile", ((_WISH, "'pending'"),)),
+    Mutation("an orphan fulfils a wish", "tasks/reconcile", ((_WISH, "'pending'"),)),
     Mutation(
         "an orphan keeps the time that somebody asked for",
-        "reconcile",
+        "tasks/reconcile",
         (
             ("and t.run_after > clock_timestamp() then 'scheduled'", "and false then 'scheduled'"),
             ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
@@ -304,35 +310,37 @@ MUTATIONS = (
     ),
     Mutation(
         "a claim of a deleted row is not taken back",
-        "reassert",
+        "tasks/reassert",
         ((_KNOWN_CLAIM, ""),),
     ),
     Mutation(
         "a claim is taken back from older tokens only",
-        "reassert",
+        "tasks/reassert",
         ((_REASSERT_AGE, ""),),
     ),
     Mutation(
         "a consumed claim is not taken back",
-        "reassert",
+        "tasks/reassert",
         (
             ("or abs(t.fencing_token) < i.token)", "or abs(t.fencing_token) <= i.token)"),
             (_KNOWN_CLAIM, ""),
         ),
     ),
     Mutation(
-        "only a waiting task is taken back", "reassert", (("where t.status in ('pending', 'scheduled')", "where true"),)
+        "only a waiting task is taken back",
+        "tasks/reassert",
+        (("where t.status in ('pending', 'scheduled')", "where true"),),
     ),
     Mutation(
         "a lost registration is made anew",
-        "prune_workers",
+        "workers/prune",
         (("where t.status = 'running' and t.fencing_token > 0", "where false"),),
     ),
-    Mutation("a made-up registration is written anew", "beat", (("and pid <> 0", ""),)),
+    Mutation("a made-up registration is written anew", "workers/beat", (("and pid <> 0", ""),)),
     # ── time
     Mutation(
         "only what is scheduled is promoted",
-        "sweep",
+        "tasks/poll",
         (
             (
                 "where t.status = 'scheduled' and t.run_after <=",
@@ -342,7 +350,7 @@ MUTATIONS = (
     ),
     Mutation(
         "only what is due is promoted",
-        "sweep",
+        "tasks/poll",
         (
             (
                 "where t.status = 'scheduled' and t.run_after <= statement_timestamp() order",
@@ -401,17 +409,17 @@ MUTATIONS = (
             ((old, old.replace("from", "from (select) nothing cross join", 1) + " where false"),),
         )
         for what, name, old in (
-            ("claim", "claim", "+ 1) from claimed c"),
-            ("rescue", "rescue", "r.count) from r"),
-            ("release", "release", "%(reason)s::text) from r"),
-            ("promotion", "sweep", "p.fencing_token from promoted p"),
-            ("orphan", "reconcile", '\'{"reason": "orphan"}\' from orphan o'),
-            ("reassertion", "reassert", "'running', r.fencing_token from r"),
+            ("tasks/claim", "tasks/claim", "+ 1) from claimed c"),
+            ("tasks/rescue", "tasks/rescue", "r.count) from r"),
+            ("tasks/release", "tasks/release", "%(reason)s::text) from r"),
+            ("promotion", "tasks/poll", "p.fencing_token from promoted p"),
+            ("orphan", "tasks/reconcile", '\'{"reason": "orphan"}\' from orphan o'),
+            ("reassertion", "tasks/reassert", "'running', r.fencing_token from r"),
         )
     ),
     Mutation(
         "the trail has every result",
-        "finish",
+        "tasks/finish",
         (("where v.verdict in ('recorded', 'late', 'gone')", "where v.verdict = 'never'"),),
     ),
 )

@@ -9,7 +9,7 @@ from hypothesis.stateful import precondition, rule
 from tests.model.base import Base
 from tests.model.fleet import QUEUES, SECOND, Op
 from tests.model.truth import WAITING, TaskTruth
-from turbo.states import FINAL
+from turbo.domain.states import FINAL
 
 ANY = st.integers(0, 11)
 KEYS = (None, "a", "b")

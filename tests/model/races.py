@@ -9,7 +9,7 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, Op
 from tests.model.forgotten import Forgotten
 from tests.model.people import ANY
-from turbo.queue import Claim
+from turbo.db.claim_store import Claim
 
 
 class Races(Forgotten):

@@ -4,7 +4,7 @@ judged like any other step."""
 from tests.model.failover import Failover
 from tests.model.fleet import QUEUES, FakeWorker, Op, Run
 from tests.model.leases import BEATS_TO_DEATH
-from turbo.states import FINAL
+from turbo.domain.states import FINAL
 
 TASKS_OF_SCENES = 16
 

@@ -7,9 +7,9 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.rig import finished
-from turbo.db import Lane
-from turbo.outcome import OutcomeKind
-from turbo.queue import Held, Queue, WorkerRow
+from turbo.db.claim_store import Held, Queue, WorkerRow
+from turbo.db.connect import Lane
+from turbo.domain.outcome import OutcomeKind
 from turbo.sql import statement
 
 ME = WorkerRow("w", "alpha", 1, "0", 3, ("default",), {}, (), None, 10, 60, 30)
@@ -85,9 +85,9 @@ async def test_a_made_up_registration_is_written_anew(db, queue):
     await queue.prune_workers()
     assert db.execute("select queues from agent_workers").fetchone() == {"queues": []}, "the fault bit"
     beat = {"worker": queue.worker_id, "busy": 1, "may_lead": True, "leader_lease": 30}
-    assert db.execute(statement("beat"), beat).fetchone()["alive"] is False
+    assert db.execute(statement("workers/beat"), beat).fetchone()["alive"] is False
     await queue.register(ME, "up")
-    assert db.execute(statement("beat"), beat).fetchone()["alive"] is True
+    assert db.execute(statement("workers/beat"), beat).fetchone()["alive"] is True
     row = db.execute("select host, queues, slots from agent_workers").fetchone()
     assert row == {"host": "alpha", "queues": ["default"], "slots": 3}
 

@@ -7,10 +7,10 @@
 from dataclasses import dataclass, field
 
 from tests.model.world import Picture, Row
-from turbo.outcome import OutcomeKind
-from turbo.queue import INFRA_CAP, Answer
-from turbo.spool import FinishedRun
-from turbo.states import FINAL, TRANSITIONS, TaskState
+from turbo.db.claim_store import INFRA_CAP, Answer
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.states import FINAL, TRANSITIONS, TaskState
+from turbo.host.spool import FinishedRun
 
 WAITING = ("pending", "scheduled")
 SUCCEEDED = OutcomeKind.SUCCEEDED.value

@@ -8,10 +8,10 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Op, Run
 from tests.model.people import ANY, People
 from tests.model.truth import SUCCEEDED, judge
-from turbo.outcome import OutcomeKind
-from turbo.queue import Answer, Claim, Held
-from turbo.spool import FinishedRun
-from turbo.states import FINAL
+from turbo.db.claim_store import Answer, Claim, Held
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.states import FINAL
+from turbo.host.spool import FinishedRun
 
 OUTCOMES = (
     OutcomeKind.SUCCEEDED,

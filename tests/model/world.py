@@ -15,8 +15,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from turbo.db import Connection, Lane
-from turbo.queue import Held
+from turbo.db.claim_store import Held
+from turbo.db.connect import Connection, Lane
 
 TABLES = ("agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader")
 

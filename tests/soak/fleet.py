@@ -20,8 +20,8 @@ from tests.model.truth import trail_holds
 from tests.proxy import Proxy, proxy
 from tests.workers import Bench, WorkerProcess, until
 from turbo import embedded
+from turbo.domain.states import FINAL
 from turbo.migrate import migrate
-from turbo.states import FINAL
 
 HOSTS = ("alpha", "alpha", "beta", "beta")
 SLOTS = 3

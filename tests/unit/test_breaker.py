@@ -2,8 +2,8 @@
 
 import pytest
 
-from turbo.breaker import AccountTimings, Breaker
-from turbo.queue import AccountRow
+from turbo.accounts.breaker import AccountTimings, Breaker
+from turbo.db.claim_store import AccountRow
 
 HOST = "alpha"
 

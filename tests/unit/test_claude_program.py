@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from turbo.environment import EnvironmentRefused
-from turbo.executors.base import Run
-from turbo.executors.claude import ClaudeExecutor
-from turbo.executors.claude_cli import find
-from turbo.journal import Journal
-from turbo.outcome import OutcomeKind
-from turbo.process import SpawnFailed
-from turbo.task import Task
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.run import Run
+from turbo.domain.task import Task
+from turbo.executors.claude.cli import find
+from turbo.executors.claude.executor import ClaudeExecutor
+from turbo.process.environment import EnvironmentRefused
+from turbo.process.journal import Journal
+from turbo.process.running import SpawnFailed
 
 RECORDS = """#!/bin/sh
 for argument in "$@"; do printf '%s\\n' "$argument"; done > argv.txt

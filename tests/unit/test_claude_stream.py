@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo.executors.claude_reset import reset_in
-from turbo.executors.claude_stream import TEXT_CHARACTERS, Limit, Line, Transcript
-from turbo.outcome import ModelUsage
+from turbo.domain.outcome import ModelUsage
+from turbo.executors.claude.reset import reset_in
+from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, Line, Transcript
 
 SESSION = "a49d4fe0-0648-491e-bd60-ae669cc72d5b"
 INIT = {

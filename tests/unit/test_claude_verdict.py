@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from turbo.executors.claude_stream import Transcript
-from turbo.executors.claude_verdict import TABLE, Ended, Row, judge, outcome
-from turbo.outcome import FailureKind, OutcomeKind
-from turbo.process import Ending
+from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.executors.claude.stream import Transcript
+from turbo.executors.claude.verdict import TABLE, Ended, Row, judge, outcome
+from turbo.process.running import Ending
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
 NOW = 1795460400.0  # 2026-11-23 19:00:00 UTC

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from turbo.config import ConfigError, load_worker_config
+from turbo.config.worker import ConfigError, load_worker_config
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "worker.yaml"
 LEAST = "executors: {x: {kind: command, command: [cat]}}\n"

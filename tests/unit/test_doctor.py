@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from turbo.config import WorkerConfig
+from turbo.config.worker import WorkerConfig
 from turbo.doctor import Level
 from turbo.doctor.disk import Mount, file_system, state_directory
 from turbo.doctor.finding import Verdict

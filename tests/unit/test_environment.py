@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo.environment import ChildEnvironment, EnvFile, EnvironmentRefused, parse_env
-from turbo.task import Task
+from turbo.domain.task import Task
+from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused, parse_env
 
 TASK = Task(task_id="t 1", task_type="analysis", task_description="…", retry_count=2)
 SECRET = "sk-ant-not-to-be-shown"

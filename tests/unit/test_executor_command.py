@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
-from turbo.executors.base import Executor, Run, StopReason
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Executor, Run, StopReason
+from turbo.domain.task import Task
 from turbo.executors.command import BadValue, CommandExecutor, fill
-from turbo.journal import Journal
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.task import Task
+from turbo.process.journal import Journal
 
 Make = Callable[..., CommandExecutor]
 ARGV = python("import sys, json; print(json.dumps({'argv': sys.argv[1:]}))")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from turbo.executors.base import Executor, Run, StopReason
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Executor, Run, StopReason
+from turbo.domain.task import Task
 from turbo.executors.python import PythonExecutor
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.task import Task
 
 Make = Callable[..., PythonExecutor]
 

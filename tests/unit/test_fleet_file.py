@@ -9,7 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from turbo.cli.config import app
-from turbo.config import ConfigError
+from turbo.config.worker import ConfigError
 from turbo.fleet.model import Fleet, load_fleet
 from turbo.fleet.operate import chosen, reachable
 

@@ -3,7 +3,7 @@
 import pytest
 from psycopg import conninfo
 
-from turbo.hosts import each_host
+from turbo.db.multihost import each_host
 
 
 @pytest.mark.parametrize(

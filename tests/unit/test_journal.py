@@ -5,7 +5,7 @@ from typing import TextIO
 
 import pytest
 
-from turbo.journal import Entry, Journal, new_cookie
+from turbo.process.journal import Entry, Journal, new_cookie
 
 
 def entry(cookie: str = "", **more: object) -> Entry:
@@ -47,7 +47,7 @@ def test_a_writer_killed_in_the_middle_leaves_no_entry(tmp_path: Path, monkeypat
         file.flush()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("turbo.journal.json.dump", half)
+    monkeypatch.setattr("turbo.process.journal.json.dump", half)
     with pytest.raises(KeyboardInterrupt):
         Journal(tmp_path).add(entry())
     assert len(list(tmp_path.iterdir())) == 1

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from turbo import log
-from turbo.log_file import LogFile
+from turbo.observability import log
+from turbo.observability.log_file import LogFile
 
 
 @pytest.fixture

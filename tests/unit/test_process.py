@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.processes import journalled, lives, python
-from turbo.executors.base import StopReason
-from turbo.journal import Journal
-from turbo.process import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
+from turbo.domain.run import StopReason
+from turbo.process.journal import Journal
+from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 
 ENV = {"PATH": os.environ["PATH"], "A_NAME": "a value with = and ünïcode"}
 
@@ -164,9 +164,9 @@ async def test_a_hundred_megabytes_pass_through_in_bounded_memory_and_log(tmp_pa
     program = """if True:
         import asyncio, os, resource, sys
         from pathlib import Path
-        from turbo.executors.base import StopReason
-        from turbo.journal import Journal
-        from turbo.process import ProcessSpec, run_process
+        from turbo.domain.run import StopReason
+        from turbo.process.journal import Journal
+        from turbo.process.running import ProcessSpec, run_process
         here = Path(sys.argv[1])
         writer = "import os, sys; [os.write(1, b'0123456789' * 6553 + b'end.') for _ in range(1600)]"
         sizes = []
@@ -286,9 +286,9 @@ async def test_no_descriptors_left_is_a_failed_spawn_that_leaks_none(tmp_path: P
     program = """if True:
         import asyncio, os, resource, sys
         from pathlib import Path
-        from turbo.executors.base import StopReason
-        from turbo.journal import Journal
-        from turbo.process import ProcessSpec, SpawnFailed, run_process
+        from turbo.domain.run import StopReason
+        from turbo.process.journal import Journal
+        from turbo.process.running import ProcessSpec, SpawnFailed, run_process
         here = Path(sys.argv[1])
         spec = ProcessSpec(("true",), dict(os.environ), here, here / "log", wall_seconds=300)
         async def one():
@@ -351,8 +351,8 @@ async def test_a_worker_killed_before_the_word_go_leaves_a_program_that_never_ra
     program = """if True:
         import os, signal, sys
         from pathlib import Path
-        from turbo.journal import Journal
-        from turbo.launch import launch
+        from turbo.process.journal import Journal
+        from turbo.process.launch import launch
         here = Path(sys.argv[1])
         held = launch(("touch", "ran"), env=dict(os.environ), cwd=here, journal=Journal(here / "journal"))
         print(held.popen.pid, flush=True)

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
-from turbo.executors.base import StopReason
-from turbo.journal import Journal
-from turbo.process import Ending, ProcessResult, ProcessSpec, run_process
+from turbo.domain.run import StopReason
+from turbo.process.journal import Journal
+from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ async def test_output_written_just_before_the_exit_is_not_lost(
     spec: ProcessSpec, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long reading it takes: the program has long ended when the last of it is read."""
-    monkeypatch.setattr("turbo.process.READ_BYTES", 1024)
+    monkeypatch.setattr("turbo.process.running.READ_BYTES", 1024)
     code = """if True:
         import os
         os.write(1, (b"x" * 999 + b"\\n") * 60)
@@ -315,9 +315,9 @@ async def test_the_end_of_the_event_loop_leaves_nothing(tmp_path: Path, family: 
     program = """if True:
         import asyncio, os, sys
         from pathlib import Path
-        from turbo.executors.base import StopReason
-        from turbo.journal import Journal
-        from turbo.process import ProcessSpec, run_process
+        from turbo.domain.run import StopReason
+        from turbo.process.journal import Journal
+        from turbo.process.running import ProcessSpec, run_process
         here, family = Path(sys.argv[1]), sys.argv[2]
         async def main():
             seen = asyncio.Event()

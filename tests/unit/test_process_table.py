@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PYTHON, wait_until
-from turbo import process_table
-from turbo.process_table import Row
+from turbo.process import table as process_table
+from turbo.process.table import Row
 
 Find = Callable[[int], Row | None]
 
@@ -113,7 +113,7 @@ def test_an_unreadable_table_is_not_an_empty_one() -> None:
     """Out of descriptors, everything would seem to be gone."""
     code = """if True:
         import os, resource
-        from turbo import process_table
+        from turbo.process import table as process_table
         resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
         try:
             while True: os.dup(0)

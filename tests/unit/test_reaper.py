@@ -14,17 +14,17 @@ import psutil
 import pytest
 
 from tests.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
-from turbo import process_table
-from turbo.journal import Entry, Journal, new_cookie
-from turbo.reaper import Watcher, end_leftovers
+from turbo.process import table as process_table
+from turbo.process.journal import Entry, Journal, new_cookie
+from turbo.process.reaper import Watcher, end_leftovers
 
 WORKER = """
 import asyncio, json, os, sys
 from pathlib import Path
-from turbo.executors.base import StopReason
-from turbo.journal import Journal
-from turbo.process import ProcessSpec, run_process
-from turbo.reaper import Watcher
+from turbo.domain.run import StopReason
+from turbo.process.journal import Journal
+from turbo.process.running import ProcessSpec, run_process
+from turbo.process.reaper import Watcher
 here, family, words = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 journal = Journal(here / "journal")
 watcher = Watcher()
@@ -251,7 +251,7 @@ def test_two_reapers_do_not_disturb_each_other(tmp_path: Path) -> None:
     """The watcher of a dead worker, and the worker that replaces it."""
     journal = Journal(tmp_path)
     program = journalled_child(journal, "sleep", "1000")
-    other = subprocess.Popen([sys.executable, "-m", "turbo.reaper", str(tmp_path), "1"], stdout=subprocess.PIPE)
+    other = subprocess.Popen([sys.executable, "-m", "turbo.process.reaper", str(tmp_path), "1"], stdout=subprocess.PIPE)
     end_leftovers(tmp_path, grace=1)
     other.communicate()
     assert other.returncode == 0

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from turbo.settling import Settling
+from turbo.worker.recovery_gate import Settling
 
 LONG = 60.0
 

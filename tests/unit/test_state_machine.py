@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from turbo.outcome import OutcomeKind
-from turbo.states import FINAL, TRANSITIONS, TaskState
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.states import FINAL, TRANSITIONS, TaskState
 
 PAGE = (Path(__file__).parents[2] / "docs" / "state-machine.md").read_text()
 

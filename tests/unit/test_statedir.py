@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from turbo import statedir
-from turbo.statedir import StateDir, StateDirUnusable
+from turbo.host import state_dir as statedir
+from turbo.host.state_dir import StateDir, StateDirUnusable
 
 
 def test_a_worker_that_starts_is_never_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,9 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from turbo.cli.live.fitting import fit, line, sparkline
+from turbo.cli.live.columns import fit, line, sparkline
+from turbo.cli.live.feed import LiveTask, Rates
 from turbo.cli.output import Column
-from turbo.fleet_top import LiveTask, Rates
 
 
 def rows(now: float, *ended: tuple[int, str, int]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.real import missing, require
 from tests.repositories import Workshop, checkout, commit, git, repository, told
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.workspaces.repository import Repository
 
 LS = "ls; git log --oneline | wc -l"

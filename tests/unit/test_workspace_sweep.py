@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.repositories import Workshop, checkout, git, own_clone, repository, told
-from turbo.exclusive import ExclusiveDirectories, LockFile
+from turbo.executors.exclusive_directories import ExclusiveDirectories, LockFile
 from turbo.workspaces import sweep as sweep_module
-from turbo.workspaces.kept import kept, size_of
+from turbo.workspaces.disk_usage import kept, size_of
 from turbo.workspaces.record import Policy
 from turbo.workspaces.sweep import DAY, WorkspaceSweep
 

@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 
 from tests.repositories import Workshop, checkout, commit, git, repository, told
-from turbo.config import WorkerConfig
-from turbo.exclusive import ExclusiveDirectories
-from turbo.executors.base import NotNow, StopReason
+from turbo.config.worker import WorkerConfig
+from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.domain.run import NotNow, StopReason
+from turbo.domain.task import Task
+from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.registry import build_executors, workspace_policies
-from turbo.outcome import FailureKind, OutcomeKind
-from turbo.task import Task
-from turbo.workspaces import opening
+from turbo.workspaces import lifecycle as opening
 from turbo.workspaces import repository as repository_module
+from turbo.workspaces.disk_usage import kept
 from turbo.workspaces.git import Git
-from turbo.workspaces.kept import kept
 from turbo.workspaces.record import Policy
 from turbo.workspaces.repository import Repository
 

@@ -23,7 +23,7 @@ from turbo.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from turbo.client import Changed, Client, TaskFilter
+    from turbo.client.client import Changed, Client, TaskFilter
 
 Change = Callable[["Client", Sequence[str]], "list[Changed]"]
 
@@ -150,7 +150,7 @@ def _by_filter(client: "Client", wanted: "TaskFilter", verb: str, change: Change
 def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Change, *, as_json: bool) -> None:
     """A line per id; exit 1 if one of them could not be changed."""
     from turbo.cli.selection import resolved
-    from turbo.client import UnknownTask
+    from turbo.client.client import UnknownTask
 
     found, refused = resolved(client, given)
     changed = change(client, found) if found else []

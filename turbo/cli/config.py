@@ -32,7 +32,7 @@ def check(
       turbo config check config/worker.yaml
       turbo config check config/fleet.yaml
     """
-    from turbo.config import load_worker_config
+    from turbo.config.worker import load_worker_config
 
     if _kind(file) is Kind.FLEET:
         from turbo.fleet.model import load_fleet
@@ -57,7 +57,7 @@ def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
     Example:
       turbo config schema fleet > fleet.schema.json
     """
-    from turbo.config import WorkerConfig
+    from turbo.config.worker import WorkerConfig
     from turbo.fleet.model import FleetConfig
 
     model = FleetConfig if kind is Kind.FLEET else WorkerConfig
@@ -66,8 +66,8 @@ def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
 
 def _kind(file: Path) -> Kind:
     """A fleet names hosts; a worker, executors. Where a file has neither, its name decides which is missed."""
-    from turbo.config import WorkerConfig
-    from turbo.config_file import read
+    from turbo.config.loader import read
+    from turbo.config.worker import WorkerConfig
     from turbo.fleet.model import FleetConfig
 
     keys = set(read(file, FleetConfig if "fleet" in file.name else WorkerConfig)[0])

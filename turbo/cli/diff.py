@@ -15,7 +15,7 @@ from turbo.cli import output, run_log
 from turbo.cli.options import Dsn, Json, TaskId, connect
 
 if TYPE_CHECKING:
-    from turbo.client import TaskRow
+    from turbo.client.client import TaskRow
     from turbo.workspaces.record import Record
 
 COLOURS = {b"+": "green", b"-": "red", b"@": "cyan"}
@@ -41,7 +41,7 @@ def diff(
       turbo diff my_task_1
       turbo diff my_task_1 | git apply
     """
-    from turbo.statedir import workspaces_of
+    from turbo.host.state_dir import workspaces_of
     from turbo.workspaces.diff import diff_of
     from turbo.workspaces.record import records_of
 
@@ -90,7 +90,7 @@ def _not_here(task: "TaskRow", told: dict[str, Any], host: str | None, place: Pa
 
 def _this_host() -> str:
     """This machine's name, as its workers say it."""
-    from turbo.config import WorkerSection, load_worker_config
+    from turbo.config.worker import WorkerSection, load_worker_config
 
     config = os.environ.get("TURBO_CONFIG")
     return (load_worker_config(Path(config)).worker if config else WorkerSection()).this_host

@@ -43,9 +43,9 @@ def doctor(
       turbo doctor --config ~/turbo/worker.yaml
       turbo doctor --json | jq -r '.checks[] | select(.level == "fail") | .what'
     """
-    from turbo.config import ConfigError, load_worker_config
+    from turbo.config.worker import ConfigError, load_worker_config
     from turbo.doctor import Level, examine
-    from turbo.environment import EnvFile, EnvironmentRefused
+    from turbo.process.environment import EnvFile, EnvironmentRefused
 
     path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
     if env_file is not None:

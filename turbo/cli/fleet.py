@@ -130,7 +130,7 @@ def restart(
       turbo fleet restart --host alpha --up-within 120
     """
     from turbo.fleet.presence import Presence
-    from turbo.fleet.roll import Roll
+    from turbo.fleet.rolling_restart import Roll
 
     operator = _operator(file, host, dry_run)
     if dry_run:
@@ -155,7 +155,7 @@ def status(
 
     from turbo.cli import fleet_screen
     from turbo.fleet.presence import Presence
-    from turbo.fleet.standing import standing
+    from turbo.fleet.status_report import standing
 
     operator = _operator(file, host, dry_run)
     rows, trouble = None, None
@@ -171,7 +171,7 @@ def status(
 
 
 def _load(file: Path | None, host: list[str] | None) -> "tuple[Fleet, tuple[Host, ...]]":
-    from turbo.config import ConfigError
+    from turbo.config.worker import ConfigError
     from turbo.fleet.model import load_fleet
     from turbo.fleet.operate import chosen
 

@@ -12,7 +12,7 @@ from turbo.cli.output import Column
 if TYPE_CHECKING:
     import psycopg
 
-    from turbo.fleet.standing import FleetStanding, Standing
+    from turbo.fleet.status_report import FleetStanding, Standing
 
 WORKERS = (
     Column("HOST"),
@@ -31,7 +31,7 @@ WORKERS = (
 
 def show(now: "FleetStanding", trouble: "psycopg.Error | None", *, as_json: bool) -> int:
     """Print it; the exit code. `trouble`: why agent_workers was not read."""
-    from turbo.fleet_status import Problem
+    from turbo.client.fleet_status import Problem
 
     found = list(now.everything)
     if trouble is not None:

@@ -12,7 +12,7 @@ import typer
 from turbo.cli import moment, output
 
 if TYPE_CHECKING:
-    from turbo.client import Client, Standing
+    from turbo.client.client import Client, Standing
 
 LOOK_FOR_WORKERS_AFTER = 1.0
 WONDER_AFTER = 10.0
@@ -95,6 +95,6 @@ class _Doubts:
 
 def _away(error: BaseException | None) -> None:
     from turbo import db
-    from turbo.log import scrub
+    from turbo.observability.log import scrub
 
     output.say("the database is back" if error is None else f"the database is away, waiting: {scrub(db.reason(error))}")

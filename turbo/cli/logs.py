@@ -18,7 +18,7 @@ from turbo.cli import output, run_log
 from turbo.cli.options import Dsn, Json, TaskId, connect
 
 if TYPE_CHECKING:
-    from turbo.client import Client, RunView
+    from turbo.client.client import Client, RunView
 
 ASK_SECONDS = 1.0
 """Between two questions to the database: it has a new line once a second at most."""
@@ -45,7 +45,7 @@ def logs(
       turbo logs my_task_1
       turbo logs t_9f3 -f
     """
-    from turbo.statedir import logs_of
+    from turbo.host.state_dir import logs_of
 
     if follow and as_json:
         raise typer.BadParameter("--json shows what is there now; leave out --follow")
@@ -133,7 +133,7 @@ class _Asks:
         import psycopg
 
         from turbo import db
-        from turbo.log import scrub
+        from turbo.observability.log import scrub
 
         try:
             run = self._client.run(run.task_id)

@@ -150,8 +150,8 @@ def _explain(error: Exception, command: str) -> int:
     import psycopg
 
     from turbo import db
-    from turbo.config import ConfigError
-    from turbo.log import scrub
+    from turbo.config.worker import ConfigError
+    from turbo.observability.log import scrub
 
     text = str(error)
     code = 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, LiteralString
 import typer
 
 if TYPE_CHECKING:
-    from turbo.client import Client
+    from turbo.client.client import Client
 
 _LENGTH = re.compile(r"\s*[+-]?\s*(\d+(\.\d+)?\s*[a-z]+\s*)+", re.IGNORECASE)
 MONTHS = re.compile(r"\d\s*(mon|mons|month|months)\b", re.IGNORECASE)

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from turbo.client import Client
+    from turbo.client.client import Client
 
 
 def _statuses(incomplete: str) -> list[str]:
-    from turbo.states import TaskState
+    from turbo.domain.states import TaskState
 
     return [s.value for s in TaskState if s.value.startswith(incomplete)]
 
 
 def _kinds(incomplete: str) -> list[str]:
-    from turbo.outcome import FailureKind
+    from turbo.domain.outcome import FailureKind
 
     return [k.value for k in FailureKind if k.value.startswith(incomplete)]
 
@@ -68,15 +68,15 @@ TaskIds = Annotated[
 
 
 def connect(dsn: str | None) -> "Client":
-    from turbo.client import Client
+    from turbo.client.client import Client
 
     return Client(dsn or "")
 
 
 def use_env_file(path: Path) -> None:
     """Take a 0600 file's variables into this process's environment, over what is there. Raises ConfigError."""
-    from turbo.config import ConfigError
-    from turbo.environment import EnvFile, EnvironmentRefused
+    from turbo.config.worker import ConfigError
+    from turbo.process.environment import EnvFile, EnvironmentRefused
 
     try:
         os.environ.update(EnvFile(path).values())

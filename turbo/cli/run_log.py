@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 from turbo.cli import output
 
 if TYPE_CHECKING:
-    from turbo.client import RunView
+    from turbo.client.client import RunView
 
 
 def state_dir(given: Path | None) -> Path:
     """The worker's: as given, else that of TURBO_CONFIG, else the default one. Raises ConfigError."""
-    from turbo.config import WorkerSection, load_worker_config
+    from turbo.config.worker import WorkerSection, load_worker_config
 
     if given is not None:
         return given.expanduser()
@@ -28,7 +28,7 @@ def state_dir(given: Path | None) -> Path:
 
 def log_file(run: "RunView", here: Path) -> Path | None:
     """The log of the task's latest run on this host: that of its token; of a task that waits or has ended elsewhere,
-    the latest there is. `here`: turbo.statedir.logs_of."""
+    the latest there is. `here`: turbo.host.state_dir.logs_of."""
     files = sorted(here.glob("*.log"), key=lambda path: path.stat().st_mtime)
     mine = [path for path in files if path.stem.endswith(f"-{run.fencing_token}")]
     return next(iter(mine or ([] if run.status == "running" else files[-1:])), None)

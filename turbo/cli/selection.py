@@ -8,12 +8,12 @@ import typer
 from turbo.cli import moment, output
 
 if TYPE_CHECKING:
-    from turbo.client import Client, TaskFilter
+    from turbo.client.client import Client, TaskFilter
 
 
 def statuses(given: Sequence[str] | None) -> tuple[str, ...] | None:
     """From --status; raises BadParameter for a word that is none."""
-    from turbo.states import TaskState
+    from turbo.domain.states import TaskState
 
     if not given:
         return None
@@ -36,8 +36,8 @@ def task_filter(
     text: str | None,
 ) -> "TaskFilter":
     """The filter that the options give. Raises BadParameter."""
-    from turbo.client import TaskFilter
-    from turbo.outcome import FailureKind
+    from turbo.client.client import TaskFilter
+    from turbo.domain.outcome import FailureKind
 
     kinds = [kind.value for kind in FailureKind]
     if failure_kind is not None and failure_kind not in kinds:
@@ -55,7 +55,7 @@ def task_filter(
 
 def resolved(client: "Client", given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """The ids that were meant, each once; and why the others are none."""
-    from turbo.client import AmbiguousTask, UnknownTask
+    from turbo.client.client import AmbiguousTask, UnknownTask
 
     found: list[str] = []
     refused: dict[str, str] = {}

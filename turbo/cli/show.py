@@ -11,7 +11,7 @@ from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
-    from turbo.client import Action, TaskRow
+    from turbo.client.client import Action, TaskRow
 
 TRAIL = (
     Column("TIME", drop=3),

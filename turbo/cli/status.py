@@ -11,7 +11,7 @@ from turbo.cli.options import Dsn, Json, connect
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
-    from turbo.fleet_status import FleetStatus, WorkerLine
+    from turbo.client.fleet_status import FleetStatus, WorkerLine
 
 WORKERS_SHOWN = 10
 """With more workers than these, a terminal is shown the hosts, and those workers that are not simply up."""

@@ -13,7 +13,7 @@ from turbo.cli import moment, output
 from turbo.cli.options import Dsn, Json, connect
 
 if TYPE_CHECKING:
-    from turbo.client import Client, NewTask
+    from turbo.client.client import Client, NewTask
 
 BATCH = 500
 
@@ -65,7 +65,7 @@ def submit(
     short names (text, type, input, …); or a string, the text alone. A CSV file's first line names them; input.path is a
     key of input_data. Options give what a line leaves out. All lines are judged before the first is inserted.
     """
-    from turbo.client import BadField
+    from turbo.client.client import BadField
 
     defaults: dict[str, Any] = {
         "task_type": task_type,
@@ -132,7 +132,7 @@ def _read(text: str | None, file: Path | None) -> str:
 
 
 def _one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str | None) -> None:
-    from turbo.submission import new_task
+    from turbo.client.new_task import new_task
 
     task = new_task({"task_description": text, **values})  # judged before the database is asked
     with connect(dsn) as client:

@@ -20,7 +20,7 @@ from turbo.cli.options import connect
 from turbo.cli.task_file import BadLine, Line, TaskFile
 
 if TYPE_CHECKING:
-    from turbo.client import Client
+    from turbo.client.client import Client
 
 BAD_LINES_SHOWN = 10
 
@@ -119,7 +119,7 @@ def _insert(client: "Client", lines: list[Line], sent: Sent, path: Path) -> None
 
     from turbo import db
     from turbo.cli.submit import refusal
-    from turbo.log import scrub
+    from turbo.observability.log import scrub
 
     sent.next_line = lines[0].number
     try:

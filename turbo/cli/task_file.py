@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from turbo.submission import ALIASES, BadField, NewTask, column_named, new_task
+from turbo.client.new_task import ALIASES, BadField, NewTask, column_named, new_task
 
 INPUT_KEY = "input."
 NUMBERS = ("task_priority", "timeout_seconds", "max_retries")

@@ -22,7 +22,7 @@ from turbo.cli.options import (
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
-    from turbo.client import TaskLine
+    from turbo.client.client import TaskLine
 
 COLUMNS = (
     Column("TASK"),

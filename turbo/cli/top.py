@@ -11,7 +11,7 @@ from turbo.cli import output
 from turbo.cli.options import Dsn
 
 if TYPE_CHECKING:
-    from turbo.fleet_top import Frame
+    from turbo.cli.live.feed import Frame
 
 
 def top(
@@ -35,7 +35,7 @@ def top(
     """
     import asyncio
 
-    from turbo.fleet_top import Feed, View
+    from turbo.cli.live.feed import Feed, View
 
     if not once and (why := _no_terminal()):
         raise typer.BadParameter(f"{why}: `turbo top --once` prints one frame, `turbo status --json` is for programs")
@@ -72,7 +72,7 @@ def _no_terminal() -> str:
 
 
 def _print(frame: "Frame") -> None:
-    from turbo.cli.live import words
+    from turbo.cli.live import format as words
 
     names = words.worker_names(frame)
     width = output.console().width if output.at_terminal() else 200

@@ -41,11 +41,11 @@ def worker(
     """
     import asyncio
 
-    from turbo import log
-    from turbo.config import ConfigError, load_worker_config
-    from turbo.db import connect_arguments
-    from turbo.statedir import StateDirUnusable
-    from turbo.worker import Worker
+    from turbo.config.worker import ConfigError, load_worker_config
+    from turbo.db.connect import connect_arguments
+    from turbo.host.state_dir import StateDirUnusable
+    from turbo.observability import log
+    from turbo.worker.worker import Worker
 
     path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
     if path is None:

@@ -2,7 +2,7 @@
 
 LISTEN is answered with OK by a pooler in transaction mode too, and then nothing is delivered. So the doctor sends a
 NOTIFY and waits for it; and it asks each live worker on that worker's own channel, where one that hears answers
-(turbo.listener). That finds a deaf worker from any machine, whatever its slots are doing.
+(turbo.worker.listener). That finds a deaf worker from any machine, whatever its slots are doing.
 """
 
 import secrets
@@ -16,8 +16,8 @@ from psycopg import sql as compose
 from turbo import db
 from turbo.doctor.finding import Check, Verdict, fail, ok, skip
 from turbo.doctor.session import Row, Session
-from turbo.listener import HEARD, QUESTION, own_channel
 from turbo.migrate.session import behind_pooler, place, pools_transactions
+from turbo.worker.listener import HEARD, QUESTION, own_channel
 
 DELIVERY_SECONDS = 5.0
 ANSWER_SECONDS = 5.0

@@ -7,11 +7,11 @@ from pathlib import Path
 import psycopg
 
 from turbo import db
-from turbo.config import WorkerConfig
+from turbo.config.worker import WorkerConfig
 from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, surroundings, worktrees
 from turbo.doctor.finding import Check, Finding, Level, Verdict, fail, skip
 from turbo.doctor.session import Row, Session
-from turbo.log import scrub
+from turbo.observability.log import scrub
 
 OLD_TRANSACTION_SECONDS = 300.0
 

@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterable
 
-from turbo.config import MetricsSection
+from turbo.config.worker import MetricsSection
 from turbo.doctor.finding import Verdict, fail, ok
 from turbo.doctor.session import Row
 

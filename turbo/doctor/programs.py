@@ -1,6 +1,6 @@
 """What the executors need of this host: secrets' files, programs, logins, directories that are not shared by accident.
 
-Looked at as a task's program would find it: in the environment that the worker would give it (turbo.environment), put
+Looked at as a task's program would find it: in the environment that the worker would give it (turbo.process.environment), put
 together from the worker's own and not from this shell's.
 """
 
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from turbo.config import ClaudeExecutor as ClaudeSection
-from turbo.config import CommandExecutor as CommandSection
-from turbo.config import ConfigError, WorkerConfig
+from turbo.config.worker import ClaudeExecutor as ClaudeSection
+from turbo.config.worker import CommandExecutor as CommandSection
+from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.doctor.finding import Check, Verdict, fail, ok, warn
 from turbo.doctor.surroundings import Surroundings, put_on
-from turbo.environment import EnvFile, EnvironmentRefused
-from turbo.executors.base import Executor, NeedsProgram
+from turbo.domain.run import Executor, NeedsProgram
 from turbo.executors.registry import build_executors
-from turbo.journal import Journal
+from turbo.process.environment import EnvFile, EnvironmentRefused
+from turbo.process.journal import Journal
 
 OLDEST_MEASURED = (2, 1, 197)
 
@@ -76,7 +76,7 @@ def _executor(config: WorkerConfig, name: str, found: Callable[[], Surroundings]
 
 async def _claude(executor: Executor, account: str | None, surroundings: Surroundings) -> Verdict:
     """The CLI's version and whether a login is there: its own word, which costs no request and says nothing of validity."""
-    from turbo.executors.claude import ClaudeExecutor
+    from turbo.executors.claude.executor import ClaudeExecutor
 
     assert isinstance(executor, ClaudeExecutor)
     version = await executor.version()

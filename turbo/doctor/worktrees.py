@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from turbo.doctor.finding import Check, Verdict, ok, warn
-from turbo.workspaces.kept import Kept, kept
+from turbo.workspaces.disk_usage import Kept, kept
 
 NAMED = 5
 """So many are named, the longest unused first; the directory has the rest."""

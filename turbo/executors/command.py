@@ -15,15 +15,15 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from turbo.environment import ChildEnvironment, EnvFile, EnvironmentRefused
-from turbo.executors.base import Progress, Run
-from turbo.executors.working_directory import Directories, Exclusive, Place, shared
-from turbo.journal import Journal
-from turbo.launch import obstacle
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.process import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
-from turbo.program_output import LastLine, text_of
-from turbo.task import NO_TASK, Task
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Progress, Run
+from turbo.domain.task import NO_TASK, Task
+from turbo.executors.directories import Directories, Exclusive, Place, shared
+from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.process.journal import Journal
+from turbo.process.launch import obstacle
+from turbo.process.output import LastLine, text_of
+from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 
 EX_TEMPFAIL = 75
 PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
@@ -37,9 +37,9 @@ class CommandExecutor:
     """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
 
     `command` is the template, its first element the program, without placeholders. `exclusive` keeps others out of the
-    working directory meanwhile (turbo.exclusive); `place` replaces `cwd`, `exclusive` and `allowed_roots` (a workspace for
-    each task). `env_file` holds the account's secrets. `grace_seconds` lie between TERM and KILL; `silence_seconds` None
-    means no limit. Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    working directory meanwhile (turbo.executors.exclusive_directories); `place` replaces `cwd`, `exclusive` and
+    `allowed_roots` (a workspace for each task). `env_file` holds the account's secrets. `grace_seconds` lie between TERM and KILL;
+    `silence_seconds` None means no limit. Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True

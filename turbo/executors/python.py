@@ -18,10 +18,10 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
-from turbo.attempt_log import AttemptLog
-from turbo.executors.base import Run
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.task import Task
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Run
+from turbo.domain.task import Task
+from turbo.process.attempt_log import AttemptLog
 
 Handler = Callable[[Task], Coroutine[Any, Any, object]]
 

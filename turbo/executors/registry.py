@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from turbo.config import ClaudeExecutor as ClaudeSection
-from turbo.config import CommandExecutor as CommandSection
-from turbo.config import ConfigError, ExecutorSection, Program, WorkerConfig
-from turbo.environment import EnvFile
-from turbo.executors.base import Executor
-from turbo.executors.working_directory import Exclusive, Place, shared
-from turbo.journal import Journal
-from turbo.statedir import locks_of, workspaces_of
+from turbo.config.worker import ClaudeExecutor as ClaudeSection
+from turbo.config.worker import CommandExecutor as CommandSection
+from turbo.config.worker import ConfigError, ExecutorSection, Program, WorkerConfig
+from turbo.domain.run import Executor
+from turbo.executors.directories import Exclusive, Place, shared
+from turbo.host.state_dir import locks_of, workspaces_of
+from turbo.process.environment import EnvFile
+from turbo.process.journal import Journal
 from turbo.workspaces.record import Policy
 
 
@@ -106,7 +106,7 @@ def _build(
 ) -> Executor:
     # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
     if isinstance(section, ClaudeSection):
-        from turbo.executors.claude import ClaudeExecutor
+        from turbo.executors.claude.executor import ClaudeExecutor
 
         return ClaudeExecutor(
             name,

@@ -15,10 +15,10 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from turbo.config import queue_names
-from turbo.config_file import Document, Problem, Section, load
+from turbo.config.loader import Document, Problem, Section, load
+from turbo.config.worker import queue_names
 from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance
-from turbo.fleet.readable import env_file_problem, too_little_time, worker_drain_seconds
+from turbo.fleet.remote_files import env_file_problem, too_little_time, worker_drain_seconds
 from turbo.fleet.secrets import secrets
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")

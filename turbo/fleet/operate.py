@@ -15,7 +15,7 @@ from turbo.fleet.instance import Host, Instance
 from turbo.fleet.launchctl import Launchctl
 from turbo.fleet.manager import Job, JobState, Manager
 from turbo.fleet.model import Fleet
-from turbo.fleet.readable import drain_seconds_in, too_little_time
+from turbo.fleet.remote_files import drain_seconds_in, too_little_time
 from turbo.fleet.shell import DryShell, FleetError, HostShell
 from turbo.fleet.systemctl import Systemctl
 

@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
 
 from turbo import db
+from turbo.client.fleet_status import WorkerLine
 from turbo.fleet.instance import Instance
 from turbo.fleet.manager import MARK, Manager, sections
 from turbo.fleet.shell import FleetError
-from turbo.fleet_status import WorkerLine
 from turbo.sql import statement
 
 CONNECT_AGAIN_SECONDS = 1.0

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from turbo.config_file import Problem, Tree, has_password
+from turbo.config.loader import Problem, Tree, has_password
 
 _KEY = re.compile(r"passw(or)?d|secret|token|api_?key|credential|^dsn$|^turbo_dsn$|^pg[a-z]+$", re.IGNORECASE)
 _VALUE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")

@@ -7,8 +7,8 @@ everybody who wants the table waits behind it for as long.
 import re
 from dataclasses import dataclass
 
+from turbo.migrate.adoption.survey import Survey
 from turbo.migrate.files import Block
-from turbo.migrate.survey import Survey
 
 SCAN_BYTES_PER_SECOND = 200 * 1024 * 1024
 """What a cold table is read with; warm memory is several times faster."""

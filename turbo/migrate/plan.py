@@ -10,12 +10,13 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import TupleRow
 
-from turbo.migrate import adopt, backfill, blockers, history, session
+from turbo.migrate import blockers, history, session
+from turbo.migrate.adoption import adopt, backfill
+from turbo.migrate.adoption.finding import Finding, sorted_by_level
+from turbo.migrate.adoption.judge import judge, judge_rows
+from turbo.migrate.adoption.survey import Rows, Survey, Table, look, survey, twice
 from turbo.migrate.files import Migration, read
-from turbo.migrate.finding import Finding, sorted_by_level
-from turbo.migrate.judge import judge, judge_rows
 from turbo.migrate.locks import NONE, Lock, lock_of
-from turbo.migrate.survey import Rows, Survey, Table, look, survey, twice
 
 Connection = psycopg.Connection[TupleRow]
 

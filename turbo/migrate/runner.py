@@ -22,12 +22,13 @@ from psycopg import errors, sql
 from psycopg.rows import TupleRow
 
 from turbo import db
-from turbo.migrate import adopt, backfill, history, judge, session
 from turbo.migrate import blockers as blocking
+from turbo.migrate import history, session
+from turbo.migrate.adoption import adopt, backfill, judge
+from turbo.migrate.adoption.finding import refusal
+from turbo.migrate.adoption.survey import Survey, survey, twice
 from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
-from turbo.migrate.finding import refusal
-from turbo.migrate.survey import Survey, survey, twice
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]

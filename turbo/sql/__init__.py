@@ -1,4 +1,9 @@
-"""Every statement turbo runs, one file each: `turbo/sql/<name>.sql`, psycopg `%(name)s` parameters.
+"""Every statement turbo runs, one file each: `turbo/sql/<folder>/<name>.sql`, psycopg `%(name)s` parameters.
+
+    tasks/      claim to finish, run by workers          client/   what a user asks and changes
+    workers/    a worker's own row, beats, leadership    status/   `turbo status`; top/: `turbo top`
+    accounts/   breakers of accounts                     doctor/   `turbo doctor`
+    retention/  what the leader deletes                  migrate/, roles/: `turbo migrate`
 
 A file opens with a comment: who calls it, what it must survive, what it must cost. All names are qualified with
 `public.`: a pooler may hand a session to somebody else, so nothing rests on a search path.
@@ -26,3 +31,12 @@ def statement(name: str) -> LiteralString:
     """
     bare = _TOKEN.sub(lambda m: m["quoted"] or (" " if m["space"] else ""), source(name))
     return f"/* turbo {name} */ {bare.strip()}"
+
+
+def statement_names() -> list[str]:
+    """The names of all statements, sorted: `tasks/claim`, `workers/beat`, …"""
+    found = []
+    for folder in files(__name__).iterdir():
+        if folder.is_dir():
+            found += [f"{folder.name}/{entry.name[:-4]}" for entry in folder.iterdir() if entry.name.endswith(".sql")]
+    return sorted(found)

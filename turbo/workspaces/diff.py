@@ -5,9 +5,9 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from turbo.environment import ChildEnvironment
-from turbo.launch import resolve
-from turbo.task import NO_TASK
+from turbo.domain.task import NO_TASK
+from turbo.process.environment import ChildEnvironment
+from turbo.process.launch import resolve
 from turbo.workspaces.changes import DIFF, NEW_FILES, IndexCopy
 from turbo.workspaces.git import SECONDS, GitFailed, git_environment, said
 from turbo.workspaces.record import Record

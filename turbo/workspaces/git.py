@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turbo.executors.base import StopReason
-from turbo.journal import Journal
-from turbo.launch import SpawnFailed
-from turbo.log import scrub
-from turbo.process import Ending, ProcessSpec, run_process
+from turbo.domain.run import StopReason
+from turbo.observability.log import scrub
+from turbo.process.journal import Journal
+from turbo.process.launch import SpawnFailed
+from turbo.process.running import Ending, ProcessSpec, run_process
 
 SECONDS = 60.0
 """For what only looks; what moves data has a limit of its own."""

@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from turbo.statedir import safe_name
+from turbo.host.state_dir import safe_name
 
 TASK_ID = "{task_id}"
 

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from turbo.statedir import safe_name
+from turbo.host.state_dir import safe_name
 
 FILE = "record.json"
 

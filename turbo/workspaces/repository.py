@@ -23,7 +23,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbo.executors.base import StopReason
+from turbo.domain.run import StopReason
 from turbo.workspaces.git import SECONDS, Git, GitFailed, Stopped
 from turbo.workspaces.names import digest_of, ref_problem
 

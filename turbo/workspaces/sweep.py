@@ -20,15 +20,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbo.environment import ChildEnvironment
-from turbo.exclusive import LockFile, lock_path
-from turbo.journal import Journal
-from turbo.loop import Loop
-from turbo.task import NO_TASK
+from turbo.domain.task import NO_TASK
+from turbo.executors.exclusive_directories import LockFile, lock_path
+from turbo.process.environment import ChildEnvironment
+from turbo.process.journal import Journal
+from turbo.runtime.service import Loop
 from turbo.workspaces.changes import at_risk
+from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
-from turbo.workspaces.kept import size_of
-from turbo.workspaces.opening import dispose
+from turbo.workspaces.lifecycle import dispose
 from turbo.workspaces.record import Policy, Record, Stage, records
 from turbo.workspaces.repository import Repository, open_repository
 
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
 DAY = 86_400.0
-_DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.exclusive.lock_path
+_DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.executors.exclusive_directories.lock_path
 
 RETRY_SECONDS = DAY
 """How long a worktree with nothing in it waits for a retry of its task; a later one makes a new one."""

@@ -4,8 +4,8 @@
                  ├── record and worktree there (a retry, a resumed session) ──▶ gone on with ───┘
                  └── the worktree is gone, its branch is not ──▶ a worktree on that branch again
 
-The lock (turbo.exclusive) lasts from before the first step to after the last, and is not free before a killed worker's
-program is gone, so nobody else is ever in the worktree.
+The lock (turbo.executors.exclusive_directories) lasts from before the first step to after the last, and is not free
+before a killed worker's program is gone, so nobody else is ever in the worktree.
 Nothing of a row reaches git but `input_data.ref`, where `refs` allows it, and its id in the branch's name.
 """
 
@@ -19,18 +19,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from turbo.executors.base import Run, StopReason
-from turbo.executors.working_directory import Exclusive, Program
-from turbo.journal import Journal
-from turbo.launch import SpawnFailed, obstacle
-from turbo.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.process import Ending, ProcessResult, ProcessSpec, run_process
-from turbo.program_output import text_of
-from turbo.task import Task
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Run, StopReason
+from turbo.domain.task import Task
+from turbo.executors.directories import Exclusive, Program
+from turbo.process.journal import Journal
+from turbo.process.launch import SpawnFailed, obstacle
+from turbo.process.output import text_of
+from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 from turbo.workspaces.changes import measure
 from turbo.workspaces.git import Git, GitFailed, Stopped
+from turbo.workspaces.lifecycle import dispose, find, make
 from turbo.workspaces.names import branch_of, home_of, ref_problem
-from turbo.workspaces.opening import dispose, find, make
 from turbo.workspaces.record import Policy, Record, Stage
 from turbo.workspaces.repository import Repository, open_repository
 
@@ -60,7 +60,7 @@ class SetupFailed(Exception):
 
 class Worktrees:
     """See `Place`. `root`: where the workspaces of the host are, `locks`: its locks. `host`: this host's name, for people.
-    `exclusive` keeps a task's workspace to one run at a time (turbo.exclusive)."""
+    `exclusive` keeps a task's workspace to one run at a time (turbo.executors.exclusive_directories)."""
 
     fixed: Path | None = None
 

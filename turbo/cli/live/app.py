@@ -22,15 +22,15 @@ from textual.reactive import reactive
 from textual.widgets import Footer, Input, Static
 
 from turbo import db
-from turbo.cli.live import words
+from turbo.cli.live import format as words
+from turbo.cli.live.dialogs import Confirm, Help
+from turbo.cli.live.feed import Feed, View
 from turbo.cli.live.log import LogScreen
-from turbo.cli.live.questions import Confirm, Help
 from turbo.cli.live.table import Table
 from turbo.cli.output import visible
-from turbo.db import Backoff
-from turbo.fleet_top import Feed, View
-from turbo.log import scrub
-from turbo.rows import Changed
+from turbo.client.models import Changed
+from turbo.db.connect import Backoff
+from turbo.observability.log import scrub
 
 SILENT_SECONDS = 3.0
 """Without an answer for so long, the screen says that it is old."""

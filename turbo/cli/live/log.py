@@ -12,11 +12,11 @@ from textual.screen import Screen
 from textual.widgets import Footer, Log, Static
 
 from turbo import db
-from turbo.async_client import AsyncClient
 from turbo.cli import run_log
 from turbo.cli.output import visible
-from turbo.rows import RunView, UnknownTask
-from turbo.statedir import logs_of
+from turbo.client.async_client import AsyncClient
+from turbo.client.models import RunView, UnknownTask
+from turbo.host.state_dir import logs_of
 
 ASK_SECONDS = 1.0
 KEPT_LINES = 10_000

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from turbo.cli.live.fitting import Row, fit, line
+from turbo.cli.live.columns import Row, fit, line
 from turbo.cli.output import Column
 
 

@@ -1,0 +1,288 @@
+"""Accounts that protect themselves: a dead login or a usage limit costs no task a try.
+
+A run says that its login is refused (or that the CLI does not start): the account is suspect and takes no further task
+from the moment this process knows, before the task is given back: else ten slots would go round and round. The task's
+fate waits for a probe (turbo.accounts.prober), because one task must not pause a fleet: where the login turns out good, the task's
+own content was at fault. A usage limit needs no probe. What closes and opens is told in turbo.accounts.breaker.
+
+While an account is closed, the claims leave out the task types that need it (`Claimer.types`). Signals come by NOTIFY
+(turbo_ctl: accounts) and, as a twin, with every sweep.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import psycopg
+
+from turbo import db
+from turbo.accounts.breaker import EVERY_HOST, REASONS, AccountTimings, Breaker
+from turbo.accounts.prober import Prober, Probes, suspect
+from turbo.db.claim_store import AccountRow, Queue, Sweep
+from turbo.db.connect import Backoff
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import Executor
+from turbo.domain.type_filter import TaskTypes, types_served
+from turbo.observability.metrics import Metrics
+from turbo.runtime.service import Loop
+from turbo.worker.slots import Running
+
+log = logging.getLogger(__name__)
+
+WRITE_SECONDS = 5.0
+"""How long a result waits for its limit to be written. The limit holds in this process at once, and an outage of the
+database must not keep the result from the spool."""
+
+NEWS_SECONDS = 1.0
+RETRY_SECONDS = 5.0
+
+
+def account_of(executor: Executor) -> str | None:
+    """Whose breaker protects it: the account of its configuration, else, where it can be probed, one of its own name."""
+    return executor.account or (executor.name if isinstance(executor, Probes) else None)
+
+
+class Accounts(Loop):
+    name = "accounts"
+
+    def __init__(
+        self,
+        queue: Queue,
+        host: str,
+        executors: Mapping[str, Executor],
+        routes: Mapping[str, str],
+        metrics: Metrics,
+        changed: Callable[[TaskTypes], None],
+        *,
+        shared: Collection[str] = (),
+        timings: AccountTimings | None = None,
+    ) -> None:
+        """`changed(types)` is told, synchronously, which task types may be claimed from now on. `shared`: the accounts
+        that the configuration names; see Prober."""
+        super().__init__()
+        self._queue = queue
+        self._host = host
+        self._routes = routes
+        self._metrics = metrics
+        self._changed = changed
+        self._timings = timings or AccountTimings()
+        self._account_of = {name: account for name, e in executors.items() if (account := account_of(e)) is not None}
+        self.names = tuple(sorted(set(self._account_of.values())))
+        users = {name: [e for e in executors.values() if account_of(e) == name] for name in self.names}
+        self._prober = Prober(queue, host, users, shared, metrics, self._timings)
+        self._breakers = {name: Breaker(name, self._timings) for name in self.names}
+        self._news = asyncio.Event()
+        self._types = TaskTypes()
+        self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
+        for name in self.names:
+            metrics.auth_failures.labels(name)
+            metrics.usage_limit_pauses.labels(name)
+        self._show()
+
+    # ── what a run says ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def after_run(self, run: Running, outcome: Outcome) -> Outcome:
+        """Look at an outcome before it is written: it may become a plain failure of the task itself, or be taken off it."""
+        breaker = self._breakers.get(self._account_of.get(run.executor, ""))
+        if outcome.kind is OutcomeKind.AUTH_FAILED:
+            if breaker is None:  # nothing to pause, and the task would come back at once, for ever
+                return _its_own(outcome, FailureKind.AUTH)
+            self._metrics.auth_failures.labels(breaker.account).inc()
+            good = await self._suspect(run, breaker, outcome)
+            return _its_own(outcome, FailureKind.AUTH) if good else outcome
+        if outcome.kind is OutcomeKind.USAGE_LIMITED:
+            if breaker is None:
+                return _its_own(outcome, FailureKind.USAGE_LIMIT)
+            await self._limit(breaker, outcome)
+            return outcome
+        if outcome.kind is OutcomeKind.INFRASTRUCTURE and breaker is not None and self._prober.able(breaker.account):
+            # A host whose CLI is broken must rest, not turn every task into poison.
+            good = await self._suspect(run, breaker, outcome, fresh=self._timings.fresh)
+            return outcome if good else replace(outcome, untouched=True)
+        return outcome
+
+    async def _suspect(self, run: Running, breaker: Breaker, outcome: Outcome, *, fresh: float = 0.0) -> bool | None:
+        """Is the account good, although this run says otherwise? None: nobody could tell in time."""
+        deadline = time.monotonic() + self._timings.verdict
+        if not breaker.closed_by_row:
+            log.warning("account %s may not work on this host: %s", breaker.account, outcome.error)
+        while time.monotonic() < deadline and not run.stop.is_set():
+            breaker.suspect()
+            self._publish()  # this process claims nothing more for it, from this line on
+            job = self.jobs.start(
+                self._insist(
+                    breaker,
+                    lambda: suspect(self._queue, breaker.account, self._host, outcome, self._timings, fresh=fresh),
+                ),
+                "suspicion of an account",
+            )
+            await _first(job, run, deadline)
+            since = job.result() if job.done() and not job.cancelled() else None
+            if not isinstance(since, datetime):
+                return None
+            good = await self._verdict(run, breaker, since, deadline, certain=fresh == 0.0)
+            if good is not None:
+                return good
+        return None
+
+    async def _verdict(
+        self, run: Running, breaker: Breaker, since: datetime, deadline: float, *, certain: bool
+    ) -> bool | None:
+        """True: a probe that began after `since` was good. False: closed. None: open again by another way, or no time.
+        `certain`: an older good probe does not do."""
+        while time.monotonic() < deadline and not run.stop.is_set():
+            try:
+                rows = await self._refresh(breaker, since)
+            except (psycopg.Error, OSError):
+                await self._some_news(run, deadline)
+                continue
+            if any(row.state in ("paused", "half_open") for row in rows):
+                return False
+            here = next((row for row in rows if row.host != EVERY_HOST), None)
+            opened = here is None or here.state == "open"
+            if here is not None and (here.cleared or (opened and here.probed and not certain)):
+                log.info("account %s is fine: the run itself failed", breaker.account)
+                return True  # suspect again perhaps, by a later run
+            if opened:
+                return None
+            probing = self._probe(breaker, self._host)
+            await _first(probing, run, deadline)
+            if not (probing.done() and not probing.cancelled() and probing.result()):  # another worker's probe
+                await self._some_news(run, deadline)
+        return None
+
+    async def _some_news(self, run: Running, deadline: float) -> None:
+        news = asyncio.ensure_future(self._news.wait())
+        await _first(news, run, min(deadline, time.monotonic() + NEWS_SECONDS))
+        news.cancel()
+
+    async def _limit(self, breaker: Breaker, outcome: Outcome) -> None:
+        everywhere = self._prober.limits(breaker.account) == EVERY_HOST
+        breaker.limited(time.monotonic(), everywhere=everywhere)
+        self._publish()
+        writing = self._insist(breaker, lambda: self._prober.limit(breaker.account, outcome))
+        job = self.jobs.start(writing, "limit of an account")
+        await asyncio.wait({job}, timeout=WRITE_SECONDS)
+
+    async def _insist(self, breaker: Breaker, write: Callable[[], Awaitable[object]]) -> object:
+        """Write what was seen, through an outage of the database; then read what it says."""
+        backoff = Backoff()
+        while True:
+            try:
+                value = await write()
+                break
+            except (psycopg.Error, OSError) as error:
+                if not db.is_transient(error):
+                    log.error("cannot write account %s: %s", breaker.account, db.reason(error))
+                    breaker.settled(time.monotonic(), written=False)
+                    self._publish()
+                    return None
+                await asyncio.sleep(backoff.next())
+        breaker.settled(time.monotonic(), written=True)
+        with contextlib.suppress(psycopg.Error, OSError):
+            await self._refresh(breaker)
+        return value
+
+    # ── what the database says ──────────────────────────────────────────────────────────────────────────────────────
+
+    def seen(self, sweep: Sweep) -> None:
+        """The rows of a sweep: this host's and every host's."""
+        for breaker in self._breakers.values():
+            self._heard(breaker, sweep.accounts, sweep.asked_at)
+        self._publish()
+
+    async def learn(self) -> None:
+        """What is closed already, before the first claim: a worker that restarts must not try a dead login with every
+        slot again. Raises psycopg.Error."""
+        for breaker in self._breakers.values():
+            await self._refresh(breaker)
+
+    async def _refresh(self, breaker: Breaker, since: datetime | None = None) -> tuple[AccountRow, ...]:
+        asked_at = time.monotonic()
+        rows = await self._queue.account_rows(breaker.account, since)
+        self._heard(breaker, rows, asked_at)
+        self._publish()
+        return rows
+
+    def _heard(self, breaker: Breaker, rows: tuple[AccountRow, ...], asked_at: float) -> None:
+        now = time.monotonic()
+        was = breaker.closed_by_row
+        if breaker.heard(rows, asked_at, now) and was and not breaker.closed_by_row:
+            wait = max(0.0, breaker.resume_at - now)
+            log.info("account %s is open again; this worker resumes in %.0f s", breaker.account, wait)
+
+    def _publish(self) -> None:
+        """Tell everybody in this process what holds now."""
+        self._show()
+        types = self.types()
+        if types != self._types:
+            self._types = types
+            self._changed(types)
+        self._news.set()
+        self._news = asyncio.Event()
+
+    def _show(self) -> None:
+        for breaker in self._breakers.values():
+            for reason in REASONS:
+                self._metrics.account_paused.labels(breaker.account, reason).set(float(reason in breaker.reasons))
+
+    def types(self) -> TaskTypes:
+        """Which task types may be claimed now."""
+        now = time.monotonic()
+        closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
+
+        def able(executor: str) -> bool:
+            return self._account_of.get(executor) not in closed
+
+        return types_served(self._routes, able)
+
+    # ── half open ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        """Wakes when a pause or a lease ends, to probe; and when a resume's spread is over, to claim."""
+        while True:
+            now, news = time.monotonic(), self._news
+            for breaker in self._breakers.values():
+                due = breaker.due(now)
+                if due is not None:
+                    breaker.put_off(now, RETRY_SECONDS)  # until somebody knows better
+                    self._probe(breaker, self._host if due == "here" else EVERY_HOST)
+            timers = [at for b in self._breakers.values() if (at := b.wakes_at(now)) is not None]
+            try:
+                async with asyncio.timeout(max(0.01, min(timers) - now) if timers else None):
+                    await news.wait()
+            except TimeoutError:
+                self._publish()
+
+    def _probe(self, breaker: Breaker, host: str) -> asyncio.Task[bool]:
+        """Probe in the background; whoever asks meanwhile gets the same probe."""
+        key = (breaker.account, host)
+        job = self._probing.get(key)
+        if job is None or job.done():
+            job = self._probing[key] = self.jobs.start(self._probe_once(breaker, host), "probe of an account")
+        return job
+
+    async def _probe_once(self, breaker: Breaker, host: str) -> bool:
+        try:
+            mine = await self._prober.probe(breaker, host)
+            await self._refresh(breaker)
+        except (psycopg.Error, OSError) as error:
+            log.warning("account %s: cannot probe: %s", breaker.account, db.reason(error))
+            return False
+        return mine
+
+
+async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:
+    """Wait for a job, unless the run is asked to end or the time is up first. The job goes on."""
+    stop = asyncio.ensure_future(run.stop.wait())
+    await asyncio.wait({job, stop}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
+    stop.cancel()
+
+
+def _its_own(outcome: Outcome, kind: FailureKind) -> Outcome:
+    return replace(outcome, kind=OutcomeKind.FAILED, failure_kind=outcome.failure_kind or kind)

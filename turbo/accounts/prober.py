@@ -1,0 +1,172 @@
+"""The prober: becomes the one that tries an account out, does so, and writes the word into the account's row.
+
+    suspect, or a pause that is over ──row lock, lease──▶ mine ──a minimal real call──▶ good: open
+                                          └── somebody else's: wait            ├── limit: paused until its reset
+                                                                               └── bad, or no answer: paused, backoff
+
+A probe may cost money and takes seconds, so exactly one worker makes it; if that one is killed, its lease runs out.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import psycopg
+
+from turbo import db
+from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
+from turbo.db.claim_store import Queue
+from turbo.db.connect import Backoff
+from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.run import Executor
+from turbo.observability.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+ADVICE = "if its login is gone: claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN in the account's env_file"
+
+
+@runtime_checkable
+class Probes(Protocol):
+    """An executor whose account can be tried out."""
+
+    async def probe(self) -> Outcome:
+        """One minimal real call: succeeded, auth_failed, usage_limited, or anything else for "cannot tell"."""
+        ...
+
+
+class Prober:
+    """`shared`: the accounts that worker.yaml names. They are one login on every host, so their limits hold everywhere;
+    an executor's unnamed account is this host's own."""
+
+    def __init__(
+        self,
+        queue: Queue,
+        host: str,
+        executors: Mapping[str, Sequence[Executor]],
+        shared: Collection[str],
+        metrics: Metrics,
+        timings: AccountTimings,
+    ) -> None:
+        self._queue = queue
+        self._host = host
+        self._probes = {account: [e for e in some if isinstance(e, Probes)] for account, some in executors.items()}
+        self._shared = frozenset(shared)
+        self._metrics = metrics
+        self._timings = timings
+
+    def able(self, account: str) -> bool:
+        return bool(self._probes.get(account))
+
+    def limits(self, account: str) -> str:
+        """The host whose row a usage limit of this account closes."""
+        return EVERY_HOST if account in self._shared else self._host
+
+    async def limit(self, account: str, outcome: Outcome) -> None:
+        """Close an account until its reset. Raises psycopg.Error."""
+        timings = self._timings
+        new = await self._queue.account(
+            "accounts/limit",
+            account=account,
+            host=self.limits(account),
+            resets_at=outcome.resets_at,
+            shortest=timings.limit_shortest,
+            longest=timings.limit_longest,
+            unknown=timings.limit_unknown,
+            jitter=random.uniform(0.0, timings.limit_jitter),
+            why=outcome.error,
+        )
+        if new:
+            self._metrics.usage_limit_pauses.labels(account).inc()
+            where = "every host" if account in self._shared else "this host"
+            log.warning("account %s hit its usage limit; paused on %s: %s", account, where, outcome.error)
+
+    async def probe(self, breaker: Breaker, host: str) -> bool:
+        """Try the account out, if it is ours to try. False: it is somebody else's, or not due. Raises psycopg.Error."""
+        account = breaker.account
+        lease = self._timings.probe_lease * max(1, len(self._probes.get(account, ())))
+        state = await self._queue.account("accounts/probe", account=account, host=host, lease=lease)
+        if state is None:
+            return False
+        ends = time.monotonic() + lease
+        breaker.probes = True
+        log.info("account %s is %s: probing", account, str(state).replace("_", " "))
+        outcome = await self._try(account, str(state))
+        if outcome.kind is OutcomeKind.SUCCEEDED:
+            if await self._say("accounts/good", ends, account=account, host=host, forget=self.able(account)):
+                log.info("account %s: probe good, open", account)
+            return True
+        breaker.probes = False
+        if outcome.kind is OutcomeKind.USAGE_LIMITED:
+            await self.limit(account, outcome)
+            if self.limits(account) != host:  # the login is fine
+                await self._say("accounts/good", ends, account=account, host=host, forget=True)
+        elif outcome.kind is OutcomeKind.AUTH_FAILED and host == EVERY_HOST:
+            # This host's login is dead, which says nothing about the others: another host's worker has to look.
+            await self._say("accounts/hand_back", ends, account=account, host=EVERY_HOST)
+            await suspect(self._queue, account, self._host, outcome, self._timings)
+            if await self._queue.account("accounts/probe", account=account, host=self._host, lease=lease) is not None:
+                await self._bad(account, self._host, outcome, ends)
+        else:
+            await self._bad(account, host, outcome, ends)
+        return True
+
+    async def _try(self, account: str, state: str) -> Outcome:
+        """The account is good when one of its executors works: another's wrong model or flags are not its fault."""
+        first: Outcome | None = None
+        for executor in self._probes.get(account, ()):
+            outcome = await executor.probe()
+            if outcome.kind in (OutcomeKind.SUCCEEDED, OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED):
+                return outcome
+            log.warning("account %s: executor %s cannot tell: %s", account, executor.name, outcome.error)
+            first = first or outcome
+        if first is not None:
+            return first
+        # Nobody can try this login out. What the run said has to do; after the backoff the next task is the probe.
+        if state == "half_open":
+            return Outcome.succeeded()
+        return Outcome(
+            OutcomeKind.AUTH_FAILED, error="a run was refused, and this account's executors cannot be probed"
+        )
+
+    async def _bad(self, account: str, host: str, outcome: Outcome, ends: float) -> None:
+        why = outcome.error or outcome.kind.value
+        timings = self._timings
+        seconds = await self._say(
+            "accounts/bad",
+            ends,
+            account=account,
+            host=host,
+            first=timings.backoff_first,
+            last=timings.backoff_last,
+            jitter=random.uniform(0.8, 1.0),
+            why=why,
+        )
+        if isinstance(seconds, float):
+            where = "every host" if host == EVERY_HOST else "this host"
+            log.warning(
+                "account %s is paused on %s; next probe in %.0f s: %s (%s)", account, where, seconds, why, ADVICE
+            )
+
+    async def _say(self, name: str, ends: float, **parameters: object) -> object:
+        """Write the verdict, through an outage of the database, as long as the lease lasts."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._queue.account(name, **parameters)
+            except (psycopg.Error, OSError) as error:
+                if not db.is_transient(error) or time.monotonic() > ends:
+                    raise
+                await asyncio.sleep(backoff.next())
+
+
+async def suspect(
+    queue: Queue, account: str, host: str, outcome: Outcome, timings: AccountTimings, *, fresh: float = 0.0
+) -> object:
+    """Write a suspicion. The database's moment of it, for `Queue.account_rows(since=…)`."""
+    return await queue.account(
+        "accounts/suspect", account=account, host=host, why=outcome.error, fresh=fresh, last=timings.backoff_last
+    )

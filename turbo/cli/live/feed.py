@@ -1,0 +1,193 @@
+"""The fleet from second to second, as `turbo top` shows it: what is asked how often, and what is made of the answers.
+
+    every look      the tasks of the chosen view                                                       1 statement
+    every 2nd look  workers, queues, accounts, what ended in the last 20 s (first: in 10 min)           4 statements
+
+At one look a second that is three statements a second, each by an index and bounded: none grows with the tasks that wait
+or have ended (sql/top/). Rates are kept here, in spans of ten seconds of the database's clock.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import psycopg
+
+from turbo import db
+from turbo.client.async_client import AsyncClient
+from turbo.client.fleet_status import AccountLine, FleetStatus, QueueLine, WorkerLine
+from turbo.client.operations import Ask, Steps
+
+SHOWN = 500
+WAITING_EACH = 100
+COUNTED = 10_000
+"""Pending tasks of a queue are counted so far; a count above means: more."""
+
+BUCKET_SECONDS = 10
+HISTORY_SECONDS = 600
+RATED = 10_000
+LOOK_SECONDS = 10.0
+"""A look that takes longer loses its connection: a frozen server would hold it for ever."""
+
+
+class View(StrEnum):
+    """Which tasks are listed."""
+
+    RUNNING = "running"
+    WAITING = "waiting"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class LiveTask:
+    """A task in the list. `seconds`: running for, waiting for (negative: due in) or ended so long ago.
+
+    `line`: what it said last, or the error that ended it; '' where there is none.
+    """
+
+    task_id: str
+    status: str
+    queue: str
+    task_type: str | None
+    worker_id: str | None
+    seconds: float | None
+    line: str
+    description: str
+    input_tokens: int
+    output_tokens: int
+    retry_count: int | None
+    max_retries: int | None
+    stopping: bool
+
+    def has(self, text: str) -> bool:
+        """Whether the filter's text is part of what is shown of it, in either case."""
+        shown = (self.task_id, self.status, self.queue, self.task_type, self.worker_id, self.line, self.description)
+        return any(text.lower() in part.lower() for part in shown if part)
+
+
+class Rates:
+    """What happened in each span of ten seconds of the last ten minutes: tasks by how they ended, and tokens."""
+
+    def __init__(self) -> None:
+        self._ended: defaultdict[int, Counter[str]] = defaultdict(Counter)
+        self._tokens: Counter[int] = Counter()
+        self._spent: dict[str, int] = {}
+        self._now = 0.0
+        self.counted_all = True
+
+    def ended(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
+        """What rates.sql said of the last `seconds`: it replaces what was known of them."""
+        self._now = rows[0]["now"]
+        first = int((self._now - seconds) // BUCKET_SECONDS) + 1
+        for bucket in [b for b in self._ended if b >= first]:
+            del self._ended[bucket]
+        for row in rows:
+            if row["bucket"] is not None and row["bucket"] >= first:
+                self._ended[row["bucket"]][row["status"]] += row["tasks"]
+        self.counted_all = sum(row["tasks"] or 0 for row in rows) < RATED
+        oldest = self._bucket - HISTORY_SECONDS // BUCKET_SECONDS
+        for bucket in [b for b in self._ended if b < oldest]:
+            del self._ended[bucket]
+        for bucket in [b for b in self._tokens if b < oldest]:
+            del self._tokens[bucket]
+
+    def spent(self, tasks: Sequence[LiveTask]) -> None:
+        """The tokens of the running tasks: what they grew by since the last time."""
+        now = {t.task_id: t.input_tokens + t.output_tokens for t in tasks}
+        grown = sum(max(0, n - self._spent[i]) for i, n in now.items() if i in self._spent)
+        if grown:
+            self._tokens[self._bucket] += grown
+        self._spent = now
+
+    @property
+    def _bucket(self) -> int:
+        """The one that is under way."""
+        return int(self._now // BUCKET_SECONDS)
+
+    def series(self, what: str) -> list[int]:
+        """`what` in each span, the oldest first: a status, or 'tokens'."""
+        spans = range(self._bucket - HISTORY_SECONDS // BUCKET_SECONDS + 1, self._bucket + 1)
+        return [self._tokens[b] if what == "tokens" else self._ended.get(b, Counter())[what] for b in spans]
+
+    def per_minute(self, what: str) -> float:
+        """Over the last six spans, the unfinished one as long as it is yet."""
+        lasted = 5 * BUCKET_SECONDS + self._now % BUCKET_SECONDS
+        return sum(self.series(what)[-6:]) * 60 / lasted
+
+
+@dataclass(slots=True)
+class Frame:
+    """One moment of the fleet."""
+
+    view: View = View.RUNNING
+    tasks: list[LiveTask] = field(default_factory=list)
+    status: FleetStatus = field(default_factory=lambda: FleetStatus([], [], [], [], 0.0))
+    rates: Rates = field(default_factory=Rates)
+
+    @property
+    def waiting(self) -> int:
+        return sum(q.pending for q in self.status.queues)
+
+    @property
+    def running(self) -> int:
+        return sum(q.running for q in self.status.queues)
+
+    @property
+    def counted(self) -> bool:
+        """Whether every pending task was counted."""
+        return all(q.pending <= COUNTED for q in self.status.queues)
+
+
+class Feed(AsyncClient):
+    """The client of one `turbo top`: looks, and carries out what its user asks for, on one connection."""
+
+    def __init__(self, dsn: str = "") -> None:
+        super().__init__(dsn)
+        self._looks = 0
+        self._rated = False
+        self.frame = Frame()
+
+    async def look(self, view: View, *, all_of_it: bool = False) -> Frame:
+        """Bring the frame up to date. Raises psycopg.Error, TimeoutError for a database that does not answer."""
+        connection = await self._connected()
+        cut = asyncio.get_running_loop().call_later(LOOK_SECONDS, db.cut, connection)
+        try:
+            if all_of_it or self._looks % 2 == 0:
+                await self._run(self._fleet())
+            await self._run(self._tasks(view))
+            self._looks += 1
+        except psycopg.Error as error:
+            if connection.broken or db.is_transient(error):
+                await connection.close()
+                self._rated = False  # what ended meanwhile is still to be counted
+            raise
+        finally:
+            cut.cancel()
+        return self.frame
+
+    def _fleet(self) -> Steps[None]:
+        seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)
+        workers = [WorkerLine(**row) for row in (yield Ask("status/workers")).rows]
+        queues = [QueueLine(**row) for row in (yield Ask("top/queues", {"most": COUNTED})).rows]
+        accounts = [AccountLine(**row) for row in (yield Ask("status/accounts")).rows]
+        asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
+        self.frame.rates.ended((yield Ask("top/rates", asked)).rows, seconds)
+        self.frame.status = FleetStatus(workers, queues, accounts, [], 0.0)
+        self._rated = True
+
+    def _tasks(self, view: View) -> Steps[None]:
+        parameters: dict[str, object] = {"limit": SHOWN}
+        if view is View.WAITING:
+            names = [q.queue for q in self.frame.status.queues if q.pending]
+            parameters |= {
+                "queues": names,
+                "each": max(WAITING_EACH, SHOWN // (len(names) or 1)),
+                "limit": WAITING_EACH,
+            }
+        tasks = [LiveTask(**row) for row in (yield Ask(f"top/{view}", parameters)).rows]
+        if view is View.RUNNING:
+            self.frame.rates.spent(tasks)
+        self.frame.view, self.frame.tasks = view, tasks

@@ -1,0 +1,223 @@
+"""The user's side of the queue, for asyncio: `Client` with `await` and `async for`.
+
+The methods, their arguments and what they raise are those of `Client` (a test compares them); the operations behind them
+are the same (turbo.client.operations). Here is the other driver.
+"""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from turbo import db
+from turbo.client import operations
+from turbo.client.fleet_status import FleetStatus
+from turbo.client.models import Action, Changed, RunView, Standing, Submitted, TaskFilter, TaskLine, TaskRow
+from turbo.client.new_task import NewTask
+from turbo.client.operations import Answer, Ask, Away, Drop, Sleep, Step, Steps, Stream, T, Talk
+from turbo.sql import statement
+
+
+class AsyncClient:
+    """`async with AsyncClient(dsn) as client: …`, or `AsyncClient(connection=…)` on a psycopg AsyncConnection of yours.
+
+    As Client. Its own connection is opened by the first call, and may be used by several asyncio tasks: their statements
+    take turns.
+    """
+
+    def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
+        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
+        self._owns = connection is None
+        self._connection = connection
+        self._opening = asyncio.Lock()
+
+    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+        async with self._opening:
+            if self._connection is None or (self._owns and self._connection.closed):
+                arguments = db.connect_arguments(self._dsn, "turbo client")
+                self._connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+            return self._connection
+
+    async def __aenter__(self) -> "AsyncClient":
+        await self._connected()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Its own connection; yours stays open."""
+        if self._owns and self._connection is not None:
+            await self._connection.close()
+
+    # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def submit(
+        self,
+        text: str,
+        *,
+        task_id: str | None = None,
+        task_type: str | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
+        run_after: datetime | str | None = None,
+        input_data: object = None,
+        timeout_seconds: int | None = None,
+        max_retries: int | None = None,
+        idempotency_key: str | None = None,
+        concurrency_key: str | None = None,
+    ) -> Submitted:
+        """Insert a task. `created` is False when the idempotency key had one already."""
+        task = NewTask(
+            text,
+            task_id=task_id,
+            task_type=task_type,
+            queue=queue,
+            task_priority=priority,
+            run_after=run_after,
+            input_data=input_data,
+            timeout_seconds=timeout_seconds,
+            max_retries=max_retries,
+            idempotency_key=idempotency_key,
+            concurrency_key=concurrency_key,
+        )
+        return await self._run(operations.submit(task))
+
+    async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted]:
+        """Insert tasks in one statement, all or none; the answers are in their order. Raises psycopg.Error."""
+        return await self._run(operations.submit_many(tasks))
+
+    async def get(self, task_id: str) -> TaskRow:
+        """One task, whole. Raises UnknownTask."""
+        return await self._run(operations.get(task_id))
+
+    async def run(self, task_id: str) -> RunView:
+        """The task's latest run, and what it said last. Raises UnknownTask."""
+        return await self._run(operations.run(task_id))
+
+    async def trail(self, task_id: str) -> list[Action]:
+        """What happened to the task, oldest first."""
+        return await self._run(operations.trail(task_id))
+
+    async def resolve(self, prefix: str) -> str:
+        """The id that this is, or that alone begins with it. Raises UnknownTask, AmbiguousTask."""
+        return await self._run(operations.resolve(prefix))
+
+    async def newest_ids(self, prefix: str, limit: int = 50) -> list[str]:
+        """Ids that begin so, of the newest tasks first: what a shell completes."""
+        return await self._run(operations.newest_ids(prefix, limit))
+
+    async def tasks(
+        self,
+        wanted: TaskFilter | None = None,
+        *,
+        status: str | None = None,
+        queue: str | None = None,
+        limit: int | None = 50,
+    ) -> list[TaskLine]:
+        """The newest tasks that fit. `limit` None: all of them."""
+        chosen = wanted or TaskFilter(statuses=(status,) if status else None, queue=queue)
+        return await self._run(operations.tasks(chosen, limit))
+
+    async def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
+        """Cancel what is not finished. Unknown and finished ids are not in the answer."""
+        return await self._run(operations.change("cancel", task_ids))
+
+    async def retry(self, task_ids: str | Sequence[str]) -> list[Changed]:
+        """Run finished tasks again. Unknown and unfinished ids are not in the answer."""
+        return await self._run(operations.change("retry", task_ids))
+
+    async def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
+        """The task, once it is finished, however it ended. Raises TimeoutError after `timeout` seconds, UnknownTask."""
+        async for _ in self.follow(task_id, timeout):
+            pass
+        return await self.get(task_id)
+
+    def follow(
+        self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
+    ) -> AsyncIterator[list[Standing]]:
+        """Look until all are finished; yields where those are that were not at the last look."""
+        self._judge_wait()
+        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+
+    def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
+        """The task's run, whenever it has something new (status, last line, tokens): at most once a second."""
+        self._judge_wait()
+        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+
+    # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
+
+    async def served(self, queue: str) -> tuple[bool, bool]:
+        """Whether a live worker serves `queue`, and whether it is paused."""
+        return await self._run(operations.served(queue))
+
+    async def pause_queue(self, queue: str, reason: str | None = None) -> bool:
+        """Nothing of `queue` is claimed from now on; what runs goes on. Right to call twice. False: it was paused."""
+        return await self._run(operations.pause_queue(queue, reason))
+
+    async def resume_queue(self, queue: str) -> bool:
+        """False: it was not paused."""
+        return await self._run(operations.resume_queue(queue))
+
+    async def pause_account(self, account: str, reason: str | None = None) -> None:
+        """No task that needs the account is claimed on any host, until somebody resumes it."""
+        await self._run(operations.pause_account(account, reason))
+
+    async def resume_account(self, account: str) -> bool:
+        """Open on every host, whatever paused it. False: it was open."""
+        return await self._run(operations.resume_account(account))
+
+    async def account_used(self, account: str) -> bool:
+        """Whether a live worker runs on it."""
+        return await self._run(operations.account_used(account))
+
+    async def fleet(self) -> FleetStatus:
+        """Workers, queues, accounts and the last hour, now."""
+        return await self._run(operations.fleet())
+
+    # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _run(self, steps: Steps[T]) -> T:
+        talk: Talk[T] = Talk(steps)
+        while not talk.over:
+            await self._advance(talk)
+        result: T = talk.result
+        return result
+
+    async def _stream(self, steps: Stream[T]) -> AsyncIterator[T]:
+        talk: Talk[T] = Talk(steps)
+        while not talk.over:
+            if isinstance(talk.wish, Ask | Sleep | Drop):
+                await self._advance(talk)
+            else:
+                yield talk.wish
+                talk.answer()
+
+    async def _advance(self, talk: Talk[T]) -> None:
+        try:
+            answer = await self._perform(talk.wish)
+        except Exception as error:
+            talk.fail(error)
+        else:
+            talk.answer(answer)
+
+    async def _perform(self, step: Step) -> Answer:
+        if isinstance(step, Sleep):
+            await asyncio.sleep(step.seconds)
+            return Answer()
+        if isinstance(step, Drop):
+            await self.close()
+            return Answer()
+        connection = await self._connected()
+        async with psycopg.AsyncCursor(connection, row_factory=dict_row) as cursor:
+            operations.prepare(cursor)
+            await cursor.execute(statement(step.name), step.parameters)
+            return Answer(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+
+    def _judge_wait(self) -> None:
+        if self._connection is not None:
+            operations.judge_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)

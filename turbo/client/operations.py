@@ -1,0 +1,351 @@
+"""What the clients ask and make of the answers, without a connection: `Client` and `AsyncClient` are two drivers of it.
+
+    operation (a generator) ──Ask · Sleep · Drop──▶ driver (blocking or async) ──answer or error──▶ operation ──▶ result
+
+An operation yields what it needs done, is sent the answer (or thrown the error), and returns its result; a stream yields
+its values in between. So every statement, retry and wait is written once, and each driver is a loop of a few lines.
+
+Waiting is polling by key: a finish does not notify (that would cost every finish of the fleet a lock). The pause between
+two looks is a tenth of the time waited so far, so the answer is never late by more than a tenth, nor by more than 2 s.
+"""
+
+import json
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.types.json import set_json_loads
+
+from turbo import db
+from turbo.client.fleet_status import WINDOW_SECONDS, AccountLine, FinishedLine, FleetStatus, QueueLine, WorkerLine
+from turbo.client.models import (
+    PREFIXES_SHOWN,
+    Action,
+    AmbiguousTask,
+    Changed,
+    RunView,
+    Standing,
+    Submitted,
+    TaskFilter,
+    TaskLine,
+    TaskRow,
+    UnknownTask,
+)
+from turbo.client.new_task import NewTask
+from turbo.client.timestamps import read_any_moment
+from turbo.db.connect import Backoff
+
+WAIT_FIRST_SECONDS = 0.05
+WAIT_LAST_SECONDS = 2.0
+WAIT_SHARE = 0.1
+PROGRESS_SECONDS = 1.0
+"""Between two looks at a run: the database has a new line of it once a second at most."""
+
+FOLLOW_AT_ONCE = 5000
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Run `turbo/sql/<name>.sql`. On a connection of the client's own that was lost, open it anew first."""
+
+    name: str
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep:
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Throw the connection away, if it is the client's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """To an Ask: its rows, and how many it returned or changed. To the others: nothing."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    count: int = 0
+
+
+T = TypeVar("T")
+Step = Ask | Sleep | Drop
+Steps = Generator[Step, Answer, T]
+Stream = Generator[Step | T, Answer, None]
+Away = Callable[[BaseException | None], None]
+"""Told the error when the database goes away, and None when it is back."""
+
+
+class Talk(Generic[T]):
+    """An operation or a stream under way: a driver does what `wish` says until `over`. `wish` of a stream may be a value."""
+
+    def __init__(self, steps: Generator[Any, Answer, Any]) -> None:
+        self._steps = steps
+        self.wish: Any = None
+        self.result: Any = None
+        self.over = False
+        self._on(partial(next, steps))
+
+    def answer(self, answer: Answer = Answer()) -> None:
+        self._on(partial(self._steps.send, answer))
+
+    def fail(self, error: Exception) -> None:
+        """What was asked raised this. Raises it again unless the operation knows what to do."""
+        self._on(partial(self._steps.throw, error))
+
+    def _on(self, resume: Callable[[], Any]) -> None:
+        try:
+            self.wish = resume()
+        except StopIteration as done:
+            self.over, self.wish, self.result = True, None, done.value
+
+
+def prepare(cursor: "psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]") -> None:
+    """Let a cursor read every timestamp and every JSON value. Not the connection: it may be the caller's."""
+    read_any_moment(cursor)
+    set_json_loads(_readable, cursor)
+
+
+def _readable(raw: str | bytes) -> Any:
+    """Parsed JSON; the text itself where Python cannot parse it (nested too deep, a number too long)."""
+    try:
+        return json.loads(raw)
+    except (ValueError, RecursionError):
+        return raw if isinstance(raw, str) else raw.decode()
+
+
+# ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
+    if not tasks:
+        return []
+    rows = (yield Ask("client/submit", columns(tasks))).rows
+    # Rows of an INSERT … SELECT … ORDER BY come back in that order, those with a key are found by it.
+    unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
+    created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
+    taken = {r["idempotency_key"]: r["task_id"] for r in rows if not r["created"]}
+    answers: list[Submitted] = []
+    for task in tasks:
+        key = task.idempotency_key
+        if key is None:
+            answers.append(Submitted(task.task_id if task.task_id is not None else next(unnamed), True))
+        elif key in created:
+            answers.append(Submitted(created[key], True))
+            taken[key] = created.pop(key)
+        elif key in taken:
+            answers.append(Submitted(taken[key], False))
+        else:
+            answers += yield from submit_many([task])  # it was committed after our snapshot: look again
+    return answers
+
+
+def submit(task: NewTask) -> Steps[Submitted]:
+    return (yield from submit_many([task]))[0]
+
+
+def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
+    """The parameters of submit.sql."""
+    return {
+        "task_id": [t.task_id for t in tasks],
+        "task_type": [t.task_type for t in tasks],
+        "text": [t.task_description for t in tasks],
+        "priority": [t.task_priority for t in tasks],
+        "input": [t.input_json() for t in tasks],
+        "queue": [t.queue for t in tasks],
+        "run_after": [None if t.run_after is None else str(t.run_after) for t in tasks],
+        "timeout": [t.timeout_seconds for t in tasks],
+        "max_retries": [t.max_retries for t in tasks],
+        "idempotency_key": [t.idempotency_key for t in tasks],
+        "concurrency_key": [t.concurrency_key for t in tasks],
+    }
+
+
+def get(task_id: str) -> Steps[TaskRow]:
+    return TaskRow(**(yield from _one("client/task", task_id)))
+
+
+def run(task_id: str) -> Steps[RunView]:
+    return RunView(**(yield from _one("client/run_view", task_id)))
+
+
+def trail(task_id: str) -> Steps[list[Action]]:
+    return [Action(**row) for row in (yield Ask("client/actions", {"task_id": task_id})).rows]
+
+
+def resolve(prefix: str) -> Steps[str]:
+    asked = Ask("client/task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
+    found = [str(row["task_id"]) for row in (yield asked).rows]
+    if prefix in found:
+        return prefix
+    if not found or not prefix:
+        raise UnknownTask(f"no task {prefix!r}")
+    if len(found) > 1:
+        raise AmbiguousTask(prefix, found)
+    return found[0]
+
+
+def newest_ids(prefix: str, limit: int) -> Steps[list[str]]:
+    rows = (yield Ask("client/task_ids", {"pattern": _like(prefix), "limit": limit})).rows
+    return [str(row["task_id"]) for row in rows]
+
+
+def _like(prefix: str) -> str:
+    """A LIKE pattern for what begins so."""
+    return "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
+
+
+def tasks(wanted: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
+    parameters = asdict(wanted) | {"statuses": wanted.statuses and list(wanted.statuses), "limit": limit}
+    return [TaskLine(**row) for row in (yield Ask("client/tasks", parameters)).rows]
+
+
+def change(verb: str, task_ids: str | Sequence[str]) -> Steps[list[Changed]]:
+    """`verb`: cancel or retry."""
+    rows = (yield Ask(f"client/{verb}", {"task_id": listed(task_ids)})).rows
+    return [Changed(**row) for row in rows]
+
+
+def listed(task_ids: str | Sequence[str]) -> list[str]:
+    """One id is a list of one: text is a sequence too, of letters."""
+    return [task_ids] if isinstance(task_ids, str) else list(task_ids)
+
+
+def _one(name: str, task_id: str) -> Steps[dict[str, Any]]:
+    try:
+        rows = (yield Ask(name, {"task_id": task_id})).rows
+    except psycopg.DataError:  # an id that the column's type cannot be
+        rows = []
+    if not rows:
+        raise UnknownTask(f"no task {task_id!r}")
+    return rows[0]
+
+
+# ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def follow(
+    task_ids: str | Sequence[str], timeout: float | None, *, patient: bool, away: Away | None = None
+) -> Stream[list[Standing]]:
+    """`patient`: a database that is away is waited for."""
+    began = time.monotonic()
+    waiting = list(dict.fromkeys(listed(task_ids)))
+    while True:
+        found = yield from _patiently(partial(_standings, waiting), began, timeout, patient, away)
+        if missing := set(waiting) - {one.task_id for one in found}:
+            raise UnknownTask(f"no task {sorted(missing)[0]!r}")
+        yield found
+        left = [one for one in found if not one.finished]
+        if not left:
+            return
+        waiting = [one.task_id for one in left]
+        waited = time.monotonic() - began
+        if timeout is not None and waited >= timeout:
+            what = f"task {waiting[0]} is" if len(waiting) == 1 else f"{len(waiting)} tasks are"
+            raise TimeoutError(f"{what} still {left[0].status} after {timeout:g} s")
+        pause = min(WAIT_LAST_SECONDS, max(WAIT_FIRST_SECONDS, waited * WAIT_SHARE))
+        yield Sleep(pause if timeout is None else min(pause, max(0.01, timeout - waited)))
+
+
+def progress(task_id: str, timeout: float | None, *, patient: bool, away: Away | None = None) -> Stream[RunView]:
+    """The run, whenever something about it has changed; the last one is finished."""
+    began = time.monotonic()
+    before: RunView | None = None
+    while True:
+        now = yield from _patiently(partial(run, task_id), began, timeout, patient, away)
+        if now != before:
+            yield now
+            before = now
+        if now.finished:
+            return
+        waited = time.monotonic() - began
+        if timeout is not None and waited >= timeout:
+            raise TimeoutError(f"task {task_id} is still {now.status} after {timeout:g} s")
+        yield Sleep(PROGRESS_SECONDS if timeout is None else min(PROGRESS_SECONDS, max(0.01, timeout - waited)))
+
+
+def judge_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
+    """Raises RuntimeError where waiting would hold a transaction open, and perhaps wait for its own commit."""
+    if not owns and (not autocommit or status != TransactionStatus.IDLE):
+        raise RuntimeError(
+            "waiting inside a transaction: a task is claimed only after its commit. Commit, then wait with a client of its"
+            " own (Client(dsn)), or on a connection in autocommit mode"
+        )
+
+
+def _standings(task_ids: list[str]) -> Steps[list[Standing]]:
+    found: list[Standing] = []
+    for start in range(0, len(task_ids), FOLLOW_AT_ONCE):
+        try:
+            rows = (yield Ask("client/follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})).rows
+        except psycopg.DataError:  # an id that the column's type cannot be
+            return []
+        found += [Standing(**row) for row in rows]
+    return found
+
+
+def _patiently(
+    operation: Callable[[], Steps[T]], began: float, timeout: float | None, patient: bool, away: Away | None
+) -> Steps[T]:
+    """The operation's result, once the database answers. Raises TimeoutError when it stays away past `timeout`."""
+    backoff = Backoff()
+    while True:
+        try:
+            found = yield from operation()
+        except psycopg.Error as error:
+            if not patient or not db.is_transient(error):
+                raise
+            if timeout is not None and time.monotonic() - began >= timeout:
+                raise TimeoutError(f"the database is away: no answer within {timeout:g} s") from error
+            if away is not None and backoff.failures == 0:
+                away(error)
+            yield Drop()
+            yield Sleep(backoff.next())
+        else:
+            if away is not None and backoff.failures:
+                away(None)
+            return found
+
+
+# ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def served(queue: str) -> Steps[tuple[bool, bool]]:
+    row = (yield Ask("client/served", {"queue": queue})).rows[0]
+    return row["served"], row["paused"]
+
+
+def pause_queue(queue: str, reason: str | None) -> Steps[bool]:
+    return (yield Ask("client/pause_queue", {"queue": queue, "reason": reason})).count > 0
+
+
+def resume_queue(queue: str) -> Steps[bool]:
+    return (yield Ask("client/resume_queue", {"queue": queue})).count > 0
+
+
+def pause_account(account: str, reason: str | None) -> Steps[None]:
+    yield Ask("accounts/pause", {"account": account, "why": reason})
+
+
+def resume_account(account: str) -> Steps[bool]:
+    return (yield Ask("accounts/resume", {"account": account})).count > 0
+
+
+def account_used(account: str) -> Steps[bool]:
+    return bool((yield Ask("accounts/used", {"account": account})).rows[0]["used"])
+
+
+def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
+    return FleetStatus(
+        [WorkerLine(**row) for row in (yield Ask("status/workers")).rows],
+        [QueueLine(**row) for row in (yield Ask("status/queues")).rows],
+        [AccountLine(**row) for row in (yield Ask("status/accounts")).rows],
+        [FinishedLine(**row) for row in (yield Ask("status/finished", {"seconds": window_seconds})).rows],
+        window_seconds,
+    )

@@ -1,0 +1,75 @@
+"""The `workspace` section of an executor in worker.yaml."""
+
+import os
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from turbo.config.loader import Section
+from turbo.workspaces.names import branch_problem, ref_problem
+
+
+class Workspace(Section):
+    """A git worktree and a branch for each task (docs/workspaces.md)."""
+
+    kind: Literal["worktree"] = Field(description="worktree: git's, with a branch for each task.")
+    repo: str = Field(description="A repository on this host, by its top directory.")
+    ref: str = Field(default="HEAD", description="Where a task begins: HEAD, origin/main, a tag, a commit.")
+    refs: list[str] = Field(default=[], description="What a row's input_data.ref may be: release/*.")
+    branch: str = Field(default="turbo/{task_id}", description="The task's branch.")
+    fetch: bool = Field(default=False, description="Fetch the remote's branch first.")
+    setup: list[str] = Field(default=[], description="Run in a new worktree, before the program: [npm, ci].")
+    setup_seconds: float = Field(default=600, gt=0, description="Its time limit; timeout_seconds is the program's.")
+    keep: Literal["changed", "always", "never"] = Field(
+        default="changed", description="Which worktrees stay after a task that succeeded."
+    )
+    keep_days: float = Field(default=14, ge=1, description="Days without use, then the sweep looks at it.")
+    max_gb: float | None = Field(
+        default=None, gt=0, description="What this executor's worktrees may take on this host; then the oldest go."
+    )
+    sweep_unmerged: bool = Field(
+        default=False, description="The sweep takes uncommitted changes and unmerged commits too."
+    )
+
+    @field_validator("repo")
+    @classmethod
+    def _absolute(cls, repo: str) -> str:
+        path = os.path.expanduser(repo)  # noqa: PTH111 - kept a string until it is used
+        if not path.startswith("/") or "\0" in path:
+            raise ValueError(f"{repo!r} must be an absolute path, or begin with ~/")
+        return path
+
+    @field_validator("ref")
+    @classmethod
+    def _ref(cls, ref: str) -> str:
+        if (problem := ref_problem(ref)) is not None:
+            raise ValueError(f"{ref!r} {problem}; write HEAD, origin/main, a branch, a tag or a commit")
+        return ref
+
+    @field_validator("refs")
+    @classmethod
+    def _patterns(cls, refs: list[str]) -> list[str]:
+        for pattern in refs:
+            if not pattern or pattern.startswith("-") or any(c.isspace() for c in pattern):
+                raise ValueError(f"{pattern!r} is no pattern of refs: main, release/*, v[0-9]*")
+        return refs
+
+    @field_validator("branch")
+    @classmethod
+    def _template(cls, branch: str) -> str:
+        if (problem := branch_problem(branch)) is not None:
+            raise ValueError(f"{branch!r} {problem}")
+        return branch
+
+    @field_validator("setup")
+    @classmethod
+    def _argv(cls, setup: list[str]) -> list[str]:
+        if any("\0" in part for part in setup) or setup[:1] == [""]:
+            raise ValueError("is no argv: write the program and its arguments as a list, [npm, ci]")
+        return setup
+
+    def problem_of_fetch(self) -> str | None:
+        """What no single key shows."""
+        if self.fetch and "/" not in self.ref and not self.refs:
+            return f"has nothing to fetch: ref {self.ref!r} is no remote's branch; write origin/main"
+        return None

@@ -1,0 +1,270 @@
+"""The `claude` executor: one task, one run of the Claude Code CLI, headless.
+
+    preamble + row's text on stdin ──▶ the CLI (turbo.executors.claude.cli) ──▶ verdict (verdict) ──▶ outcome
+         └── a retry resumes the task's session; one that this host does not know is begun anew, once, in the same run
+
+The row gives the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml. The CLI
+is measured in versions 2.1.330 and 2.1.197; all of its output is in the attempt's log. docs/executors.md says what
+becomes of a task in each situation.
+"""
+
+import asyncio
+import json
+import logging
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.run import Run
+from turbo.domain.task import NO_TASK, Task
+from turbo.executors.claude import verdict as verdict
+from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
+from turbo.executors.claude.verdict import Ended
+from turbo.executors.directories import Directories, Exclusive, Place, shared
+from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.process.journal import Journal
+from turbo.process.running import Ending, SpawnFailed
+
+log = logging.getLogger(__name__)
+
+PREAMBLE = (
+    "Below is a task. Do it without asking back: nobody is there to answer. "
+    "End with a short account of what you did and found."
+)
+GO_ON = (
+    "You were cut short at the task of this conversation. Look at what is done already, do the rest, "
+    "and end with a short account of all you did and found."
+)
+PROBE_PROMPT = "Answer with the word ok."
+PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
+PROBE_SECONDS = 60.0
+
+SHORTEST_GRACE_SECONDS = 5.0
+"""The CLI takes up to 1.6 s to end its tools, which have sessions of their own; on a busy host longer."""
+
+UNKNOWN_SESSION = "No conversation found with session ID"
+
+
+class ClaudeExecutor:
+    """Runs tasks with the Claude CLI. `durable`: a run of thirty minutes is worth an fsync.
+
+    `command` is the CLI and further flags of the operator's; it is looked for on the worker's PATH and in the usual
+    places. `exclusive` keeps others out of the working directory meanwhile
+    (turbo.executors.exclusive_directories); `place` replaces `cwd`, `exclusive` and
+    `allowed_roots` (a workspace for each task). `account` names the login; without one the executor's
+    own name stands for it, so that a breaker protects it in any case. `resume` continues the task's session on a
+    retry. `max_turns`, `max_budget_usd`, `silence_seconds` None mean no limit. `grace_seconds` (at least 5) lie between
+    TERM and KILL, `leave_seconds` between a result and TERM. `cli_max_retries` bounds the CLI's own retries of a
+    request. `preamble` stands before the row's text, which is therefore neither a flag nor a command of the CLI's.
+    Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    """
+
+    durable = True
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str] = ("claude",),
+        *,
+        journal: Journal,
+        account: str | None = None,
+        cwd: Path | None = None,
+        exclusive: Exclusive = shared,
+        env: Mapping[str, str] | None = None,
+        env_file: EnvFile | Path | None = None,
+        allowed_roots: Sequence[Path] = (),
+        place: Place | None = None,
+        model: str | None = None,
+        permission_mode: str | None = None,
+        allowed_tools: Sequence[str] = (),
+        disallowed_tools: Sequence[str] = (),
+        max_turns: int | None = None,
+        max_budget_usd: float | None = None,
+        resume: bool = False,
+        silence_seconds: float | None = None,
+        grace_seconds: float = SHORTEST_GRACE_SECONDS,
+        leave_seconds: float = LEAVE_SECONDS,
+        cli_max_retries: int = 2,
+        preamble: str = PREAMBLE,
+    ) -> None:
+        if not command or not command[0]:
+            raise ValueError(f"executor {name}: command is empty; write the CLI as a list: [claude]")
+        if grace_seconds < SHORTEST_GRACE_SECONDS:
+            raise ValueError(
+                f"executor {name}: grace_seconds is {grace_seconds:g}; the agent needs at least "
+                f"{SHORTEST_GRACE_SECONDS:g} to end its tools"
+            )
+        if not preamble[:1].isalpha():
+            raise ValueError(
+                f"executor {name}: preamble must begin with a letter, else the CLI may take it for a command"
+            )
+        self.name = name
+        self.account: str | None = account or name
+        fixed = cwd.expanduser().absolute() if cwd is not None else None
+        self._place = place or Directories(fixed, tuple(allowed_roots), exclusive)
+        self._model = ("--model", model) if model else ()
+        self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
+        self._resume = resume
+        self._silence_seconds = silence_seconds
+        self._preamble = preamble
+        file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
+        defaults = DEFAULTS | {"CLAUDE_CODE_MAX_RETRIES": str(cli_max_retries)}
+        self._environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name)
+        self._cli = ClaudeCli(
+            name,
+            command,
+            self._environment,
+            journal,
+            grace_seconds=grace_seconds,
+            leave_seconds=leave_seconds,
+        )
+
+    async def run(self, run: Run) -> Outcome:
+        """See `Executor.run`."""
+
+        async def program(directory: Path) -> Outcome:
+            ended, log_path = await self._attempt(run, directory)
+            return self._outcome(run, ended, log_path)
+
+        try:
+            return await self._place.run(run, self._environment.for_task(run.task), program)
+        except SpawnFailed as error:
+            return Outcome.infrastructure(str(error))
+        except (EnvironmentRefused, OSError) as error:
+            return Outcome.infrastructure(f"executor {self.name}: {error}")
+
+    async def _attempt(self, run: Run, directory: Path) -> tuple[Ended, Path | None]:
+        now = asyncio.get_running_loop().time
+        until = now() + run.task.timeout_seconds
+
+        async def begin(which: tuple[str, str], stdin: bytes) -> tuple[Ended, Path | None]:
+            call = Call(
+                flags=(*which, *self._model, *self._flags),
+                stdin=stdin,
+                cwd=directory,
+                wall_seconds=max(0.0, until - now()),
+                silence_seconds=self._silence_seconds,
+            )
+            return await self._cli.call(run, call)
+
+        session = _uuid(run.task.agent_session_id) if self._resume else None
+        if session is not None:
+            ended, log_path = await begin(("--resume", session), GO_ON.encode())
+            if UNKNOWN_SESSION not in ended.text + ended.stderr:
+                return ended, log_path
+            log.info("session %s is not on this host, beginning anew", session, extra={"task": run.task.task_id})
+        return await begin(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
+
+    def _prompt(self, task: Task) -> bytes:
+        parts = [self._preamble, task.task_description]
+        data = task.input_data
+        if isinstance(data, dict):
+            data = {key: value for key, value in data.items() if key != "cwd"}
+        if data not in (None, {}, []):
+            parts.append("Input data of the task, as JSON:\n" + json.dumps(data, ensure_ascii=False))
+        return "\n\n".join(parts).encode("utf-8", "replace")
+
+    def _outcome(self, run: Run, ended: Ended, log_path: Path | None) -> Outcome:
+        heard, result = ended.heard, ended.heard.result
+        row = verdict.judge(ended)
+        outcome = verdict.outcome(ended)
+        if row.kind is OutcomeKind.CANCELLED:
+            outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.reason}")
+        elif row.kind is OutcomeKind.TIMED_OUT:
+            limit = (
+                f"{run.task.timeout_seconds:g} s (timeout_seconds)"
+                if ended.ended_by is Ending.WALL
+                else f"{self._silence_seconds:g} s without a word (silence_seconds)"
+            )
+            outcome = replace(outcome, error=f"the agent was ended after {limit}; last: {heard.last_line or 'nothing'}")
+        if row.spoilt:
+            run.session_started("")  # the next try must not resume it
+        extra = {
+            "situation": row.situation if row.kind is not OutcomeKind.SUCCEEDED else None,
+            "session_id": heard.session_id,
+            "model": heard.model,
+            "num_turns": result.num_turns if result else None,
+            "permission_denials": result.permission_denials if result else None,
+        }
+        return replace(
+            outcome,
+            session_id="" if row.spoilt else heard.session_id,
+            usage=heard.usage,
+            log=str(log_path) if log_path else None,
+            extra={key: value for key, value in extra.items() if value is not None},
+        )
+
+    # ── this host ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def missing(self) -> str | None:
+        """See `NeedsProgram`."""
+        try:
+            lacking = self._place.missing(self._environment.for_task(NO_TASK))
+        except (EnvironmentRefused, OSError) as error:
+            return str(error)
+        return lacking or self._cli.missing(self._place.fixed)
+
+    async def version(self) -> str | None:
+        """See `Versioned`."""
+        return await self._cli.version()
+
+    # ── the account ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def probe(self) -> Outcome:
+        """Try the account out: one short real call with the executor's model, without tools and without the CLI's
+        retries, in an empty directory, within PROBE_SECONDS. Judged as a task is. Never raises.
+
+        `auth_status` is not asked first: without a login this call ends in 0.3 s and makes no request.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="turbo-probe-") as place:
+                run = Run(NO_TASK, Path(place), Path(place) / "log")
+                call = Call(
+                    flags=(*PROBE_FLAGS, *self._model),
+                    stdin=PROBE_PROMPT.encode(),
+                    cwd=Path(place),
+                    wall_seconds=PROBE_SECONDS,
+                    env={"CLAUDE_CODE_MAX_RETRIES": "0"},
+                )
+                ended, _ = await self._cli.call(run, call)
+        except SpawnFailed as error:
+            return Outcome.infrastructure(str(error))
+        except (EnvironmentRefused, OSError) as error:
+            return Outcome.infrastructure(f"executor {self.name}: {error}")
+        return replace(verdict.outcome(ended), usage=ended.heard.usage)
+
+    async def auth_status(self) -> bool | None:
+        """Is a login or key there? Not whether it is valid. None: the CLI could not be asked."""
+        return await self._cli.auth_status()
+
+
+def _flags(
+    permission_mode: str | None,
+    allowed_tools: Sequence[str],
+    disallowed_tools: Sequence[str],
+    max_turns: int | None,
+    max_budget_usd: float | None,
+) -> tuple[str, ...]:
+    flags: list[str] = []
+    if permission_mode:
+        flags += ["--permission-mode", permission_mode]
+    if allowed_tools:
+        flags += ["--allowedTools", *allowed_tools]
+    if disallowed_tools:
+        flags += ["--disallowedTools", *disallowed_tools]
+    if max_turns is not None:
+        flags += ["--max-turns", str(max_turns)]
+    if max_budget_usd is not None:
+        flags += ["--max-budget-usd", f"{max_budget_usd:f}"]
+    return tuple(flags)
+
+
+def _uuid(text: str | None) -> str | None:
+    """A session's id, as the CLI takes it; a row may hold anything."""
+    try:
+        return str(uuid.UUID(text)) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,289 @@
+"""What the Claude CLI says in stream-json, line by line, as typed facts.
+
+    init ──▶ assistant, user, api_retry, rate_limit_event … ──▶ result ──▶ (another init … result, or the end)
+
+Lenient: the format moves with every version, so a line that is not understood is counted and passed over, a field that
+is missing or of another type is absent, and nothing here raises. The raw lines are in the attempt's log. Memory is
+bounded: of what the agent says, the last text is kept.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from turbo.domain.outcome import ModelUsage
+
+TEXT_CHARACTERS = 1024 * 1024
+"""How much of an answer is kept."""
+
+_TOOL_RESULT = b'{"type":"user"'
+"""How the lines begin that carry whole files and images. Nothing in them is needed; unparsed they cost nothing."""
+
+_MILLISECONDS = 1e11
+"""Unix seconds reach this in the year 5138; a larger number is milliseconds."""
+
+
+class Line(StrEnum):
+    """What a line was about, as far as the executor acts on it."""
+
+    INIT = "init"
+    ASSISTANT = "assistant"
+    RETRY = "api_retry"
+    LIMIT = "rate_limit_event"
+    RESULT = "result"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A usage limit that the service says is reached. `resets_at` is Unix seconds; `window` five_hour, seven_day, …"""
+
+    window: str | None = None
+    resets_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result line. `text` is the answer, or the CLI's words on an API error; `errors` come instead for `error_*`.
+
+    `cost_usd` covers the whole session in versions that resume (2.1.330: 0.0001, 0.0002, … over its runs).
+    """
+
+    subtype: str = ""
+    is_error: bool = True
+    text: str | None = None
+    errors: tuple[str, ...] = ()
+    api_error_status: int | None = None
+    terminal_reason: str | None = None
+    stop_reason: str | None = None
+    num_turns: int | None = None
+    permission_denials: int = 0
+    cost_usd: float = 0.0
+    local_command: bool = False
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.is_error and self.subtype == "success"
+
+
+@dataclass(slots=True)
+class Transcript:
+    """All that is known of one run of the CLI so far. Feed it with `read`.
+
+    `begun`: there was an init line; what is said before it is the CLI's own, afterwards it may be the agent's.
+    `error` and `api_error` are the CLI's names for the API error that its last message reports, None after an answer of
+    the model's; `answers` counts those. `auth_retries` counts retries in a row over a refused login, `retries_left`
+    what the CLI still means to do. The token counts run behind: an answer's full count comes only with the result.
+    """
+
+    begun: bool = False
+    session_id: str | None = None
+    model: str | None = None
+    version: str | None = None
+    result: Result | None = None
+    error: str | None = None
+    api_error: str | None = None
+    limit: Limit | None = None
+    auth_retries: int = 0
+    retries_left: int = 0
+    answers: int = 0
+    text: str = ""
+    truncated: bool = False
+    lines: int = 0
+    unreadable: int = 0
+    _usage: dict[str, ModelUsage] = field(default_factory=dict)
+    _message_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    def read(self, line: bytes, cut: bool = False) -> Line:
+        """Take in one line of stdout; `cut` lines were too long to be kept whole, and are not JSON any more."""
+        if not line.strip():
+            return Line.OTHER
+        self.lines += 1
+        if line.startswith(_TOOL_RESULT):
+            return Line.OTHER
+        try:
+            message = json.loads(line) if not cut else None
+        except (ValueError, RecursionError):
+            message = None
+        if not isinstance(message, dict):
+            self.unreadable += 1
+            return Line.OTHER
+        match message.get("type"), message.get("subtype"):
+            case "system", "init":
+                return self._init(message)
+            case "system", "api_retry":
+                return self._retry(message)
+            case "assistant", _:
+                return self._assistant(message)
+            case "rate_limit_event", _:
+                return self._limit(message)
+            case "result", _:
+                return self._result(message)
+        return Line.OTHER
+
+    @property
+    def usage(self) -> tuple[ModelUsage, ...]:
+        """Per model, of this run alone, as the result lines told it; empty without one."""
+        return tuple(self._usage.values())
+
+    @property
+    def input_tokens(self) -> int:
+        return sum(tokens for tokens, _ in self._message_tokens.values())
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(tokens for _, tokens in self._message_tokens.values())
+
+    @property
+    def last_line(self) -> str:
+        """The last line of what the agent said."""
+        return self.text.rstrip().rpartition("\n")[2][:500]
+
+    # ── one method a kind of line ───────────────────────────────────────────────────────────────────────────────────
+
+    def _init(self, message: Mapping[str, Any]) -> Line:
+        self.begun = True
+        self.session_id = _text(message, "session_id") or self.session_id
+        self.model = _text(message, "model") or self.model
+        self.version = _text(message, "claude_code_version") or self.version
+        return Line.INIT
+
+    def _retry(self, message: Mapping[str, Any]) -> Line:
+        self.auth_retries = self.auth_retries + 1 if message.get("error") == "authentication_failed" else 0
+        self.retries_left = max(0, (_whole(message, "max_retries") or 0) - (_whole(message, "attempt") or 0))
+        return Line.RETRY
+
+    def _assistant(self, message: Mapping[str, Any]) -> Line:
+        body = _object(message, "message")
+        self._count(body)
+        if message.get("parent_tool_use_id") is not None:  # a subagent's: its errors are its parent's to handle
+            return Line.ASSISTANT
+        self.error, self.api_error = _text(message, "error"), _text(message, "api_error")
+        said = _said(body)
+        # What the CLI says itself carries a name of the error, or at least (in older versions) this model.
+        if self.error is None and body.get("model") != "<synthetic>":
+            self.answers += 1
+            self.auth_retries = 0
+            if said:
+                self.text, self.truncated = said[:TEXT_CHARACTERS], len(said) > TEXT_CHARACTERS
+        return Line.ASSISTANT
+
+    def _limit(self, message: Mapping[str, Any]) -> Line:
+        info = _object(message, "rate_limit_info")
+        window, resets_at = _text(info, "rateLimitType"), _number(info, "resetsAt")
+        if info.get("status") != "rejected":
+            self.limit = None
+        elif window is not None or resets_at is not None:  # a plain 429 comes as `rejected` too, but names no window
+            self.limit = Limit(window, unix_seconds(resets_at))
+        return Line.LIMIT
+
+    def _result(self, message: Mapping[str, Any]) -> Line:
+        errors, denials = message.get("errors"), message.get("permission_denials")
+        text = _text(message, "result")
+        self.session_id = _text(message, "session_id") or self.session_id
+        self.result = Result(
+            subtype=_text(message, "subtype") or "",
+            is_error=message.get("is_error") is not False,
+            text=text[:TEXT_CHARACTERS] if text is not None else None,
+            errors=tuple(str(e)[:4000] for e in errors) if isinstance(errors, list) else (),
+            api_error_status=_whole(message, "api_error_status"),
+            terminal_reason=_text(message, "terminal_reason"),
+            stop_reason=_text(message, "stop_reason"),
+            num_turns=_whole(message, "num_turns"),
+            permission_denials=len(denials) if isinstance(denials, list) else 0,
+            cost_usd=_number(message, "total_cost_usd") or 0.0,
+            local_command="local_command" in message,
+        )
+        self.api_error = _text(message, "api_error") or self.api_error
+        if text is not None and len(text) > TEXT_CHARACTERS:
+            self.truncated = True
+        self._use(message)
+        return Line.RESULT
+
+    def _use(self, message: Mapping[str, Any]) -> None:
+        """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330); the second kind also
+        tells what has come since the last result."""
+        since = message.get("model_usage_since_last_result")
+        if isinstance(since, dict):
+            for model, added in _models(since).items():
+                known = self._usage.get(model)
+                self._usage[model] = added if known is None else _sum(known, added)
+        else:
+            self._usage = _models(_object(message, "modelUsage"))
+
+    def _count(self, body: Mapping[str, Any]) -> None:
+        name, usage = _text(body, "id"), _object(body, "usage")
+        if name is None:
+            return
+        into = sum(
+            _whole(usage, key) or 0
+            for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+        )
+        # An answer comes in several lines, each with the counts so far.
+        had_in, had_out = self._message_tokens.get(name, (0, 0))
+        self._message_tokens[name] = (max(had_in, into), max(had_out, _whole(usage, "output_tokens") or 0))
+
+
+def unix_seconds(stamp: float | None) -> float | None:
+    """A Unix time in seconds or milliseconds, as seconds."""
+    if stamp is None or stamp <= 0:
+        return None
+    return stamp / 1000 if stamp > _MILLISECONDS else stamp
+
+
+def _models(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
+    return {
+        model: ModelUsage(
+            model=model,
+            input_tokens=_whole(used, "inputTokens") or 0,
+            output_tokens=_whole(used, "outputTokens") or 0,
+            cache_read_tokens=_whole(used, "cacheReadInputTokens") or 0,
+            cache_write_tokens=_whole(used, "cacheCreationInputTokens") or 0,
+            cost_usd=_number(used, "costUSD") or 0.0,
+        )
+        for model, used in usage.items()
+        if isinstance(used, dict)
+    }
+
+
+def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
+    return replace(
+        one,
+        input_tokens=one.input_tokens + other.input_tokens,
+        output_tokens=one.output_tokens + other.output_tokens,
+        cache_read_tokens=one.cache_read_tokens + other.cache_read_tokens,
+        cache_write_tokens=one.cache_write_tokens + other.cache_write_tokens,
+        cost_usd=one.cost_usd + other.cost_usd,
+    )
+
+
+def _said(body: Mapping[str, Any]) -> str:
+    content = body.get("content")
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    return "".join(_text(part, "text") or "" for part in parts if isinstance(part, dict))
+
+
+def _object(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    value = fields.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+def _text(fields: Mapping[str, Any], key: str) -> str | None:
+    value = fields.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _number(fields: Mapping[str, Any], key: str) -> float | None:
+    """Not negative and not past what a count or a time can be: counters downstream must not run backwards."""
+    value = fields.get(key)
+    sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62
+    return float(value) if sound and value is not None else None
+
+
+def _whole(fields: Mapping[str, Any], key: str) -> int | None:
+    value = _number(fields, key)
+    return int(value) if value is not None else None

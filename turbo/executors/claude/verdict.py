@@ -1,0 +1,301 @@
+"""What became of a run of the Claude CLI: the one table that says so.
+
+The rows are tried from top to bottom and the first that applies decides. Four principles sort them:
+
+- The result line decides, never the exit code alone: an interrupted CLI exits with 0 and an API error is a `success`.
+- What comes from the row (the prompt) is the task's own fault: it fails, at once where a second try must fail as well.
+- What belongs to the login says nothing about the task: no try, and the account is looked at.
+- What belongs to this worker (flags, model, configuration, files) says nothing about the task either: no try, capped.
+
+What is not recognised is a plain failure that counts. docs/executors.md shows the table to people; a test holds the two
+together.
+"""
+
+import re
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.executors.claude.reset import reset_in
+from turbo.executors.claude.stream import Result, Transcript
+from turbo.process.running import Ending
+
+ERROR_CHARACTERS = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Everything the verdict may look at. `hopeless`: ended by turbo, because the CLI kept retrying a refused login."""
+
+    ended_by: Ending
+    returncode: int | None
+    heard: Transcript = field(default_factory=Transcript)
+    stderr: str = ""
+    exit_text: str = ""
+    hopeless: bool = False
+
+    @property
+    def result(self) -> Result | None:
+        return self.heard.result
+
+    @property
+    def text(self) -> str:
+        """The CLI's own words about how it went: the result's, else stderr's."""
+        if self.result is not None and (self.result.text or self.result.errors):
+            return self.result.text or "; ".join(self.result.errors)
+        return self.stderr
+
+    @property
+    def error(self) -> str | None:
+        """The CLI's name of the API error; None where it gave none, or one that says nothing."""
+        return self.heard.error if self.heard.error != "unknown" else None
+
+    def named(self, names: Collection[str]) -> bool:
+        """The run ended in an API error with one of these names."""
+        return self.failed and (self.heard.error in names or self.heard.api_error in names)
+
+    @property
+    def failed(self) -> bool:
+        """There is a result, and it is a failure that nobody's signal caused."""
+        return self.result is not None and not self.result.succeeded and not self._aborted
+
+    @property
+    def before_it_began(self) -> str:
+        """What the CLI said if it failed before there was an agent, who might say anything; else nothing."""
+        return "" if self.heard.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
+
+    @property
+    def interrupted(self) -> bool:
+        return self.result is None or self._aborted
+
+    @property
+    def _aborted(self) -> bool:
+        return self.result is not None and (self.result.terminal_reason or "").startswith("aborted")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One situation. `says` are turbo's words for people, before the CLI's; `spoilt` sessions are not resumed."""
+
+    situation: str
+    applies: Callable[[Ended], bool]
+    kind: OutcomeKind
+    failure_kind: FailureKind | None = None
+    final: bool = False
+    spoilt: bool = False
+    says: str = ""
+
+
+LIMIT = re.compile(
+    r"Claude AI usage limit reached|You.ve (hit|reached) your|You.re out of usage|Your org is out of usage"
+    r"|Your seat type doesn.t include usage|Your usage allocation has been disabled|Your group.s usage limit is set to"
+    r"|API Error: Usage credits ran out"
+)
+LIMIT_ERRORS = frozenset({"usage_limit_reached", "model_requires_usage_credits", "long_context_credits_required"})
+
+LOGIN = re.compile(
+    r"Not logged in|Invalid API key|Failed to authenticate|Login expired|API Error: 40[13]\b|Credit balance is too low"
+    r"|Your account does not have access|Your organization has (been )?disabled"
+    r"|Your ANTHROPIC_API_KEY belongs to a disabled"
+)
+LOGIN_ERRORS = frozenset(
+    {
+        "authentication_failed",
+        "oauth_org_not_allowed",
+        "account_on_hold",
+        "verification_required",
+        "billing_error",
+        "cloud_credential_error",
+        "org_disabled_credential",
+        "api_key_auth_disabled",
+        "stored_login_refused",
+        "oauth_refresh_store_refused",
+        "provider_credentials",
+        "gateway_signin_required",
+        "gateway_session_expired",
+        "invalid_credential_header",
+        "named_profile_unusable",
+    }
+)
+SERVER_ERRORS = frozenset({"server_error", "overloaded"})
+TOO_LONG_ERRORS = frozenset({"message_over_context_limit", "autocompact_thrashing"})
+POLICY_ERRORS = frozenset({"dlp_request_denied", "safety_monitor_blocked"})
+
+WORKER = re.compile(
+    r"^error: |cannot be used with root|requires --verbose|Session ID \S+ is already in use|Invalid session ID"
+    r"|(env|sh|bash|node): .*(No such file|not found|command not found)",
+    re.MULTILINE,
+)
+OVERSIZED = "piped stdin input exceeds"
+CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .* is corrupted")
+
+
+def _answered(e: Ended) -> bool:
+    # After its result the CLI may have been ended: it does not leave while a background task of the agent's runs.
+    return bool(e.result and e.result.succeeded) and (e.returncode == 0 or e.ended_by is not Ending.EXITED)
+
+
+def _limited(e: Ended) -> bool:
+    if e.named(LIMIT_ERRORS):
+        return True
+    if not e.failed or e.error not in (None, "rate_limit", "billing_error"):
+        return False
+    return bool((e.heard.limit and e.error == "rate_limit") or LIMIT.match(e.text))
+
+
+def _logged_out(e: Ended) -> bool:
+    if e.hopeless or e.named(LOGIN_ERRORS):
+        return True
+    # The text speaks where the name says nothing (older versions), and for what is named `invalid_request` (2.1.197).
+    return e.failed and e.error in (None, "invalid_request") and bool(LOGIN.match(e.text))
+
+
+def _too_long(e: Ended) -> bool:
+    if e.result is None:
+        return OVERSIZED in e.stderr
+    if e.named(TOO_LONG_ERRORS):
+        return True
+    # 2.1.197 counts for itself and says only this, with no name and no status.
+    told = e.error in (None, "invalid_request") and e.text.startswith("Prompt is too long")
+    return e.failed and (told or e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
+
+
+def _status(*codes: int) -> Callable[[Ended], bool]:
+    return lambda e: e.failed and e.result is not None and e.result.api_error_status in codes
+
+
+def _subtype(name: str) -> Callable[[Ended], bool]:
+    return lambda e: e.failed and e.result is not None and e.result.subtype == name
+
+
+def _server(e: Ended) -> bool:
+    return e.named(SERVER_ERRORS) or _status(*range(500, 600))(e)
+
+
+TABLE: tuple[Row, ...] = (
+    Row(
+        "a local command of the CLI ran, no agent",
+        lambda e: bool(e.result and e.result.local_command),
+        OutcomeKind.FAILED,
+        FailureKind.BAD_REQUEST,
+        final=True,
+        says="the text was taken for a command of the CLI's own, and no agent has seen it",
+    ),
+    Row("answered", _answered, OutcomeKind.SUCCEEDED),
+    Row("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
+    Row("login refused, no credit, organisation disabled", _logged_out, OutcomeKind.AUTH_FAILED, FailureKind.AUTH),
+    Row(
+        "refused by the model or a policy",
+        lambda e: e.named(POLICY_ERRORS) or (e.failed and e.result is not None and e.result.stop_reason == "refusal"),
+        OutcomeKind.FAILED,
+        FailureKind.REFUSED,
+        spoilt=True,
+    ),
+    Row("out of turns", _subtype("error_max_turns"), OutcomeKind.FAILED, FailureKind.MAX_TURNS),
+    Row("out of budget", _subtype("error_max_budget_usd"), OutcomeKind.FAILED, FailureKind.BUDGET, final=True),
+    Row(
+        "prompt too long",
+        lambda e: _too_long(e) and not e.heard.answers,
+        OutcomeKind.FAILED,
+        FailureKind.BAD_REQUEST,
+        final=True,
+    ),
+    Row("conversation grown too long", _too_long, OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
+    Row(
+        "model unknown or not for this account",
+        lambda e: e.named({"model_not_found"}),
+        OutcomeKind.INFRASTRUCTURE,
+        FailureKind.INFRASTRUCTURE,
+        says="the executor's model cannot be used (model in worker.yaml)",
+    ),
+    Row(
+        "CLI too old for the service",
+        lambda e: e.named({"claude_code_version_too_old"}),
+        OutcomeKind.INFRASTRUCTURE,
+        FailureKind.INFRASTRUCTURE,
+        says="update the Claude CLI on this host",
+    ),
+    Row(
+        "rate limited (429)",
+        lambda e: e.named({"rate_limit"}) or _status(429)(e),
+        OutcomeKind.FAILED,
+        FailureKind.ERROR,
+    ),
+    Row("overloaded (529)", _status(529), OutcomeKind.FAILED, FailureKind.ERROR),
+    Row("server or network error", _server, OutcomeKind.FAILED, FailureKind.ERROR),
+    Row(
+        "request refused (400)",
+        lambda e: _status(400)(e) and not e.heard.answers,
+        OutcomeKind.FAILED,
+        FailureKind.BAD_REQUEST,
+        final=True,
+    ),
+    Row("conversation refused (400)", _status(400), OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
+    Row(
+        "configuration file corrupt",
+        lambda e: bool(CORRUPT.search(e.before_it_began)),
+        OutcomeKind.INFRASTRUCTURE,
+        FailureKind.INFRASTRUCTURE,
+        says="repair or remove the file on this host",
+    ),
+    Row(
+        "CLI refuses its flags, its session id or its surroundings",
+        lambda e: bool(WORKER.search(e.before_it_began)),
+        OutcomeKind.INFRASTRUCTURE,
+        FailureKind.INFRASTRUCTURE,
+        says="check the executor's section of worker.yaml",
+    ),
+    Row("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
+    # From here on there is no result to go by.
+    Row("ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED),
+    Row("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
+    Row("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
+    Row(
+        "interrupted: exit 0 without a result",
+        lambda e: e.returncode == 0 and e.interrupted,
+        OutcomeKind.FAILED,
+        FailureKind.ERROR,
+        says="the CLI ended without a result, as if interrupted",
+    ),
+    Row(
+        "killed, or crashed",
+        lambda _: True,
+        OutcomeKind.FAILED,
+        FailureKind.ERROR,
+        says="the CLI broke off",
+    ),
+)
+"""Every situation there is. The last row always applies."""
+
+
+def judge(ended: Ended) -> Row:
+    return next(row for row in TABLE if row.applies(ended))
+
+
+def outcome(ended: Ended, *, now: float | None = None) -> Outcome:
+    """The outcome of a run, without usage, session and log. `now` is Unix seconds, for reset times told as text."""
+    row = judge(ended)
+    heard = ended.heard
+    if row.kind is OutcomeKind.SUCCEEDED:
+        assert ended.result is not None
+        return Outcome.succeeded(ended.result.text or "", truncated=heard.truncated)
+    resets_at = None
+    if row.kind is OutcomeKind.USAGE_LIMITED:
+        told = heard.limit.resets_at if heard.limit else None
+        resets_at = told if told is not None else reset_in(ended.text, time.time() if now is None else now)
+    return Outcome(
+        row.kind,
+        output=heard.text or None,  # what the agent had said by then: a reader may still want it
+        error=_for_people(row, ended),
+        failure_kind=row.failure_kind,
+        final=row.final,
+        truncated=heard.truncated,
+        resets_at=resets_at,
+    )
+
+
+def _for_people(row: Row, ended: Ended) -> str:
+    how = ended.exit_text if ended.result is None and ended.ended_by is Ending.EXITED else ""
+    words = (row.says or f"Claude: {row.situation}", how, ended.text.strip())
+    return ": ".join(word for word in words if word)[:ERROR_CHARACTERS]

@@ -1,0 +1,113 @@
+"""Where a program runs: the configured directory, one that the row names, or the task's own.
+
+A row may name a directory only inside the roots that the worker's operator has opened: whoever may INSERT must not
+thereby choose where commands run. Symbolic links are followed before the comparison.
+
+`Place` is the one seam: an executor hands its program to a place and gets the outcome back. `Directories` is the plain
+one; turbo.workspaces gives each task a git worktree instead.
+"""
+
+import os
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from turbo.domain.outcome import FailureKind, Outcome
+from turbo.domain.run import Run
+from turbo.domain.task import Task
+
+Exclusive = Callable[[Path, Task], AbstractAsyncContextManager[None]]
+"""Holds a directory for a task while its program runs. Raises NotNow when another task is at work there."""
+
+
+def shared(_directory: Path, _task: Task) -> AbstractAsyncContextManager[None]:
+    """Anybody may work in it at the same time."""
+    return nullcontext()
+
+
+Program = Callable[[Path], Awaitable[Outcome]]
+"""Runs an executor's program in a directory (absolute), to its end."""
+
+
+class Place(Protocol):
+    """Where the programs of one executor run."""
+
+    @property
+    def fixed(self) -> Path | None:
+        """The directory, where it is the same for every task."""
+        ...
+
+    def missing(self, environment: Mapping[str, str]) -> str | None:
+        """Why no task could be run on this host now, or None. Cheap: no process."""
+        ...
+
+    async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
+        """Make the directory ready, run `program` in it, and see to what it left there.
+
+        `environment`: what the program gets. Returns the program's outcome, or that of a task that cannot run here.
+        Raises NotNow (before anything was started), OSError, and what `program` raises.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """The configured directory, the row's within `allowed_roots`, or the task's own."""
+
+    fixed: Path | None = None
+    allowed_roots: tuple[Path, ...] = ()
+    exclusive: Exclusive = shared
+
+    def missing(self, environment: Mapping[str, str]) -> str | None:
+        """See `Place`. A fixed directory that is not there is found with the program (turbo.process.launch.obstacle)."""
+        del environment
+        return None
+
+    async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
+        """See `Place`."""
+        del environment
+        directory = working_directory(run, self.fixed, self.allowed_roots)
+        if isinstance(directory, Outcome):
+            return directory
+        async with self.exclusive(directory, run.task):
+            return await program(directory)
+
+
+def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:
+    """The directory, absolute; or the outcome of a task that may not run where it wants to.
+
+    `input_data.cwd` comes first, then `configured`, then `run.work_dir`, which is made. Raises OSError when it cannot
+    be made.
+    """
+    data = run.task.input_data
+    if isinstance(data, dict) and data.get("cwd") is not None:
+        return _wanted(data["cwd"], allowed_roots)
+    if configured is not None:
+        return configured.expanduser().absolute()
+    run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    os.utime(run.work_dir)  # in use from now on (turbo.maintenance.file_retention)
+    return run.work_dir.absolute()
+
+
+def _wanted(wanted: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
+    if not isinstance(wanted, str) or not wanted.startswith("/") or "\0" in wanted:
+        return _refused(f"input_data.cwd must be an absolute path, not {wanted!r:.200}")
+    roots = [root.expanduser().resolve() for root in allowed_roots]
+    try:
+        directory = Path(wanted).resolve()
+        inside = any(directory.is_relative_to(root) for root in roots)
+        if inside and not directory.is_dir():
+            # Another host may have it: this counts as a try, and does not end the task.
+            return Outcome.failed(f"input_data.cwd {wanted} is not a directory on this host", FailureKind.BAD_REQUEST)
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
+        return _refused(f"input_data.cwd {wanted:.200} cannot be used: {error}")
+    if not inside:
+        allowed = ", ".join(map(str, roots)) or "none is configured"
+        return _refused(f"input_data.cwd {wanted} is outside of allowed_roots ({allowed})")
+    return directory
+
+
+def _refused(why: str) -> Outcome:
+    return Outcome.failed(why, FailureKind.REFUSED, final=True)

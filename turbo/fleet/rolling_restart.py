@@ -1,0 +1,114 @@
+"""restart: one worker after the other, never two at once, and no further than the first that does not come back.
+
+    running ──TERM──▶ draining ──exit, its row gone from agent_workers──▶ down ──start──▶ a new worker id of its name is up
+
+That the manager calls a process running says little: a worker that cannot reach its database or its schema runs too. So
+agent_workers tells: the old process took its row with it, which only a drain does (a killed worker leaves it to be found
+dead), and the new one has registered and is up. Meanwhile the others work.
+"""
+
+import time
+
+from turbo.client.fleet_status import WorkerLine
+from turbo.fleet.instance import Instance
+from turbo.fleet.manager import Job, JobState
+from turbo.fleet.operate import POLL_SECONDS, Operator, ended_how, holds
+from turbo.fleet.presence import Presence, rows_of
+from turbo.fleet.shell import FleetError
+
+UP_SECONDS = 60.0
+"""How long a started worker may take to be up, past its throttle."""
+
+GOODBYE_SECONDS = 5.0
+"""How long an ended worker's row may take to be gone: it says goodbye before it ends, so only the database can be late."""
+
+
+class Roll:
+    def __init__(self, operator: Operator, presence: Presence | None, up_seconds: float = UP_SECONDS) -> None:
+        """Without `presence` (a dry run), nothing is waited for."""
+        self._operator = operator
+        self._presence = presence
+        self._up_seconds = up_seconds
+        self._said: dict[str, str] = {}
+
+    def run(self) -> None:
+        """Restart every instance. Raises FleetError: what failed, what was done, what still runs as before."""
+        instances = list(self._operator.instances)
+        for done, one in enumerate(instances):
+            try:
+                self._restart(one)
+            except FleetError as error:
+                raise FleetError(f"{error}; {self._how_far(instances, done)}") from None
+            except KeyboardInterrupt:
+                self._operator.say(f"{one.name} on {one.host} may be down; {self._how_far(instances, done)}")
+                raise
+
+    def _how_far(self, instances: list[Instance], done: int) -> str:
+        rest = [one.name for one in instances[done + 1 :]]
+        left = f"; not touched: {', '.join(rest)}" if rest else ""
+        return f"{done} of {len(instances)} restarted{left} (`turbo fleet status` shows the fleet, `start` starts what is down)"
+
+    def _restart(self, one: Instance) -> None:
+        manager = self._operator.manager(one)
+        job = manager.look([one.service])[one.service]
+        if job.state is JobState.ABSENT and not self._operator.dry:
+            raise FleetError(f"{one.name} is not installed on {one.host}: turbo fleet install --host {one.host}")
+        rows = self._presence.rows() if self._presence else []
+        before = {row.worker_id for row in rows}
+        if holds(job) or self._operator.dry:
+            manager.begin_stop(one.service)
+            self._operator.down(one, meanwhile=lambda: self._tell_draining(one, before))
+            self._gone(one, rows_of(one.name, job.pid, rows) if job.pid else [])
+            if self._operator.dry:
+                self._operator.say(f"# wait until the row of {one.name}'s old process is gone from agent_workers")
+        manager.start(one.service)
+        pid = self._operator.steady(one)
+        if self._presence is not None:
+            row = self._up(one, before, pid)
+            self._operator.tell(one, f"up as {row.worker_id} ({row.version})")
+        else:
+            self._operator.say(f"# wait until a new worker id of {one.name} is up in agent_workers")
+
+    def _tell_draining(self, one: Instance, before: set[str]) -> None:
+        rows = self._presence.rows_or_none() if self._presence else None
+        running = sum(row.running for row in rows_of(one.name, None, rows or []) if row.worker_id in before)
+        what = f"draining, {running} running" if rows is not None else "draining"
+        if self._said.get(one.name) != what:
+            self._said[one.name] = what
+            self._operator.tell(one, what)
+
+    def _gone(self, one: Instance, old: list[WorkerLine]) -> None:
+        """Its row is gone, and with it every claim."""
+        ids = {row.worker_id for row in old}
+        end = time.monotonic() + GOODBYE_SECONDS
+        while self._presence is not None and ids:
+            rows = self._presence.rows_or_none()
+            if rows is not None and not ids & {row.worker_id for row in rows}:
+                return
+            if rows is not None and time.monotonic() > end:
+                raise FleetError(
+                    f"{one.name} on {one.host} ended without a drain: {', '.join(sorted(ids))} is still in agent_workers; "
+                    f"its tasks are rescued when it is started again; see {one.logs} there"
+                )
+            if time.monotonic() > end + self._up_seconds:
+                raise FleetError(f"the database does not answer, so whether {one.name} has drained is not known")
+            time.sleep(POLL_SECONDS)
+
+    def _up(self, one: Instance, before: set[str], pid: int | None) -> WorkerLine:
+        assert self._presence is not None
+        end = time.monotonic() + self._up_seconds + one.throttle_seconds
+        while True:
+            rows = self._presence.rows_or_none()
+            for row in rows_of(one.name, pid, rows or []):
+                if row.worker_id not in before and row.state in ("up", "paused"):
+                    return row
+            job: Job = self._operator.manager(one).state(one.service)
+            if job.state is not JobState.RUNNING or job.pid != pid or time.monotonic() > end:
+                why = (
+                    f"does not stay up{ended_how(job)}"
+                    if job.state is not JobState.RUNNING or job.pid != pid
+                    else f"runs, and is not up in agent_workers within {self._up_seconds:.0f} s"
+                    + ("" if rows is not None else " (the database does not answer)")
+                )
+                raise FleetError(f"{one.name} on {one.host} {why}; see {one.logs} there")
+            time.sleep(POLL_SECONDS)

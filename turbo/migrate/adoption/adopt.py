@@ -1,0 +1,202 @@
+"""Adoption: the statements that make an existing `agent_tasks` and `agent_actions` turbo's, as they are.
+
+    survey ──▶ judged: nothing refused ──▶ steps: enum values ─▶ agent_tasks ─▶ its CHECKs validated ─▶ agent_actions
+
+Nothing is dropped, renamed, retyped or rewritten: columns are added, with constant or stable defaults only; a column
+without a default may get one; a CHECK that refuses turbo's states is replaced, in the same statement, by one that lets them
+pass and all that it let pass before (docs/adr/0007). Each table is altered once, in a transaction of its own that locks
+no other table. The steps are made from what is there, so after a kill the next run makes those that are left, and none
+when there is nothing left.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from psycopg import sql
+
+from turbo.domain.states import TaskState
+from turbo.migrate.adoption import contract
+from turbo.migrate.adoption.contract import Known
+from turbo.migrate.adoption.finding import quoted
+from turbo.migrate.adoption.judge_columns import can_widen
+from turbo.migrate.adoption.survey import Column, Survey, Table
+from turbo.migrate.files import Block, Migration
+
+MARK = (
+    "insert into public.turbo_meta (key, value) values ('adopted_at', to_jsonb(now())) on conflict (key) do nothing;\n"
+)
+"""In the transaction that adds run_after: its default and this are the same moment, by which the backfill knows its rows."""
+
+UNVALIDATED = "unvalidated "
+"""In turbo_meta, before a constraint's name: it was valid before turbo widened it, and is to be again."""
+
+STEPS_BEFORE = 2
+BACKFILL_BEFORE = 3
+"""The files before which they run: after turbo's own tables and before the indexes; before the triggers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One block of generated SQL. `why` is for the plan; `scans`: bytes that it reads."""
+
+    block: Block
+    in_transaction: bool
+    why: str
+    scans: int = 0
+
+
+def steps(survey: Survey) -> list[Step]:
+    """What is left to do, in order. Empty for tables that turbo made, and for adopted ones."""
+    found: list[Step] = []
+    if survey.tasks is not None:
+        found += _enum_values(survey.tasks)
+        found += _tasks(survey, survey.tasks)
+    if survey.actions is not None:
+        found += _actions(survey.actions)
+    return found
+
+
+def concerns(pending: Sequence[Migration]) -> bool:
+    """Whether what is pending begins early enough for an adoption."""
+    return any(migration.version <= BACKFILL_BEFORE for migration in pending)
+
+
+def keys_of_its_own(survey: Survey) -> list[str]:
+    """Columns that are there before turbo and that turbo will put a unique index over."""
+    if survey.begun or survey.tasks is None:
+        return []
+    return [name for name in ("idempotency_key", "concurrency_key") if survey.tasks.column(name) is not None]
+
+
+def has_been_built(block: Block, survey: Survey) -> bool:
+    """Whether adoption makes the index of this block by another way."""
+    index, actions = block.concurrent_index, survey.actions
+    return actions is not None and actions.kind == "p" and index is not None and index.table == "agent_actions"
+
+
+def will_mark(survey: Survey) -> bool:
+    """Whether waiting rows will be there that have no place in the queue."""
+    return survey.begun or any(MARK in step.block.sql for step in steps(survey))
+
+
+def _enum_values(tasks: Table) -> Iterator[Step]:
+    status = tasks.column("status")
+    if status is None or status.enum is None:
+        return
+    for state in TaskState:
+        if state not in status.labels:
+            text = f"alter type {status.enum} add value if not exists '{state}';\n"
+            yield Step(Block(text, 1), False, "a value of an enum cannot be used in the transaction that adds it")
+
+
+def _tasks(survey: Survey, tasks: Table) -> Iterator[Step]:
+    parts = [*_missing(tasks, contract.TASKS), *_defaults(tasks, contract.TASKS)]
+    after = MARK if any("column run_after " in part for part in parts) else ""
+    key = tasks.column("task_id")
+    if key is not None and not key.has_default:
+        default, numbered = _new_id(tasks, key)
+        parts += default
+        after = numbered + after
+    widened = [
+        c
+        for c in tasks.checks
+        if f"agent_tasks.{c.name}" in survey.refused and can_widen(survey, f"agent_tasks.{c.name}")
+    ]
+    for check in widened:
+        states = ", ".join(f"'{s}'" for s in survey.refused[f"agent_tasks.{check.name}"])
+        parts.append(f"drop constraint {quoted(check.name)}")
+        parts.append(
+            f"add constraint {quoted(check.name)} check (({check.expression}) or status in ({states}))"
+            f"{' no inherit' if check.no_inherit else ''} not valid"
+        )
+    to_validate = [*survey.unvalidated, *(check.name for check in widened if check.validated)]
+    for name in to_validate[len(survey.unvalidated) :]:
+        after += f"insert into public.turbo_meta (key, value) values ({_literal(UNVALIDATED + name)}, 'true') on conflict do nothing;\n"  # noqa: S608
+    parts += _storage(tasks, contract.TASKS_STORAGE)
+    if parts:
+        yield Step(Block(_alter(tasks, parts) + after, 1), True, "the catalog only: no row is read or written")
+    for name in to_validate:
+        text = (
+            f"alter table public.agent_tasks validate constraint {quoted(name)};\n"
+            f"delete from public.turbo_meta where key = {_literal(UNVALIDATED + name)};\n"
+        )
+        yield Step(Block(text, 1), True, "reads the table once", tasks.size)
+
+
+def _actions(actions: Table) -> Iterator[Step]:
+    parts = [*_missing(actions, contract.ACTIONS), *_defaults(actions, contract.ACTIONS)]
+    after = ""
+    key = actions.column("action_id")
+    if key is not None and not key.filled:
+        parts_of_key, after = _new_id(actions, key)
+        parts += parts_of_key
+    if actions.kind == "r":
+        parts += _storage(actions, contract.ACTIONS_STORAGE)
+    if parts:
+        yield Step(Block(_alter(actions, parts) + after, 1), True, "the catalog only: no row is read or written")
+    if actions.kind == "p" and not any(n.name.endswith(".agent_actions_task") for n in actions.of("index")):
+        yield from _partitioned_index(actions)
+
+
+def _partitioned_index(actions: Table) -> Iterator[Step]:
+    """PostgreSQL builds no index of a partitioned table concurrently: one a partition, then the parent's over them."""
+    plain = [partition for partition in actions.of("partition") if partition.other == "r"]
+    for number, partition in enumerate(plain, start=1):
+        text = f"create index concurrently if not exists agent_actions_task_{number} on {partition.name} (task_id, executed_at);\n"
+        yield Step(Block(text, 1), False, "reads the partition twice", actions.size)
+    text = "create index if not exists agent_actions_task on public.agent_actions (task_id, executed_at);\n"
+    yield Step(
+        Block(text, 1),
+        True,
+        "takes over the indexes that its partitions have, and builds those of partitions made meanwhile",
+    )
+
+
+def _missing(table: Table, known: Sequence[Known]) -> Iterator[str]:
+    for want in known:
+        if table.column(want.name) is None and want.add is not None:
+            yield f"add column {want.name} {want.add}"
+
+
+def _defaults(table: Table, known: Sequence[Known]) -> Iterator[str]:
+    for want in known:
+        have = table.column(want.name)
+        if want.default is None:
+            continue
+        if have is None:
+            if want.add is not None and " default " not in want.add:
+                yield f"alter column {want.name} set default {want.default}"
+        elif not have.has_default and not have.generated and (have.required or not want.only_required):
+            yield f"alter column {want.name} set default {want.default}"
+
+
+def _new_id(table: Table, key: Column) -> tuple[list[str], str]:
+    """How a key without a default gets one, and what must follow it. Nothing where no default would do.
+
+    A number is an identity, which needs no grant: with a sequence of its own, every inserter would need one. It starts
+    above the highest number, found under the lock that the ALTER TABLE has taken.
+    """
+    name = key.name
+    if key.kind in contract.WHOLE:
+        highest = f"(select max({name}) from public.{table.name})"  # noqa: S608 - turbo's own names
+        after = f"select setval(pg_get_serial_sequence('public.{table.name}', '{name}'), greatest(1, {highest} + 1), false);\n"
+        return [f"alter column {name} add generated by default as identity"], after
+    if key.kind == "uuid":
+        return [f"alter column {name} set default gen_random_uuid()"], ""
+    if contract.makes_text_id(key.kind, key.length):
+        return [f"alter column {name} set default {contract.NEW_ID}"], ""
+    return [], ""
+
+
+def _storage(table: Table, wanted: dict[str, str]) -> list[str]:
+    have = {option.partition("=")[0] for option in table.options}
+    missing = [f"{name} = {value}" for name, value in wanted.items() if name not in have]
+    return [f"set ({', '.join(missing)})"] if missing else []
+
+
+def _alter(table: Table, parts: Sequence[str]) -> str:
+    return f"alter table public.{table.name}\n  " + ",\n  ".join(parts) + ";\n"
+
+
+def _literal(text: str) -> str:
+    return sql.Literal(text).as_string(None)

@@ -1,0 +1,160 @@
+"""What turbo needs of the two tables that a deployment may have already: every column, and which types will do.
+
+For a fresh database migrations/0001_tables.sql says the same in SQL; a test holds the two together. An existing table keeps
+its columns as they are: what is missing is added (without a rewrite: no volatile default), what has no default may get
+one, and a column that turbo cannot live with is said before anything is changed.
+"""
+
+from dataclasses import dataclass
+
+TEXT = frozenset({"text", "varchar"})
+WHOLE = frozenset({"int2", "int4", "int8"})
+MOMENT = frozenset({"timestamptz", "timestamp"})
+
+ID_TYPES = frozenset({"text", "varchar", "uuid"}) | WHOLE
+WORKER_ID_LENGTH = 50
+"""Characters of the longest worker id (turbo/worker/worker.py)."""
+
+TASK_ID_LENGTH = 22
+NEW_ID = "('t_' || left(replace(gen_random_uuid()::text, '-', ''), 20))"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A column that turbo reads or writes.
+
+    `add`: how ADD COLUMN makes it, None where it cannot be made up. `kinds`: the base types that will do. `least`: the
+    shortest varchar that holds what turbo writes; `unlimited`: none may have a limit. `default`: what an existing column
+    without one gets; with `only_required` only when it is NOT NULL. `nullable`: turbo writes null into it.
+    """
+
+    name: str
+    add: str | None
+    kinds: frozenset[str]
+    least: int | None = None
+    unlimited: bool = False
+    default: str | None = None
+    only_required: bool = False
+    nullable: bool = False
+
+
+TASKS = (
+    Known("task_id", None, ID_TYPES),
+    Known("task_type", "text not null default 'default'", TEXT, least=7, default="'default'"),
+    Known("task_description", None, TEXT),
+    Known("task_priority", "integer default 5", WHOLE, default="5", only_required=True),
+    Known("input_data", "jsonb", frozenset({"jsonb", "json"}), nullable=True),
+    Known("status", None, TEXT | {"enum"}, least=9, default="'pending'"),
+    Known("output_data", "jsonb", frozenset({"jsonb"}), nullable=True),
+    Known("error_message", "text", TEXT, unlimited=True, nullable=True),
+    Known("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
+    Known("assigned_worker_id", "text", TEXT, least=WORKER_ID_LENGTH, nullable=True),
+    Known("timeout_seconds", "integer default 300", WHOLE, default="300", only_required=True),
+    Known("max_retries", "integer default 3", WHOLE, default="3", only_required=True),
+    Known("retry_count", "integer not null default 0", WHOLE, default="0"),
+    Known("created_at", "timestamptz", MOMENT, default="now()"),
+    Known("started_at", "timestamptz", MOMENT, nullable=True),
+    Known("completed_at", "timestamptz", MOMENT, nullable=True),
+    Known("queue", "text not null default 'default'", TEXT, least=40, default="'default'"),
+    Known("run_after", "timestamptz not null default now()", frozenset({"timestamptz"}), default="now()"),
+    Known("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
+    Known("idempotency_key", "text", TEXT, nullable=True),
+    Known("concurrency_key", "text", TEXT, nullable=True),
+    Known("agent_session_id", "text", TEXT, unlimited=True, nullable=True),
+    Known("failure_kind", "text", TEXT, least=20, nullable=True),
+    Known("cancel_requested_at", "timestamptz", frozenset({"timestamptz"}), nullable=True),
+    Known("cancel_to", "text", TEXT, least=9, nullable=True),
+    Known("infra_count", "integer not null default 0", frozenset({"int4", "int8"})),
+    Known("turbo_rev", "bigint not null default 0", frozenset({"int8"})),
+)
+
+TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "infra_count", "turbo_rev"})
+"""Columns of agent_tasks that mean something to turbo alone: one that was there before turbo is a clash of names."""
+
+# Its key is nobody's business of turbo's: it only has to fill itself.
+ACTIONS = (
+    Known("task_id", None, ID_TYPES),
+    Known("action_type", "text", TEXT, least=10),
+    Known("success", "boolean", frozenset({"bool"})),
+    Known("executed_at", "timestamptz", MOMENT, default="clock_timestamp()"),
+    Known("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
+    Known("actor", "text", TEXT, least=63, nullable=True),
+    Known("from_status", "text", TEXT, least=9, nullable=True),
+    Known("to_status", "text", TEXT, least=9, nullable=True),
+    Known("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
+    Known("detail", "jsonb", frozenset({"jsonb"}), nullable=True),
+)
+
+TASKS_STORAGE = {
+    "autovacuum_vacuum_scale_factor": "0.02",
+    "autovacuum_vacuum_insert_scale_factor": "0.05",
+    "autovacuum_analyze_scale_factor": "0.05",
+}
+"""The measured reasons stand in docs/tuning.md. What an existing table has set for itself stays."""
+
+ACTIONS_STORAGE = {"autovacuum_vacuum_insert_scale_factor": "0.05"}
+
+RELATIONS = (
+    *(
+        "agent_workers",
+        "agent_leader",
+        "agent_queues",
+        "agent_accounts",
+        "agent_progress",
+        "turbo_meta",
+        "turbo_fence_seq",
+    ),
+    *("agent_tasks_claim", "agent_tasks_due", "agent_tasks_running", "agent_tasks_one_running_per_key"),
+    *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
+    "agent_workers_idle",
+)
+TYPES = ("turbo_task_id", "turbo_status")
+"""Names in schema public that turbo makes; of something else's making they are a clash."""
+
+WRITTEN = {
+    "agent_tasks": frozenset(
+        {"status", "assigned_worker_id", "started_at", "completed_at", "task_type", "task_priority", "retry_count"}
+        | {"execution_time_ms", "timeout_seconds", "max_retries", "queue", "run_after", "failure_kind"}
+    ),
+    "agent_actions": frozenset(
+        {"task_id", "action_type", "success", "executed_at", "actor", "from_status", "to_status"}
+    ),
+}
+"""Columns that hold the same value in many rows of turbo's: no unique index may be over these alone."""
+
+_WAITING = {"task_id": "1", "task_type": "default", "task_description": "x", "task_priority": "5", "retry_count": "0"}
+_COMMON = _WAITING | {"timeout_seconds": "300", "max_retries": "3", "created_at": "now", "queue": "default"}
+_STARTED = _COMMON | {"assigned_worker_id": "w-4711-0a1b2c", "started_at": "now", "run_after": "now"}
+_ENDED = _STARTED | {"completed_at": "now", "execution_time_ms": "5"}
+
+ROWS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("scheduled", _COMMON),
+    ("scheduled", _COMMON | {"started_at": "now", "retry_count": "1", "error_message": "x", "execution_time_ms": "5"}),
+    ("pending", _COMMON),
+    ("running", _STARTED),
+    ("completed", _ENDED | {"output_data": "{}"}),
+    ("failed", _ENDED | {"error_message": "x", "retry_count": "3", "failure_kind": "error"}),
+    ("cancelled", _ENDED),
+    ("cancelled", _COMMON | {"completed_at": "now"}),
+)
+"""Rows of agent_tasks as turbo leaves them, one or two a state: what an old CHECK must let pass."""
+
+TRAIL_ROWS: tuple[dict[str, str], ...] = tuple(
+    {"task_id": "1", "action_type": action, "success": "true", "executed_at": "now", "actor": "w-4711-0a1b2c"}
+    | {"from_status": before, "to_status": after, "fencing_token": "1", "detail": "{}"}
+    for action, before, after in (
+        ("promoted", "scheduled", "pending"),
+        ("claimed", "pending", "running"),
+        ("finished", "running", "completed"),
+        ("released", "running", "pending"),
+        ("rescued", "running", "scheduled"),
+        ("reasserted", "pending", "running"),
+        ("late", "running", "failed"),
+        ("edited", "pending", "cancelled"),
+    )
+)
+
+
+def makes_text_id(kind: str, length: int | None) -> bool:
+    """Whether a generated id fits a text or varchar column."""
+    return kind in TEXT and (length is None or length >= TASK_ID_LENGTH)

@@ -1,0 +1,263 @@
+"""What is there already: an existing `agent_tasks` and `agent_actions`, read from the catalog and looked into.
+
+    survey(connection)  ──▶ Survey: two Tables (None where there is none), names that clash, rights of this session
+    look(connection, …) ──▶ Rows: which statuses the table holds, how many rows, what somebody else's column puts off
+
+Reads only. May wait for whoever has locked a table exclusively: a caller sets `lock_timeout`, and gets psycopg's
+LockNotAvailable.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import TupleRow, class_row
+
+from turbo import db
+from turbo.domain.states import TaskState
+from turbo.migrate.adoption import contract
+from turbo.sql import statement
+
+Connection = psycopg.Connection[TupleRow]
+
+_ROWS_MILLISECONDS = 10_000
+_MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column as declared. `kind`: the base type under any domain, 'enum' for an enum; `length`: a varchar's limit.
+    `required`: NOT NULL, by itself or by its domain. `labels`: the enum's."""
+
+    name: str
+    type: str
+    kind: str
+    length: int | None
+    required: bool
+    has_default: bool
+    identity: str
+    generated: str
+    domain: str | None
+    enum: str | None
+    labels: list[str]
+    may_alter_type: bool
+
+    @property
+    def filled(self) -> bool:
+        """Whether an INSERT may leave it out."""
+        return self.has_default or not self.required or self.generated != ""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    name: str
+    expression: str
+    validated: bool
+    no_inherit: bool
+    columns: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Something that hangs on the table. `what`: key_out | key_in | unique | index | trigger | rule | view |
+    partition | publication; `updates`: a trigger that would fire when turbo fills run_after."""
+
+    what: str
+    name: str
+    other: str
+    columns: list[str] | None
+    updates: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """An existing table. `rows` is the planner's estimate, -1 without one; `size` in bytes, of the table alone."""
+
+    name: str
+    kind: str
+    size: int
+    rows: int
+    owner: str
+    may: bool
+    options: tuple[str, ...]
+    row_security: bool
+    is_partition: bool
+    inherits: bool
+    columns: tuple[Column, ...]
+    defaults: dict[str, str]
+    checks: tuple[Check, ...]
+    neighbours: tuple[Neighbour, ...]
+
+    def column(self, name: str) -> Column | None:
+        return next((c for c in self.columns if c.name == name), None)
+
+    def of(self, what: str) -> list[Neighbour]:
+        return [n for n in self.neighbours if n.what == what]
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """`begun`: turbo has made its own tables here already. `clashes`: (name, kind) of what has turbo's names and is not
+    turbo's. `quiet`: this session may keep other people's triggers from firing for one transaction."""
+
+    tasks: Table | None
+    actions: Table | None
+    begun: bool
+    clashes: tuple[tuple[str, str], ...]
+    may_create: bool
+    quiet: bool
+    user: str
+    refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """CHECK constraints (`agent_tasks.name`; `domain name`) with the states, or kinds of trail rows, that they refuse."""
+    unjudged: tuple[str, ...] = ()
+    unvalidated: tuple[str, ...] = ()
+    """Constraints of agent_tasks that turbo replaced and has not validated yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """`statuses`: (status, rows), the most first; None when the table is too large to be read for a plan.
+    `put_off`: waiting rows by the column, not turbo's, that lies in the future."""
+
+    statuses: tuple[tuple[str | None, int], ...] | None
+    put_off: tuple[tuple[str, int], ...] = ()
+
+
+def survey(connection: Connection) -> Survey:
+    """Read the catalog. Raises psycopg.errors.LockNotAvailable when somebody holds a table exclusively."""
+    begun, may_create, superuser = connection.execute(statement("migrate/survey_session")).fetchone() or (False,) * 3
+    quiet = superuser
+    if not superuser and connection.info.server_version >= 150000:
+        row = connection.execute(statement("migrate/survey_replicate")).fetchone()
+        quiet = bool(row and row[0])
+    names = {"relations": list(contract.RELATIONS), "types": list(contract.TYPES)}
+    clashes = [] if begun else connection.execute(statement("migrate/survey_names"), names).fetchall()
+    unvalidated = connection.execute(statement("migrate/survey_unvalidated")).fetchall() if begun else []
+    tasks, actions = _table(connection, "agent_tasks"), _table(connection, "agent_actions")
+    refused: dict[str, tuple[str, ...]] = {}
+    unjudged: list[str] = []
+    if tasks is not None:
+        _judge_checks(connection, tasks, contract.ROWS, refused, unjudged)
+        _judge_domain(connection, tasks.column("status"), refused)
+    if actions is not None:
+        trail = [(row["action_type"], row) for row in contract.TRAIL_ROWS]
+        _judge_checks(connection, actions, trail, refused, unjudged)
+    return Survey(
+        tasks, actions, begun, tuple((n, k) for n, k in clashes), may_create, quiet, connection.info.user, refused,
+        tuple(unjudged), tuple(row[0] for row in unvalidated),
+    )  # fmt: skip
+
+
+def look(connection: Connection, tasks: Table | None) -> Rows | None:
+    """Look into the rows: nothing is locked beyond a reader's lock, and a large table is given up after ten seconds."""
+    if tasks is None or tasks.kind not in ("r", "p") or tasks.column("status") is None:
+        return None
+    try:
+        with connection.transaction():
+            connection.execute("select set_config('statement_timeout', %s, true)", (str(_ROWS_MILLISECONDS),))
+            statuses = connection.execute(statement("migrate/survey_statuses")).fetchall()
+            known = {column.name for column in contract.TASKS}
+            theirs = [c.name for c in tasks.columns if c.name not in known and c.kind in _MOMENTS]
+            put_off: list[tuple[Any, ...]] = []
+            if theirs:
+                put_off = connection.execute(statement("migrate/survey_due_later"), {"columns": theirs}).fetchall()
+    except errors.QueryCanceled:
+        return Rows(None)
+    return Rows(tuple((s, int(n)) for s, n in statuses), tuple((c, int(n)) for c, n in put_off))
+
+
+def twice(connection: Connection, columns: Sequence[str]) -> tuple[str, ...]:
+    """Those of `columns` of agent_tasks that hold a value more than once where turbo's unique index allows it once."""
+    if not columns:
+        return ()
+    return tuple(row[0] for row in connection.execute(statement("migrate/survey_twice"), {"columns": list(columns)}))
+
+
+def _table(connection: Connection, name: str) -> Table | None:
+    parameters = {"table": f"public.{name}"}
+
+    def run(what: str) -> list[tuple[Any, ...]]:
+        return connection.execute(statement(f"migrate/survey_{what}"), parameters).fetchall()
+
+    found = run("table")
+    if not found:
+        return None
+    _, kind, size, rows, owner, may, options, row_security, is_partition, has_children, has_parents = found[0]
+    with connection.cursor(row_factory=class_row(Column)) as of_columns:
+        columns = of_columns.execute(statement("migrate/survey_columns"), parameters).fetchall()
+    with connection.cursor(row_factory=class_row(Neighbour)) as of_neighbours:
+        neighbours = of_neighbours.execute(statement("migrate/survey_neighbours"), parameters).fetchall()
+    with connection.cursor(row_factory=class_row(Check)) as of_checks:
+        checks = of_checks.execute(statement("migrate/survey_checks"), parameters).fetchall()
+    defaults = {str(column): str(text) for column, text in run("defaults")}
+    return Table(
+        name, kind, size, rows, owner, may, tuple(options), row_security, is_partition, has_children or has_parents,
+        tuple(columns), defaults, tuple(checks), tuple(neighbours),
+    )  # fmt: skip
+
+
+def _judge_checks(
+    connection: Connection,
+    table: Table,
+    rows: Sequence[tuple[str, dict[str, str]]],
+    refused: dict[str, tuple[str, ...]],
+    unjudged: list[str],
+) -> None:
+    """Ask the server which of turbo's rows each CHECK would refuse: the expression is evaluated over a row made up for it."""
+    for check in table.checks:
+        states: list[str] = []
+        for state, values in rows:
+            row = values | ({"status": state} if table.name == "agent_tasks" else {})
+            status = table.column("status")
+            if table.name == "agent_tasks" and status and status.kind == "enum" and state not in status.labels:
+                if "status" in check.columns:
+                    states.append(state)
+                continue
+            try:
+                found = connection.execute(_judging(table, check, row)).fetchone()
+            except psycopg.DatabaseError as error:
+                if db.is_transient(error):
+                    raise
+                unjudged.append(f"{table.name}.{check.name}")  # it calls a function that a made-up row does not suit
+                break
+            if found and found[0] is False and state not in states:
+                states.append(state)
+        if states:
+            refused[f"{table.name}.{check.name}"] = tuple(states)
+
+
+def _judge_domain(connection: Connection, status: Column | None, refused: dict[str, tuple[str, ...]]) -> None:
+    """Ask the server which states the domain of a status column refuses."""
+    if status is None or status.domain is None:
+        return
+    states = []
+    for state in TaskState:
+        if status.kind == "enum" and state not in status.labels:
+            continue
+        try:
+            cast = psycopg.sql.SQL(f"select {{}}::{status.domain}").format(psycopg.sql.Literal(str(state)))
+            connection.execute(cast)
+        except (errors.IntegrityError, errors.DataError):
+            states.append(str(state))
+    if states:
+        refused[f"domain {status.domain}"] = tuple(states)
+
+
+def _judging(table: Table, check: Check, row: dict[str, str]) -> psycopg.sql.Composed:
+    sql = psycopg.sql
+    made_up = []
+    for column in table.columns:
+        value = row.get(column.name)
+        if column.kind == "uuid" and value is not None:
+            value = "00000000-0000-0000-0000-000000000001"
+        # the base type: a domain's own checks are judged by themselves
+        cast = sql.SQL((column.enum or column.kind) if column.domain else column.type)
+        literal = sql.SQL("null") if value is None else sql.Literal(value)
+        made_up.append(sql.SQL("{}::{} as {}").format(literal, cast, sql.Identifier(column.name)))
+    return sql.SQL("select ({}) from (select {}) as {}").format(
+        sql.SQL(check.expression),
+        sql.SQL(", ").join(made_up),
+        sql.Identifier(table.name),
+    )

@@ -1,0 +1,85 @@
+"""The gauges of the whole fleet, which only the leader reports.
+
+One immutable set of families, replaced whole: a scrape sees the last look at the database or nothing, never half of one,
+and a worker that no longer leads stops reporting at once, so that two never both do for long. Nothing here is bounded by
+what inserters write: a queue that no live worker serves is counted as `other`.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from turbo.domain.states import TaskState, WorkerState
+
+LIVE_STATES = (TaskState.SCHEDULED, TaskState.PENDING, TaskState.RUNNING)
+OTHER = "other"
+
+
+class FleetGauges(Collector):
+    def __init__(self) -> None:
+        self._families: tuple[GaugeMetricFamily, ...] = ()
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families, empty: for the registry's check of names, and for the test of docs/metrics.md."""
+        return _families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        return self._families
+
+    def resign(self) -> None:
+        """No longer the leader."""
+        self._families = ()
+
+    def lead(self, facts: Iterable[Mapping[str, object]]) -> None:
+        """Replace what is reported by what sql/workers/gauges.sql returned."""
+        facts = list(facts)
+        served = {str(f["label"]) for f in facts if f["what"] == "served"}
+        counts: dict[tuple[str, str], float] = {(q, s.value): 0.0 for q in served for s in LIVE_STATES}
+        ages: dict[str, float] = dict.fromkeys(served, 0.0)
+        states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
+        single = {"notify": 0.0, "transaction": 0.0}
+        for f in facts:
+            what, value = str(f["what"]), float(str(f["value"]))
+            queue = str(f["label"]) if f["label"] in served else OTHER
+            if what == "tasks":
+                key = (queue, str(f["state"]))
+                counts[key] = counts.get(key, 0.0) + value
+            elif what == "oldest":
+                ages[queue] = max(ages.get(queue, 0.0), value)
+            elif what == "workers":
+                states[str(f["state"])] = value
+            elif what in single:
+                single[what] = value
+        tasks, oldest, workers, notify, transaction = families = _families()
+        for (queue, status), value in sorted(counts.items()):
+            tasks.add_metric([queue, status], value)
+        for queue, value in sorted(ages.items()):
+            oldest.add_metric([queue], value)
+        for state, value in states.items():
+            workers.add_metric([state], value)
+        notify.add_metric([], single["notify"])
+        transaction.add_metric([], single["transaction"])
+        self._families = families
+
+
+def _families() -> tuple[GaugeMetricFamily, ...]:
+    return (
+        GaugeMetricFamily(
+            "turbo_queue_tasks", "Tasks in the table, live states only. Leader only.", labels=["queue", "status"]
+        ),
+        GaugeMetricFamily(
+            "turbo_queue_oldest_runnable_age_seconds",
+            "How long the oldest runnable task has waited. Leader only.",
+            labels=["queue"],
+        ),
+        GaugeMetricFamily("turbo_workers", "Workers of the fleet, by state. Leader only.", labels=["state"]),
+        GaugeMetricFamily(
+            "turbo_notification_queue_usage_ratio", "pg_notification_queue_usage(). Leader only.", labels=[]
+        ),
+        GaugeMetricFamily(
+            "turbo_oldest_transaction_age_seconds",
+            "Age of the oldest transaction that keeps dead rows from being vacuumed. Leader only.",
+            labels=[],
+        ),
+    )

@@ -1,0 +1,63 @@
+"""Logs: one line a record, `time LEVEL message key=value …`, to stderr or to a file that this process rotates.
+
+The worker, task and attempt of a record are fields at its end (`extra={"task": …}`), so that one grep follows a task. A
+task's own text cannot forge a line: newlines and other controls are escaped. Passwords in anything that looks like a
+connection string are starred out.
+"""
+
+import logging
+import re
+import sys
+import time
+from pathlib import Path
+
+from turbo.observability.log_file import LogFile
+
+FIELDS = ("worker", "task", "attempt")
+
+_URI_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
+_KEYWORD_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
+
+
+def scrub(text: str) -> str:
+    """Star out passwords of connection strings."""
+    return _KEYWORD_PASSWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1***@", text))
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _quoted(value: object) -> str:
+    text = _one_line(str(value))
+    return f'"{text}"' if not text or any(c in ' "=' for c in text) else text
+
+
+class LineFormatter(logging.Formatter):
+    def __init__(self, worker_id: str) -> None:
+        super().__init__()
+        self._worker_id = worker_id
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        fields = {"worker": self._worker_id, **{f: record.__dict__[f] for f in FIELDS if f in record.__dict__}}
+        tail = " ".join(f"{k}={_quoted(v)}" for k, v in fields.items() if v != "")
+        line = f"{stamp}.{int(record.msecs):03d}Z {record.levelname:7} {_one_line(scrub(record.getMessage()))} {tail}".rstrip()
+        if record.exc_info:
+            trace = scrub(self.formatException(record.exc_info))
+            line += "\n" + "\n".join("    " + _one_line(part) for part in trace.splitlines())
+        return line
+
+
+def configure(worker_id: str = "", log_file: Path | None = None, level: int = logging.INFO) -> None:
+    """Set up the root logger: to stderr, or to a file that rotates. Raises OSError when that cannot be written."""
+    handler = logging.StreamHandler(sys.stderr) if log_file is None else LogFile(log_file.expanduser())
+    handler.setFormatter(LineFormatter(worker_id))
+    root = logging.getLogger()
+    for old in root.handlers:
+        if isinstance(old, LogFile):
+            old.close()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)

@@ -1,0 +1,161 @@
+"""What a worker measures. The names are a contract (docs/metrics.md); `promtool check metrics` lints them in a test.
+
+One registry a worker, read from memory by its endpoint. Labels are bounded: executors, accounts and a worker's own queues
+come from its configuration; of the queues the leader sees in the table (turbo.observability.fleet_gauges), those that no live worker
+serves are counted together as `other`, because any inserter can invent one.
+"""
+
+import time
+from collections import Counter as Count
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from turbo import __version__
+from turbo.domain.outcome import FailureKind, ModelUsage, OutcomeKind
+from turbo.observability.fast_metrics import CounterTally, HistogramTally
+from turbo.observability.fleet_gauges import FleetGauges
+
+DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
+"""Seconds an agent runs: from a lint to two hours."""
+
+WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600)
+"""Seconds a task waits: single-digit milliseconds on an idle fleet, hours on a full one."""
+
+
+RESCUES = ("worker_silent", "worker_restarted", "orphan")
+"""Why a task was taken back: the label `reason` of `turbo_rescued_tasks_total`."""
+
+
+class RunningTasks(Collector):
+    """`turbo_running_tasks`, counted at the scrape: a run's start and end cost nothing for it."""
+
+    def __init__(self) -> None:
+        self.runs: Callable[[], Iterable[tuple[str, str]]] = tuple  # (executor, account or "") of each run
+        self.known: tuple[tuple[str, str], ...] = ()  # reported as 0 when nothing runs
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return [self._family()]
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        family = self._family()
+        counted = Count(dict.fromkeys(self.known, 0))
+        counted.update(self.runs())
+        for labels, count in sorted(counted.items()):
+            family.add_metric(labels, count)
+        return [family]
+
+    def _family(self) -> GaugeMetricFamily:
+        return GaugeMetricFamily("turbo_running_tasks", "Runs in progress.", labels=["executor", "account"])
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self.registry = r = CollectorRegistry()
+        ProcessCollector(registry=r)  # memory, CPU and descriptors of the worker itself; Linux only
+        self.fleet = FleetGauges()
+        r.register(self.fleet)
+        self.running = RunningTasks()
+        r.register(self.running)
+
+        Gauge("turbo_build_info", "Always 1; the version is the label.", ["version"], registry=r).labels(
+            __version__
+        ).set(1)
+
+        self.started = Gauge("turbo_start_timestamp_seconds", "When this worker started (Unix time).", registry=r)
+        self.started.set(time.time())
+        self.claims = Counter(
+            "turbo_claims", "Tasks claimed, and claims lost to another worker.", ["queue", "result"], registry=r
+        )
+        self.finished = CounterTally(
+            "turbo_tasks_finished",
+            "Runs that ended, by what became of them.",
+            ["queue", "executor", "outcome"],
+            r,
+        )
+        self.duration = HistogramTally(
+            "turbo_task_duration_seconds",
+            "How long a run took, from its claim to its end.",
+            ["queue", "executor", "outcome"],
+            DURATION_BUCKETS,
+            r,
+        )
+        self.wait = HistogramTally("turbo_task_wait_seconds", "From runnable to claimed.", ["queue"], WAIT_BUCKETS, r)
+        self.pickup = HistogramTally(
+            "turbo_pickup_seconds", "From runnable to the agent started.", ["queue"], WAIT_BUCKETS, r
+        )
+        self.retries = Counter(
+            "turbo_retries", "Runs put back to be tried again, by failure_kind.", ["queue", "reason"], registry=r
+        )
+        self.auth_failures = Counter(
+            "turbo_auth_failures", "Runs that ended because the account is not logged in.", ["account"], registry=r
+        )
+        self.usage_limit_pauses = Counter(
+            "turbo_usage_limit_pauses", "Times an account was paused by a usage limit.", ["account"], registry=r
+        )
+        self.account_paused = Gauge(
+            "turbo_account_paused", "1 while the account is paused on this host.", ["account", "reason"], registry=r
+        )
+        self.slots = Gauge("turbo_slots", "Slots of this worker.", ["state"], registry=r)
+        self.listener_up = Gauge("turbo_listener_up", "1 while LISTEN is proved to deliver.", registry=r)
+        self.listener_delivery = Gauge(
+            "turbo_listener_last_delivery_timestamp_seconds",
+            "When the last notification arrived (Unix time).",
+            registry=r,
+        )
+        self.listener_reconnects = Counter(
+            "turbo_listener_reconnects", "Times the listener had to connect again.", registry=r
+        )
+        self.heartbeat = Gauge(
+            "turbo_heartbeat_timestamp_seconds", "When the database last took a heartbeat (Unix time).", registry=r
+        )
+        self.rescued = Counter(
+            "turbo_rescued_tasks", "Tasks this worker took back for the fleet.", ["reason"], registry=r
+        )
+        self.poisoned = Counter(
+            "turbo_poisoned_tasks",
+            "Tasks given up on: too many of their runs ended with the worker, its machine or its tools.",
+            registry=r,
+        )
+        self.fenced = Counter(
+            "turbo_fenced_writes", "Results refused because the claim was no longer this worker's.", registry=r
+        )
+        self.spool_pending = Gauge("turbo_spool_pending", "Results not yet recorded in the database.", registry=r)
+        self.retention = Counter(
+            "turbo_retention_deleted", "Rows this worker deleted as leader because of their age.", ["table"], registry=r
+        )
+        self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
+        self.cost = Counter(
+            "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
+        )
+
+    def expect(self, queues: Iterable[str], executors: Iterable[str]) -> None:
+        """Let every counter of this worker's configuration exist from the start, at 0.
+
+        Prometheus cannot see the first increment of a series that begins with it: `increase()` would miss the first
+        failure of an executor, which is the one to be told of.
+        """
+        for queue in queues:
+            for result in ("claimed", "lost"):
+                self.claims.labels(queue, result)
+            for kind in FailureKind:
+                self.retries.labels(queue, kind.value)
+            for executor in executors:
+                for outcome in OutcomeKind:
+                    self.finished.labels(queue, executor, outcome.value)
+        for reason in RESCUES:
+            self.rescued.labels(reason)
+
+    def used(self, account: str, usage: Iterable[ModelUsage]) -> None:
+        """Add what one run used."""
+        for u in usage:
+            for kind, tokens in (
+                ("input", u.input_tokens),
+                ("output", u.output_tokens),
+                ("cache_read", u.cache_read_tokens),
+                ("cache_write", u.cache_write_tokens),
+            ):
+                self.tokens.labels(account, u.model, kind).inc(max(0, tokens))
+            self.cost.labels(account, u.model).inc(max(0.0, u.cost_usd))

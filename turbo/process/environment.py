@@ -1,0 +1,148 @@
+"""What a program finds in its environment: an allow-list of the worker's, the executor's, the account's, the task's.
+
+    HOME, PATH, LANG, … of the worker  ◀  `env` of the executor  ◀  the account's env file  ◀  TURBO_TASK_ID, …
+                                    (each may replace what is to its left)
+
+The worker's own secrets are not on the list: TURBO_DSN and PG* never reach a program, and naming one in `env` or an env
+file is a configuration error. An env file is where secrets belong, so it must be its owner's alone (mode 0600); it is
+read again when it has changed, and no message shows a value of it.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from turbo.domain.task import Task
+
+INHERITED = ("HOME", "PATH", "LANG", "TMPDIR", "TERM", "TZ", "USER", "SHELL")
+INHERITED_PREFIX = "LC_"
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+class EnvironmentRefused(ValueError):
+    """An `env` section or an env file that cannot be used. The message says where, and what to write instead."""
+
+
+class EnvFile:
+    """A file of KEY=VALUE lines with secrets, read again whenever it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.expanduser()
+        self._seen: tuple[int, ...] | None = None
+        self._values: dict[str, str] = {}
+
+    def values(self) -> Mapping[str, str]:
+        """Its variables as they are now. Raises EnvironmentRefused, also when a file that was good no longer is."""
+        try:
+            # Not blocking: opening a FIFO would wait for its writer.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise EnvironmentRefused(f"env_file {self.path}: cannot be read: {error.strerror}") from error
+        with os.fdopen(descriptor, "rb") as file:
+            state = os.fstat(descriptor)
+            seen = (state.st_ino, state.st_dev, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+            if seen != self._seen:
+                self._check(state)
+                self._values = parse_env(file.read(), str(self.path))
+                self._seen = seen
+        return self._values
+
+    def _check(self, state: os.stat_result) -> None:
+        if not stat.S_ISREG(state.st_mode):
+            raise EnvironmentRefused(f"env_file {self.path}: is not a regular file")
+        if state.st_uid != os.geteuid():
+            raise EnvironmentRefused(
+                f"env_file {self.path}: belongs to user {state.st_uid}, the worker is {os.geteuid()}: chown it"
+            )
+        if state.st_mode & 0o077:
+            mode = stat.S_IMODE(state.st_mode)
+            raise EnvironmentRefused(
+                f"env_file {self.path}: mode {mode:04o} lets other users read its secrets: run chmod 600 {self.path}"
+            )
+
+
+def parse_env(content: bytes, where: str) -> dict[str, str]:
+    """KEY=VALUE lines: `#` comments, blank lines, an optional `export`; the last of equal keys counts.
+
+    'single quotes' keep everything; "double quotes" know \\n, \\t, \\r and a backslash before any other character;
+    without quotes the value ends at ` #` or the line's end. Nothing is expanded: a `$` is a dollar. Raises
+    EnvironmentRefused with `where` and the line's number, never its content.
+    """
+    values = {}
+    text = content.decode("utf-8-sig", "surrogateescape")
+    for number, raw in enumerate(text.split("\n"), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        key, equals, value = line.removeprefix("export ").partition("=")
+        key = key.strip()
+        if not equals or not _NAME.fullmatch(key):
+            raise EnvironmentRefused(f"{where}, line {number}: expected KEY=VALUE")
+        if "\0" in value:
+            raise EnvironmentRefused(f"{where}, line {number}: the value of {key} holds a NUL character")
+        values[key] = _value(value.strip(), f"{where}, line {number}: the value of {key}")
+    return values
+
+
+def _value(text: str, where: str) -> str:
+    quote = text[:1]
+    if quote not in ("'", '"'):
+        return re.split(r"(?:^|\s)#", text, maxsplit=1)[0].rstrip()
+    body = r"[^']*" if quote == "'" else r'(?:[^"\\]|\\.)*'
+    match = re.fullmatch(rf"{quote}({body}){quote}\s*(?:#.*)?", text)
+    if match is None:
+        raise EnvironmentRefused(f"{where} has a quote that is not closed, or text after it (one value is one line)")
+    if quote == "'":
+        return match[1]
+    return _ESCAPED.sub(lambda escaped: _ESCAPES.get(escaped[1], escaped[1]), match[1])
+
+
+class ChildEnvironment:
+    """Builds the environment of one executor's programs. Made once; raises EnvironmentRefused for what may not be set.
+
+    `owner` names the executor in messages.
+    """
+
+    def __init__(self, env: Mapping[str, str], env_file: EnvFile | None = None, *, owner: str = "executor") -> None:
+        self._env = dict(env)
+        self._file = env_file
+        where = f"env of executor {owner}"
+        for name, value in self._env.items():
+            if not _NAME.fullmatch(name):
+                raise EnvironmentRefused(f"{where}: {name!r} is no name of an environment variable")
+            if "\0" in value:
+                raise EnvironmentRefused(f"{where}: the value of {name} holds a NUL character")
+        _refuse_the_workers_own(self._env, where)
+        self._from_file()
+
+    def for_task(self, task: Task) -> dict[str, str]:
+        """Everything a program of this task gets. Raises EnvironmentRefused if the env file has become unusable."""
+        environment = {
+            name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIX)
+        }
+        environment |= self._env
+        environment |= self._from_file()
+        environment["TURBO_TASK_ID"] = task.task_id
+        environment["TURBO_TASK_TYPE"] = task.task_type
+        environment["TURBO_ATTEMPT"] = str(task.attempt)
+        return environment
+
+    def _from_file(self) -> Mapping[str, str]:
+        if self._file is None:
+            return {}
+        values = self._file.values()
+        _refuse_the_workers_own(values, f"env_file {self._file.path}")
+        return values
+
+
+def _refuse_the_workers_own(values: Mapping[str, str], where: str) -> None:
+    for name in values:
+        if name == "TURBO_DSN" or name.startswith("PG"):
+            raise EnvironmentRefused(
+                f"{where}: {name} is the way to turbo's own database, which programs must not have; take it out"
+            )

@@ -1,0 +1,99 @@
+"""The journal of running programs: what of a worker must not outlive it, one small file per program.
+
+    launched, held at its stdin ──entry──▶ running ──ended, and everything it started is gone──▶ entry removed
+                                             └── worker killed ──▶ the watcher, or the host's next worker, reads it
+
+An entry is on disk before its program may exec. It is renamed into place, so a reader sees all of it or nothing. It is
+not fsynced: the page cache outlives any process, and what takes the page cache away (power, kernel) takes the programs
+along, which is why an entry of another boot names nothing.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+SUFFIX = ".json"
+
+
+def new_cookie() -> str:
+    """128 random bits: names one run in its descendants' environment, never anybody else's."""
+    return os.urandom(16).hex()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One running program.
+
+    `pid` is also its process group and session. `start` and `boot` tell it from a later process with the same pid
+    (turbo.process.table). `program` and `task_id` are for people.
+    """
+
+    cookie: str
+    pid: int
+    start: int
+    boot: str
+    program: str = ""
+    task_id: str = ""
+
+
+class Journal:
+    """The entries of one worker, in a directory of its own. Made on the first entry, mode 0700."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def add(self, entry: Entry) -> None:
+        """Put the entry on disk. Raises OSError (disk full, no permission): then the program must not run."""
+        try:
+            self._write(entry)
+        except FileNotFoundError:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._write(entry)
+
+    def remove(self, cookie: str) -> None:
+        """The program and everything it started are gone. Removing twice is fine."""
+        self._path(cookie).unlink(missing_ok=True)
+
+    def entries(self) -> list[Entry]:
+        """What is running, or was when its worker died. A file that cannot be read still yields its cookie."""
+        try:
+            names = sorted(path for path in self.directory.iterdir() if path.suffix == SUFFIX)
+        except FileNotFoundError:
+            return []
+        return [entry for path in names if (entry := self._read(path)) is not None]
+
+    def _path(self, cookie: str) -> Path:
+        return self.directory / f"{cookie}{SUFFIX}"
+
+    def _write(self, entry: Entry) -> None:
+        path = self._path(entry.cookie)
+        draft = path.with_suffix(".new")
+        try:
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump(asdict(entry), file)
+            draft.rename(path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            draft.unlink(missing_ok=True)
+            raise
+
+    def _read(self, path: Path) -> Entry | None:
+        nothing_known = Entry(cookie=path.stem, pid=0, start=0, boot="")
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            known = Entry(
+                cookie=str(fields["cookie"]),
+                pid=int(fields["pid"]),
+                start=int(fields["start"]),
+                boot=str(fields["boot"]),
+                program=str(fields.get("program", "")),
+                task_id=str(fields.get("task_id", "")),
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError):
+            return nothing_known
+        return replace(known, cookie=path.stem)

@@ -1,0 +1,172 @@
+"""The reaper and its watcher: nothing that a worker started outlives it, whatever killed the worker.
+
+    worker ──starts──▶ watcher: a shell in a session of its own, blocked reading a pipe that only the worker holds
+       │ says goodbye, its journal empty ──▶ the watcher exits
+       └ is gone (the kernel closes the pipe) ──▶ the watcher becomes the reaper: ends all that the journal names, exits
+
+The waiting shell costs no Python and no CPU. It needs nothing but a pipe and /bin/sh, so it works where there is no
+prctl (macOS). A worker of the same host calls `end_leftovers` itself before it claims: the watcher may have died, too.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from turbo.process.journal import Entry, Journal
+from turbo.process.tree import Remains, end
+
+GRACE_SECONDS = 2.0
+"""TERM to KILL for what a dead worker left: an agent CLI ends its tools in 1.3 s, and all must be gone within 5 s."""
+
+_WATCH = """
+trap '' TERM INT HUP
+if read -r word && [ "$word" = bye ]; then exit 0; fi
+if true 2>/dev/null >>"$0"; then exec >>"$0" 2>&1; fi
+exec "$@"
+"""
+# $0 is the log. The signals are ignored (and stay so in the reaper): a service manager's stop reaches the whole control
+# group, and the watcher must outlast the worker.
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """One program that the reaper found. `pids`: what of it lived; `survivors`: what does still."""
+
+    entry: Entry
+    pids: tuple[int, ...]
+    survivors: tuple[int, ...]
+
+
+def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended]:
+    """End everything that the journal names and that still runs. Blocks for up to `grace` + 5 seconds.
+
+    TERM, `grace` seconds, KILL, for all programs at once. Entries of which nothing is left are removed. Safe beside
+    another reaper on the same journal. Returns the programs of which something lived.
+    """
+    journal = Journal(journal_dir)
+    left: list[tuple[Remains, tuple[int, ...], Iterator[float]]] = []
+    for entry in journal.entries():
+        remains = Remains(entry)
+        found = remains.look()
+        if found:
+            left.append((remains, found, end(remains, grace)))
+        else:
+            journal.remove(entry.cookie)
+    unfinished = [steps for _, _, steps in left]
+    while unfinished:
+        pauses = [(steps, next(steps, None)) for steps in unfinished]
+        unfinished = [steps for steps, pause in pauses if pause is not None]
+        time.sleep(min((pause for _, pause in pauses if pause is not None), default=0.0))
+    ended = [Ended(remains.entry, found, remains.living()) for remains, found, _ in left]
+    for program in ended:
+        if not program.survivors:
+            journal.remove(program.entry.cookie)
+    return ended
+
+
+class Watcher:
+    """One per worker process. `start` before the first program, `close` after the last one has ended."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pipe: int | None = None
+        self._journal: Journal | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    def alive(self) -> bool:
+        """Whether somebody watches. Nothing but a KILL of the watcher itself ends it early; then `start` again."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, journal_dir: Path, *, grace: float = GRACE_SECONDS) -> None:
+        """Raises OSError when it cannot be started: then programs could outlive this worker."""
+        self._drop_pipe()
+        self._journal = Journal(journal_dir)
+        package = Path(__file__).resolve().parent
+        reaper = [sys.executable, "-P", "-m", "turbo.process.reaper", str(journal_dir.resolve()), str(grace)]
+        log = journal_dir.resolve().parent / "watcher.log"
+        reading, self._pipe = os.pipe()
+        _held_pipes.add(self._pipe)
+        try:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCH, str(log), *reaper],
+                stdin=reading,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                # Nothing of the worker's environment: it may hold the database's password.
+                env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join([str(package.parent), *_absolute(sys.path)])},
+                start_new_session=True,
+            )
+        except OSError:
+            self._drop_pipe()
+            raise
+        finally:
+            os.close(reading)
+
+    def close(self) -> None:
+        """Say goodbye; or, when the journal still names programs, leave them to the watcher. Idempotent."""
+        if self._process is None or self._pipe is None:
+            return
+        if self._journal is not None and not self._journal.entries():
+            with contextlib.suppress(BrokenPipeError):
+                os.write(self._pipe, b"bye\n")
+            self._drop_pipe()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=2)
+        self._drop_pipe()
+        if self._process.returncode is None:
+            _left_at_work.append(self._process)
+        self._process = None
+
+    def _drop_pipe(self) -> None:
+        if self._pipe is not None:
+            _held_pipes.discard(self._pipe)
+            os.close(self._pipe)
+            self._pipe = None
+
+
+_left_at_work: list["subprocess.Popen[bytes]"] = []
+_held_pipes: set[int] = set()
+
+
+def _let_go_after_fork() -> None:
+    """A forked child (multiprocessing in a handler) would hold the pipe open, and hide the end of its worker."""
+    for pipe in _held_pipes:
+        os.close(pipe)
+    _held_pipes.clear()
+
+
+os.register_at_fork(after_in_child=_let_go_after_fork)
+
+
+def _absolute(paths: list[str]) -> list[str]:
+    return [path for path in paths if Path(path).is_absolute()]
+
+
+def main(arguments: list[str]) -> None:
+    """`python -m turbo.process.reaper JOURNAL_DIR GRACE`: what the watcher becomes when its worker is gone."""
+    journal_dir, grace = Path(arguments[0]), float(arguments[1])
+    now = time.strftime("%Y-%m-%d %H:%M:%S%z")
+    ended = end_leftovers(journal_dir, grace)
+    print(f"{now} the worker is gone without a goodbye; it left {len(ended)} programs running")
+    for program in ended:
+        entry = program.entry
+        print(f"{now} ended {entry.program or 'a program'} of task {entry.task_id}: pids {_list(program.pids)}")
+        if program.survivors:
+            print(f"{now} it does not end: pids {_list(program.survivors)} (see their state in ps)")
+
+
+def _list(pids: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sorted(pids)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,147 @@
+"""The remains of one program: every process that belongs to it, and how they are ended.
+
+    TERM to its process group ──▶ grace ──▶ KILL to everything that belongs to it, again until nothing is left
+
+What belongs: the program itself; its group while the program is there (a zombie holds its group's number, too);
+everything started with its cookie; everything seen to belong before; and the children of all these. Agents run their
+tools in sessions of their own, so a signal to the group does not reach those: the agent ends them itself when it gets
+TERM, and when it is killed before it could, they are in the look that was taken before.
+
+Nothing is signalled whose start is not the one seen when it was found to belong: a reused pid is a stranger.
+"""
+
+import contextlib
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+
+from turbo.process import table as process_table
+from turbo.process.journal import Entry
+from turbo.process.table import Row, Table
+
+KILL_SECONDS = 5.0
+"""How long after the first KILL something may take to go (uninterruptible sleep) before it is left to others."""
+
+LEFT_BEHIND_SECONDS = 1.0
+"""What a program left behind when it ended gets from TERM to KILL."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+
+
+class Remains:
+    """One program's processes. Safe to use from another thread than the one before, not from two at once."""
+
+    def __init__(self, entry: Entry) -> None:
+        self.entry = entry
+        self._known: dict[int, Row] = {}  # replaced, never changed in place
+        self._other_boot = bool(entry.boot) and entry.boot != process_table.boot()
+
+    def look(self, table: Table | None = None) -> tuple[int, ...]:
+        """Read the process table; the pids of all that belong and live. Raises OSError if it cannot be read."""
+        if self._other_boot:
+            return ()
+        table = process_table.snapshot() if table is None else table
+        found = {pid: row for pid, old in self._known.items() if (row := table.get(pid)) and row.start == old.start}
+        program = table.get(self.entry.pid)
+        if program is not None and self._is_program(program):
+            found |= {row.pid: row for row in table.values() if row.group == program.pid}
+        for row in table.values():
+            # Descendants start after their ancestor: most of the table needs no second file read.
+            if row.pid in found or row.zombie or row.start < self.entry.start:
+                continue
+            if process_table.carries(row.pid, self.entry.cookie):
+                found[row.pid] = row
+        # A reaper that an agent started by way of a worker of its own carries that agent's cookie.
+        for untouchable in (0, 1, os.getpid()):
+            found.pop(untouchable, None)
+        _add_children(found, table)
+        self._known = found
+        return tuple(pid for pid, row in found.items() if not row.zombie)
+
+    def program_lives(self) -> bool:
+        row = process_table.find(self.entry.pid)
+        return row is not None and self._is_program(row) and not row.zombie
+
+    def living(self) -> tuple[int, ...]:
+        """Those of the last look that still live. Cheaper than a look, and blind to new ones."""
+        return tuple(pid for pid, row in self._known.items() if _lives(row))
+
+    def signal_group(self, number: signal.Signals) -> bool:
+        """Signal the program and its process group, if the program (or its zombie) is still there to name it."""
+        row = process_table.find(self.entry.pid)
+        if row is None or not self._is_program(row):
+            return False
+        _send(os.killpg, row.pid, number)
+        return True
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Signal the group, and everything else that the last look found."""
+        group = self.entry.pid if self.signal_group(number) else None
+        for row in self._known.values():
+            if row.group != group and _lives(row):
+                _send(os.kill, row.pid, number)
+
+    def _is_program(self, row: Row) -> bool:
+        return row.pid > 1 and row.start == self.entry.start
+
+
+def end(remains: Remains, grace: float) -> Iterator[float]:
+    """End all of it. Yields seconds to wait until the next step; over when nothing is left, or KILL_SECONDS after KILL.
+
+    A program that lives gets TERM to its group only, and `grace` seconds to end its own children. What is found after
+    the program has ended gets TERM itself, and LEFT_BEHIND_SECONDS.
+    """
+    if not remains.look():
+        return
+    agent = remains.program_lives()
+    _ask(remains, everything=not agent)
+    pause = FIRST_PAUSE
+    deadline = time.monotonic() + (grace if agent else min(grace, LEFT_BEHIND_SECONDS))
+    while time.monotonic() < deadline:
+        yield pause
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+        if agent and not remains.program_lives():
+            agent = False
+            if not remains.look():
+                return
+            _ask(remains, everything=True)
+            deadline = min(deadline, time.monotonic() + LEFT_BEHIND_SECONDS)
+        elif not agent and not remains.living():
+            break
+    pause = FIRST_PAUSE
+    deadline = time.monotonic() + KILL_SECONDS
+    while remains.look() and time.monotonic() < deadline:
+        remains.signal_all(signal.SIGKILL)
+        yield pause
+        pause = min(pause * 1.5, LONGEST_PAUSE)
+
+
+def _ask(remains: Remains, *, everything: bool) -> None:
+    send = remains.signal_all if everything else remains.signal_group
+    send(signal.SIGTERM)
+    send(signal.SIGCONT)  # a stopped process acts on TERM only once it goes on
+
+
+def _add_children(found: dict[int, Row], table: Table) -> None:
+    children: dict[int, list[Row]] = defaultdict(list)
+    for row in table.values():
+        children[row.parent].append(row)
+    unseen = list(found)
+    while unseen:
+        for child in children[unseen.pop()]:
+            if child.pid not in found:
+                found[child.pid] = child
+                unseen.append(child.pid)
+
+
+def _lives(seen: Row) -> bool:
+    row = process_table.find(seen.pid)
+    return row is not None and row.start == seen.start and not row.zombie
+
+
+def _send(call: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:
+    # Gone meanwhile; or another user's (a sudo in an agent), which this user cannot end.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        call(pid, number)

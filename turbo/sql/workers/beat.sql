@@ -1,0 +1,53 @@
+-- The heartbeat, every heartbeat_seconds, from a thread and a connection of its own: one update of the worker's own row.
+-- It also counts the silent: +1 on every worker that missed its own interval, at most once an interval whoever counts,
+-- dead when the counted beats fill its own lease. A count happens only when the database took it, so an outage of the
+-- database kills nobody; there is no leader, and no host's clock decides.
+-- The beat also renews the lease of leadership, or takes a free one (a row on the database's clock: it survives poolers,
+-- people can see it, and it is free soon after its holder fell silent, whatever the server believes about a dead TCP
+-- connection). The leader does gauges and pruning, nothing else.
+-- alive: false when the row is gone, was declared dead, or was made up by others (pid 0: sql/workers/prune.sql); register
+-- again, then reconcile.
+-- died: workers this beat declared dead. to_rescue: some dead worker still holds tasks; rescue.sql is wanted.
+with own as (
+  update public.agent_workers
+     set heartbeat_at = clock_timestamp(), silent_beats = 0, counted_at = null, busy = %(busy)s
+   where worker_id = %(worker)s and state <> 'dead' and pid <> 0
+  returning worker_id
+), silent as (
+  select w.worker_id
+    from public.agent_workers w
+   where w.state <> 'dead' and w.worker_id <> %(worker)s
+     and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)
+     and (w.counted_at is null or w.counted_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 0.9))
+   order by w.worker_id
+     for update skip locked
+), counted as (
+  update public.agent_workers w
+     set silent_beats = w.silent_beats + 1, counted_at = clock_timestamp(),
+         idle  = false,                          -- the gate must not stay open for somebody who does not answer
+         state = case when (w.silent_beats + 1) * w.heartbeat_seconds >= w.lease_seconds then 'dead' else w.state end
+    from silent s
+   where w.worker_id = s.worker_id
+     and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)
+  returning w.worker_id, w.state
+), leader as (
+  insert into public.agent_leader as l (holder, since, expires_at)
+  select %(worker)s, clock_timestamp(), clock_timestamp() + make_interval(secs => %(leader_lease)s)
+   where %(may_lead)s
+     and not exists (select from public.agent_leader o where o.holder <> %(worker)s and o.expires_at > clock_timestamp())
+  on conflict (one) do update
+     set holder = excluded.holder, expires_at = excluded.expires_at,
+         since = case when l.holder = excluded.holder then l.since else excluded.since end
+   where l.holder = excluded.holder or l.expires_at < clock_timestamp()
+  returning l.holder
+)
+select exists (select from own) as alive,
+       exists (select from leader) as leads,
+       coalesce((select array_agg(c.worker_id) from counted c where c.state = 'dead'), '{}') as died,
+       exists (select from counted c where c.state = 'dead')
+         or exists (select from public.agent_workers d
+                     where d.state = 'dead'
+                       and exists (select from public.agent_tasks t
+                                    where t.status = 'running' and t.assigned_worker_id = d.worker_id
+                                      and t.fencing_token > 0)) as to_rescue,
+       set_config('synchronous_commit', 'off', true) as fast

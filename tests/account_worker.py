@@ -12,8 +12,8 @@ from pathlib import Path
 from turbo.accounts.breaker import AccountTimings
 from turbo.config.worker import load_worker_config
 from turbo.domain.outcome import Outcome
+from turbo.domain.run import Running
 from turbo.observability import log
-from turbo.worker.slots import Running
 from turbo.worker.worker import Worker
 
 

@@ -36,7 +36,7 @@ def refuse_bad_keys(request: Request) -> Answer | None:
 
 
 @dataclass
-class Held:
+class ClaimRef:
     """Requests of one kind wait here until the test lets them go: a step of an interleaving."""
 
     here: threading.Event = field(default_factory=threading.Event)

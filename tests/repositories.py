@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turbo.domain.outcome import Outcome
-from turbo.domain.run import Run, StopReason
+from turbo.domain.run import Run, StopSignal
 from turbo.domain.task import Task
 from turbo.executors.command import CommandExecutor
-from turbo.executors.directories import Exclusive, shared
 from turbo.host.state_dir import StateDir
 from turbo.process.journal import Journal
+from turbo.workspaces.area import Exclusive, no_lock
 from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
 
 OWN = Path(__file__).parents[1]
@@ -86,7 +86,7 @@ class Workshop:
 
     path: Path
     repo: Path
-    exclusive: Exclusive = shared
+    exclusive: Exclusive = no_lock
     environment: dict[str, str] = field(default_factory=dict)
     claims: int = 0
 
@@ -106,14 +106,14 @@ class Workshop:
             grace_seconds=1.0,
         )
 
-    def task(self, task_id: str, stop: StopReason | None = None, **fields: object) -> Run:
+    def task(self, task_id: str, stop: StopSignal | None = None, **fields: object) -> Run:
         self.claims += 1
         known = {"task_type": "x", "task_description": "x", "timeout_seconds": 60.0, "fencing_token": self.claims}
         task = Task(task_id=task_id, **(known | fields))  # type: ignore[arg-type]
-        return Run(task, self.path / "work", self.path / "log", stop=stop or StopReason())
+        return Run(task, self.path / "work", self.path / "log", stop=stop or StopSignal())
 
     async def run(
-        self, task_id: str, script: str = "true", *, stop: StopReason | None = None, data: object = None,
+        self, task_id: str, script: str = "true", *, stop: StopSignal | None = None, data: object = None,
         retry_count: int = 0, **settings: object,
     ) -> Outcome:  # fmt: skip
         executor = CommandExecutor(

@@ -7,22 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from turbo.db.claim_store import Answer, Held, Queue, Sweep, WorkerRow
+from turbo.db.claim_store import PollResult, Queue, ResultAnswer, WorkerRow
 from turbo.db.connect import Lane
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.result import RunResult
+from turbo.domain.run import Running
 from turbo.domain.task import Task
-from turbo.host.spool import FinishedRun
 from turbo.observability.metrics import Metrics
 from turbo.worker.claimer import Claimer
 from turbo.worker.listener import Listener
-from turbo.worker.slots import Running, Slots
+from turbo.worker.slots import Slots
 
 
 def finished(
-    task: Task | Held, worker_id: str, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object
-) -> FinishedRun:
+    task: Task | ClaimRef, worker_id: str, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object
+) -> RunResult:
     """A result as the runner makes it; `more` overrides single fields."""
-    held = task if isinstance(task, Held) else Held(task.task_id, task.fencing_token)
+    held = task if isinstance(task, ClaimRef) else ClaimRef(task.task_id, task.fencing_token)
     known: dict[str, object] = {
         "task_id": held.task_id,
         "fencing_token": held.token,
@@ -40,7 +42,7 @@ def finished(
         "executor": "x",
         "detail": {},
     }
-    return FinishedRun(**(known | more))  # type: ignore[arg-type]
+    return RunResult(**(known | more))  # type: ignore[arg-type]
 
 
 @dataclass
@@ -104,10 +106,10 @@ class Rig:
         """The next task that was claimed, and when (monotonic seconds)."""
         return await asyncio.wait_for(self.started.get(), seconds)
 
-    async def finish(self, task: Task, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> Answer:
+    async def finish(self, task: Task, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> ResultAnswer:
         """End a run: its result is recorded, its slot is free."""
         answer = (await self.queue.finish([finished(task, self.worker_id, outcome, **more)]))[0]
-        self.slots.give_back(Held(task.task_id, task.fencing_token), unrecorded=False)
+        self.slots.give_back(ClaimRef(task.task_id, task.fencing_token), unrecorded=False)
         self.claimer.slot_freed(key=task.concurrency_key is not None)
         return answer
 
@@ -125,7 +127,7 @@ class Rig:
         if message == "queues":
             self.claimer.look()
 
-    def swept(self, sweep: Sweep) -> None:
+    def swept(self, sweep: PollResult) -> None:
         self.claimer.swept(sweep)
 
     async def connected(self, *, hears: bool) -> None:

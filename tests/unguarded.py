@@ -22,7 +22,7 @@ from turbo.observability import log
 from turbo.worker import completer as finisher
 from turbo.worker import worker
 from turbo.worker.reconciler import Reconciler
-from turbo.worker.recovery_gate import Settling
+from turbo.worker.recovery_gate import RecoveryGate
 
 GUARDS: dict[str, Callable[[], None]] = {}
 
@@ -130,14 +130,14 @@ def spool() -> None:
     async def nowhere(*_: object) -> None:
         return None
 
-    finisher.Finisher._put = nowhere  # type: ignore[method-assign]
+    finisher.Completer._put = nowhere  # type: ignore[method-assign]
 
 
 @guard
 def full_disk() -> None:
     """A result is handed over only when the disk has taken it, and claims go on when it does not."""
 
-    async def hand_over(self: finisher.Finisher, result: Any, *, durable: bool) -> None:
+    async def hand_over(self: finisher.Completer, result: Any, *, durable: bool) -> None:
         try:
             entry = await asyncio.to_thread(self._spool.put, result) if durable else None
         except SpoolUnavailable as error:
@@ -145,7 +145,7 @@ def full_disk() -> None:
             return
         self.push(result, entry)
 
-    finisher.Finisher.hand_over = hand_over  # type: ignore[method-assign]
+    finisher.Completer.hand_over = hand_over  # type: ignore[method-assign]
     worker.Worker._disk_changed = lambda _self, _trouble: None  # type: ignore[method-assign]
 
 
@@ -156,7 +156,7 @@ def settling() -> None:
     async def at_once(_: object) -> None:
         return None
 
-    Settling.settled = at_once  # type: ignore[method-assign]
+    RecoveryGate.settled = at_once  # type: ignore[method-assign]
 
 
 @guard

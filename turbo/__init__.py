@@ -15,11 +15,11 @@ if TYPE_CHECKING:
         AmbiguousTask,
         Changed,
         RunView,
-        Standing,
         Submitted,
         TaskFilter,
         TaskLine,
         TaskRow,
+        TaskStatus,
         UnknownTask,
     )
     from turbo.client.new_task import BadField, NewTask
@@ -33,11 +33,11 @@ __all__ = [
     "Client",
     "NewTask",
     "RunView",
-    "Standing",
     "Submitted",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
+    "TaskStatus",
     "UnknownTask",
     "__version__",
 ]

@@ -10,7 +10,7 @@ from benchmarks.contenders.turbo import CONTENDERS
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
 from turbo.domain.outcome import OutcomeKind
-from turbo.host.spool import FinishedRun
+from turbo.domain.result import RunResult
 
 CLAIMS = 300
 LOAD = """
@@ -87,9 +87,7 @@ async def _round(dsn: str, claims: int) -> dict[str, float]:
                 if number >= 20:
                     took.append((time.perf_counter() - begun) * 1e3)
                 (task,) = claimed.tasks
-                result = FinishedRun(
-                    task.task_id, task.fencing_token, OutcomeKind.SUCCEEDED.value, {}, worker_id="bench"
-                )
+                result = RunResult(task.task_id, task.fencing_token, OutcomeKind.SUCCEEDED.value, {}, worker_id="bench")
                 await queue.finish([result])
     finally:
         for lane in lanes:

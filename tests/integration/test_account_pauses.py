@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests import messages_api
-from tests.accounts_bench import ACCOUNT, BAD, AccountsBench, Held, accounts_bench, is_probe, refuse_bad_keys
+from tests.accounts_bench import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
 from tests.claude_bench import bash
 from tests.messages_api import Answer, Request
 from tests.workers import WorkerProcess, gone, until
@@ -58,7 +58,7 @@ def test_a_pause_whose_notification_is_swallowed_is_found_by_the_poll(bench: Acc
 
 
 def test_a_pause_by_hand_is_not_lifted_by_a_good_probe(bench: AccountsBench) -> None:
-    probe = Held()
+    probe = ClaimRef()
 
     def decide(request: Request) -> Answer | None:
         if is_probe(request):
@@ -82,7 +82,7 @@ def test_a_pause_by_hand_is_not_lifted_by_a_good_probe(bench: AccountsBench) -> 
 
 
 def test_a_resume_while_the_probe_runs_opens_at_once_and_the_run_is_still_judged(bench: AccountsBench) -> None:
-    probe = Held()
+    probe = ClaimRef()
 
     def decide(request: Request) -> Answer | None:
         if is_probe(request):
@@ -102,7 +102,7 @@ def test_a_resume_while_the_probe_runs_opens_at_once_and_the_run_is_still_judged
 
 
 def test_when_the_prober_is_killed_another_worker_of_the_host_probes(bench: AccountsBench) -> None:
-    held = Held()
+    held = ClaimRef()
 
     def decide(request: Request) -> Answer | None:
         if is_probe(request) and not held.here.is_set():

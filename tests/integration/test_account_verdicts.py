@@ -13,11 +13,12 @@ from turbo.accounts.manager import Accounts
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import Executor, Run
+from turbo.domain.run import Run, Running
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.domain.type_filter import TypeFilter
+from turbo.executors.protocol import Executor
 from turbo.observability.metrics import Metrics
-from turbo.worker.claimer import TaskTypes
-from turbo.worker.slots import Running
 
 REFUSED = Outcome(OutcomeKind.AUTH_FAILED, error="401")
 LIMITED = Outcome(OutcomeKind.USAGE_LIMITED, error="limit")
@@ -56,7 +57,7 @@ class Side:
     queue: Queue
     lane: Lane
     metrics: Metrics
-    told: list[TaskTypes]
+    told: list[TypeFilter]
 
     async def says(self, outcome: Outcome, executor: str = "agent") -> Outcome:
         run = Running(Task(task_id="t", task_type="default", task_description="x"), executor, None)
@@ -72,7 +73,7 @@ class Sides:
         self.made: list[Side] = []
 
     def make(self, *executors: Executor, host: str = "alpha", **timings: float) -> Side:
-        lane, metrics, told = Lane(self.dsn, "test"), Metrics(), list[TaskTypes]()
+        lane, metrics, told = Lane(self.dsn, "test"), Metrics(), list[TypeFilter]()
         queue = Queue(f"w-{len(self.made)}-abcdef", lane, lane, host=host)
         accounts = Accounts(
             queue,
@@ -125,9 +126,9 @@ async def test_with_a_probe_and_no_account_its_own_name_is_the_account(sides: Si
     agent.words.put_nowait(REFUSED)
     assert (await side.says(REFUSED)).kind is OutcomeKind.AUTH_FAILED
     assert sides.sql("select account, host, state from agent_accounts") == [("agent", "alpha", "paused")]
-    assert side.accounts.types() == TaskTypes(only=("noop",))
+    assert side.accounts.types() == TypeFilter(only=("noop",))
     await side.sweep()
-    assert side.accounts.types() == TaskTypes(only=("noop",))
+    assert side.accounts.types() == TypeFilter(only=("noop",))
 
 
 async def test_an_account_that_cannot_be_probed_rests_longer_each_time_and_is_tried_by_a_task(sides: Sides) -> None:
@@ -140,7 +141,7 @@ async def test_an_account_that_cannot_be_probed_rests_longer_each_time_and_is_tr
         assert row.seconds is not None
         assert 0.1 * 2**trips * 0.8 - 0.1 < row.seconds <= 0.1 * 2**trips
         async with asyncio.timeout(10):  # half open, and nobody to ask: the next task is the probe
-            while side.accounts.types() != TaskTypes():
+            while side.accounts.types() != TypeFilter():
                 await asyncio.sleep(0.01)
         assert sides.sql(STATE) == [("open", None, trips)]
     assert await side.says(BROKEN) == BROKEN, "a program that does not start blames no login"
@@ -172,7 +173,7 @@ async def test_two_workers_of_a_host_make_one_probe_and_believe_it_both(sides: S
     agents[0].words.put_nowait(REFUSED)
     assert [(await first).kind, (await second).kind] == [OutcomeKind.AUTH_FAILED] * 2
     assert agents[1].asked.empty()
-    assert right.accounts.types() == TaskTypes(only=("noop",))
+    assert right.accounts.types() == TypeFilter(only=("noop",))
 
 
 async def test_a_probe_without_an_answer_costs_no_try_and_rests(sides: Sides) -> None:
@@ -193,7 +194,7 @@ async def test_a_broken_host_takes_the_run_off_its_task_and_a_sound_one_counts_i
     sides.sql("update agent_accounts set good_since = now() - interval '2 minutes'")
     agent.words.put_nowait(BROKEN)
     outcome = await side.says(BROKEN)
-    assert (outcome.kind, outcome.untouched) == (OutcomeKind.INFRASTRUCTURE, True)
+    assert (outcome.kind, outcome.uncounted) == (OutcomeKind.INFRASTRUCTURE, True)
     assert sides.sql(STATE) == [("paused", "auth", 1)]
 
 
@@ -217,7 +218,7 @@ async def test_a_drain_does_not_wait_for_a_probe(sides: Sides) -> None:
     run = Running(Task(task_id="t", task_type="default", task_description="x"), "agent", None)
     verdict = asyncio.create_task(side.accounts.after_run(run, REFUSED))
     await agent.asked.get()
-    run.stop.set("drain")
+    run.stop.set(StopCause.DRAIN)
     assert await asyncio.wait_for(verdict, 5) == REFUSED, "it goes back as it is"
     assert not side.accounts.types().skip
     assert side.accounts.types().only == ("noop",)

@@ -14,13 +14,13 @@ from tests.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTa
 from tests.rig import Rig, finished
 from tests.workers import TURBO, Bench, bench, until
 from turbo.client.client import Client
-from turbo.db.claim_store import Held
 from turbo.db.connect import Lane
+from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
-from turbo.maintenance.row_retention import Ages, Retention
+from turbo.maintenance.row_retention import RetentionAges, RowRetention
 from turbo.migrate import SCHEMA_VERSION, Patience, migrate
 from turbo.observability.metrics import Metrics
-from turbo.worker.completer import Finisher
+from turbo.worker.completer import Completer
 
 LOCK_TIMEOUT = 0.3
 PATIENCE = Patience(lock_timeout=LOCK_TIMEOUT, attempts=1000, wait=60)
@@ -244,7 +244,7 @@ async def test_an_old_poller_may_claim_what_turbo_gave_back_by_a_status_of_its_o
     async with Rig(empty_dsn, slots_size=1, poll_seconds=1) as rig:
         task, _ = await rig.claimed()
         await rig.queue.set_state("draining")
-        await rig.queue.release([(Held(task.task_id, task.fencing_token), None)], "drain")
+        await rig.queue.release([(ClaimRef(task.task_id, task.fencing_token), None)], "drain")
         where = f"where task_id = '{task.task_id}'"
         query(empty_dsn, f"update agent_tasks set status = 'assigned', assigned_worker_id = 'old-1' {where}")
         for status in ("in_progress", "completed"):
@@ -266,7 +266,7 @@ async def test_an_old_poller_that_does_not_ask_cannot_take_a_task_that_runs(empt
                     empty_dsn,
                     f"update agent_tasks set status = '{status}', assigned_worker_id = 'old-1' where task_id = '{task.task_id}'",
                 )
-        assert (await rig.queue.reconcile([Held(task.task_id, task.fencing_token)])).lost == ()
+        assert (await rig.queue.reconcile([ClaimRef(task.task_id, task.fencing_token)])).lost == ()
         assert (await rig.finish(task)).verdict == "recorded"
 
 
@@ -284,7 +284,7 @@ async def test_a_result_whose_task_is_gone_holds_up_no_other_under_a_trail_that_
             past_the_triggers.execute("delete from agent_actions where task_id = %s", (one.task_id,))
             past_the_triggers.execute("delete from agent_tasks where task_id = %s", (one.task_id,))
         answers: dict[str, str] = {}
-        finisher = Finisher(
+        finisher = Completer(
             rig.queue,
             Spool(tmp_path / "spool"),
             rig.slots,
@@ -308,7 +308,7 @@ async def test_retention_leaves_a_partitioned_trail_alone(empty_dsn: str, caplog
         "insert into agent_actions (task_id, action_type, actor, executed_at) values (1, 'finished', 'w', '2025-01-01')",
     )
     lane = Lane(empty_dsn, "retention")
-    one = Retention(lane, Ages(actions=86_400.0), Metrics(), pause=0)
+    one = RowRetention(lane, RetentionAges(actions=86_400.0), Metrics(), pause=0)
     one.leads(True)
     await one.once()
     assert query(empty_dsn, "select count(*) from agent_actions") == [(201,)]

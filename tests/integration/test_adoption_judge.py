@@ -277,7 +277,7 @@ def test_the_plan_of_the_predecessors_table_tells_what_is_there(empty_dsn: str) 
 
 @pytest.mark.parametrize("table", ODD_TABLES, ids=lambda table: table.name.replace(" ", "-"))
 def test_what_is_planned_is_what_is_sent(empty_dsn: str, table: OddTable) -> None:
-    """Held against the server's own log of statements: an event trigger sees each command that defines something."""
+    """ClaimRef against the server's own log of statements: an event trigger sees each command that defines something."""
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         table.make(connection, rows=200)
         connection.execute("create table seen (n bigint generated always as identity, sql text)")

@@ -11,6 +11,7 @@ from tests import messages_api
 from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
 from tests.messages_api import Answer
 from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.domain.states import StopCause
 from turbo.executors.claude import executor as claude
 
 
@@ -56,7 +57,7 @@ async def test_neither_the_prompt_nor_a_secret_is_in_the_process_list(bench: Ben
     job = asyncio.create_task(bench.executor().run(run))
     await until(lambda: bool(bench.api.requests))
     argv = " ".join(psutil.Process(bench.pids[0]).cmdline())
-    run.stop.set("cancel")
+    run.stop.set(StopCause.CANCEL)
     await job
     assert "--session-id" in argv
     assert "private" not in argv

@@ -19,6 +19,7 @@ from tests.messages_api import Answer
 from tests.unit.test_claude_verdict import table_under
 from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run
+from turbo.domain.states import StopCause
 from turbo.executors.claude.executor import PREAMBLE
 from turbo.executors.claude.verdict import TABLE
 
@@ -101,7 +102,7 @@ async def kill(bench: Bench, _run: Run) -> None:
 
 async def cancel_while_a_tool_runs(bench: Bench, run: Run) -> None:
     await until(lambda: (bench.home / "work" / "begun").exists())
-    run.stop.set("cancel")
+    run.stop.set(StopCause.CANCEL)
 
 
 def no_tool_is_left(bench: Bench, _outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import messages_api
-from tests.accounts_bench import AccountsBench, Held, accounts_bench
+from tests.accounts_bench import AccountsBench, ClaimRef, accounts_bench
 from tests.messages_api import Answer, Request
 
 
@@ -22,7 +22,7 @@ def test_a_failed_session_is_resumed_and_a_refused_one_is_forgotten(bench: Accou
         messages_api.refusal(),
         messages_api.text("seven"),
     ]
-    tries = [Held() for _ in answers]
+    tries = [ClaimRef() for _ in answers]
 
     def decide(_request: Request) -> Answer:
         number = bench.row("t")["retry_count"]  # the CLI asks more than once in one try: again after a refusal

@@ -10,6 +10,7 @@ import pytest
 from tests import messages_api
 from tests.claude_bench import ALLOWED, Bench, a_bench, bash, until
 from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.states import StopCause
 
 
 @pytest.fixture
@@ -74,7 +75,7 @@ async def test_the_session_is_told_while_the_agent_still_works(bench: Bench) -> 
     job = asyncio.create_task(bench.executor(resume=True).run(run))
     await until(lambda: bool(bench.sessions))
     assert not job.done()
-    run.stop.set("drain")
+    run.stop.set(StopCause.DRAIN)
     outcome = await job
     assert (outcome.kind, outcome.session_id) == (OutcomeKind.CANCELLED, bench.sessions[0])
 

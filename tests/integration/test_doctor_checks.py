@@ -20,10 +20,10 @@ from tests.shell import Shell
 from tests.unit.test_doctor import config_of
 from turbo import embedded
 from turbo.config.worker import WorkerConfig
-from turbo.db.claim_store import Held
 from turbo.doctor import Finding, Level, examine
 from turbo.doctor.session import Session
 from turbo.doctor.surroundings import of_worker
+from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
 from turbo.observability.endpoint import Endpoint
 from turbo.observability.metrics import Metrics
@@ -231,14 +231,14 @@ def test_what_dead_workers_left_in_the_spool(dsn: str, tmp_path: Path) -> None:
     gone = "alpha-999999999-abcdef"  # no pid is so high
     (tmp_path / "state").mkdir(mode=0o700)
     spool = Spool(home / gone / "spool")
-    entry = spool.put(finished(Held("t", 1), gone))
+    entry = spool.put(finished(ClaimRef("t", 1), gone))
     bad = wrong(dsn, config)
     assert list(bad) == ["spool"]
     assert f"1 of {gone}" in bad["spool"].what
     spool.quarantine(entry, "why")
     assert "could not be recorded" in wrong(dsn, config)["spool"].what
     (home / gone).rename(home / "gone")
-    Spool(home / f"alpha-{os.getpid()}-abcdef" / "spool").put(finished(Held("t", 1), "me"))
+    Spool(home / f"alpha-{os.getpid()}-abcdef" / "spool").put(finished(ClaimRef("t", 1), "me"))
     assert "could not be recorded" in wrong(dsn, config)["spool"].what
     for file in (home / "gone" / "spool" / "quarantine").iterdir():
         file.unlink()

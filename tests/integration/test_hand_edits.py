@@ -3,10 +3,11 @@
 import psycopg
 import pytest
 
-from turbo.db.claim_store import Held, Queue, WorkerRow
+from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
-from turbo.host.spool import FinishedRun
+from turbo.domain.result import RunResult
 
 ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 
@@ -27,7 +28,7 @@ async def queue(dsn):
         await lane.close()
 
 
-def ended(held: Held, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> FinishedRun:
+def ended(held: ClaimRef, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> RunResult:
     known = {
         "task_id": held.task_id,
         "fencing_token": held.token,
@@ -45,7 +46,7 @@ def ended(held: Held, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> F
         "executor": "x",
         "detail": {},
     }
-    return FinishedRun(**(known | more))
+    return RunResult(**(known | more))
 
 
 def insert(db, task_id="t", **columns):
@@ -72,9 +73,9 @@ def trail(db, task_id="t"):
     ).fetchall()
 
 
-async def claim_one(queue) -> Held:
+async def claim_one(queue) -> ClaimRef:
     claim = await queue.claim("default", 1, may_idle=True)
-    return Held(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
+    return ClaimRef(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
 
 
 def test_a_pending_task_is_cancelled_at_once_and_the_trail_knows_by_whom(db):
@@ -245,7 +246,7 @@ async def test_a_task_is_put_off_to_a_moment_not_to_for_ever(db, queue, never):
 async def test_when_somebody_asked_for_is_kept_however_the_run_ends(db, queue, how):
     insert(db)
     task = (await queue.claim("default", 1, may_idle=True)).tasks[0]
-    held = Held(task.task_id, task.fencing_token)
+    held = ClaimRef(task.task_id, task.fencing_token)
     db.execute("update agent_tasks set status = 'scheduled', run_after = '2099-01-01'")
     if how == "rescued":
         db.execute("update agent_workers set state = 'dead'")

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from tests.rig import Rig
-from turbo.domain.type_filter import TaskTypes
+from turbo.domain.type_filter import TypeFilter
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ async def test_a_called_worker_that_may_not_take_the_task_wakes_the_others(db, d
     """Its account is paused, say: types of tasks it leaves to others, who were not called."""
     async with Rig(dsn, name="barred", ladder=False) as barred, Rig(dsn, name="able", ladder=False) as able:
         idle_workers(db, 12, hosts=1, beat_ago="20 s", prefix="dead")
-        barred.claimer.types = TaskTypes(skip=("default",))
+        barred.claimer.types = TypeFilter(skip=("default",))
         if not passes_on:  # the control
             monkeypatch.setattr(barred.claimer, "_restricted", lambda: False)
         left = 0

@@ -18,6 +18,7 @@ from tests import workers
 from tests.proxy import proxy
 from tests.rig import Rig, finished
 from tests.workers import gone, until
+from turbo.host.sanitize import sanitize_result
 from turbo.host.spool import Spool
 
 
@@ -218,7 +219,7 @@ async def test_one_result_nobody_can_store_does_not_hold_up_its_batch(dsn):
             results.append(finished(tasks[9], rig.worker_id, output=bad, error="x\0y"))
             with pytest.raises((psycopg.Error, UnicodeError)):  # the control: as it is, it takes the batch down
                 await rig.queue.finish(results)
-            answers = await rig.queue.finish([r.storable() for r in results])
+            answers = await rig.queue.finish([sanitize_result(r) for r in results])
             assert {a.verdict for a in answers} == {"recorded"}
             row = await (
                 await db.execute("select output_data from agent_tasks where task_id = %s", [tasks[9].task_id])
@@ -302,6 +303,6 @@ def test_a_spool_entry_is_whole_or_not_there(tmp_path):
 
 
 def workers_held():
-    from turbo.db.claim_store import Held
+    from turbo.domain.claim import ClaimRef
 
-    return Held("t", 7)
+    return ClaimRef("t", 7)

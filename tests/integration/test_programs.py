@@ -11,11 +11,11 @@ from tests import claude_bench
 from tests.claude_bench import the_cli
 from tests.workers import Bench, until
 from turbo.domain.outcome import OutcomeKind
-from turbo.domain.type_filter import TaskTypes
+from turbo.domain.type_filter import TypeFilter
 from turbo.executors.claude.executor import ClaudeExecutor
 from turbo.executors.command import CommandExecutor
 from turbo.process.journal import Journal
-from turbo.worker.availability import Programs
+from turbo.worker.availability import ExecutorAvailability
 
 
 @pytest.fixture
@@ -119,14 +119,14 @@ def test_a_program_that_goes_while_the_worker_runs_costs_one_run(bench: Bench) -
 
 async def test_a_program_that_comes_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     executor = CommandExecutor("tool", [str(tmp_path / "tool")], journal=Journal(tmp_path / "journal"))
-    said: asyncio.Queue[TaskTypes] = asyncio.Queue()
+    said: asyncio.Queue[TypeFilter] = asyncio.Queue()
     routes = {"default": "tool", "noop": "noop", "lint": "tool"}
-    programs = Programs({"tool": executor}, routes, said.put_nowait, seconds=0.02)
+    programs = ExecutorAvailability({"tool": executor}, routes, said.put_nowait, seconds=0.02)
     with caplog.at_level("INFO"):
         programs.start(lambda _name, error: pytest.fail(str(error)))
-        assert await asyncio.wait_for(said.get(), 10) == TaskTypes(only=("noop",))
+        assert await asyncio.wait_for(said.get(), 10) == TypeFilter(only=("noop",))
         script(tmp_path / "tool")
-        assert await asyncio.wait_for(said.get(), 10) == TaskTypes()
+        assert await asyncio.wait_for(said.get(), 10) == TypeFilter()
         await programs.stop()
     assert [r.levelname for r in caplog.records if "executor tool" in r.message] == ["WARNING", "INFO"]
 
@@ -150,10 +150,10 @@ def test_what_is_missing_is_said_and_what_only_a_run_can_tell_is_not(tmp_path: P
 
 
 def test_task_types_of_two_sources_compose() -> None:
-    everything, no_lint, named = TaskTypes(), TaskTypes(skip=("lint",)), TaskTypes(only=("lint", "noop"))
+    everything, no_lint, named = TypeFilter(), TypeFilter(skip=("lint",)), TypeFilter(only=("lint", "noop"))
     assert everything & everything == everything
     assert everything & no_lint == no_lint & everything == no_lint
-    assert no_lint & TaskTypes(skip=("fix", "lint")) == TaskTypes(skip=("fix", "lint"))
-    assert no_lint & named == named & no_lint == TaskTypes(only=("noop",))
-    assert named & TaskTypes(only=("lint",)) == TaskTypes(only=("lint",))
-    assert (named & TaskTypes(only=("x",))).none
+    assert no_lint & TypeFilter(skip=("fix", "lint")) == TypeFilter(skip=("fix", "lint"))
+    assert no_lint & named == named & no_lint == TypeFilter(only=("noop",))
+    assert named & TypeFilter(only=("lint",)) == TypeFilter(only=("lint",))
+    assert (named & TypeFilter(only=("x",))).none

@@ -14,11 +14,10 @@ from tests import messages_api, workers
 from tests.claude_bench import a_bench, bash, the_cli
 from tests.rig import Rig
 from tests.workers import Bench, until
-from turbo.db.claim_store import Held
 from turbo.db.connect import Lane, connect
-from turbo.domain.run import Progress
-from turbo.worker.progress import ProgressLoop
-from turbo.worker.slots import Running
+from turbo.domain.claim import ClaimRef
+from turbo.domain.run import Progress, Running
+from turbo.worker.progress import ProgressWriter
 
 SPEAKER = """
 import json, pathlib, sys, time
@@ -183,7 +182,7 @@ def test_an_outage_costs_progress_and_nothing_else(own_server, tmp_path: Path) -
 
 async def test_while_the_database_is_away_one_line_a_run_is_held(dsn: str) -> None:
     async with Rig(dsn) as rig:
-        loop = ProgressLoop(rig.queue, Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.slots)
+        loop = ProgressWriter(rig.queue, Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.slots)
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         task, _ = await rig.claimed()
@@ -192,7 +191,7 @@ async def test_while_the_database_is_away_one_line_a_run_is_held(dsn: str) -> No
         for number in range(10_000):
             loop.tell(run, Progress(f"line {number}"))
         assert await loop._write() is False, "the fault bites"
-        assert loop._latest == {run.held: Progress("line 9999")}
+        assert loop._latest == {run.claim: Progress("line 9999")}
         await loop.stop()
 
 
@@ -214,7 +213,7 @@ async def test_a_late_writer_changes_nothing(dsn: str) -> None:
                 return [r[0] for r in db.execute("select text from agent_progress").fetchall()]
 
             async def write(token: int, text: str) -> list[str]:
-                await rig.queue.progress(connection, {Held("t", token): Progress(text)}, [])
+                await rig.queue.progress(connection, {ClaimRef("t", token): Progress(text)}, [])
                 return lines()
 
             assert await write(first, "first") == ["first"], "the control: a live claim writes"
@@ -225,9 +224,9 @@ async def test_a_late_writer_changes_nothing(dsn: str) -> None:
             assert await write(first, "late") == ["second"]
             claim(second, "scheduled")
             assert await write(second, "rescued meanwhile") == ["second"]
-            await rig.queue.progress(connection, {}, [Held("t", first)])
+            await rig.queue.progress(connection, {}, [ClaimRef("t", first)])
             assert lines() == ["second"], "nor does it take it away"
-            await rig.queue.progress(connection, {}, [Held("t", second)])
+            await rig.queue.progress(connection, {}, [ClaimRef("t", second)])
             assert lines() == []
             await connection.close()
 

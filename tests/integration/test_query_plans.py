@@ -34,7 +34,7 @@ select task_id, 'finished', abs(fencing_token) from agent_tasks where status = '
 """
 FINISHED = [
     {"task_id": f"running{n}", "token": n, "outcome": "succeeded", "output": {}, "ms": 1, "delay": 0, "final": False}
-    | {"untouched": False, "worker": "w", "detail": None}
+    | {"uncounted": False, "worker": "w", "detail": None}
     for n in range(1, RUNNING + 1)
 ]
 STATEMENTS: dict[str, tuple[dict[str, object], int]] = {

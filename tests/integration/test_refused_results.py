@@ -8,10 +8,10 @@ import pytest
 
 from tests.rig import Rig, finished
 from tests.workers import Bench
-from turbo.db.claim_store import Held
+from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
 from turbo.worker import completer as finisher
-from turbo.worker.completer import Finisher
+from turbo.worker.completer import Completer
 
 
 def test_a_check_of_the_owners_holds_up_no_other_result(bench: Bench) -> None:
@@ -70,9 +70,9 @@ async def test_what_is_refused_is_sent_again(dsn: str, tmp_path: Path, monkeypat
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         async with Rig(dsn) as rig:
             task, _ = await rig.claimed()
-            one = Finisher(rig.queue, Spool(tmp_path), rig.slots, rig.metrics, lambda *_: recorded.set())
+            one = Completer(rig.queue, Spool(tmp_path), rig.slots, rig.metrics, lambda *_: recorded.set())
             one.start(rig._crashed)
-            await one.hand_over(finished(Held(task.task_id, task.fencing_token), rig.worker_id), durable=True)
+            await one.hand_over(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)
             assert not await one.flushed(20), "refused"
             assert len(one._refused) == 1
             db.execute("alter table agent_tasks drop constraint no_end")

@@ -10,8 +10,9 @@ import pytest
 
 from tests.rig import Rig, finished
 from tests.workers import Bench, until
-from turbo.db.claim_store import Held
-from turbo.host.spool import FinishedRun, Spool
+from turbo.domain.claim import ClaimRef
+from turbo.domain.result import RunResult
+from turbo.host.spool import Spool
 
 
 def homes(bench: Bench) -> list[Path]:
@@ -69,7 +70,7 @@ async def test_a_result_whose_row_is_gone_is_kept_once(dsn):
             with db.transaction():
                 db.execute("set local session_replication_role = replica")
                 db.execute("delete from agent_tasks")
-            result = finished(Held(task.task_id, task.fencing_token), rig.worker_id)
+            result = finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id)
             said = [(await rig.queue.finish([result]))[0].verdict for _ in range(3)]
         assert said == ["gone", "already", "already"]
         assert db.execute("select count(*) from agent_actions where action_type = 'late'").fetchone() == (1,)
@@ -77,7 +78,7 @@ async def test_a_result_whose_row_is_gone_is_kept_once(dsn):
 
 def test_a_spool_is_taken_over_with_its_ages_and_without_what_is_damaged(tmp_path):
     mine, theirs = Spool(tmp_path / "mine"), Spool(tmp_path / "theirs")
-    result = FinishedRun("t", 5, "succeeded")
+    result = RunResult("t", 5, "succeeded")
     waiting, over = theirs.put(result), theirs.put(replace(result, task_id="over"))
     theirs.done(over, "recorded")
     long_ago = time.time() - 1800

@@ -1,4 +1,4 @@
-"""Retention deletes what is old enough and turbo's own, and nothing else. Time is stepped by writing old moments."""
+"""RowRetention deletes what is old enough and turbo's own, and nothing else. Time is stepped by writing old moments."""
 
 import asyncio
 import logging
@@ -17,13 +17,13 @@ from tests.members import login
 from tests.workers import Bench, until
 from turbo.config.worker import load_worker_config
 from turbo.db.connect import Lane
-from turbo.maintenance.row_retention import Ages, Retention
+from turbo.maintenance.row_retention import RetentionAges, RowRetention
 from turbo.migrate import grant_roles, migrate
 from turbo.observability.metrics import Metrics
 from turbo.sql import statement
 
 DAY = 86_400.0
-ALL = Ages(completed=30 * DAY, failed=90 * DAY, cancelled=7 * DAY, actions=30 * DAY)
+ALL = RetentionAges(completed=30 * DAY, failed=90 * DAY, cancelled=7 * DAY, actions=30 * DAY)
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def db(dsn: str) -> Iterator[psycopg.Connection]:
 
 
 @asynccontextmanager
-async def leader(dsn: str, ages: Ages = ALL, **settings: float) -> AsyncIterator[Retention]:
+async def leader(dsn: str, ages: RetentionAges = ALL, **settings: float) -> AsyncIterator[RowRetention]:
     lane = Lane(dsn, "retention")
-    one = Retention(lane, ages, Metrics(), pause=0, **settings)  # type: ignore[arg-type]
+    one = RowRetention(lane, ages, Metrics(), pause=0, **settings)  # type: ignore[arg-type]
     one.leads(True)
     yield one
     await lane.close()
@@ -69,7 +69,7 @@ async def test_nothing_is_deleted_unless_configured(db: psycopg.Connection, dsn:
     db.execute(
         "insert into agent_actions (task_id, action_type, actor, executed_at) values ('x', 'finished', 'w', '2001-01-01')"
     )
-    async with leader(dsn, Ages()) as one:
+    async with leader(dsn, RetentionAges()) as one:
         await asyncio.wait_for(one.run(), 5)
         await one.once()
     assert left(db) == {"completed", "failed", "cancelled"}
@@ -116,7 +116,7 @@ async def test_what_is_old_enough_goes_and_everything_else_stays(db: psycopg.Con
 async def test_one_status_may_be_kept_for_ever(db: psycopg.Connection, dsn: str) -> None:
     finished(db, "c", days=4000, run_after=4000)
     finished(db, "f", "failed", 4000, run_after=4000)
-    async with leader(dsn, Ages(completed=30 * DAY)) as one:
+    async with leader(dsn, RetentionAges(completed=30 * DAY)) as one:
         await one.once()
     assert left(db) == {"f"}
 
@@ -137,7 +137,7 @@ async def test_many_of_the_same_moment_are_all_found(
     assert len(left(db)) == 333
 
 
-def in_step(steps: int, *leaders: Retention) -> None:
+def in_step(steps: int, *leaders: RowRetention) -> None:
     """For the first `steps` batches nobody deletes before all hold theirs."""
     met = asyncio.Barrier(len(leaders))
 
@@ -238,7 +238,7 @@ async def test_the_trail_has_an_age_of_its_own(db: psycopg.Connection, dsn: str)
             " values (%s, %s, %s, now() - make_interval(secs => %s))",
             (task, action, actor, days * DAY),
         )
-    async with leader(dsn, Ages(actions=30 * DAY)) as one:
+    async with leader(dsn, RetentionAges(actions=30 * DAY)) as one:
         await one.once()
         assert one.deleted == {"trail rows": 3}
     assert {(r[0], r[1]) for r in db.execute("select task_id, action_type from agent_actions")} == {
@@ -255,7 +255,7 @@ async def test_a_trail_of_many_pages_is_read_through(
         "insert into agent_actions (task_id, action_type, actor, executed_at)"
         " select 't', 'finished', 'w', now() - (i % 2) * interval '40 days' from generate_series(1, 5000) i"
     )
-    async with leader(dsn, Ages(actions=30 * DAY), batch=100) as one:
+    async with leader(dsn, RetentionAges(actions=30 * DAY), batch=100) as one:
         await one.once()
         assert one.deleted == {"trail rows": 2500}
     assert db.execute("select count(*), min(executed_at) > now() - interval '1 day' from agent_actions").fetchone() == (
@@ -319,7 +319,7 @@ async def test_an_adopted_table_without_a_zone_and_with_other_keys(empty_dsn: st
     )
     migrate(empty_dsn)
     with psycopg.connect(empty_dsn, autocommit=True) as db:
-        async with leader(empty_dsn, Ages(completed=30 * DAY)) as one:
+        async with leader(empty_dsn, RetentionAges(completed=30 * DAY)) as one:
             await one.once()
             assert one.deleted == {}  # history from before turbo stays
             db.execute("set session_replication_role = replica")

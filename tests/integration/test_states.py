@@ -7,7 +7,8 @@ import psycopg
 import pytest
 
 from tests.rig import Rig, finished
-from turbo.db.claim_store import INFRA_CAP, Held
+from turbo.db.claim_store import INFRA_CAP
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.states import TRANSITIONS, TaskState
 
@@ -181,7 +182,8 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description) values ('mine', 'x'), ('orphan', 'x')")
     async with Rig(dsn, slots_size=2) as rig:
         held = {
-            t.task_id: Held(t.task_id, t.fencing_token) for t in ((await rig.claimed())[0], (await rig.claimed())[0])
+            t.task_id: ClaimRef(t.task_id, t.fencing_token)
+            for t in ((await rig.claimed())[0], (await rig.claimed())[0])
         }
         await rig.claimer.stop()
         found = await rig.queue.reconcile([held["mine"]])

@@ -10,7 +10,7 @@ from tests.workers import until
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
 from turbo.host.state_dir import StateDir, safe_name
-from turbo.maintenance.file_retention import GOING, Tidy
+from turbo.maintenance.file_retention import TRASH_PREFIX, FileRetention
 from turbo.worker.slots import Slots
 
 DAY = 86_400
@@ -21,7 +21,9 @@ async def tidy(bench, **bounds):
     lane = Lane(bench.dsn, "tidy")
     queue = Queue("tidier", lane, lane)
     try:
-        yield Tidy(queue, StateDir(bench.path / "state"), Slots(1), **{"days": 14, "gigabytes": None, **bounds})
+        yield FileRetention(
+            queue, StateDir(bench.path / "state"), Slots(1), **{"days": 14, "gigabytes": None, **bounds}
+        )
     finally:
         await lane.close()
 
@@ -86,7 +88,7 @@ async def test_a_directory_that_a_run_enters_meanwhile_is_put_back(bench, monkey
         monkeypatch.setattr(tidier._queue, "unfinished", and_then_it_is_run_again)
         assert await tidier.once() == []
         assert there(bench, "t") == [True, True]
-        assert not [p for p in (bench.path / "state/tasks").iterdir() if p.name.startswith(GOING)]
+        assert not [p for p in (bench.path / "state/tasks").iterdir() if p.name.startswith(TRASH_PREFIX)]
 
 
 async def test_above_the_limit_those_untouched_for_longest_go_first(bench):
@@ -108,7 +110,7 @@ def test_a_worker_tidies_by_itself(bench, days):
     first = bench.start(files_days=None).listening()
     ran(bench, "old", days=15)
     first.stop()
-    begun = bench.path / f"state/tasks/{GOING}half"
+    begun = bench.path / f"state/tasks/{TRASH_PREFIX}half"
     begun.mkdir()
     second = bench.start(files_days=days).listening()
     bench.insert("t")

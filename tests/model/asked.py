@@ -49,7 +49,7 @@ class Asked(GivenUp):
                 self.step(self.edit(run.task.task_id, what))
             if (outcome := ENDS[end]) is not None:
                 self.ends(worker, run, outcome)
-                self.step(self.recording(worker, [worker.spool[run.held]]))
+                self.step(self.recording(worker, [worker.spool[run.claim]]))
             elif end == "is released":
                 self.step(self.releasing(worker, run))
             else:

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant
 from tests.model.fleet import HEARTBEAT, HOSTS, LEASE, FakeWorker, Home, Op
 from tests.model.truth import WAITING, Truth, look
 from tests.model.world import Picture, Row, World
-from turbo.db.claim_store import Held
-from turbo.host.spool import FinishedRun
+from turbo.domain.claim import ClaimRef
+from turbo.domain.result import RunResult
 
 
 class Base(RuleBasedStateMachine):
@@ -28,8 +28,8 @@ class Base(RuleBasedStateMachine):
         self.saved = copy.deepcopy(self.truth)
         self.slots: list[FakeWorker | None] = [None] * len(HOSTS)
         self.disks: dict[str, list[Home]] = {host: [] for host in HOSTS}
-        self.tokens: dict[int, Held] = {}  # every token that was ever handed out, in any line of history
-        self.results: dict[Held, FinishedRun] = {}  # every success anybody ever had
+        self.tokens: dict[int, ClaimRef] = {}  # every token that was ever handed out, in any line of history
+        self.results: dict[ClaimRef, RunResult] = {}  # every success anybody ever had
         self.counted: dict[str, tuple[int, float]] = {}  # silent beats, and when the last was counted
         self.numbers = 0
         self.before = self.world.picture()

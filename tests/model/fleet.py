@@ -9,10 +9,11 @@ from typing import Any
 from tests.model.world import HeldLane, World
 from tests.rig import finished
 from turbo.db import claim_store as queue_module
-from turbo.db.claim_store import Held, Queue, WorkerRow
+from turbo.db.claim_store import Queue, WorkerRow
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.result import RunResult
 from turbo.domain.task import Task
-from turbo.host.spool import FinishedRun
 
 HOSTS = ("alpha", "alpha", "beta")
 SECOND = 100.0
@@ -34,8 +35,8 @@ class Run:
     ended: bool = False  # its program is gone, its result waits in the spool
 
     @property
-    def held(self) -> Held:
-        return Held(self.task.task_id, self.task.fencing_token)
+    def claim(self) -> ClaimRef:
+        return ClaimRef(self.task.task_id, self.task.fencing_token)
 
 
 @dataclass
@@ -44,9 +45,9 @@ class FakeWorker:
     world: World
     id: str = ""
     registered: bool = False
-    runs: dict[Held, Run] = field(default_factory=dict)
-    spool: dict[Held, FinishedRun] = field(default_factory=dict)
-    done: dict[Held, FinishedRun] = field(default_factory=dict)
+    runs: dict[ClaimRef, Run] = field(default_factory=dict)
+    spool: dict[ClaimRef, RunResult] = field(default_factory=dict)
+    done: dict[ClaimRef, RunResult] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.id = f"w{self.slot}-1-{next(_numbers):06x}"
@@ -81,15 +82,15 @@ class FakeWorker:
         assert row is not None
         return row[0], row[2], row[3]
 
-    def end(self, run: Run, outcome: OutcomeKind, **more: object) -> FinishedRun:
+    def end(self, run: Run, outcome: OutcomeKind, **more: object) -> RunResult:
         """Its program is gone, and its result is on disk."""
         output = {"output": f"{run.task.task_id} {run.task.fencing_token}"}
         result = finished(run.task, self.id, outcome, output=output, **more)
         run.ended = True
-        self.spool[run.held] = result
+        self.spool[run.claim] = result
         return result
 
-    def forget(self, held: Held) -> None:
+    def forget(self, held: ClaimRef) -> None:
         self.runs.pop(held, None)
 
 
@@ -98,8 +99,8 @@ class Home:
     """The state directory of a dead worker, on its host's disk."""
 
     worker_id: str
-    spool: dict[Held, FinishedRun]
-    done: dict[Held, FinishedRun]
+    spool: dict[ClaimRef, RunResult]
+    done: dict[ClaimRef, RunResult]
 
 
 @dataclass
@@ -113,5 +114,5 @@ class Op:
     take: Callable[[Any, bool], None]  # (answer, lost)
 
 
-def helds(runs: Iterable[Run]) -> list[Held]:
-    return [run.held for run in runs]
+def claims_of(runs: Iterable[Run]) -> list[ClaimRef]:
+    return [run.claim for run in runs]

@@ -29,14 +29,14 @@ class Forgotten(Asked):
             if (again := self.claims_one(other)) is not None:
                 self.step(self.releasing(other, again))
             self.ends(worker, run, OutcomeKind.SUCCEEDED)
-            self.step(self.recording(worker, [worker.spool[run.held]]))
+            self.step(self.recording(worker, [worker.spool[run.claim]]))
             return
         self.step(self.comparing(worker))
-        if run.held not in worker.runs:
+        if run.claim not in worker.runs:
             return
         if then == "fails":
             self.ends(worker, run, OutcomeKind.FAILED)
-            self.step(self.recording(worker, [worker.spool[run.held]]))
+            self.step(self.recording(worker, [worker.spool[run.claim]]))
             self.step(self.sweeping(worker))
         else:
             self.step(self.releasing(worker, run))

@@ -26,7 +26,7 @@ class GivenUp(Stage):
         worker, runs = self.are_given_up(i, fates, infra=infra)
         for run in runs:
             self.ends(worker, run, outcome)
-            self.step(self.recording(worker, [worker.spool[run.held]]))
+            self.step(self.recording(worker, [worker.spool[run.claim]]))
 
     @precondition(lambda self: self.workers)
     @rule(i=ANY, fates=FATES, forgotten=st.sampled_from([False, False, True]))
@@ -82,6 +82,6 @@ class GivenUp(Stage):
                 return
             if since == "failed":
                 self.ends(other, again, OutcomeKind.FAILED)
-                self.step(self.recording(other, [other.spool[again.held]]))
+                self.step(self.recording(other, [other.spool[again.claim]]))
             elif since == "released":
                 self.step(self.releasing(other, again))

@@ -6,7 +6,8 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Home, Op
 from tests.model.people import ANY
 from tests.model.work import Work
-from turbo.db.claim_store import Differences, Held, Rescued
+from turbo.db.claim_store import Differences, Rescued
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 
 BEATS_TO_DEATH = 7
@@ -108,12 +109,12 @@ class Leases(Work):
     def comparing(self, worker: FakeWorker) -> Op:
         known = list(worker.runs)
 
-        async def send() -> tuple[Differences, list[Held]]:
+        async def send() -> tuple[Differences, list[ClaimRef]]:
             found = await worker.queue.reconcile(known)
             lost = [h for h in found.lost if h in worker.runs and not worker.runs[h].ended]
             return found, await worker.queue.reassert(lost)
 
-        def take(answer: tuple[Differences, list[Held]], lost: bool) -> None:
+        def take(answer: tuple[Differences, list[ClaimRef]], lost: bool) -> None:
             found, back = answer
             self.seen["orphan"] += len(found.orphans)
             for held in back:

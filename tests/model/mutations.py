@@ -409,8 +409,8 @@ MUTATIONS = (
             ((old, old.replace("from", "from (select) nothing cross join", 1) + " where false"),),
         )
         for what, name, old in (
-            ("tasks/claim", "tasks/claim", "+ 1) from claimed c"),
-            ("tasks/rescue", "tasks/rescue", "r.count) from r"),
+            ("claim", "tasks/claim", "+ 1) from claimed c"),
+            ("rescue", "tasks/rescue", "r.count) from r"),
             ("tasks/release", "tasks/release", "%(reason)s::text) from r"),
             ("promotion", "tasks/poll", "p.fencing_token from promoted p"),
             ("orphan", "tasks/reconcile", '\'{"reason": "orphan"}\' from orphan o'),

@@ -7,8 +7,9 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.rig import finished
-from turbo.db.claim_store import Held, Queue, WorkerRow
+from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.sql import statement
 
@@ -31,14 +32,14 @@ async def queue(dsn: str) -> AsyncIterator[Queue]:
         await lane.close()
 
 
-async def claimed(db, queue: Queue, **columns: object) -> Held:
+async def claimed(db, queue: Queue, **columns: object) -> ClaimRef:
     names = ["task_id", "task_description", *columns]
     db.execute(
         f"insert into agent_tasks ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})",
         ["t", "x", *columns.values()],
     )
     task = (await queue.claim("default", 1, may_idle=True)).tasks[0]
-    return Held(task.task_id, task.fencing_token)
+    return ClaimRef(task.task_id, task.fencing_token)
 
 
 def trail(db) -> list[tuple[str, str, str]]:

@@ -7,10 +7,10 @@
 from dataclasses import dataclass, field
 
 from tests.model.world import Picture, Row
-from turbo.db.claim_store import INFRA_CAP, Answer
+from turbo.db.claim_store import INFRA_CAP, ResultAnswer
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.result import RunResult
 from turbo.domain.states import FINAL, TRANSITIONS, TaskState
-from turbo.host.spool import FinishedRun
 
 WAITING = ("pending", "scheduled")
 SUCCEEDED = OutcomeKind.SUCCEEDED.value
@@ -40,7 +40,7 @@ class Truth:
     deleted: dict[str, set[int]] = field(default_factory=dict)  # ids that are free again → their tokens
 
 
-def expected(row: Row, result: FinishedRun) -> set[str]:
+def expected(row: Row, result: RunResult) -> set[str]:
     """What a recorded result makes of the row as it was."""
     outcome, wish = result.outcome, row["cancel_to"]
     if wish is not None and not (outcome == SUCCEEDED and wish in ("cancelled", "completed")):
@@ -49,14 +49,14 @@ def expected(row: Row, result: FinishedRun) -> set[str]:
         return {"completed"}
     if outcome == OutcomeKind.CANCELLED.value:
         return {"cancelled"}
-    if outcome in (OutcomeKind.AUTH_FAILED.value, OutcomeKind.USAGE_LIMITED.value) or result.untouched:
+    if outcome in (OutcomeKind.AUTH_FAILED.value, OutcomeKind.USAGE_LIMITED.value) or result.uncounted:
         return {"pending"}
     if outcome == OutcomeKind.INFRASTRUCTURE.value:
         return {"failed"} if row["infra_count"] + 1 >= INFRA_CAP else {"scheduled"}
     return {"scheduled"} if not result.final and row["retry_count"] < row["max_retries"] else {"failed"}
 
 
-def judge(task: TaskTruth | None, row: Row | None, result: FinishedRun, answer: Answer) -> str:
+def judge(task: TaskTruth | None, row: Row | None, result: RunResult, answer: ResultAnswer) -> str:
     """What is wrong with the answer to a result, '' when nothing is. `row`: as it was before, None when not known."""
     token, verdict = result.fencing_token, answer.verdict
     if task is None:

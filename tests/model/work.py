@@ -8,10 +8,11 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Op, Run
 from tests.model.people import ANY, People
 from tests.model.truth import SUCCEEDED, judge
-from turbo.db.claim_store import Answer, Claim, Held
+from turbo.db.claim_store import Claim, ResultAnswer
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.result import RunResult
 from turbo.domain.states import FINAL
-from turbo.host.spool import FinishedRun
 
 OUTCOMES = (
     OutcomeKind.SUCCEEDED,
@@ -45,11 +46,11 @@ class Work(People):
         for task in sorted(claim.tasks, key=operator.attrgetter("task_id")):
             token, truth = task.fencing_token, self.truth.tasks[task.task_id]
             assert token not in self.tokens, f"token {token} was handed out before, for {self.tokens.get(token)}"
-            self.tokens[token] = Held(task.task_id, token)
+            self.tokens[token] = ClaimRef(task.task_id, token)
             truth.claims.append(token)
             self.seen["claim lost on the wire" if lost else "claimed"] += 1
             if not lost:
-                worker.runs[Held(task.task_id, token)] = Run(task)
+                worker.runs[ClaimRef(task.task_id, token)] = Run(task)
 
     def claim_was_right(self, worker: FakeWorker, claim: Claim, queue: str, limit: int) -> None:
         before, row = self.before, self.before.workers.get(worker.id)
@@ -106,14 +107,14 @@ class Work(People):
     def ends(self, worker: FakeWorker, run: Run, outcome: OutcomeKind, **more: object) -> None:
         result = worker.end(run, outcome, **more)
         if result.outcome == SUCCEEDED:
-            self.results[run.held] = result
+            self.results[run.claim] = result
 
     def record_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.spool], i)
         return worker and self.recording(worker, list(worker.spool.values())[: 1 + k % 3])
 
-    def recording(self, worker: FakeWorker, batch: list[FinishedRun]) -> Op:
-        async def send() -> list[Answer]:
+    def recording(self, worker: FakeWorker, batch: list[RunResult]) -> Op:
+        async def send() -> list[ResultAnswer]:
             return await worker.queue.finish(batch)
 
         return Op("record", worker, worker.results, send, lambda a, lost: self.recorded(worker, batch, a, lost))
@@ -123,12 +124,14 @@ class Work(People):
     def record(self, i: int, k: int, lost: bool) -> None:
         self.do(self.record_op(i, k), lost=lost)
 
-    def recorded(self, worker: FakeWorker | None, batch: list[FinishedRun], answers: list[Answer], lost: bool) -> None:
+    def recorded(
+        self, worker: FakeWorker | None, batch: list[RunResult], answers: list[ResultAnswer], lost: bool
+    ) -> None:
         """Judge the answers; then the results leave the spool, unless the answer never came."""
         assert len(answers) == len(batch)
         picture = self.world.picture()
         for answer in sorted(answers, key=operator.attrgetter("task_id", "token")):
-            held = Held(answer.task_id, answer.token)
+            held = ClaimRef(answer.task_id, answer.token)
             result = next(r for r in batch if (r.task_id, r.fencing_token) == held)
             task = self.truth.tasks.get(held.task_id)
             row = self.before.tasks.get(held.task_id) if self.exact else None
@@ -183,7 +186,7 @@ class Work(People):
             self.exact = True
             for other in self.workers:
                 if result.fencing_token in {h.token for h in other.runs}:
-                    other.runs[Held(result.task_id, result.fencing_token)].in_doubt = True
+                    other.runs[ClaimRef(result.task_id, result.fencing_token)].in_doubt = True
             self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
 
     def release_op(self, i: int, k: int) -> Op | None:
@@ -191,16 +194,16 @@ class Work(People):
         return worker and self.releasing(worker, self.pick(worker.alive_runs, k), 60 * SECOND * (k % 2))
 
     def releasing(self, worker: FakeWorker, run: Run, delay: float = 0.0) -> Op:
-        async def send() -> list[Held]:
-            return await worker.queue.release([(run.held, None)], "drain", delay=delay)
+        async def send() -> list[ClaimRef]:
+            return await worker.queue.release([(run.claim, None)], "drain", delay=delay)
 
-        def take(released: list[Held], _lost: bool) -> None:
+        def take(released: list[ClaimRef], _lost: bool) -> None:
             if self.exact and not run.excused and not run.in_doubt:
-                assert released == [run.held], "a release of what is its own was refused"
+                assert released == [run.claim], "a release of what is its own was refused"
             for held in released:
                 self.seen["released"] += 1
                 self.truth.tasks[held.task_id].consumed.add(held.token)
-            worker.forget(run.held)  # its program is gone, whatever the answer: an orphan is found by comparing
+            worker.forget(run.claim)  # its program is gone, whatever the answer: an orphan is found by comparing
 
         return Op("release", worker, worker.results, send, take)
 

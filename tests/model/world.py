@@ -15,8 +15,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from turbo.db.claim_store import Held
 from turbo.db.connect import Connection, Lane
+from turbo.domain.claim import ClaimRef
 
 TABLES = ("agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader")
 
@@ -73,10 +73,10 @@ class Picture:
     workers: dict[str, Row]
     paused: frozenset[str]
 
-    def runs_of(self, worker_id: str) -> list[Held]:
+    def runs_of(self, worker_id: str) -> list[ClaimRef]:
         rows = self.tasks.values()
         mine = [r for r in rows if r["status"] == "running" and r["assigned_worker_id"] == worker_id]
-        return [Held(r["task_id"], r["fencing_token"]) for r in mine]
+        return [ClaimRef(r["task_id"], r["fencing_token"]) for r in mine]
 
 
 class World:

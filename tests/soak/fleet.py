@@ -178,7 +178,7 @@ class Fleet:
         return Counter(word[0] for word in words if word[1] == what)
 
     def leftovers(self) -> list[int]:
-        """Programs of tasks that outlived the fleet."""
+        """ExecutorAvailability of tasks that outlived the fleet."""
         mine = str(self.bench.path / "run.sh")
         return [p.pid for p in psutil.process_iter(["cmdline"]) if mine in (p.info["cmdline"] or [])]
 

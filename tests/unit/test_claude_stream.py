@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from turbo.domain.outcome import ModelUsage
 from turbo.executors.claude.reset import reset_in
-from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, Line, Transcript
+from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, StreamLine, Transcript
 
 SESSION = "a49d4fe0-0648-491e-bd60-ae669cc72d5b"
 INIT = {
@@ -163,8 +163,8 @@ def test_retries_over_a_refused_login_are_counted_in_a_row() -> None:
 def test_a_tool_result_is_passed_over_unread() -> None:
     huge = b'{"type":"user","message":{"content":"' + b"x" * 100_000 + b'"}}'
     transcript = Transcript()
-    assert transcript.read(huge) is Line.OTHER
-    assert transcript.read(huge[:70_000], cut=True) is Line.OTHER
+    assert transcript.read(huge) is StreamLine.OTHER
+    assert transcript.read(huge[:70_000], cut=True) is StreamLine.OTHER
     assert transcript.unreadable == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.executors.claude.stream import Transcript
-from turbo.executors.claude.verdict import TABLE, Ended, Row, judge, outcome
+from turbo.executors.claude.verdict import TABLE, EndedRun, Situation, judge, outcome
 from turbo.process.running import Ending
 
 PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
@@ -20,11 +20,11 @@ def ended(
     by: Ending = Ending.EXITED,
     stderr: str = "",
     hopeless: bool = False,
-) -> Ended:
+) -> EndedRun:
     transcript = Transcript()
     for line in lines:
         transcript.read(json.dumps(line).encode())
-    return Ended(by, code, transcript, stderr=stderr, exit_text=f"exit code {code}", hopeless=hopeless)
+    return EndedRun(by, code, transcript, stderr=stderr, exit_text=f"exit code {code}", hopeless=hopeless)
 
 
 def answer(text: str = "half the work") -> dict[str, object]:
@@ -232,7 +232,7 @@ def test_what_the_cli_ends_with_is_a_row(lines: list[dict[str, object]], situati
         (ended(code=None, by=Ending.STOPPED), "ended on request (cancel, drain, lost lease)"),
     ],
 )
-def test_what_ends_without_a_result_is_a_row(seen: Ended, situation: str) -> None:
+def test_what_ends_without_a_result_is_a_row(seen: EndedRun, situation: str) -> None:
     assert judge(seen).situation == situation
 
 
@@ -298,7 +298,7 @@ TASK = {
 
 
 def test_the_page_shows_the_table_as_it_is() -> None:
-    def shown(row: Row) -> list[str]:
+    def shown(row: Situation) -> list[str]:
         task, counts, account, counted = TASK[row.kind]
         if row.final:
             task, counts, counted = "failed", "yes, the last", "–"

@@ -11,9 +11,11 @@ import pytest
 
 from tests.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import Executor, Run, StopReason
+from turbo.domain.run import Run, StopSignal
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.executors.command import BadValue, CommandExecutor, fill
+from turbo.executors.protocol import Executor
 from turbo.process.journal import Journal
 
 Make = Callable[..., CommandExecutor]
@@ -338,13 +340,13 @@ async def test_the_wall_clock_and_silence_are_told_apart(make: Make, tmp_path: P
 
 
 async def test_a_stop_ends_the_program_and_its_family(make: Make, tmp_path: Path) -> None:
-    stop, pids = StopReason(), []
+    stop, pids = StopSignal(), []
     run = Run(task(), tmp_path / "work", tmp_path / "log", stop=stop, started=pids.append)
     job = asyncio.create_task(make(*PYTHON, "-c", FAMILY).run(run))
     await until(lambda: run.log_path.exists() and run.log_path.read_text(), "the family's pids")
     family = pids_in(run.log_path.read_text())
     assert pids == [family["program"]]
-    stop.set("drain")
+    stop.set(StopCause.DRAIN)
     outcome = await job
     assert (outcome.kind, outcome.error) == (
         OutcomeKind.CANCELLED,

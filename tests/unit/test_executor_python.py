@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import Executor, Run, StopReason
+from turbo.domain.run import Run, StopSignal
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.executors.protocol import Executor
 from turbo.executors.python import PythonExecutor
 
 Make = Callable[..., PythonExecutor]
@@ -40,7 +42,7 @@ def run(tmp_path: Path) -> Callable[..., Run]:
             "task_description": "do",
             "timeout_seconds": 30.0,
         }
-        return Run(Task(**(fields | more)), tmp_path / "work", tmp_path / "logs" / "log", stop=StopReason())  # type: ignore[arg-type]
+        return Run(Task(**(fields | more)), tmp_path / "work", tmp_path / "logs" / "log", stop=StopSignal())  # type: ignore[arg-type]
 
     return build
 
@@ -190,7 +192,7 @@ async def test_the_wall_clock_cancels_a_handler_which_may_tidy_up(make: Make, ru
 async def stopped(executor: PythonExecutor, this: Run) -> Outcome:
     job = asyncio.create_task(executor.run(this))
     await asyncio.sleep(0.05)
-    this.stop.set("cancel")
+    this.stop.set(StopCause.CANCEL)
     async with asyncio.timeout(20):
         return await job
 
@@ -205,7 +207,7 @@ async def test_a_stop_cancels_a_handler(make: Make, run: RunOf) -> None:
 async def test_a_stop_before_the_start_runs_nothing(make: Make, run: RunOf) -> None:
     executor = make("async def handler(task): SEEN.append(1)")
     this = run()
-    this.stop.set("drain")
+    this.stop.set(StopCause.DRAIN)
     assert (await executor.run(this)).kind is OutcomeKind.CANCELLED
     assert seen(executor) == []
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes import journalled, lives, python
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
+from turbo.domain.states import StopCause
 from turbo.process.journal import Journal
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -29,7 +30,7 @@ def spec(tmp_path: Path) -> ProcessSpec:
 
 
 async def run(spec: ProcessSpec, journal: Journal, *argv: str, **more: object) -> ProcessResult:
-    return await run_process(replace(spec, argv=argv, **more), stop=StopReason(), journal=journal)  # type: ignore[arg-type]
+    return await run_process(replace(spec, argv=argv, **more), stop=StopSignal(), journal=journal)  # type: ignore[arg-type]
 
 
 # ── in ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -127,7 +128,7 @@ async def test_lines_come_whole_and_a_long_one_is_cut_and_flagged(spec: ProcessS
     """
     await run_process(
         replace(spec, argv=python(code), line_bytes=1000),
-        stop=StopReason(),
+        stop=StopSignal(),
         journal=journal,
         on_line=lambda line, cut: lines.append((line, cut)),
     )
@@ -164,7 +165,7 @@ async def test_a_hundred_megabytes_pass_through_in_bounded_memory_and_log(tmp_pa
     program = """if True:
         import asyncio, os, resource, sys
         from pathlib import Path
-        from turbo.domain.run import StopReason
+        from turbo.domain.run import StopSignal
         from turbo.process.journal import Journal
         from turbo.process.running import ProcessSpec, run_process
         here = Path(sys.argv[1])
@@ -175,7 +176,7 @@ async def test_a_hundred_megabytes_pass_through_in_bounded_memory_and_log(tmp_pa
             return ProcessSpec(argv, dict(os.environ), here, here / "log", wall_seconds=300, head_bytes=1_000_000)
         async def main():
             async def peak(code):
-                result = await run_process(spec(code), stop=StopReason(), journal=Journal(here / "journal"),
+                result = await run_process(spec(code), stop=StopSignal(), journal=Journal(here / "journal"),
                                            on_line=lambda line, cut: sizes.append((len(line), cut)))
                 assert result.returncode == 0, result
                 return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -286,14 +287,14 @@ async def test_no_descriptors_left_is_a_failed_spawn_that_leaks_none(tmp_path: P
     program = """if True:
         import asyncio, os, resource, sys
         from pathlib import Path
-        from turbo.domain.run import StopReason
+        from turbo.domain.run import StopSignal
         from turbo.process.journal import Journal
         from turbo.process.running import ProcessSpec, SpawnFailed, run_process
         here = Path(sys.argv[1])
         spec = ProcessSpec(("true",), dict(os.environ), here, here / "log", wall_seconds=300)
         async def one():
             try:
-                return (await run_process(spec, stop=StopReason(), journal=Journal(here / "journal"))).returncode
+                return (await run_process(spec, stop=StopSignal(), journal=Journal(here / "journal"))).returncode
             except SpawnFailed as failed:
                 return str(failed)
         async def main():
@@ -372,8 +373,8 @@ async def test_a_worker_killed_before_the_word_go_leaves_a_program_that_never_ra
 
 
 async def test_a_run_that_is_already_stopped_starts_nothing(spec: ProcessSpec, journal: Journal) -> None:
-    stop = StopReason()
-    stop.set("cancel")
+    stop = StopSignal()
+    stop.set(StopCause.CANCEL)
     result = await run_process(replace(spec, argv=("touch", "ran")), stop=stop, journal=journal)
     assert (result.ended_by, result.returncode) == (Ending.STOPPED, None)
     assert not (spec.cwd / "ran").exists()

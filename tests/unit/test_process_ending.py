@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
+from turbo.domain.states import StopCause
 from turbo.process.journal import Journal
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 
@@ -45,7 +46,7 @@ class Begun:
     """A run of the family that goes on in the background, once its pids are known."""
 
     def __init__(self, spec: ProcessSpec, journal: Journal, family: Saved) -> None:
-        self.stop = StopReason()
+        self.stop = StopSignal()
         self.enough = asyncio.Event()
         self.task: asyncio.Task[ProcessResult] = asyncio.create_task(
             run_process(spec, stop=self.stop, journal=journal, on_line=family.line, enough=self.enough)
@@ -85,7 +86,7 @@ async def test_output_on_either_stream_is_not_silence(spec: ProcessSpec, journal
             print(n, file=(sys.stdout, sys.stderr)[n % 2], flush=True); time.sleep(0.2)
     """
     result = await run_process(
-        replace(spec, argv=python(code), silence_seconds=1.5), stop=StopReason(), journal=journal
+        replace(spec, argv=python(code), silence_seconds=1.5), stop=StopSignal(), journal=journal
     )
     assert (result.ended_by, result.returncode) == (Ending.EXITED, 0)
     assert result.seconds > 1.5
@@ -94,7 +95,7 @@ async def test_output_on_either_stream_is_not_silence(spec: ProcessSpec, journal
 async def test_what_ignores_term_is_killed_after_the_grace(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(spec, journal, family, "stubborn")
     asked = time.monotonic()
-    run.stop.set("cancel")
+    run.stop.set(StopCause.CANCEL)
     result = await run.task
     assert (result.ended_by, result.returncode) == (Ending.STOPPED, -signal.SIGKILL)
     assert time.monotonic() - asked >= spec.grace_seconds
@@ -110,12 +111,12 @@ async def test_a_program_that_obeys_term_may_finish_within_the_grace(spec: Proce
         os.write(1, b"ready\\n")
         time.sleep(1000)
     """
-    stop = StopReason()
+    stop = StopSignal()
     result = await run_process(
         replace(spec, argv=python(code), grace_seconds=30),
         stop=stop,
         journal=journal,
-        on_line=lambda line, _: stop.set("cancel") if line == b"ready" else None,
+        on_line=lambda line, _: stop.set(StopCause.CANCEL) if line == b"ready" else None,
     )
     assert (result.ended_by, result.returncode, result.stdout) == (Ending.STOPPED, 7, b"ready\ntidied up\n")
 
@@ -135,12 +136,12 @@ async def test_term_goes_to_the_group_alone_while_the_agent_may_end_its_own_tool
         signal.signal(signal.SIGTERM, leave)
         time.sleep(1000)
     """
-    stop = StopReason()
+    stop = StopSignal()
     result = await run_process(
         replace(spec, argv=python(code), grace_seconds=30),
         stop=stop,
         journal=journal,
-        on_line=lambda line, _: stop.set("cancel") if line == b"tool ready" else None,
+        on_line=lambda line, _: stop.set(StopCause.CANCEL) if line == b"tool ready" else None,
     )
     assert result.stdout == b"tool ready\ntool None\n"
 
@@ -148,7 +149,7 @@ async def test_term_goes_to_the_group_alone_while_the_agent_may_end_its_own_tool
 async def test_a_stopped_program_hears_term(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(replace(spec, grace_seconds=30), journal, family)
     os.kill(family.pids["program"], signal.SIGSTOP)
-    run.stop.set("cancel")
+    run.stop.set(StopCause.CANCEL)
     assert (await run.task).returncode == -signal.SIGTERM
 
 
@@ -160,7 +161,7 @@ async def test_what_a_program_leaves_behind_is_ended(
     words: tuple[str, ...], spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
     result = await run_process(
-        replace(spec, argv=python(FAMILY, "leaving", *words)), stop=StopReason(), journal=journal, on_line=family.line
+        replace(spec, argv=python(FAMILY, "leaving", *words)), stop=StopSignal(), journal=journal, on_line=family.line
     )
     assert (result.ended_by, result.returncode, result.survivors) == (Ending.EXITED, 0, ())
     assert set(family.pids) == {"program", "group", "tool", "daemon"}
@@ -172,7 +173,7 @@ async def test_children_without_a_cookie_are_found_by_their_parent_before_it_is_
     spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
     run = await begun(replace(spec, grace_seconds=30), journal, family, "bare")
-    run.stop.set("cancel")
+    run.stop.set(StopCause.CANCEL)
     assert (await run.task).returncode == -signal.SIGTERM
     assert family.living() == []
 
@@ -187,7 +188,7 @@ async def test_a_group_is_known_by_its_program_even_after_that_has_ended(
         print(json.dumps({"group": child.pid}), flush=True)
         os._exit(0)
     """
-    await run_process(replace(spec, argv=python(code)), stop=StopReason(), journal=journal, on_line=family.line)
+    await run_process(replace(spec, argv=python(code)), stop=StopSignal(), journal=journal, on_line=family.line)
     assert set(family.pids) == {"group"}
     assert family.living() == []
 
@@ -209,7 +210,7 @@ async def test_a_holder_of_stdout_that_cannot_be_found_delays_the_result_by_a_mo
     """
     async with asyncio.timeout(30):
         result = await run_process(
-            replace(spec, argv=python(code), wall_seconds=1000), stop=StopReason(), journal=journal, on_line=family.line
+            replace(spec, argv=python(code), wall_seconds=1000), stop=StopSignal(), journal=journal, on_line=family.line
         )
     assert (result.ended_by, result.returncode) == (Ending.EXITED, 0)
     assert family.living() == ["lost"], "the fault did not bite: it was found after all"
@@ -217,7 +218,7 @@ async def test_a_holder_of_stdout_that_cannot_be_found_delays_the_result_by_a_mo
 
 async def test_a_program_that_closes_its_output_and_lives_on_is_waited_for(spec: ProcessSpec, journal: Journal) -> None:
     code = "import os, time; os.close(1); os.close(2); time.sleep(1); os._exit(9)"
-    result = await run_process(replace(spec, argv=python(code)), stop=StopReason(), journal=journal)
+    result = await run_process(replace(spec, argv=python(code)), stop=StopSignal(), journal=journal)
     assert (result.ended_by, result.returncode) == (Ending.EXITED, 9)
     assert result.seconds >= 1
 
@@ -233,7 +234,7 @@ async def test_output_written_just_before_the_exit_is_not_lost(
     """
     result = await run_process(
         replace(spec, argv=python(code)),
-        stop=StopReason(),
+        stop=StopSignal(),
         journal=journal,
         on_line=lambda _line, _cut: time.sleep(0.005),
     )
@@ -243,7 +244,7 @@ async def test_output_written_just_before_the_exit_is_not_lost(
 async def test_strangers_are_left_alone(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     bystander = await asyncio.create_subprocess_exec("sleep", "1000")
     run = await begun(spec, journal, family)
-    run.stop.set("cancel")
+    run.stop.set(StopCause.CANCEL)
     await run.task
     assert bystander.returncode is None
     assert lives(bystander.pid)
@@ -269,7 +270,7 @@ async def test_an_exception_of_the_line_callback_ends_the_program_and_comes_out(
         raise KeyError("a defect")
 
     with pytest.raises(KeyError, match="a defect"):
-        await run_process(replace(spec, argv=python(FAMILY)), stop=StopReason(), journal=journal, on_line=line)
+        await run_process(replace(spec, argv=python(FAMILY)), stop=StopSignal(), journal=journal, on_line=line)
     assert family.living() == []
     assert journalled(journal.directory) == []
 
@@ -284,7 +285,7 @@ async def test_an_exception_of_the_start_callback_ends_the_program_and_comes_out
         raise KeyError("a defect")
 
     with pytest.raises(KeyError, match="a defect"):
-        await run_process(replace(spec, argv=("sleep", "1000")), stop=StopReason(), journal=journal, on_start=started)
+        await run_process(replace(spec, argv=("sleep", "1000")), stop=StopSignal(), journal=journal, on_start=started)
     assert not lives(pids[0])
 
 
@@ -315,7 +316,7 @@ async def test_the_end_of_the_event_loop_leaves_nothing(tmp_path: Path, family: 
     program = """if True:
         import asyncio, os, sys
         from pathlib import Path
-        from turbo.domain.run import StopReason
+        from turbo.domain.run import StopSignal
         from turbo.process.journal import Journal
         from turbo.process.running import ProcessSpec, run_process
         here, family = Path(sys.argv[1]), sys.argv[2]
@@ -325,7 +326,7 @@ async def test_the_end_of_the_event_loop_leaves_nothing(tmp_path: Path, family: 
                 print(text.decode(), flush=True); seen.set()
             spec = ProcessSpec((sys.executable, "-S", "-E", "-c", family), dict(os.environ), here, here / "log",
                                wall_seconds=300, grace_seconds=1)
-            background = asyncio.create_task(run_process(spec, stop=StopReason(), journal=Journal(here / "journal"),
+            background = asyncio.create_task(run_process(spec, stop=StopSignal(), journal=Journal(here / "journal"),
                                                          on_line=line))
             await seen.wait()
         asyncio.run(main())
@@ -345,7 +346,7 @@ async def test_ten_at_once_end_at_once(spec: ProcessSpec, journal: Journal) -> N
     stops = []
     tasks = []
     for saved in families:
-        stop = StopReason()
+        stop = StopSignal()
         stops.append(stop)
         tasks.append(
             asyncio.create_task(
@@ -360,7 +361,7 @@ async def test_ten_at_once_end_at_once(spec: ProcessSpec, journal: Journal) -> N
     await until(lambda: all(saved.pids for saved in families), "ten families", 60)
     asked = time.monotonic()
     for stop in stops:
-        stop.set("drain")
+        stop.set(StopCause.DRAIN)
     results = await asyncio.gather(*tasks)
     assert {result.returncode for result in results} == {-signal.SIGKILL}
     assert time.monotonic() - asked < 20  # ten graces would be thirty
@@ -371,7 +372,7 @@ async def test_no_descriptor_and_no_thread_is_left(spec: ProcessSpec, journal: J
     import threading
 
     async def one() -> None:
-        await run_process(replace(spec, argv=("cat",), stdin=b"x" * 200_000), stop=StopReason(), journal=journal)
+        await run_process(replace(spec, argv=("cat",), stdin=b"x" * 200_000), stop=StopSignal(), journal=journal)
 
     await one()
     wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], "no thread waits")

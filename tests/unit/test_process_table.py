@@ -10,9 +10,9 @@ import pytest
 
 from tests.processes import PYTHON, wait_until
 from turbo.process import table as process_table
-from turbo.process.table import Row
+from turbo.process.table import ProcessRow
 
-Find = Callable[[int], Row | None]
+Find = Callable[[int], ProcessRow | None]
 
 FINDS = [
     pytest.param(
@@ -80,7 +80,9 @@ def test_an_uncollected_process_is_a_zombie_and_then_nothing(find: Find, child: 
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_table_holds_it_all(table: Callable[[], process_table.Table], child: "subprocess.Popen[bytes]") -> None:
+def test_the_table_holds_it_all(
+    table: Callable[[], process_table.ProcessTable], child: "subprocess.Popen[bytes]"
+) -> None:
     rows = table()
     assert {os.getpid(), os.getppid(), child.pid} <= set(rows)
     assert rows[child.pid].group == child.pid

@@ -16,18 +16,18 @@ import pytest
 from tests.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
 from turbo.process import table as process_table
 from turbo.process.journal import Entry, Journal, new_cookie
-from turbo.process.reaper import Watcher, end_leftovers
+from turbo.process.reaper import ReaperWatcher, end_leftovers
 
 WORKER = """
 import asyncio, json, os, sys
 from pathlib import Path
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
 from turbo.process.journal import Journal
 from turbo.process.running import ProcessSpec, run_process
-from turbo.process.reaper import Watcher
+from turbo.process.reaper import ReaperWatcher
 here, family, words = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 journal = Journal(here / "journal")
-watcher = Watcher()
+watcher = ReaperWatcher()
 if "unwatched" not in words:
     watcher.start(journal.directory)
 async def main():
@@ -41,7 +41,7 @@ async def main():
                        wall_seconds=1000)
     def line(line, cut):
         print(json.dumps(json.loads(line) | {"watcher": watcher.pid or 0}), flush=True)
-    await run_process(spec, stop=StopReason(), journal=journal, on_line=line)
+    await run_process(spec, stop=StopSignal(), journal=journal, on_line=line)
 asyncio.run(main())
 """
 
@@ -139,7 +139,7 @@ def test_a_forked_child_of_the_worker_does_not_blind_the_watcher(tmp_path: Path,
 
 
 def test_a_waiting_watcher_is_a_shell_in_a_session_of_its_own(tmp_path: Path) -> None:
-    watcher = Watcher()
+    watcher = ReaperWatcher()
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
     assert watcher.alive()
@@ -156,7 +156,7 @@ def test_a_waiting_watcher_is_a_shell_in_a_session_of_its_own(tmp_path: Path) ->
 
 def test_a_goodbye_ends_nothing_and_is_not_said_over_a_running_program(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
-    watcher = Watcher()
+    watcher = ReaperWatcher()
     watcher.start(journal.directory)
     program = journalled_child(journal, "sleep", "1000")
     watcher.close()
@@ -166,7 +166,7 @@ def test_a_goodbye_ends_nothing_and_is_not_said_over_a_running_program(tmp_path:
 
 
 def test_a_watcher_that_was_killed_is_noticed_and_replaced(tmp_path: Path) -> None:
-    watcher = Watcher()
+    watcher = ReaperWatcher()
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
     os.kill(watcher.pid, signal.SIGKILL)

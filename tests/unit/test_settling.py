@@ -6,19 +6,19 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from turbo.worker.recovery_gate import Settling
+from turbo.worker.recovery_gate import RecoveryGate
 
 LONG = 60.0
 
 
-def one(*, seconds: float = 0.0) -> Settling:
-    made = Settling(seconds, LONG)
+def one(*, seconds: float = 0.0) -> RecoveryGate:
+    made = RecoveryGate(seconds, LONG)
     made.opened("server 1")
     made.restored()
     return made
 
 
-async def waits(settling: Settling) -> bool:
+async def waits(settling: RecoveryGate) -> bool:
     try:
         await asyncio.wait_for(settling.settled(), 0.05)
     except TimeoutError:
@@ -59,7 +59,7 @@ async def test_another_server_is_waited_for_until_the_listener_has_put_back_what
 
 
 async def test_a_listener_that_does_not_come_back_is_waited_for_a_while_only():
-    settling = Settling(0.0, 0.02)
+    settling = RecoveryGate(0.0, 0.02)
     settling.opened("server 1")
     settling.disconnected()
     settling.opened("server 2")

@@ -1,10 +1,10 @@
 """The state directory: whose is a worker's directory, from its first moment on."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
 
-from turbo.host import state_dir as statedir
 from turbo.host.state_dir import StateDir, StateDirUnusable
 
 
@@ -12,16 +12,16 @@ def test_a_worker_that_starts_is_never_taken_for_dead(tmp_path: Path, monkeypatc
     """Stepped: a sibling looks for the dead right before the new one has its lock, and right after."""
     root = tmp_path / "state"
     ours, sibling = StateDir(root), StateDir(root)
-    lock = statedir._lock
+    lock = fcntl.flock
     looked = []
 
-    def lock_late(path: Path) -> int | None:
+    def lock_late(descriptor: int, operation: int) -> None:
         monkeypatch.undo()
-        looked.append(path)
+        looked.append(descriptor)
         assert sibling.dead_workers() == []
-        return lock(path)
+        lock(descriptor, operation)
 
-    monkeypatch.setattr(statedir, "_lock", lock_late)
+    monkeypatch.setattr("turbo.host.file_lock.fcntl.flock", lock_late)
     home = ours.open_worker("w-1-abcdef")
     assert looked, "the step was taken"
     assert sibling.dead_workers() == []

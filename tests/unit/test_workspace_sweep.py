@@ -1,6 +1,7 @@
 """The sweep removes what nobody needs, and nothing that would be lost. Time is stepped by passing it in."""
 
 import asyncio
+import fcntl
 import logging
 import shutil
 import time
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from tests.repositories import Workshop, checkout, git, own_clone, repository, told
-from turbo.executors.exclusive_directories import ExclusiveDirectories, LockFile
+from turbo.executors.exclusive_directories import ExclusiveDirectories
+from turbo.process.directory_lock import DirectoryLock
 from turbo.workspaces import sweep as sweep_module
 from turbo.workspaces.disk_usage import kept, size_of
 from turbo.workspaces.record import Policy
-from turbo.workspaces.sweep import DAY, WorkspaceSweep
+from turbo.workspaces.sweep import DAY, WorkspaceRetention
 
 COMMIT = "echo $TURBO_TASK_ID >work; git add work; git commit -qm work"
 KEPT = Policy(keep="always")
@@ -27,7 +29,7 @@ def shop(tmp_path: Path) -> Workshop:
 async def swept(shop: Workshop, days: float, policy: Policy | None = None) -> set[str]:
     """Whose worktrees went. `policy`: as configured now."""
     policies = {} if policy is None else {"shop": policy}
-    sweep = WorkspaceSweep(shop.state.workspaces, shop.state.locks, shop.journal, policies)
+    sweep = WorkspaceRetention(shop.state.workspaces, shop.state.locks, shop.journal, policies)
     return set(await sweep.once(time.time() + days * DAY))
 
 
@@ -174,17 +176,17 @@ def test_a_size_is_what_the_disk_has_lost(tmp_path: Path) -> None:
 def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stepped: the second has opened the file when its holder removes it."""
     path = tmp_path / "x.lock"
-    first, second, third = LockFile(path), LockFile(path), LockFile(path)
+    first, second, third = DirectoryLock(path), DirectoryLock(path), DirectoryLock(path)
     assert first.take()
-    opened = second._open
+    lock = fcntl.flock
 
-    def open_then_removed() -> None:
-        opened()
+    def removed_then_locked(descriptor: int, operation: int) -> None:
         monkeypatch.undo()
         first.remove()
         first.release()
+        lock(descriptor, operation)
 
-    monkeypatch.setattr(second, "_open", open_then_removed)
+    monkeypatch.setattr("turbo.host.file_lock.fcntl.flock", removed_then_locked)
     assert second.take()
     assert not third.take(), "the one that is there is taken"
     second.release()

@@ -15,7 +15,8 @@ import pytest
 from tests.repositories import Workshop, checkout, commit, git, repository, told
 from turbo.config.worker import WorkerConfig
 from turbo.domain.outcome import FailureKind, OutcomeKind
-from turbo.domain.run import NotNow, StopReason
+from turbo.domain.run import Snooze, StopSignal
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.registry import build_executors, workspace_policies
@@ -147,14 +148,14 @@ def killed_after(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 async def test_a_stop_while_it_is_made_leaves_nothing(shop: Workshop, repo: Path) -> None:
-    stop = StopReason()
-    stop.set("cancel")
+    stop = StopSignal()
+    stop.set(StopCause.CANCEL)
     assert (await shop.run("t1", stop=stop)).kind is OutcomeKind.CANCELLED
-    stop = StopReason()
+    stop = StopSignal()
     running = asyncio.create_task(shop.run("t1", stop=stop, setup=("/bin/sh", "-c", "touch here; sleep 60")))
     while not list(shop.state.workspaces.glob("*/t1/project/here")):
         await asyncio.sleep(0.01)
-    stop.set("cancel")
+    stop.set(StopCause.CANCEL)
     assert (await running).kind is OutcomeKind.CANCELLED
     assert (await shop.run("t1", "ls")).output == "here\nreadme\n", "setup begins again"
 
@@ -230,11 +231,11 @@ async def test_a_result_survives_whatever_was_done_to_the_worktree(shop: Worksho
 
 
 async def test_a_drain_leaves_it_for_the_next_run(shop: Workshop) -> None:
-    stop = StopReason()
+    stop = StopSignal()
     running = asyncio.create_task(shop.run("t1", "echo half >half; exec sleep 60", stop=stop))
     while not list(shop.state.workspaces.glob("*/t1/project/half")):
         await asyncio.sleep(0.01)
-    stop.set("drain")
+    stop.set(StopCause.DRAIN)
     assert (await running).kind is OutcomeKind.CANCELLED
     assert (await shop.run("t1", "cat half")).output == "half\n"
 
@@ -350,12 +351,12 @@ async def test_a_repository_is_one_tasks_at_a_time_and_a_stop_ends_the_wait(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     other = await repository_module.open_repository(Git(repo, dict(os.environ), shop.journal), shop.state.locks)
-    stop = StopReason()
+    stop = StopSignal()
     async with other.alone():
         running = asyncio.create_task(shop.run("t1", stop=stop))
         await asyncio.wait_for(refused.wait(), 20)
         assert not git(repo, "branch", "--list", "turbo/*")
-        stop.set("cancel")
+        stop.set(StopCause.CANCEL)
         assert (await running).kind is OutcomeKind.CANCELLED
     assert (await shop.run("t1", "ls")).output == "readme\n"
 
@@ -390,7 +391,7 @@ async def test_a_second_run_of_a_task_does_not_enter_while_the_first_is_there(sh
     running = asyncio.create_task(shop.run("t1", f"touch {inside}; while ! [ -e {gate} ]; do sleep 0.02; done"))
     while not inside.exists():
         await asyncio.sleep(0.01)
-    with pytest.raises(NotNow, match="another task is at work in"):
+    with pytest.raises(Snooze, match="another task is at work in"):
         await shop.run("t1", "touch $0", retry_count=1)
     assert (await shop.run("t2", "ls")).output == "readme\n", "other tasks go on"
     gate.touch()

@@ -39,7 +39,7 @@ class AccountTimings:
 
 
 @dataclass(slots=True)
-class Row:
+class BreakerRow:
     """What is known of one row. `look_at`: when somebody may probe it; None for never."""
 
     state: str = "open"
@@ -56,8 +56,8 @@ class Breaker:
     account: str
     timings: AccountTimings = AccountTimings()
     uniform: Callable[[float, float], float] = random.uniform
-    here: Row = field(default_factory=Row)
-    everywhere: Row = field(default_factory=Row)
+    here: BreakerRow = field(default_factory=BreakerRow)
+    everywhere: BreakerRow = field(default_factory=BreakerRow)
     resume_at: float = 0.0
     probes: bool = False  # this process is its prober: it need not wait its turn when it opens
     _unwritten: int = 0
@@ -100,12 +100,12 @@ class Breaker:
         """A run was refused: nothing more is claimed, from this line on. `settled` must follow."""
         self._unwritten += 1
         if self.here.state == "open":
-            self.here = Row("suspect")
+            self.here = BreakerRow("suspect")
 
     def limited(self, now: float, *, everywhere: bool) -> None:
         """A run hit a usage limit. The database will say until when. `settled` must follow."""
         self._unwritten += 1
-        row = Row("paused", "usage_limit", now + self.timings.limit_shortest)
+        row = BreakerRow("paused", "usage_limit", now + self.timings.limit_shortest)
         if not everywhere:
             self.here = row
         elif self.everywhere.reason != "manual":
@@ -146,11 +146,11 @@ class Breaker:
         return True
 
 
-def _past(row: Row, now: float) -> bool:
+def _past(row: BreakerRow, now: float) -> bool:
     return row.state != "open" and row.look_at is not None and row.look_at <= now
 
 
-def _row(rows: list[AccountRow], now: float) -> Row:
+def _row(rows: list[AccountRow], now: float) -> BreakerRow:
     for row in rows:
-        return Row(row.state, row.reason, None if row.seconds is None else now + row.seconds)
-    return Row()
+        return BreakerRow(row.state, row.reason, None if row.seconds is None else now + row.seconds)
+    return BreakerRow()

@@ -22,15 +22,15 @@ import psycopg
 
 from turbo import db
 from turbo.accounts.breaker import EVERY_HOST, REASONS, AccountTimings, Breaker
-from turbo.accounts.prober import Prober, Probes, suspect
-from turbo.db.claim_store import AccountRow, Queue, Sweep
+from turbo.accounts.prober import Prober, suspect
+from turbo.db.claim_store import AccountRow, PollResult, Queue
 from turbo.db.connect import Backoff
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import Executor
-from turbo.domain.type_filter import TaskTypes, types_served
+from turbo.domain.run import Running
+from turbo.domain.type_filter import TypeFilter, served_types
+from turbo.executors.protocol import Executor, Probes
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
-from turbo.worker.slots import Running
+from turbo.runtime.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def account_of(executor: Executor) -> str | None:
     return executor.account or (executor.name if isinstance(executor, Probes) else None)
 
 
-class Accounts(Loop):
+class Accounts(Service):
     name = "accounts"
 
     def __init__(
@@ -57,7 +57,7 @@ class Accounts(Loop):
         executors: Mapping[str, Executor],
         routes: Mapping[str, str],
         metrics: Metrics,
-        changed: Callable[[TaskTypes], None],
+        changed: Callable[[TypeFilter], None],
         *,
         shared: Collection[str] = (),
         timings: AccountTimings | None = None,
@@ -77,7 +77,7 @@ class Accounts(Loop):
         self._prober = Prober(queue, host, users, shared, metrics, self._timings)
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
         self._news = asyncio.Event()
-        self._types = TaskTypes()
+        self._types = TypeFilter()
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
         for name in self.names:
             metrics.auth_failures.labels(name)
@@ -103,7 +103,7 @@ class Accounts(Loop):
         if outcome.kind is OutcomeKind.INFRASTRUCTURE and breaker is not None and self._prober.able(breaker.account):
             # A host whose CLI is broken must rest, not turn every task into poison.
             good = await self._suspect(run, breaker, outcome, fresh=self._timings.fresh)
-            return outcome if good else replace(outcome, untouched=True)
+            return outcome if good else replace(outcome, uncounted=True)
         return outcome
 
     async def _suspect(self, run: Running, breaker: Breaker, outcome: Outcome, *, fresh: float = 0.0) -> bool | None:
@@ -190,7 +190,7 @@ class Accounts(Loop):
 
     # ── what the database says ──────────────────────────────────────────────────────────────────────────────────────
 
-    def seen(self, sweep: Sweep) -> None:
+    def seen(self, sweep: PollResult) -> None:
         """The rows of a sweep: this host's and every host's."""
         for breaker in self._breakers.values():
             self._heard(breaker, sweep.accounts, sweep.asked_at)
@@ -231,7 +231,7 @@ class Accounts(Loop):
             for reason in REASONS:
                 self._metrics.account_paused.labels(breaker.account, reason).set(float(reason in breaker.reasons))
 
-    def types(self) -> TaskTypes:
+    def types(self) -> TypeFilter:
         """Which task types may be claimed now."""
         now = time.monotonic()
         closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
@@ -239,7 +239,7 @@ class Accounts(Loop):
         def able(executor: str) -> bool:
             return self._account_of.get(executor) not in closed
 
-        return types_served(self._routes, able)
+        return served_types(self._routes, able)
 
     # ── half open ───────────────────────────────────────────────────────────────────────────────────────────────────
 

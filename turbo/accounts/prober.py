@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Protocol, runtime_checkable
 
 import psycopg
 
@@ -21,21 +20,12 @@ from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Backoff
 from turbo.domain.outcome import Outcome, OutcomeKind
-from turbo.domain.run import Executor
+from turbo.executors.protocol import Executor, Probes
 from turbo.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 ADVICE = "if its login is gone: claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN in the account's env_file"
-
-
-@runtime_checkable
-class Probes(Protocol):
-    """An executor whose account can be tried out."""
-
-    async def probe(self) -> Outcome:
-        """One minimal real call: succeeded, auth_failed, usage_limited, or anything else for "cannot tell"."""
-        ...
 
 
 class Prober:

@@ -12,7 +12,7 @@ from turbo.cli.output import Column
 if TYPE_CHECKING:
     import psycopg
 
-    from turbo.fleet.status_report import FleetStanding, Standing
+    from turbo.fleet.status_report import FleetReport, WorkerReport
 
 WORKERS = (
     Column("HOST"),
@@ -29,7 +29,7 @@ WORKERS = (
 )
 
 
-def show(now: "FleetStanding", trouble: "psycopg.Error | None", *, as_json: bool) -> int:
+def show(now: "FleetReport", trouble: "psycopg.Error | None", *, as_json: bool) -> int:
     """Print it; the exit code. `trouble`: why agent_workers was not read."""
     from turbo.client.fleet_status import Problem
 
@@ -58,7 +58,7 @@ def show(now: "FleetStanding", trouble: "psycopg.Error | None", *, as_json: bool
     return 1 if found else 0
 
 
-def _line(one: "Standing") -> tuple[object, ...]:
+def _line(one: "WorkerReport") -> tuple[object, ...]:
     row, page = one.row, one.page
     return (
         one.host,

@@ -12,7 +12,7 @@ import typer
 from turbo.cli import moment, output
 
 if TYPE_CHECKING:
-    from turbo.client.client import Client, Standing
+    from turbo.client.client import Client, TaskStatus
 
 LOOK_FOR_WORKERS_AFTER = 1.0
 WONDER_AFTER = 10.0
@@ -47,7 +47,7 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     return ended
 
 
-def _line(found: "Sequence[Standing]", ended: Counter[str], total: int) -> Any:
+def _line(found: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any:
     """Where they are, on one line."""
     from rich.text import Text
 

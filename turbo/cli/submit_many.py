@@ -17,7 +17,7 @@ import typer
 
 from turbo.cli import moment, output
 from turbo.cli.options import connect
-from turbo.cli.task_file import BadLine, Line, TaskFile
+from turbo.cli.task_file import BadTaskFileLine, TaskFile, TaskFileLine
 
 if TYPE_CHECKING:
     from turbo.client.client import Client
@@ -78,7 +78,7 @@ def _judge(source: TaskFile, moments: moment.Moments, from_line: int) -> int:
     """How many tasks there are. Exits 2 if a line is bad: the first ones are named, and nothing is inserted."""
     good, bad = 0, 0
     for line in _lines(source, moments, from_line):
-        if isinstance(line, Line):
+        if isinstance(line, TaskFileLine):
             good += 1
             continue
         bad += 1
@@ -94,26 +94,26 @@ def _judge(source: TaskFile, moments: moment.Moments, from_line: int) -> int:
     return good
 
 
-def _lines(source: TaskFile, moments: moment.Moments, from_line: int) -> Iterator[Line | BadLine]:
+def _lines(source: TaskFile, moments: moment.Moments, from_line: int) -> Iterator[TaskFileLine | BadTaskFileLine]:
     for line in source.lines(from_line):
-        if isinstance(line, Line) and isinstance(line.task.run_after, str):
+        if isinstance(line, TaskFileLine) and isinstance(line.task.run_after, str):
             try:
-                yield Line(line.number, replace(line.task, run_after=moments.after(line.task.run_after)))
+                yield TaskFileLine(line.number, replace(line.task, run_after=moments.after(line.task.run_after)))
             except moment.BadMoment as error:
-                yield BadLine(
+                yield BadTaskFileLine(
                     line.number, f"column run_after: {str(error)!r} is not a moment: write 10m or 2026-12-01T09:00"
                 )
         else:
             yield line
 
 
-def _batches(source: TaskFile, moments: moment.Moments, from_line: int, size: int) -> Iterator[list[Line]]:
-    good = (line for line in _lines(source, moments, from_line) if isinstance(line, Line))
+def _batches(source: TaskFile, moments: moment.Moments, from_line: int, size: int) -> Iterator[list[TaskFileLine]]:
+    good = (line for line in _lines(source, moments, from_line) if isinstance(line, TaskFileLine))
     while some := list(islice(good, size)):
         yield some
 
 
-def _insert(client: "Client", lines: list[Line], sent: Sent, path: Path) -> None:
+def _insert(client: "Client", lines: list[TaskFileLine], sent: Sent, path: Path) -> None:
     """One batch, one transaction. Exits 1 when it cannot be, after saying which lines are in."""
     import psycopg
 
@@ -138,7 +138,7 @@ def _insert(client: "Client", lines: list[Line], sent: Sent, path: Path) -> None
     sent.last_line = lines[-1].number
 
 
-def _stopped(why: str, sent: Sent, lines: list[Line], path: Path, *, doubt: bool) -> NoReturn:
+def _stopped(why: str, sent: Sent, lines: list[TaskFileLine], path: Path, *, doubt: bool) -> NoReturn:
     output.say(f"turbo submit: {why}")
     inserted = (
         f"{output.many(len(sent.task_ids), 'task')}, up to line {sent.last_line}, inserted"
@@ -155,7 +155,7 @@ def _stopped(why: str, sent: Sent, lines: list[Line], path: Path, *, doubt: bool
     raise typer.Exit(130 if why == "interrupted" else 1)
 
 
-def _span(lines: list[Line]) -> str:
+def _span(lines: list[TaskFileLine]) -> str:
     first, last = lines[0].number, lines[-1].number
     return str(first) if first == last else f"{first} to {last}"
 

@@ -17,7 +17,7 @@ INPUT_KEY = "input."
 NUMBERS = ("task_priority", "timeout_seconds", "max_retries")
 
 
-class BadLine(ValueError):
+class BadTaskFileLine(ValueError):
     """A line that is no task: `line` counts from 1; the message says where in it, and what to write."""
 
     def __init__(self, line: int, message: str) -> None:
@@ -26,7 +26,7 @@ class BadLine(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class TaskFileLine:
     """A task, and the line of the file that it began in."""
 
     number: int
@@ -52,24 +52,24 @@ class TaskFile:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def lines(self, from_line: int = 1) -> Iterator[Line | BadLine]:
+    def lines(self, from_line: int = 1) -> Iterator[TaskFileLine | BadTaskFileLine]:
         """Every task from that line on, or what is wrong with its line."""
         self._file.seek(0)
         for number, values in self._rows():
             if number < from_line:
                 continue
-            if isinstance(values, BadLine):
+            if isinstance(values, BadTaskFileLine):
                 yield values
                 continue
             try:
-                yield Line(number, new_task(values, self._defaults))
+                yield TaskFileLine(number, new_task(values, self._defaults))
             except BadField as error:
-                yield BadLine(number, f"column {error}")
+                yield BadTaskFileLine(number, f"column {error}")
 
-    def _rows(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadLine"]]:
+    def _rows(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadTaskFileLine"]]:
         return self._jsonl() if self._form == "jsonl" else self._csv()
 
-    def _jsonl(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadLine"]]:
+    def _jsonl(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadTaskFileLine"]]:
         for number, raw in enumerate(self._file, start=1):
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
@@ -77,20 +77,23 @@ class TaskFile:
                     continue
                 value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
             except UnicodeDecodeError as error:
-                yield number, BadLine(number, f"byte {error.start + 1}: is not UTF-8 text")
+                yield number, BadTaskFileLine(number, f"byte {error.start + 1}: is not UTF-8 text")
             except json.JSONDecodeError as error:
-                yield number, BadLine(number, f"column {error.colno}: is not JSON: {error.msg}")
+                yield number, BadTaskFileLine(number, f"column {error.colno}: is not JSON: {error.msg}")
             except (ValueError, RecursionError) as error:
-                yield number, BadLine(number, f"cannot be read: {error}")
+                yield number, BadTaskFileLine(number, f"cannot be read: {error}")
             else:
                 if isinstance(value, str):
                     yield number, {"task_description": value}
                 elif isinstance(value, dict):
                     yield number, value
                 else:
-                    yield number, BadLine(number, "must be an object with the columns, or a string, the text alone")
+                    yield (
+                        number,
+                        BadTaskFileLine(number, "must be an object with the columns, or a string, the text alone"),
+                    )
 
-    def _csv(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadLine"]]:
+    def _csv(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadTaskFileLine"]]:
         csv.field_size_limit(2**31 - 1)
         reader = csv.reader(_decoded(self._file), strict=True)
         head: list[str] | None = None
@@ -99,24 +102,24 @@ class TaskFile:
             try:
                 cells = next(reader, None)
             except UnicodeDecodeError as error:
-                yield number, BadLine(number, f"byte {error.start + 1}: is not UTF-8 text")
+                yield number, BadTaskFileLine(number, f"byte {error.start + 1}: is not UTF-8 text")
                 return
             except csv.Error as error:
-                yield number, BadLine(number, f"cannot be read: {error}")
+                yield number, BadTaskFileLine(number, f"cannot be read: {error}")
                 return  # where the next record begins is not known
             if cells is None:
                 return
             if head is None:
                 head = [name.strip() for name in cells]
                 if bad := _bad_head(head):
-                    yield number, BadLine(number, bad)
+                    yield number, BadTaskFileLine(number, bad)
                     return
             elif cells:
                 yield number, self._values(number, head, cells)
 
-    def _values(self, number: int, head: list[str], cells: list[str]) -> "Mapping[str, Any] | BadLine":
+    def _values(self, number: int, head: list[str], cells: list[str]) -> "Mapping[str, Any] | BadTaskFileLine":
         if len(cells) != len(head):
-            return BadLine(number, f"has {len(cells)} cells, the first line names {len(head)} columns")
+            return BadTaskFileLine(number, f"has {len(cells)} cells, the first line names {len(head)} columns")
         values: dict[str, Any] = {}
         for name, cell in zip(head, cells, strict=True):
             if cell == "":
@@ -128,10 +131,10 @@ class TaskFile:
                 try:
                     values[column] = json.loads(cell, parse_constant=_no_number)
                 except ValueError as error:
-                    return BadLine(number, f"column {name}: is not JSON: {error}")
+                    return BadTaskFileLine(number, f"column {name}: is not JSON: {error}")
             elif column in NUMBERS:
                 if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", cell):
-                    return BadLine(number, f"column {name}: must be a whole number, not {cell[:40]!r}")
+                    return BadTaskFileLine(number, f"column {name}: must be a whole number, not {cell[:40]!r}")
                 values[column] = int(cell)
             else:
                 values[column] = cell

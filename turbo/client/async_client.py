@@ -16,9 +16,20 @@ from psycopg.rows import dict_row
 from turbo import db
 from turbo.client import operations
 from turbo.client.fleet_status import FleetStatus
-from turbo.client.models import Action, Changed, RunView, Standing, Submitted, TaskFilter, TaskLine, TaskRow
+from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
-from turbo.client.operations import Answer, Ask, Away, Drop, Sleep, Step, Steps, Stream, T, Talk
+from turbo.client.operations import (
+    Away,
+    Disconnect,
+    Operation,
+    Query,
+    QueryResult,
+    Request,
+    Sleep,
+    Steps,
+    Stream,
+    T,
+)
 from turbo.sql import statement
 
 
@@ -139,14 +150,14 @@ class AsyncClient:
 
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
-    ) -> AsyncIterator[list[Standing]]:
+    ) -> AsyncIterator[list[TaskStatus]]:
         """Look until all are finished; yields where those are that were not at the last look."""
-        self._judge_wait()
+        self._check_may_wait()
         return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
         """The task's run, whenever it has something new (status, last line, tokens): at most once a second."""
-        self._judge_wait()
+        self._check_may_wait()
         return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
@@ -182,42 +193,42 @@ class AsyncClient:
     # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self, steps: Steps[T]) -> T:
-        talk: Talk[T] = Talk(steps)
-        while not talk.over:
-            await self._advance(talk)
-        result: T = talk.result
+        operation: Operation[T] = Operation(steps)
+        while not operation.done:
+            await self._advance(operation)
+        result: T = operation.result
         return result
 
     async def _stream(self, steps: Stream[T]) -> AsyncIterator[T]:
-        talk: Talk[T] = Talk(steps)
-        while not talk.over:
-            if isinstance(talk.wish, Ask | Sleep | Drop):
-                await self._advance(talk)
+        operation: Operation[T] = Operation(steps)
+        while not operation.done:
+            if isinstance(operation.request, Query | Sleep | Disconnect):
+                await self._advance(operation)
             else:
-                yield talk.wish
-                talk.answer()
+                yield operation.request
+                operation.answer()
 
-    async def _advance(self, talk: Talk[T]) -> None:
+    async def _advance(self, operation: Operation[T]) -> None:
         try:
-            answer = await self._perform(talk.wish)
+            answer = await self._perform(operation.request)
         except Exception as error:
-            talk.fail(error)
+            operation.fail(error)
         else:
-            talk.answer(answer)
+            operation.answer(answer)
 
-    async def _perform(self, step: Step) -> Answer:
+    async def _perform(self, step: Request) -> QueryResult:
         if isinstance(step, Sleep):
             await asyncio.sleep(step.seconds)
-            return Answer()
-        if isinstance(step, Drop):
+            return QueryResult()
+        if isinstance(step, Disconnect):
             await self.close()
-            return Answer()
+            return QueryResult()
         connection = await self._connected()
         async with psycopg.AsyncCursor(connection, row_factory=dict_row) as cursor:
             operations.prepare(cursor)
             await cursor.execute(statement(step.name), step.parameters)
-            return Answer(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+            return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
-    def _judge_wait(self) -> None:
+    def _check_may_wait(self) -> None:
         if self._connection is not None:
-            operations.judge_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
+            operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)

@@ -22,15 +22,26 @@ from turbo.client.models import (
     AmbiguousTask,
     Changed,
     RunView,
-    Standing,
     Submitted,
     TaskFilter,
     TaskLine,
     TaskRow,
+    TaskStatus,
     UnknownTask,
 )
 from turbo.client.new_task import BadField, NewTask
-from turbo.client.operations import Answer, Ask, Away, Drop, Sleep, Step, Steps, Stream, T, Talk
+from turbo.client.operations import (
+    Away,
+    Disconnect,
+    Operation,
+    Query,
+    QueryResult,
+    Request,
+    Sleep,
+    Steps,
+    Stream,
+    T,
+)
 from turbo.sql import statement
 
 __all__ = [
@@ -41,11 +52,11 @@ __all__ = [
     "Client",
     "NewTask",
     "RunView",
-    "Standing",
     "Submitted",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
+    "TaskStatus",
     "UnknownTask",
 ]
 
@@ -171,14 +182,14 @@ class Client:
 
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
-    ) -> Iterator[list[Standing]]:
+    ) -> Iterator[list[TaskStatus]]:
         """Look until all are finished; yields where those are that were not at the last look.
 
         A database that is away is waited for (unless the connection is the caller's): `away(error)` is told, and
         `away(None)` when it is back. Raises TimeoutError after `timeout` seconds, UnknownTask for a task that is gone,
         RuntimeError as `wait`.
         """
-        self._judge_wait()
+        self._check_may_wait()
         return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> Iterator[RunView]:
@@ -186,7 +197,7 @@ class Client:
 
         Ends with the task; a further try is followed too. `away`, and what it raises: as `follow`.
         """
-        self._judge_wait()
+        self._check_may_wait()
         return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
 
     def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
@@ -240,44 +251,44 @@ class Client:
     # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self, steps: Steps[T]) -> T:
-        talk: Talk[T] = Talk(steps)
-        while not talk.over:
-            self._advance(talk)
-        result: T = talk.result
+        operation: Operation[T] = Operation(steps)
+        while not operation.done:
+            self._advance(operation)
+        result: T = operation.result
         return result
 
     def _stream(self, steps: Stream[T]) -> Iterator[T]:
-        talk: Talk[T] = Talk(steps)
-        while not talk.over:
-            if isinstance(talk.wish, Ask | Sleep | Drop):
-                self._advance(talk)
+        operation: Operation[T] = Operation(steps)
+        while not operation.done:
+            if isinstance(operation.request, Query | Sleep | Disconnect):
+                self._advance(operation)
             else:
-                yield talk.wish
-                talk.answer()
+                yield operation.request
+                operation.answer()
 
-    def _advance(self, talk: Talk[T]) -> None:
+    def _advance(self, operation: Operation[T]) -> None:
         try:
-            answer = self._perform(talk.wish)
+            answer = self._perform(operation.request)
         except Exception as error:
-            talk.fail(error)
+            operation.fail(error)
         else:
-            talk.answer(answer)
+            operation.answer(answer)
 
-    def _perform(self, step: Step) -> Answer:
+    def _perform(self, step: Request) -> QueryResult:
         if isinstance(step, Sleep):
             time.sleep(step.seconds)
-            return Answer()
-        if isinstance(step, Drop):
+            return QueryResult()
+        if isinstance(step, Disconnect):
             if self._owns:
                 self._connection.close()
-            return Answer()
+            return QueryResult()
         if self._owns and self._connection.closed:
             self._connection = self._connect()
         # A plain cursor: the caller's connection may make others, which read parameters in another way.
         with psycopg.Cursor(self._connection, row_factory=dict_row) as cursor:
             operations.prepare(cursor)
             cursor.execute(statement(step.name), step.parameters)
-            return Answer(cursor.fetchall() if cursor.description else [], cursor.rowcount)
+            return QueryResult(cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
-    def _judge_wait(self) -> None:
-        operations.judge_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
+    def _check_may_wait(self) -> None:
+        operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)

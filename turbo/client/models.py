@@ -110,7 +110,7 @@ class Submitted:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class TaskStatus:
     """Where a task is now. `seconds`: running for so long, else waiting for so long (negative: due in)."""
 
     task_id: str

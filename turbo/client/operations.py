@@ -1,6 +1,6 @@
 """What the clients ask and make of the answers, without a connection: `Client` and `AsyncClient` are two drivers of it.
 
-    operation (a generator) ──Ask · Sleep · Drop──▶ driver (blocking or async) ──answer or error──▶ operation ──▶ result
+    operation (a generator) ──Query · Sleep · Disconnect──▶ driver (blocking or async) ──answer or error──▶ operation ──▶ result
 
 An operation yields what it needs done, is sent the answer (or thrown the error), and returns its result; a stream yields
 its values in between. So every statement, retry and wait is written once, and each driver is a loop of a few lines.
@@ -28,11 +28,11 @@ from turbo.client.models import (
     AmbiguousTask,
     Changed,
     RunView,
-    Standing,
     Submitted,
     TaskFilter,
     TaskLine,
     TaskRow,
+    TaskStatus,
     UnknownTask,
 )
 from turbo.client.new_task import NewTask
@@ -49,7 +49,7 @@ FOLLOW_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Query:
     """Run `turbo/sql/<name>.sql`. On a connection of the client's own that was lost, open it anew first."""
 
     name: str
@@ -62,37 +62,37 @@ class Sleep:
 
 
 @dataclass(frozen=True, slots=True)
-class Drop:
+class Disconnect:
     """Throw the connection away, if it is the client's own."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """To an Ask: its rows, and how many it returned or changed. To the others: nothing."""
+class QueryResult:
+    """To an Query: its rows, and how many it returned or changed. To the others: nothing."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0
 
 
 T = TypeVar("T")
-Step = Ask | Sleep | Drop
-Steps = Generator[Step, Answer, T]
-Stream = Generator[Step | T, Answer, None]
+Request = Query | Sleep | Disconnect
+Steps = Generator[Request, QueryResult, T]
+Stream = Generator[Request | T, QueryResult, None]
 Away = Callable[[BaseException | None], None]
 """Told the error when the database goes away, and None when it is back."""
 
 
-class Talk(Generic[T]):
-    """An operation or a stream under way: a driver does what `wish` says until `over`. `wish` of a stream may be a value."""
+class Operation(Generic[T]):
+    """An operation or a stream under way: a driver does what `request` says until `done`. `request` of a stream may be a value."""
 
-    def __init__(self, steps: Generator[Any, Answer, Any]) -> None:
+    def __init__(self, steps: Generator[Any, QueryResult, Any]) -> None:
         self._steps = steps
-        self.wish: Any = None
+        self.request: Any = None
         self.result: Any = None
-        self.over = False
+        self.done = False
         self._on(partial(next, steps))
 
-    def answer(self, answer: Answer = Answer()) -> None:
+    def answer(self, answer: QueryResult = QueryResult()) -> None:
         self._on(partial(self._steps.send, answer))
 
     def fail(self, error: Exception) -> None:
@@ -101,9 +101,9 @@ class Talk(Generic[T]):
 
     def _on(self, resume: Callable[[], Any]) -> None:
         try:
-            self.wish = resume()
+            self.request = resume()
         except StopIteration as done:
-            self.over, self.wish, self.result = True, None, done.value
+            self.done, self.request, self.result = True, None, done.value
 
 
 def prepare(cursor: "psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]") -> None:
@@ -126,7 +126,7 @@ def _readable(raw: str | bytes) -> Any:
 def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
     if not tasks:
         return []
-    rows = (yield Ask("client/submit", columns(tasks))).rows
+    rows = (yield Query("client/submit", columns(tasks))).rows
     # Rows of an INSERT … SELECT … ORDER BY come back in that order, those with a key are found by it.
     unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
     created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
@@ -176,11 +176,11 @@ def run(task_id: str) -> Steps[RunView]:
 
 
 def trail(task_id: str) -> Steps[list[Action]]:
-    return [Action(**row) for row in (yield Ask("client/actions", {"task_id": task_id})).rows]
+    return [Action(**row) for row in (yield Query("client/actions", {"task_id": task_id})).rows]
 
 
 def resolve(prefix: str) -> Steps[str]:
-    asked = Ask("client/task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
+    asked = Query("client/task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
     found = [str(row["task_id"]) for row in (yield asked).rows]
     if prefix in found:
         return prefix
@@ -192,7 +192,7 @@ def resolve(prefix: str) -> Steps[str]:
 
 
 def newest_ids(prefix: str, limit: int) -> Steps[list[str]]:
-    rows = (yield Ask("client/task_ids", {"pattern": _like(prefix), "limit": limit})).rows
+    rows = (yield Query("client/task_ids", {"pattern": _like(prefix), "limit": limit})).rows
     return [str(row["task_id"]) for row in rows]
 
 
@@ -203,12 +203,12 @@ def _like(prefix: str) -> str:
 
 def tasks(wanted: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
     parameters = asdict(wanted) | {"statuses": wanted.statuses and list(wanted.statuses), "limit": limit}
-    return [TaskLine(**row) for row in (yield Ask("client/tasks", parameters)).rows]
+    return [TaskLine(**row) for row in (yield Query("client/tasks", parameters)).rows]
 
 
 def change(verb: str, task_ids: str | Sequence[str]) -> Steps[list[Changed]]:
     """`verb`: cancel or retry."""
-    rows = (yield Ask(f"client/{verb}", {"task_id": listed(task_ids)})).rows
+    rows = (yield Query(f"client/{verb}", {"task_id": listed(task_ids)})).rows
     return [Changed(**row) for row in rows]
 
 
@@ -219,7 +219,7 @@ def listed(task_ids: str | Sequence[str]) -> list[str]:
 
 def _one(name: str, task_id: str) -> Steps[dict[str, Any]]:
     try:
-        rows = (yield Ask(name, {"task_id": task_id})).rows
+        rows = (yield Query(name, {"task_id": task_id})).rows
     except psycopg.DataError:  # an id that the column's type cannot be
         rows = []
     if not rows:
@@ -232,7 +232,7 @@ def _one(name: str, task_id: str) -> Steps[dict[str, Any]]:
 
 def follow(
     task_ids: str | Sequence[str], timeout: float | None, *, patient: bool, away: Away | None = None
-) -> Stream[list[Standing]]:
+) -> Stream[list[TaskStatus]]:
     """`patient`: a database that is away is waited for."""
     began = time.monotonic()
     waiting = list(dict.fromkeys(listed(task_ids)))
@@ -270,7 +270,7 @@ def progress(task_id: str, timeout: float | None, *, patient: bool, away: Away |
         yield Sleep(PROGRESS_SECONDS if timeout is None else min(PROGRESS_SECONDS, max(0.01, timeout - waited)))
 
 
-def judge_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
+def check_may_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
     """Raises RuntimeError where waiting would hold a transaction open, and perhaps wait for its own commit."""
     if not owns and (not autocommit or status != TransactionStatus.IDLE):
         raise RuntimeError(
@@ -279,14 +279,14 @@ def judge_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
         )
 
 
-def _standings(task_ids: list[str]) -> Steps[list[Standing]]:
-    found: list[Standing] = []
+def _standings(task_ids: list[str]) -> Steps[list[TaskStatus]]:
+    found: list[TaskStatus] = []
     for start in range(0, len(task_ids), FOLLOW_AT_ONCE):
         try:
-            rows = (yield Ask("client/follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})).rows
+            rows = (yield Query("client/follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})).rows
         except psycopg.DataError:  # an id that the column's type cannot be
             return []
-        found += [Standing(**row) for row in rows]
+        found += [TaskStatus(**row) for row in rows]
     return found
 
 
@@ -305,7 +305,7 @@ def _patiently(
                 raise TimeoutError(f"the database is away: no answer within {timeout:g} s") from error
             if away is not None and backoff.failures == 0:
                 away(error)
-            yield Drop()
+            yield Disconnect()
             yield Sleep(backoff.next())
         else:
             if away is not None and backoff.failures:
@@ -317,35 +317,35 @@ def _patiently(
 
 
 def served(queue: str) -> Steps[tuple[bool, bool]]:
-    row = (yield Ask("client/served", {"queue": queue})).rows[0]
+    row = (yield Query("client/served", {"queue": queue})).rows[0]
     return row["served"], row["paused"]
 
 
 def pause_queue(queue: str, reason: str | None) -> Steps[bool]:
-    return (yield Ask("client/pause_queue", {"queue": queue, "reason": reason})).count > 0
+    return (yield Query("client/pause_queue", {"queue": queue, "reason": reason})).count > 0
 
 
 def resume_queue(queue: str) -> Steps[bool]:
-    return (yield Ask("client/resume_queue", {"queue": queue})).count > 0
+    return (yield Query("client/resume_queue", {"queue": queue})).count > 0
 
 
 def pause_account(account: str, reason: str | None) -> Steps[None]:
-    yield Ask("accounts/pause", {"account": account, "why": reason})
+    yield Query("accounts/pause", {"account": account, "why": reason})
 
 
 def resume_account(account: str) -> Steps[bool]:
-    return (yield Ask("accounts/resume", {"account": account})).count > 0
+    return (yield Query("accounts/resume", {"account": account})).count > 0
 
 
 def account_used(account: str) -> Steps[bool]:
-    return bool((yield Ask("accounts/used", {"account": account})).rows[0]["used"])
+    return bool((yield Query("accounts/used", {"account": account})).rows[0]["used"])
 
 
 def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     return FleetStatus(
-        [WorkerLine(**row) for row in (yield Ask("status/workers")).rows],
-        [QueueLine(**row) for row in (yield Ask("status/queues")).rows],
-        [AccountLine(**row) for row in (yield Ask("status/accounts")).rows],
-        [FinishedLine(**row) for row in (yield Ask("status/finished", {"seconds": window_seconds})).rows],
+        [WorkerLine(**row) for row in (yield Query("status/workers")).rows],
+        [QueueLine(**row) for row in (yield Query("status/queues")).rows],
+        [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
+        [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
         window_seconds,
     )

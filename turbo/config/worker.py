@@ -137,11 +137,11 @@ class Program(Section):
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
 
 
-class CommandExecutor(Program):
+class CommandSection(Program):
     kind: Literal["command"] = Field(description="A program: the task as JSON on its standard input.")
 
 
-class ClaudeExecutor(Program):
+class ClaudeSection(Program):
     kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
     command: list[str] = Field(
         default=["claude"], min_length=1, description="The CLI, and flags of yours that go with every run."
@@ -159,7 +159,7 @@ class ClaudeExecutor(Program):
     silence_seconds: float | None = Field(default=600, gt=0, description="Ended after so long without output.")
 
 
-class PythonExecutor(Section):
+class PythonSection(Section):
     kind: Literal["python"] = Field(description="An async function, in the worker's own process.")
     handler: str = Field(description="module:function, found on PYTHONPATH.")
     account: str | None = Field(default=None, description="Whose limits it uses: a name under accounts.")
@@ -173,7 +173,7 @@ class PythonExecutor(Section):
         return handler
 
 
-ExecutorSection = Annotated[CommandExecutor | ClaudeExecutor | PythonExecutor, Field(discriminator="kind")]
+ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Field(discriminator="kind")]
 
 
 class RetentionSection(Section):

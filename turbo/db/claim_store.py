@@ -12,17 +12,18 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from psycopg import errors
 from psycopg.rows import dict_row
 
 from turbo.db.connect import Connection, Lane
+from turbo.domain.claim import ClaimRef
+from turbo.domain.result import RunResult
 from turbo.domain.run import Progress
 from turbo.domain.task import Task
-from turbo.host.spool import FinishedRun
 from turbo.sql import statement
-from turbo.worker.recovery_gate import Settling
+from turbo.worker.recovery_gate import RecoveryGate
 
 INFRA_CAP = 5
 """Rescues and infrastructure outcomes of one task before it is failed as poison: a task that kills its worker must not
@@ -31,13 +32,6 @@ take the fleet round and round."""
 DEFAULT_TIMEOUT_SECONDS = 300
 MAX_TIMEOUT_SECONDS = 30 * 86_400
 KEY_RACE_TRIES = 20
-
-
-class Held(NamedTuple):
-    """A claim that this worker holds: which task, by which token."""
-
-    task_id: str
-    token: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +44,7 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ResultAnswer:
     """What the database says to one result: recorded | already | late | gone, and the task's status when recorded."""
 
     task_id: str
@@ -75,7 +69,7 @@ class AccountRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Sweep:
+class PollResult:
     """What a poll saw. `next_in`: seconds until the next scheduled task is due, None without one. `asked_at`: when it was
     sent, monotonic seconds: what this process wrote later it cannot have seen. `ended_below`, `begun_below`: transactions with
     lower ids are over, and seen; those with ids from there on had not begun."""
@@ -94,9 +88,9 @@ class Sweep:
 class Differences:
     """What the database and this worker do not agree on, and whom somebody wants stopped."""
 
-    orphans: tuple[Held, ...]
-    lost: tuple[Held, ...]
-    stop: tuple[Held, ...]
+    orphans: tuple[ClaimRef, ...]
+    lost: tuple[ClaimRef, ...]
+    stop: tuple[ClaimRef, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +130,7 @@ class Queue:
         *,
         host: str = "",
         accounts: Sequence[str] = (),
-        settling: Settling | None = None,
+        settling: RecoveryGate | None = None,
     ) -> None:
         self.worker_id = worker_id
         self.host = host
@@ -183,7 +177,7 @@ class Queue:
             return Claim(tuple(tasks), rows[0][-1], races)
         return Claim((), None, KEY_RACE_TRIES)
 
-    async def sweep(self, queues: Sequence[str], connection: Connection | None = None) -> Sweep:
+    async def sweep(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
         """Promote what is due and look what there is, on `connection` (the listener's own) or on the claims' lane."""
         if connection is None:
             async with self._claims.use() as own:
@@ -201,11 +195,11 @@ class Queue:
         breakers = tuple(
             AccountRow(a["account"], a["host"], a["state"], a["reason"], a["in"], a["probed"]) for a in accounts or ()
         )
-        return Sweep(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at, ended_below, begun_below)
+        return PollResult(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at, ended_below, begun_below)
 
     # ── results ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def finish(self, results: Sequence[FinishedRun]) -> list[Answer]:
+    async def finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
         """Record a batch in one transaction with its trail. Every result gets an answer; see sql/tasks/finish.sql."""
         parameters = {
             "worker": self.worker_id,
@@ -214,9 +208,11 @@ class Queue:
         }
         async with self._results.use() as connection:
             cursor = await connection.execute(statement("tasks/finish"), parameters)
-            return [Answer(*row) for row in await cursor.fetchall()]
+            return [ResultAnswer(*row) for row in await cursor.fetchall()]
 
-    async def release(self, held: Iterable[tuple[Held, str | None]], reason: str, *, delay: float = 0.0) -> list[Held]:
+    async def release(
+        self, held: Iterable[tuple[ClaimRef, str | None]], reason: str, *, delay: float = 0.0
+    ) -> list[ClaimRef]:
         """Give tasks back without a try, each with the agent's session id where one is to be resumed; claimable again
         in `delay` seconds."""
         items = list(held)
@@ -232,9 +228,11 @@ class Queue:
                     "delay": delay,
                 },
             )
-            return [Held(row[0], row[1]) for row in await cursor.fetchall()]
+            return [ClaimRef(row[0], row[1]) for row in await cursor.fetchall()]
 
-    async def progress(self, connection: Connection, said: Mapping[Held, Progress], over: Sequence[Held]) -> None:
+    async def progress(
+        self, connection: Connection, said: Mapping[ClaimRef, Progress], over: Sequence[ClaimRef]
+    ) -> None:
         """Where runs are, and which of them are over, on `connection` (the progress loop's own)."""
         parameters = {
             "worker": self.worker_id,
@@ -250,23 +248,23 @@ class Queue:
 
     # ── leases ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def reconcile(self, known: Iterable[Held]) -> Differences:
+    async def reconcile(self, known: Iterable[ClaimRef]) -> Differences:
         """Compare; orphans are released by the statement itself. Never call it while a claim is under way."""
-        found: dict[str, list[Held]] = {"orphan": [], "lost": [], "stop": []}
+        found: dict[str, list[ClaimRef]] = {"orphan": [], "lost": [], "stop": []}
         async with self._claims.use() as connection:
             cursor = await connection.execute(statement("tasks/reconcile"), self._held(known))
             for what, task_id, token in await cursor.fetchall():
-                found[what].append(Held(task_id, token))
+                found[what].append(ClaimRef(task_id, token))
         return Differences(tuple(found["orphan"]), tuple(found["lost"]), tuple(found["stop"]))
 
-    async def reassert(self, lost: Iterable[Held]) -> list[Held]:
+    async def reassert(self, lost: Iterable[ClaimRef]) -> list[ClaimRef]:
         """Take claims back that a failover lost. One by one: a key that meanwhile runs elsewhere refuses only itself."""
-        taken: list[Held] = []
+        taken: list[ClaimRef] = []
         for held in lost:
             try:
                 async with self._claims.use() as connection:
                     cursor = await connection.execute(statement("tasks/reassert"), self._held([held]))
-                    taken += [Held(row[0], row[1]) for row in await cursor.fetchall()]
+                    taken += [ClaimRef(row[0], row[1]) for row in await cursor.fetchall()]
             except errors.UniqueViolation:
                 continue
         return taken
@@ -364,7 +362,7 @@ class Queue:
         async with self._claims.use() as connection:
             await connection.execute(statement(name), parameters)
 
-    def _held(self, held: Iterable[Held]) -> dict[str, object]:
+    def _held(self, held: Iterable[ClaimRef]) -> dict[str, object]:
         items = list(held)
         return {
             "worker": self.worker_id,
@@ -373,7 +371,7 @@ class Queue:
         }
 
 
-def _document(result: FinishedRun, worker_id: str) -> dict[str, object]:
+def _document(result: RunResult, worker_id: str) -> dict[str, object]:
     """One result as sql/tasks/finish.sql reads it. What is usual is left out: server and client pay for every word."""
     document: dict[str, object] = {
         "task_id": result.task_id,
@@ -390,8 +388,8 @@ def _document(result: FinishedRun, worker_id: str) -> dict[str, object]:
         document["delay"] = result.retry_delay_seconds
     if result.final:
         document["final"] = True
-    if result.untouched:
-        document["untouched"] = True
+    if result.uncounted:
+        document["uncounted"] = True
     if result.error is not None:
         document["error"] = result.error
     if result.failure_kind is not None:

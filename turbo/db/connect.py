@@ -70,7 +70,7 @@ an index of all pending rows, it would make every claim cost the whole backlog f
 Connection = AsyncConnection[TupleRow]
 
 
-class LaneOver(psycopg.OperationalError):
+class LaneClosed(psycopg.OperationalError):
     """The worker leaves, and its lane has ended: trying again is in vain."""
 
 
@@ -175,7 +175,7 @@ async def _cut_off(connection: Connection, task: "asyncio.Future[object]") -> No
         task.exception()
 
 
-class Watches(Protocol):
+class LaneObserver(Protocol):
     """Who wants to know of a lane's sessions (turbo.worker.recovery_gate)."""
 
     def opened(self, server: str) -> None: ...
@@ -212,7 +212,7 @@ class Lane:
     the lane has ended (`end_in`, `over`)."""
 
     def __init__(
-        self, dsn: str, application_name: str, watches: Watches | None = None, *, deadline: float = 60.0
+        self, dsn: str, application_name: str, watches: LaneObserver | None = None, *, deadline: float = 60.0
     ) -> None:
         """`deadline`: seconds that a use may take, unless it says otherwise."""
         self._dsn = dsn
@@ -236,7 +236,7 @@ class Lane:
 
     async def _opened(self) -> Connection:
         if time.monotonic() >= self._ends:
-            raise LaneOver("this worker is leaving, and has waited long enough for the database")
+            raise LaneClosed("this worker is leaving, and has waited long enough for the database")
         if self._connection is None or self._connection.closed:
             try:
                 async with asyncio.timeout(None) as self._opening:

@@ -15,7 +15,7 @@ from psycopg import sql as compose
 
 from turbo import db
 from turbo.doctor.finding import Check, Verdict, fail, ok, skip
-from turbo.doctor.session import Row, Session
+from turbo.doctor.session import Session, SessionRow
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 from turbo.worker.listener import HEARD, QUESTION, own_channel
 
@@ -70,7 +70,7 @@ def _workers_hear(session: Session) -> Verdict:
     )
 
 
-def _silent(session: Session, workers: list[Row]) -> list[Row]:
+def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
     """Those that have not answered within ANSWER_SECONDS."""
     waiting = {str(row["worker_id"]): row for row in workers}
     token = secrets.token_hex(8)

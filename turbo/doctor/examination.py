@@ -10,7 +10,7 @@ from turbo import db
 from turbo.config.worker import WorkerConfig
 from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, surroundings, worktrees
 from turbo.doctor.finding import Check, Finding, Level, Verdict, fail, skip
-from turbo.doctor.session import Row, Session
+from turbo.doctor.session import Session, SessionRow
 from turbo.observability.log import scrub
 
 OLD_TRANSACTION_SECONDS = 300.0
@@ -74,7 +74,7 @@ class _Host:
         self.name = config.worker.this_host
 
     @cached_property
-    def workers(self) -> list[Row]:
+    def workers(self) -> list[SessionRow]:
         """The live ones of the fleet; none when the database cannot be asked."""
         try:
             return self._session.rows("workers")
@@ -82,5 +82,5 @@ class _Host:
             return []
 
     @cached_property
-    def surroundings(self) -> surroundings.Surroundings:
+    def surroundings(self) -> surroundings.WorkerEnvironment:
         return surroundings.of_worker(self.workers, self.name, self._config.worker.name or self.name)

@@ -8,12 +8,12 @@ from collections.abc import Iterable
 
 from turbo.config.worker import MetricsSection
 from turbo.doctor.finding import Verdict, fail, ok
-from turbo.doctor.session import Row
+from turbo.doctor.session import SessionRow
 
 ASK_SECONDS = 3.0
 
 
-def metrics_port(settings: MetricsSection, rows: Iterable[Row], host: str) -> Verdict:
+def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Verdict:
     """`rows` are the live workers: the one on this host with this port is ours, whatever it answers."""
     if settings.port == 0:
         return ok("a free one is taken at the start")

@@ -11,12 +11,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from turbo.config.worker import ClaudeExecutor as ClaudeSection
-from turbo.config.worker import CommandExecutor as CommandSection
-from turbo.config.worker import ConfigError, WorkerConfig
+from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, WorkerConfig
 from turbo.doctor.finding import Check, Verdict, fail, ok, warn
-from turbo.doctor.surroundings import Surroundings, put_on
-from turbo.domain.run import Executor, NeedsProgram
+from turbo.doctor.surroundings import WorkerEnvironment, applied
+from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import build_executors
 from turbo.process.environment import EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
@@ -24,7 +22,9 @@ from turbo.process.journal import Journal
 OLDEST_MEASURED = (2, 1, 197)
 
 
-def checks(config: WorkerConfig, worker_env_file: Path | None, surroundings: Callable[[], Surroundings]) -> list[Check]:
+def checks(
+    config: WorkerConfig, worker_env_file: Path | None, surroundings: Callable[[], WorkerEnvironment]
+) -> list[Check]:
     found = []
     if worker_env_file is not None:
         found.append(Check("env file", partial(env_file, worker_env_file)))
@@ -53,9 +53,9 @@ def env_file(path: Path) -> Verdict:
     return ok(f"{path}: mode 0600, {count} variable{'' if count == 1 else 's'}")
 
 
-def _executor(config: WorkerConfig, name: str, found: Callable[[], Surroundings]) -> Verdict:
+def _executor(config: WorkerConfig, name: str, found: Callable[[], WorkerEnvironment]) -> Verdict:
     surroundings = found()
-    with put_on(surroundings), tempfile.TemporaryDirectory(prefix="turbo-doctor-") as place:
+    with applied(surroundings), tempfile.TemporaryDirectory(prefix="turbo-doctor-") as place:
         alone = config.model_copy(update={"executors": {name: config.executors[name]}})
         try:
             executor = build_executors(alone, Journal(Path(place) / "journal"))[name]
@@ -74,7 +74,7 @@ def _executor(config: WorkerConfig, name: str, found: Callable[[], Surroundings]
         return ok(f"{program} is there ({surroundings.whose})")
 
 
-async def _claude(executor: Executor, account: str | None, surroundings: Surroundings) -> Verdict:
+async def _claude(executor: Executor, account: str | None, surroundings: WorkerEnvironment) -> Verdict:
     """The CLI's version and whether a login is there: its own word, which costs no request and says nothing of validity."""
     from turbo.executors.claude.executor import ClaudeExecutor
 

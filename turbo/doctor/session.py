@@ -19,7 +19,7 @@ from turbo.sql import statement
 DEADLINE_SECONDS = 10.0
 APPLICATION_NAME = "turbo doctor"
 
-Row = dict[str, Any]
+SessionRow = dict[str, Any]
 
 
 class Session:
@@ -28,7 +28,7 @@ class Session:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self._connection: psycopg.Connection[Any] | None = None
-        self._facts: Row | None = None
+        self._facts: SessionRow | None = None
 
     def __enter__(self) -> "Session":
         return self
@@ -62,13 +62,13 @@ class Session:
         finally:
             timer.cancel()
 
-    def rows(self, name: str, parameters: Mapping[str, object] | None = None) -> list[Row]:
+    def rows(self, name: str, parameters: Mapping[str, object] | None = None) -> list[SessionRow]:
         """`turbo/sql/doctor/<name>.sql`."""
         with self.deadline(), self.connection.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(statement(f"doctor/{name}"), parameters or {}).fetchall()
 
     @property
-    def facts(self) -> Row:
+    def facts(self) -> SessionRow:
         """What the server is (server.sql), asked once."""
         if self._facts is None:
             self._facts = self.rows("server")[0]

@@ -12,32 +12,32 @@ from dataclasses import dataclass
 
 import psutil
 
-from turbo.doctor.session import Row
+from turbo.doctor.session import SessionRow
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class WorkerEnvironment:
     """`variables` is the whole environment; `whose` says where it was found."""
 
     variables: Mapping[str, str]
     whose: str
 
 
-def of_worker(rows: Iterable[Row], host: str, name: str | None) -> Surroundings:
+def of_worker(rows: Iterable[SessionRow], host: str, name: str | None) -> WorkerEnvironment:
     """Of a live worker on this host, one of this name if there is one; else this process's own."""
     here = [row for row in rows if row["host"] == host]
     for row in sorted(here, key=lambda row: row["name"] != name):
         try:
             process = psutil.Process(int(row["pid"]))
             if "worker" in process.cmdline() and (variables := process.environ()):
-                return Surroundings(variables, f"as worker {row['worker_id']} has it")
+                return WorkerEnvironment(variables, f"as worker {row['worker_id']} has it")
         except (psutil.Error, OSError):  # another user's, or gone
             continue
-    return Surroundings(dict(os.environ), "as this shell has it, for no worker runs here")
+    return WorkerEnvironment(dict(os.environ), "as this shell has it, for no worker runs here")
 
 
 @contextmanager
-def put_on(surroundings: Surroundings) -> Iterator[None]:
+def applied(surroundings: WorkerEnvironment) -> Iterator[None]:
     """This process has that environment while the block runs, and finds the modules that one would find."""
     own, path = dict(os.environ), list(sys.path)
     os.environ.clear()

@@ -51,7 +51,7 @@ class Outcome:
 
     `output` is any JSON value (it becomes `output_data.output`); `error` is text for a person, shown in
     `error_message`; `final` means that a further try cannot help (bad request, no route): it fails at once.
-    `untouched` means that the task goes back as it was, uncounted, because its account rests for the same reason.
+    `uncounted` means that the task goes back as it was, uncounted, because its account rests for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None says nothing about it.
     `resets_at` is Unix seconds. `extra` is merged into `output_data` beside `output` (a workspace, turns).
     """
@@ -61,7 +61,7 @@ class Outcome:
     error: str | None = None
     failure_kind: FailureKind | None = None
     final: bool = False
-    untouched: bool = False
+    uncounted: bool = False
     truncated: bool = False
     session_id: str | None = None
     usage: tuple[ModelUsage, ...] = ()

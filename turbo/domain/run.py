@@ -1,38 +1,35 @@
-"""The executor protocol: everything turbo asks of a way to run tasks.
-
-An executor is built once per worker from its section of worker.yaml, then runs many tasks at once. A second agent
-CLI is one more file beside this one (docs/executors.md).
-"""
+"""One run of one task: what an executor is given, and what it says meanwhile."""
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from time import monotonic
 
-from turbo.domain.outcome import Outcome
+from turbo.domain.claim import ClaimRef
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 
 
-class StopReason:
-    """Why a run is asked to end. Set once, by the worker; awaited by the executor."""
+class StopSignal:
+    """Asks a run to end, and says why. Set once, by the worker; awaited by the executor."""
 
     def __init__(self) -> None:
-        self._event: asyncio.Event | None = None  # made when somebody waits: most light runs end before
-        self.reason: str | None = None
+        self._event: asyncio.Event | None = None  # made when an executor waits: most light runs end before
+        self.cause: StopCause | None = None
 
-    def set(self, reason: str) -> None:
-        """`reason`: cancel (a person's wish), drain (the worker stops), lost (the lease is somebody else's)."""
-        if self.reason is None:
-            self.reason = reason
+    def set(self, cause: StopCause) -> None:
+        """The first cause counts."""
+        if self.cause is None:
+            self.cause = cause
             if self._event is not None:
                 self._event.set()
 
     def is_set(self) -> bool:
-        return self.reason is not None
+        return self.cause is not None
 
     async def wait(self) -> None:
-        if self.reason is None:
+        if self.cause is None:
             if self._event is None:
                 self._event = asyncio.Event()
             await self._event.wait()
@@ -47,7 +44,7 @@ class Progress:
     output_tokens: int = 0
 
 
-class NotNow(Exception):
+class Snooze(Exception):
     """The task could run here, but not at this moment. It is given back without a try, due again in `seconds`."""
 
     def __init__(self, why: str, seconds: float) -> None:
@@ -78,7 +75,7 @@ class Run:
         task: Task,
         work_dir: Path | Callable[[], Path],
         log_path: Path | Callable[[], Path],
-        stop: StopReason | None = None,
+        stop: StopSignal | None = None,
         started: Callable[[int], None] = _ignore_pid,
         progress: Callable[[Progress], None] = _ignore_progress,
         session_started: Callable[[str], None] = _ignore_session,
@@ -86,7 +83,7 @@ class Run:
         self.task = task
         self._work_dir = work_dir
         self._log_path = log_path
-        self.stop = StopReason() if stop is None else stop
+        self.stop = StopSignal() if stop is None else stop
         self.started = started
         self.progress = progress
         self.session_started = session_started
@@ -100,36 +97,17 @@ class Run:
         return self._log_path if isinstance(self._log_path, Path) else self._log_path()
 
 
-class Executor(Protocol):
-    """What the worker needs to know of an executor."""
+@dataclass(slots=True)
+class Running:
+    """One run in a slot. `claimed_at` is in monotonic seconds."""
 
-    name: str  # its key in worker.yaml; a metric label
-    account: str | None  # whose login and limits it uses, if any
-    durable: bool  # its result is worth an fsync before it is sent (programs yes, python handlers no)
+    task: Task
+    executor: str
+    account: str | None
+    stop: StopSignal = field(default_factory=StopSignal)
+    claimed_at: float = field(default_factory=monotonic)
+    session_id: str | None = None
+    claim: ClaimRef = field(init=False)
 
-    async def run(self, run: Run) -> Outcome:
-        """Run the task to its end and say what became of it.
-
-        Never raises for what the task or its program did: that is an Outcome. When `run.stop` is set it ends what it
-        started, waits until that is gone, and returns `OutcomeKind.CANCELLED` (or the true end, if that came first).
-        Raises NotNow before it has started anything, when the task has to wait.
-        """
-        ...
-
-
-@runtime_checkable
-class NeedsProgram(Protocol):
-    """An executor that can say beforehand that no task of its could be started on this host."""
-
-    def missing(self) -> str | None:
-        """What is missing, where it was looked for and what to do; or None. Cheap: no process, no request."""
-        ...
-
-
-@runtime_checkable
-class Versioned(Protocol):
-    """An executor whose program can be asked for its version."""
-
-    async def version(self) -> str | None:
-        """Asked once, logged once; None when it cannot be run."""
-        ...
+    def __post_init__(self) -> None:
+        self.claim = ClaimRef(self.task.task_id, self.task.fencing_token)

@@ -1,4 +1,6 @@
-"""The states of a task, and which may follow which. The one place that names them.
+"""The closed vocabularies of the engine: states, verdicts, stop causes, control messages. The one place that names them.
+
+The states of a task, and which may follow which:
 
     scheduled ──due──▶ pending ──claim──▶ running ──▶ completed | failed | cancelled
         ▲                 ▲                 │
@@ -29,6 +31,67 @@ class WorkerState(StrEnum):
     DRAINING = "draining"
     PAUSED = "paused"
     DEAD = "dead"
+
+
+class AccountState(StrEnum):
+    """`agent_accounts.state`."""
+
+    OPEN = "open"
+    SUSPECT = "suspect"
+    PAUSED = "paused"
+    HALF_OPEN = "half_open"
+
+
+class PauseReason(StrEnum):
+    """`agent_accounts.reason`, and the label of `turbo_account_paused{reason}`."""
+
+    AUTH = "auth"
+    USAGE_LIMIT = "usage_limit"
+    MANUAL = "manual"
+
+
+class Verdict(StrEnum):
+    """What the database says to one result (sql/tasks/finish.sql)."""
+
+    RECORDED = "recorded"
+    ALREADY = "already"  # a replay
+    LATE = "late"  # another worker has the task; the result is kept in the audit trail
+    GONE = "gone"  # the row was deleted
+
+
+class StopCause(StrEnum):
+    """Why a run is asked to end."""
+
+    CANCEL = "cancel"  # a person asked for it
+    DRAIN = "drain"  # the worker stops
+    LOST = "lost"  # another worker has the task
+
+
+class RescueReason(StrEnum):
+    """Why a task was taken back: the label of `turbo_rescued_tasks_total{reason}`."""
+
+    WORKER_SILENT = "worker_silent"
+    WORKER_RESTARTED = "worker_restarted"
+    ORPHAN = "orphan"  # the claim's answer was lost on the wire
+
+
+class ControlMessage(StrEnum):
+    """The first word of a notification on `turbo_ctl`."""
+
+    STOP = "stop"  # `stop <worker id>`: a person wants a run of that worker ended
+    QUEUES = "queues"  # a queue was paused or resumed
+    ACCOUNTS = "accounts"  # an account was paused or opened
+
+
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    NOTE = "note"  # worth knowing
+    WARN = "warn"  # it works, and will cause trouble
+    FAIL = "fail"  # it does not work
+    REFUSE = "refuse"  # the command stops before it changes anything
+    SKIP = "skip"  # not checked
 
 
 FINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED})

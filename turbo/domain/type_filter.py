@@ -12,7 +12,7 @@ DEFAULT_ROUTE = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class TaskTypes:
+class TypeFilter:
     """`only` these, or all but `skip`. `a & b` is what both let through."""
 
     only: tuple[str, ...] | None = None
@@ -22,17 +22,17 @@ class TaskTypes:
     def none(self) -> bool:
         return self.only == ()
 
-    def __and__(self, other: "TaskTypes") -> "TaskTypes":
+    def __and__(self, other: "TypeFilter") -> "TypeFilter":
         if other == EVERYTHING:  # the common case, several times a claim
             return self
         skip = {*self.skip, *other.skip}
         if self.only is None and other.only is None:
-            return TaskTypes(skip=tuple(sorted(skip)))
+            return TypeFilter(skip=tuple(sorted(skip)))
         named = [set(types.only) for types in (self, other) if types.only is not None]
-        return TaskTypes(only=tuple(sorted(set.intersection(*named) - skip)))
+        return TypeFilter(only=tuple(sorted(set.intersection(*named) - skip)))
 
 
-EVERYTHING = TaskTypes()
+EVERYTHING = TypeFilter()
 
 
 def executor_of(routes: Mapping[str, str], task_type: str) -> str | None:
@@ -40,11 +40,11 @@ def executor_of(routes: Mapping[str, str], task_type: str) -> str | None:
     return routes.get(task_type) or routes.get(DEFAULT_ROUTE)
 
 
-def types_served(routes: Mapping[str, str], able: Callable[[str], bool]) -> TaskTypes:
+def served_types(routes: Mapping[str, str], able: Callable[[str], bool]) -> TypeFilter:
     """The task types whose executor is `able`. Without the default one, that is those that are routed by name."""
     shut = tuple(sorted(t for t, executor in routes.items() if not able(executor)))
     if not shut:
-        return TaskTypes()
+        return TypeFilter()
     if DEFAULT_ROUTE in shut:
-        return TaskTypes(only=tuple(sorted(t for t, executor in routes.items() if able(executor))))
-    return TaskTypes(skip=shut)
+        return TypeFilter(only=tuple(sorted(t for t, executor in routes.items() if able(executor))))
+    return TypeFilter(skip=shut)

@@ -18,12 +18,13 @@ from pathlib import Path
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK, Task
-from turbo.executors.directories import Directories, Exclusive, Place, shared
+from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.launch import obstacle
 from turbo.process.output import LastLine, text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
+from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 EX_TEMPFAIL = 75
 PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
@@ -51,11 +52,11 @@ class CommandExecutor:
         *,
         journal: Journal,
         cwd: Path | None = None,
-        exclusive: Exclusive = shared,
+        exclusive: Exclusive = no_lock,
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
-        place: Place | None = None,
+        place: WorkArea | None = None,
         grace_seconds: float = 5.0,
         silence_seconds: float | None = None,
         account: str | None = None,
@@ -133,7 +134,7 @@ class CommandExecutor:
         said = f": {result.stderr_tail}" if result.stderr_tail else ""
         match result.ended_by:
             case Ending.STOPPED | Ending.ENOUGH:
-                return Outcome(OutcomeKind.CANCELLED, error=f"{program} was ended on request: {run.stop.reason}")
+                return Outcome(OutcomeKind.CANCELLED, error=f"{program} was ended on request: {run.stop.cause}")
             case Ending.WALL:
                 why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){said}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)

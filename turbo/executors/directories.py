@@ -3,53 +3,17 @@
 A row may name a directory only inside the roots that the worker's operator has opened: whoever may INSERT must not
 thereby choose where commands run. Symbolic links are followed before the comparison.
 
-`Place` is the one seam: an executor hands its program to a place and gets the outcome back. `Directories` is the plain
-one; turbo.workspaces gives each task a git worktree instead.
+`Directories` is the plain work area (turbo.workspaces.area); turbo.workspaces gives each task a git worktree instead.
 """
 
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from turbo.domain.outcome import FailureKind, Outcome
 from turbo.domain.run import Run
-from turbo.domain.task import Task
-
-Exclusive = Callable[[Path, Task], AbstractAsyncContextManager[None]]
-"""Holds a directory for a task while its program runs. Raises NotNow when another task is at work there."""
-
-
-def shared(_directory: Path, _task: Task) -> AbstractAsyncContextManager[None]:
-    """Anybody may work in it at the same time."""
-    return nullcontext()
-
-
-Program = Callable[[Path], Awaitable[Outcome]]
-"""Runs an executor's program in a directory (absolute), to its end."""
-
-
-class Place(Protocol):
-    """Where the programs of one executor run."""
-
-    @property
-    def fixed(self) -> Path | None:
-        """The directory, where it is the same for every task."""
-        ...
-
-    def missing(self, environment: Mapping[str, str]) -> str | None:
-        """Why no task could be run on this host now, or None. Cheap: no process."""
-        ...
-
-    async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
-        """Make the directory ready, run `program` in it, and see to what it left there.
-
-        `environment`: what the program gets. Returns the program's outcome, or that of a task that cannot run here.
-        Raises NotNow (before anything was started), OSError, and what `program` raises.
-        """
-        ...
+from turbo.workspaces.area import Exclusive, Program, no_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +22,15 @@ class Directories:
 
     fixed: Path | None = None
     allowed_roots: tuple[Path, ...] = ()
-    exclusive: Exclusive = shared
+    exclusive: Exclusive = no_lock
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
-        """See `Place`. A fixed directory that is not there is found with the program (turbo.process.launch.obstacle)."""
+        """See `WorkArea`. A fixed directory that is not there is found with the program (turbo.process.launch.obstacle)."""
         del environment
         return None
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
-        """See `Place`."""
+        """See `WorkArea`."""
         del environment
         directory = working_directory(run, self.fixed, self.allowed_roots)
         if isinstance(directory, Outcome):

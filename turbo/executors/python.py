@@ -71,7 +71,7 @@ class PythonExecutor:
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
         if run.stop.is_set():
-            return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}")
+            return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}")
         run.started(0)
         watched: _Watched | None = None
         try:
@@ -118,7 +118,7 @@ class PythonExecutor:
             f"; it would not be cancelled, and was dropped after {self._grace_seconds:g} s" if watched.dropped else ""
         )
         if watched.ended_by is OutcomeKind.CANCELLED:
-            return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}{dropped}")
+            return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}{dropped}")
         why = f"{self._reference} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){dropped}"
         return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)
 

@@ -2,18 +2,16 @@
 
 from pathlib import Path
 
-from turbo.config.worker import ClaudeExecutor as ClaudeSection
-from turbo.config.worker import CommandExecutor as CommandSection
-from turbo.config.worker import ConfigError, ExecutorSection, Program, WorkerConfig
-from turbo.domain.run import Executor
-from turbo.executors.directories import Exclusive, Place, shared
+from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, ExecutorSection, Program, WorkerConfig
+from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
 from turbo.process.environment import EnvFile
 from turbo.process.journal import Journal
+from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
 
 
-def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = shared) -> dict[str, Executor]:
+def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = no_lock) -> dict[str, Executor]:
     """All executors of a configuration, by name. Raises ConfigError: a handler that is not there, an env file with wrong
     modes, an argument that cannot be used. `exclusive` is for those with `exclusive_cwd`, and for workspaces."""
     env_files = {
@@ -67,7 +65,7 @@ def _policy(section: Program) -> Policy:
 
 def _workspace(
     name: str, section: ExecutorSection, config: WorkerConfig, journal: Journal, exclusive: Exclusive
-) -> Place | None:
+) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
         return None
     from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
@@ -102,7 +100,7 @@ def _build(
     env_file: EnvFile | None,
     roots: list[Path],
     exclusive: Exclusive,
-    place: Place | None,
+    place: WorkArea | None,
 ) -> Executor:
     # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
     if isinstance(section, ClaudeSection):
@@ -114,7 +112,7 @@ def _build(
             journal=journal,
             account=section.account,
             cwd=_path(section.cwd),
-            exclusive=exclusive if section.exclusive_cwd else shared,
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
@@ -138,7 +136,7 @@ def _build(
             section.command,
             journal=journal,
             cwd=_path(section.cwd),
-            exclusive=exclusive if section.exclusive_cwd else shared,
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,

@@ -1,6 +1,5 @@
 """The files of a fleet: `<host>/<service>.plist` or `.service`, one a worker process, and `targets.json`."""
 
-import os
 from pathlib import Path
 
 from turbo.fleet.instance import Host, Instance
@@ -8,6 +7,7 @@ from turbo.fleet.launchd import plist
 from turbo.fleet.model import Fleet
 from turbo.fleet.systemd import unit
 from turbo.fleet.targets import targets
+from turbo.host.atomic_file import write_atomically
 
 TARGETS = "targets.json"
 SUFFIX = {"launchd": ".plist", "systemd": ".service"}
@@ -37,9 +37,7 @@ def write(files: dict[str, str], out: Path) -> list[str]:
         if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)  # noqa: PTH105 - atomic
+        write_atomically(path, text, mode=0o666)  # less what the umask takes away, as other files
         written.append(name)
     return written
 

@@ -18,7 +18,7 @@ from turbo.fleet.shell import FleetError
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class WorkerReport:
     """A worker of the fleet file, as all of them see it. `manager` is None where its host did not answer, `row` and `page` where
     there is none."""
 
@@ -35,11 +35,11 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetStanding:
+class FleetReport:
     """`problems` has those of no single worker; `everything` all of them. `others`: live workers of the database that these
     hosts do not run, which is no problem."""
 
-    workers: tuple[Standing, ...]
+    workers: tuple[WorkerReport, ...]
     problems: tuple[Problem, ...]
     others: tuple[WorkerLine, ...]
 
@@ -60,11 +60,11 @@ class _Asked:
     asked_pages: bool
 
 
-def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetStanding:
+def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetReport:
     """Ask every host, side by side. `rows`: agent_workers, or None when the database does not answer."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         asked = list(pool.map(lambda host: _ask(operator.managers[host.name], rows), operator.hosts))
-    workers: list[Standing] = []
+    workers: list[WorkerReport] = []
     problems: list[Problem] = []
     run = {(i.name, one.jobs[i.service].pid) for one in asked for i in one.host.instances if i.service in one.jobs}
     free = None if rows is None else [row for row in rows if (row.name, row.pid) not in run]
@@ -85,7 +85,7 @@ def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetStan
                 )
     seen = {one.row.worker_id for one in workers if one.row is not None}
     others = tuple(row for row in rows or () if row.live and row.worker_id not in seen)
-    return FleetStanding(tuple(workers), tuple(problems), others)
+    return FleetReport(tuple(workers), tuple(problems), others)
 
 
 def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _Asked:
@@ -114,13 +114,13 @@ def _row(one: Instance, job: Job, rows: Sequence[WorkerLine] | None) -> WorkerLi
     return found[0] if len(found) == 1 else None
 
 
-def _standing(one: Instance, asked: _Asked, rows: Sequence[WorkerLine] | None) -> Standing:
+def _standing(one: Instance, asked: _Asked, rows: Sequence[WorkerLine] | None) -> WorkerReport:
     job = asked.jobs.get(one.service)
     if job is None:
-        return Standing(one.host, one.name, one.service, None, None, None, None, "", ())
+        return WorkerReport(one.host, one.name, one.service, None, None, None, None, "", ())
     row, page = _row(one, job, rows), asked.pages.get(one.service)
     problems = tuple(_differences(one, job, row, page, rows, asked))
-    return Standing(
+    return WorkerReport(
         one.host, one.name, one.service, job.state, job.pid, row, page, asked.metrics.get(one.service, ""), problems
     )
 

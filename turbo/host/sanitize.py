@@ -5,7 +5,10 @@ in the notes, which are stored beside it.
 """
 
 import math
+from dataclasses import replace
 from typing import Any
+
+from turbo.domain.result import RunResult
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_DEPTH = 200
@@ -16,7 +19,7 @@ MAX_TEXT = 16 * 1024 * 1024
 """Characters of one string: a jsonb string ends at 256 MB, and nobody reads sixteen."""
 
 
-def storable_text(text: str, notes: set[str]) -> str:
+def sanitize_text(text: str, notes: set[str]) -> str:
     """`text` without what PostgreSQL's text cannot hold."""
     if "\0" in text:
         notes.add("NUL characters were replaced")
@@ -32,7 +35,7 @@ def storable_text(text: str, notes: set[str]) -> str:
     return text
 
 
-def storable(value: object, notes: set[str], depth: int = 0) -> Any:
+def sanitize(value: object, notes: set[str], depth: int = 0) -> Any:
     """`value` as JSON that jsonb takes; `notes` collects what was altered."""
     if depth > MAX_DEPTH:
         notes.add(f"nesting deeper than {MAX_DEPTH} levels was cut")
@@ -40,7 +43,7 @@ def storable(value: object, notes: set[str], depth: int = 0) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return storable_text(value, notes)
+        return sanitize_text(value, notes)
     if isinstance(value, int):
         if abs(value) < MAX_INTEGER:
             return value
@@ -52,11 +55,25 @@ def storable(value: object, notes: set[str], depth: int = 0) -> Any:
         notes.add("NaN or Infinity became text")
         return str(value)
     if isinstance(value, dict):
-        return {storable_text(str(k), notes): storable(v, notes, depth + 1) for k, v in value.items()}
+        return {sanitize_text(str(k), notes): sanitize(v, notes, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [storable(v, notes, depth + 1) for v in value]
+        return [sanitize(v, notes, depth + 1) for v in value]
     if isinstance(value, bytes | bytearray):
         notes.add("bytes became text")
-        return storable_text(bytes(value).decode("utf-8", "replace"), notes)
+        return sanitize_text(bytes(value).decode("utf-8", "replace"), notes)
     notes.add(f"a {type(value).__name__} became text")
-    return storable_text(str(value), notes)
+    return sanitize_text(str(value), notes)
+
+
+def sanitize_result(result: RunResult) -> RunResult:
+    """The same result, altered as little as makes PostgreSQL take it; `detail.altered` lists what was altered."""
+    notes: set[str] = set()
+    output = sanitize(result.output, notes)
+    error = None if result.error is None else sanitize_text(result.error, notes)
+    session = None if result.agent_session_id is None else sanitize_text(result.agent_session_id, notes)
+    detail = sanitize(result.detail, notes)
+    if notes:
+        detail["altered"] = sorted(notes)
+        if isinstance(output, dict):
+            output["altered"] = sorted(notes)
+    return replace(result, output=output, error=error, agent_session_id=session, detail=detail)

@@ -18,16 +18,19 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from turbo.host.sanitize import storable, storable_text
+from turbo.domain.result import RunResult
+from turbo.host.atomic_file import sync_directory, write_atomically
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+NAMES_ON_DISK = {"uncounted": "untouched"}
+"""Fields that have another name in the file: workers of several versions share a host, and read each other's files."""
 DONE_SECONDS = 3600.0
 
 
@@ -35,50 +38,12 @@ class SpoolUnavailable(Exception):
     """The disk takes no result now: full, read-only, broken. The message says which."""
 
 
-@dataclass(slots=True)  # written once; frozen it would cost a light run 1.6 us more
-class FinishedRun:
-    """The end of one run, as it is recorded. `outcome` is an OutcomeKind's value; times in milliseconds and seconds as
-    named; `output` is the whole of output_data; `final`: no further try; `untouched`: the task goes back as it was, for
-    its account rests; `agent_session_id` '' means that no session may be resumed, None that nothing is known of one;
-    `finished_at` is the host's clock when it was put on disk, for people."""
-
-    task_id: str
-    fencing_token: int
-    outcome: str
-    output: dict[str, Any] | None = None
-    error: str | None = None
-    failure_kind: str | None = None
-    execution_ms: int = 0
-    retry_delay_seconds: float = 0.0
-    final: bool = False
-    untouched: bool = False
-    agent_session_id: str | None = None
-    finished_at: str = ""
-    worker_id: str = ""
-    queue: str = "default"
-    executor: str = ""
-    detail: dict[str, Any] = field(default_factory=dict)
-
-    def storable(self) -> "FinishedRun":
-        """The same result, altered as little as makes PostgreSQL take it; `detail.altered` says how."""
-        notes: set[str] = set()
-        output = storable(self.output, notes)
-        error = None if self.error is None else storable_text(self.error, notes)
-        session = None if self.agent_session_id is None else storable_text(self.agent_session_id, notes)
-        detail = storable(self.detail, notes)
-        if notes:
-            detail["altered"] = sorted(notes)
-            if isinstance(output, dict):
-                output["altered"] = sorted(notes)
-        return replace(self, output=output, error=error, agent_session_id=session, detail=detail)
-
-
 @dataclass(frozen=True, slots=True)
 class SpoolEntry:
     """A result on disk."""
 
     path: Path
-    result: FinishedRun
+    result: RunResult
 
 
 class Spool:
@@ -87,26 +52,17 @@ class Spool:
         self.directory = directory
         self._numbers = itertools.count(time.time_ns())
 
-    def put(self, result: FinishedRun) -> SpoolEntry:
+    def put(self, result: RunResult) -> SpoolEntry:
         """On disk, for good, when this returns. Raises SpoolUnavailable; then nothing is left behind."""
         if not result.finished_at:
             result = replace(result, finished_at=datetime.now(UTC).isoformat())
-        body = json.dumps(asdict(result), ensure_ascii=True)
+        body = json.dumps(_to_file(result), ensure_ascii=True)
         content = json.dumps({"format": FORMAT, "sha256": hashlib.sha256(body.encode()).hexdigest(), "result": body})
         path = self.directory / f"{next(self._numbers):020d}.json"
-        temporary = path.with_suffix(".tmp")
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="ascii") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)
-            temporary.rename(path)
-            _sync(self.directory)
+            write_atomically(path, content, durable=True)
         except OSError as error:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
             raise SpoolUnavailable(f"{self.directory}: {_why(error)}") from error
         return SpoolEntry(path, result)
 
@@ -129,7 +85,7 @@ class Spool:
                 target = where / f"{next(self._numbers):020d}.json"
             entry.path.rename(target)  # its age stays
         if self.directory.exists():
-            _sync(self.directory)
+            sync_directory(self.directory)
 
     def done(self, entry: SpoolEntry, verdict: str) -> None:
         """The database has answered (`verdict`): the file waits in done/ for a failover that may have lost it."""
@@ -175,7 +131,7 @@ class Spool:
                 body = envelope["result"]
                 if hashlib.sha256(body.encode()).hexdigest() != envelope["sha256"]:
                     raise ValueError("its checksum does not fit")
-                result = FinishedRun(**json.loads(body))
+                result = _from_file(json.loads(body))
             except OSError as error:
                 log.warning("spool file %s cannot be read: %s", path, error)
                 continue
@@ -199,12 +155,15 @@ class Spool:
         return target
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _to_file(result: RunResult) -> dict[str, Any]:
+    return {NAMES_ON_DISK.get(name, name): value for name, value in asdict(result).items()}
+
+
+def _from_file(fields: dict[str, Any]) -> RunResult:
+    for name, on_disk in NAMES_ON_DISK.items():
+        if on_disk in fields:
+            fields[name] = fields.pop(on_disk)
+    return RunResult(**fields)
 
 
 def _why(error: OSError) -> str:

@@ -11,15 +11,15 @@ owns what is left, so two live workers never adopt the same one. The directory m
 says yes to everybody) and its owner's alone: results and logs hold what agents read.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+
+from turbo.host.file_lock import FileLock, try_lock
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -57,7 +57,7 @@ def workspaces_of(root: Path) -> Path:
 class WorkerHome:
     """One worker's directory, its lock held. `places` for the runner: work_dir and log_path."""
 
-    def __init__(self, root: Path, worker_id: str, lock: int) -> None:
+    def __init__(self, root: Path, worker_id: str, lock: FileLock) -> None:
         self._root = root
         self._lock = lock
         self.worker_id = worker_id
@@ -78,9 +78,7 @@ class WorkerHome:
         self.close()
 
     def close(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._lock.release()
 
 
 class StateDir:
@@ -110,23 +108,17 @@ class StateDir:
     def workspaces(self) -> Path:
         return workspaces_of(self.root)
 
-    @contextmanager
-    def tidying(self) -> Iterator[bool]:
+    def tidying(self) -> AbstractContextManager[bool]:
         """True for one worker of the host at a time."""
-        lock = _lock(self.locks / "tidy")
-        try:
-            yield lock is not None
-        finally:
-            if lock is not None:
-                os.close(lock)
+        return try_lock(self.locks / "tidy")
 
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""
         home = self.root / "workers" / worker_id
         draft = home.with_name(f".{worker_id}")
         draft.mkdir(mode=0o700, exist_ok=True)
-        lock = _lock(draft / "lock")
-        if lock is None or home.exists():
+        lock = FileLock(draft / "lock")
+        if not lock.take() or home.exists():
             raise StateDirUnusable(f"{home}: is somebody else's, though the id is this process's own")
         draft.rename(home)  # a sibling that looks for the dead never sees it without its lock held
         return WorkerHome(self.root, worker_id, lock)
@@ -135,25 +127,10 @@ class StateDir:
         """Directories of workers whose process is gone, their locks taken: the caller has adopted them."""
         dead = []
         for home in sorted((self.root / "workers").iterdir()):
-            there = home.is_dir() and not home.name.startswith(".")
-            lock = _lock(home / "lock") if there else None
-            if lock is not None:
-                dead.append(WorkerHome(self.root, home.name, lock))
+            if not home.is_dir() or home.name.startswith("."):
+                continue
+            lock = FileLock(home / "lock")
+            with suppress(OSError):  # its adopter removed it meanwhile
+                if lock.take():
+                    dead.append(WorkerHome(self.root, home.name, lock))
         return dead
-
-
-def _lock(path: Path) -> int | None:
-    """Take a lock without waiting. None when somebody holds it, or it went away meanwhile."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(descriptor).st_ino == path.stat().st_ino:  # not one that its adopter removed under our hands
-            return descriptor
-    except OSError:
-        pass
-    with suppress(OSError):
-        os.close(descriptor)
-    return None

@@ -26,19 +26,19 @@ import psycopg
 from turbo import db
 from turbo.db.claim_store import Queue
 from turbo.host.state_dir import StateDir, safe_name
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
 PASS_SECONDS = 3600.0
 YOUNG_SECONDS = 3600.0
-GOING = ".going-"
+TRASH_PREFIX = ".going-"
 """What is being removed is renamed first, to what no task can be called; the next pass ends what this one began."""
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
+class TaskFiles:
     """What one task left: its directories under logs/ and tasks/, when a run last touched one, and their bytes."""
 
     name: str
@@ -46,7 +46,7 @@ class Left:
     size: int
 
 
-class Tidy(Loop):
+class FileRetention(Service):
     name = "tidy"
 
     def __init__(
@@ -93,10 +93,10 @@ class Tidy(Loop):
                 log.info("removed the logs and working directories of %d tasks, untouched for long", len(removed))
             return removed
 
-    def _wanted(self) -> list[Left]:
+    def _wanted(self) -> list[TaskFiles]:
         """What age or size would remove, the longest untouched first."""
         everything = sorted(
-            left_by_tasks(self._state.root, sizes=self._bytes is not None), key=lambda left: left.touched
+            files_by_task(self._state.root, sizes=self._bytes is not None), key=lambda left: left.touched
         )
         now = time.time()
         total = sum(left.size for left in everything)
@@ -109,12 +109,12 @@ class Tidy(Loop):
                 total -= left.size
         return wanted
 
-    def _remove(self, going: Iterable[Left]) -> list[str]:
+    def _remove(self, going: Iterable[TaskFiles]) -> list[str]:
         return [left.name for left in going if all(_take(place / left.name, left) for place in self._places)]
 
     def _finish(self) -> None:
         for place in self._places:
-            for path in place.glob(f"{GOING}*"):
+            for path in place.glob(f"{TRASH_PREFIX}*"):
                 remove_tree(path)
 
     @property
@@ -122,23 +122,23 @@ class Tidy(Loop):
         return self._state.root / "tasks", self._state.root / "logs"
 
 
-def left_by_tasks(root: Path, *, sizes: bool) -> list[Left]:
+def files_by_task(root: Path, *, sizes: bool) -> list[TaskFiles]:
     """What is under logs/ and tasks/ of a state directory, by task."""
-    found: dict[str, Left] = {}
+    found: dict[str, TaskFiles] = {}
     for place in (root / "tasks", root / "logs"):
         for path in place.iterdir():
-            if path.name.startswith(GOING) or path.is_symlink() or not path.is_dir():
+            if path.name.startswith(TRASH_PREFIX) or path.is_symlink() or not path.is_dir():
                 continue
             touched = _touched(path, deep=place.name == "logs")
-            before = found.get(path.name, Left(path.name, 0.0, 0))
+            before = found.get(path.name, TaskFiles(path.name, 0.0, 0))
             size = before.size + (_size(path) if sizes else 0)
-            found[path.name] = Left(path.name, max(before.touched, touched), size)
+            found[path.name] = TaskFiles(path.name, max(before.touched, touched), size)
     return list(found.values())
 
 
-def _take(path: Path, seen: Left) -> bool:
+def _take(path: Path, seen: TaskFiles) -> bool:
     """Remove one directory, unless a run has touched it since it was seen."""
-    going = path.with_name(f"{GOING}{path.name}")
+    going = path.with_name(f"{TRASH_PREFIX}{path.name}")
     try:
         path.rename(going)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Retention: the leader deletes finished tasks and trail rows that are older than the configuration allows.
+"""RowRetention: the leader deletes finished tasks and trail rows that are older than the configuration allows.
 
     leads ──▶ a pass: tasks by their end, then the trail by its pages ──▶ an hour ──▶ …
 
@@ -22,7 +22,7 @@ from psycopg import errors
 from turbo import db
 from turbo.db.connect import Lane
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 from turbo.sql import statement
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ STATEMENT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Ages:
+class RetentionAges:
     """Seconds after which a finished task or a trail row goes; None keeps it for ever."""
 
     completed: float | None = None
@@ -57,13 +57,13 @@ class Ages:
         return any(age is not None for age in (self.completed, self.failed, self.cancelled))
 
 
-class Retention(Loop):
+class RowRetention(Service):
     name = "retention"
 
     def __init__(
         self,
         lane: Lane,
-        ages: Ages,
+        ages: RetentionAges,
         metrics: Metrics,
         *,
         every: float = PASS_SECONDS,
@@ -108,7 +108,7 @@ class Retention(Loop):
             if self._ages.any_task:
                 await self._tasks()
             if self._ages.actions is not None:
-                if (await self._ask("retention_partitioned"))[0]:
+                if (await self._ask("retention/partitioned"))[0]:
                     self._warn_once("retention leaves the partitioned agent_actions alone: drop its old partitions")
                 else:
                     await self._actions()
@@ -128,7 +128,7 @@ class Retention(Loop):
         after, after_id = "-infinity", None
         while self._leads.is_set():
             due, looked_at, after, after_id = await self._ask(
-                "retention_due", after=after, after_id=after_id, limit=LOOK
+                "retention/due", after=after, after_id=after_id, limit=LOOK
             )
             for start in range(0, len(due), self._batch):
                 if not self._leads.is_set():
@@ -143,7 +143,7 @@ class Retention(Loop):
     async def _delete(self, task_ids: Sequence[str]) -> None:
         """Delete a batch. What another table refers to, or a trigger refuses, is halved out of it and stays."""
         try:
-            completed, failed, cancelled, _ = await self._ask("retention_tasks", task_id=list(task_ids))
+            completed, failed, cancelled, _ = await self._ask("retention/tasks", task_id=list(task_ids))
         except (psycopg.IntegrityError, errors.RaiseException) as error:
             if len(task_ids) == 1:
                 where = error.diag.table_name or error.diag.constraint_name or ""
@@ -164,7 +164,7 @@ class Retention(Loop):
         first_page, pages, after = 0, 1, "(0,0)"
         while first_page < pages and self._leads.is_set():
             looked_at, deleted, last, pages, _ = await self._ask(
-                "retention_actions", after=after, to_page=first_page + PAGES, limit=self._batch
+                "retention/actions", after=after, to_page=first_page + PAGES, limit=self._batch
             )
             self._count("agent_actions", deleted)
             self.deleted += Counter({"trail rows": deleted})

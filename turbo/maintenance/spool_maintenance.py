@@ -3,16 +3,16 @@
 import asyncio
 
 from turbo.host.spool import Spool
-from turbo.runtime.service import Loop
-from turbo.worker.completer import Finisher
+from turbo.runtime.service import Service
+from turbo.worker.completer import Completer
 
 SECONDS = 5.0
 
 
-class Housekeeping(Loop):
+class SpoolMaintenance(Service):
     name = "housekeeping"
 
-    def __init__(self, finisher: Finisher, spool: Spool) -> None:
+    def __init__(self, finisher: Completer, spool: Spool) -> None:
         super().__init__()
         self._finisher = finisher
         self._spool = spool

@@ -64,7 +64,7 @@ def in_the_way(connection: Connection, table: str, *, readers: bool) -> Blockers
     return tuple(Blocker(*row) for row in rows)
 
 
-class Watcher:
+class LockWatcher:
     """Looks who blocks one backend, several times within each `lock_timeout` (seconds).
 
     `seen` is what the last look of the current watch found.

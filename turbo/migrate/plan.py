@@ -12,9 +12,9 @@ from psycopg.rows import TupleRow
 
 from turbo.migrate import blockers, history, session
 from turbo.migrate.adoption import adopt, backfill
-from turbo.migrate.adoption.finding import Finding, sorted_by_level
+from turbo.migrate.adoption.finding import AdoptionFinding, sorted_by_level
 from turbo.migrate.adoption.judge import judge, judge_rows
-from turbo.migrate.adoption.survey import Rows, Survey, Table, look, survey, twice
+from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey, look, survey, twice
 from turbo.migrate.files import Migration, read
 from turbo.migrate.locks import NONE, Lock, lock_of
 
@@ -46,9 +46,9 @@ class Plan:
     version: int
     latest: int
     pending: tuple[Migration, ...]
-    tables: tuple[Table, ...] = ()
+    tables: tuple[AdoptedTable, ...] = ()
     rows: Rows | None = None
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[AdoptionFinding, ...] = ()
     statements: tuple[PlannedStatement, ...] = ()
     in_the_way: tuple[str, ...] = ()
 
@@ -74,12 +74,12 @@ def plan(dsn: str = "") -> Plan:
         return _with_statements(known, found, (), connection, tuple(judged), rows)
 
 
-def _locked(connection: Connection) -> tuple[Finding, ...]:
+def _locked(connection: Connection) -> tuple[AdoptionFinding, ...]:
     names = ("agent_tasks", "agent_actions")
     held = {str(b) for name in names for b in blockers.in_the_way(connection, f"public.{name}", readers=True)}
     by = "; ".join(sorted(held)) or "a session whose transaction has just begun"
     return (
-        Finding(
+        AdoptionFinding(
             "warn",
             f"agent_tasks or agent_actions is locked exclusively, by {by}: what is in it and what it needs is not shown. "
             "Ask for the plan again when it is free",
@@ -90,9 +90,9 @@ def _locked(connection: Connection) -> tuple[Finding, ...]:
 def _with_statements(
     known: Plan,
     found: Survey | None,
-    findings: tuple[Finding, ...] = (),
+    findings: tuple[AdoptionFinding, ...] = (),
     connection: Connection | None = None,
-    judged: tuple[Finding, ...] = (),
+    judged: tuple[AdoptionFinding, ...] = (),
     rows: Rows | None = None,
 ) -> Plan:
     statements: list[PlannedStatement] = []

@@ -125,7 +125,7 @@ class _Runner:
         self._patience = patience
         self._say = say
         self._step = ""
-        self._watcher = blocking.Watcher(dsn, session.backend(connection), patience.lock_timeout, self._waiting)
+        self._watcher = blocking.LockWatcher(dsn, session.backend(connection), patience.lock_timeout, self._waiting)
 
     def close(self) -> None:
         self._watcher.close()

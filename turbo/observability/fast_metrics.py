@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 
-class Count:
+class CounterSeries:
     """One series of a counter."""
 
     __slots__ = ("value",)
@@ -27,7 +27,7 @@ class Count:
         self.value += by
 
 
-class Spread:
+class HistogramSeries:
     """One series of a histogram; `buckets` are the upper bounds without +Inf."""
 
     __slots__ = ("buckets", "counts", "total")
@@ -42,16 +42,16 @@ class Spread:
         self.total += value
 
 
-class CounterTally(Collector):
+class FastCounter(Collector):
     def __init__(self, name: str, what: str, labelnames: Sequence[str], registry: CollectorRegistry) -> None:
         self._name, self._what, self._labelnames = name, what, tuple(labelnames)
-        self._series: dict[tuple[str, ...], Count] = {}
+        self._series: dict[tuple[str, ...], CounterSeries] = {}
         registry.register(self)
 
-    def labels(self, *values: str) -> Count:
+    def labels(self, *values: str) -> CounterSeries:
         found = self._series.get(values)
         if found is None:
-            found = self._series[values] = Count()
+            found = self._series[values] = CounterSeries()
         return found
 
     def describe(self) -> Iterable[CounterMetricFamily]:
@@ -64,19 +64,19 @@ class CounterTally(Collector):
         return [family]
 
 
-class HistogramTally(Collector):
+class FastHistogram(Collector):
     def __init__(
         self, name: str, what: str, labelnames: Sequence[str], buckets: Sequence[float], registry: CollectorRegistry
     ) -> None:
         self._name, self._what, self._labelnames = name, what, tuple(labelnames)
         self._buckets = tuple(float(b) for b in buckets)
-        self._series: dict[tuple[str, ...], Spread] = {}
+        self._series: dict[tuple[str, ...], HistogramSeries] = {}
         registry.register(self)
 
-    def labels(self, *values: str) -> Spread:
+    def labels(self, *values: str) -> HistogramSeries:
         found = self._series.get(values)
         if found is None:
-            found = self._series[values] = Spread(self._buckets)
+            found = self._series[values] = HistogramSeries(self._buckets)
         return found
 
     def describe(self) -> Iterable[HistogramMetricFamily]:

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 
 from turbo import __version__
 from turbo.domain.outcome import FailureKind, ModelUsage, OutcomeKind
-from turbo.observability.fast_metrics import CounterTally, HistogramTally
+from turbo.observability.fast_metrics import FastCounter, FastHistogram
 from turbo.observability.fleet_gauges import FleetGauges
 
 DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
@@ -69,21 +69,21 @@ class Metrics:
         self.claims = Counter(
             "turbo_claims", "Tasks claimed, and claims lost to another worker.", ["queue", "result"], registry=r
         )
-        self.finished = CounterTally(
+        self.finished = FastCounter(
             "turbo_tasks_finished",
             "Runs that ended, by what became of them.",
             ["queue", "executor", "outcome"],
             r,
         )
-        self.duration = HistogramTally(
+        self.duration = FastHistogram(
             "turbo_task_duration_seconds",
             "How long a run took, from its claim to its end.",
             ["queue", "executor", "outcome"],
             DURATION_BUCKETS,
             r,
         )
-        self.wait = HistogramTally("turbo_task_wait_seconds", "From runnable to claimed.", ["queue"], WAIT_BUCKETS, r)
-        self.pickup = HistogramTally(
+        self.wait = FastHistogram("turbo_task_wait_seconds", "From runnable to claimed.", ["queue"], WAIT_BUCKETS, r)
+        self.pickup = FastHistogram(
             "turbo_pickup_seconds", "From runnable to the agent started.", ["queue"], WAIT_BUCKETS, r
         )
         self.retries = Counter(

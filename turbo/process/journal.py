@@ -13,6 +13,8 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from turbo.host.atomic_file import write_atomically
+
 SUFFIX = ".json"
 
 
@@ -67,18 +69,7 @@ class Journal:
         return self.directory / f"{cookie}{SUFFIX}"
 
     def _write(self, entry: Entry) -> None:
-        path = self._path(entry.cookie)
-        draft = path.with_suffix(".new")
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(asdict(entry), file)
-            draft.rename(path)
-        except FileNotFoundError:
-            raise
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
+        write_atomically(self._path(entry.cookie), json.dumps(asdict(entry)))
 
     def _read(self, path: Path) -> Entry | None:
         nothing_known = Entry(cookie=path.stem, pid=0, start=0, boot="")

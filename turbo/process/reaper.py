@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.process.journal import Entry, Journal
-from turbo.process.tree import Remains, end
+from turbo.process.tree import ProcessTree, end
 
 GRACE_SECONDS = 2.0
 """TERM to KILL for what a dead worker left: an agent CLI ends its tools in 1.3 s, and all must be gone within 5 s."""
@@ -34,7 +34,7 @@ exec "$@"
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedProcess:
     """One program that the reaper found. `pids`: what of it lived; `survivors`: what does still."""
 
     entry: Entry
@@ -42,16 +42,16 @@ class Ended:
     survivors: tuple[int, ...]
 
 
-def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended]:
+def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[EndedProcess]:
     """End everything that the journal names and that still runs. Blocks for up to `grace` + 5 seconds.
 
     TERM, `grace` seconds, KILL, for all programs at once. Entries of which nothing is left are removed. Safe beside
     another reaper on the same journal. Returns the programs of which something lived.
     """
     journal = Journal(journal_dir)
-    left: list[tuple[Remains, tuple[int, ...], Iterator[float]]] = []
+    left: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
     for entry in journal.entries():
-        remains = Remains(entry)
+        remains = ProcessTree(entry)
         found = remains.look()
         if found:
             left.append((remains, found, end(remains, grace)))
@@ -62,14 +62,14 @@ def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended
         pauses = [(steps, next(steps, None)) for steps in unfinished]
         unfinished = [steps for steps, pause in pauses if pause is not None]
         time.sleep(min((pause for _, pause in pauses if pause is not None), default=0.0))
-    ended = [Ended(remains.entry, found, remains.living()) for remains, found, _ in left]
+    ended = [EndedProcess(remains.entry, found, remains.living()) for remains, found, _ in left]
     for program in ended:
         if not program.survivors:
             journal.remove(program.entry.cookie)
     return ended
 
 
-class Watcher:
+class ReaperWatcher:
     """One per worker process. `start` before the first program, `close` after the last one has ended."""
 
     def __init__(self) -> None:

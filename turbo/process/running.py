@@ -25,14 +25,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
 from turbo.process import tree as remains
 from turbo.process.attempt_log import HEAD_BYTES, STDERR_MARK, TAIL_BYTES, AttemptLog, WholeLines
 from turbo.process.child_exit import call_at_exit
 from turbo.process.journal import Journal
 from turbo.process.launch import Launched, SpawnFailed, launch
 from turbo.process.output import Head, Lines, OnLine, Tail
-from turbo.process.tree import Remains
+from turbo.process.tree import ProcessTree
 
 __all__ = ["Ending", "OnLine", "ProcessResult", "ProcessSpec", "SpawnFailed", "run_process"]
 
@@ -46,7 +46,7 @@ class Ending(StrEnum):
     EXITED = "exited"
     WALL = "wall"  # wall_seconds were over
     SILENT = "silent"  # nothing on stdout or stderr for silence_seconds
-    STOPPED = "stopped"  # the StopReason was set
+    STOPPED = "stopped"  # the StopSignal was set
     ENOUGH = "enough"  # the caller has what it wanted
 
 
@@ -106,7 +106,7 @@ class ProcessResult:
 async def run_process(
     spec: ProcessSpec,
     *,
-    stop: StopReason,
+    stop: StopSignal,
     journal: Journal,
     on_line: OnLine | None = None,
     on_stdout: Callable[[bytes], None] | None = None,
@@ -152,7 +152,7 @@ class _Running:
         self._loop = asyncio.get_running_loop()
         self._spec = spec
         self._launched = launched
-        self._remains = Remains(launched.entry)
+        self._remains = ProcessTree(launched.entry)
         self._survivors: tuple[int, ...] = (launched.popen.pid,)  # until it is known to be gone
         self._woken: asyncio.Future[Ending] = self._loop.create_future()
         self._exited = asyncio.Event()
@@ -185,7 +185,7 @@ class _Running:
         os.set_blocking(self._launched.stdin, False)
         self._loop.add_writer(self._launched.stdin, self._write)
 
-    async def first_of(self, stop: StopReason, enough: asyncio.Event | None) -> Ending:
+    async def first_of(self, stop: StopSignal, enough: asyncio.Event | None) -> Ending:
         """Wait for the first reason to end."""
         watches = [self._loop.create_task(self._wake_after(stop.wait(), Ending.STOPPED))]
         if enough is not None:

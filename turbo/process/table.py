@@ -23,7 +23,7 @@ PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ProcessRow:
     """One process. `start` identifies it together with its pid; `zombie`: it has ended, nobody has asked how."""
 
     pid: int
@@ -33,10 +33,10 @@ class Row:
     zombie: bool
 
 
-Table = Mapping[int, Row]
+ProcessTable = Mapping[int, ProcessRow]
 
 
-def snapshot() -> Table:
+def snapshot() -> ProcessTable:
     """Every process of this machine (of this pid namespace) that this user may see.
 
     Raises OSError when the table cannot be read (no descriptor left): a process that cannot be seen is not one that is
@@ -45,7 +45,7 @@ def snapshot() -> Table:
     return _read_table()
 
 
-def find(pid: int) -> Row | None:
+def find(pid: int) -> ProcessRow | None:
     """One process, or None when there is none with this pid."""
     return _read_row(pid)
 
@@ -65,7 +65,7 @@ def boot() -> str:
 # ── Linux ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _proc_table() -> Table:
+def _proc_table() -> ProcessTable:
     rows = {}
     for name in os.listdir(PROC):  # noqa: PTH208 - a Path for every process costs more than reading it
         if name.isdigit() and (row := _proc_row(int(name))) is not None:
@@ -73,7 +73,7 @@ def _proc_table() -> Table:
     return rows
 
 
-def _proc_row(pid: int) -> Row | None:
+def _proc_row(pid: int) -> ProcessRow | None:
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:  # noqa: PTH123
             line = stat.read()
@@ -81,7 +81,7 @@ def _proc_row(pid: int) -> Row | None:
         return None
     # The name may hold blanks and parentheses; the last ")" ends it. Then: state, ppid, pgrp, …; 22 is starttime.
     fields = line[line.rindex(b")") + 2 :].split()
-    return Row(pid, int(fields[1]), int(fields[2]), int(fields[19]), fields[0] in (b"Z", b"X"))
+    return ProcessRow(pid, int(fields[1]), int(fields[2]), int(fields[19]), fields[0] in (b"Z", b"X"))
 
 
 def _proc_cookies(pid: int) -> str:
@@ -97,7 +97,7 @@ def _proc_cookies(pid: int) -> str:
 # ── elsewhere ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _psutil_table() -> Table:
+def _psutil_table() -> ProcessTable:
     import psutil
 
     rows = {}
@@ -107,7 +107,7 @@ def _psutil_table() -> Table:
     return rows
 
 
-def _psutil_row(pid: int) -> Row | None:
+def _psutil_row(pid: int) -> ProcessRow | None:
     import psutil
 
     try:
@@ -115,7 +115,7 @@ def _psutil_row(pid: int) -> Row | None:
         with process.oneshot():
             start = round(process.create_time() * 1_000_000)
             zombie = process.status() == psutil.STATUS_ZOMBIE
-            return Row(pid, process.ppid(), os.getpgid(pid), start, zombie)
+            return ProcessRow(pid, process.ppid(), os.getpgid(pid), start, zombie)
     except (psutil.Error, OSError):
         return None
 
@@ -129,6 +129,6 @@ def _psutil_cookies(pid: int) -> str:
         return ""
 
 
-_read_table: Callable[[], Table] = _proc_table if sys.platform == "linux" else _psutil_table
-_read_row: Callable[[int], Row | None] = _proc_row if sys.platform == "linux" else _psutil_row
+_read_table: Callable[[], ProcessTable] = _proc_table if sys.platform == "linux" else _psutil_table
+_read_row: Callable[[int], ProcessRow | None] = _proc_row if sys.platform == "linux" else _psutil_row
 _read_cookies: Callable[[int], str] = _proc_cookies if sys.platform == "linux" else _psutil_cookies

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from turbo.process import table as process_table
 from turbo.process.journal import Entry
-from turbo.process.table import Row, Table
+from turbo.process.table import ProcessRow, ProcessTable
 
 KILL_SECONDS = 5.0
 """How long after the first KILL something may take to go (uninterruptible sleep) before it is left to others."""
@@ -30,15 +30,15 @@ LEFT_BEHIND_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
 
 
-class Remains:
+class ProcessTree:
     """One program's processes. Safe to use from another thread than the one before, not from two at once."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self._known: dict[int, Row] = {}  # replaced, never changed in place
+        self._known: dict[int, ProcessRow] = {}  # replaced, never changed in place
         self._other_boot = bool(entry.boot) and entry.boot != process_table.boot()
 
-    def look(self, table: Table | None = None) -> tuple[int, ...]:
+    def look(self, table: ProcessTable | None = None) -> tuple[int, ...]:
         """Read the process table; the pids of all that belong and live. Raises OSError if it cannot be read."""
         if self._other_boot:
             return ()
@@ -83,11 +83,11 @@ class Remains:
             if row.group != group and _lives(row):
                 _send(os.kill, row.pid, number)
 
-    def _is_program(self, row: Row) -> bool:
+    def _is_program(self, row: ProcessRow) -> bool:
         return row.pid > 1 and row.start == self.entry.start
 
 
-def end(remains: Remains, grace: float) -> Iterator[float]:
+def end(remains: ProcessTree, grace: float) -> Iterator[float]:
     """End all of it. Yields seconds to wait until the next step; over when nothing is left, or KILL_SECONDS after KILL.
 
     A program that lives gets TERM to its group only, and `grace` seconds to end its own children. What is found after
@@ -118,14 +118,14 @@ def end(remains: Remains, grace: float) -> Iterator[float]:
         pause = min(pause * 1.5, LONGEST_PAUSE)
 
 
-def _ask(remains: Remains, *, everything: bool) -> None:
+def _ask(remains: ProcessTree, *, everything: bool) -> None:
     send = remains.signal_all if everything else remains.signal_group
     send(signal.SIGTERM)
     send(signal.SIGCONT)  # a stopped process acts on TERM only once it goes on
 
 
-def _add_children(found: dict[int, Row], table: Table) -> None:
-    children: dict[int, list[Row]] = defaultdict(list)
+def _add_children(found: dict[int, ProcessRow], table: ProcessTable) -> None:
+    children: dict[int, list[ProcessRow]] = defaultdict(list)
     for row in table.values():
         children[row.parent].append(row)
     unseen = list(found)
@@ -136,7 +136,7 @@ def _add_children(found: dict[int, Row], table: Table) -> None:
                 unseen.append(child.pid)
 
 
-def _lives(seen: Row) -> bool:
+def _lives(seen: ProcessRow) -> bool:
     row = process_table.find(seen.pid)
     return row is not None and row.start == seen.start and not row.zombie
 

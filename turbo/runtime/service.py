@@ -12,7 +12,7 @@ from contextlib import suppress
 from turbo.runtime.background import Background, Crashed, report
 
 
-class Loop(ABC):
+class Service(ABC):
     name: str
 
     def __init__(self) -> None:

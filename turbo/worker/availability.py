@@ -13,23 +13,23 @@ import logging
 from collections.abc import Callable, Mapping
 
 from turbo.domain.outcome import Outcome, OutcomeKind
-from turbo.domain.run import Executor, NeedsProgram, Versioned
-from turbo.domain.type_filter import TaskTypes, types_served
-from turbo.runtime.service import Loop
+from turbo.domain.type_filter import TypeFilter, served_types
+from turbo.executors.protocol import Executor, NeedsProgram, Versioned
+from turbo.runtime.service import Service
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
 
 
-class Programs(Loop):
+class ExecutorAvailability(Service):
     name = "programs"
 
     def __init__(
         self,
         executors: Mapping[str, Executor],
         routes: Mapping[str, str],
-        changed: Callable[[TaskTypes], None],
+        changed: Callable[[TypeFilter], None],
         *,
         seconds: float = LOOK_SECONDS,
     ) -> None:
@@ -57,7 +57,7 @@ class Programs(Loop):
         changed = missing.keys() != self._missing.keys()
         self._missing = missing
         if changed:
-            self._changed(types_served(self._routes, lambda executor: executor not in missing))
+            self._changed(served_types(self._routes, lambda executor: executor not in missing))
 
     def after_run(self, outcome: Outcome) -> None:
         """A run that could not be started, perhaps."""

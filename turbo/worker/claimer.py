@@ -25,12 +25,12 @@ from typing import Protocol
 import psycopg
 
 from turbo import db
-from turbo.db.claim_store import Claim, Queue, Sweep
+from turbo.db.claim_store import Claim, PollResult, Queue
 from turbo.db.connect import Backoff
 from turbo.domain.task import Task
-from turbo.domain.type_filter import TaskTypes
+from turbo.domain.type_filter import TypeFilter
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class Reservations(Protocol):
     """What has to be taken before a claim, and limits it (turbo.executors.exclusive_directories)."""
 
     @property
-    def types(self) -> TaskTypes: ...
+    def types(self) -> TypeFilter: ...
     def reserve(self) -> bool: ...
     def assign(self, task: Task) -> None: ...
     def let_go(self) -> None: ...
@@ -61,7 +61,7 @@ class Reservations(Protocol):
 class Unlimited:
     """Nothing to reserve."""
 
-    types = TaskTypes()
+    types = TypeFilter()
 
     def reserve(self) -> bool:
         return False
@@ -70,7 +70,7 @@ class Unlimited:
     def let_go(self) -> None: ...
 
 
-class Claimer(Loop):
+class Claimer(Service):
     name = "claimer"
 
     def __init__(
@@ -107,10 +107,10 @@ class Claimer(Loop):
         self.claiming = asyncio.Lock()  # held during a claim: reconciliation must not run meanwhile
         self.listening = False  # a deaf worker is never idle
         self.held_back: str | None = None  # why nothing may be claimed now (a full spool, no account), or None
-        self.types = TaskTypes()  # what accounts and programs let through
+        self.types = TypeFilter()  # what accounts and programs let through
         self.exclusive: Reservations = Unlimited()
         self.on_stop: Callable[[], None] = lambda: None
-        self.on_sweep: Callable[[Sweep], None] = lambda _sweep: None
+        self.on_sweep: Callable[[PollResult], None] = lambda _sweep: None
 
     # ── what others tell it ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -139,11 +139,11 @@ class Claimer(Loop):
         self._event.set()
 
     def look(self) -> None:
-        """Sweep soon: something may have changed that only the database knows."""
+        """PollResult soon: something may have changed that only the database knows."""
         self._sweep_wanted = True
         self._event.set()
 
-    def swept(self, sweep: Sweep) -> None:
+    def swept(self, sweep: PollResult) -> None:
         self.on_sweep(sweep)
         self.due_in(sweep.next_in, replace=True)
         if sweep.ended_below >= self._slipped_below:
@@ -311,7 +311,7 @@ class Claimer(Loop):
 
     # ── the ladder ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _start_ladder(self, sweep: Sweep) -> None:
+    def _start_ladder(self, sweep: PollResult) -> None:
         """`sweep`: the first one that was begun after the flag was up."""
         if self._ladder:
             self._slipped_below = sweep.begun_below

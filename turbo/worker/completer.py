@@ -23,12 +23,14 @@ import psycopg
 from psycopg import errors
 
 from turbo import db
-from turbo.db.claim_store import Answer, Held, Queue
+from turbo.db.claim_store import Queue, ResultAnswer
 from turbo.db.connect import Backoff
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, OutcomeKind
-from turbo.host.spool import FinishedRun, Spool, SpoolEntry, SpoolUnavailable
+from turbo.domain.result import RunResult
+from turbo.host.spool import Spool, SpoolEntry, SpoolUnavailable
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ REFUSED_SECONDS = 60.0
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    result: FinishedRun
+    result: RunResult
     entry: SpoolEntry | None  # None: light, or the disk refused it
     size: int = 0
     settled: bool = False
@@ -48,7 +50,7 @@ class Waiting:
     tally: "Counter[str] | None" = None  # of a replay: what became of its results
 
 
-class Finisher(Loop):
+class Completer(Service):
     name = "finisher"
 
     def __init__(
@@ -57,7 +59,7 @@ class Finisher(Loop):
         spool: Spool,
         slots: Slots,
         metrics: Metrics,
-        recorded: Callable[[FinishedRun, Answer], None],
+        recorded: Callable[[RunResult, ResultAnswer], None],
     ) -> None:
         super().__init__()
         self._queue = queue
@@ -77,12 +79,12 @@ class Finisher(Loop):
 
     # ── handing over ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def hand_over(self, result: FinishedRun, *, durable: bool) -> None:
+    async def hand_over(self, result: RunResult, *, durable: bool) -> None:
         """Take responsibility for `result`. A durable one is on disk when this returns, if the disk lets it."""
         entry = await self._put(result) if durable else None
         self.push(result, entry)
 
-    def push(self, result: FinishedRun, entry: SpoolEntry | None, tally: "Counter[str] | None" = None) -> None:
+    def push(self, result: RunResult, entry: SpoolEntry | None, tally: "Counter[str] | None" = None) -> None:
         """A result that is on disk already, or that need not be."""
         self._enqueue(Waiting(result, entry, len(str(result.output)) if entry else 256, tally=tally))
 
@@ -102,7 +104,7 @@ class Finisher(Loop):
         await self.flushed(seconds)
         return tally
 
-    async def _put(self, result: FinishedRun) -> SpoolEntry | None:
+    async def _put(self, result: RunResult) -> SpoolEntry | None:
         try:
             entry = await asyncio.to_thread(self._spool.put, result)
         except SpoolUnavailable as error:
@@ -187,7 +189,7 @@ class Finisher(Loop):
             elif isinstance(error, errors.ForeignKeyViolation) and error.diag.table_name != "agent_tasks":
                 # an adopted trail may refer to agent_tasks: of a task that is gone it can keep nothing
                 result = batch[0].result
-                await self._settle(batch[0], Answer(result.task_id, result.fencing_token, "gone", None))
+                await self._settle(batch[0], ResultAnswer(result.task_id, result.fencing_token, "gone", None))
             elif _unstorable(error) and "quarantined" not in batch[0].result.detail:
                 await self._quarantine(batch[0], error)
             else:
@@ -203,11 +205,11 @@ class Finisher(Loop):
                 if waiting.entry is not None:
                     await asyncio.to_thread(self._spool.done, waiting.entry, "already")
 
-    async def _settle(self, waiting: Waiting, answer: Answer) -> None:
+    async def _settle(self, waiting: Waiting, answer: ResultAnswer) -> None:
         waiting.settled = True
         if waiting.entry is not None:
             await asyncio.to_thread(self._spool.done, waiting.entry, answer.verdict)
-        self._slots.recorded(Held(answer.task_id, answer.token))
+        self._slots.recorded(ClaimRef(answer.task_id, answer.token))
         if waiting.tally is not None:
             waiting.tally[answer.verdict] += 1
             if answer.verdict == "recorded":

@@ -13,7 +13,7 @@ import psycopg
 from turbo import db
 from turbo.db.claim_store import Queue
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ GAUGES_SHARE = 0.02  # of the time at most: counting a backlog of 1 M rows takes
 PRUNE_SECONDS = 300.0
 
 
-class Leader(Loop):
+class Leader(Service):
     name = "leader"
 
     def __init__(self, queue: Queue, metrics: Metrics) -> None:

@@ -30,10 +30,10 @@ from psycopg import Notify
 from psycopg import sql as compose
 
 from turbo import db
-from turbo.db.claim_store import Queue, Sweep
+from turbo.db.claim_store import PollResult, Queue
 from turbo.db.connect import Backoff, Connection
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ _CALL = re.compile(r"([a-z0-9_-]{1,40}) (\d)")
 """What the insert trigger says on a worker's own channel: which queue, and the worker's place in the line."""
 
 
-class Hears(Protocol):
+class ListenerEvents(Protocol):
     """Whom the listener tells."""
 
     def wake(self, queue: str) -> None:
@@ -72,7 +72,7 @@ class Hears(Protocol):
     def control(self, message: str) -> None:
         """Something about workers, queues or accounts changed: read it again."""
 
-    def swept(self, sweep: Sweep) -> None:
+    def swept(self, sweep: PollResult) -> None:
         """What a fallback poll saw."""
 
     async def connected(self, *, hears: bool) -> None:
@@ -82,11 +82,18 @@ class Hears(Protocol):
         """The session is lost; notifications may have been missed."""
 
 
-class Listener(Loop):
+class Listener(Service):
     name = "listener"
 
     def __init__(
-        self, dsn: str, queue: Queue, queues: Sequence[str], told: Hears, metrics: Metrics, *, poll_seconds: float
+        self,
+        dsn: str,
+        queue: Queue,
+        queues: Sequence[str],
+        told: ListenerEvents,
+        metrics: Metrics,
+        *,
+        poll_seconds: float,
     ) -> None:
         super().__init__()
         self._dsn = dsn

@@ -21,12 +21,13 @@ from dataclasses import replace
 import psycopg
 
 from turbo import db
-from turbo.db.claim_store import Held, Queue
+from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
-from turbo.domain.run import Progress
-from turbo.host.sanitize import storable_text
-from turbo.runtime.service import Loop
-from turbo.worker.slots import Running, Slots
+from turbo.domain.claim import ClaimRef
+from turbo.domain.run import Progress, Running
+from turbo.host.sanitize import sanitize_text
+from turbo.runtime.service import Service
+from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ QUIET_SECONDS = 60.0
 GOODBYE_SECONDS = 2.0
 
 
-class ProgressLoop(Loop):
+class ProgressWriter(Service):
     name = "progress"
 
     def __init__(self, queue: Queue, lane: Lane, slots: Slots) -> None:
@@ -48,14 +49,14 @@ class ProgressLoop(Loop):
         self._queue = queue
         self.lane = lane
         self._slots = slots
-        self._latest: dict[Held, Progress] = {}
-        self._written: dict[Held, Progress] = {}
+        self._latest: dict[ClaimRef, Progress] = {}
+        self._written: dict[ClaimRef, Progress] = {}
         self._event = asyncio.Event()
         self._trouble = False
 
     def tell(self, run: Running, progress: Progress) -> None:
         """What a run says of itself; of several within a second the last one counts."""
-        self._latest[run.held] = progress
+        self._latest[run.claim] = progress
         self._event.set()
 
     def run_ended(self) -> None:
@@ -122,4 +123,4 @@ class ProgressLoop(Loop):
 
 
 def _line(progress: Progress) -> Progress:
-    return replace(progress, text=storable_text(progress.text[: 2 * LINE_CHARACTERS], set())[:LINE_CHARACTERS])
+    return replace(progress, text=sanitize_text(progress.text[: 2 * LINE_CHARACTERS], set())[:LINE_CHARACTERS])

@@ -15,17 +15,19 @@ from collections.abc import Callable
 import psycopg
 
 from turbo import db
-from turbo.db.claim_store import Held, Queue
+from turbo.db.claim_store import Queue
 from turbo.db.connect import Backoff
+from turbo.domain.claim import ClaimRef
+from turbo.domain.states import StopCause
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 from turbo.worker.claimer import Claimer
 from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
 
-class Reconciler(Loop):
+class Reconciler(Service):
     name = "reconciler"
 
     def __init__(
@@ -34,7 +36,7 @@ class Reconciler(Loop):
         slots: Slots,
         claimer: Claimer,
         metrics: Metrics,
-        stop_run: Callable[[Held, str], None],
+        stop_run: Callable[[ClaimRef, StopCause], None],
         *,
         seconds: float,
         lease_seconds: float,
@@ -84,7 +86,7 @@ class Reconciler(Loop):
         if self._kill_when_cut_off and silent > self._lease_seconds and self._slots.running:
             log.warning("cut off from the database for %.0f s, longer than the lease: ending all runs", silent)
             for held in list(self._slots.running):
-                self._stop_run(held, "lost")
+                self._stop_run(held, StopCause.LOST)
 
     async def compare(self) -> None:
         # One at a time: what another comparison has just taken back would look as if somebody else had it.
@@ -106,6 +108,6 @@ class Reconciler(Loop):
                     log.warning("claim reasserted: the database had lost it", extra={"task": held.task_id})
                 else:
                     log.warning("lease lost: somebody else has the task", extra={"task": held.task_id})
-                    self._stop_run(held, "lost")
+                    self._stop_run(held, StopCause.LOST)
         for held in found.stop:
-            self._stop_run(held, "cancel")
+            self._stop_run(held, StopCause.CANCEL)

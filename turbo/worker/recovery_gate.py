@@ -1,4 +1,4 @@
-"""Settling: after a crash or a failover nothing is claimed until what the database may have forgotten is put back.
+"""RecoveryGate: after a crash or a failover nothing is claimed until what the database may have forgotten is put back.
 
     settled ──the claims' session is opened on another server, or after a crash──▶ unsettled
        ▲                                                                              │
@@ -21,7 +21,7 @@ RESTORE_SECONDS = 5.0
 CRASHED = "57P02"
 
 
-class Settling:
+class RecoveryGate:
     """Told by the claims' lane (`db.Lane`), the listener and the worker; asked by the claimer before each claim.
 
     An idle worker's lane is not used for minutes, and so learns nothing of a crash but that its session is gone; the

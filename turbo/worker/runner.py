@@ -1,6 +1,6 @@
 """The runner: one claimed task, from its slot to its result.
 
-    claimed ──route──▶ executor ──Outcome──▶ FinishedRun ──▶ finisher
+    claimed ──route──▶ executor ──Outcome──▶ RunResult ──▶ finisher
                  │                  └── ended by a drain: released, no try; by a lost lease: nothing to write
                  └── no route, unreadable input: failed at once, by itself
 
@@ -20,17 +20,21 @@ from typing import Protocol
 import psycopg
 
 from turbo import db
-from turbo.db.claim_store import Answer, Held, Queue
-from turbo.db.connect import Backoff, LaneOver
+from turbo.db.claim_store import Queue, ResultAnswer
+from turbo.db.connect import Backoff, LaneClosed
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import Executor, NotNow, Progress, Run
+from turbo.domain.result import RunResult
+from turbo.domain.run import Progress, Run, Running, Snooze
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
-from turbo.host.spool import FinishedRun
+from turbo.executors.protocol import Executor
+from turbo.host.sanitize import sanitize_result
 from turbo.observability.metrics import Metrics
 from turbo.runtime.background import Background, Crashed
-from turbo.worker.completer import Finisher
-from turbo.worker.slots import Running, Slots
+from turbo.worker.completer import Completer
+from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +76,7 @@ class Runner:
         routes: Mapping[str, str],
         queue: Queue,
         slots: Slots,
-        finisher: Finisher,
+        finisher: Completer,
         places: Places,
         metrics: Metrics,
         retry: RetryPolicy,
@@ -90,7 +94,7 @@ class Runner:
         self._retry = retry
         self._slot_freed = slot_freed
         self._runs = Background(crashed)
-        self._executing: dict[Held, asyncio.Task[object]] = {}
+        self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
         self._killing = False
         self.after_run: AfterRun = _as_it_is  # accounts look at an outcome before it is written
         self.progress: Callable[[Running, Progress], None] = lambda _run, _progress: None
@@ -107,16 +111,16 @@ class Runner:
         self._slots.take(run)
         self._runs.start(self._run(run, executor), "run of a task")
 
-    def stop(self, held: Held, reason: str) -> None:
+    def stop(self, held: ClaimRef, cause: StopCause) -> None:
         """Ask one run to end; it frees its slot once its program is gone."""
         run = self._slots.running.get(held)
         if run is not None and not run.stop.is_set():
-            log.info("stopping: %s", reason, extra=_fields(run.task))
-            run.stop.set(reason)
+            log.info("stopping: %s", cause, extra=_fields(run.task))
+            run.stop.set(cause)
 
-    def stop_all(self, reason: str) -> None:
+    def stop_all(self, cause: StopCause) -> None:
         for held in list(self._slots.running):
-            self.stop(held, reason)
+            self.stop(held, cause)
 
     def kill_all(self) -> int:
         """End the programs that still run without any more grace. How many there were."""
@@ -143,7 +147,7 @@ class Runner:
         try:
             outcome = await self._until_gone(run, executor)
             outcome = await self.after_run(run, outcome)
-        except NotNow as wait:
+        except Snooze as wait:
             await self._put_off(run, wait)
             return
         except asyncio.CancelledError:
@@ -151,7 +155,7 @@ class Runner:
             raise
         seconds = time.monotonic() - run.claimed_at
         self._measure(run, outcome, seconds)
-        if outcome.kind is OutcomeKind.CANCELLED and run.stop.reason in ("drain", "lost"):
+        if outcome.kind is OutcomeKind.CANCELLED and run.stop.cause in (StopCause.DRAIN, StopCause.LOST):
             await self._give_up(run, outcome)
             return
         level = logging.DEBUG if not durable else logging.INFO
@@ -166,7 +170,7 @@ class Runner:
             )
         result = self._result(run, outcome, seconds)
         # Known until it is recorded: the slot is not free before the result is safe.
-        self._slots.unrecorded.add(run.held)
+        self._slots.unrecorded.add(run.claim)
         await self._finisher.hand_over(result, durable=durable)
         self._free(run, unrecorded=True)
 
@@ -174,7 +178,7 @@ class Runner:
         """Execute it. A run that was killed is as one that was asked to end, and did."""
         job = asyncio.current_task()
         assert job is not None
-        self._executing[run.held] = job
+        self._executing[run.claim] = job
         try:
             return await self._execute(run, executor)
         except asyncio.CancelledError:
@@ -184,7 +188,7 @@ class Runner:
                 pass
             return Outcome(OutcomeKind.CANCELLED, error="killed: it did not end in time")
         finally:
-            del self._executing[run.held]
+            del self._executing[run.claim]
 
     async def _execute(self, run: Running, executor: Executor | None) -> Outcome:
         task = run.task
@@ -215,7 +219,7 @@ class Runner:
                     session_started=session,
                 )
             )
-        except NotNow:
+        except Snooze:
             raise
         except OSError as error:
             return Outcome.infrastructure(f"{type(error).__name__}: {error}")
@@ -224,12 +228,12 @@ class Runner:
             return Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
 
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
-        """A drain hands the task back untouched. A lost lease leaves nothing to write: the claim is somebody else's."""
-        if run.stop.reason == "drain":
+        """A drain hands the task back uncounted. A lost lease leaves nothing to write: the claim is somebody else's."""
+        if run.stop.cause is StopCause.DRAIN:
             await self._release(run, "drain", _session(run, outcome))
         self._free(run, unrecorded=False)
 
-    async def _put_off(self, run: Running, wait: NotNow) -> None:
+    async def _put_off(self, run: Running, wait: Snooze) -> None:
         """It could not even begin. No try, and the slot is for others meanwhile."""
         released = await self._release(run, str(wait), None, delay=wait.seconds)
         self._free(run, unrecorded=False)
@@ -241,11 +245,11 @@ class Runner:
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
             try:
-                await self._queue.release([(run.held, session_id)], why, delay=delay)
+                await self._queue.release([(run.claim, session_id)], why, delay=delay)
                 log.info("released: %s", why, extra=_fields(run.task))
                 return True
             except (psycopg.Error, OSError) as error:
-                if time.monotonic() > deadline or isinstance(error, LaneOver):
+                if time.monotonic() > deadline or isinstance(error, LaneClosed):
                     log.warning(
                         "could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task)
                     )
@@ -255,7 +259,7 @@ class Runner:
     def _free(self, run: Running, *, unrecorded: bool) -> None:
         self.run_ended(run.task)
         # The finisher may have recorded it already, between the hand-over and here.
-        self._slots.give_back(run.held, unrecorded=unrecorded and run.held in self._slots.unrecorded)
+        self._slots.give_back(run.claim, unrecorded=unrecorded and run.claim in self._slots.unrecorded)
         self._slot_freed(run.task.concurrency_key is not None)
 
     def _measure(self, run: Running, outcome: Outcome, seconds: float) -> None:
@@ -265,7 +269,7 @@ class Runner:
         if outcome.usage and run.account:
             self._metrics.used(run.account, outcome.usage)
 
-    def _result(self, run: Running, outcome: Outcome, seconds: float) -> FinishedRun:
+    def _result(self, run: Running, outcome: Outcome, seconds: float) -> RunResult:
         task = run.task
         output: dict[str, object] = {
             "output": outcome.output,
@@ -293,7 +297,7 @@ class Runner:
         if "workspace" in outcome.extra:
             detail["workspace"] = outcome.extra["workspace"]
         tries = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
-        result = FinishedRun(
+        result = RunResult(
             task_id=task.task_id,
             fencing_token=task.fencing_token,
             outcome=outcome.kind.value,
@@ -303,7 +307,7 @@ class Runner:
             execution_ms=int(seconds * 1000),
             retry_delay_seconds=0.0 if outcome.kind is OutcomeKind.SUCCEEDED else self._retry.delay(tries),
             final=outcome.final,
-            untouched=outcome.untouched,
+            uncounted=outcome.uncounted,
             agent_session_id=_session(run, outcome),
             worker_id=self._worker_id,
             queue=task.queue,
@@ -312,9 +316,9 @@ class Runner:
         )
         # What came from outside may hold what the database cannot. Of nothing there is nothing to look through.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
-        return result.storable() if foreign or outcome.usage else result
+        return sanitize_result(result) if foreign or outcome.usage else result
 
-    def recorded(self, result: FinishedRun, answer: Answer) -> float | None:
+    def recorded(self, result: RunResult, answer: ResultAnswer) -> float | None:
         """The finisher's answer. Returns in how many seconds the task is due again, if it was put off."""
         if answer.verdict != "recorded" or answer.becomes not in ("scheduled", "pending"):
             return None

@@ -3,7 +3,7 @@
     claims stop ──▶ runs end by themselves, up to drain_seconds ──▶ results recorded ──▶ compared once more ──▶ gone
                          └── the time is over, or a second TERM: agents ended, tasks released without a try ──┘
 
-From the end of the runs' time on one deadline holds for everything (`Departure`): the service manager kills whoever is
+From the end of the runs' time on one deadline holds for everything (`ShutdownDeadline`): the service manager kills whoever is
 there after its stop timeout. With the database away, what could not be recorded is left in the spool, and what could not
 be released to the lease. The heartbeat goes on to the end, so that nobody rescues what still runs here.
 """
@@ -16,8 +16,9 @@ import time
 import psycopg
 
 from turbo.db.connect import Lane
+from turbo.domain.states import StopCause
 from turbo.worker.claimer import Claimer
-from turbo.worker.completer import Finisher
+from turbo.worker.completer import Completer
 from turbo.worker.reconciler import Reconciler
 from turbo.worker.runner import Runner
 from turbo.worker.slots import Slots
@@ -32,7 +33,7 @@ STEP_SECONDS = 1.0
 """What each step after the runs is sure to have of it: release, record, say goodbye, end without the database."""
 
 
-class Departure:
+class ShutdownDeadline:
     """The one deadline of a worker that leaves, and how much of it is left for what.
 
         0 ── runs end, within their grace ── 9 ── the rest killed, all released ── 10 ── results recorded ── 11
@@ -64,11 +65,11 @@ class Departure:
 
 
 async def drain(
-    departure: Departure,
+    departure: ShutdownDeadline,
     claimer: Claimer,
     runner: Runner,
     slots: Slots,
-    finisher: Finisher,
+    finisher: Completer,
     reconciler: Reconciler,
     *,
     seconds: float,
@@ -87,7 +88,7 @@ async def drain(
     departure.begin()
     if slots.busy:
         log.info("ending %d runs; their tasks are released without a try", slots.busy)
-        runner.stop_all("drain")
+        runner.stop_all(StopCause.DRAIN)
         if not await runner.ended(departure.before(4)):
             if killed := runner.kill_all():
                 log.error("%d runs did not end in time and are killed", killed)

@@ -5,35 +5,16 @@ longer than its program runs: reconciliation must not take a finished, not yet r
 """
 
 import asyncio
-from dataclasses import dataclass, field
-from time import monotonic
 
-from turbo.db.claim_store import Held
-from turbo.domain.run import StopReason
-from turbo.domain.task import Task
-
-
-@dataclass(slots=True)
-class Running:
-    """One run in a slot."""
-
-    task: Task
-    executor: str
-    account: str | None
-    stop: StopReason = field(default_factory=StopReason)
-    claimed_at: float = field(default_factory=monotonic)  # monotonic seconds
-    session_id: str | None = None
-    held: Held = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.held = Held(self.task.task_id, self.task.fencing_token)
+from turbo.domain.claim import ClaimRef
+from turbo.domain.run import Running
 
 
 class Slots:
     def __init__(self, size: int) -> None:
         self.size = size
-        self.running: dict[Held, Running] = {}
-        self.unrecorded: set[Held] = set()
+        self.running: dict[ClaimRef, Running] = {}
+        self.unrecorded: set[ClaimRef] = set()
         self.freed = asyncio.Event()  # something ended: the claimer may look again
 
     @property
@@ -45,17 +26,17 @@ class Slots:
         return len(self.running)
 
     def take(self, run: Running) -> None:
-        self.running[run.held] = run
+        self.running[run.claim] = run
 
-    def give_back(self, held: Held, *, unrecorded: bool) -> None:
+    def give_back(self, held: ClaimRef, *, unrecorded: bool) -> None:
         """The program is gone. `unrecorded`: its result is on its way to the database."""
         self.running.pop(held, None)
         if unrecorded:
             self.unrecorded.add(held)
         self.freed.set()
 
-    def recorded(self, held: Held) -> None:
+    def recorded(self, held: ClaimRef) -> None:
         self.unrecorded.discard(held)
 
-    def known(self) -> list[Held]:
+    def known(self) -> list[ClaimRef]:
         return [*self.running, *self.unrecorded]

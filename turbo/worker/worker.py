@@ -24,40 +24,42 @@ from turbo import __version__, db
 from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import Accounts
 from turbo.config.worker import RetentionSection, WorkerConfig
-from turbo.db.claim_store import Answer, Queue, Sweep, WorkerRow
+from turbo.db.claim_store import PollResult, Queue, ResultAnswer, WorkerRow
 from turbo.db.connect import Backoff, Lane
 from turbo.domain.outcome import Outcome, OutcomeKind
-from turbo.domain.run import Executor
+from turbo.domain.result import RunResult
+from turbo.domain.run import Running
 from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
-from turbo.domain.type_filter import TaskTypes
+from turbo.domain.type_filter import TypeFilter
 from turbo.executors.exclusive_directories import ExclusiveDirectories
+from turbo.executors.protocol import Executor
 from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
-from turbo.host.spool import FinishedRun, Spool
+from turbo.host.spool import Spool
 from turbo.host.state_dir import StateDir
-from turbo.maintenance.file_retention import Tidy
-from turbo.maintenance.row_retention import Ages, Retention
-from turbo.maintenance.spool_maintenance import Housekeeping
+from turbo.maintenance.file_retention import FileRetention
+from turbo.maintenance.row_retention import RetentionAges, RowRetention
+from turbo.maintenance.spool_maintenance import SpoolMaintenance
 from turbo.observability.endpoint import Endpoint, TlsFiles
 from turbo.observability.metrics import Metrics
 from turbo.process.journal import Journal
-from turbo.process.reaper import Watcher
+from turbo.process.reaper import ReaperWatcher
 from turbo.runtime.background import Background
-from turbo.runtime.service import Loop
-from turbo.worker.availability import Programs
+from turbo.runtime.service import Service
+from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.claimer import Claimer
-from turbo.worker.completer import Finisher
+from turbo.worker.completer import Completer
 from turbo.worker.heartbeat import BEAT_DEADLINE, Beat, Heartbeat
 from turbo.worker.leader import Leader
 from turbo.worker.listener import Listener
-from turbo.worker.progress import ProgressLoop
+from turbo.worker.progress import ProgressWriter
 from turbo.worker.reconciler import Reconciler
-from turbo.worker.recovery_gate import Settling
+from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.runner import RetryPolicy, Runner
-from turbo.worker.shutdown import Departure, drain
-from turbo.worker.slots import Running, Slots
+from turbo.worker.shutdown import ShutdownDeadline, drain
+from turbo.worker.slots import Slots
 from turbo.worker.startup import Startup
-from turbo.workspaces.sweep import WorkspaceSweep
+from turbo.workspaces.sweep import WorkspaceRetention
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +80,8 @@ def worker_id(name: str) -> str:
     return f"{name[:WORKER_ID_NAME]}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
-def _ages(days: RetentionSection) -> Ages:
-    return Ages(
+def _ages(days: RetentionSection) -> RetentionAges:
+    return RetentionAges(
         *(
             None if age is None else age * 86_400
             for age in (days.completed_days, days.failed_days, days.cancelled_days, days.actions_days)
@@ -112,7 +114,7 @@ class Worker:
         self._metrics_address: str | None = None
         self._background = Background(self._crashed)
 
-        self._settling = Settling()
+        self._settling = RecoveryGate()
         self._claims = Lane(dsn, f"turbo claims {self.id}", self._settling, deadline=CLAIMS_DEADLINE)
         self._results = Lane(dsn, f"turbo results {self.id}", deadline=RESULTS_DEADLINE)
         self.queue = Queue(self.id, self._claims, self._results, host=self.host, settling=self._settling)
@@ -121,7 +123,7 @@ class Worker:
         self._state = StateDir(settings.state_dir)
         self._home = self._state.open_worker(self.id)
         self._journal = Journal(self._home.journal)
-        self._watcher = Watcher()
+        self._watcher = ReaperWatcher()
         self._spool = Spool(self._home.spool)
 
         self.exclusive = ExclusiveDirectories(
@@ -135,7 +137,7 @@ class Worker:
             executors if executors is not None else build_executors(config, self._journal, self.exclusive.enter)
         )
 
-        self.finisher = Finisher(self.queue, self._spool, self.slots, self.metrics, self._recorded)
+        self.finisher = Completer(self.queue, self._spool, self.slots, self.metrics, self._recorded)
         self.claimer = Claimer(
             self.queue, settings.queues, self.slots, self.metrics, self._start_task, poll_seconds=settings.poll_seconds
         )
@@ -173,17 +175,19 @@ class Worker:
             kill_when_cut_off=settings.on_lost_lease == "kill",
         )
         self.leader = Leader(self.queue, self.metrics)
-        self.retention = Retention(Lane(dsn, f"turbo retention {self.id}"), _ages(config.retention), self.metrics)
-        self._sweep = WorkspaceSweep(
+        self.retention = RowRetention(Lane(dsn, f"turbo retention {self.id}"), _ages(config.retention), self.metrics)
+        self._sweep = WorkspaceRetention(
             self._state.workspaces, self._state.locks, self._journal, workspace_policies(config)
         )
-        self.tidy = Tidy(self.queue, self._state, self.slots, days=settings.files_days, gigabytes=settings.files_gb)
-        self.housekeeping = Housekeeping(self.finisher, self._spool)
+        self.tidy = FileRetention(
+            self.queue, self._state, self.slots, days=settings.files_days, gigabytes=settings.files_gb
+        )
+        self.housekeeping = SpoolMaintenance(self.finisher, self._spool)
         self.listener = Listener(
             dsn, self.queue, settings.queues, self, self.metrics, poll_seconds=settings.poll_seconds
         )
         self.listener.on_failure = self._settling.failed
-        self._let_through: dict[str, TaskTypes] = {}
+        self._let_through: dict[str, TypeFilter] = {}
         self.accounts = Accounts(
             self.queue,
             self.host,
@@ -196,9 +200,11 @@ class Worker:
         )
         self.queue.accounts = self.accounts.names
         self._saying: asyncio.Task[None] | None = None
-        self.programs = Programs(self._executors, config.routes, lambda types: self._types_changed("programs", types))
-        self.progress = ProgressLoop(self.queue, Lane(dsn, f"turbo progress {self.id}"), self.slots)
-        self._departure = Departure(self._claims, self._results, self.progress.lane)
+        self.programs = ExecutorAvailability(
+            self._executors, config.routes, lambda types: self._types_changed("programs", types)
+        )
+        self.progress = ProgressWriter(self.queue, Lane(dsn, f"turbo progress {self.id}"), self.slots)
+        self._departure = ShutdownDeadline(self._claims, self._results, self.progress.lane)
         self.runner.after_run = self._after_run
         self.runner.run_ended = lambda task: self.exclusive.run_ended(task.fencing_token)
         self.runner.put_off = self.claimer.due_in
@@ -230,7 +236,7 @@ class Worker:
             self.slots.size,
             ", ".join(self._config.worker.queues),
         )
-        loops: list[Loop] = [
+        loops: list[Service] = [
             self.progress,
             self.finisher,
             self.housekeeping,
@@ -386,7 +392,7 @@ class Worker:
         self.claimer.slot_freed(key=key)
         self.progress.run_ended()
 
-    def _recorded(self, result: FinishedRun, answer: Answer) -> None:
+    def _recorded(self, result: RunResult, answer: ResultAnswer) -> None:
         if answer.becomes == "failed" and result.outcome == OutcomeKind.INFRASTRUCTURE:
             self.metrics.poisoned.inc()
         due = self.runner.recorded(result, answer)
@@ -399,7 +405,7 @@ class Worker:
         self.programs.after_run(outcome)
         return await self.accounts.after_run(run, outcome)
 
-    def _types_changed(self, source: str, types: TaskTypes) -> None:
+    def _types_changed(self, source: str, types: TypeFilter) -> None:
         """An account or a program closed executors, or opened some: claim accordingly from this moment on, and say so in
         the worker's row."""
         self._let_through[source] = types
@@ -455,7 +461,7 @@ class Worker:
         elif what in ("queues", "accounts"):
             self.claimer.look()
 
-    def swept(self, sweep: Sweep) -> None:
+    def swept(self, sweep: PollResult) -> None:
         self.claimer.swept(sweep)
 
     async def connected(self, *, hears: bool) -> None:
@@ -532,7 +538,7 @@ class Worker:
             now=self._now,
         )
 
-    async def _end_loops(self, loops: list[Loop]) -> None:
+    async def _end_loops(self, loops: list[Service]) -> None:
         for loop in reversed(loops):
             await loop.stop()
         await self._background.close()

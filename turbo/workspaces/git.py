@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
 from turbo.observability.log import scrub
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed
@@ -87,7 +87,7 @@ class Git:
     environment: Mapping[str, str]
     journal: Journal
     git_dir: Path | None = None
-    stop: StopReason = field(default_factory=StopReason)
+    stop: StopSignal = field(default_factory=StopSignal)
     task_id: str = ""
 
     async def __call__(self, *arguments: str, seconds: float = SECONDS, **variables: str) -> str:

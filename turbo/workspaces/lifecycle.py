@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
 from turbo.workspaces.git import GitFailed, Stopped
 from turbo.workspaces.record import Record, Stage, load
 from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exists
@@ -98,7 +98,7 @@ async def _fill(repository: Repository, record: Record, home: Path) -> Record:
         record = replace(record, stage=Stage.MADE)
         record.save(home)
     except (GitFailed, Stopped, OSError):
-        unhurried = repository.with_stop(StopReason())
+        unhurried = repository.with_stop(StopSignal())
         async with unhurried.alone():
             await _undo(unhurried, record, home)
         raise
@@ -108,7 +108,7 @@ async def _fill(repository: Repository, record: Record, home: Path) -> Record:
 async def _undo(repository: Repository, record: Record, home: Path) -> None:
     """As if it had never begun. What cannot be removed now is by the next run, or the sweep."""
     with suppress(GitFailed, OSError):
-        await dispose(repository.with_stop(StopReason()), record, home)
+        await dispose(repository.with_stop(StopSignal()), record, home)
 
 
 def _unlock(repository: Repository, record: Record) -> None:

@@ -10,13 +10,13 @@ The worktree may be gone while its record stays: then its branch holds commits t
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from turbo.host.atomic_file import write_atomically
 from turbo.host.state_dir import safe_name
 
 FILE = "record.json"
@@ -64,15 +64,7 @@ class Record:
     def save(self, home: Path) -> None:
         """Raises OSError (disk full)."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = home / f"{FILE}.new"
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump(asdict(self), file)
-            draft.replace(home / FILE)
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
+        write_atomically(home / FILE, json.dumps(asdict(self)))
 
 
 def load(home: Path) -> Record | None:

@@ -12,7 +12,6 @@ between, so that failure is tried again.
 """
 
 import asyncio
-import fcntl
 import os
 import random
 import re
@@ -23,7 +22,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbo.domain.run import StopReason
+from turbo.domain.run import StopSignal
+from turbo.host.file_lock import FileLock
 from turbo.workspaces.git import SECONDS, Git, GitFailed, Stopped
 from turbo.workspaces.names import digest_of, ref_problem
 
@@ -44,7 +44,7 @@ class Repository:
     common: Path
     lock: Path
 
-    def with_stop(self, stop: StopReason) -> "Repository":
+    def with_stop(self, stop: StopSignal) -> "Repository":
         """The same, for steps that another stop ends."""
         return replace(self, git=replace(self.git, stop=stop))
 
@@ -80,12 +80,9 @@ class Repository:
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         """One at a time in this repository, on this host. Raises Stopped, OSError."""
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = FileLock(self.lock)
         try:
-            while True:
-                with suppress(BlockingIOError):
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
+            while not lock.take():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(random.uniform(*LOCK_POLL_SECONDS)):
                         await self.git.stop.wait()
@@ -93,9 +90,7 @@ class Repository:
                     raise Stopped
             yield
         finally:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
+            lock.release()
 
     async def fetch(self, ref: str) -> None:
         """Bring one remote-tracking branch up to date, and nothing else, whatever refspecs are configured. A ref that names

@@ -9,22 +9,21 @@ examined, because its repository is gone or broken, stays. One sweeper a host; a
 """
 
 import asyncio
-import fcntl
 import logging
-import os
 import random
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbo.domain.task import NO_TASK
-from turbo.executors.exclusive_directories import LockFile, lock_path
+from turbo.host.file_lock import try_lock
+from turbo.process.directory_lock import DirectoryLock, lock_path
 from turbo.process.environment import ChildEnvironment
 from turbo.process.journal import Journal
-from turbo.runtime.service import Loop
+from turbo.runtime.service import Service
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
@@ -36,7 +35,7 @@ log = logging.getLogger(__name__)
 
 EVERY_SECONDS = 3600.0
 DAY = 86_400.0
-_DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.executors.exclusive_directories.lock_path
+_DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.process.directory_lock.lock_path
 
 RETRY_SECONDS = DAY
 """How long a worktree with nothing in it waits for a retry of its task; a later one makes a new one."""
@@ -52,7 +51,7 @@ class Candidate:
     size: int
 
 
-class WorkspaceSweep(Loop):
+class WorkspaceRetention(Service):
     name = "workspace sweep"
 
     def __init__(
@@ -86,7 +85,7 @@ class WorkspaceSweep(Loop):
         """One pass, unless another worker of the host is at it. `now`: Unix seconds. Returns the tasks whose worktrees went."""
         now = time.time() if now is None else now
         gone = []
-        with self._sweeper() as mine:
+        with try_lock(self._locks / "workspace-sweep.lock") as mine:
             if not mine:
                 return []
             candidates = await asyncio.to_thread(self._candidates)
@@ -113,7 +112,7 @@ class WorkspaceSweep(Loop):
         for path in self._locks.glob("*.lock"):
             with suppress(OSError):
                 if _DIRECTORY_LOCK.fullmatch(path.name) and now - path.stat().st_mtime > DAY:
-                    lock = LockFile(path)
+                    lock = DirectoryLock(path)
                     if lock.take():
                         lock.remove()
                         lock.release()
@@ -136,7 +135,7 @@ class WorkspaceSweep(Loop):
 
     async def _try(self, one: Candidate, now: float, *, over: bool) -> bool:
         """Remove it, if it may go. Nobody can start a run in it meanwhile."""
-        lock = LockFile(lock_path(self._locks, one.home.resolve()))
+        lock = DirectoryLock(lock_path(self._locks, one.home.resolve()))
         try:
             if not lock.take():  # in use, or its program may still live
                 return False
@@ -189,21 +188,6 @@ class WorkspaceSweep(Loop):
         if git is not None:
             tips.add((await git("rev-parse", "--verify", "--end-of-options", "HEAD")).strip())
         return len(tips) > 1
-
-    # ── the host ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    @contextmanager
-    def _sweeper(self) -> Iterator[bool]:
-        """Whether this worker sweeps now."""
-        descriptor = os.open(self._locks / "workspace-sweep.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            mine = False
-            with suppress(BlockingIOError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                mine = True
-            yield mine
-        finally:
-            os.close(descriptor)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._said:

@@ -20,13 +20,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import Run, StopReason
+from turbo.domain.run import Run, StopSignal
+from turbo.domain.states import StopCause
 from turbo.domain.task import Task
-from turbo.executors.directories import Exclusive, Program
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed, obstacle
 from turbo.process.output import text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
+from turbo.workspaces.area import Exclusive, Program
 from turbo.workspaces.changes import measure
 from turbo.workspaces.git import Git, GitFailed, Stopped
 from turbo.workspaces.lifecycle import dispose, find, make
@@ -59,7 +60,7 @@ class SetupFailed(Exception):
 
 
 class Worktrees:
-    """See `Place`. `root`: where the workspaces of the host are, `locks`: its locks. `host`: this host's name, for people.
+    """See `WorkArea`. `root`: where the workspaces of the host are, `locks`: its locks. `host`: this host's name, for people.
     `exclusive` keeps a task's workspace to one run at a time (turbo.executors.exclusive_directories)."""
 
     fixed: Path | None = None
@@ -86,7 +87,7 @@ class Worktrees:
         self._grace_seconds = grace_seconds
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
-        """See `Place`."""
+        """See `WorkArea`."""
         repo = self._settings.repo
         if not repo.is_dir():
             return f"workspace.repo {repo} is not a directory"
@@ -95,7 +96,7 @@ class Worktrees:
         return obstacle("git", environment.get("PATH"), None)
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
-        """See `Place`."""
+        """See `WorkArea`."""
         ref = self._wanted(run.task)
         if isinstance(ref, Outcome):
             return ref
@@ -107,7 +108,7 @@ class Worktrees:
                 record, continued = await self._open(repository, ref, run.task, home)
                 record = await self._set_up(record, run, environment, home)
             except Stopped:
-                return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.reason}")
+                return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}")
             except GitFailed as error:
                 return Outcome.failed(f"workspace: {error}")
             except SetupFailed as error:
@@ -211,9 +212,9 @@ class Worktrees:
         """What became of it, for the row and the trail. A result is never lost to what cannot be measured."""
         with suppress(OSError):
             record = self._used(record, home)
-        if run.stop.reason in ("drain", "lost"):  # no result is written; the next run goes on here
+        if run.stop.cause in (StopCause.DRAIN, StopCause.LOST):  # no result is written; the next run goes on here
             return outcome
-        repository = repository.with_stop(StopReason())
+        repository = repository.with_stop(StopSignal())
         told: dict[str, object] = {
             "kind": "worktree",
             "host": record.host,

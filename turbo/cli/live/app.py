@@ -26,7 +26,7 @@ from turbo.cli.live import format as words
 from turbo.cli.live.dialogs import Confirm, Help
 from turbo.cli.live.feed import Feed, View
 from turbo.cli.live.log import LogScreen
-from turbo.cli.live.table import Table
+from turbo.cli.live.table import ScreenTable
 from turbo.cli.output import visible
 from turbo.client.models import Changed
 from turbo.db.connect import Backoff
@@ -52,11 +52,11 @@ class Top(App[None]):
     #filter.asked { display: block; }
     #panels { height: 1fr; }
     #side { width: 0; display: none; }
-    Table { height: 1fr; border-top: solid gray; border-title-style: none; }
+    ScreenTable { height: 1fr; border-top: solid gray; border-title-style: none; }
     #tasks { width: 1fr; }
-    Table:focus { border-top: heavy $accent; border-title-style: bold; }
-    .small Table { display: none; }
-    .small Table.shown { display: block; }
+    ScreenTable:focus { border-top: heavy $accent; border-title-style: bold; }
+    .small ScreenTable { display: none; }
+    .small ScreenTable.shown { display: block; }
     .large #side { display: block; width: 40%; min-width: 64; padding: 0 0 0 1; }
     .large .strip, .low .strip, .low #problem { display: none; }
     """
@@ -103,11 +103,11 @@ class Top(App[None]):
         for name in PANELS[1:]:
             yield Static(id=f"strip-{name}", classes="line strip")
         with Horizontal(id="panels"):
-            yield Table(words.TASKS[View.RUNNING], "", id="tasks")
+            yield ScreenTable(words.TASKS[View.RUNNING], "", id="tasks")
             with Vertical(id="side"):
-                yield Table(words.WORKERS, "no workers: turbo worker --config FILE starts one", id="workers")
-                yield Table(words.QUEUES, "no queue has tasks or is served", id="queues")
-                yield Table(words.ACCOUNTS, "no worker uses an account", id="accounts")
+                yield ScreenTable(words.WORKERS, "no workers: turbo worker --config FILE starts one", id="workers")
+                yield ScreenTable(words.QUEUES, "no queue has tasks or is served", id="queues")
+                yield ScreenTable(words.ACCOUNTS, "no worker uses an account", id="accounts")
         yield Input(placeholder="a part of the id, type, queue, worker or line", id="filter", compact=True)
         yield Footer(compact=True, show_command_palette=False)
 
@@ -116,18 +116,18 @@ class Top(App[None]):
         self.set_interval(1.0, self._draw_head)
         self.run_worker(self._looks(), exclusive=False)
         self._shape()
-        self.query_one("#tasks", Table).focus()
+        self.query_one("#tasks", ScreenTable).focus()
 
     def on_resize(self, event: events.Resize) -> None:
         self._space = event.size
         self._shape()
 
     def on_descendant_focus(self, event: events.DescendantFocus) -> None:
-        if isinstance(event.widget, Table):  # by a click
+        if isinstance(event.widget, ScreenTable):  # by a click
             self._mark_shown(event.widget.id or "")
 
     def _mark_shown(self, name: str) -> None:
-        for table in self.screen_stack[0].query(Table):
+        for table in self.screen_stack[0].query(ScreenTable):
             table.set_class(table.id == name, "shown")
 
     def _shape(self) -> None:
@@ -136,7 +136,7 @@ class Top(App[None]):
         self.screen_stack[0].set_class(large, "large").set_class(not large, "small").set_class(
             space.height < LOW, "low"
         )
-        panels = self.screen_stack[0].query(Table)
+        panels = self.screen_stack[0].query(ScreenTable)
         if not any(panel.has_class("shown") for panel in panels):
             panels.first().add_class("shown")
         side = self.screen_stack[0].query_one("#side")
@@ -149,12 +149,12 @@ class Top(App[None]):
         self.call_after_refresh(self._draw)
 
     @property
-    def _shown(self) -> Table:
-        return self.screen_stack[0].query(Table).filter(".shown").first(Table)
+    def _shown(self) -> ScreenTable:
+        return self.screen_stack[0].query(ScreenTable).filter(".shown").first(ScreenTable)
 
     @property
-    def _panel(self) -> Table:
-        return self.focused if isinstance(self.focused, Table) else self._shown
+    def _panel(self) -> ScreenTable:
+        return self.focused if isinstance(self.focused, ScreenTable) else self._shown
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,7 +208,7 @@ class Top(App[None]):
         found = [t for t in frame.tasks if not self.filtered or t.has(self.filtered)]
         empty = f"none with “{self.filtered}”; esc shows all" if self.filtered else words.EMPTY[frame.view]
         names = words.worker_names(frame)
-        tables = {name: screen.query_one(f"#{name}", Table) for name in PANELS}
+        tables = {name: screen.query_one(f"#{name}", ScreenTable) for name in PANELS}
         tables["tasks"].show([words.task_row(t, names) for t in found], empty, words.TASKS[frame.view])
         tables["workers"].show([words.worker_row(w) for w in frame.status.workers])
         tables["queues"].show([words.queue_row(q) for q in frame.status.queues])
@@ -263,7 +263,7 @@ class Top(App[None]):
     def action_go(self, name: str) -> None:
         self._mark_shown(name)
         self._shape()
-        self.screen.set_focus(self.query_one(f"#{name}", Table))  # at once: the next key is the table's
+        self.screen.set_focus(self.query_one(f"#{name}", ScreenTable))  # at once: the next key is the table's
 
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
@@ -284,7 +284,7 @@ class Top(App[None]):
     def action_help(self) -> None:
         self.push_screen(Help())
 
-    def on_table_chosen(self, event: Table.Chosen) -> None:
+    def on_table_chosen(self, event: ScreenTable.Chosen) -> None:
         if event.table.id == "tasks":
             self.action_follow()
 
@@ -329,7 +329,7 @@ class Top(App[None]):
                 self._feed.pause_queue(queue, "turbo top"), f"queue {queue} is paused"))  # fmt: skip
 
     def _chosen_task(self) -> str | None:
-        row = self.query_one("#tasks", Table).chosen if self._panel.id == "tasks" else None
+        row = self.query_one("#tasks", ScreenTable).chosen if self._panel.id == "tasks" else None
         if row is None:
             self.notify("choose a task (1) first", severity="warning")
         return None if row is None else row.key

@@ -10,7 +10,7 @@ from turbo.cli.output import GAP, STYLES, Column, one_line
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ScreenRow:
     """`key` finds it again at the next look."""
 
     key: str

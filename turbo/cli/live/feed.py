@@ -19,7 +19,7 @@ import psycopg
 from turbo import db
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import AccountLine, FleetStatus, QueueLine, WorkerLine
-from turbo.client.operations import Ask, Steps
+from turbo.client.operations import Query, Steps
 
 SHOWN = 500
 WAITING_EACH = 100
@@ -170,11 +170,11 @@ class Feed(AsyncClient):
 
     def _fleet(self) -> Steps[None]:
         seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)
-        workers = [WorkerLine(**row) for row in (yield Ask("status/workers")).rows]
-        queues = [QueueLine(**row) for row in (yield Ask("top/queues", {"most": COUNTED})).rows]
-        accounts = [AccountLine(**row) for row in (yield Ask("status/accounts")).rows]
+        workers = [WorkerLine(**row) for row in (yield Query("status/workers")).rows]
+        queues = [QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED})).rows]
+        accounts = [AccountLine(**row) for row in (yield Query("status/accounts")).rows]
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
-        self.frame.rates.ended((yield Ask("top/rates", asked)).rows, seconds)
+        self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)
         self.frame.status = FleetStatus(workers, queues, accounts, [], 0.0)
         self._rated = True
 
@@ -187,7 +187,7 @@ class Feed(AsyncClient):
                 "each": max(WAITING_EACH, SHOWN // (len(names) or 1)),
                 "limit": WAITING_EACH,
             }
-        tasks = [LiveTask(**row) for row in (yield Ask(f"top/{view}", parameters)).rows]
+        tasks = [LiveTask(**row) for row in (yield Query(f"top/{view}", parameters)).rows]
         if view is View.RUNNING:
             self.frame.rates.spent(tasks)
         self.frame.view, self.frame.tasks = view, tasks

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from rich.text import Text
 
 from turbo.cli import moment
-from turbo.cli.live.columns import Row, sparkline
+from turbo.cli.live.columns import ScreenRow, sparkline
 from turbo.cli.live.feed import COUNTED, Frame, LiveTask, View
 from turbo.cli.output import STYLES, Column, many, one_line, short
 from turbo.client.fleet_status import AccountLine, QueueLine, WorkerLine
@@ -82,7 +82,7 @@ def worker_names(frame: Frame) -> dict[str, str]:
     return {w.worker_id: f"{w.name}-{w.pid}" if several[w.name] > 1 else w.name for w in frame.status.workers}
 
 
-def task_row(task: LiveTask, workers: Mapping[str, str]) -> Row:
+def task_row(task: LiveTask, workers: Mapping[str, str]) -> ScreenRow:
     tries = f"{task.retry_count + 1}/{(task.max_retries or 0) + 1}" if task.retry_count else ""
     tokens = short(task.input_tokens + task.output_tokens)
     line = one_line(task.line or task.description)
@@ -103,19 +103,19 @@ def task_row(task: LiveTask, workers: Mapping[str, str]) -> Row:
             cells = (task.task_id, state, age, queue, kind, tries, line)
         case _:
             cells = (task.task_id, state, age, queue, kind, tries, worker, line)
-    return Row(task.task_id, tuple(one_line(cell) for cell in cells), style)
+    return ScreenRow(task.task_id, tuple(one_line(cell) for cell in cells), style)
 
 
-def worker_row(w: WorkerLine) -> Row:
+def worker_row(w: WorkerLine) -> ScreenRow:
     state = w.state if w.live or w.state == "dead" else "silent"
     beat, up = moment.length(w.silent_seconds), moment.length(w.up_seconds)
     cells = (w.worker_id, state, f"{w.running}/{w.slots}", beat, up, w.host, ",".join(w.queues))
-    return Row(w.worker_id, cells, "" if w.live else "red")
+    return ScreenRow(w.worker_id, cells, "" if w.live else "red")
 
 
-def queue_row(q: QueueLine) -> Row:
+def queue_row(q: QueueLine) -> ScreenRow:
     state = "paused" if q.paused else "open" if q.workers else "unserved"
-    return Row(
+    return ScreenRow(
         q.queue,
         (
             q.queue, state, count(q.pending), str(q.running), count(q.scheduled), moment.length(q.oldest_seconds),
@@ -124,9 +124,9 @@ def queue_row(q: QueueLine) -> Row:
     )  # fmt: skip
 
 
-def account_row(a: AccountLine) -> Row:
+def account_row(a: AccountLine) -> ScreenRow:
     resets = "" if a.resets_in_seconds is None else moment.length(max(0.0, a.resets_in_seconds))
-    return Row(
+    return ScreenRow(
         f"{a.account} {a.host}", (a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets)
     )
 

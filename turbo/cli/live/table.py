@@ -14,11 +14,11 @@ from textual.message import Message
 from textual.strip import Strip
 from textual.widget import Widget
 
-from turbo.cli.live.columns import Row, fit, line
+from turbo.cli.live.columns import ScreenRow, fit, line
 from turbo.cli.output import Column
 
 
-class Table(Widget, can_focus=True):
+class ScreenTable(Widget, can_focus=True):
     """Rows under heads. Posts `Chosen` on Enter."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -32,7 +32,7 @@ class Table(Widget, can_focus=True):
     ]
 
     class Chosen(Message):
-        def __init__(self, table: "Table") -> None:
+        def __init__(self, table: "ScreenTable") -> None:
             super().__init__()
             self.table = table
 
@@ -41,18 +41,18 @@ class Table(Widget, can_focus=True):
         super().__init__(id=id)
         self._columns = columns
         self._empty = empty
-        self._rows: list[Row] = []
+        self._rows: list[ScreenRow] = []
         self._widths: dict[int, int] = {}
         self._key: str | None = None
         self._place = 0
         self._top = 0
 
     @property
-    def chosen(self) -> Row | None:
+    def chosen(self) -> ScreenRow | None:
         """The row under the cursor."""
         return self._rows[self._place] if self._rows else None
 
-    def show(self, rows: Sequence[Row], empty: str = "", columns: Sequence[Column] | None = None) -> None:
+    def show(self, rows: Sequence[ScreenRow], empty: str = "", columns: Sequence[Column] | None = None) -> None:
         """The rows there are now. The cursor stays on its row; when that is gone, where it was."""
         self._rows = list(rows)
         self._columns = columns or self._columns

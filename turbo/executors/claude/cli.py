@@ -18,10 +18,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from turbo.domain.run import Progress, Run, StopReason
+from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
-from turbo.executors.claude.stream import Line, Transcript
-from turbo.executors.claude.verdict import Ended
+from turbo.executors.claude.stream import StreamLine, Transcript
+from turbo.executors.claude.verdict import EndedRun
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.launch import obstacle
@@ -95,7 +95,7 @@ class ClaudeCli:
         self._leave_seconds = leave_seconds
         self._version: str | None = None
 
-    async def call(self, run: Run, call: Call) -> tuple[Ended, Path | None]:
+    async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and where its log is. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment = self._environment.for_task(run.task)
         program = find(self._command[0], environment)
@@ -124,7 +124,7 @@ class ClaudeCli:
         finally:
             watch.close()
         self._say_version(watch.heard.version, program)
-        ended = Ended(
+        ended = EndedRun(
             result.ended_by,
             result.returncode,
             watch.heard,
@@ -169,7 +169,7 @@ class ClaudeCli:
                     log_path=Path(place) / "log",
                     wall_seconds=ASK_SECONDS,
                 )
-                return program, await run_process(spec, stop=StopReason(), journal=self._journal)
+                return program, await run_process(spec, stop=StopSignal(), journal=self._journal)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: claude %s: %s", self._owner, " ".join(words), error)
             return program, None
@@ -194,19 +194,19 @@ class _Watch:
     def line(self, line: bytes, cut: bool) -> None:
         known = self.heard.session_id
         match self.heard.read(line, cut):
-            case Line.INIT:
+            case StreamLine.INIT:
                 self.close()
                 if self.heard.session_id is not None and self.heard.session_id != known:
                     self._run.session_started(self.heard.session_id)
-            case Line.ASSISTANT:
+            case StreamLine.ASSISTANT:
                 self.close()  # another turn after a result
                 self._run.progress(
                     Progress(self.heard.last_line, self.heard.input_tokens, self.heard.output_tokens),
                 )
-            case Line.RETRY if self.heard.auth_retries >= AUTH_RETRIES and self.heard.retries_left > 0:
+            case StreamLine.RETRY if self.heard.auth_retries >= AUTH_RETRIES and self.heard.retries_left > 0:
                 self.hopeless = True
                 self.enough.set()
-            case Line.RESULT:
+            case StreamLine.RESULT:
                 self.close()
                 self._leaving = asyncio.get_running_loop().call_later(self._leave_seconds, self.enough.set)
 

@@ -22,11 +22,12 @@ from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.executors.claude import verdict as verdict
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
-from turbo.executors.claude.verdict import Ended
-from turbo.executors.directories import Directories, Exclusive, Place, shared
+from turbo.executors.claude.verdict import EndedRun
+from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.running import Ending, SpawnFailed
+from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
 
@@ -72,11 +73,11 @@ class ClaudeExecutor:
         journal: Journal,
         account: str | None = None,
         cwd: Path | None = None,
-        exclusive: Exclusive = shared,
+        exclusive: Exclusive = no_lock,
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
-        place: Place | None = None,
+        place: WorkArea | None = None,
         model: str | None = None,
         permission_mode: str | None = None,
         allowed_tools: Sequence[str] = (),
@@ -136,11 +137,11 @@ class ClaudeExecutor:
         except (EnvironmentRefused, OSError) as error:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
 
-    async def _attempt(self, run: Run, directory: Path) -> tuple[Ended, Path | None]:
+    async def _attempt(self, run: Run, directory: Path) -> tuple[EndedRun, Path | None]:
         now = asyncio.get_running_loop().time
         until = now() + run.task.timeout_seconds
 
-        async def begin(which: tuple[str, str], stdin: bytes) -> tuple[Ended, Path | None]:
+        async def begin(which: tuple[str, str], stdin: bytes) -> tuple[EndedRun, Path | None]:
             call = Call(
                 flags=(*which, *self._model, *self._flags),
                 stdin=stdin,
@@ -167,12 +168,12 @@ class ClaudeExecutor:
             parts.append("Input data of the task, as JSON:\n" + json.dumps(data, ensure_ascii=False))
         return "\n\n".join(parts).encode("utf-8", "replace")
 
-    def _outcome(self, run: Run, ended: Ended, log_path: Path | None) -> Outcome:
+    def _outcome(self, run: Run, ended: EndedRun, log_path: Path | None) -> Outcome:
         heard, result = ended.heard, ended.heard.result
         row = verdict.judge(ended)
         outcome = verdict.outcome(ended)
         if row.kind is OutcomeKind.CANCELLED:
-            outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.reason}")
+            outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.cause}")
         elif row.kind is OutcomeKind.TIMED_OUT:
             limit = (
                 f"{run.task.timeout_seconds:g} s (timeout_seconds)"

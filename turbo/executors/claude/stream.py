@@ -25,7 +25,7 @@ _MILLISECONDS = 1e11
 """Unix seconds reach this in the year 5138; a larger number is milliseconds."""
 
 
-class Line(StrEnum):
+class StreamLine(StrEnum):
     """What a line was about, as far as the executor acts on it."""
 
     INIT = "init"
@@ -96,20 +96,20 @@ class Transcript:
     _usage: dict[str, ModelUsage] = field(default_factory=dict)
     _message_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def read(self, line: bytes, cut: bool = False) -> Line:
+    def read(self, line: bytes, cut: bool = False) -> StreamLine:
         """Take in one line of stdout; `cut` lines were too long to be kept whole, and are not JSON any more."""
         if not line.strip():
-            return Line.OTHER
+            return StreamLine.OTHER
         self.lines += 1
         if line.startswith(_TOOL_RESULT):
-            return Line.OTHER
+            return StreamLine.OTHER
         try:
             message = json.loads(line) if not cut else None
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
             self.unreadable += 1
-            return Line.OTHER
+            return StreamLine.OTHER
         match message.get("type"), message.get("subtype"):
             case "system", "init":
                 return self._init(message)
@@ -121,7 +121,7 @@ class Transcript:
                 return self._limit(message)
             case "result", _:
                 return self._result(message)
-        return Line.OTHER
+        return StreamLine.OTHER
 
     @property
     def usage(self) -> tuple[ModelUsage, ...]:
@@ -143,23 +143,23 @@ class Transcript:
 
     # ── one method a kind of line ───────────────────────────────────────────────────────────────────────────────────
 
-    def _init(self, message: Mapping[str, Any]) -> Line:
+    def _init(self, message: Mapping[str, Any]) -> StreamLine:
         self.begun = True
         self.session_id = _text(message, "session_id") or self.session_id
         self.model = _text(message, "model") or self.model
         self.version = _text(message, "claude_code_version") or self.version
-        return Line.INIT
+        return StreamLine.INIT
 
-    def _retry(self, message: Mapping[str, Any]) -> Line:
+    def _retry(self, message: Mapping[str, Any]) -> StreamLine:
         self.auth_retries = self.auth_retries + 1 if message.get("error") == "authentication_failed" else 0
         self.retries_left = max(0, (_whole(message, "max_retries") or 0) - (_whole(message, "attempt") or 0))
-        return Line.RETRY
+        return StreamLine.RETRY
 
-    def _assistant(self, message: Mapping[str, Any]) -> Line:
+    def _assistant(self, message: Mapping[str, Any]) -> StreamLine:
         body = _object(message, "message")
         self._count(body)
         if message.get("parent_tool_use_id") is not None:  # a subagent's: its errors are its parent's to handle
-            return Line.ASSISTANT
+            return StreamLine.ASSISTANT
         self.error, self.api_error = _text(message, "error"), _text(message, "api_error")
         said = _said(body)
         # What the CLI says itself carries a name of the error, or at least (in older versions) this model.
@@ -168,18 +168,18 @@ class Transcript:
             self.auth_retries = 0
             if said:
                 self.text, self.truncated = said[:TEXT_CHARACTERS], len(said) > TEXT_CHARACTERS
-        return Line.ASSISTANT
+        return StreamLine.ASSISTANT
 
-    def _limit(self, message: Mapping[str, Any]) -> Line:
+    def _limit(self, message: Mapping[str, Any]) -> StreamLine:
         info = _object(message, "rate_limit_info")
         window, resets_at = _text(info, "rateLimitType"), _number(info, "resetsAt")
         if info.get("status") != "rejected":
             self.limit = None
         elif window is not None or resets_at is not None:  # a plain 429 comes as `rejected` too, but names no window
             self.limit = Limit(window, unix_seconds(resets_at))
-        return Line.LIMIT
+        return StreamLine.LIMIT
 
-    def _result(self, message: Mapping[str, Any]) -> Line:
+    def _result(self, message: Mapping[str, Any]) -> StreamLine:
         errors, denials = message.get("errors"), message.get("permission_denials")
         text = _text(message, "result")
         self.session_id = _text(message, "session_id") or self.session_id
@@ -200,7 +200,7 @@ class Transcript:
         if text is not None and len(text) > TEXT_CHARACTERS:
             self.truncated = True
         self._use(message)
-        return Line.RESULT
+        return StreamLine.RESULT
 
     def _use(self, message: Mapping[str, Any]) -> None:
         """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330); the second kind also

@@ -25,7 +25,7 @@ ERROR_CHARACTERS = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EndedRun:
     """Everything the verdict may look at. `hopeless`: ended by turbo, because the CLI kept retrying a refused login."""
 
     ended_by: Ending
@@ -75,11 +75,11 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Situation:
     """One situation. `says` are turbo's words for people, before the CLI's; `spoilt` sessions are not resumed."""
 
     situation: str
-    applies: Callable[[Ended], bool]
+    applies: Callable[[EndedRun], bool]
     kind: OutcomeKind
     failure_kind: FailureKind | None = None
     final: bool = False
@@ -131,12 +131,12 @@ OVERSIZED = "piped stdin input exceeds"
 CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .* is corrupted")
 
 
-def _answered(e: Ended) -> bool:
+def _answered(e: EndedRun) -> bool:
     # After its result the CLI may have been ended: it does not leave while a background task of the agent's runs.
     return bool(e.result and e.result.succeeded) and (e.returncode == 0 or e.ended_by is not Ending.EXITED)
 
 
-def _limited(e: Ended) -> bool:
+def _limited(e: EndedRun) -> bool:
     if e.named(LIMIT_ERRORS):
         return True
     if not e.failed or e.error not in (None, "rate_limit", "billing_error"):
@@ -144,14 +144,14 @@ def _limited(e: Ended) -> bool:
     return bool((e.heard.limit and e.error == "rate_limit") or LIMIT.match(e.text))
 
 
-def _logged_out(e: Ended) -> bool:
+def _logged_out(e: EndedRun) -> bool:
     if e.hopeless or e.named(LOGIN_ERRORS):
         return True
     # The text speaks where the name says nothing (older versions), and for what is named `invalid_request` (2.1.197).
     return e.failed and e.error in (None, "invalid_request") and bool(LOGIN.match(e.text))
 
 
-def _too_long(e: Ended) -> bool:
+def _too_long(e: EndedRun) -> bool:
     if e.result is None:
         return OVERSIZED in e.stderr
     if e.named(TOO_LONG_ERRORS):
@@ -161,20 +161,20 @@ def _too_long(e: Ended) -> bool:
     return e.failed and (told or e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
 
 
-def _status(*codes: int) -> Callable[[Ended], bool]:
+def _status(*codes: int) -> Callable[[EndedRun], bool]:
     return lambda e: e.failed and e.result is not None and e.result.api_error_status in codes
 
 
-def _subtype(name: str) -> Callable[[Ended], bool]:
+def _subtype(name: str) -> Callable[[EndedRun], bool]:
     return lambda e: e.failed and e.result is not None and e.result.subtype == name
 
 
-def _server(e: Ended) -> bool:
+def _server(e: EndedRun) -> bool:
     return e.named(SERVER_ERRORS) or _status(*range(500, 600))(e)
 
 
-TABLE: tuple[Row, ...] = (
-    Row(
+TABLE: tuple[Situation, ...] = (
+    Situation(
         "a local command of the CLI ran, no agent",
         lambda e: bool(e.result and e.result.local_command),
         OutcomeKind.FAILED,
@@ -182,83 +182,87 @@ TABLE: tuple[Row, ...] = (
         final=True,
         says="the text was taken for a command of the CLI's own, and no agent has seen it",
     ),
-    Row("answered", _answered, OutcomeKind.SUCCEEDED),
-    Row("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
-    Row("login refused, no credit, organisation disabled", _logged_out, OutcomeKind.AUTH_FAILED, FailureKind.AUTH),
-    Row(
+    Situation("answered", _answered, OutcomeKind.SUCCEEDED),
+    Situation("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
+    Situation(
+        "login refused, no credit, organisation disabled", _logged_out, OutcomeKind.AUTH_FAILED, FailureKind.AUTH
+    ),
+    Situation(
         "refused by the model or a policy",
         lambda e: e.named(POLICY_ERRORS) or (e.failed and e.result is not None and e.result.stop_reason == "refusal"),
         OutcomeKind.FAILED,
         FailureKind.REFUSED,
         spoilt=True,
     ),
-    Row("out of turns", _subtype("error_max_turns"), OutcomeKind.FAILED, FailureKind.MAX_TURNS),
-    Row("out of budget", _subtype("error_max_budget_usd"), OutcomeKind.FAILED, FailureKind.BUDGET, final=True),
-    Row(
+    Situation("out of turns", _subtype("error_max_turns"), OutcomeKind.FAILED, FailureKind.MAX_TURNS),
+    Situation("out of budget", _subtype("error_max_budget_usd"), OutcomeKind.FAILED, FailureKind.BUDGET, final=True),
+    Situation(
         "prompt too long",
         lambda e: _too_long(e) and not e.heard.answers,
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
     ),
-    Row("conversation grown too long", _too_long, OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
-    Row(
+    Situation("conversation grown too long", _too_long, OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
+    Situation(
         "model unknown or not for this account",
         lambda e: e.named({"model_not_found"}),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         says="the executor's model cannot be used (model in worker.yaml)",
     ),
-    Row(
+    Situation(
         "CLI too old for the service",
         lambda e: e.named({"claude_code_version_too_old"}),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         says="update the Claude CLI on this host",
     ),
-    Row(
+    Situation(
         "rate limited (429)",
         lambda e: e.named({"rate_limit"}) or _status(429)(e),
         OutcomeKind.FAILED,
         FailureKind.ERROR,
     ),
-    Row("overloaded (529)", _status(529), OutcomeKind.FAILED, FailureKind.ERROR),
-    Row("server or network error", _server, OutcomeKind.FAILED, FailureKind.ERROR),
-    Row(
+    Situation("overloaded (529)", _status(529), OutcomeKind.FAILED, FailureKind.ERROR),
+    Situation("server or network error", _server, OutcomeKind.FAILED, FailureKind.ERROR),
+    Situation(
         "request refused (400)",
         lambda e: _status(400)(e) and not e.heard.answers,
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
     ),
-    Row("conversation refused (400)", _status(400), OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
-    Row(
+    Situation("conversation refused (400)", _status(400), OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
+    Situation(
         "configuration file corrupt",
         lambda e: bool(CORRUPT.search(e.before_it_began)),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         says="repair or remove the file on this host",
     ),
-    Row(
+    Situation(
         "CLI refuses its flags, its session id or its surroundings",
         lambda e: bool(WORKER.search(e.before_it_began)),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         says="check the executor's section of worker.yaml",
     ),
-    Row("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
+    Situation("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
     # From here on there is no result to go by.
-    Row("ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED),
-    Row("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
-    Row("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
-    Row(
+    Situation(
+        "ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED
+    ),
+    Situation("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
+    Situation("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
+    Situation(
         "interrupted: exit 0 without a result",
         lambda e: e.returncode == 0 and e.interrupted,
         OutcomeKind.FAILED,
         FailureKind.ERROR,
         says="the CLI ended without a result, as if interrupted",
     ),
-    Row(
+    Situation(
         "killed, or crashed",
         lambda _: True,
         OutcomeKind.FAILED,
@@ -269,11 +273,11 @@ TABLE: tuple[Row, ...] = (
 """Every situation there is. The last row always applies."""
 
 
-def judge(ended: Ended) -> Row:
+def judge(ended: EndedRun) -> Situation:
     return next(row for row in TABLE if row.applies(ended))
 
 
-def outcome(ended: Ended, *, now: float | None = None) -> Outcome:
+def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
     """The outcome of a run, without usage, session and log. `now` is Unix seconds, for reset times told as text."""
     row = judge(ended)
     heard = ended.heard
@@ -295,7 +299,7 @@ def outcome(ended: Ended, *, now: float | None = None) -> Outcome:
     )
 
 
-def _for_people(row: Row, ended: Ended) -> str:
+def _for_people(row: Situation, ended: EndedRun) -> str:
     how = ended.exit_text if ended.result is None and ended.ended_by is Ending.EXITED else ""
     words = (row.says or f"Claude: {row.situation}", how, ended.text.strip())
     return ": ".join(word for word in words if word)[:ERROR_CHARACTERS]

@@ -16,10 +16,10 @@ from psycopg import sql
 
 from turbo.domain.states import TaskState
 from turbo.migrate.adoption import contract
-from turbo.migrate.adoption.contract import Known
+from turbo.migrate.adoption.contract import ExpectedColumn
 from turbo.migrate.adoption.finding import quoted
 from turbo.migrate.adoption.judge_columns import can_widen
-from turbo.migrate.adoption.survey import Column, Survey, Table
+from turbo.migrate.adoption.survey import AdoptedTable, Survey, TableColumn
 from turbo.migrate.files import Block, Migration
 
 MARK = (
@@ -79,7 +79,7 @@ def will_mark(survey: Survey) -> bool:
     return survey.begun or any(MARK in step.block.sql for step in steps(survey))
 
 
-def _enum_values(tasks: Table) -> Iterator[Step]:
+def _enum_values(tasks: AdoptedTable) -> Iterator[Step]:
     status = tasks.column("status")
     if status is None or status.enum is None:
         return
@@ -89,7 +89,7 @@ def _enum_values(tasks: Table) -> Iterator[Step]:
             yield Step(Block(text, 1), False, "a value of an enum cannot be used in the transaction that adds it")
 
 
-def _tasks(survey: Survey, tasks: Table) -> Iterator[Step]:
+def _tasks(survey: Survey, tasks: AdoptedTable) -> Iterator[Step]:
     parts = [*_missing(tasks, contract.TASKS), *_defaults(tasks, contract.TASKS)]
     after = MARK if any("column run_after " in part for part in parts) else ""
     key = tasks.column("task_id")
@@ -123,7 +123,7 @@ def _tasks(survey: Survey, tasks: Table) -> Iterator[Step]:
         yield Step(Block(text, 1), True, "reads the table once", tasks.size)
 
 
-def _actions(actions: Table) -> Iterator[Step]:
+def _actions(actions: AdoptedTable) -> Iterator[Step]:
     parts = [*_missing(actions, contract.ACTIONS), *_defaults(actions, contract.ACTIONS)]
     after = ""
     key = actions.column("action_id")
@@ -138,7 +138,7 @@ def _actions(actions: Table) -> Iterator[Step]:
         yield from _partitioned_index(actions)
 
 
-def _partitioned_index(actions: Table) -> Iterator[Step]:
+def _partitioned_index(actions: AdoptedTable) -> Iterator[Step]:
     """PostgreSQL builds no index of a partitioned table concurrently: one a partition, then the parent's over them."""
     plain = [partition for partition in actions.of("partition") if partition.other == "r"]
     for number, partition in enumerate(plain, start=1):
@@ -152,13 +152,13 @@ def _partitioned_index(actions: Table) -> Iterator[Step]:
     )
 
 
-def _missing(table: Table, known: Sequence[Known]) -> Iterator[str]:
+def _missing(table: AdoptedTable, known: Sequence[ExpectedColumn]) -> Iterator[str]:
     for want in known:
         if table.column(want.name) is None and want.add is not None:
             yield f"add column {want.name} {want.add}"
 
 
-def _defaults(table: Table, known: Sequence[Known]) -> Iterator[str]:
+def _defaults(table: AdoptedTable, known: Sequence[ExpectedColumn]) -> Iterator[str]:
     for want in known:
         have = table.column(want.name)
         if want.default is None:
@@ -170,7 +170,7 @@ def _defaults(table: Table, known: Sequence[Known]) -> Iterator[str]:
             yield f"alter column {want.name} set default {want.default}"
 
 
-def _new_id(table: Table, key: Column) -> tuple[list[str], str]:
+def _new_id(table: AdoptedTable, key: TableColumn) -> tuple[list[str], str]:
     """How a key without a default gets one, and what must follow it. Nothing where no default would do.
 
     A number is an identity, which needs no grant: with a sequence of its own, every inserter would need one. It starts
@@ -188,13 +188,13 @@ def _new_id(table: Table, key: Column) -> tuple[list[str], str]:
     return [], ""
 
 
-def _storage(table: Table, wanted: dict[str, str]) -> list[str]:
+def _storage(table: AdoptedTable, wanted: dict[str, str]) -> list[str]:
     have = {option.partition("=")[0] for option in table.options}
     missing = [f"{name} = {value}" for name, value in wanted.items() if name not in have]
     return [f"set ({', '.join(missing)})"] if missing else []
 
 
-def _alter(table: Table, parts: Sequence[str]) -> str:
+def _alter(table: AdoptedTable, parts: Sequence[str]) -> str:
     return f"alter table public.{table.name}\n  " + ",\n  ".join(parts) + ";\n"
 
 

@@ -20,7 +20,7 @@ NEW_ID = "('t_' || left(replace(gen_random_uuid()::text, '-', ''), 20))"
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class ExpectedColumn:
     """A column that turbo reads or writes.
 
     `add`: how ADD COLUMN makes it, None where it cannot be made up. `kinds`: the base types that will do. `least`: the
@@ -39,33 +39,33 @@ class Known:
 
 
 TASKS = (
-    Known("task_id", None, ID_TYPES),
-    Known("task_type", "text not null default 'default'", TEXT, least=7, default="'default'"),
-    Known("task_description", None, TEXT),
-    Known("task_priority", "integer default 5", WHOLE, default="5", only_required=True),
-    Known("input_data", "jsonb", frozenset({"jsonb", "json"}), nullable=True),
-    Known("status", None, TEXT | {"enum"}, least=9, default="'pending'"),
-    Known("output_data", "jsonb", frozenset({"jsonb"}), nullable=True),
-    Known("error_message", "text", TEXT, unlimited=True, nullable=True),
-    Known("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
-    Known("assigned_worker_id", "text", TEXT, least=WORKER_ID_LENGTH, nullable=True),
-    Known("timeout_seconds", "integer default 300", WHOLE, default="300", only_required=True),
-    Known("max_retries", "integer default 3", WHOLE, default="3", only_required=True),
-    Known("retry_count", "integer not null default 0", WHOLE, default="0"),
-    Known("created_at", "timestamptz", MOMENT, default="now()"),
-    Known("started_at", "timestamptz", MOMENT, nullable=True),
-    Known("completed_at", "timestamptz", MOMENT, nullable=True),
-    Known("queue", "text not null default 'default'", TEXT, least=40, default="'default'"),
-    Known("run_after", "timestamptz not null default now()", frozenset({"timestamptz"}), default="now()"),
-    Known("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
-    Known("idempotency_key", "text", TEXT, nullable=True),
-    Known("concurrency_key", "text", TEXT, nullable=True),
-    Known("agent_session_id", "text", TEXT, unlimited=True, nullable=True),
-    Known("failure_kind", "text", TEXT, least=20, nullable=True),
-    Known("cancel_requested_at", "timestamptz", frozenset({"timestamptz"}), nullable=True),
-    Known("cancel_to", "text", TEXT, least=9, nullable=True),
-    Known("infra_count", "integer not null default 0", frozenset({"int4", "int8"})),
-    Known("turbo_rev", "bigint not null default 0", frozenset({"int8"})),
+    ExpectedColumn("task_id", None, ID_TYPES),
+    ExpectedColumn("task_type", "text not null default 'default'", TEXT, least=7, default="'default'"),
+    ExpectedColumn("task_description", None, TEXT),
+    ExpectedColumn("task_priority", "integer default 5", WHOLE, default="5", only_required=True),
+    ExpectedColumn("input_data", "jsonb", frozenset({"jsonb", "json"}), nullable=True),
+    ExpectedColumn("status", None, TEXT | {"enum"}, least=9, default="'pending'"),
+    ExpectedColumn("output_data", "jsonb", frozenset({"jsonb"}), nullable=True),
+    ExpectedColumn("error_message", "text", TEXT, unlimited=True, nullable=True),
+    ExpectedColumn("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
+    ExpectedColumn("assigned_worker_id", "text", TEXT, least=WORKER_ID_LENGTH, nullable=True),
+    ExpectedColumn("timeout_seconds", "integer default 300", WHOLE, default="300", only_required=True),
+    ExpectedColumn("max_retries", "integer default 3", WHOLE, default="3", only_required=True),
+    ExpectedColumn("retry_count", "integer not null default 0", WHOLE, default="0"),
+    ExpectedColumn("created_at", "timestamptz", MOMENT, default="now()"),
+    ExpectedColumn("started_at", "timestamptz", MOMENT, nullable=True),
+    ExpectedColumn("completed_at", "timestamptz", MOMENT, nullable=True),
+    ExpectedColumn("queue", "text not null default 'default'", TEXT, least=40, default="'default'"),
+    ExpectedColumn("run_after", "timestamptz not null default now()", frozenset({"timestamptz"}), default="now()"),
+    ExpectedColumn("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
+    ExpectedColumn("idempotency_key", "text", TEXT, nullable=True),
+    ExpectedColumn("concurrency_key", "text", TEXT, nullable=True),
+    ExpectedColumn("agent_session_id", "text", TEXT, unlimited=True, nullable=True),
+    ExpectedColumn("failure_kind", "text", TEXT, least=20, nullable=True),
+    ExpectedColumn("cancel_requested_at", "timestamptz", frozenset({"timestamptz"}), nullable=True),
+    ExpectedColumn("cancel_to", "text", TEXT, least=9, nullable=True),
+    ExpectedColumn("infra_count", "integer not null default 0", frozenset({"int4", "int8"})),
+    ExpectedColumn("turbo_rev", "bigint not null default 0", frozenset({"int8"})),
 )
 
 TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "infra_count", "turbo_rev"})
@@ -73,16 +73,16 @@ TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "in
 
 # Its key is nobody's business of turbo's: it only has to fill itself.
 ACTIONS = (
-    Known("task_id", None, ID_TYPES),
-    Known("action_type", "text", TEXT, least=10),
-    Known("success", "boolean", frozenset({"bool"})),
-    Known("executed_at", "timestamptz", MOMENT, default="clock_timestamp()"),
-    Known("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
-    Known("actor", "text", TEXT, least=63, nullable=True),
-    Known("from_status", "text", TEXT, least=9, nullable=True),
-    Known("to_status", "text", TEXT, least=9, nullable=True),
-    Known("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
-    Known("detail", "jsonb", frozenset({"jsonb"}), nullable=True),
+    ExpectedColumn("task_id", None, ID_TYPES),
+    ExpectedColumn("action_type", "text", TEXT, least=10),
+    ExpectedColumn("success", "boolean", frozenset({"bool"})),
+    ExpectedColumn("executed_at", "timestamptz", MOMENT, default="clock_timestamp()"),
+    ExpectedColumn("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
+    ExpectedColumn("actor", "text", TEXT, least=63, nullable=True),
+    ExpectedColumn("from_status", "text", TEXT, least=9, nullable=True),
+    ExpectedColumn("to_status", "text", TEXT, least=9, nullable=True),
+    ExpectedColumn("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
+    ExpectedColumn("detail", "jsonb", frozenset({"jsonb"}), nullable=True),
 )
 
 TASKS_STORAGE = {

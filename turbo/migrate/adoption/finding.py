@@ -14,7 +14,7 @@ _LEVELS = {"refuse": 0, "warn": 1, "note": 2}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class AdoptionFinding:
     """`level`: refuse | warn | note. `do`: a statement to run, or empty."""
 
     level: str
@@ -25,12 +25,12 @@ class Finding:
         return f"{self.text}; run: {self.do}" if self.do else self.text
 
 
-def sorted_by_level(findings: Iterable[Finding]) -> list[Finding]:
+def sorted_by_level(findings: Iterable[AdoptionFinding]) -> list[AdoptionFinding]:
     """Refusals first, notes last."""
     return sorted(findings, key=lambda finding: _LEVELS[finding.level])
 
 
-def refusal(findings: Sequence[Finding]) -> str:
+def refusal(findings: Sequence[AdoptionFinding]) -> str:
     """The one message of a migration that was refused: each reason, and what to run."""
     reasons = [str(finding) for finding in findings if finding.level == "refuse"]
     if len(reasons) == 1:

@@ -27,7 +27,7 @@ _MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class TableColumn:
     """A column as declared. `kind`: the base type under any domain, 'enum' for an enum; `length`: a varchar's limit.
     `required`: NOT NULL, by itself or by its domain. `labels`: the enum's."""
 
@@ -51,7 +51,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class CheckConstraint:
     name: str
     expression: str
     validated: bool
@@ -60,7 +60,7 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class Dependent:
     """Something that hangs on the table. `what`: key_out | key_in | unique | index | trigger | rule | view |
     partition | publication; `updates`: a trigger that would fire when turbo fills run_after."""
 
@@ -72,7 +72,7 @@ class Neighbour:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class AdoptedTable:
     """An existing table. `rows` is the planner's estimate, -1 without one; `size` in bytes, of the table alone."""
 
     name: str
@@ -85,15 +85,15 @@ class Table:
     row_security: bool
     is_partition: bool
     inherits: bool
-    columns: tuple[Column, ...]
+    columns: tuple[TableColumn, ...]
     defaults: dict[str, str]
-    checks: tuple[Check, ...]
-    neighbours: tuple[Neighbour, ...]
+    checks: tuple[CheckConstraint, ...]
+    neighbours: tuple[Dependent, ...]
 
-    def column(self, name: str) -> Column | None:
+    def column(self, name: str) -> TableColumn | None:
         return next((c for c in self.columns if c.name == name), None)
 
-    def of(self, what: str) -> list[Neighbour]:
+    def of(self, what: str) -> list[Dependent]:
         return [n for n in self.neighbours if n.what == what]
 
 
@@ -102,8 +102,8 @@ class Survey:
     """`begun`: turbo has made its own tables here already. `clashes`: (name, kind) of what has turbo's names and is not
     turbo's. `quiet`: this session may keep other people's triggers from firing for one transaction."""
 
-    tasks: Table | None
-    actions: Table | None
+    tasks: AdoptedTable | None
+    actions: AdoptedTable | None
     begun: bool
     clashes: tuple[tuple[str, str], ...]
     may_create: bool
@@ -150,7 +150,7 @@ def survey(connection: Connection) -> Survey:
     )  # fmt: skip
 
 
-def look(connection: Connection, tasks: Table | None) -> Rows | None:
+def look(connection: Connection, tasks: AdoptedTable | None) -> Rows | None:
     """Look into the rows: nothing is locked beyond a reader's lock, and a large table is given up after ten seconds."""
     if tasks is None or tasks.kind not in ("r", "p") or tasks.column("status") is None:
         return None
@@ -175,7 +175,7 @@ def twice(connection: Connection, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(row[0] for row in connection.execute(statement("migrate/survey_twice"), {"columns": list(columns)}))
 
 
-def _table(connection: Connection, name: str) -> Table | None:
+def _table(connection: Connection, name: str) -> AdoptedTable | None:
     parameters = {"table": f"public.{name}"}
 
     def run(what: str) -> list[tuple[Any, ...]]:
@@ -185,14 +185,14 @@ def _table(connection: Connection, name: str) -> Table | None:
     if not found:
         return None
     _, kind, size, rows, owner, may, options, row_security, is_partition, has_children, has_parents = found[0]
-    with connection.cursor(row_factory=class_row(Column)) as of_columns:
+    with connection.cursor(row_factory=class_row(TableColumn)) as of_columns:
         columns = of_columns.execute(statement("migrate/survey_columns"), parameters).fetchall()
-    with connection.cursor(row_factory=class_row(Neighbour)) as of_neighbours:
+    with connection.cursor(row_factory=class_row(Dependent)) as of_neighbours:
         neighbours = of_neighbours.execute(statement("migrate/survey_neighbours"), parameters).fetchall()
-    with connection.cursor(row_factory=class_row(Check)) as of_checks:
+    with connection.cursor(row_factory=class_row(CheckConstraint)) as of_checks:
         checks = of_checks.execute(statement("migrate/survey_checks"), parameters).fetchall()
     defaults = {str(column): str(text) for column, text in run("defaults")}
-    return Table(
+    return AdoptedTable(
         name, kind, size, rows, owner, may, tuple(options), row_security, is_partition, has_children or has_parents,
         tuple(columns), defaults, tuple(checks), tuple(neighbours),
     )  # fmt: skip
@@ -200,7 +200,7 @@ def _table(connection: Connection, name: str) -> Table | None:
 
 def _judge_checks(
     connection: Connection,
-    table: Table,
+    table: AdoptedTable,
     rows: Sequence[tuple[str, dict[str, str]]],
     refused: dict[str, tuple[str, ...]],
     unjudged: list[str],
@@ -228,7 +228,7 @@ def _judge_checks(
             refused[f"{table.name}.{check.name}"] = tuple(states)
 
 
-def _judge_domain(connection: Connection, status: Column | None, refused: dict[str, tuple[str, ...]]) -> None:
+def _judge_domain(connection: Connection, status: TableColumn | None, refused: dict[str, tuple[str, ...]]) -> None:
     """Ask the server which states the domain of a status column refuses."""
     if status is None or status.domain is None:
         return
@@ -245,7 +245,7 @@ def _judge_domain(connection: Connection, status: Column | None, refused: dict[s
         refused[f"domain {status.domain}"] = tuple(states)
 
 
-def _judging(table: Table, check: Check, row: dict[str, str]) -> psycopg.sql.Composed:
+def _judging(table: AdoptedTable, check: CheckConstraint, row: dict[str, str]) -> psycopg.sql.Composed:
     sql = psycopg.sql
     made_up = []
     for column in table.columns:

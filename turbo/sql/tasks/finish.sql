@@ -6,11 +6,11 @@ with input as (
   -- One JSON document: twelve arrays cost the client four times as much to write as they save the server to read.
   -- What is null, false, or this worker's own name, is left out of it.
   select i.task_id::public.turbo_task_id as task_id, i.token, i.outcome, i.output, i.error, i.kind, i.ms,
-         coalesce(i.delay, 0) as delay, coalesce(i.final, false) as final, coalesce(i.untouched, false) as untouched,
+         coalesce(i.delay, 0) as delay, coalesce(i.final, false) as final, coalesce(i.uncounted, false) as uncounted,
          i.session, coalesce(i.worker, %(worker)s) as worker, i.detail
     from json_to_recordset(%(results)s::json)
          as i(task_id text, token bigint, outcome text, output text, error text, kind text, ms bigint, delay float8,
-              final bool, untouched bool, session text, worker text, detail text)
+              final bool, uncounted bool, session text, worker text, detail text)
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as has, coalesce(t.retry_count, 0) as retry_count,
          coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
@@ -43,7 +43,7 @@ with input as (
                        else c.wish end
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
-           when c.outcome in ('auth_failed', 'usage_limited') or c.untouched then 'pending'
+           when c.outcome in ('auth_failed', 'usage_limited') or c.uncounted then 'pending'
            when c.outcome = 'infrastructure'
              then case when c.infra_count + 1 >= %(infra_cap)s then 'failed' else 'scheduled' end
            when not c.final and c.retry_count < c.max_retries then 'scheduled'
@@ -67,7 +67,7 @@ with input as (
                                    else d.kind end,
          execution_time_ms  = least(d.ms, 2147483647),
          retry_count        = d.retry_count + (d.outcome in ('failed', 'timed_out') and d.becomes = 'scheduled' and not d.stopping)::int,
-         infra_count        = t.infra_count + (d.outcome = 'infrastructure' and not d.untouched)::int,
+         infra_count        = t.infra_count + (d.outcome = 'infrastructure' and not d.uncounted)::int,
          run_after          = case when d.stopping and d.becomes = 'scheduled' then t.run_after
                                    when d.becomes = 'scheduled' then clock_timestamp() + make_interval(secs => d.delay)
                                    when d.becomes = 'pending' then clock_timestamp()

@@ -1,0 +1,37 @@
+"""Writing a file so that a reader sees all of it or nothing: under another name first, then renamed into place."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def write_atomically(path: Path, content: str, *, durable: bool = False, mode: int = 0o600) -> None:
+    """Replace `path` by `content`, as UTF-8.
+
+    `durable`: on disk, name and all, when this returns. Raises OSError; then `path` is as it was and nothing is left
+    beside it. Two writers of one path at the same time are not provided for.
+    """
+    draft = path.with_name(f".{path.name}.new")
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(descriptor)
+        draft.replace(path)
+        if durable:
+            sync_directory(path.parent)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+
+
+def sync_directory(directory: Path) -> None:
+    """Put the names in `directory` on disk. Raises OSError."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

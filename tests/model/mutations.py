@@ -411,7 +411,7 @@ MUTATIONS = (
         for what, name, old in (
             ("claim", "tasks/claim", "+ 1) from claimed c"),
             ("rescue", "tasks/rescue", "r.count) from r"),
-            ("tasks/release", "tasks/release", "%(reason)s::text) from r"),
+            ("release", "tasks/release", "%(reason)s::text) from r"),
             ("promotion", "tasks/poll", "p.fencing_token from promoted p"),
             ("orphan", "tasks/reconcile", '\'{"reason": "orphan"}\' from orphan o'),
             ("reassertion", "tasks/reassert", "'running', r.fencing_token from r"),

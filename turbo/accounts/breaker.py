@@ -6,18 +6,18 @@
     open ──usage limit──▶ paused(usage_limit) ──its reset──▶ half open;   open ◀──by hand──▶ paused(manual)
 
 Two rows of `agent_accounts` make up one breaker: this host's own (logins) and '*' (usage limits, manual pauses). It is
-closed while either is. What this process has seen for itself holds before the database knows: `trip` closes at once, and
-no sweep that was sent before the write was answered may open it again (`deaf`). Times are monotonic seconds.
+closed while either is. What this process has seen itself holds before the database knows it: `suspect` and `limited` close
+it at once, and no poll that was sent before their write was answered may open it again. Times are monotonic seconds.
 """
 
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from turbo.db.claim_store import AccountRow
+from turbo.db.account_store import AccountRow
+from turbo.domain.states import AccountState, PauseReason
 
 EVERY_HOST = "*"
-REASONS = ("auth", "usage_limit", "manual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +40,15 @@ class AccountTimings:
 
 @dataclass(slots=True)
 class BreakerRow:
-    """What is known of one row. `look_at`: when somebody may probe it; None for never."""
+    """What is known of one row. `probe_at`: when somebody may probe it; None for never."""
 
-    state: str = "open"
-    reason: str | None = None
-    look_at: float | None = None
+    state: AccountState = AccountState.OPEN
+    reason: PauseReason | None = None
+    probe_at: float | None = None
 
     @property
     def resting(self) -> bool:
-        return self.state in ("paused", "half_open")
+        return self.state in (AccountState.PAUSED, AccountState.HALF_OPEN)
 
 
 @dataclass(slots=True)
@@ -61,76 +61,80 @@ class Breaker:
     resume_at: float = 0.0
     probes: bool = False  # this process is its prober: it need not wait its turn when it opens
     _unwritten: int = 0
-    _deaf_until: float = 0.0
+    _ignore_until: float = 0.0
 
     # ── what it means ───────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def closed_by_row(self) -> bool:
-        return self.here.state != "open" or self.everywhere.state != "open"
+        return self.here.state is not AccountState.OPEN or self.everywhere.state is not AccountState.OPEN
 
     def closed(self, now: float) -> bool:
         return self.closed_by_row or now < self.resume_at
 
     @property
-    def reasons(self) -> set[str]:
+    def reasons(self) -> set[PauseReason]:
         """Why it is paused on this host; empty while it is open, or only suspect."""
         return {row.reason for row in (self.here, self.everywhere) if row.resting and row.reason is not None}
 
     def due(self, now: float) -> str | None:
         """Which row may be probed now: 'here' first, for a host without a login cannot judge a limit. Paused by hand, the
         account is left alone."""
-        if self.everywhere.reason == "manual":
+        if self.everywhere.reason is PauseReason.MANUAL:
             return None
-        if self.here.state != "open":
+        if self.here.state is not AccountState.OPEN:
             return "here" if _past(self.here, now) else None
-        return "everywhere" if self.everywhere.state != "open" and _past(self.everywhere, now) else None
+        return "everywhere" if self.everywhere.state is not AccountState.OPEN and _past(self.everywhere, now) else None
 
     def wakes_at(self, now: float) -> float | None:
         """When something changes without anybody saying so."""
-        first = self.here if self.here.state != "open" else self.everywhere
-        manual = self.everywhere.reason == "manual"
-        times = [first.look_at] if first.state != "open" and first.look_at is not None and not manual else []
+        first = self.here if self.here.state is not AccountState.OPEN else self.everywhere
+        manual = self.everywhere.reason is PauseReason.MANUAL
+        times = (
+            [first.probe_at]
+            if first.state is not AccountState.OPEN and first.probe_at is not None and not manual
+            else []
+        )
         times += [self.resume_at] if self.resume_at > now else []
         return min(times, default=None)
 
     # ── what this process has seen ──────────────────────────────────────────────────────────────────────────────────
 
     def suspect(self) -> None:
-        """A run was refused: nothing more is claimed, from this line on. `settled` must follow."""
+        """A run was refused: nothing more is claimed, from this line on. `written` must follow."""
         self._unwritten += 1
-        if self.here.state == "open":
-            self.here = BreakerRow("suspect")
+        if self.here.state is AccountState.OPEN:
+            self.here = BreakerRow(AccountState.SUSPECT)
 
     def limited(self, now: float, *, everywhere: bool) -> None:
-        """A run hit a usage limit. The database will say until when. `settled` must follow."""
+        """A run hit a usage limit. The database will say until when. `written` must follow."""
         self._unwritten += 1
-        row = BreakerRow("paused", "usage_limit", now + self.timings.limit_shortest)
+        row = BreakerRow(AccountState.PAUSED, PauseReason.USAGE_LIMIT, now + self.timings.limit_shortest)
         if not everywhere:
             self.here = row
-        elif self.everywhere.reason != "manual":
+        elif self.everywhere.reason is not PauseReason.MANUAL:
             self.everywhere = row
 
-    def settled(self, now: float, *, written: bool) -> None:
+    def written(self, now: float, *, accepted: bool) -> None:
         """The database took the write, or refused it for good: then what was seen holds for one backoff."""
         self._unwritten -= 1
-        self._deaf_until = max(self._deaf_until, now if written else now + self.timings.backoff_first)
-        if not written:
+        self._ignore_until = max(self._ignore_until, now if accepted else now + self.timings.backoff_first)
+        if not accepted:
             for row in (self.here, self.everywhere):
-                if row.state == "suspect":
-                    row.look_at = self._deaf_until
+                if row.state is AccountState.SUSPECT:
+                    row.probe_at = self._ignore_until
 
-    def put_off(self, now: float, seconds: float) -> None:
+    def snooze(self, now: float, seconds: float) -> None:
         """Nobody could be asked or told: look again later."""
         for row in (self.here, self.everywhere):
             if _past(row, now):
-                row.look_at = now + seconds
+                row.probe_at = now + seconds
 
     # ── what the database says ──────────────────────────────────────────────────────────────────────────────────────
 
-    def heard(self, rows: Iterable[AccountRow], asked_at: float, now: float) -> bool:
+    def update(self, rows: Iterable[AccountRow], asked_at: float, now: float) -> bool:
         """The rows of a sweep that was sent at `asked_at`. False when it was older than what this process wrote."""
-        if self._unwritten or asked_at < self._deaf_until:
+        if self._unwritten or asked_at < self._ignore_until:
             return False
         mine = [row for row in rows if row.account == self.account]
         rested = self.here.resting or self.everywhere.resting
@@ -147,7 +151,7 @@ class Breaker:
 
 
 def _past(row: BreakerRow, now: float) -> bool:
-    return row.state != "open" and row.look_at is not None and row.look_at <= now
+    return row.state is not AccountState.OPEN and row.probe_at is not None and row.probe_at <= now
 
 
 def _row(rows: list[AccountRow], now: float) -> BreakerRow:

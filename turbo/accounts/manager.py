@@ -18,19 +18,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-import psycopg
-
 from turbo import db
-from turbo.accounts.breaker import EVERY_HOST, REASONS, AccountTimings, Breaker
+from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
 from turbo.accounts.prober import Prober, suspect
-from turbo.db.claim_store import AccountRow, PollResult, Queue
-from turbo.db.connect import Backoff
+from turbo.db.account_store import AccountRow, AccountStore
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
+from turbo.domain.states import AccountState, PauseReason
 from turbo.domain.type_filter import TypeFilter, served_types
 from turbo.executors.protocol import Executor, Probes
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Service
+from turbo.runtime.service import LoopService
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +36,7 @@ WRITE_SECONDS = 5.0
 """How long a result waits for its limit to be written. The limit holds in this process at once, and an outage of the
 database must not keep the result from the spool."""
 
-NEWS_SECONDS = 1.0
+CHANGE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
 
 
@@ -47,12 +45,17 @@ def account_of(executor: Executor) -> str | None:
     return executor.account or (executor.name if isinstance(executor, Probes) else None)
 
 
-class Accounts(Service):
+def accounts_of(executors: Mapping[str, Executor]) -> tuple[str, ...]:
+    """The names of all accounts, sorted."""
+    return tuple(sorted({account for executor in executors.values() if (account := account_of(executor)) is not None}))
+
+
+class AccountManager(LoopService):
     name = "accounts"
 
     def __init__(
         self,
-        queue: Queue,
+        store: AccountStore,
         host: str,
         executors: Mapping[str, Executor],
         routes: Mapping[str, str],
@@ -65,39 +68,39 @@ class Accounts(Service):
         """`changed(types)` is told, synchronously, which task types may be claimed from now on. `shared`: the accounts
         that the configuration names; see Prober."""
         super().__init__()
-        self._queue = queue
+        self._store = store
         self._host = host
         self._routes = routes
         self._metrics = metrics
-        self._changed = changed
+        self._types_changed = changed
         self._timings = timings or AccountTimings()
         self._account_of = {name: account for name, e in executors.items() if (account := account_of(e)) is not None}
-        self.names = tuple(sorted(set(self._account_of.values())))
+        self.names = accounts_of(executors)
         users = {name: [e for e in executors.values() if account_of(e) == name] for name in self.names}
-        self._prober = Prober(queue, host, users, shared, metrics, self._timings)
+        self._prober = Prober(store, host, users, shared, metrics, self._timings)
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
-        self._news = asyncio.Event()
+        self._changes = asyncio.Event()
         self._types = TypeFilter()
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
         for name in self.names:
             metrics.auth_failures.labels(name)
             metrics.usage_limit_pauses.labels(name)
-        self._show()
+        self._export()
 
     # ── what a run says ─────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def after_run(self, run: Running, outcome: Outcome) -> Outcome:
+    async def review(self, run: Running, outcome: Outcome) -> Outcome:
         """Look at an outcome before it is written: it may become a plain failure of the task itself, or be taken off it."""
         breaker = self._breakers.get(self._account_of.get(run.executor, ""))
         if outcome.kind is OutcomeKind.AUTH_FAILED:
             if breaker is None:  # nothing to pause, and the task would come back at once, for ever
-                return _its_own(outcome, FailureKind.AUTH)
+                return _own_failure(outcome, FailureKind.AUTH)
             self._metrics.auth_failures.labels(breaker.account).inc()
             good = await self._suspect(run, breaker, outcome)
-            return _its_own(outcome, FailureKind.AUTH) if good else outcome
+            return _own_failure(outcome, FailureKind.AUTH) if good else outcome
         if outcome.kind is OutcomeKind.USAGE_LIMITED:
             if breaker is None:
-                return _its_own(outcome, FailureKind.USAGE_LIMIT)
+                return _own_failure(outcome, FailureKind.USAGE_LIMIT)
             await self._limit(breaker, outcome)
             return outcome
         if outcome.kind is OutcomeKind.INFRASTRUCTURE and breaker is not None and self._prober.able(breaker.account):
@@ -115,9 +118,9 @@ class Accounts(Service):
             breaker.suspect()
             self._publish()  # this process claims nothing more for it, from this line on
             job = self.jobs.start(
-                self._insist(
+                self._write(
                     breaker,
-                    lambda: suspect(self._queue, breaker.account, self._host, outcome, self._timings, fresh=fresh),
+                    lambda: suspect(self._store, breaker.account, outcome, self._timings, fresh=fresh),
                 ),
                 "suspicion of an account",
             )
@@ -138,13 +141,13 @@ class Accounts(Service):
         while time.monotonic() < deadline and not run.stop.is_set():
             try:
                 rows = await self._refresh(breaker, since)
-            except (psycopg.Error, OSError):
-                await self._some_news(run, deadline)
+            except db.DATABASE_ERRORS:
+                await self._await_change(run, deadline)
                 continue
-            if any(row.state in ("paused", "half_open") for row in rows):
+            if any(row.state in (AccountState.PAUSED, AccountState.HALF_OPEN) for row in rows):
                 return False
             here = next((row for row in rows if row.host != EVERY_HOST), None)
-            opened = here is None or here.state == "open"
+            opened = here is None or here.state is AccountState.OPEN
             if here is not None and (here.cleared or (opened and here.probed and not certain)):
                 log.info("account %s is fine: the run itself failed", breaker.account)
                 return True  # suspect again perhaps, by a later run
@@ -153,47 +156,48 @@ class Accounts(Service):
             probing = self._probe(breaker, self._host)
             await _first(probing, run, deadline)
             if not (probing.done() and not probing.cancelled() and probing.result()):  # another worker's probe
-                await self._some_news(run, deadline)
+                await self._await_change(run, deadline)
         return None
 
-    async def _some_news(self, run: Running, deadline: float) -> None:
-        news = asyncio.ensure_future(self._news.wait())
-        await _first(news, run, min(deadline, time.monotonic() + NEWS_SECONDS))
-        news.cancel()
+    async def _await_change(self, run: Running, deadline: float) -> None:
+        changed = asyncio.ensure_future(self._changes.wait())
+        await _first(changed, run, min(deadline, time.monotonic() + CHANGE_SECONDS))
+        changed.cancel()
 
     async def _limit(self, breaker: Breaker, outcome: Outcome) -> None:
         everywhere = self._prober.limits(breaker.account) == EVERY_HOST
         breaker.limited(time.monotonic(), everywhere=everywhere)
         self._publish()
-        writing = self._insist(breaker, lambda: self._prober.limit(breaker.account, outcome))
+        writing = self._write(breaker, lambda: self._prober.limit(breaker.account, outcome))
         job = self.jobs.start(writing, "limit of an account")
         await asyncio.wait({job}, timeout=WRITE_SECONDS)
 
-    async def _insist(self, breaker: Breaker, write: Callable[[], Awaitable[object]]) -> object:
+    async def _write(self, breaker: Breaker, write: Callable[[], Awaitable[object]]) -> object:
         """Write what was seen, through an outage of the database; then read what it says."""
-        backoff = Backoff()
+        outage = db.outage(log, f"cannot write account {breaker.account}", f"account {breaker.account} is written")
         while True:
             try:
                 value = await write()
                 break
-            except (psycopg.Error, OSError) as error:
+            except db.DATABASE_ERRORS as error:
+                pause = outage.failed(error)
                 if not db.is_transient(error):
-                    log.error("cannot write account %s: %s", breaker.account, db.reason(error))
-                    breaker.settled(time.monotonic(), written=False)
+                    breaker.written(time.monotonic(), accepted=False)
                     self._publish()
                     return None
-                await asyncio.sleep(backoff.next())
-        breaker.settled(time.monotonic(), written=True)
-        with contextlib.suppress(psycopg.Error, OSError):
+                await asyncio.sleep(pause)
+        outage.over()
+        breaker.written(time.monotonic(), accepted=True)
+        with contextlib.suppress(*db.DATABASE_ERRORS):
             await self._refresh(breaker)
         return value
 
     # ── what the database says ──────────────────────────────────────────────────────────────────────────────────────
 
-    def seen(self, sweep: PollResult) -> None:
-        """The rows of a sweep: this host's and every host's."""
+    def polled(self, rows: tuple[AccountRow, ...], asked_at: float) -> None:
+        """The rows that a poll read, and when it was sent (monotonic seconds)."""
         for breaker in self._breakers.values():
-            self._heard(breaker, sweep.accounts, sweep.asked_at)
+            self._update(breaker, rows, asked_at)
         self._publish()
 
     async def learn(self) -> None:
@@ -204,31 +208,31 @@ class Accounts(Service):
 
     async def _refresh(self, breaker: Breaker, since: datetime | None = None) -> tuple[AccountRow, ...]:
         asked_at = time.monotonic()
-        rows = await self._queue.account_rows(breaker.account, since)
-        self._heard(breaker, rows, asked_at)
+        rows = await self._store.rows(breaker.account, since)
+        self._update(breaker, rows, asked_at)
         self._publish()
         return rows
 
-    def _heard(self, breaker: Breaker, rows: tuple[AccountRow, ...], asked_at: float) -> None:
+    def _update(self, breaker: Breaker, rows: tuple[AccountRow, ...], asked_at: float) -> None:
         now = time.monotonic()
         was = breaker.closed_by_row
-        if breaker.heard(rows, asked_at, now) and was and not breaker.closed_by_row:
+        if breaker.update(rows, asked_at, now) and was and not breaker.closed_by_row:
             wait = max(0.0, breaker.resume_at - now)
             log.info("account %s is open again; this worker resumes in %.0f s", breaker.account, wait)
 
     def _publish(self) -> None:
         """Tell everybody in this process what holds now."""
-        self._show()
+        self._export()
         types = self.types()
         if types != self._types:
             self._types = types
-            self._changed(types)
-        self._news.set()
-        self._news = asyncio.Event()
+            self._types_changed(types)
+        self._changes.set()
+        self._changes = asyncio.Event()
 
-    def _show(self) -> None:
+    def _export(self) -> None:
         for breaker in self._breakers.values():
-            for reason in REASONS:
+            for reason in PauseReason:
                 self._metrics.account_paused.labels(breaker.account, reason).set(float(reason in breaker.reasons))
 
     def types(self) -> TypeFilter:
@@ -245,17 +249,18 @@ class Accounts(Service):
 
     async def run(self) -> None:
         """Wakes when a pause or a lease ends, to probe; and when a resume's spread is over, to claim."""
+        self.started.set()
         while True:
-            now, news = time.monotonic(), self._news
+            now, changes = time.monotonic(), self._changes
             for breaker in self._breakers.values():
                 due = breaker.due(now)
                 if due is not None:
-                    breaker.put_off(now, RETRY_SECONDS)  # until somebody knows better
+                    breaker.snooze(now, RETRY_SECONDS)  # until this worker knows more
                     self._probe(breaker, self._host if due == "here" else EVERY_HOST)
             timers = [at for b in self._breakers.values() if (at := b.wakes_at(now)) is not None]
             try:
                 async with asyncio.timeout(max(0.01, min(timers) - now) if timers else None):
-                    await news.wait()
+                    await changes.wait()
             except TimeoutError:
                 self._publish()
 
@@ -271,7 +276,7 @@ class Accounts(Service):
         try:
             mine = await self._prober.probe(breaker, host)
             await self._refresh(breaker)
-        except (psycopg.Error, OSError) as error:
+        except db.DATABASE_ERRORS as error:
             log.warning("account %s: cannot probe: %s", breaker.account, db.reason(error))
             return False
         return mine
@@ -284,5 +289,5 @@ async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> N
     stop.cancel()
 
 
-def _its_own(outcome: Outcome, kind: FailureKind) -> Outcome:
+def _own_failure(outcome: Outcome, kind: FailureKind) -> Outcome:
     return replace(outcome, kind=OutcomeKind.FAILED, failure_kind=outcome.failure_kind or kind)

@@ -7,23 +7,24 @@
 A probe may cost money and takes seconds, so exactly one worker makes it; if that one is killed, its lease runs out.
 """
 
-import asyncio
 import logging
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
-
-import psycopg
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
 
 from turbo import db
 from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
-from turbo.db.claim_store import Queue
-from turbo.db.connect import Backoff
+from turbo.db.account_store import AccountStore
 from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.states import AccountState
 from turbo.executors.protocol import Executor, Probes
 from turbo.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 ADVICE = "if its login is gone: claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN in the account's env_file"
 
@@ -34,14 +35,14 @@ class Prober:
 
     def __init__(
         self,
-        queue: Queue,
+        store: AccountStore,
         host: str,
         executors: Mapping[str, Sequence[Executor]],
         shared: Collection[str],
         metrics: Metrics,
         timings: AccountTimings,
     ) -> None:
-        self._queue = queue
+        self._store = store
         self._host = host
         self._probes = {account: [e for e in some if isinstance(e, Probes)] for account, some in executors.items()}
         self._shared = frozenset(shared)
@@ -56,12 +57,11 @@ class Prober:
         return EVERY_HOST if account in self._shared else self._host
 
     async def limit(self, account: str, outcome: Outcome) -> None:
-        """Close an account until its reset. Raises psycopg.Error."""
+        """Close an account until its reset. Raises `db.DATABASE_ERRORS`."""
         timings = self._timings
-        new = await self._queue.account(
-            "accounts/limit",
-            account=account,
-            host=self.limits(account),
+        closed = await self._store.limit(
+            account,
+            self.limits(account),
             resets_at=outcome.resets_at,
             shortest=timings.limit_shortest,
             longest=timings.limit_longest,
@@ -69,42 +69,44 @@ class Prober:
             jitter=random.uniform(0.0, timings.limit_jitter),
             why=outcome.error,
         )
-        if new:
+        if closed:
             self._metrics.usage_limit_pauses.labels(account).inc()
             where = "every host" if account in self._shared else "this host"
             log.warning("account %s hit its usage limit; paused on %s: %s", account, where, outcome.error)
 
     async def probe(self, breaker: Breaker, host: str) -> bool:
-        """Try the account out, if it is ours to try. False: it is somebody else's, or not due. Raises psycopg.Error."""
-        account = breaker.account
+        """Try the account out, if this worker may. False: another worker does, or no probe is due.
+
+        Raises `db.DATABASE_ERRORS`."""
+        account, store = breaker.account, self._store
         lease = self._timings.probe_lease * max(1, len(self._probes.get(account, ())))
-        state = await self._queue.account("accounts/probe", account=account, host=host, lease=lease)
+        state = await store.become_prober(account, host, lease=lease)
         if state is None:
             return False
         ends = time.monotonic() + lease
         breaker.probes = True
-        log.info("account %s is %s: probing", account, str(state).replace("_", " "))
-        outcome = await self._try(account, str(state))
+        log.info("account %s is %s: probing", account, state.replace("_", " "))
+        outcome = await self._try(account, state)
         if outcome.kind is OutcomeKind.SUCCEEDED:
-            if await self._say("accounts/good", ends, account=account, host=host, forget=self.able(account)):
+            if await self._write(ends, lambda: store.good(account, host, forget=self.able(account))):
                 log.info("account %s: probe good, open", account)
             return True
         breaker.probes = False
         if outcome.kind is OutcomeKind.USAGE_LIMITED:
             await self.limit(account, outcome)
             if self.limits(account) != host:  # the login is fine
-                await self._say("accounts/good", ends, account=account, host=host, forget=True)
+                await self._write(ends, lambda: store.good(account, host, forget=True))
         elif outcome.kind is OutcomeKind.AUTH_FAILED and host == EVERY_HOST:
-            # This host's login is dead, which says nothing about the others: another host's worker has to look.
-            await self._say("accounts/hand_back", ends, account=account, host=EVERY_HOST)
-            await suspect(self._queue, account, self._host, outcome, self._timings)
-            if await self._queue.account("accounts/probe", account=account, host=self._host, lease=lease) is not None:
+            # This host's login is dead, which says nothing about the others: a worker of another host has to probe.
+            await self._write(ends, lambda: store.hand_back(account, EVERY_HOST))
+            await suspect(store, account, outcome, self._timings)
+            if await store.become_prober(account, self._host, lease=lease) is not None:
                 await self._bad(account, self._host, outcome, ends)
         else:
             await self._bad(account, host, outcome, ends)
         return True
 
-    async def _try(self, account: str, state: str) -> Outcome:
+    async def _try(self, account: str, state: AccountState) -> Outcome:
         """The account is good when one of its executors works: another's wrong model or flags are not its fault."""
         first: Outcome | None = None
         for executor in self._probes.get(account, ()):
@@ -115,8 +117,8 @@ class Prober:
             first = first or outcome
         if first is not None:
             return first
-        # Nobody can try this login out. What the run said has to do; after the backoff the next task is the probe.
-        if state == "half_open":
+        # No executor can try this login out, so the run's word has to do. After the backoff the next task is the probe.
+        if state is AccountState.HALF_OPEN:
             return Outcome.succeeded()
         return Outcome(
             OutcomeKind.AUTH_FAILED, error="a run was refused, and this account's executors cannot be probed"
@@ -125,38 +127,37 @@ class Prober:
     async def _bad(self, account: str, host: str, outcome: Outcome, ends: float) -> None:
         why = outcome.error or outcome.kind.value
         timings = self._timings
-        seconds = await self._say(
-            "accounts/bad",
+        seconds = await self._write(
             ends,
-            account=account,
-            host=host,
-            first=timings.backoff_first,
-            last=timings.backoff_last,
-            jitter=random.uniform(0.8, 1.0),
-            why=why,
+            lambda: self._store.bad(
+                account,
+                host,
+                first=timings.backoff_first,
+                last=timings.backoff_last,
+                jitter=random.uniform(0.8, 1.0),
+                why=why,
+            ),
         )
-        if isinstance(seconds, float):
+        if seconds is not None:
             where = "every host" if host == EVERY_HOST else "this host"
             log.warning(
                 "account %s is paused on %s; next probe in %.0f s: %s (%s)", account, where, seconds, why, ADVICE
             )
 
-    async def _say(self, name: str, ends: float, **parameters: object) -> object:
-        """Write the verdict, through an outage of the database, as long as the lease lasts."""
-        backoff = Backoff()
+    async def _write(self, ends: float, write: Callable[[], Awaitable[T]]) -> T:
+        """Write the verdict, through an outage of the database, as long as the lease lasts (monotonic `ends`)."""
+        outage = db.outage(log, "cannot write a probe's verdict", "the probe's verdict is written", level=logging.DEBUG)
         while True:
             try:
-                return await self._queue.account(name, **parameters)
-            except (psycopg.Error, OSError) as error:
+                return await write()
+            except db.DATABASE_ERRORS as error:
                 if not db.is_transient(error) or time.monotonic() > ends:
                     raise
-                await asyncio.sleep(backoff.next())
+                await outage.wait(error)
 
 
 async def suspect(
-    queue: Queue, account: str, host: str, outcome: Outcome, timings: AccountTimings, *, fresh: float = 0.0
-) -> object:
-    """Write a suspicion. The database's moment of it, for `Queue.account_rows(since=…)`."""
-    return await queue.account(
-        "accounts/suspect", account=account, host=host, why=outcome.error, fresh=fresh, last=timings.backoff_last
-    )
+    store: AccountStore, account: str, outcome: Outcome, timings: AccountTimings, *, fresh: float = 0.0
+) -> datetime:
+    """Write a suspicion. Returns the database's moment of it, for `AccountStore.rows(since=…)`."""
+    return await store.suspect(account, why=outcome.error, fresh=fresh, last=timings.backoff_last)

@@ -37,7 +37,7 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import NewTask
 from turbo.client.timestamps import read_any_moment
-from turbo.db.connect import Backoff
+from turbo.runtime.backoff import Backoff
 
 WAIT_FIRST_SECONDS = 0.05
 WAIT_LAST_SECONDS = 2.0

@@ -1,34 +1,35 @@
-"""How turbo reaches PostgreSQL: sessions, lanes, and what an error means."""
+"""How turbo reaches PostgreSQL: sessions, lanes, what an error means, and a store for each kind of statement."""
 
-from turbo.db.connect import (
-    CONNECT_TIMEOUT,
-    Backoff,
-    Connection,
-    Lane,
+from turbo.db.connect import CONNECT_TIMEOUT, Connection, connect, connect_arguments, cut, open_session, within
+from turbo.db.errors import (
+    DATABASE_ERRORS,
     LaneClosed,
-    connect,
-    connect_arguments,
-    cut,
     describe,
+    is_lasting,
     is_transient,
-    open_session,
+    kind,
+    outage,
     reason,
     why_unreachable,
-    within,
 )
+from turbo.db.lane import Lane, LaneObserver
 
 __all__ = [
     "CONNECT_TIMEOUT",
-    "Backoff",
+    "DATABASE_ERRORS",
     "Connection",
     "Lane",
     "LaneClosed",
+    "LaneObserver",
     "connect",
     "connect_arguments",
     "cut",
     "describe",
+    "is_lasting",
     "is_transient",
+    "kind",
     "open_session",
+    "outage",
     "reason",
     "why_unreachable",
     "within",

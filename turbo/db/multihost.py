@@ -93,14 +93,18 @@ async def open_any(hosts: Sequence[Arguments]) -> AsyncConnection[TupleRow]:
 
 
 async def _ended(racing: Sequence[asyncio.Task[AsyncConnection[TupleRow]]]) -> list[AsyncConnection[TupleRow]]:
-    """End the race. The sessions that were opened, the winner first."""
+    """End the race. Returns the sessions that were opened, the winner first. Raises what is no psycopg.Error: a defect,
+    after which no session stays open."""
     for task in racing:
         task.cancel()
     results = await asyncio.gather(*racing, return_exceptions=True)
+    opened = [result for result in results if isinstance(result, AsyncConnection)]
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, psycopg.Error):
+            for connection in opened:
+                await connection.close()
             raise result
-    return [result for result in results if isinstance(result, AsyncConnection)]
+    return opened
 
 
 async def _open(arguments: Arguments) -> AsyncConnection[TupleRow]:

@@ -14,10 +14,10 @@ import psycopg
 from psycopg import sql as compose
 
 from turbo import db
+from turbo.db.channels import HEARD, QUESTION, worker_channel
 from turbo.doctor.finding import Check, Verdict, fail, ok, skip
 from turbo.doctor.session import Session, SessionRow
 from turbo.migrate.session import behind_pooler, place, pools_transactions
-from turbo.worker.listener import HEARD, QUESTION, own_channel
 
 DELIVERY_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
@@ -76,7 +76,7 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
     token = secrets.token_hex(8)
     with session.another() as listening:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(HEARD)))
-        channels = [own_channel(worker_id) for worker_id in waiting]
+        channels = [worker_channel(worker_id) for worker_id in waiting]
         session.rows("ask", {"channels": channels, "question": QUESTION + token})
         for payload in _heard(listening, ANSWER_SECONDS):
             answered, _, worker_id = payload.partition(" ")

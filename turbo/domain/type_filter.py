@@ -1,8 +1,8 @@
-"""Which task types a worker may claim now: what each source of closed executors lets through, and all of them together.
+"""Type filters: which task types a worker may claim now. Each source of closed executors has one; `&` joins them.
 
-Paused accounts (turbo.accounts.manager), programs that this host does not have (turbo.worker.availability) and busy
-directories (turbo.executors.exclusive_directories) each say which executors are closed; the claims leave out the task
-types that need those. Nobody takes a task that it could not run.
+Executors are closed by paused accounts (turbo.accounts), by programs that this host lacks (turbo.worker.availability) and by
+busy directories (turbo.executors.exclusive_directories). Claims leave out the task types that need a closed executor, so
+a worker never takes a task that it cannot run.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,23 +13,29 @@ DEFAULT_ROUTE = "default"
 
 @dataclass(frozen=True, slots=True)
 class TypeFilter:
-    """`only` these, or all but `skip`. `a & b` is what both let through."""
+    """Only the types in `include`, or all but those in `exclude`. `a & b` is what both let through."""
 
-    only: tuple[str, ...] | None = None
-    skip: tuple[str, ...] = ()
+    include: tuple[str, ...] | None = None
+    exclude: tuple[str, ...] = ()
 
     @property
     def none(self) -> bool:
-        return self.only == ()
+        """Lets nothing through."""
+        return self.include == ()
+
+    @property
+    def restricted(self) -> bool:
+        """Lets less than everything through."""
+        return self.include is not None or bool(self.exclude)
 
     def __and__(self, other: "TypeFilter") -> "TypeFilter":
         if other == EVERYTHING:  # the common case, several times a claim
             return self
-        skip = {*self.skip, *other.skip}
-        if self.only is None and other.only is None:
-            return TypeFilter(skip=tuple(sorted(skip)))
-        named = [set(types.only) for types in (self, other) if types.only is not None]
-        return TypeFilter(only=tuple(sorted(set.intersection(*named) - skip)))
+        exclude = {*self.exclude, *other.exclude}
+        if self.include is None and other.include is None:
+            return TypeFilter(exclude=tuple(sorted(exclude)))
+        named = [set(types.include) for types in (self, other) if types.include is not None]
+        return TypeFilter(include=tuple(sorted(set.intersection(*named) - exclude)))
 
 
 EVERYTHING = TypeFilter()
@@ -41,10 +47,10 @@ def executor_of(routes: Mapping[str, str], task_type: str) -> str | None:
 
 
 def served_types(routes: Mapping[str, str], able: Callable[[str], bool]) -> TypeFilter:
-    """The task types whose executor is `able`. Without the default one, that is those that are routed by name."""
-    shut = tuple(sorted(t for t, executor in routes.items() if not able(executor)))
-    if not shut:
-        return TypeFilter()
-    if DEFAULT_ROUTE in shut:
-        return TypeFilter(only=tuple(sorted(t for t, executor in routes.items() if able(executor))))
-    return TypeFilter(skip=shut)
+    """The task types whose executor is `able`. Where the default one is not, those that are routed by name."""
+    closed = tuple(sorted(task_type for task_type, executor in routes.items() if not able(executor)))
+    if not closed:
+        return EVERYTHING
+    if DEFAULT_ROUTE in closed:
+        return TypeFilter(include=tuple(sorted(t for t, executor in routes.items() if able(executor))))
+    return TypeFilter(exclude=closed)

@@ -1,12 +1,12 @@
-"""Tidying: attempt logs and per-task working directories of this host go when they are old, or too large together.
+"""File retention: attempt logs and per-task working directories of this host are deleted by age and by total size.
 
-    a pass an hour ──old enough, or over the limit──▶ is the task over? ──▶ renamed ──nobody came meanwhile──▶ removed
-                                                        └── no: kept              └── touched: renamed back
+    a pass an hour ──old enough, or over the limit──▶ is the task finished? ──▶ renamed ──no run used it meanwhile──▶ deleted
+                                                        └── no: kept                └── used: renamed back
 
-Of age is what no run has touched for `files_days`: every run touches its directory when it begins and writes its log until
-it ends. With `files_gb` the longest untouched go first until the rest fits, nothing younger than an hour. Never removed:
-what belongs to a task that has been run and is not over (it may be resumed), whatever its age. One worker of a host
-tidies at a time. Worktrees (turbo.workspace) have a sweep of their own.
+Old is what no run has used for `files_days`: every run touches its directory when it begins, and writes its log until it
+ends. With `files_gb` the longest unused are deleted first until the rest fits, nothing younger than an hour. Files of a
+task that has run and is not finished are never deleted (it may be resumed). One worker of a host does this at a time.
+Worktrees have their own retention (turbo.workspaces.sweep).
 """
 
 import asyncio
@@ -20,40 +20,47 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import psycopg
+from typing import Protocol
 
 from turbo import db
-from turbo.db.claim_store import Queue
+from turbo.db.worker_registry import WorkerRegistry
+from turbo.domain.claim import ClaimRef
 from turbo.host.state_dir import StateDir, safe_name
-from turbo.runtime.service import Service
-from turbo.worker.slots import Slots
+from turbo.runtime.service import LoopService
 
 log = logging.getLogger(__name__)
 
 PASS_SECONDS = 3600.0
 YOUNG_SECONDS = 3600.0
 TRASH_PREFIX = ".going-"
-"""What is being removed is renamed first, to what no task can be called; the next pass ends what this one began."""
+"""What is being deleted is renamed first, to a name that no task has; the next pass finishes what this one began."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskFiles:
-    """What one task left: its directories under logs/ and tasks/, when a run last touched one, and their bytes."""
+    """The directories of one task under logs/ and tasks/: when a run last touched one (Unix seconds), and their bytes."""
 
     name: str
     touched: float
     size: int
 
 
-class FileRetention(Service):
-    name = "tidy"
+class KnownClaims(Protocol):
+    """The slots of this worker (turbo.worker.slots)."""
+
+    def known(self) -> Iterable[ClaimRef]:
+        """Claims whose runs go on here, or whose results are not recorded yet."""
+        ...
+
+
+class FileRetention(LoopService):
+    name = "file retention"
 
     def __init__(
         self,
-        queue: Queue,
+        registry: WorkerRegistry,
         state: StateDir,
-        slots: Slots,
+        claims: KnownClaims,
         *,
         days: float | None,
         gigabytes: float | None,
@@ -61,75 +68,79 @@ class FileRetention(Service):
     ) -> None:
         """`days`, `gigabytes`: None for no such bound. `every`: seconds between passes."""
         super().__init__()
-        self._queue = queue
+        self._registry = registry
         self._state = state
-        self._slots = slots
+        self._claims = claims
         self._seconds = None if days is None else days * 86_400
         self._bytes = None if gigabytes is None else int(gigabytes * 1e9)
         self._every = every
 
     async def run(self) -> None:
+        self.started.set()
         while self._seconds is not None or self._bytes is not None:
             try:
                 await self.once()
-            except (psycopg.Error, OSError) as error:
-                log.debug("not tidied: %s", db.reason(error))
+            except db.DATABASE_ERRORS as error:
+                log.debug("file retention: %s", db.reason(error))
             await asyncio.sleep(self._every * random.uniform(0.9, 1.1))
 
     async def once(self) -> list[str]:
-        """One pass. Returns the names of what was removed; raises psycopg.Error when nobody knows what is over."""
+        """One pass. Returns the names of what was removed; raises `db.DATABASE_ERRORS`: then nothing is removed."""
         with self._state.tidying() as mine:
             if not mine:
                 return []
             await asyncio.to_thread(self._finish)
-            wanted = await asyncio.to_thread(self._wanted)
-            if not wanted:
+            candidates = await asyncio.to_thread(self._candidates)
+            if not candidates:
                 return []
-            kept = {safe_name(task_id) for task_id in await self._queue.unfinished()}
-            kept |= {safe_name(held.task_id) for held in self._slots.known()}
-            going = [left for left in wanted if left.name not in kept]
-            removed = await asyncio.to_thread(self._remove, going)
+            kept = {safe_name(task_id) for task_id in await self._registry.unfinished()}
+            kept |= {safe_name(claim.task_id) for claim in self._claims.known()}
+            removed = await asyncio.to_thread(self._remove, [files for files in candidates if files.name not in kept])
             if removed:
-                log.info("removed the logs and working directories of %d tasks, untouched for long", len(removed))
+                log.info(
+                    "deleted the logs and working directories of %d tasks that no run has used for long", len(removed)
+                )
             return removed
 
-    def _wanted(self) -> list[TaskFiles]:
-        """What age or size would remove, the longest untouched first."""
+    def _candidates(self) -> list[TaskFiles]:
+        """What age or size would remove, the longest unused first."""
         everything = sorted(
-            files_by_task(self._state.root, sizes=self._bytes is not None), key=lambda left: left.touched
+            files_by_task(self._state.root, sizes=self._bytes is not None), key=lambda files: files.touched
         )
         now = time.time()
-        total = sum(left.size for left in everything)
-        wanted = []
-        for left in everything:
-            old = self._seconds is not None and left.touched < now - self._seconds
-            over = self._bytes is not None and total > self._bytes and left.touched < now - YOUNG_SECONDS
+        total = sum(files.size for files in everything)
+        candidates = []
+        for files in everything:
+            old = self._seconds is not None and files.touched < now - self._seconds
+            over = self._bytes is not None and total > self._bytes and files.touched < now - YOUNG_SECONDS
             if old or over:
-                wanted.append(left)
-                total -= left.size
-        return wanted
+                candidates.append(files)
+                total -= files.size
+        return candidates
 
-    def _remove(self, going: Iterable[TaskFiles]) -> list[str]:
-        return [left.name for left in going if all(_take(place / left.name, left) for place in self._places)]
+    def _remove(self, candidates: Iterable[TaskFiles]) -> list[str]:
+        return [
+            files.name for files in candidates if all(_take(parent / files.name, files) for parent in self._parents)
+        ]
 
     def _finish(self) -> None:
-        for place in self._places:
-            for path in place.glob(f"{TRASH_PREFIX}*"):
+        for parent in self._parents:
+            for path in parent.glob(f"{TRASH_PREFIX}*"):
                 remove_tree(path)
 
     @property
-    def _places(self) -> tuple[Path, Path]:
+    def _parents(self) -> tuple[Path, Path]:
         return self._state.root / "tasks", self._state.root / "logs"
 
 
 def files_by_task(root: Path, *, sizes: bool) -> list[TaskFiles]:
-    """What is under logs/ and tasks/ of a state directory, by task."""
+    """The files under logs/ and tasks/ of a state directory, by task."""
     found: dict[str, TaskFiles] = {}
-    for place in (root / "tasks", root / "logs"):
-        for path in place.iterdir():
+    for parent in (root / "tasks", root / "logs"):
+        for path in parent.iterdir():
             if path.name.startswith(TRASH_PREFIX) or path.is_symlink() or not path.is_dir():
                 continue
-            touched = _touched(path, deep=place.name == "logs")
+            touched = _touched(path, deep=parent.name == "logs")
             before = found.get(path.name, TaskFiles(path.name, 0.0, 0))
             size = before.size + (_size(path) if sizes else 0)
             found[path.name] = TaskFiles(path.name, max(before.touched, touched), size)
@@ -137,7 +148,7 @@ def files_by_task(root: Path, *, sizes: bool) -> list[TaskFiles]:
 
 
 def _take(path: Path, seen: TaskFiles) -> bool:
-    """Remove one directory, unless a run has touched it since it was seen."""
+    """Delete one directory, unless a run has touched it since it was listed."""
     going = path.with_name(f"{TRASH_PREFIX}{path.name}")
     try:
         path.rename(going)

@@ -1,11 +1,11 @@
-"""RowRetention: the leader deletes finished tasks and trail rows that are older than the configuration allows.
+"""Row retention: the leader deletes finished tasks and audit rows that are older than the configuration allows.
 
-    leads ──▶ a pass: tasks by their end, then the trail by its pages ──▶ an hour ──▶ …
+    leads ──▶ a pass: tasks by their end, then the audit trail by its pages ──▶ an hour ──▶ …
 
-Deletes nothing unless configured. Small batches with a pause between, over a connection that exists during a pass only, so
-that no claim waits for it. Never deleted: what is not finished, what turbo never claimed (an old poller's rows), what
-another table refers to (said once). The trail has an age of its own and outlives its task. Every statement is right with
-two leaders at once; a pass that is cut short goes on with the next.
+Deletes nothing unless configured. Small batches with a pause between, over a connection that exists during a pass only,
+so that no claim waits for it. Never deleted: unfinished tasks, tasks that turbo never claimed (an old poller's rows), rows
+that another table refers to (logged once). The audit trail has its own age and outlives its task. Every statement is right
+with two leaders at once; a pass that is cut short goes on with the next.
 """
 
 import asyncio
@@ -13,179 +13,149 @@ import logging
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import psycopg
 from psycopg import errors
 
 from turbo import db
-from turbo.db.connect import Lane
+from turbo.db.retention_store import RetentionStore
+from turbo.maintenance.leadership import Leadership
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Service
-from turbo.sql import statement
+from turbo.runtime.service import LoopService
 
 log = logging.getLogger(__name__)
 
 PASS_SECONDS = 3600.0
-AGAIN_SECONDS = 60.0
+RETRY_SECONDS = 60.0
 """After a pass that the database's absence cut short."""
 
-LOOK = 5_000
+READ_ROWS = 5_000
 BATCH = 1_000
 PAGES = 512
 PAUSE_SECONDS = 0.2
-"""After a batch that deleted something: at most 5,000 rows a second, whatever there is to catch up on."""
+"""After a batch that deleted something: at most 5,000 rows a second, however much there is to catch up on."""
 
-BREATH_SECONDS = 0.02
-"""After a look that found nothing old enough."""
-
-STATEMENT_SECONDS = 30.0
+EMPTY_PAUSE_SECONDS = 0.02
+"""After a read that found nothing old enough."""
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionAges:
-    """Seconds after which a finished task or a trail row goes; None keeps it for ever."""
-
-    completed: float | None = None
-    failed: float | None = None
-    cancelled: float | None = None
-    actions: float | None = None
-
-    @property
-    def any_task(self) -> bool:
-        return any(age is not None for age in (self.completed, self.failed, self.cancelled))
-
-
-class RowRetention(Service):
+class RowRetention(LoopService):
     name = "retention"
 
     def __init__(
         self,
-        lane: Lane,
-        ages: RetentionAges,
+        store: RetentionStore,
+        leadership: Leadership,
         metrics: Metrics,
         *,
         every: float = PASS_SECONDS,
         batch: int = BATCH,
         pause: float = PAUSE_SECONDS,
     ) -> None:
-        """`every`: seconds between passes; `pause`: between batches of `batch` rows."""
+        """`every`: seconds between passes; `pause`: seconds between batches of `batch` rows."""
         super().__init__()
-        self._lane = lane
-        self._ages = ages
+        self._store = store
+        self._leadership = leadership
         self._metrics = metrics
         self._every = every
         self._batch = batch
         self._pause = pause
-        self._leads = asyncio.Event()
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
         self.deleted: Counter[str] = Counter()
-
-    def leads(self, yes: bool) -> None:
-        """What the last beat said. A pass under way ends with its batch when the lead is lost."""
-        if yes:
-            self._leads.set()
-        else:
-            self._leads.clear()
 
     async def stop(self) -> None:
         """A batch under way is cut off; a later pass finds what it did not delete."""
-        await self._lane.over()
+        await self._store.end()
         await super().stop()
 
     async def run(self) -> None:
-        if not self._ages.any_task and self._ages.actions is None:
+        self.started.set()
+        if not self._store.ages.any_task and self._store.ages.actions is None:
             return
         while True:
-            await self._leads.wait()
+            await self._leadership.wait()
             await asyncio.sleep((await self.once()) * random.uniform(0.9, 1.1))
 
     async def once(self) -> float:
         """One pass, as long as this worker leads. Returns the seconds until the next."""
         self.deleted.clear()
         try:
-            if self._ages.any_task:
+            if self._store.ages.any_task:
                 await self._tasks()
-            if self._ages.actions is not None:
-                if (await self._ask("retention/partitioned"))[0]:
+            if self._store.ages.actions is not None:
+                if await self._store.audit_trail_is_partitioned():
                     self._warn_once("retention leaves the partitioned agent_actions alone: drop its old partitions")
                 else:
                     await self._actions()
         except errors.InsufficientPrivilege as error:
             self._warn_once(f"retention may not delete: {db.reason(error)}; see docs/security.md")
-        except (psycopg.Error, OSError) as error:
+        except db.DATABASE_ERRORS as error:
             if db.is_transient(error):
-                return min(self._every, AGAIN_SECONDS)
+                return min(self._every, RETRY_SECONDS)
             log.error("retention stopped: %s", db.reason(error))
         finally:
-            await self._lane.close()
+            await self._store.close()
             if self.deleted:
                 log.info("retention deleted %s", ", ".join(f"{n} {what}" for what, n in self.deleted.items()))
         return self._every
 
     async def _tasks(self) -> None:
-        after, after_id = "-infinity", None
-        while self._leads.is_set():
-            due, looked_at, after, after_id = await self._ask(
-                "retention/due", after=after, after_id=after_id, limit=LOOK
-            )
-            for start in range(0, len(due), self._batch):
-                if not self._leads.is_set():
+        after: object = "-infinity"
+        after_id: str | None = None
+        while self._leadership.held:
+            due = await self._store.due_tasks(after, after_id, READ_ROWS)
+            after, after_id = due.after, due.after_id
+            for start in range(0, len(due.task_ids), self._batch):
+                if not self._leadership.held:
                     return
-                await self._delete(due[start : start + self._batch])
+                await self._delete(due.task_ids[start : start + self._batch])
                 await asyncio.sleep(self._pause)
-            if looked_at < LOOK:
+            if due.read < READ_ROWS:
                 return
-            if not due:
-                await asyncio.sleep(BREATH_SECONDS)
+            if not due.task_ids:
+                await asyncio.sleep(EMPTY_PAUSE_SECONDS)
 
     async def _delete(self, task_ids: Sequence[str]) -> None:
-        """Delete a batch. What another table refers to, or a trigger refuses, is halved out of it and stays."""
+        """Delete a batch. A row that another table refers to, or that a trigger refuses, is found by halves and stays."""
         try:
-            completed, failed, cancelled, _ = await self._ask("retention/tasks", task_id=list(task_ids))
+            deleted = await self._store.delete_tasks(task_ids)
         except (psycopg.IntegrityError, errors.RaiseException) as error:
             if len(task_ids) == 1:
                 where = error.diag.table_name or error.diag.constraint_name or ""
                 self._warn_once(
                     f"retention keeps finished tasks that table {where} refers to ({error.diag.constraint_name})"
                     if isinstance(error, psycopg.IntegrityError)
-                    else f"retention keeps finished tasks that a trigger will not let go: {db.reason(error)}"
+                    else f"retention keeps finished tasks whose deletion a trigger refuses: {db.reason(error)}"
                 )
                 return
             half = len(task_ids) // 2
             await self._delete(task_ids[:half])
             await self._delete(task_ids[half:])
             return
-        self._count("agent_tasks", completed + failed + cancelled)
-        self.deleted += Counter({"completed": completed, "failed": failed, "cancelled": cancelled})
+        self._count("agent_tasks", deleted.completed + deleted.failed + deleted.cancelled)
+        self.deleted += Counter(
+            {"completed": deleted.completed, "failed": deleted.failed, "cancelled": deleted.cancelled}
+        )
 
     async def _actions(self) -> None:
         first_page, pages, after = 0, 1, "(0,0)"
-        while first_page < pages and self._leads.is_set():
-            looked_at, deleted, last, pages, _ = await self._ask(
-                "retention/actions", after=after, to_page=first_page + PAGES, limit=self._batch
-            )
-            self._count("agent_actions", deleted)
-            self.deleted += Counter({"trail rows": deleted})
-            if looked_at == self._batch:
-                after = last
+        while first_page < pages and self._leadership.held:
+            batch = await self._store.delete_actions(after, first_page + PAGES, self._batch)
+            pages = batch.pages
+            self._count("agent_actions", batch.deleted)
+            self.deleted += Counter({"audit rows": batch.deleted})
+            if batch.read == self._batch:
+                after = batch.last
             else:
                 first_page += PAGES
                 after = f"({first_page},0)"
-            await asyncio.sleep(self._pause if deleted else BREATH_SECONDS)
-
-    async def _ask(self, name: str, **parameters: object) -> tuple[Any, ...]:
-        async with self._lane.use(deadline=STATEMENT_SECONDS) as connection:
-            row = await (await connection.execute(statement(name), {**asdict(self._ages), **parameters})).fetchone()
-        assert row is not None
-        return row
+            await asyncio.sleep(self._pause if batch.deleted else EMPTY_PAUSE_SECONDS)
 
     def _count(self, table: str, rows: int) -> None:
         if rows:
             self._metrics.retention.labels(table).inc(rows)
 
     def _warn_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             log.warning("%s", text)

@@ -1,27 +1,26 @@
-"""Small housekeeping of one worker: whether its disk takes results again, and results that need not be kept any more."""
+"""Spool maintenance: checks whether an unwritable disk takes results again, and deletes results that are no longer needed."""
 
 import asyncio
 
-from turbo.host.spool import Spool
-from turbo.runtime.service import Service
-from turbo.worker.completer import Completer
+from turbo.host.spool_writer import SpoolWriter
+from turbo.runtime.service import LoopService
 
-SECONDS = 5.0
+EVERY_SECONDS = 5.0
 
 
-class SpoolMaintenance(Service):
-    name = "housekeeping"
+class SpoolMaintenance(LoopService):
+    name = "spool maintenance"
 
-    def __init__(self, finisher: Completer, spool: Spool) -> None:
+    def __init__(self, spool: SpoolWriter) -> None:
         super().__init__()
-        self._finisher = finisher
         self._spool = spool
 
     async def run(self) -> None:
+        self.started.set()
         while True:
-            await asyncio.sleep(SECONDS)
+            await asyncio.sleep(EVERY_SECONDS)
             await self.once()
 
     async def once(self) -> None:
-        await self._finisher.check_disk()
-        await asyncio.to_thread(self._spool.prune_done)
+        await self._spool.check()
+        await self._spool.prune_done()

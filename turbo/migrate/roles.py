@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 from turbo import db
 from turbo.migrate import history, session
 from turbo.migrate.error import AGAIN, MigrationError
+from turbo.runtime.backoff import Backoff
 from turbo.sql import source, statement
 
 Connection = psycopg.Connection[TupleRow]
@@ -80,7 +81,7 @@ def _grant(connection: Connection) -> None:
             heard.append(notice.message_primary or "")
 
     connection.add_notice_handler(hear)
-    pause = db.Backoff(base=0.05, cap=1.0)
+    pause = Backoff(base=0.05, cap=1.0)
     try:
         for attempt in range(1, _ATTEMPTS + 1):
             heard.clear()

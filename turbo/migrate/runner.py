@@ -29,6 +29,7 @@ from turbo.migrate.adoption.finding import refusal
 from turbo.migrate.adoption.survey import Survey, survey, twice
 from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
+from turbo.runtime.backoff import Backoff
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
@@ -195,7 +196,7 @@ class _Runner:
     def _attempts(self, step: str, block: Block | None, work: Callable[[], _Done]) -> _Done:
         """Do `work`, again when a lock was not to be had, until the patience is over. What it returns."""
         self._step = step
-        pause = db.Backoff(base=0.25, cap=4.0)
+        pause = Backoff(base=0.25, cap=4.0)
         for attempt in range(1, self._patience.attempts + 1):
             try:
                 with self._watcher.watching():

@@ -1,14 +1,16 @@
-"""The worker's HTTP endpoint: /metrics for Prometheus, /healthz and /readyz for whoever watches processes.
+"""The worker's HTTP endpoint: /metrics for Prometheus, /healthz and /readyz for whatever watches processes.
 
     /metrics   the registry, read from memory; never waits for the database
-    /healthz   200 while the process works; 503 with the reason once one of its loops has crashed
+    /healthz   200 while the process works; 503 with the reason once one of its services has crashed
     /readyz    200 while the worker claims; 503 with the reasons while it does not (no database, draining, paused)
 
-Up before the database answers: a worker that waits for it is healthy and not ready. Plain or TLS, with client
+It is up before the database answers: a worker that waits for the database is healthy and not ready. Plain or TLS, with client
 certificates where configured (the library's server does both).
 """
 
+import asyncio
 import errno
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Thread
@@ -17,41 +19,63 @@ from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
 
+from turbo.runtime.service import Crashed
+
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
-Trouble = Callable[[], Iterable[str]]
-"""What is wrong now, a sentence each; nothing when all is well. Called from the endpoint's threads."""
+log = logging.getLogger(__name__)
+
+Problems = Callable[[], Iterable[str]]
+"""What is wrong now, one sentence each; nothing when all is well. Called from the endpoint's threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files of the endpoint. With `client_ca`, callers must present a certificate it signed."""
+    """PEM files of the endpoint. With `client_ca`, callers must present a certificate that it signed."""
 
     certfile: str
     keyfile: str
     client_ca: str | None = None
 
 
-def _nothing() -> Iterable[str]:
+def _no_problems() -> Iterable[str]:
     return ()
 
 
 class Endpoint:
+    """A Service (turbo.runtime.service) that answers from threads. `address`: `host:port`, once started."""
+
+    name = "metrics endpoint"
+
     def __init__(
-        self, registry: CollectorRegistry, *, unhealthy: Trouble = _nothing, unready: Trouble = _nothing
+        self,
+        registry: CollectorRegistry,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: TlsFiles | None = None,
+        *,
+        unhealthy: Problems = _no_problems,
+        unready: Problems = _no_problems,
     ) -> None:
+        """`port` 0: a free one."""
         self._registry = registry
+        self._host = host
+        self._port = port
+        self._tls = tls
         self._unhealthy = unhealthy
         self._unready = unready
         self._server: tuple[WSGIServer, Thread] | None = None
+        self.address: str | None = None
+        self.started = asyncio.Event()
 
-    def serve(self, host: str, port: int, tls: TlsFiles | None = None) -> int:
-        """Start in a thread. Returns the port it got. Raises OSError when the address is taken or the TLS files cannot be read."""
+    def start(self, _crashed: Crashed) -> None:
+        """See Service. Raises OSError when the address is taken or the TLS files cannot be read."""
+        tls = self._tls
         try:
             server, thread = start_http_server(
-                port,
-                addr=host,
+                self._port,
+                addr=self._host,
                 registry=self._registry,
                 certfile=tls.certfile if tls else None,
                 keyfile=tls.keyfile if tls else None,
@@ -62,7 +86,8 @@ class Endpoint:
             if error.errno not in (errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES):
                 raise
             raise OSError(
-                f"the metrics endpoint cannot listen on {host}:{port}: {error.strerror}; port 0 takes a free one"
+                f"the metrics endpoint cannot listen on {self._host}:{self._port}: {error.strerror}; "
+                "port 0 takes a free one"
             ) from None
         metrics = server.get_app()
         assert metrics is not None
@@ -72,27 +97,34 @@ class Endpoint:
             if path in ("/", "/metrics"):
                 return metrics(environ, start_response)
             if path == "/healthz":
-                return _say(start_response, self._unhealthy())
+                return _report(start_response, self._unhealthy())
             if path == "/readyz":
-                return _say(start_response, self._unready())
+                return _report(start_response, self._unready())
             return _answer(start_response, "404 Not Found", "here are /metrics, /healthz and /readyz")
 
         server.set_app(route)
         self._server = (server, thread)
-        return int(server.server_port)
+        self.address = f"{self._host}:{int(server.server_port)}"
+        self.started.set()
+        log.info("metrics on http%s://%s/metrics", "s" if tls else "", self.address)
 
-    def close(self) -> None:
+    async def stop(self) -> None:
+        """See Service."""
         if self._server is not None:
             server, thread = self._server
             self._server = None
-            server.shutdown()
-            server.server_close()
-            thread.join(timeout=5)
+            await asyncio.to_thread(_end, server, thread)
 
 
-def _say(start_response: "StartResponse", trouble: Iterable[str]) -> Iterable[bytes]:
-    said = list(trouble)
-    return _answer(start_response, "503 Service Unavailable" if said else "200 OK", "\n".join(said) or "ok")
+def _end(server: WSGIServer, thread: Thread) -> None:
+    server.shutdown()
+    server.server_close()
+    thread.join(timeout=5)
+
+
+def _report(start_response: "StartResponse", problems: Iterable[str]) -> Iterable[bytes]:
+    found = list(problems)
+    return _answer(start_response, "503 Service Unavailable" if found else "200 OK", "\n".join(found) or "ok")
 
 
 def _answer(start_response: "StartResponse", status: str, text: str) -> Iterable[bytes]:

@@ -7,14 +7,18 @@ serves are counted together as `other`, because any inserter can invent one.
 
 import time
 from collections import Counter as Count
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from turbo import __version__
+from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, ModelUsage, OutcomeKind
+from turbo.domain.run import Running
+from turbo.domain.states import RescueReason
 from turbo.observability.fast_metrics import FastCounter, FastHistogram
 from turbo.observability.fleet_gauges import FleetGauges
 
@@ -25,24 +29,44 @@ WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 1
 """Seconds a task waits: single-digit milliseconds on an idle fleet, hours on a full one."""
 
 
-RESCUES = ("worker_silent", "worker_restarted", "orphan")
-"""Why a task was taken back: the label `reason` of `turbo_rescued_tasks_total`."""
+class ObservedSlots(Protocol):
+    """The slots of the worker (turbo.worker.slots)."""
+
+    @property
+    def running(self) -> Mapping[ClaimRef, Running]: ...
+    @property
+    def free(self) -> int: ...
+    @property
+    def busy(self) -> int: ...
+
+
+class ObservedExecutor(Protocol):
+    """An executor (turbo.executors.protocol)."""
+
+    name: str
+    account: str | None
 
 
 class RunningTasks(Collector):
     """`turbo_running_tasks`, counted at the scrape: a run's start and end cost nothing for it."""
 
     def __init__(self) -> None:
-        self.runs: Callable[[], Iterable[tuple[str, str]]] = tuple  # (executor, account or "") of each run
-        self.known: tuple[tuple[str, str], ...] = ()  # reported as 0 when nothing runs
+        self._slots: ObservedSlots | None = None
+        self._known: tuple[tuple[str, str], ...] = ()  # (executor, account or ""): reported as 0 when nothing runs
+
+    def observe(self, slots: ObservedSlots, executors: Iterable[ObservedExecutor]) -> None:
+        """Count the runs in `slots` from now on."""
+        self._slots = slots
+        self._known = tuple((executor.name, executor.account or "") for executor in executors)
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         return [self._family()]
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         family = self._family()
-        counted = Count(dict.fromkeys(self.known, 0))
-        counted.update(self.runs())
+        counted = Count(dict.fromkeys(self._known, 0))
+        if self._slots is not None:
+            counted.update((run.executor, run.account or "") for run in list(self._slots.running.values()))
         for labels, count in sorted(counted.items()):
             family.add_metric(labels, count)
         return [family]
@@ -145,8 +169,14 @@ class Metrics:
             for executor in executors:
                 for outcome in OutcomeKind:
                     self.finished.labels(queue, executor, outcome.value)
-        for reason in RESCUES:
+        for reason in RescueReason:
             self.rescued.labels(reason)
+
+    def observe(self, slots: ObservedSlots, executors: Mapping[str, ObservedExecutor]) -> None:
+        """Report the worker's slots, and the runs in them by executor."""
+        self.running.observe(slots, executors.values())
+        self.slots.labels("busy").set_function(lambda: slots.busy)
+        self.slots.labels("free").set_function(lambda: slots.free)
 
     def used(self, account: str, usage: Iterable[ModelUsage]) -> None:
         """Add what one run used."""

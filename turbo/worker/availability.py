@@ -1,11 +1,11 @@
-"""What the executors need of this host: a program that is not here must not cost a task anything.
+"""Executor availability: whether this host has the programs its executors need. A missing program must not cost a task anything.
 
-    looked for ──found──▶ open, its version logged
-        └── not there ──▶ closed: one warning, its task types are left to other workers ──looked again every minute──▶ …
+    checked ──found──▶ open, its version logged
+        └── missing ──▶ closed: one warning, its task types are left to other workers ──checked every minute──▶ …
 
-A host without the agent's CLI would otherwise take tasks, fail to start a program, and have them failed as poison in
-five rounds. Looked again at once when a run could not be started, before its task is given back: a program may go while
-the worker runs. A look is a few questions to the file system, no process.
+A host without the agent's CLI would otherwise take tasks, fail to start a program, and have the tasks failed as poison in
+five rounds. It is checked again at once when a run could not be started, before its task is given back: a program may
+disappear while the worker runs. A check is a few questions to the file system, no process.
 """
 
 import asyncio
@@ -13,41 +13,42 @@ import logging
 from collections.abc import Callable, Mapping
 
 from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.run import Running
 from turbo.domain.type_filter import TypeFilter, served_types
 from turbo.executors.protocol import Executor, NeedsProgram, Versioned
-from turbo.runtime.service import Service
+from turbo.runtime.service import LoopService
 
 log = logging.getLogger(__name__)
 
-LOOK_SECONDS = 60.0
+CHECK_SECONDS = 60.0
 
 
-class ExecutorAvailability(Service):
-    name = "programs"
+class ExecutorAvailability(LoopService):
+    name = "executor availability"
 
     def __init__(
         self,
         executors: Mapping[str, Executor],
         routes: Mapping[str, str],
-        changed: Callable[[TypeFilter], None],
+        types_changed: Callable[[TypeFilter], None],
         *,
-        seconds: float = LOOK_SECONDS,
+        seconds: float = CHECK_SECONDS,
     ) -> None:
-        """`changed(types)` is told, synchronously, which task types may be claimed from now on."""
+        """`types_changed(types)` is called, synchronously, with the task types that may be claimed from now on."""
         super().__init__()
         self._executors = {name: e for name, e in executors.items() if isinstance(e, NeedsProgram)}
         self._routes = routes
-        self._changed = changed
+        self._types_changed = types_changed
         self._seconds = seconds
         self._missing: dict[str, str] = {}
-        self._unasked = {name: e for name, e in executors.items() if isinstance(e, Versioned)}
+        self._version_unknown = {name: e for name, e in executors.items() if isinstance(e, Versioned)}
 
-    def look(self) -> None:
-        """What is missing now? Says so once, and once more when it is back."""
+    def check(self) -> None:
+        """Check all programs. Logs what is missing once, and once more when it is back."""
         missing = {name: why for name, e in self._executors.items() if (why := e.missing()) is not None}
         for name in missing.keys() - self._missing.keys():
             log.warning(
-                "executor %s: %s. Its tasks are left to other workers; looked again every %g s",
+                "executor %s: %s. Its tasks are left to other workers; checked again every %g s",
                 name,
                 missing[name],
                 self._seconds,
@@ -57,16 +58,18 @@ class ExecutorAvailability(Service):
         changed = missing.keys() != self._missing.keys()
         self._missing = missing
         if changed:
-            self._changed(served_types(self._routes, lambda executor: executor not in missing))
+            self._types_changed(served_types(self._routes, lambda executor: executor not in missing))
 
-    def after_run(self, outcome: Outcome) -> None:
-        """A run that could not be started, perhaps."""
+    async def review(self, _run: Running, outcome: Outcome) -> Outcome:
+        """See runner.Reviewer: a run may have failed because its program is gone."""
         if outcome.kind is OutcomeKind.INFRASTRUCTURE:
-            self.look()
+            self.check()
+        return outcome
 
     async def run(self) -> None:
+        self.started.set()
         while True:
-            for name in sorted(self._unasked.keys() - self._missing.keys()):
-                await self._unasked.pop(name).version()  # which logs it
+            for name in sorted(self._version_unknown.keys() - self._missing.keys()):
+                await self._version_unknown.pop(name).version()  # which logs it
             await asyncio.sleep(self._seconds)
-            self.look()
+            self.check()

@@ -1,8 +1,11 @@
 """The heartbeat: "I am alive", from a thread and a connection of its own.
 
-An executor that blocks the event loop must not make the fleet think this worker dead, so nothing here shares anything
-with that loop but what `tell` posts to it. One statement a beat (sql/workers/beat.sql): it also counts the silent, and holds the
-leader's lease. The thread rides out any outage of the database; an outage costs beats, and kills nobody.
+    beating ──a beat every interval──▶ beating ──no answer, or an error──▶ reconnecting, logged once ──▶ beating
+
+An executor that blocks the event loop must not make the fleet think that this worker is dead. So the thread shares nothing
+with that loop but the beats it posts to it. Each beat is one statement (sql/workers/beat.sql), which also counts silent
+workers and holds the leader's lease. The thread rides out any outage of the database: an outage costs beats, and kills
+no worker.
 """
 
 import asyncio
@@ -12,140 +15,143 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
-
-import psycopg
+from dataclasses import dataclass
 
 from turbo import db
-from turbo.db.connect import Backoff, Connection
+from turbo.db.connect import Connection
+from turbo.db.worker_registry import BeatAnswer, beat
+from turbo.maintenance.leadership import Leadership
 from turbo.observability.metrics import Metrics
-from turbo.runtime.background import Crashed, report
-from turbo.sql import statement
+from turbo.runtime.service import Crashed, report
+from turbo.worker.contact import DatabaseContact
+from turbo.worker.shutdown_deadline import ShutdownDeadline
+from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
 
 LEADER_LEASE_BEATS = 3
 BEAT_DEADLINE = 5.0
-"""A frozen server is noticed within a beat and this, sooner than a cluster manager's default (20 s) gives it up. Nothing
-else notices it while the worker is idle, so the beat also tells that it has found another server."""
+"""A frozen server is noticed within a beat and this: sooner than a cluster manager's default (20 s) gives it up. Nothing
+else notices it while the worker is idle, so a beat also tells that it has found another server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What one beat brought back."""
+    """One beat that the database took. `moved_to`: the server (db.open_session), in the first beat after another one.
+    `after_silence`: the beat before got no answer in time, so other sessions may wait in vain, too."""
 
-    alive: bool  # False: the row is gone or was declared dead; register again
-    leads: bool
-    died: tuple[str, ...]
-    to_rescue: bool
-    moved_to: str | None = None  # the server (db.open_session), in the first beat after another one
-    after_silence: bool = False  # the one before got no answer in time: other sessions may wait in vain, too
+    answer: BeatAnswer
+    moved_to: str | None = None
+    after_silence: bool = False
 
 
 class Heartbeat:
+    """A Service (turbo.runtime.service) whose code runs in a thread."""
+
+    name = "heartbeat"
+
     def __init__(
         self,
         dsn: str,
         worker_id: str,
+        slots: Slots,
+        contact: DatabaseContact,
+        leadership: Leadership,
+        deadline: ShutdownDeadline,
         metrics: Metrics,
+        on_beat: Callable[[Beat], None],
         *,
         seconds: float,
-        busy: Callable[[], int],
-        tell: Callable[[Beat], None],
-        crashed: Crashed,
     ) -> None:
-        """`busy`, `tell` and `crashed` are called in the thread. `seconds` is the interval between beats."""
+        """`on_beat` is called on the event loop that `start` is called from. `seconds` is the interval between beats;
+        `deadline` bounds how long `stop` waits."""
         self._dsn = dsn
         self._worker_id = worker_id
+        self._slots = slots
+        self._contact = contact
+        self._leadership = leadership
+        self._deadline = deadline
         self._metrics = metrics
+        self._on_beat = on_beat
         self._seconds = seconds
-        self._busy = busy
-        self._tell = tell
-        self._crashed = crashed
+        self.started = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._own_loop: asyncio.AbstractEventLoop | None = None
         self._stopping = threading.Event()
         self._stop: asyncio.Event | None = None
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-        self._trouble = False
-        self.may_lead = True
-        self.last_beat = time.monotonic()
+        self._thread: threading.Thread | None = None
 
-    def start(self) -> None:
+    def start(self, crashed: Crashed) -> None:
+        """See Service."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, args=(crashed,), name=self.name, daemon=True)
         self._thread.start()
 
-    def stop(self, seconds: float = BEAT_DEADLINE) -> None:
-        """End the thread, whose beat under way is cut off; waits for it, at most `seconds`."""
+    async def stop(self) -> None:
+        """See Service. A beat under way is cut off."""
         self._stopping.set()
-        if self._loop is not None and self._stop is not None:
+        if self._own_loop is not None and self._stop is not None:
             with contextlib.suppress(RuntimeError):  # the loop has ended already
-                self._loop.call_soon_threadsafe(self._stop.set)
-        if self._thread.is_alive():
-            self._thread.join(timeout=seconds)
+                self._own_loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None and self._thread.is_alive():
+            await asyncio.to_thread(self._thread.join, min(BEAT_DEADLINE, self._deadline.left))
 
-    def _run(self) -> None:
-        asyncio.run(self._beats())
+    def _run(self, crashed: Crashed) -> None:
+        asyncio.run(self._beats(crashed))
 
-    async def _beats(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        beating = asyncio.create_task(self._beat_on(), name="heartbeat")
+    async def _beats(self, crashed: Crashed) -> None:
+        self._own_loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        beating = asyncio.create_task(self._beat_on(), name=self.name)
         if not self._stopping.is_set():
             await asyncio.wait({beating, asyncio.create_task(self._stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
         beating.cancel()
         await asyncio.wait({beating})
-        report(beating, self._crashed)  # else the fleet would take this worker for dead, and it would work on
+        # Without a heartbeat the fleet would take this worker for dead, and it would work on.
+        report(beating, lambda name, error: self._post(crashed, name, error))
 
     async def _beat_on(self) -> None:
-        backoff = Backoff()
+        outage = db.outage(log, "no heartbeat", "heartbeat is back")
         connection: Connection | None = None
-        server = told = ""
+        server = known_server = ""
         silence = False
         try:
             while True:
                 try:
                     if connection is None:
                         connection, server = await db.open_session(self._dsn, f"turbo heartbeat {self._worker_id}")
-                    beat = await self._beat(connection)
-                except (psycopg.Error, OSError) as error:
+                    answer = await self._beat(connection)
+                except db.DATABASE_ERRORS as error:
                     silence = silence or isinstance(error, TimeoutError)
-                    if not self._trouble:
-                        log.warning("no heartbeat: %s", db.reason(error))
-                        self._trouble = True
                     if connection is not None:
                         db.cut(connection)
                         await connection.close()
                         connection = None
-                    await asyncio.sleep(backoff.next())
+                    await outage.wait(error)
                     continue
-                if self._trouble:
-                    log.info("heartbeat is back")
-                    self._trouble = False
-                backoff.reset()
-                self.last_beat = time.monotonic()
+                outage.over()
+                self._contact.last_beat = time.monotonic()
                 self._metrics.heartbeat.set(time.time())
-                moved_to = server if told not in ("", server) else None
-                self._tell(replace(beat, moved_to=moved_to, after_silence=silence))
-                told, silence = server, False
+                moved_to = server if known_server not in ("", server) else None
+                self._post(self._on_beat, Beat(answer, moved_to, silence))
+                self._post(self.started.set)
+                known_server, silence = server, False
                 # A little less than the interval: jitter must not make a beat late in the eyes of those who count.
                 await asyncio.sleep(self._seconds * random.uniform(0.9, 1.0))
         finally:
             if connection is not None:
                 await connection.close()
 
-    async def _beat(self, connection: Connection) -> Beat:
-        row: tuple[Any, ...] | None = None
+    async def _beat(self, connection: Connection) -> BeatAnswer:
+        asking = beat(
+            connection,
+            self._worker_id,
+            busy=self._slots.busy,
+            may_lead=self._leadership.may_lead,
+            leader_lease=LEADER_LEASE_BEATS * self._seconds,
+        )
+        return await db.within(BEAT_DEADLINE, connection, asking)
 
-        async def ask() -> None:
-            nonlocal row
-            parameters = {
-                "worker": self._worker_id,
-                "busy": self._busy(),
-                "may_lead": self.may_lead,
-                "leader_lease": LEADER_LEASE_BEATS * self._seconds,
-            }
-            row = await (await connection.execute(statement("workers/beat"), parameters)).fetchone()
-
-        await db.within(BEAT_DEADLINE, connection, ask())
-        assert row is not None
-        alive, leads, died, to_rescue = row[:4]
-        return Beat(bool(alive), bool(leads), tuple(died), bool(to_rescue))
+    def _post(self, call: Callable[..., None], *arguments: object) -> None:
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the worker's loop has ended
+            self._loop.call_soon_threadsafe(call, *arguments)

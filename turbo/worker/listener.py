@@ -1,18 +1,18 @@
-"""The listener: one session that LISTENs, proves that it hears, and says so when it does not.
+"""The listener: one session that LISTENs, proves that notifications arrive, and says so when they do not.
 
     connecting ──LISTEN, proof of delivery──▶ up ──error, or a poll without an answer──▶ connecting
          │                                                                                  ▲
          └──the proof did not arrive──▶ deaf ──────────try again every 30 s─────────────────┘
 
-A notification is a hint: whatever it says is read again from the rows. So a lost one costs time, never a task, and the
-fallback poll bounds that time. The poll runs on the LISTEN session itself, with a deadline on this side, because a
-frozen server or a half-open connection is not noticed otherwise (nothing in 43 s).
+A notification is a hint: everything it says is read again from the rows. A lost one costs time, never a task, and the
+fallback poll bounds that time. The poll runs on the LISTEN session itself, with a deadline on this side: a frozen server
+or a half-open connection is not noticed otherwise (not in 43 s).
 
-Deaf is what a pooler in transaction mode makes of a listener: LISTEN answers OK and nothing arrives, or it arrives at
-somebody else. The proof is sent from another session, or such a pooler would deliver it by accident. A deaf worker is
-never idle (it must not hold the gate open) and polls every second.
+A pooler in transaction mode makes a listener deaf: LISTEN answers OK, and notifications arrive nowhere or at another
+client. So the proof is sent from another session: such a pooler would deliver a session's own by accident. A deaf worker is
+never idle (it must not hold the notify gate open) and polls every second.
 
-Whoever wants to know whether a worker hears asks on the worker's own channel; one that hears answers on `turbo_heard`.
+To find out whether a worker hears, ask on its own channel; a worker that hears answers on `turbo_heard`.
 """
 
 import asyncio
@@ -21,176 +21,199 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Protocol
 
-import psycopg
 from psycopg import Notify
-from psycopg import sql as compose
 
 from turbo import db
-from turbo.db.claim_store import PollResult, Queue
-from turbo.db.connect import Backoff, Connection
+from turbo.db.channels import CONTROL, HEARD, QUESTION, QUEUE_PREFIX, Notifier, listen, queue_channel, worker_channel
+from turbo.db.connect import Connection
+from turbo.domain.states import ControlMessage
 from turbo.observability.metrics import Metrics
-from turbo.runtime.service import Service
+from turbo.runtime.backoff import Backoff
+from turbo.runtime.service import LoopService
+from turbo.runtime.signal import Signal
+from turbo.worker.poller import Poller
+from turbo.worker.recovery import Recovery
+from turbo.worker.wakeups import WakeUps
 
 log = logging.getLogger(__name__)
 
-CONTROL = "turbo_ctl"
-QUEUE_PREFIX = "turbo_q_"
-HEARD = "turbo_heard"
-QUESTION = "do you hear? "
-"""What a question begins with; the rest comes back with the answer: `<rest> <worker id>`."""
-
-PROBE_DEADLINE = 5.0
+PROOF_DEADLINE = 5.0
 POLL_DEADLINE = 10.0
 DEAF_POLL_SECONDS = 1.0
 DEAF_RETRY_SECONDS = 30.0
 RECONNECT_SECONDS = 0.5
-"""The longest pause between two attempts: others that are back wait 0.75 s for this worker (turbo.worker.recovery_gate)."""
-
-
-def own_channel(worker_id: str) -> str:
-    """A worker's own channel: its proof of delivery, and questions."""
-    return f"turbo_w_{worker_id}"[:63]
-
+"""The longest pause between two attempts: workers that are back wait 0.75 s for this one (turbo.worker.recovery_gate)."""
 
 _CALL = re.compile(r"([a-z0-9_-]{1,40}) (\d)")
-"""What the insert trigger says on a worker's own channel: which queue, and the worker's place in the line."""
+"""What the insert trigger sends on a worker's own channel: a queue, and this worker's rank among those it woke."""
 
 
-class ListenerEvents(Protocol):
-    """Whom the listener tells."""
+class ProofNotSent(Exception):
+    """The session that sends the proof failed; the listener's own is not to blame."""
 
-    def wake(self, queue: str) -> None:
-        """A queue may have a runnable task."""
-
-    def called(self, queue: str, place: int) -> None:
-        """It may, and of many idle workers this one is called for it (`place` 0) or in reserve (its turn, from 1 on)."""
-
-    def control(self, message: str) -> None:
-        """Something about workers, queues or accounts changed: read it again."""
-
-    def swept(self, sweep: PollResult) -> None:
-        """What a fallback poll saw."""
-
-    async def connected(self, *, hears: bool) -> None:
-        """After every (re)connect: reassert, rewrite the idle flag, sweep."""
-
-    def disconnected(self) -> None:
-        """The session is lost; notifications may have been missed."""
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
-class Listener(Service):
+class Listener(LoopService):
+    """`hears`: notifications are proved to arrive. `listening` is emitted with it whenever a session has been set up."""
+
     name = "listener"
 
     def __init__(
         self,
         dsn: str,
-        queue: Queue,
+        worker_id: str,
         queues: Sequence[str],
-        told: ListenerEvents,
+        notifier: Notifier,
+        wakeups: WakeUps,
+        poller: Poller,
+        recovery: Recovery,
         metrics: Metrics,
         *,
+        reconcile: asyncio.Event,
         poll_seconds: float,
     ) -> None:
+        """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls."""
         super().__init__()
         self._dsn = dsn
-        self._queue = queue
+        self._worker_id = worker_id
         self._queues = tuple(queues)
-        self._told = told
+        self._notifier = notifier
+        self._wakeups = wakeups
+        self._poller = poller
+        self._recovery = recovery
+        self._reconcile = reconcile
         self._metrics = metrics
         self._poll_seconds = poll_seconds
-        self._own_channel = own_channel(queue.worker_id)
-        self._probed: asyncio.Event | None = None
-        self._probe_payload = ""
+        self._own_channel = worker_channel(worker_id)
+        self._proof: asyncio.Event | None = None
+        self._proof_token = ""
         self._answering: asyncio.Task[None] | None = None
         self._announced = False
-        self._trouble: str | None = None
         self._connection: Connection | None = None
         self._server = ""
+        self._connecting = db.outage(
+            log, "listener cannot connect", "listener is connected", backoff=Backoff(cap=RECONNECT_SECONDS)
+        )
+        self._session = db.outage(
+            log, "listener lost its session", "listener is back", backoff=Backoff(cap=RECONNECT_SECONDS)
+        )
+        self._proving = db.outage(log, "cannot send the proof of delivery", "the proof of delivery is sent")
+        self._deaf = False
         self.hears = False
-        self.on_failure: Callable[[Exception, bool], None] = lambda _error, _connecting: None
-        """Told of every lost session, and of every one that could not be had."""
+        self.listening: Signal[bool] = Signal()
 
     def leave(self, moved_to: str | None) -> None:
-        """The database is on server `moved_to` now: a session on another one waits in vain. None: any may."""
+        """The database is on server `moved_to` now: a session on another one waits in vain. None: any session may."""
         if self._connection is not None and self._server != moved_to:
             db.cut(self._connection)
 
     async def run(self) -> None:
-        backoff = Backoff(cap=RECONNECT_SECONDS)
         while True:
             try:
-                connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._queue.worker_id}")
-            except (psycopg.Error, OSError) as error:
-                self.on_failure(error, True)
-                self._say("listener cannot connect: %s", error)
-                await asyncio.sleep(backoff.next())
+                connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._worker_id}")
+            except db.DATABASE_ERRORS as error:
+                self._recovery.failed(error, connecting=True)
+                await self._connecting.wait(error)
                 continue
+            self._connecting.over()
             self._connection = connection
+            pause = 0.0
             try:
-                hears = await self._subscribe(connection)
-                await self._told.connected(hears=hears)
-                backoff.reset()
-                await (self._listen(connection) if hears else self._poll_deaf(connection))
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                self.on_failure(error, False)
-                self._say("listener lost its session: %s", error)
+                await self._serve(connection)
+            except db.DATABASE_ERRORS as error:
+                self._recovery.failed(error, connecting=False)
+                pause = self._session.failed(error)
             finally:
                 self.hears, self._connection = False, None
                 self._metrics.listener_up.set(0)
                 db.cut(connection)  # a graceful goodbye would wait for a server that may be frozen
                 await connection.close()
-            self._told.disconnected()
+            self._recovery.disconnected()
             self._metrics.listener_reconnects.inc()
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(pause)
 
-    async def _subscribe(self, connection: Connection) -> bool:
-        """LISTEN to everything, then see whether a notification arrives."""
-        channels = [CONTROL, self._own_channel, *(QUEUE_PREFIX + q for q in self._queues)]
-        listen = compose.SQL("; ").join(compose.SQL("listen {}").format(compose.Identifier(c)) for c in channels)
-        await db.within(POLL_DEADLINE, connection, connection.execute(listen))
-        self.hears = await self._proved(connection)
-        if self.hears:
-            self._metrics.listener_up.set(1)
-            if not self._announced:
-                for name in self._queues:
-                    log.info("listening on channel %s%s", QUEUE_PREFIX, name)
-                self._announced = True
-            elif self._trouble is not None:
-                log.info("listener is back: notifications arrive again")
-            self._trouble = None
-        return self.hears
+    async def _serve(self, connection: Connection) -> None:
+        """Listen on one session until it is lost, or a deaf one has been tried for long enough."""
+        channels = [CONTROL, self._own_channel, *map(queue_channel, self._queues)]
+        await db.within(POLL_DEADLINE, connection, listen(connection, channels))
+        self.hears = await self._prove(connection)
+        self._announce()
+        self._recovery.connected(hears=self.hears)
+        self.started.set()
+        self.listening.emit(self.hears)
+        await (self._listen(connection) if self.hears else self._poll_deaf(connection))
 
-    async def _proved(self, connection: Connection) -> bool:
-        """One NOTIFY to itself, sent from another session."""
-        self._probed, self._probe_payload = asyncio.Event(), secrets.token_hex(8)
-        hearing = asyncio.create_task(self._hear(connection, PROBE_DEADLINE, until=self._probed))
-        try:
-            await self._send_proof()
-        except BaseException:
-            self._probed.set()  # there is nothing to wait for
-            raise
-        finally:
+    def _announce(self) -> None:
+        if not self.hears:
+            if not self._deaf:
+                log.warning(
+                    "notifications do not arrive: LISTEN is answered, but nothing is delivered; is a pooler in transaction "
+                    "mode in the way? Point the DSN at PostgreSQL itself or at a session-mode pool. Polling every %g s.",
+                    DEAF_POLL_SECONDS,
+                )
+            self._deaf = True
+            return
+        self._metrics.listener_up.set(1)
+        if not self._announced:
+            for queue in self._queues:
+                log.info("listening on channel %s", queue_channel(queue))
+            self._announced = True
+        elif self._deaf:
+            log.info("notifications arrive again")
+        self._session.over()
+        self._deaf = False
+
+    # ── proof of delivery ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _prove(self, connection: Connection) -> bool:
+        """Whether a notification that another session sends arrives here."""
+        while True:
+            self._proof, self._proof_token = asyncio.Event(), secrets.token_hex(8)
+            hearing = asyncio.create_task(self._hear(connection, PROOF_DEADLINE, until=self._proof))
+            try:
+                await self._send_proof()
+            except ProofNotSent as error:
+                await self._end_hearing(hearing)
+                await self._proving.wait(error.cause)
+                await self._poll(connection)  # is this session still there?
+                continue
+            except BaseException:
+                await self._end_hearing(hearing)
+                raise
+            self._proving.over()
             await hearing
-        return self._probed.is_set()
+            return self._proof.is_set()
+
+    async def _end_hearing(self, hearing: "asyncio.Task[None]") -> None:
+        assert self._proof is not None
+        self._proof.set()  # there is nothing to wait for
+        await hearing
 
     async def _send_proof(self) -> None:
         try:
-            await self._queue.probe(self._own_channel, self._probe_payload)
-        except psycopg.Error as error:
+            await self._notifier.notify(self._own_channel, self._proof_token)
+        except db.DATABASE_ERRORS as error:
             if not db.is_transient(error):
-                raise
+                raise ProofNotSent(error) from error
             # That session may have died with the listener's last one, unused since: now it has a new one.
-            await self._queue.probe(self._own_channel, self._probe_payload)
+            try:
+                await self._notifier.notify(self._own_channel, self._proof_token)
+            except db.DATABASE_ERRORS as again:
+                raise ProofNotSent(again) from again
+
+    # ── what arrives ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _hear(self, connection: Connection, seconds: float, until: asyncio.Event | None = None) -> None:
-        """Hand on what arrives, for up to `seconds`.
+        """Act on what arrives, for up to `seconds`.
 
-        The generator is always run to its end: breaking out of it in mid-packet would drop the rest. So it is asked for
-        short stretches while a proof is awaited.
+        The generator is always run to its end: leaving it in mid-packet would drop the rest. So it is asked for short
+        stretches while a proof is awaited.
         """
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
@@ -204,21 +227,33 @@ class Listener(Service):
     def _heard(self, notify: Notify) -> None:
         self._metrics.listener_delivery.set(time.time())
         if notify.channel == self._own_channel:
-            if self._probed is not None and notify.payload == self._probe_payload:
-                self._probed.set()
-            elif notify.payload.startswith(QUESTION) and (self._answering is None or self._answering.done()):
-                token = notify.payload.removeprefix(QUESTION)
-                self._answering = self.jobs.start(self._answer(f"{token} {self._queue.worker_id}"), "answer to a proof")
-            elif (called := _CALL.fullmatch(notify.payload)) is not None:
-                self._told.called(called[1], int(called[2]))
+            self._heard_own(notify.payload)
         elif notify.channel == CONTROL:
-            self._told.control(notify.payload)
+            self._heard_control(notify.payload)
         else:
-            self._told.wake(notify.channel.removeprefix(QUEUE_PREFIX))
+            self._wakeups.wake(notify.channel.removeprefix(QUEUE_PREFIX), by_notify=True)
+
+    def _heard_own(self, payload: str) -> None:
+        if self._proof is not None and payload == self._proof_token:
+            self._proof.set()
+        elif payload.startswith(QUESTION) and (self._answering is None or self._answering.done()):
+            answer = f"{payload.removeprefix(QUESTION)} {self._worker_id}"
+            self._answering = self.jobs.start(self._answer(answer), "answer to a question")
+        elif (call := _CALL.fullmatch(payload)) is not None:
+            self._wakeups.call(call[1], int(call[2]))
+
+    def _heard_control(self, message: str) -> None:
+        kind, _, worker_id = message.partition(" ")
+        if kind == ControlMessage.STOP and worker_id == self._worker_id:
+            self._reconcile.set()
+        elif kind in (ControlMessage.QUEUES, ControlMessage.ACCOUNTS):
+            self._wakeups.poll_soon()
 
     async def _answer(self, answer: str) -> None:
-        with suppress(psycopg.Error, OSError):
-            await self._queue.probe(HEARD, answer)
+        with suppress(*db.DATABASE_ERRORS):
+            await self._notifier.notify(HEARD, answer)
+
+    # ── polling ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _listen(self, connection: Connection) -> None:
         while True:
@@ -226,24 +261,9 @@ class Listener(Service):
             await self._poll(connection)
 
     async def _poll_deaf(self, connection: Connection) -> None:
-        self._say(
-            "notifications do not arrive: LISTEN is answered, but nothing is delivered%s; is a pooler in transaction mode "
-            f"in the way? Point the DSN at PostgreSQL itself or at a session-mode pool. Polling every {DEAF_POLL_SECONDS:g} s.",
-            None,
-        )
         for _ in range(int(DEAF_RETRY_SECONDS / DEAF_POLL_SECONDS)):
             await asyncio.sleep(DEAF_POLL_SECONDS * random.uniform(0.8, 1.0))
             await self._poll(connection)
 
     async def _poll(self, connection: Connection) -> None:
-        async def sweep() -> None:
-            self._told.swept(await self._queue.sweep(self._queues, connection))
-
-        await db.within(POLL_DEADLINE, connection, sweep())
-
-    def _say(self, message: str, error: BaseException | None) -> None:
-        """A line per change of state, not per attempt."""
-        kind = message
-        if self._trouble != kind:
-            self._trouble = kind
-            log.warning(message, db.reason(error) if error is not None else "")
+        await db.within(POLL_DEADLINE, connection, self._poller.poll(connection))

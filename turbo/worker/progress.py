@@ -1,15 +1,15 @@
 """Progress: where the running agents are, for people who watch. Never a reason for a task to wait.
 
-    an executor speaks, as often as it likes ──▶ the latest of each run ──once a second, one statement──▶ agent_progress
-                                                     (unchanged: nothing)         a run is over: its row goes with the next
+    an executor reports, as often as it likes ──▶ the latest of each run ──once a second, one statement──▶ agent_progress
+                                                     (unchanged: nothing)      a run has ended: its row goes with the next
 
 Promises:
-- At most one write a second and run, one statement a second and worker; a run that says nothing costs nothing, and
-  neither does its end: the rows of ended runs are taken away here, not by the statement that finishes tasks.
-- A connection of its own, opened at the first word and closed when nobody has spoken for a while. An outage costs
-  progress and nothing else: what is held is one line a run.
-- A line counts while its task is running under the row's fencing token. What a dead worker leaves stands until the task
-  is claimed again, or the leader prunes it.
+- At most one write a second and run, one statement a second and worker. A run that reports nothing costs nothing, and
+  neither does its end: the rows of ended runs are deleted here, not by the statement that finishes tasks.
+- One connection for this alone, opened at the first report and closed after a quiet minute. An outage costs progress and
+  nothing else: one line a run is held.
+- A line counts while its task is running under the row's fencing token. The line of a dead worker stays until the task is
+  claimed again, or the leader prunes it.
 """
 
 import asyncio
@@ -18,15 +18,14 @@ import random
 import time
 from dataclasses import replace
 
-import psycopg
-
 from turbo import db
-from turbo.db.claim_store import Queue
-from turbo.db.connect import Lane
+from turbo.db.lane import Lane
+from turbo.db.progress_store import ProgressStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.run import Progress, Running
+from turbo.domain.task import Task
 from turbo.host.sanitize import sanitize_text
-from turbo.runtime.service import Service
+from turbo.runtime.service import LoopService
 from turbo.worker.slots import Slots
 
 log = logging.getLogger(__name__)
@@ -35,88 +34,85 @@ WRITE_SECONDS = 1.0
 LINE_CHARACTERS = 500
 DEADLINE_SECONDS = 10.0
 QUIET_SECONDS = 60.0
-"""Without a word for so long, and with no row to take away, the connection is closed."""
+"""After so long without a report, and with no row to delete, the connection is closed."""
 
 GOODBYE_SECONDS = 2.0
 
 
-class ProgressWriter(Service):
+class ProgressWriter(LoopService):
+    """The runner's RunObserver."""
+
     name = "progress"
 
-    def __init__(self, queue: Queue, lane: Lane, slots: Slots) -> None:
-        """`lane` is this loop's alone."""
+    def __init__(self, lane: Lane, worker_id: str, slots: Slots) -> None:
+        """`lane` is for this service alone."""
         super().__init__()
-        self._queue = queue
-        self.lane = lane
+        self._lane = lane
+        self._store = ProgressStore(lane, worker_id)
         self._slots = slots
         self._latest: dict[ClaimRef, Progress] = {}
         self._written: dict[ClaimRef, Progress] = {}
         self._event = asyncio.Event()
-        self._trouble = False
+        self._outage = db.outage(log, "progress is not shown for now", "progress is shown again", level=logging.INFO)
 
-    def tell(self, run: Running, progress: Progress) -> None:
-        """What a run says of itself; of several within a second the last one counts."""
+    def progress(self, run: Running, progress: Progress) -> None:
+        """What a run reports; of several reports within a second the last one counts."""
         self._latest[run.claim] = progress
         self._event.set()
 
-    def run_ended(self) -> None:
-        """A slot came free: a row may have to go."""
+    def run_ended(self, _task: Task) -> None:
+        """Its row may have to go."""
         if self._written:
             self._event.set()
 
     async def run(self) -> None:
+        self.started.set()
         while True:
             try:
                 async with asyncio.timeout(QUIET_SECONDS):
                     await self._event.wait()
             except TimeoutError:
                 if not self._written:
-                    await self.lane.close()
+                    await self._lane.close()
                 continue
             self._event.clear()
             begun = time.monotonic()
             pause = WRITE_SECONDS
             if not await self._write():
-                self._event.set()  # what is held is still to be written, and newer words with it
+                self._event.set()  # what is held is still to be written, and newer reports with it
                 pause *= random.uniform(1.0, 5.0)
             await asyncio.sleep(max(0.0, begun + pause - time.monotonic()))
 
     async def stop(self) -> None:
-        """Cancel, and take away the rows of what has ended, if the database answers at once."""
-        self.lane.end_in(GOODBYE_SECONDS)
-        async with self.lane.idle():
+        """Cancel, and delete the rows of ended runs, if the database answers at once."""
+        self._lane.end_in(GOODBYE_SECONDS)
+        async with self._lane.idle():
             await super().stop()
         if self._written:
             await self._write()
-        await self.lane.close()
+        await self._lane.close()
 
     async def _write(self) -> bool:
         """Write what is new. False when it has to be tried again."""
         running = self._slots.running
         latest, self._latest = self._latest, {}
-        said = {held: p for held, p in latest.items() if held in running and self._written.get(held) != p}
-        again = {held.task_id for held in said}
+        changed = {claim: p for claim, p in latest.items() if claim in running and self._written.get(claim) != p}
+        again = {claim.task_id for claim in changed}
         # The same task may run here again: its new line replaces the row, which must not be touched twice.
-        over = [held for held in self._written if held not in running and held.task_id not in again]
-        if not said and not over:
+        ended = [claim for claim in self._written if claim not in running and claim.task_id not in again]
+        if not changed and not ended:
             return True
         try:
-            async with self.lane.use(DEADLINE_SECONDS) as connection:
-                await self._queue.progress(connection, {h: _line(p) for h, p in said.items()}, over)
-        except (psycopg.Error, OSError) as error:
-            if not self._trouble:
-                level = logging.INFO if db.is_transient(error) else logging.ERROR
-                log.log(level, "progress is not shown for now: %s", db.reason(error))
-            self._trouble = True
+            await self._store.write({c: _line(p) for c, p in changed.items()}, ended, DEADLINE_SECONDS)
+        except db.DATABASE_ERRORS as error:
+            self._outage.failed(error)
             if db.is_transient(error) or isinstance(error, OSError):
-                self._latest = {**said, **self._latest}
+                self._latest = {**changed, **self._latest}
                 return False
             # What the database refuses (a character that its encoding does not have) it would refuse again.
         else:
-            if self._trouble:
-                log.info("progress is shown again")
-            self._trouble = False
-        self._written = {held: p for held, p in (self._written | said).items() if held in running or held in said}
+            self._outage.over()
+        self._written = {c: p for c, p in (self._written | changed).items() if c in running or c in changed}
         if not self._written.keys() <= running.keys():  # it ended while its line was written
             self._event.set()
         return True

@@ -1,38 +1,38 @@
-"""RecoveryGate: after a crash or a failover nothing is claimed until what the database may have forgotten is put back.
+"""The recovery gate: after a crash or a failover nothing is claimed until what the database may have forgotten is put back.
 
-    settled ──the claims' session is opened on another server, or after a crash──▶ unsettled
-       ▲                                                                              │
-       └── own runs reasserted, own results replayed, and SETTLE_SECONDS for the others ◀──┘
+    open ──the claims' session is on another server, or comes after a crash──▶ shut
+      ▲                                                                          │
+      └── own runs reasserted, own results sent again, and OTHERS_SECONDS for the rest of the fleet ◀──┘
 
-Claims are committed without waiting for the disk, so a crash forgets those of the last moments, and an asynchronous
-failover acknowledged results besides. Such a task stands there pending while its agent runs on, or has ended, on some
-host; the first worker to be back would claim it again. Whoever is back waits for the slower ones: a listener tries every
-0.5 s at most. A session that was merely ended (a killed backend) costs no wait.
+Claims are committed without waiting for the disk, so a crash forgets the claims of the last moments. An asynchronous
+failover may also lose results that were acknowledged. Such a task is pending again while its agent runs, or has ended, on
+some host, and the first worker to be back would claim it. So workers that are back wait for slower ones: a listener tries
+at least every 0.5 s. A session that was merely ended (a killed backend) shuts nothing.
 """
 
 import asyncio
 import time
 from contextlib import suppress
 
-SETTLE_SECONDS = 0.75
+OTHERS_SECONDS = 0.75
 RESTORE_SECONDS = 5.0
-"""How long claims wait for a listener that does not come back: then its results and runs cannot be helped."""
+"""How long claims wait for a listener that does not come back: then this worker's results and runs cannot be helped."""
 
 CRASHED = "57P02"
 
 
 class RecoveryGate:
-    """Told by the claims' lane (`db.Lane`), the listener and the worker; asked by the claimer before each claim.
+    """Hears from the claims' lane (it is its LaneObserver), the listener and Recovery; the claimer waits for it.
 
-    An idle worker's lane is not used for minutes, and so learns nothing of a crash but that its session is gone; the
-    listener is there, and sees the server refuse everybody."""
+    An idle worker's lane is not used for minutes, so of a crash it only learns that its session is gone. The listener is
+    connected all the time, and sees the server refuse every session."""
 
-    def __init__(self, seconds: float = SETTLE_SECONDS, restore_seconds: float = RESTORE_SECONDS) -> None:
+    def __init__(self, seconds: float = OTHERS_SECONDS, restore_seconds: float = RESTORE_SECONDS) -> None:
         self._seconds = seconds
         self._restore_seconds = restore_seconds
         self._server: str | None = None
         self._doubtful = False
-        self._since: float | None = None  # monotonic; None: settled
+        self._since: float | None = None  # monotonic seconds; None: open
         self._restored = asyncio.Event()
 
     def failed(self, error: Exception, connecting: bool) -> None:
@@ -47,14 +47,14 @@ class RecoveryGate:
         self._server, self._doubtful = server, False
 
     def disconnected(self) -> None:
-        """The listener has lost its session; until it is back, nobody puts anything back."""
+        """The listener has lost its session; until it is back, nothing is put back."""
         self._restored.clear()
 
     def restored(self) -> None:
-        """What this worker runs and what it had recorded is in the database again."""
+        """This worker's runs and recent results are in the database again."""
         self._restored.set()
 
-    async def settled(self) -> None:
+    async def wait_open(self) -> None:
         """Wait until claims may go on. Costs nothing where nothing has happened."""
         while (since := self._since) is not None:
             await asyncio.sleep(max(0.0, since + self._seconds - time.monotonic()))

@@ -1,27 +1,24 @@
 """The runner: one claimed task, from its slot to its result.
 
-    claimed ──route──▶ executor ──Outcome──▶ RunResult ──▶ finisher
-                 │                  └── ended by a drain: released, no try; by a lost lease: nothing to write
-                 └── no route, unreadable input: failed at once, by itself
+    claimed ──route──▶ executor ──Outcome──▶ RunResult ──▶ completer
+                 │                  └── ended by a drain: released, uncounted; by a lost lease: nothing to write
+                 └── no route, unreadable input: failed at once
 
-No transaction is open while an agent runs, and nothing that a task does (an exception of an executor included) leaves
-its own slot.
+No transaction is open while an agent runs. Nothing that a task does, an exception of an executor included, affects
+another slot.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-import psycopg
-
 from turbo import db
-from turbo.db.claim_store import Queue, ResultAnswer
-from turbo.db.connect import Backoff, LaneClosed
+from turbo.db.result_store import ResultStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.result import RunResult
@@ -32,9 +29,10 @@ from turbo.domain.type_filter import executor_of
 from turbo.executors.protocol import Executor
 from turbo.host.sanitize import sanitize_result
 from turbo.observability.metrics import Metrics
-from turbo.runtime.background import Background, Crashed
+from turbo.runtime.service import Crashed, Jobs
 from turbo.worker.completer import Completer
 from turbo.worker.slots import Slots
+from turbo.worker.wakeups import WakeUps
 
 log = logging.getLogger(__name__)
 
@@ -43,29 +41,43 @@ KILL_SECONDS = 0.1
 """Between the two cancellations that kill a program."""
 
 
-class Places(Protocol):
+class RunFiles(Protocol):
     """Where a run's files go (turbo.host.state_dir)."""
 
     def work_dir(self, task_id: str) -> Path: ...
     def log_path(self, task_id: str, attempt: int, token: int) -> Path: ...
 
 
+class Reviewer(Protocol):
+    """Sees each outcome before it is written (accounts, executor availability)."""
+
+    async def review(self, run: Running, outcome: Outcome) -> Outcome:
+        """The outcome to go on with: the same, or for example a failure of the task instead of its account."""
+        ...
+
+
+class RunObserver(Protocol):
+    """Follows the runs (progress)."""
+
+    def progress(self, run: Running, progress: Progress) -> None: ...
+    def run_ended(self, task: Task) -> None: ...
+
+
+class RunLocks(Protocol):
+    """What a run holds until its program is gone (turbo.executors.exclusive_directories)."""
+
+    def run_ended(self, fencing_token: int) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Exponential backoff with full jitter: uniform in [0, min(max, base * 2^tries)], seconds."""
+    """Exponential backoff with full jitter: uniform in [0, min(max, base * 2^attempts)], seconds."""
 
     base_seconds: float = 2.0
     max_seconds: float = 300.0
 
-    def delay(self, tries: int) -> float:
-        return random.uniform(0.0, min(self.max_seconds, self.base_seconds * 2 ** min(tries, 30)))
-
-
-AfterRun = Callable[[Running, Outcome], Awaitable[Outcome]]
-
-
-async def _as_it_is(_run: Running, outcome: Outcome) -> Outcome:
-    return outcome
+    def delay(self, attempts: int) -> float:
+        return random.uniform(0.0, min(self.max_seconds, self.base_seconds * 2 ** min(attempts, 30)))
 
 
 class Runner:
@@ -74,32 +86,35 @@ class Runner:
         worker_id: str,
         executors: Mapping[str, Executor],
         routes: Mapping[str, str],
-        queue: Queue,
+        store: ResultStore,
         slots: Slots,
-        finisher: Completer,
-        places: Places,
-        metrics: Metrics,
+        wakeups: WakeUps,
+        completer: Completer,
+        files: RunFiles,
+        reviewers: Sequence[Reviewer],
+        observer: RunObserver,
+        locks: RunLocks,
         retry: RetryPolicy,
-        slot_freed: Callable[[bool], None],
+        metrics: Metrics,
         crashed: Crashed,
     ) -> None:
+        """`reviewers` see an outcome in this order."""
         self._worker_id = worker_id
         self._executors = executors
         self._routes = routes
-        self._queue = queue
+        self._store = store
         self._slots = slots
-        self._finisher = finisher
-        self._places = places
-        self._metrics = metrics
+        self._wakeups = wakeups
+        self._completer = completer
+        self._files = files
+        self._reviewers = tuple(reviewers)
+        self._observer = observer
+        self._locks = locks
         self._retry = retry
-        self._slot_freed = slot_freed
-        self._runs = Background(crashed)
+        self._metrics = metrics
+        self._runs = Jobs(crashed)
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
         self._killing = False
-        self.after_run: AfterRun = _as_it_is  # accounts look at an outcome before it is written
-        self.progress: Callable[[Running, Progress], None] = lambda _run, _progress: None
-        self.run_ended: Callable[[Task], None] = lambda _task: None  # its program is gone
-        self.put_off: Callable[[float], None] = lambda _seconds: None  # a task is due again in so many seconds
 
     # ── starting and stopping ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -111,21 +126,21 @@ class Runner:
         self._slots.take(run)
         self._runs.start(self._run(run, executor), "run of a task")
 
-    def stop(self, held: ClaimRef, cause: StopCause) -> None:
+    def stop(self, claim: ClaimRef, cause: StopCause) -> None:
         """Ask one run to end; it frees its slot once its program is gone."""
-        run = self._slots.running.get(held)
+        run = self._slots.running.get(claim)
         if run is not None and not run.stop.is_set():
             log.info("stopping: %s", cause, extra=_fields(run.task))
             run.stop.set(cause)
 
     def stop_all(self, cause: StopCause) -> None:
-        for held in list(self._slots.running):
-            self.stop(held, cause)
+        for claim in list(self._slots.running):
+            self.stop(claim, cause)
 
     def kill_all(self) -> int:
-        """End the programs that still run without any more grace. How many there were."""
+        """End the programs that still run, without further grace. Returns how many there were."""
         self._killing = True
-        self._cancel_executing()  # TERM and its grace once more; the second cancellation is a KILL (turbo.process.running)
+        self._cancel_executing()  # TERM and its grace once more; the second cancellation is a KILL (turbo.process)
         asyncio.get_running_loop().call_later(KILL_SECONDS, self._cancel_executing)
         return len(self._executing)
 
@@ -146,9 +161,10 @@ class Runner:
             log.info("started", extra=_fields(task))
         try:
             outcome = await self._until_gone(run, executor)
-            outcome = await self.after_run(run, outcome)
-        except Snooze as wait:
-            await self._put_off(run, wait)
+            for reviewer in self._reviewers:
+                outcome = await reviewer.review(run, outcome)
+        except Snooze as snooze:
+            await self._snooze(run, snooze)
             return
         except asyncio.CancelledError:
             self._free(run, unrecorded=False)
@@ -158,24 +174,15 @@ class Runner:
         if outcome.kind is OutcomeKind.CANCELLED and run.stop.cause in (StopCause.DRAIN, StopCause.LOST):
             await self._give_up(run, outcome)
             return
-        level = logging.DEBUG if not durable else logging.INFO
-        if log.isEnabledFor(level):
-            log.log(
-                level,
-                "%s in %.1f s%s",
-                outcome.kind.value,
-                seconds,
-                f": {outcome.error}" if outcome.error else "",
-                extra=_fields(task),
-            )
+        _log_end(task, outcome, seconds, logging.INFO if durable else logging.DEBUG)
         result = self._result(run, outcome, seconds)
         # Known until it is recorded: the slot is not free before the result is safe.
         self._slots.unrecorded.add(run.claim)
-        await self._finisher.hand_over(result, durable=durable)
+        await self._completer.submit(result, durable=durable)
         self._free(run, unrecorded=True)
 
     async def _until_gone(self, run: Running, executor: Executor | None) -> Outcome:
-        """Execute it. A run that was killed is as one that was asked to end, and did."""
+        """Execute it. A run that was killed counts as one that was asked to end, and did."""
         job = asyncio.current_task()
         assert job is not None
         self._executing[run.claim] = job
@@ -211,11 +218,11 @@ class Runner:
             return await executor.run(
                 Run(
                     task=task,
-                    work_dir=lambda: self._places.work_dir(task.task_id),
-                    log_path=lambda: self._places.log_path(task.task_id, task.attempt, task.fencing_token),
+                    work_dir=lambda: self._files.work_dir(task.task_id),
+                    log_path=lambda: self._files.log_path(task.task_id, task.attempt, task.fencing_token),
                     stop=run.stop,
                     started=started,
-                    progress=lambda progress: self.progress(run, progress),
+                    progress=lambda progress: self._observer.progress(run, progress),
                     session_started=session,
                 )
             )
@@ -223,44 +230,47 @@ class Runner:
             raise
         except OSError as error:
             return Outcome.infrastructure(f"{type(error).__name__}: {error}")
-        except Exception as error:  # an executor's own defect must cost this task a try, not the worker its life
+        except Exception as error:  # an executor's defect must cost this task an attempt, not the worker its life
             log.exception("executor %s failed", executor.name, extra=_fields(task))
             return Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
 
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
-        """A drain hands the task back uncounted. A lost lease leaves nothing to write: the claim is somebody else's."""
+        """A drain gives the task back uncounted. A lost lease leaves nothing to write: another worker has the claim."""
         if run.stop.cause is StopCause.DRAIN:
-            await self._release(run, "drain", _session(run, outcome))
+            await self._release(run, StopCause.DRAIN, _session(run, outcome))
         self._free(run, unrecorded=False)
 
-    async def _put_off(self, run: Running, wait: Snooze) -> None:
-        """It could not even begin. No try, and the slot is for others meanwhile."""
-        released = await self._release(run, str(wait), None, delay=wait.seconds)
+    async def _snooze(self, run: Running, snooze: Snooze) -> None:
+        """It could not even begin. Uncounted, and the slot is for other tasks meanwhile."""
+        released = await self._release(run, str(snooze), None, delay=snooze.seconds)
         self._free(run, unrecorded=False)
         if released:
-            self.put_off(wait.seconds)
+            self._wakeups.due_in(snooze.seconds)
 
     async def _release(self, run: Running, why: str, session_id: str | None, *, delay: float = 0.0) -> bool:
-        backoff = Backoff()
+        outage = db.outage(log, "cannot release a task", "released", level=logging.DEBUG)
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
             try:
-                await self._queue.release([(run.claim, session_id)], why, delay=delay)
+                await self._store.release([(run.claim, session_id)], why, delay=delay)
                 log.info("released: %s", why, extra=_fields(run.task))
                 return True
-            except (psycopg.Error, OSError) as error:
-                if time.monotonic() > deadline or isinstance(error, LaneClosed):
+            except db.DATABASE_ERRORS as error:
+                if time.monotonic() > deadline or isinstance(error, db.LaneClosed):
                     log.warning(
                         "could not release, the fleet will rescue it: %s", db.reason(error), extra=_fields(run.task)
                     )
                     return False
-                await asyncio.sleep(backoff.next())
+                await outage.wait(error)
 
     def _free(self, run: Running, *, unrecorded: bool) -> None:
-        self.run_ended(run.task)
-        # The finisher may have recorded it already, between the hand-over and here.
+        self._locks.run_ended(run.task.fencing_token)
+        # The completer may have recorded it already, between the submission and here.
         self._slots.give_back(run.claim, unrecorded=unrecorded and run.claim in self._slots.unrecorded)
-        self._slot_freed(run.task.concurrency_key is not None)
+        self._wakeups.slot_freed(key=run.task.concurrency_key is not None)
+        self._observer.run_ended(run.task)
+
+    # ── the result ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _measure(self, run: Running, outcome: Outcome, seconds: float) -> None:
         labels = (run.task.queue, run.executor, outcome.kind.value)
@@ -271,41 +281,19 @@ class Runner:
 
     def _result(self, run: Running, outcome: Outcome, seconds: float) -> RunResult:
         task = run.task
-        output: dict[str, object] = {
-            "output": outcome.output,
-            "execution_time": round(seconds, 6),
-            "worker_id": self._worker_id,
-        }
-        if outcome.truncated:
-            output["truncated"] = True
-        if outcome.usage:
-            output["usage"] = [
-                {
-                    "model": u.model,
-                    "input_tokens": u.input_tokens,
-                    "output_tokens": u.output_tokens,
-                    "cache_read_tokens": u.cache_read_tokens,
-                    "cache_write_tokens": u.cache_write_tokens,
-                    "cost_usd": u.cost_usd,
-                }
-                for u in outcome.usage
-            ]
-        if outcome.log:
-            output["log"] = outcome.log
-        output.update(outcome.extra)
         detail: dict[str, object] = {"executor": run.executor, "attempt": task.attempt}
         if "workspace" in outcome.extra:
             detail["workspace"] = outcome.extra["workspace"]
-        tries = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
+        attempts = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         result = RunResult(
             task_id=task.task_id,
             fencing_token=task.fencing_token,
             outcome=outcome.kind.value,
-            output=output,
+            output=self._output_data(outcome, seconds),
             error=outcome.error,
             failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
             execution_ms=int(seconds * 1000),
-            retry_delay_seconds=0.0 if outcome.kind is OutcomeKind.SUCCEEDED else self._retry.delay(tries),
+            retry_delay_seconds=0.0 if outcome.kind is OutcomeKind.SUCCEEDED else self._retry.delay(attempts),
             final=outcome.final,
             uncounted=outcome.uncounted,
             agent_session_id=_session(run, outcome),
@@ -314,22 +302,35 @@ class Runner:
             executor=run.executor,
             detail=detail,
         )
-        # What came from outside may hold what the database cannot. Of nothing there is nothing to look through.
+        # What came from outside may hold what the database cannot store. An empty result holds nothing.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
         return sanitize_result(result) if foreign or outcome.usage else result
 
-    def recorded(self, result: RunResult, answer: ResultAnswer) -> float | None:
-        """The finisher's answer. Returns in how many seconds the task is due again, if it was put off."""
-        if answer.verdict != "recorded" or answer.becomes not in ("scheduled", "pending"):
-            return None
-        if result.outcome != OutcomeKind.CANCELLED.value:
-            self._metrics.retries.labels(result.queue, result.failure_kind or FailureKind.ERROR.value).inc()
-        return result.retry_delay_seconds if answer.becomes == "scheduled" else None
+    def _output_data(self, outcome: Outcome, seconds: float) -> dict[str, object]:
+        output: dict[str, object] = {
+            "output": outcome.output,
+            "execution_time": round(seconds, 6),
+            "worker_id": self._worker_id,
+        }
+        if outcome.truncated:
+            output["truncated"] = True
+        if outcome.usage:
+            output["usage"] = [asdict(usage) for usage in outcome.usage]
+        if outcome.log:
+            output["log"] = outcome.log
+        output.update(outcome.extra)
+        return output
 
 
 def _session(run: Running, outcome: Outcome) -> str | None:
-    """The session a retry may resume; '' when it must not resume any (the executor's last word counts)."""
+    """The session that a retry may resume; '' when it must not resume any (the executor's last word counts)."""
     return run.session_id if outcome.session_id is None else outcome.session_id
+
+
+def _log_end(task: Task, outcome: Outcome, seconds: float, level: int) -> None:
+    if log.isEnabledFor(level):
+        error = f": {outcome.error}" if outcome.error else ""
+        log.log(level, "%s in %.1f s%s", outcome.kind.value, seconds, error, extra=_fields(task))
 
 
 def _fields(task: Task) -> dict[str, object]:

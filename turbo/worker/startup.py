@@ -1,25 +1,28 @@
-"""Before the first claim: the database is there, its schema fits, and what dead workers of this host left is seen to.
+"""Start-up: the database is there, its schema fits, and what dead workers of this host left has been dealt with.
 
-    schema fits? ──▶ the dead: programs ended, results replayed, tasks rescued ──▶ registered ──▶ accounts known
-        └──────── any of it fails: say it once, wait (however long), begin again ◀────────┘
+    schema fits? ──▶ dead workers: programs ended, results sent again, tasks rescued ──▶ registered ──▶ accounts known
+        └──────── any of it fails: log it once, wait (however long), begin again ◀────────┘
 
-Every step can be repeated. Nothing is claimed before all of it is done, so a task that a dead worker of this host had in
-hand is not begun again while its program still runs, or while its result lies in a spool.
+Every step can be repeated. Nothing is claimed before all of it is done: a task that a dead worker of this host held must not
+begin again while its program still runs, or while its result lies in a spool.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
-
-import psycopg
 
 from turbo import db, migrate
-from turbo.db.claim_store import Queue
-from turbo.db.connect import Backoff, Lane
+from turbo.accounts.manager import AccountManager
+from turbo.db.lane import Lane
+from turbo.domain.states import RescueReason
 from turbo.host.spool import Spool
 from turbo.host.state_dir import StateDir
 from turbo.process.reaper import end_leftovers
+from turbo.runtime.outage import Outage
+from turbo.runtime.service import LoopService
+from turbo.worker.completer import Completer
+from turbo.worker.presence import WorkerPresence
+from turbo.worker.rescuer import Rescuer
 
 log = logging.getLogger(__name__)
 
@@ -32,61 +35,57 @@ class SchemaMismatch(Exception):
         self.fit = fit
 
 
-class Startup:
+class Startup(LoopService):
+    """`started` is set once all of it is done; the service ends there."""
+
+    name = "start-up"
+
     def __init__(
         self,
-        queue: Queue,
         lane: Lane,
         state: StateDir,
         spool: Spool,
+        completer: Completer,
+        rescuer: Rescuer,
+        presence: WorkerPresence,
+        accounts: AccountManager,
         *,
         host: str,
         dsn: str,
-        replay: Callable[[], "Awaitable[Counter[str]]"],
-        rescue: Callable[[str], Awaitable[None]],
-        register: Callable[[], Awaitable[None]],
-        learn: Callable[[], Awaitable[None]],
     ) -> None:
-        """`replay` sends what `spool`, this worker's own, holds, and counts the answers; `rescue(reason)` takes back what
-        declared-dead workers held; `register` writes this worker's row; `learn` reads which accounts are closed."""
-        self._queue = queue
+        """`spool` is this worker's own."""
+        super().__init__()
         self._lane = lane
         self._state = state
         self._spool = spool
+        self._completer = completer
+        self._rescuer = rescuer
+        self._presence = presence
+        self._accounts = accounts
         self._host = host
         self._dsn = dsn
-        self._replay = replay
-        self._rescue = rescue
-        self._register = register
-        self._learn = learn
 
     async def run(self) -> None:
         """Returns when all is done; waits for the database as long as it takes."""
-        backoff = Backoff()
-        said: str | None = None
+        outage = Outage(
+            log,
+            "cannot start",
+            "the database is there",
+            lasting=_lasting,
+            kind=_kind,
+            reason=lambda error: _reason(error, self._dsn),
+        )
         while True:
             try:
                 await self._check_schema()
-                await self._adopt_the_dead()
-                await self._register()
-                await self._learn()
+                await self._recover_dead_workers()
+                await self._presence.register()
+                await self._accounts.learn()
                 break
-            except (psycopg.Error, OSError, SchemaMismatch) as error:
-                said = self._say(error, said)
-                await asyncio.sleep(backoff.next())
-        if said is not None:
-            log.info("the database is there")
-
-    def _say(self, error: Exception, said: str | None) -> str:
-        """A line per kind of trouble (a migration under way shows several versions). The kind that was said last."""
-        if isinstance(error, psycopg.Error) and not db.is_transient(error):
-            log.error("cannot start: %s", db.reason(error))
-        mismatch = isinstance(error, SchemaMismatch)
-        kind = error.fit if isinstance(error, SchemaMismatch) else type(error).__name__
-        if said != kind:
-            what = "" if mismatch else f"waiting for the database at {db.describe(self._dsn)}: "
-            log.warning("%s%s", what, db.reason(error))
-        return kind
+            except (*db.DATABASE_ERRORS, SchemaMismatch) as error:
+                await outage.wait(error)
+        outage.over()
+        self.started.set()
 
     async def _check_schema(self) -> None:
         async with self._lane.use() as connection:
@@ -94,8 +93,8 @@ class Startup:
         if fit is not migrate.SchemaFit.OK:
             raise SchemaMismatch(fit, text)
 
-    async def _adopt_the_dead(self) -> None:
-        """End what dead siblings of this host left running, replay their results, give back the rest."""
+    async def _recover_dead_workers(self) -> None:
+        """End what dead siblings of this host left running, send their results again, and give back the rest."""
         dead = self._state.dead_workers()
         try:
             for home in dead:
@@ -106,13 +105,36 @@ class Startup:
                 await asyncio.to_thread(self._spool.adopt, Spool(home.spool))
             if not dead:
                 return
-            if tally := await self._replay():
-                said = ", ".join(f"{n} {verdict}" for verdict, n in sorted(tally.items()))
-                log.info("results of earlier workers sent again: %s", said)
-            if await self._queue.bury([home.worker_id for home in dead], self._host):
-                await self._rescue("worker_restarted")
+            await self._replay()
+            if await self._rescuer.mark_dead([home.worker_id for home in dead], self._host):
+                await self._rescuer.rescue(RescueReason.WORKER_RESTARTED)
             for home in dead:
                 home.remove()
         finally:
             for home in dead:
-                home.close()  # else nobody could adopt it as long as this process lives
+                home.close()  # else no other worker could adopt it as long as this process lives
+
+    async def _replay(self) -> None:
+        entries = await asyncio.to_thread(lambda: [*self._spool.pending(), *self._spool.recently_done()])
+        replayed: Counter[str] = await self._completer.replay(entries, None)
+        if replayed:
+            answers = ", ".join(f"{count} {verdict}" for verdict, count in sorted(replayed.items()))
+            log.info("results of earlier workers sent again: %s", answers)
+
+
+def _lasting(error: BaseException) -> bool:
+    """A migration under way changes the schema within seconds; a revoked privilege stays revoked."""
+    return not isinstance(error, SchemaMismatch) and db.is_lasting(error)
+
+
+def _kind(error: BaseException) -> str:
+    """A migration under way shows several versions: one line for each verdict."""
+    return str(error.fit) if isinstance(error, SchemaMismatch) else db.kind(error)
+
+
+def _reason(error: BaseException, dsn: str) -> str:
+    if isinstance(error, SchemaMismatch):
+        return str(error)
+    if db.is_lasting(error):
+        return db.reason(error)
+    return f"waiting for the database at {db.describe(dsn)}: {db.reason(error)}"

@@ -23,7 +23,7 @@ from turbo.host.file_lock import try_lock
 from turbo.process.directory_lock import DirectoryLock, lock_path
 from turbo.process.environment import ChildEnvironment
 from turbo.process.journal import Journal
-from turbo.runtime.service import Service
+from turbo.runtime.service import LoopService
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
@@ -51,7 +51,7 @@ class Candidate:
     size: int
 
 
-class WorkspaceRetention(Service):
+class WorkspaceRetention(LoopService):
     name = "workspace sweep"
 
     def __init__(
@@ -73,6 +73,7 @@ class WorkspaceRetention(Service):
         self._said: set[str] = set()
 
     async def run(self) -> None:
+        self.started.set()
         while True:
             # Not at the start: a worker that is started every minute must not sweep every minute.
             await asyncio.sleep(self._every * random.uniform(0.5, 1.0))

@@ -29,8 +29,8 @@ from turbo.cli.live.log import LogScreen
 from turbo.cli.live.table import ScreenTable
 from turbo.cli.output import visible
 from turbo.client.models import Changed
-from turbo.db.connect import Backoff
 from turbo.observability.log import scrub
+from turbo.runtime.backoff import Backoff
 
 SILENT_SECONDS = 3.0
 """Without an answer for so long, the screen says that it is old."""

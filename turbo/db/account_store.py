@@ -1,0 +1,110 @@
+"""Statements about accounts: the rows behind their breakers (turbo.accounts)."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from turbo.db.lane import Lane
+from turbo.db.store import Store
+from turbo.domain.states import AccountState, PauseReason
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """A breaker as the table has it.
+
+    `seconds`: until it may be probed (the end of a pause, or of a prober's lease), None for never. `probed`: a good probe
+    was the last to open it, not a person. `cleared`: a good probe began after the moment that was asked about.
+    """
+
+    account: str
+    host: str
+    state: AccountState
+    reason: PauseReason | None
+    seconds: float | None
+    probed: bool = False
+    cleared: bool = False
+
+
+class AccountStore(Store):
+    """Bound to one worker on one host. `host` '*' in a call names the row of every host."""
+
+    def __init__(self, lane: Lane, worker_id: str, host: str) -> None:
+        super().__init__(lane)
+        self._worker_id = worker_id
+        self._host = host
+
+    async def rows(self, account: str, since: datetime | None = None) -> tuple[AccountRow, ...]:
+        """The row of this host and that of every host. `since`: the database's moment that `cleared` asks about."""
+        parameters = {"account": account, "host": self._host, "since": since}
+        return tuple(
+            AccountRow(name, host, AccountState(state), _reason(reason), seconds, probed, cleared)
+            for name, host, state, reason, seconds, probed, cleared in await self._rows("accounts/rows", parameters)
+        )
+
+    async def suspect(self, account: str, *, why: str | None, fresh: float, last: float) -> datetime:
+        """Close the account on this host until a probe has decided. Returns the database's moment of the suspicion.
+
+        A good probe within `fresh` seconds stands against it. Failures older than `last` seconds are forgotten."""
+        found: datetime = await self._one(
+            "accounts/suspect", account=account, host=self._host, why=why, fresh=fresh, last=last
+        )
+        return found
+
+    async def limit(
+        self,
+        account: str,
+        host: str,
+        *,
+        resets_at: float | None,
+        shortest: float,
+        longest: float,
+        unknown: float,
+        jitter: float,
+        why: str | None,
+    ) -> bool:
+        """Close the account until its reset (`resets_at`, Unix seconds; `unknown` seconds from now without one), clamped
+        between `shortest` and `longest` seconds and `jitter` seconds late. True: this call closed it."""
+        return bool(
+            await self._one(
+                "accounts/limit",
+                account=account,
+                host=host,
+                resets_at=resets_at,
+                shortest=shortest,
+                longest=longest,
+                unknown=unknown,
+                jitter=jitter,
+                why=why,
+            )
+        )
+
+    async def become_prober(self, account: str, host: str, *, lease: float) -> AccountState | None:
+        """Take the row for `lease` seconds, to probe the account. None: another worker has it, or no probe is due."""
+        state = await self._one("accounts/probe", account=account, host=host, lease=lease)
+        return None if state is None else AccountState(state)
+
+    async def good(self, account: str, host: str, *, forget: bool) -> bool:
+        """The probe was good: open. `forget`: earlier failures no longer lengthen the backoff. False: not our word."""
+        return await self._one("accounts/good", account=account, host=host, forget=forget) is not None
+
+    async def bad(self, account: str, host: str, *, first: float, last: float, jitter: float, why: str) -> float | None:
+        """The probe was bad: closed for a backoff between `first` and `last` seconds. Returns the seconds; None: not our
+        word."""
+        seconds = await self._one(
+            "accounts/bad", account=account, host=host, first=first, last=last, jitter=jitter, why=why
+        )
+        return None if seconds is None else float(seconds)
+
+    async def hand_back(self, account: str, host: str) -> None:
+        """This worker cannot probe the account: another host's worker may."""
+        await self._one("accounts/hand_back", account=account, host=host)
+
+    async def _one(self, name: str, **parameters: object) -> Any:
+        """The first column of the row that a statement returns; None when it changed nothing."""
+        found = await self._rows(name, {"worker": self._worker_id, **parameters})
+        return found[0][0] if found else None
+
+
+def _reason(text: str | None) -> PauseReason | None:
+    return None if text is None else PauseReason(text)

@@ -1,0 +1,96 @@
+"""What an error from PostgreSQL means: whether waiting helps, and one line about it."""
+
+import asyncio
+import logging
+
+import psycopg
+from psycopg import conninfo
+
+from turbo.runtime.backoff import Backoff
+from turbo.runtime.outage import Outage
+
+DATABASE_ERRORS = (psycopg.Error, OSError)
+"""What a statement may raise: the server's and the client's errors, and a deadline (TimeoutError is an OSError)."""
+
+TRANSIENT_CLASSES = ("08", "53", "58")
+TRANSIENT_CODES = frozenset(
+    {
+        "57P01",
+        "57P02",
+        "57P03",
+        "57P05",
+        "57014",
+        "25006",
+        "25P03",
+        "25P04",
+        "40001",
+        "40003",
+        "40P01",
+        "55P03",
+        "55006",
+    }
+)
+"""SQLSTATEs after which the same statement may succeed later: connection, resources, system errors; shutdown, crash and
+start-up (57P04, a dropped database, is none of them); a cancelled statement; a primary that is still read-only just after
+its promotion; serialisation, deadlock, locks."""
+
+
+class LaneClosed(psycopg.OperationalError):
+    """The worker leaves, and its lane has ended: trying again is in vain."""
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether waiting can help: the database is away, busy, or changing its primary."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return True
+    if not isinstance(error, psycopg.Error):
+        return False
+    if error.sqlstate is None:  # raised by the client: no connection, connection lost
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    return error.sqlstate in TRANSIENT_CODES or error.sqlstate.startswith(TRANSIENT_CLASSES)
+
+
+def describe(dsn: str) -> str:
+    """Where a DSN points, for messages: `host:port/dbname`, never a password."""
+    try:
+        known = conninfo.conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        return "an unreadable DSN"
+    host, port = str(known.get("host") or "the default host"), known.get("port")
+    return f"{host}{f':{port}' if port else ''}/{known.get('dbname') or ''}"
+
+
+def reason(error: BaseException) -> str:
+    """One line of what went wrong, for a log."""
+    text = " ".join(str(error).split())
+    return text[:300] or type(error).__name__
+
+
+def why_unreachable(error: BaseException) -> str:
+    """One line of why no session could be had, and what to look at."""
+    said = reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0].rstrip(".")
+    if "does not exist" in said and "database" in said:
+        return f"{said}: create it first (createdb, or CREATE DATABASE)"
+    if "FATAL" in said or "session is read-only" in said:  # it is there, and says no
+        return said
+    return f"{said}. Is it running?"
+
+
+def outage(
+    logger: logging.Logger, failing: str, back: str, *, level: int = logging.WARNING, backoff: Backoff | None = None
+) -> Outage:
+    """An Outage for work on the database. Its log lines go to `logger` and begin with `failing` and `back`."""
+    return Outage(logger, failing, back, lasting=is_lasting, kind=kind, reason=reason, level=level, backoff=backoff)
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Whether waiting alone will not help: a revoked privilege, a missing column."""
+    return isinstance(error, psycopg.Error) and not is_transient(error)
+
+
+def kind(error: BaseException) -> str:
+    """Waiting for a server shows several errors in turn (refused, starting up, read-only): one kind. Others are told
+    apart by SQLSTATE."""
+    if not is_lasting(error):
+        return "away"
+    return str(getattr(error, "sqlstate", None) or type(error).__name__)

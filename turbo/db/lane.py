@@ -1,0 +1,154 @@
+"""A lane: one connection with one user at a time, opened on demand and discarded after any connection error.
+
+    closed ──use──▶ open ──connection error, or no answer within the deadline──▶ closed ──use──▶ open …
+                     └── end_in, over: the worker leaves ──▶ ended: every further use raises LaneClosed
+
+Its users retry with a Backoff capped at one second: a pool's own reconnect delays grow past a minute, while a new primary
+has been taking writes for most of it (docs/adr/0002).
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import psycopg
+
+from turbo.db.connect import Connection, cut, open_session
+from turbo.db.errors import LaneClosed, is_transient
+
+PLAN_SETTINGS = (
+    "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
+)
+"""For prepared statements, on sessions that are known to be this worker's own (behind a transaction pooler they would be
+left to strangers). A plan made while a table was small is kept until its next ANALYZE; made with a sequential scan, or by
+an index of all pending rows, it would make every claim cost the whole backlog for the first minutes of a burst."""
+
+
+class LaneObserver(Protocol):
+    """Who wants to know of a lane's sessions (turbo.worker.recovery_gate)."""
+
+    def opened(self, server: str) -> None: ...
+    def failed(self, error: Exception, connecting: bool) -> None: ...
+
+
+class Lane:
+    """One connection with one user at a time. A connection that failed is closed; the next use opens a new one, until
+    the lane has ended (`end_in`, `over`)."""
+
+    def __init__(
+        self, dsn: str, application_name: str, watches: LaneObserver | None = None, *, deadline: float = 60.0
+    ) -> None:
+        """`deadline`: seconds that a use may take, unless it says otherwise."""
+        self._dsn = dsn
+        self._application_name = application_name
+        self._watches = watches
+        self._deadline = deadline
+        self._connection: Connection | None = None
+        self._server = ""
+        self._turn = asyncio.Lock()
+        self._tuned = False
+        self._used_since: float | None = None  # monotonic
+        self._opening: asyncio.Timeout | None = None
+        self._ends = math.inf  # monotonic
+        self.prepare = False
+
+    async def open(self) -> None:
+        """Open the connection if there is none, for what must be known of the server before a statement is sent."""
+        if self._connection is None or self._connection.closed:
+            async with self._turn:
+                await self._opened()
+
+    async def _opened(self) -> Connection:
+        if time.monotonic() >= self._ends:
+            raise LaneClosed("this worker is leaving, and has waited long enough for the database")
+        if self._connection is None or self._connection.closed:
+            try:
+                async with asyncio.timeout(None) as self._opening:
+                    self._connection, self._server = await open_session(self._dsn, self._application_name)
+            except (psycopg.Error, OSError) as error:
+                self._failed(error, connecting=True)
+                raise
+            finally:
+                self._opening = None
+            self._tuned = False
+            if self._watches is not None:
+                self._watches.opened(self._server)
+        return self._connection
+
+    def _failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None:
+        if self._watches is not None:
+            self._watches.failed(error, connecting)
+
+    @asynccontextmanager
+    async def use(self, deadline: float | None = None) -> AsyncIterator[Connection]:
+        """The lane's connection, for one statement or one transaction.
+
+        A use that takes longer than `deadline` seconds loses its connection (a frozen server would hold it for ever) and
+        sees OperationalError. Any exception that leaves the block discards the connection unless it is still sound.
+        """
+        async with self._turn:
+            connection = await self._opened()
+            connection.prepare_threshold = 0 if self.prepare else None
+            timer = asyncio.get_running_loop().call_later(deadline or self._deadline, cut, connection)
+            self._used_since = time.monotonic()
+            try:
+                if self.prepare and not self._tuned:
+                    await connection.execute(PLAN_SETTINGS)
+                    self._tuned = True
+                yield connection
+            except BaseException as error:
+                if not isinstance(error, psycopg.Error) or connection.broken or is_transient(error):
+                    if isinstance(error, psycopg.Error):
+                        self._failed(error, connecting=False)
+                    self._connection = None
+                    await connection.close()
+                raise
+            finally:
+                timer.cancel()
+                self._used_since = None
+
+    def leave(self, moved_to: str | None, waiting: float = 0.0) -> None:
+        """The database is on server `moved_to` now: who waits for an answer of another gets an error at once. None:
+        whoever has waited for `waiting` seconds."""
+        waited = 0.0 if self._used_since is None else time.monotonic() - self._used_since
+        if self._connection is not None and self._server != moved_to and waited >= waiting:
+            cut(self._connection)
+
+    def end_in(self, seconds: float) -> None:
+        """Its last `seconds`: then whoever still waits for an answer gets an error, and so does every later use. Of
+        several such moments the first one counts."""
+        ends = time.monotonic() + seconds
+        if ends < self._ends:
+            self._ends = ends
+            if seconds > 0:
+                asyncio.get_running_loop().call_later(seconds, self._end)
+            else:
+                self._end()
+
+    def _end(self) -> None:
+        self._ends = min(self._ends, time.monotonic())
+        if self._opening is not None:
+            self._opening.reschedule(asyncio.get_running_loop().time())
+        if self._connection is not None:
+            cut(self._connection)
+
+    @asynccontextmanager
+    async def idle(self) -> AsyncIterator[None]:
+        """Nobody waits for an answer on this lane within the block: its user may be cancelled. (The cancelling of a
+        psycopg call waits for the server, see `cut`.)"""
+        async with self._turn:
+            yield
+
+    async def over(self) -> None:
+        """End it now. When this returns, whoever used it has got the error."""
+        self.end_in(0.0)
+        async with self.idle():
+            pass
+
+    async def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()

@@ -1,0 +1,87 @@
+"""Statements of retention: what is old enough, and its deletion (turbo.maintenance.row_retention)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from turbo.db.lane import Lane
+from turbo.db.store import Row, Store
+
+STATEMENT_SECONDS = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionAges:
+    """Seconds after which a finished task or an audit row is deleted; None keeps it for ever."""
+
+    completed: float | None = None
+    failed: float | None = None
+    cancelled: float | None = None
+    actions: float | None = None
+
+    @property
+    def any_task(self) -> bool:
+        return any(age is not None for age in (self.completed, self.failed, self.cancelled))
+
+
+@dataclass(frozen=True, slots=True)
+class DueTasks:
+    """One look at finished tasks: ids that are old enough, how many rows were read, and where the next look begins."""
+
+    task_ids: list[str]
+    read: int
+    after: object
+    after_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedTasks:
+    completed: int
+    failed: int
+    cancelled: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedActions:
+    """One batch of the audit trail: rows read and deleted, the last row's place, and the table's pages."""
+
+    read: int
+    deleted: int
+    last: str
+    pages: int
+
+
+class RetentionStore(Store):
+    def __init__(self, lane: Lane, ages: RetentionAges) -> None:
+        super().__init__(lane)
+        self.ages = ages
+
+    async def audit_trail_is_partitioned(self) -> bool:
+        (row,) = await self._ask("partitioned")
+        return bool(row[0])
+
+    async def due_tasks(self, after: object, after_id: str | None, limit: int) -> DueTasks:
+        """Read up to `limit` finished tasks after a place (`after`: a timestamp, `after_id`: a task's id)."""
+        (row,) = await self._ask("due", after=after, after_id=after_id, limit=limit)
+        return DueTasks(*row)
+
+    async def delete_tasks(self, task_ids: Sequence[str]) -> DeletedTasks:
+        """Delete those that are still old enough. Raises psycopg.Error, of which IntegrityError and RaiseException are
+        about one of the rows."""
+        (row,) = await self._ask("tasks", task_id=list(task_ids))
+        return DeletedTasks(*row[:3])
+
+    async def delete_actions(self, after: str, to_page: int, limit: int) -> DeletedActions:
+        """Delete from the audit trail between a place (`after`: a ctid as text) and a page, `limit` rows at most."""
+        (row,) = await self._ask("actions", after=after, to_page=to_page, limit=limit)
+        return DeletedActions(*row[:4])
+
+    async def close(self) -> None:
+        """Close the connection until the next pass."""
+        await self._lane.close()
+
+    async def end(self) -> None:
+        """End the lane; a statement under way is cut off."""
+        await self._lane.over()
+
+    async def _ask(self, name: str, **parameters: object) -> list[Row]:
+        return await self._rows(f"retention/{name}", {**asdict(self.ages), **parameters}, STATEMENT_SECONDS)

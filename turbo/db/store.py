@@ -1,0 +1,43 @@
+"""What the stores have in common: statements of turbo/sql sent over one lane.
+
+A method of a store is one statement and one round trip; its guarantees are written in the statement's file. All of them
+are right with any number of workers at once, after a replay, and against rows that came past the triggers. Methods raise
+psycopg.Error and OSError (`db.DATABASE_ERRORS`); `db.is_transient` tells whether trying again may help.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from turbo.db.connect import Connection
+from turbo.db.lane import Lane
+from turbo.domain.claim import ClaimRef
+from turbo.sql import statement
+
+Row = tuple[Any, ...]
+
+
+class Store:
+    """Statements of one concern, over one lane."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+
+    async def _rows(self, name: str, parameters: Mapping[str, object], deadline: float | None = None) -> list[Row]:
+        async with self._lane.use(deadline) as connection:
+            return await rows(connection, name, parameters)
+
+    async def _run(self, name: str, parameters: Mapping[str, object]) -> None:
+        async with self._lane.use() as connection:
+            await connection.execute(statement(name), parameters)
+
+
+async def rows(connection: Connection, name: str, parameters: Mapping[str, object]) -> list[Row]:
+    """The rows that one statement returns, on any connection."""
+    cursor = await connection.execute(statement(name), parameters)
+    return await cursor.fetchall() if cursor.description else []
+
+
+def claim_columns(claims: Iterable[ClaimRef]) -> dict[str, object]:
+    """Claims as parameters: an array of ids, and one of tokens."""
+    items = list(claims)
+    return {"task_id": [c.task_id for c in items], "token": [c.token for c in items]}

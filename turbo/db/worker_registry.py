@@ -1,0 +1,137 @@
+"""Statements about workers: this worker's row and its beats, and what becomes of the tasks of dead ones."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg.rows import dict_row
+
+from turbo.db.connect import Connection
+from turbo.db.lane import Lane
+from turbo.db.result_store import INFRA_CAP
+from turbo.db.store import Store, rows
+from turbo.domain.states import RescueReason, TaskState, WorkerState
+from turbo.sql import statement
+
+SLOW_SECONDS = 60.0
+"""Deadline of statements that read much: counting a backlog, listing unfinished tasks."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """What a worker writes about itself in `agent_workers`. Intervals are in seconds."""
+
+    name: str
+    host: str
+    pid: int
+    version: str
+    slots: int
+    queues: tuple[str, ...]
+    labels: dict[str, str]
+    accounts: tuple[str, ...]
+    metrics_address: str | None
+    heartbeat_seconds: float
+    lease_seconds: float
+    poll_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rescued:
+    """A task taken back from the dead worker `was_on`, and its new status."""
+
+    task_id: str
+    queue: str
+    status: TaskState
+    was_on: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeatAnswer:
+    """What one beat brought back. `alive` False: the row is gone, or was marked dead; register again."""
+
+    alive: bool
+    leads: bool
+    died: tuple[str, ...]
+    to_rescue: bool
+
+
+class WorkerRegistry(Store):
+    """Bound to one worker."""
+
+    def __init__(self, lane: Lane, worker_id: str) -> None:
+        super().__init__(lane)
+        self._worker_id = worker_id
+
+    # ── this worker's row ───────────────────────────────────────────────────────────────────────────────────────────
+
+    async def register(self, row: WorkerRow, state: WorkerState) -> None:
+        parameters = {
+            "worker": self._worker_id,
+            "name": row.name,
+            "host": row.host,
+            "pid": row.pid,
+            "version": row.version,
+            "slots": row.slots,
+            "queues": list(row.queues),
+            "labels": json.dumps(row.labels),
+            "accounts": list(row.accounts),
+            "metrics_address": row.metrics_address,
+            "state": state,
+            "heartbeat": row.heartbeat_seconds,
+            "lease": row.lease_seconds,
+            "poll": row.poll_seconds,
+        }
+        await self._run("workers/register", parameters)
+
+    async def set_state(self, state: WorkerState) -> None:
+        await self._run("workers/state", {"worker": self._worker_id, "state": state})
+
+    async def set_idle(self, idle: bool) -> None:
+        await self._run("workers/idle", {"worker": self._worker_id, "idle": idle})
+
+    async def deregister(self) -> None:
+        """Remove the row, and give up the leader's lease."""
+        await self._run("workers/deregister", {"worker": self._worker_id})
+        await self._run("workers/resign", {"worker": self._worker_id})
+
+    # ── the tasks of dead workers ───────────────────────────────────────────────────────────────────────────────────
+
+    async def mark_dead(self, worker_ids: Sequence[str], host: str) -> list[str]:
+        """Mark siblings on this host dead whose process is known to be gone. Returns those the database knew."""
+        return [row[0] for row in await self._rows("workers/mark_dead", {"dead": list(worker_ids), "host": host})]
+
+    async def rescue(self, reason: RescueReason) -> list[Rescued]:
+        """Take back the tasks of dead workers, all passes."""
+        parameters = {"worker": self._worker_id, "infra_cap": INFRA_CAP, "reason": reason}
+        rescued: list[Rescued] = []
+        while True:
+            batch = [
+                Rescued(task_id, queue, TaskState(status), was_on)
+                for task_id, queue, status, was_on in await self._rows("tasks/rescue", parameters)
+            ]
+            rescued += batch
+            if not batch:
+                return rescued
+
+    async def unfinished(self) -> list[str]:
+        """The ids of tasks that have run and are not finished."""
+        return [row[0] for row in await self._rows("tasks/unfinished", {}, SLOW_SECONDS)]
+
+    # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def gauges(self) -> list[dict[str, object]]:
+        """The facts behind the fleet's gauges (observability.fleet_gauges)."""
+        async with self._lane.use(SLOW_SECONDS) as connection, connection.cursor(row_factory=dict_row) as cursor:
+            await cursor.execute(statement("workers/gauges"))
+            return await cursor.fetchall()
+
+    async def prune(self) -> None:
+        """Delete the rows of workers that died long ago."""
+        await self._run("workers/prune", {})
+
+
+async def beat(connection: Connection, worker_id: str, *, busy: int, may_lead: bool, leader_lease: float) -> BeatAnswer:
+    """One beat, on the heartbeat's connection. `leader_lease` in seconds."""
+    parameters = {"worker": worker_id, "busy": busy, "may_lead": may_lead, "leader_lease": leader_lease}
+    ((alive, leads, died, to_rescue, *_),) = await rows(connection, "workers/beat", parameters)
+    return BeatAnswer(bool(alive), bool(leads), tuple(died), bool(to_rescue))

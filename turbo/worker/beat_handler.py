@@ -1,0 +1,34 @@
+"""The beat handler: what each heartbeat brought back, handed to the parts that act on it. On the event loop."""
+
+import logging
+
+from turbo.db.lane import Lane
+from turbo.maintenance.leadership import Leadership
+from turbo.worker.heartbeat import BEAT_DEADLINE, Beat
+from turbo.worker.listener import Listener
+from turbo.worker.recovery import Recovery
+
+log = logging.getLogger(__name__)
+
+
+class BeatHandler:
+    def __init__(self, listener: Listener, lanes: tuple[Lane, ...], leadership: Leadership, recovery: Recovery) -> None:
+        """`lanes`: sessions that would wait in vain on a server the database has moved from."""
+        self._listener = listener
+        self._lanes = lanes
+        self._leadership = leadership
+        self._recovery = recovery
+
+    def __call__(self, beat: Beat) -> None:
+        if beat.moved_to is not None or beat.after_silence:
+            self._listener.leave(beat.moved_to)
+            for lane in self._lanes:
+                lane.leave(beat.moved_to, waiting=0.0 if beat.moved_to else BEAT_DEADLINE)
+        self._leadership.update(beat.answer.leads)
+        if beat.answer.died:
+            log.warning("marked dead, no beat within their lease: %s", ", ".join(beat.answer.died))
+        if not beat.answer.alive:
+            log.warning("the database marked this worker dead, or lost its row: registering again")
+            self._recovery.come_back()
+        if beat.answer.to_rescue:
+            self._recovery.rescue()

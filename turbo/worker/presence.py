@@ -1,0 +1,98 @@
+"""Worker presence: this worker's row in `agent_workers`, from registration to goodbye.
+
+    registered as up ──every account paused──▶ paused ──one is open──▶ up ──drain──▶ draining ──goodbye──▶ no row
+
+The row must say what is so: a worker whose row stayed `paused` after an outage would claim nothing more. So what changed is
+written until the database has taken it.
+"""
+
+import logging
+from dataclasses import replace
+
+from turbo import db
+from turbo.db.worker_registry import WorkerRegistry, WorkerRow
+from turbo.domain.states import WorkerState
+from turbo.observability.endpoint import Endpoint
+from turbo.runtime.service import LoopService
+from turbo.worker.claim_gate import ClaimGate
+from turbo.worker.lifecycle import Lifecycle
+from turbo.worker.wakeups import WakeUps
+
+log = logging.getLogger(__name__)
+
+
+class WorkerPresence(LoopService):
+    """`listening`: notifications are known to arrive. A deaf worker is never idle, nor is one that drains."""
+
+    name = "presence"
+
+    def __init__(
+        self,
+        registry: WorkerRegistry,
+        row: WorkerRow,
+        endpoint: Endpoint,
+        gate: ClaimGate,
+        wakeups: WakeUps,
+        lifecycle: Lifecycle,
+    ) -> None:
+        """`row`: what does not change; the metrics address is the endpoint's."""
+        super().__init__()
+        self._registry = registry
+        self._row = row
+        self._endpoint = endpoint
+        self._gate = gate
+        self._wakeups = wakeups
+        self._lifecycle = lifecycle
+        self.listening = False
+
+    @property
+    def may_idle(self) -> bool:
+        return self.listening and not self._lifecycle.draining
+
+    @property
+    def state(self) -> WorkerState:
+        """What the row should say now."""
+        if self._lifecycle.draining:
+            return WorkerState.DRAINING
+        return WorkerState.PAUSED if self._gate.types.none else WorkerState.UP
+
+    def state_changed(self) -> None:
+        """Write the row anew, soon."""
+        self._gate.changed.set()
+
+    async def register(self) -> None:
+        """Write the row. Raises `db.DATABASE_ERRORS`."""
+        await self._registry.register(replace(self._row, metrics_address=self._endpoint.address), self.state)
+
+    async def reset_idle(self) -> None:
+        """Write the idle flag anew: a failover may have lost it, or what this worker may claim has changed. The next claims
+        set it again. Raises `db.DATABASE_ERRORS`."""
+        self._wakeups.idle = False
+        await self._registry.set_idle(False)
+        self._wakeups.wake_all()
+
+    async def say_goodbye(self) -> None:
+        """Remove the row, if the database answers."""
+        try:
+            await self._registry.deregister()
+        except db.DATABASE_ERRORS as error:
+            log.debug("not deregistered: %s", db.reason(error))
+
+    async def run(self) -> None:
+        outage = db.outage(log, "state not written", "state written", level=logging.DEBUG)
+        self.started.set()
+        state = self.state
+        while True:
+            await self._gate.changed.wait()
+            self._gate.changed.clear()
+            try:
+                if not self._lifecycle.draining:
+                    await self.reset_idle()
+                if state is not self.state:
+                    state = self.state
+                    await self._registry.set_state(state)
+                outage.over()
+            except db.DATABASE_ERRORS as error:
+                state = WorkerState.DEAD  # what the row says is unknown: write it again
+                self._gate.changed.set()
+                await outage.wait(error)

@@ -1,0 +1,134 @@
+"""Recovery: what a worker does after it lost the database, or the database lost it.
+
+    connected ──▶ runs reasserted, results of the last hour sent again ──▶ idle flag written anew ──▶ restored
+        ▲                    └── the database fails meanwhile: again, until it succeeds
+        └──disconnected──────┘
+
+The database may be another server, or may have forgotten its last moments. A claim that a crash forgot is taken back from
+`pending` before another worker claims it; a result that an asynchronous failover lost is recorded again. What the database
+still has answers `already`.
+"""
+
+import asyncio
+import logging
+
+from turbo import db
+from turbo.db.lane import Lane
+from turbo.domain.states import RescueReason
+from turbo.host.spool import Spool
+from turbo.runtime.service import LoopService
+from turbo.worker.completer import Completer
+from turbo.worker.contact import DatabaseContact
+from turbo.worker.presence import WorkerPresence
+from turbo.worker.reconciler import Reconciler
+from turbo.worker.recovery_gate import RecoveryGate
+from turbo.worker.rescuer import Rescuer
+from turbo.worker.wakeups import WakeUps
+
+log = logging.getLogger(__name__)
+
+REPLAY_SECONDS = 3.0
+"""How long a reconnect waits for the answers to the results it sends again, before this worker claims again."""
+
+
+class Recovery(LoopService):
+    name = "recovery"
+
+    def __init__(
+        self,
+        lanes: tuple[Lane, ...],
+        gate: RecoveryGate,
+        contact: DatabaseContact,
+        presence: WorkerPresence,
+        reconciler: Reconciler,
+        completer: Completer,
+        spool: Spool,
+        rescuer: Rescuer,
+        wakeups: WakeUps,
+    ) -> None:
+        """`lanes`: those of claims and results."""
+        super().__init__()
+        self._lanes = lanes
+        self._gate = gate
+        self._contact = contact
+        self._presence = presence
+        self._reconciler = reconciler
+        self._completer = completer
+        self._spool = spool
+        self._rescuer = rescuer
+        self._wakeups = wakeups
+        self._event = asyncio.Event()
+        self._session = 0  # counts the listener's sessions; negative while there is none
+
+    # ── the listener's side ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def connected(self, *, hears: bool) -> None:
+        """The listener has a session. `hears`: notifications are proved to arrive."""
+        for lane in self._lanes:
+            lane.prepare = hears  # a listener that hears proves that no transaction pooler is in the way
+        self._presence.listening = hears
+        self._session = abs(self._session) + 1
+        self._event.set()
+
+    def disconnected(self) -> None:
+        """The listener has lost its session; notifications may have been missed."""
+        self._session = -abs(self._session)
+        self._gate.disconnected()
+        self._presence.listening = False
+
+    def failed(self, error: Exception, *, connecting: bool) -> None:
+        """The listener lost a session, or (`connecting`) could not get one."""
+        self._gate.failed(error, connecting)
+
+    # ── putting back ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def run(self) -> None:
+        outage = db.outage(log, "cannot put back what the database may have lost", "put back")
+        self.started.set()
+        while True:
+            await self._event.wait()
+            self._event.clear()
+            try:
+                await self._restore()
+            except db.DATABASE_ERRORS as error:
+                await outage.wait(error)
+                if self._session > 0:
+                    self._event.set()
+            else:
+                outage.over()
+
+    async def _restore(self) -> None:
+        session = self._session
+        if self._contact.listened:
+            await self._reconciler.compare()
+            await self._completer.replay(await asyncio.to_thread(self._spool.recently_done), REPLAY_SECONDS)
+        self._reconciler.compare_soon()
+        self._contact.listened = True
+        await self._presence.reset_idle()
+        if session == self._session:  # else the listener has lost it meanwhile, and with it perhaps what was put back
+            self._gate.restored()
+        self._wakeups.poll_soon()
+
+    # ── the heartbeat's side ────────────────────────────────────────────────────────────────────────────────────────
+
+    def come_back(self) -> None:
+        """The database took this worker for dead, or lost its row."""
+        self.jobs.start(self._come_back(), "return after silence")
+
+    def rescue(self) -> None:
+        """Dead workers hold tasks."""
+        self.jobs.start(self._rescue(), "rescue")
+
+    async def _come_back(self) -> None:
+        try:
+            await self._presence.register()
+            self._reconciler.compare_soon()
+            await self._presence.reset_idle()
+        except db.DATABASE_ERRORS as error:
+            log.warning("cannot register: %s", db.reason(error))  # the next beat asks again
+
+    async def _rescue(self) -> None:
+        try:
+            await self._rescuer.rescue(RescueReason.WORKER_SILENT)
+        except db.DATABASE_ERRORS as error:
+            log.warning("cannot rescue: %s", db.reason(error))  # the next beat asks again

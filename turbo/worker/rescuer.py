@@ -1,0 +1,36 @@
+"""The rescuer: takes back the tasks of workers that are dead, for whichever worker claims them next."""
+
+import logging
+
+from turbo.db.worker_registry import WorkerRegistry
+from turbo.domain.states import RescueReason, TaskState
+from turbo.observability.metrics import Metrics
+from turbo.worker.wakeups import WakeUps
+
+log = logging.getLogger(__name__)
+
+
+class Rescuer:
+    """Right with two of them at once. A rescued task waits a short backoff before it runs again."""
+
+    def __init__(self, registry: WorkerRegistry, wakeups: WakeUps, metrics: Metrics) -> None:
+        self._registry = registry
+        self._wakeups = wakeups
+        self._metrics = metrics
+
+    async def mark_dead(self, worker_ids: list[str], host: str) -> bool:
+        """Mark workers of this host dead whose process is gone. Whether the database knew one of them.
+
+        Raises `db.DATABASE_ERRORS`."""
+        return bool(await self._registry.mark_dead(worker_ids, host))
+
+    async def rescue(self, reason: RescueReason) -> None:
+        """Take back what workers marked dead held. Raises `db.DATABASE_ERRORS`."""
+        for rescued in await self._registry.rescue(reason):
+            self._metrics.rescued.labels(reason).inc()
+            if rescued.status is TaskState.FAILED:
+                self._metrics.poisoned.inc()
+            log.warning(
+                "rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id}
+            )
+        self._wakeups.poll_soon()  # learn when the rescued tasks are due

@@ -1,0 +1,349 @@
+"""Wiring: builds every part of one worker, in the order of what each needs. Constructor arguments only.
+
+    listener ──▶ claimer ──▶ runner ──▶ executor ──▶ completer        the path of a task
+
+What several parts share is made first: Lifecycle (are we stopping?), ClaimGate (may we claim?), WakeUps (from which queue,
+and when?), Slots (what runs?), DatabaseContact (when did we reach the database?), Leadership (do we lead?).
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from turbo import __version__
+from turbo.accounts.breaker import AccountTimings
+from turbo.accounts.manager import AccountManager, accounts_of
+from turbo.config.worker import MetricsSection, RetentionSection, WorkerConfig
+from turbo.db.account_store import AccountStore
+from turbo.db.channels import Notifier
+from turbo.db.claim_store import ClaimStore
+from turbo.db.lane import Lane
+from turbo.db.result_store import ResultStore
+from turbo.db.retention_store import RetentionAges, RetentionStore
+from turbo.db.worker_registry import WorkerRegistry, WorkerRow
+from turbo.executors.exclusive_directories import ExclusiveDirectories
+from turbo.executors.protocol import Executor
+from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
+from turbo.host.spool import Spool
+from turbo.host.spool_writer import SpoolWriter
+from turbo.host.state_dir import StateDir, WorkerHome
+from turbo.maintenance.file_retention import FileRetention
+from turbo.maintenance.leader import Leader
+from turbo.maintenance.leadership import Leadership
+from turbo.maintenance.row_retention import RowRetention
+from turbo.maintenance.spool_maintenance import SpoolMaintenance
+from turbo.observability.endpoint import Endpoint, TlsFiles
+from turbo.observability.metrics import Metrics
+from turbo.process.journal import Journal
+from turbo.process.reaper import ReaperWatcher
+from turbo.runtime.service import Service
+from turbo.worker.availability import ExecutorAvailability
+from turbo.worker.beat_handler import BeatHandler
+from turbo.worker.claim_gate import ClaimGate
+from turbo.worker.claimer import Claimer
+from turbo.worker.completer import Completer
+from turbo.worker.contact import DatabaseContact
+from turbo.worker.health import Health
+from turbo.worker.heartbeat import Heartbeat
+from turbo.worker.lifecycle import Lifecycle
+from turbo.worker.listener import Listener
+from turbo.worker.poller import Poller
+from turbo.worker.presence import WorkerPresence
+from turbo.worker.progress import ProgressWriter
+from turbo.worker.reconciler import Reconciler
+from turbo.worker.recovery import Recovery
+from turbo.worker.recovery_gate import RecoveryGate
+from turbo.worker.rescuer import Rescuer
+from turbo.worker.runner import RetryPolicy, Runner
+from turbo.worker.shutdown import Shutdown
+from turbo.worker.shutdown_deadline import ShutdownDeadline
+from turbo.worker.slots import Slots
+from turbo.worker.startup import Startup
+from turbo.worker.wakeups import WakeUps
+from turbo.workspaces.sweep import WorkspaceRetention
+
+WORKER_ID_NAME = 26
+"""Characters of the name that go into a worker id: `name-pid-6hex` must fit an adopted varchar(50)."""
+
+CLAIMS_DEADLINE = 10.0
+RESULTS_DEADLINE = 20.0
+"""A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. A claim waits for
+no lock; a batch of results waits for a row that a person is editing."""
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts of one worker. `services`: started in this order once start-up is done, stopped in reverse."""
+
+    worker_id: str
+    host: str
+    home: WorkerHome
+    lifecycle: Lifecycle
+    metrics: Metrics
+    slots: Slots
+    gate: ClaimGate
+    wakeups: WakeUps
+    claims: Lane
+    results: Lane
+    registry: WorkerRegistry
+    watcher: ReaperWatcher
+    endpoint: Endpoint
+    presence: WorkerPresence
+    availability: ExecutorAvailability
+    completer: Completer
+    runner: Runner
+    claimer: Claimer
+    reconciler: Reconciler
+    listener: Listener
+    heartbeat: Heartbeat
+    startup: Startup
+    shutdown: Shutdown
+    deadline: ShutdownDeadline
+    services: tuple[Service, ...]
+
+
+def wire(
+    config: WorkerConfig,
+    dsn: str,
+    *,
+    executors: Mapping[str, Executor] | None = None,
+    account_timings: AccountTimings | None = None,
+) -> Parts:
+    """`executors` and `account_timings` are for tests: in place of the configured ones.
+
+    Raises ConfigError, StateDirUnusable and OSError: what cannot be used on this host."""
+    settings = config.worker
+    host = settings.this_host
+    worker_id = new_worker_id(settings.name or host)
+
+    # What the parts share.
+    lifecycle = Lifecycle()
+    metrics = Metrics()
+    slots = Slots(settings.slots)
+    gate = ClaimGate()
+    contact = DatabaseContact()
+    leadership = Leadership()
+    recovery_gate = RecoveryGate()
+    wakeups = WakeUps(settings.queues, poll_seconds=settings.poll_seconds)
+    claiming, reconcile = asyncio.Lock(), asyncio.Event()
+
+    # This host.
+    state = StateDir(settings.state_dir)
+    home = state.open_worker(worker_id)
+    journal = Journal(home.journal)
+    spool = Spool(home.spool)
+    spool_writer = SpoolWriter(spool, gate.hold)
+    exclusive = ExclusiveDirectories(
+        state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
+    )
+    if executors is None:
+        executors = build_executors(config, journal, exclusive.enter)
+
+    # The database.
+    claims = Lane(dsn, f"turbo claims {worker_id}", recovery_gate, deadline=CLAIMS_DEADLINE)
+    results = Lane(dsn, f"turbo results {worker_id}", deadline=RESULTS_DEADLINE)
+    progress_lane = Lane(dsn, f"turbo progress {worker_id}")
+    deadline = ShutdownDeadline(claims, results, progress_lane)
+    account_names = accounts_of(executors)
+    claim_store = ClaimStore(claims, worker_id, host=host, accounts=account_names)
+    result_store = ResultStore(results, worker_id)
+    registry = WorkerRegistry(claims, worker_id)
+    notifier = Notifier(claims)
+    retention_store = RetentionStore(Lane(dsn, f"turbo retention {worker_id}"), _ages(config.retention))
+
+    # What the fleet and Prometheus see of this worker.
+    health = Health(lifecycle, contact, gate, dsn=dsn, heartbeat_seconds=settings.heartbeat_seconds)
+    endpoint = Endpoint(
+        metrics.registry,
+        config.metrics.host,
+        config.metrics.port,
+        _tls(config.metrics),
+        unhealthy=health.unhealthy,
+        unready=health.unready,
+    )
+    presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
+    metrics.expect(settings.queues, executors)
+    metrics.observe(slots, executors)
+
+    # The path of a task, from its end to its beginning.
+    progress = ProgressWriter(progress_lane, worker_id, slots)
+    accounts = AccountManager(
+        AccountStore(claims, worker_id, host),
+        host,
+        executors,
+        config.routes,
+        metrics,
+        gate.source("accounts"),
+        shared=config.accounts,
+        timings=account_timings,
+    )
+    availability = ExecutorAvailability(executors, config.routes, gate.source("executor availability"))
+    completer = Completer(result_store, spool_writer, slots, wakeups, metrics)
+    runner = Runner(
+        worker_id,
+        executors,
+        config.routes,
+        result_store,
+        slots,
+        wakeups,
+        completer,
+        home,
+        (availability, accounts),
+        progress,
+        exclusive,
+        RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
+        metrics,
+        lifecycle.crashed,
+    )
+    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile)
+    claimer = Claimer(
+        claim_store,
+        notifier,
+        wakeups,
+        poller,
+        gate,
+        recovery_gate,
+        presence,
+        exclusive,
+        slots,
+        runner,
+        metrics,
+        claiming=claiming,
+        reconcile=reconcile,
+    )
+    reconciler = Reconciler(
+        claim_store,
+        slots,
+        runner,
+        contact,
+        metrics,
+        claiming=claiming,
+        wanted=reconcile,
+        seconds=settings.heartbeat_seconds,
+        lease_seconds=settings.lease_seconds,
+        kill_when_cut_off=settings.on_lost_lease == "kill",
+    )
+    rescuer = Rescuer(registry, wakeups, metrics)
+    recovery = Recovery(
+        (claims, results), recovery_gate, contact, presence, reconciler, completer, spool, rescuer, wakeups
+    )
+    listener = Listener(
+        dsn,
+        worker_id,
+        settings.queues,
+        notifier,
+        wakeups,
+        poller,
+        recovery,
+        metrics,
+        reconcile=reconcile,
+        poll_seconds=settings.poll_seconds,
+    )
+
+    # Life and death.
+    heartbeat = Heartbeat(
+        dsn,
+        worker_id,
+        slots,
+        contact,
+        leadership,
+        deadline,
+        metrics,
+        BeatHandler(listener, (claims, results), leadership, recovery),
+        seconds=settings.heartbeat_seconds,
+    )
+    startup = Startup(claims, state, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn)
+    shutdown = Shutdown(
+        deadline,
+        lifecycle,
+        leadership,
+        presence,
+        claimer,
+        runner,
+        slots,
+        completer,
+        reconciler,
+        drain_seconds=settings.drain_seconds,
+    )
+    services: tuple[Service, ...] = (
+        heartbeat,
+        progress,
+        presence,
+        SpoolMaintenance(spool_writer),
+        reconciler,
+        Leader(registry, leadership, metrics),
+        RowRetention(retention_store, leadership, metrics),
+        WorkspaceRetention(state.workspaces, state.locks, journal, workspace_policies(config)),
+        FileRetention(registry, state, slots, days=settings.files_days, gigabytes=settings.files_gb),
+        accounts,
+        availability,
+        recovery,
+        listener,
+        claimer,
+    )
+    return Parts(
+        worker_id=worker_id,
+        host=host,
+        home=home,
+        lifecycle=lifecycle,
+        metrics=metrics,
+        slots=slots,
+        gate=gate,
+        wakeups=wakeups,
+        claims=claims,
+        results=results,
+        registry=registry,
+        watcher=ReaperWatcher(),
+        endpoint=endpoint,
+        presence=presence,
+        availability=availability,
+        completer=completer,
+        runner=runner,
+        claimer=claimer,
+        reconciler=reconciler,
+        listener=listener,
+        heartbeat=heartbeat,
+        startup=startup,
+        shutdown=shutdown,
+        deadline=deadline,
+        services=services,
+    )
+
+
+def new_worker_id(name: str) -> str:
+    """Unique per process start. Contains the name, for queries with LIKE '%alpha%'."""
+    return f"{name[:WORKER_ID_NAME]}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+def _row(config: WorkerConfig, host: str, accounts: tuple[str, ...]) -> WorkerRow:
+    settings = config.worker
+    return WorkerRow(
+        name=settings.name or host,
+        host=host,
+        pid=os.getpid(),
+        version=__version__,
+        slots=settings.slots,
+        queues=tuple(settings.queues),
+        labels=dict(settings.labels),
+        accounts=accounts,
+        metrics_address=None,
+        heartbeat_seconds=settings.heartbeat_seconds,
+        lease_seconds=settings.lease_seconds,
+        poll_seconds=settings.poll_seconds,
+    )
+
+
+def _ages(section: RetentionSection) -> RetentionAges:
+    days = (section.completed_days, section.failed_days, section.cancelled_days, section.actions_days)
+    return RetentionAges(*(None if age is None else age * DAY for age in days))
+
+
+def _tls(section: MetricsSection) -> TlsFiles | None:
+    tls = section.tls
+    if tls is None:
+        return None
+    return TlsFiles(str(tls.certfile), str(tls.keyfile), str(tls.client_ca) if tls.client_ca else None)

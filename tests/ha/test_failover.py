@@ -5,9 +5,9 @@ import time
 import psycopg
 import pytest
 
-from tests import workers
-from tests.ha.nodes import Nodes, bare_client, nodes, one
-from tests.workers import Bench, WorkerProcess, until
+from tests.support import workers
+from tests.support.replication import Nodes, bare_client, nodes, one
+from tests.support.workers import Bench, WorkerProcess, until
 
 TICKS = 40
 """More than the 32 numbers that a sequence writes ahead into the WAL, so that a promoted standby repeats some."""

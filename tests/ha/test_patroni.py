@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 import psycopg
 import pytest
 
-from tests import workers
-from tests.ha import patroni
-from tests.ha.patroni import Cluster, Node
-from tests.workers import Bench, until
+from tests.support import patroni, workers
+from tests.support.patroni import Cluster, Node
+from tests.support.workers import Bench, until
 from turbo.db.connect import cut
 from turbo.migrate import migrate
 

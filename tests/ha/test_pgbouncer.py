@@ -2,9 +2,9 @@
 
 import pytest
 
-from tests import workers
-from tests.ha.pgbouncer import pgbouncer
-from tests.workers import until
+from tests.support import workers
+from tests.support.pgbouncer import pgbouncer
+from tests.support.workers import until
 
 
 def test_in_session_mode_notifications_arrive_and_a_restart_is_ridden_out(own_server, tmp_path):

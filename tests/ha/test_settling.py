@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests import workers
-from tests.workers import until
+from tests.support import workers
+from tests.support.workers import until
 from turbo import embedded
 from turbo.migrate import migrate
 from turbo.worker.recovery_gate import SETTLE_SECONDS

@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import ACCOUNT, AccountsBench, accounts_bench, is_probe, subscription
-from tests.messages_api import Answer, Request
+from tests.support import messages_api
+from tests.support.accounts import ACCOUNT, AccountsBench, accounts_bench, is_probe, subscription
+from tests.support.messages_api import Answer, Request
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
-from tests.claude_bench import bash
-from tests.messages_api import Answer, Request
-from tests.workers import WorkerProcess, gone, until
+from tests.support import messages_api
+from tests.support.accounts import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
+from tests.support.claude import bash
+from tests.support.messages_api import Answer, Request
+from tests.support.workers import WorkerProcess, gone, until
 
 MANUAL = {(ACCOUNT, "*"): ("paused", "manual")}
 

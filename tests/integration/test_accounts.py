@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import (
+from tests.support import messages_api
+from tests.support.accounts import (
     ACCOUNT,
     BAD,
     GOOD,
@@ -17,7 +17,7 @@ from tests.accounts_bench import (
     key_of,
     refuse_bad_keys,
 )
-from tests.messages_api import Answer, Request
+from tests.support.messages_api import Answer, Request
 
 TEN = [f"t{n}" for n in range(10)]
 

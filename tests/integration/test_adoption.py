@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from tests.integration.test_migrate import Background, everything, open_transaction, query
-from tests.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
-from tests.rig import Rig, finished
-from tests.workers import TURBO, Bench, bench, until
+from tests.support.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
+from tests.support.rig import Rig, finished
+from tests.support.workers import TURBO, Bench, bench, until
 from turbo.client.client import Client
 from turbo.db.connect import Lane
 from turbo.domain.claim import ClaimRef

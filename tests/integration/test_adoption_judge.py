@@ -7,8 +7,8 @@ import pytest
 
 from tests.integration.test_migrate import OLD_TABLE, everything, query
 from tests.integration.test_migrate_cli import turbo_migrate
-from tests.members import login
-from tests.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
+from tests.support.logins import login
+from tests.support.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
 from turbo.migrate import MigrationError, migrate, plan
 from turbo.migrate.adoption.contract import ACTIONS, ACTIONS_STORAGE, RELATIONS, TASKS, TASKS_STORAGE, TYPES
 

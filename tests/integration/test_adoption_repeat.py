@@ -5,7 +5,7 @@ import pytest
 
 from tests.integration.test_adoption import PATIENCE, contents, each, make, old_columns, places
 from tests.integration.test_migrate import Background, query
-from tests.odd_tables import PREDECESSOR, OddTable
+from tests.support.odd_tables import PREDECESSOR, OddTable
 from turbo.migrate import migrate
 from turbo.migrate.adoption import backfill
 from turbo.migrate.files import Block, read

@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import messages_api
-from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
-from tests.messages_api import Answer
+from tests.support import messages_api
+from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
+from tests.support.messages_api import Answer
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.states import StopCause
 from turbo.executors.claude import executor as claude

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import AccountsBench, ClaimRef, accounts_bench
-from tests.messages_api import Answer, Request
+from tests.support import messages_api
+from tests.support.accounts import AccountsBench, ClaimRef, accounts_bench
+from tests.support.messages_api import Answer, Request
 
 
 @pytest.fixture

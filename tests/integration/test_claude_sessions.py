@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import messages_api
-from tests.claude_bench import ALLOWED, Bench, a_bench, bash, until
+from tests.support import messages_api
+from tests.support.claude import ALLOWED, Bench, a_bench, bash, until
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.states import StopCause
 

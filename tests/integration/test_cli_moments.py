@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.shell import Shell
+from tests.support.shell import Shell
 
 
 def after(shell: Shell, text: str, zone: str = "Asia/Tokyo") -> datetime:

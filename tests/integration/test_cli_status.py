@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.shell import Shell
+from tests.support.shell import Shell
 
 
 def sql(shell: Shell, *queries: str) -> None:

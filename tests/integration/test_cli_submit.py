@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.shell import Shell
-from tests.workers import TURBO, Bench, until
+from tests.support.shell import Shell
+from tests.support.workers import TURBO, Bench, until
 
 
 def rows(shell: Shell) -> list[dict[str, Any]]:

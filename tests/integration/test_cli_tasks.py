@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.shell import Shell
-from tests.workers import Bench
+from tests.support.shell import Shell
+from tests.support.workers import Bench
 
 ODD = "clear \x1b[2J and ring \x07 the bell, with ümläuts and 漢字"
 

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests import conftest, workers
-from tests.real import missing, require
-from tests.rig import Rig
+from tests.support import database, workers
+from tests.support.requirements import missing, require
+from tests.support.rig import Rig
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -91,8 +91,8 @@ async def test_an_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
 
 async def test_postgres_fdw_inserts_are_repeatable_read_and_wake_all_the_same():
     """The wheel has no contrib: Debian's PostgreSQL."""
-    require(str(conftest.DEBIAN / "postgres"))
-    with embedded.temporary(bin_dir=conftest.DEBIAN) as server:
+    require(str(database.DEBIAN / "postgres"))
+    with embedded.temporary(bin_dir=database.DEBIAN) as server:
         migrate(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as db:
             db.execute("create database elsewhere")

@@ -8,7 +8,7 @@ from collections import Counter
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
+from tests.support.rig import Rig, finished
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Bench, until
+from tests.support.workers import Bench, until
 
-DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "defective.py")
+DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "support" / "programs" / "defective.py")
 
 
 @pytest.mark.parametrize(

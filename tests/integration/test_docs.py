@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.markdown import MAIN, Bash, blocks, printed_as, terminals
-from tests.workers import until
+from tests.support.markdown import MAIN, Bash, blocks, printed_as, terminals
+from tests.support.workers import until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 90.0

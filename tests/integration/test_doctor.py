@@ -21,12 +21,12 @@ import psycopg
 import pytest
 import yaml
 
-from tests.claude_bench import KEY, the_cli
-from tests.conftest import _embedded_arguments
-from tests.pooler import pooler
-from tests.real import missing
-from tests.shell import Done
-from tests.workers import TURBO, Bench, WorkerProcess
+from tests.support.claude import KEY, the_cli
+from tests.support.database import embedded_arguments
+from tests.support.pgbouncer import pgbouncer
+from tests.support.requirements import missing
+from tests.support.shell import Done
+from tests.support.workers import TURBO, Bench, WorkerProcess
 from turbo import embedded
 from turbo.migrate import SCHEMA_VERSION, migrate
 
@@ -175,9 +175,9 @@ def test_a_healthy_set_up_has_no_warning_and_no_failure(host: Host) -> None:
 
 def test_a_pooler_in_transaction_mode(host: Host) -> None:
     host.start().listening()
-    with pooler(host.bench.dsn, "transaction") as through:
+    with pgbouncer(host.bench.dsn, "transaction") as through:
         only(host.doctor(dsn=through), "notifications", "fail", "pooler in transaction mode")
-    with pooler(host.bench.dsn, "session") as through:
+    with pgbouncer(host.bench.dsn, "session") as through:
         assert wrong(host.doctor(dsn=through)) == {}, "one in session mode is no fault"
 
 
@@ -193,7 +193,7 @@ def standby_of(primary: embedded.Server) -> Iterator[embedded.Server]:
     server: embedded.Server | None = None
     try:
         primary.run("pg_basebackup", "-D", str(data), "-d", primary.dsn, "-R", "-c", "fast", "-X", "stream")
-        server = embedded.start(data, **_embedded_arguments())  # type: ignore[arg-type]
+        server = embedded.start(data, **embedded_arguments())  # type: ignore[arg-type]
         yield server
     finally:
         if server is not None:
@@ -202,7 +202,7 @@ def standby_of(primary: embedded.Server) -> Iterator[embedded.Server]:
 
 
 def test_a_read_only_standby(host: Host) -> None:
-    with embedded.temporary(**_embedded_arguments()) as primary:  # type: ignore[arg-type]
+    with embedded.temporary(**embedded_arguments()) as primary:  # type: ignore[arg-type]
         migrate(primary.dsn)
         with standby_of(primary) as standby:
             config = {"metrics": {"port": 0}, "executors": {"noop": host.config["executors"]["noop"]}}
@@ -285,10 +285,10 @@ def test_a_state_directory_that_is_full(host: Host) -> None:
 
 def test_a_deaf_listener_is_recognised_from_another_machine(host: Host) -> None:
     host.start().listening()
-    with pooler(host.bench.dsn, "transaction") as through:
+    with pgbouncer(host.bench.dsn, "transaction") as through:
         away = {"host": "elsewhere", "name": "deaf", "state_dir": str(host.home / "elsewhere")}
         host.config["metrics"] = {"port": 0}
-        worker = host.start(dsn=through, **away)
+        worker = host.start(dsn=through.dsn, **away)
         worker.said("notifications do not arrive")
         done = host.doctor()
         only(done, "workers hear", "fail", f"{worker.worker_id} on elsewhere")

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from psycopg import conninfo
 
-from tests.repositories import Workshop, repository
-from tests.rig import Rig, finished
-from tests.shell import Shell
+from tests.support.repositories import Workshop, repository
+from tests.support.rig import Rig, finished
+from tests.support.shell import Shell
 from tests.unit.test_doctor import config_of
 from turbo import embedded
 from turbo.config.worker import WorkerConfig

@@ -10,8 +10,8 @@ import psutil
 import psycopg
 import pytest
 
-from tests import workers
-from tests.workers import gone, until
+from tests.support import workers
+from tests.support.workers import gone, until
 from turbo import embedded
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.workers import TURBO, gone, until
+from tests.support.workers import TURBO, gone, until
 from turbo import embedded
 
 PARENT = """

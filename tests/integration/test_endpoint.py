@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.real import require
-from tests.workers import until
+from tests.support.requirements import require
+from tests.support.workers import until
 from turbo.observability.endpoint import Endpoint, TlsFiles
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.workers import Bench, WorkerProcess, until
+from tests.support.workers import Bench, WorkerProcess, until
 
 VISITOR = """
 import json, os, pathlib, signal, sys, time

@@ -1,5 +1,5 @@
 """From one YAML to running workers under a stand-in for launchd: ProgramArguments as the plist states them, in the plist's
-environment and directory and nothing else. What launchd itself does is in tests/launchd.py; nothing here ran on a Mac."""
+environment and directory and nothing else. What launchd itself does is in tests/support/launchd.py; nothing here ran on a Mac."""
 
 import plistlib
 import signal
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleets import FleetBench, free_ports, load
-from tests.launchd import Launchd, environment_of, launchd, spawned
-from tests.workers import TURBO, Bench, gone, until
+from tests.support.fleet import FleetBench, free_ports, load
+from tests.support.launchd import Launchd, environment_of, launchd, spawned
+from tests.support.workers import TURBO, Bench, gone, until
 from turbo.fleet.operate import STEADY_SECONDS
 
 

@@ -1,4 +1,5 @@
-"""From one YAML, over a real ssh, to workers under a real systemd user manager, on a machine of its own (tests/machine.py)."""
+"""From one YAML file, over a real ssh, to workers under a real systemd user manager on another machine
+(tests/support/systemd.py)."""
 
 import shutil
 import subprocess
@@ -8,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fleets import FleetBench, free_ports, load
-from tests.machine import Machine, machine
-from tests.real import require
-from tests.workers import Bench, until
+from tests.support.fleet import FleetBench, free_ports, load
+from tests.support.requirements import require
+from tests.support.systemd import Machine, machine
+from tests.support.workers import Bench, until
 
 ODD = 'ho me\'s $x 100%h "q"'
 """A directory whose name has all that sh, ssh and systemd take for something else."""

@@ -14,8 +14,8 @@ import yaml
 
 from tests.integration.test_adoption import contents, old_columns
 from tests.integration.test_migrate import everything, query
-from tests.odd_tables import PREDECESSOR, OldPoller
-from tests.workers import TURBO, until
+from tests.support.odd_tables import PREDECESSOR, OldPoller
+from tests.support.workers import TURBO, until
 from turbo import embedded
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "from-a-poller.md"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Bench, WorkerProcess, until
+from tests.support.workers import Bench, WorkerProcess, until
 
 LIMIT = 60_000
 """Bytes: room for a journal entry and for what the worker says, not for a result of 100 kB."""

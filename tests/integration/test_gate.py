@@ -12,7 +12,7 @@ import time
 import psycopg
 import pytest
 
-from tests.rig import Rig
+from tests.support.rig import Rig
 from turbo.db.claim_store import Queue
 
 HOLDS = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4]  # seconds a transaction stays open

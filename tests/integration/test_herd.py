@@ -6,7 +6,7 @@ import contextlib
 import psycopg
 import pytest
 
-from tests.rig import Rig
+from tests.support.rig import Rig
 from turbo.domain.type_filter import TypeFilter
 
 

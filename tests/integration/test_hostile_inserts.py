@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.members import login
-from tests.workers import TURBO, Bench, WorkerProcess, until
+from tests.support.logins import login
+from tests.support.workers import TURBO, Bench, WorkerProcess, until
 from turbo.migrate import grant_roles
 
 SHOW_ARGV = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import workers
-from tests.workers import TURBO, Bench, until
+from tests.support import workers
+from tests.support.workers import TURBO, Bench, until
 from turbo import embedded
 
 TALKER = """

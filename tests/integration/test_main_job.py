@@ -10,8 +10,8 @@ import urllib.request
 import psycopg
 import pytest
 
-from tests import workers
-from tests.workers import TURBO, until
+from tests.support import workers
+from tests.support.workers import TURBO, until
 
 
 def test_the_documented_insert_and_the_least_one_are_completed_by_a_real_program(bench):

@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from scripts.monitoring import Missing, Monitoring
-from tests import messages_api, workers
-from tests.claude_bench import KEY, the_cli
-from tests.conftest import migrated_database
-from tests.messages_api import MessagesApi
-from tests.real import missing
-from tests.workers import Bench, until
+from tests.support import messages_api, workers
+from tests.support.claude import KEY, the_cli
+from tests.support.database import migrated_database
+from tests.support.messages_api import MessagesApi
+from tests.support.requirements import missing
+from tests.support.workers import Bench, until
 
 ROOT = Path(__file__).parents[2]
 HOSTS = ("alpha", "beta", "gamma")

@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests import workers
-from tests.proxy import proxy
-from tests.rig import Rig, finished
-from tests.workers import gone, until
+from tests.support import workers
+from tests.support.proxy import proxy
+from tests.support.rig import Rig, finished
+from tests.support.workers import gone, until
 from turbo.host.sanitize import sanitize_result
 from turbo.host.spool import Spool
 

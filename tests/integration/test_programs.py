@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import claude_bench
-from tests.claude_bench import the_cli
-from tests.workers import Bench, until
+from tests.support import claude
+from tests.support.claude import the_cli
+from tests.support.workers import Bench, until
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.type_filter import TypeFilter
 from turbo.executors.claude.executor import ClaudeExecutor
@@ -19,8 +19,8 @@ from turbo.worker.availability import ExecutorAvailability
 
 
 @pytest.fixture
-def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude_bench.Bench]:
-    with claude_bench.a_bench(tmp_path_factory) as bench:
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude.Bench]:
+    with claude.a_bench(tmp_path_factory) as bench:
         yield bench
 
 
@@ -30,9 +30,7 @@ def script(path: Path) -> Path:
     return path
 
 
-def test_a_host_without_the_cli_leaves_its_tasks_to_the_one_that_has_it(
-    bench: Bench, agents: claude_bench.Bench
-) -> None:
+def test_a_host_without_the_cli_leaves_its_tasks_to_the_one_that_has_it(bench: Bench, agents: claude.Bench) -> None:
     shelf = bench.path / "bin"
     shelf.mkdir()
     (shelf / "the-agent").symlink_to(Path(the_cli()).resolve())
@@ -67,7 +65,7 @@ def test_a_host_without_the_cli_leaves_its_tasks_to_the_one_that_has_it(
         assert place in warning, "it says where it looked"
 
 
-def test_the_clis_version_and_place_are_logged_at_the_start(bench: Bench, agents: claude_bench.Bench) -> None:
+def test_the_clis_version_and_place_are_logged_at_the_start(bench: Bench, agents: claude.Bench) -> None:
     config = bench.config()
     cli = the_cli()
     agents.home.mkdir(exist_ok=True)
@@ -79,7 +77,7 @@ def test_the_clis_version_and_place_are_logged_at_the_start(bench: Bench, agents
     assert bench.sql("select 1 from agent_tasks") == []
 
 
-async def test_without_that_they_would_be_taken_and_fail(tmp_path: Path, agents: claude_bench.Bench) -> None:
+async def test_without_that_they_would_be_taken_and_fail(tmp_path: Path, agents: claude.Bench) -> None:
     """The control: what a run makes of it, five of which are poison."""
     gone = str(tmp_path / "nowhere")
     executor = agents.executor(command=[gone])

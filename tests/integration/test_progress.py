@@ -10,10 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests import messages_api, workers
-from tests.claude_bench import a_bench, bash, the_cli
-from tests.rig import Rig
-from tests.workers import Bench, until
+from tests.support import messages_api, workers
+from tests.support.claude import a_bench, bash, the_cli
+from tests.support.rig import Rig
+from tests.support.workers import Bench, until
 from turbo.db.connect import Lane, connect
 from turbo.domain.claim import ClaimRef
 from turbo.domain.run import Progress, Running

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 import turbo
-from tests.workers import Bench, until
+from tests.support.workers import Bench, until
 from turbo import AsyncClient, BadField, Client, NewTask, UnknownTask, embedded
 
 TALKER = """

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import migrated_database
+from tests.support.database import migrated_database
 from turbo.db.connect import PLAN_SETTINGS
 from turbo.sql import statement
 

@@ -16,9 +16,9 @@ import pytest
 from psycopg import conninfo
 
 from tests.integration.test_clients import TOOLS, uri
-from tests.markdown import blocks
-from tests.real import missing, require
-from tests.workers import Bench
+from tests.support.markdown import blocks
+from tests.support.requirements import missing, require
+from tests.support.workers import Bench
 from turbo import embedded
 
 DOCS = Path(__file__).parents[2] / "docs"

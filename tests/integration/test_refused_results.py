@@ -6,8 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
-from tests.workers import Bench
+from tests.support.rig import Rig, finished
+from tests.support.workers import Bench
 from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
 from turbo.worker import completer as finisher

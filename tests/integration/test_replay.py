@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
-from tests.workers import Bench, until
+from tests.support.rig import Rig, finished
+from tests.support.workers import Bench, until
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
 from turbo.host.spool import Spool

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from tests.integration.test_migrate import OLD_TABLE, query
-from tests.members import login
-from tests.workers import Bench, until
+from tests.support.logins import login
+from tests.support.workers import Bench, until
 from turbo.config.worker import load_worker_config
 from turbo.db.connect import Lane
 from turbo.maintenance.row_retention import RetentionAges, RowRetention

@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from tests.members import login
+from tests.support.logins import login
 from turbo.migrate import ROLES, grant_roles
 from turbo.sql import statement, statement_names
 

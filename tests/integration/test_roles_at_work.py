@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.members import login, user
-from tests.workers import TURBO, Bench, until
+from tests.support.logins import login, user
+from tests.support.workers import TURBO, Bench, until
 from turbo import Client
 from turbo.migrate import grant_roles
 

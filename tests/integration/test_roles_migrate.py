@@ -6,10 +6,10 @@ import threading
 import psycopg
 import pytest
 
-from tests.conftest import fresh_database
 from tests.integration.test_migrate import OLD_TABLE, everything, query
 from tests.integration.test_migrate_cli import turbo_migrate
-from tests.members import login, user
+from tests.support.database import fresh_database
+from tests.support.logins import login, user
 from turbo.migrate import ROLES, MigrationError, grant_roles, migrate
 
 ACLS = """

@@ -6,7 +6,7 @@ import time
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
+from tests.support.rig import Rig, finished
 from turbo.db.claim_store import INFRA_CAP
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.workers import until
+from tests.support.workers import until
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
 from turbo.host.state_dir import StateDir, safe_name

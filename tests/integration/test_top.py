@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.terminal import Terminal, terminal
-from tests.workers import TURBO, Bench, until
+from tests.support.terminal import Terminal, terminal
+from tests.support.workers import TURBO, Bench, until
 from turbo import embedded
 from turbo.cli.live.feed import COUNTED
 from turbo.sql import statement

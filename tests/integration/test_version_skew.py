@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Bench, until
+from tests.support.workers import Bench, until
 from turbo.migrate import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]

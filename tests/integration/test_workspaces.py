@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import accounts_bench
-from tests.repositories import IDENTITY, checkout, git, own_clone
-from tests.workers import TURBO, Bench, WorkerProcess, until
+from tests.support import messages_api
+from tests.support.accounts import accounts_bench
+from tests.support.repositories import IDENTITY, checkout, git, own_clone
+from tests.support.workers import TURBO, Bench, WorkerProcess, until
 
 MANY = 20
 

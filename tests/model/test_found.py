@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.rig import finished
+from tests.support.rig import finished
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
 from turbo.domain.claim import ClaimRef

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
+from tests.support.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause

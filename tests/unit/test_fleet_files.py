@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.real import require
+from tests.support.requirements import require
 from turbo.cli.fleet import app
 from turbo.fleet.instance import Host, Instance
 from turbo.fleet.launchctl import _job as launchd_job

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from tests.real import require
+from tests.support.requirements import require
 from turbo.observability.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()

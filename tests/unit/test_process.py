@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import journalled, lives, python
+from tests.support.processes import journalled, lives, python
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
 from turbo.process.journal import Journal

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
+from tests.support.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
 from turbo.process.journal import Journal

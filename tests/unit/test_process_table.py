@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PYTHON, wait_until
+from tests.support.processes import PYTHON, wait_until
 from turbo.process import table as process_table
 from turbo.process.table import ProcessRow
 

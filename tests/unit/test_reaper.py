@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
+from tests.support.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
 from turbo.process import table as process_table
 from turbo.process.journal import Entry, Journal, new_cookie
 from turbo.process.reaper import ReaperWatcher, end_leftovers

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import missing, require
-from tests.repositories import Workshop, checkout, commit, git, repository, told
+from tests.support.repositories import Workshop, checkout, commit, git, repository, told
+from tests.support.requirements import missing, require
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.workspaces.repository import Repository
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repositories import Workshop, checkout, git, own_clone, repository, told
+from tests.support.repositories import Workshop, checkout, git, own_clone, repository, told
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.process.directory_lock import DirectoryLock
 from turbo.workspaces import sweep as sweep_module

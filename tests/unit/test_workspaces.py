@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.repositories import Workshop, checkout, commit, git, repository, told
+from tests.support.repositories import Workshop, checkout, commit, git, repository, told
 from turbo.config.worker import WorkerConfig
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.run import Snooze, StopSignal

@@ -1,6 +1,7 @@
 """One database server for the whole run (tests/support/database.py), and a database for each test that asks for one."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from turbo import embedded
 hypothesis.settings.register_profile("turbo", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("turbo")
 
+ID_LENGTH = 24
+"""Characters of one parameter in the id of a test."""
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """The controlling process runs the one server; xdist's workers find it in their environment."""
@@ -22,6 +26,16 @@ def pytest_configure(config: pytest.Config) -> None:
     stack = contextlib.ExitStack()
     stack.enter_context(database.server_with_template())
     config.add_cleanup(stack.close)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """A short, plain id for a text: its first words, without quotes, line ends and control characters."""
+    text = val.decode("utf-8", "replace") if isinstance(val, bytes) else val
+    if not isinstance(text, str):
+        return None
+    words = " ".join(re.findall(r"[A-Za-z0-9_./:=-]+", text))
+    short = words if len(words) <= ID_LENGTH else words[:ID_LENGTH].rpartition(" ")[0] or words[:ID_LENGTH]
+    return short or argname
 
 
 @pytest.fixture

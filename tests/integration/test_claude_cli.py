@@ -227,7 +227,7 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_real_cli_lands_in_its_row(bench: Bench, name: str) -> None:
+async def test_every_cli_situation_matches_its_row(bench: Bench, name: str) -> None:
     scenario = SCENARIOS[name]
     bench.api.answer(*scenario.answers)
     scenario.before(bench)
@@ -253,5 +253,5 @@ async def test_the_real_cli_lands_in_its_row(bench: Bench, name: str) -> None:
     scenario.after(bench, outcome)
 
 
-def test_the_page_lists_these_scenarios_and_no_others() -> None:
+def test_page_lists_exactly_these_scenarios() -> None:
     assert [cells[0] for cells in table_under("| shown with the real CLI |")] == list(SCENARIOS)

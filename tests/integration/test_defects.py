@@ -15,7 +15,7 @@ DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "support" / "programs" 
     ("defect", "what"),
     [("run", "run of a task"), ("job", "return after silence"), ("loop", "housekeeping"), ("beat", "heartbeat")],
 )
-def test_a_defect_ends_the_worker_and_loses_nothing(bench: Bench, defect: str, what: str) -> None:
+def test_defect_ends_the_worker_and_loses_nothing(bench: Bench, defect: str, what: str) -> None:
     bench.program = DEFECTIVE
     broken = bench.start(bench.config(), defect)
     if defect in ("run", "job"):

@@ -113,7 +113,7 @@ def reader(empty_dsn: str, tmp_path: Path) -> Iterator[Reader]:
             worker.wait()
 
 
-def test_every_block_of_the_page_in_its_order(reader: Reader) -> None:
+def test_every_block_of_the_page_runs_in_order(reader: Reader) -> None:
     dsn = reader.dsn
     columns = old_columns(dsn)
     before, untouched = everything(dsn), contents(dsn, columns)

@@ -21,7 +21,7 @@ import psycopg
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pickup import percentile
-from tests.rig import finished
+from tests.support.rig import finished
 from turbo import embedded
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane

@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 
-from tests.rig import Rig
+from tests.support.rig import Rig
 from turbo.db.claim_store import Queue
 
 

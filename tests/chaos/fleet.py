@@ -18,8 +18,8 @@ from typing import Any
 import psycopg
 from psycopg import conninfo
 
-from tests.proxy import Proxy, proxy
-from tests.workers import Bench, WorkerProcess, until
+from tests.support.proxy import Proxy, proxy
+from tests.support.workers import Bench, WorkerProcess, until
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -148,7 +148,7 @@ class Fleet:
 
 @contextlib.contextmanager
 def fleet(path: Path, *, through_proxy: bool = False, without: Sequence[str] = ()) -> Iterator[Fleet]:
-    """Up and loaded. `without`: guards of tests/unguarded.py that its workers do without."""
+    """Up and loaded. `without`: guards of tests/support/programs/unguarded.py that its workers do without."""
     with contextlib.ExitStack() as stack:
         # WAL is flushed late on purpose: a crash then surely forgets claims, which do not wait for the disk.
         settings = {"max_connections": "60", "wal_writer_delay": "2s", "log_min_messages": "fatal"}

@@ -5,9 +5,9 @@ import time
 import psycopg
 import pytest
 
-from tests import workers
-from tests.ha.nodes import Nodes, bare_client, nodes, one
-from tests.workers import Bench, WorkerProcess, until
+from tests.support import workers
+from tests.support.replication import Nodes, bare_client, nodes, one
+from tests.support.workers import Bench, WorkerProcess, until
 
 TICKS = 40
 """More than the 32 numbers that a sequence writes ahead into the WAL, so that a promoted standby repeats some."""
@@ -40,7 +40,7 @@ def lost_in_a_failover(bench: Bench, pair: Nodes, without: tuple[str, ...]) -> t
     return worker, tokens
 
 
-def test_an_asynchronous_failover_that_loses_the_last_wal_loses_no_work(tmp_path):
+def test_async_failover_that_loses_wal_loses_no_work(tmp_path):
     with nodes() as pair, workers.bench(pair.dsn, tmp_path) as bench:
         worker, tokens = lost_in_a_failover(bench, pair, ())
         bench.wait("result")
@@ -60,7 +60,7 @@ def test_an_asynchronous_failover_that_loses_the_last_wal_loses_no_work(tmp_path
 @pytest.mark.parametrize(
     ("without", "runs"), [("replay", {"result": 2, "running": 1}), ("reassert", {"result": 1, "running": 2})]
 )
-def test_without_its_guard_the_failover_costs_a_second_run(tmp_path, without, runs):
+def test_without_replay_a_failover_costs_a_second_run(tmp_path, without, runs):
     """The controls. Where nothing is replayed or reasserted, the worker claims again what is pending."""
     with nodes() as pair, workers.bench(pair.dsn, tmp_path) as bench:
         lost_in_a_failover(bench, pair, (without,))
@@ -68,7 +68,7 @@ def test_without_its_guard_the_failover_costs_a_second_run(tmp_path, without, ru
         assert bench.runs() == runs
 
 
-def test_without_random_bits_fencing_tokens_are_given_twice(tmp_path):
+def test_without_random_bits_fencing_tokens_repeat(tmp_path):
     """The control."""
     with nodes() as pair, workers.bench(pair.dsn, tmp_path) as bench:
         _, tokens = lost_in_a_failover(bench, pair, ("random_token",))
@@ -78,9 +78,7 @@ def test_without_random_bits_fencing_tokens_are_given_twice(tmp_path):
 
 @pytest.mark.quiet
 @pytest.mark.parametrize(("end", "synchronous"), [("killed", False), ("frozen", False), ("killed", True)])
-def test_the_first_claim_comes_within_two_seconds_after_the_new_primary_takes_writes(
-    tmp_path, capsys, end, synchronous
-):
+def test_first_claim_follows_within_2_s_of_promotion(tmp_path, capsys, end, synchronous):
     """Beside a bare psycopg client with the same DSN. Frozen: the dead host's sockets stay open, and take connections."""
     with nodes(synchronous=synchronous) as pair, workers.bench(pair.dsn, tmp_path) as bench:
         worker = bench.start(heartbeat_seconds=2, lease_seconds=60).listening()

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests.workers import until
+from tests.support.workers import until
 from turbo import db
 from turbo.embedded import free_port
 
@@ -28,7 +28,7 @@ def port_of(dsn: str) -> int:
 
 
 @pytest.mark.parametrize("first", [True, False])
-async def test_a_silent_host_costs_a_tenth_of_a_second_where_libpq_waits_for_its_timeout(dsn, silent, first):
+async def test_silent_host_delays_a_connect_by_a_tenth_of_a_second(dsn, silent, first):
     ports = (silent, port_of(dsn)) if first else (port_of(dsn), silent)
     begun = time.monotonic()
     connection = await db.connect(with_ports(dsn, *ports), "side by side")
@@ -41,7 +41,7 @@ async def test_a_silent_host_costs_a_tenth_of_a_second_where_libpq_waits_for_its
         assert time.monotonic() - begun >= 2
 
 
-async def test_the_ones_that_lost_the_race_leave_no_session_behind(dsn, silent):
+async def test_connections_that_lose_the_race_leave_no_session(dsn, silent):
     port = port_of(dsn)
     connection = await db.connect(with_ports(dsn, silent, port, port), "side by side")
     count = "select count(*) from pg_stat_activity where application_name = 'side by side'"
@@ -50,7 +50,7 @@ async def test_the_ones_that_lost_the_race_leave_no_session_behind(dsn, silent):
     await connection.close()
 
 
-async def test_when_all_refuse_each_is_named(dsn):
+async def test_error_names_every_host_that_refused(dsn):
     ports = free_port(), free_port()
     begun = time.monotonic()
     with pytest.raises(psycopg.OperationalError) as caught:

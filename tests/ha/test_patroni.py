@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 import psycopg
 import pytest
 
-from tests import workers
-from tests.ha import patroni
-from tests.ha.patroni import Cluster, Node
-from tests.workers import Bench, until
+from tests.support import patroni, workers
+from tests.support.patroni import Cluster, Node
+from tests.support.workers import Bench, until
 from turbo.db.connect import cut
 from turbo.migrate import migrate
 
@@ -222,7 +221,7 @@ def _refuses(node: Node) -> bool:
     return False
 
 
-def test_a_fleet_of_four_rides_out_whatever_happens_to_the_primary(cluster, tmp_path, capsys):
+def test_four_workers_survive_every_primary_failure(cluster, tmp_path, capsys):
     leader = cluster.whole()
     migrate(leader.dsn)
     with psycopg.connect(leader.dsn, autocommit=True) as db:

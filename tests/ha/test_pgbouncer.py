@@ -2,12 +2,12 @@
 
 import pytest
 
-from tests import workers
-from tests.ha.pgbouncer import pgbouncer
-from tests.workers import until
+from tests.support import workers
+from tests.support.pgbouncer import pgbouncer
+from tests.support.workers import until
 
 
-def test_in_session_mode_notifications_arrive_and_a_restart_is_ridden_out(own_server, tmp_path):
+def test_session_mode_delivers_notifications_across_a_restart(own_server, tmp_path):
     with pgbouncer(own_server.dsn, "session") as pool, workers.bench(own_server.dsn, tmp_path) as bench:
         worker = bench.start(dsn=pool.dsn, poll_seconds=3600).listening()
         until(lambda: bench.sql("select idle from agent_workers") == [(True,)])
@@ -24,7 +24,7 @@ def test_in_session_mode_notifications_arrive_and_a_restart_is_ridden_out(own_se
         assert "notifications do not arrive" not in worker.log
 
 
-def test_in_transaction_mode_it_says_so_once_polls_and_runs_every_task_once(dsn, tmp_path):
+def test_transaction_mode_is_reported_once_and_polled(dsn, tmp_path):
     with pgbouncer(dsn, "transaction", pool_size=3) as pool, workers.bench(dsn, tmp_path) as bench:
         started = [bench.start(name=f"w{i}", slots=4, dsn=pool.dsn) for i in range(2)]
         for worker in started:
@@ -49,7 +49,7 @@ def test_in_transaction_mode_it_says_so_once_polls_and_runs_every_task_once(dsn,
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_a_pool_that_is_killed_is_waited_for_and_nothing_is_lost(dsn, tmp_path, mode):
+def test_worker_waits_for_a_killed_pooler_and_loses_nothing(dsn, tmp_path, mode):
     with workers.bench(dsn, tmp_path) as bench:
         with pgbouncer(dsn, mode) as pool:
             worker = bench.start(dsn=pool.dsn)

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests import workers
-from tests.workers import until
+from tests.support import workers
+from tests.support.workers import until
 from turbo import embedded
 from turbo.migrate import migrate
 from turbo.worker.recovery_gate import SETTLE_SECONDS
@@ -14,7 +14,7 @@ from turbo.worker.recovery_gate import SETTLE_SECONDS
 
 @pytest.mark.quiet
 @pytest.mark.parametrize(("without", "runs"), [((), 1), (("settling",), 2)], ids=["guarded", "control"])
-def test_a_claim_that_a_crash_forgot_is_left_to_the_worker_that_runs_it(tmp_path, without, runs):
+def test_claim_forgotten_by_a_crash_is_left_to_its_worker(tmp_path, without, runs):
     """`slow` is back half a second after `fast`, which has a free slot by then: as far apart as two listeners can be."""
     with (
         embedded.temporary(settings={"wal_writer_delay": "10s", "autovacuum": "off"}) as server,
@@ -45,7 +45,7 @@ def test_a_claim_that_a_crash_forgot_is_left_to_the_worker_that_runs_it(tmp_path
         assert first == ("claimed" if without else "reasserted"), "the fault bit: the first claim is forgotten"
 
 
-def test_a_killed_backend_costs_no_wait(bench):
+def test_killed_backend_delays_no_claim(bench):
     """The same server, no crash: nothing is forgotten, and nobody waits."""
     worker = bench.start(poll_seconds=3600).listening()
     bench.insert("first")

@@ -8,9 +8,9 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import ACCOUNT, AccountsBench, accounts_bench, is_probe, subscription
-from tests.messages_api import Answer, Request
+from tests.support import messages_api
+from tests.support.accounts import ACCOUNT, AccountsBench, accounts_bench, is_probe, subscription
+from tests.support.messages_api import Answer, Request
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
 
@@ -40,7 +40,7 @@ def until_of(bench: AccountsBench) -> float:
     return float(bench.sql("select extract(epoch from until) from agent_accounts where host = '*'")[0][0])
 
 
-def test_both_hosts_rest_until_the_reset_then_one_probes_and_both_resume(bench: AccountsBench) -> None:
+def test_both_hosts_pause_until_the_reset_then_one_probes(bench: AccountsBench) -> None:
     limit = Limit(12)
     bench.api.decide = limit.decide
     timings = {"limit_shortest": 1.0, "limit_jitter": 1.0, "resume_spread": 0.5}
@@ -78,7 +78,7 @@ def test_both_hosts_rest_until_the_reset_then_one_probes_and_both_resume(bench: 
     assert sum(pauses) == 1
 
 
-def test_a_weekly_limit_rests_for_days_and_is_ended_by_hand(bench: AccountsBench) -> None:
+def test_weekly_limit_pauses_for_days_until_resumed_by_hand(bench: AccountsBench) -> None:
     resets_at = int(time.time()) + 3 * DAY
     bench.api.answer(messages_api.usage_limit("seven_day", resets_at))
     alpha = bench.worker("alpha", login=subscription(), worker={"slots": 3})
@@ -96,7 +96,7 @@ def test_a_weekly_limit_rests_for_days_and_is_ended_by_hand(bench: AccountsBench
     assert bench.runs_of() == runs + 3
 
 
-def test_a_host_with_a_dead_login_leaves_the_limit_for_another_to_probe(bench: AccountsBench) -> None:
+def test_host_with_a_dead_login_leaves_the_probe_to_another(bench: AccountsBench) -> None:
     limit = Limit(3)
 
     def decide(request: Request) -> Answer | None:
@@ -123,7 +123,7 @@ def test_a_host_with_a_dead_login_leaves_the_limit_for_another_to_probe(bench: A
     assert probes[-1] < len(bench.api.requests) - 1, "a worker that starts knows what is closed before it claims"
 
 
-def test_a_limit_of_an_unnamed_account_is_this_hosts_own(bench: AccountsBench) -> None:
+def test_limit_of_an_unnamed_account_stays_on_its_host(bench: AccountsBench) -> None:
     resets_at = int(time.time()) + DAY
     bench.api.decide = lambda r: messages_api.usage_limit("five_hour", resets_at) if not is_probe(r) else None
     bench.worker("alpha", login=subscription(), account=None)
@@ -148,7 +148,7 @@ async def limit(queue: Queue, resets_at: float | None, host: str = "*", **more: 
     ("resets_in", "rests"),
     [(7200.0, 7200.0), (-5.0, 60.0), (1.0, 60.0), (400.0 * DAY, 8.0 * DAY), (None, 900.0)],
 )
-async def test_the_reset_is_clamped_on_the_databases_clock(dsn: str, resets_in: float | None, rests: float) -> None:
+async def test_reset_is_clamped_on_the_database_clock(dsn: str, resets_in: float | None, rests: float) -> None:
     lane = Lane(dsn, "test")
     queue = Queue("w-1-abcdef", lane, lane, host="alpha")
     with psycopg.connect(dsn, autocommit=True) as db:
@@ -160,7 +160,7 @@ async def test_the_reset_is_clamped_on_the_databases_clock(dsn: str, resets_in: 
     await lane.close()
 
 
-async def test_of_several_limits_the_last_to_end_holds_and_it_is_one_pause(dsn: str) -> None:
+async def test_latest_of_several_limits_makes_one_pause(dsn: str) -> None:
     lanes = [Lane(dsn, f"test {n}") for n in range(8)]
     queues = [Queue(f"w-{n}-abcdef", lane, lane, host="alpha") for n, lane in enumerate(lanes)]
     at = time.time()

@@ -7,11 +7,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
-from tests.claude_bench import bash
-from tests.messages_api import Answer, Request
-from tests.workers import WorkerProcess, gone, until
+from tests.support import messages_api
+from tests.support.accounts import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
+from tests.support.claude import bash
+from tests.support.messages_api import Answer, Request
+from tests.support.workers import WorkerProcess, gone, until
 
 MANUAL = {(ACCOUNT, "*"): ("paused", "manual")}
 
@@ -26,7 +26,7 @@ def paused(bench: AccountsBench, worker: WorkerProcess, reason: str = "manual") 
     return worker.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason=reason) == 1
 
 
-def test_a_pause_by_hand_reaches_every_host_by_notify_and_a_resume_is_at_once(bench: AccountsBench) -> None:
+def test_pause_and_resume_reach_every_host_by_notify(bench: AccountsBench) -> None:
     workers = [bench.worker(host, timings={"resume_spread": 3600.0}) for host in ("alpha", "beta")]
     bench.turbo("pause", "--account", ACCOUNT, "--reason", "the budget")
     for worker in workers:  # they poll once an hour: only the notification can have told them
@@ -43,7 +43,7 @@ def test_a_pause_by_hand_reaches_every_host_by_notify_and_a_resume_is_at_once(be
     assert bench.probes() == 0
 
 
-def test_a_pause_whose_notification_is_swallowed_is_found_by_the_poll(bench: AccountsBench) -> None:
+def test_poll_finds_a_pause_whose_notification_was_lost(bench: AccountsBench) -> None:
     polls = bench.worker("alpha", worker={"poll_seconds": 0.5})
     deaf = bench.worker("beta", ladder=False)  # the control: it polls once an hour
     bench.sql("alter table agent_accounts disable trigger turbo_notify_accounts")
@@ -57,7 +57,7 @@ def test_a_pause_whose_notification_is_swallowed_is_found_by_the_poll(bench: Acc
         assert list(listener.notifies(timeout=0)) == [], "the fault did not bite"
 
 
-def test_a_pause_by_hand_is_not_lifted_by_a_good_probe(bench: AccountsBench) -> None:
+def test_good_probe_does_not_lift_a_pause_by_hand(bench: AccountsBench) -> None:
     probe = ClaimRef()
 
     def decide(request: Request) -> Answer | None:
@@ -81,7 +81,7 @@ def test_a_pause_by_hand_is_not_lifted_by_a_good_probe(bench: AccountsBench) -> 
     assert paused(bench, worker)
 
 
-def test_a_resume_while_the_probe_runs_opens_at_once_and_the_run_is_still_judged(bench: AccountsBench) -> None:
+def test_resume_during_a_probe_opens_at_once(bench: AccountsBench) -> None:
     probe = ClaimRef()
 
     def decide(request: Request) -> Answer | None:
@@ -101,7 +101,7 @@ def test_a_resume_while_the_probe_runs_opens_at_once_and_the_run_is_still_judged
     assert bench.breakers() == {}
 
 
-def test_when_the_prober_is_killed_another_worker_of_the_host_probes(bench: AccountsBench) -> None:
+def test_another_worker_probes_after_the_prober_is_killed(bench: AccountsBench) -> None:
     held = ClaimRef()
 
     def decide(request: Request) -> Answer | None:
@@ -125,7 +125,7 @@ def test_when_the_prober_is_killed_another_worker_of_the_host_probes(bench: Acco
     bench.until(lambda: bench.counts("t")[0][:2] == ("pending", 0) or bench.counts("t")[0][:2] == ("scheduled", 0))
 
 
-def test_a_suspicion_whose_worker_died_before_it_probed_is_decided(bench: AccountsBench) -> None:
+def test_suspicion_of_a_dead_worker_is_decided_by_another(bench: AccountsBench) -> None:
     bench.sql(
         "insert into agent_accounts (account, host, state, changed_at)"
         " values (%s, 'alpha', 'suspect', now() - interval '8 seconds')",
@@ -139,7 +139,7 @@ def test_a_suspicion_whose_worker_died_before_it_probed_is_decided(bench: Accoun
     assert bench.breakers() == {}
 
 
-def test_nothing_is_left_of_a_tool_when_its_worker_is_killed(bench: AccountsBench) -> None:
+def test_killed_worker_leaves_no_tool_behind(bench: AccountsBench) -> None:
     pids = bench.path / "pids"
     tool = bash(f"sleep 600 & sleep 601 & echo $$ $! $PPID > {pids}.new; mv {pids}.new {pids}; wait")
     bench.api.answer(tool, messages_api.text("done"))

@@ -109,7 +109,7 @@ async def sides(dsn: str) -> AsyncIterator[Sides]:
 STATE = "select state, reason, trips from agent_accounts"
 
 
-async def test_without_an_account_and_a_probe_a_refusal_is_the_tasks_own_and_counts(sides: Sides) -> None:
+async def test_refusal_without_account_and_probe_fails_the_task(sides: Sides) -> None:
     side = sides.make(Agent(account=None))
     assert side.accounts.names == ()
     outcome = await side.says(REFUSED)
@@ -120,7 +120,7 @@ async def test_without_an_account_and_a_probe_a_refusal_is_the_tasks_own_and_cou
     assert sides.sql(STATE) == []
 
 
-async def test_with_a_probe_and_no_account_its_own_name_is_the_account(sides: Sides) -> None:
+async def test_executor_name_is_the_account_when_none_is_given(sides: Sides) -> None:
     agent = ProbedAgent(account=None)
     side = sides.make(agent)
     agent.words.put_nowait(REFUSED)
@@ -131,7 +131,7 @@ async def test_with_a_probe_and_no_account_its_own_name_is_the_account(sides: Si
     assert side.accounts.types() == TypeFilter(only=("noop",))
 
 
-async def test_an_account_that_cannot_be_probed_rests_longer_each_time_and_is_tried_by_a_task(sides: Sides) -> None:
+async def test_unprobeable_account_backs_off_and_is_tested_by_a_task(sides: Sides) -> None:
     side = sides.make(Agent(), backoff_first=0.2, backoff_last=60.0)
     for trips in (1, 2, 3):
         outcome = await side.says(REFUSED)
@@ -147,7 +147,7 @@ async def test_an_account_that_cannot_be_probed_rests_longer_each_time_and_is_tr
     assert await side.says(BROKEN) == BROKEN, "a program that does not start blames no login"
 
 
-async def test_runs_that_fail_while_the_probe_runs_wait_for_a_probe_that_began_after_them(sides: Sides) -> None:
+async def test_failures_during_a_probe_wait_for_a_newer_probe(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent)
     first = asyncio.create_task(side.says(REFUSED))
@@ -163,7 +163,7 @@ async def test_runs_that_fail_while_the_probe_runs_wait_for_a_probe_that_began_a
     assert sides.sql(STATE) == [("paused", "auth", 1)]
 
 
-async def test_two_workers_of_a_host_make_one_probe_and_believe_it_both(sides: Sides) -> None:
+async def test_two_workers_of_a_host_share_one_probe(sides: Sides) -> None:
     agents = [ProbedAgent(), ProbedAgent()]
     left, right = (sides.make(agent) for agent in agents)
     first = asyncio.create_task(left.says(REFUSED))
@@ -176,7 +176,7 @@ async def test_two_workers_of_a_host_make_one_probe_and_believe_it_both(sides: S
     assert right.accounts.types() == TypeFilter(only=("noop",))
 
 
-async def test_a_probe_without_an_answer_costs_no_try_and_rests(sides: Sides) -> None:
+async def test_unanswered_probe_uses_no_attempt_and_pauses(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent)
     agent.words.put_nowait(Outcome.failed("529 Overloaded"))
@@ -184,7 +184,7 @@ async def test_a_probe_without_an_answer_costs_no_try_and_rests(sides: Sides) ->
     assert sides.sql("select state, reason, why from agent_accounts") == [("paused", "auth", "529 Overloaded")]
 
 
-async def test_a_broken_host_takes_the_run_off_its_task_and_a_sound_one_counts_it(sides: Sides) -> None:
+async def test_broken_host_is_not_counted_but_a_sound_one_is(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent)
     agent.words.put_nowait(Outcome.succeeded())
@@ -198,7 +198,7 @@ async def test_a_broken_host_takes_the_run_off_its_task_and_a_sound_one_counts_i
     assert sides.sql(STATE) == [("paused", "auth", 1)]
 
 
-async def test_a_probe_that_outlives_its_lease_has_no_say_any_more(sides: Sides) -> None:
+async def test_probe_that_outlives_its_lease_changes_nothing(sides: Sides) -> None:
     agents = [ProbedAgent(), ProbedAgent()]
     slow, quick = (sides.make(agent, probe_lease=0.2) for agent in agents)
     first = asyncio.create_task(slow.says(REFUSED))
@@ -212,7 +212,7 @@ async def test_a_probe_that_outlives_its_lease_has_no_say_any_more(sides: Sides)
     assert sides.sql(STATE) == [("paused", "auth", 1)]
 
 
-async def test_a_drain_does_not_wait_for_a_probe(sides: Sides) -> None:
+async def test_drain_does_not_wait_for_a_probe(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent)
     run = Running(Task(task_id="t", task_type="default", task_description="x"), "agent", None)
@@ -224,7 +224,7 @@ async def test_a_drain_does_not_wait_for_a_probe(sides: Sides) -> None:
     assert side.accounts.types().only == ("noop",)
 
 
-async def test_a_verdict_that_does_not_come_in_time_costs_no_try(sides: Sides) -> None:
+async def test_late_verdict_uses_no_attempt(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent, verdict=0.3)
     assert (await side.says(REFUSED)).kind is OutcomeKind.AUTH_FAILED

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import (
+from tests.support import messages_api
+from tests.support.accounts import (
     ACCOUNT,
     BAD,
     GOOD,
@@ -17,7 +17,7 @@ from tests.accounts_bench import (
     key_of,
     refuse_bad_keys,
 )
-from tests.messages_api import Answer, Request
+from tests.support.messages_api import Answer, Request
 
 TEN = [f"t{n}" for n in range(10)]
 
@@ -28,7 +28,7 @@ def bench(dsn: str, tmp_path: Path) -> Iterator[AccountsBench]:
         yield one
 
 
-def test_ten_tasks_at_a_dead_login_burn_no_try_and_another_host_does_them(bench: AccountsBench) -> None:
+def test_dead_login_uses_no_attempts_and_another_host_runs_tasks(bench: AccountsBench) -> None:
     together = threading.Barrier(10)
 
     def decide(request: Request) -> Answer | None:
@@ -57,7 +57,7 @@ def test_ten_tasks_at_a_dead_login_burn_no_try_and_another_host_does_them(bench:
     assert bench.trail("t0") == ["claimed", "finished", "claimed", "finished"]
 
 
-def test_without_the_breaker_the_same_tasks_go_round_and_round(bench: AccountsBench) -> None:
+def test_without_the_breaker_tasks_loop_on_a_dead_login(bench: AccountsBench) -> None:
     bench.api.decide = refuse_bad_keys
     bench.worker("alpha", BAD, breaker=False, worker={"slots": 2})
     bench.task("t0", max_retries=0)
@@ -66,7 +66,7 @@ def test_without_the_breaker_the_same_tasks_go_round_and_round(bench: AccountsBe
     assert bench.breakers() == {}
 
 
-def test_a_task_whose_own_content_is_refused_fails_itself_and_pauses_nobody(bench: AccountsBench) -> None:
+def test_refused_content_fails_its_task_and_pauses_no_account(bench: AccountsBench) -> None:
     def decide(request: Request) -> Answer | None:
         if "the forbidden words" in request.everything:
             return messages_api.error(403, "permission_error", "Request not allowed")
@@ -90,7 +90,7 @@ def test_a_task_whose_own_content_is_refused_fails_itself_and_pauses_nobody(benc
     assert alpha.metric(bench.dsn, "turbo_tasks_finished_total", outcome="failed") == 2
 
 
-def test_a_paused_login_is_probed_with_a_growing_backoff_and_opens_with_a_good_probe(bench: AccountsBench) -> None:
+def test_paused_login_is_probed_with_backoff_until_it_opens(bench: AccountsBench) -> None:
     bench.api.decide = refuse_bad_keys
     worker = bench.worker("alpha", BAD, timings={"backoff_first": 1.0, "backoff_last": 60.0})
     bench.task("t")
@@ -108,7 +108,7 @@ def test_a_paused_login_is_probed_with_a_growing_backoff_and_opens_with_a_good_p
     assert worker.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason="auth") == 0
 
 
-def test_two_workers_of_one_host_share_one_probe_and_rest_together(bench: AccountsBench) -> None:
+def test_two_workers_of_a_host_share_a_probe_and_a_pause(bench: AccountsBench) -> None:
     bench.api.decide = refuse_bad_keys
     first = bench.worker("alpha", BAD, worker={"slots": 2})
     second = bench.worker("alpha", BAD, worker={"slots": 2})
@@ -122,7 +122,7 @@ def test_two_workers_of_one_host_share_one_probe_and_rest_together(bench: Accoun
     assert 1 <= bench.runs_of() <= 4
 
 
-def test_an_executor_without_an_account_has_a_breaker_of_its_own_name_and_host(bench: AccountsBench) -> None:
+def test_executor_without_account_has_a_breaker_for_its_host(bench: AccountsBench) -> None:
     bench.api.decide = refuse_bad_keys
     worker = bench.worker("alpha", BAD, account=None, worker={"poll_seconds": 0.1})
     bench.task("t", max_retries=0)
@@ -135,7 +135,7 @@ def test_an_executor_without_an_account_has_a_breaker_of_its_own_name_and_host(b
     assert worker.metric(bench.dsn, "turbo_account_paused", account="claude", reason="auth") == 1
 
 
-def test_a_host_whose_cli_is_broken_rests_and_poisons_nothing(bench: AccountsBench) -> None:
+def test_broken_cli_pauses_its_host_and_poisons_nothing(bench: AccountsBench) -> None:
     home = bench.path / "alpha" / ".claude"
     home.mkdir(parents=True)
     (home / ".claude.json").write_text("{ not json")
@@ -153,7 +153,7 @@ def test_a_host_whose_cli_is_broken_rests_and_poisons_nothing(bench: AccountsBen
     assert bench.sql("select assigned_worker_id, count(*) from agent_tasks group by 1") == [(beta.worker_id, 3)]
 
 
-def test_one_executor_that_cannot_work_does_not_pause_its_account(bench: AccountsBench) -> None:
+def test_failing_executor_does_not_pause_its_account(bench: AccountsBench) -> None:
     config = bench.claude("alpha", login={"ANTHROPIC_API_KEY": GOOD})
     config["executors"]["odd"] = {**config["executors"]["claude"]}
     config["executors"]["odd"]["command"] = [*config["executors"]["claude"]["command"], "--no-such-flag"]

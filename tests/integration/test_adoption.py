@@ -10,9 +10,9 @@ import psycopg
 import pytest
 
 from tests.integration.test_migrate import Background, everything, open_transaction, query
-from tests.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
-from tests.rig import Rig, finished
-from tests.workers import TURBO, Bench, bench, until
+from tests.support.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
+from tests.support.rig import Rig, finished
+from tests.support.workers import TURBO, Bench, bench, until
 from turbo.client.client import Client
 from turbo.db.connect import Lane
 from turbo.domain.claim import ClaimRef
@@ -57,9 +57,7 @@ def places(dsn: str) -> list[tuple[object, ...]]:
 
 
 @each
-def test_adopted_while_a_reader_is_open_and_an_old_poller_works(
-    empty_dsn: str, table: OddTable, tmp_path: Path
-) -> None:
+def test_table_is_adopted_beside_an_open_reader_and_a_poller(empty_dsn: str, table: OddTable, tmp_path: Path) -> None:
     dsn = empty_dsn
     make(dsn, table)
     columns = old_columns(dsn)
@@ -125,7 +123,7 @@ def test_adopted_while_a_reader_is_open_and_an_old_poller_works(
     ) == known
 
 
-def test_control_a_migration_that_does_not_give_way_holds_up_the_poller(empty_dsn: str) -> None:
+def test_without_giving_way_a_migration_blocks_the_poller(empty_dsn: str) -> None:
     """The same scene without the guard: one wait of a minute instead of many short ones."""
     make(empty_dsn, PREDECESSOR, rows=200)
     with OldPoller(empty_dsn, PREDECESSOR, patience=1) as poller:
@@ -183,7 +181,7 @@ def trail(one: Bench, task: str) -> list[str]:
 
 
 @each
-def test_the_whole_life_of_a_task(table: OddTable, moved_in: Bench) -> None:
+def test_adopted_table_supports_the_whole_life_of_a_task(table: OddTable, moved_in: Bench) -> None:
     one = moved_in
     one.start(slots=4).listening()
 
@@ -238,7 +236,7 @@ def test_the_whole_life_of_a_task(table: OddTable, moved_in: Bench) -> None:
 # ── beside an old poller ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_an_old_poller_may_claim_what_turbo_gave_back_by_a_status_of_its_own(empty_dsn: str) -> None:
+async def test_old_poller_may_claim_a_task_that_turbo_gave_back(empty_dsn: str) -> None:
     make(empty_dsn, PREDECESSOR, rows=50)
     migrate(empty_dsn)
     async with Rig(empty_dsn, slots_size=1, poll_seconds=1) as rig:
@@ -254,7 +252,7 @@ async def test_an_old_poller_may_claim_what_turbo_gave_back_by_a_status_of_its_o
         assert query(empty_dsn, f"select output_data from agent_tasks {where}") == [(None,)]
 
 
-async def test_an_old_poller_that_does_not_ask_cannot_take_a_task_that_runs(empty_dsn: str) -> None:
+async def test_old_poller_cannot_take_a_running_task(empty_dsn: str) -> None:
     """It read 'pending', turbo claimed, and it writes without looking again: it gets an error, the task keeps its worker."""
     make(empty_dsn, PREDECESSOR, rows=50)
     migrate(empty_dsn)
@@ -270,9 +268,7 @@ async def test_an_old_poller_that_does_not_ask_cannot_take_a_task_that_runs(empt
         assert (await rig.finish(task)).verdict == "recorded"
 
 
-async def test_a_result_whose_task_is_gone_holds_up_no_other_under_a_trail_that_refers_to_tasks(
-    empty_dsn: str, tmp_path: Path
-) -> None:
+async def test_result_of_a_deleted_task_does_not_block_others(empty_dsn: str, tmp_path: Path) -> None:
     """The old agent_actions has a foreign key to agent_tasks: of a task that was deleted no trail can be written."""
     make(empty_dsn, PREDECESSOR, rows=50)
     migrate(empty_dsn)
@@ -299,7 +295,7 @@ async def test_a_result_whose_task_is_gone_holds_up_no_other_under_a_trail_that_
         assert answers == {one.task_id: "gone", other.task_id: "recorded"}
 
 
-async def test_retention_leaves_a_partitioned_trail_alone(empty_dsn: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_retention_skips_a_partitioned_audit_trail(empty_dsn: str, caplog: pytest.LogCaptureFixture) -> None:
     """Its rows are not told apart by their place alone: those of another partition would go with them."""
     make(empty_dsn, PARTITIONED, rows=200)
     migrate(empty_dsn)

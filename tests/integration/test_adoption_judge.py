@@ -7,8 +7,8 @@ import pytest
 
 from tests.integration.test_migrate import OLD_TABLE, everything, query
 from tests.integration.test_migrate_cli import turbo_migrate
-from tests.members import login
-from tests.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
+from tests.support.logins import login
+from tests.support.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
 from turbo.migrate import MigrationError, migrate, plan
 from turbo.migrate.adoption.contract import ACTIONS, ACTIONS_STORAGE, RELATIONS, TASKS, TASKS_STORAGE, TYPES
 
@@ -141,7 +141,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_it_refuses_before_anything_is_changed(empty_dsn: str, what: str) -> None:
+def test_migrate_refuses_before_it_changes_anything(empty_dsn: str, what: str) -> None:
     create, says, run = REFUSED[what]
     query(empty_dsn, create)
     before = everything(empty_dsn)
@@ -157,7 +157,7 @@ def test_it_refuses_before_anything_is_changed(empty_dsn: str, what: str) -> Non
     assert run in planned.stdout
 
 
-def test_all_reasons_are_told_at_once(empty_dsn: str) -> None:
+def test_refusal_lists_every_reason(empty_dsn: str) -> None:
     query(empty_dsn, old("task_priority int", "task_priority text").replace("output_data jsonb", "output_data json"))
     with pytest.raises(MigrationError) as refused:
         migrate(empty_dsn)
@@ -168,7 +168,7 @@ def test_all_reasons_are_told_at_once(empty_dsn: str) -> None:
 @pytest.mark.parametrize(
     "what", [what for what, (_, _, run) in REFUSED.items() if run and "<" not in run and what != "a rule"]
 )
-def test_what_it_says_to_run_is_all_it_takes(empty_dsn: str, what: str) -> None:
+def test_suggested_statements_are_enough_to_migrate(empty_dsn: str, what: str) -> None:
     create, _, _ = REFUSED[what]
     query(empty_dsn, create)
     for _ in range(3):
@@ -209,7 +209,7 @@ WARNED = {
 
 
 @pytest.mark.parametrize("what", WARNED)
-def test_it_warns_and_goes_on(empty_dsn: str, what: str) -> None:
+def test_warning_does_not_stop_a_migration(empty_dsn: str, what: str) -> None:
     create, says = WARNED[what]
     query(empty_dsn, create)
     assert f"-- warn: {says}" in turbo_migrate("--dsn", empty_dsn, "--plan").stdout
@@ -218,7 +218,7 @@ def test_it_warns_and_goes_on(empty_dsn: str, what: str) -> None:
     assert f"note: {says}" in result.stderr
 
 
-def test_rows_that_somebody_else_puts_off_are_told_and_left_alone(empty_dsn: str) -> None:
+def test_rows_delayed_by_another_program_are_reported_and_kept(empty_dsn: str) -> None:
     query(
         empty_dsn,
         old("status text", "status text, scheduled_for timestamp")
@@ -246,7 +246,7 @@ def test_rows_that_somebody_else_puts_off_are_told_and_left_alone(empty_dsn: str
 # ── the plan ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_plan_of_the_predecessors_table_tells_what_is_there(empty_dsn: str) -> None:
+def test_plan_describes_the_existing_table(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         PREDECESSOR.make(connection, rows=200)
     before = everything(empty_dsn)
@@ -276,7 +276,7 @@ def test_the_plan_of_the_predecessors_table_tells_what_is_there(empty_dsn: str) 
 
 
 @pytest.mark.parametrize("table", ODD_TABLES, ids=lambda table: table.name.replace(" ", "-"))
-def test_what_is_planned_is_what_is_sent(empty_dsn: str, table: OddTable) -> None:
+def test_statements_sent_are_the_statements_planned(empty_dsn: str, table: OddTable) -> None:
     """ClaimRef against the server's own log of statements: an event trigger sees each command that defines something."""
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         table.make(connection, rows=200)
@@ -295,7 +295,7 @@ def test_what_is_planned_is_what_is_sent(empty_dsn: str, table: OddTable) -> Non
     assert [sql for sql in planned if sql in sent] == sent
 
 
-def test_no_statement_of_the_plan_locks_two_of_the_tables_that_are_there(empty_dsn: str) -> None:
+def test_no_planned_statement_locks_two_existing_tables(empty_dsn: str) -> None:
     """Asked of the server: each planned transaction is run, and its locks are counted before it ends."""
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         PREDECESSOR.make(connection, rows=100)
@@ -321,7 +321,7 @@ def test_no_statement_of_the_plan_locks_two_of_the_tables_that_are_there(empty_d
         assert most == 1
 
 
-def test_a_plan_of_a_locked_table_says_so(empty_dsn: str) -> None:
+def test_plan_reports_a_locked_table(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with psycopg.connect(empty_dsn) as other:
         other.execute("lock table agent_tasks in access exclusive mode")
@@ -330,7 +330,7 @@ def test_a_plan_of_a_locked_table_says_so(empty_dsn: str) -> None:
     assert "is locked exclusively" in shown.findings[0].text
 
 
-def test_a_plan_names_who_is_in_the_way(empty_dsn: str) -> None:
+def test_plan_names_the_blocking_session(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with psycopg.connect(empty_dsn, application_name="nightly report") as other:
         other.execute("select count(*) from agent_tasks")
@@ -342,7 +342,7 @@ def test_a_plan_names_who_is_in_the_way(empty_dsn: str) -> None:
 # ── rights ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_without_the_right_to_hush_a_trigger_its_rows_are_left_alone(empty_dsn: str) -> None:
+def test_no_backfill_without_the_right_to_disable_a_trigger(empty_dsn: str) -> None:
     """An owner that is no superuser: a trigger on UPDATE would fire for the backfill, so there is none; it is said before."""
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         ENUM.make(connection, rows=200)
@@ -358,7 +358,7 @@ def test_without_the_right_to_hush_a_trigger_its_rows_are_left_alone(empty_dsn: 
         assert query(empty_dsn, "select count(distinct run_after) from agent_tasks") == [(1,)]
 
 
-def test_a_foreign_trigger_does_not_hear_of_the_backfill(empty_dsn: str) -> None:
+def test_foreign_trigger_does_not_fire_for_the_backfill(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as connection:
         ENUM.make(connection, rows=200)
     touched = query(empty_dsn, "select task_id, updated_at from agent_tasks order by 1")
@@ -371,7 +371,7 @@ def test_a_foreign_trigger_does_not_hear_of_the_backfill(empty_dsn: str) -> None
 # ── the contract ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_contract_is_what_a_fresh_database_gets(dsn: str) -> None:
+def test_contract_matches_a_fresh_database(dsn: str) -> None:
     """turbo/migrate/adoption/contract.py and migrations/0001_tables.sql say the same."""
     for table, known, storage in (("agent_tasks", TASKS, TASKS_STORAGE), ("agent_actions", ACTIONS, ACTIONS_STORAGE)):
         columns = query(

@@ -5,7 +5,7 @@ import pytest
 
 from tests.integration.test_adoption import PATIENCE, contents, each, make, old_columns, places
 from tests.integration.test_migrate import Background, query
-from tests.odd_tables import PREDECESSOR, OddTable
+from tests.support.odd_tables import PREDECESSOR, OddTable
 from turbo.migrate import migrate
 from turbo.migrate.adoption import backfill
 from turbo.migrate.files import Block, read
@@ -17,7 +17,7 @@ class Killed(Exception):
 
 
 @each
-def test_cut_off_after_any_statement_and_run_again(
+def test_adoption_resumes_after_a_cut_at_any_statement(
     empty_dsn: str, table: OddTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Run k loses its connection when it would send its k-th statement: every statement is once the last one done. The
@@ -67,7 +67,7 @@ def test_cut_off_after_any_statement_and_run_again(
     assert query(empty_dsn, "select count(distinct run_after) from agent_tasks where status = 'pending'") == [(40,)]
 
 
-def test_a_waiting_row_that_somebody_has_locked_is_neither_waited_for_nor_changed(empty_dsn: str) -> None:
+def test_locked_waiting_row_is_skipped_and_unchanged(empty_dsn: str) -> None:
     make(empty_dsn, PREDECESSOR, rows=200)
     with psycopg.connect(empty_dsn) as poller:
         run = Background(empty_dsn, PATIENCE)
@@ -94,7 +94,7 @@ def test_a_waiting_row_that_somebody_has_locked_is_neither_waited_for_nor_change
     ) == [(0,)]
 
 
-def test_an_adopted_check_is_valid_again_and_still_refuses_what_it_refused(empty_dsn: str) -> None:
+def test_adopted_check_is_validated_and_still_enforced(empty_dsn: str) -> None:
     make(empty_dsn, PREDECESSOR, rows=200)
     migrate(empty_dsn)
     assert query(empty_dsn, "select conname, convalidated from pg_constraint where contype = 'c' and conrelid = 'agent_tasks'::regclass"
@@ -105,7 +105,7 @@ def test_an_adopted_check_is_valid_again_and_still_refuses_what_it_refused(empty
         query(empty_dsn, "insert into agent_tasks (task_description, task_priority) values ('x', 11)")
 
 
-def test_first_come_is_first_served_for_rows_that_waited_before(empty_dsn: str) -> None:
+def test_rows_from_before_keep_their_order(empty_dsn: str) -> None:
     """created_at is in the zone of its writers, two hours ahead of the server: order holds, and nothing lies in the future."""
     make(empty_dsn, PREDECESSOR, rows=100)
     query(empty_dsn, "update agent_tasks set created_at = created_at + interval '2 hours', task_priority = 5")

@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_runner_measures_and_writes_its_page(tmp_path):
+def test_runner_measures_and_writes_its_page(tmp_path):
     measures = ["--only", "pickup,throughput100", "--contenders", "floor,turbo"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", *measures, "--out", str(tmp_path)],
@@ -27,6 +27,6 @@ def test_the_runner_measures_and_writes_its_page(tmp_path):
     assert "procrastinate is left out: the package procrastinate is not installed" in page, "an absent peer is named"
 
 
-def test_turbo_imports_nothing_of_the_benchmarks():
+def test_turbo_does_not_import_the_benchmarks():
     imports = re.compile(r"^\s*(from|import) benchmarks\b", re.MULTILINE)
     assert [p.name for p in (ROOT / "turbo").rglob("*.py") if imports.search(p.read_text())] == []

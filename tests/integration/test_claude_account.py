@@ -7,9 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests import messages_api
-from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
-from tests.messages_api import Answer
+from tests.support import messages_api
+from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
+from tests.support.messages_api import Answer
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.states import StopCause
 from turbo.executors.claude import executor as claude
@@ -24,7 +24,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 # ── what a row can do ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_row_cannot_make_the_cli_read_a_file_by_naming_it(bench: Bench) -> None:
+async def test_file_name_in_a_row_is_never_read_by_the_cli(bench: Bench) -> None:
     bench.home.joinpath("secret.txt").write_text("the-secret-itself")
     await bench.do(bench.executor(), f"look at @{bench.home}/secret.txt and @secret.txt")
     assert "the-secret-itself" not in str(bench.api.requests[0].body)
@@ -32,7 +32,7 @@ async def test_a_row_cannot_make_the_cli_read_a_file_by_naming_it(bench: Bench) 
     assert "the-secret-itself" in str(bench.api.requests[1].body), "this CLI attaches nothing: the test proves nothing"
 
 
-async def test_input_data_reaches_the_agent_and_its_cwd_does_not(bench: Bench) -> None:
+async def test_agent_receives_input_data_without_cwd(bench: Bench) -> None:
     place = bench.home / "checkout"
     place.mkdir()
     executor = bench.executor(allowed_roots=[bench.home], **ALLOWED)
@@ -45,13 +45,13 @@ async def test_input_data_reaches_the_agent_and_its_cwd_does_not(bench: Bench) -
     )
 
 
-async def test_a_row_cannot_leave_the_allowed_roots(bench: Bench) -> None:
+async def test_row_cannot_leave_the_allowed_roots(bench: Bench) -> None:
     outcome = await bench.do(bench.executor(allowed_roots=[bench.home / "work"]), input_data={"cwd": "/etc"})
     assert (outcome.kind, outcome.final) == (OutcomeKind.FAILED, True)
     assert bench.pids == []
 
 
-async def test_neither_the_prompt_nor_a_secret_is_in_the_process_list(bench: Bench) -> None:
+async def test_process_list_shows_neither_prompt_nor_secret(bench: Bench) -> None:
     bench.api.answer(messages_api.silent())
     run = bench.run("a very private matter")
     job = asyncio.create_task(bench.executor().run(run))
@@ -64,7 +64,7 @@ async def test_neither_the_prompt_nor_a_secret_is_in_the_process_list(bench: Ben
     assert KEY["ANTHROPIC_API_KEY"] not in argv
 
 
-async def test_the_log_holds_what_the_cli_said_and_no_secret(bench: Bench) -> None:
+async def test_log_holds_the_cli_output_and_no_secret(bench: Bench) -> None:
     outcome = await bench.do(bench.executor())
     log = Path(outcome.log or "").read_text()
     assert '"subtype":"init"' in log
@@ -72,7 +72,7 @@ async def test_the_log_holds_what_the_cli_said_and_no_secret(bench: Bench) -> No
     assert KEY["ANTHROPIC_API_KEY"] not in log
 
 
-async def test_the_workers_own_environment_stays_its_own(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_worker_environment_does_not_reach_the_cli(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURBO_DSN", "postgresql://secret")
     monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "the worker's")
     bench.api.answer(bash("env > seen.txt"), messages_api.text("done"))
@@ -86,7 +86,7 @@ async def test_the_workers_own_environment_stays_its_own(bench: Bench, monkeypat
 # ── the account ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_probe_is_one_small_call_with_the_executors_model(bench: Bench) -> None:
+async def test_probe_is_one_small_call_with_the_configured_model(bench: Bench) -> None:
     outcome = await bench.executor(model="haiku", resume=True, **ALLOWED).probe()
     assert outcome.kind is OutcomeKind.SUCCEEDED
     assert outcome.usage
@@ -105,7 +105,7 @@ async def test_a_probe_is_one_small_call_with_the_executors_model(bench: Bench) 
         (messages_api.error(529, "overloaded_error", "Overloaded"), KEY, OutcomeKind.FAILED, 1),
     ],
 )
-async def test_a_probe_says_what_is_wrong_without_retries(
+async def test_probe_reports_an_error_without_retries(
     bench: Bench, answer: Answer, login: dict[str, str], kind: OutcomeKind, requests: int
 ) -> None:
     bench.api.answer(answer)
@@ -116,18 +116,18 @@ async def test_a_probe_says_what_is_wrong_without_retries(
     assert outcome.resets_at == (RESETS_AT if kind is OutcomeKind.USAGE_LIMITED else None)
 
 
-async def test_a_probe_that_hears_nothing_ends_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unanswered_probe_ends_in_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claude, "PROBE_SECONDS", 3.0)
     bench.api.answer(messages_api.silent())
     assert (await bench.executor().probe()).kind is OutcomeKind.TIMED_OUT
 
 
-async def test_a_probe_that_cannot_start_blames_no_login(bench: Bench) -> None:
+async def test_probe_that_cannot_start_does_not_blame_the_login(bench: Bench) -> None:
     outcome = await bench.executor(command=[str(bench.home / "nothing")]).probe()
     assert outcome.kind is OutcomeKind.INFRASTRUCTURE
 
 
-async def test_auth_status_tells_presence_only(bench: Bench) -> None:
+async def test_auth_status_reports_presence_only(bench: Bench) -> None:
     bench.api.answer(messages_api.invalid_key())
     assert await bench.executor(KEY).auth_status() is True
     assert await bench.executor(OAUTH).auth_status() is True
@@ -136,7 +136,7 @@ async def test_auth_status_tells_presence_only(bench: Bench) -> None:
     assert bench.api.requests == []
 
 
-async def test_the_version_is_asked_and_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+async def test_cli_version_is_read_and_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "turbo")
     executor = bench.executor()
     version = await executor.version()
@@ -149,9 +149,7 @@ async def test_the_version_is_asked_and_logged_once(bench: Bench, caplog: pytest
     ]
 
 
-async def test_a_version_that_changes_under_the_worker_is_logged_by_its_next_run(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_changed_cli_version_is_logged_by_the_next_run(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "turbo")
     await bench.do(bench.executor())
     assert [r.message.split(" (")[0] for r in caplog.records if "Claude CLI" in r.message]
@@ -160,12 +158,12 @@ async def test_a_version_that_changes_under_the_worker_is_logged_by_its_next_run
 # ── the worker's part ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_cli_that_is_not_there_costs_the_task_no_try(bench: Bench) -> None:
+async def test_missing_cli_uses_no_attempt(bench: Bench) -> None:
     outcome = await bench.do(bench.executor(command=[str(bench.home / "nothing")]))
     assert (outcome.kind, outcome.failure_kind) == (OutcomeKind.INFRASTRUCTURE, FailureKind.INFRASTRUCTURE)
 
 
-async def test_an_env_file_that_others_can_read_is_not_used(bench: Bench) -> None:
+async def test_env_file_readable_by_others_is_not_used(bench: Bench) -> None:
     executor = bench.executor()
     (bench.home / "account.env").chmod(0o644)
     outcome = await bench.do(executor)
@@ -174,7 +172,7 @@ async def test_an_env_file_that_others_can_read_is_not_used(bench: Bench) -> Non
     assert bench.pids == []
 
 
-async def test_ten_agents_at_once_share_one_configuration(bench: Bench) -> None:
+async def test_ten_agents_share_one_configuration(bench: Bench) -> None:
     executor = bench.executor()
     outcomes = await asyncio.gather(*(bench.do(executor, task_id=f"t_{n}") for n in range(10)))
     assert [o.output for o in outcomes] == ["hello there"] * 10

@@ -1,4 +1,4 @@
-"""The claude executor with the real Claude CLI (tests/claude_bench.py) in every situation it can be in.
+"""The claude executor with the real Claude CLI (tests/support/claude.py) in every situation it can be in.
 
 A stand-in for the CLI is used only for what the real one (2.1.330) cannot be made to do: `exit 0, nothing said`, which
 2.1.197 does on SIGINT. Each of `SCENARIOS` is a line of the second table in docs/executors.md.
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 import psutil
 import pytest
 
-from tests import messages_api
-from tests.claude_bench import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, until
-from tests.messages_api import Answer
+from tests.support import messages_api
+from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, until
+from tests.support.messages_api import Answer
 from tests.unit.test_claude_verdict import table_under
 from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run
@@ -227,7 +227,7 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-async def test_the_real_cli_lands_in_its_row(bench: Bench, name: str) -> None:
+async def test_every_cli_situation_matches_its_row(bench: Bench, name: str) -> None:
     scenario = SCENARIOS[name]
     bench.api.answer(*scenario.answers)
     scenario.before(bench)
@@ -253,5 +253,5 @@ async def test_the_real_cli_lands_in_its_row(bench: Bench, name: str) -> None:
     scenario.after(bench, outcome)
 
 
-def test_the_page_lists_these_scenarios_and_no_others() -> None:
+def test_page_lists_exactly_these_scenarios() -> None:
     assert [cells[0] for cells in table_under("| shown with the real CLI |")] == list(SCENARIOS)

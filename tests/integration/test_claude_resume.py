@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import AccountsBench, ClaimRef, accounts_bench
-from tests.messages_api import Answer, Request
+from tests.support import messages_api
+from tests.support.accounts import AccountsBench, ClaimRef, accounts_bench
+from tests.support.messages_api import Answer, Request
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def bench(dsn: str, tmp_path: Path) -> Iterator[AccountsBench]:
         yield one
 
 
-def test_a_failed_session_is_resumed_and_a_refused_one_is_forgotten(bench: AccountsBench) -> None:
+def test_failed_session_is_resumed_and_a_refused_one_forgotten(bench: AccountsBench) -> None:
     answers = [
         messages_api.error(500, "api_error", "Internal server error"),
         messages_api.refusal(),

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests import messages_api
-from tests.claude_bench import ALLOWED, Bench, a_bench, bash, until
+from tests.support import messages_api
+from tests.support.claude import ALLOWED, Bench, a_bench, bash, until
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.states import StopCause
 
@@ -30,7 +30,7 @@ def tried(outcome: Outcome, session: str | None = None) -> dict[str, object]:
 SERVER_ERROR = messages_api.error(500, "api_error", "Internal server error")
 
 
-async def test_a_retry_goes_on_with_the_session_and_pays_only_for_itself(bench: Bench) -> None:
+async def test_retry_resumes_the_session_and_counts_only_its_own_cost(bench: Bench) -> None:
     executor = bench.executor(resume=True, **ALLOWED)
     bench.api.answer(bash("echo first"), SERVER_ERROR)
     first = await bench.do(executor, "count the sheep")
@@ -45,7 +45,7 @@ async def test_a_retry_goes_on_with_the_session_and_pays_only_for_itself(bench: 
     assert [(u.input_tokens, u.output_tokens) for u in second.usage] == [(11, 7)]
 
 
-async def test_without_resume_every_try_has_a_session_of_its_own(bench: Bench) -> None:
+async def test_without_resume_every_attempt_starts_a_session(bench: Bench) -> None:
     executor = bench.executor()
     first = await bench.do(executor)
     second = await bench.do(executor, **tried(first))
@@ -54,7 +54,7 @@ async def test_without_resume_every_try_has_a_session_of_its_own(bench: Bench) -
 
 
 @pytest.mark.parametrize("session", ["11111111-1111-4111-8111-111111111111", "not a session; --model opus"])
-async def test_a_session_that_is_not_here_is_begun_anew_in_the_same_run(bench: Bench, session: str) -> None:
+async def test_session_missing_on_this_host_is_replaced_in_the_run(bench: Bench, session: str) -> None:
     outcome = await bench.do(bench.executor(resume=True), "count the sheep", agent_session_id=session, retry_count=1)
     assert outcome.kind is OutcomeKind.SUCCEEDED
     assert bench.sessions == [outcome.session_id]
@@ -62,14 +62,14 @@ async def test_a_session_that_is_not_here_is_begun_anew_in_the_same_run(bench: B
     assert bench.api.requests[0].prompt.endswith("count the sheep")
 
 
-async def test_a_refused_session_is_not_offered_to_the_next_try(bench: Bench) -> None:
+async def test_refused_session_is_not_offered_to_the_next_attempt(bench: Bench) -> None:
     bench.api.answer(messages_api.refusal())
     outcome = await bench.do(bench.executor(resume=True))
     assert outcome.session_id == ""  # the row forgets the one it had
     assert bench.sessions[-1] == ""
 
 
-async def test_the_session_is_told_while_the_agent_still_works(bench: Bench) -> None:
+async def test_session_id_is_reported_while_the_agent_works(bench: Bench) -> None:
     bench.api.answer(messages_api.silent())
     run = bench.run()
     job = asyncio.create_task(bench.executor(resume=True).run(run))
@@ -80,7 +80,7 @@ async def test_the_session_is_told_while_the_agent_still_works(bench: Bench) -> 
     assert (outcome.kind, outcome.session_id) == (OutcomeKind.CANCELLED, bench.sessions[0])
 
 
-async def test_a_run_that_was_killed_is_resumed(bench: Bench) -> None:
+async def test_killed_run_is_resumed(bench: Bench) -> None:
     executor = bench.executor(resume=True, **ALLOWED)
     bench.api.answer(bash("echo first"), messages_api.silent())
     run = bench.run("count the sheep")
@@ -99,7 +99,7 @@ async def test_a_run_that_was_killed_is_resumed(bench: Bench) -> None:
 # ── turns ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_background_task_that_ends_in_time_gives_the_agent_the_last_word(bench: Bench) -> None:
+async def test_agent_answers_after_its_background_task_ends(bench: Bench) -> None:
     """Several results: after the first the CLI waits for the task, whose end begins another turn. That one may take
     longer than the CLI may stay after a result."""
     bench.api.answer(
@@ -114,20 +114,20 @@ async def test_a_background_task_that_ends_in_time_gives_the_agent_the_last_word
     assert sum(u.output_tokens for u in outcome.usage) == 20 + 7 + 20 + 7
 
 
-async def test_a_tool_that_is_not_allowed_is_counted_and_fails_nothing(bench: Bench) -> None:
+async def test_denied_tool_is_counted_and_fails_nothing(bench: Bench) -> None:
     bench.api.answer(bash("touch made.txt"), messages_api.text("could not"))
     outcome = await bench.do(bench.executor())
     assert (outcome.kind, outcome.extra["permission_denials"]) == (OutcomeKind.SUCCEEDED, 1)
     assert not (bench.home / "work" / "made.txt").exists()
 
 
-async def test_an_empty_answer_is_a_success(bench: Bench) -> None:
+async def test_empty_answer_is_a_success(bench: Bench) -> None:
     bench.api.answer(messages_api.text(""))
     outcome = await bench.do(bench.executor())
     assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "")
 
 
-async def test_the_cli_is_ended_while_it_still_retries_a_refused_login(bench: Bench) -> None:
+async def test_cli_is_ended_while_it_retries_a_refused_login(bench: Bench) -> None:
     """With ten retries a wrong key would take 187 s."""
     bench.api.answer(messages_api.invalid_key())
     outcome = await bench.do(bench.executor(cli_max_retries=10))
@@ -135,7 +135,7 @@ async def test_the_cli_is_ended_while_it_still_retries_a_refused_login(bench: Be
     assert len(bench.api.requests) < 5
 
 
-async def test_one_401_that_passes_ends_nothing(bench: Bench) -> None:
+async def test_single_401_that_passes_ends_nothing(bench: Bench) -> None:
     """A stored login may be renewed between the first refusal and the next request."""
     bench.api.answer(messages_api.invalid_key(), messages_api.text("hello there"))
     outcome = await bench.do(bench.executor(cli_max_retries=10))

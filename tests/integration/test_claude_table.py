@@ -18,13 +18,13 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests import messages_api
-from tests.accounts_bench import AccountsBench, accounts_bench, is_probe
-from tests.claude_bench import RESETS_AT
 from tests.integration.test_claude_cli import SCENARIOS, Scenario
-from tests.messages_api import Answer, Request
+from tests.support import messages_api
+from tests.support.accounts import AccountsBench, accounts_bench, is_probe
+from tests.support.claude import RESETS_AT
+from tests.support.messages_api import Answer, Request
+from tests.support.workers import until
 from tests.unit.test_claude_verdict import table_under
-from tests.workers import until
 
 PROBE_GOOD = {"403 for this request", "a flag the CLI does not know"}
 """Where the account is fine and the trouble is the task's or the executor's own; elsewhere the probe meets it as well."""

@@ -7,8 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.shell import Shell
-from tests.workers import TURBO
+from tests.support.shell import Shell
+from tests.support.workers import TURBO
 from turbo.cli.main import COMMANDS
 
 GROUPS = {
@@ -32,7 +32,7 @@ ASKING += [["submit", "x"], ["submit", "--file", "many.jsonl"]]
 # ── help and completion ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_every_command_explains_itself_with_examples(shell: Shell) -> None:
+def test_every_command_has_help_with_examples(shell: Shell) -> None:
     top = shell("--help")
     assert top.code == 0
     listed = top.out.partition("\nCommands:\n")[2]
@@ -52,7 +52,7 @@ def complete(shell: Shell, words: str) -> list[str]:
     return shell(_TURBO_COMPLETE="complete_bash", COMP_WORDS=words, COMP_CWORD=str(count)).out.split()
 
 
-def test_the_shell_completes_commands_options_words_and_ids(shell: Shell) -> None:
+def test_shell_completes_commands_options_words_and_ids(shell: Shell) -> None:
     for name in ("my_1", "my_2", "other"):
         shell("submit", "x", "--id", name)
     assert {"submit", "tasks", "doctor", "status"} <= set(complete(shell, "turbo "))
@@ -65,7 +65,7 @@ def test_the_shell_completes_commands_options_words_and_ids(shell: Shell) -> Non
     assert complete(shell, "turbo show m_") == [], "_ is no wildcard"
 
 
-def test_a_tab_without_a_database_prints_nothing(tmp_path: Path) -> None:
+def test_completion_without_a_database_prints_nothing(tmp_path: Path) -> None:
     away = Shell("host=127.0.0.1 port=1", tmp_path)
     done = away(_TURBO_COMPLETE="complete_bash", COMP_WORDS="turbo show x", COMP_CWORD="2")
     assert done.out.strip() == ""
@@ -119,12 +119,12 @@ def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
         (["config", "check", "none.yaml"], "cannot be read"),
     ],
 )  # fmt: skip
-def test_wrong_usage_is_one_line_and_exit_2(shell: Shell, words: list[str], text: str) -> None:
+def test_wrong_usage_prints_one_line_and_exits_2(shell: Shell, words: list[str], text: str) -> None:
     shell(*words).one_line(2, text)
 
 
 @pytest.mark.parametrize("words", ASKING, ids=lambda words: words[0])
-def test_no_database_is_one_line_and_exit_1(tmp_path: Path, words: list[str]) -> None:
+def test_missing_database_prints_one_line_and_exits_1(tmp_path: Path, words: list[str]) -> None:
     (tmp_path / "many.jsonl").write_text('"x"\n')
     away = Shell("postgresql://me:hush@127.0.0.1:1/db", tmp_path)
     done = away(*words)
@@ -133,7 +133,7 @@ def test_no_database_is_one_line_and_exit_1(tmp_path: Path, words: list[str]) ->
     assert "hush" not in done.err
 
 
-def test_a_database_without_turbo_or_that_is_none_says_what_to_do(shell: Shell, empty_dsn: str) -> None:
+def test_database_without_turbo_gets_advice(shell: Shell, empty_dsn: str) -> None:
     for words in ASKING:
         if "--file" not in words:
             shell(*words, "--dsn", empty_dsn).one_line(1, "no turbo schema: run `turbo migrate`")
@@ -143,7 +143,7 @@ def test_a_database_without_turbo_or_that_is_none_says_what_to_do(shell: Shell, 
     assert "Is it running" not in done.err
 
 
-def test_wrong_ids(shell: Shell) -> None:
+def test_unknown_and_ambiguous_ids_are_reported(shell: Shell) -> None:
     for name in ("my_1", "my_2"):
         shell("submit", "x", "--id", name)
     for command in ("show", "logs"):
@@ -157,7 +157,7 @@ def test_wrong_ids(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("words", [["tasks", "--limit", "9999"], ["tasks", "--json", "--limit", "9999"]], ids=str)
-def test_a_closed_pipe_ends_it_in_silence_as_it_ends_cat(shell: Shell, words: list[str]) -> None:
+def test_closed_pipe_ends_a_command_silently(shell: Shell, words: list[str]) -> None:
     with psycopg.connect(shell.dsn, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_description) select repeat('x', 180) from generate_series(1, 2000)")
     line = f"'{TURBO}' {' '.join(words)} | head -c 1; echo \" ${{PIPESTATUS[0]}}\""
@@ -168,7 +168,7 @@ def test_a_closed_pipe_ends_it_in_silence_as_it_ends_cat(shell: Shell, words: li
     assert done.stderr == ""
 
 
-def test_what_inserts_goes_on_when_the_reader_of_its_ids_has_left(shell: Shell) -> None:
+def test_submit_continues_after_its_reader_has_left(shell: Shell) -> None:
     """Half of the tasks must not be missing because somebody looked at the first id."""
     (shell.cwd / "many.jsonl").write_text('"x"\n' * 3000)
     line = f"'{TURBO}' submit --file many.jsonl --batch 100 | head -1 >/dev/null; echo ${{PIPESTATUS[0]}}"
@@ -180,14 +180,14 @@ def test_what_inserts_goes_on_when_the_reader_of_its_ids_has_left(shell: Shell) 
     assert len(shell("tasks", "--json", "--limit", "9999").json) == 3000
 
 
-def test_a_closed_standard_output_is_no_traceback(shell: Shell) -> None:
+def test_closed_stdout_prints_no_traceback(shell: Shell) -> None:
     done = subprocess.run(
         ["bash", "-c", f"'{TURBO}' tasks >&-"], stderr=subprocess.PIPE, env=shell.environment(), timeout=60
     )
     assert (done.returncode, done.stderr) == (0, b"no tasks\n")
 
 
-def test_a_task_whose_id_cannot_be_printed_is_in_and_says_so(shell: Shell) -> None:
+def test_unprintable_id_is_submitted_and_reported(shell: Shell) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
             [TURBO, "submit", "x", "--id", "mine"],
@@ -203,12 +203,12 @@ def test_a_task_whose_id_cannot_be_printed_is_in_and_says_so(shell: Shell) -> No
     assert [task["task_id"] for task in shell("tasks", "--json").json] == ["mine"]
 
 
-def test_a_worker_with_a_dsn_that_cannot_be_read_ends_at_once(shell: Shell) -> None:
+def test_worker_with_an_invalid_dsn_exits_at_once(shell: Shell) -> None:
     (shell.cwd / "w.yaml").write_text("worker: {state_dir: state}\nexecutors: {e: {kind: command, command: [cat]}}\n")
     shell("worker", "-c", "w.yaml", "--dsn", "no such thing").one_line(2, "the DSN cannot be read")
 
 
-def test_a_full_disk_behind_the_pipe_is_an_error(shell: Shell) -> None:
+def test_full_disk_behind_a_pipe_is_an_error(shell: Shell) -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
         done = subprocess.run(
             [TURBO, "status"], stdout=full, stderr=subprocess.PIPE, env=shell.environment(), timeout=60

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from tests.shell import Shell
+from tests.support.shell import Shell
 
 
 def after(shell: Shell, text: str, zone: str = "Asia/Tokyo") -> datetime:
@@ -17,7 +17,7 @@ def after(shell: Shell, text: str, zone: str = "Asia/Tokyo") -> datetime:
     return row[0].astimezone(UTC)
 
 
-def test_a_moment_is_in_this_machines_time_zone_unless_it_says_another(shell: Shell) -> None:
+def test_timestamp_without_zone_is_local_time(shell: Shell) -> None:
     assert after(shell, "2100-01-01T09:00") == datetime(2100, 1, 1, 0, 0, tzinfo=UTC)
     assert after(shell, "2100-01-01T09:00", "America/New_York") == datetime(2100, 1, 1, 14, 0, tzinfo=UTC)
     assert after(shell, "Jan 1 2100 09:00") == datetime(2100, 1, 1, 0, 0, tzinfo=UTC), "as PostgreSQL reads it"
@@ -30,7 +30,7 @@ def test_a_moment_is_in_this_machines_time_zone_unless_it_says_another(shell: Sh
 @pytest.mark.parametrize(
     ("text", "seconds"), [("10m", 600), ("2h30m", 9000), ("+2 hours", 7200), ("1d", 86_400), ("1.5 h", 5400)]
 )
-def test_a_length_is_from_now(shell: Shell, text: str, seconds: int) -> None:
+def test_duration_counts_from_now(shell: Shell, text: str, seconds: int) -> None:
     ahead = after(shell, text) - datetime.now(UTC)
     assert timedelta(seconds=seconds - 30) < ahead <= timedelta(seconds=seconds)
 
@@ -38,5 +38,5 @@ def test_a_length_is_from_now(shell: Shell, text: str, seconds: int) -> None:
 @pytest.mark.parametrize(
     "text", ["whenever", "infinity", "10 parsecs", "2100-13-01", "99999-01-01", "", "1h; drop table x"]
 )
-def test_what_is_no_moment(shell: Shell, text: str) -> None:
+def test_invalid_timestamp_is_refused(shell: Shell, text: str) -> None:
     shell("submit", "x", "--after", text).one_line(2, "is not a moment: write 10m, 2h30m")

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.shell import Shell
+from tests.support.shell import Shell
 
 
 def sql(shell: Shell, *queries: str) -> None:
@@ -73,7 +73,7 @@ def table(out: str, head: str) -> dict[str, list[str]]:
     return {words[0]: words[1:] for words in under}
 
 
-def test_a_fleet_without_trouble_in_one_screen(fleet: Shell) -> None:
+def test_healthy_fleet_fits_one_screen(fleet: Shell) -> None:
     done = fleet("status")
     assert done.code == 0
     assert done.lines[0].split(maxsplit=1) == ["ok", "nothing is wrong"]
@@ -88,7 +88,7 @@ def test_a_fleet_without_trouble_in_one_screen(fleet: Shell) -> None:
     assert max(map(len, shown.splitlines())) <= 80
 
 
-def test_the_last_hour_by_host_and_status_with_rate_tokens_and_cost(fleet: Shell) -> None:
+def test_last_hour_shows_rate_tokens_and_cost_by_host(fleet: Shell) -> None:
     hour = table(fleet("status").out, "HOST   COMPLETED")
     assert hour["alpha"] == ["6", "0", "0", "100%", "2.0s", "9.0M", "15.0k", "$7.50"]
     assert hour["beta"] == ["1", "1", "0", "50%", "3.0s"]
@@ -100,7 +100,7 @@ def test_the_last_hour_by_host_and_status_with_rate_tokens_and_cost(fleet: Shell
     assert (alpha["input_tokens"], alpha["output_tokens"], alpha["cost_usd"]) == (9_000_000, 15_000, 7.5)
 
 
-def test_running_tasks_by_host_when_a_host_has_many_workers(fleet: Shell) -> None:
+def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> None:
     sql(fleet, *(worker("beta", number) for number in range(2, 14)))
     done = fleet("status")
     assert table(done.out, "HOST   WORKERS")["beta"] == ["13", "2", "28", "max"]
@@ -136,7 +136,7 @@ def test_running_tasks_by_host_when_a_host_has_many_workers(fleet: Shell) -> Non
     ],
     ids=["none", "silent", "limit", "auth", "paused", "unserved", "old", "stuck", "failing"],
 )  # fmt: skip
-def test_what_is_wrong_stands_first_with_what_to_do(fleet: Shell, plant: list[str], what: str, do: str) -> None:
+def test_problems_come_first_with_advice(fleet: Shell, plant: list[str], what: str, do: str) -> None:
     sql(fleet, *plant)
     first = fleet("status").lines[0]
     assert first.startswith("warn  ")
@@ -145,7 +145,7 @@ def test_what_is_wrong_stands_first_with_what_to_do(fleet: Shell, plant: list[st
     assert what in problems(fleet)[0]
 
 
-def test_a_limit_says_when_it_resets(fleet: Shell) -> None:
+def test_usage_limit_shows_its_reset(fleet: Shell) -> None:
     columns = "account, host, state, reason, until"
     sql(
         fleet,
@@ -156,7 +156,7 @@ def test_a_limit_says_when_it_resets(fleet: Shell) -> None:
     assert "(in 1h59m)" in line or "(in 2h00m)" in line
 
 
-def test_a_dead_worker_that_was_started_again_is_no_news(fleet: Shell) -> None:
+def test_restarted_worker_hides_its_dead_predecessor(fleet: Shell) -> None:
     sql(fleet, worker("alpha", 2, state="dead", silent="2 hours"))
     assert problems(fleet) == []
     sql(fleet, running("alpha-2-abcdef", "held"))
@@ -164,14 +164,14 @@ def test_a_dead_worker_that_was_started_again_is_no_news(fleet: Shell) -> None:
     assert "1 task of its not yet rescued" in problems(fleet)[0]
 
 
-def test_anything_in_output_data_is_borne(fleet: Shell) -> None:
+def test_any_output_data_is_accepted(fleet: Shell) -> None:
     for number, value in enumerate(("3", '"x"', '[1, {"input_tokens": "many", "cost_usd": null}]', '{"a": 1}', "null")):
         sql(fleet, ended(f"odd{number}", "alpha-1-abcdef", "completed", usage=value))
     sql(fleet, "update agent_tasks set output_data = '[]' where task_id = 'e6'")
     assert fleet("status").code == 0
 
 
-def test_an_empty_database(shell: Shell) -> None:
+def test_empty_database_has_a_status(shell: Shell) -> None:
     done = shell("status")
     assert done.code == 0
     assert done.lines == [
@@ -182,7 +182,7 @@ def test_an_empty_database(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("columns", [40, 80, 200])
-def test_it_fits_a_terminal(fleet: Shell, columns: int) -> None:
+def test_status_fits_a_terminal(fleet: Shell, columns: int) -> None:
     sql(
         fleet,
         "insert into agent_tasks (task_description, queue) values ('x', 'a_queue_with_a_rather_long_name_of_40_ch')",

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.shell import Shell
-from tests.workers import TURBO, Bench, until
+from tests.support.shell import Shell
+from tests.support.workers import TURBO, Bench, until
 
 
 def rows(shell: Shell) -> list[dict[str, Any]]:
@@ -30,7 +30,7 @@ def end(shell: Shell, task_id: str, status: str, **more: object) -> None:
 # ── one ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_its_id_is_all_that_a_pipe_gets(shell: Shell) -> None:
+def test_pipe_receives_only_the_id(shell: Shell) -> None:
     done = shell(
         "submit", "Review src/auth.py", "--type", "review", "--queue", "night", "-p", "8", "--input", '{"a": 1}'
     )
@@ -42,7 +42,7 @@ def test_its_id_is_all_that_a_pipe_gets(shell: Shell) -> None:
 
 
 @pytest.mark.parametrize("words", [["submit", "-"], ["submit", "--file", "-"], ["submit", "--file", "prompt.md"]])
-def test_text_from_standard_input_or_a_file_is_taken_whole(shell: Shell, words: list[str]) -> None:
+def test_text_from_stdin_or_a_file_is_kept_whole(shell: Shell, words: list[str]) -> None:
     text = "Zwei Zeilen,\nmit ümläuts\n"
     (shell.cwd / "prompt.md").write_text(text)
     assert shell(*words, stdin=text).code == 0
@@ -50,7 +50,7 @@ def test_text_from_standard_input_or_a_file_is_taken_whole(shell: Shell, words: 
     shell("submit", "-", stdin=b"\xff").one_line(2, "is not UTF-8 text")
 
 
-def test_later_means_scheduled(shell: Shell) -> None:
+def test_after_option_schedules_the_task(shell: Shell) -> None:
     shell("submit", "x", "--after", "2h30m", "--id", "a")
     shell("submit", "x", "--after", "2100-01-01T06:00", "--id", "b")
     assert [row["status"] for row in rows(shell)] == ["scheduled"] * 2
@@ -58,7 +58,7 @@ def test_later_means_scheduled(shell: Shell) -> None:
     assert "in 2h29m" in shell("tasks").out or "in 2h30m" in shell("tasks").out
 
 
-def test_a_key_submits_once_and_an_id_is_taken_once(shell: Shell) -> None:
+def test_key_submits_once_and_an_id_is_taken_once(shell: Shell) -> None:
     first = shell("submit", "x", "--idempotency-key", "k", "--json").json
     again = shell("submit", "y", "--idempotency-key", "k", "--json")
     assert first["created"] is True
@@ -71,7 +71,7 @@ def test_a_key_submits_once_and_an_id_is_taken_once(shell: Shell) -> None:
 # ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_waiting_prints_the_result_and_exits_by_it(bench: Bench, shell: Shell) -> None:
+def test_wait_prints_the_result_and_sets_the_exit_code(bench: Bench, shell: Shell) -> None:
     bench.start().listening()
     done = shell("submit", "x", "--input", '{"raw": "\'the answer\'"}', "--wait")
     assert (done.code, done.out.strip()) == (0, "the answer")
@@ -86,7 +86,7 @@ def test_waiting_prints_the_result_and_exits_by_it(bench: Bench, shell: Shell) -
     assert done.json["status"] == "completed"
 
 
-def test_at_a_terminal_it_shows_where_the_task_is(bench: Bench, shell: Shell) -> None:
+def test_terminal_shows_the_state_of_the_task(bench: Bench, shell: Shell) -> None:
     worker = bench.start()
     worker.listening()
     person = shell.terminal("submit", "x", "--input", '{"seconds": 600}', "--id", "long", "--wait")
@@ -101,7 +101,7 @@ def test_at_a_terminal_it_shows_where_the_task_is(bench: Bench, shell: Shell) ->
     assert "long: cancelled" in done.text
 
 
-def test_ctrl_c_leaves_the_task_alone(shell: Shell) -> None:
+def test_ctrl_c_leaves_the_task_running(shell: Shell) -> None:
     person = shell.terminal("submit", "x", "--id", "mine", "--wait")
     try:
         person.said("no live worker serves queue default")
@@ -127,7 +127,7 @@ def waiting(shell: Shell, *words: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_it_says_why_nothing_may_happen(shell: Shell) -> None:
+def test_wait_explains_why_a_task_may_not_start(shell: Shell) -> None:
     shell("pause", "--queue", "night")
     process = waiting(shell, "x", "--queue", "night", "--id", "a")
     assert process.stderr is not None
@@ -138,7 +138,7 @@ def test_it_says_why_nothing_may_happen(shell: Shell) -> None:
     assert process.returncode == 0
 
 
-def test_it_wonders_when_a_served_task_goes_on_waiting(shell: Shell) -> None:
+def test_wait_warns_when_a_served_task_does_not_start(shell: Shell) -> None:
     with psycopg.connect(shell.dsn, autocommit=True) as db:
         columns = "worker_id, name, host, pid, version, slots, queues"
         db.execute(f"insert into agent_workers ({columns}) values ('w-1-abcdef', 'w', 'h', 1, '1', 1, '{{default}}')")
@@ -151,7 +151,7 @@ def test_it_wonders_when_a_served_task_goes_on_waiting(shell: Shell) -> None:
     assert process.returncode == 1
 
 
-def test_a_task_that_goes_away_meanwhile(shell: Shell) -> None:
+def test_wait_reports_a_deleted_task(shell: Shell) -> None:
     process = waiting(shell, "x", "--id", "a")
     until(lambda: rows(shell), what="it is there")
     with psycopg.connect(shell.dsn, autocommit=True) as db:
@@ -163,7 +163,7 @@ def test_a_task_that_goes_away_meanwhile(shell: Shell) -> None:
 # ── many ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_many_from_jsonl(shell: Shell) -> None:
+def test_jsonl_submits_many_tasks(shell: Shell) -> None:
     (shell.cwd / "tasks.jsonl").write_text(
         '{"text": "one", "id": "a", "input": {"path": "x.py"}, "priority": 9}\n\n"two"\n'
         '{"task_description": "three", "task_id": "c", "queue": "day", "after": "1h"}\n'
@@ -182,7 +182,7 @@ def test_many_from_jsonl(shell: Shell) -> None:
     assert (by_id["c"]["queue"], by_id["c"]["status"]) == ("day", "scheduled")
 
 
-def test_many_from_csv_and_from_standard_input(shell: Shell) -> None:
+def test_csv_and_stdin_submit_many_tasks(shell: Shell) -> None:
     text = '\ufefftext,type,input.path,priority\r\n"a, ""b""",lint,x.py,7\r\n"two\nlines",,,\r\n'
     done = shell("submit", "--file", "-", "--format", "csv", "--type", "other", "--json", stdin=text)
     assert done.code == 0
@@ -193,7 +193,7 @@ def test_many_from_csv_and_from_standard_input(shell: Shell) -> None:
     assert first["task_priority"] == 7
 
 
-def test_bad_lines_are_named_with_their_column_and_nothing_is_inserted(shell: Shell) -> None:
+def test_invalid_line_is_named_and_nothing_is_inserted(shell: Shell) -> None:
     (shell.cwd / "t.jsonl").write_bytes(
         b'"good"\n{"text": "x", "queue": "A B"}\n{"text": "x", "priority": "high"}\n{"txt": "x"}\nno json\n'
         b'{"text": "x", "after": "whenever"}\n[1]\n{"text": "nul \\u0000"}\n{"text": "\xff"}\n"good too"\n'
@@ -229,7 +229,7 @@ def test_bad_lines_are_named_with_their_column_and_nothing_is_inserted(shell: Sh
     assert rows(shell) == []
 
 
-def test_what_the_database_refuses_undoes_its_batch_and_says_how_to_go_on(shell: Shell) -> None:
+def test_batch_refused_by_the_database_is_undone_and_explained(shell: Shell) -> None:
     shell("submit", "x", "--id", "taken")
     (shell.cwd / "t.jsonl").write_text(
         "".join(f'{{"text": "x", "id": "{i}"}}\n' for i in ("a", "b", "c", "taken", "e"))
@@ -244,7 +244,7 @@ def test_what_the_database_refuses_undoes_its_batch_and_says_how_to_go_on(shell:
     assert shell("submit", "--file", "t.jsonl", "--from-line", "3").lines == ["c", "d", "e"]
 
 
-def test_ctrl_c_among_many_says_what_is_in(shell: Shell) -> None:
+def test_ctrl_c_in_a_batch_reports_what_was_submitted(shell: Shell) -> None:
     (shell.cwd / "t.jsonl").write_text("".join(f'{{"text": "x", "id": "{i}"}}\n' for i in "abc"))
     with psycopg.connect(shell.dsn) as blocking:
         blocking.execute("insert into agent_tasks (task_id, task_description) values ('b', 'x')")
@@ -268,7 +268,7 @@ def test_ctrl_c_among_many_says_what_is_in(shell: Shell) -> None:
     assert {row["task_id"] for row in rows(shell)} == {"a"}
 
 
-def test_a_terminal_sees_a_bar_and_a_summary_instead_of_ids(shell: Shell) -> None:
+def test_terminal_shows_a_bar_and_a_summary_not_ids(shell: Shell) -> None:
     (shell.cwd / "t.jsonl").write_text('"x"\n' * 1500)
     done = shell.terminal("submit", "--file", "t.jsonl", "--batch", "50").ended()
     assert done.code == 0
@@ -278,7 +278,7 @@ def test_a_terminal_sees_a_bar_and_a_summary_instead_of_ids(shell: Shell) -> Non
     assert not any(row["task_id"] in done.text for row in rows(shell)[:10])
 
 
-def test_waiting_for_many(bench: Bench, shell: Shell) -> None:
+def test_wait_follows_many_tasks(bench: Bench, shell: Shell) -> None:
     bench.start().listening()
     (shell.cwd / "t.jsonl").write_text('{"text": "x", "type": "noop"}\n' * 20)
     done = shell("submit", "--file", "t.jsonl", "--wait")

@@ -5,8 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.shell import Shell
-from tests.workers import Bench
+from tests.support.shell import Shell
+from tests.support.workers import Bench
 
 ODD = "clear \x1b[2J and ring \x07 the bell, with ümläuts and 漢字"
 
@@ -40,7 +40,7 @@ def ids(shell: Shell, *words: str) -> list[str]:
     return [task["task_id"] for task in shell("tasks", "--json", *words).json]
 
 
-def test_filters(some: Shell) -> None:
+def test_filters_select_tasks(some: Shell) -> None:
     assert ids(some) == ["c_1", "f2", "s1", "p1", "f1"], "the newest first"
     assert ids(some, "--status", "failed") == ["f2", "f1"]
     assert ids(some, "-s", "failed,pending", "-s", "scheduled") == ["f2", "s1", "p1", "f1"]
@@ -56,7 +56,7 @@ def test_filters(some: Shell) -> None:
     assert some("tasks", "--queue", "void", "--json").json == []
 
 
-def test_a_pipe_gets_whole_plain_aligned_lines(some: Shell) -> None:
+def test_pipe_receives_full_aligned_plain_lines(some: Shell) -> None:
     done = some("tasks")
     head, *lines = done.lines
     assert len(lines) == 5
@@ -70,7 +70,7 @@ def test_a_pipe_gets_whole_plain_aligned_lines(some: Shell) -> None:
 
 
 @pytest.mark.parametrize("columns", [200, 60, 24, 12])
-def test_a_table_fits_the_terminal_and_keeps_what_must_stay(some: Shell, columns: int) -> None:
+def test_table_fits_the_terminal_and_keeps_key_columns(some: Shell, columns: int) -> None:
     done = some.terminal("tasks", columns=columns).ended()
     assert done.code == 0
     lines = [line.rstrip() for line in done.text.splitlines() if line.strip()]
@@ -85,14 +85,14 @@ def test_a_table_fits_the_terminal_and_keeps_what_must_stay(some: Shell, columns
     }.get(columns, [])
 
 
-def test_colour_is_for_a_terminal_that_wants_it(some: Shell) -> None:
+def test_colour_needs_a_terminal_that_allows_it(some: Shell) -> None:
     assert "\x1b[32mcompleted" in some.terminal("tasks").ended().out
     plain = some.terminal("tasks", NO_COLOR="1").ended().out
     assert "\x1b[3" not in plain
     assert "completed" in plain
 
 
-def test_control_characters_of_a_row_never_reach_the_terminal(some: Shell) -> None:
+def test_control_characters_never_reach_the_terminal(some: Shell) -> None:
     for words in (["tasks"], ["show", "c_1"]):
         out = some.terminal(*words, columns=200).ended().out
         assert "\x1b[2J" not in out
@@ -103,7 +103,7 @@ def test_control_characters_of_a_row_never_reach_the_terminal(some: Shell) -> No
 # ── show ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_task_whole_with_its_trail(bench: Bench, shell: Shell) -> None:
+def test_show_prints_a_task_with_its_audit_trail(bench: Bench, shell: Shell) -> None:
     bench.start().listening()
     shell("submit", "say it", "--id", "task_one", "--input", '{"exit": 3}', "--max-retries", "1", "--wait")
     done = shell("show", "task_o")
@@ -123,7 +123,7 @@ def test_a_task_whole_with_its_trail(bench: Bench, shell: Shell) -> None:
     assert max(map(len, timeline.splitlines())) <= 80
 
 
-def test_an_id_is_taken_whole_before_it_is_a_beginning(some: Shell) -> None:
+def test_exact_id_wins_over_a_prefix(some: Shell) -> None:
     sql(some, "insert into agent_tasks (task_id, task_description) values ('f', 'whole'), ('f11', 'x')")
     assert some("show", "f", "--json").json["task_id"] == "f"
     assert some("show", "f11", "--json").json["task_id"] == "f11"
@@ -135,7 +135,7 @@ def test_an_id_is_taken_whole_before_it_is_a_beginning(some: Shell) -> None:
 # ── cancel and retry ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_by_ids_a_line_each_and_exit_1_for_what_could_not_be(some: Shell) -> None:
+def test_ids_print_a_line_each_and_exit_1_on_any_failure(some: Shell) -> None:
     done = some("cancel", "p1", "s", "f1", "none")
     assert done.code == 1
     assert done.lines == ["p1: cancelled", "s1: cancelled"]
@@ -149,7 +149,7 @@ def test_by_ids_a_line_each_and_exit_1_for_what_could_not_be(some: Shell) -> Non
     assert some("cancel", "f").err == "f: 'f' begins several ids: f1, f2\n"
 
 
-def test_by_filter_a_pipe_must_say_yes(some: Shell) -> None:
+def test_filter_in_a_pipe_needs_yes(some: Shell) -> None:
     some("cancel", "--queue", "day").one_line(2, "cancel 2 tasks (scheduled, pending, running)? Nothing was changed")
     assert ids(some, "--status", "cancelled") == []
     assert some("cancel", "--queue", "day", "--yes").out == "cancelled 2\n"
@@ -161,7 +161,7 @@ def test_by_filter_a_pipe_must_say_yes(some: Shell) -> None:
 @pytest.mark.parametrize(
     ("answer", "code", "left"), [("y\r", 0, ["f1"]), ("n\r", 1, ["f2", "f1"]), ("\x03", 1, ["f2", "f1"])]
 )
-def test_by_filter_a_person_is_asked(some: Shell, answer: str, code: int, left: list[str]) -> None:
+def test_filter_at_a_terminal_asks_first(some: Shell, answer: str, code: int, left: list[str]) -> None:
     person = some.terminal("retry", "--failure-kind", "usage_limit")
     person.said("retry 1 task (failed)? [y/N]")
     person.type(answer)
@@ -171,13 +171,13 @@ def test_by_filter_a_person_is_asked(some: Shell, answer: str, code: int, left: 
     assert ("retried 1" in done.text) == (code == 0)
 
 
-def test_retry_takes_the_failed_unless_told(some: Shell) -> None:
+def test_retry_by_filter_takes_failed_tasks_by_default(some: Shell) -> None:
     assert some("retry", "--queue", "night", "--yes", "--json").json["refused"] == {}
     assert set(ids(some, "--queue", "night", "--status", "pending")) == {"f1", "f2"}
     assert some("retry", "--queue", "night", "--status", "completed", "--yes").out == "retried 1\n"
 
 
-def test_a_running_task_is_cancelled_when_its_agent_is_gone(bench: Bench, shell: Shell) -> None:
+def test_running_task_is_cancelled_once_its_agent_is_gone(bench: Bench, shell: Shell) -> None:
     bench.start().listening()
     shell("submit", "x", "--id", "long", "--input", '{"seconds": 600}')
     bench.wait("long", "running")
@@ -190,7 +190,7 @@ def test_a_running_task_is_cancelled_when_its_agent_is_gone(bench: Bench, shell:
 # ── pause and resume ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_queue_is_paused_and_resumed(bench: Bench, shell: Shell) -> None:
+def test_queue_is_paused_and_resumed(bench: Bench, shell: Shell) -> None:
     bench.start().listening()
     assert shell("pause", "--queue", "default", "--reason", "the backup runs").out == "paused queue default\n"
     again = shell("pause", "-q", "default", "--json").json
@@ -205,7 +205,7 @@ def test_a_queue_is_paused_and_resumed(bench: Bench, shell: Shell) -> None:
     assert "is the name right?" in done.err
 
 
-def test_an_account_is_paused_on_every_host_and_resumed(shell: Shell) -> None:
+def test_account_is_paused_on_every_host_and_resumed(shell: Shell) -> None:
     assert shell("pause", "--account", "max").out == "paused account max\n"
     assert sql(shell, "select host, state, reason from agent_accounts") == [("*", "paused", "manual")]
     assert "turbo resume --account max" in shell("status").out

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests import conftest, workers
-from tests.real import missing, require
-from tests.rig import Rig
+from tests.support import database, workers
+from tests.support.requirements import missing, require
+from tests.support.rig import Rig
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -75,7 +75,7 @@ async def copy(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("insert", [psql, node_postgres, asyncpg_insert, pg8000_insert, copy], ids=lambda f: f.__name__)
-async def test_an_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
+async def test_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
     async with Rig(dsn) as rig:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db:
             while (await (await db.execute("select idle from agent_workers")).fetchone()) != (True,):
@@ -89,10 +89,10 @@ async def test_an_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
                 await asyncio.sleep(0.01)
 
 
-async def test_postgres_fdw_inserts_are_repeatable_read_and_wake_all_the_same():
+async def test_postgres_fdw_insert_wakes_in_repeatable_read():
     """The wheel has no contrib: Debian's PostgreSQL."""
-    require(str(conftest.DEBIAN / "postgres"))
-    with embedded.temporary(bin_dir=conftest.DEBIAN) as server:
+    require(str(database.DEBIAN / "postgres"))
+    with embedded.temporary(bin_dir=database.DEBIAN) as server:
         migrate(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as db:
             db.execute("create database elsewhere")
@@ -117,7 +117,7 @@ async def test_postgres_fdw_inserts_are_repeatable_read_and_wake_all_the_same():
                         await asyncio.sleep(0.01)
 
 
-def test_other_time_zones_mean_the_same_moment(bench):
+def test_other_time_zones_mean_the_same_time(bench):
     bench.start().listening()
     bench.sql("insert into agent_tasks (task_id, task_type, task_description, run_after) values ('past', 'noop', 'x', %s)",
               "2026-01-01 00:00:00+14")  # fmt: skip

@@ -8,7 +8,7 @@ from collections import Counter
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
+from tests.support.rig import Rig, finished
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
 
@@ -55,7 +55,7 @@ async def race(dsn: str, seconds: float) -> tuple[int, int]:
 
 
 @pytest.mark.quiet
-async def test_two_runs_of_one_key_never_overlap(dsn, capsys):
+async def test_runs_of_one_key_never_overlap(dsn, capsys):
     runs, overlaps = await race(dsn, 6)
     with capsys.disabled():
         print(f"\nkeyed runs raced by six workers: {runs}, overlapping: {overlaps}")
@@ -63,7 +63,7 @@ async def test_two_runs_of_one_key_never_overlap(dsn, capsys):
     assert overlaps == 0
 
 
-async def test_without_the_unique_index_they_do(dsn):
+async def test_without_the_unique_index_runs_overlap(dsn):
     """The control: NOT EXISTS alone looks with a snapshot older than its sibling's commit."""
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("drop index agent_tasks_one_running_per_key")
@@ -71,7 +71,7 @@ async def test_without_the_unique_index_they_do(dsn):
     assert overlaps > 0
 
 
-async def test_one_batch_takes_one_task_of_a_key_and_does_not_stop_there(dsn):
+async def test_batch_takes_one_task_of_a_key_and_goes_on(dsn):
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute(
             "insert into agent_tasks (task_description, concurrency_key, task_priority) select 'x', 'k', 9 from generate_series(1, 50)"
@@ -84,7 +84,7 @@ async def test_one_batch_takes_one_task_of_a_key_and_does_not_stop_there(dsn):
 
 
 @pytest.mark.parametrize("how", ["finished", "deleted by hand after a cancel"])
-async def test_a_waiter_on_another_idle_worker_starts_when_its_key_comes_free(dsn, how):
+async def test_freed_key_wakes_a_waiter_on_another_worker(dsn, how):
     """The finisher serves another queue, polls are an hour apart and there is no ladder: only the freed-key wake can tell."""
     async with (
         Rig(dsn, name="one", queues=("left",)) as one,

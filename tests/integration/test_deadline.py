@@ -17,7 +17,7 @@ async def connection(dsn: str):
     await one.close()
 
 
-async def test_a_stop_in_mid_statement_is_silent(connection: db.Connection) -> None:
+async def test_stop_during_a_statement_logs_nothing(connection: db.Connection) -> None:
     heard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
     await cancelled(db.within(60, connection, connection.execute("select pg_sleep(60)")))
@@ -35,7 +35,7 @@ async def cancelled(work: Coroutine[Any, Any, None]) -> None:
     assert job.cancelled()
 
 
-async def test_a_statement_over_its_deadline_is_a_timeout(connection: db.Connection) -> None:
+async def test_statement_past_its_deadline_times_out(connection: db.Connection) -> None:
     with pytest.raises(TimeoutError, match=r"no answer from the database within 0\.1 s"):
         await db.within(0.1, connection, connection.execute("select pg_sleep(60)"))
     assert connection.broken

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Bench, until
+from tests.support.workers import Bench, until
 
-DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "defective.py")
+DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "support" / "programs" / "defective.py")
 
 
 @pytest.mark.parametrize(
     ("defect", "what"),
     [("run", "run of a task"), ("job", "return after silence"), ("loop", "housekeeping"), ("beat", "heartbeat")],
 )
-def test_a_defect_ends_the_worker_and_loses_nothing(bench: Bench, defect: str, what: str) -> None:
+def test_defect_ends_the_worker_and_loses_nothing(bench: Bench, defect: str, what: str) -> None:
     bench.program = DEFECTIVE
     broken = bench.start(bench.config(), defect)
     if defect in ("run", "job"):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.markdown import MAIN, Bash, blocks, printed_as, terminals
-from tests.workers import until
+from tests.support.markdown import MAIN, Bash, blocks, printed_as, terminals
+from tests.support.workers import until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 90.0
@@ -82,17 +82,17 @@ def listening(terminal: Bash) -> None:
     until(lambda: "listening on channel" in terminal.said(), 30, terminal.said())
 
 
-def test_the_tutorial_followed_literally(clone: tuple[Path, Mapping[str, str], Path]) -> None:
+def test_tutorial_works_as_written(clone: tuple[Path, Mapping[str, str], Path]) -> None:
     assert len(follow(ROOT / "docs" / "tutorial.md", clone)) >= 12
 
 
-def test_the_readme_followed_literally(clone: tuple[Path, Mapping[str, str], Path]) -> None:
+def test_readme_works_as_written(clone: tuple[Path, Mapping[str, str], Path]) -> None:
     done = "".join(follow(ROOT / "README.md", clone))
     for command in ("make demo", "turbo migrate", "turbo worker", "turbo submit", "turbo cancel"):
         assert command in done
 
 
-def test_a_page_that_is_wrong_is_noticed(clone: tuple[Path, Mapping[str, str], Path]) -> None:
+def test_page_with_a_wrong_block_fails(clone: tuple[Path, Mapping[str, str], Path]) -> None:
     page = clone[2] / "page.md"
     page.write_text("```sh\necho one\necho two\n```\n\n```text\n…\ntwo\n```\n")
     assert len(follow(page, clone)) == 1
@@ -105,7 +105,7 @@ def test_a_page_that_is_wrong_is_noticed(clone: tuple[Path, Mapping[str, str], P
 
 
 @pytest.mark.parametrize("page", [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md"], ids=lambda p: p.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_resolves(page: Path) -> None:
     text = page.read_text()
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
         if not target.startswith(("http:", "https:", "mailto:")):

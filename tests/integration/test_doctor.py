@@ -21,12 +21,12 @@ import psycopg
 import pytest
 import yaml
 
-from tests.claude_bench import KEY, the_cli
-from tests.conftest import _embedded_arguments
-from tests.pooler import pooler
-from tests.real import missing
-from tests.shell import Done
-from tests.workers import TURBO, Bench, WorkerProcess
+from tests.support.claude import KEY, the_cli
+from tests.support.database import embedded_arguments
+from tests.support.pgbouncer import pgbouncer
+from tests.support.requirements import missing
+from tests.support.shell import Done
+from tests.support.workers import TURBO, Bench, WorkerProcess
 from turbo import embedded
 from turbo.migrate import SCHEMA_VERSION, migrate
 
@@ -145,7 +145,7 @@ def looked_at(done: Done) -> set[str]:
 # ── no fault ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_healthy_set_up_has_no_warning_and_no_failure(host: Host) -> None:
+def test_healthy_setup_has_no_warning_or_failure(host: Host) -> None:
     host.start().listening()
     done = host.doctor()
     assert wrong(done) == {}
@@ -173,12 +173,12 @@ def test_a_healthy_set_up_has_no_warning_and_no_failure(host: Host) -> None:
 # ── the ten ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_pooler_in_transaction_mode(host: Host) -> None:
+def test_pooler_in_transaction_mode_fails(host: Host) -> None:
     host.start().listening()
-    with pooler(host.bench.dsn, "transaction") as through:
-        only(host.doctor(dsn=through), "notifications", "fail", "pooler in transaction mode")
-    with pooler(host.bench.dsn, "session") as through:
-        assert wrong(host.doctor(dsn=through)) == {}, "one in session mode is no fault"
+    with pgbouncer(host.bench.dsn, "transaction") as through:
+        only(host.doctor(dsn=through.dsn), "notifications", "fail", "pooler in transaction mode")
+    with pgbouncer(host.bench.dsn, "session") as through:
+        assert wrong(host.doctor(dsn=through.dsn)) == {}, "one in session mode is no fault"
 
 
 @contextlib.contextmanager
@@ -193,7 +193,7 @@ def standby_of(primary: embedded.Server) -> Iterator[embedded.Server]:
     server: embedded.Server | None = None
     try:
         primary.run("pg_basebackup", "-D", str(data), "-d", primary.dsn, "-R", "-c", "fast", "-X", "stream")
-        server = embedded.start(data, **_embedded_arguments())  # type: ignore[arg-type]
+        server = embedded.start(data, **embedded_arguments())  # type: ignore[arg-type]
         yield server
     finally:
         if server is not None:
@@ -201,8 +201,8 @@ def standby_of(primary: embedded.Server) -> Iterator[embedded.Server]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def test_a_read_only_standby(host: Host) -> None:
-    with embedded.temporary(**_embedded_arguments()) as primary:  # type: ignore[arg-type]
+def test_read_only_standby_fails(host: Host) -> None:
+    with embedded.temporary(**embedded_arguments()) as primary:  # type: ignore[arg-type]
         migrate(primary.dsn)
         with standby_of(primary) as standby:
             config = {"metrics": {"port": 0}, "executors": {"noop": host.config["executors"]["noop"]}}
@@ -222,13 +222,13 @@ def without_claude(host: Host) -> dict[str, object]:
     return {"executors": executors, "routes": {"default": "noop", "ledger": "ledger"}}
 
 
-def test_a_database_that_was_never_migrated(host: Host, empty_dsn: str) -> None:
+def test_unmigrated_database_fails(host: Host, empty_dsn: str) -> None:
     done = host.doctor(dsn=empty_dsn, **without_claude(host))
     only(done, "schema", "fail", "no turbo schema")
     assert "turbo migrate" in wrong(done)["schema"]["do"]
 
 
-def test_a_schema_that_is_too_new(host: Host) -> None:
+def test_schema_that_is_too_new_fails(host: Host) -> None:
     host.start().listening()
     newer = "insert into turbo_migrations (version, name, checksum, turbo_version) values (%s, 'later', '', '9')"
     host.bench.sql(newer, SCHEMA_VERSION + 1)
@@ -239,7 +239,7 @@ def test_a_schema_that_is_too_new(host: Host) -> None:
     assert wrong(done)["schema"]["do"] == "upgrade turbo on this host"
 
 
-def test_an_env_file_that_others_can_read(host: Host) -> None:
+def test_env_file_readable_by_others_fails(host: Host) -> None:
     host.start().listening()
     host.env_file.chmod(0o644)
     done = host.doctor()
@@ -248,14 +248,14 @@ def test_an_env_file_that_others_can_read(host: Host) -> None:
     assert KEY["ANTHROPIC_API_KEY"] not in done.out
 
 
-def test_a_cli_that_is_missing_from_the_workers_path(host: Host) -> None:
+def test_cli_missing_from_the_worker_path_fails(host: Host) -> None:
     host.start(path=SYSTEM_PATH).listening()
     done = host.doctor(path=host.with_cli)  # the shell has it
     only(done, "executor claude", "fail", "it is not on the PATH")
     assert "as worker w-" in wrong(done)["executor claude"]["what"]
 
 
-def test_a_transaction_that_is_held_open(host: Host) -> None:
+def test_long_open_transaction_is_reported(host: Host) -> None:
     host.start().listening()
     with psycopg.connect(host.bench.dsn, application_name="pg_dump") as held:
         held.execute("set transaction isolation level repeatable read")
@@ -273,7 +273,7 @@ shift; exec "$@"
 """
 
 
-def test_a_state_directory_that_is_full(host: Host) -> None:
+def test_full_state_directory_fails(host: Host) -> None:
     """In a mount namespace of the doctor's own: nothing is left mounted."""
     host.start().listening()
     own = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--map-root-user", "--mount")
@@ -283,19 +283,19 @@ def test_a_state_directory_that_is_full(host: Host) -> None:
     only(done, "state directory", "fail", "No space left on device")
 
 
-def test_a_deaf_listener_is_recognised_from_another_machine(host: Host) -> None:
+def test_deaf_listener_is_found_from_another_host(host: Host) -> None:
     host.start().listening()
-    with pooler(host.bench.dsn, "transaction") as through:
+    with pgbouncer(host.bench.dsn, "transaction") as through:
         away = {"host": "elsewhere", "name": "deaf", "state_dir": str(host.home / "elsewhere")}
         host.config["metrics"] = {"port": 0}
-        worker = host.start(dsn=through, **away)
+        worker = host.start(dsn=through.dsn, **away)
         worker.said("notifications do not arrive")
         done = host.doctor()
         only(done, "workers hear", "fail", f"{worker.worker_id} on elsewhere")
         assert "w-" not in wrong(done)["workers hear"]["what"], "the other one hears"
 
 
-def test_a_foreign_trigger(host: Host) -> None:
+def test_foreign_trigger_is_reported(host: Host) -> None:
     host.start().listening()
     host.bench.sql("create function theirs() returns trigger language plpgsql as 'begin return new; end'")
     host.bench.sql("create trigger audit before update on agent_tasks for each row execute function theirs()")

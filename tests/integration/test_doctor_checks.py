@@ -14,9 +14,9 @@ import pytest
 import yaml
 from psycopg import conninfo
 
-from tests.repositories import Workshop, repository
-from tests.rig import Rig, finished
-from tests.shell import Shell
+from tests.support.repositories import Workshop, repository
+from tests.support.rig import Rig, finished
+from tests.support.shell import Shell
 from tests.unit.test_doctor import config_of
 from turbo import embedded
 from turbo.config.worker import WorkerConfig
@@ -68,7 +68,7 @@ def run(dsn: str, *statements: str) -> None:
         ("update turbo_migrations set checksum = 'x' where version = 2", "schema", "has changed since", "migrations/"),
     ],
 )  # fmt: skip
-def test_a_schema_that_was_changed_by_hand(dsn: str, statement: str, check: str, text: str, do: str) -> None:
+def test_schema_changed_by_hand_is_reported(dsn: str, statement: str, check: str, text: str, do: str) -> None:
     run(dsn, statement)
     bad = wrong(dsn)
     assert list(bad) == ([check] if check else [])
@@ -77,13 +77,13 @@ def test_a_schema_that_was_changed_by_hand(dsn: str, statement: str, check: str,
         assert do in bad[check].do
 
 
-def test_what_is_said_to_be_done_about_an_index_can_be_run(dsn: str) -> None:
+def test_advice_for_an_index_can_be_run(dsn: str) -> None:
     run(dsn, "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_claim'::regclass")
     run(dsn, *wrong(dsn)["indexes"].do.split("; "))
     assert wrong(dsn) == {}
 
 
-def test_a_partitioned_table(empty_dsn: str) -> None:
+def test_partitioned_table_is_reported(empty_dsn: str) -> None:
     run(empty_dsn, "create table agent_tasks (task_id text, status text) partition by list (status)")
     bad = wrong(empty_dsn)
     assert bad["table"].level is Level.FAIL
@@ -101,7 +101,7 @@ def role(dsn: str, *grants: str) -> Iterator[str]:
         run(dsn, f"drop owned by {name}", f"drop role {name}")
 
 
-def test_a_role_that_may_not_do_what_a_worker_does(dsn: str, tmp_path: Path) -> None:
+def test_role_without_worker_rights_is_reported(dsn: str, tmp_path: Path) -> None:
     everything = "grant {what} to {{role}}"
     may = ["select on all tables in schema public", "usage on sequence turbo_fence_seq"]
     may += [
@@ -118,7 +118,7 @@ def test_a_role_that_may_not_do_what_a_worker_does(dsn: str, tmp_path: Path) -> 
         assert "turbo_fence_seq: usage" in bad["privileges"].what
 
 
-def test_row_level_security_and_a_read_only_role(dsn: str) -> None:
+def test_row_security_and_read_only_roles_are_reported(dsn: str) -> None:
     with role(dsn, "grant select on all tables in schema public to {role}") as reader:
         run(dsn, "alter table agent_tasks enable row level security")
         bad = wrong(reader)
@@ -135,7 +135,7 @@ def test_row_level_security_and_a_read_only_role(dsn: str) -> None:
         assert "default_transaction_read_only" in bad["writable"].what
 
 
-def test_commits_that_wait_for_a_standby_that_is_not_there(own_server_dsn: str) -> None:
+def test_commits_waiting_for_a_missing_standby_are_reported(own_server_dsn: str) -> None:
     with psycopg.connect(own_server_dsn, autocommit=True) as db:
         db.execute("alter system set synchronous_standby_names = 'beta'")
         db.execute("select pg_reload_conf()")
@@ -148,7 +148,7 @@ def test_commits_that_wait_for_a_standby_that_is_not_there(own_server_dsn: str) 
     assert "beta" in bad["standbys"].what
 
 
-def test_a_prepared_transaction(dsn: str) -> None:
+def test_prepared_transaction_is_reported(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("begin")
         db.execute("insert into turbo_meta values ('theirs', '1')")
@@ -162,7 +162,7 @@ def test_a_prepared_transaction(dsn: str) -> None:
     assert wrong(dsn, old_transaction_seconds=0.0) == {}
 
 
-def test_a_database_that_is_away_leaves_the_host_to_be_looked_at(tmp_path: Path) -> None:
+def test_host_is_checked_without_a_database(tmp_path: Path) -> None:
     port = embedded.free_port()
     done = found(f"host=127.0.0.1 port={port} user=x", config_of(tmp_path))
     assert {n for n, f in done.items() if f.level is Level.FAIL} == {"database"}
@@ -171,9 +171,7 @@ def test_a_database_that_is_away_leaves_the_host_to_be_looked_at(tmp_path: Path)
     assert done["executor sh"].level is Level.OK
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(
-    own_server: embedded.Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_server_is_not_waited_for(own_server: embedded.Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("turbo.doctor.session.DEADLINE_SECONDS", 0.5)
     with psycopg.connect(own_server.dsn) as locking:
         locking.execute("lock table turbo_migrations in access exclusive mode")
@@ -188,7 +186,7 @@ def test_a_server_that_does_not_answer_is_not_waited_for(
 # ── this host ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_metrics_port_is_free_ours_or_somebody_elses(dsn: str, tmp_path: Path) -> None:
+def test_metrics_port_is_free_ours_or_taken_by_another(dsn: str, tmp_path: Path) -> None:
     port = embedded.free_port()
     config = config_of(tmp_path, metrics={"port": port})
     assert found(dsn, config)["metrics port"].what == f"127.0.0.1:{port} is free"
@@ -206,7 +204,7 @@ def test_the_metrics_port_is_free_ours_or_somebody_elses(dsn: str, tmp_path: Pat
     assert "no such address" in wrong(dsn, config_of(tmp_path, metrics={"host": "192.0.2.1"}))["metrics port"].what
 
 
-async def test_the_worktrees_that_are_kept_and_what_outgrows_its_cap(dsn: str, tmp_path: Path) -> None:
+async def test_kept_worktrees_and_those_over_the_cap_are_reported(dsn: str, tmp_path: Path) -> None:
     config = config_of(tmp_path)
     (tmp_path / "state").mkdir(mode=0o700)
     assert found(dsn, config)["worktrees"].what == "none is kept"
@@ -225,7 +223,7 @@ async def test_the_worktrees_that_are_kept_and_what_outgrows_its_cap(dsn: str, t
     assert "turbo diff ID" in bad["worktrees"].do
 
 
-def test_what_dead_workers_left_in_the_spool(dsn: str, tmp_path: Path) -> None:
+def test_unrecorded_results_of_dead_workers_are_reported(dsn: str, tmp_path: Path) -> None:
     config = config_of(tmp_path)
     home = tmp_path / "state" / "workers"
     gone = "alpha-999999999-abcdef"  # no pid is so high
@@ -245,7 +243,7 @@ def test_what_dead_workers_left_in_the_spool(dsn: str, tmp_path: Path) -> None:
     assert wrong(dsn, config) == {}, "a live worker's results are its own business"
 
 
-def test_programs_handlers_and_logins_that_are_not_there(dsn: str, tmp_path: Path) -> None:
+def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: Path) -> None:
     cli = tmp_path / "cli"
     cli.write_text('#!/bin/sh\ncase "$1" in --version) echo "2.1.330 (Claude Code)";; auth) exit 1;; esac\n')
     cli.chmod(0o755)
@@ -275,7 +273,7 @@ def test_programs_handlers_and_logins_that_are_not_there(dsn: str, tmp_path: Pat
     assert "setup-token" in bad["executor out"].do
 
 
-def test_the_environment_is_that_of_a_live_worker_of_this_host(dsn: str, tmp_path: Path) -> None:
+def test_environment_is_read_from_a_live_worker_of_the_host(dsn: str, tmp_path: Path) -> None:
     """Without one, or where its pid is somebody else's now, it is the shell's, and that is said."""
     rows = [{"worker_id": "w-1", "name": "w", "host": "here", "pid": os.getpid()}]
     assert of_worker(rows, "here", None).whose == "as this shell has it, for no worker runs here", "pytest is no worker"
@@ -285,7 +283,7 @@ def test_the_environment_is_that_of_a_live_worker_of_this_host(dsn: str, tmp_pat
 # ── as a person calls it ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_its_lines_its_exit_code_and_its_words(dsn: str, tmp_path: Path) -> None:
+def test_doctor_prints_its_lines_and_exit_codes(dsn: str, tmp_path: Path) -> None:
     shell = Shell(dsn, tmp_path)
     done = shell("doctor")
     assert done.code == 0
@@ -305,7 +303,7 @@ def test_its_lines_its_exit_code_and_its_words(dsn: str, tmp_path: Path) -> None
     assert shell("doctor", "--config", file).code == 2
 
 
-def test_the_workers_own_env_file_gives_the_dsn_and_is_looked_at(dsn: str, tmp_path: Path) -> None:
+def test_worker_env_file_gives_the_dsn_and_is_checked(dsn: str, tmp_path: Path) -> None:
     env_file = tmp_path / "worker.env"
     env_file.write_text(f"TURBO_DSN={dsn}\n")
     env_file.chmod(0o600)
@@ -320,7 +318,7 @@ def test_the_workers_own_env_file_gives_the_dsn_and_is_looked_at(dsn: str, tmp_p
     assert [one["name"] for one in done.json["checks"] if one["level"] == "fail"] == ["env file"]
 
 
-async def test_a_worker_answers_whoever_asks_whether_it_hears(dsn: str) -> None:
+async def test_worker_answers_the_listening_check(dsn: str) -> None:
     async with Rig(dsn):
         assert (await asyncio.to_thread(found, dsn))["workers hear"].level is Level.OK
     with psycopg.connect(dsn, autocommit=True) as db:

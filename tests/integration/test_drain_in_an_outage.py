@@ -10,8 +10,8 @@ import psutil
 import psycopg
 import pytest
 
-from tests import workers
-from tests.workers import gone, until
+from tests.support import workers
+from tests.support.workers import gone, until
 from turbo import embedded
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS
@@ -94,12 +94,12 @@ def leaves_in_time(worker: workers.WorkerProcess, told_at: float, drain_seconds:
     assert worker.process.wait(end - time.monotonic()) == 0, worker.log
 
 
-def test_the_time_to_end_fits_into_the_service_managers():
+def test_shutdown_deadline_fits_the_service_managers():
     assert END_SECONDS < STOP_MARGIN_SECONDS
 
 
 @pytest.mark.parametrize("terms", [1, 2])
-def test_a_drain_in_an_outage_ends_in_time_and_the_task_is_done_by_the_next(server, bench, terms):
+def test_drain_in_an_outage_ends_in_time_and_hands_over_its_task(server, bench, terms):
     """Every lane has a statement that waits for the frozen server, the progress of the run included."""
     drain_seconds = 1 if terms == 1 else 300
     config = with_program(bench, TALKS, drain_seconds=drain_seconds)
@@ -126,7 +126,7 @@ def test_a_drain_in_an_outage_ends_in_time_and_the_task_is_done_by_the_next(serv
     assert bench.trail("t").count("finished") == 1
 
 
-def test_a_light_result_of_an_outage_is_kept_for_the_next_worker(server, bench, monkeypatch):
+def test_small_result_of_an_outage_reaches_the_next_worker(server, bench, monkeypatch):
     (bench.path / "light.py").write_text(LIGHT)
     monkeypatch.setenv("PYTHONPATH", f"{bench.path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     config = bench.config(drain_seconds=1)
@@ -149,7 +149,7 @@ def test_a_light_result_of_an_outage_is_kept_for_the_next_worker(server, bench, 
     assert bench.trail("t").count("claimed") == 1, "its handler did not run again"
 
 
-def test_a_worker_that_never_reached_the_database_leaves_in_time(server, bench):
+def test_worker_without_a_database_stops_in_time(server, bench):
     with frozen(server):
         worker = bench.start(drain_seconds=0)
         worker.said("metrics on")
@@ -158,7 +158,7 @@ def test_a_worker_that_never_reached_the_database_leaves_in_time(server, bench):
         leaves_in_time(worker, told_at, 0)
 
 
-def test_an_agent_with_a_longer_grace_than_there_is_time_is_killed_and_its_task_released(bench):
+def test_agent_with_too_long_a_grace_is_killed_and_released(bench):
     """The database is there: its row goes, too."""
     config = with_program(bench, IGNORES_TERM, drain_seconds=0)
     config["executors"]["ledger"]["grace_seconds"] = 120

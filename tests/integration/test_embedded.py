@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.workers import TURBO, gone, until
+from tests.support.workers import TURBO, gone, until
 from turbo import embedded
 
 PARENT = """
@@ -37,7 +37,7 @@ def data_dir(tmp_path):
     shutil.rmtree(where, ignore_errors=True)
 
 
-def test_start_stop_and_url_for_a_person(data_dir):
+def test_start_stop_and_url_work_from_the_command_line(data_dir):
     assert "start it with `turbo db start`" in turbo_db("url", "--data-dir", str(data_dir), code=1)
     dsn = turbo_db("start", "--data-dir", str(data_dir)).splitlines()[-1]  # read through a pipe: it is not held
     assert turbo_db("start", "--data-dir", str(data_dir)).splitlines()[-1] == dsn
@@ -51,7 +51,7 @@ def test_start_stop_and_url_for_a_person(data_dir):
     assert turbo_db("stop", "--data-dir", str(data_dir)) == "not running"
 
 
-def test_a_temporary_server_dies_with_its_killed_parent():
+def test_temporary_server_dies_with_its_killed_parent():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -62,7 +62,7 @@ def test_a_temporary_server_dies_with_its_killed_parent():
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs as another user")
-def test_as_root_it_runs_from_a_wheel_that_its_user_cannot_enter(tmp_path):
+def test_root_runs_a_wheel_that_the_server_user_cannot_read(tmp_path):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     package = embedded.package()

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 
-from tests.real import require
-from tests.workers import until
+from tests.support.requirements import require
+from tests.support.workers import until
 from turbo.observability.endpoint import Endpoint, TlsFiles
 
 
@@ -28,7 +28,7 @@ def address(log: str) -> str:
     return log.split("metrics on ")[1].split("/metrics")[0]
 
 
-def test_a_worker_without_its_database_is_healthy_measured_and_not_ready(bench):
+def test_worker_without_a_database_is_healthy_and_not_ready(bench):
     worker = bench.start(dsn="postgresql://postgres@127.0.0.1:1/postgres")
     worker.said("waiting for the database")
     url = address(worker.log)
@@ -38,7 +38,7 @@ def test_a_worker_without_its_database_is_healthy_measured_and_not_ready(bench):
     assert get(f"{url}/nothing") == (404, "here are /metrics, /healthz and /readyz")
 
 
-def test_a_worker_is_ready_until_it_drains(bench):
+def test_worker_is_ready_until_it_drains(bench):
     worker = bench.start(name="w", drain_seconds=20).listening()
     url = address(worker.log)
     until(lambda: get(f"{url}/readyz") == (200, "ok"))
@@ -51,7 +51,7 @@ def test_a_worker_is_ready_until_it_drains(bench):
     assert worker.stop() == 0
 
 
-def test_a_worker_whose_heartbeat_is_not_taken_says_so(bench):
+def test_failed_heartbeat_is_reported(bench):
     worker = bench.start().listening()
     url = address(worker.log)
     until(lambda: get(f"{url}/readyz") == (200, "ok"))
@@ -92,7 +92,7 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tls_asks_for_a_client_certificate_where_it_is_told_to(certificates):
+def test_tls_requires_a_client_certificate_when_configured(certificates):
     endpoint = Endpoint(CollectorRegistry())
     files = TlsFiles(*(str(certificates / f) for f in ("server.pem", "server.key", "ca.pem")))
     port = endpoint.serve("127.0.0.1", 0, files)
@@ -108,7 +108,7 @@ def test_tls_asks_for_a_client_certificate_where_it_is_told_to(certificates):
         endpoint.close()
 
 
-def test_a_port_that_is_taken_is_named():
+def test_port_in_use_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; port 0 takes a free one"):

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.workers import Bench, WorkerProcess, until
+from tests.support.workers import Bench, WorkerProcess, until
 
 VISITOR = """
 import json, os, pathlib, signal, sys, time
@@ -73,7 +73,7 @@ def completed(bench: Bench) -> int:
 
 
 @pytest.mark.parametrize("exclusive", [True, False], ids=["exclusive", "control"])
-def test_two_workers_of_a_host_keep_a_directory_to_one_task(bench: Bench, exclusive: bool) -> None:
+def test_two_workers_of_a_host_run_one_task_in_a_directory(bench: Bench, exclusive: bool) -> None:
     for name in ("one", "two"):
         bench.start(visitors(bench, exclusive, name=name, slots=3)).listening()
     for number in range(16):
@@ -91,7 +91,7 @@ def test_two_workers_of_a_host_keep_a_directory_to_one_task(bench: Bench, exclus
     assert [p.stat().st_size for p in locks] == [0], "one lock, and nobody in it"
 
 
-def test_a_busy_directory_holds_up_neither_a_slot_nor_other_tasks(bench: Bench) -> None:
+def test_busy_directory_blocks_no_slot_and_no_other_task(bench: Bench) -> None:
     worker = bench.start(visitors(bench, slots=2)).listening()
     gate = bench.path / "gate"
     bench.insert("first", {"gate": str(gate)}, task_type="front")
@@ -114,7 +114,7 @@ def test_a_busy_directory_holds_up_neither_a_slot_nor_other_tasks(bench: Bench) 
     worker.stop()
 
 
-def test_a_worker_is_told_when_another_lets_a_directory_go(bench: Bench) -> None:
+def test_freed_directory_wakes_the_other_worker(bench: Bench) -> None:
     first = bench.start(visitors(bench, name="first", queues=["default"])).listening()
     gate = bench.path / "gate"
     bench.insert("t1", {"gate": str(gate)}, task_type="front")
@@ -131,7 +131,7 @@ def test_a_worker_is_told_when_another_lets_a_directory_go(bench: Bench) -> None
     assert not noted(bench, "overlap")
 
 
-def test_a_row_that_chose_a_busy_directory_is_put_off_without_a_try(bench: Bench) -> None:
+def test_task_in_a_busy_directory_is_snoozed_without_an_attempt(bench: Bench) -> None:
     bench.start(visitors(bench, slots=2)).listening()
     gate = bench.path / "gate"
     house = str(bench.path / "house")
@@ -156,7 +156,7 @@ def test_a_row_that_chose_a_busy_directory_is_put_off_without_a_try(bench: Bench
     assert not noted(bench, "overlap")
 
 
-def test_a_row_that_chose_another_directory_leaves_the_executors_own_to_others(bench: Bench) -> None:
+def test_task_with_its_own_directory_leaves_the_default_free(bench: Bench) -> None:
     bench.start(visitors(bench, slots=2)).listening()
     gate = bench.path / "gate"
     other = bench.path / "other"
@@ -178,9 +178,7 @@ def watcher_of(worker: WorkerProcess) -> psutil.Process:
     [(True, True), (True, False), (False, True)],
     ids=["exclusive", "its watcher killed too", "control"],
 )
-def test_a_directory_is_not_free_before_a_killed_workers_program_is_gone(
-    bench: Bench, exclusive: bool, watched: bool
-) -> None:
+def test_directory_is_busy_until_a_killed_workers_program_ends(bench: Bench, exclusive: bool, watched: bool) -> None:
     first = bench.start(visitors(bench, exclusive, name="first", lease_seconds=3600)).listening()
     bench.insert("orphan", {"stubborn": True, "ticks": True, "seconds": 300}, task_type="front")
     until(lambda: noted(bench, "tick", "orphan"))

@@ -1,5 +1,6 @@
 """From one YAML to running workers under a stand-in for launchd: ProgramArguments as the plist states them, in the plist's
-environment and directory and nothing else. What launchd itself does is in tests/launchd.py; nothing here ran on a Mac."""
+environment and directory and nothing else. tests/support/launchd.py describes what launchd itself does. Nothing here ran on a Mac.
+"""
 
 import plistlib
 import signal
@@ -8,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleets import FleetBench, free_ports, load
-from tests.launchd import Launchd, environment_of, launchd, spawned
-from tests.workers import TURBO, Bench, gone, until
+from tests.support.fleet import FleetBench, free_ports, load
+from tests.support.launchd import Launchd, environment_of, launchd, spawned
+from tests.support.workers import TURBO, Bench, gone, until
 from turbo.fleet.operate import STEADY_SECONDS
 
 
@@ -33,7 +34,7 @@ def host(count: int = 1, **worker: object) -> dict[str, object]:
 LABEL = "com.agent-turbo.mac"
 
 
-def test_one_yaml_becomes_workers_that_do_tasks(fleet: FleetBench, mac: Launchd) -> None:
+def test_one_yaml_file_starts_workers_that_run_tasks(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host(slots=3))
     assert "mac on alpha: installed" in fleet.turbo("install")
     assert mac.jobs == {}, "installed is not started"
@@ -57,7 +58,7 @@ def test_one_yaml_becomes_workers_that_do_tasks(fleet: FleetBench, mac: Launchd)
     assert not job.killed
 
 
-def test_every_verb_may_be_said_twice(fleet: FleetBench, mac: Launchd) -> None:
+def test_every_command_can_be_repeated(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host())
     fleet.turbo("install")
     written = (fleet.home / f"Library/LaunchAgents/{LABEL}.plist").stat().st_mtime_ns
@@ -76,9 +77,7 @@ def test_every_verb_may_be_said_twice(fleet: FleetBench, mac: Launchd) -> None:
     assert "is not installed on alpha: turbo fleet install" in fleet.turbo("start", code=1)
 
 
-def test_a_crash_is_restarted_after_the_throttle_and_what_it_ran_is_done_once_more(
-    fleet: FleetBench, mac: Launchd
-) -> None:
+def test_crashed_worker_restarts_and_its_task_runs_once_more(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host(), restart_throttle_seconds=3)
     fleet.turbo("install")
     fleet.turbo("start")
@@ -116,7 +115,7 @@ def test_term_drains_exits_0_and_stays_down(fleet: FleetBench, mac: Launchd) -> 
     assert len(mac.history[LABEL]) == 2
 
 
-def test_a_drain_that_reaches_its_end_gives_the_task_back_before_launchd_kills(fleet: FleetBench, mac: Launchd) -> None:
+def test_drain_past_its_end_releases_the_task_before_the_kill(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host(), worker={"drain_seconds": 1})
     fleet.turbo("install")
     fleet.turbo("start")
@@ -132,7 +131,7 @@ def test_a_drain_that_reaches_its_end_gives_the_task_back_before_launchd_kills(f
     assert (row["status"], row["retry_count"]) == ("pending", 0)
 
 
-def test_a_restart_waits_for_bootout_and_tries_bootstrap_again(fleet: FleetBench, mac: Launchd) -> None:
+def test_restart_waits_for_bootout_and_retries_bootstrap(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host())
     fleet.turbo("install")
     fleet.turbo("start")
@@ -168,7 +167,7 @@ def roll(fleet: FleetBench) -> tuple[list[str], int]:
     return ids, least
 
 
-def test_a_rolling_restart_of_four_under_load_loses_and_doubles_nothing(fleet: FleetBench, mac: Launchd) -> None:
+def test_rolling_restart_under_load_loses_and_repeats_nothing(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host(4))
     fleet.turbo("install")
     fleet.turbo("start")
@@ -184,7 +183,7 @@ def test_a_rolling_restart_of_four_under_load_loses_and_doubles_nothing(fleet: F
     assert all(job.ends == [0] for jobs in mac.history.values() for job in jobs if not job.running)
 
 
-def test_without_the_drain_the_same_load_is_doubled(fleet: FleetBench, mac: Launchd) -> None:
+def test_without_the_drain_tasks_run_twice(fleet: FleetBench, mac: Launchd) -> None:
     """The control: `kickstart -k` and `pkill` do this."""
     fleet.write(host(4))
     fleet.turbo("install")
@@ -202,7 +201,7 @@ def test_without_the_drain_the_same_load_is_doubled(fleet: FleetBench, mac: Laun
 
 
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "once it had seemed steady"])
-def test_a_roll_stops_at_the_first_that_does_not_come_back(fleet: FleetBench, mac: Launchd, late: bool) -> None:
+def test_rolling_restart_stops_at_the_first_failed_worker(fleet: FleetBench, mac: Launchd, late: bool) -> None:
     program, slow = fleet.home / "turbo", fleet.home / "slow"
     fleet.write(host(3), executable=str(program))
     program.write_text(
@@ -224,7 +223,7 @@ def test_a_roll_stops_at_the_first_that_does_not_come_back(fleet: FleetBench, ma
     assert "could not start" in fleet.turbo("install", code=1)
 
 
-def test_a_worker_that_is_not_up_in_agent_workers_stops_the_roll(fleet: FleetBench, mac: Launchd) -> None:
+def test_rolling_restart_stops_when_a_worker_does_not_register(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host(2))
     fleet.turbo("install")
     fleet.turbo("start")
@@ -268,7 +267,7 @@ def test_status_names_what_differs(fleet: FleetBench, mac: Launchd) -> None:
     assert "5" in plist["ProgramArguments"]
 
 
-def test_status_without_a_database_still_asks_the_others(fleet: FleetBench, mac: Launchd) -> None:
+def test_status_without_a_database_asks_the_other_hosts(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host())
     fleet.turbo("install")
     fleet.turbo("start")
@@ -282,7 +281,7 @@ def test_status_without_a_database_still_asks_the_others(fleet: FleetBench, mac:
     assert len(mac.history[LABEL]) == 1
 
 
-def test_a_dry_run_prints_the_commands_and_runs_none(fleet: FleetBench, mac: Launchd) -> None:
+def test_dry_run_prints_commands_and_runs_none(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host(2))
     for verb in ("install", "start", "restart", "stop", "status", "uninstall"):
         said = fleet.turbo(verb, "--dry-run")

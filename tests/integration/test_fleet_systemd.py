@@ -1,4 +1,5 @@
-"""From one YAML, over a real ssh, to workers under a real systemd user manager, on a machine of its own (tests/machine.py)."""
+"""From one YAML file, over a real ssh, to workers under a real systemd user manager on another machine
+(tests/support/systemd.py)."""
 
 import shutil
 import subprocess
@@ -8,10 +9,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.fleets import FleetBench, free_ports, load
-from tests.machine import Machine, machine
-from tests.real import require
-from tests.workers import Bench, until
+from tests.support.fleet import FleetBench, free_ports, load
+from tests.support.requirements import require
+from tests.support.systemd import Machine, machine
+from tests.support.workers import Bench, until
 
 ODD = 'ho me\'s $x 100%h "q"'
 """A directory whose name has all that sh, ssh and systemd take for something else."""
@@ -39,7 +40,7 @@ def main_pid(gamma: Machine, unit: str = UNIT) -> int:
     return int(gamma.run(f"systemctl --user show --value -p MainPID {unit}").stdout)
 
 
-def test_one_yaml_becomes_workers_on_another_machine(fleet: FleetBench, gamma: Machine) -> None:
+def test_one_yaml_file_starts_workers_on_another_machine(fleet: FleetBench, gamma: Machine) -> None:
     fleet.write(host(slots=3))
     assert "gamma on gamma: installed" in fleet.turbo("install")
     assert gamma.run(f"systemctl --user is-enabled {UNIT}").stdout.strip() == "enabled"
@@ -69,7 +70,7 @@ def test_one_yaml_becomes_workers_on_another_machine(fleet: FleetBench, gamma: M
     assert "is not installed" in fleet.turbo("status", code=1)
 
 
-def test_a_crash_is_restarted_and_a_drain_is_not(fleet: FleetBench, gamma: Machine) -> None:
+def test_crashed_worker_restarts_and_a_drained_one_does_not(fleet: FleetBench, gamma: Machine) -> None:
     fleet.write(host(), restart_throttle_seconds=2)
     fleet.turbo("install")
     fleet.turbo("start")
@@ -84,9 +85,7 @@ def test_a_crash_is_restarted_and_a_drain_is_not(fleet: FleetBench, gamma: Machi
 
 
 @pytest.mark.parametrize("guarded", [True, False])
-def test_a_stop_lets_agents_finish_because_only_the_worker_is_told(
-    fleet: FleetBench, gamma: Machine, guarded: bool
-) -> None:
+def test_stop_signals_only_the_worker_so_agents_finish(fleet: FleetBench, gamma: Machine, guarded: bool) -> None:
     fleet.write(host())
     fleet.turbo("install")
     if not guarded:  # the control: systemd's default
@@ -104,7 +103,7 @@ def test_a_stop_lets_agents_finish_because_only_the_worker_is_told(
     assert not left, "nothing survives its worker"
 
 
-def test_a_rolling_restart_over_ssh_loses_and_doubles_nothing(fleet: FleetBench, gamma: Machine) -> None:
+def test_rolling_restart_over_ssh_loses_and_repeats_nothing(fleet: FleetBench, gamma: Machine) -> None:
     fleet.write(host(2))
     fleet.turbo("install")
     fleet.turbo("start")
@@ -118,7 +117,7 @@ def test_a_rolling_restart_over_ssh_loses_and_doubles_nothing(fleet: FleetBench,
     assert fleet.bench.runs() == dict.fromkeys(ids, 1)
 
 
-def test_what_is_wrong_on_the_other_machine_is_one_clear_line(fleet: FleetBench, gamma: Machine) -> None:
+def test_remote_problem_is_one_clear_line(fleet: FleetBench, gamma: Machine) -> None:
     gamma.run("echo TURBO_DSN= >/run/turbo.env")  # its /run is not ours
     fleet.write(host(), env_file="/run/turbo.env")
     said = fleet.turbo("install", code=1)
@@ -134,7 +133,7 @@ def test_what_is_wrong_on_the_other_machine_is_one_clear_line(fleet: FleetBench,
     assert len(said.splitlines()) == 1
 
 
-def test_the_rendered_units_are_verified_by_systemd(bench: Bench, tmp_path: Path) -> None:
+def test_rendered_units_pass_systemd_verify(bench: Bench, tmp_path: Path) -> None:
     analyze = require("systemd-analyze")
     fleet = FleetBench(bench, tmp_path / ODD)
     fleet.write(host(2, queues=["heavy", "default"]), path=["/usr/bin", "/opt/a b/%h"])

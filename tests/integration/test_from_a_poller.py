@@ -14,8 +14,8 @@ import yaml
 
 from tests.integration.test_adoption import contents, old_columns
 from tests.integration.test_migrate import everything, query
-from tests.odd_tables import PREDECESSOR, OldPoller
-from tests.workers import TURBO, until
+from tests.support.odd_tables import PREDECESSOR, OldPoller
+from tests.support.workers import TURBO, until
 from turbo import embedded
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "from-a-poller.md"
@@ -113,7 +113,7 @@ def reader(empty_dsn: str, tmp_path: Path) -> Iterator[Reader]:
             worker.wait()
 
 
-def test_every_block_of_the_page_in_its_order(reader: Reader) -> None:
+def test_every_block_of_the_page_runs_in_order(reader: Reader) -> None:
     dsn = reader.dsn
     columns = old_columns(dsn)
     before, untouched = everything(dsn), contents(dsn, columns)

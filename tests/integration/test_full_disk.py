@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Bench, WorkerProcess, until
+from tests.support.workers import Bench, WorkerProcess, until
 
 LIMIT = 60_000
 """Bytes: room for a journal entry and for what the worker says, not for a result of 100 kB."""
@@ -76,7 +76,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_full_disk_stops_claims_not_results_and_recovers_by_itself(bench, kind):
+def test_full_disk_stops_claims_not_results_and_recovers(bench, kind):
     with small_disk(bench) if kind is Disk else contextlib.nullcontext(bench.path / "state") as path:
         worker = bench.start(state_dir=str(path)).listening()
         disk = kind(path, worker)
@@ -95,7 +95,7 @@ def test_a_full_disk_stops_claims_not_results_and_recovers_by_itself(bench, kind
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit is Linux's")
-def test_without_its_guard_a_full_disk_loses_the_result_and_claims_go_on(bench):
+def test_without_its_guard_a_full_disk_loses_the_result(bench):
     """The control."""
     worker = bench.start(without=["full_disk"]).listening()
     a_run_that_ends_on_a_full_disk(bench, Limit(bench.path, worker))

@@ -12,7 +12,7 @@ import time
 import psycopg
 import pytest
 
-from tests.rig import Rig
+from tests.support.rig import Rig
 from turbo.db.claim_store import Queue
 
 HOLDS = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4]  # seconds a transaction stays open
@@ -82,7 +82,7 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
 
 
 @pytest.mark.quiet
-async def test_a_row_that_slipped_by_the_gate_waits_no_longer_than_its_own_transaction(dsn, capsys):
+async def test_row_missed_by_the_gate_waits_as_long_as_its_transaction(dsn, capsys):
     waits = []
     async with Rig(dsn) as rig, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watcher:
         for number, hold in enumerate(HOLDS * 2):
@@ -98,7 +98,7 @@ async def test_a_row_that_slipped_by_the_gate_waits_no_longer_than_its_own_trans
         assert waited <= open_for + SLACK
 
 
-async def test_without_the_ladder_such_a_row_is_lost(dsn):
+async def test_without_rechecks_a_missed_row_is_lost(dsn):
     """The control: the same steps, the guard off."""
     async with Rig(dsn, ladder=False) as rig, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watcher:
         assert await one_lost_wake(rig, watcher, 0, 0.02) == (pytest.approx(0.02, abs=10), float("inf"))
@@ -119,7 +119,7 @@ def looks(monkeypatch):
     return found
 
 
-async def test_with_no_transaction_open_one_look_is_enough(own_server, looks):
+async def test_no_open_transaction_needs_no_recheck(own_server, looks):
     """Nothing can have slipped by: the ladder is not even begun. Another open transaction that only reads does not count."""
     async with (
         await psycopg.AsyncConnection.connect(own_server.dsn) as reader,
@@ -139,7 +139,7 @@ async def test_with_no_transaction_open_one_look_is_enough(own_server, looks):
             assert len(looks) == 1, number
 
 
-async def test_the_ladder_ends_with_the_transactions_that_were_open_when_the_flag_rose(own_server, looks):
+async def test_rechecks_end_with_the_transactions_open_at_the_flag(own_server, looks):
     async with (
         await psycopg.AsyncConnection.connect(own_server.dsn, autocommit=True) as watcher,
         Rig(own_server.dsn) as rig,
@@ -175,7 +175,7 @@ async def test_the_ladder_ends_with_the_transactions_that_were_open_when_the_fla
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside one that is due"])
-async def test_an_idle_worker_sets_its_timer_for_a_row_that_is_due_soon(dsn, beside):
+async def test_idle_worker_sets_its_timer_for_a_row_due_soon(dsn, beside):
     """It has been idle for long, its next poll is an hour away: only the notification can tell."""
     soon = "insert into agent_tasks (task_id, task_description, run_after) values ('soon', 'x', now() + interval '1 second')"
     async with (
@@ -227,13 +227,13 @@ def worker(db, *, idle=True, beat_ago="0 s", state="up", queues="{default}"):
     )
 
 
-async def test_an_insert_wakes_an_idle_worker_once_however_many_rows(db, ear):
+async def test_insert_wakes_an_idle_worker_once_for_any_number_of_rows(db, ear):
     worker(db)
     db.execute("insert into agent_tasks (task_description) select 'x' from generate_series(1, 1000)")
     assert await ear() == 1
 
 
-async def test_copy_and_merge_wake(db, ear):
+async def test_copy_and_merge_wake_a_worker(db, ear):
     worker(db)
     with db.cursor().copy("copy agent_tasks (task_description) from stdin") as copy:
         copy.write("one\ntwo\n")
@@ -254,13 +254,13 @@ async def test_copy_and_merge_wake(db, ear):
         {"queues": "{other}"},
     ],
 )
-async def test_nobody_is_woken_while_no_live_worker_of_the_queue_is_idle(db, ear, who):
+async def test_insert_without_an_idle_worker_notifies_no_one(db, ear, who):
     worker(db, **who)
     db.execute("insert into agent_tasks (task_description) values ('x')")
     assert await ear() == 0
 
 
-async def test_rows_that_are_not_runnable_wake_nobody(db, ear):
+async def test_rows_that_cannot_run_wake_no_worker(db, ear):
     worker(db)
     db.execute("insert into agent_tasks (task_description, run_after) values ('x', now() + interval '1 hour')")
     db.execute("insert into agent_tasks (task_description, idempotency_key) values ('x', 'k')")
@@ -269,13 +269,13 @@ async def test_rows_that_are_not_runnable_wake_nobody(db, ear):
     assert await ear() == 0
 
 
-async def test_a_row_due_before_the_next_poll_sets_the_workers_timer(db, ear):
+async def test_row_due_before_the_next_poll_sets_the_timer(db, ear):
     worker(db)
     db.execute("insert into agent_tasks (task_description, run_after) values ('x', now() + interval '5 s')")
     assert await ear() == 1
 
 
-async def test_a_paused_queue_is_not_woken_and_its_resume_is_told(db, ear, dsn):
+async def test_paused_queue_wakes_no_worker_until_its_resume(db, ear, dsn):
     worker(db)
     db.execute("insert into agent_queues (queue) values ('default')")
     db.execute("insert into agent_tasks (task_description) values ('x')")
@@ -283,7 +283,7 @@ async def test_a_paused_queue_is_not_woken_and_its_resume_is_told(db, ear, dsn):
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-async def test_an_inserter_with_an_old_snapshot_notifies_ungated(db, ear, dsn, level):
+async def test_insert_with_an_old_snapshot_bypasses_the_gate(db, ear, dsn, level):
     """Its snapshot of the flag may be hours old: here the worker became idle after it was taken."""
     with psycopg.connect(dsn) as old:
         old.execute(f"set transaction isolation level {level}")

@@ -78,7 +78,7 @@ async def claim_one(queue) -> ClaimRef:
     return ClaimRef(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
 
 
-def test_a_pending_task_is_cancelled_at_once_and_the_trail_knows_by_whom(db):
+def test_pending_task_is_cancelled_at_once_and_by_name(db):
     insert(db)
     set_status(db, "cancelled")
     assert row(db)["status"] == "cancelled"
@@ -86,7 +86,7 @@ def test_a_pending_task_is_cancelled_at_once_and_the_trail_knows_by_whom(db):
     assert trail(db) == [("edited", "pending", "cancelled", db.info.user)]
 
 
-async def test_a_finished_task_set_to_pending_runs_again_from_the_first_try(db, queue):
+async def test_finished_task_set_to_pending_restarts_its_attempts(db, queue):
     insert(db, max_retries=0)
     held = await claim_one(queue)
     await queue.finish([ended(held, OutcomeKind.FAILED, error="no", failure_kind="error")])
@@ -109,7 +109,7 @@ async def test_a_finished_task_set_to_pending_runs_again_from_the_first_try(db, 
 
 
 @pytest.mark.parametrize("wish", ["cancelled", "pending", "completed", "failed"])
-async def test_no_wish_takes_effect_while_the_agent_lives(db, queue, wish):
+async def test_requested_status_waits_until_the_agent_has_ended(db, queue, wish):
     insert(db, concurrency_key="k")
     insert(db, "next", concurrency_key="k", task_priority=1)
     held = await claim_one(queue)
@@ -129,7 +129,7 @@ async def test_no_wish_takes_effect_while_the_agent_lives(db, queue, wish):
     assert {t.task_id for t in (await queue.claim("default", 1, may_idle=True)).tasks} <= expected
 
 
-async def test_a_result_typed_in_by_hand_stays_when_the_agent_is_gone(db, queue):
+async def test_result_entered_by_hand_survives_the_end_of_the_run(db, queue):
     insert(db)
     held = await claim_one(queue)
     set_status(db, "completed", more=""", output_data = '{"output": "by hand"}'""")
@@ -138,14 +138,14 @@ async def test_a_result_typed_in_by_hand_stays_when_the_agent_is_gone(db, queue)
     assert row(db)["output_data"] == {"output": "by hand"}
 
 
-async def test_work_that_is_done_is_not_thrown_away_by_a_cancel_that_raced(db, queue):
+async def test_finished_work_survives_a_racing_cancel(db, queue):
     insert(db)
     held = await claim_one(queue)
     set_status(db, "cancelled")
     assert (await queue.finish([ended(held)]))[0].becomes == "completed"
 
 
-async def test_a_running_task_cannot_be_deleted_nor_change_its_key(db, queue):
+async def test_running_task_keeps_its_row_and_its_key(db, queue):
     insert(db, concurrency_key="k")
     held = await claim_one(queue)
     with pytest.raises(psycopg.errors.ObjectInUse) as refused:
@@ -157,7 +157,7 @@ async def test_a_running_task_cannot_be_deleted_nor_change_its_key(db, queue):
     db.execute("delete from agent_tasks")
 
 
-def test_run_now_and_not_yet(db):
+def test_pending_runs_a_scheduled_task_now(db):
     insert(db)
     db.execute("update agent_tasks set run_after = now() + interval '1 hour'")
     assert row(db)["status"] == "scheduled"
@@ -166,21 +166,21 @@ def test_run_now_and_not_yet(db):
     assert db.execute("select run_after <= now() from agent_tasks").fetchone() == (True,)
 
 
-def test_turbos_own_columns_are_not_for_hands(db):
+def test_internal_columns_cannot_be_edited(db):
     insert(db)
     for change in ("fencing_token = 5", "agent_session_id = 'x'"):
         with pytest.raises(psycopg.errors.CheckViolation):
             db.execute(f"update agent_tasks set {change}")
 
 
-def test_an_unknown_status_is_refused_with_what_to_write(db):
+def test_unknown_status_is_refused_with_advice(db):
     insert(db)
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
         set_status(db, "done")
     assert "'pending' to run the task again" in refused.value.diag.message_hint
 
 
-async def test_an_old_pollers_updates_are_untouched(db, queue):
+async def test_updates_of_an_old_poller_are_unchanged(db, queue):
     """It claims, finishes, and puts back for a retry; turbo changes no column of it and writes no trail."""
     insert(db)
     steps = [
@@ -213,7 +213,7 @@ async def test_an_old_pollers_updates_are_untouched(db, queue):
     assert trail(db) == []
 
 
-async def test_an_old_poller_may_claim_what_turbo_gave_back(db, queue):
+async def test_old_poller_may_claim_a_task_that_turbo_gave_back(db, queue):
     insert(db)
     held = await claim_one(queue)
     await queue.release([(held, None)], "drain")
@@ -223,7 +223,7 @@ async def test_an_old_poller_may_claim_what_turbo_gave_back(db, queue):
 
 
 @pytest.mark.parametrize("never", ["infinity", "-infinity"])
-async def test_a_task_is_put_off_to_a_moment_not_to_for_ever(db, queue, never):
+async def test_task_can_be_delayed_but_not_to_infinity(db, queue, never):
     """On PostgreSQL 14 to 16 a difference from infinity is an error, and it would be every claim's."""
     insert(db)
     with pytest.raises(psycopg.errors.CheckViolation, match="run_after is") as refused:
@@ -243,7 +243,7 @@ async def test_a_task_is_put_off_to_a_moment_not_to_for_ever(db, queue, never):
 
 
 @pytest.mark.parametrize("how", ["rescued", "released", "an orphan", "failed"])
-async def test_when_somebody_asked_for_is_kept_however_the_run_ends(db, queue, how):
+async def test_requested_run_after_survives_any_end_of_the_run(db, queue, how):
     insert(db)
     task = (await queue.claim("default", 1, may_idle=True)).tasks[0]
     held = ClaimRef(task.task_id, task.fencing_token)

@@ -6,7 +6,7 @@ import contextlib
 import psycopg
 import pytest
 
-from tests.rig import Rig
+from tests.support.rig import Rig
 from turbo.domain.type_filter import TypeFilter
 
 
@@ -35,7 +35,7 @@ def ear(dsn, db):
         yield lambda: [(n.channel, n.payload) for n in connection.notifies(timeout=0.3)]
 
 
-def test_one_row_wakes_one_of_many_and_three_stand_by_of_alternating_hosts(db, dsn):
+def test_one_row_wakes_one_worker_with_three_on_standby(db, dsn):
     idle_workers(db, 30)
     hosts = dict(db.execute("select 'turbo_w_' || worker_id, host from agent_workers").fetchall())
     with ear(dsn, db) as heard:
@@ -49,7 +49,7 @@ def test_one_row_wakes_one_of_many_and_three_stand_by_of_alternating_hosts(db, d
         assert len(first) > 3, "not always the same one"
 
 
-def test_those_whose_beats_are_late_are_told_last(db, dsn):
+def test_workers_with_late_heartbeats_are_woken_last(db, dsn):
     idle_workers(db, 20, beat_ago="20 s", prefix="late")
     idle_workers(db, 2, prefix="live")
     with ear(dsn, db) as heard:
@@ -60,21 +60,21 @@ def test_those_whose_beats_are_late_are_told_last(db, dsn):
 
 
 @pytest.mark.parametrize(("workers", "rows"), [(4, 1), (30, 14), (30, 1000)])
-def test_all_are_woken_at_once_where_few_are_idle_or_many_rows_came(db, dsn, workers, rows):
+def test_few_idle_workers_or_many_rows_wake_all_at_once(db, dsn, workers, rows):
     idle_workers(db, workers)
     with ear(dsn, db) as heard:
         db.execute("insert into agent_tasks (task_description) select 'x' from generate_series(1, %s)", [rows])
         assert heard() == [("turbo_q_default", "")]
 
 
-def test_several_rows_wake_as_many(db, dsn):
+def test_several_rows_wake_as_many_workers(db, dsn):
     idle_workers(db, 30)
     with ear(dsn, db) as heard:
         db.execute("insert into agent_tasks (task_description) select 'x' from generate_series(1, 5)")
         assert sorted(payload[-1] for _, payload in heard()) == ["0"] * 5 + ["1", "2", "3"]
 
 
-def test_a_worker_whose_name_fits_no_channel_breaks_no_insert(db, dsn):
+def test_worker_name_too_long_for_a_channel_breaks_no_insert(db, dsn):
     idle_workers(db, 9)
     idle_workers(db, 1, prefix="ö" * 40)
     with psycopg.connect(dsn, autocommit=True) as connection:
@@ -83,7 +83,7 @@ def test_a_worker_whose_name_fits_no_channel_breaks_no_insert(db, dsn):
         assert [n.payload for n in connection.notifies(timeout=0.3)] == [""]
 
 
-async def test_the_turn_of_a_dead_worker_is_not_lost(db, dsn):
+async def test_standby_takes_the_turn_of_a_dead_worker(db, dsn):
     """Nine of ten idle workers are dead, their beats still fresh, all of one host: whoever lives takes every task, without
     a poll (its next one is an hour away)."""
     async with Rig(dsn, ladder=False) as rig:
@@ -96,7 +96,7 @@ async def test_the_turn_of_a_dead_worker_is_not_lost(db, dsn):
         assert set(rig.places) == {0, 1}, "it was called and in reserve, and of the other host each time"
 
 
-async def test_without_the_reserve_such_a_task_is_left_lying(db, dsn, monkeypatch):
+async def test_without_standbys_a_task_of_a_dead_worker_waits(db, dsn, monkeypatch):
     """The control: the reserve does not look."""
     async with Rig(dsn, ladder=False) as rig:
         idle_workers(db, 9, hosts=1, prefix="dead")
@@ -115,7 +115,7 @@ async def test_without_the_reserve_such_a_task_is_left_lying(db, dsn, monkeypatc
 
 
 @pytest.mark.parametrize("passes_on", [True, False])
-async def test_a_called_worker_that_may_not_take_the_task_wakes_the_others(db, dsn, monkeypatch, passes_on):
+async def test_woken_worker_that_may_not_claim_wakes_the_others(db, dsn, monkeypatch, passes_on):
     """Its account is paused, say: types of tasks it leaves to others, who were not called."""
     async with Rig(dsn, name="barred", ladder=False) as barred, Rig(dsn, name="able", ladder=False) as able:
         idle_workers(db, 12, hosts=1, beat_ago="20 s", prefix="dead")

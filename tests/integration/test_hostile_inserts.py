@@ -18,8 +18,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.members import login
-from tests.workers import TURBO, Bench, WorkerProcess, until
+from tests.support.logins import login
+from tests.support.workers import TURBO, Bench, WorkerProcess, until
 from turbo.migrate import grant_roles
 
 SHOW_ARGV = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"
@@ -104,7 +104,7 @@ ODD_IDS = [
 FLAGS = ["-rf", "--config=/etc/passwd", "-", "--"]
 
 
-def test_an_id_is_never_a_path_nor_a_flag_nor_a_line_of_the_log(
+def test_id_is_never_a_path_a_flag_or_a_log_line(
     bench: Bench, website: psycopg.Connection, worker: WorkerProcess
 ) -> None:
     before = files_under(bench.path) - files_under(bench.path / "state")
@@ -131,7 +131,7 @@ def test_an_id_is_never_a_path_nor_a_flag_nor_a_line_of_the_log(
     assert "\x1b" not in worker.log
 
 
-def test_ids_that_differ_by_case_only_do_not_share_a_directory() -> None:
+def test_ids_that_differ_only_by_case_get_their_own_directories() -> None:
     """On a Mac's file system `A` and `a` are one name."""
     from turbo.host.state_dir import safe_name
 
@@ -139,7 +139,7 @@ def test_ids_that_differ_by_case_only_do_not_share_a_directory() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_a_value_is_never_a_flag(bench: Bench, website: psycopg.Connection, worker: WorkerProcess) -> None:
+def test_value_is_never_a_flag(bench: Bench, website: psycopg.Connection, worker: WorkerProcess) -> None:
     for value in FLAGS:
         insert(website, f"t{value}", task_type="argv", input_data=json.dumps({"path": value}))
     for value in FLAGS:
@@ -148,9 +148,7 @@ def test_a_value_is_never_a_flag(bench: Bench, website: psycopg.Connection, work
         assert "would be a flag" in row["error_message"]
 
 
-def test_a_value_is_one_argument_whatever_it_holds(
-    bench: Bench, website: psycopg.Connection, worker: WorkerProcess
-) -> None:
+def test_value_is_always_one_argument(bench: Bench, website: psycopg.Connection, worker: WorkerProcess) -> None:
     values = ["a b; touch pwned", "$(id)", "`id`", "{task_id}", "{input[other]}", "x\n--y", "'\"\\", "../../etc/passwd"]
     for number, value in enumerate(values):
         insert(website, f"t{number}", task_type="argv", input_data=json.dumps({"path": value, "other": "secret"}))
@@ -158,7 +156,7 @@ def test_a_value_is_one_argument_whatever_it_holds(
         assert ended(bench, f"t{number}")["output_data"]["output"]["argv"] == [value, f"t{number}", "argv"]
 
 
-def test_a_row_leaves_no_mark_outside_of_the_allowed_roots(
+def test_row_writes_nothing_outside_the_allowed_roots(
     bench: Bench, website: psycopg.Connection, worker: WorkerProcess
 ) -> None:
     roots, outside = bench.path / "roots", bench.path / "outside"
@@ -204,7 +202,7 @@ ODD_DATA = {
 }
 
 
-def test_odd_json_ends_its_own_task_only(bench: Bench, website: psycopg.Connection, worker: WorkerProcess) -> None:
+def test_odd_json_ends_only_its_own_task(bench: Bench, website: psycopg.Connection, worker: WorkerProcess) -> None:
     for name, data in ODD_DATA.items():
         for kind in ("echo", "argv", "default"):
             insert(website, f"{kind} {name}", task_type=kind, input_data=data)
@@ -219,7 +217,7 @@ def test_odd_json_ends_its_own_task_only(bench: Bench, website: psycopg.Connecti
 
 
 @pytest.mark.parametrize("data", ['{"a": "\\u0000"}', '{"a": "\\ud800"}', '{"a": NaN}', "{"])
-def test_what_json_cannot_hold_is_refused_by_the_database(website: psycopg.Connection, data: str) -> None:
+def test_invalid_json_is_refused_by_the_database(website: psycopg.Connection, data: str) -> None:
     with pytest.raises((errors.UntranslatableCharacter, errors.InvalidTextRepresentation)):
         insert(website, "t", input_data=data)
     with pytest.raises(psycopg.DataError):
@@ -260,7 +258,7 @@ def test_no_number_stops_the_queue(bench: Bench, website: psycopg.Connection, wo
     assert "crashed" not in worker.log
 
 
-def test_a_moment_that_python_cannot_say_hides_no_list(dsn: str, website: psycopg.Connection) -> None:
+def test_timestamp_outside_pythons_range_hides_no_list(dsn: str, website: psycopg.Connection) -> None:
     moments = ["4713-01-01 BC", "0044-03-15 BC", "10000-01-01", "294276-12-31", "infinity", "-infinity"]
     for moment in moments:
         insert(website, f"made {moment}", created_at=moment)
@@ -294,7 +292,7 @@ def test_invented_queues_do_not_reach_the_metrics(bench: Bench, website: psycopg
     assert "qqqq" not in page()
 
 
-def test_a_notification_by_anybody_is_only_a_reason_to_look(
+def test_forged_notification_only_causes_a_poll(
     bench: Bench, dsn: str, website: psycopg.Connection, worker: WorkerProcess
 ) -> None:
     """A login without any privilege may NOTIFY: no run is stopped, no claim made, no queue paused by its word."""
@@ -359,7 +357,7 @@ def test_protected_columns_cannot_be_set(website: psycopg.Connection, column: st
         website.execute("insert into agent_actions (task_id, action_type, actor) values ('mine', 'finished', 'me')")
 
 
-def test_running_cannot_be_inserted_and_what_is_inserted_as_done_is_never_run(
+def test_running_is_refused_and_a_finished_insert_never_runs(
     bench: Bench, website: psycopg.Connection, worker: WorkerProcess
 ) -> None:
     with pytest.raises(errors.CheckViolation, match="cannot be inserted as running"):
@@ -371,7 +369,7 @@ def test_running_cannot_be_inserted_and_what_is_inserted_as_done_is_never_run(
     assert bench.runs() == {"neighbour": 1}
 
 
-def test_temp_objects_named_like_turbos_do_not_catch_a_trigger(
+def test_temp_objects_do_not_shadow_what_triggers_use(
     bench: Bench, website: psycopg.Connection, worker: WorkerProcess
 ) -> None:
     """The triggers run with their owner's rights: no name in them may be found in the inserter's own schema."""

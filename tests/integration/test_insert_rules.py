@@ -14,7 +14,7 @@ def one(db, sql, *parameters):
     return db.execute(sql, parameters).fetchone()
 
 
-def test_the_documented_insert_works(db):
+def test_documented_insert_works(db):
     db.execute(
         "INSERT INTO agent_tasks (task_id, task_type, task_description, task_priority, status, timeout_seconds, max_retries)"
         " VALUES ('my_task_1', 'analysis', 'Analyze security of auth.py module', 8, 'pending', 300, 3)"
@@ -26,7 +26,7 @@ def test_the_documented_insert_works(db):
     )
 
 
-def test_the_least_insert_works(db):
+def test_minimal_insert_works(db):
     row = one(
         db,
         "INSERT INTO agent_tasks (task_description) VALUES ('x') RETURNING task_id, task_type, timeout_seconds, max_retries",
@@ -65,7 +65,7 @@ def test_the_least_insert_works(db):
         ("task_description, concurrency_key", "'x', repeat('k', 501)", "longer than 500", "a hash of it"),
     ],
 )
-def test_a_bad_row_is_refused_with_a_hint(db, columns, values, message, hint):
+def test_bad_row_is_refused_with_a_hint(db, columns, values, message, hint):
     with pytest.raises(psycopg.errors.CheckViolation) as refused:
         db.execute(f"insert into agent_tasks ({columns}) values ({values})")
     assert message in refused.value.diag.message_primary
@@ -73,11 +73,11 @@ def test_a_bad_row_is_refused_with_a_hint(db, columns, values, message, hint):
     assert one(db, "select count(*) from agent_tasks") == (0,)
 
 
-def test_a_queue_name_of_forty_characters_is_accepted(db):
+def test_queue_name_of_40_characters_is_accepted(db):
     db.execute("insert into agent_tasks (task_description, queue) values ('x', repeat('q', 40))")
 
 
-def test_a_future_row_is_scheduled_and_never_pending(db):
+def test_future_row_is_scheduled_and_never_pending(db):
     row = one(
         db,
         "insert into agent_tasks (task_description, run_after) values ('x', now() + interval '1 hour') returning status",
@@ -87,7 +87,7 @@ def test_a_future_row_is_scheduled_and_never_pending(db):
     assert row == ("pending",), "scheduled for a moment that is past means now"
 
 
-def test_nulls_that_mean_the_default_get_it(db):
+def test_null_for_a_default_becomes_the_default(db):
     row = one(
         db,
         "insert into agent_tasks (task_description, queue, status, task_type, run_after, retry_count)"
@@ -96,7 +96,7 @@ def test_nulls_that_mean_the_default_get_it(db):
     assert row == ("default", "pending", "default", True, 0)
 
 
-def test_one_idempotency_key_is_one_task_however_often_it_is_sent(db):
+def test_repeated_idempotency_key_makes_one_task(db):
     for _ in range(3):
         db.execute(
             "insert into agent_tasks (task_description, idempotency_key) values ('x', 'once') on conflict (idempotency_key) do nothing"
@@ -106,7 +106,7 @@ def test_one_idempotency_key_is_one_task_however_often_it_is_sent(db):
     assert one(db, "select count(*) from agent_tasks") == (3,)
 
 
-def test_an_inserter_without_rights_on_turbos_tables_can_insert_and_reaches_nothing_else(db, dsn):
+def test_inserter_without_other_rights_can_only_insert(db, dsn):
     role = "inserter_" + db.info.dbname.replace("-", "_")
     db.execute(f"create role {role} login")
     try:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import workers
-from tests.workers import TURBO, Bench, until
+from tests.support import workers
+from tests.support.workers import TURBO, Bench, until
 from turbo import embedded
 
 TALKER = """
@@ -72,7 +72,7 @@ def gates(bench: Bench, number: int) -> list[Path]:
     return [bench.path / f"gate{n}" for n in range(number)]
 
 
-def test_on_its_host_a_log_is_shown_whole_and_followed(talkers: Bench) -> None:
+def test_log_on_its_host_is_shown_whole_and_followed(talkers: Bench) -> None:
     first, second = gates(talkers, 2)
     talkers.insert("t", {"gates": [str(first), str(second)]})
     following = Logs(talkers, "t", "-f")
@@ -91,7 +91,7 @@ def test_on_its_host_a_log_is_shown_whole_and_followed(talkers: Bench) -> None:
     assert (shown["source"], shown["status"], shown["text"]) == ("log", "completed", out)
 
 
-def test_from_another_host_it_is_the_last_line_and_says_so(talkers: Bench) -> None:
+def test_log_from_another_host_is_its_last_line(talkers: Bench) -> None:
     first, second = gates(talkers, 2)
     talkers.insert("t", {"gates": [str(first), str(second)]})
     until(lambda: talkers.sql("select 1 from agent_progress"))
@@ -118,7 +118,7 @@ def test_from_another_host_it_is_the_last_line_and_says_so(talkers: Bench) -> No
     assert str(talkers.path / "state" / "logs" / "t") in err
 
 
-def test_a_further_try_is_followed_too(talkers: Bench) -> None:
+def test_next_attempt_is_followed_too(talkers: Bench) -> None:
     gate = gates(talkers, 1)[0]
     gate.touch()
     talkers.insert("t", {"gates": [str(gate)], "exit": 3}, max_retries=1)
@@ -129,7 +129,7 @@ def test_a_further_try_is_followed_too(talkers: Bench) -> None:
     assert "t is failed: " in err
 
 
-def test_what_cannot_be_shown_is_said_plainly(talkers: Bench) -> None:
+def test_missing_log_is_explained(talkers: Bench) -> None:
     code, out, err = Logs(talkers, "nobody").ended()
     assert (code, out) == (1, "")
     assert "no task 'nobody'; `turbo tasks` lists them" in err
@@ -141,7 +141,7 @@ def test_what_cannot_be_shown_is_said_plainly(talkers: Bench) -> None:
     assert Logs(talkers, "later", "-f", "--json").ended()[0] == 2
 
 
-def test_the_beginning_of_an_id_is_enough(talkers: Bench) -> None:
+def test_id_prefix_is_enough(talkers: Bench) -> None:
     gate = gates(talkers, 1)[0]
     gate.touch()
     talkers.insert("review_1", {"gates": [str(gate)]})
@@ -154,7 +154,7 @@ def test_the_beginning_of_an_id_is_enough(talkers: Bench) -> None:
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["on its host", "elsewhere"])
-def test_following_outlives_the_database(own_server: embedded.Server, tmp_path: Path, away: bool) -> None:
+def test_follow_survives_a_database_outage(own_server: embedded.Server, tmp_path: Path, away: bool) -> None:
     with workers.bench(own_server.dsn, tmp_path) as bench:
         start_talkers(bench)
         first, second = gates(bench, 2)
@@ -176,7 +176,7 @@ def test_following_outlives_the_database(own_server: embedded.Server, tmp_path: 
         assert err.endswith("t is completed\n")
 
 
-def test_a_terminal_is_not_steered_by_a_log(talkers: Bench) -> None:
+def test_log_cannot_control_the_terminal(talkers: Bench) -> None:
     gate = gates(talkers, 1)[0]
     gate.touch()
     talkers.insert("t", {"gates": [str(gate)]})

@@ -10,11 +10,11 @@ import urllib.request
 import psycopg
 import pytest
 
-from tests import workers
-from tests.workers import TURBO, until
+from tests.support import workers
+from tests.support.workers import TURBO, until
 
 
-def test_the_documented_insert_and_the_least_one_are_completed_by_a_real_program(bench):
+def test_documented_and_minimal_inserts_run_a_real_program(bench):
     worker = bench.start(name="alpha").listening()
     bench.sql(
         "INSERT INTO agent_tasks (task_id, task_type, task_description, task_priority, status, timeout_seconds, max_retries)"
@@ -48,7 +48,7 @@ def test_two_hundred_tasks_on_four_workers_run_exactly_once(bench, capsys):
     assert sum(share.values()) == 200
 
 
-def test_the_metrics_tell_what_happened(bench):
+def test_metrics_report_what_happened(bench):
     worker = bench.start().listening()
     bench.insert("a")
     bench.insert("b", {"exit": 3}, max_retries=0)
@@ -68,7 +68,7 @@ def test_the_metrics_tell_what_happened(bench):
     assert worker.stop() == 0
 
 
-def test_failures_are_told_apart(bench):
+def test_failures_are_classified(bench):
     bench.config()
     config = bench.config()
     del config["routes"]["default"]
@@ -83,7 +83,7 @@ def test_failures_are_told_apart(bench):
     assert (row["failure_kind"], row["retry_count"], row["infra_count"]) == ("poison", 0, 5)
 
 
-def test_bad_input_fails_by_itself_and_its_neighbours_live(bench):
+def test_bad_input_fails_alone(bench):
     bench.start().listening()
     texts = {
         "shell": "$(touch /tmp/no); `id` ' \" \\ ; rm -rf / & %s %(x)s {input[key]} \U0001f600",
@@ -109,7 +109,7 @@ def test_bad_input_fails_by_itself_and_its_neighbours_live(bench):
 
 
 @pytest.mark.parametrize("wish", ["cancelled", "pending", "completed"])
-def test_a_wish_on_a_running_task_takes_effect_after_its_program_is_gone(bench, wish):
+def test_requested_status_takes_effect_after_the_program_ends(bench, wish):
     bench.start().listening()
     bench.insert("t", {"seconds": 300, "children": 2}, concurrency_key="k", timeout_seconds=300)
     until(lambda: (bench.path / "ledger.pids").exists() and len((bench.path / "ledger.pids").read_text().split()) == 2)
@@ -126,7 +126,7 @@ def test_a_wish_on_a_running_task_takes_effect_after_its_program_is_gone(bench, 
     assert bench.runs()["t"] == (2 if wish == "pending" else 1)
 
 
-def test_a_drain_finishes_what_runs_and_a_second_signal_ends_it_now(bench):
+def test_drain_finishes_running_tasks_and_a_second_signal_ends(bench):
     worker = bench.start().listening()
     bench.insert("short", {"seconds": 1})
     until(lambda: bench.runs()["short"])
@@ -146,7 +146,7 @@ def test_a_drain_finishes_what_runs_and_a_second_signal_ends_it_now(bench):
 
 
 @pytest.mark.quiet
-def test_an_idle_worker_sends_nothing_but_polls_and_beats(own_server, tmp_path):
+def test_idle_worker_sends_only_polls_and_heartbeats(own_server, tmp_path):
     """Counted by the server itself, seen from another database, once the ladder has reached poll_seconds."""
     elsewhere = psycopg.conninfo.make_conninfo(own_server.dsn, dbname="template1")
     with workers.bench(own_server.dsn, tmp_path) as bench, psycopg.connect(elsewhere, autocommit=True) as db:
@@ -170,7 +170,7 @@ def pickup_works(bench, name: str, seconds: float = 10.0) -> None:
     bench.wait(name, seconds=seconds)
 
 
-def test_pickup_comes_back_by_itself_after_every_kind_of_trouble(own_server, tmp_path):
+def test_pickup_recovers_from_every_kind_of_outage(own_server, tmp_path):
     """The listener's backend killed, the server restarted, the server frozen for 20 s: a line per change of state."""
     with workers.bench(own_server.dsn, tmp_path) as bench:
         worker = bench.start().listening()
@@ -200,7 +200,7 @@ def test_pickup_comes_back_by_itself_after_every_kind_of_trouble(own_server, tmp
         assert bench.sql("select count(*) from agent_tasks where status = 'completed'") == [(4,)]
 
 
-def test_a_migration_under_way_is_said_once(bench):
+def test_running_migration_is_logged_once(bench):
     """The worker looks at every version in between: it waits for the same thing all along."""
     bench.sql("create table later as select * from turbo_migrations where version > 1")
     bench.sql("delete from turbo_migrations where version > 1")
@@ -216,7 +216,7 @@ def test_a_migration_under_way_is_said_once(bench):
     assert worker.log.count("run `turbo migrate`") == 1
 
 
-def test_a_worker_waits_for_the_database_and_for_its_schema(own_server, empty_dsn, tmp_path):
+def test_worker_waits_for_the_database_and_its_schema(own_server, empty_dsn, tmp_path):
     with workers.bench(empty_dsn, tmp_path) as bench:
         worker = bench.start()
         worker.said("run `turbo migrate`")
@@ -243,7 +243,7 @@ def test_a_worker_waits_for_the_database_and_for_its_schema(own_server, empty_ds
         ),
     ],
 )
-def test_a_wrong_configuration_is_one_clear_message_and_exit_2(bench, change, says):
+def test_invalid_configuration_is_one_message_and_exit_2(bench, change, says):
     config = bench.config()
     config.update(change)
     worker = bench.start(config)
@@ -253,7 +253,7 @@ def test_a_wrong_configuration_is_one_clear_message_and_exit_2(bench, change, sa
     assert "secret" not in worker.log
 
 
-def test_the_command_line_does_what_the_table_does(bench):
+def test_command_line_matches_the_table(bench):
     def turbo(*arguments: str, code: int = 0) -> str:
         done = subprocess.run([TURBO, *arguments, "--dsn", bench.dsn], capture_output=True, text=True)
         assert done.returncode == code, done
@@ -281,7 +281,7 @@ def test_the_command_line_does_what_the_table_does(bench):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_the_env_file_brings_the_database_and_must_be_its_owners_alone(bench):
+def test_env_file_gives_the_dsn_and_must_be_private(bench):
     """A service's bare environment: nothing else names the database."""
     env_file = bench.path / "turbo.env"
     env_file.touch(0o644)

@@ -136,7 +136,7 @@ INDEXES = version_of("indexes")
 # ── applying ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_fresh_database_gets_every_file_recorded_with_its_checksum(empty_dsn: str) -> None:
+def test_fresh_database_gets_every_file_with_its_checksum(empty_dsn: str) -> None:
     report = migrate(empty_dsn)
     assert (report.version_before, report.version, report.latest) == (0, SCHEMA_VERSION, SCHEMA_VERSION)
     assert [one.label for one in report.applied] == [file.label for file in read()]
@@ -147,13 +147,13 @@ def test_a_fresh_database_gets_every_file_recorded_with_its_checksum(empty_dsn: 
     assert query(empty_dsn, "select count(*) from pg_index where not indisvalid") == [(0,)]
 
 
-def test_a_second_run_finds_nothing_to_do(dsn: str) -> None:
+def test_second_run_finds_nothing_to_do(dsn: str) -> None:
     before = everything(dsn), query(dsn, "select * from turbo_migrations")
     assert migrate(dsn).applied == ()
     assert (everything(dsn), query(dsn, "select * from turbo_migrations")) == before
 
 
-def test_every_file_may_be_cut_short_and_run_again(dsn: str) -> None:
+def test_every_file_can_be_interrupted_and_rerun(dsn: str) -> None:
     """The files are repeatable from their top, which is what resuming rests on."""
     before = everything(dsn)
     for file in reversed(read()):
@@ -162,7 +162,7 @@ def test_every_file_may_be_cut_short_and_run_again(dsn: str) -> None:
     assert everything(dsn) == before
 
 
-def test_a_search_path_of_the_role_leads_nothing_elsewhere(empty_dsn: str) -> None:
+def test_search_path_of_the_role_changes_nothing(empty_dsn: str) -> None:
     query(
         empty_dsn,
         "create schema elsewhere; create function elsewhere.now() returns timestamptz language sql"
@@ -174,14 +174,14 @@ def test_a_search_path_of_the_role_leads_nothing_elsewhere(empty_dsn: str) -> No
     assert query(empty_dsn, "select count(*) from public.agent_tasks where run_after < '1971-01-01'") == [(0,)]
 
 
-def test_a_statement_timeout_of_the_role_does_not_cut_a_migration_short(empty_dsn: str) -> None:
+def test_statement_timeout_of_the_role_does_not_interrupt(empty_dsn: str) -> None:
     assert migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c statement_timeout=1ms")).applied
 
 
 # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_applied_file_that_has_changed_is_named_and_nothing_is_done(dsn: str) -> None:
+def test_changed_file_is_named_and_nothing_is_applied(dsn: str) -> None:
     forget(dsn, SCHEMA_VERSION)
     query(dsn, "update turbo_migrations set checksum = md5('what it was then') where version = 1")
     with pytest.raises(MigrationError, match=r"migrations/0001_\w+\.sql has changed since it was applied"):
@@ -189,13 +189,13 @@ def test_an_applied_file_that_has_changed_is_named_and_nothing_is_done(dsn: str)
     assert query(dsn, "select max(version) from turbo_migrations") == [(SCHEMA_VERSION - 1,)]
 
 
-def test_a_history_with_a_hole_is_refused(dsn: str) -> None:
+def test_history_with_a_gap_is_refused(dsn: str) -> None:
     query(dsn, "delete from turbo_migrations where version = 1")
     with pytest.raises(MigrationError, match="rows were deleted from it"):
         migrate(dsn)
 
 
-def test_a_database_one_version_ahead_is_left_alone(dsn: str) -> None:
+def test_database_one_version_ahead_is_left_alone(dsn: str) -> None:
     query(
         dsn,
         "insert into turbo_migrations (version, name, checksum, turbo_version) "
@@ -205,7 +205,7 @@ def test_a_database_one_version_ahead_is_left_alone(dsn: str) -> None:
     assert (report.applied, report.version) == ((), SCHEMA_VERSION + 1)
 
 
-def test_a_database_two_versions_ahead_is_refused(dsn: str) -> None:
+def test_database_two_versions_ahead_is_refused(dsn: str) -> None:
     query(
         dsn,
         "insert into turbo_migrations (version, name, checksum, turbo_version) "
@@ -215,7 +215,7 @@ def test_a_database_two_versions_ahead_is_refused(dsn: str) -> None:
         migrate(dsn)
 
 
-async def test_a_worker_is_told_what_it_has_found(empty_dsn: str) -> None:
+async def test_worker_reports_the_schema_it_found(empty_dsn: str) -> None:
     async with await psycopg.AsyncConnection.connect(empty_dsn, autocommit=True) as connection:
         fit, text = await worker_verdict(connection)
         assert (fit, "no turbo schema yet" in text) == (SchemaFit.BEHIND, True)
@@ -226,7 +226,7 @@ async def test_a_worker_is_told_what_it_has_found(empty_dsn: str) -> None:
         assert (fit, "run `turbo migrate`" in text) == (SchemaFit.BEHIND, True)
 
 
-def test_status_reads_a_database_that_was_never_migrated(empty_dsn: str) -> None:
+def test_status_reads_an_unmigrated_database(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn) as connection:
         assert status(connection) == SchemaStatus(0, SCHEMA_VERSION)
         assert status(connection).behind
@@ -241,7 +241,7 @@ def test_four_at_once_apply_each_file_once(empty_dsn: str) -> None:
     assert applied == list(range(1, SCHEMA_VERSION + 1))
 
 
-def test_a_second_migration_waits_for_the_first_and_says_for_whom(empty_dsn: str) -> None:
+def test_second_migration_waits_and_names_the_first(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, application_name="turbo migrate (first)", autocommit=True) as first:
         first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
         second = Background(empty_dsn).start()
@@ -251,7 +251,7 @@ def test_a_second_migration_waits_for_the_first_and_says_for_whom(empty_dsn: str
     assert second.result().version == SCHEMA_VERSION
 
 
-def test_the_second_holds_no_snapshot_that_an_index_build_would_wait_for(dsn: str) -> None:
+def test_waiting_migration_holds_no_snapshot(dsn: str) -> None:
     """Waiting in pg_advisory_lock holds one, and CREATE INDEX CONCURRENTLY in the holder then deadlocks with it."""
     query(
         dsn,
@@ -267,7 +267,7 @@ def test_the_second_holds_no_snapshot_that_an_index_build_would_wait_for(dsn: st
     second.result()
 
 
-def test_the_wait_for_another_migration_ends(empty_dsn: str) -> None:
+def test_wait_for_another_migration_ends(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as first:
         first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
         with pytest.raises(MigrationError, match=f"still at work after 0.3 s: pid {first.info.backend_pid}"):
@@ -277,7 +277,7 @@ def test_the_wait_for_another_migration_ends(empty_dsn: str) -> None:
 # ── a table in use ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_reader_in_the_way_is_named_and_waited_for(empty_dsn: str) -> None:
+def test_blocking_reader_is_named_and_waited_for(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "select * from agent_tasks") as reader:
         run = Background(empty_dsn).start()
@@ -289,7 +289,7 @@ def test_a_reader_in_the_way_is_named_and_waited_for(empty_dsn: str) -> None:
     assert run.result().version == SCHEMA_VERSION
 
 
-def test_others_get_past_a_migration_that_waits(empty_dsn: str) -> None:
+def test_sessions_pass_a_waiting_migration(empty_dsn: str) -> None:
     """A lock request that waits makes everybody queue behind it: it must give way again and again."""
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "select * from agent_tasks"):
@@ -302,7 +302,7 @@ def test_others_get_past_a_migration_that_waits(empty_dsn: str) -> None:
     run.result()
 
 
-def test_it_gives_up_after_its_attempts_and_goes_on_when_run_again(empty_dsn: str) -> None:
+def test_migration_gives_up_after_its_attempts_and_resumes(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "select * from agent_tasks") as reader:
         before = query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass")
@@ -317,7 +317,7 @@ def test_it_gives_up_after_its_attempts_and_goes_on_when_run_again(empty_dsn: st
 # ── indexes, concurrently ────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_index_left_invalid_is_built_again(dsn: str) -> None:
+def test_invalid_index_is_rebuilt(dsn: str) -> None:
     was = query(dsn, "select 'agent_tasks_claim'::regclass::oid")
     query(dsn, "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_claim'::regclass")
     forget(dsn, INDEXES)
@@ -335,7 +335,7 @@ def test_an_index_left_invalid_is_built_again(dsn: str) -> None:
         ("select * from agent_workers", "repeatable read"),  # a snapshot, of whatever table
     ],
 )
-def test_no_build_is_begun_that_would_have_to_wait(dsn: str, statement: str, isolation: str) -> None:
+def test_index_build_that_would_wait_is_not_begun(dsn: str, statement: str, isolation: str) -> None:
     """It would run into lock_timeout, leave an INVALID index, and have worked for nothing."""
     query(dsn, "drop index agent_tasks_claim")
     forget(dsn, INDEXES)
@@ -348,7 +348,7 @@ def test_no_build_is_begun_that_would_have_to_wait(dsn: str, statement: str, iso
     assert query(dsn, "select indisvalid from pg_index where indexrelid = 'agent_tasks_claim'::regclass") == [(True,)]
 
 
-def test_a_reader_without_a_snapshot_does_not_hold_a_build_up(dsn: str) -> None:
+def test_reader_without_a_snapshot_delays_no_build(dsn: str) -> None:
     query(dsn, "drop index agent_tasks_claim")
     forget(dsn, INDEXES)
     file = next(file for file in read() if file.version == INDEXES)
@@ -383,13 +383,13 @@ def as_role(empty_dsn: str) -> Iterator[Callable[[str], str]]:
         admin.execute(sql.SQL("drop role {}").format(role))
 
 
-def test_a_role_without_the_right_is_told_which(empty_dsn: str, as_role: Callable[[str], str]) -> None:
+def test_missing_right_is_named(empty_dsn: str, as_role: Callable[[str], str]) -> None:
     query(empty_dsn, "revoke create on schema public from public")
     with pytest.raises(MigrationError, match=r"permission denied for schema public\. Run turbo migrate as a role that"):
         migrate(as_role(""))
 
 
-def test_a_role_that_does_not_own_the_table_is_told_so(empty_dsn: str, as_role: Callable[[str], str]) -> None:
+def test_role_that_does_not_own_the_table_is_refused(empty_dsn: str, as_role: Callable[[str], str]) -> None:
     query(empty_dsn, OLD_TABLE)
     before = query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass")
     with pytest.raises(
@@ -400,25 +400,25 @@ def test_a_role_that_does_not_own_the_table_is_told_so(empty_dsn: str, as_role: 
     assert query(empty_dsn, "select attname from pg_attribute where attrelid = 'agent_tasks'::regclass") == before
 
 
-def test_an_ordinary_role_with_the_right_can_migrate(as_role: Callable[[str], str]) -> None:
+def test_ordinary_role_with_the_right_can_migrate(as_role: Callable[[str], str]) -> None:
     assert migrate(as_role("grant create on schema public to {role}")).version == SCHEMA_VERSION
 
 
-def test_a_read_only_session_is_told_so_in_one_line(empty_dsn: str) -> None:
+def test_read_only_session_is_one_line(empty_dsn: str) -> None:
     with pytest.raises(MigrationError) as failure:
         migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c default_transaction_read_only=on"))
     assert "is read-only for role" in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
-def test_a_missing_database_is_told_so_in_one_line(empty_dsn: str) -> None:
+def test_missing_database_is_one_line(empty_dsn: str) -> None:
     with pytest.raises(MigrationError) as failure:
         migrate(psycopg.conninfo.make_conninfo(empty_dsn, dbname="not_there"))
     assert 'database "not_there" does not exist' in str(failure.value)
     assert "\n" not in str(failure.value)
 
 
-def test_an_unreachable_server_is_told_so_in_one_line() -> None:
+def test_unreachable_server_is_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free_port = taken.getsockname()[1]
     with pytest.raises(MigrationError) as failure:
@@ -428,7 +428,7 @@ def test_an_unreachable_server_is_told_so_in_one_line() -> None:
     assert "secret" not in str(failure.value)
 
 
-def test_a_database_in_another_encoding_is_refused(empty_dsn: str) -> None:
+def test_database_in_another_encoding_is_refused(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as admin:
         name = f"{admin.info.dbname}_latin1"
         database = sql.Identifier(name)
@@ -442,7 +442,7 @@ def test_a_database_in_another_encoding_is_refused(empty_dsn: str) -> None:
             admin.execute(sql.SQL("drop database {} with (force)").format(database))
 
 
-def test_a_connection_lost_in_the_middle_says_run_it_again(empty_dsn: str) -> None:
+def test_lost_connection_suggests_a_rerun(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "select * from agent_tasks"):
         run = Background(empty_dsn, Patience(lock_timeout=30)).start()
@@ -460,7 +460,7 @@ def test_a_connection_lost_in_the_middle_says_run_it_again(empty_dsn: str) -> No
 # ── the plan ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_plan_shows_what_is_missing_and_changes_nothing(empty_dsn: str) -> None:
+def test_plan_shows_what_is_missing_and_changes_nothing(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     before = everything(empty_dsn)
     shown = plan(empty_dsn)
@@ -469,7 +469,7 @@ def test_a_plan_shows_what_is_missing_and_changes_nothing(empty_dsn: str) -> Non
     assert everything(empty_dsn) == before
 
 
-def test_a_plan_waits_for_nobody(empty_dsn: str) -> None:
+def test_plan_waits_for_no_lock(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "lock table agent_tasks in access exclusive mode") as other:
         other.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))

@@ -22,7 +22,7 @@ def turbo_migrate(*arguments: str) -> Result:
     return result
 
 
-def test_it_prints_a_line_a_file_and_then_nothing_to_do(empty_dsn: str) -> None:
+def test_first_run_prints_a_line_per_file_and_the_next_none(empty_dsn: str) -> None:
     first = turbo_migrate("--dsn", empty_dsn)
     assert first.exit_code == 0
     *files, summary = first.stdout.splitlines()
@@ -36,7 +36,7 @@ def test_it_prints_a_line_a_file_and_then_nothing_to_do(empty_dsn: str) -> None:
     assert len(second.stdout.splitlines()) == 1
 
 
-def test_check_exits_1_until_the_database_is_at_the_latest(empty_dsn: str) -> None:
+def test_check_exits_1_until_the_database_is_current(empty_dsn: str) -> None:
     assert turbo_migrate("--dsn", empty_dsn, "--check").exit_code == 1
     turbo_migrate("--dsn", empty_dsn)
     assert turbo_migrate("--dsn", empty_dsn, "--check").exit_code == 0
@@ -46,7 +46,7 @@ def test_check_exits_1_until_the_database_is_at_the_latest(empty_dsn: str) -> No
     assert f"at version {SCHEMA_VERSION - 1}, this turbo needs {SCHEMA_VERSION}: run `turbo migrate`" in behind.stdout
 
 
-def test_check_says_of_a_database_too_new_what_to_upgrade(dsn: str) -> None:
+def test_check_of_a_newer_database_says_what_to_upgrade(dsn: str) -> None:
     query(
         dsn,
         "insert into turbo_migrations (version, name, checksum, turbo_version) "
@@ -61,14 +61,14 @@ def test_check_says_of_a_database_too_new_what_to_upgrade(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["--check", "--plan"])
-def test_looking_changes_nothing(empty_dsn: str, option: str) -> None:
+def test_check_and_plan_change_nothing(empty_dsn: str, option: str) -> None:
     query(empty_dsn, OLD_TABLE)
     before = everything(empty_dsn)
     turbo_migrate("--dsn", empty_dsn, option)
     assert everything(empty_dsn) == before
 
 
-def test_the_plan_holds_every_statement_that_would_run(dsn: str) -> None:
+def test_plan_holds_every_statement_that_would_run(dsn: str) -> None:
     assert turbo_migrate("--dsn", dsn, "--plan").stdout.startswith("nothing to do")
     forget(dsn, INDEXES)
     result = turbo_migrate("--dsn", dsn, "--plan")
@@ -96,7 +96,7 @@ def test_json_is_one_object_on_stdout(empty_dsn: str) -> None:
     assert said("--check")["behind"] is False
 
 
-def test_who_is_waited_for_is_told_on_stderr_and_giving_up_exits_1(empty_dsn: str) -> None:
+def test_blocker_is_named_on_stderr_and_giving_up_exits_1(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "select * from agent_tasks") as reader:
         pid = reader.info.backend_pid
@@ -110,7 +110,7 @@ def test_who_is_waited_for_is_told_on_stderr_and_giving_up_exits_1(empty_dsn: st
     assert turbo_migrate("--dsn", empty_dsn).exit_code == 0
 
 
-def test_a_failure_is_one_line_and_exit_1(empty_dsn: str) -> None:
+def test_failure_is_one_line_and_exit_1(empty_dsn: str) -> None:
     result = turbo_migrate("--dsn", psycopg.conninfo.make_conninfo(empty_dsn, dbname="not_there"))
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
@@ -128,7 +128,7 @@ def test_a_failure_is_one_line_and_exit_1(empty_dsn: str) -> None:
         ("--no-such-option",),
     ],
 )
-def test_wrong_usage_exits_2_and_tells_no_password(arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_exits_2_and_shows_no_password(arguments: tuple[str, ...]) -> None:
     result = turbo_migrate(*arguments)
     assert result.exit_code == 2
     assert result.stderr

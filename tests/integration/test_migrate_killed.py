@@ -74,7 +74,7 @@ def assert_whole(dsn: str) -> None:
     assert migrate(dsn).applied == ()
 
 
-def test_killed_while_it_waits_for_a_table(empty_dsn: str) -> None:
+def test_killed_while_waiting_for_a_table_it_resumes(empty_dsn: str) -> None:
     query(empty_dsn, OLD_TABLE)
     with open_transaction(empty_dsn, "select * from agent_tasks"), migration(empty_dsn) as process:
         heard(process, "waiting for a lock")
@@ -82,7 +82,7 @@ def test_killed_while_it_waits_for_a_table(empty_dsn: str) -> None:
     assert_whole(empty_dsn)
 
 
-def test_killed_while_it_builds_an_index(dsn: str) -> None:
+def test_killed_while_building_an_index_it_resumes(dsn: str) -> None:
     query(dsn, "drop index agent_tasks_claim")
     forget(dsn, INDEXES)
     with ExitStack() as stack, migration(dsn) as process:
@@ -105,7 +105,7 @@ def test_killed_while_it_builds_an_index(dsn: str) -> None:
     assert_whole(dsn)
 
 
-def test_killed_between_the_statements_of_a_transaction(dsn: str) -> None:
+def test_killed_inside_a_transaction_it_resumes(dsn: str) -> None:
     """The triggers' file has changed functions already when it waits for the last table."""
     forget(dsn, version_of("triggers"))
     query(dsn, "drop trigger turbo_notify_accounts on agent_accounts; drop trigger turbo_notify_queues on agent_queues")

@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from scripts.monitoring import Missing, Monitoring
-from tests import messages_api, workers
-from tests.claude_bench import KEY, the_cli
-from tests.conftest import migrated_database
-from tests.messages_api import MessagesApi
-from tests.real import missing
-from tests.workers import Bench, until
+from tests.support import messages_api, workers
+from tests.support.claude import KEY, the_cli
+from tests.support.database import migrated_database
+from tests.support.messages_api import MessagesApi
+from tests.support.requirements import missing
+from tests.support.workers import Bench, until
 
 ROOT = Path(__file__).parents[2]
 HOSTS = ("alpha", "beta", "gamma")
@@ -169,7 +169,7 @@ def rules() -> Iterator[tuple[str, str]]:
                     yield f"alert {rule['alert']}", selector
 
 
-def test_every_panel_and_every_rule_returns_data(fleet):
+def test_every_panel_and_rule_returns_data(fleet):
     fleet.work(4)
     until(lambda: fleet.query('turbo_agent_cost_usd_total{account="max"} > 0'), 30, "the first figures scraped")
     fleet.work(4)  # a histogram's first observation is no rate yet: the second is
@@ -199,7 +199,7 @@ def test_every_panel_and_every_rule_returns_data(fleet):
     assert {rule["health"] for group in groups for rule in group["rules"]} == {"ok"}
 
 
-def test_the_two_queries_people_used_to_run_by_hand(fleet):
+def test_dashboard_matches_sql_by_host_and_status(fleet):
     """Running tasks by host, and the last hour's by host and status: both on the fleet dashboard, checked against SQL."""
     fleet.work(3)
     by_host = dict(
@@ -229,7 +229,7 @@ def test_the_two_queries_people_used_to_run_by_hand(fleet):
     assert {s["metric"]["host"] for s in fleet.query('sum by (host) (turbo_slots{state="busy"})')} == set(HOSTS)
 
 
-def test_a_dead_login_reaches_a_person_and_is_resolved_when_it_is_mended(fleet):
+def test_dead_login_alerts_and_resolves_once_mended(fleet):
     fleet.api.answer(DEAD_LOGIN)
     task = fleet.bench.sql(
         "insert into agent_tasks (task_type, task_description) values ('claude', 'say hello') returning task_id"
@@ -247,7 +247,7 @@ def test_a_dead_login_reaches_a_person_and_is_resolved_when_it_is_mended(fleet):
     fleet.bench.wait(task, seconds=90)
 
 
-def test_what_inserters_invent_leaves_the_series_bounded(fleet):
+def test_invented_names_leave_the_series_bounded(fleet):
     """10,000 tasks with 1,000 queue names and 1,000 task types."""
 
     def series() -> set[str]:

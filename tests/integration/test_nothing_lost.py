@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests import workers
-from tests.proxy import proxy
-from tests.rig import Rig, finished
-from tests.workers import gone, until
+from tests.support import workers
+from tests.support.proxy import proxy
+from tests.support.rig import Rig, finished
+from tests.support.workers import gone, until
 from turbo.host.sanitize import sanitize_result
 from turbo.host.spool import Spool
 
@@ -33,7 +33,7 @@ def watcher_of(worker) -> psutil.Process:
     return next(p for p in psutil.Process(worker.pid).children() if "turbo.process.reaper" in p.cmdline())
 
 
-def test_a_killed_workers_task_is_run_by_another_and_its_programs_are_gone(bench):
+def test_killed_workers_task_runs_elsewhere_and_programs_end(bench):
     first = bench.start(name="first", state_dir=str(bench.path / "one")).listening()
     bench.insert("t", {"seconds": 300, "children": 2})
     pids = programs_of(bench, 2)
@@ -67,7 +67,7 @@ def test_without_the_watcher_a_killed_workers_programs_live_on(bench):
     assert len(alive) == 3
 
 
-def test_a_restarted_worker_rescues_its_dead_predecessor_at_once(bench):
+def test_restarted_worker_rescues_its_predecessor_at_once(bench):
     first = bench.start(lease_seconds=3600).listening()
     bench.insert("t", {"seconds": 300})
     until(lambda: bench.runs()["t"])
@@ -84,7 +84,7 @@ def test_a_restarted_worker_rescues_its_dead_predecessor_at_once(bench):
     assert bench.runs() == {"t": 2}
 
 
-def test_a_worker_that_was_frozen_past_its_lease_overwrites_nothing_and_ends_its_program(bench):
+def test_frozen_worker_overwrites_nothing_and_ends_its_program(bench):
     first = bench.start(name="first", state_dir=str(bench.path / "one")).listening()
     bench.insert("t", {"seconds": 300})
     until(lambda: bench.runs()["t"])
@@ -105,7 +105,7 @@ def test_a_worker_that_was_frozen_past_its_lease_overwrites_nothing_and_ends_its
 
 
 @pytest.mark.parametrize(("without", "recorded"), [((), 1), (("fence", "lost_lease"), 2)], ids=["guarded", "control"])
-def test_a_result_that_comes_after_the_lease_is_recorded_nowhere_but_in_the_trail(bench, without, recorded):
+def test_result_after_the_lease_reaches_only_the_audit_trail(bench, without, recorded):
     """Its program ends while the worker is frozen; the worker thaws after somebody else has done the task."""
     first = bench.start(name="first", state_dir=str(bench.path / "one"), without=without).listening()
     bench.insert("t", {"seconds": 3})
@@ -123,7 +123,7 @@ def test_a_result_that_comes_after_the_lease_is_recorded_nowhere_but_in_the_trai
     assert (bench.row("t") == row) is (recorded == 1)
 
 
-def test_without_the_search_for_orphans_a_lost_claim_is_nobodys(bench):
+def test_without_the_orphan_search_a_lost_claim_is_stuck(bench):
     """The control."""
     where = conninfo.conninfo_to_dict(bench.dsn)
     with proxy(str(where["host"]), int(str(where["port"]))) as wire:
@@ -139,7 +139,7 @@ def test_without_the_search_for_orphans_a_lost_claim_is_nobodys(bench):
         assert bench.runs()["lost_answer"] == 0
 
 
-def test_a_claim_whose_answer_was_lost_on_the_wire_is_released_and_run(bench):
+def test_claim_with_a_lost_answer_is_released_and_run(bench):
     where = conninfo.conninfo_to_dict(bench.dsn)
     with proxy(str(where["host"]), int(str(where["port"]))) as wire:
         worker = bench.start(dsn=conninfo.make_conninfo(bench.dsn, port=wire.port)).listening()
@@ -152,7 +152,7 @@ def test_a_claim_whose_answer_was_lost_on_the_wire_is_released_and_run(bench):
         worker.said("the answer to its claim was lost")
 
 
-def test_a_claim_that_a_drain_cut_off_is_released_before_the_worker_leaves(bench):
+def test_claim_cut_off_by_a_drain_is_released(bench):
     """TERM comes between the claim's commit and its answer. Nobody may be left to rescue it: it is the last worker."""
     worker = bench.start().listening()
     with psycopg.connect(bench.dsn, autocommit=True) as past_the_triggers:
@@ -169,7 +169,7 @@ def test_a_claim_that_a_drain_cut_off_is_released_before_the_worker_leaves(bench
 
 
 @pytest.mark.parametrize(("without", "runs"), [((), 2), (("consumed_token",), 1)], ids=["guarded", "control"])
-def test_an_old_spool_file_does_not_answer_for_a_new_run(bench, without, runs):
+def test_old_spool_file_does_not_answer_for_a_new_run(bench, without, runs):
     """A crash between the commit and the unlink, then a retry by hand. The control: neither the result nor the retry
     consumes the token, and the old file answers."""
     first = bench.start(without=without).listening()
@@ -189,7 +189,7 @@ def test_an_old_spool_file_does_not_answer_for_a_new_run(bench, without, runs):
     assert bench.row("t")["assigned_worker_id"] == (first if without else second).worker_id
 
 
-def test_a_result_that_was_spooled_and_not_recorded_is_recorded_by_the_next_worker(own_server, tmp_path):
+def test_spooled_result_is_recorded_by_the_next_worker(own_server, tmp_path):
     """The program ends while the database is away, then its worker is killed: the file is all there is."""
     with workers.bench(own_server.dsn, tmp_path) as bench:
         first = bench.start().listening()
@@ -209,7 +209,7 @@ def test_a_result_that_was_spooled_and_not_recorded_is_recorded_by_the_next_work
         assert bench.trail("t")[-1] == "finished"
 
 
-async def test_one_result_nobody_can_store_does_not_hold_up_its_batch(dsn):
+async def test_unstorable_result_does_not_block_its_batch(dsn):
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db:
         await db.execute("insert into agent_tasks (task_description) select 'x' from generate_series(1, 10)")
         async with Rig(dsn, slots_size=10) as rig:
@@ -232,7 +232,7 @@ async def test_one_result_nobody_can_store_does_not_hold_up_its_batch(dsn):
 @pytest.mark.parametrize(
     ("without", "ends"), [((), "failed"), (("poison_cap",), "completed")], ids=["guarded", "control"]
 )
-def test_a_poison_task_stops_at_the_cap_and_its_neighbours_finish_elsewhere(bench, without, ends):
+def test_poison_task_stops_at_the_cap_and_others_finish(bench, without, ends):
     """From the first kill on; only the backoff between two rescues is cut short. Without the cap it goes round again."""
     bench.insert("poison", {"kill_worker": True}, queue="poison")
     state = str(bench.path / "victim")
@@ -264,7 +264,7 @@ def test_a_poison_task_stops_at_the_cap_and_its_neighbours_finish_elsewhere(benc
 
 
 @pytest.mark.parametrize("without", [(), ("counted_silence",)], ids=["guarded", "control"])
-def test_an_outage_longer_than_the_lease_rescues_nobody_and_loses_nothing(own_server, tmp_path, without):
+def test_outage_past_the_lease_rescues_and_loses_nothing(own_server, tmp_path, without):
     """The control tells the dead by the age of their last beat: the first that is back takes the others for dead."""
     with workers.bench(own_server.dsn, tmp_path) as bench:
         started = [bench.start(name=f"w{i}", state_dir=str(tmp_path / f"s{i}"), without=without) for i in range(2)]
@@ -290,7 +290,7 @@ def test_an_outage_longer_than_the_lease_rescues_nobody_and_loses_nothing(own_se
             assert len(worker.log.splitlines()) < 60, worker.log
 
 
-def test_a_spool_entry_is_whole_or_not_there(tmp_path):
+def test_partial_spool_entry_is_set_aside(tmp_path):
     """Every prefix of a file that a crash may leave is put aside, and holds up no other."""
     spool = Spool(tmp_path / "spool")
     whole = spool.put(finished(workers_held(), "w"))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import claude_bench
-from tests.claude_bench import the_cli
-from tests.workers import Bench, until
+from tests.support import claude
+from tests.support.claude import the_cli
+from tests.support.workers import Bench, until
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.type_filter import TypeFilter
 from turbo.executors.claude.executor import ClaudeExecutor
@@ -19,8 +19,8 @@ from turbo.worker.availability import ExecutorAvailability
 
 
 @pytest.fixture
-def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude_bench.Bench]:
-    with claude_bench.a_bench(tmp_path_factory) as bench:
+def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude.Bench]:
+    with claude.a_bench(tmp_path_factory) as bench:
         yield bench
 
 
@@ -30,9 +30,7 @@ def script(path: Path) -> Path:
     return path
 
 
-def test_a_host_without_the_cli_leaves_its_tasks_to_the_one_that_has_it(
-    bench: Bench, agents: claude_bench.Bench
-) -> None:
+def test_host_without_the_cli_leaves_its_tasks_to_another(bench: Bench, agents: claude.Bench) -> None:
     shelf = bench.path / "bin"
     shelf.mkdir()
     (shelf / "the-agent").symlink_to(Path(the_cli()).resolve())
@@ -67,7 +65,7 @@ def test_a_host_without_the_cli_leaves_its_tasks_to_the_one_that_has_it(
         assert place in warning, "it says where it looked"
 
 
-def test_the_clis_version_and_place_are_logged_at_the_start(bench: Bench, agents: claude_bench.Bench) -> None:
+def test_cli_version_and_path_are_logged_at_the_start(bench: Bench, agents: claude.Bench) -> None:
     config = bench.config()
     cli = the_cli()
     agents.home.mkdir(exist_ok=True)
@@ -79,7 +77,7 @@ def test_the_clis_version_and_place_are_logged_at_the_start(bench: Bench, agents
     assert bench.sql("select 1 from agent_tasks") == []
 
 
-async def test_without_that_they_would_be_taken_and_fail(tmp_path: Path, agents: claude_bench.Bench) -> None:
+async def test_without_the_check_tasks_would_be_claimed_and_fail(tmp_path: Path, agents: claude.Bench) -> None:
     """The control: what a run makes of it, five of which are poison."""
     gone = str(tmp_path / "nowhere")
     executor = agents.executor(command=[gone])
@@ -87,7 +85,7 @@ async def test_without_that_they_would_be_taken_and_fail(tmp_path: Path, agents:
     assert (await agents.do(executor)).kind is OutcomeKind.INFRASTRUCTURE
 
 
-def test_a_worker_that_can_run_nothing_is_paused_until_it_can(bench: Bench) -> None:
+def test_worker_that_can_run_nothing_is_paused_until_it_can(bench: Bench) -> None:
     config = bench.config()
     config["executors"] = {"tool": {"kind": "command", "command": [str(bench.path / "tool")]}}
     config["routes"] = {"default": "tool"}
@@ -98,7 +96,7 @@ def test_a_worker_that_can_run_nothing_is_paused_until_it_can(bench: Bench) -> N
     assert bench.trail("t") == []
 
 
-def test_a_program_that_goes_while_the_worker_runs_costs_one_run(bench: Bench) -> None:
+def test_program_removed_while_running_costs_one_run(bench: Bench) -> None:
     program = script(bench.path / "tool")
     config = bench.config()
     config["executors"]["tool"] = {"kind": "command", "command": [str(program)]}
@@ -117,7 +115,7 @@ def test_a_program_that_goes_while_the_worker_runs_costs_one_run(bench: Bench) -
     assert (bench.row("t")["infra_count"], bench.row("t")["status"]) == (1, "pending")
 
 
-async def test_a_program_that_comes_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_program_that_appears_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     executor = CommandExecutor("tool", [str(tmp_path / "tool")], journal=Journal(tmp_path / "journal"))
     said: asyncio.Queue[TypeFilter] = asyncio.Queue()
     routes = {"default": "tool", "noop": "noop", "lint": "tool"}
@@ -132,7 +130,7 @@ async def test_a_program_that_comes_is_found(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("kind", ["command", "claude"])
-def test_what_is_missing_is_said_and_what_only_a_run_can_tell_is_not(tmp_path: Path, kind: str) -> None:
+def test_missing_reports_what_is_known_before_a_run(tmp_path: Path, kind: str) -> None:
     journal = Journal(tmp_path / "journal")
 
     def missing(program: str, cwd: Path | None = None) -> str | None:
@@ -149,7 +147,7 @@ def test_what_is_missing_is_said_and_what_only_a_run_can_tell_is_not(tmp_path: P
     assert missing("./tool", tmp_path) is None
 
 
-def test_task_types_of_two_sources_compose() -> None:
+def test_task_types_of_two_sources_combine() -> None:
     everything, no_lint, named = TypeFilter(), TypeFilter(skip=("lint",)), TypeFilter(only=("lint", "noop"))
     assert everything & everything == everything
     assert everything & no_lint == no_lint & everything == no_lint

@@ -10,10 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests import messages_api, workers
-from tests.claude_bench import a_bench, bash, the_cli
-from tests.rig import Rig
-from tests.workers import Bench, until
+from tests.support import messages_api, workers
+from tests.support.claude import a_bench, bash, the_cli
+from tests.support.rig import Rig
+from tests.support.workers import Bench, until
 from turbo.db.connect import Lane, connect
 from turbo.domain.claim import ClaimRef
 from turbo.domain.run import Progress, Running
@@ -76,7 +76,7 @@ def writes(bench: Bench, *what: str) -> list[str]:
     return [r[0] for r in bench.sql("select task_id from writes where what = any (%s)", list(what))]
 
 
-def test_a_talkative_program_is_written_once_a_second_and_its_last_line_is_seen(bench: Bench) -> None:
+def test_chatty_program_is_written_once_a_second(bench: Bench) -> None:
     bench.sql(COUNT)
     bench.start(speakers(bench)).listening()
     begun = time.monotonic()
@@ -94,7 +94,7 @@ def test_a_talkative_program_is_written_once_a_second_and_its_last_line_is_seen(
     assert bench.sql("select 1 from agent_progress") == []
 
 
-def test_tasks_that_say_nothing_pay_nothing(bench: Bench) -> None:
+def test_silent_tasks_write_nothing(bench: Bench) -> None:
     bench.sql(COUNT)
     bench.start(slots=8).listening()
     bench.sql(
@@ -110,7 +110,7 @@ def test_tasks_that_say_nothing_pay_nothing(bench: Bench) -> None:
     assert not any(s.startswith("turbo progress") for s in sessions)
 
 
-def test_several_runs_share_a_statement_and_only_the_new_is_written(bench: Bench) -> None:
+def test_several_runs_share_a_statement_with_changes_only(bench: Bench) -> None:
     bench.sql(COUNT)
     bench.start(speakers(bench, slots=4)).listening()
     loud = speak(bench, "loud", lines=100000, pause=0.005)
@@ -126,7 +126,7 @@ def test_several_runs_share_a_statement_and_only_the_new_is_written(bench: Bench
     assert not loud.exists()
 
 
-def test_what_a_database_cannot_hold_is_replaced_and_long_lines_are_cut(bench: Bench) -> None:
+def test_unstorable_text_is_replaced_and_long_lines_are_cut(bench: Bench) -> None:
     bench.start(speakers(bench)).listening()
     gate = speak(bench, "t", say="a\x1b\u00fc" + "x" * 3000)
     odd = speak(bench, "odd", lines=0, bytes=b"\x00nul \xed\xa0\x80\n\r".hex())
@@ -139,7 +139,7 @@ def test_what_a_database_cannot_hold_is_replaced_and_long_lines_are_cut(bench: B
     bench.wait("t")
 
 
-def test_a_blocked_progress_table_delays_neither_claims_nor_results(bench: Bench) -> None:
+def test_blocked_progress_table_delays_no_claim_or_result(bench: Bench) -> None:
     bench.start(speakers(bench, slots=4)).listening()
     with psycopg.connect(bench.dsn) as blocker:
         blocker.execute("lock table agent_progress in access exclusive mode")
@@ -160,7 +160,7 @@ def test_a_blocked_progress_table_delays_neither_claims_nor_results(bench: Bench
     until(lambda: bench.sql("select 1 from agent_progress") == [])
 
 
-def test_an_outage_costs_progress_and_nothing_else(own_server, tmp_path: Path) -> None:
+def test_outage_costs_only_progress(own_server, tmp_path: Path) -> None:
     with workers.bench(own_server.dsn, tmp_path) as bench:
         bench.start(speakers(bench)).listening()
         gate = speak(bench, "t", lines=300, pause=0.01)
@@ -180,7 +180,7 @@ def test_an_outage_costs_progress_and_nothing_else(own_server, tmp_path: Path) -
         until(lambda: bench.sql("select 1 from agent_progress") == [])
 
 
-async def test_while_the_database_is_away_one_line_a_run_is_held(dsn: str) -> None:
+async def test_one_line_per_run_is_kept_during_an_outage(dsn: str) -> None:
     async with Rig(dsn) as rig:
         loop = ProgressWriter(rig.queue, Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.slots)
         with psycopg.connect(dsn, autocommit=True) as db:
@@ -195,7 +195,7 @@ async def test_while_the_database_is_away_one_line_a_run_is_held(dsn: str) -> No
         await loop.stop()
 
 
-async def test_a_late_writer_changes_nothing(dsn: str) -> None:
+async def test_late_writer_changes_nothing(dsn: str) -> None:
     """Its claim is over, whether somebody else has the task or nobody; and if only its statement is late, the newer
     claim's line stays."""
     async with Rig(dsn) as rig:
@@ -231,7 +231,7 @@ async def test_a_late_writer_changes_nothing(dsn: str) -> None:
             await connection.close()
 
 
-async def test_the_leader_prunes_what_dead_workers_left(dsn: str) -> None:
+async def test_leader_prunes_progress_of_dead_workers(dsn: str) -> None:
     async with Rig(dsn) as rig:
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
@@ -245,7 +245,7 @@ async def test_the_leader_prunes_what_dead_workers_left(dsn: str) -> None:
             assert {r[0] for r in db.execute("select task_id from agent_progress").fetchall()} == {"t", "fresh"}
 
 
-def test_an_agents_tokens_are_seen_growing(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_token_counts_of_an_agent_grow_while_it_runs(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The real CLI; it waits in its tools for the test."""
 
     def seen() -> tuple[str, int, int]:

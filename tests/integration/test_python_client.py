@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 import turbo
-from tests.workers import Bench, until
+from tests.support.workers import Bench, until
 from turbo import AsyncClient, BadField, Client, NewTask, UnknownTask, embedded
 
 TALKER = """
@@ -82,7 +82,7 @@ def borrowed(request: pytest.FixtureRequest, dsn: str) -> Iterator[tuple[Any, An
             runner.run(away.close())
 
 
-def test_a_task_is_submitted_waited_for_and_read(client: Any, bench: Bench) -> None:
+def test_task_is_submitted_awaited_and_read(client: Any, bench: Bench) -> None:
     bench.start().listening()
     one = client.submit("say it", task_type="echo", input_data={"a": [1, None]}, priority=9)
     assert one.created
@@ -97,7 +97,7 @@ def test_a_task_is_submitted_waited_for_and_read(client: Any, bench: Bench) -> N
     assert sum(f.tasks for f in fleet.finished) == 1
 
 
-def test_many_at_once_and_one_key_is_one_task(client: Any) -> None:
+def test_many_tasks_submit_at_once_and_one_key_is_one_task(client: Any) -> None:
     first, second, third, fourth = client.submit_many(
         [
             NewTask("a"),
@@ -133,7 +133,7 @@ def test_queues_and_accounts_are_paused_and_resumed(client: Any) -> None:
     assert not client.account_used("max")
 
 
-def test_progress_is_streamed_until_the_end(client: Any, bench: Bench) -> None:
+def test_progress_streams_until_the_end(client: Any, bench: Bench) -> None:
     program = bench.path / "talker.py"
     program.write_text(TALKER)
     config = bench.config()
@@ -153,7 +153,7 @@ def test_progress_is_streamed_until_the_end(client: Any, bench: Bench) -> None:
     assert all(a != b for a, b in pairwise(seen)), "only what is new"
 
 
-def test_what_cannot_be_is_said(client: Any) -> None:
+def test_invalid_calls_raise_clear_errors(client: Any) -> None:
     with pytest.raises(UnknownTask, match="no task 'nobody'"):
         client.wait("nobody")
     with pytest.raises(UnknownTask):
@@ -177,7 +177,7 @@ def test_what_cannot_be_is_said(client: Any) -> None:
 # ── on the caller's connection ──────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_submit_is_part_of_the_callers_transaction(borrowed: tuple[Any, Any], bench: Bench) -> None:
+def test_submit_joins_the_callers_transaction(borrowed: tuple[Any, Any], bench: Bench) -> None:
     client, connection = borrowed
     bench.start().listening()
     bench.sql("create table orders (id int primary key)")
@@ -196,7 +196,7 @@ def test_a_submit_is_part_of_the_callers_transaction(borrowed: tuple[Any, Any], 
     assert not connection.closed, "it is the caller's"
 
 
-def test_waiting_inside_a_transaction_is_refused(borrowed: tuple[Any, Any]) -> None:
+def test_wait_inside_a_transaction_is_refused(borrowed: tuple[Any, Any]) -> None:
     client, connection = borrowed
     task_id = client.submit("x").task_id
     for wait in (client.wait, client.follow, client.progress):
@@ -205,7 +205,7 @@ def test_waiting_inside_a_transaction_is_refused(borrowed: tuple[Any, Any]) -> N
     assert connection.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
 
 
-def test_the_callers_connection_is_left_as_it_was(dsn: str) -> None:
+def test_connection_of_the_caller_is_left_unchanged(dsn: str) -> None:
     with psycopg.connect(
         dsn, row_factory=psycopg.rows.dict_row, cursor_factory=psycopg.RawCursor, autocommit=True
     ) as db:
@@ -223,7 +223,7 @@ def test_the_callers_connection_is_left_as_it_was(dsn: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_waiting_outlives_the_database(kind: str, own_server: embedded.Server) -> None:
+def test_wait_survives_a_database_outage(kind: str, own_server: embedded.Server) -> None:
     client: Any = Client(own_server.dsn) if kind == "sync" else Blocking(own_server.dsn)
     task_id = client.submit("x").task_id
     told: list[BaseException | None] = []
@@ -251,7 +251,7 @@ def test_waiting_outlives_the_database(kind: str, own_server: embedded.Server) -
 # ── the interface ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_two_have_the_same_methods() -> None:
+def test_both_clients_have_the_same_methods() -> None:
     own = {"refused", "read"}  # the commands' own
     sync = {n: m for n, m in vars(Client).items() if not n.startswith("_") and n not in own}
     twin = {n: m for n, m in vars(AsyncClient).items() if not n.startswith("_")}
@@ -264,7 +264,7 @@ def test_the_two_have_the_same_methods() -> None:
         assert inspect.iscoroutinefunction(twin[name]) != ("Iterator" in expected), name
 
 
-def test_importing_turbo_alone_is_light() -> None:
+def test_importing_turbo_is_light() -> None:
     program = "import sys; before = set(sys.modules); import turbo; print(sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "['turbo']"
@@ -304,7 +304,7 @@ number: int = Client().wait("t").status
 """
 
 
-def test_a_users_program_is_checked_against_our_types(tmp_path: Path) -> None:
+def test_user_program_passes_mypy(tmp_path: Path) -> None:
     program, wrong = tmp_path / "program.py", tmp_path / "wrong.py"
     program.write_text(PROGRAM)
     wrong.write_text(WRONG)

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from tests.conftest import migrated_database
+from tests.support.database import migrated_database
 from turbo.db.connect import PLAN_SETTINGS
 from turbo.sql import statement
 
@@ -116,7 +116,7 @@ def touched(node: Plan) -> float:
 
 @pytest.mark.parametrize("planned", PLANNED)
 @pytest.mark.parametrize("name", STATEMENTS)
-def test_what_a_statement_touches_is_bounded_by_what_it_asks_for(seen, name, planned):
+def test_rows_touched_are_bounded_by_rows_requested(seen, name, planned):
     limit = STATEMENTS[name][1]
     for node in nodes(seen[planned][name]):
         what = f"{node['Node Type']} on {node.get('Relation Name')} by {node.get('Index Name')}"
@@ -130,7 +130,7 @@ def test_what_a_statement_touches_is_bounded_by_what_it_asks_for(seen, name, pla
 @pytest.mark.parametrize(
     ("name", "rows"), [("tasks/claim", 10), ("tasks/finish", RUNNING), ("tasks/rescue", RUNNING // 2)]
 )
-def test_the_statements_did_their_work_while_looked_at(seen, name, rows):
+def test_planned_statements_did_their_work(seen, name, rows):
     """The control: plans of statements that found nothing would prove nothing."""
     updates = [n for n in nodes(seen["analysed"][name]) if n["Node Type"] == "ModifyTable"]
     assert any(n.get("Relation Name") == "agent_tasks" and n["Actual Rows"] == rows for n in updates)

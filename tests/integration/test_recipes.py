@@ -16,9 +16,9 @@ import pytest
 from psycopg import conninfo
 
 from tests.integration.test_clients import TOOLS, uri
-from tests.markdown import blocks
-from tests.real import missing, require
-from tests.workers import Bench
+from tests.support.markdown import blocks
+from tests.support.requirements import missing, require
+from tests.support.workers import Bench
 from turbo import embedded
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -51,7 +51,7 @@ def run(command: list[str | Path], **environment: str) -> str:
     return done.stdout
 
 
-def test_the_statements(counting: Bench) -> None:
+def test_every_sql_statement_of_the_page_works(counting: Bench) -> None:
     before = {"review_1": "completed", "tonight": "scheduled"}
     with psycopg.connect(counting.dsn, autocommit=True) as db:
         for text in programs("sql.md", "sql"):
@@ -71,7 +71,7 @@ def test_the_statements(counting: Bench) -> None:
     assert counting.sql("select queue from agent_queues") == []
 
 
-def test_psql(counting: Bench) -> None:
+def test_psql_recipe_works(counting: Bench) -> None:
     [text] = programs("sql.md", "psql")
     program = require(str(embedded.binaries() / "psql"))  # 18: \watch min_rows
     file = counting.path / "recipe.sql"
@@ -80,7 +80,7 @@ def test_psql(counting: Bench) -> None:
     assert re.search(r'^"\d+\\n"$', out.splitlines()[-1])
 
 
-def test_node_postgres(counting: Bench) -> None:
+def test_node_postgres_recipe_works(counting: Bench) -> None:
     if not (TOOLS / "pg").exists():
         missing("node-postgres is not there: npm ci in tests/.tools")
     [text] = programs("sql.md", "javascript")
@@ -90,7 +90,7 @@ def test_node_postgres(counting: Bench) -> None:
     assert re.fullmatch(r"completed \d+\n+completed\n", out)
 
 
-def test_jdbc(counting: Bench) -> None:
+def test_jdbc_recipe_works(counting: Bench) -> None:
     if not JDBC.exists():
         missing("the JDBC driver is not there: apt-get install libpostgresql-jdbc-java")
     [text] = programs("sql.md", "java")
@@ -107,7 +107,7 @@ SUBMIT = "INSERT INTO agent_tasks (task_id, task_type, task_description) VALUES 
 LOOK = "SELECT status FROM agent_tasks WHERE task_id = {}"
 
 
-async def test_asyncpg(counting: Bench) -> None:
+async def test_asyncpg_recipe_works(counting: Bench) -> None:
     connection = await asyncpg.connect(uri(counting.dsn))
     await connection.execute(SUBMIT.format("$1", "$2", "$3"), "from_asyncpg", "words", "How many words")
     async with asyncio.timeout(30):
@@ -116,7 +116,7 @@ async def test_asyncpg(counting: Bench) -> None:
     await connection.close()
 
 
-def test_pg8000(counting: Bench) -> None:
+def test_pg8000_recipe_works(counting: Bench) -> None:
     known = conninfo.conninfo_to_dict(counting.dsn)
     db = pg8000.native.Connection(
         str(known["user"]), host=str(known["host"]), port=int(str(known["port"])), database=str(known["dbname"])
@@ -129,7 +129,7 @@ def test_pg8000(counting: Bench) -> None:
     db.close()
 
 
-def test_every_program_of_the_python_page(counting: Bench) -> None:
+def test_every_program_of_the_python_page_works(counting: Bench) -> None:
     texts = programs("client.md", "python")
     assert len(texts) >= 7
     file = counting.path / "page.py"

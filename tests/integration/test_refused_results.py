@@ -6,15 +6,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
-from tests.workers import Bench
+from tests.support.rig import Rig, finished
+from tests.support.workers import Bench
 from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
 from turbo.worker import completer as finisher
 from turbo.worker.completer import Completer
 
 
-def test_a_check_of_the_owners_holds_up_no_other_result(bench: Bench) -> None:
+def test_result_refused_by_a_check_does_not_block_others(bench: Bench) -> None:
     bench.sql("alter table agent_tasks add constraint short_errors check (length(error_message) < 40)")
     first = bench.start(slots=4).listening()
     bench.insert("long", {"raw": "print('e' * 200, file=sys.stderr) or sys.exit('e' * 200)"}, max_retries=0)
@@ -37,7 +37,7 @@ def test_a_check_of_the_owners_holds_up_no_other_result(bench: Bench) -> None:
     )
 
 
-def test_a_trigger_that_cannot_take_the_pointer_either_is_asked_once_a_minute(bench: Bench) -> None:
+def test_result_refused_by_a_trigger_is_retried_each_minute(bench: Bench) -> None:
     """SQLSTATE 22P02, as if the output were at fault: once into quarantine, and not for ever."""
     bench.sql(
         "create function strict() returns trigger language plpgsql as $$ begin"
@@ -61,7 +61,7 @@ def test_a_trigger_that_cannot_take_the_pointer_either_is_asked_once_a_minute(be
     assert bench.wait("bad")["output_data"]["quarantined"] == str(quarantined[0])
 
 
-async def test_what_is_refused_is_sent_again(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_refused_result_is_sent_again(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same worker, when its minute is over."""
     monkeypatch.setattr(finisher, "REFUSED_SECONDS", 0.2)
     recorded = asyncio.Event()

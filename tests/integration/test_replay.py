@@ -8,8 +8,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
-from tests.workers import Bench, until
+from tests.support.rig import Rig, finished
+from tests.support.workers import Bench, until
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
 from turbo.host.spool import Spool
@@ -22,7 +22,7 @@ def homes(bench: Bench) -> list[Path]:
 @pytest.mark.parametrize(
     ("without", "status"), [((), "scheduled"), (("same_id",), "completed")], ids=["guarded", "control"]
 )
-def test_the_result_of_a_deleted_row_does_not_answer_for_another_of_its_id(bench, without, status):
+def test_result_of_a_deleted_row_is_not_used_for_its_successor(bench, without, status):
     """A nightly job deletes its row and inserts it again, due tonight; then a worker is restarted."""
     first = bench.start(without=without).listening()
     bench.insert("nightly", {"night": 1})
@@ -38,7 +38,7 @@ def test_the_result_of_a_deleted_row_does_not_answer_for_another_of_its_id(bench
     assert (row["output_data"] is None) == (not without)
 
 
-def test_an_adoption_that_is_interrupted_is_begun_again(bench):
+def test_interrupted_takeover_is_restarted(bench):
     """The session of the start-up is ended while it waits for a lock; the dead worker's task does not wait for its lease."""
     quiet = {"heartbeat_seconds": 20, "lease_seconds": 120}
     first = bench.start(**quiet).listening()
@@ -62,7 +62,7 @@ def test_an_adoption_that_is_interrupted_is_begun_again(bench):
     assert [h.name for h in homes(bench)] == [second.worker_id], "nothing is left of the dead"
 
 
-async def test_a_result_whose_row_is_gone_is_kept_once(dsn):
+async def test_result_of_a_missing_row_is_kept_once(dsn):
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         async with Rig(dsn) as rig:
@@ -76,7 +76,7 @@ async def test_a_result_whose_row_is_gone_is_kept_once(dsn):
         assert db.execute("select count(*) from agent_actions where action_type = 'late'").fetchone() == (1,)
 
 
-def test_a_spool_is_taken_over_with_its_ages_and_without_what_is_damaged(tmp_path):
+def test_spool_takeover_keeps_ages_and_skips_damaged_files(tmp_path):
     mine, theirs = Spool(tmp_path / "mine"), Spool(tmp_path / "theirs")
     result = RunResult("t", 5, "succeeded")
     waiting, over = theirs.put(result), theirs.put(replace(result, task_id="over"))

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from tests.integration.test_migrate import OLD_TABLE, query
-from tests.members import login
-from tests.workers import Bench, until
+from tests.support.logins import login
+from tests.support.workers import Bench, until
 from turbo.config.worker import load_worker_config
 from turbo.db.connect import Lane
 from turbo.maintenance.row_retention import RetentionAges, RowRetention
@@ -78,7 +78,7 @@ async def test_nothing_is_deleted_unless_configured(db: psycopg.Connection, dsn:
     assert set(settings.model_dump().values()) == {None}
 
 
-async def test_what_is_old_enough_goes_and_everything_else_stays(db: psycopg.Connection, dsn: str) -> None:
+async def test_old_finished_rows_go_and_all_others_stay(db: psycopg.Connection, dsn: str) -> None:
     goes = {
         finished(db, "completed 31 days ago"),
         finished(db, "cancelled 8 days ago", "cancelled", 8),
@@ -113,7 +113,7 @@ async def test_what_is_old_enough_goes_and_everything_else_stays(db: psycopg.Con
     assert not goes & left(db)
 
 
-async def test_one_status_may_be_kept_for_ever(db: psycopg.Connection, dsn: str) -> None:
+async def test_one_status_can_be_kept_for_ever(db: psycopg.Connection, dsn: str) -> None:
     finished(db, "c", days=4000, run_after=4000)
     finished(db, "f", "failed", 4000, run_after=4000)
     async with leader(dsn, RetentionAges(completed=30 * DAY)) as one:
@@ -121,7 +121,7 @@ async def test_one_status_may_be_kept_for_ever(db: psycopg.Connection, dsn: str)
     assert left(db) == {"f"}
 
 
-async def test_many_of_the_same_moment_are_all_found(
+async def test_many_rows_with_one_timestamp_are_all_found(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass goes on from (end, id): kept rows in front, and a thousand with one end, must not stop it."""
@@ -155,7 +155,7 @@ def in_step(steps: int, *leaders: RowRetention) -> None:
         each._delete = meeting(each._delete)  # type: ignore[method-assign]
 
 
-async def test_two_leaders_at_once_delete_every_row_once(db: psycopg.Connection, dsn: str) -> None:
+async def test_two_leaders_delete_every_row_once(db: psycopg.Connection, dsn: str) -> None:
     db.execute(
         "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
         " select 't' || i, 'x', 'completed', -i, now() - interval '40 days' + i * interval '1 second', now() - interval '40 days'"
@@ -173,7 +173,7 @@ async def test_two_leaders_at_once_delete_every_row_once(db: psycopg.Connection,
     assert left(db) == set()
 
 
-async def test_what_another_table_refers_to_stays_and_is_said_once(
+async def test_referenced_rows_stay_and_are_logged_once(
     db: psycopg.Connection, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     db.execute("create table invoice (id int, task_id text references agent_tasks)")
@@ -192,7 +192,7 @@ async def test_what_another_table_refers_to_stays_and_is_said_once(
     assert warned == ["retention keeps finished tasks that table invoice refers to (invoice_task_id_fkey)"]
 
 
-async def test_a_task_that_came_back_to_life_stays(db: psycopg.Connection, dsn: str) -> None:
+async def test_revived_task_stays(db: psycopg.Connection, dsn: str) -> None:
     """Looked at as finished; retried by hand, or held by somebody, before the delete arrives."""
     finished(db, "retried"), finished(db, "held"), finished(db, "plain")
     async with leader(dsn) as one:
@@ -205,7 +205,7 @@ async def test_a_task_that_came_back_to_life_stays(db: psycopg.Connection, dsn: 
         assert left(db) == {"retried", "held"}
 
 
-async def test_it_stops_with_its_batch_when_the_lead_is_lost(db: psycopg.Connection, dsn: str) -> None:
+async def test_losing_leadership_stops_after_the_batch(db: psycopg.Connection, dsn: str) -> None:
     for number in range(30):
         finished(db, f"t{number}")
     async with leader(dsn, batch=10) as one:
@@ -221,7 +221,7 @@ async def test_it_stops_with_its_batch_when_the_lead_is_lost(db: psycopg.Connect
     assert len(left(db)) == 20
 
 
-async def test_the_trail_has_an_age_of_its_own(db: psycopg.Connection, dsn: str) -> None:
+async def test_audit_trail_has_its_own_age(db: psycopg.Connection, dsn: str) -> None:
     finished(db, "done", days=1)
     db.execute("insert into agent_tasks (task_id, task_description, status) values ('waits', 'x', 'pending')")
     rows = [
@@ -247,7 +247,7 @@ async def test_the_trail_has_an_age_of_its_own(db: psycopg.Connection, dsn: str)
     assert left(db) == {"done", "waits"}
 
 
-async def test_a_trail_of_many_pages_is_read_through(
+async def test_audit_trail_of_many_pages_is_read_through(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("turbo.maintenance.row_retention.PAGES", 3)
@@ -264,7 +264,7 @@ async def test_a_trail_of_many_pages_is_read_through(
     )
 
 
-def test_a_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
+def test_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
     """The plans at a size where PostgreSQL would rather scan than not."""
     db.execute(
         "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
@@ -305,7 +305,7 @@ def test_a_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
     assert "Seq Scan" not in actions
 
 
-async def test_an_adopted_table_without_a_zone_and_with_other_keys(empty_dsn: str) -> None:
+async def test_adopted_table_without_zone_or_usual_keys_works(empty_dsn: str) -> None:
     query(
         empty_dsn,
         OLD_TABLE.replace("task_id text", "task_id serial").replace(
@@ -330,7 +330,7 @@ async def test_an_adopted_table_without_a_zone_and_with_other_keys(empty_dsn: st
             assert one.deleted == {"completed": 2}
 
 
-async def test_a_member_of_turbo_worker_may_and_who_may_not_is_told_once(
+async def test_turbo_worker_may_delete_and_others_log_once(
     db: psycopg.Connection, dsn: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     grant_roles(dsn)
@@ -348,7 +348,7 @@ async def test_a_member_of_turbo_worker_may_and_who_may_not_is_told_once(
     assert sum("retention may not delete" in record.message for record in caplog.records) == 1
 
 
-def test_a_real_worker_that_leads_deletes_and_counts(bench: Bench, db: psycopg.Connection) -> None:
+def test_leading_worker_deletes_and_counts(bench: Bench, db: psycopg.Connection) -> None:
     finished(db, "old"), finished(db, "young", days=1)
     worker = bench.start(bench.config() | {"retention": {"completed_days": 30}})
     until(lambda: left(db) == {"young"}, what=f"retention deletes\n{bench.logs()}")
@@ -365,7 +365,7 @@ def test_a_real_worker_that_leads_deletes_and_counts(bench: Bench, db: psycopg.C
         ("completed_day", 3, "retention.completed_day: unknown key; did you mean 'completed_days'?"),
     ],
 )
-def test_a_wrong_retention_is_one_clear_error(tmp_path: Path, key: str, value: object, message: str) -> None:
+def test_invalid_retention_is_one_clear_error(tmp_path: Path, key: str, value: object, message: str) -> None:
     file = tmp_path / "worker.yaml"
     file.write_text(
         yaml.safe_dump({"executors": {"e": {"kind": "python", "handler": "a:b"}}, "retention": {key: value}})

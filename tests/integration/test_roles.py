@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from psycopg import errors, sql
 
-from tests.members import login
+from tests.support.logins import login
 from turbo.migrate import ROLES, grant_roles
 from turbo.sql import statement, statement_names
 
@@ -142,7 +142,7 @@ def test_every_table_and_column_has_a_decision(db: psycopg.Connection) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_member_can_do_exactly_what_the_page_says(db: psycopg.Connection, granted: str, role: str) -> None:
+def test_member_can_do_exactly_what_the_page_lists(db: psycopg.Connection, granted: str, role: str) -> None:
     may = set()
     tried = 0
     with login(granted, role) as dsn, psycopg.connect(dsn, autocommit=True) as member:
@@ -196,7 +196,7 @@ set session_replication_role = replica
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_no_role_changes_what_turbo_made_nor_becomes_another(granted: str, role: str) -> None:
+def test_no_role_alters_the_schema_or_becomes_another(granted: str, role: str) -> None:
     with login(granted, role) as dsn, psycopg.connect(dsn, autocommit=True) as member:
         for forbidden in FORBIDDEN.strip().splitlines():
             if forbidden.startswith("lock") and role in ("turbo_worker", "turbo_admin"):
@@ -214,7 +214,7 @@ def test_no_role_changes_what_turbo_made_nor_becomes_another(granted: str, role:
         assert not re.search(r"[{,]=", row[0]), f"{role} granted something to PUBLIC: {row[0]}"
 
 
-def test_the_groups_are_no_logins_and_nobody_may_pass_a_right_on(db: psycopg.Connection) -> None:
+def test_groups_cannot_log_in_or_pass_on_rights(db: psycopg.Connection) -> None:
     assert (
         db.execute(
             "select rolname from pg_roles where rolname = any(%s)"
@@ -252,13 +252,13 @@ def refused(connection: psycopg.Connection, query: str) -> str | None:
     return None
 
 
-def test_a_worker_may_run_every_statement_of_a_worker(granted: str) -> None:
+def test_worker_may_run_every_worker_statement(granted: str) -> None:
     with login(granted, "turbo_worker") as dsn, psycopg.connect(dsn, autocommit=True) as member:
         found = {name: refused(member, text) for name, text in worker_statements().items()}
     assert not {name: why for name, why in found.items() if why}
 
 
-def test_a_worker_has_no_right_that_none_of_its_statements_needs(db: psycopg.Connection) -> None:
+def test_every_right_of_a_worker_is_needed(db: psycopg.Connection) -> None:
     """Each right is taken away in turn: some statement must then be refused."""
     statements = worker_statements()
     touched = "\n".join(statements.values())

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.members import login, user
-from tests.workers import TURBO, Bench, until
+from tests.support.logins import login, user
+from tests.support.workers import TURBO, Bench, until
 from turbo import Client
 from turbo.migrate import grant_roles
 
@@ -57,7 +57,7 @@ def done(result: "subprocess.CompletedProcess[str]") -> str:
     return result.stdout
 
 
-def test_a_worker_of_turbo_worker_lives_its_whole_life(bench: Bench, fleet: str) -> None:
+def test_turbo_worker_role_covers_the_life_of_a_worker(bench: Bench, fleet: str) -> None:
     """Claims, records, retries, stops for a hand edit, promotes, is killed, is rescued from, drains."""
     first = bench.start(dsn=fleet, drain_seconds=1).listening()
     bench.insert("plain")
@@ -87,14 +87,14 @@ def test_a_worker_of_turbo_worker_lives_its_whole_life(bench: Bench, fleet: str)
     assert bench.runs() == {"plain": 1, "again": 2, "keyed": 1, "later": 1, "stopped": 1, "survivor": 2}
 
 
-def test_a_worker_without_the_role_says_what_it_may_not(bench: Bench, granted: str) -> None:
+def test_worker_without_the_role_names_the_missing_right(bench: Bench, granted: str) -> None:
     """The control: what the test above shows is the role's doing."""
     with login(granted, "turbo_reader") as dsn:
         worker = bench.start(dsn=dsn)
         worker.said("permission denied for table")
 
 
-def test_a_submitter_submits_waits_and_follows(bench: Bench, fleet: str, submitter: str) -> None:
+def test_submitter_submits_waits_and_follows(bench: Bench, fleet: str, submitter: str) -> None:
     bench.start(dsn=fleet).listening()
     answer = json.loads(done(turbo(submitter, "submit", "count", "--type", "echo", "--wait", "--json")))
     assert answer["status"] == "completed"
@@ -121,7 +121,7 @@ def test_a_submitter_submits_waits_and_follows(bench: Bench, fleet: str, submitt
 
 
 @pytest.mark.parametrize("arguments", [("cancel", "t"), ("retry", "t"), ("pause", "--queue", "default")])
-def test_a_submitter_changes_nothing(granted: str, submitter: str, arguments: tuple[str, ...]) -> None:
+def test_submitter_changes_nothing(granted: str, submitter: str, arguments: tuple[str, ...]) -> None:
     with psycopg.connect(granted, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         result = turbo(submitter, *arguments)
@@ -131,7 +131,7 @@ def test_a_submitter_changes_nothing(granted: str, submitter: str, arguments: tu
         assert db.execute("select * from agent_queues").fetchall() == []
 
 
-def test_a_reader_looks_at_everything_and_touches_nothing(granted: str, reader: str) -> None:
+def test_reader_reads_everything_and_changes_nothing(granted: str, reader: str) -> None:
     with psycopg.connect(granted, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'read me')")
         assert "t" in done(turbo(reader, "tasks"))
@@ -141,7 +141,7 @@ def test_a_reader_looks_at_everything_and_touches_nothing(granted: str, reader: 
         assert db.execute("select task_id, status from agent_tasks").fetchall() == [("t", "pending")]
 
 
-def test_an_admin_pauses_cancels_retries_and_edits_by_hand(bench: Bench, fleet: str, admin: str) -> None:
+def test_admin_pauses_cancels_retries_and_edits(bench: Bench, fleet: str, admin: str) -> None:
     bench.start(dsn=fleet).listening()
     done(turbo(admin, "pause", "--queue", "default"))
     done(turbo(admin, "pause", "--account", "max"))

@@ -6,10 +6,10 @@ import threading
 import psycopg
 import pytest
 
-from tests.conftest import fresh_database
 from tests.integration.test_migrate import OLD_TABLE, everything, query
 from tests.integration.test_migrate_cli import turbo_migrate
-from tests.members import login, user
+from tests.support.database import fresh_database
+from tests.support.logins import login, user
 from turbo.migrate import ROLES, MigrationError, grant_roles, migrate
 
 ACLS = """
@@ -21,7 +21,7 @@ select c.relname || '.' || a.attname, a.attacl::text, null from pg_attribute a j
 """
 
 
-def test_roles_come_on_request_only_and_twice_is_once(empty_dsn: str) -> None:
+def test_roles_are_made_on_request_and_again_harmlessly(empty_dsn: str) -> None:
     assert turbo_migrate("--dsn", empty_dsn).exit_code == 0
     assert "turbo_" not in json.dumps(query(empty_dsn, ACLS)).replace("turbo_m", "").replace("turbo_fence", "")
     first = turbo_migrate("--dsn", empty_dsn, "--roles")
@@ -34,7 +34,7 @@ def test_roles_come_on_request_only_and_twice_is_once(empty_dsn: str) -> None:
     assert query(empty_dsn, ACLS) == once
 
 
-def test_what_was_granted_otherwise_is_taken_back(dsn: str) -> None:
+def test_other_grants_are_revoked(dsn: str) -> None:
     grant_roles(dsn)
     right = query(dsn, ACLS)
     query(dsn, "grant truncate on agent_tasks to turbo_submitter")
@@ -46,7 +46,7 @@ def test_what_was_granted_otherwise_is_taken_back(dsn: str) -> None:
     assert query(dsn, ACLS) == right
 
 
-def test_the_plan_prints_it_and_changes_nothing(dsn: str) -> None:
+def test_plan_prints_grants_and_changes_nothing(dsn: str) -> None:
     before = query(dsn, ACLS), everything(dsn)
     result = turbo_migrate("--dsn", dsn, "--roles", "--plan")
     assert result.exit_code == 0
@@ -71,7 +71,7 @@ def test_roles_migrate_first(empty_dsn: str) -> None:
     assert turbo_migrate("--dsn", empty_dsn, "--roles").exit_code == 0
 
 
-def test_without_createrole_it_says_what_to_run(own_server_dsn: str) -> None:
+def test_missing_createrole_prints_what_to_run(own_server_dsn: str) -> None:
     """A cluster of its own: the four roles must not be there yet."""
     assert query(own_server_dsn, "select rolname from pg_roles where rolname like 'turbo%'") == []
     with login(own_server_dsn) as owner:
@@ -97,7 +97,7 @@ def test_without_createrole_it_says_what_to_run(own_server_dsn: str) -> None:
         assert f"({', '.join(ROLES)} created)" in again.stdout
 
 
-def test_who_does_not_own_the_tables_is_told_who_does(dsn: str) -> None:
+def test_error_names_the_owner_of_the_tables(dsn: str) -> None:
     grant_roles(dsn)
     before = query(dsn, ACLS)
     with login(dsn, "turbo_reader") as stranger, login(dsn, "turbo_reader") as owner:
@@ -119,7 +119,7 @@ def test_who_does_not_own_the_tables_is_told_who_does(dsn: str) -> None:
     assert query(dsn, ACLS) == before
 
 
-def test_an_adopted_table_keeps_its_columns_and_sequences_usable(empty_dsn: str) -> None:
+def test_adopted_table_keeps_its_columns_and_sequences_usable(empty_dsn: str) -> None:
     """Somebody else's table: a key from a sequence, a column of their own, an owner who is no superuser."""
     with login(empty_dsn) as legacy:
         query(
@@ -158,14 +158,14 @@ def test_an_adopted_table_keeps_its_columns_and_sequences_usable(empty_dsn: str)
     ]
 
 
-def test_a_schema_that_public_may_not_use_is_opened_to_the_roles(dsn: str) -> None:
+def test_schema_closed_to_public_is_opened_to_the_roles(dsn: str) -> None:
     query(dsn, "revoke all on schema public from public")
     grant_roles(dsn)
     with login(dsn, "turbo_submitter") as website:
         query(website, "insert into agent_tasks (task_description) values ('x')")
 
 
-def test_several_databases_of_one_cluster_at_once() -> None:
+def test_several_databases_of_one_cluster_at_once_succeed() -> None:
     errors: list[BaseException] = []
     with fresh_database() as one, fresh_database() as two, fresh_database() as three:
         for dsn in (one, two, three):
@@ -187,7 +187,7 @@ def test_several_databases_of_one_cluster_at_once() -> None:
         assert query(one, ACLS) == query(two, ACLS) == query(three, ACLS)
 
 
-def test_it_notes_what_else_decides(dsn: str) -> None:
+def test_notes_list_other_grants_and_row_security(dsn: str) -> None:
     assert grant_roles(dsn).notes == ()
     query(dsn, "grant select on agent_tasks to public")
     query(dsn, "grant update (error_message) on agent_tasks to public")

@@ -6,7 +6,7 @@ import time
 import psycopg
 import pytest
 
-from tests.rig import Rig, finished
+from tests.support.rig import Rig, finished
 from turbo.db.claim_store import INFRA_CAP
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
@@ -23,7 +23,7 @@ async def one(db, sql, *parameters):
     return await (await db.execute(sql, parameters)).fetchone()
 
 
-async def test_a_failed_run_is_tried_again_max_retries_times_then_failed(dsn, db):
+async def test_failed_run_is_retried_max_retries_times_then_fails(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 2)")
     async with Rig(dsn) as rig:
         for attempt in (1, 2, 3):
@@ -43,7 +43,7 @@ async def test_a_failed_run_is_tried_again_max_retries_times_then_failed(dsn, db
 
 
 @pytest.mark.parametrize("outcome", [OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED])
-async def test_an_account_in_trouble_costs_no_try(dsn, db, outcome):
+async def test_account_trouble_uses_no_attempt(dsn, db, outcome):
     await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)")
     async with Rig(dsn) as rig:
         task, _ = await rig.claimed()
@@ -53,7 +53,7 @@ async def test_an_account_in_trouble_costs_no_try(dsn, db, outcome):
         assert again.fencing_token > task.fencing_token
 
 
-async def test_infrastructure_costs_no_try_but_ends_at_the_cap_as_poison(dsn, db):
+async def test_infrastructure_is_uncounted_until_the_poison_cap(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)")
     async with Rig(dsn) as rig:
         for count in range(1, INFRA_CAP + 1):
@@ -65,7 +65,7 @@ async def test_infrastructure_costs_no_try_but_ends_at_the_cap_as_poison(dsn, db
         assert await one(db, "select status, failure_kind, retry_count from agent_tasks") == ("failed", "poison", 0)
 
 
-async def test_a_final_failure_is_not_tried_again(dsn, db):
+async def test_final_failure_is_not_retried(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 3)")
     async with Rig(dsn) as rig:
         task, _ = await rig.claimed()
@@ -86,7 +86,7 @@ async def test_priority_decides_and_null_comes_last(dsn, db):
         assert order == ["high", "low", "minus", "null"]
 
 
-async def test_a_future_task_starts_when_it_is_due_without_a_poll(dsn, db):
+async def test_future_task_starts_when_due_without_a_poll(dsn, db):
     async with Rig(dsn) as rig:
         await db.execute(
             "insert into agent_tasks (task_description, run_after) values ('x', clock_timestamp() + interval '300 ms')"
@@ -96,7 +96,7 @@ async def test_a_future_task_starts_when_it_is_due_without_a_poll(dsn, db):
         assert -0.05 < at - due < 1.0
 
 
-async def test_a_row_that_came_past_the_triggers_is_found_by_the_poll(dsn, db):
+async def test_poll_finds_a_row_that_bypassed_the_triggers(dsn, db):
     """Replica role, logical apply and partition inserts skip triggers: correctness does not rest on them."""
     async with Rig(dsn, poll_seconds=0.2) as rig:
         async with db.transaction():
@@ -107,7 +107,7 @@ async def test_a_row_that_came_past_the_triggers_is_found_by_the_poll(dsn, db):
         assert rig.heard == []
 
 
-async def test_a_rescued_tasks_late_success_counts_until_somebody_claims_it(dsn, db):
+async def test_late_success_of_a_rescued_task_counts_until_a_new_claim(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description) values ('a', 'x'), ('b', 'x')")
     async with Rig(dsn, slots_size=2) as rig:
         first, second = (await rig.claimed())[0], (await rig.claimed())[0]
@@ -128,7 +128,7 @@ async def test_a_rescued_tasks_late_success_counts_until_somebody_claims_it(dsn,
         assert kept == ({"output": "done"},), "a result nobody could use is kept in the trail"
 
 
-async def test_a_replayed_batch_changes_nothing(dsn, db):
+async def test_replayed_batch_changes_nothing(dsn, db):
     await db.execute("insert into agent_tasks (task_description) select 'x' from generate_series(1, 5)")
     async with Rig(dsn, slots_size=5) as rig:
         tasks = [(await rig.claimed())[0] for _ in range(5)]
@@ -140,7 +140,7 @@ async def test_a_replayed_batch_changes_nothing(dsn, db):
         assert await one(db, "select count(*) from agent_actions where action_type = 'finished'") == (5,)
 
 
-async def test_a_deleted_tasks_result_is_kept_in_the_trail(dsn, db):
+async def test_result_of_a_deleted_task_stays_in_the_audit_trail(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
     async with Rig(dsn) as rig:
         task, _ = await rig.claimed()
@@ -160,7 +160,7 @@ async def test_two_batches_in_opposite_order_do_not_deadlock(dsn, db):
             await asyncio.gather(one_rig.queue.finish(results), other.queue.finish(list(reversed(results))))
 
 
-async def test_a_paused_queue_is_not_claimed_from_until_it_is_resumed(dsn, db):
+async def test_paused_queue_is_not_claimed_until_resumed(dsn, db):
     async with Rig(dsn) as rig:
         await db.execute("insert into agent_queues (queue) values ('default')")
         await db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
@@ -171,7 +171,7 @@ async def test_a_paused_queue_is_not_claimed_from_until_it_is_resumed(dsn, db):
         assert (await rig.claimed(2))[0].task_id == "t"
 
 
-async def test_a_worker_that_others_believe_dead_claims_nothing(dsn, db):
+async def test_worker_believed_dead_claims_nothing(dsn, db):
     async with Rig(dsn) as rig:
         await db.execute("update agent_workers set state = 'dead'")
         await db.execute("insert into agent_tasks (task_description) values ('x')")
@@ -202,7 +202,7 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
         assert await rig.queue.reassert([held["mine"]]) == [], "a finished task is not taken back"
 
 
-async def test_every_transition_in_the_trail_is_one_the_machine_knows(dsn, db):
+async def test_every_audited_transition_is_a_known_one(dsn, db):
     """Drives a task through much of its life, then reads the trail against states.py."""
     await db.execute(
         "insert into agent_tasks (task_id, task_description, run_after) values ('t', 'x', clock_timestamp() + interval '50 ms')"

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from tests.workers import until
+from tests.support.workers import until
 from turbo.db.claim_store import Queue
 from turbo.db.connect import Lane
 from turbo.host.state_dir import StateDir, safe_name
@@ -51,7 +51,7 @@ def there(bench, task_id: str) -> list[bool]:
     return [path.is_dir() for path in places(bench, task_id)]
 
 
-async def test_what_is_old_and_over_goes_and_nothing_else(bench):
+async def test_old_files_of_finished_tasks_go_and_no_others(bench):
     config = bench.config(files_days=None)
     config["retry"] = {"base_seconds": 90_000, "max_seconds": 90_000}
     bench.start(config).listening()
@@ -73,7 +73,7 @@ async def test_what_is_old_and_over_goes_and_nothing_else(bench):
         assert await tidier.once() == [safe_name("to be tried again")], "what kept it was that it was not over"
 
 
-async def test_a_directory_that_a_run_enters_meanwhile_is_put_back(bench, monkeypatch):
+async def test_directory_entered_meanwhile_is_restored(bench, monkeypatch):
     bench.start(files_days=None).listening()
     ran(bench, "t", days=15)
     async with tidy(bench) as tidier:
@@ -91,7 +91,7 @@ async def test_a_directory_that_a_run_enters_meanwhile_is_put_back(bench, monkey
         assert not [p for p in (bench.path / "state/tasks").iterdir() if p.name.startswith(TRASH_PREFIX)]
 
 
-async def test_above_the_limit_those_untouched_for_longest_go_first(bench):
+async def test_directories_unused_longest_go_first_over_the_cap(bench):
     bench.start(files_days=None).listening()
     for n, name in enumerate(("a", "b", "c")):
         ran(bench, name, days=3 - n)
@@ -106,7 +106,7 @@ async def test_above_the_limit_those_untouched_for_longest_go_first(bench):
 
 
 @pytest.mark.parametrize("days", [14, None])
-def test_a_worker_tidies_by_itself(bench, days):
+def test_worker_removes_old_files(bench, days):
     first = bench.start(files_days=None).listening()
     ran(bench, "old", days=15)
     first.stop()

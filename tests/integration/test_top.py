@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.terminal import Terminal, terminal
-from tests.workers import TURBO, Bench, until
+from tests.support.terminal import Terminal, terminal
+from tests.support.workers import TURBO, Bench, until
 from turbo import embedded
 from turbo.cli.live.feed import COUNTED
 from turbo.sql import statement
@@ -81,7 +81,7 @@ def small(bench: Bench) -> Iterator[tuple[Bench, Terminal]]:
         yield bench, screen
 
 
-def test_five_hundred_tasks_at_two_sizes(fleet: Bench) -> None:
+def test_five_hundred_tasks_fit_two_sizes(fleet: Bench) -> None:
     with top(fleet, 80, 24) as screen:
         seen = screen.shows("1 Running tasks: 500", "bulk_0001", "q quit")
         lines = seen.splitlines()
@@ -109,7 +109,7 @@ def test_five_hundred_tasks_at_two_sizes(fleet: Bench) -> None:
         screen.shows("[exit 0]")
 
 
-def test_what_waits_is_cancelled_retried_and_followed_by_keys(small: tuple[Bench, Terminal]) -> None:
+def test_keys_cancel_retry_and_follow_waiting_tasks(small: tuple[Bench, Terminal]) -> None:
     bench, screen = small
     bench.insert("talker")
     bench.insert("other_1", {"seconds": 600}, task_type="sleep")
@@ -152,7 +152,7 @@ def test_what_waits_is_cancelled_retried_and_followed_by_keys(small: tuple[Bench
     assert "cancel task" not in screen.screen()
 
 
-def test_a_queue_and_an_account_are_paused_and_resumed_by_key(small: tuple[Bench, Terminal]) -> None:
+def test_keys_pause_and_resume_a_queue_and_an_account(small: tuple[Bench, Terminal]) -> None:
     bench, screen = small
     screen.keys("3")
     screen.shows("3 Queues: 1", "open")
@@ -180,7 +180,7 @@ def test_a_queue_and_an_account_are_paused_and_resumed_by_key(small: tuple[Bench
     screen.shows("choose a queue (3) or an account (4) first")
 
 
-def test_an_outage_is_said_and_over_when_it_is_over(own_server: embedded.Server, tmp_path: Path) -> None:
+def test_outage_is_shown_and_cleared(own_server: embedded.Server, tmp_path: Path) -> None:
     with psycopg.connect(own_server.dsn, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_id, task_description) values ('t1', 'x')")
     environment = {"TURBO_DSN": own_server.dsn}
@@ -197,7 +197,7 @@ def test_an_outage_is_said_and_over_when_it_is_over(own_server: embedded.Server,
         screen.shows("[exit 0]")
 
 
-def test_without_colours_there_are_none(small: tuple[Bench, Terminal]) -> None:
+def test_no_color_prints_no_colours(small: tuple[Bench, Terminal]) -> None:
     bench, screen = small
     bench.sql("insert into agent_queues (queue) values ('default')")
     coloured = re.compile(r"\x1b\[[0-9;]*\b(?:3[0-7]|4[0-7]|9[0-7]|38|48)[;m]")
@@ -208,7 +208,7 @@ def test_without_colours_there_are_none(small: tuple[Bench, Terminal]) -> None:
         assert not coloured.search(plain.screen(colours=True))
 
 
-def test_no_terminal_is_one_line_and_one_frame_goes_anywhere(fleet: Bench) -> None:
+def test_missing_terminal_is_one_line_and_once_works_anywhere(fleet: Bench) -> None:
     environment = {**os.environ, "TURBO_DSN": fleet.dsn}
     piped = subprocess.run([TURBO, "top"], env=environment, capture_output=True, text=True)
     assert (piped.returncode, piped.stdout) == (2, "")
@@ -231,7 +231,7 @@ def test_no_terminal_is_one_line_and_one_frame_goes_anywhere(fleet: Bench) -> No
 # ── gentle ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_it_asks_three_statements_a_second_whatever_there_is(dsn: str, tmp_path: Path) -> None:
+def test_refresh_costs_three_statements_a_second(dsn: str, tmp_path: Path) -> None:
     """Counted by the database: no worker is there, so every transaction is this command's."""
 
     def transactions() -> int:
@@ -250,7 +250,7 @@ def test_it_asks_three_statements_a_second_whatever_there_is(dsn: str, tmp_path:
     assert (counted - 15) / seconds < 4.5
 
 
-def test_a_long_backlog_costs_no_more_than_a_short_one(dsn: str) -> None:
+def test_long_backlog_costs_no_more_than_a_short_one(dsn: str) -> None:
     def pages(most: int) -> tuple[int, int]:
         with psycopg.connect(dsn, autocommit=True, row_factory=dict_row) as db:
             db.execute("analyze agent_tasks")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers import Bench, until
+from tests.support.workers import Bench, until
 from turbo.migrate import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_workers_of_two_schema_versions_share_the_work(bench: Bench, next_turbo:
     assert bench.wait("next")["assigned_worker_id"].startswith("new-")
 
 
-def test_a_schema_two_versions_ahead_is_not_worked_on(bench: Bench) -> None:
+def test_schema_two_versions_ahead_is_not_used(bench: Bench) -> None:
     bench.sql(
         "insert into turbo_migrations (version, name, checksum, turbo_version) select v, 'n', 'c', '9'"
         " from generate_series(%s::int, %s::int) v",

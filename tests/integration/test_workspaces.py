@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests import messages_api
-from tests.accounts_bench import accounts_bench
-from tests.repositories import IDENTITY, checkout, git, own_clone
-from tests.workers import TURBO, Bench, WorkerProcess, until
+from tests.support import messages_api
+from tests.support.accounts import accounts_bench
+from tests.support.repositories import IDENTITY, checkout, git, own_clone
+from tests.support.workers import TURBO, Bench, WorkerProcess, until
 
 MANY = 20
 
@@ -80,7 +80,7 @@ def turbo(bench: Bench, *arguments: str, state: str = "state") -> "subprocess.Co
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["workspaces", "control"])
-def test_twenty_at_once_change_the_same_file_and_nothing_is_lost(bench: Bench, shared: bool) -> None:
+def test_twenty_tasks_change_one_file_and_lose_nothing(bench: Bench, shared: bool) -> None:
     repo = own_clone(bench.path / "turbo")
     before = checkout(repo)
     for name in ("one", "two"):
@@ -117,7 +117,7 @@ def test_twenty_at_once_change_the_same_file_and_nothing_is_lost(bench: Bench, s
 # ── trying again ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_retry_goes_on_and_everything_is_told(bench: Bench) -> None:
+def test_retry_continues_in_its_worktree_and_reports_it(bench: Bench) -> None:
     repo = own_clone(bench.path / "turbo")
     worker = bench.start(committers(bench, repo)).listening()
     assert turbo(bench, "diff", "t").returncode == 1, "no such task"
@@ -161,7 +161,7 @@ def test_a_retry_goes_on_and_everything_is_told(bench: Bench) -> None:
     worker.stop()
 
 
-def test_a_running_task_has_a_diff_too_and_a_terminal_is_not_steered_by_it(bench: Bench) -> None:
+def test_diff_of_a_running_task_cannot_control_the_terminal(bench: Bench) -> None:
     repo = own_clone(bench.path / "turbo")
     (repo / "evil").write_bytes(b"\x1b[2J\n")
     git(repo, "add", "evil")
@@ -194,7 +194,7 @@ def _submitted_elsewhere(bench: Bench) -> str:
     return done.stderr
 
 
-def test_on_another_host_a_retry_begins_anew_and_says_so(bench: Bench) -> None:
+def test_retry_on_another_host_starts_over_and_reports_it(bench: Bench) -> None:
     repos = {host: own_clone(bench.path / host / "turbo") for host in ("alpha", "beta")}
 
     def start(host: str, **more: Any) -> WorkerProcess:
@@ -222,7 +222,7 @@ def test_on_another_host_a_retry_begins_anew_and_says_so(bench: Bench) -> None:
 # ── killed ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_killed_workers_worktree_is_picked_up(bench: Bench) -> None:
+def test_worktree_of_a_killed_worker_is_reused(bench: Bench) -> None:
     repo = own_clone(bench.path / "turbo")
     before = checkout(repo)
     first = bench.start(committers(bench, repo, "first")).listening()
@@ -239,7 +239,7 @@ def test_a_killed_workers_worktree_is_picked_up(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("moment", ["checkout", "setup"])
-def test_a_worker_killed_while_it_makes_a_worktree_leaves_nothing_in_the_way(bench: Bench, moment: str) -> None:
+def test_worker_killed_while_making_a_worktree_leaves_no_remains(bench: Bench, moment: str) -> None:
     """git, or the setup, tells when it is there by a file, and would go on for long: the watcher ends it."""
     repo = own_clone(bench.path / "turbo")
     here = bench.path / "here"
@@ -264,7 +264,7 @@ def test_a_worker_killed_while_it_makes_a_worktree_leaves_nothing_in_the_way(ben
     assert checkout(repo) == before
 
 
-def test_a_failed_setup_fails_its_task_alone(bench: Bench) -> None:
+def test_failed_setup_fails_its_task_alone(bench: Bench) -> None:
     repo = own_clone(bench.path / "turbo")
     setup = ["/bin/sh", "-c", "if [ $TURBO_TASK_ID = bad ]; then echo no network; exit 7; fi"]
     bench.start(committers(bench, repo, setup=setup)).listening()
@@ -278,7 +278,7 @@ def test_a_failed_setup_fails_its_task_alone(bench: Bench) -> None:
     assert "no network" in turbo(bench, "logs", "bad", "--state-dir", str(bench.path / "state")).stdout
 
 
-def test_a_host_without_the_repository_leaves_its_tasks_to_others(bench: Bench) -> None:
+def test_host_without_the_repository_leaves_tasks_to_others(bench: Bench) -> None:
     worker = bench.start(committers(bench, bench.path / "nowhere")).listening()
     worker.said("is not a directory. Its tasks are left to other workers")
     bench.insert("t")
@@ -290,7 +290,7 @@ def test_a_host_without_the_repository_leaves_its_tasks_to_others(bench: Bench) 
 # ── an agent ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_an_agents_session_is_resumed_in_its_worktree(dsn: str, tmp_path: Path) -> None:
+def test_agent_session_is_resumed_in_its_worktree(dsn: str, tmp_path: Path) -> None:
     with accounts_bench(dsn, tmp_path) as bench:
         repo = own_clone(tmp_path / "turbo")
         before = checkout(repo)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.model.world import HeldLane, World
-from tests.rig import finished
+from tests.support.rig import finished
 from turbo.db import claim_store as queue_module
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.domain.claim import ClaimRef

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.rig import finished
+from tests.support.rig import finished
 from turbo.db.claim_store import Queue, WorkerRow
 from turbo.db.connect import Lane
 from turbo.domain.claim import ClaimRef
@@ -53,14 +53,14 @@ async def rescued(db, queue: Queue) -> None:
     await queue.register(ME, "up")
 
 
-async def test_a_reassertion_says_where_the_task_came_from(db, queue):
+async def test_reassertion_reports_the_previous_status(db, queue):
     held = await claimed(db, queue)
     await rescued(db, queue)
     assert await queue.reassert([held]) == [held]
     assert trail(db)[-2:] == [("rescued", "running", "scheduled"), ("reasserted", "scheduled", "running")]
 
 
-async def test_the_only_copy_of_an_output_is_kept_when_a_hand_edit_came_first(db, queue):
+async def test_only_copy_of_an_output_survives_an_earlier_hand_edit(db, queue):
     held = await claimed(db, queue)
     await rescued(db, queue)
     db.execute("update agent_tasks set status = 'pending'")
@@ -72,7 +72,7 @@ async def test_the_only_copy_of_an_output_is_kept_when_a_hand_edit_came_first(db
     assert [a.verdict for a in await queue.finish([result])] == ["already"], "told once"
 
 
-async def test_a_reschedule_by_hand_is_no_try(db, queue):
+async def test_reschedule_by_hand_uses_no_attempt(db, queue):
     held = await claimed(db, queue, max_retries=0)
     db.execute("update agent_tasks set status = 'scheduled', run_after = now() + interval '1 hour'")
     await queue.finish([finished(held, queue.worker_id, OutcomeKind.FAILED)])
@@ -80,7 +80,7 @@ async def test_a_reschedule_by_hand_is_no_try(db, queue):
     assert row == {"status": "scheduled", "retry_count": 0}
 
 
-async def test_a_made_up_registration_is_written_anew(db, queue):
+async def test_invented_registration_is_rewritten(db, queue):
     await claimed(db, queue)
     db.execute("delete from agent_workers")  # lost by a failover
     await queue.prune_workers()
@@ -93,7 +93,7 @@ async def test_a_made_up_registration_is_written_anew(db, queue):
     assert row == {"host": "alpha", "queues": ["default"], "slots": 3}
 
 
-async def test_a_result_that_a_failover_lost_is_recorded_although_its_worker_compared_first(db, queue):
+async def test_result_lost_by_a_failover_is_recorded_after_reconciling(db, queue):
     held = await claimed(db, queue)
     result = finished(
         held, queue.worker_id

@@ -22,7 +22,7 @@ def world(dsn: str) -> Iterator[World]:
     one.close()
 
 
-def test_no_order_of_events_loses_a_task_or_records_it_twice(world):
+def test_no_order_of_events_loses_or_repeats_a_task(world):
     machine = type("Fleet", (Fleet,), {"world": world, "seen": Counter()})
     run_state_machine_as_test(
         machine,

@@ -26,7 +26,7 @@ EXAMPLES = int(os.environ.get("TURBO_MUTATION_EXAMPLES", "300"))
     "mutation",
     [pytest.param(m, id=m.name) for m in MUTATIONS if ALL or m.guard in NOTICED_IN_CI],
 )
-def test_the_model_notices_that_a_guard_is_gone(dsn: str, mutation: Mutation) -> None:
+def test_removed_guard_fails_the_model(dsn: str, mutation: Mutation) -> None:
     world = World(dsn, 3)
 
     class Counted(Fleet):
@@ -68,7 +68,7 @@ def test_every_edit_fits_its_statement(dsn: str) -> None:
                 db.rollback()
 
 
-def test_the_page_lists_every_guard_and_no_other() -> None:
+def test_page_lists_exactly_these_guards() -> None:
     listed = re.findall(r"^\| ([^|]+) \| `([a-z_/]+)` \|", PAGE.read_text(), re.M)
     assert [(guard.strip(), where) for guard, where in listed] == [(m.guard, m.where) for m in MUTATIONS]
     assert set(NOTICED_IN_CI) <= {m.guard for m in MUTATIONS}

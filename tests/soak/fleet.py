@@ -17,8 +17,8 @@ import psycopg
 from psycopg import conninfo
 
 from tests.model.truth import trail_holds
-from tests.proxy import Proxy, proxy
-from tests.workers import Bench, WorkerProcess, until
+from tests.support.proxy import Proxy, proxy
+from tests.support.workers import Bench, WorkerProcess, until
 from turbo import embedded
 from turbo.domain.states import FINAL
 from turbo.migrate import migrate

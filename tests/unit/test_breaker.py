@@ -22,7 +22,7 @@ def breaker() -> Breaker:
     return Breaker("max", uniform=lambda _low, high: high)
 
 
-def test_a_suspicion_closes_before_anything_is_written_and_a_sweep_sent_earlier_does_not_open_it(
+def test_suspicion_closes_at_once_and_an_older_poll_keeps_it(
     breaker: Breaker,
 ) -> None:
     breaker.suspect()
@@ -37,7 +37,7 @@ def test_a_suspicion_closes_before_anything_is_written_and_a_sweep_sent_earlier_
     assert not breaker.closed(3.1), "a suspicion that was none needs no spread"
 
 
-def test_two_runs_that_suspect_at_once_are_both_waited_for(breaker: Breaker) -> None:
+def test_two_simultaneous_suspicions_are_both_awaited(breaker: Breaker) -> None:
     breaker.suspect()
     breaker.suspect()
     breaker.settled(1.0, written=True)
@@ -46,7 +46,7 @@ def test_two_runs_that_suspect_at_once_are_both_waited_for(breaker: Breaker) -> 
     assert breaker.heard([], asked_at=2.5, now=2.6)
 
 
-def test_a_limit_holds_here_before_the_database_knows_it(breaker: Breaker) -> None:
+def test_limit_applies_locally_before_the_database_has_it(breaker: Breaker) -> None:
     breaker.limited(0.0, everywhere=True)
     assert breaker.reasons == {"usage_limit"}
     assert not breaker.heard([], asked_at=0.0, now=0.1)
@@ -56,7 +56,7 @@ def test_a_limit_holds_here_before_the_database_knows_it(breaker: Breaker) -> No
     assert breaker.due(3601.2) == "everywhere"
 
 
-def test_what_could_not_be_written_holds_for_one_backoff(breaker: Breaker) -> None:
+def test_unwritten_change_holds_for_one_backoff(breaker: Breaker) -> None:
     breaker.suspect()
     breaker.settled(10.0, written=False)
     assert not breaker.heard([], asked_at=39.0, now=39.0)
@@ -65,7 +65,7 @@ def test_what_could_not_be_written_holds_for_one_backoff(breaker: Breaker) -> No
 
 
 @pytest.mark.parametrize("state", ["suspect", "half_open"])
-def test_a_prober_that_is_gone_is_followed_when_its_lease_ends(breaker: Breaker, state: str) -> None:
+def test_lease_of_a_vanished_prober_ends(breaker: Breaker, state: str) -> None:
     breaker.heard([row(state, None, 120.0)], asked_at=0.0, now=0.0)
     assert breaker.wakes_at(1.0) == 120.0
     assert breaker.due(119.9) is None
@@ -75,7 +75,7 @@ def test_a_prober_that_is_gone_is_followed_when_its_lease_ends(breaker: Breaker,
     assert breaker.wakes_at(120.1) == 125.0
 
 
-def test_a_host_probes_its_own_login_before_a_limit_of_all_hosts(breaker: Breaker) -> None:
+def test_host_probes_its_own_login_before_a_shared_limit(breaker: Breaker) -> None:
     breaker.heard([row("paused", "auth", 50.0), everywhere("paused", "usage_limit", 10.0)], asked_at=0.0, now=0.0)
     assert breaker.reasons == {"auth", "usage_limit"}
     assert breaker.due(20.0) is None
@@ -86,7 +86,7 @@ def test_a_host_probes_its_own_login_before_a_limit_of_all_hosts(breaker: Breake
     assert breaker.due(51.0) == "everywhere"
 
 
-def test_what_is_paused_by_hand_is_left_alone(breaker: Breaker) -> None:
+def test_pause_by_hand_is_left_alone(breaker: Breaker) -> None:
     breaker.heard([row("suspect", None, -1.0), everywhere("paused", "manual")], asked_at=0.0, now=0.0)
     assert breaker.due(1e9) is None
     assert breaker.wakes_at(0.0) is None
@@ -95,7 +95,7 @@ def test_what_is_paused_by_hand_is_left_alone(breaker: Breaker) -> None:
     assert breaker.reasons == {"manual"}
 
 
-def test_a_good_probe_spreads_the_resume_over_a_minute_but_not_the_probers_own(breaker: Breaker) -> None:
+def test_good_probe_spreads_the_resume_except_for_the_prober(breaker: Breaker) -> None:
     assert AccountTimings().resume_spread == 60.0
     breaker.heard([row("paused", "auth", 10.0)], asked_at=0.0, now=0.0)
     breaker.heard([row("half_open", "auth", 120.0)], asked_at=10.0, now=10.0)
@@ -111,13 +111,13 @@ def test_a_good_probe_spreads_the_resume_over_a_minute_but_not_the_probers_own(b
     assert not breaker.probes
 
 
-def test_a_resume_by_hand_is_at_once(breaker: Breaker) -> None:
+def test_resume_by_hand_is_immediate(breaker: Breaker) -> None:
     breaker.heard([everywhere("paused", "manual")], asked_at=0.0, now=0.0)
     breaker.heard([everywhere("open")], asked_at=1.0, now=1.0)
     assert not breaker.closed(1.0)
 
 
-def test_rows_of_other_accounts_are_nobodys_business(breaker: Breaker) -> None:
+def test_rows_of_other_accounts_are_ignored(breaker: Breaker) -> None:
     breaker.heard([row("paused", "auth", 10.0, account="other")], asked_at=0.0, now=0.0)
     assert not breaker.closed(0.0)
     assert breaker.reasons == set()

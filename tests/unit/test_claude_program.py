@@ -32,25 +32,25 @@ def program(path: Path, text: str = RECORDS) -> Path:
 # ── where it is ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_path_comes_first(tmp_path: Path) -> None:
+def test_path_is_searched_first(tmp_path: Path) -> None:
     on_path = program(tmp_path / "bin" / "claude")
     program(tmp_path / ".local" / "bin" / "claude")
     assert find("claude", {"PATH": str(on_path.parent), "HOME": str(tmp_path)}) == str(on_path)
 
 
 @pytest.mark.parametrize("place", [".local/bin", ".claude/local", ".npm-global/bin", ".nvm/versions/node/v20.1.0/bin"])
-def test_what_launchds_bare_path_does_not_reach_is_found_at_home(tmp_path: Path, place: str) -> None:
+def test_cli_outside_launchds_path_is_found_at_home(tmp_path: Path, place: str) -> None:
     there = program(tmp_path / place / "claude")
     assert find("claude", {"PATH": "/nowhere", "HOME": str(tmp_path)}) == str(there)
 
 
-def test_of_several_nodes_the_newest_is_taken(tmp_path: Path) -> None:
+def test_newest_of_several_nodes_is_used(tmp_path: Path) -> None:
     for version in ("v9.11.2", "v22.3.0", "v20.20.2"):
         program(tmp_path / ".nvm/versions/node" / version / "bin/claude")
     assert "v22.3.0" in find("claude", {"PATH": "/nowhere", "HOME": str(tmp_path)})
 
 
-def test_what_is_nowhere_is_said_with_where_it_was_looked_for(tmp_path: Path) -> None:
+def test_missing_cli_lists_the_places_searched(tmp_path: Path) -> None:
     with pytest.raises(SpawnFailed, match=r"claude-x.*not on the PATH \(/nowhere\).*/opt/homebrew/bin.*absolute path"):
         find("claude-x", {"PATH": "/nowhere", "HOME": str(tmp_path)})
 
@@ -89,7 +89,7 @@ async def test_flags_come_from_the_configuration(tmp_path: Path) -> None:
     assert stdin.endswith("\n\n--do it")
 
 
-async def test_its_environment_bounds_its_retries_and_keeps_it_as_it_is(tmp_path: Path) -> None:
+async def test_cli_environment_limits_retries_and_env_overrides_it(tmp_path: Path) -> None:
     _, environ, _ = await called(tmp_path, cli_max_retries=1, env={"DISABLE_AUTOUPDATER": "0"})
     assert environ["CLAUDE_CODE_MAX_RETRIES"] == "1"
     assert environ["CLAUDE_CODE_DISABLE_BACKGROUND_TASKS"] == "1"
@@ -97,7 +97,7 @@ async def test_its_environment_bounds_its_retries_and_keeps_it_as_it_is(tmp_path
     assert environ["DISABLE_AUTOUPDATER"] == "0"  # the executor's env has the last word
 
 
-async def test_its_own_directory_is_on_its_path_at_the_end(tmp_path: Path) -> None:
+async def test_cli_directory_is_last_on_its_path(tmp_path: Path) -> None:
     _, environ, _ = await called(tmp_path)
     assert environ["PATH"].endswith(f":{tmp_path / 'apart'}")
 
@@ -116,16 +116,16 @@ async def test_its_own_directory_is_on_its_path_at_the_end(tmp_path: Path) -> No
         ({"preamble": "-p"}, "begin with a letter"),
     ],
 )
-def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, settings: dict[str, object], says: str) -> None:
+def test_unusable_configuration_is_refused(tmp_path: Path, settings: dict[str, object], says: str) -> None:
     with pytest.raises(ValueError, match=f"executor c: .*{says}"):
         ClaudeExecutor("c", journal=Journal(tmp_path), **settings)  # type: ignore[arg-type]
 
 
-def test_the_database_is_kept_from_the_agent(tmp_path: Path) -> None:
+def test_agent_never_receives_the_database(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentRefused, match="PGPASSWORD"):
         ClaudeExecutor("c", journal=Journal(tmp_path), env={"PGPASSWORD": "x"})
 
 
-def test_without_an_account_the_executor_itself_is_the_account(tmp_path: Path) -> None:
+def test_account_defaults_to_the_executor(tmp_path: Path) -> None:
     assert ClaudeExecutor("c", journal=Journal(tmp_path)).account == "c"
     assert ClaudeExecutor("c", journal=Journal(tmp_path), account="alpha-max").account == "alpha-max"

@@ -56,26 +56,26 @@ def heard(*messages: object) -> Transcript:
     return transcript
 
 
-def test_init_tells_the_session_the_model_and_the_version() -> None:
+def test_init_gives_session_model_and_version() -> None:
     transcript = heard(INIT)
     assert (transcript.session_id, transcript.model, transcript.version) == (SESSION, "claude-sonnet-5-5", "2.1.330")
 
 
-def test_a_result_is_found_whatever_the_order_of_its_keys() -> None:
+def test_result_is_found_in_any_key_order() -> None:
     transcript = heard(result(result="done", num_turns=3, permission_denials=[{"tool_name": "Bash"}] * 2))
     assert transcript.result is not None
     assert transcript.result.succeeded
     assert (transcript.result.text, transcript.result.num_turns, transcript.result.permission_denials) == ("done", 3, 2)
 
 
-def test_a_result_with_subtype_success_and_is_error_has_not_succeeded() -> None:
+def test_subtype_success_with_is_error_has_not_succeeded() -> None:
     transcript = heard(result(is_error=True, result="Invalid API key", api_error_status=401))
     assert transcript.result is not None
     assert not transcript.result.succeeded
     assert transcript.result.api_error_status == 401
 
 
-def test_a_result_that_does_not_say_whether_it_is_an_error_has_not_succeeded() -> None:
+def test_result_without_is_error_has_not_succeeded() -> None:
     line = result()
     del line["is_error"]
     transcript = heard(line)
@@ -83,12 +83,12 @@ def test_a_result_that_does_not_say_whether_it_is_an_error_has_not_succeeded() -
     assert not transcript.result.succeeded
 
 
-def test_the_usage_of_a_resumed_session_is_what_was_added_since() -> None:
+def test_resumed_session_counts_only_added_usage() -> None:
     transcript = heard(result(modelUsage={"m": used(100, 0.9)}, model_usage_since_last_result={"m": used(10, 0.1)}))
     assert transcript.usage == (ModelUsage("m", 10, 11, 12, 13, 0.1),)
 
 
-def test_several_results_add_up_what_each_has_added() -> None:
+def test_several_results_add_up_their_differences() -> None:
     transcript = heard(
         result(model_usage_since_last_result={"m": used(10, 0.1)}),
         result(model_usage_since_last_result={"m": used(1, 0.5), "n": used(7, 0.2)}),
@@ -96,21 +96,21 @@ def test_several_results_add_up_what_each_has_added() -> None:
     assert transcript.usage == (ModelUsage("m", 11, 13, 15, 17, 0.6), ModelUsage("n", 7, 8, 9, 10, 0.2))
 
 
-def test_without_that_field_the_last_totals_stand() -> None:
+def test_without_differences_the_last_totals_count() -> None:
     transcript = heard(result(modelUsage={"m": used(10, 0.1)}), result(modelUsage={"m": used(30, 0.3)}))
     assert transcript.usage == (ModelUsage("m", 30, 31, 32, 33, 0.3),)
 
 
-def test_running_tokens_count_a_message_once_though_it_comes_in_several_lines() -> None:
+def test_running_tokens_count_a_split_message_once() -> None:
     transcript = heard(assistant("a"), assistant("b", output=9), assistant("c", message="msg_2", output=4))
     assert (transcript.input_tokens, transcript.output_tokens) == (38, 13)
 
 
-def test_the_last_line_of_the_last_text_is_where_the_agent_is() -> None:
+def test_last_line_of_the_last_text_is_the_progress() -> None:
     assert heard(assistant("one\ntwo\n"), assistant("three\nfour\n\n")).last_line == "four"
 
 
-def test_an_api_error_is_known_by_name_until_the_next_answer() -> None:
+def test_api_error_holds_until_the_next_answer() -> None:
     error = assistant("You've hit your limit", error="rate_limit", api_error="usage_limit_reached")
     transcript = heard(assistant("half the work"), error)
     assert (transcript.error, transcript.api_error) == ("rate_limit", "usage_limit_reached")
@@ -118,34 +118,34 @@ def test_an_api_error_is_known_by_name_until_the_next_answer() -> None:
     assert heard(error, assistant("on again")).error is None
 
 
-def test_what_the_cli_says_itself_is_no_answer_of_the_agents() -> None:
+def test_text_of_the_cli_is_not_an_answer() -> None:
     old = assistant("Login expired · Please run /login")
     old["message"] = {**old["message"], "model": "<synthetic>"}  # type: ignore[dict-item]
     transcript = heard(assistant("half the work"), old)
     assert (transcript.answers, transcript.text) == (1, "half the work")
 
 
-def test_a_subagents_error_is_not_the_runs() -> None:
+def test_error_of_a_subagent_is_not_the_runs() -> None:
     transcript = heard(assistant("x", error="server_error", parent_tool_use_id="toolu_1"))
     assert transcript.error is None
     assert transcript.answers == 0
 
 
-def test_a_limit_is_one_only_with_a_window() -> None:
+def test_limit_needs_a_window() -> None:
     plain = {"type": "rate_limit_event", "rate_limit_info": {"status": "rejected", "isUsingOverage": False}}
     reached = {"status": "rejected", "resetsAt": 1795470459, "rateLimitType": "five_hour"}
     assert heard(plain).limit is None
     assert heard({"type": "rate_limit_event", "rate_limit_info": reached}).limit == Limit("five_hour", 1795470459.0)
 
 
-def test_a_limit_that_is_lifted_is_none() -> None:
+def test_lifted_limit_is_ignored() -> None:
     reached = {"status": "rejected", "resetsAt": 1795470459000, "rateLimitType": "five_hour"}
     events = [{"type": "rate_limit_event", "rate_limit_info": info} for info in (reached, {"status": "allowed"})]
     assert heard(events[0]).limit == Limit("five_hour", 1795470459.0)
     assert heard(*events).limit is None
 
 
-def test_retries_over_a_refused_login_are_counted_in_a_row() -> None:
+def test_consecutive_login_refusals_are_counted() -> None:
     refused = {
         "type": "system",
         "subtype": "api_retry",
@@ -160,7 +160,7 @@ def test_retries_over_a_refused_login_are_counted_in_a_row() -> None:
     assert heard(refused, assistant("it works again")).auth_retries == 0
 
 
-def test_a_tool_result_is_passed_over_unread() -> None:
+def test_tool_result_is_skipped_unread() -> None:
     huge = b'{"type":"user","message":{"content":"' + b"x" * 100_000 + b'"}}'
     transcript = Transcript()
     assert transcript.read(huge) is StreamLine.OTHER
@@ -168,7 +168,7 @@ def test_a_tool_result_is_passed_over_unread() -> None:
     assert transcript.unreadable == 0
 
 
-def test_a_long_answer_is_cut_and_says_so() -> None:
+def test_long_answer_is_cut_and_marked() -> None:
     transcript = heard(result(result="x" * (TEXT_CHARACTERS + 1)))
     assert transcript.result is not None
     assert len(transcript.result.text or "") == TEXT_CHARACTERS
@@ -189,7 +189,7 @@ def test_a_long_answer_is_cut_and_says_so() -> None:
         b'{"type": ["result"]}',
     ],
 )
-def test_no_line_is_too_strange(line: bytes) -> None:
+def test_no_line_raises(line: bytes) -> None:
     transcript = heard(INIT, line, assistant("on we go"))
     assert transcript.text == "on we go"
     assert all(u.input_tokens >= 0 and u.output_tokens >= 0 and 0 <= u.cost_usd < 1e18 for u in transcript.usage)
@@ -229,7 +229,7 @@ keys = st.sampled_from(
     st.sampled_from(["init", "api_retry", "success", None]),
     st.dictionaries(keys, json_values),
 )
-def test_no_fields_are_too_strange(kind: str, subtype: str | None, fields: dict[str, object]) -> None:
+def test_no_fields_raise(kind: str, subtype: str | None, fields: dict[str, object]) -> None:
     heard({**fields, "type": kind, "subtype": subtype}, {**fields, "type": kind})
 
 
@@ -261,5 +261,5 @@ HOUR, DAY = 3600.0, 86400.0
         ("", None),
     ],
 )
-def test_the_reset_is_read_from_the_text(text: str, expected: float | None) -> None:
+def test_reset_is_read_from_the_text(text: str, expected: float | None) -> None:
     assert reset_in(text, NOW) == expected

@@ -59,31 +59,31 @@ BROKEN = "killed, or crashed"
 # ── success ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_result_without_error_and_exit_zero_is_success() -> None:
+def test_result_without_error_and_exit_0_is_success() -> None:
     made = outcome(ended(answer(), success("the answer"), code=0))
     assert (made.kind, made.output, made.error) == (OutcomeKind.SUCCEEDED, "the answer", None)
 
 
-def test_an_empty_answer_is_an_answer() -> None:
+def test_empty_answer_is_an_answer() -> None:
     assert outcome(ended(success(""), code=0)).output == ""
 
 
 @pytest.mark.parametrize("by", [Ending.ENOUGH, Ending.STOPPED, Ending.WALL, Ending.SILENT])
-def test_a_cli_that_is_ended_after_its_result_has_succeeded(by: Ending) -> None:
+def test_cli_ended_after_its_result_has_succeeded(by: Ending) -> None:
     assert judge(ended(success(), code=143, by=by)).kind is OutcomeKind.SUCCEEDED
 
 
-def test_a_success_that_exits_with_an_error_is_none() -> None:
+def test_success_with_an_error_exit_is_a_failure() -> None:
     assert judge(ended(success(), code=3)).situation == BROKEN
 
 
-def test_the_last_result_decides() -> None:
+def test_last_result_decides() -> None:
     broken = {"type": "result", "subtype": "error_max_turns", "is_error": True, "errors": ["Reached …"]}
     assert judge(ended(broken, success(), code=0)).kind is OutcomeKind.SUCCEEDED
     assert judge(ended(success(), broken, code=1)).situation == "out of turns"
 
 
-def test_a_limit_that_was_met_on_the_way_is_no_verdict() -> None:
+def test_limit_met_on_the_way_is_not_the_verdict() -> None:
     limited = limit_event(resetsAt=NOW, rateLimitType="five_hour")
     assert judge(ended(limited, answer(), success(), code=0)).kind is OutcomeKind.SUCCEEDED
     broken = api_error("API Error: 500 Internal server error", status=500, error="server_error")
@@ -111,22 +111,22 @@ def test_a_limit_that_was_met_on_the_way_is_no_verdict() -> None:
         ("Your account does not have access to Claude. Please login again", 403, None),
     ],
 )
-def test_a_refused_login_is_the_accounts_and_costs_no_try(text: str, status: int | None, error: str | None) -> None:
+def test_refused_login_is_the_accounts_and_uses_no_attempt(text: str, status: int | None, error: str | None) -> None:
     made = outcome(ended(*api_error(text, status=status, error=error)))
     assert (made.kind, made.failure_kind) == (OutcomeKind.AUTH_FAILED, FailureKind.AUTH)
     assert text in (made.error or "")
 
 
-def test_the_clis_typed_name_counts_though_the_text_is_new() -> None:
+def test_typed_error_counts_even_with_unknown_text() -> None:
     lines = api_error("Something new", status=400, error="invalid_request", api_error="org_disabled_credential")
     assert judge(ended(*lines)).situation == LOGIN
 
 
-def test_a_cli_ended_while_it_retried_a_refused_login_is_a_refused_login() -> None:
+def test_cli_ended_during_login_retries_is_a_refused_login() -> None:
     assert judge(ended(code=143, by=Ending.ENOUGH, hopeless=True)).situation == LOGIN
 
 
-def test_an_agent_that_only_talks_about_logins_has_succeeded() -> None:
+def test_agent_that_mentions_logins_has_succeeded() -> None:
     assert judge(ended(answer("Not logged in"), success("Not logged in · Please run /login"), code=0)).kind is (
         OutcomeKind.SUCCEEDED
     )
@@ -135,7 +135,7 @@ def test_an_agent_that_only_talks_about_logins_has_succeeded() -> None:
 # ── usage limits ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_reset_comes_from_the_event_and_not_from_the_text() -> None:
+def test_reset_comes_from_the_event_not_the_text() -> None:
     lines = api_error("You've hit your 5-hour limit · resets 9:47pm (UTC)", status=429, error="rate_limit")
     made = outcome(ended(limit_event(resetsAt=NOW + 5, rateLimitType="five_hour"), *lines), now=NOW)
     assert (made.kind, made.failure_kind) == (OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT)
@@ -154,13 +154,13 @@ def test_the_reset_comes_from_the_event_and_not_from_the_text() -> None:
         ("API Error: Usage credits ran out before the response was finished.", "unknown", None),
     ],
 )
-def test_without_the_event_the_text_tells_the_limit(text: str, error: str | None, resets_in: float | None) -> None:
+def test_limit_is_read_from_the_text_without_an_event(text: str, error: str | None, resets_in: float | None) -> None:
     made = outcome(ended(*api_error(text, status=429, error=error)), now=NOW)
     assert made.kind is OutcomeKind.USAGE_LIMITED
     assert made.resets_at == (None if resets_in is None else NOW + resets_in)
 
 
-def test_a_plain_429_is_no_limit_though_its_event_says_rejected() -> None:
+def test_plain_429_is_not_a_usage_limit() -> None:
     text = "API Error: Server is temporarily limiting requests (not your usage limit) · Number of requests"
     assert (
         judge(ended(limit_event(), *api_error(text, status=429, error="rate_limit"))).situation == "rate limited (429)"
@@ -201,7 +201,7 @@ def test_a_plain_429_is_no_limit_though_its_event_says_rejected() -> None:
         ([success(local_command="cost")], "a local command of the CLI ran, no agent"),
     ],
 )
-def test_what_the_cli_ends_with_is_a_row(lines: list[dict[str, object]], situation: str) -> None:
+def test_every_cli_ending_has_a_row(lines: list[dict[str, object]], situation: str) -> None:
     assert judge(ended(*lines)).situation == situation
 
 
@@ -232,11 +232,11 @@ def test_what_the_cli_ends_with_is_a_row(lines: list[dict[str, object]], situati
         (ended(code=None, by=Ending.STOPPED), "ended on request (cancel, drain, lost lease)"),
     ],
 )
-def test_what_ends_without_a_result_is_a_row(seen: EndedRun, situation: str) -> None:
+def test_every_ending_without_a_result_has_a_row(seen: EndedRun, situation: str) -> None:
     assert judge(seen).situation == situation
 
 
-def test_before_the_agent_begins_a_result_may_name_the_workers_fault() -> None:
+def test_early_result_may_blame_the_worker() -> None:
     told = {
         "type": "result",
         "subtype": "error_during_execution",
@@ -247,23 +247,23 @@ def test_before_the_agent_begins_a_result_may_name_the_workers_fault() -> None:
     assert judge(ended({"type": "system", "subtype": "init"}, told)).situation == "failed in another way"
 
 
-def test_an_agents_stderr_cannot_pass_for_the_clis_once_it_has_answered_in_full() -> None:
+def test_agent_stderr_is_not_taken_for_the_clis_after_an_answer() -> None:
     text = "Claude configuration file at /x is corrupted"
     assert judge(ended(answer(), success(), code=0, stderr=text)).kind is OutcomeKind.SUCCEEDED
 
 
-def test_what_the_agent_had_said_is_kept_with_a_failure() -> None:
+def test_failure_keeps_what_the_agent_said() -> None:
     exhausted = {"type": "result", "subtype": "error_max_budget_usd", "is_error": True, "errors": ["Reached $5"]}
     made = outcome(ended(answer("a finished answer"), exhausted))
     assert (made.output, made.failure_kind, made.final) == ("a finished answer", FailureKind.BUDGET, True)
     assert "Reached $5" in (made.error or "")
 
 
-def test_the_error_says_how_it_ended_and_what_the_cli_said() -> None:
+def test_error_tells_the_exit_and_the_cli_output() -> None:
     assert outcome(ended(code=-9, stderr="boom")).error == "the CLI broke off: exit code -9: boom"
 
 
-def test_a_very_long_error_is_cut() -> None:
+def test_very_long_error_is_cut() -> None:
     assert len(outcome(ended(code=1, stderr="x" * 100_000)).error or "") == 4000
 
 
@@ -297,7 +297,7 @@ TASK = {
 """What the queue's statements and the breakers make of an outcome (tests/integration/test_claude_table.py holds those)."""
 
 
-def test_the_page_shows_the_table_as_it_is() -> None:
+def test_page_shows_the_table_as_it_is() -> None:
     def shown(row: Situation) -> list[str]:
         task, counts, account, counted = TASK[row.kind]
         if row.final:
@@ -315,7 +315,7 @@ def test_the_page_shows_the_table_as_it_is() -> None:
     assert table_under("| situation |") == [shown(row) for row in TABLE]
 
 
-def test_every_row_of_the_page_was_seen_with_the_real_cli_or_is_named_here() -> None:
+def test_every_row_was_seen_with_the_real_cli_or_is_listed() -> None:
     """The second table lists what tests/integration/test_claude_cli.py shows with the real CLI."""
     never_seen = {
         "conversation grown too long",

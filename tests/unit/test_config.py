@@ -17,7 +17,7 @@ def load(tmp_path: Path, text: str, **overrides: object):
     return load_worker_config(file, overrides)
 
 
-def test_the_example_is_good(monkeypatch):
+def test_example_is_valid(monkeypatch):
     monkeypatch.delenv("TURBO_DSN", raising=False)
     config = load_worker_config(EXAMPLE)
     assert config.worker.slots == 10
@@ -60,27 +60,27 @@ def test_variables_expand_after_parsing(tmp_path, monkeypatch):
         (LEAST + "routes: {default: y}\n", "routes.default: no executor 'y'"),
     ],
 )
-def test_a_mistake_is_told_with_its_place_and_no_secret(tmp_path, text, says):
+def test_mistake_is_reported_with_its_place_and_no_secret(tmp_path, text, says):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, text)
     assert says in str(error.value)
     assert "geheim" not in str(error.value)
 
 
-def test_all_mistakes_are_told_at_once(tmp_path):
+def test_all_mistakes_are_reported_at_once(tmp_path):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, LEAST + "worker: {slotz: 1, drain_seconds: -1}\nmetrics: {port: 99999}\n")
     assert len(str(error.value).splitlines()) == 3
 
 
-def test_the_command_line_is_stronger_than_the_file(tmp_path):
+def test_command_line_overrides_the_file(tmp_path):
     config = load(
         tmp_path, LEAST + "worker: {slots: 3}\n", **{"worker.slots": 7, "worker.queues": ["q"], "metrics.port": 0}
     )
     assert (config.worker.slots, config.worker.queues, config.metrics.port) == (7, ["q"], 0)
 
 
-def test_a_password_from_the_environment_is_the_operators_business(tmp_path, monkeypatch):
+def test_password_from_the_environment_is_allowed(tmp_path, monkeypatch):
     monkeypatch.setenv("TURBO_DSN", "postgresql://u:geheim@h/d")
     assert load(tmp_path, LEAST + 'database: {dsn: "${TURBO_DSN:-}"}\n').database.dsn.endswith("@h/d")
 
@@ -88,7 +88,7 @@ def test_a_password_from_the_environment_is_the_operators_business(tmp_path, mon
 WORKSPACE = "executors: {{x: {{kind: command, command: [cat], workspace: {{kind: worktree, repo: /r{}}}{}}}}}\n"
 
 
-def test_a_workspace_is_read(tmp_path):
+def test_workspace_is_read(tmp_path):
     section = load(tmp_path, WORKSPACE.format("", "")).executors["x"].workspace
     assert (section.repo, section.ref, section.branch, section.keep) == ("/r", "HEAD", "turbo/{task_id}", "changed")
     home = WORKSPACE.replace("repo: /r", 'repo: "~/r"').format("", "")
@@ -118,7 +118,7 @@ def test_a_workspace_is_read(tmp_path):
         ("", ", exclusive_cwd: true", "x.exclusive_cwd: is for a directory that tasks share"),
     ],
 )
-def test_a_workspace_that_cannot_work_is_told_in_one_line(tmp_path, keys, beside, says):
+def test_unusable_workspace_is_one_line(tmp_path, keys, beside, says):
     with pytest.raises(ConfigError) as error:
         load(tmp_path, WORKSPACE.format(keys, beside))
     assert says in str(error.value)
@@ -137,12 +137,12 @@ def test_a_workspace_that_cannot_work_is_told_in_one_line(tmp_path, keys, beside
         ),
     ],
 )
-def test_a_workspace_that_is_none_is_told(tmp_path, text, says):
+def test_invalid_workspace_is_reported(tmp_path, text, says):
     with pytest.raises(ConfigError, match=re.escape(says)):
         load(tmp_path, text)
 
 
-def test_the_workspace_of_the_example_is_good(tmp_path):
+def test_workspace_of_the_example_is_valid(tmp_path):
     """It is commented out there; what a person uncomments must work."""
     text = EXAMPLE.read_text()
     shown = re.search(r"\n    workspace: null.*\n((?:    #.*\n)+)", text)

@@ -43,21 +43,19 @@ LOCAL = [
         ("/mnt/nas/local/x", "ext4"),
     ],
 )
-def test_a_directory_is_on_the_deepest_mount(path: str, fstype: str) -> None:
+def test_directory_belongs_to_the_deepest_mount(path: str, fstype: str) -> None:
     mount = file_system(Path(path), LOCAL)
     assert mount is not None
     assert mount.fstype == fstype
 
 
-def test_a_state_directory_on_a_network_disk_is_refused_before_it_is_there() -> None:
+def test_future_state_directory_on_a_network_disk_is_refused() -> None:
     verdict = state_directory(Path("/mnt/nas/turbo"), LOCAL)
     assert verdict.level is Level.FAIL
     assert "nfs4 at /mnt/nas" in verdict.what
 
 
-def test_a_state_directory_must_be_its_owners_alone_and_take_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_state_directory_must_be_private_and_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = [Mount("x", "/", "ext4")]
     root = tmp_path / "state"
     assert state_directory(root, mounts).level is Level.OK
@@ -74,7 +72,7 @@ def test_a_state_directory_must_be_its_owners_alone_and_take_a_file(
     assert "belongs to user" in state_directory(root, mounts).what
 
 
-def test_a_nearly_full_disk_is_worth_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tmp_path.chmod(0o700)
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=12_000_000))
     verdict = state_directory(tmp_path, [])
@@ -92,7 +90,7 @@ def test_a_nearly_full_disk_is_worth_a_warning(tmp_path: Path, monkeypatch: pyte
         ("command", {"cwd": "/work", "account": "max", "command": ["codex"]}, 2, Level.WARN),
     ],
 )
-def test_agents_that_share_a_directory(
+def test_shared_agent_directory_is_reported(
     tmp_path: Path, kind: str, settings: dict[str, Any], slots: int, level: Level
 ) -> None:
     executors = {"agent": {"kind": kind, **settings}}
@@ -118,12 +116,12 @@ def look(name: str, session: Any) -> Verdict:
 
 
 @pytest.mark.parametrize(("ahead", "text"), [(0.0, ""), (1.5, ""), (60.0, "60 s behind"), (-60.0, "60 s ahead of")])
-def test_a_clock_that_is_off(ahead: float, text: str) -> None:
+def test_wrong_clock_is_reported(ahead: float, text: str) -> None:
     verdict = look("clock", Answers(ahead=ahead))
     assert verdict.level is (Level.WARN if text else Level.OK)
     assert text in verdict.what
 
 
 @pytest.mark.parametrize(("share", "level"), [(0.0, Level.OK), (0.2, Level.WARN), (0.6, Level.FAIL)])
-def test_a_queue_of_notifications_that_fills(share: float, level: Level) -> None:
+def test_filling_notification_queue_is_reported(share: float, level: Level) -> None:
     assert look("notify queue", Answers(share=share)).level is level

@@ -23,7 +23,7 @@ def secrets(path: Path, content: str = f"TOKEN={SECRET}\n", mode: int = 0o600) -
 # ── what is in it ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_only_the_allow_list_of_the_worker_is_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_allowed_variables_are_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = {
         name: f"my {name}"
         for name in ("HOME", "PATH", "LANG", "LC_ALL", "LC_TIME", "TMPDIR", "TERM", "TZ", "USER", "SHELL")
@@ -41,9 +41,7 @@ def test_only_the_allow_list_of_the_worker_is_inherited(monkeypatch: pytest.Monk
     }
 
 
-def test_the_env_file_comes_over_env_and_env_over_what_is_inherited(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_env_file_overrides_env_and_env_overrides_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LANG", "inherited")
     monkeypatch.setenv("TZ", "inherited")
     file = EnvFile(secrets(tmp_path / "env", "TZ=file\nTURBO_TASK_ID=file"))
@@ -57,7 +55,7 @@ def test_the_env_file_comes_over_env_and_env_over_what_is_inherited(
 
 
 @pytest.mark.parametrize("name", ["TURBO_DSN", "PGPASSWORD", "PGHOST", "PGSERVICEFILE"])
-def test_the_way_to_turbos_database_is_refused(name: str, tmp_path: Path) -> None:
+def test_database_variables_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(EnvironmentRefused, match=rf"env of executor lint: {name} is the way to turbo's own database"):
         ChildEnvironment({name: SECRET}, owner="lint")
     with pytest.raises(EnvironmentRefused, match=rf"env_file .*/env: {name}") as refused:
@@ -66,7 +64,7 @@ def test_the_way_to_turbos_database_is_refused(name: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A=B", "A-B"])
-def test_a_name_that_no_shell_would_take_is_refused(name: str) -> None:
+def test_invalid_variable_name_is_refused(name: str) -> None:
     with pytest.raises(EnvironmentRefused, match="no name of an environment variable"):
         ChildEnvironment({name: "x"})
 
@@ -75,7 +73,7 @@ def test_a_name_that_no_shell_would_take_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660, 0o610])
-def test_a_file_that_others_may_touch_is_refused(mode: int, tmp_path: Path) -> None:
+def test_file_open_to_others_is_refused(mode: int, tmp_path: Path) -> None:
     path = secrets(tmp_path / "env", mode=mode)
     with pytest.raises(
         EnvironmentRefused, match=rf"mode {mode:04o} lets other users .*: run chmod 600 {path}"
@@ -85,11 +83,11 @@ def test_a_file_that_others_may_touch_is_refused(mode: int, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o400])
-def test_a_file_of_ones_own_is_read(mode: int, tmp_path: Path) -> None:
+def test_private_file_is_read(mode: int, tmp_path: Path) -> None:
     assert EnvFile(secrets(tmp_path / "env", mode=mode)).values() == {"TOKEN": SECRET}
 
 
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
+def test_special_file_is_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo", 0o600)
     with pytest.raises(EnvironmentRefused, match="not a regular file"):
         EnvFile(tmp_path / "fifo").values()
@@ -98,14 +96,14 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
     path = secrets(tmp_path / "env")
     os.chown(path, 12345, -1)
     with pytest.raises(EnvironmentRefused, match="belongs to user 12345, the worker is 0: chown it"):
         EnvFile(path).values()
 
 
-def test_a_new_token_needs_no_restart_and_a_loosened_mode_is_noticed(tmp_path: Path) -> None:
+def test_new_token_needs_no_restart_and_an_open_mode_is_noticed(tmp_path: Path) -> None:
     path = secrets(tmp_path / "env")
     environment = ChildEnvironment({}, EnvFile(path))
     path.write_text("TOKEN=renewed\n")
@@ -143,7 +141,7 @@ def test_a_new_token_needs_no_restart_and_a_loosened_mode_is_noticed(tmp_path: P
         ("\ufeffK=bom", "bom"),
     ],
 )
-def test_lines_are_read_as_people_write_them(line: str, value: str) -> None:
+def test_env_lines_are_parsed_as_people_write_them(line: str, value: str) -> None:
     assert parse_env(line.encode(), "f") == {"K": value}
 
 
@@ -158,16 +156,16 @@ def test_lines_are_read_as_people_write_them(line: str, value: str) -> None:
         (f"K={SECRET}\0", "the value of K holds a NUL"),
     ],
 )
-def test_a_bad_line_is_named_by_its_number_and_never_shown(bad: str, why: str) -> None:
+def test_bad_line_is_named_by_number_and_never_shown(bad: str, why: str) -> None:
     with pytest.raises(EnvironmentRefused, match=rf"^/a/file, line 3: {why}") as refused:
         parse_env(f"A=1\n# comment\n{bad}\n".encode(), "/a/file")
     assert SECRET not in str(refused.value)
 
 
 @given(st.text(alphabet=st.characters(blacklist_characters="\0\n\r'", blacklist_categories=["Cs"])))
-def test_whatever_stands_in_single_quotes_is_kept(value: str) -> None:
+def test_single_quoted_text_is_kept(value: str) -> None:
     assert parse_env(f"K='{value}'".encode(), "f") == {"K": value}
 
 
-def test_bytes_that_are_no_utf_8_reach_the_program_unchanged() -> None:
+def test_invalid_utf_8_reaches_the_program_unchanged() -> None:
     assert os.fsencode(parse_env(b"K=\xff\xfe", "f")["K"]) == b"\xff\xfe"

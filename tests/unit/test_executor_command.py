@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
+from tests.support.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
@@ -45,7 +45,7 @@ def run_of(tmp_path: Path, **more: object) -> Run:
     return Run(task(**more), work_dir=tmp_path / "work" / "t1", log_path=tmp_path / "logs" / "t1.log")
 
 
-def test_it_is_an_executor(make: Make) -> None:
+def test_command_is_an_executor(make: Make) -> None:
     executor: Executor = make("true", account="alpha-max")
     assert (executor.name, executor.account, executor.durable) == ("lint", "alpha-max", True)
 
@@ -93,7 +93,7 @@ def test_only_known_placeholders_are_replaced(template: str, filled: str) -> Non
         ({"v": "\ud800"}, "surrogate"),
     ],
 )
-async def test_a_value_that_cannot_be_an_argument_fails_the_task_and_runs_nothing(
+async def test_value_that_cannot_be_an_argument_fails_and_runs_nothing(
     data: object, why: str, make: Make, tmp_path: Path
 ) -> None:
     run = run_of(tmp_path, input_data=data)
@@ -107,28 +107,28 @@ async def test_a_value_that_cannot_be_an_argument_fails_the_task_and_runs_nothin
 
 
 @pytest.mark.parametrize("field", ["task_id", "task_type"])
-def test_a_tasks_own_names_are_no_flags_either(field: str) -> None:
+def test_id_and_type_are_never_flags(field: str) -> None:
     with pytest.raises(BadValue, match="would be a flag"):
         fill(["x", f"{{{field}}}"], task(**{field: "--help"}))
 
 
-async def test_a_value_as_long_as_no_argument_can_be_fails_the_task(make: Make, tmp_path: Path) -> None:
+async def test_value_too_long_for_an_argument_fails_the_task(make: Make, tmp_path: Path) -> None:
     outcome = await make("echo", "{input[v]}").run(run_of(tmp_path, input_data={"v": "x" * 4_000_000}))
     assert (outcome.failure_kind, outcome.final) == (FailureKind.BAD_REQUEST, True)
 
 
 @pytest.mark.parametrize("program", ["{input[program]}", "{task_type}", "/bin/{task_id}"])
-def test_a_row_cannot_choose_the_program(program: str, make: Make) -> None:
+def test_row_cannot_choose_the_program(program: str, make: Make) -> None:
     with pytest.raises(ValueError, match="would let a row choose the program"):
         make(program)
 
 
-def test_an_empty_command_is_refused(make: Make) -> None:
+def test_empty_command_is_refused(make: Make) -> None:
     with pytest.raises(ValueError, match="executor lint: command is empty"):
         make()
 
 
-async def test_there_is_no_shell(make: Make, tmp_path: Path) -> None:
+async def test_no_shell_is_used(make: Make, tmp_path: Path) -> None:
     value = f"$(touch {tmp_path}/ran); touch {tmp_path}/ran & `id`"
     outcome = await make(*ARGV, "{input[v]}").run(run_of(tmp_path, input_data={"v": value}))
     assert outcome.output == {"argv": [value]}
@@ -138,7 +138,7 @@ async def test_there_is_no_shell(make: Make, tmp_path: Path) -> None:
 # ── what the program gets ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_task_comes_on_stdin_as_json(make: Make, tmp_path: Path) -> None:
+async def test_task_arrives_on_stdin_as_json(make: Make, tmp_path: Path) -> None:
     data = {"text": "ünï \ud800 \0", "list": [1, {"a": None}]}
     run = run_of(tmp_path, input_data=data, queue="heavy", retry_count=1)
     outcome = await make("cat").run(run)
@@ -152,7 +152,7 @@ async def test_the_task_comes_on_stdin_as_json(make: Make, tmp_path: Path) -> No
     }
 
 
-async def test_the_environment_is_the_contracts(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_environment_follows_the_contract(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURBO_DSN", "postgresql://secret")
     monkeypatch.setenv("PGPASSWORD", "secret")
     monkeypatch.setenv("SOMETHING_ELSE", "x")
@@ -173,9 +173,7 @@ async def test_the_environment_is_the_contracts(make: Make, tmp_path: Path, monk
     assert not {"TURBO_DSN", "PGPASSWORD", "SOMETHING_ELSE"} & set(found)
 
 
-async def test_an_env_file_that_has_become_readable_to_others_stops_runs_and_costs_no_try(
-    make: Make, tmp_path: Path
-) -> None:
+async def test_env_file_opened_to_others_stops_runs_without_an_attempt(make: Make, tmp_path: Path) -> None:
     secrets = tmp_path / "env"
     secrets.write_text("TOKEN=very-secret\n")
     secrets.chmod(0o600)
@@ -196,17 +194,17 @@ async def cwd_of(executor: CommandExecutor, run: Run) -> object:
     return outcome.output.strip() if isinstance(outcome.output, str) else (outcome.failure_kind, outcome.final)
 
 
-async def test_without_a_word_it_runs_in_the_tasks_own_directory(make: Make, tmp_path: Path) -> None:
+async def test_default_directory_is_the_tasks_own(make: Make, tmp_path: Path) -> None:
     assert await cwd_of(make("pwd"), run_of(tmp_path)) == str(tmp_path / "work" / "t1")
 
 
-async def test_a_configured_directory_may_be_anywhere(make: Make, tmp_path: Path) -> None:
+async def test_configured_directory_may_be_anywhere(make: Make, tmp_path: Path) -> None:
     (tmp_path / "project").mkdir()
     assert await cwd_of(make("pwd", cwd=tmp_path / "project"), run_of(tmp_path)) == str(tmp_path / "project")
     assert not (tmp_path / "work").exists()
 
 
-async def test_a_row_may_name_a_directory_inside_the_roots_only(make: Make, tmp_path: Path) -> None:
+async def test_row_may_name_a_directory_only_inside_the_roots(make: Make, tmp_path: Path) -> None:
     for name in ("roots/one/deep", "roots/one-but-not", "outside"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "roots/one/link").symlink_to(tmp_path / "outside")
@@ -249,7 +247,7 @@ async def test_without_roots_every_directory_of_a_row_is_refused(make: Make, tmp
     assert "none is configured" in outcome.error
 
 
-async def test_a_configured_directory_that_is_missing_costs_no_try(make: Make, tmp_path: Path) -> None:
+async def test_missing_configured_directory_uses_no_attempt(make: Make, tmp_path: Path) -> None:
     outcome = await make("pwd", cwd=tmp_path / "gone").run(run_of(tmp_path))
     assert outcome.kind is OutcomeKind.INFRASTRUCTURE
 
@@ -292,7 +290,7 @@ async def test_deep_nesting_stays_text(make: Make, tmp_path: Path) -> None:
     assert isinstance(outcome.output, str)
 
 
-async def test_more_than_a_mebibyte_is_cut_and_says_so(make: Make, tmp_path: Path) -> None:
+async def test_output_over_one_mebibyte_is_cut_and_marked(make: Make, tmp_path: Path) -> None:
     outcome = await make(*python("print('x' + 'ü' * 1_000_000, end='')")).run(run_of(tmp_path))
     assert outcome.truncated
     assert outcome.output == "x" + "ü" * (512 * 1024 - 1)  # 1 MiB ends within a character, which is left out
@@ -300,14 +298,14 @@ async def test_more_than_a_mebibyte_is_cut_and_says_so(make: Make, tmp_path: Pat
     assert (whole.truncated, whole.output) == (False, "x" * 1024 * 1024)
 
 
-async def test_a_failure_tells_the_exit_code_and_the_end_of_stderr(make: Make, tmp_path: Path) -> None:
+async def test_failure_reports_the_exit_code_and_end_of_stderr(make: Make, tmp_path: Path) -> None:
     outcome = await outcome_of(make, tmp_path, "echo out; echo 'no such rule: X9' >&2; exit 3")
     assert (outcome.kind, outcome.failure_kind) == (OutcomeKind.FAILED, FailureKind.ERROR)
     assert outcome.error == "sh failed with exit code 3: no such rule: X9"
     assert not outcome.final
 
 
-async def test_a_signal_is_named(make: Make, tmp_path: Path) -> None:
+async def test_signal_is_named(make: Make, tmp_path: Path) -> None:
     outcome = await outcome_of(make, tmp_path, "kill -SEGV $$")
     assert outcome.error == "sh was killed by SIGSEGV"
 
@@ -319,19 +317,19 @@ async def test_exit_75_is_infrastructure(make: Make, tmp_path: Path) -> None:
     assert outcome.error.endswith("licence server away")
 
 
-async def test_a_program_that_cannot_start_is_infrastructure(make: Make, tmp_path: Path) -> None:
+async def test_program_that_cannot_start_is_infrastructure(make: Make, tmp_path: Path) -> None:
     outcome = await make("no-such-program").run(run_of(tmp_path))
     assert outcome.kind is OutcomeKind.INFRASTRUCTURE
     assert outcome.error is not None
     assert "no-such-program: not found on the PATH searched" in outcome.error
 
 
-async def test_a_work_directory_that_cannot_be_made_is_infrastructure(make: Make, tmp_path: Path) -> None:
+async def test_unusable_work_directory_is_infrastructure(make: Make, tmp_path: Path) -> None:
     (tmp_path / "work").write_text("a file")
     assert (await make("true").run(run_of(tmp_path))).kind is OutcomeKind.INFRASTRUCTURE
 
 
-async def test_the_wall_clock_and_silence_are_told_apart(make: Make, tmp_path: Path) -> None:
+async def test_wall_clock_and_silence_timeouts_are_distinct(make: Make, tmp_path: Path) -> None:
     wall = await make("sleep", "1000").run(run_of(tmp_path, timeout_seconds=0.5))
     assert (wall.kind, wall.failure_kind) == (OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT)
     assert wall.error == "sleep was ended after 0.5 s (timeout_seconds)"
@@ -339,7 +337,7 @@ async def test_the_wall_clock_and_silence_are_told_apart(make: Make, tmp_path: P
     assert (silent.kind, silent.failure_kind) == (OutcomeKind.TIMED_OUT, FailureKind.SILENT)
 
 
-async def test_a_stop_ends_the_program_and_its_family(make: Make, tmp_path: Path) -> None:
+async def test_stop_ends_the_program_and_its_family(make: Make, tmp_path: Path) -> None:
     stop, pids = StopSignal(), []
     run = Run(task(), tmp_path / "work", tmp_path / "log", stop=stop, started=pids.append)
     job = asyncio.create_task(make(*PYTHON, "-c", FAMILY).run(run))
@@ -356,7 +354,7 @@ async def test_a_stop_ends_the_program_and_its_family(make: Make, tmp_path: Path
     assert journalled(tmp_path / "journal") == []
 
 
-async def test_a_program_killed_by_somebody_else_is_a_failure(make: Make, tmp_path: Path) -> None:
+async def test_program_killed_from_outside_is_a_failure(make: Make, tmp_path: Path) -> None:
     pids: list[int] = []
     run = Run(task(), tmp_path / "work", tmp_path / "log", started=pids.append)
     job = asyncio.create_task(make("sleep", "1000").run(run))
@@ -365,7 +363,7 @@ async def test_a_program_killed_by_somebody_else_is_a_failure(make: Make, tmp_pa
     assert (await job).error == "sleep was killed by SIGKILL"
 
 
-def test_the_json_of_a_task_is_one_line() -> None:
+def test_json_of_a_task_is_one_line() -> None:
     from turbo.executors.command import task_json
 
     assert b"\n" not in task_json(task(task_description="two\nlines"))

@@ -60,7 +60,7 @@ RunOf = Callable[..., Run]
 
 
 @pytest.mark.parametrize("wait", ["", "await asyncio.sleep(0)", "await asyncio.sleep(0.01)"])
-async def test_what_a_handler_returns_is_the_output(wait: str, make: Make, run: RunOf) -> None:
+async def test_return_value_of_a_handler_is_the_output(wait: str, make: Make, run: RunOf) -> None:
     executor = make(f"""
         async def handler(task):
             {wait}
@@ -73,9 +73,7 @@ async def test_what_a_handler_returns_is_the_output(wait: str, make: Make, run: 
 
 
 @pytest.mark.parametrize("wait", ["", "await asyncio.sleep(0.01)"])
-async def test_what_a_handler_raises_fails_the_task_with_its_traceback_in_the_log(
-    wait: str, make: Make, run: RunOf
-) -> None:
+async def test_exception_fails_the_task_and_logs_its_traceback(wait: str, make: Make, run: RunOf) -> None:
     executor = make(f"""
         async def handler(task):
             {wait}
@@ -90,9 +88,7 @@ async def test_what_a_handler_raises_fails_the_task_with_its_traceback_in_the_lo
 
 @pytest.mark.parametrize("raised", ["SystemExit(3)", "asyncio.CancelledError()", "StopIteration(1)"])
 @pytest.mark.parametrize("wait", ["", "await asyncio.sleep(0.01)"])
-async def test_exceptions_that_mean_something_to_python_are_failures_too(
-    raised: str, wait: str, make: Make, run: RunOf
-) -> None:
+async def test_exceptions_special_to_python_are_failures_too(raised: str, wait: str, make: Make, run: RunOf) -> None:
     executor = make(f"""
         async def handler(task):
             {wait}
@@ -104,14 +100,14 @@ async def test_exceptions_that_mean_something_to_python_are_failures_too(
 @pytest.mark.parametrize(
     "value", ["object()", "{1, 2}", "b'bytes'", "(loop := [], loop.append(loop), loop)[2]", "{(1,): 2}"]
 )
-async def test_what_json_cannot_hold_is_a_failure_that_says_so(value: str, make: Make, run: RunOf) -> None:
+async def test_unserializable_result_is_a_clear_failure(value: str, make: Make, run: RunOf) -> None:
     outcome = await make(f"async def handler(task): return {value}").run(run())
     assert outcome.kind is OutcomeKind.FAILED
     assert outcome.error is not None
     assert ":handler returned what JSON cannot hold: " in outcome.error
 
 
-async def test_a_run_without_trouble_writes_no_file(make: Make, run: RunOf, tmp_path: Path) -> None:
+async def test_run_without_trouble_writes_no_file(make: Make, run: RunOf, tmp_path: Path) -> None:
     executor = make("async def handler(task): await asyncio.sleep(0)")
     outcome = await executor.run(run())
     assert outcome.log is None
@@ -119,7 +115,7 @@ async def test_a_run_without_trouble_writes_no_file(make: Make, run: RunOf, tmp_
     assert not (tmp_path / "work").exists()
 
 
-async def test_a_handler_that_does_not_wait_costs_no_task_and_no_timer(
+async def test_immediate_handler_leaves_no_task_and_no_timer(
     make: Make, run: RunOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     executor = make("async def handler(task): return 1")
@@ -136,7 +132,7 @@ async def test_a_handler_that_does_not_wait_costs_no_task_and_no_timer(
     assert outcome.output == 1
 
 
-async def test_the_run_is_told_that_it_started(make: Make, tmp_path: Path) -> None:
+async def test_run_is_reported_as_started(make: Make, tmp_path: Path) -> None:
     pids: list[int] = []
     executor = make("async def handler(task): pass")
     await executor.run(Run(Task("t", "x", "d"), tmp_path, tmp_path / "log", started=pids.append))
@@ -180,7 +176,7 @@ STOPS_LATE = """
 """
 
 
-async def test_the_wall_clock_cancels_a_handler_which_may_tidy_up(make: Make, run: RunOf) -> None:
+async def test_wall_clock_cancels_a_handler_that_may_clean_up(make: Make, run: RunOf) -> None:
     executor = make(TIDY)
     outcome = await executor.run(run(timeout_seconds=0.1))
     assert (outcome.kind, outcome.failure_kind) == (OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT)
@@ -197,14 +193,14 @@ async def stopped(executor: PythonExecutor, this: Run) -> Outcome:
         return await job
 
 
-async def test_a_stop_cancels_a_handler(make: Make, run: RunOf) -> None:
+async def test_stop_cancels_a_handler(make: Make, run: RunOf) -> None:
     executor = make(TIDY)
     outcome = await stopped(executor, run())
     assert (outcome.kind, outcome.error) == (OutcomeKind.CANCELLED, "ended on request: cancel")
     assert seen(executor) == ["cancelled", "tidied up"]
 
 
-async def test_a_stop_before_the_start_runs_nothing(make: Make, run: RunOf) -> None:
+async def test_stop_before_the_start_runs_nothing(make: Make, run: RunOf) -> None:
     executor = make("async def handler(task): SEEN.append(1)")
     this = run()
     this.stop.set(StopCause.DRAIN)
@@ -212,7 +208,7 @@ async def test_a_stop_before_the_start_runs_nothing(make: Make, run: RunOf) -> N
     assert seen(executor) == []
 
 
-async def test_a_time_out_of_the_handlers_own_is_its_own(make: Make, run: RunOf) -> None:
+async def test_timeout_inside_a_handler_stays_inside(make: Make, run: RunOf) -> None:
     """`asyncio.timeout` cancels the task and takes it back; what is done afterwards may take longer than the grace."""
     executor = make(
         """
@@ -229,15 +225,13 @@ async def test_a_time_out_of_the_handlers_own_is_its_own(make: Make, run: RunOf)
     assert await executor.run(run()) == Outcome.succeeded("went on")
 
 
-async def test_a_result_after_the_time_was_up_is_none(make: Make, run: RunOf) -> None:
+async def test_result_after_the_timeout_is_dropped(make: Make, run: RunOf) -> None:
     assert (await make(STOPS_LATE).run(run(timeout_seconds=0.1))).kind is OutcomeKind.TIMED_OUT
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python says that it swallowed its end
 @pytest.mark.parametrize("code", [SWALLOWS, SWALLOWS_EVERYTHING])
-async def test_a_handler_that_swallows_its_cancellation_is_dropped_after_the_grace(
-    code: str, make: Make, run: RunOf
-) -> None:
+async def test_handler_that_ignores_cancellation_is_dropped(code: str, make: Make, run: RunOf) -> None:
     executor = make(code)
     timed_out = await executor.run(run(timeout_seconds=0.1))
     assert timed_out.kind is OutcomeKind.TIMED_OUT
@@ -256,7 +250,7 @@ async def test_a_handler_that_swallows_its_cancellation_is_dropped_after_the_gra
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_a_cancellation_of_the_run_itself_goes_through_the_handler_and_out(make: Make, run: RunOf) -> None:
+async def test_cancelled_run_cancels_its_handler(make: Make, run: RunOf) -> None:
     executor = make(TIDY)
     job = asyncio.create_task(executor.run(run()))
     await asyncio.sleep(0.05)
@@ -272,7 +266,7 @@ async def test_a_cancellation_of_the_run_itself_goes_through_the_handler_and_out
             await stubborn
 
 
-async def test_a_handlers_own_timeouts_and_groups_work_as_in_any_task(make: Make, run: RunOf) -> None:
+async def test_handler_may_use_timeouts_and_task_groups(make: Make, run: RunOf) -> None:
     """They cancel the current task, which must be the same from the handler's first step to its last."""
     executor = make("""
         async def handler(task):
@@ -294,7 +288,7 @@ async def test_a_handlers_own_timeouts_and_groups_work_as_in_any_task(make: Make
     assert (outcome.error, outcome.output) == (None, ["timed out", 3, 1])
 
 
-async def test_a_run_that_has_ended_leaves_no_timer_that_strikes_later(make: Make, run: RunOf) -> None:
+async def test_finished_run_leaves_no_timer(make: Make, run: RunOf) -> None:
     executor = make("async def handler(task): await asyncio.sleep(0.01)")
     assert (await executor.run(run(timeout_seconds=0.1))).kind is OutcomeKind.SUCCEEDED
     await asyncio.sleep(0.2)  # in the same task: a late cancellation would come out here
@@ -315,12 +309,12 @@ async def test_a_run_that_has_ended_leaves_no_timer_that_strikes_later(make: Mak
         ("json:dumps", "json:dumps is a function that is not async; write `async def dumps"),
     ],
 )
-def test_a_handler_that_is_none_is_a_configuration_error(reference: str, why: str) -> None:
+def test_invalid_handler_is_a_configuration_error(reference: str, why: str) -> None:
     with pytest.raises(ValueError, match=rf"^executor light: .*{why}"):
         PythonExecutor("light", reference)
 
 
-def test_a_module_that_cannot_be_imported_says_why(make: Make) -> None:
+def test_module_that_cannot_be_imported_explains_why(make: Make) -> None:
     with pytest.raises(ValueError, match=r"importing handlers_\w+ failed: RuntimeError: no licence"):
         make("raise RuntimeError('no licence')")
     with pytest.raises(ValueError, match=r"failed: ModuleNotFoundError: No module named 'missing_dependency'"):
@@ -340,7 +334,7 @@ async def test_methods_partials_and_callable_objects_are_handlers(make: Make, ru
     assert outputs == ["method", "called", "partial"]
 
 
-async def test_the_handlers_that_come_with_turbo(run: RunOf) -> None:
+async def test_bundled_handlers_work(run: RunOf) -> None:
     async def outcome(name: str, **more: object) -> Outcome:
         return await PythonExecutor("x", f"turbo.testing:{name}").run(run(**more))
 

@@ -35,13 +35,13 @@ def load_text(tmp_path: Path, text: str) -> Fleet:
     return load_fleet(file)
 
 
-def test_the_example_is_good() -> None:
+def test_example_is_valid() -> None:
     fleet = load_fleet(EXAMPLE)
     assert [host.name for host in fleet.hosts] == ["alpha", "beta", "gamma"]
     assert all(host.notes == () for host in fleet.hosts)
 
 
-def test_the_nearest_that_says_something_counts(tmp_path: Path) -> None:
+def test_nearest_setting_wins(tmp_path: Path) -> None:
     worker = {"name": "w", "env_file": "~/w.env", "drain_seconds": 3}
     one = load(
         tmp_path, {"home": "/Users/me", "drain_seconds": 5, "workers": [worker]}, drain_seconds=7, env_file="/d.env"
@@ -52,7 +52,7 @@ def test_the_nearest_that_says_something_counts(tmp_path: Path) -> None:
     assert instance.log_file == "/Users/me/Library/Logs/turbo/w.log"
 
 
-def test_a_count_makes_names_and_ports(tmp_path: Path) -> None:
+def test_count_makes_names_and_ports(tmp_path: Path) -> None:
     worker = {"name": "b", "count": 10, "slots": 1, "metrics_port": 9464, "queues": ["x", "y"]}
     instances = load(tmp_path, {"workers": [worker]}).hosts[0].instances
     assert [i.name for i in instances] == [f"b-{n}" for n in range(1, 11)]
@@ -75,7 +75,7 @@ def test_a_count_makes_names_and_ports(tmp_path: Path) -> None:
         (None, 40, 40, False),
     ],
 )
-def test_the_drain_is_the_files_or_the_workers(
+def test_drain_seconds_come_from_the_file_or_the_worker(
     tmp_path: Path, worker_yaml: str | None, said: float | None, drain: float, noted: bool
 ) -> None:
     config = tmp_path / "worker.yaml"
@@ -125,7 +125,7 @@ def test_the_drain_is_the_files_or_the_workers(
         ({"workers": [{"name": "w", "queues": ["No!"]}]}, {}, "workers.0.queues: 'No!' is not a queue name"),
     ],
 )
-def test_a_mistake_is_one_line_with_its_place(
+def test_mistake_is_one_line_with_its_place(
     tmp_path: Path, change: dict[str, Any], defaults: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
@@ -147,7 +147,7 @@ def test_a_mistake_is_one_line_with_its_place(
         "hosts: {a: {workers: [{name: sk-ant-oat01-geheimgeheimgeheim}]}}",
     ],
 )
-def test_a_secret_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
+def test_secret_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as error:
         load_text(tmp_path, text)
     lines = str(error.value).splitlines()
@@ -158,16 +158,14 @@ def test_a_secret_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None
         assert sum("put it into the env_file" in line for line in lines) == 1
 
 
-def test_a_password_that_the_environment_would_bring_is_refused_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_password_from_the_environment_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHERE", "postgresql://me:geheim@h/d")
     with pytest.raises(ConfigError) as error:
         load(tmp_path, {"label": "${WHERE}"})
     assert "geheim" not in str(error.value)
 
 
-def test_an_env_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
+def test_env_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     env_file = tmp_path / "turbo.env"
     env_file.touch()
     env_file.chmod(0o640)
@@ -177,7 +175,7 @@ def test_an_env_file_that_others_may_read_is_refused(tmp_path: Path) -> None:
     load(tmp_path, env_file=str(env_file))
 
 
-def test_less_time_to_stop_than_the_worker_drains_is_refused(tmp_path: Path) -> None:
+def test_stop_time_shorter_than_the_drain_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "worker.yaml"
     config.write_text("worker: {drain_seconds: 1800}")
     with pytest.raises(
@@ -198,7 +196,7 @@ def test_two_hosts_cannot_both_be_this_machine(tmp_path: Path) -> None:
         chosen(fleet, ["d"])
 
 
-def test_config_check_knows_what_kind_of_file_it_is(tmp_path: Path) -> None:
+def test_config_check_recognises_the_kind_of_file(tmp_path: Path) -> None:
     run = CliRunner().invoke
     assert "good: 4 workers on alpha, beta, gamma" in run(app, ["check", str(EXAMPLE)]).output
     assert "executors" in run(app, ["check", str(EXAMPLE.with_name("worker.yaml"))]).output
@@ -207,7 +205,7 @@ def test_config_check_knows_what_kind_of_file_it_is(tmp_path: Path) -> None:
         assert "hosts" in str(run(app, ["check", str(tmp_path / name)]).exception)
 
 
-def test_the_schemas_are_json_schemas_with_every_key_told() -> None:
+def test_json_schemas_describe_every_key() -> None:
     for kind, key in (("fleet", "hosts"), ("worker", "executors")):
         schema = json.loads(CliRunner().invoke(app, ["schema", kind]).stdout)
         assert key in schema["properties"]

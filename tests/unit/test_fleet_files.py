@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.real import require
+from tests.support.requirements import require
 from turbo.cli.fleet import app
 from turbo.fleet.instance import Host, Instance
 from turbo.fleet.launchctl import _job as launchd_job
@@ -58,7 +58,7 @@ def instance(**change: object) -> Instance:
     return Instance(**(known | change))  # type: ignore[arg-type]
 
 
-def test_launchd_holds_what_the_example_renders_to(tmp_path: Path) -> None:
+def test_launchd_folder_holds_the_rendered_example(tmp_path: Path) -> None:
     """`turbo fleet render --file config/fleet.yaml --out launchd` after a change."""
     result = CliRunner().invoke(app, ["render", "--file", str(EXAMPLE), "--out", str(tmp_path)])
     assert result.exit_code == 0, result.output
@@ -68,7 +68,7 @@ def test_launchd_holds_what_the_example_renders_to(tmp_path: Path) -> None:
     assert made == kept
 
 
-def test_the_files_are_where_they_are_promised(tmp_path: Path) -> None:
+def test_rendered_files_are_where_promised(tmp_path: Path) -> None:
     file, out = tmp_path / "fleet.yaml", tmp_path / "out"
     file.write_text(DESIGN)
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_the_files_are_where_they_are_promised(tmp_path: Path) -> None:
         ({"a": {"ssh": "me@there", "address": "10.0.0.7"}}, "10.0.0.7:9464"),
     ],
 )
-def test_prometheus_is_told_where_a_host_is(tmp_path: Path, hosts: dict[str, dict[str, str]], address: str) -> None:
+def test_prometheus_targets_carry_the_host(tmp_path: Path, hosts: dict[str, dict[str, str]], address: str) -> None:
     least = {"manager": "launchd", "workers": [{"name": "w"}]}
     file = tmp_path / "fleet.yaml"
     tree = {
@@ -116,7 +116,7 @@ def test_prometheus_is_told_where_a_host_is(tmp_path: Path, hosts: dict[str, dic
 
 
 @pytest.mark.parametrize("file", PLISTS, ids=lambda file: file.name)
-def test_a_plist_has_only_what_launchd_knows_and_nothing_twice(file: Path) -> None:
+def test_plist_has_only_launchd_keys_and_each_once(file: Path) -> None:
     text = file.read_text()
     job = plistlib.loads(text.encode())
     assert duplicate_keys(text) == []
@@ -131,7 +131,7 @@ def test_a_plist_has_only_what_launchd_knows_and_nothing_twice(file: Path) -> No
     assert plistlib.loads(done.stdout) == job
 
 
-def test_what_launchd_would_ignore_is_found() -> None:
+def test_settings_that_launchd_ignores_are_found() -> None:
     job = plistlib.loads(plist(instance()).encode())
     job |= {"KeepAllive": True, "ThrottleInterval": "10", "RunAtLoad": 1, "ProgramArguments": ["/x", 1]}
     job["KeepAlive"] = {"SucessfulExit": False}
@@ -150,7 +150,7 @@ def test_what_launchd_would_ignore_is_found() -> None:
     assert duplicate_keys(twice) == ["PATH"]
 
 
-def test_odd_words_arrive_as_they_are() -> None:
+def test_odd_words_arrive_unchanged() -> None:
     odd = 'a b\'s "c" $HOME %h 100% \\x & <y> ;'
     one = instance(home=f"/{odd}", config=f"/{odd}/w.yaml", manager="systemd")
     assert plistlib.loads(plist(one).encode())["WorkingDirectory"] == f"/{odd}"
@@ -161,7 +161,7 @@ def test_odd_words_arrive_as_they_are() -> None:
     assert f'--config "/{escaped.replace("$", "$$")}/w.yaml" --name' in text
 
 
-def test_a_line_reaches_the_host_as_one_word_whatever_the_shell() -> None:
+def test_line_reaches_the_host_as_one_word_in_any_shell() -> None:
     host = Host("b", "launchd", "me@b", "b", (instance(),), "l")
     line = "printf '%s|' \"$0\" 'it''s' \\$x"
     argv = command(host, line)
@@ -175,14 +175,14 @@ def test_a_line_reaches_the_host_as_one_word_whatever_the_shell() -> None:
         assert there == here == "/bin/sh|its|$x|"
 
 
-def test_a_dry_shell_prints_what_can_be_pasted() -> None:
+def test_dry_shell_prints_pasteable_commands() -> None:
     said: list[str] = []
     shell = DryShell(Host("b", "launchd", None, "b", (instance(),), "l"), said.append)
     assert shell.run("launchctl print x", assume=Done(3)).code == 3
     assert said == ["launchctl print x"]
 
 
-def test_a_host_that_does_not_answer_is_one_clear_line() -> None:
+def test_silent_host_is_one_clear_line() -> None:
     shell = HostShell(Host("b", "launchd", None, "b", (instance(),), "l"), seconds=0.2)
     with pytest.raises(FleetError, match=r"b gave no answer within 0 s to: sleep 5"):
         shell.run("sleep 5")
@@ -208,7 +208,7 @@ def test_a_host_that_does_not_answer_is_one_clear_line() -> None:
         ),
     ],
 )
-def test_launchctl_print_is_read(said: str, state: JobState, pid: int | None, why: str) -> None:
+def test_launchctl_print_is_parsed(said: str, state: JobState, pid: int | None, why: str) -> None:
     job = launchd_job(said)
     assert (job.state, job.pid, job.why) == (state, pid, why)
     assert job.loaded == said.endswith("ended 0\n")
@@ -225,7 +225,7 @@ def test_launchctl_print_is_read(said: str, state: JobState, pid: int | None, wh
         ({"ActiveState": "inactive", "MainPID": "0", "Result": "success"}, JobState.DOWN, ""),
     ],
 )  # fmt: skip
-def test_systemctl_show_is_read(said: dict[str, str], state: JobState, why: str) -> None:
+def test_systemctl_show_is_parsed(said: dict[str, str], state: JobState, why: str) -> None:
     assert (systemd_job(said).state, systemd_job(said).why) == (state, why)
 
 
@@ -242,7 +242,7 @@ class Answers:
         return self._answers.pop(0)
 
 
-def test_a_user_who_does_not_linger_and_a_missing_manager_are_told() -> None:
+def test_disabled_linger_and_a_missing_manager_are_reported() -> None:
     assert "loginctl enable-linger" in Systemctl(Answers(Done(0, "Linger=no\n"))).notes()[0]
     assert Systemctl(Answers(Done(0, "Linger=yes\n"))).notes() == []
     bus = Done(1, "", "Failed to connect to bus: No medium found\n")

@@ -26,7 +26,7 @@ def test_hosts_and_ports_are_paired(dsn, hosts, monkeypatch):
     assert [(one.get("host"), one.get("port")) for one in found] == hosts
 
 
-def test_addresses_stand_beside_names():
+def test_hostaddr_is_kept_beside_host():
     found = each_host({"host": "a,b", "hostaddr": "10.0.0.1,10.0.0.2", "port": "5432", "dbname": "d"})
     assert [(one["host"], one["hostaddr"], one["port"]) for one in found] == [
         ("a", "10.0.0.1", "5432"),
@@ -34,7 +34,7 @@ def test_addresses_stand_beside_names():
     ]
 
 
-def test_the_environment_is_asked_where_the_dsn_is_silent(monkeypatch):
+def test_environment_fills_what_the_dsn_omits(monkeypatch):
     monkeypatch.setenv("PGHOST", "a,b")
     monkeypatch.setenv("PGPORT", "1,2")
     assert [(one["host"], one["port"]) for one in each_host({"dbname": "d"})] == [("a", "1"), ("b", "2")]

@@ -19,7 +19,7 @@ def entry(cookie: str = "", **more: object) -> Entry:
     return Entry(**(fields | more))  # type: ignore[arg-type]
 
 
-def test_an_entry_stays_until_it_is_removed(tmp_path: Path) -> None:
+def test_entry_stays_until_it_is_removed(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "not" / "there yet")
     first, second = entry(), entry(pid=4712)
     assert journal.entries() == []
@@ -31,14 +31,14 @@ def test_an_entry_stays_until_it_is_removed(tmp_path: Path) -> None:
     assert journal.entries() == [second]
 
 
-def test_the_journal_is_its_owners_alone(tmp_path: Path) -> None:
+def test_journal_is_private(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     journal.add(entry())
     (file,) = journal.directory.iterdir()
     assert (journal.directory.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
 
 
-def test_a_writer_killed_in_the_middle_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writer_killed_midway_leaves_no_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its program has not been told to go, and ends at the end of its stdin."""
 
     def killed(_draft: Path, _path: Path) -> None:
@@ -54,14 +54,14 @@ def test_a_writer_killed_in_the_middle_leaves_no_entry(tmp_path: Path, monkeypat
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", '{"pid": 1}', '{"cookie": "x", "pid": "y", "start": 1, "boot": ""}']
 )
-def test_an_entry_that_cannot_be_read_still_gives_its_cookie_and_no_pid(content: str, tmp_path: Path) -> None:
+def test_unreadable_entry_still_gives_its_cookie_and_no_pid(content: str, tmp_path: Path) -> None:
     cookie = new_cookie()
     (tmp_path / f"{cookie}.json").write_text(content)
     (found,) = Journal(tmp_path).entries()
     assert (found.cookie, found.pid) == (cookie, 0)
 
 
-def test_a_write_that_fails_leaves_no_draft(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_draft(tmp_path: Path) -> None:
     cookie = new_cookie()
     (tmp_path / f"{cookie}.json").mkdir()
     with pytest.raises(OSError, match=r"directory"):

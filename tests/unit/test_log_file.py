@@ -23,7 +23,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_it_is_its_owners_alone_and_makes_its_directory(tmp_path: Path, logger: logging.Logger) -> None:
+def test_log_file_is_private_and_makes_its_directory(tmp_path: Path, logger: logging.Logger) -> None:
     path = tmp_path / "a" / "b" / "worker.log"
     old = os.umask(0)
     try:
@@ -38,7 +38,7 @@ def test_it_is_its_owners_alone_and_makes_its_directory(tmp_path: Path, logger: 
     assert mode(open_to_all) == 0o600
 
 
-def test_it_rotates_and_keeps_so_many(tmp_path: Path, logger: logging.Logger) -> None:
+def test_log_rotates_and_keeps_a_fixed_number(tmp_path: Path, logger: logging.Logger) -> None:
     path = tmp_path / "worker.log"
     logger.addHandler(LogFile(path, rotate_bytes=100, keep=2))
     for i in range(50):
@@ -49,7 +49,7 @@ def test_it_rotates_and_keeps_so_many(tmp_path: Path, logger: logging.Logger) ->
 
 
 @pytest.mark.parametrize("how", ["moved", "removed", "directory removed and made again"])
-def test_it_is_opened_again_when_somebody_has_taken_it_away(tmp_path: Path, logger: logging.Logger, how: str) -> None:
+def test_removed_log_file_is_reopened(tmp_path: Path, logger: logging.Logger, how: str) -> None:
     path = tmp_path / "logs" / "worker.log"
     logger.addHandler(LogFile(path))
     logger.warning("before")
@@ -65,7 +65,7 @@ def test_it_is_opened_again_when_somebody_has_taken_it_away(tmp_path: Path, logg
     assert path.read_text() == "after\n"
 
 
-def test_configuring_again_leaves_no_file_open(tmp_path: Path) -> None:
+def test_reconfiguring_leaves_no_file_open(tmp_path: Path) -> None:
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client import generate_latest
 
-from tests.real import require
+from tests.support.requirements import require
 from turbo.observability.metrics import Metrics
 
 PAGE = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
@@ -30,7 +30,7 @@ def busy_metrics() -> Metrics:
     return metrics
 
 
-def test_every_metric_is_on_the_page_with_its_type_and_labels_and_no_other():
+def test_page_lists_exactly_these_metrics_types_and_labels():
     documented = {}
     for name, kind, labels in re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", PAGE, re.M):
         plain = re.sub(r"\([^)]*\)", "", labels)
@@ -45,14 +45,14 @@ def test_every_metric_is_on_the_page_with_its_type_and_labels_and_no_other():
     assert documented == found
 
 
-def test_queues_that_nobody_serves_are_counted_together():
+def test_unserved_queues_are_counted_together():
     text = generate_latest(busy_metrics().registry).decode()
     assert 'turbo_queue_tasks{queue="other",status="pending"} 1000.0' in text
     assert 'turbo_queue_oldest_runnable_age_seconds{queue="other"} 77.0' in text
     assert "invented" not in text
 
 
-def test_promtool_finds_nothing_to_say():
+def test_promtool_has_no_complaints():
     promtool = require("promtool")
     page = generate_latest(busy_metrics().registry)
     done = subprocess.run([promtool, "check", "metrics"], input=page, capture_output=True)

@@ -23,7 +23,7 @@ def write(where: Path, **files: str) -> Path:
 # ── names and numbers ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_files_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_files_are_read_in_numerical_order(tmp_path: Path) -> None:
     write(tmp_path, **{"0002_b": "select 2", "0001_a": "select 1", "0003_c_and_d": "select 3"})
     assert [(m.version, m.name, m.label) for m in read(tmp_path)] == [
         (1, "a", "0001_a"),
@@ -32,7 +32,7 @@ def test_files_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     ]
 
 
-def test_a_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
+def test_gap_in_the_numbers_is_refused(tmp_path: Path) -> None:
     write(tmp_path, **{"0001_a": "select 1", "0003_c": "select 3"})
     with pytest.raises(MigrationError, match=r"migration 0002 is missing: the next file is 0003_c\.sql"):
         read(tmp_path)
@@ -45,7 +45,7 @@ def test_two_files_with_one_number_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["1_a", "0001-a", "0001_", "0001_A", "00001_a", "tables"])
-def test_a_name_that_is_not_a_migrations_is_refused(tmp_path: Path, name: str) -> None:
+def test_invalid_file_name_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, **{name: "select 1"})
     with pytest.raises(MigrationError, match=r"write NNNN_name\.sql"):
         read(tmp_path)
@@ -57,17 +57,17 @@ def test_other_files_beside_the_migrations_are_not_read(tmp_path: Path) -> None:
     assert len(read(tmp_path)) == 1
 
 
-def test_an_empty_directory_is_refused(tmp_path: Path) -> None:
+def test_empty_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MigrationError, match="install agent-turbo again"):
         read(tmp_path)
 
 
-def test_the_checksum_is_of_the_files_bytes() -> None:
+def test_checksum_covers_the_file_bytes() -> None:
     assert parse("0001_a.sql", b"select 1\n").checksum == hashlib.sha256(b"select 1\n").hexdigest()
     assert parse("0001_a.sql", b"select 1\n").checksum != parse("0001_a.sql", b"select 1 \n").checksum
 
 
-def test_a_file_that_is_not_utf_8_is_refused() -> None:
+def test_file_that_is_not_utf_8_is_refused() -> None:
     with pytest.raises(MigrationError, match=r"0001_a\.sql: not UTF-8"):
         parse("0001_a.sql", b"-- \xff\nselect 1")
 
@@ -75,14 +75,14 @@ def test_a_file_that_is_not_utf_8_is_refused() -> None:
 # ── markers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_file_without_markers_is_one_block_in_one_transaction() -> None:
+def test_file_without_markers_is_one_block_in_one_transaction() -> None:
     content = "-- a comment\ncreate table a ();\ndo $$ begin perform 'x;y'; end $$;\n"
     migration = parse("0001_a.sql", content.encode())
     assert migration.in_transaction
     assert [block.sql for block in migration.blocks] == [content]
 
 
-def test_blocks_are_cut_at_the_marker_and_know_their_place_in_the_file() -> None:
+def test_blocks_split_at_markers_and_keep_their_line_numbers() -> None:
     migration = parse("0001_a.sql", b"select 1;\n-- turbo: next\nselect 2;\n\n-- turbo: next\nselect 3;\n")
     assert migration.in_transaction
     assert [(block.sql.strip(), block.first_line) for block in migration.blocks] == [
@@ -92,7 +92,7 @@ def test_blocks_are_cut_at_the_marker_and_know_their_place_in_the_file() -> None
     ]
 
 
-def test_the_first_line_takes_a_file_out_of_the_transaction() -> None:
+def test_first_line_takes_a_file_out_of_the_transaction() -> None:
     migration = parse("0001_a.sql", b"-- turbo: no-transaction\nvacuum;\n-- turbo: next\nanalyze;\n")
     assert not migration.in_transaction
     assert [block.sql.splitlines()[-1] for block in migration.blocks] == ["vacuum;", "analyze;"]
@@ -106,13 +106,13 @@ def test_the_first_line_takes_a_file_out_of_the_transaction() -> None:
         "select 1;\n-- turbo: nxt\nselect 2;\n",
     ],
 )
-def test_a_marker_that_would_do_nothing_is_refused(content: str) -> None:
+def test_marker_without_effect_is_refused(content: str) -> None:
     with pytest.raises(MigrationError, match="is no marker here"):
         parse("0001_a.sql", content.encode())
 
 
 @pytest.mark.parametrize("content", ["", "-- only a comment\n", "select 1;\n-- turbo: next\n\n"])
-def test_a_block_without_a_statement_is_refused(content: str) -> None:
+def test_block_without_a_statement_is_refused(content: str) -> None:
     with pytest.raises(MigrationError, match="a block without a statement"):
         parse("0001_a.sql", content.encode())
 
@@ -129,19 +129,19 @@ def test_a_block_without_a_statement_is_refused(content: str) -> None:
         ("select 'create index concurrently i on public.t (a)'", None),
     ],
 )
-def test_a_block_knows_the_index_that_it_builds_concurrently(sql: str, expected: ConcurrentIndex | None) -> None:
+def test_block_knows_its_concurrent_index(sql: str, expected: ConcurrentIndex | None) -> None:
     assert parse("0001_a.sql", sql.encode()).blocks[0].concurrent_index == expected
 
 
 # ── the files of this project ────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_the_schema_version_is_the_number_of_the_newest_file() -> None:
+def test_schema_version_is_the_newest_file_number() -> None:
     newest = max(entry.name for entry in directory().iterdir() if entry.name.endswith(".sql"))
     assert int(newest[:4]) == SCHEMA_VERSION == len(read())
 
 
-def test_every_concurrent_build_of_this_project_is_recognised_and_repeatable() -> None:
+def test_every_concurrent_build_is_recognised_and_repeatable() -> None:
     """Else an attempt cut short leaves an INVALID index that nobody repairs, or a second run fails on it."""
     for migration in read():
         for block in migration.blocks:
@@ -176,14 +176,14 @@ def package_alone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_an_installed_turbo_reads_the_migrations_inside_the_package(package_alone: Path) -> None:
+def test_installed_turbo_reads_its_packaged_migrations(package_alone: Path) -> None:
     (package_alone / "turbo" / "migrations").mkdir()
     write(package_alone / "turbo" / "migrations", **{"0001_mine": "select 1"})
     found = find_them(package_alone)
     assert found.stdout.split() == [str(package_alone / "turbo" / "migrations"), "1"], found.stderr
 
 
-def test_somebody_elses_directory_beside_the_package_is_not_read(package_alone: Path) -> None:
+def test_foreign_migrations_directory_is_not_read(package_alone: Path) -> None:
     """Other distributions put a `migrations` directory into site-packages too."""
     (package_alone / "migrations").mkdir()
     write(package_alone / "migrations", **{"0001_theirs": "drop table users"})
@@ -203,11 +203,11 @@ def test_somebody_elses_directory_beside_the_package_is_not_read(package_alone: 
         (2, SchemaFit.TOO_NEW, "upgrade turbo on this host"),
     ],
 )
-def test_a_worker_accepts_its_own_schema_and_the_next_one(distance: int, fit: SchemaFit, says: str) -> None:
+def test_worker_accepts_its_own_schema_and_the_next(distance: int, fit: SchemaFit, says: str) -> None:
     assert check_schema(SCHEMA_VERSION + distance) is fit
     assert says in explain_schema(SCHEMA_VERSION + distance)
 
 
-def test_a_database_that_was_never_migrated_is_behind() -> None:
+def test_unmigrated_database_is_behind() -> None:
     assert check_schema(0) is SchemaFit.BEHIND
     assert "no turbo schema yet" in explain_schema(0)

@@ -11,7 +11,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from scripts.dashboards import dashboards
-from tests.real import require
+from tests.support.requirements import require
 
 ROOT = Path(__file__).parents[2]
 PROMETHEUS = ROOT / "monitoring" / "prometheus"
@@ -25,7 +25,7 @@ def promtool(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run([require("promtool"), *arguments], capture_output=True, text=True)
 
 
-def test_the_rules_hold_and_their_tests_pass():
+def test_rules_are_valid_and_their_tests_pass():
     rules, tests = sorted(PROMETHEUS.glob("*.rules.yml")), sorted(PROMETHEUS.glob("*.test.yml"))
     assert len(rules) == 2
     assert len(tests) == 2
@@ -48,7 +48,7 @@ def test_every_alert_is_tested_firing_and_not_firing():
 
 
 @pytest.mark.parametrize("always", [True, False])
-def test_an_alert_that_always_or_never_fires_fails_its_tests(tmp_path, always):
+def test_alert_that_always_or_never_fires_fails_its_tests(tmp_path, always):
     """The control of the two tests above: each alert's own case must notice."""
     broken = json.loads(json.dumps(RULES))
     for group in broken["groups"]:
@@ -64,7 +64,7 @@ def test_an_alert_that_always_or_never_fires_fails_its_tests(tmp_path, always):
     assert failed == set(ALERTS)
 
 
-def test_every_alert_says_what_to_do_and_links_its_section_of_the_runbook():
+def test_every_alert_gives_advice_and_links_the_runbook():
     page = (ROOT / "docs" / "runbook.md").read_text()
     sections = {title.lower(): title for title in re.findall(r"^## (\w+)$", page, re.M)}
     assert set(sections.values()) == set(ALERTS)
@@ -77,7 +77,7 @@ def test_every_alert_says_what_to_do_and_links_its_section_of_the_runbook():
         assert rule["labels"]["severity"] in ("critical", "warning", "info")
 
 
-def test_alertmanager_takes_the_example():
+def test_alertmanager_accepts_the_example():
     file = ROOT / "monitoring" / "alertmanager" / "alertmanager.yml"
     done = subprocess.run([require("amtool"), "check-config", str(file)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -85,12 +85,12 @@ def test_alertmanager_takes_the_example():
     assert {a for names in named for a in names.split("|")} <= set(ALERTS)
 
 
-def test_the_dashboards_are_what_the_script_writes():
+def test_dashboards_match_the_script():
     assert {p.name: p.read_text() for p in DASHBOARDS.glob("*.json")} == dashboards(), "run make dashboards"
 
 
 @pytest.mark.parametrize("file", sorted(DASHBOARDS.glob("*.json")), ids=lambda p: p.name)
-def test_grafanas_own_models_read_a_dashboard_and_lose_nothing(file):
+def test_grafana_models_read_dashboards_without_loss(file):
     text = json.loads(file.read_text())
     again = json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(text)))
     assert again == text
@@ -98,7 +98,7 @@ def test_grafanas_own_models_read_a_dashboard_and_lose_nothing(file):
     assert all(panel["description"] for panel in text["panels"])
 
 
-def test_a_typo_in_a_dashboard_is_noticed():
+def test_typo_in_a_dashboard_is_found():
     text = json.loads((DASHBOARDS / "fleet.json").read_text())
     text["panels"][0]["descriptoin"] = "x"
     assert json.loads(JSONEncoder().encode(Dashboard.from_json(text))) != text

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import journalled, lives, python
+from tests.support.processes import journalled, lives, python
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
 from turbo.process.journal import Journal
@@ -36,7 +36,7 @@ async def run(spec: ProcessSpec, journal: Journal, *argv: str, **more: object) -
 # ── in ──────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_environment_is_what_was_given_and_nothing_else(spec: ProcessSpec, journal: Journal) -> None:
+async def test_environment_is_exactly_what_was_given(spec: ProcessSpec, journal: Journal) -> None:
     result = await run(spec, journal, "env", "-0")
     found = dict(line.split(b"=", 1) for line in result.stdout.split(b"\0") if line)
     cookie = found.pop(b"TURBO_RUN")
@@ -44,12 +44,12 @@ async def test_the_environment_is_what_was_given_and_nothing_else(spec: ProcessS
     assert found == {name.encode(): value.encode() for name, value in ENV.items()}
 
 
-async def test_a_variable_that_shells_set_is_passed_on_when_it_was_given(spec: ProcessSpec, journal: Journal) -> None:
+async def test_shell_variable_is_passed_on_when_given(spec: ProcessSpec, journal: Journal) -> None:
     result = await run(spec, journal, "env", env=ENV | {"SHLVL": "7"})
     assert b"SHLVL=7" in result.stdout or b"SHLVL=6" in result.stdout  # bash, as sh, counts down before an exec
 
 
-async def test_a_run_inside_a_run_carries_both_cookies(
+async def test_nested_run_carries_both_cookies(
     spec: ProcessSpec, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TURBO_RUN", "outer")
@@ -59,20 +59,20 @@ async def test_a_run_inside_a_run_carries_both_cookies(
     assert len(inner) == 32
 
 
-async def test_arguments_arrive_as_they_are(spec: ProcessSpec, journal: Journal) -> None:
+async def test_arguments_arrive_unchanged(spec: ProcessSpec, journal: Journal) -> None:
     arguments = ("a b", "$HOME", "*", "'\"", "", "line\nline", "--", "-c")
     result = await run(spec, journal, *python("import json, sys; print(json.dumps(sys.argv[1:]))", *arguments))
     assert json.loads(result.stdout) == list(arguments)
 
 
-async def test_the_program_leads_a_session_and_a_group_of_its_own(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_leads_its_own_session_and_group(spec: ProcessSpec, journal: Journal) -> None:
     code = "import os; print(os.getpid(), os.getpgid(0), os.getsid(0), os.getcwd())"
     result = await run(spec, journal, *python(code))
     pid = str(result.pid)
     assert result.stdout.decode().split() == [pid, pid, pid, str(spec.cwd)]
 
 
-async def test_ten_megabytes_of_stdin_reach_a_program_that_writes_first(spec: ProcessSpec, journal: Journal) -> None:
+async def test_ten_megabytes_of_stdin_reach_a_program_writing_first(spec: ProcessSpec, journal: Journal) -> None:
     prompt = os.urandom(1024 * 1024) * 10
     code = """if True:
         import sys, hashlib
@@ -85,12 +85,12 @@ async def test_ten_megabytes_of_stdin_reach_a_program_that_writes_first(spec: Pr
     assert result.stderr_tail == hashlib.sha256(prompt).hexdigest()
 
 
-async def test_a_program_that_does_not_read_its_stdin_is_not_waited_for(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_that_ignores_stdin_is_not_waited_for(spec: ProcessSpec, journal: Journal) -> None:
     result = await run(spec, journal, *python("print('done')"), stdin=b"x" * 10_000_000)
     assert (result.returncode, result.stdout) == (0, b"done\n")
 
 
-async def test_stdin_is_closed_even_when_there_is_nothing_to_say(spec: ProcessSpec, journal: Journal) -> None:
+async def test_stdin_is_closed_even_when_empty(spec: ProcessSpec, journal: Journal) -> None:
     assert (await run(spec, journal, "cat")).ended_by is Ending.EXITED
 
 
@@ -99,7 +99,7 @@ async def test_stdin_can_be_opened_by_name(spec: ProcessSpec, journal: Journal) 
     assert (await run(spec, journal, "cat", "/dev/stdin", stdin=b"first\nsecond")).stdout == b"first\nsecond"
 
 
-async def test_no_descriptor_but_the_three_is_inherited(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_inherits_only_three_descriptors(spec: ProcessSpec, journal: Journal) -> None:
     others = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
     code = """if True:
         import os
@@ -118,7 +118,7 @@ async def test_no_descriptor_but_the_three_is_inherited(spec: ProcessSpec, journ
 # ── out ─────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_lines_come_whole_and_a_long_one_is_cut_and_flagged(spec: ProcessSpec, journal: Journal) -> None:
+async def test_lines_are_whole_and_long_ones_are_cut_and_flagged(spec: ProcessSpec, journal: Journal) -> None:
     lines: list[tuple[bytes, bool]] = []
     code = r"""if True:
         import sys, time
@@ -143,7 +143,7 @@ async def test_lines_come_whole_and_a_long_one_is_cut_and_flagged(spec: ProcessS
     ]
 
 
-async def test_the_head_of_stdout_and_the_tail_of_stderr_are_kept(spec: ProcessSpec, journal: Journal) -> None:
+async def test_head_of_stdout_and_tail_of_stderr_are_kept(spec: ProcessSpec, journal: Journal) -> None:
     code = r"""if True:
         import sys
         sys.stdout.write("".join(f"out {n}\n" for n in range(5000)))
@@ -160,7 +160,7 @@ async def test_the_head_of_stdout_and_the_tail_of_stderr_are_kept(spec: ProcessS
     assert (len(exactly.stdout), exactly.stdout_cut) == (1000, False)
 
 
-async def test_a_hundred_megabytes_pass_through_in_bounded_memory_and_log(tmp_path: Path) -> None:
+async def test_hundred_megabytes_need_bounded_memory_and_log(tmp_path: Path) -> None:
     """In a process of its own, whose peak is its own."""
     program = """if True:
         import asyncio, os, resource, sys
@@ -195,7 +195,7 @@ async def test_a_hundred_megabytes_pass_through_in_bounded_memory_and_log(tmp_pa
     assert (tmp_path / "log").stat().st_size < 1_000_000 + 300 * 1024 + 1000
 
 
-async def test_the_log_holds_both_streams_by_whole_lines(spec: ProcessSpec, journal: Journal) -> None:
+async def test_log_holds_both_streams_in_whole_lines(spec: ProcessSpec, journal: Journal) -> None:
     code = r"""if True:
         import sys, time
         def say(stream, text):
@@ -209,12 +209,12 @@ async def test_the_log_holds_both_streams_by_whole_lines(spec: ProcessSpec, jour
     assert spec.log_path.stat().st_mode & 0o777 == 0o600
 
 
-async def test_a_silent_program_has_a_log_too(spec: ProcessSpec, journal: Journal) -> None:
+async def test_silent_program_has_a_log_too(spec: ProcessSpec, journal: Journal) -> None:
     await run(spec, journal, "true")
     assert spec.log_path.read_bytes() == b""
 
 
-async def test_a_full_log_keeps_its_head_and_its_tail_and_says_so(spec: ProcessSpec, journal: Journal) -> None:
+async def test_full_log_keeps_head_and_tail_and_is_marked(spec: ProcessSpec, journal: Journal) -> None:
     code = r"""for n in range(2000): print(f"line {n:04}")"""  # 20,000 bytes
     await run(spec, journal, *python(code), head_bytes=100, tail_bytes=50)
     lines = spec.log_path.read_text().splitlines()
@@ -224,13 +224,13 @@ async def test_a_full_log_keeps_its_head_and_its_tail_and_says_so(spec: ProcessS
     assert len(lines) < 20
 
 
-async def test_a_log_that_cannot_be_written_does_not_end_the_run(spec: ProcessSpec, journal: Journal) -> None:
+async def test_unwritable_log_does_not_end_the_run(spec: ProcessSpec, journal: Journal) -> None:
     spec.log_path.parent.write_text("a file where the directory should be")
     result = await run(spec, journal, *python("print('done')"))
     assert (result.stdout, result.log_path) == (b"done\n", None)
 
 
-async def test_how_it_ended_is_told_for_people(spec: ProcessSpec, journal: Journal) -> None:
+async def test_ending_is_described_for_people(spec: ProcessSpec, journal: Journal) -> None:
     assert (await run(spec, journal, "sh", "-c", "exit 3")).exit_text == "exit code 3"
     killed = await run(spec, journal, "sh", "-c", "kill -SEGV $$")
     assert (killed.exit_text, killed.ended_by) == ("SIGSEGV", Ending.EXITED)
@@ -239,7 +239,7 @@ async def test_how_it_ended_is_told_for_people(spec: ProcessSpec, journal: Journ
 # ── what cannot start ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_missing_program_is_named_with_the_path_searched(spec: ProcessSpec, journal: Journal) -> None:
+async def test_missing_program_is_named_with_the_path_searched(spec: ProcessSpec, journal: Journal) -> None:
     with pytest.raises(
         SpawnFailed, match=r"cannot start no-such-program: not found on the PATH searched: /nowhere:/bin"
     ):
@@ -248,7 +248,7 @@ async def test_a_missing_program_is_named_with_the_path_searched(spec: ProcessSp
         await run(spec, journal, "./missing")
 
 
-async def test_what_is_not_executable_is_named(spec: ProcessSpec, journal: Journal) -> None:
+async def test_non_executable_program_is_named(spec: ProcessSpec, journal: Journal) -> None:
     script = spec.cwd / "script"
     script.write_text("#!/bin/sh\n")
     with pytest.raises(SpawnFailed, match=r"script is not executable \(chmod \+x\?\)"):
@@ -257,12 +257,12 @@ async def test_what_is_not_executable_is_named(spec: ProcessSpec, journal: Journ
         await run(spec, journal, str(spec.cwd))
 
 
-async def test_a_missing_working_directory_is_named(spec: ProcessSpec, journal: Journal) -> None:
+async def test_missing_working_directory_is_named(spec: ProcessSpec, journal: Journal) -> None:
     with pytest.raises(SpawnFailed, match=r"working directory .*/gone does not exist"):
         await run(spec, journal, "true", cwd=spec.cwd / "gone")
 
 
-async def test_an_exec_that_fails_after_the_launch_is_a_failed_spawn(spec: ProcessSpec, journal: Journal) -> None:
+async def test_exec_failure_after_launch_is_a_failed_spawn(spec: ProcessSpec, journal: Journal) -> None:
     script = spec.cwd / "script"
     script.write_text("#!/no/such/interpreter\n")
     script.chmod(0o755)
@@ -271,18 +271,18 @@ async def test_an_exec_that_fails_after_the_launch_is_a_failed_spawn(spec: Proce
     assert journalled(journal.directory) == []
 
 
-async def test_a_program_that_exits_127_itself_did_start(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_that_exits_127_did_start(spec: ProcessSpec, journal: Journal) -> None:
     result = await run(spec, journal, "sh", "-c", "echo turbo-launch-x: not found >&2; exit 127")
     assert result.returncode == 127
 
 
-async def test_arguments_that_are_too_long_say_so(spec: ProcessSpec, journal: Journal) -> None:
+async def test_too_long_arguments_are_reported(spec: ProcessSpec, journal: Journal) -> None:
     with pytest.raises(SpawnFailed, match="too long for this system") as failed:
         await run(spec, journal, "echo", *["x" * 100_000] * 200)
     assert failed.value.errno == 7
 
 
-async def test_no_descriptors_left_is_a_failed_spawn_that_leaks_none(tmp_path: Path) -> None:
+async def test_failed_spawn_without_descriptors_leaks_none(tmp_path: Path) -> None:
     """In a process of its own, which may run out of them."""
     program = """if True:
         import asyncio, os, resource, sys
@@ -329,7 +329,7 @@ async def test_no_descriptors_left_is_a_failed_spawn_that_leaks_none(tmp_path: P
 # ── the journal comes first ─────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_program_finds_itself_in_the_journal(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_finds_itself_in_the_journal(spec: ProcessSpec, journal: Journal) -> None:
     """As its first act. So there is no moment in which it runs and nobody knows."""
     code = "import os, sys, pathlib; print(os.getpid(), *[p.read_text() for p in pathlib.Path(sys.argv[1]).iterdir()])"
     for _ in range(5):
@@ -341,14 +341,14 @@ async def test_the_program_finds_itself_in_the_journal(spec: ProcessSpec, journa
         assert journalled(journal.directory) == []
 
 
-async def test_a_program_that_cannot_be_journalled_does_not_run(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_that_cannot_be_journalled_does_not_run(spec: ProcessSpec, journal: Journal) -> None:
     journal.directory.write_text("a file where the directory should be")
     with pytest.raises(SpawnFailed, match="journal entry cannot be written"):
         await run(spec, journal, "touch", "ran")
     assert not (spec.cwd / "ran").exists()
 
 
-async def test_a_worker_killed_before_the_word_go_leaves_a_program_that_never_ran(tmp_path: Path) -> None:
+async def test_worker_killed_before_launch_leaves_no_program(tmp_path: Path) -> None:
     program = """if True:
         import os, signal, sys
         from pathlib import Path
@@ -372,7 +372,7 @@ async def test_a_worker_killed_before_the_word_go_leaves_a_program_that_never_ra
     assert len(journalled(tmp_path / "journal")) == 1
 
 
-async def test_a_run_that_is_already_stopped_starts_nothing(spec: ProcessSpec, journal: Journal) -> None:
+async def test_stopped_run_starts_nothing(spec: ProcessSpec, journal: Journal) -> None:
     stop = StopSignal()
     stop.set(StopCause.CANCEL)
     result = await run_process(replace(spec, argv=("touch", "ran")), stop=stop, journal=journal)

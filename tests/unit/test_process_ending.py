@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
+from tests.support.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
 from turbo.process.journal import Journal
@@ -63,9 +63,7 @@ async def begun(spec: ProcessSpec, journal: Journal, family: Saved, *words: str)
 # ── limits ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_wall_clock_ends_a_program_and_its_whole_family(
-    spec: ProcessSpec, journal: Journal, family: Saved
-) -> None:
+async def test_wall_clock_ends_a_program_and_its_family(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(replace(spec, wall_seconds=2), journal, family)
     result = await run.task
     assert (result.ended_by, result.returncode) == (Ending.WALL, -signal.SIGTERM)
@@ -92,7 +90,9 @@ async def test_output_on_either_stream_is_not_silence(spec: ProcessSpec, journal
     assert result.seconds > 1.5
 
 
-async def test_what_ignores_term_is_killed_after_the_grace(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+async def test_program_that_ignores_term_is_killed_after_the_grace(
+    spec: ProcessSpec, journal: Journal, family: Saved
+) -> None:
     run = await begun(spec, journal, family, "stubborn")
     asked = time.monotonic()
     run.stop.set(StopCause.CANCEL)
@@ -102,7 +102,7 @@ async def test_what_ignores_term_is_killed_after_the_grace(spec: ProcessSpec, jo
     assert family.living() == []
 
 
-async def test_a_program_that_obeys_term_may_finish_within_the_grace(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_that_obeys_term_may_finish_in_the_grace(spec: ProcessSpec, journal: Journal) -> None:
     # os.write: TERM may come while a print() is still flushing, which a print() in the handler must not enter again.
     code = """if True:
         import os, signal, sys, time
@@ -121,9 +121,7 @@ async def test_a_program_that_obeys_term_may_finish_within_the_grace(spec: Proce
     assert (result.ended_by, result.returncode, result.stdout) == (Ending.STOPPED, 7, b"ready\ntidied up\n")
 
 
-async def test_term_goes_to_the_group_alone_while_the_agent_may_end_its_own_tools(
-    spec: ProcessSpec, journal: Journal
-) -> None:
+async def test_term_goes_only_to_the_group_during_the_grace(spec: ProcessSpec, journal: Journal) -> None:
     """An agent reports what became of its tools; a tool killed behind its back looks like the tool's failure."""
     code = """if True:
         import os, signal, subprocess, sys, time
@@ -146,7 +144,7 @@ async def test_term_goes_to_the_group_alone_while_the_agent_may_end_its_own_tool
     assert result.stdout == b"tool ready\ntool None\n"
 
 
-async def test_a_stopped_program_hears_term(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+async def test_suspended_program_receives_term(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(replace(spec, grace_seconds=30), journal, family)
     os.kill(family.pids["program"], signal.SIGSTOP)
     run.stop.set(StopCause.CANCEL)
@@ -157,7 +155,7 @@ async def test_a_stopped_program_hears_term(spec: ProcessSpec, journal: Journal,
 
 
 @pytest.mark.parametrize("words", [(), ("holding",), ("stubborn", "holding")])
-async def test_what_a_program_leaves_behind_is_ended(
+async def test_leftover_processes_are_ended(
     words: tuple[str, ...], spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
     result = await run_process(
@@ -169,7 +167,7 @@ async def test_what_a_program_leaves_behind_is_ended(
     assert journalled(journal.directory) == []
 
 
-async def test_children_without_a_cookie_are_found_by_their_parent_before_it_is_gone(
+async def test_children_without_a_cookie_are_found_by_their_parent(
     spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
     run = await begun(replace(spec, grace_seconds=30), journal, family, "bare")
@@ -178,9 +176,7 @@ async def test_children_without_a_cookie_are_found_by_their_parent_before_it_is_
     assert family.living() == []
 
 
-async def test_a_group_is_known_by_its_program_even_after_that_has_ended(
-    spec: ProcessSpec, journal: Journal, family: Saved
-) -> None:
+async def test_group_is_known_after_its_leader_has_ended(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     """By nothing else: no cookie, and its parent is gone."""
     code = """if True:
         import json, os, subprocess, sys
@@ -193,7 +189,7 @@ async def test_a_group_is_known_by_its_program_even_after_that_has_ended(
     assert family.living() == []
 
 
-async def test_a_holder_of_stdout_that_cannot_be_found_delays_the_result_by_a_moment_only(
+async def test_hidden_holder_of_stdout_delays_a_result_only_briefly(
     spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
     """No parent, no group, no cookie: such a process is beyond finding, and keeps the pipe open."""
@@ -216,14 +212,14 @@ async def test_a_holder_of_stdout_that_cannot_be_found_delays_the_result_by_a_mo
     assert family.living() == ["lost"], "the fault did not bite: it was found after all"
 
 
-async def test_a_program_that_closes_its_output_and_lives_on_is_waited_for(spec: ProcessSpec, journal: Journal) -> None:
+async def test_program_that_closes_its_output_is_waited_for(spec: ProcessSpec, journal: Journal) -> None:
     code = "import os, time; os.close(1); os.close(2); time.sleep(1); os._exit(9)"
     result = await run_process(replace(spec, argv=python(code)), stop=StopSignal(), journal=journal)
     assert (result.ended_by, result.returncode) == (Ending.EXITED, 9)
     assert result.seconds >= 1
 
 
-async def test_output_written_just_before_the_exit_is_not_lost(
+async def test_output_written_just_before_exit_is_kept(
     spec: ProcessSpec, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long reading it takes: the program has long ended when the last of it is read."""
@@ -241,7 +237,7 @@ async def test_output_written_just_before_the_exit_is_not_lost(
     assert len(result.stdout) == 60_000
 
 
-async def test_strangers_are_left_alone(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+async def test_unrelated_processes_are_left_alone(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     bystander = await asyncio.create_subprocess_exec("sleep", "1000")
     run = await begun(spec, journal, family)
     run.stop.set(StopCause.CANCEL)
@@ -255,14 +251,14 @@ async def test_strangers_are_left_alone(spec: ProcessSpec, journal: Journal, fam
 # ── the caller's own ends ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_the_caller_may_have_enough(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+async def test_caller_can_end_a_program_early(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(spec, journal, family)
     run.enough.set()
     assert (await run.task).ended_by is Ending.ENOUGH
     assert family.living() == []
 
 
-async def test_an_exception_of_the_line_callback_ends_the_program_and_comes_out(
+async def test_exception_in_on_line_ends_the_program_and_propagates(
     spec: ProcessSpec, journal: Journal, family: Saved
 ) -> None:
     def line(line: bytes, cut: bool) -> None:
@@ -275,9 +271,7 @@ async def test_an_exception_of_the_line_callback_ends_the_program_and_comes_out(
     assert journalled(journal.directory) == []
 
 
-async def test_an_exception_of_the_start_callback_ends_the_program_and_comes_out(
-    spec: ProcessSpec, journal: Journal
-) -> None:
+async def test_exception_in_on_start_ends_the_program_and_propagates(spec: ProcessSpec, journal: Journal) -> None:
     pids: list[int] = []
 
     def started(pid: int) -> None:
@@ -289,7 +283,7 @@ async def test_an_exception_of_the_start_callback_ends_the_program_and_comes_out
     assert not lives(pids[0])
 
 
-async def test_cancellation_leaves_nothing(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
+async def test_cancellation_leaves_nothing_running(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(spec, journal, family)
     run.task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -298,9 +292,7 @@ async def test_cancellation_leaves_nothing(spec: ProcessSpec, journal: Journal, 
     assert journalled(journal.directory) == []
 
 
-async def test_a_second_cancellation_does_not_wait_for_the_grace(
-    spec: ProcessSpec, journal: Journal, family: Saved
-) -> None:
+async def test_second_cancellation_skips_the_grace(spec: ProcessSpec, journal: Journal, family: Saved) -> None:
     run = await begun(replace(spec, grace_seconds=1000), journal, family, "stubborn")
     run.task.cancel()
     await asyncio.sleep(0.2)
@@ -311,7 +303,7 @@ async def test_a_second_cancellation_does_not_wait_for_the_grace(
     assert family.living() == []
 
 
-async def test_the_end_of_the_event_loop_leaves_nothing(tmp_path: Path, family: Saved) -> None:
+async def test_end_of_the_event_loop_leaves_nothing_running(tmp_path: Path, family: Saved) -> None:
     """asyncio.run cancels what still runs: here its main function has returned already."""
     program = """if True:
         import asyncio, os, sys
@@ -340,7 +332,7 @@ async def test_the_end_of_the_event_loop_leaves_nothing(tmp_path: Path, family: 
     assert family.living() == []
 
 
-async def test_ten_at_once_end_at_once(spec: ProcessSpec, journal: Journal) -> None:
+async def test_ten_programs_end_together(spec: ProcessSpec, journal: Journal) -> None:
     """A drain with ten stubborn agents takes one grace, not ten."""
     families = [Saved() for _ in range(10)]
     stops = []
@@ -368,7 +360,7 @@ async def test_ten_at_once_end_at_once(spec: ProcessSpec, journal: Journal) -> N
     assert [pid for saved in families for pid in saved.living()] == []
 
 
-async def test_no_descriptor_and_no_thread_is_left(spec: ProcessSpec, journal: Journal) -> None:
+async def test_no_descriptor_or_thread_is_left(spec: ProcessSpec, journal: Journal) -> None:
     import threading
 
     async def one() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PYTHON, wait_until
+from tests.support.processes import PYTHON, wait_until
 from turbo.process import table as process_table
 from turbo.process.table import ProcessRow
 
@@ -46,7 +46,7 @@ def child(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 @pytest.mark.parametrize("find", FINDS)
-def test_a_process_is_found_with_its_parent_group_and_start(find: Find, child: "subprocess.Popen[bytes]") -> None:
+def test_process_has_its_parent_group_and_start(find: Find, child: "subprocess.Popen[bytes]") -> None:
     row = find(child.pid)
     assert row is not None
     assert (row.pid, row.parent, row.group, row.zombie) == (child.pid, os.getpid(), child.pid, False)
@@ -57,7 +57,7 @@ def test_a_process_is_found_with_its_parent_group_and_start(find: Find, child: "
 
 
 @pytest.mark.parametrize("find", FINDS)
-def test_a_start_outlasts_an_exec(find: Find) -> None:
+def test_start_time_survives_exec(find: Find) -> None:
     process = subprocess.Popen(["/bin/sh", "-c", "read go; exec sleep 1000"], stdin=subprocess.PIPE)
     before = find(process.pid)
     assert process.stdin is not None
@@ -72,7 +72,7 @@ def test_a_start_outlasts_an_exec(find: Find) -> None:
 
 
 @pytest.mark.parametrize("find", FINDS)
-def test_an_uncollected_process_is_a_zombie_and_then_nothing(find: Find, child: "subprocess.Popen[bytes]") -> None:
+def test_uncollected_process_is_a_zombie_then_nothing(find: Find, child: "subprocess.Popen[bytes]") -> None:
     child.kill()
     wait_until(lambda: (row := find(child.pid)) is not None and row.zombie, "the zombie")
     child.wait()
@@ -80,7 +80,7 @@ def test_an_uncollected_process_is_a_zombie_and_then_nothing(find: Find, child: 
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_table_holds_it_all(
+def test_table_holds_every_process(
     table: Callable[[], process_table.ProcessTable], child: "subprocess.Popen[bytes]"
 ) -> None:
     rows = table()
@@ -89,19 +89,19 @@ def test_the_table_holds_it_all(
 
 
 @pytest.mark.parametrize("cookies", COOKIES)
-def test_a_cookie_is_read_from_the_environment(cookies: Callable[[int], str], child: "subprocess.Popen[bytes]") -> None:
+def test_cookie_is_read_from_the_environment(cookies: Callable[[int], str], child: "subprocess.Popen[bytes]") -> None:
     wait_until(lambda: cookies(child.pid) == "aa:bb", "the child's own environment, after its exec")
     assert cookies(2**22 + 1) == ""
 
 
-def test_a_cookie_counts_only_as_a_whole(child: "subprocess.Popen[bytes]") -> None:
+def test_cookie_must_match_whole(child: "subprocess.Popen[bytes]") -> None:
     wait_until(lambda: process_table.carries(child.pid, "aa"), "the outer cookie")
     assert process_table.carries(child.pid, "bb")
     assert not process_table.carries(child.pid, "a")
     assert not process_table.carries(child.pid, "aa:bb")
 
 
-def test_a_variable_that_only_ends_like_the_cookies_is_none() -> None:
+def test_variable_with_a_similar_name_is_not_the_cookie() -> None:
     process = subprocess.Popen([*PYTHON, "-c", "input()"], env={"NOT_TURBO_RUN": "aa"}, stdin=subprocess.PIPE)
     import psutil
 
@@ -111,7 +111,7 @@ def test_a_variable_that_only_ends_like_the_cookies_is_none() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere psutil reads the table")
-def test_an_unreadable_table_is_not_an_empty_one() -> None:
+def test_unreadable_table_is_not_an_empty_one() -> None:
     """Out of descriptors, everything would seem to be gone."""
     code = """if True:
         import os, resource

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
+from tests.support.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
 from turbo.process import table as process_table
 from turbo.process.journal import Entry, Journal, new_cookie
 from turbo.process.reaper import ReaperWatcher, end_leftovers
@@ -90,7 +90,7 @@ def journalled_child(journal: Journal, *argv: str, env: dict[str, str] | None = 
 
 
 @pytest.mark.parametrize("words", [(), ("stubborn",), ("holding",)])
-def test_sigkill_of_a_worker_ends_its_programs_within_five_seconds(
+def test_programs_of_a_killed_worker_end_within_five_seconds(
     words: tuple[str, ...], tmp_path: Path, saved: Saved
 ) -> None:
     with worker(tmp_path, saved, *words) as process:
@@ -106,7 +106,7 @@ def test_sigkill_of_a_worker_ends_its_programs_within_five_seconds(
     assert str(saved.pids["daemon"]) in log
 
 
-def test_without_a_watcher_they_live_on(tmp_path: Path, saved: Saved) -> None:
+def test_without_a_watcher_programs_live_on(tmp_path: Path, saved: Saved) -> None:
     """The control: the fault bites. And the host's next worker ends them by the journal."""
     with worker(tmp_path, saved, "unwatched") as process:
         process.kill()
@@ -121,7 +121,7 @@ def test_without_a_watcher_they_live_on(tmp_path: Path, saved: Saved) -> None:
     assert end_leftovers(tmp_path / "journal") == []
 
 
-def test_the_watcher_outlasts_what_a_terminal_or_a_service_manager_sends(tmp_path: Path, saved: Saved) -> None:
+def test_watcher_survives_signals_of_terminals_and_managers(tmp_path: Path, saved: Saved) -> None:
     with worker(tmp_path, saved) as process:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(saved.pids["watcher"], number)
@@ -130,7 +130,7 @@ def test_the_watcher_outlasts_what_a_terminal_or_a_service_manager_sends(tmp_pat
         wait_until(lambda: not family(saved), "everything is gone")
 
 
-def test_a_forked_child_of_the_worker_does_not_blind_the_watcher(tmp_path: Path, saved: Saved) -> None:
+def test_forked_child_of_the_worker_does_not_blind_the_watcher(tmp_path: Path, saved: Saved) -> None:
     with worker(tmp_path, saved, "forking") as process:
         process.kill()
         process.wait()
@@ -138,7 +138,7 @@ def test_a_forked_child_of_the_worker_does_not_blind_the_watcher(tmp_path: Path,
         assert lives(saved.pids["forked"]), "the fault did not bite"
 
 
-def test_a_waiting_watcher_is_a_shell_in_a_session_of_its_own(tmp_path: Path) -> None:
+def test_waiting_watcher_is_a_shell_in_its_own_session(tmp_path: Path) -> None:
     watcher = ReaperWatcher()
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
@@ -154,7 +154,7 @@ def test_a_waiting_watcher_is_a_shell_in_a_session_of_its_own(tmp_path: Path) ->
     assert not (tmp_path / "watcher.log").exists()
 
 
-def test_a_goodbye_ends_nothing_and_is_not_said_over_a_running_program(tmp_path: Path) -> None:
+def test_goodbye_is_withheld_while_a_program_runs(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "journal")
     watcher = ReaperWatcher()
     watcher.start(journal.directory)
@@ -165,7 +165,7 @@ def test_a_goodbye_ends_nothing_and_is_not_said_over_a_running_program(tmp_path:
     wait_until(lambda: not journalled(journal.directory), "its entry is gone")
 
 
-def test_a_watcher_that_was_killed_is_noticed_and_replaced(tmp_path: Path) -> None:
+def test_killed_watcher_is_noticed_and_replaced(tmp_path: Path) -> None:
     watcher = ReaperWatcher()
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
@@ -179,7 +179,7 @@ def test_a_watcher_that_was_killed_is_noticed_and_replaced(tmp_path: Path) -> No
 # ── the reaper ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
+def test_reused_pid_is_never_signalled(tmp_path: Path) -> None:
     """The same pid with another start is a stranger; with the right one it is ended (or this would prove nothing)."""
     journal = Journal(tmp_path)
     program = journalled_child(journal, "sleep", "1000")
@@ -198,14 +198,14 @@ def test_a_reused_pid_is_never_signalled(tmp_path: Path) -> None:
     assert program.wait(timeout=10) == -signal.SIGTERM
 
 
-def test_an_entry_without_a_pid_signals_no_group(tmp_path: Path) -> None:
+def test_entry_without_a_pid_signals_no_group(tmp_path: Path) -> None:
     """Pid 0 would be the reaper's own group."""
     (tmp_path / f"{new_cookie()}.json").write_text("torn")
     assert end_leftovers(tmp_path, grace=0.2) == []
     assert journalled(tmp_path) == []
 
 
-def test_descendants_are_found_by_their_cookie_when_the_program_is_gone(tmp_path: Path, saved: Saved) -> None:
+def test_descendants_are_found_by_cookie_without_the_program(tmp_path: Path, saved: Saved) -> None:
     journal = Journal(tmp_path)
     cookie = new_cookie()
     program = subprocess.Popen(
@@ -224,7 +224,7 @@ def test_descendants_are_found_by_their_cookie_when_the_program_is_gone(tmp_path
     assert family(saved) == []
 
 
-def test_a_torn_entry_still_finds_them_by_its_cookie(tmp_path: Path) -> None:
+def test_torn_entry_still_finds_descendants_by_cookie(tmp_path: Path) -> None:
     cookie = new_cookie()
     program = subprocess.Popen(["sleep", "1000"], env={"TURBO_RUN": cookie}, start_new_session=True)
     wait_until(lambda: process_table.carries(program.pid, cookie), "the exec")
@@ -259,5 +259,5 @@ def test_two_reapers_do_not_disturb_each_other(tmp_path: Path) -> None:
     assert journalled(tmp_path) == []
 
 
-def test_a_journal_that_was_never_made_is_empty(tmp_path: Path) -> None:
+def test_missing_journal_is_empty(tmp_path: Path) -> None:
     assert end_leftovers(tmp_path / "never") == []

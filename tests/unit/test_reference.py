@@ -32,11 +32,11 @@ select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
 
 
 @pytest.mark.parametrize("name", docs.PAGES)
-def test_the_page_is_what_make_docs_writes(name: str) -> None:
+def test_page_matches_make_docs(name: str) -> None:
     assert (DOCS / "reference" / name).read_text() == docs.PAGES[name](), "run `make docs`"
 
 
-def test_every_command_is_there() -> None:
+def test_every_command_is_listed() -> None:
     page = (DOCS / "reference" / "commands.md").read_text()
     assert re.findall(r"^## turbo (\w+)$", page, re.M) == list(COMMANDS)
 
@@ -54,7 +54,7 @@ def test_every_key_is_explained(kind: Kind) -> None:
     assert not found, "give these fields a description"
 
 
-def test_the_tables_page_is_the_database(dsn: str) -> None:
+def test_tables_page_matches_the_database(dsn: str) -> None:
     page = (DOCS / "reference" / "tables.md").read_text()
     written = []
     for section in re.split(r"^## ", page, flags=re.M)[1:]:

@@ -26,7 +26,7 @@ async def waits(settling: RecoveryGate) -> bool:
     return False
 
 
-async def test_the_first_server_is_waited_for_by_nobody():
+async def test_first_server_delays_no_claim():
     assert not await waits(one(seconds=LONG))
 
 
@@ -39,14 +39,14 @@ async def test_the_first_server_is_waited_for_by_nobody():
         (psycopg.OperationalError("refused"), True, True),
     ],
 )
-async def test_the_same_server_is_waited_for_after_a_crash_only(error, connecting, wait):
+async def test_same_server_is_waited_for_only_after_a_crash(error, connecting, wait):
     settling = one(seconds=LONG)
     settling.failed(error, connecting=connecting)
     settling.opened("server 1")
     assert await waits(settling) is wait
 
 
-async def test_another_server_is_waited_for_until_the_listener_has_put_back_what_it_forgot():
+async def test_new_server_is_waited_for_until_claims_are_restored():
     settling = one()
     settling.opened("server 2")
     settling.disconnected()
@@ -58,7 +58,7 @@ async def test_another_server_is_waited_for_until_the_listener_has_put_back_what
     assert not await waits(settling)
 
 
-async def test_a_listener_that_does_not_come_back_is_waited_for_a_while_only():
+async def test_missing_listener_is_waited_for_only_a_while():
     settling = RecoveryGate(0.0, 0.02)
     settling.opened("server 1")
     settling.disconnected()
@@ -66,7 +66,7 @@ async def test_a_listener_that_does_not_come_back_is_waited_for_a_while_only():
     await asyncio.wait_for(settling.settled(), 5)
 
 
-async def test_another_failover_meanwhile_begins_the_wait_anew():
+async def test_second_failover_restarts_the_wait():
     settling = one(seconds=0.05)
     settling.opened("server 2")
     asked = asyncio.create_task(settling.settled())

@@ -12,12 +12,12 @@ from turbo.sql import statement, statement_names
 FOLDER = Path(sql.__file__).parent
 
 
-def test_statement_names_lists_every_file():
+def test_statement_names_list_every_file():
     assert statement_names() == sorted(str(f.relative_to(FOLDER))[: -len(".sql")] for f in FOLDER.rglob("*.sql"))
 
 
 @pytest.mark.parametrize("name", statement_names())
-def test_a_statement_goes_out_bare_with_every_word_and_string_it_had(name):
+def test_statement_is_sent_bare_with_every_word_and_string(name):
     sent, written = statement(name), (FOLDER / f"{name}.sql").read_text()
     assert sent.startswith(f"/* turbo {name} */ ")
     without_comments = "\n".join(re.sub(r"(^|\s)-- ?.*$", "", line) for line in written.splitlines())
@@ -26,5 +26,5 @@ def test_a_statement_goes_out_bare_with_every_word_and_string_it_had(name):
 
 
 @pytest.mark.parametrize("name", ["tasks/claim", "tasks/poll", "workers/beat"])
-def test_what_is_sent_most_often_is_short_enough_for_psycopg_to_remember(name):
+def test_frequent_statements_fit_psycopgs_prepare_cache(name):
     assert len(statement(name)) <= MAX_CACHED_STATEMENT_LENGTH

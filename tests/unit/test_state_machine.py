@@ -15,12 +15,12 @@ def rows(heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def test_the_page_has_every_transition_and_no_other():
+def test_page_has_every_transition_and_no_other():
     drawn = {(TaskState(a), TaskState(b)): why for a, b, why in rows("stateDiagram-v2")}
     assert drawn == TRANSITIONS
 
 
-def test_the_drawing_shows_the_life_without_hands():
+def test_drawing_shows_the_life_without_hand_edits():
     arrows = set(re.findall(r"^    (\w+) --> (\w+)", PAGE, re.M))
     by_hand = {t for t, why in TRANSITIONS.items() if "by hand" in why and "released" not in why}
     assert arrows == {(a.value, b.value) for a, b in TRANSITIONS if (a, b) not in by_hand}

@@ -8,7 +8,7 @@ import pytest
 from turbo.host.state_dir import StateDir, StateDirUnusable
 
 
-def test_a_worker_that_starts_is_never_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_starting_worker_is_never_taken_for_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stepped: a sibling looks for the dead right before the new one has its lock, and right after."""
     root = tmp_path / "state"
     ours, sibling = StateDir(root), StateDir(root)

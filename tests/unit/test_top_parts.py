@@ -19,7 +19,7 @@ def task(tokens: int, task_id: str = "t") -> LiveTask:
     return LiveTask(task_id, "running", "default", None, "w", 1.0, "", "x", tokens, 0, 0, 3, False)
 
 
-def test_what_ended_is_counted_once_however_often_it_is_seen() -> None:
+def test_finished_task_is_counted_once() -> None:
     rates = Rates()
     rates.ended(rows(1000.0, (99, "completed", 3), (98, "failed", 2)), 600)
     rates.ended(rows(1001.0, (100, "completed", 1), (99, "completed", 4)), 20)
@@ -32,14 +32,14 @@ def test_what_ended_is_counted_once_however_often_it_is_seen() -> None:
     assert set(rates.series("completed")) == {0}, "ten minutes later it is forgotten"
 
 
-def test_a_half_seen_span_does_not_replace_a_whole_one() -> None:
+def test_partial_span_does_not_replace_a_whole_one() -> None:
     rates = Rates()
     rates.ended(rows(1009.0, (99, "completed", 10)), 600)
     rates.ended(rows(1012.0, (99, "completed", 2)), 20)  # it sees from 992 on
     assert rates.series("completed")[-3:] == [10, 0, 0]
 
 
-def test_tokens_are_what_the_running_tasks_grew_by() -> None:
+def test_token_rate_is_the_growth_of_running_tasks() -> None:
     rates = Rates()
     rates.ended(rows(1000.0), 600)
     rates.spent([task(100)])
@@ -53,7 +53,7 @@ def test_tokens_are_what_the_running_tasks_grew_by() -> None:
     st.lists(st.lists(st.text(max_size=30), min_size=4, max_size=4), max_size=5),
     st.integers(min_value=12, max_value=120),
 )
-def test_rows_fit(cells: list[list[str]], room: int) -> None:
+def test_rows_fit_the_width(cells: list[list[str]], room: int) -> None:
     columns = (
         Column("A", flexible=True, least=10), Column("B", drop=2), Column("C", drop=1, right=True),
         Column("D", drop=3, flexible=True),
@@ -66,7 +66,7 @@ def test_rows_fit(cells: list[list[str]], room: int) -> None:
         assert text.plain.isprintable() or not text.plain
 
 
-def test_a_sparkline_says_which_is_most() -> None:
+def test_sparkline_names_its_maximum() -> None:
     assert sparkline([0, 1, 2, 4, 8], 5) == "▁▂▃▅█" or sparkline([0, 1, 2, 4, 8], 5)[-1] == "▇"
     assert sparkline([0, 0], 5) == "▁▁"
     assert sparkline([1, 2, 3], 0) == ""

@@ -47,12 +47,12 @@ REAL = {
 
 
 @pytest.mark.parametrize("code", TRANSIENT, ids=lambda code: f"{code} {TRANSIENT[code]}")
-def test_what_passes_by_itself_is_waited_for(code):
+def test_transient_errors_are_waited_for(code):
     assert db.is_transient(error_of(code))
 
 
 @pytest.mark.parametrize("code", REAL, ids=lambda code: f"{code} {REAL[code]}")
-def test_what_waiting_does_not_mend_is_not(code):
+def test_permanent_errors_are_not_waited_for(code):
     assert not db.is_transient(error_of(code))
 
 
@@ -76,5 +76,5 @@ def error_of(code: str) -> psycopg.Error:
         (ValueError(), False),
     ],
 )
-def test_errors_without_a_code_are_the_clients_own(error, transient):
+def test_errors_without_a_code_come_from_the_client(error, transient):
     assert db.is_transient(error) is transient

@@ -26,7 +26,7 @@ def git_takes(*names: str) -> list[bool]:
 
 @settings(max_examples=6)
 @given(st.lists(TRICKY, min_size=20, max_size=40))
-def test_what_is_taken_for_a_ref_git_takes_too(names: list[str]) -> None:
+def test_accepted_refs_are_valid_in_git(names: list[str]) -> None:
     mine = [name for name in names if ref_problem(name) is None]
     assert git_takes(*mine) == [True] * len(mine) if mine else True
     others = [n for n in names if n and not n.startswith("-") and n not in ("@",) and ref_problem(n) is not None]
@@ -35,7 +35,7 @@ def test_what_is_taken_for_a_ref_git_takes_too(names: list[str]) -> None:
 
 @settings(max_examples=6)
 @given(st.sets(st.one_of(TRICKY, st.text(max_size=300)), min_size=20, max_size=40))
-def test_every_task_id_gets_a_branch_of_its_own(task_ids: set[str]) -> None:
+def test_every_task_id_gets_its_own_branch(task_ids: set[str]) -> None:
     for template in ("turbo/{task_id}", "{task_id}", "a-{task_id}.x"):
         branches = {branch_of(template, task_id) for task_id in task_ids}
         assert len({branch.lower() for branch in branches}) == len(task_ids), "also where a file system folds case"
@@ -43,7 +43,7 @@ def test_every_task_id_gets_a_branch_of_its_own(task_ids: set[str]) -> None:
         assert not any(branch.startswith("-") or len(branch) > 120 for branch in branches)
 
 
-def test_an_id_that_can_stand_in_a_branch_does() -> None:
+def test_id_that_fits_a_branch_is_used_unchanged() -> None:
     assert branch_of("turbo/{task_id}", "t_9f3a1c") == "turbo/t_9f3a1c"
     assert re.fullmatch(r"turbo/Fix_the_README_\+[0-9a-f]{16}", branch_of("turbo/{task_id}", "Fix the README!"))
 
@@ -51,5 +51,5 @@ def test_an_id_that_can_stand_in_a_branch_does() -> None:
 @pytest.mark.parametrize(
     "template", ["turbo/x", "{task_id}{task_id}", "turbo/{task}/{task_id}", "-{task_id}", "a b/{task_id}"]
 )
-def test_a_template_that_cannot_work_is_refused(template: str) -> None:
+def test_unusable_template_is_refused(template: str) -> None:
     assert branch_problem(template) is not None

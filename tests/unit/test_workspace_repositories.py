@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.real import missing, require
-from tests.repositories import Workshop, checkout, commit, git, repository, told
+from tests.support.repositories import Workshop, checkout, commit, git, repository, told
+from tests.support.requirements import missing, require
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.workspaces.repository import Repository
 
@@ -22,7 +22,7 @@ def failed(outcome: Outcome, says: str) -> None:
     assert str(outcome.error).count("\n") == 0, "one line"
 
 
-async def test_not_a_repository(tmp_path: Path) -> None:
+async def test_directory_without_a_repository_fails(tmp_path: Path) -> None:
     place = tmp_path / "empty"
     place.mkdir()
     shop = Workshop(tmp_path, place)
@@ -36,7 +36,7 @@ async def test_not_a_repository(tmp_path: Path) -> None:
     )
 
 
-async def test_a_directory_inside_a_repository_is_not_taken_for_it(tmp_path: Path) -> None:
+async def test_directory_inside_a_repository_is_not_the_repository(tmp_path: Path) -> None:
     """Dotfiles in a home directory: everything below is inside that repository."""
     home = repository(tmp_path / "home")
     (home / "project").mkdir()
@@ -45,7 +45,7 @@ async def test_a_directory_inside_a_repository_is_not_taken_for_it(tmp_path: Pat
     assert checkout(home) == before
 
 
-async def test_a_worktree_without_its_git_file_is_not_mistaken_for_the_repository_around_it(tmp_path: Path) -> None:
+async def test_worktree_without_its_git_file_is_not_its_parent(tmp_path: Path) -> None:
     around = repository(tmp_path / "around")
     shop = Workshop(around, repository(tmp_path / "project"))
     before = checkout(around)["refs"]
@@ -54,7 +54,7 @@ async def test_a_worktree_without_its_git_file_is_not_mistaken_for_the_repositor
     assert checkout(around)["refs"] == before
 
 
-async def test_a_bare_repository_works(tmp_path: Path) -> None:
+async def test_bare_repository_works(tmp_path: Path) -> None:
     bare = tmp_path / "bare.git"
     git(repository(tmp_path / "r"), "clone", "--quiet", "--bare", ".", str(bare))
     shop = Workshop(tmp_path, bare)
@@ -63,7 +63,7 @@ async def test_a_bare_repository_works(tmp_path: Path) -> None:
     assert outcome.output == "readme\n1\n"
 
 
-async def test_a_shallow_one_works(tmp_path: Path) -> None:
+async def test_shallow_repository_works(tmp_path: Path) -> None:
     whole = repository(tmp_path / "r")
     commit(whole, "second", readme="2")
     shallow = tmp_path / "shallow"
@@ -73,21 +73,21 @@ async def test_a_shallow_one_works(tmp_path: Path) -> None:
     assert told(outcome)["commits"] == 1
 
 
-async def test_one_without_a_commit_has_no_head(tmp_path: Path) -> None:
+async def test_repository_without_a_commit_has_no_head(tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     git(empty, "init", "--quiet")
     failed(await Workshop(tmp_path, empty).run("t1"), "has no commit named 'HEAD'")
 
 
-async def test_a_missing_ref(tmp_path: Path) -> None:
+async def test_missing_ref_fails(tmp_path: Path) -> None:
     shop = Workshop(tmp_path, repository(tmp_path / "r"))
     failed(await shop.run("t1", ref="origin/main"), "has no commit named 'origin/main' (git fetch? or fetch: true)")
     assert not list(shop.state.workspaces.glob("*/*")), "nothing is left of it"
     assert git(shop.repo, "branch", "--list", "turbo/*") == ""
 
 
-async def test_a_branch_that_exists_is_somebodys(tmp_path: Path) -> None:
+async def test_existing_branch_is_not_taken_over(tmp_path: Path) -> None:
     repo = repository(tmp_path / "r")
     git(repo, "branch", "turbo/t1")
     git(repo, "branch", "turbo/deep/t2")
@@ -99,7 +99,9 @@ async def test_a_branch_that_exists_is_somebodys(tmp_path: Path) -> None:
     assert (await shop.run("t3", "ls")).output == "readme\n", "it was these tasks alone"
 
 
-async def test_nor_is_one_that_somebody_makes_in_that_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_branch_created_at_the_same_moment_is_not_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repo = repository(tmp_path / "r")
     git(repo, "branch", "turbo/t1")
 
@@ -116,7 +118,7 @@ async def test_nor_is_one_that_somebody_makes_in_that_moment(tmp_path: Path, mon
     "task_id",
     ["--upload-pack=touch pwned", "../../x", "ünï/çødé 💥", "x" * 300, "a..b", "x.lock", "HEAD", "-", "@{u}", "Main"],
 )
-async def test_any_task_id_gets_a_branch_and_a_place_of_its_own(task_id: str, tmp_path: Path) -> None:
+async def test_any_task_id_gets_its_own_branch_and_directory(task_id: str, tmp_path: Path) -> None:
     repo = repository(tmp_path / "r")
     before = checkout(repo)
     shop = Workshop(tmp_path, repo)
@@ -159,7 +161,7 @@ async def test_large_files_come_with_the_checkout(tmp_path: Path) -> None:
     assert checkout(repo) == before
 
 
-async def test_a_filter_that_is_not_here_fails_the_task_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_missing_filter_fails_the_task_and_leaves_nothing(tmp_path: Path) -> None:
     repo = repository(tmp_path / "r")
     commit(repo, "filtered", **{".gitattributes": "*.bin filter=absent\n", "a.bin": "x"})
     git(repo, "config", "filter.absent.smudge", "absent-program")
@@ -171,7 +173,7 @@ async def test_a_filter_that_is_not_here_fails_the_task_and_leaves_nothing(tmp_p
     assert len(git(repo, "worktree", "list").splitlines()) == 1
 
 
-async def test_a_repository_of_another_users_is_refused_by_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_repository_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if os.geteuid() != 0:
         missing("only root can give a repository to another user")
     repo = repository(tmp_path / "r")
@@ -185,7 +187,7 @@ async def test_a_repository_of_another_users_is_refused_by_git(tmp_path: Path, m
     assert (await shop.run("t1", "ls")).output == "readme\n"
 
 
-async def test_no_hook_runs_and_no_variable_leads_git_elsewhere(tmp_path: Path) -> None:
+async def test_no_hook_runs_and_no_variable_redirects_git(tmp_path: Path) -> None:
     repo = repository(tmp_path / "r")
     other = repository(tmp_path / "other")
     for hook in ("post-checkout", "reference-transaction", "post-commit"):
@@ -221,7 +223,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
-async def test_a_full_disk_costs_no_try_and_leaves_nothing_half_made(tmp_path: Path, small_disk: Path) -> None:
+async def test_full_disk_uses_no_attempt_and_leaves_nothing_behind(tmp_path: Path, small_disk: Path) -> None:
     repo = repository(tmp_path / "r")
     (repo / "large").write_bytes(os.urandom(3_000_000))
     commit(repo, "large")

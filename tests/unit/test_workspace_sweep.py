@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.repositories import Workshop, checkout, git, own_clone, repository, told
+from tests.support.repositories import Workshop, checkout, git, own_clone, repository, told
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.process.directory_lock import DirectoryLock
 from turbo.workspaces import sweep as sweep_module
@@ -56,7 +56,7 @@ LOSSY = {"commits", "edited", "new-file", "staged", "detached", "half-a-merge"}
 
 
 @pytest.mark.parametrize("guarded", [True, False], ids=["guarded", "control"])
-async def test_by_age_it_takes_what_would_not_be_missed_and_nothing_else(
+async def test_age_removes_only_what_would_not_be_missed(
     guarded: bool, shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await one_of_each(shop)
@@ -82,7 +82,7 @@ async def test_by_age_it_takes_what_would_not_be_missed_and_nothing_else(
     assert await swept(shop, 400) == set(), "however old"
 
 
-async def test_after_a_day_what_is_unchanged_goes_unless_it_is_to_stay(shop: Workshop) -> None:
+async def test_unchanged_worktree_goes_after_a_day_unless_kept(shop: Workshop) -> None:
     await shop.run("failed", "exit 1")
     await shop.run("always", policy=KEPT)
     await shop.run("never", "echo x >new; exit 1", policy=Policy(keep="never"))
@@ -94,7 +94,7 @@ async def test_after_a_day_what_is_unchanged_goes_unless_it_is_to_stay(shop: Wor
     assert await swept(shop, 14.1) == {"always", "merged"}
 
 
-async def test_the_configuration_may_say_otherwise_and_branches_stay_even_then(shop: Workshop) -> None:
+async def test_sweep_unmerged_removes_worktrees_and_keeps_branches(shop: Workshop) -> None:
     await one_of_each(shop)
     gone = await swept(shop, 15, Policy(sweep_unmerged=True))
     assert gone == {"nothing", "merged", "pushed"} | LOSSY
@@ -105,7 +105,7 @@ async def test_the_configuration_may_say_otherwise_and_branches_stay_even_then(s
     assert (again.output, told(again)["continued"]) == ("commits\n", True), "a retry goes on from the branch"
 
 
-async def test_over_the_cap_the_longest_unused_go_first(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+async def test_longest_unused_go_first_over_the_cap(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     git(shop.repo, "config", "core.excludesFile", str(shop.path / "ignore"))
     (shop.path / "ignore").write_text("ignored\n")
     fill = "dd if=/dev/zero of=ignored bs=1M count=4 status=none"
@@ -121,7 +121,7 @@ async def test_over_the_cap_the_longest_unused_go_first(shop: Workshop, caplog: 
     assert [one.task_id for one in kept(shop.state.root)] == ["first"]
 
 
-async def test_a_worktree_in_use_is_left_alone(tmp_path: Path) -> None:
+async def test_worktree_in_use_is_left_alone(tmp_path: Path) -> None:
     repo = repository(tmp_path / "project")
     shop = Workshop(tmp_path, repo)
     exclusive = ExclusiveDirectories(shop.state.locks, shop.journal.directory, {}, {}, lambda: None)
@@ -140,7 +140,7 @@ async def test_a_worktree_in_use_is_left_alone(tmp_path: Path) -> None:
     assert not [p for p in shop.state.locks.iterdir() if len(p.stem) == 32], "an old lock that nobody holds goes too"
 
 
-async def test_a_worktree_whose_repository_is_gone_stays(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
+async def test_worktree_without_its_repository_stays(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     await shop.run("t1", "echo x >new")
     shutil.rmtree(shop.repo)
     with caplog.at_level(logging.WARNING):
@@ -149,7 +149,7 @@ async def test_a_worktree_whose_repository_is_gone_stays(shop: Workshop, caplog:
     assert [one.task_id for one in kept(shop.state.root)] == ["t1"]
 
 
-async def test_the_persons_checkout_and_worktrees_are_not_touched(tmp_path: Path) -> None:
+async def test_checkout_and_worktrees_of_a_person_are_not_touched(tmp_path: Path) -> None:
     repo = own_clone(tmp_path / "project")
     away = tmp_path / "away"
     git(repo, "worktree", "add", "--quiet", "--detach", str(away))
@@ -165,7 +165,7 @@ async def test_the_persons_checkout_and_worktrees_are_not_touched(tmp_path: Path
     assert git(away, "status", "--short") == ""
 
 
-def test_a_size_is_what_the_disk_has_lost(tmp_path: Path) -> None:
+def test_size_is_the_disk_space_used(tmp_path: Path) -> None:
     (tmp_path / "d" / "deep").mkdir(parents=True)
     (tmp_path / "d" / "deep" / "file").write_bytes(b"x" * 100_000)
     (tmp_path / "d" / "same").hardlink_to(tmp_path / "d" / "deep" / "file")
@@ -173,7 +173,7 @@ def test_a_size_is_what_the_disk_has_lost(tmp_path: Path) -> None:
     assert 100_000 <= size_of(tmp_path / "d") <= 120_000
 
 
-def test_a_lock_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_removed_lock_is_not_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stepped: the second has opened the file when its holder removes it."""
     path = tmp_path / "x.lock"
     first, second, third = DirectoryLock(path), DirectoryLock(path), DirectoryLock(path)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.repositories import Workshop, checkout, commit, git, repository, told
+from tests.support.repositories import Workshop, checkout, commit, git, repository, told
 from turbo.config.worker import WorkerConfig
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.run import Snooze, StopSignal
@@ -40,7 +40,7 @@ def shop(tmp_path: Path, repo: Path) -> Workshop:
     return Workshop(tmp_path, repo)
 
 
-async def test_a_task_runs_in_a_worktree_on_a_branch_of_its_own(shop: Workshop, repo: Path) -> None:
+async def test_task_runs_in_a_worktree_on_its_own_branch(shop: Workshop, repo: Path) -> None:
     before = checkout(repo)
     head = git(repo, "rev-parse", "HEAD")
     outcome = await shop.run("t1", "pwd; git branch --show-current; cat readme; " + COMMIT.format("one"))
@@ -56,7 +56,7 @@ async def test_a_task_runs_in_a_worktree_on_a_branch_of_its_own(shop: Workshop, 
     assert checkout(repo) == before
 
 
-async def test_what_nobody_committed_is_counted_too(shop: Workshop) -> None:
+async def test_uncommitted_changes_are_counted(shop: Workshop) -> None:
     script = COMMIT.format("one") + "; printf 'a\\nb\\n' >new; echo bye >readme; mkdir dir; touch dir/x dir/y"
     space = told(await shop.run("t1", script))
     assert (space["commits"], space["uncommitted"]) == (1, 3), "readme, new, and the new directory once"
@@ -65,7 +65,7 @@ async def test_what_nobody_committed_is_counted_too(shop: Workshop) -> None:
     assert git(tree, "status", "--short").splitlines() == ["M readme", "?? dir/", "?? new"], "measuring adds nothing"
 
 
-async def test_a_retry_goes_on_where_the_last_try_was(shop: Workshop) -> None:
+async def test_retry_continues_in_the_previous_worktree(shop: Workshop) -> None:
     first = await shop.run("t1", COMMIT.format("one") + "; echo half >half; exit 1")
     assert first.kind is OutcomeKind.FAILED
     second = await shop.run("t1", "cat one half; " + COMMIT.format("two"), retry_count=1)
@@ -75,14 +75,14 @@ async def test_a_retry_goes_on_where_the_last_try_was(shop: Workshop) -> None:
     assert (told(first)["continued"], space["continued"], space["commits"]) == (False, True, 2)
 
 
-async def test_the_locks_that_a_killed_program_left_are_removed(shop: Workshop, repo: Path) -> None:
+async def test_locks_of_a_killed_program_are_removed(shop: Workshop, repo: Path) -> None:
     script = "touch $(git rev-parse --git-dir)/index.lock; kill -9 $$"
     assert (await shop.run("t1", script)).kind is OutcomeKind.FAILED
     assert list((repo / ".git" / "worktrees").glob("*/index.lock"))
     assert (await shop.run("t1", COMMIT.format("one"), retry_count=1)).kind is OutcomeKind.SUCCEEDED
 
 
-async def test_a_worktree_that_somebody_removed_is_made_again_from_its_branch(shop: Workshop, repo: Path) -> None:
+async def test_removed_worktree_is_restored_from_its_branch(shop: Workshop, repo: Path) -> None:
     path = Path(str(told(await shop.run("t1", COMMIT.format("one")))["path"]))
     shutil.rmtree(path)
     outcome = await shop.run("t1", "cat one", retry_count=1)
@@ -94,7 +94,7 @@ async def test_a_worktree_that_somebody_removed_is_made_again_from_its_branch(sh
     assert (outcome.output, told(outcome)["continued"]) == ("readme\n", False)
 
 
-async def test_a_worktree_that_its_repository_lost_is_nobodys_to_guess_about(shop: Workshop, repo: Path) -> None:
+async def test_worktree_unknown_to_its_repository_fails_the_task(shop: Workshop, repo: Path) -> None:
     path = Path(str(told(await shop.run("t1", "echo work >work"))["path"]))
     shutil.rmtree(repo / ".git" / "worktrees")
     outcome = await shop.run("t1", retry_count=1)
@@ -107,7 +107,7 @@ async def test_a_worktree_that_its_repository_lost_is_nobodys_to_guess_about(sho
 
 
 @pytest.mark.parametrize("step", ["make_branch", "add", "_add", "checkout"])
-async def test_a_worktree_that_was_never_finished_is_made_anew(
+async def test_unfinished_worktree_is_made_again(
     step: str, shop: Workshop, repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker that is killed runs no cleanup: CancelledError stands for it, which the code does not handle either."""
@@ -118,7 +118,7 @@ async def test_a_worktree_that_was_never_finished_is_made_anew(
     assert (outcome.output, outcome.error) == ("hello\n", None)
 
 
-async def test_one_that_was_being_made_again_from_its_branch_keeps_the_commits(
+async def test_unfinished_restore_from_a_branch_keeps_the_commits(
     shop: Workshop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(str(told(await shop.run("t1", COMMIT.format("one") + "; exit 1"))["path"]))
@@ -147,7 +147,7 @@ def killed_after(step: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-async def test_a_stop_while_it_is_made_leaves_nothing(shop: Workshop, repo: Path) -> None:
+async def test_stop_while_making_a_worktree_leaves_nothing(shop: Workshop, repo: Path) -> None:
     stop = StopSignal()
     stop.set(StopCause.CANCEL)
     assert (await shop.run("t1", stop=stop)).kind is OutcomeKind.CANCELLED
@@ -181,9 +181,7 @@ async def test_setup_runs_once_with_the_executors_environment(shop: Workshop) ->
         (("nowhere-to-be-found",), "setup: cannot start nowhere-to-be-found"),
     ],
 )
-async def test_a_failed_setup_fails_its_task_with_what_it_printed(
-    setup: tuple[str, ...], says: str, shop: Workshop
-) -> None:
+async def test_failed_setup_fails_its_task_with_its_output(setup: tuple[str, ...], says: str, shop: Workshop) -> None:
     outcome = await shop.run("t1", "touch ran", setup=setup, setup_seconds=0.3)
     assert (outcome.kind, outcome.final) == (OutcomeKind.FAILED, False)
     assert says in str(outcome.error)
@@ -208,7 +206,7 @@ async def test_a_failed_setup_fails_its_task_with_what_it_printed(
         ("never", "echo x >new; exit 1", True, True),
     ],
 )
-async def test_what_stays_of_it_is_as_configured(
+async def test_cleanup_follows_the_configuration(
     keep: str, script: str, tree: bool, branch: bool, shop: Workshop, repo: Path
 ) -> None:
     space = told(await shop.run("t1", script, policy=Policy(keep=keep)))  # type: ignore[arg-type]
@@ -218,7 +216,7 @@ async def test_what_stays_of_it_is_as_configured(
     assert [(one.task_id, one.size > 0) for one in kept(shop.state.root)] == ([("t1", True)] if tree else [])
 
 
-async def test_a_result_survives_whatever_was_done_to_the_worktree(shop: Workshop) -> None:
+async def test_result_survives_any_damage_to_the_worktree(shop: Workshop) -> None:
     scripts = ["rm -rf ../project", "echo x >new; rm .git", "git checkout -q --orphan new; git rm -rfq ."]
     spaces = []
     for number, script in enumerate(scripts):
@@ -230,7 +228,7 @@ async def test_a_result_survives_whatever_was_done_to_the_worktree(shop: Worksho
     assert (spaces[2]["head"], spaces[2]["deletions"], spaces[2]["kept"]) == (None, 1, True)
 
 
-async def test_a_drain_leaves_it_for_the_next_run(shop: Workshop) -> None:
+async def test_drain_keeps_the_worktree_for_the_next_run(shop: Workshop) -> None:
     stop = StopSignal()
     running = asyncio.create_task(shop.run("t1", "echo half >half; exec sleep 60", stop=stop))
     while not list(shop.state.workspaces.glob("*/t1/project/half")):
@@ -243,7 +241,7 @@ async def test_a_drain_leaves_it_for_the_next_run(shop: Workshop) -> None:
 # ── refs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_a_row_chooses_among_the_refs_that_are_opened(shop: Workshop, repo: Path) -> None:
+async def test_row_chooses_among_the_allowed_refs(shop: Workshop, repo: Path) -> None:
     git(repo, "branch", "release/1")
     commit(repo, "second", readme="newer\n")
     assert (await shop.run("t1", "cat readme", refs=("release/*",), data={"ref": "release/1"})).output == "hello\n"
@@ -269,14 +267,14 @@ async def test_a_row_chooses_among_the_refs_that_are_opened(shop: Workshop, repo
         ({"cwd": "/"}, "input_data.cwd cannot be had"),
     ],
 )
-async def test_nothing_else_of_a_row_reaches_git(data: object, says: str, shop: Workshop) -> None:
+async def test_only_the_ref_of_a_row_reaches_git(data: object, says: str, shop: Workshop) -> None:
     outcome = await shop.run("t1", "touch ran", refs=("release/*",), data=data)
     assert (outcome.kind, outcome.failure_kind, outcome.final) == (OutcomeKind.FAILED, FailureKind.REFUSED, True)
     assert says in str(outcome.error)
     assert not list(shop.state.workspaces.iterdir())
 
 
-async def test_fetch_brings_the_remotes_branch_and_nothing_else(tmp_path: Path, repo: Path) -> None:
+async def test_fetch_brings_only_the_remote_branch(tmp_path: Path, repo: Path) -> None:
     clone = tmp_path / "clone"
     git(repo, "clone", "--quiet", str(repo), str(clone))
     git(repo, "branch", "other")
@@ -297,7 +295,7 @@ async def test_fetch_brings_the_remotes_branch_and_nothing_else(tmp_path: Path, 
     assert after | {"refs": ""} == before | {"refs": ""}
 
 
-async def test_a_fetch_that_fails_fails_the_task_and_asks_nobody(tmp_path: Path, repo: Path) -> None:
+async def test_failed_fetch_fails_the_task_without_a_prompt(tmp_path: Path, repo: Path) -> None:
     git(repo, "remote", "add", "origin", "https://me:geheim@127.0.0.1:1/x.git")
     outcome = await Workshop(tmp_path, repo).run("t1", ref="origin/main", fetch=True)
     assert outcome.kind is OutcomeKind.FAILED
@@ -308,7 +306,7 @@ async def test_a_fetch_that_fails_fails_the_task_and_asks_nobody(tmp_path: Path,
 # ── twenty at once ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def test_somebody_elses_half_made_worktree_is_waited_for(
+async def test_half_made_worktree_of_another_is_waited_for(
     shop: Workshop, repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What `git worktree add` leaves for a moment, and the person's own may leave at any time."""
@@ -336,7 +334,7 @@ async def test_somebody_elses_half_made_worktree_is_waited_for(
     assert (outcome.output, outcome.error, waited) == ("readme\n", None, 1)
 
 
-async def test_a_repository_is_one_tasks_at_a_time_and_a_stop_ends_the_wait(
+async def test_repository_serves_one_task_and_a_stop_ends_the_wait(
     shop: Workshop, repo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = asyncio.Event()
@@ -361,7 +359,7 @@ async def test_a_repository_is_one_tasks_at_a_time_and_a_stop_ends_the_wait(
     assert (await shop.run("t1", "ls")).output == "readme\n"
 
 
-async def test_many_at_once_with_few_fetches(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_tasks_share_few_fetches(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[str] = []
     fetch = Repository.fetch
 
@@ -383,7 +381,7 @@ async def test_many_at_once_with_few_fetches(tmp_path: Path, repo: Path, monkeyp
     assert not list(shop.journal.directory.iterdir()), "nothing of it runs any more"
 
 
-async def test_a_second_run_of_a_task_does_not_enter_while_the_first_is_there(shop: Workshop) -> None:
+async def test_second_run_of_a_task_is_snoozed_while_the_first_runs(shop: Workshop) -> None:
     """A worker that lost its lease goes on with its run (`on_lost_lease: keep`), and another claims the task."""
     exclusive = ExclusiveDirectories(shop.state.locks, shop.journal.directory, {}, {}, lambda: None)
     shop.exclusive = exclusive.enter
@@ -398,7 +396,7 @@ async def test_a_second_run_of_a_task_does_not_enter_while_the_first_is_there(sh
     assert (await running).kind is OutcomeKind.SUCCEEDED
 
 
-async def test_a_configured_workspace_is_made_so_and_locked(tmp_path: Path, repo: Path) -> None:
+async def test_configured_workspace_is_built_and_locked(tmp_path: Path, repo: Path) -> None:
     """What build_executors makes of the section."""
     entered: list[Path] = []
 

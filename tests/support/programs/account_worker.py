@@ -1,6 +1,6 @@
 """A worker as `turbo worker` runs it, with what a test of accounts must be able to shorten or to leave out.
 
-python tests/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false, "ladder": false}'
+python tests/support/programs/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false, "ladder": false}'
 """
 
 import asyncio

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.real import missing, require
-from tests.workers import until
+from tests.support.requirements import missing, require
+from tests.support.workers import until
 from turbo.embedded import free_port
 
 ENTER_CGROUP = """

@@ -25,8 +25,8 @@ import psutil
 import psycopg
 import yaml
 
-from tests.real import missing
-from tests.workers import until
+from tests.support.requirements import missing
+from tests.support.workers import until
 from turbo import embedded
 
 PINS = Path(__file__).with_name("patroni-constraints.txt")

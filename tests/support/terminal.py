@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.real import require
-from tests.workers import until
+from tests.support.requirements import require
+from tests.support.workers import until
 
 
 @dataclass

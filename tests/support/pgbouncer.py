@@ -14,8 +14,8 @@ from pathlib import Path
 import psycopg
 from psycopg import conninfo
 
-from tests.real import require
-from tests.workers import until
+from tests.support.requirements import require
+from tests.support.workers import until
 from turbo import embedded
 
 PROGRAM = "/usr/sbin/pgbouncer"

@@ -17,7 +17,7 @@ from turbo.process.journal import Journal
 from turbo.workspaces.area import Exclusive, no_lock
 from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
 
-OWN = Path(__file__).parents[1]
+OWN = Path(__file__).parents[2]
 
 IDENTITY = {
     "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org",

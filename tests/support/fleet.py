@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.workers import TURBO, Bench
+from tests.support.workers import TURBO, Bench
 
 
 def free_ports(count: int) -> int:

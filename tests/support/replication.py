@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests.workers import until
+from tests.support.workers import until
 from turbo import embedded
 from turbo.migrate import migrate
 

@@ -20,7 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 TURBO = Path(sys.executable).parent / "turbo"
-UNGUARDED = (sys.executable, Path(__file__).with_name("unguarded.py"))
+UNGUARDED = (sys.executable, Path(__file__).with_name("programs") / "unguarded.py")
 
 LEDGER_PROGRAM = """
 import json, os, subprocess, sys, time
@@ -154,7 +154,7 @@ class Bench:
         without: Sequence[str] = (),
         **worker: object,
     ) -> WorkerProcess:
-        """`without` names guards of tests/unguarded.py to take out."""
+        """`without` names guards of tests/support/programs/unguarded.py to take out."""
         program = (*UNGUARDED,) if without else self.program
         if without:
             arguments = (json.dumps(list(without)),)

@@ -12,10 +12,10 @@ from typing import Any
 
 import psycopg
 
-from tests import messages_api, workers
-from tests.claude_bench import OAUTH, the_cli
-from tests.messages_api import Answer, MessagesApi, Request
-from tests.workers import TURBO, WorkerProcess, until
+from tests.support import messages_api, workers
+from tests.support.claude import OAUTH, the_cli
+from tests.support.messages_api import Answer, MessagesApi, Request
+from tests.support.workers import TURBO, WorkerProcess, until
 from turbo.executors.claude.executor import PREAMBLE, PROBE_PROMPT
 
 ACCOUNT = "max"
@@ -138,7 +138,7 @@ def subscription() -> dict[str, str]:
 @contextlib.contextmanager
 def accounts_bench(dsn: str, path: Path) -> Iterator[AccountsBench]:
     """Its API says "done" until told otherwise."""
-    program = (sys.executable, Path(__file__).with_name("account_worker.py"))
+    program = (sys.executable, Path(__file__).with_name("programs") / "account_worker.py")
     with MessagesApi(messages_api.text("done")) as api:
         one = AccountsBench(dsn, path, program=program, api=api)
         try:

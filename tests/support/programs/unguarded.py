@@ -1,6 +1,6 @@
 """A worker as `turbo worker` runs it, with named guards taken out: the controls of tests that show what a guard is for.
 
-    python tests/unguarded.py CONFIG '["fence", …]'
+    python tests/support/programs/unguarded.py CONFIG '["fence", …]'
 
 A guard that is a condition in a statement is edited out of its text; the edit fails when the text is not there, so that a
 control never runs guarded without anybody noticing.

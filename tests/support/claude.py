@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import messages_api
-from tests.messages_api import Answer, MessagesApi
-from tests.real import missing
+from tests.support import messages_api
+from tests.support.messages_api import Answer, MessagesApi
+from tests.support.requirements import missing
 from turbo.domain.outcome import Outcome
 from turbo.domain.run import Progress, Run
 from turbo.domain.task import Task
@@ -29,7 +29,7 @@ ALLOWED = {"allowed_tools": ["Bash", "Read"]}
 
 
 def the_cli() -> str:
-    here = Path(__file__).parent / ".tools" / "node_modules" / ".bin" / "claude"
+    here = Path(__file__).parents[1] / ".tools" / "node_modules" / ".bin" / "claude"
     path = os.environ.get("TURBO_TEST_CLAUDE") or str(here)
     if not os.access(path, os.X_OK):
         missing(f"no Claude CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_CLAUDE")

@@ -1,6 +1,6 @@
 """A worker as `turbo worker` runs it, with a defect put in: some part of it raises what nobody foresaw.
 
-python tests/defective.py CONFIG DEFECT
+python tests/support/programs/defective.py CONFIG DEFECT
 """
 
 import asyncio

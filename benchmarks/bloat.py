@@ -22,9 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pickup import percentile
 from tests.support.rig import finished
+from tests.support.stores import Stores
 from turbo import embedded
-from turbo.db.claim_store import Queue, WorkerRow
-from turbo.db.connect import Lane
+from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRow
+from turbo.domain.states import WorkerState
 from turbo.migrate import migrate
 
 ROUND = 1_000
@@ -67,8 +69,10 @@ async def stream(dsn: str, tasks: int) -> Left:
     lanes = Lane(dsn, "bloat claims"), Lane(dsn, "bloat results")
     for lane in lanes:
         lane.prepare = True
-    queue = Queue("bloat-1-abcdef", *lanes)
-    await queue.register(WorkerRow("bloat", "here", 1, "0", CLAIM, ("default",), {}, (), None, 10, 600, 30), "up")
+    stores = Stores("bloat-1-abcdef", *lanes)
+    await stores.registry.register(
+        WorkerRow("bloat", "here", 1, "0", CLAIM, ("default",), {}, (), None, 10, 600, 30), WorkerState.UP
+    )
     claims: list[float] = []
     most_dead = 0
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as writer:
@@ -87,10 +91,10 @@ async def stream(dsn: str, tasks: int) -> Left:
             )
             for _ in range(ROUND // CLAIM):
                 asked = time.perf_counter()
-                claim = await queue.claim("default", CLAIM, may_idle=False)
+                claim = await stores.claims.claim("default", CLAIM, may_idle=False)
                 claims.append(time.perf_counter() - asked)
                 assert len(claim.tasks) == CLAIM
-                await queue.finish([finished(task, queue.worker_id) for task in claim.tasks])
+                await stores.results.finish([finished(task, stores.worker_id) for task in claim.tasks])
             if number % 10 == 9:
                 most_dead = max(most_dead, (await counts())[0])
         seconds = time.perf_counter() - began

@@ -7,10 +7,12 @@ import psycopg
 
 from benchmarks.bench import Bench, Table, median, percentile, spread
 from benchmarks.contenders.turbo import CONTENDERS
-from turbo.db.claim_store import Queue, WorkerRow
-from turbo.db.connect import Lane
+from tests.support.stores import Stores
+from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRow
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
+from turbo.domain.states import WorkerState
 
 CLAIMS = 300
 LOAD = """
@@ -75,20 +77,22 @@ async def _round(dsn: str, claims: int) -> dict[str, float]:
     lanes = Lane(dsn, "bench claims"), Lane(dsn, "bench results")
     for lane in lanes:
         lane.prepare = True
-    queue = Queue("bench-1-abcdef", *lanes)
-    await queue.register(WorkerRow("bench", "here", 1, "0", 10, ("default",), {}, (), None, 10, 600, 30), "up")
+    stores = Stores("bench-1-abcdef", *lanes)
+    await stores.registry.register(
+        WorkerRow("bench", "here", 1, "0", 10, ("default",), {}, (), None, 10, 600, 30), WorkerState.UP
+    )
     took = []
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as writer:
             for number in range(claims + 20):
                 await writer.execute("insert into agent_tasks (task_description, task_priority) values ('x', 99)")
                 begun = time.perf_counter()
-                claimed = await queue.claim("default", 1, may_idle=True)
+                claimed = await stores.claims.claim("default", 1, may_idle=True)
                 if number >= 20:
                     took.append((time.perf_counter() - begun) * 1e3)
                 (task,) = claimed.tasks
                 result = RunResult(task.task_id, task.fencing_token, OutcomeKind.SUCCEEDED.value, {}, worker_id="bench")
-                await queue.finish([result])
+                await stores.results.finish([result])
     finally:
         for lane in lanes:
             await lane.close()

@@ -11,8 +11,8 @@ import pytest
 from tests.support import messages_api
 from tests.support.accounts import ACCOUNT, AccountsBench, accounts_bench, is_probe, subscription
 from tests.support.messages_api import Answer, Request
-from turbo.db.claim_store import Queue
-from turbo.db.connect import Lane
+from tests.support.stores import Stores
+from turbo.db.lane import Lane
 
 LIMITED = {(ACCOUNT, "*"): ("paused", "usage_limit")}
 DAY = 86_400
@@ -137,11 +137,9 @@ def test_limit_of_an_unnamed_account_stays_on_its_host(bench: AccountsBench) -> 
 # ── the row, without a worker ────────────────────────────────────────────────────────────────────────────────────────
 
 
-async def limit(queue: Queue, resets_at: float | None, host: str = "*", **more: float) -> object:
+async def limit(stores: Stores, resets_at: float | None, host: str = "*", **more: float) -> object:
     known = {"shortest": 60.0, "longest": 8.0 * DAY, "unknown": 900.0, "jitter": 0.0}
-    return await queue.account(
-        "accounts/limit", account=ACCOUNT, host=host, resets_at=resets_at, why="x", **{**known, **more}
-    )
+    return await stores.accounts.limit(ACCOUNT, host, resets_at=resets_at, why="x", **{**known, **more})
 
 
 @pytest.mark.parametrize(
@@ -150,10 +148,10 @@ async def limit(queue: Queue, resets_at: float | None, host: str = "*", **more: 
 )
 async def test_reset_is_clamped_on_the_database_clock(dsn: str, resets_in: float | None, rests: float) -> None:
     lane = Lane(dsn, "test")
-    queue = Queue("w-1-abcdef", lane, lane, host="alpha")
+    stores = Stores("w-1-abcdef", lane, lane, host="alpha")
     with psycopg.connect(dsn, autocommit=True) as db:
         (now,) = db.execute("select extract(epoch from clock_timestamp())::float8").fetchone() or (0.0,)
-        assert await limit(queue, None if resets_in is None else now + resets_in) is True
+        assert await limit(stores, None if resets_in is None else now + resets_in) is True
         query = "select extract(epoch from until)::float8 from agent_accounts"
         (until,) = db.execute(query).fetchone() or (0.0,)
     assert abs(until - now - rests) < 5
@@ -162,12 +160,12 @@ async def test_reset_is_clamped_on_the_database_clock(dsn: str, resets_in: float
 
 async def test_latest_of_several_limits_makes_one_pause(dsn: str) -> None:
     lanes = [Lane(dsn, f"test {n}") for n in range(8)]
-    queues = [Queue(f"w-{n}-abcdef", lane, lane, host="alpha") for n, lane in enumerate(lanes)]
+    several = [Stores(f"w-{n}-abcdef", lane, lane, host="alpha") for n, lane in enumerate(lanes)]
     at = time.time()
-    new = await asyncio.gather(*(limit(queue, at + 1000 + 100 * n) for n, queue in enumerate(queues)))
+    new = await asyncio.gather(*(limit(stores, at + 1000 + 100 * n) for n, stores in enumerate(several)))
     assert sorted(str(n) for n in new) == ["False"] * 7 + ["True"]
-    assert await limit(queues[0], at + 500) is False
-    (row,) = await queues[0].account_rows(ACCOUNT)
+    assert await limit(several[0], at + 500) is False
+    (row,) = await several[0].accounts.rows(ACCOUNT)
     assert row.seconds is not None
     assert 1690 < row.seconds <= 1701
     for lane in lanes:

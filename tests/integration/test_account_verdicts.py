@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 import psycopg
 import pytest
 
+from tests.support.stores import Stores
 from turbo.accounts.breaker import AccountTimings
-from turbo.accounts.manager import Accounts
-from turbo.db.claim_store import Queue
-from turbo.db.connect import Lane
+from turbo.accounts.manager import AccountManager, accounts_of
+from turbo.db.lane import Lane
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run, Running
 from turbo.domain.states import StopCause
@@ -53,18 +53,19 @@ class ProbedAgent(Agent):
 class Side:
     """One worker's accounts."""
 
-    accounts: Accounts
-    queue: Queue
+    accounts: AccountManager
+    stores: Stores
     lane: Lane
     metrics: Metrics
     told: list[TypeFilter]
 
     async def says(self, outcome: Outcome, executor: str = "agent") -> Outcome:
         run = Running(Task(task_id="t", task_type="default", task_description="x"), executor, None)
-        return await self.accounts.after_run(run, outcome)
+        return await self.accounts.review(run, outcome)
 
     async def sweep(self) -> None:
-        self.accounts.seen(await self.queue.sweep(["default"]))
+        result = await self.stores.claims.poll(["default"])
+        self.accounts.polled(result.accounts, result.asked_at)
 
 
 class Sides:
@@ -74,20 +75,20 @@ class Sides:
 
     def make(self, *executors: Executor, host: str = "alpha", **timings: float) -> Side:
         lane, metrics, told = Lane(self.dsn, "test"), Metrics(), list[TypeFilter]()
-        queue = Queue(f"w-{len(self.made)}-abcdef", lane, lane, host=host)
-        accounts = Accounts(
-            queue,
+        by_name = {e.name: e for e in executors}
+        stores = Stores(f"w-{len(self.made)}-abcdef", lane, lane, host=host, accounts=accounts_of(by_name))
+        accounts = AccountManager(
+            stores.accounts,
             host,
-            {e.name: e for e in executors},
+            by_name,
             {"default": executors[0].name, "noop": "noop"},
             metrics,
             told.append,
             shared={"max"},
             timings=AccountTimings(**{"resume_spread": 0.0, **timings}),
         )
-        queue.accounts = accounts.names
         accounts.start(lambda name, error: None)
-        side = Side(accounts, queue, lane, metrics, told)
+        side = Side(accounts, stores, lane, metrics, told)
         self.made.append(side)
         return side
 
@@ -126,9 +127,9 @@ async def test_executor_name_is_the_account_when_none_is_given(sides: Sides) -> 
     agent.words.put_nowait(REFUSED)
     assert (await side.says(REFUSED)).kind is OutcomeKind.AUTH_FAILED
     assert sides.sql("select account, host, state from agent_accounts") == [("agent", "alpha", "paused")]
-    assert side.accounts.types() == TypeFilter(only=("noop",))
+    assert side.accounts.types() == TypeFilter(include=("noop",))
     await side.sweep()
-    assert side.accounts.types() == TypeFilter(only=("noop",))
+    assert side.accounts.types() == TypeFilter(include=("noop",))
 
 
 async def test_unprobeable_account_backs_off_and_is_tested_by_a_task(sides: Sides) -> None:
@@ -137,7 +138,7 @@ async def test_unprobeable_account_backs_off_and_is_tested_by_a_task(sides: Side
         outcome = await side.says(REFUSED)
         assert outcome.kind is OutcomeKind.AUTH_FAILED, "no try is counted"
         assert sides.sql(STATE) == [("paused", "auth", trips)]
-        (row,) = await side.queue.account_rows("max")
+        (row,) = await side.stores.accounts.rows("max")
         assert row.seconds is not None
         assert 0.1 * 2**trips * 0.8 - 0.1 < row.seconds <= 0.1 * 2**trips
         async with asyncio.timeout(10):  # half open, and nobody to ask: the next task is the probe
@@ -152,7 +153,7 @@ async def test_failures_during_a_probe_wait_for_a_newer_probe(sides: Sides) -> N
     side = sides.make(agent)
     first = asyncio.create_task(side.says(REFUSED))
     await agent.asked.get()
-    assert side.accounts.types().only == ("noop",), "closed from before anything was given back"
+    assert side.accounts.types().include == ("noop",), "closed from before anything was given back"
     second = asyncio.create_task(side.says(REFUSED))
     await _suspected(side)
     agent.words.put_nowait(Outcome.succeeded())
@@ -173,7 +174,7 @@ async def test_two_workers_of_a_host_share_one_probe(sides: Sides) -> None:
     agents[0].words.put_nowait(REFUSED)
     assert [(await first).kind, (await second).kind] == [OutcomeKind.AUTH_FAILED] * 2
     assert agents[1].asked.empty()
-    assert right.accounts.types() == TypeFilter(only=("noop",))
+    assert right.accounts.types() == TypeFilter(include=("noop",))
 
 
 async def test_unanswered_probe_uses_no_attempt_and_pauses(sides: Sides) -> None:
@@ -216,19 +217,19 @@ async def test_drain_does_not_wait_for_a_probe(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent)
     run = Running(Task(task_id="t", task_type="default", task_description="x"), "agent", None)
-    verdict = asyncio.create_task(side.accounts.after_run(run, REFUSED))
+    verdict = asyncio.create_task(side.accounts.review(run, REFUSED))
     await agent.asked.get()
     run.stop.set(StopCause.DRAIN)
     assert await asyncio.wait_for(verdict, 5) == REFUSED, "it goes back as it is"
-    assert not side.accounts.types().skip
-    assert side.accounts.types().only == ("noop",)
+    assert not side.accounts.types().exclude
+    assert side.accounts.types().include == ("noop",)
 
 
 async def test_late_verdict_uses_no_attempt(sides: Sides) -> None:
     agent = ProbedAgent()
     side = sides.make(agent, verdict=0.3)
     assert (await side.says(REFUSED)).kind is OutcomeKind.AUTH_FAILED
-    assert side.accounts.types().only == ("noop",)
+    assert side.accounts.types().include == ("noop",)
     assert sides.sql("select state from agent_accounts") == [("suspect",)]
 
 

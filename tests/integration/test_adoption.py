@@ -14,10 +14,14 @@ from tests.support.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSO
 from tests.support.rig import Rig, finished
 from tests.support.workers import TURBO, Bench, bench, until
 from turbo.client.client import Client
-from turbo.db.connect import Lane
+from turbo.db.lane import Lane
+from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.domain.claim import ClaimRef
+from turbo.domain.states import WorkerState
 from turbo.host.spool import Spool
-from turbo.maintenance.row_retention import RetentionAges, RowRetention
+from turbo.host.spool_writer import SpoolWriter
+from turbo.maintenance.leadership import Leadership
+from turbo.maintenance.row_retention import RowRetention
 from turbo.migrate import SCHEMA_VERSION, Patience, migrate
 from turbo.observability.metrics import Metrics
 from turbo.worker.completer import Completer
@@ -241,14 +245,14 @@ async def test_old_poller_may_claim_a_task_that_turbo_gave_back(empty_dsn: str) 
     migrate(empty_dsn)
     async with Rig(empty_dsn, slots_size=1, poll_seconds=1) as rig:
         task, _ = await rig.claimed()
-        await rig.queue.set_state("draining")
-        await rig.queue.release([(ClaimRef(task.task_id, task.fencing_token), None)], "drain")
+        await rig.stores.registry.set_state(WorkerState.DRAINING)
+        await rig.stores.results.release([(ClaimRef(task.task_id, task.fencing_token), None)], "drain")
         where = f"where task_id = '{task.task_id}'"
         query(empty_dsn, f"update agent_tasks set status = 'assigned', assigned_worker_id = 'old-1' {where}")
         for status in ("in_progress", "completed"):
             query(empty_dsn, f"update agent_tasks set status = '{status}' {where}")
         assert query(empty_dsn, f"select status, fencing_token from agent_tasks {where}") == [("completed", None)]
-        assert (await rig.queue.finish([finished(task, rig.worker_id)]))[0].verdict != "recorded"
+        assert (await rig.stores.results.finish([finished(task, rig.worker_id)]))[0].verdict != "recorded"
         assert query(empty_dsn, f"select output_data from agent_tasks {where}") == [(None,)]
 
 
@@ -264,7 +268,7 @@ async def test_old_poller_cannot_take_a_running_task(empty_dsn: str) -> None:
                     empty_dsn,
                     f"update agent_tasks set status = '{status}', assigned_worker_id = 'old-1' where task_id = '{task.task_id}'",
                 )
-        assert (await rig.queue.reconcile([ClaimRef(task.task_id, task.fencing_token)])).lost == ()
+        assert (await rig.stores.claims.reconcile([ClaimRef(task.task_id, task.fencing_token)])).lost == ()
         assert (await rig.finish(task)).verdict == "recorded"
 
 
@@ -280,18 +284,17 @@ async def test_result_of_a_deleted_task_does_not_block_others(empty_dsn: str, tm
             past_the_triggers.execute("delete from agent_actions where task_id = %s", (one.task_id,))
             past_the_triggers.execute("delete from agent_tasks where task_id = %s", (one.task_id,))
         answers: dict[str, str] = {}
-        finisher = Completer(
-            rig.queue,
-            Spool(tmp_path / "spool"),
-            rig.slots,
-            Metrics(),
-            lambda run, a: answers.update({run.task_id: a.verdict}),
-        )
-        for task in (one, other):
-            finisher.push(finished(task, rig.worker_id), None)
-        finisher.start(lambda name, error: None)
-        assert await finisher.flushed(20)
-        await finisher.stop()
+        spool = SpoolWriter(Spool(tmp_path / "spool"), lambda _trouble: None)
+        completer = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, Metrics())
+        with completer.recorded.watch() as recorded:
+            for task in (one, other):
+                await completer.submit(finished(task, rig.worker_id), durable=False)
+            completer.start(lambda name, error: None)
+            assert await completer.flushed(20)
+            for _ in (one, other):
+                result, answer = recorded.get_nowait()
+                answers[result.task_id] = answer.verdict
+        await completer.stop()
         assert answers == {one.task_id: "gone", other.task_id: "recorded"}
 
 
@@ -303,9 +306,9 @@ async def test_retention_skips_a_partitioned_audit_trail(empty_dsn: str, caplog:
         empty_dsn,
         "insert into agent_actions (task_id, action_type, actor, executed_at) values (1, 'finished', 'w', '2025-01-01')",
     )
-    lane = Lane(empty_dsn, "retention")
-    one = RowRetention(lane, RetentionAges(actions=86_400.0), Metrics(), pause=0)
-    one.leads(True)
+    lane, leads = Lane(empty_dsn, "retention"), Leadership()
+    leads.update(True)
+    one = RowRetention(RetentionStore(lane, RetentionAges(actions=86_400.0)), leads, Metrics(), pause=0)
     await one.once()
     assert query(empty_dsn, "select count(*) from agent_actions") == [(201,)]
     assert "drop its old partitions" in caplog.text

@@ -85,7 +85,7 @@ async def test_insert_from_any_client_wakes_and_keeps_its_text(dsn, insert):
         assert task.task_id == "from-client"
         assert task.task_description == "it's 100% %s \\ $1"
         async with asyncio.timeout(5):  # the ladder may have found the row first; the notification arrives all the same
-            while rig.heard != ["default"]:
+            while rig.wakeups.heard != ["default"]:
                 await asyncio.sleep(0.01)
 
 
@@ -113,7 +113,7 @@ async def test_postgres_fdw_insert_wakes_in_repeatable_read():
                 task, _ = await rig.claimed()
                 assert task.task_id == "from-afar"
                 async with asyncio.timeout(5):
-                    while "default" not in rig.heard:
+                    while "default" not in rig.wakeups.heard:
                         await asyncio.sleep(0.01)
 
 

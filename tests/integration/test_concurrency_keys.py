@@ -9,8 +9,10 @@ import psycopg
 import pytest
 
 from tests.support.rig import Rig, finished
-from turbo.db.claim_store import Queue, WorkerRow
-from turbo.db.connect import Lane
+from tests.support.stores import Stores
+from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRow
+from turbo.domain.states import WorkerState
 
 KEYS = ("a", "b", "c")
 
@@ -34,10 +36,12 @@ async def race(dsn: str, seconds: float) -> tuple[int, int]:
     async def worker(number: int) -> None:
         nonlocal runs, overlaps
         lanes = Lane(dsn, "race"), Lane(dsn, "race")
-        queue = Queue(f"w{number}-1-abcdef", *lanes)
-        await queue.register(WorkerRow("w", "h", 1, "0", 3, ("default",), {}, (), None, 10, 60, 30), "up")
+        stores = Stores(f"w{number}-1-abcdef", *lanes)
+        await stores.registry.register(
+            WorkerRow("w", "h", 1, "0", 3, ("default",), {}, (), None, 10, 60, 30), WorkerState.UP
+        )
         while time.monotonic() < end:
-            claim = await queue.claim("default", 3, may_idle=True)
+            claim = await stores.claims.claim("default", 3, may_idle=True)
             for task in claim.tasks:
                 running[task.concurrency_key or ""] += 1
                 runs += 1
@@ -46,7 +50,7 @@ async def race(dsn: str, seconds: float) -> tuple[int, int]:
             for task in claim.tasks:
                 running[task.concurrency_key or ""] -= 1
             if claim.tasks:
-                await queue.finish([finished(task, queue.worker_id) for task in claim.tasks])
+                await stores.results.finish([finished(task, stores.worker_id) for task in claim.tasks])
         for lane in lanes:
             await lane.close()
 
@@ -88,7 +92,7 @@ async def test_freed_key_wakes_a_waiter_on_another_worker(dsn, how):
     """The finisher serves another queue, polls are an hour apart and there is no ladder: only the freed-key wake can tell."""
     async with (
         Rig(dsn, name="one", queues=("left",)) as one,
-        Rig(dsn, name="two", queues=("right",), ladder=False) as two,
+        Rig(dsn, name="two", queues=("right",), recheck=False) as two,
         await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db,
     ):
         await db.execute(
@@ -98,11 +102,11 @@ async def test_freed_key_wakes_a_waiter_on_another_worker(dsn, how):
         await db.execute(
             "insert into agent_tasks (task_id, task_description, queue, concurrency_key) values ('waiter', 'x', 'right', 'k')"
         )
-        while "right" not in two.heard:  # it was told of the insert, and found the key taken
+        while "right" not in two.wakeups.heard:  # it was told of the insert, and found the key taken
             await asyncio.sleep(0.001)
         await asyncio.sleep(0.05)
         assert two.started.empty()
-        two.heard.clear()
+        two.wakeups.heard.clear()
         if how == "finished":
             await one.finish(first)
         else:
@@ -110,4 +114,4 @@ async def test_freed_key_wakes_a_waiter_on_another_worker(dsn, how):
             await one.finish(first)
         waiter, _ = await two.claimed()
         assert waiter.task_id == "waiter"
-        assert "right" in two.heard, "woken, not polled"
+        assert "right" in two.wakeups.heard, "woken, not polled"

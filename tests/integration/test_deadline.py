@@ -26,7 +26,7 @@ async def test_stop_during_a_statement_logs_nothing(connection: db.Connection) -
     assert heard == []
 
 
-async def cancelled(work: Coroutine[Any, Any, None]) -> None:
+async def cancelled(work: Coroutine[Any, Any, object]) -> None:
     """Begin it, cancel it, wait for its end; nothing keeps a hold on it."""
     job = asyncio.create_task(work)
     await asyncio.sleep(0.1)

@@ -13,7 +13,13 @@ DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "support" / "programs" 
 
 @pytest.mark.parametrize(
     ("defect", "what"),
-    [("run", "run of a task"), ("job", "return after silence"), ("loop", "housekeeping"), ("beat", "heartbeat")],
+    [
+        ("startup", "start-up"),
+        ("run", "run of a task"),
+        ("job", "return after silence"),
+        ("loop", "spool maintenance"),
+        ("beat", "heartbeat"),
+    ],
 )
 def test_defect_ends_the_worker_and_loses_nothing(bench: Bench, defect: str, what: str) -> None:
     bench.program = DEFECTIVE
@@ -27,7 +33,7 @@ def test_defect_ends_the_worker_and_loses_nothing(bench: Bench, defect: str, wha
     broken.said(f"the {what} crashed; draining")
     assert broken.process.wait(timeout=20) == 1
     assert broken.log.count("crashed; draining") == 1
-    assert "RuntimeError: nobody foresaw this" in broken.log
+    assert "RuntimeError: an unforeseen defect" in broken.log
     bench.program = Bench.program
     bench.start()
     if defect == "run":

@@ -195,12 +195,12 @@ def test_metrics_port_is_free_ours_or_taken_by_another(dsn: str, tmp_path: Path)
         bad = wrong(dsn, config)
         assert list(bad) == ["metrics port"]
         assert "another program" in bad["metrics port"].what
-    ours = Endpoint(Metrics().registry)
-    ours.serve("127.0.0.1", port)
+    ours = Endpoint(Metrics().registry, port=port)
+    ours.start(lambda name, error: None)
     try:
         assert found(dsn, config)["metrics port"].what == f"127.0.0.1:{port} is a turbo worker's"
     finally:
-        ours.close()
+        asyncio.run(ours.stop())
     assert "no such address" in wrong(dsn, config_of(tmp_path, metrics={"host": "192.0.2.1"}))["metrics port"].what
 
 

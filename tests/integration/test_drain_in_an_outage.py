@@ -16,7 +16,7 @@ from turbo import embedded
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS
 from turbo.migrate import migrate
-from turbo.worker.shutdown import END_SECONDS
+from turbo.worker.shutdown_deadline import END_SECONDS
 
 TALKS = """
 import json, os, sys, time

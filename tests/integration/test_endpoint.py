@@ -92,10 +92,11 @@ def certificates(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tls_requires_a_client_certificate_when_configured(certificates):
-    endpoint = Endpoint(CollectorRegistry())
+async def test_tls_requires_a_client_certificate_when_configured(certificates):
     files = TlsFiles(*(str(certificates / f) for f in ("server.pem", "server.key", "ca.pem")))
-    port = endpoint.serve("127.0.0.1", 0, files)
+    endpoint = Endpoint(CollectorRegistry(), tls=files)
+    endpoint.start(lambda name, error: None)
+    port = (endpoint.address or "").rpartition(":")[2]
     try:
         trusting = ssl.create_default_context(cafile=str(certificates / "ca.pem"))
         with pytest.raises((urllib.error.URLError, ssl.SSLError, ConnectionError)):
@@ -105,11 +106,11 @@ def test_tls_requires_a_client_certificate_when_configured(certificates):
         with pytest.raises((urllib.error.URLError, ConnectionError)):
             get(f"http://127.0.0.1:{port}/healthz")
     finally:
-        endpoint.close()
+        await endpoint.stop()
 
 
-def test_port_in_use_is_named():
+async def test_port_in_use_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; port 0 takes a free one"):
-            Endpoint(CollectorRegistry()).serve("127.0.0.1", port)
+            Endpoint(CollectorRegistry(), port=port).start(lambda name, error: None)

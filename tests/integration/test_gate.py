@@ -8,12 +8,14 @@ about as long after its commit as its own transaction stayed open.
 import asyncio
 import statistics
 import time
+from collections.abc import Sequence
 
 import psycopg
 import pytest
 
 from tests.support.rig import Rig
-from turbo.db.claim_store import Queue
+from turbo.db.claim_store import ClaimStore
+from turbo.db.connect import Connection
 
 HOLDS = [0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.2, 0.4]  # seconds a transaction stays open
 SLACK = 0.1
@@ -38,7 +40,7 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
         cursor = await watcher.execute("select idle from agent_workers where worker_id = %s", [rig.worker_id])
         return (await cursor.fetchone())[0]
 
-    told = len(rig.heard)
+    told = len(rig.wakeups.heard)
     await watcher.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [f"busy-{number}"])
     blocker, _ = await rig.claimed()
     assert blocker.task_id == f"busy-{number}"
@@ -49,18 +51,18 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
     await until(busy)
 
     async def woken() -> bool:
-        return len(rig.heard) > told
+        return len(rig.wakeups.heard) > told
 
     if number:  # the first is found by the claims of the start
         await until(woken)
-    heard = len(rig.heard)
+    heard = len(rig.wakeups.heard)
     opened = time.monotonic()
     writer = await insert_open(rig.dsn, f"late-{number}")  # the trigger looked: nobody is idle
     await rig.finish(blocker)
     await until(idle)  # the flag is committed
 
     async def last_claim_done() -> bool:
-        return not rig.claimer.claiming.locked() and not rig.claimer._woken
+        return rig.wakeups.at_rest
 
     await until(last_claim_done)
     await asyncio.sleep(max(0.0, hold - (time.monotonic() - opened)))
@@ -68,7 +70,7 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
     await writer.commit()
     committed = time.monotonic()
     open_for = committed - opened
-    assert len(rig.heard) == heard, "no notification: this row really hit the race"
+    assert len(rig.wakeups.heard) == heard, "no notification: this row really hit the race"
     try:
         task, at = await rig.claimed(open_for + 1.0)
     except TimeoutError:
@@ -100,22 +102,22 @@ async def test_row_missed_by_the_gate_waits_as_long_as_its_transaction(dsn, caps
 
 async def test_without_rechecks_a_missed_row_is_lost(dsn):
     """The control: the same steps, the guard off."""
-    async with Rig(dsn, ladder=False) as rig, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watcher:
+    async with Rig(dsn, recheck=False) as rig, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watcher:
         assert await one_lost_wake(rig, watcher, 0, 0.02) == (pytest.approx(0.02, abs=10), float("inf"))
 
 
 @pytest.fixture
 def looks(monkeypatch):
-    """When the claimer looked, one entry a sweep."""
+    """When the claimer polled, one entry a poll."""
     found: list[float] = []
-    sweep = Queue.sweep
+    poll = ClaimStore.poll
 
-    def counting(self: Queue, *arguments: object) -> object:
-        if len(arguments) == 1:  # a sweep calls itself with its connection
+    def counting(self: ClaimStore, queues: Sequence[str], connection: Connection | None = None) -> object:
+        if connection is None:
             found.append(time.monotonic())
-        return sweep(self, *arguments)
+        return poll(self, queues, connection)
 
-    monkeypatch.setattr(Queue, "sweep", counting)
+    monkeypatch.setattr(ClaimStore, "poll", counting)
     return found
 
 
@@ -153,7 +155,7 @@ async def test_rechecks_end_with_the_transactions_open_at_the_flag(own_server, l
             return len(looks) >= 5
 
         async def over() -> bool:
-            return rig.claimer._rung is None
+            return not rig.wakeups.rechecking
 
         await watcher.execute("insert into agent_tasks (task_id, task_description) values ('busy', 'x')")
         task, _ = await rig.claimed()
@@ -179,7 +181,7 @@ async def test_idle_worker_sets_its_timer_for_a_row_due_soon(dsn, beside):
     """It has been idle for long, its next poll is an hour away: only the notification can tell."""
     soon = "insert into agent_tasks (task_id, task_description, run_after) values ('soon', 'x', now() + interval '1 second')"
     async with (
-        Rig(dsn, slots_size=5, ladder=False) as rig,
+        Rig(dsn, slots_size=5, recheck=False) as rig,
         await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db,
     ):
 
@@ -187,7 +189,7 @@ async def test_idle_worker_sets_its_timer_for_a_row_due_soon(dsn, beside):
             return (await (await db.execute("select idle from agent_workers")).fetchone())[0]
 
         async def looked() -> bool:
-            return not rig.claimer.claiming.locked() and not rig.claimer._woken
+            return rig.wakeups.at_rest
 
         await until(idle)
         await until(looked)

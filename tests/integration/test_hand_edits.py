@@ -3,11 +3,13 @@
 import psycopg
 import pytest
 
-from turbo.db.claim_store import Queue, WorkerRow
-from turbo.db.connect import Lane
+from tests.support.stores import Stores
+from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRow
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
+from turbo.domain.states import RescueReason, WorkerState
 
 ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 
@@ -19,11 +21,11 @@ def db(dsn):
 
 
 @pytest.fixture
-async def queue(dsn):
+async def stores(dsn):
     lanes = Lane(dsn, "claims"), Lane(dsn, "results")
-    queue = Queue("w-1-abc", *lanes)
-    await queue.register(ME, "up")
-    yield queue
+    stores = Stores("w-1-abc", *lanes)
+    await stores.registry.register(ME, WorkerState.UP)
+    yield stores
     for lane in lanes:
         await lane.close()
 
@@ -73,8 +75,8 @@ def trail(db, task_id="t"):
     ).fetchall()
 
 
-async def claim_one(queue) -> ClaimRef:
-    claim = await queue.claim("default", 1, may_idle=True)
+async def claim_one(stores) -> ClaimRef:
+    claim = await stores.claims.claim("default", 1, may_idle=True)
     return ClaimRef(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
 
 
@@ -86,10 +88,10 @@ def test_pending_task_is_cancelled_at_once_and_by_name(db):
     assert trail(db) == [("edited", "pending", "cancelled", db.info.user)]
 
 
-async def test_finished_task_set_to_pending_restarts_its_attempts(db, queue):
+async def test_finished_task_set_to_pending_restarts_its_attempts(db, stores):
     insert(db, max_retries=0)
-    held = await claim_one(queue)
-    await queue.finish([ended(held, OutcomeKind.FAILED, error="no", failure_kind="error")])
+    held = await claim_one(stores)
+    await stores.results.finish([ended(held, OutcomeKind.FAILED, error="no", failure_kind="error")])
     assert row(db)["status"] == "failed"
     set_status(db, "pending")
     now = row(db)
@@ -100,19 +102,19 @@ async def test_finished_task_set_to_pending_restarts_its_attempts(db, queue):
         None,
         None,
     )
-    again = await claim_one(queue)
+    again = await claim_one(stores)
     assert again.token > held.token
-    assert (await queue.finish([ended(held)]))[0].verdict in ("already", "late"), (
+    assert (await stores.results.finish([ended(held)]))[0].verdict in ("already", "late"), (
         "the old run must not answer for the new one"
     )
     assert row(db)["status"] == "running"
 
 
 @pytest.mark.parametrize("wish", ["cancelled", "pending", "completed", "failed"])
-async def test_requested_status_waits_until_the_agent_has_ended(db, queue, wish):
+async def test_requested_status_waits_until_the_agent_has_ended(db, stores, wish):
     insert(db, concurrency_key="k")
     insert(db, "next", concurrency_key="k", task_priority=1)
-    held = await claim_one(queue)
+    held = await claim_one(stores)
     notices = []
     db.add_notice_handler(lambda d: notices.append(d.message_primary))
     set_status(db, wish)
@@ -120,40 +122,40 @@ async def test_requested_status_waits_until_the_agent_has_ended(db, queue, wish)
     assert row(db)["cancel_to"] == wish
     assert notices
     assert wish in notices[0]
-    assert (await queue.claim("default", 5, may_idle=True)).tasks == (), "its concurrency_key is not free"
-    assert (await queue.reconcile([held])).stop == (held,), "the poll twin of the notification"
-    answer = (await queue.finish([ended(held, OutcomeKind.CANCELLED, output=None)]))[0]
+    assert (await stores.claims.claim("default", 5, may_idle=True)).tasks == (), "its concurrency_key is not free"
+    assert (await stores.claims.reconcile([held])).stop == (held,), "the poll twin of the notification"
+    answer = (await stores.results.finish([ended(held, OutcomeKind.CANCELLED, output=None)]))[0]
     assert answer.becomes == wish
     assert row(db)["cancel_to"] is None
     expected = {"t", "next"} if wish == "pending" else {"next"}
-    assert {t.task_id for t in (await queue.claim("default", 1, may_idle=True)).tasks} <= expected
+    assert {t.task_id for t in (await stores.claims.claim("default", 1, may_idle=True)).tasks} <= expected
 
 
-async def test_result_entered_by_hand_survives_the_end_of_the_run(db, queue):
+async def test_result_entered_by_hand_survives_the_end_of_the_run(db, stores):
     insert(db)
-    held = await claim_one(queue)
+    held = await claim_one(stores)
     set_status(db, "completed", more=""", output_data = '{"output": "by hand"}'""")
-    await queue.finish([ended(held, OutcomeKind.CANCELLED)])
+    await stores.results.finish([ended(held, OutcomeKind.CANCELLED)])
     assert row(db)["status"] == "completed"
     assert row(db)["output_data"] == {"output": "by hand"}
 
 
-async def test_finished_work_survives_a_racing_cancel(db, queue):
+async def test_finished_work_survives_a_racing_cancel(db, stores):
     insert(db)
-    held = await claim_one(queue)
+    held = await claim_one(stores)
     set_status(db, "cancelled")
-    assert (await queue.finish([ended(held)]))[0].becomes == "completed"
+    assert (await stores.results.finish([ended(held)]))[0].becomes == "completed"
 
 
-async def test_running_task_keeps_its_row_and_its_key(db, queue):
+async def test_running_task_keeps_its_row_and_its_key(db, stores):
     insert(db, concurrency_key="k")
-    held = await claim_one(queue)
+    held = await claim_one(stores)
     with pytest.raises(psycopg.errors.ObjectInUse) as refused:
         db.execute("delete from agent_tasks")
     assert "Cancel it first" in refused.value.diag.message_hint
     with pytest.raises(psycopg.errors.ObjectInUse):
         db.execute("update agent_tasks set concurrency_key = null")
-    await queue.finish([ended(held)])
+    await stores.results.finish([ended(held)])
     db.execute("delete from agent_tasks")
 
 
@@ -180,7 +182,7 @@ def test_unknown_status_is_refused_with_advice(db):
     assert "'pending' to run the task again" in refused.value.diag.message_hint
 
 
-async def test_updates_of_an_old_poller_are_unchanged(db, queue):
+async def test_updates_of_an_old_poller_are_unchanged(db, stores):
     """It claims, finishes, and puts back for a retry; turbo changes no column of it and writes no trail."""
     insert(db)
     steps = [
@@ -207,23 +209,23 @@ async def test_updates_of_an_old_poller_are_unchanged(db, queue):
         assert touched <= set(step), f"turbo's triggers changed {touched - set(step)}"
         if step["status"] == "running":
             db.execute("update agent_workers set state = 'dead'")
-            assert await queue.rescue("worker_silent") == []
-            assert (await queue.reconcile([])).orphans == ()
-            await queue.register(ME, "up")
+            assert await stores.registry.rescue(RescueReason.WORKER_SILENT) == []
+            assert (await stores.claims.reconcile([])).orphans == ()
+            await stores.registry.register(ME, WorkerState.UP)
     assert trail(db) == []
 
 
-async def test_old_poller_may_claim_a_task_that_turbo_gave_back(db, queue):
+async def test_old_poller_may_claim_a_task_that_turbo_gave_back(db, stores):
     insert(db)
-    held = await claim_one(queue)
-    await queue.release([(held, None)], "drain")
+    held = await claim_one(stores)
+    await stores.results.release([(held, None)], "drain")
     db.execute("update agent_tasks set status = 'running', assigned_worker_id = 'old-1' where task_id = 't'")
     assert row(db)["status"] == "running"
     assert row(db)["fencing_token"] is None, "from here on the row is the poller's"
 
 
 @pytest.mark.parametrize("never", ["infinity", "-infinity"])
-async def test_task_can_be_delayed_but_not_to_infinity(db, queue, never):
+async def test_task_can_be_delayed_but_not_to_infinity(db, stores, never):
     """On PostgreSQL 14 to 16 a difference from infinity is an error, and it would be every claim's."""
     insert(db)
     with pytest.raises(psycopg.errors.CheckViolation, match="run_after is") as refused:
@@ -236,25 +238,25 @@ async def test_task_can_be_delayed_but_not_to_infinity(db, queue, never):
             [never, "scheduled" if never == "infinity" else "pending"],
         )
     insert(db, "other", task_priority=1)
-    assert (await queue.sweep(["default"])).next_in is None
-    claimed = {t.task_id: t.waited_seconds for t in (await queue.claim("default", 5, may_idle=True)).tasks}
+    assert (await stores.claims.poll(["default"])).next_in is None
+    claimed = {t.task_id: t.waited_seconds for t in (await stores.claims.claim("default", 5, may_idle=True)).tasks}
     assert set(claimed) == ({"other"} if never == "infinity" else {"t", "other"})
     assert all(0 <= waited < 60 for waited in claimed.values())
 
 
 @pytest.mark.parametrize("how", ["rescued", "released", "an orphan", "failed"])
-async def test_requested_run_after_survives_any_end_of_the_run(db, queue, how):
+async def test_requested_run_after_survives_any_end_of_the_run(db, stores, how):
     insert(db)
-    task = (await queue.claim("default", 1, may_idle=True)).tasks[0]
+    task = (await stores.claims.claim("default", 1, may_idle=True)).tasks[0]
     held = ClaimRef(task.task_id, task.fencing_token)
     db.execute("update agent_tasks set status = 'scheduled', run_after = '2099-01-01'")
     if how == "rescued":
         db.execute("update agent_workers set state = 'dead'")
-        assert [r.status for r in await queue.rescue("worker_silent")] == ["scheduled"]
+        assert [r.status for r in await stores.registry.rescue(RescueReason.WORKER_SILENT)] == ["scheduled"]
     elif how == "released":
-        assert await queue.release([(held, None)], "drain") == [held]
+        assert await stores.results.release([(held, None)], "drain") == [held]
     elif how == "an orphan":
-        assert (await queue.reconcile([])).orphans == (held,)
+        assert (await stores.claims.reconcile([])).orphans == (held,)
     else:
-        assert (await queue.finish([ended(held, OutcomeKind.CANCELLED)]))[0].becomes == "scheduled"
+        assert (await stores.results.finish([ended(held, OutcomeKind.CANCELLED)]))[0].becomes == "scheduled"
     assert (row(db)["status"], row(db)["run_after"].year) == ("scheduled", 2099)

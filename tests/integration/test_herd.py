@@ -86,29 +86,29 @@ def test_worker_name_too_long_for_a_channel_breaks_no_insert(db, dsn):
 async def test_standby_takes_the_turn_of_a_dead_worker(db, dsn):
     """Nine of ten idle workers are dead, their beats still fresh, all of one host: whoever lives takes every task, without
     a poll (its next one is an hour away)."""
-    async with Rig(dsn, ladder=False) as rig:
+    async with Rig(dsn, recheck=False) as rig:
         idle_workers(db, 9, hosts=1, prefix="dead")
         for number in range(12):
             await until_idle(db, rig)
             db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [f"t{number}"])
             task, _ = await rig.claimed(5)
             await rig.finish(task)
-        assert set(rig.places) == {0, 1}, "it was called and in reserve, and of the other host each time"
+        assert set(rig.wakeups.ranks) == {0, 1}, "it was called and in reserve, and of the other host each time"
 
 
 async def test_without_standbys_a_task_of_a_dead_worker_waits(db, dsn, monkeypatch):
     """The control: the reserve does not look."""
-    async with Rig(dsn, ladder=False) as rig:
+    async with Rig(dsn, recheck=False) as rig:
         idle_workers(db, 9, hosts=1, prefix="dead")
-        called = rig.claimer.called
-        monkeypatch.setattr(rig.claimer, "called", lambda queue, place: None if place else called(queue, place))
+        call = rig.wakeups.call
+        monkeypatch.setattr(rig.wakeups, "call", lambda queue, rank: None if rank else call(queue, rank))
         for number in range(40):
             await until_idle(db, rig)
             db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [f"t{number}"])
             try:
                 task, _ = await rig.claimed(1)
             except TimeoutError:
-                assert rig.places[-1] > 0, "it was in reserve"
+                assert rig.wakeups.ranks[-1] > 0, "it was in reserve"
                 return
             await rig.finish(task)
         pytest.fail("the reserve was never needed")
@@ -117,11 +117,11 @@ async def test_without_standbys_a_task_of_a_dead_worker_waits(db, dsn, monkeypat
 @pytest.mark.parametrize("passes_on", [True, False])
 async def test_woken_worker_that_may_not_claim_wakes_the_others(db, dsn, monkeypatch, passes_on):
     """Its account is paused, say: types of tasks it leaves to others, who were not called."""
-    async with Rig(dsn, name="barred", ladder=False) as barred, Rig(dsn, name="able", ladder=False) as able:
+    async with Rig(dsn, name="barred", recheck=False) as barred, Rig(dsn, name="able", recheck=False) as able:
         idle_workers(db, 12, hosts=1, beat_ago="20 s", prefix="dead")
-        barred.claimer.types = TypeFilter(skip=("default",))
+        barred.gate.source("test")(TypeFilter(exclude=("default",)))
         if not passes_on:  # the control
-            monkeypatch.setattr(barred.claimer, "_restricted", lambda: False)
+            monkeypatch.setattr(TypeFilter, "restricted", False)
         left = 0
         for number in range(6):
             await until_idle(db, able)
@@ -141,10 +141,10 @@ async def test_woken_worker_that_may_not_claim_wakes_the_others(db, dsn, monkeyp
 
 
 async def until_idle(db, rig: Rig) -> None:
-    """The flag is up, and it has looked once more; there is no ladder that would find the next row by itself."""
+    """The flag is set, and it has polled once more; there is no recheck that would find the next row by itself."""
     async with asyncio.timeout(10):
         while True:
             (idle,) = db.execute("select idle from agent_workers where worker_id = %s", [rig.worker_id]).fetchone()
-            if idle and not rig.claimer.claiming.locked() and not rig.claimer._woken:
+            if idle and rig.wakeups.at_rest:
                 return
             await asyncio.sleep(0.002)

@@ -218,8 +218,8 @@ async def test_unstorable_result_does_not_block_its_batch(dsn):
             results = [finished(t, rig.worker_id) for t in tasks[:9]]
             results.append(finished(tasks[9], rig.worker_id, output=bad, error="x\0y"))
             with pytest.raises((psycopg.Error, UnicodeError)):  # the control: as it is, it takes the batch down
-                await rig.queue.finish(results)
-            answers = await rig.queue.finish([sanitize_result(r) for r in results])
+                await rig.stores.results.finish(results)
+            answers = await rig.stores.results.finish([sanitize_result(r) for r in results])
             assert {a.verdict for a in answers} == {"recorded"}
             row = await (
                 await db.execute("select output_data from agent_tasks where task_id = %s", [tasks[9].task_id])
@@ -279,7 +279,7 @@ def test_outage_past_the_lease_rescues_and_loses_nothing(own_server, tmp_path, w
         for worker in started:
             worker.said("heartbeat is back")
         if without:
-            until(lambda: any("declared dead" in worker.log for worker in started))
+            until(lambda: any("marked dead" in worker.log for worker in started))
             return
         for i in range(4):
             bench.wait(f"t{i}", seconds=40)

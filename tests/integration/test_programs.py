@@ -122,7 +122,7 @@ async def test_program_that_appears_is_found(tmp_path: Path, caplog: pytest.LogC
     programs = ExecutorAvailability({"tool": executor}, routes, said.put_nowait, seconds=0.02)
     with caplog.at_level("INFO"):
         programs.start(lambda _name, error: pytest.fail(str(error)))
-        assert await asyncio.wait_for(said.get(), 10) == TypeFilter(only=("noop",))
+        assert await asyncio.wait_for(said.get(), 10) == TypeFilter(include=("noop",))
         script(tmp_path / "tool")
         assert await asyncio.wait_for(said.get(), 10) == TypeFilter()
         await programs.stop()
@@ -148,10 +148,10 @@ def test_missing_reports_what_is_known_before_a_run(tmp_path: Path, kind: str) -
 
 
 def test_task_types_of_two_sources_combine() -> None:
-    everything, no_lint, named = TypeFilter(), TypeFilter(skip=("lint",)), TypeFilter(only=("lint", "noop"))
+    everything, no_lint, named = TypeFilter(), TypeFilter(exclude=("lint",)), TypeFilter(include=("lint", "noop"))
     assert everything & everything == everything
     assert everything & no_lint == no_lint & everything == no_lint
-    assert no_lint & TypeFilter(skip=("fix", "lint")) == TypeFilter(skip=("fix", "lint"))
-    assert no_lint & named == named & no_lint == TypeFilter(only=("noop",))
-    assert named & TypeFilter(only=("lint",)) == TypeFilter(only=("lint",))
-    assert (named & TypeFilter(only=("x",))).none
+    assert no_lint & TypeFilter(exclude=("fix", "lint")) == TypeFilter(exclude=("fix", "lint"))
+    assert no_lint & named == named & no_lint == TypeFilter(include=("noop",))
+    assert named & TypeFilter(include=("lint",)) == TypeFilter(include=("lint",))
+    assert (named & TypeFilter(include=("x",))).none

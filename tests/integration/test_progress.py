@@ -14,7 +14,8 @@ from tests.support import messages_api, workers
 from tests.support.claude import a_bench, bash, the_cli
 from tests.support.rig import Rig
 from tests.support.workers import Bench, until
-from turbo.db.connect import Lane, connect
+from turbo.db.lane import Lane
+from turbo.db.progress_store import ProgressStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.run import Progress, Running
 from turbo.worker.progress import ProgressWriter
@@ -182,14 +183,14 @@ def test_outage_costs_only_progress(own_server, tmp_path: Path) -> None:
 
 async def test_one_line_per_run_is_kept_during_an_outage(dsn: str) -> None:
     async with Rig(dsn) as rig:
-        loop = ProgressWriter(rig.queue, Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.slots)
+        loop = ProgressWriter(Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.worker_id, rig.slots)
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         task, _ = await rig.claimed()
         run = Running(task, "x", None)
         loop.start(lambda _name, error: pytest.fail(str(error)))
         for number in range(10_000):
-            loop.tell(run, Progress(f"line {number}"))
+            loop.progress(run, Progress(f"line {number}"))
         assert await loop._write() is False, "the fault bites"
         assert loop._latest == {run.claim: Progress("line 9999")}
         await loop.stop()
@@ -202,7 +203,8 @@ async def test_late_writer_changes_nothing(dsn: str) -> None:
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
             task, _ = await rig.claimed()
-            connection = await connect(dsn, "writer")
+            lane = Lane(dsn, "writer")
+            store = ProgressStore(lane, rig.worker_id)
             first, second = task.fencing_token, task.fencing_token + 1000
 
             def claim(token: int, status: str = "running") -> None:
@@ -213,7 +215,7 @@ async def test_late_writer_changes_nothing(dsn: str) -> None:
                 return [r[0] for r in db.execute("select text from agent_progress").fetchall()]
 
             async def write(token: int, text: str) -> list[str]:
-                await rig.queue.progress(connection, {ClaimRef("t", token): Progress(text)}, [])
+                await store.write({ClaimRef("t", token): Progress(text)}, [], 10)
                 return lines()
 
             assert await write(first, "first") == ["first"], "the control: a live claim writes"
@@ -224,11 +226,11 @@ async def test_late_writer_changes_nothing(dsn: str) -> None:
             assert await write(first, "late") == ["second"]
             claim(second, "scheduled")
             assert await write(second, "rescued meanwhile") == ["second"]
-            await rig.queue.progress(connection, {}, [ClaimRef("t", first)])
+            await store.write({}, [ClaimRef("t", first)], 10)
             assert lines() == ["second"], "nor does it take it away"
-            await rig.queue.progress(connection, {}, [ClaimRef("t", second)])
+            await store.write({}, [ClaimRef("t", second)], 10)
             assert lines() == []
-            await connection.close()
+            await lane.close()
 
 
 async def test_leader_prunes_progress_of_dead_workers(dsn: str) -> None:
@@ -241,7 +243,7 @@ async def test_leader_prunes_progress_of_dead_workers(dsn: str) -> None:
             db.execute(row, ["t", task.fencing_token, "1 hour"])
             db.execute(row, ["dead", 5, "1 hour"])
             db.execute(row, ["fresh", 5, "1 second"])
-            await rig.queue.prune_workers()
+            await rig.stores.registry.prune()
             assert {r[0] for r in db.execute("select task_id from agent_progress").fetchall()} == {"t", "fresh"}
 
 

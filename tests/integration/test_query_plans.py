@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from tests.support.database import migrated_database
-from turbo.db.connect import PLAN_SETTINGS
+from turbo.db.lane import PLAN_SETTINGS
 from turbo.sql import statement
 
 ROWS = 1_000_000

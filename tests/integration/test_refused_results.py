@@ -10,7 +10,9 @@ from tests.support.rig import Rig, finished
 from tests.support.workers import Bench
 from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
-from turbo.worker import completer as finisher
+from turbo.host.spool_writer import SpoolWriter
+from turbo.observability.metrics import Metrics
+from turbo.worker import completer
 from turbo.worker.completer import Completer
 
 
@@ -63,20 +65,21 @@ def test_result_refused_by_a_trigger_is_retried_each_minute(bench: Bench) -> Non
 
 async def test_refused_result_is_sent_again(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the same worker, when its minute is over."""
-    monkeypatch.setattr(finisher, "REFUSED_SECONDS", 0.2)
-    recorded = asyncio.Event()
+    monkeypatch.setattr(completer, "REFUSED_SECONDS", 0.2)
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("alter table agent_tasks add constraint no_end check (status <> 'completed')")
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         async with Rig(dsn) as rig:
             task, _ = await rig.claimed()
-            one = Completer(rig.queue, Spool(tmp_path), rig.slots, rig.metrics, lambda *_: recorded.set())
-            one.start(rig._crashed)
-            await one.hand_over(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)
-            assert not await one.flushed(20), "refused"
-            assert len(one._refused) == 1
-            db.execute("alter table agent_tasks drop constraint no_end")
-            await asyncio.wait_for(recorded.wait(), 20)
+            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None)
+            one = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, Metrics())
+            one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
+            with one.recorded.watch() as recorded:
+                await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)
+                assert not await one.flushed(20), "refused"
+                assert recorded.empty()
+                db.execute("alter table agent_tasks drop constraint no_end")
+                await asyncio.wait_for(recorded.get(), 20)
             assert await one.flushed(20)
             await one.stop()
         assert db.execute("select status from agent_tasks").fetchone() == ("completed",)

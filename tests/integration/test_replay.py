@@ -71,7 +71,7 @@ async def test_result_of_a_missing_row_is_kept_once(dsn):
                 db.execute("set local session_replication_role = replica")
                 db.execute("delete from agent_tasks")
             result = finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id)
-            said = [(await rig.queue.finish([result]))[0].verdict for _ in range(3)]
+            said = [(await rig.stores.results.finish([result]))[0].verdict for _ in range(3)]
         assert said == ["gone", "already", "already"]
         assert db.execute("select count(*) from agent_actions where action_type = 'late'").fetchone() == (1,)
 

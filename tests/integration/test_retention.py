@@ -4,7 +4,7 @@ import asyncio
 import logging
 import re
 import urllib.request
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from tests.integration.test_migrate import OLD_TABLE, query
 from tests.support.logins import login
 from tests.support.workers import Bench, until
 from turbo.config.worker import load_worker_config
-from turbo.db.connect import Lane
-from turbo.maintenance.row_retention import RetentionAges, RowRetention
+from turbo.db.lane import Lane
+from turbo.db.retention_store import DeletedTasks, RetentionAges, RetentionStore
+from turbo.maintenance.leadership import Leadership
+from turbo.maintenance.row_retention import RowRetention
 from turbo.migrate import grant_roles, migrate
 from turbo.observability.metrics import Metrics
 from turbo.sql import statement
@@ -35,11 +37,12 @@ def db(dsn: str) -> Iterator[psycopg.Connection]:
 
 
 @asynccontextmanager
-async def leader(dsn: str, ages: RetentionAges = ALL, **settings: float) -> AsyncIterator[RowRetention]:
-    lane = Lane(dsn, "retention")
-    one = RowRetention(lane, ages, Metrics(), pause=0, **settings)  # type: ignore[arg-type]
-    one.leads(True)
-    yield one
+async def leader(
+    dsn: str, ages: RetentionAges = ALL, leadership: Leadership | None = None, **settings: float
+) -> AsyncIterator[RowRetention]:
+    lane, leads = Lane(dsn, "retention"), leadership or Leadership()
+    leads.update(True)
+    yield RowRetention(RetentionStore(lane, ages), leads, Metrics(), pause=0, **settings)  # type: ignore[arg-type]
     await lane.close()
 
 
@@ -125,7 +128,7 @@ async def test_many_rows_with_one_timestamp_are_all_found(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pass goes on from (end, id): kept rows in front, and a thousand with one end, must not stop it."""
-    monkeypatch.setattr("turbo.maintenance.row_retention.LOOK", 50)
+    monkeypatch.setattr("turbo.maintenance.row_retention.READ_ROWS", 50)
     db.execute(
         "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
         " select 't' || i, 'x', case when i % 3 = 0 then 'failed' else 'completed' end, -i,"
@@ -137,25 +140,24 @@ async def test_many_rows_with_one_timestamp_are_all_found(
     assert len(left(db)) == 333
 
 
-def in_step(steps: int, *leaders: RowRetention) -> None:
-    """For the first `steps` batches nobody deletes before all hold theirs."""
-    met = asyncio.Barrier(len(leaders))
+def in_step(monkeypatch: pytest.MonkeyPatch, steps: int, leaders: int) -> None:
+    """For the first `steps` batches of each leader, none deletes before all hold theirs."""
+    met = asyncio.Barrier(leaders)
+    delete = RetentionStore.delete_tasks
+    steps_left: dict[int, int] = {}
 
-    def meeting(delete: Callable[[Sequence[str]], Awaitable[None]]) -> Callable[[Sequence[str]], Awaitable[None]]:
-        left = iter(range(steps))
+    async def meet_then_delete(self: RetentionStore, task_ids: Sequence[str]) -> DeletedTasks:
+        steps_left[id(self)] = steps_left.get(id(self), steps) - 1
+        if steps_left[id(self)] >= 0:
+            await met.wait()
+        return await delete(self, task_ids)
 
-        async def then_delete(task_ids: Sequence[str]) -> None:
-            if next(left, None) is not None:
-                await met.wait()
-            await delete(task_ids)
-
-        return then_delete
-
-    for each in leaders:
-        each._delete = meeting(each._delete)  # type: ignore[method-assign]
+    monkeypatch.setattr(RetentionStore, "delete_tasks", meet_then_delete)
 
 
-async def test_two_leaders_delete_every_row_once(db: psycopg.Connection, dsn: str) -> None:
+async def test_two_leaders_delete_every_row_once(
+    db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     db.execute(
         "insert into agent_tasks (task_id, task_description, status, fencing_token, completed_at, run_after)"
         " select 't' || i, 'x', 'completed', -i, now() - interval '40 days' + i * interval '1 second', now() - interval '40 days'"
@@ -166,10 +168,10 @@ async def test_two_leaders_delete_every_row_once(db: psycopg.Connection, dsn: st
         " select 't' || i, 'finished', 'w', now() - interval '40 days' from generate_series(1, 2000) i"
     )
     async with leader(dsn, batch=50) as one, leader(dsn, batch=50) as two:
-        in_step(20, one, two)  # both hold the same list before either deletes: what could delete twice
+        in_step(monkeypatch, 20, 2)  # both hold the same list before either deletes: what could delete twice
         await asyncio.gather(one.once(), two.once())
         assert one.deleted["completed"] + two.deleted["completed"] == 2000
-        assert one.deleted["trail rows"] + two.deleted["trail rows"] == 2000
+        assert one.deleted["audit rows"] + two.deleted["audit rows"] == 2000
     assert left(db) == set()
 
 
@@ -195,27 +197,32 @@ async def test_referenced_rows_stay_and_are_logged_once(
 async def test_revived_task_stays(db: psycopg.Connection, dsn: str) -> None:
     """Looked at as finished; retried by hand, or held by somebody, before the delete arrives."""
     finished(db, "retried"), finished(db, "held"), finished(db, "plain")
-    async with leader(dsn) as one:
-        due, *_ = await one._ask("retention/due", after="-infinity", after_id=None, limit=10)
-        assert set(due) == {"retried", "held", "plain"}
-        db.execute("update agent_tasks set status = 'pending' where task_id = 'retried'")
-        with psycopg.connect(dsn) as other:
-            other.execute("select from agent_tasks where task_id = 'held' for update")
-            await one._delete(due)
-        assert left(db) == {"retried", "held"}
+    lane = Lane(dsn, "retention")
+    store = RetentionStore(lane, ALL)
+    due = (await store.due_tasks("-infinity", None, 10)).task_ids
+    assert set(due) == {"retried", "held", "plain"}
+    db.execute("update agent_tasks set status = 'pending' where task_id = 'retried'")
+    with psycopg.connect(dsn) as other:
+        other.execute("select from agent_tasks where task_id = 'held' for update")
+        await store.delete_tasks(due)
+    assert left(db) == {"retried", "held"}
+    await lane.close()
 
 
-async def test_losing_leadership_stops_after_the_batch(db: psycopg.Connection, dsn: str) -> None:
+async def test_losing_leadership_stops_after_the_batch(
+    db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number in range(30):
         finished(db, f"t{number}")
-    async with leader(dsn, batch=10) as one:
-        count = one._count
+    leadership = Leadership()
+    delete = RetentionStore.delete_tasks
 
-        def lose(table: str, rows: int) -> None:
-            count(table, rows)
-            one.leads(False)
+    async def delete_and_lose(self: RetentionStore, task_ids: Sequence[str]) -> DeletedTasks:
+        leadership.update(False)
+        return await delete(self, task_ids)
 
-        one._count = lose  # type: ignore[method-assign]
+    monkeypatch.setattr(RetentionStore, "delete_tasks", delete_and_lose)
+    async with leader(dsn, leadership=leadership, batch=10) as one:
         await one.once()
         assert one.deleted == {"completed": 10}
     assert len(left(db)) == 20
@@ -240,7 +247,7 @@ async def test_audit_trail_has_its_own_age(db: psycopg.Connection, dsn: str) -> 
         )
     async with leader(dsn, RetentionAges(actions=30 * DAY)) as one:
         await one.once()
-        assert one.deleted == {"trail rows": 3}
+        assert one.deleted == {"audit rows": 3}
     assert {(r[0], r[1]) for r in db.execute("select task_id, action_type from agent_actions")} == {
         (task, action) for task, action, _, _, keep in rows if keep
     }
@@ -257,7 +264,7 @@ async def test_audit_trail_of_many_pages_is_read_through(
     )
     async with leader(dsn, RetentionAges(actions=30 * DAY), batch=100) as one:
         await one.once()
-        assert one.deleted == {"trail rows": 2500}
+        assert one.deleted == {"audit rows": 2500}
     assert db.execute("select count(*), min(executed_at) > now() - interval '1 day' from agent_actions").fetchone() == (
         2500,
         True,

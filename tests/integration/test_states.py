@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from tests.support.rig import Rig, finished
-from turbo.db.claim_store import INFRA_CAP
+from turbo.db.result_store import INFRA_CAP
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
-from turbo.domain.states import TRANSITIONS, TaskState
+from turbo.domain.states import TRANSITIONS, RescueReason, TaskState
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ async def test_failed_run_is_retried_max_retries_times_then_fails(dsn, db):
                 task, OutcomeKind.FAILED, error="no", failure_kind="error", retry_delay_seconds=0.01
             )
             if answer.becomes == "scheduled":
-                rig.claimer.due_in(0.01)
+                rig.wakeups.due_in(0.01)
         assert await one(db, "select status, retry_count, failure_kind, error_message from agent_tasks") == (
             "failed",
             2,
@@ -61,7 +61,7 @@ async def test_infrastructure_is_uncounted_until_the_poison_cap(dsn, db):
             assert task.attempt == 1
             answer = await rig.finish(task, OutcomeKind.INFRASTRUCTURE, error="no such program")
             assert answer.becomes == ("failed" if count == INFRA_CAP else "scheduled")
-            rig.claimer.due_in(0.0)
+            rig.wakeups.due_in(0.0)
         assert await one(db, "select status, failure_kind, retry_count from agent_tasks") == ("failed", "poison", 0)
 
 
@@ -104,7 +104,7 @@ async def test_poll_finds_a_row_that_bypassed_the_triggers(dsn, db):
             await db.execute("insert into agent_tasks (task_id, task_description) values ('quiet', 'x')")
         task, _ = await rig.claimed(5)
         assert task.task_id == "quiet"
-        assert rig.heard == []
+        assert rig.wakeups.heard == []
 
 
 async def test_late_success_of_a_rescued_task_counts_until_a_new_claim(dsn, db):
@@ -113,16 +113,16 @@ async def test_late_success_of_a_rescued_task_counts_until_a_new_claim(dsn, db):
         first, second = (await rig.claimed())[0], (await rig.claimed())[0]
         await rig.claimer.stop()
         await db.execute("update agent_workers set state = 'dead'")
-        assert len(await rig.queue.rescue("worker_silent")) == 2
+        assert len(await rig.stores.registry.rescue(RescueReason.WORKER_SILENT)) == 2
         assert await one(db, "select count(*) from agent_tasks where status = 'scheduled' and run_after > now()") == (
             2,
         )
-        assert (await rig.queue.finish([finished(first, rig.worker_id)]))[0].becomes == "completed"
+        assert (await rig.stores.results.finish([finished(first, rig.worker_id)]))[0].becomes == "completed"
         await db.execute("update agent_workers set state = 'up'")
         await db.execute("update agent_tasks set status = 'pending' where status = 'scheduled'")
-        again = (await rig.queue.claim("default", 2, may_idle=True)).tasks
+        again = (await rig.stores.claims.claim("default", 2, may_idle=True)).tasks
         assert [t.task_id for t in again] == [second.task_id]
-        assert (await rig.queue.finish([finished(second, rig.worker_id)]))[0].verdict == "late"
+        assert (await rig.stores.results.finish([finished(second, rig.worker_id)]))[0].verdict == "late"
         assert await one(db, "select status from agent_tasks where task_id = %s", second.task_id) == ("running",)
         kept = await one(db, "select detail -> 'output' from agent_actions where action_type = 'late'")
         assert kept == ({"output": "done"},), "a result nobody could use is kept in the trail"
@@ -133,9 +133,9 @@ async def test_replayed_batch_changes_nothing(dsn, db):
     async with Rig(dsn, slots_size=5) as rig:
         tasks = [(await rig.claimed())[0] for _ in range(5)]
         results = [finished(t, rig.worker_id) for t in tasks]
-        assert {a.verdict for a in await rig.queue.finish(results)} == {"recorded"}
+        assert {a.verdict for a in await rig.stores.results.finish(results)} == {"recorded"}
         before = await one(db, "select array_agg(t order by task_id)::text from agent_tasks t")
-        assert {a.verdict for a in await rig.queue.finish(list(reversed(results)))} == {"already"}
+        assert {a.verdict for a in await rig.stores.results.finish(list(reversed(results)))} == {"already"}
         assert await one(db, "select array_agg(t order by task_id)::text from agent_tasks t") == before
         assert await one(db, "select count(*) from agent_actions where action_type = 'finished'") == (5,)
 
@@ -147,7 +147,7 @@ async def test_result_of_a_deleted_task_stays_in_the_audit_trail(dsn, db):
         async with db.transaction():
             await db.execute("set local session_replication_role = replica")
             await db.execute("delete from agent_tasks")
-        assert (await rig.queue.finish([finished(task, rig.worker_id)]))[0].verdict == "gone"
+        assert (await rig.stores.results.finish([finished(task, rig.worker_id)]))[0].verdict == "gone"
         assert await one(db, "select count(*) from agent_actions where action_type = 'late'") == (1,)
 
 
@@ -157,14 +157,16 @@ async def test_two_batches_in_opposite_order_do_not_deadlock(dsn, db):
         tasks = [(await one_rig.claimed())[0] for _ in range(200 - len(other.slots.running))]
         results = [finished(t, one_rig.worker_id) for t in tasks]
         for _ in range(10):
-            await asyncio.gather(one_rig.queue.finish(results), other.queue.finish(list(reversed(results))))
+            await asyncio.gather(
+                one_rig.stores.results.finish(results), other.stores.results.finish(list(reversed(results)))
+            )
 
 
 async def test_paused_queue_is_not_claimed_until_resumed(dsn, db):
     async with Rig(dsn) as rig:
         await db.execute("insert into agent_queues (queue) values ('default')")
         await db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
-        rig.claimer.wake_all()
+        rig.wakeups.wake_all()
         with pytest.raises(TimeoutError):
             await rig.claimed(0.3)
         await db.execute("delete from agent_queues")
@@ -175,7 +177,7 @@ async def test_worker_believed_dead_claims_nothing(dsn, db):
     async with Rig(dsn) as rig:
         await db.execute("update agent_workers set state = 'dead'")
         await db.execute("insert into agent_tasks (task_description) values ('x')")
-        assert (await rig.queue.claim("default", 1, may_idle=True)).tasks == ()
+        assert (await rig.stores.claims.claim("default", 1, may_idle=True)).tasks == ()
 
 
 async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
@@ -186,7 +188,7 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
             for t in ((await rig.claimed())[0], (await rig.claimed())[0])
         }
         await rig.claimer.stop()
-        found = await rig.queue.reconcile([held["mine"]])
+        found = await rig.stores.claims.reconcile([held["mine"]])
         assert [h.task_id for h in found.orphans] == ["orphan"]
         assert await one(db, "select status, retry_count from agent_tasks where task_id = 'orphan'") == ("pending", 0)
         # a failover lost the claim, and its trail with it: the row is as it was before
@@ -196,10 +198,10 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
                 "update agent_tasks set status = 'pending', fencing_token = null, assigned_worker_id = null where task_id = 'mine'"
             )
             await db.execute("delete from agent_actions where task_id = 'mine'")
-        assert (await rig.queue.reconcile([held["mine"]])).lost == (held["mine"],)
-        assert await rig.queue.reassert([held["mine"]]) == [held["mine"]]
-        assert (await rig.queue.finish([finished(held["mine"], rig.worker_id)]))[0].verdict == "recorded"
-        assert await rig.queue.reassert([held["mine"]]) == [], "a finished task is not taken back"
+        assert (await rig.stores.claims.reconcile([held["mine"]])).lost == (held["mine"],)
+        assert await rig.stores.claims.reassert([held["mine"]]) == [held["mine"]]
+        assert (await rig.stores.results.finish([finished(held["mine"], rig.worker_id)]))[0].verdict == "recorded"
+        assert await rig.stores.claims.reassert([held["mine"]]) == [], "a finished task is not taken back"
 
 
 async def test_every_audited_transition_is_a_known_one(dsn, db):
@@ -211,7 +213,7 @@ async def test_every_audited_transition_is_a_known_one(dsn, db):
         for outcome in (OutcomeKind.FAILED, OutcomeKind.AUTH_FAILED, OutcomeKind.INFRASTRUCTURE, OutcomeKind.SUCCEEDED):
             task, _ = await rig.claimed()
             await rig.finish(task, outcome)
-            rig.claimer.due_in(0.0)
+            rig.wakeups.due_in(0.0)
         await db.execute("update agent_tasks set status = 'pending'")
         task, _ = await rig.claimed()
         await db.execute("update agent_tasks set status = 'cancelled'")

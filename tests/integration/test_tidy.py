@@ -6,9 +6,9 @@ import time
 
 import pytest
 
+from tests.support.stores import Stores
 from tests.support.workers import until
-from turbo.db.claim_store import Queue
-from turbo.db.connect import Lane
+from turbo.db.lane import Lane
 from turbo.host.state_dir import StateDir, safe_name
 from turbo.maintenance.file_retention import TRASH_PREFIX, FileRetention
 from turbo.worker.slots import Slots
@@ -19,10 +19,10 @@ DAY = 86_400
 @contextlib.asynccontextmanager
 async def tidy(bench, **bounds):
     lane = Lane(bench.dsn, "tidy")
-    queue = Queue("tidier", lane, lane)
+    stores = Stores("tidier", lane, lane)
     try:
         yield FileRetention(
-            queue, StateDir(bench.path / "state"), Slots(1), **{"days": 14, "gigabytes": None, **bounds}
+            stores.registry, StateDir(bench.path / "state"), Slots(1), **{"days": 14, "gigabytes": None, **bounds}
         )
     finally:
         await lane.close()

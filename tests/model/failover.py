@@ -21,7 +21,7 @@ class Failover(Leases):
         self.throw_back()
         self.everything_holds()
         if prune and self.workers:
-            self.run(self.workers[0].queue.prune_workers())
+            self.run(self.workers[0].stores.registry.prune())
         if reconnect:
             for k, worker in enumerate(self.workers):
                 self.beats(worker)

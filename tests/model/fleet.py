@@ -8,11 +8,12 @@ from typing import Any
 
 from tests.model.world import HeldLane, World
 from tests.support.rig import finished
-from turbo.db import claim_store as queue_module
-from turbo.db.claim_store import Queue, WorkerRow
+from tests.support.stores import Stores
+from turbo.db.worker_registry import WorkerRow, beat
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
+from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
 
 HOSTS = ("alpha", "alpha", "beta")
@@ -52,7 +53,7 @@ class FakeWorker:
     def __post_init__(self) -> None:
         self.id = f"w{self.slot}-1-{next(_numbers):06x}"
         self.claims, self.results = self.world.lanes[self.slot]
-        self.queue = Queue(self.id, self.claims, self.results, host=self.host)
+        self.stores = Stores(self.id, self.claims, self.results, host=self.host)
 
     @property
     def host(self) -> str:
@@ -66,21 +67,16 @@ class FakeWorker:
         row = WorkerRow(
             f"w{self.slot}", self.host, 1, "0", 3, QUEUES, {}, (), None, HEARTBEAT, LEASE, 30
         )  # fmt: skip
-        await self.queue.register(row, "up")
+        await self.stores.registry.register(row, WorkerState.UP)
         self.registered = True
 
     async def beat(self) -> tuple[bool, list[str], bool]:
         """The heartbeat's statement: (alive, died, to_rescue)."""
         async with self.claims.use() as connection:
-            parameters = {
-                "worker": self.id,
-                "busy": len(self.alive_runs),
-                "may_lead": True,
-                "leader_lease": 3 * HEARTBEAT,
-            }
-            row = await (await connection.execute(queue_module.statement("workers/beat"), parameters)).fetchone()
-        assert row is not None
-        return row[0], row[2], row[3]
+            answer = await beat(
+                connection, self.id, busy=len(self.alive_runs), may_lead=True, leader_lease=3 * HEARTBEAT
+            )
+        return answer.alive, list(answer.died), answer.to_rescue
 
     def end(self, run: Run, outcome: OutcomeKind, **more: object) -> RunResult:
         """Its program is gone, and its result is on disk."""

@@ -59,7 +59,7 @@ class Forgotten(Asked):
         self.step(self.comparing(worker))
         other = self.another(worker, i)
         if pruned:
-            self.run(other.queue.prune_workers())
+            self.run(other.stores.registry.prune())
             self.everything_holds()
         if then == "is heard":
             self.is_heard(worker)

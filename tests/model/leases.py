@@ -6,9 +6,11 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Home, Op
 from tests.model.people import ANY
 from tests.model.work import Work
-from turbo.db.claim_store import Differences, Rescued
+from turbo.db.claim_store import Differences
+from turbo.db.worker_registry import Rescued
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.states import RescueReason
 
 BEATS_TO_DEATH = 7
 """A lease's six, and the first that is not yet late."""
@@ -71,7 +73,7 @@ class Leases(Work):
         strangers = [w.id for w in self.workers if worker is not None and w.host != worker.host]
         strangers = [w for w in strangers if w in self.before.workers]
         if strangers:
-            self.run(worker.queue.bury([self.pick(strangers, j)], worker.host))
+            self.run(worker.stores.registry.mark_dead([self.pick(strangers, j)], worker.host))
 
     def rescue_op(self, i: int, k: int) -> Op | None:
         worker = self.pick(self.workers, i)
@@ -79,7 +81,7 @@ class Leases(Work):
 
     def rescuing(self, worker: FakeWorker) -> Op:
         async def send() -> list[Rescued]:
-            return await worker.queue.rescue("worker_silent")
+            return await worker.stores.registry.rescue(RescueReason.WORKER_SILENT)
 
         return Op("rescue", worker, worker.claims, send, lambda rescued, _: self.rescued(rescued))
 
@@ -110,9 +112,9 @@ class Leases(Work):
         known = list(worker.runs)
 
         async def send() -> tuple[Differences, list[ClaimRef]]:
-            found = await worker.queue.reconcile(known)
+            found = await worker.stores.claims.reconcile(known)
             lost = [h for h in found.lost if h in worker.runs and not worker.runs[h].ended]
-            return found, await worker.queue.reassert(lost)
+            return found, await worker.stores.claims.reassert(lost)
 
         def take(answer: tuple[Differences, list[ClaimRef]], lost: bool) -> None:
             found, back = answer
@@ -159,14 +161,14 @@ class Leases(Work):
     @rule(i=ANY)
     def prune(self, i: int) -> None:
         if (worker := self.pick(self.workers, i)) is not None:
-            self.run(worker.queue.prune_workers())
+            self.run(worker.stores.registry.prune())
 
     @precondition(lambda self: len(self.workers) > 1 and any(not w.runs and not w.spool for w in self.workers))
     @rule(i=ANY)
     def stop(self, i: int) -> None:
         """A drain to its end: everything recorded or released, goodbye."""
         worker = self.pick([w for w in self.workers if not w.runs and not w.spool], i)
-        self.run(worker.queue.deregister())
+        self.run(worker.stores.registry.deregister())
         self.slots[worker.slot] = None
         self.disks[worker.host].append(Home(worker.id, {}, worker.done))
 
@@ -196,9 +198,9 @@ class Leases(Work):
         for home in homes:
             for result in [*home.spool.values(), *home.done.values()]:
                 self.before = self.world.picture()
-                self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
-        if homes and self.run(worker.queue.bury([h.worker_id for h in homes], worker.host)):
-            self.rescued(self.run(worker.queue.rescue("worker_restarted")))
+                self.recorded(None, [result], self.run(worker.stores.results.finish([result])), False)
+        if homes and self.run(worker.stores.registry.mark_dead([h.worker_id for h in homes], worker.host)):
+            self.rescued(self.run(worker.stores.registry.rescue(RescueReason.WORKER_RESTARTED)))
         homes.clear()
         self.run(worker.register())
         self.slots[slot] = worker

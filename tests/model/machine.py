@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize
 from tests.model.fleet import HOSTS, FakeWorker
 from tests.model.races import Races
 from turbo.domain.outcome import OutcomeKind
-from turbo.domain.states import FINAL
+from turbo.domain.states import FINAL, RescueReason
 
 SETTLE_ROUNDS = 14
 FIRST = ((None, 1, "default", 0, 4), (None, 9, "default", 1, 0), ("a", 5, "default", 0, 0), ("a", 5, "other", 0, 0))
@@ -52,8 +52,8 @@ class Fleet(Races):
         for number in range(SETTLE_ROUNDS):
             for worker in self.workers:
                 if self.beats(worker):
-                    self.rescued(self.run(worker.queue.rescue("worker_silent")))
-                self.run(worker.queue.prune_workers())
+                    self.rescued(self.run(worker.stores.registry.rescue(RescueReason.WORKER_SILENT)))
+                self.run(worker.stores.registry.prune())
                 self.everything_holds()
                 self.do(self.reconcile_op(2 * worker.slot, 0))
                 self.do(self.sweep_op(worker.slot, 0))

@@ -60,7 +60,7 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
             return edited(text, mutation.edits) if name == mutation.where else text
 
         statement(mutation.where)
-        with patch("turbo.db.claim_store.statement", statement):
+        with patch("turbo.db.store.statement", statement):
             yield
 
 

@@ -59,13 +59,13 @@ class Races(Forgotten):
             async with two.claims.use() as connection:
                 await connection.execute("select from public.agent_tasks limit 1")
             try:
-                self.claim_taken(one, await one.queue.claim(QUEUES[k % 2], 2, may_idle=True), False)
-                claim = await two.queue.claim(QUEUES[1 - k % 2], 2, may_idle=True)
+                self.claim_taken(one, await one.stores.claims.claim(QUEUES[k % 2], 2, may_idle=True), False)
+                claim = await two.stores.claims.claim(QUEUES[1 - k % 2], 2, may_idle=True)
             except psycopg.Error:
                 # turbo claims in READ COMMITTED and would claim again
                 self.seen["key or row raced"] += 1
                 await two.claims.end("rollback")
-                return await two.queue.claim(QUEUES[1 - k % 2], 2, may_idle=True)
+                return await two.stores.claims.claim(QUEUES[1 - k % 2], 2, may_idle=True)
             await two.claims.end()
             return claim
 

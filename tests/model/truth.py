@@ -7,7 +7,7 @@
 from dataclasses import dataclass, field
 
 from tests.model.world import Picture, Row
-from turbo.db.claim_store import INFRA_CAP, ResultAnswer
+from turbo.db.result_store import INFRA_CAP, ResultAnswer
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import FINAL, TRANSITIONS, TaskState

@@ -8,7 +8,8 @@ from hypothesis.stateful import precondition, rule
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Op, Run
 from tests.model.people import ANY, People
 from tests.model.truth import SUCCEEDED, judge
-from turbo.db.claim_store import Claim, ResultAnswer
+from turbo.db.claim_store import Claim
+from turbo.db.result_store import ResultAnswer
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
@@ -33,7 +34,7 @@ class Work(People):
 
     def claiming(self, worker: FakeWorker, queue: str, limit: int) -> Op:
         async def send() -> Claim:
-            return await worker.queue.claim(queue, limit, may_idle=True)
+            return await worker.stores.claims.claim(queue, limit, may_idle=True)
 
         def take(claim: Claim, lost: bool) -> None:
             self.claim_taken(worker, claim, lost)
@@ -115,7 +116,7 @@ class Work(People):
 
     def recording(self, worker: FakeWorker, batch: list[RunResult]) -> Op:
         async def send() -> list[ResultAnswer]:
-            return await worker.queue.finish(batch)
+            return await worker.stores.results.finish(batch)
 
         return Op("record", worker, worker.results, send, lambda a, lost: self.recorded(worker, batch, a, lost))
 
@@ -173,7 +174,7 @@ class Work(People):
             self.exact = True
             for result in list(worker.done.values()):
                 self.before = self.world.picture()
-                self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
+                self.recorded(None, [result], self.run(worker.stores.results.finish([result])), False)
 
     @precondition(lambda self: self.results)
     @rule(i=ANY, j=ANY)
@@ -187,7 +188,7 @@ class Work(People):
             for other in self.workers:
                 if result.fencing_token in {h.token for h in other.runs}:
                     other.runs[ClaimRef(result.task_id, result.fencing_token)].in_doubt = True
-            self.recorded(None, [result], self.run(worker.queue.finish([result])), False)
+            self.recorded(None, [result], self.run(worker.stores.results.finish([result])), False)
 
     def release_op(self, i: int, k: int) -> Op | None:
         worker = self.pick([w for w in self.workers if w.alive_runs], i)
@@ -195,7 +196,7 @@ class Work(People):
 
     def releasing(self, worker: FakeWorker, run: Run, delay: float = 0.0) -> Op:
         async def send() -> list[ClaimRef]:
-            return await worker.queue.release([(run.claim, None)], "drain", delay=delay)
+            return await worker.stores.results.release([(run.claim, None)], "drain", delay=delay)
 
         def take(released: list[ClaimRef], _lost: bool) -> None:
             if self.exact and not run.excused and not run.in_doubt:
@@ -218,7 +219,7 @@ class Work(People):
 
     def sweeping(self, worker: FakeWorker) -> Op:
         async def send() -> object:
-            return await worker.queue.sweep(QUEUES)
+            return await worker.stores.claims.poll(QUEUES)
 
         return Op("sweep", worker, worker.claims, send, lambda *_: None)
 

@@ -15,7 +15,8 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 
-from turbo.db.connect import Connection, Lane
+from turbo.db.connect import Connection
+from turbo.db.lane import Lane
 from turbo.domain.claim import ClaimRef
 
 TABLES = ("agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader")

@@ -7,17 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from turbo.db.claim_store import PollResult, Queue, ResultAnswer, WorkerRow
-from turbo.db.connect import Lane
+from tests.support.stores import Stores
+from turbo.db.account_store import AccountRow
+from turbo.db.lane import Lane
+from turbo.db.result_store import ResultAnswer
+from turbo.db.worker_registry import WorkerRow
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Running
+from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
+from turbo.domain.type_filter import EVERYTHING
 from turbo.observability.metrics import Metrics
+from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.claimer import Claimer
 from turbo.worker.listener import Listener
+from turbo.worker.poller import Poller
+from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.slots import Slots
+from turbo.worker.wakeups import WakeUps
 
 
 def finished(
@@ -45,6 +54,38 @@ def finished(
     return RunResult(**(known | more))  # type: ignore[arg-type]
 
 
+class RecordedWakeUps(WakeUps):
+    """Remembers which queues a notification named, and the ranks this worker was called with."""
+
+    def __init__(self, queues: Sequence[str], *, poll_seconds: float, recheck: bool) -> None:
+        super().__init__(queues, poll_seconds=poll_seconds, recheck=recheck)
+        self.heard: list[str] = []
+        self.ranks: list[int] = []
+
+    def wake(self, queue: str, *, by_notify: bool = False) -> None:
+        if by_notify:
+            self.heard.append(queue)
+        super().wake(queue, by_notify=by_notify)
+
+    def call(self, queue: str, rank: int) -> None:
+        self.ranks.append(rank)
+        super().call(queue, rank)
+
+
+class NoReservations:
+    types = EVERYTHING
+
+    def reserve(self) -> bool:
+        return False
+
+    def assign(self, task: Task) -> None: ...
+    def let_go(self) -> None: ...
+
+
+class NoAccounts:
+    def polled(self, rows: tuple[AccountRow, ...], asked_at: float) -> None: ...
+
+
 @dataclass
 class Rig:
     """`async with Rig(dsn) as rig: task, at = await rig.claimed()`."""
@@ -54,36 +95,54 @@ class Rig:
     slots_size: int = 1
     queues: Sequence[str] = ("default",)
     poll_seconds: float = 3600.0
-    ladder: bool = True
-    heard: list[str] = field(default_factory=list)
-    places: list[int] = field(default_factory=list)
+    recheck: bool = True
+    may_idle: bool = False
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
         self.worker_id = f"{self.name}-1-abcdef"
-        self._lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
-        self.queue = Queue(self.worker_id, *self._lanes)
+        self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
+        self.stores = Stores(self.worker_id, *self.lanes)
         self.slots = Slots(self.slots_size)
-        self.metrics = Metrics()
+        self.gate = ClaimGate()
+        self.wakeups = RecordedWakeUps(self.queues, poll_seconds=self.poll_seconds, recheck=self.recheck)
+        metrics, reconcile = Metrics(), asyncio.Event()
+        self.poller = Poller(self.stores.claims, self.queues, self.wakeups, NoAccounts(), reconcile)
         self.claimer = Claimer(
-            self.queue,
-            self.queues,
+            self.stores.claims,
+            self.stores.notifier,
+            self.wakeups,
+            self.poller,
+            self.gate,
+            RecoveryGate(),
+            self,
+            NoReservations(),
             self.slots,
-            self.metrics,
-            self._start,
-            poll_seconds=self.poll_seconds,
-            ladder=self.ladder,
+            self,
+            metrics,
+            claiming=asyncio.Lock(),
+            reconcile=reconcile,
         )
-        self.listener = Listener(self.dsn, self.queue, self.queues, self, self.metrics, poll_seconds=self.poll_seconds)
-        await self.queue.register(
+        self.listener = Listener(
+            self.dsn,
+            self.worker_id,
+            self.queues,
+            self.stores.notifier,
+            self.wakeups,
+            self.poller,
+            self,
+            metrics,
+            reconcile=reconcile,
+            poll_seconds=self.poll_seconds,
+        )
+        await self.stores.registry.register(
             WorkerRow(
                 self.name, "here", 1, "0", self.slots_size, tuple(self.queues), {}, (), None, 10, 600, self.poll_seconds
             ),
-            "up",
+            WorkerState.UP,
         )
-        self._listens = asyncio.Event()
         self.listener.start(self._crashed)
-        await asyncio.wait_for(self._listens.wait(), 20)
+        await asyncio.wait_for(self.listener.started.wait(), 20)
         self.claimer.start(self._crashed)
         return self
 
@@ -92,13 +151,14 @@ class Rig:
     ) -> None:
         await self.claimer.stop()
         await self.listener.stop()
-        for lane in self._lanes:
+        for lane in self.lanes:
             await lane.close()
 
     def _crashed(self, name: str, error: BaseException) -> None:
         raise AssertionError(f"{name} crashed") from error
 
-    def _start(self, task: Task) -> None:
+    def start(self, task: Task) -> None:
+        """The claimer's TaskRunner: the run goes on until the test finishes it."""
         self.slots.take(Running(task, "rig", None))
         self.started.put_nowait((task, time.monotonic()))
 
@@ -108,32 +168,23 @@ class Rig:
 
     async def finish(self, task: Task, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> ResultAnswer:
         """End a run: its result is recorded, its slot is free."""
-        answer = (await self.queue.finish([finished(task, self.worker_id, outcome, **more)]))[0]
+        answer = (await self.stores.results.finish([finished(task, self.worker_id, outcome, **more)]))[0]
         self.slots.give_back(ClaimRef(task.task_id, task.fencing_token), unrecorded=False)
-        self.claimer.slot_freed(key=task.concurrency_key is not None)
+        self.wakeups.slot_freed(key=task.concurrency_key is not None)
         return answer
 
-    # what the listener tells
+    # the listener's events
 
-    def wake(self, queue: str) -> None:
-        self.heard.append(queue)
-        self.claimer.wake(queue, by_notify=True)
+    def connected(self, *, hears: bool) -> None:
+        self.may_idle = hears
+        self.resetting = asyncio.create_task(self._reset_idle())
 
-    def called(self, queue: str, place: int) -> None:
-        self.places.append(place)
-        self.claimer.called(queue, place)
-
-    def control(self, message: str) -> None:
-        if message == "queues":
-            self.claimer.look()
-
-    def swept(self, sweep: PollResult) -> None:
-        self.claimer.swept(sweep)
-
-    async def connected(self, *, hears: bool) -> None:
-        self.claimer.listening = hears
-        await self.claimer.forget_idle()
-        self._listens.set()
+    async def _reset_idle(self) -> None:
+        self.wakeups.idle = False
+        await self.stores.registry.set_idle(False)
+        self.wakeups.wake_all()
 
     def disconnected(self) -> None:
-        self.claimer.listening = False
+        self.may_idle = False
+
+    def failed(self, error: Exception, *, connecting: bool) -> None: ...

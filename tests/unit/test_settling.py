@@ -18,9 +18,9 @@ def one(*, seconds: float = 0.0) -> RecoveryGate:
     return made
 
 
-async def waits(settling: RecoveryGate) -> bool:
+async def waits(gate: RecoveryGate) -> bool:
     try:
-        await asyncio.wait_for(settling.settled(), 0.05)
+        await asyncio.wait_for(gate.wait_open(), 0.05)
     except TimeoutError:
         return True
     return False
@@ -40,40 +40,40 @@ async def test_first_server_delays_no_claim():
     ],
 )
 async def test_same_server_is_waited_for_only_after_a_crash(error, connecting, wait):
-    settling = one(seconds=LONG)
-    settling.failed(error, connecting=connecting)
-    settling.opened("server 1")
-    assert await waits(settling) is wait
+    gate = one(seconds=LONG)
+    gate.failed(error, connecting=connecting)
+    gate.opened("server 1")
+    assert await waits(gate) is wait
 
 
 async def test_new_server_is_waited_for_until_claims_are_restored():
-    settling = one()
-    settling.opened("server 2")
-    settling.disconnected()
-    asked = asyncio.create_task(settling.settled())
+    gate = one()
+    gate.opened("server 2")
+    gate.disconnected()
+    asked = asyncio.create_task(gate.wait_open())
     await asyncio.sleep(0.05)
     assert not asked.done()
-    settling.restored()
+    gate.restored()
     await asyncio.wait_for(asked, 5)
-    assert not await waits(settling)
+    assert not await waits(gate)
 
 
 async def test_missing_listener_is_waited_for_only_a_while():
-    settling = RecoveryGate(0.0, 0.02)
-    settling.opened("server 1")
-    settling.disconnected()
-    settling.opened("server 2")
-    await asyncio.wait_for(settling.settled(), 5)
+    gate = RecoveryGate(0.0, 0.02)
+    gate.opened("server 1")
+    gate.disconnected()
+    gate.opened("server 2")
+    await asyncio.wait_for(gate.wait_open(), 5)
 
 
 async def test_second_failover_restarts_the_wait():
-    settling = one(seconds=0.05)
-    settling.opened("server 2")
-    asked = asyncio.create_task(settling.settled())
+    gate = one(seconds=0.05)
+    gate.opened("server 2")
+    asked = asyncio.create_task(gate.wait_open())
     await asyncio.sleep(0.02)
-    settling.disconnected()
-    settling.opened("server 3")
+    gate.disconnected()
+    gate.opened("server 3")
     await asyncio.sleep(0.1)
     assert not asked.done()
-    settling.restored()
+    gate.restored()
     await asyncio.wait_for(asked, 5)

@@ -38,7 +38,7 @@ class AccountStore(Store):
         """The row of this host and that of every host. `since`: the database's moment that `cleared` asks about."""
         parameters = {"account": account, "host": self._host, "since": since}
         return tuple(
-            AccountRow(name, host, AccountState(state), _reason(reason), seconds, probed, cleared)
+            AccountRow(name, host, AccountState(state), pause_reason(reason), seconds, probed, cleared)
             for name, host, state, reason, seconds, probed, cleared in await self._rows("accounts/rows", parameters)
         )
 
@@ -106,5 +106,5 @@ class AccountStore(Store):
         return found[0][0] if found else None
 
 
-def _reason(text: str | None) -> PauseReason | None:
+def pause_reason(text: str | None) -> PauseReason | None:
     return None if text is None else PauseReason(text)

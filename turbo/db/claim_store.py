@@ -8,11 +8,12 @@ from typing import Any
 
 from psycopg import errors
 
-from turbo.db.account_store import AccountRow
+from turbo.db.account_store import AccountRow, pause_reason
 from turbo.db.connect import Connection
 from turbo.db.lane import Lane
 from turbo.db.store import Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
+from turbo.domain.states import AccountState
 from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING, TypeFilter
 
@@ -130,7 +131,10 @@ async def _poll(connection: Connection, parameters: Mapping[str, object]) -> Pol
     (row,) = await rows(connection, "tasks/poll", parameters)
     due, next_in, runnable, stop, accounts, ended_below, begun_below, _ = row
     breakers = tuple(
-        AccountRow(a["account"], a["host"], a["state"], a["reason"], a["in"], a["probed"]) for a in accounts or ()
+        AccountRow(
+            a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"]
+        )
+        for a in accounts or ()
     )
     return PollResult(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at, ended_below, begun_below)
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from psycopg.rows import dict_row
 
+from turbo.db import result_store
 from turbo.db.connect import Connection
 from turbo.db.lane import Lane
-from turbo.db.result_store import INFRA_CAP
 from turbo.db.store import Store, rows
 from turbo.domain.states import RescueReason, TaskState, WorkerState
 from turbo.sql import statement
@@ -102,7 +102,7 @@ class WorkerRegistry(Store):
 
     async def rescue(self, reason: RescueReason) -> list[Rescued]:
         """Take back the tasks of dead workers, all passes."""
-        parameters = {"worker": self._worker_id, "infra_cap": INFRA_CAP, "reason": reason}
+        parameters = {"worker": self._worker_id, "infra_cap": result_store.INFRA_CAP, "reason": reason}
         rescued: list[Rescued] = []
         while True:
             batch = [

@@ -22,9 +22,7 @@ from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.poller import Poller
-from turbo.worker.presence import WorkerPresence
 from turbo.worker.recovery_gate import RecoveryGate
-from turbo.worker.runner import Runner
 from turbo.worker.slots import Slots
 from turbo.worker.wakeups import WakeUps, WokenQueues
 
@@ -45,6 +43,19 @@ class Reservations(Protocol):
     def let_go(self) -> None: ...
 
 
+class TaskRunner(Protocol):
+    """Runs what was claimed (turbo.worker.runner)."""
+
+    def start(self, task: Task) -> None: ...
+
+
+class IdleRule(Protocol):
+    """Whether this worker's idle flag may be set (turbo.worker.presence)."""
+
+    @property
+    def may_idle(self) -> bool: ...
+
+
 class Claimer(LoopService):
     """`claimed` is emitted with each task."""
 
@@ -58,10 +69,10 @@ class Claimer(LoopService):
         poller: Poller,
         gate: ClaimGate,
         recovery_gate: RecoveryGate,
-        presence: WorkerPresence,
+        presence: IdleRule,
         reservations: Reservations,
         slots: Slots,
-        runner: Runner,
+        runner: TaskRunner,
         metrics: Metrics,
         *,
         claiming: asyncio.Lock,

@@ -23,6 +23,7 @@ import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from psycopg import Notify
 
@@ -35,7 +36,6 @@ from turbo.runtime.backoff import Backoff
 from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
 from turbo.worker.poller import Poller
-from turbo.worker.recovery import Recovery
 from turbo.worker.wakeups import WakeUps
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,19 @@ class ProofNotSent(Exception):
         self.cause = cause
 
 
+class ListenerEvents(Protocol):
+    """What happens to the listener's session (turbo.worker.recovery)."""
+
+    def connected(self, *, hears: bool) -> None:
+        """There is a session. `hears`: notifications are proved to arrive."""
+
+    def disconnected(self) -> None:
+        """The session is lost; notifications may have been missed."""
+
+    def failed(self, error: Exception, *, connecting: bool) -> None:
+        """A session was lost, or (`connecting`) could not be had."""
+
+
 class Listener(LoopService):
     """`hears`: notifications are proved to arrive. `listening` is emitted with it whenever a session has been set up."""
 
@@ -72,7 +85,7 @@ class Listener(LoopService):
         notifier: Notifier,
         wakeups: WakeUps,
         poller: Poller,
-        recovery: Recovery,
+        events: ListenerEvents,
         metrics: Metrics,
         *,
         reconcile: asyncio.Event,
@@ -86,7 +99,7 @@ class Listener(LoopService):
         self._notifier = notifier
         self._wakeups = wakeups
         self._poller = poller
-        self._recovery = recovery
+        self._events = events
         self._reconcile = reconcile
         self._metrics = metrics
         self._poll_seconds = poll_seconds
@@ -118,7 +131,7 @@ class Listener(LoopService):
             try:
                 connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._worker_id}")
             except db.DATABASE_ERRORS as error:
-                self._recovery.failed(error, connecting=True)
+                self._events.failed(error, connecting=True)
                 await self._connecting.wait(error)
                 continue
             self._connecting.over()
@@ -127,14 +140,14 @@ class Listener(LoopService):
             try:
                 await self._serve(connection)
             except db.DATABASE_ERRORS as error:
-                self._recovery.failed(error, connecting=False)
+                self._events.failed(error, connecting=False)
                 pause = self._session.failed(error)
             finally:
                 self.hears, self._connection = False, None
                 self._metrics.listener_up.set(0)
                 db.cut(connection)  # a graceful goodbye would wait for a server that may be frozen
                 await connection.close()
-            self._recovery.disconnected()
+            self._events.disconnected()
             self._metrics.listener_reconnects.inc()
             await asyncio.sleep(pause)
 
@@ -144,7 +157,7 @@ class Listener(LoopService):
         await db.within(POLL_DEADLINE, connection, listen(connection, channels))
         self.hears = await self._prove(connection)
         self._announce()
-        self._recovery.connected(hears=self.hears)
+        self._events.connected(hears=self.hears)
         self.started.set()
         self.listening.emit(self.hears)
         await (self._listen(connection) if self.hears else self._poll_deaf(connection))

@@ -2,11 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Protocol
 
-from turbo.accounts.manager import AccountManager
+from turbo.db.account_store import AccountRow
 from turbo.db.claim_store import ClaimStore, PollResult
 from turbo.db.connect import Connection
 from turbo.worker.wakeups import WakeUps
+
+
+class BreakerObserver(Protocol):
+    """Hears what each poll read about accounts (turbo.accounts.manager)."""
+
+    def polled(self, rows: tuple[AccountRow, ...], asked_at: float) -> None: ...
 
 
 class Poller:
@@ -17,7 +24,7 @@ class Poller:
         store: ClaimStore,
         queues: Sequence[str],
         wakeups: WakeUps,
-        accounts: AccountManager,
+        accounts: BreakerObserver,
         reconcile: asyncio.Event,
     ) -> None:
         """`reconcile` is set where a run of this worker is to be stopped."""

@@ -49,7 +49,8 @@ class WokenQueues:
 
 
 class WakeUps:
-    """For one worker, on its event loop. `idle`: what its idle flag in the database is, as far as it knows."""
+    """For one worker, on its event loop. `idle`: what its idle flag in the database is, as far as it knows. `at_rest`: the
+    claimer waits, and there is nothing to do."""
 
     def __init__(self, queues: Sequence[str], *, poll_seconds: float, recheck: bool = True) -> None:
         """`poll_seconds`: between the listener's fallback polls. `recheck` False is for tests of what rechecks are for."""
@@ -69,6 +70,7 @@ class WakeUps:
         self._saw_row = False  # on standby, by its first poll
         self._slipped_below = 0  # transactions with lower ids may hold a row that the recheck is for
         self.idle = False
+        self.at_rest = False
 
     # ── what other parts write ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -137,9 +139,11 @@ class WakeUps:
                 return
             self._event.clear()
             timer = asyncio.get_running_loop().call_later(min(timers) - now, self._event.set) if timers else None
+            self.at_rest = True
             try:  # this is between a notification and its claim: a plain timer costs less than asyncio.timeout
                 await self._event.wait()
             finally:
+                self.at_rest = False
                 if timer is not None:
                     timer.cancel()
 
@@ -178,6 +182,11 @@ class WakeUps:
             self._recheck_at = None  # from here on the listener's poll does it
         else:
             self._recheck_at = time.monotonic() + self._recheck_delay * random.uniform(0.9, 1.1)
+
+    @property
+    def rechecking(self) -> bool:
+        """Whether a recheck is still to come."""
+        return self._recheck_at is not None
 
     def went_idle(self, result: PollResult) -> None:
         """The idle flag was just set. `result`: the first poll that was sent after that."""

@@ -1,6 +1,6 @@
 """A worker as `turbo worker` runs it, with what a test of accounts must be able to shorten or to leave out.
 
-python tests/support/programs/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false, "ladder": false}'
+python tests/support/programs/account_worker.py CONFIG '{"timings": {"backoff_first": 1}, "breaker": false, "rechecks": false}'
 """
 
 import asyncio
@@ -10,28 +10,36 @@ import sys
 from pathlib import Path
 
 from turbo.accounts.breaker import AccountTimings
+from turbo.accounts.manager import AccountManager
 from turbo.config.worker import load_worker_config
+from turbo.db.claim_store import PollResult
 from turbo.domain.outcome import Outcome
 from turbo.domain.run import Running
 from turbo.observability import log
+from turbo.worker.wakeups import WakeUps
 from turbo.worker.worker import Worker
 
 
-async def _as_it_is(_run: Running, outcome: Outcome) -> Outcome:
+async def _as_it_is(_self: AccountManager, _run: Running, outcome: Outcome) -> Outcome:
     return outcome
+
+
+def _no_recheck(_self: WakeUps, _result: PollResult) -> None:
+    return None
 
 
 async def main(file: str, settings: str = "{}") -> int:
     wanted = json.loads(settings)
+    if not wanted.get("breaker", True):
+        AccountManager.review = _as_it_is  # type: ignore[method-assign]
+    if not wanted.get("rechecks", True):
+        WakeUps.went_idle = _no_recheck  # type: ignore[method-assign]
     worker = Worker(
         load_worker_config(Path(file)),
         dsn=os.environ["TURBO_DSN"],
         account_timings=AccountTimings(**wanted.get("timings", {})),
     )
     log.configure(worker.id)
-    if not wanted.get("breaker", True):
-        worker.runner.after_run = _as_it_is
-    worker.claimer._ladder = wanted.get("ladder", True)
     return await worker.run()
 
 

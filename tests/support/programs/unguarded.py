@@ -10,19 +10,25 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
-from turbo import db, sql
+from turbo import sql
 from turbo.config.worker import load_worker_config
-from turbo.db import claim_store as queue
-from turbo.host.spool import Spool, SpoolUnavailable
+from turbo.db import result_store
+from turbo.db.claim_store import ClaimStore
+from turbo.domain.claim import ClaimRef
+from turbo.domain.result import RunResult
+from turbo.domain.states import StopCause
+from turbo.host.spool import Spool, SpoolEntry
+from turbo.host.spool_writer import SpoolWriter
 from turbo.observability import log
-from turbo.worker import completer as finisher
-from turbo.worker import worker
-from turbo.worker.reconciler import Reconciler
+from turbo.runtime.backoff import Backoff
+from turbo.worker.claim_gate import ClaimGate
+from turbo.worker.completer import Completer
 from turbo.worker.recovery_gate import RecoveryGate
+from turbo.worker.runner import Runner
+from turbo.worker.worker import Worker
 
 GUARDS: dict[str, Callable[[], None]] = {}
 
@@ -94,75 +100,97 @@ def counted_silence() -> None:
 @guard
 def poison_cap() -> None:
     """A task is rescued as often as it takes."""
-    queue.INFRA_CAP = 1_000
+    result_store.INFRA_CAP = 1_000
 
 
 @guard
 def lost_lease() -> None:
-    """What this worker runs and somebody else has is left to run."""
+    """A run whose task another worker has goes on."""
+    stop = Runner.stop
 
-    async def compare(self: Reconciler) -> None:
-        await self._queue.reconcile(self._slots.known())
+    def keep_lost(self: Runner, claim: ClaimRef, cause: StopCause) -> None:
+        if cause is not StopCause.LOST:
+            stop(self, claim, cause)
 
-    Reconciler.compare = compare  # type: ignore[method-assign]
+    Runner.stop = keep_lost  # type: ignore[method-assign]
 
 
 @guard
 def reassert() -> None:
     """A claim that the database lost is not taken back."""
 
-    async def nothing(*_: object) -> list[Any]:
+    async def nothing(_self: ClaimStore, _lost: Iterable[ClaimRef]) -> list[ClaimRef]:
         return []
 
-    queue.Queue.reassert = nothing  # type: ignore[method-assign]
+    ClaimStore.reassert = nothing  # type: ignore[method-assign]
 
 
 @guard
 def replay() -> None:
     """What was recorded is not sent again after a reconnect."""
-    Spool.recently_done = lambda _self: []  # type: ignore[method-assign]
+
+    def nothing(_self: Spool) -> list[SpoolEntry]:
+        return []
+
+    Spool.recently_done = nothing  # type: ignore[method-assign]
 
 
 @guard
 def spool() -> None:
-    """Results are nowhere but in memory until they are recorded."""
+    """Results are only in memory until they are recorded."""
 
-    async def nowhere(*_: object) -> None:
+    async def nowhere(_self: SpoolWriter, _result: RunResult) -> SpoolEntry | None:
         return None
 
-    finisher.Completer._put = nowhere  # type: ignore[method-assign]
+    SpoolWriter.put = nowhere  # type: ignore[method-assign]
 
 
 @guard
 def full_disk() -> None:
-    """A result is handed over only when the disk has taken it, and claims go on when it does not."""
+    """A result that the disk does not take is dropped, and claims go on."""
+    put, submit = SpoolWriter.put, Completer.submit
 
-    async def hand_over(self: finisher.Completer, result: Any, *, durable: bool) -> None:
+    class Dropped(Exception):
+        pass
+
+    async def put_or_drop(self: SpoolWriter, result: RunResult) -> SpoolEntry:
+        entry = await put(self, result)
+        if entry is None:
+            raise Dropped
+        return entry
+
+    async def submit_if_spooled(self: Completer, result: RunResult, *, durable: bool) -> None:
         try:
-            entry = await asyncio.to_thread(self._spool.put, result) if durable else None
-        except SpoolUnavailable as error:
-            self._disk(str(error))
+            await submit(self, result, durable=durable)
+        except Dropped:
             return
-        self.push(result, entry)
 
-    finisher.Completer.hand_over = hand_over  # type: ignore[method-assign]
-    worker.Worker._disk_changed = lambda _self, _trouble: None  # type: ignore[method-assign]
+    def go_on(_self: ClaimGate, _reason: str | None) -> None:
+        return None
+
+    SpoolWriter.put = put_or_drop  # type: ignore[method-assign, assignment]
+    Completer.submit = submit_if_spooled  # type: ignore[method-assign]
+    ClaimGate.hold = go_on  # type: ignore[method-assign]
 
 
 @guard
-def settling() -> None:
+def recovery_gate() -> None:
     """After a crash claims go on at once."""
 
-    async def at_once(_: object) -> None:
+    async def at_once(_self: RecoveryGate) -> None:
         return None
 
-    RecoveryGate.settled = at_once  # type: ignore[method-assign]
+    RecoveryGate.wait_open = at_once  # type: ignore[method-assign]
 
 
 @guard
 def quick_return() -> None:
-    """No guard: a worker that is always back at once, for a test that steps who comes first."""
-    db.Backoff.next = lambda _self: 0.02  # type: ignore[method-assign]
+    """No guard: a worker that is always back at once, for a test that steps which worker comes first."""
+
+    def short(_self: Backoff) -> float:
+        return 0.02
+
+    Backoff.next = short  # type: ignore[method-assign]
 
 
 async def main(file: str, names: str = "[]") -> int:
@@ -176,7 +204,7 @@ async def main(file: str, names: str = "[]") -> int:
     for module in list(sys.modules.values()):
         if getattr(module, "statement", None) is original:
             module.statement = statement  # type: ignore[attr-defined]
-    one = worker.Worker(load_worker_config(Path(file)), dsn=os.environ["TURBO_DSN"])
+    one = Worker(load_worker_config(Path(file)), dsn=os.environ["TURBO_DSN"])
     log.configure(one.id)
     return await one.run()
 

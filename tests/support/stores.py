@@ -1,0 +1,24 @@
+"""Every store of one worker over two lanes, as turbo.worker.wiring makes them: for tests that send statements themselves."""
+
+from collections.abc import Sequence
+
+from turbo.db.account_store import AccountStore
+from turbo.db.channels import Notifier
+from turbo.db.claim_store import ClaimStore
+from turbo.db.lane import Lane
+from turbo.db.result_store import ResultStore
+from turbo.db.worker_registry import WorkerRegistry
+
+
+class Stores:
+    """`stores.claims.claim(...)`, `stores.results.finish(...)`, `stores.registry.rescue(...)`."""
+
+    def __init__(
+        self, worker_id: str, claims: Lane, results: Lane, *, host: str = "", accounts: Sequence[str] = ()
+    ) -> None:
+        self.worker_id = worker_id
+        self.claims = ClaimStore(claims, worker_id, host=host, accounts=accounts)
+        self.results = ResultStore(results, worker_id)
+        self.registry = WorkerRegistry(claims, worker_id)
+        self.accounts = AccountStore(claims, worker_id, host)
+        self.notifier = Notifier(claims)

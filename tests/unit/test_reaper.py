@@ -227,7 +227,7 @@ def test_descendants_are_found_by_cookie_without_the_program(tmp_path: Path, sav
 def test_torn_entry_still_finds_descendants_by_cookie(tmp_path: Path) -> None:
     cookie = new_cookie()
     program = subprocess.Popen(["sleep", "1000"], env={"TURBO_RUN": cookie}, start_new_session=True)
-    wait_until(lambda: process_table.carries(program.pid, cookie), "the exec")
+    wait_until(lambda: process_table.has_cookie(program.pid, cookie), "the exec")
     (tmp_path / f"{cookie}.json").write_text("torn")
     end_leftovers(tmp_path)
     assert program.wait(timeout=10) == -signal.SIGTERM

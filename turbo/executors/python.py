@@ -106,11 +106,11 @@ class PythonExecutor:
 
     def _raised(self, run: Run, what: str) -> Outcome:
         log = AttemptLog(run.log_path)
-        log.text(traceback.format_exc())
+        log.write_text(traceback.format_exc())
         log.close()
         failed = Outcome.failed(what)
         return Outcome(
-            failed.kind, error=what, failure_kind=failed.failure_kind, log=str(log.path) if log.made else None
+            failed.kind, error=what, failure_kind=failed.failure_kind, log=str(log.path) if log.created else None
         )
 
     def _ended(self, run: Run, watched: "_Watched") -> Outcome:

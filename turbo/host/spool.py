@@ -63,7 +63,7 @@ class Spool:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(path, content, durable=True)
         except OSError as error:
-            raise SpoolUnavailable(f"{self.directory}: {_why(error)}") from error
+            raise SpoolUnavailable(f"{self.directory}: {_reason(error)}") from error
         return SpoolEntry(path, result)
 
     def pending(self) -> list[SpoolEntry]:
@@ -78,11 +78,11 @@ class Spool:
         """Take over what a spool on the same disk holds, recorded within the hour or not at all. What cannot be read stays
         there. Raises OSError; what was not taken over by then is still there."""
         for entry in [*other.pending(), *other.recently_done()]:
-            where = self.directory / "done" if entry.path.parent.name == "done" else self.directory
-            where.mkdir(parents=True, exist_ok=True, mode=0o700)
-            target = where / entry.path.name
+            target_dir = self.directory / "done" if entry.path.parent.name == "done" else self.directory
+            target_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target = target_dir / entry.path.name
             while target.exists():
-                target = where / f"{next(self._numbers):020d}.json"
+                target = target_dir / f"{next(self._numbers):020d}.json"
             entry.path.rename(target)  # its age stays
         if self.directory.exists():
             sync_directory(self.directory)
@@ -117,7 +117,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise SpoolUnavailable(f"{self.directory}: {_why(error)}") from error
+            raise SpoolUnavailable(f"{self.directory}: {_reason(error)}") from error
         finally:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
     return RunResult(**fields)
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",

@@ -108,7 +108,7 @@ class StateDir:
     def workspaces(self) -> Path:
         return workspaces_of(self.root)
 
-    def tidying(self) -> AbstractContextManager[bool]:
+    def retention_lock(self) -> AbstractContextManager[bool]:
         """True for one worker of the host at a time."""
         return try_lock(self.locks / "tidy")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Problems = Callable[[], Iterable[str]]
+HealthProblems = Callable[[], Iterable[str]]
 """What is wrong now, one sentence each; nothing when all is well. Called from the endpoint's threads."""
 
 
@@ -55,8 +55,8 @@ class Endpoint:
         port: int = 0,
         tls: TlsFiles | None = None,
         *,
-        unhealthy: Problems = _no_problems,
-        unready: Problems = _no_problems,
+        unhealthy: HealthProblems = _no_problems,
+        unready: HealthProblems = _no_problems,
     ) -> None:
         """`port` 0: a free one."""
         self._registry = registry

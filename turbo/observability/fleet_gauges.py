@@ -27,11 +27,11 @@ class FleetGauges(Collector):
     def collect(self) -> Iterable[GaugeMetricFamily]:
         return self._families
 
-    def resign(self) -> None:
+    def clear(self) -> None:
         """No longer the leader."""
         self._families = ()
 
-    def lead(self, facts: Iterable[Mapping[str, object]]) -> None:
+    def replace(self, facts: Iterable[Mapping[str, object]]) -> None:
         """Replace what is reported by what sql/workers/gauges.sql returned."""
         facts = list(facts)
         served = {str(f["label"]) for f in facts if f["what"] == "served"}

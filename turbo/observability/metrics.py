@@ -5,8 +5,8 @@ come from its configuration; of the queues the leader sees in the table (turbo.o
 serves are counted together as `other`, because any inserter can invent one.
 """
 
+import collections
 import time
-from collections import Counter as Count
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -64,7 +64,7 @@ class RunningTasks(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         family = self._family()
-        counted = Count(dict.fromkeys(self._known, 0))
+        counted = collections.Counter(dict.fromkeys(self._known, 0))
         if self._slots is not None:
             counted.update((run.executor, run.account or "") for run in list(self._slots.running.values()))
         for labels, count in sorted(counted.items()):
@@ -155,7 +155,7 @@ class Metrics:
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
         )
 
-    def expect(self, queues: Iterable[str], executors: Iterable[str]) -> None:
+    def declare_series(self, queues: Iterable[str], executors: Iterable[str]) -> None:
         """Let every counter of this worker's configuration exist from the start, at 0.
 
         Prometheus cannot see the first increment of a series that begins with it: `increase()` would miss the first
@@ -178,7 +178,7 @@ class Metrics:
         self.slots.labels("busy").set_function(lambda: slots.busy)
         self.slots.labels("free").set_function(lambda: slots.free)
 
-    def used(self, account: str, usage: Iterable[ModelUsage]) -> None:
+    def record_usage(self, account: str, usage: Iterable[ModelUsage]) -> None:
         """Add what one run used."""
         for u in usage:
             for kind, tokens in (

@@ -117,7 +117,7 @@ class ChildEnvironment:
                 raise EnvironmentRefused(f"{where}: {name!r} is no name of an environment variable")
             if "\0" in value:
                 raise EnvironmentRefused(f"{where}: the value of {name} holds a NUL character")
-        _refuse_the_workers_own(self._env, where)
+        _refuse_database_variables(self._env, where)
         self._from_file()
 
     def for_task(self, task: Task) -> dict[str, str]:
@@ -136,11 +136,11 @@ class ChildEnvironment:
         if self._file is None:
             return {}
         values = self._file.values()
-        _refuse_the_workers_own(values, f"env_file {self._file.path}")
+        _refuse_database_variables(values, f"env_file {self._file.path}")
         return values
 
 
-def _refuse_the_workers_own(values: Mapping[str, str], where: str) -> None:
+def _refuse_database_variables(values: Mapping[str, str], where: str) -> None:
     for name in values:
         if name == "TURBO_DSN" or name.startswith("PG"):
             raise EnvironmentRefused(

@@ -72,7 +72,7 @@ class Journal:
         write_atomically(self._path(entry.cookie), json.dumps(asdict(entry)))
 
     def _read(self, path: Path) -> Entry | None:
-        nothing_known = Entry(cookie=path.stem, pid=0, start=0, boot="")
+        unreadable = Entry(cookie=path.stem, pid=0, start=0, boot="")
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             known = Entry(
@@ -86,5 +86,5 @@ class Journal:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return nothing_known
+            return unreadable
         return replace(known, cookie=path.stem)

@@ -78,29 +78,29 @@ def launch(
     added = " ".join(name for name in _SHELL_SETS if name not in env)
     script = f'read -r _turbo || exit {LAUNCHER_GONE}; unset _turbo {added}; exec "$@"'
     # Never let go of what was opened, whichever step fails.
-    ours, childs = [], []
+    our_ends, child_ends = [], []
     try:
-        for ours_is_write_end in (True, False, False):
+        for we_write in (True, False, False):
             reading, writing = os.pipe()
-            ours.append(writing if ours_is_write_end else reading)
-            childs.append(reading if ours_is_write_end else writing)
+            our_ends.append(writing if we_write else reading)
+            child_ends.append(reading if we_write else writing)
         popen = subprocess.Popen(
             ["/bin/sh", "-c", script, NAME + cookie, program, *argv[1:]],
-            stdin=childs[0],
-            stdout=childs[1],
-            stderr=childs[2],
+            stdin=child_ends[0],
+            stdout=child_ends[1],
+            stderr=child_ends[2],
             env=environment,
             cwd=cwd,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        _close(ours)
+        _close(our_ends)
         raise _explained(argv[0], error) from error
     finally:
-        _close(childs)
+        _close(child_ends)
     started = process_table.find(popen.pid)
     entry = Entry(cookie, popen.pid, started.start if started else 0, process_table.boot(), program, task_id)
-    launched = Launched(popen, entry, program, *ours)
+    launched = Launched(popen, entry, program, *our_ends)
     try:
         journal.add(entry)
     except OSError as error:

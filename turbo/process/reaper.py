@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.process.journal import Entry, Journal
-from turbo.process.tree import ProcessTree, end
+from turbo.process.tree import ProcessTree, end_tree
 
 GRACE_SECONDS = 2.0
 """TERM to KILL for what a dead worker left: an agent CLI ends its tools in 1.3 s, and all must be gone within 5 s."""
@@ -49,20 +49,20 @@ def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended
     another reaper on the same journal. Returns the programs of which something lived.
     """
     journal = Journal(journal_dir)
-    left: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
+    running: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
     for entry in journal.entries():
-        remains = ProcessTree(entry)
-        found = remains.look()
-        if found:
-            left.append((remains, found, end(remains, grace)))
+        tree = ProcessTree(entry)
+        pids = tree.refresh()
+        if pids:
+            running.append((tree, pids, end_tree(tree, grace)))
         else:
             journal.remove(entry.cookie)
-    unfinished = [steps for _, _, steps in left]
+    unfinished = [steps for _, _, steps in running]
     while unfinished:
-        pauses = [(steps, next(steps, None)) for steps in unfinished]
-        unfinished = [steps for steps, pause in pauses if pause is not None]
-        time.sleep(min((pause for _, pause in pauses if pause is not None), default=0.0))
-    ended = [EndedProcess(remains.entry, found, remains.living()) for remains, found, _ in left]
+        delays = [(steps, next(steps, None)) for steps in unfinished]
+        unfinished = [steps for steps, delay in delays if delay is not None]
+        time.sleep(min((delay for _, delay in delays if delay is not None), default=0.0))
+    ended = [EndedProcess(tree.entry, pids, tree.living()) for tree, pids, _ in running]
     for program in ended:
         if not program.survivors:
             journal.remove(program.entry.cookie)
@@ -87,13 +87,13 @@ class ReaperWatcher:
 
     def start(self, journal_dir: Path, *, grace: float = GRACE_SECONDS) -> None:
         """Raises OSError when it cannot be started: then programs could outlive this worker."""
-        self._drop_pipe()
+        self._close_pipe()
         self._journal = Journal(journal_dir)
         package = Path(__file__).resolve().parent
         reaper = [sys.executable, "-P", "-m", "turbo.process.reaper", str(journal_dir.resolve()), str(grace)]
         log = journal_dir.resolve().parent / "watcher.log"
         reading, self._pipe = os.pipe()
-        _held_pipes.add(self._pipe)
+        _open_pipes.add(self._pipe)
         try:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCH, str(log), *reaper],
@@ -106,7 +106,7 @@ class ReaperWatcher:
                 start_new_session=True,
             )
         except OSError:
-            self._drop_pipe()
+            self._close_pipe()
             raise
         finally:
             os.close(reading)
@@ -118,33 +118,33 @@ class ReaperWatcher:
         if self._journal is not None and not self._journal.entries():
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._pipe, b"bye\n")
-            self._drop_pipe()
+            self._close_pipe()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=2)
-        self._drop_pipe()
+        self._close_pipe()
         if self._process.returncode is None:
-            _left_at_work.append(self._process)
+            _active_reapers.append(self._process)
         self._process = None
 
-    def _drop_pipe(self) -> None:
+    def _close_pipe(self) -> None:
         if self._pipe is not None:
-            _held_pipes.discard(self._pipe)
+            _open_pipes.discard(self._pipe)
             os.close(self._pipe)
             self._pipe = None
 
 
-_left_at_work: list["subprocess.Popen[bytes]"] = []
-_held_pipes: set[int] = set()
+_active_reapers: list["subprocess.Popen[bytes]"] = []
+_open_pipes: set[int] = set()
 
 
-def _let_go_after_fork() -> None:
+def _close_pipes_after_fork() -> None:
     """A forked child (multiprocessing in a handler) would hold the pipe open, and hide the end of its worker."""
-    for pipe in _held_pipes:
+    for pipe in _open_pipes:
         os.close(pipe)
-    _held_pipes.clear()
+    _open_pipes.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_after_fork)
+os.register_at_fork(after_in_child=_close_pipes_after_fork)
 
 
 def _absolute(paths: list[str]) -> list[str]:

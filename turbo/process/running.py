@@ -26,13 +26,12 @@ from enum import StrEnum
 from pathlib import Path
 
 from turbo.domain.run import StopSignal
-from turbo.process import tree as remains
 from turbo.process.attempt_log import HEAD_BYTES, STDERR_MARK, TAIL_BYTES, AttemptLog, WholeLines
 from turbo.process.child_exit import call_at_exit
 from turbo.process.journal import Journal
 from turbo.process.launch import Launched, SpawnFailed, launch
 from turbo.process.output import Head, Lines, OnLine, Tail
-from turbo.process.tree import ProcessTree
+from turbo.process.tree import LEFT_BEHIND_SECONDS, ProcessTree, end_tree
 
 __all__ = ["Ending", "OnLine", "ProcessResult", "ProcessSpec", "SpawnFailed", "run_process"]
 
@@ -128,11 +127,11 @@ async def run_process(
             running.go()
             if on_start is not None:
                 on_start(launched.popen.pid)
-            ended_by = await running.first_of(stop, enough)
-            await running.end(remains.LEFT_BEHIND_SECONDS if ended_by is Ending.EXITED else spec.grace_seconds)
+            ended_by = await running.wait_for_ending(stop, enough)
+            await running.end(LEFT_BEHIND_SECONDS if ended_by is Ending.EXITED else spec.grace_seconds)
             await running.drain()
         except BaseException:
-            await running.end_anyway()
+            await running.end_after_error()
             raise
     finally:
         running.close(journal)
@@ -152,12 +151,12 @@ class _Running:
         self._loop = asyncio.get_running_loop()
         self._spec = spec
         self._launched = launched
-        self._remains = ProcessTree(launched.entry)
+        self._tree = ProcessTree(launched.entry)
         self._survivors: tuple[int, ...] = (launched.popen.pid,)  # until it is known to be gone
-        self._woken: asyncio.Future[Ending] = self._loop.create_future()
+        self._ending: asyncio.Future[Ending] = self._loop.create_future()
         self._exited = asyncio.Event()
         self._drained = asyncio.Event()
-        self._defect: Exception | None = None
+        self._callback_error: Exception | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._log = AttemptLog(spec.log_path, head_bytes=spec.head_bytes, tail_bytes=spec.tail_bytes)
         self._stdout, self._stderr = Head(spec.stdout_bytes), Tail(spec.stderr_bytes)
@@ -168,7 +167,7 @@ class _Running:
             launched.stderr: WholeLines(self._log, STDERR_MARK),
         }
         self._unwritten = memoryview(spec.stdin)
-        self._started_at = self._heard_at = self._ended_at = time.monotonic()
+        self._started_at = self._last_output_at = self._ended_at = time.monotonic()
 
     def go(self) -> None:
         try:
@@ -181,31 +180,31 @@ class _Running:
             self._loop.add_reader(descriptor, self._read, descriptor)
         with contextlib.suppress(BrokenPipeError):
             self._launched.go()
-        self._started_at = self._heard_at = time.monotonic()
+        self._started_at = self._last_output_at = time.monotonic()
         os.set_blocking(self._launched.stdin, False)
         self._loop.add_writer(self._launched.stdin, self._write)
 
-    async def first_of(self, stop: StopSignal, enough: asyncio.Event | None) -> Ending:
+    async def wait_for_ending(self, stop: StopSignal, enough: asyncio.Event | None) -> Ending:
         """Wait for the first reason to end."""
-        watches = [self._loop.create_task(self._wake_after(stop.wait(), Ending.STOPPED))]
+        waiters = [self._loop.create_task(self._end_after(stop.wait(), Ending.STOPPED))]
         if enough is not None:
-            watches.append(self._loop.create_task(self._wake_after(enough.wait(), Ending.ENOUGH)))
-        wall = self._loop.call_later(self._spec.wall_seconds, self._wake, Ending.WALL)
-        self._listen()
+            waiters.append(self._loop.create_task(self._end_after(enough.wait(), Ending.ENOUGH)))
+        wall = self._loop.call_later(self._spec.wall_seconds, self._end_with, Ending.WALL)
+        self._check_silence()
         try:
-            return await self._woken
+            return await self._ending
         finally:
-            for watch in (wall, self._silence, *watches):
-                if watch is not None:
-                    watch.cancel()
+            for waiter in (wall, self._silence, *waiters):
+                if waiter is not None:
+                    waiter.cancel()
 
     async def end(self, grace: float) -> None:
         """End the program and all that belongs to it."""
-        steps = remains.end(self._remains, grace)
+        steps = end_tree(self._tree, grace)
         try:
-            while (pause := await asyncio.to_thread(next, steps, None)) is not None:  # noqa: ASYNC110
-                await asyncio.sleep(pause)
-            self._survivors = self._remains.living()
+            while (delay := await asyncio.to_thread(next, steps, None)) is not None:  # noqa: ASYNC110
+                await asyncio.sleep(delay)
+            self._survivors = self._tree.living()
         except OSError as error:
             # No descriptor left to read the process table with. The journal entry stays: somebody will find the rest.
             log.warning(
@@ -214,14 +213,14 @@ class _Running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._launched.popen.pid, signal.SIGKILL)
 
-    async def end_anyway(self) -> None:
+    async def end_after_error(self) -> None:
         """The same after a defect or a cancellation, whose second one is not waited for."""
         try:
             await self.end(self._spec.grace_seconds)
         except (asyncio.CancelledError, RuntimeError):  # RuntimeError: the loop's threads are shut down
-            for pause in remains.end(self._remains, 0.0):
-                time.sleep(pause)  # noqa: ASYNC251
-            self._survivors = self._remains.living()
+            for delay in end_tree(self._tree, 0.0):
+                time.sleep(delay)  # noqa: ASYNC251
+            self._survivors = self._tree.living()
 
     async def drain(self) -> None:
         """Read what the pipes still hold. A descendant that could not be found may hold them open for ever."""
@@ -236,8 +235,8 @@ class _Running:
         for descriptor in list(self._open):
             self._close(descriptor)
         self._log.close()
-        if self._log.trouble is not None:
-            log.warning("the log %s is incomplete: %s", self._spec.log_path, self._log.trouble)
+        if self._log.error is not None:
+            log.warning("the log %s is incomplete: %s", self._spec.log_path, self._log.error)
         if self._survivors:
             self._launched.popen.poll()
             log.error("%s does not end: pids %s", self._launched.program, ", ".join(map(str, self._survivors)))
@@ -250,8 +249,8 @@ class _Running:
         failure = self._launched.exec_failure(returncode, self._stderr.data)
         if failure is not None:
             raise SpawnFailed(f"cannot start {self._spec.argv[0]}: {failure}")
-        if self._defect is not None:
-            raise self._defect
+        if self._callback_error is not None:
+            raise self._callback_error
         return ProcessResult(
             ended_by,
             returncode,
@@ -260,34 +259,34 @@ class _Running:
             stderr_tail=self._stderr.text,
             seconds=self._ended_at - self._started_at,
             pid=self._launched.popen.pid,
-            log_path=self._spec.log_path if self._log.made else None,
+            log_path=self._spec.log_path if self._log.created else None,
             survivors=self._survivors,
         )
 
     # ── events ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _wake(self, ending: Ending) -> None:
-        if not self._woken.done():
-            self._woken.set_result(ending)
+    def _end_with(self, ending: Ending) -> None:
+        if not self._ending.done():
+            self._ending.set_result(ending)
 
-    async def _wake_after(self, event: Awaitable[object], ending: Ending) -> None:
+    async def _end_after(self, event: Awaitable[object], ending: Ending) -> None:
         await event
-        self._wake(ending)
+        self._end_with(ending)
 
     def _on_exit(self) -> None:
         self._ended_at = time.monotonic()
         self._exited.set()
-        self._wake(Ending.EXITED)
+        self._end_with(Ending.EXITED)
 
-    def _listen(self) -> None:
+    def _check_silence(self) -> None:
         """The silence timer: set anew for what is left of the limit, not at every line."""
-        if self._spec.silence_seconds is None or self._woken.done():
+        if self._spec.silence_seconds is None or self._ending.done():
             return
-        left = self._heard_at + self._spec.silence_seconds - time.monotonic()
+        left = self._last_output_at + self._spec.silence_seconds - time.monotonic()
         if left <= 0:
-            self._wake(Ending.SILENT)
+            self._end_with(Ending.SILENT)
         else:
-            self._silence = self._loop.call_later(left, self._listen)
+            self._silence = self._loop.call_later(left, self._check_silence)
 
     def _write(self) -> None:
         try:
@@ -316,31 +315,31 @@ class _Running:
         if not chunk:
             self._close(descriptor)
             return
-        self._heard_at = time.monotonic()
+        self._last_output_at = time.monotonic()
         self._open[descriptor].write(chunk)
         if descriptor == self._launched.stderr:
             self._stderr.feed(chunk)
             return
         self._stdout.feed(chunk)
         if self._on_stdout is not None:
-            self._to_caller(self._on_stdout, chunk)
+            self._call_back(self._on_stdout, chunk)
         if self._lines is not None:
-            self._to_caller(self._lines.feed, chunk)
+            self._call_back(self._lines.feed, chunk)
 
     def _close(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
         self._open.pop(descriptor).close()
         if descriptor == self._launched.stdout and self._lines is not None:
-            self._to_caller(self._lines.close)
+            self._call_back(self._lines.close)
         if not self._open:
             self._drained.set()
 
-    def _to_caller(self, callback: Callable[..., None], *arguments: bytes) -> None:
-        if self._defect is not None:
+    def _call_back(self, callback: Callable[..., None], *arguments: bytes) -> None:
+        if self._callback_error is not None:
             return
         try:
             callback(*arguments)
-        except Exception as defect:
-            self._defect = defect
-            self._wake(Ending.ENOUGH)
+        except Exception as error:
+            self._callback_error = error
+            self._end_with(Ending.ENOUGH)

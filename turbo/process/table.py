@@ -50,7 +50,7 @@ def find(pid: int) -> ProcessRow | None:
     return _read_row(pid)
 
 
-def carries(pid: int, cookie: str) -> bool:
+def has_cookie(pid: int, cookie: str) -> bool:
     """Whether the process was started with this cookie in its environment. False where the system does not say."""
     return cookie in _read_cookies(pid).split(":")
 

@@ -22,7 +22,7 @@ from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.registry import build_executors, workspace_policies
 from turbo.workspaces import lifecycle as opening
 from turbo.workspaces import repository as repository_module
-from turbo.workspaces.disk_usage import kept
+from turbo.workspaces.disk_usage import kept_worktrees
 from turbo.workspaces.git import Git
 from turbo.workspaces.record import Policy
 from turbo.workspaces.repository import Repository
@@ -213,7 +213,7 @@ async def test_cleanup_follows_the_configuration(
     assert (Path(str(space["path"])).exists(), space["kept"]) == (tree, tree)
     assert bool(git(repo, "branch", "--list", "turbo/t1")) is branch
     assert len(git(repo, "worktree", "list").splitlines()) == 1 + tree
-    assert [(one.task_id, one.size > 0) for one in kept(shop.state.root)] == ([("t1", True)] if tree else [])
+    assert [(one.task_id, one.size > 0) for one in kept_worktrees(shop.state.root)] == ([("t1", True)] if tree else [])
 
 
 async def test_result_survives_any_damage_to_the_worktree(shop: Workshop) -> None:

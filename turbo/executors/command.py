@@ -38,7 +38,7 @@ class CommandExecutor:
     """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
 
     `command` is the template, its first element the program, without placeholders. `exclusive` keeps others out of the
-    working directory meanwhile (turbo.executors.exclusive_directories); `place` replaces `cwd`, `exclusive` and
+    working directory meanwhile (turbo.executors.exclusive_directories); `work_area` replaces `cwd`, `exclusive` and
     `allowed_roots` (a workspace for each task). `env_file` holds the account's secrets. `grace_seconds` lie between TERM and KILL;
     `silence_seconds` None means no limit. Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -56,7 +56,7 @@ class CommandExecutor:
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
-        place: WorkArea | None = None,
+        work_area: WorkArea | None = None,
         grace_seconds: float = 5.0,
         silence_seconds: float | None = None,
         account: str | None = None,
@@ -72,7 +72,7 @@ class CommandExecutor:
         self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a bare name stays one
         self._journal = journal
         fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._place = place or Directories(fixed, tuple(allowed_roots), exclusive)
+        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
@@ -83,7 +83,7 @@ class CommandExecutor:
         try:
             argv = fill(self._command, run.task)
             environment = self._environment.for_task(run.task)
-            return await self._place.run(
+            return await self._work_area.run(
                 run, environment, lambda directory: self._attempt(run, argv, environment, directory)
             )
         except BadValue as error:
@@ -111,11 +111,13 @@ class CommandExecutor:
         )
         last = LastLine()
 
-        def heard(chunk: bytes) -> None:
+        def on_stdout(chunk: bytes) -> None:
             last.feed(chunk)
             run.progress(Progress(last.text))
 
-        result = await run_process(spec, stop=run.stop, journal=self._journal, on_stdout=heard, on_start=run.started)
+        result = await run_process(
+            spec, stop=run.stop, journal=self._journal, on_stdout=on_stdout, on_start=run.started
+        )
         outcome = self._outcome(result, run)
         return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)
 
@@ -123,37 +125,37 @@ class CommandExecutor:
         """See `NeedsProgram`."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            return self._place.missing(environment) or obstacle(
-                self._command[0], environment.get("PATH"), self._place.fixed
+            return self._work_area.missing(environment) or obstacle(
+                self._command[0], environment.get("PATH"), self._work_area.fixed
             )
         except (EnvironmentRefused, OSError) as error:
             return str(error)
 
     def _outcome(self, result: ProcessResult, run: Run) -> Outcome:
         program = self._command[0]
-        said = f": {result.stderr_tail}" if result.stderr_tail else ""
+        stderr = f": {result.stderr_tail}" if result.stderr_tail else ""
         match result.ended_by:
             case Ending.STOPPED | Ending.ENOUGH:
                 return Outcome(OutcomeKind.CANCELLED, error=f"{program} was ended on request: {run.stop.cause}")
             case Ending.WALL:
-                why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){said}"
+                why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)
             case Ending.SILENT:
-                why = f"{program} was ended: it had printed nothing for {self._silence_seconds:g} s{said}"
+                why = f"{program} was ended: it had printed nothing for {self._silence_seconds:g} s{stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.SILENT)
             case Ending.EXITED if result.returncode == 0:
                 return Outcome.succeeded(_output(result.stdout, cut=result.stdout_cut), truncated=result.stdout_cut)
             case Ending.EXITED if result.returncode == EX_TEMPFAIL:
-                return Outcome.infrastructure(f"{program} asks to be tried later (exit code 75){said}")
+                return Outcome.infrastructure(f"{program} asks to be tried later (exit code 75){stderr}")
             case Ending.EXITED:
                 how = "failed with" if (result.returncode or 0) >= 0 else "was killed by"
-                return Outcome.failed(f"{program} {how} {result.exit_text}{said}")
+                return Outcome.failed(f"{program} {how} {result.exit_text}{stderr}")
 
 
 def fill(template: Sequence[str], task: Task) -> tuple[str, ...]:
     """The argv of one task. Raises BadValue. Values are put in once: a placeholder in a value is text."""
 
-    def value(match: re.Match[str]) -> str:
+    def substitute(match: re.Match[str]) -> str:
         text = _value(match, task)
         if text.startswith("-"):
             raise BadValue(f"the value of {match[0]} begins with '-': it would be a flag")
@@ -161,7 +163,7 @@ def fill(template: Sequence[str], task: Task) -> tuple[str, ...]:
             raise BadValue(f"the value of {match[0]} holds a NUL character, which no argument can")
         return text
 
-    return tuple(PLACEHOLDER.sub(value, part) for part in template)
+    return tuple(PLACEHOLDER.sub(substitute, part) for part in template)
 
 
 def _value(match: re.Match[str], task: Task) -> str:
@@ -170,18 +172,18 @@ def _value(match: re.Match[str], task: Task) -> str:
         return task.task_id if field == "task_id" else task.task_type
     if not isinstance(task.input_data, dict) or key not in task.input_data:
         raise BadValue(f"input_data has no {key!r}, which {match[0]} needs")
-    given = task.input_data[key]
-    if isinstance(given, bool):
-        return "true" if given else "false"
-    if isinstance(given, int | float):
-        return json.dumps(given)
-    if not isinstance(given, str):
-        raise BadValue(f"input_data[{key!r}] must be text, a number or a boolean, not {_json_name(given)}")
+    value = task.input_data[key]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        raise BadValue(f"input_data[{key!r}] must be text, a number or a boolean, not {_json_name(value)}")
     try:
-        given.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise BadValue(f"input_data[{key!r}] holds half a character (a lone surrogate)") from None
-    return given
+    return value
 
 
 def _json_name(value: object) -> str:

@@ -47,7 +47,7 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
     """
     data = run.task.input_data
     if isinstance(data, dict) and data.get("cwd") is not None:
-        return _wanted(data["cwd"], allowed_roots)
+        return _row_directory(data["cwd"], allowed_roots)
     if configured is not None:
         return configured.expanduser().absolute()
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -55,21 +55,23 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
     return run.work_dir.absolute()
 
 
-def _wanted(wanted: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
-    if not isinstance(wanted, str) or not wanted.startswith("/") or "\0" in wanted:
-        return _refused(f"input_data.cwd must be an absolute path, not {wanted!r:.200}")
+def _row_directory(requested: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
+    if not isinstance(requested, str) or not requested.startswith("/") or "\0" in requested:
+        return _refused(f"input_data.cwd must be an absolute path, not {requested!r:.200}")
     roots = [root.expanduser().resolve() for root in allowed_roots]
     try:
-        directory = Path(wanted).resolve()
+        directory = Path(requested).resolve()
         inside = any(directory.is_relative_to(root) for root in roots)
         if inside and not directory.is_dir():
             # Another host may have it: this counts as a try, and does not end the task.
-            return Outcome.failed(f"input_data.cwd {wanted} is not a directory on this host", FailureKind.BAD_REQUEST)
+            return Outcome.failed(
+                f"input_data.cwd {requested} is not a directory on this host", FailureKind.BAD_REQUEST
+            )
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
-        return _refused(f"input_data.cwd {wanted:.200} cannot be used: {error}")
+        return _refused(f"input_data.cwd {requested:.200} cannot be used: {error}")
     if not inside:
         allowed = ", ".join(map(str, roots)) or "none is configured"
-        return _refused(f"input_data.cwd {wanted} is outside of allowed_roots ({allowed})")
+        return _refused(f"input_data.cwd {requested} is outside of allowed_roots ({allowed})")
     return directory
 
 

@@ -47,17 +47,17 @@ class ExclusiveDirectories:
         journal: Path,
         fixed: Mapping[str, Path],
         routes: Mapping[str, str],
-        opened: Callable[[], None],
+        on_free: Callable[[], None],
     ) -> None:
         """`locks`: where the lock files are, one place per host. `journal`: this worker's. `fixed`: the directory of each
-        exclusive executor that has one. `opened` is called when one of those may be free."""
+        exclusive executor that has one. `on_free` is called when one of those may be free."""
         self._locks = locks
         self._journal = journal
         self._fixed = {name: path.expanduser() for name, path in fixed.items()}
         self._routes = routes
-        self._opened = opened
+        self._on_free = on_free
         self._reserved: dict[Path, DirectoryLock] = {}
-        self._used: dict[Path, tuple[DirectoryLock, int]] = {}  # by which claim (fencing token)
+        self._in_use: dict[Path, tuple[DirectoryLock, int]] = {}  # by which claim (fencing token)
         self._awaited: dict[Path, asyncio.Event] = {}
         self._types: TypeFilter | None = None
 
@@ -68,7 +68,9 @@ class ExclusiveDirectories:
         """What may be claimed beside the directories known to be busy."""
         if self._types is None:
             busy = {
-                n for n, path in self._fixed.items() if (real := path.resolve()) in self._used or real in self._awaited
+                n
+                for n, path in self._fixed.items()
+                if (real := path.resolve()) in self._in_use or real in self._awaited
             }
             self._types = served_types(self._routes, lambda executor: executor not in busy)
         return self._types
@@ -77,7 +79,7 @@ class ExclusiveDirectories:
         """Before a claim: take every fixed directory that can be had. True: the claim may take one task, and `assign`
         keeps its directory; `let_go` follows in any case."""
         for real in {path.resolve() for path in self._fixed.values()}:
-            if real not in self._used and real not in self._awaited and (lock := self._take(real)) is not None:
+            if real not in self._in_use and real not in self._awaited and (lock := self._take(real)) is not None:
                 self._reserved[real] = lock
         return bool(self._reserved)
 
@@ -98,7 +100,7 @@ class ExclusiveDirectories:
     async def enter(self, directory: Path, task: Task) -> AsyncIterator[None]:
         """Run in `directory`, alone. Raises Snooze when somebody else does, and goes on to."""
         real = directory.resolve()
-        if (used := self._used.get(real)) is not None and used[1] == task.fencing_token:
+        if (holder := self._in_use.get(real)) is not None and holder[1] == task.fencing_token:
             yield  # came with the claim, goes with `run_ended`
             return
         self.run_ended(task.fencing_token)  # the row chose another directory than the executor's
@@ -110,7 +112,7 @@ class ExclusiveDirectories:
 
     def run_ended(self, fencing_token: int) -> None:
         """A run is over and its program gone."""
-        for real in [real for real, (_, token) in self._used.items() if token == fencing_token]:
+        for real in [real for real, (_, token) in self._in_use.items() if token == fencing_token]:
             self._free(real)
 
     # ── the locks ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -139,11 +141,11 @@ class ExclusiveDirectories:
     def _use(self, real: Path, lock: DirectoryLock, fencing_token: int) -> None:
         with suppress(OSError):  # a full disk: then no program can be journalled either, and none is started
             lock.sign(self._journal)
-        self._used[real] = lock, fencing_token
+        self._in_use[real] = lock, fencing_token
         self._types = None
 
     def _free(self, real: Path) -> None:
-        lock, _ = self._used.pop(real)
+        lock, _ = self._in_use.pop(real)
         with suppress(OSError):
             lock.clear()
         lock.release()
@@ -173,4 +175,4 @@ class ExclusiveDirectories:
 
     def _changed(self) -> None:
         self._types = None
-        self._opened()
+        self._on_free()

@@ -32,7 +32,7 @@ def load_handler(reference: str, where: str) -> Handler:
     if not colon or not module_name or not function_name:
         raise ValueError(f"{where}: handler {reference!r} must be written module:function")
     try:
-        found: object = importlib.import_module(module_name)
+        handler: object = importlib.import_module(module_name)
     except Exception as error:  # importing runs the module: anything may come
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise ValueError(
@@ -40,17 +40,17 @@ def load_handler(reference: str, where: str) -> Handler:
             ) from error
         raise ValueError(f"{where}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in function_name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(handler, part):
             raise ValueError(f"{where}: module {module_name} has no {function_name!r} (handler {reference!r})")
-        found = getattr(found, part)
-    if not callable(found) or not _is_async(found):
-        kind = "a function that is not async" if callable(found) else f"a {type(found).__name__}"
+        handler = getattr(handler, part)
+    if not callable(handler) or not _is_async(handler):
+        kind = "a function that is not async" if callable(handler) else f"a {type(handler).__name__}"
         raise ValueError(f"{where}: {reference} is {kind}; write `async def {function_name}(task)`")
-    return found
+    return handler
 
 
-def _is_async(found: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004
+def _is_async(handler: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
 class PythonExecutor:
@@ -79,24 +79,24 @@ class PythonExecutor:
             try:
                 awaited = work.send(None)
             except StopIteration as returned:
-                return self._returned(returned.value)
+                return self._on_return(returned.value)
             watched = _Watched(run, work, self._grace_seconds)
-            output = await watched.rest(awaited)
+            output = await watched.finish(awaited)
         except asyncio.CancelledError:
             if watched is not None and watched.ended_by is not None:
-                return self._ended(run, watched)
+                return self._on_end(run, watched)
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            return self._raised(run, "the handler was cancelled from inside")
+            return self._on_raise(run, "the handler was cancelled from inside")
         except (Exception, SystemExit) as error:
             if watched is not None and watched.ended_by is not None:
-                return self._ended(run, watched)
-            return self._raised(run, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                return self._on_end(run, watched)
+            return self._on_raise(run, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if watched.ended_by is not None:
-            return self._ended(run, watched)
-        return self._returned(output)
+            return self._on_end(run, watched)
+        return self._on_return(output)
 
-    def _returned(self, output: object) -> Outcome:
+    def _on_return(self, output: object) -> Outcome:
         if output is not None and type(output) not in (str, int, bool):
             try:
                 json.dumps(output)
@@ -104,7 +104,7 @@ class PythonExecutor:
                 return Outcome.failed(f"{self._reference} returned what JSON cannot hold: {error}")
         return Outcome.succeeded(output)
 
-    def _raised(self, run: Run, what: str) -> Outcome:
+    def _on_raise(self, run: Run, what: str) -> Outcome:
         log = AttemptLog(run.log_path)
         log.write_text(traceback.format_exc())
         log.close()
@@ -113,7 +113,7 @@ class PythonExecutor:
             failed.kind, error=what, failure_kind=failed.failure_kind, log=str(log.path) if log.created else None
         )
 
-    def _ended(self, run: Run, watched: "_Watched") -> Outcome:
+    def _on_end(self, run: Run, watched: "_Watched") -> Outcome:
         dropped = (
             f"; it would not be cancelled, and was dropped after {self._grace_seconds:g} s" if watched.dropped else ""
         )
@@ -139,11 +139,11 @@ class _Watched:
         self._grace_seconds = grace_seconds
         self._loop = asyncio.get_running_loop()
         self._cancels = 0
-        self._last_word: asyncio.TimerHandle | None = None
+        self._drop_timer: asyncio.TimerHandle | None = None
         self.ended_by: OutcomeKind | None = None
         self.dropped = False
 
-    async def rest(self, awaited: object) -> object:
+    async def finish(self, awaited: object) -> object:
         """The handler's return value, or what it raised."""
         wall = self._loop.call_later(self._run.task.timeout_seconds, self._end, OutcomeKind.TIMED_OUT)
         stopped = self._loop.create_task(self._run.stop.wait())
@@ -153,8 +153,8 @@ class _Watched:
         finally:
             wall.cancel()
             stopped.cancel()
-            if self._last_word is not None:
-                self._last_word.cancel()
+            if self._drop_timer is not None:
+                self._drop_timer.cancel()
             for _ in range(self._cancels):
                 self._task.uncancel()
 
@@ -168,12 +168,12 @@ class _Watched:
                     if self.dropped:
                         self._close()
                         raise
-                    if self._last_word is None:  # cancelled from outside: the grace holds for that, too
-                        self._last_word = self._loop.call_later(self._grace_seconds, self._drop)
+                    if self._drop_timer is None:  # cancelled from outside: the grace holds for that, too
+                        self._drop_timer = self._loop.call_later(self._grace_seconds, self._drop)
                     awaited = self._work.throw(cancelled)
                     if self._task.cancelling() == 0:  # an `asyncio.timeout` of the handler's own, which took it back
-                        self._last_word.cancel()
-                        self._last_word = None
+                        self._drop_timer.cancel()
+                        self._drop_timer = None
                 except BaseException as error:
                     awaited = self._work.throw(error)
                 else:

@@ -25,8 +25,8 @@ def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive
     for name, section in config.executors.items():
         env_file = env_files.get(section.account) if section.account else None
         try:
-            place = _workspace(name, section, config, journal, exclusive)
-            built[name] = _build(name, section, journal, env_file, roots, exclusive, place)
+            work_area = _work_area(name, section, config, journal, exclusive)
+            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area)
         except ValueError as error:  # EnvironmentRefused is one
             problems.append(f"executors.{name}: {error}")
     if problems:
@@ -63,7 +63,7 @@ def _policy(section: Program) -> Policy:
     )
 
 
-def _workspace(
+def _work_area(
     name: str, section: ExecutorSection, config: WorkerConfig, journal: Journal, exclusive: Exclusive
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
@@ -100,7 +100,7 @@ def _build(
     env_file: EnvFile | None,
     roots: list[Path],
     exclusive: Exclusive,
-    place: WorkArea | None,
+    work_area: WorkArea | None,
 ) -> Executor:
     # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
     if isinstance(section, ClaudeSection):
@@ -116,7 +116,7 @@ def _build(
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
-            place=place,
+            work_area=work_area,
             model=section.model,
             permission_mode=section.permission_mode,
             allowed_tools=section.allowed_tools,
@@ -140,7 +140,7 @@ def _build(
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
-            place=place,
+            work_area=work_area,
             grace_seconds=section.grace_seconds,
             silence_seconds=section.silence_seconds,
             account=section.account,

@@ -7,7 +7,7 @@ everything started with its cookie; everything seen to belong before; and the ch
 tools in sessions of their own, so a signal to the group does not reach those: the agent ends them itself when it gets
 TERM, and when it is killed before it could, they are in the look that was taken before.
 
-Nothing is signalled whose start is not the one seen when it was members to belong: a reused pid is a stranger.
+Nothing is signalled whose start is not the one seen when it was found to belong: a reused pid is a stranger.
 """
 
 import contextlib
@@ -77,7 +77,7 @@ class ProcessTree:
         return True
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Signal the group, and everything else that the last look members."""
+        """Signal the group, and everything else that the last refresh found."""
         group = self.entry.pid if self.signal_group(number) else None
         for row in self._members.values():
             if row.group != group and _lives(row):
@@ -90,7 +90,7 @@ class ProcessTree:
 def end_tree(tree: ProcessTree, grace: float) -> Iterator[float]:
     """End all of it. Yields seconds to wait until the next step; over when nothing is left, or KILL_SECONDS after KILL.
 
-    A program that lives gets TERM to its group only, and `grace` seconds to end its own children. What is members after
+    A program that lives gets TERM to its group only, and `grace` seconds to end its own children. What is found after
     the program has ended gets TERM itself, and LEFT_BEHIND_SECONDS.
     """
     if not tree.refresh():

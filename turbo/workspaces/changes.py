@@ -20,7 +20,7 @@ _STAT = re.compile(r"(\d+) (file|insertion|deletion)")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class WorktreeState:
     """`head`: the commit that is checked out, None before the first. `uncommitted`: files, staged or not; a new directory
     counts once."""
 
@@ -40,17 +40,17 @@ class Changes:
     uncommitted: int
 
 
-async def look(git: Git) -> State:
+async def read_state(git: Git) -> WorktreeState:
     """Raises GitFailed."""
-    told = await git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
-    entries = [entry for entry in told.split("\0") if entry]
+    status = await git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
+    entries = [entry for entry in status.split("\0") if entry]
     oid = next((e.removeprefix("# branch.oid ") for e in entries if e.startswith("# branch.oid ")), "(initial)")
-    return State(None if oid == "(initial)" else oid, sum(not e.startswith("# ") for e in entries))
+    return WorktreeState(None if oid == "(initial)" else oid, sum(not e.startswith("# ") for e in entries))
 
 
 async def measure(git: Git, record: Record, home: Path) -> Changes:
     """`git`: in the worktree. Raises GitFailed, OSError."""
-    state = await look(git)
+    state = await read_state(git)
     commits = 0
     if state.head is not None and state.head != record.base:
         commits = int(await git("rev-list", "--count", "--end-of-options", f"{record.base}..{state.head}"))
@@ -72,13 +72,13 @@ class IndexCopy:
     """A copy of a worktree's index, to enter new files into, so that a diff shows them; removed afterwards."""
 
     def __init__(self, git_dir: Path, home: Path) -> None:
-        self._from = git_dir / "index"
-        self._index = home / "index.look"
+        self._source = git_dir / "index"
+        self._index = home / "index.copy"
 
     def __enter__(self) -> Path:
         self._index.unlink(missing_ok=True)
-        if self._from.exists():
-            shutil.copyfile(self._from, self._index)
+        if self._source.exists():
+            shutil.copyfile(self._source, self._index)
         return self._index
 
     def __exit__(self, *_: object) -> None:
@@ -104,7 +104,7 @@ async def at_risk(git: Git | None, repository: Repository, record: Record) -> st
     try:
         commits = {await repository.branch_tip(record.branch)}
         if git is not None:
-            state = await look(git)
+            state = await read_state(git)
             if state.uncommitted:
                 return f"uncommitted changes ({state.uncommitted})"
             commits.add(state.head)

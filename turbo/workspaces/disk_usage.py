@@ -12,7 +12,7 @@ BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own (stat
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class KeptWorktree:
     """A worktree on disk. `size`: bytes it takes; objects it shares with `repo` are not counted. `used_at`: Unix seconds.
     `cap`: bytes that all of its executor's may take on this host, None without a limit."""
 
@@ -26,11 +26,11 @@ class Kept:
     cap: int | None
 
 
-def kept(state_dir: Path) -> list[Kept]:
+def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
     """Every worktree below a worker's state_dir, the longest unused first. Reads each one's directories: about a second for
     100,000 files. What vanishes meanwhile is left out; nothing is raised."""
-    found = [
-        Kept(
+    worktrees = [
+        KeptWorktree(
             record.task_id,
             record.executor,
             Path(record.repo),
@@ -43,7 +43,7 @@ def kept(state_dir: Path) -> list[Kept]:
         for home, record in records(workspaces_of(state_dir))
         if Path(record.tree).is_dir()
     ]
-    return sorted(found, key=lambda one: one.used_at)
+    return sorted(worktrees, key=lambda worktree: worktree.used_at)
 
 
 def size_of(directory: Path) -> int:

@@ -118,7 +118,7 @@ class Git:
                     raise OSError(number, f"{what}: {words}")
             if any(_full(path) for path in (self.where, self.git_dir) if path is not None):
                 raise OSError(errno.ENOSPC, f"{what}: No space left on device")
-            raise GitFailed(f"{what}: {said(result.stderr_tail) or result.exit_text}")
+            raise GitFailed(f"{what}: {error_text(result.stderr_tail) or result.exit_text}")
         return result.stdout.decode("utf-8", "surrogateescape")
 
     async def succeeds(self, *arguments: str) -> bool:
@@ -138,9 +138,9 @@ def _full(path: Path) -> bool:
         return False
 
 
-def said(stderr: str) -> str:
+def error_text(stderr: str) -> str:
     """git's message, in a line, without its advice."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
-    told = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
-    text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)
+    errors = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
+    text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in errors)
     return scrub(text)[:ERROR_CHARACTERS]  # a remote's URL may hold a password

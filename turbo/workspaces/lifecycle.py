@@ -24,7 +24,7 @@ from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exi
 log = logging.getLogger(__name__)
 
 
-async def find(repository: Repository, home: Path) -> Record | None:
+async def find_worktree(repository: Repository, home: Path) -> Record | None:
     """The worktree of an earlier run, with its files; None when nothing is left of it, not even the branch.
 
     Raises GitFailed, Stopped, OSError, as all of this module.
@@ -32,7 +32,7 @@ async def find(repository: Repository, home: Path) -> Record | None:
     record = load(home)
     if record is not None and record.stage is Stage.CREATING:  # its worker died, or could not tidy up
         async with repository.alone():
-            await dispose(repository, record, home)
+            await remove_worktree(repository, record, home)
         record = load(home)  # still there if its branch has commits
     if record is None:
         return None
@@ -55,11 +55,11 @@ async def find(repository: Repository, home: Path) -> Record | None:
     return await _fill(repository, record, home)
 
 
-async def make(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
+async def make_worktree(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
     """A branch and a worktree as `new` says, whose base is not known yet. When it fails, nothing of it is left."""
-    asked_at = time.time()
+    requested_at = time.time()
     async with repository.alone():
-        if fetch and not repository.fetched_since(new.ref, asked_at):
+        if fetch and not repository.fetched_since(new.ref, requested_at):
             await repository.fetch(new.ref)
         record = replace(new, base=await repository.commit_of(new.ref))
         if await repository.branch_tip(record.branch) is not None:
@@ -74,7 +74,7 @@ async def make(repository: Repository, new: Record, home: Path, *, fetch: bool) 
     return await _fill(repository, record, home)
 
 
-async def dispose(repository: Repository, record: Record, home: Path) -> None:
+async def remove_worktree(repository: Repository, record: Record, home: Path) -> None:
     """Remove the worktree, and branch and record too unless the branch has commits that no other has. Within `alone`."""
     await repository.remove(Path(record.tree))
     if await repository.delete_branch(record.branch, record.base):
@@ -98,9 +98,9 @@ async def _fill(repository: Repository, record: Record, home: Path) -> Record:
         record = replace(record, stage=Stage.MADE)
         record.save(home)
     except (GitFailed, Stopped, OSError):
-        unhurried = repository.with_stop(StopSignal())
-        async with unhurried.alone():
-            await _undo(unhurried, record, home)
+        unstopped = repository.with_stop(StopSignal())
+        async with unstopped.alone():
+            await _undo(unstopped, record, home)
         raise
     return record
 
@@ -108,7 +108,7 @@ async def _fill(repository: Repository, record: Record, home: Path) -> Record:
 async def _undo(repository: Repository, record: Record, home: Path) -> None:
     """As if it had never begun. What cannot be removed now is by the next run, or the sweep."""
     with suppress(GitFailed, OSError):
-        await dispose(repository.with_stop(StopSignal()), record, home)
+        await remove_worktree(repository.with_stop(StopSignal()), record, home)
 
 
 def _unlock(repository: Repository, record: Record) -> None:

@@ -27,7 +27,7 @@ from turbo.runtime.service import LoopService
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
-from turbo.workspaces.lifecycle import dispose
+from turbo.workspaces.lifecycle import remove_worktree
 from turbo.workspaces.record import Policy, Record, Stage, records
 from turbo.workspaces.repository import Repository, open_repository
 
@@ -70,7 +70,7 @@ class WorkspaceRetention(LoopService):
         self._journal = journal
         self._policies = policies
         self._every = every
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     async def run(self) -> None:
         self.started.set()
@@ -90,16 +90,16 @@ class WorkspaceRetention(LoopService):
             if not mine:
                 return []
             candidates = await asyncio.to_thread(self._candidates)
-            too_much = self._too_much(candidates)
-            for one in sorted(candidates, key=lambda c: c.record.used_at):
-                over = too_much.get(one.record.executor, 0) > 0
-                if not over and now - one.record.used_at < min(one.policy.keep_days * DAY, RETRY_SECONDS):
+            excess_by_executor = self._excess(candidates)
+            for candidate in sorted(candidates, key=lambda c: c.record.used_at):
+                over = excess_by_executor.get(candidate.record.executor, 0) > 0
+                if not over and now - candidate.record.used_at < min(candidate.policy.keep_days * DAY, RETRY_SECONDS):
                     continue
-                if await self._try(one, now, over=over):
-                    gone.append(one.record.task_id)
-                    if one.record.executor in too_much:
-                        too_much[one.record.executor] -= one.size
-            for executor, excess in too_much.items():
+                if await self._remove_if_allowed(candidate, now, over=over):
+                    gone.append(candidate.record.task_id)
+                    if candidate.record.executor in excess_by_executor:
+                        excess_by_executor[candidate.record.executor] -= candidate.size
+            for executor, excess in excess_by_executor.items():
                 if excess > 0:
                     self._warn_once(
                         f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, and what is "
@@ -124,36 +124,38 @@ class WorkspaceRetention(LoopService):
             for home, record in records(self._root)
         ]
 
-    def _too_much(self, candidates: list[Candidate]) -> dict[str, int]:
+    def _excess(self, candidates: list[Candidate]) -> dict[str, int]:
         """By executor: bytes over its cap."""
         excess: dict[str, int] = {}
-        for one in candidates:
-            if one.policy.max_bytes is not None:
-                excess[one.record.executor] = excess.get(one.record.executor, -one.policy.max_bytes) + one.size
+        for candidate in candidates:
+            if candidate.policy.max_bytes is not None:
+                excess[candidate.record.executor] = (
+                    excess.get(candidate.record.executor, -candidate.policy.max_bytes) + candidate.size
+                )
         return excess
 
     # ── one worktree ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _try(self, one: Candidate, now: float, *, over: bool) -> bool:
+    async def _remove_if_allowed(self, candidate: Candidate, now: float, *, over: bool) -> bool:
         """Remove it, if it may go. Nobody can start a run in it meanwhile."""
-        lock = DirectoryLock(lock_path(self._locks, one.home.resolve()))
+        lock = DirectoryLock(lock_path(self._locks, candidate.home.resolve()))
         try:
             if not lock.take():  # in use, or its program may still live
                 return False
         except OSError:
             return False
         try:
-            repository = await self._repository(one.record)
+            repository = await self._repository(candidate.record)
             async with repository.alone():
-                if not await self._may_go(repository, one, now, over=over):
+                if not await self._may_remove(repository, candidate, now, over=over):
                     return False
-                tree = Path(one.record.tree).exists()
-                await dispose(repository, one.record, one.home)
+                tree = Path(candidate.record.tree).exists()
+                await remove_worktree(repository, candidate.record, candidate.home)
             if tree:
-                log.info("swept the workspace %s", one.record.tree, extra={"task": one.record.task_id})
+                log.info("swept the workspace %s", candidate.record.tree, extra={"task": candidate.record.task_id})
             return tree
         except (GitFailed, Stopped, OSError) as error:
-            self._warn_once(f"cannot sweep {one.home}: {error}")
+            self._warn_once(f"cannot sweep {candidate.home}: {error}")
             return False
         finally:
             lock.release()
@@ -162,8 +164,8 @@ class WorkspaceRetention(LoopService):
         environment = ChildEnvironment({}).for_task(NO_TASK)
         return await open_repository(Git(Path(record.repo), environment, self._journal), self._locks)
 
-    async def _may_go(self, repository: Repository, one: Candidate, now: float, *, over: bool) -> bool:
-        record, policy = one.record, one.policy
+    async def _may_remove(self, repository: Repository, candidate: Candidate, now: float, *, over: bool) -> bool:
+        record, policy = candidate.record, candidate.policy
         unused = now - record.used_at
         old = unused >= policy.keep_days * DAY
         if policy.keep == "never" and (over or old or unused >= RETRY_SECONDS):
@@ -191,6 +193,6 @@ class WorkspaceRetention(LoopService):
         return len(tips) > 1
 
     def _warn_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             log.warning("%s", text)

@@ -30,7 +30,7 @@ from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_proces
 from turbo.workspaces.area import Exclusive, Program
 from turbo.workspaces.changes import measure
 from turbo.workspaces.git import Git, GitFailed, Stopped
-from turbo.workspaces.lifecycle import dispose, find, make
+from turbo.workspaces.lifecycle import find_worktree, make_worktree, remove_worktree
 from turbo.workspaces.names import branch_of, home_of, ref_problem
 from turbo.workspaces.record import Policy, Record, Stage
 from turbo.workspaces.repository import Repository, open_repository
@@ -97,7 +97,7 @@ class Worktrees:
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
         """See `WorkArea`."""
-        ref = self._wanted(run.task)
+        ref = self._requested_ref(run.task)
         if isinstance(ref, Outcome):
             return ref
         home = home_of(self._root, self._settings.repo, run.task.task_id)
@@ -116,7 +116,7 @@ class Worktrees:
             outcome = await program(Path(record.tree))
             return await self._close(repository, record, run, outcome, continued, home)
 
-    def _wanted(self, task: Task) -> str | Outcome:
+    def _requested_ref(self, task: Task) -> str | Outcome:
         """The ref, by configuration or, where that allows it, by the row."""
         data = task.input_data if isinstance(task.input_data, dict) else {}
         if data.get("cwd") is not None:
@@ -136,10 +136,10 @@ class Worktrees:
 
     async def _open(self, repository: Repository, ref: str, task: Task, home: Path) -> tuple[Record, bool]:
         settings = self._settings
-        found = await find(repository, home)
-        if found is not None:
-            log.info("going on in %s", found.tree, extra={"task": task.task_id})
-            return self._used(found, home), True
+        record = await find_worktree(repository, home)
+        if record is not None:
+            log.info("going on in %s", record.tree, extra={"task": task.task_id})
+            return self._mark_used(record, home), True
         if task.attempt > 1:
             log.info("no workspace of it on this host: beginning anew", extra={"task": task.task_id})
         now = time.time()
@@ -158,9 +158,9 @@ class Worktrees:
             created_at=now,
             used_at=now,
         )
-        return await make(repository, new, home, fetch=settings.fetch), False
+        return await make_worktree(repository, new, home, fetch=settings.fetch), False
 
-    def _used(self, record: Record, home: Path) -> Record:
+    def _mark_used(self, record: Record, home: Path) -> Record:
         record = replace(
             record, used_at=time.time(), policy=self._settings.policy, executor=self._executor, host=self._host
         )
@@ -201,8 +201,8 @@ class Worktrees:
             else f"was ended after {self._settings.setup_seconds:g} s (setup_seconds)"
         )
         printed = text_of(result.stdout, cut=result.stdout_cut).rstrip()[-SETUP_OUTPUT_CHARACTERS:]
-        said = "\n".join(part for part in (printed, result.stderr_tail[-SETUP_OUTPUT_CHARACTERS:]) if part)
-        return f"setup ({' '.join(self._settings.setup)}) {how}{f': {said}' if said else ''}"
+        output = "\n".join(part for part in (printed, result.stderr_tail[-SETUP_OUTPUT_CHARACTERS:]) if part)
+        return f"setup ({' '.join(self._settings.setup)}) {how}{f': {output}' if output else ''}"
 
     # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -211,11 +211,11 @@ class Worktrees:
     ) -> Outcome:
         """What became of it, for the row and the trail. A result is never lost to what cannot be measured."""
         with suppress(OSError):
-            record = self._used(record, home)
+            record = self._mark_used(record, home)
         if run.stop.cause in (StopCause.DRAIN, StopCause.LOST):  # no result is written; the next run goes on here
             return outcome
         repository = repository.with_stop(StopSignal())
-        told: dict[str, object] = {
+        report: dict[str, object] = {
             "kind": "worktree",
             "host": record.host,
             "path": record.tree,
@@ -229,18 +229,18 @@ class Worktrees:
         try:
             git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
             changes = await measure(git, record, home)
-            told |= dataclasses.asdict(changes)
+            report |= dataclasses.asdict(changes)
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
                 async with repository.alone():
                     tip = await repository.branch_tip(record.branch)
                     changed = changes.uncommitted or (changes.head, tip) != (record.base, record.base)
                     if record.policy.keep == "never" or not changed:
-                        await dispose(repository, record, home)
-                        told["kept"] = False
+                        await remove_worktree(repository, record, home)
+                        report["kept"] = False
         except (GitFailed, OSError) as error:
             log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
-            told["error"] = str(error)
-        return replace(outcome, extra={**outcome.extra, "workspace": told})
+            report["error"] = str(error)
+        return replace(outcome, extra={**outcome.extra, "workspace": report})
 
 
 def _refused(why: str) -> Outcome:

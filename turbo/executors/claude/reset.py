@@ -21,19 +21,19 @@ def reset_in(text: str, now: float) -> float | None:
     """
     if epoch := _EPOCH.search(text):
         return unix_seconds(float(epoch[1]))
-    found = _RESETS.search(text)
-    if found is None:
+    match = _RESETS.search(text)
+    if match is None:
         return None
     try:
-        zone: tzinfo | None = ZoneInfo(found["zone"]) if found["zone"] else None
+        zone: tzinfo | None = ZoneInfo(match["zone"]) if match["zone"] else None
         here = datetime.fromtimestamp(now, zone)
-        hour = int(found["hour"]) % 12 + (12 if found["half"] == "pm" else 0)
-        at = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0)
-        if found["month"] is None:
+        hour = int(match["hour"]) % 12 + (12 if match["half"] == "pm" else 0)
+        at = here.replace(hour=hour, minute=int(match["minute"] or 0), second=0, microsecond=0)
+        if match["month"] is None:
             return (at if at > here else at + timedelta(days=1)).timestamp()
-        at = at.replace(month=_MONTHS.index(found["month"]) + 1, day=int(found["day"]))
-        if found["year"]:
-            return at.replace(year=int(found["year"])).timestamp()
+        at = at.replace(month=_MONTHS.index(match["month"]) + 1, day=int(match["day"]))
+        if match["year"]:
+            return at.replace(year=int(match["year"])).timestamp()
         # "Jan 2" in December is next year's; a day that has just passed is no reset a year from now.
         return (at if at > here - timedelta(days=31) else at.replace(year=at.year + 1)).timestamp()
     except (KeyError, ValueError, OSError, OverflowError):  # no such zone, no such day

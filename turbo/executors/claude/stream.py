@@ -157,17 +157,17 @@ class Transcript:
 
     def _assistant(self, message: Mapping[str, Any]) -> StreamLine:
         body = _object(message, "message")
-        self._count(body)
+        self._count_tokens(body)
         if message.get("parent_tool_use_id") is not None:  # a subagent's: its errors are its parent's to handle
             return StreamLine.ASSISTANT
         self.error, self.api_error = _text(message, "error"), _text(message, "api_error")
-        said = _said(body)
+        text = _message_text(body)
         # What the CLI says itself carries a name of the error, or at least (in older versions) this model.
         if self.error is None and body.get("model") != "<synthetic>":
             self.answers += 1
             self.auth_retries = 0
-            if said:
-                self.text, self.truncated = said[:TEXT_CHARACTERS], len(said) > TEXT_CHARACTERS
+            if text:
+                self.text, self.truncated = text[:TEXT_CHARACTERS], len(text) > TEXT_CHARACTERS
         return StreamLine.ASSISTANT
 
     def _limit(self, message: Mapping[str, Any]) -> StreamLine:
@@ -199,10 +199,10 @@ class Transcript:
         self.api_error = _text(message, "api_error") or self.api_error
         if text is not None and len(text) > TEXT_CHARACTERS:
             self.truncated = True
-        self._use(message)
+        self._add_usage(message)
         return StreamLine.RESULT
 
-    def _use(self, message: Mapping[str, Any]) -> None:
+    def _add_usage(self, message: Mapping[str, Any]) -> None:
         """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330); the second kind also
         tells what has come since the last result."""
         since = message.get("model_usage_since_last_result")
@@ -213,7 +213,7 @@ class Transcript:
         else:
             self._usage = _models(_object(message, "modelUsage"))
 
-    def _count(self, body: Mapping[str, Any]) -> None:
+    def _count_tokens(self, body: Mapping[str, Any]) -> None:
         name, usage = _text(body, "id"), _object(body, "usage")
         if name is None:
             return
@@ -248,18 +248,18 @@ def _models(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
     }
 
 
-def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
+def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
     return replace(
-        one,
-        input_tokens=one.input_tokens + other.input_tokens,
-        output_tokens=one.output_tokens + other.output_tokens,
-        cache_read_tokens=one.cache_read_tokens + other.cache_read_tokens,
-        cache_write_tokens=one.cache_write_tokens + other.cache_write_tokens,
-        cost_usd=one.cost_usd + other.cost_usd,
+        left,
+        input_tokens=left.input_tokens + right.input_tokens,
+        output_tokens=left.output_tokens + right.output_tokens,
+        cache_read_tokens=left.cache_read_tokens + right.cache_read_tokens,
+        cache_write_tokens=left.cache_write_tokens + right.cache_write_tokens,
+        cost_usd=left.cost_usd + right.cost_usd,
     )
 
 
-def _said(body: Mapping[str, Any]) -> str:
+def _message_text(body: Mapping[str, Any]) -> str:
     content = body.get("content")
     if isinstance(content, str):
         return content

@@ -12,9 +12,9 @@ with old as (
                                                                              when 'cancelled' then %(cancelled)s::float8 end)
    order by t.task_id
      for update skip locked
-), gone as (
+), removed as (
   delete from public.agent_tasks t using old where t.task_id = old.task_id returning t.status::text as status
 )
 select count(*) filter (where g.status = 'completed') as completed, count(*) filter (where g.status = 'failed') as failed,
        count(*) filter (where g.status = 'cancelled') as cancelled, set_config('synchronous_commit', 'off', true) as fast
-  from gone g
+  from removed g

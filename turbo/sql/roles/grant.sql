@@ -70,23 +70,23 @@ grant insert, update, delete on table public.agent_queues, public.agent_accounts
 -- column needs no grant.
 do $$
 declare
-  turbos constant text[] := array[
+  turbo_columns constant text[] := array[
     'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
     'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev'];
-  theirs text;
-  drawn  record;
+  other_columns text;
+  used record;
 begin
-  select string_agg(quote_ident(attname), ', ' order by attnum) into theirs
+  select string_agg(quote_ident(attname), ', ' order by attnum) into other_columns
     from pg_catalog.pg_attribute
    where attrelid = 'public.agent_tasks'::regclass and attnum > 0 and not attisdropped and attgenerated = ''
-     and attname <> all (turbos);
-  if theirs is not null then
-    execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', theirs);
-    execute format('grant update (%s) on public.agent_tasks to turbo_admin', theirs);
+     and attname <> all (turbo_columns);
+  if other_columns is not null then
+    execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', other_columns);
+    execute format('grant update (%s) on public.agent_tasks to turbo_admin', other_columns);
   end if;
-  for drawn in
+  for used in
     select distinct d.refobjid::regclass as sequence, a.adrelid = 'public.agent_tasks'::regclass as of_tasks
       from pg_catalog.pg_attrdef a
       join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = a.oid
@@ -94,7 +94,7 @@ begin
       join pg_catalog.pg_class s on s.oid = d.refobjid and s.relkind = 'S'
      where a.adrelid in ('public.agent_tasks'::regclass, 'public.agent_actions'::regclass)
   loop
-    execute format('grant usage on sequence %s to %s', drawn.sequence,
-                   case when drawn.of_tasks then 'turbo_submitter, turbo_admin' else 'turbo_worker' end);
+    execute format('grant usage on sequence %s to %s', used.sequence,
+                   case when used.of_tasks then 'turbo_submitter, turbo_admin' else 'turbo_worker' end);
   end loop;
 end $$

@@ -6,7 +6,7 @@
 -- The rows come in no order (a sort node costs every claim 25 µs): the caller sorts.
 -- Always returns at least one row; task_id is null when nothing was claimed. idle_now says what the idle flag became,
 -- null when it stayed as it was. The flag is what the NOTIFY gate looks at, so it is set in this very statement.
-with cand as materialized (
+with candidates as materialized (
   select t.task_id, t.concurrency_key, t.task_priority, t.run_after
     from public.agent_tasks t
    where t.status = 'pending'
@@ -27,12 +27,12 @@ with cand as materialized (
    order by t.task_priority desc nulls last, t.run_after
    limit %(n)s
    for update of t skip locked
-), one_per_key as (
+), first_of_key as (
   -- of a key's waiters the first in claim order; the subquery is run for rows with a key only (a window costs every claim 30 µs)
   select c.task_id
-    from cand c
+    from candidates c
    where c.concurrency_key is null
-      or not exists (select from cand b
+      or not exists (select from candidates b
                       where b.concurrency_key = c.concurrency_key
                         and (coalesce(b.task_priority, -2147483649), c.run_after, c.task_id)
                           > (coalesce(c.task_priority, -2147483649), b.run_after, b.task_id))
@@ -45,11 +45,11 @@ with cand as materialized (
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
    -- They are locked, so still pending. An array, not a join: whatever the planner believed of the table when it made the
    -- plan (it is kept while the table grows from nothing to a million rows), this is a look-up by primary key.
-   where t.task_id = any (array(select o.task_id from one_per_key o))
+   where t.task_id = any (array(select o.task_id from first_of_key o))
   returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
             t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
             case when isfinite(t.run_after) then extract(epoch from clock_timestamp() - t.run_after)::float8 else 0 end as waited_seconds
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,
          jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0)::bigint + 1)

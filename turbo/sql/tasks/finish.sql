@@ -12,9 +12,9 @@ with input as (
          as i(task_id text, token bigint, outcome text, output text, error text, kind text, ms bigint, delay float8,
               final bool, uncounted bool, session text, worker text, detail text)
 ), current as materialized (
-  select t.task_id, t.status::text as was, t.fencing_token as has, coalesce(t.retry_count, 0) as retry_count,
+  select t.task_id, t.status::text as was, t.fencing_token as current_token, coalesce(t.retry_count, 0) as retry_count,
          coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
-         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish, t.run_after
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested, t.run_after
     from public.agent_tasks t
    -- Arrays, here and below: whatever the planner believed of the table when it made the plan, these are look-ups by primary
    -- key. A plan made while the table was empty merged with the whole of it.
@@ -25,22 +25,22 @@ with input as (
   -- Every result beside its row. A left join also tells the planner how many to expect: it then updates by one look-up for all
   -- and a hash, where a nested loop sorts the array below anew for each row, 5 us a result in a batch of 100.
   select c.*,
-         c.has = c.token
+         c.current_token = c.token
            and (c.was = 'running'
                 or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
          -- the database lost the claim itself (an asynchronous failover, a crash before its WAL was flushed), and its trail with
          -- it: tokens grow, so a waiting row with an older one has never heard of this claim, nor has anybody claimed it since.
          -- A trail that knows the claim is of a row that was deleted since; this one only has its id.
-         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.has is null or abs(c.has) < c.token)
+         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.current_token is null or abs(c.current_token) < c.token)
             and not coalesce((select true from public.agent_actions a
                                where a.task_id = c.task_id and a.fencing_token = c.token limit 1), false)
            as accepted,
          case
            -- a person's wish is stronger than the result, but work that is done is not thrown away by a cancel
-           when c.stopping and not (c.outcome = 'succeeded' and c.wish in ('cancelled', 'completed'))
-             then case when c.wish in ('pending', 'scheduled')
+           when c.stopping and not (c.outcome = 'succeeded' and c.requested in ('cancelled', 'completed'))
+             then case when c.requested in ('pending', 'scheduled')
                        then case when c.run_after > clock_timestamp() then 'scheduled' else 'pending' end
-                       else c.wish end
+                       else c.requested end
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
            when c.outcome in ('auth_failed', 'usage_limited') or c.uncounted then 'pending'
@@ -49,15 +49,15 @@ with input as (
            when not c.final and c.retry_count < c.max_retries then 'scheduled'
            else 'failed'
          end as becomes
-    from (select i.*, t.task_id is null as gone, t.was, t.has, t.retry_count, t.max_retries, t.infra_count, t.had_kind,
-                 t.stopping, t.wish, t.run_after
+    from (select i.*, t.task_id is null as gone, t.was, t.current_token, t.retry_count, t.max_retries, t.infra_count, t.had_kind,
+                 t.stopping, t.requested, t.run_after
             from input i
             left join current t on t.task_id = i.task_id) c
 ), done as (
   update public.agent_tasks t
      set status             = d.becomes::public.turbo_status,
          fencing_token      = - d.token,                  -- consumed: a replay answers 'already'
-         output_data        = case when d.stopping and d.wish = 'completed' and t.output_data is not null then t.output_data
+         output_data        = case when d.stopping and d.requested = 'completed' and t.output_data is not null then t.output_data
                                    else coalesce(d.output::jsonb, t.output_data) end,
          error_message      = case when d.becomes = 'completed' then null
                                    when d.stopping and d.outcome = 'cancelled' then t.error_message
@@ -87,7 +87,7 @@ with input as (
            when x.task_id is not null then 'recorded'
            -- consumed: by this very result (perhaps in a transaction this snapshot does not see), unless the trail names
            -- a hand edit; then it is the only copy of this run's output, and is kept
-           when d.has = - d.token
+           when d.current_token = - d.token
                 and not coalesce((select true from public.agent_actions a
                                  where a.task_id = d.task_id and a.fencing_token = d.token and a.action_type = 'edited' limit 1), false)
              -- not EXISTS: that may be planned as a hash of the whole trail
@@ -99,7 +99,7 @@ with input as (
          end as verdict
     from decided d
     left join done x on x.task_id = d.task_id and x.token = d.token
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token,
                                     execution_time_ms, detail)
   select v.task_id, case v.verdict when 'recorded' then 'finished' else 'late' end, v.outcome = 'succeeded', v.worker,

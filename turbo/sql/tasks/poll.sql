@@ -20,7 +20,7 @@ with due as materialized (
    -- when it made the plan; with the status in it, it was a walk of all scheduled rows.
    where t.task_id = due.task_id and t.task_id = any (array(select d.task_id from due d))
   returning t.task_id, t.queue, t.fencing_token
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
   select p.task_id, 'promoted', true, %(worker)s, 'scheduled', 'pending', p.fencing_token from promoted p
 )

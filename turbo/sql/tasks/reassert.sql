@@ -23,7 +23,7 @@ with i as (
     from i
    where t.task_id = i.task_id
   returning t.task_id, t.fencing_token, i.was
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
   select r.task_id, 'reasserted', true, %(worker)s, r.was, 'running', r.fencing_token from r
 )

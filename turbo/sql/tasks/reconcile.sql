@@ -27,7 +27,7 @@ with mine as materialized (
    where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status = 'running'
      and not exists (select from known k where k.task_id = m.task_id and k.token = m.fencing_token)
   returning t.task_id, t.fencing_token as token, t.status::text as status
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select o.task_id, 'rescued', true, %(worker)s, 'running', o.status, o.token, '{"reason": "orphan"}' from orphan o
 )

@@ -23,7 +23,7 @@ with r as (
            order by t.task_id for update of t) i
    where t.task_id = i.task_id and t.fencing_token = i.fencing_token and t.status = 'running'
   returning t.task_id, t.status::text as status, i.fencing_token as token
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select r.task_id, 'released', true, %(worker)s, 'running', r.status, r.token,
          jsonb_build_object('reason', %(reason)s::text)

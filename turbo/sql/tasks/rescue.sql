@@ -4,7 +4,7 @@
 -- (an old poller's) are not touched.
 with lost as materialized (
   select t.task_id, t.assigned_worker_id as was_on, t.fencing_token, t.infra_count + 1 as count,
-         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested
     from public.agent_tasks t
    where t.status = 'running' and t.fencing_token > 0
      and t.assigned_worker_id in (select w.worker_id from public.agent_workers w where w.state = 'dead')
@@ -12,7 +12,7 @@ with lost as materialized (
    limit 500
      for update of t skip locked
 ), decided as materialized (
-  select l.*, case when l.stopping and l.wish not in ('pending', 'scheduled') then l.wish
+  select l.*, case when l.stopping and l.requested not in ('pending', 'scheduled') then l.requested
                    when not l.stopping and l.count >= %(infra_cap)s then 'failed'
                    else 'scheduled' end as becomes
     from lost l
@@ -35,7 +35,7 @@ with lost as materialized (
     from decided d
    where t.task_id = d.task_id
   returning t.task_id, t.queue, t.status::text as status, t.fencing_token, d.was_on, d.count
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select r.task_id, 'rescued', r.status <> 'failed', %(worker)s, 'running', r.status, r.fencing_token,
          jsonb_build_object('reason', %(reason)s::text, 'dead_worker', r.was_on, 'infra_count', r.count)

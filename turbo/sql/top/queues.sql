@@ -12,7 +12,7 @@ with recursive hop as (
     from hop h
    cross join lateral (
      select c.* from (
-       (select 1 as place, t.queue, t.task_priority, t.run_after from public.agent_tasks t
+       (select 1 as step, t.queue, t.task_priority, t.run_after from public.agent_tasks t
          where t.status = 'pending' and t.queue = h.queue and t.task_priority < h.task_priority
          order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
        union all
@@ -23,7 +23,7 @@ with recursive hop as (
        (select 3, t.queue, t.task_priority, t.run_after from public.agent_tasks t
          where t.status = 'pending' and t.queue > h.queue
          order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
-     ) c order by c.place limit 1
+     ) c order by c.step limit 1
    ) f
    where h.n < 300
 ), pending as (

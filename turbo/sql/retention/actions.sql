@@ -1,7 +1,7 @@
--- Retention, run by the leader: the next old rows of the trail in one slice of the table's pages, from behind the row where
--- the last batch ended, up to `limit`; all but those of tasks that are not finished are deleted. The trail is only ever
--- appended to, so it is read through as it lies, without an index that every insert would have to pay for.
--- Rows without an actor are not turbo's and stay. Right with two leaders at once: both go through the pages in order.
+-- Retention, run by the leader: reads the next old audit rows, up to `limit`, and deletes those whose task is finished.
+-- A pass walks the table's pages in slices, from the row where the last batch ended. The audit trail is append-only, so it
+-- is read in storage order, without an index that every insert would have to maintain.
+-- Rows without an actor are not turbo's and stay. Safe with two leaders: both walk the pages in order.
 with batch as materialized (
   select a.ctid, a.task_id::text::public.turbo_task_id as task_id
     from public.agent_actions a
@@ -14,7 +14,7 @@ with batch as materialized (
   delete from public.agent_actions d
    where d.ctid = any (array(
            select s.ctid from batch s
-            -- one probe of the key a row, whatever the planner thinks of the table
+            -- one probe of the primary key per row, whatever the planner assumes about the table
             where not coalesce((select t.status in ('pending', 'scheduled', 'running')
                                   from public.agent_tasks t where t.task_id = s.task_id), false)))
   returning 1

@@ -1,6 +1,6 @@
--- Retention, run by the leader: delete these tasks, if they are still finished and old enough and nobody holds them.
--- Right with two leaders at once: each row is deleted and counted by one of them. A crash that loses the commit costs
--- nothing, so it need not wait for the disk.
+-- Retention, run by the leader: deletes these tasks if they are still finished, old enough and not locked.
+-- Safe with two leaders: each row is deleted and counted by one of them. The commit does not wait for the disk: a crash
+-- that loses it costs nothing.
 with old as (
   select t.task_id
     from public.agent_tasks t

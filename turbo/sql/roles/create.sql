@@ -1,5 +1,5 @@
--- turbo migrate --roles, first half. Roles belong to the whole cluster: one that is there already, made here or from
--- another database at this very moment, stays as it is. Needs CREATEROLE only while one is missing.
+-- turbo migrate --roles, first half. Roles belong to the whole cluster: an existing one stays as it is, even if another
+-- database's migration creates it at this moment. Needs CREATEROLE only while a role is missing.
 do $$
 declare
   role_name text;

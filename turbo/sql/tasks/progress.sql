@@ -1,8 +1,8 @@
--- Where runs are: the last line and the tokens so far of all runs of one worker that said something new, at most once a
--- second, on a connection of the progress loop's own; and away with the lines of runs that are over.
--- No lock on agent_tasks: neither a claim nor a finish ever waits for this. Fenced twice: the claim must be running, and
--- a line never replaces one of a newer claim (a statement under way while the task is claimed anew).
--- Losing it costs nothing, so it need not wait for the disk.
+-- Writes the progress of one worker's runs: the last line and the tokens so far of each run that has news. Sent at most
+-- once a second, on the progress loop's own connection. Also deletes the lines of runs that have ended.
+-- Locks nothing in agent_tasks, so no claim or finish waits for it. Fenced twice: the claim must be running, and a line
+-- never replaces one of a newer claim (if the task is claimed again while this statement runs).
+-- Losing the write costs nothing, so the commit does not wait for the disk.
 with reported as (
   select i.task_id, i.token, i.line, i.input_tokens, i.output_tokens
     from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(line)s::text[],

@@ -1,7 +1,7 @@
--- Take the tasks of dead workers back, 500 a pass. Any worker whose beat says to_rescue runs it; right with two at once.
--- The token stays: a late success is accepted until somebody claims the task again. A rescued task waits a short
--- backoff, so that it does not run into the same hole at once; at the cap it is poison. Rows that turbo never claimed
--- (an old poller's) are not touched.
+-- Takes back the tasks of dead workers, 500 per pass. Run by any worker whose beat returns to_rescue; safe with two at once.
+-- The token stays: a late success is accepted until the task is claimed again. A rescued task waits a short backoff, so
+-- that it does not fail the same way at once; at the cap it is failed as poison.
+-- Rows that turbo never claimed (an old poller's) stay as they are.
 with lost as materialized (
   select t.task_id, t.assigned_worker_id as was_on, t.fencing_token, t.infra_count + 1 as count,
          t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested
@@ -21,11 +21,11 @@ with lost as materialized (
      set status        = d.becomes::public.turbo_status,
          failure_kind  = case when d.becomes = 'failed' and not d.stopping then 'poison' else t.failure_kind end,
          error_message = case when d.becomes = 'failed' and not d.stopping
-                              then format('stopped after %%s runs that ended with their worker or its machine; see the trail', d.count)
+                              then format('stopped after %%s runs that ended with their worker or its machine; see the audit trail', d.count)
                               else t.error_message end,
          completed_at  = case when d.becomes = 'scheduled' then null else clock_timestamp() end,
          run_after     = case when d.becomes = 'scheduled'
-                              -- a person who asked for it later said when
+                              -- a person who postponed the task set its time
                               then greatest(case when d.stopping then t.run_after end,
                                             clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, d.count)) * (0.5 + random() / 2))
                               else t.run_after end,

@@ -1,5 +1,5 @@
--- A worker that drained says goodbye: its row goes, unless the database still holds tasks in its name (then it is dead,
--- and any beat rescues them at once).
+-- A worker says goodbye after its shutdown: its row is deleted. If the database still holds tasks in its name, the row is
+-- marked dead instead, and any beat rescues them at once.
 with held as (
   select exists (select from public.agent_tasks t
                   where t.status = 'running' and t.assigned_worker_id = %(worker)s and t.fencing_token > 0) as any

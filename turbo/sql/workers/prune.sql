@@ -1,6 +1,6 @@
--- The leader: rows of workers dead for a day go, once nothing is left in their name; and a worker that tasks name but no
--- row knows (a failover lost its registration) gets one, so that the beats can count its silence. And lines of progress
--- that dead workers left behind; the minute keeps the line of a claim that this snapshot does not see yet.
+-- Run by the leader. Deletes rows of workers dead for a day, once no task names them.
+-- Registers workers that tasks name but no row has (a failover lost it), so that the beats can count their silence.
+-- Deletes progress that dead workers left; the minute protects the line of a claim that this snapshot does not see yet.
 with unregistered as (
   insert into public.agent_workers (worker_id, name, host, pid, version, slots, queues)
   select distinct t.assigned_worker_id, t.assigned_worker_id, '', 0, '', 0, '{}'::text[]

@@ -153,7 +153,7 @@ def test_env_lines_are_parsed_as_people_write_them(line: str, value: str) -> Non
         (f"A B={SECRET}", "expected KEY=VALUE"),
         (f"K='{SECRET}", "the value of K has a quote that is not closed"),
         (f'K="{SECRET}" more', "the value of K has a quote that is not closed, or text after it"),
-        (f"K={SECRET}\0", "the value of K holds a NUL"),
+        (f"K={SECRET}\0", "the value of K contains a NUL"),
     ],
 )
 def test_bad_line_is_named_by_number_and_never_shown(bad: str, why: str) -> None:

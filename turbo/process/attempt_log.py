@@ -1,8 +1,10 @@
-"""The log of one attempt: what its program printed, bounded, for `turbo logs`.
+"""The log of one attempt: what its program printed, for `turbo logs`, of bounded size.
 
-The head goes to the file as it comes, so it can be followed. Past the head's limit a line says so; from there on only
-the tail is kept, in memory, and written under the head at the end. Lines of stdout stand as they are; those of
-stderr begin with `[stderr] `. Lines of the two never mix, unless one is longer than 1 MiB.
+    output ──up to HEAD_BYTES──▶ the file, at once ──more──▶ the last TAIL_BYTES in memory ──end of run──▶ the file
+
+The head is written as it arrives, so that a person can follow it. When it is full, a line in the log tells that; the
+tail follows when the run ends. Lines of stderr begin with `[stderr] `, those of stdout are unchanged. Lines of the
+two streams never mix, unless one is longer than 1 MiB.
 """
 
 import os
@@ -12,15 +14,15 @@ from pathlib import Path
 HEAD_BYTES = 32 * 1024 * 1024
 TAIL_BYTES = 256 * 1024
 LINE_BYTES = 1024 * 1024
-"""How much of a line without an end is held back to keep it whole."""
+"""How much of an unfinished line is held back, so that the log gets whole lines."""
 
 STDERR_MARK = b"[stderr] "
 
 
 class AttemptLog:
-    """Appends to `path`, made on the first write with mode 0600. Never raises: `error` says what went wrong.
+    """Appends to `path`, which is created on the first write with mode 0600. Never raises: `error` holds what failed.
 
-    A full disk must not end an agent that has worked for an hour, so the log stops there and the run goes on.
+    A full disk must not end an agent that has worked for an hour. The log stops there, and the run goes on.
     """
 
     def __init__(self, path: Path, *, head_bytes: int = HEAD_BYTES, tail_bytes: int = TAIL_BYTES) -> None:
@@ -34,7 +36,7 @@ class AttemptLog:
         self._file: int | None = None
 
     def open(self) -> None:
-        """Make the file now, so that it is there even when nothing is printed."""
+        """Create the file now, even if the program prints nothing."""
         if self._file is not None or self.error is not None:
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -56,7 +58,7 @@ class AttemptLog:
             return
         if self._head_left >= 0:
             self._append(data[: self._head_left])
-            self._append(b"\n[turbo] this log is full here; the end of the output follows when the run has ended\n")
+            self._append(b"\n[turbo] the log is full; the last part of the output follows when the run ends\n")
             data = data[self._head_left :]
             self._head_left = -1
         self._tail += data
@@ -64,7 +66,7 @@ class AttemptLog:
             self._trim()
 
     def write_text(self, text: str) -> None:
-        """A note of turbo's own, or a traceback."""
+        """A note by turbo itself, or a traceback."""
         self.write(text.encode("utf-8", "backslashreplace"))
 
     def close(self) -> None:
@@ -98,7 +100,7 @@ class AttemptLog:
 
 
 class WholeLines:
-    """One stream's way into the log: holds back a line until it is whole."""
+    """One stream of the log. Holds back a line until it is complete."""
 
     def __init__(self, log: AttemptLog, mark: bytes = b"") -> None:
         self._log = log

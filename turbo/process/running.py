@@ -1,17 +1,18 @@
-"""Running one program to its end: limits, output, and nothing left behind.
+"""Runs one program to its end: limits, output, and no process left behind.
 
-    launched ──go──▶ running ──exits──▶ what it left is ended ──▶ output drained ──▶ result
+    launched ──go──▶ running ──exits──▶ its leftovers are ended ──▶ output drained ──▶ result
                         └── wall clock, silence, a stop, enough ──▶ TERM, grace, KILL ──▶ (the same)
 
 Promises:
-- A session and group of its own; the environment given and TURBO_RUN; stdin written in full, then closed, however
-  slowly or little the program reads, and however much it writes meanwhile.
-- Output of any size in bounded memory: the first `stdout_bytes` and the last of stderr are kept, lines longer than
-  `line_bytes` are cut and flagged, the log is bounded (turbo.process.attempt_log).
-- When `run_process` returns, raises or is cancelled, the program and all its descendants are gone, those with sessions
-  of their own included; only what the kernel will not let go of (uninterruptible sleep) is named in `survivors`, and
-  stays journalled.
-- A pipe that somebody still holds open delays the result by DRAIN_SECONDS at most.
+
+- The program gets a session and a process group of its own, the given environment, and TURBO_RUN.
+- Its stdin is written in full, then closed. It does not matter how slowly the program reads, or how much it prints meanwhile.
+- Output of any size takes bounded memory. The first `stdout_bytes` and the end of stderr are kept. Lines longer than
+  `line_bytes` are cut and marked. The log is bounded too (turbo.process.attempt_log).
+- When `run_process` returns, raises or is cancelled, the program and its descendants are gone, whatever their session.
+  Only a process that the kernel does not release (uninterruptible sleep) remains: it is listed in `survivors` and keeps
+  its journal entry.
+- A pipe that another process still holds open delays the result by at most DRAIN_SECONDS.
 """
 
 import asyncio
@@ -43,18 +44,18 @@ READ_BYTES = 256 * 1024
 
 class Ending(StrEnum):
     EXITED = "exited"
-    WALL = "wall"  # wall_seconds were over
+    WALL = "wall"  # wall_seconds have passed
     SILENT = "silent"  # nothing on stdout or stderr for silence_seconds
     STOPPED = "stopped"  # the StopSignal was set
-    ENOUGH = "enough"  # the caller has what it wanted
+    ENOUGH = "enough"  # the caller needs no more
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessSpec:
-    """What to run, and its limits. `cwd` is absolute. `env` is everything; nothing of the worker's is added.
+    """What to run, and its limits. `cwd` is absolute. `env` is the whole environment.
 
-    `grace_seconds` lie between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound the
-    log, which is made even if the program prints nothing. `task_id` is for the journal's reader.
+    `grace_seconds` pass between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound
+    the log, which is created even if the program prints nothing. `task_id` is recorded in the journal.
     """
 
     argv: tuple[str, ...]
@@ -75,9 +76,10 @@ class ProcessSpec:
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """How it ended. `returncode` is negative for a signal; None if it never ran (stopped before), or will not end.
+    """How the program ended. `returncode` is negative for a signal.
 
-    `seconds` from its start to its exit. `log_path` is None when no log could be made.
+    `returncode` is None if the program never ran (stopped before) or does not end. `seconds`: from start to exit.
+    `log_path` is None if the log could not be created.
     """
 
     ended_by: Ending
@@ -112,11 +114,11 @@ async def run_process(
     on_start: Callable[[int], None] | None = None,
     enough: asyncio.Event | None = None,
 ) -> ProcessResult:
-    """Run it to its end. `on_start(pid)` is called once it runs; setting `enough` ends it as a stop does.
+    """Run it to its end. `on_start(pid)` is called once it runs. Setting `enough` ends it as a stop does.
 
-    `on_line` gets stdout by lines, `on_stdout` as it comes. Raises SpawnFailed when it could not be started, and what
-    a callback raised, after it is gone. On
-    cancellation it gets TERM and its grace first; a second cancellation kills it at once.
+    `on_line` gets stdout by lines, `on_stdout` in chunks as they arrive. Raises SpawnFailed if the program could not
+    be started. Raises what a callback raised, after the program is gone. When cancelled, it sends TERM and waits for
+    the grace; a second cancellation kills at once.
     """
     if stop.is_set():
         return ProcessResult(Ending.STOPPED, None)
@@ -139,7 +141,7 @@ async def run_process(
 
 
 class _Running:
-    """The moving parts of one `run_process`. All on the event loop, but for the looks at the process table."""
+    """The moving parts of one `run_process`. All on the event loop, except reading the process table."""
 
     def __init__(
         self,
@@ -173,7 +175,7 @@ class _Running:
         try:
             call_at_exit(self._launched.popen.pid, self._on_exit)
         except (RuntimeError, OSError) as error:
-            raise SpawnFailed(f"cannot start {self._spec.argv[0]}: nobody could wait for it: {error}") from error
+            raise SpawnFailed(f"cannot start {self._spec.argv[0]}: cannot wait for its exit: {error}") from error
         self._log.open()
         for descriptor in self._open:
             os.set_blocking(descriptor, False)
@@ -199,22 +201,24 @@ class _Running:
                     waiter.cancel()
 
     async def end(self, grace: float) -> None:
-        """End the program and all that belongs to it."""
+        """End the program and its descendants."""
         steps = end_tree(self._tree, grace)
         try:
             while (delay := await asyncio.to_thread(next, steps, None)) is not None:  # noqa: ASYNC110
                 await asyncio.sleep(delay)
             self._survivors = self._tree.living()
         except OSError as error:
-            # No descriptor left to read the process table with. The journal entry stays: somebody will find the rest.
+            # No descriptor is left for reading the process table. The journal entry stays, so the rest is found later.
             log.warning(
-                "cannot read the process table, so only the group of %s is ended: %s", self._launched.program, error
+                "cannot read the process table, so only the process group of %s is ended: %s",
+                self._launched.program,
+                error,
             )
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._launched.popen.pid, signal.SIGKILL)
 
     async def end_after_error(self) -> None:
-        """The same after a defect or a cancellation, whose second one is not waited for."""
+        """End it after an error or a cancellation. A second cancellation is not waited for."""
         try:
             await self.end(self._spec.grace_seconds)
         except (asyncio.CancelledError, RuntimeError):  # RuntimeError: the loop's threads are shut down
@@ -223,14 +227,14 @@ class _Running:
             self._survivors = self._tree.living()
 
     async def drain(self) -> None:
-        """Read what the pipes still hold. A descendant that could not be found may hold them open for ever."""
+        """Read what is left in the pipes. A descendant that was not found may hold them open for ever."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self._drained.wait()
                 await self._exited.wait()
 
     def close(self, journal: Journal) -> None:
-        """Let go of everything. The exit status is collected here: until now pid and group could be nobody else's."""
+        """Close everything. The exit status is collected here: until now the pid and the group stayed reserved."""
         self._close_stdin()
         for descriptor in list(self._open):
             self._close(descriptor)
@@ -239,7 +243,9 @@ class _Running:
             log.warning("the log %s is incomplete: %s", self._spec.log_path, self._log.error)
         if self._survivors:
             self._launched.popen.poll()
-            log.error("%s does not end: pids %s", self._launched.program, ", ".join(map(str, self._survivors)))
+            log.error(
+                "%s is still running after KILL: pids %s", self._launched.program, ", ".join(map(str, self._survivors))
+            )
         else:
             self._launched.popen.wait()
             journal.remove(self._launched.entry.cookie)
@@ -279,7 +285,7 @@ class _Running:
         self._end_with(Ending.EXITED)
 
     def _check_silence(self) -> None:
-        """The silence timer: set anew for what is left of the limit, not at every line."""
+        """The silence timer: restarted for the rest of the limit, not at every line."""
         if self._spec.silence_seconds is None or self._ending.done():
             return
         left = self._last_output_at + self._spec.silence_seconds - time.monotonic()
@@ -294,7 +300,7 @@ class _Running:
                 self._unwritten = self._unwritten[os.write(self._launched.stdin, self._unwritten) :]
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:  # it does not want its stdin: its own affair
+        except OSError:  # the program does not read its stdin, as it may
             self._unwritten = memoryview(b"")
         if not self._unwritten:
             self._close_stdin()

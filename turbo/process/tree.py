@@ -1,13 +1,14 @@
-"""The remains of one program: every process that belongs to it, and how they are ended.
+"""The process tree of one program: every process that belongs to it, and how all of them are ended.
 
-    TERM to its process group ──▶ grace ──▶ KILL to everything that belongs to it, again until nothing is left
+    TERM to its process group ──▶ grace ──▶ KILL to the whole tree, repeated until nothing is left
 
-What belongs: the program itself; its group while the program is there (a zombie holds its group's number, too);
-everything started with its cookie; everything seen to belong before; and the children of all these. Agents run their
-tools in sessions of their own, so a signal to the group does not reach those: the agent ends them itself when it gets
-TERM, and when it is killed before it could, they are in the look that was taken before.
+The tree holds the program itself, and its group while the program exists (a zombie keeps its group number too). It
+also holds every process with its cookie, every earlier member, and the children of all these.
 
-Nothing is signalled whose start is not the one seen when it was found to belong: a reused pid is a stranger.
+Agents run their tools in separate sessions, so a signal to the group does not reach the tools. An agent ends them
+itself after TERM. If it is killed first, the refresh before that has found them.
+
+A process is signalled only if its start is the one recorded when it was found. A reused pid belongs to a stranger.
 """
 
 import contextlib
@@ -22,16 +23,16 @@ from turbo.process.journal import Entry
 from turbo.process.table import ProcessRow, ProcessTable
 
 KILL_SECONDS = 5.0
-"""How long after the first KILL something may take to go (uninterruptible sleep) before it is left to others."""
+"""How long after the first KILL a process may take to go (uninterruptible sleep) before turbo stops waiting."""
 
 LEFT_BEHIND_SECONDS = 1.0
-"""What a program left behind when it ended gets from TERM to KILL."""
+"""Time from TERM to KILL for what a program left behind when it ended."""
 
 FIRST_DELAY, LONGEST_DELAY = 0.01, 0.1
 
 
 class ProcessTree:
-    """One program's processes. Safe to use from another thread than the one before, not from two at once."""
+    """One program's processes. Any thread may use it, but only one at a time."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
@@ -39,7 +40,7 @@ class ProcessTree:
         self._other_boot = bool(entry.boot) and entry.boot != process_table.boot()
 
     def refresh(self, table: ProcessTable | None = None) -> tuple[int, ...]:
-        """Read the process table; the pids of all that belong and live. Raises OSError if it cannot be read."""
+        """Read the process table. Returns the pids of all live members. Raises OSError if it cannot be read."""
         if self._other_boot:
             return ()
         table = process_table.snapshot() if table is None else table
@@ -48,12 +49,12 @@ class ProcessTree:
         if program is not None and self._is_program(program):
             members |= {row.pid: row for row in table.values() if row.group == program.pid}
         for row in table.values():
-            # Descendants start after their ancestor: most of the table needs no second file read.
+            # Descendants start after their ancestor, so most of the table needs no second file read.
             if row.pid in members or row.zombie or row.start < self.entry.start:
                 continue
             if process_table.has_cookie(row.pid, self.entry.cookie):
                 members[row.pid] = row
-        # A reaper that an agent started by way of a worker of its own carries that agent's cookie.
+        # A reaper may carry the cookie itself: an agent may have started a worker, and that worker this reaper.
         for excluded in (0, 1, os.getpid()):
             members.pop(excluded, None)
         _add_children(members, table)
@@ -65,11 +66,11 @@ class ProcessTree:
         return row is not None and self._is_program(row) and not row.zombie
 
     def living(self) -> tuple[int, ...]:
-        """Those of the last look that still live. Cheaper than a look, and blind to new ones."""
+        """The members of the last refresh that still live. Cheaper than a refresh, but does not find new ones."""
         return tuple(pid for pid, row in self._members.items() if _lives(row))
 
     def signal_group(self, number: signal.Signals) -> bool:
-        """Signal the program and its process group, if the program (or its zombie) is still there to name it."""
+        """Signal the program and its process group, if the program (or its zombie) still exists."""
         row = process_table.find(self.entry.pid)
         if row is None or not self._is_program(row):
             return False
@@ -77,7 +78,7 @@ class ProcessTree:
         return True
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Signal the group, and everything else that the last refresh found."""
+        """Signal the group, and all other members of the last refresh."""
         group = self.entry.pid if self.signal_group(number) else None
         for row in self._members.values():
             if row.group != group and _lives(row):
@@ -88,10 +89,11 @@ class ProcessTree:
 
 
 def end_tree(tree: ProcessTree, grace: float) -> Iterator[float]:
-    """End all of it. Yields seconds to wait until the next step; over when nothing is left, or KILL_SECONDS after KILL.
+    """End the whole tree. Yields the seconds to wait before the next step.
 
-    A program that lives gets TERM to its group only, and `grace` seconds to end its own children. What is found after
-    the program has ended gets TERM itself, and LEFT_BEHIND_SECONDS.
+    Stops when nothing is left, or KILL_SECONDS after KILL. A running program gets TERM to its group only, and `grace`
+    seconds to end its own children. Processes that are left after the program has ended get TERM themselves, and
+    LEFT_BEHIND_SECONDS.
     """
     if not tree.refresh():
         return
@@ -121,7 +123,7 @@ def end_tree(tree: ProcessTree, grace: float) -> Iterator[float]:
 def _terminate(tree: ProcessTree, *, everything: bool) -> None:
     signal_them = tree.signal_all if everything else tree.signal_group
     signal_them(signal.SIGTERM)
-    signal_them(signal.SIGCONT)  # a stopped process acts on TERM only once it goes on
+    signal_them(signal.SIGCONT)  # a stopped process acts on TERM only after it continues
 
 
 def _add_children(members: dict[int, ProcessRow], table: ProcessTable) -> None:
@@ -142,6 +144,6 @@ def _lives(seen: ProcessRow) -> bool:
 
 
 def _signal(call: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:
-    # Gone meanwhile; or another user's (a sudo in an agent), which this user cannot end.
+    # The process has ended, or belongs to another user (a sudo in an agent), who alone can end it.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         call(pid, number)

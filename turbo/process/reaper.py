@@ -17,11 +17,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import turbo
 from turbo.process.journal import Entry, Journal
 from turbo.process.tree import ProcessTree, end_tree
 
 GRACE_SECONDS = 2.0
 """From TERM to KILL for a dead worker's programs. An agent CLI ends its tools in 1.3 s, and all must be gone in 5 s."""
+
+_IMPORT_ROOT = Path(turbo.__file__).resolve().parent.parent
+"""The directory that holds this turbo: the reaper must run the same one, installed or not."""
 
 _WATCH = """
 trap '' TERM INT HUP
@@ -89,7 +93,6 @@ class ReaperWatcher:
         """Raises OSError if it cannot be started; then programs could outlive this worker."""
         self._close_pipe()
         self._journal = Journal(journal_dir)
-        package = Path(__file__).resolve().parent
         reaper = [sys.executable, "-P", "-m", "turbo.process.reaper", str(journal_dir.resolve()), str(grace)]
         log = journal_dir.resolve().parent / "watcher.log"
         reading, self._pipe = os.pipe()
@@ -102,7 +105,7 @@ class ReaperWatcher:
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 # Not the worker's environment: it may contain the password of the database.
-                env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join([str(package.parent), *_absolute(sys.path)])},
+                env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join([str(_IMPORT_ROOT), *_absolute(sys.path)])},
                 start_new_session=True,
             )
         except OSError:

@@ -1,8 +1,8 @@
-"""Counters and histograms for what happens thousands of times a second.
+"""Counters and histograms for events that happen thousands of times a second.
 
-The library's own take a lock at each step and look labels up anew: four of them were a tenth of a light run's time. These
-are plain numbers, written by the event loop's thread alone and read by the endpoint's; a scrape may see a run's count a
-moment before its sum. They are exposed exactly as the library's are.
+prometheus-client's own take a lock and look up their labels at each step: four of them took a tenth of a light run's
+time. These are plain numbers, written only by the event loop's thread and read by the endpoint's. A scrape may see a
+run's count a moment before its sum. The exposed format is the library's.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class CounterSeries:
-    """One series of a counter."""
+    """One labelled series of a counter."""
 
     __slots__ = ("value",)
 
@@ -28,7 +28,7 @@ class CounterSeries:
 
 
 class HistogramSeries:
-    """One series of a histogram; `buckets` are the upper bounds without +Inf."""
+    """One labelled series of a histogram. `buckets` are the upper bounds without +Inf."""
 
     __slots__ = ("buckets", "counts", "total")
 

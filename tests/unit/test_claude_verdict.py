@@ -258,7 +258,7 @@ def test_failure_keeps_what_the_agent_said() -> None:
 
 
 def test_error_tells_the_exit_and_the_cli_output() -> None:
-    assert outcome(ended(code=-9, stderr="boom")).error == "the CLI broke off: exit code -9: boom"
+    assert outcome(ended(code=-9, stderr="boom")).error == "the CLI ended without a result: exit code -9: boom"
 
 
 def test_very_long_error_is_cut() -> None:

@@ -389,7 +389,7 @@ async def test_second_run_of_a_task_is_snoozed_while_the_first_runs(shop: Worksh
     running = asyncio.create_task(shop.run("t1", f"touch {inside}; while ! [ -e {gate} ]; do sleep 0.02; done"))
     while not inside.exists():
         await asyncio.sleep(0.01)
-    with pytest.raises(Snooze, match="another task is at work in"):
+    with pytest.raises(Snooze, match="another task is running in"):
         await shop.run("t1", "touch $0", retry_count=1)
     assert (await shop.run("t2", "ls")).output == "readme\n", "other tasks go on"
     gate.touch()

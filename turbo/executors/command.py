@@ -1,10 +1,13 @@
-"""The `command` executor: a program from an argv template, without a shell.
+"""The `command` executor: runs a program from an argv template, without a shell.
 
     template + row ──▶ argv ──▶ program, the task as JSON on its stdin ──exit code──▶ outcome
-         └── a value missing, of the wrong kind, or that would be a flag ──▶ failed, nothing runs
+         └── a value that is missing, of the wrong kind, or would be a flag ──▶ failed, nothing runs
 
-The row fills placeholders; it never chooses the program, and no value may begin with `-`. Exit 0 is success, 75
-(EX_TEMPFAIL) a fault of the surroundings that costs no try, anything else a failure.
+For example, `[ruff, check, "{input[path]}"]` takes its last argument from the task's input_data. The row fills
+placeholders; it never chooses the program, and no value may begin with `-`.
+
+Exit code 0 is success. 75 (EX_TEMPFAIL) is a fault of the host or a service: no attempt is counted. Any other code is
+a failure.
 """
 
 import dataclasses
@@ -31,16 +34,18 @@ PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
 
 
 class BadValue(Exception):
-    """A row's value that a placeholder must not take."""
+    """A value in the row that a placeholder does not accept."""
 
 
 class CommandExecutor:
-    """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
+    """Runs one template for many tasks. `durable`: a program's result is worth an fsync.
 
-    `command` is the template, its first element the program, without placeholders. `exclusive` keeps others out of the
-    working directory meanwhile (turbo.executors.exclusive_directories); `work_area` replaces `cwd`, `exclusive` and
-    `allowed_roots` (a workspace for each task). `env_file` holds the account's secrets. `grace_seconds` lie between TERM and KILL;
-    `silence_seconds` None means no limit. Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    `command` is the template; its first element, the program, has no placeholders. `exclusive` keeps other tasks out
+    of the working directory (turbo.executors.exclusive_directories). `work_area` replaces `cwd`, `exclusive` and
+    `allowed_roots`: with a workspace per task, for example. `env_file` contains the account's secrets.
+    `grace_seconds` pass between TERM and KILL. `silence_seconds` None means no limit.
+
+    Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
@@ -62,14 +67,16 @@ class CommandExecutor:
         account: str | None = None,
     ) -> None:
         if not command or not command[0]:
-            raise ValueError(f"executor {name}: command is empty; write the program and its arguments as a list")
+            raise ValueError(f"executor {name}: command is empty: write the program and its arguments as a list")
         if PLACEHOLDER.search(command[0]):
-            raise ValueError(f"executor {name}: {command[0]!r} would let a row choose the program; name it in command")
+            raise ValueError(
+                f"executor {name}: {command[0]!r} would let a row choose the program: write its name instead"
+            )
         if any("\0" in part for part in command):
-            raise ValueError(f"executor {name}: command holds a NUL character")
+            raise ValueError(f"executor {name}: command contains a NUL character")
         self.name = name
         self.account = account
-        self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a bare name stays one
+        self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a Path would change a bare name
         self._journal = journal
         fixed = cwd.expanduser().absolute() if cwd is not None else None
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
@@ -89,7 +96,7 @@ class CommandExecutor:
         except BadValue as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
-            if error.errno == errno.E2BIG:  # the row's values are too long: no host can run this
+            if error.errno == errno.E2BIG:  # the row's values are too long for any host
                 return Outcome.failed(str(error), FailureKind.BAD_REQUEST, final=True)
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
@@ -141,26 +148,26 @@ class CommandExecutor:
                 why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)
             case Ending.SILENT:
-                why = f"{program} was ended: it had printed nothing for {self._silence_seconds:g} s{stderr}"
+                why = f"{program} was ended after {self._silence_seconds:g} s without output (silence_seconds){stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.SILENT)
             case Ending.EXITED if result.returncode == 0:
                 return Outcome.succeeded(_output(result.stdout, cut=result.stdout_cut), truncated=result.stdout_cut)
             case Ending.EXITED if result.returncode == EX_TEMPFAIL:
-                return Outcome.infrastructure(f"{program} asks to be tried later (exit code 75){stderr}")
+                return Outcome.infrastructure(f"{program} asks for a later attempt (exit code 75){stderr}")
             case Ending.EXITED:
                 how = "failed with" if (result.returncode or 0) >= 0 else "was killed by"
                 return Outcome.failed(f"{program} {how} {result.exit_text}{stderr}")
 
 
 def fill(template: Sequence[str], task: Task) -> tuple[str, ...]:
-    """The argv of one task. Raises BadValue. Values are put in once: a placeholder in a value is text."""
+    """The argv of one task. Raises BadValue. Values are inserted once: a placeholder inside a value stays text."""
 
     def substitute(match: re.Match[str]) -> str:
         text = _value(match, task)
         if text.startswith("-"):
-            raise BadValue(f"the value of {match[0]} begins with '-': it would be a flag")
+            raise BadValue(f"the value of {match[0]} begins with '-', so it would be a flag")
         if "\0" in text:
-            raise BadValue(f"the value of {match[0]} holds a NUL character, which no argument can")
+            raise BadValue(f"the value of {match[0]} contains a NUL character, which an argument cannot")
         return text
 
     return tuple(PLACEHOLDER.sub(substitute, part) for part in template)
@@ -182,7 +189,7 @@ def _value(match: re.Match[str], task: Task) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadValue(f"input_data[{key!r}] holds half a character (a lone surrogate)") from None
+        raise BadValue(f"input_data[{key!r}] contains half a character (a lone surrogate)") from None
     return value
 
 
@@ -191,7 +198,7 @@ def _json_name(value: object) -> str:
 
 
 def task_json(task: Task) -> bytes:
-    """The task as programs get it on stdin: one JSON object, UTF-8."""
+    """The task as programs get it on stdin: one JSON object in UTF-8."""
     fields = {
         "task_id": task.task_id,
         "task_type": task.task_type,
@@ -200,12 +207,12 @@ def task_json(task: Task) -> bytes:
         "attempt": task.attempt,
         "queue": task.queue,
     }
-    # Inside a JSON string the backslash form of a lone surrogate is its JSON escape.
+    # Inside a JSON string, the backslash form of a lone surrogate is also its JSON escape.
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _output(stdout: bytes, *, cut: bool) -> object:
-    """The text; or the object, when it is exactly one JSON object."""
+    """The text of stdout, or the object if stdout is exactly one JSON object."""
     text = text_of(stdout, cut=cut)
     if cut or not text.lstrip().startswith("{"):
         return text

@@ -12,8 +12,10 @@ from turbo.workspaces.record import Policy
 
 
 def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = no_lock) -> dict[str, Executor]:
-    """All executors of a configuration, by name. Raises ConfigError: a handler that is not there, an env file with wrong
-    modes, an argument that cannot be used. `exclusive` is for those with `exclusive_cwd`, and for workspaces."""
+    """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
+
+    Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
+    """
     env_files = {
         name: EnvFile(Path(account.env_file))
         for name, account in config.accounts.items()
@@ -44,7 +46,7 @@ def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
 
 
 def workspace_policies(config: WorkerConfig) -> dict[str, Policy]:
-    """What is to become of the worktrees of each executor that has them."""
+    """The worktree policy of each executor that has a workspace."""
     return {
         name: _policy(section)
         for name, section in config.executors.items()
@@ -102,7 +104,7 @@ def _build(
     exclusive: Exclusive,
     work_area: WorkArea | None,
 ) -> Executor:
-    # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
+    # Imported on use: a worker with python handlers only should not load the Claude executor.
     if isinstance(section, ClaudeSection):
         from turbo.executors.claude.executor import ClaudeExecutor
 

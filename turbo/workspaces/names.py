@@ -16,7 +16,7 @@ def ref_problem(name: str) -> str | None:
     if not name:
         return "is empty"
     if name.startswith("-"):
-        return "begins with '-': it would be a flag"
+        return "begins with '-', so it would be a flag"
     if found := _FORBIDDEN.search(name):
         return f"holds {found[0]!r}"
     for part in ("..", "@{", "//"):

@@ -128,7 +128,7 @@ class Worktrees:
         if (problem := ref_problem(ref)) is not None:
             return _refused(f"input_data.ref {ref!r:.200} {problem}")
         if not any(fnmatch.fnmatchcase(ref, pattern) for pattern in self._settings.refs):
-            allowed = ", ".join(self._settings.refs) or "none is configured"
+            allowed = ", ".join(self._settings.refs) or "none configured"
             return _refused(f"input_data.ref {ref!r:.200} is not among the refs that a row may choose ({allowed})")
         return ref
 

@@ -1,10 +1,10 @@
-"""The Claude CLI as a program: where it is, what it finds around itself, and one call of it.
+"""The Claude CLI as a program: where it is, its environment, and one call of it.
 
-    call ──▶ init, answers ──▶ result ──▶ it leaves by itself, or stays LEAVE_SECONDS and is ended: the result counts
+    call ──▶ init, answers ──▶ result ──▶ it exits, or is ended after LEAVE_SECONDS: the result counts
                  └── it keeps retrying a refused login: ended, login refused
 
-2.1.330 stays after its result for as long as a background task of the agent's runs, and with its default of ten retries
-it takes 187 s in silence to give up on a wrong key.
+Version 2.1.330 does not exit after its result while a background task of the agent runs. With its default of ten
+retries, it takes 187 s without output to give up on a wrong key.
 """
 
 import asyncio
@@ -40,31 +40,32 @@ USUAL_DIRECTORIES = (
     "~/.bun/bin",
     "~/.nvm/versions/node/*/bin",
 )
-"""Where installers put the CLI, and where launchd's bare PATH does not lead. Of several matches the newest is taken."""
+"""Where installers put the CLI; launchd's bare PATH has none of them. Of several matches the newest wins."""
 
 LEAVE_SECONDS = 5.0
-"""How long the CLI may stay after its result, if it does not begin another turn."""
+"""How long the CLI may stay after its result, unless it begins another turn."""
 
 AUTH_RETRIES = 2
-"""Retries over a refused login that are let happen. A stored login whose token has run out is renewed during the first
-(measured: 401, one such line, a new token, success), and a CLI ended in that moment would lose the new token."""
+"""Allowed retries after a refused login. A stored login with an expired token is renewed during the first one
+(measured: 401, one such line, a new token, success). Ending the CLI at that moment would lose the new token.
+"""
 
 QUERY_SECONDS = 30.0
 LINE_BYTES = 16 * 1024 * 1024
 
 DEFAULTS = {
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
-    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # else `@/any/file` in a row's text is attached without asking
-    "DISABLE_AUTOUPDATER": "1",  # ten agents must not replace the program under each other
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # else the CLI would attach `@/any/file` in a row's text
+    "DISABLE_AUTOUPDATER": "1",  # ten agents must not replace the program while others run it
 }
-"""What the CLI finds in its environment, unless the executor's `env` says otherwise."""
+"""Variables in the CLI's environment, unless the executor's `env` sets them."""
 
 STREAM = ("-p", "--output-format", "stream-json", "--verbose")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the CLI. `flags` come after the configured command; `env` over everything else."""
+    """One call of the CLI. `flags` follow the configured command; `env` overrides everything else."""
 
     flags: Sequence[str]
     stdin: bytes
@@ -75,7 +76,7 @@ class Call:
 
 
 class ClaudeCli:
-    """The CLI of one executor, `owner` by name. `command` is the program and the operator's own flags."""
+    """The CLI of one executor, named by `owner`. `command` is the program and the operator's own flags."""
 
     def __init__(
         self,
@@ -96,7 +97,7 @@ class ClaudeCli:
         self._version: str | None = None
 
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
-        """One agent run, and where its log is. Raises SpawnFailed, EnvironmentRefused, OSError."""
+        """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment = self._environment.for_task(run.task)
         program = find_program(self._command[0], environment)
         spec = ProcessSpec(
@@ -143,12 +144,12 @@ class ClaudeCli:
             return str(error)
 
     async def auth_status(self) -> bool | None:
-        """`claude auth status`: is a login or key there? Not whether it is valid. None: it could not be asked."""
+        """`claude auth status`: is there a login or a key? It may still be invalid. None: the CLI could not be run."""
         _, result = await self._query("auth", "status")
         return None if result is None else {0: True, 1: False}.get(result.returncode or 0)
 
     async def version(self) -> str | None:
-        """Asked once, logged once; None when the CLI cannot be run."""
+        """Asked once, logged once. None if the CLI cannot be run."""
         if self._version is None:
             program, result = await self._query("--version")
             if result is not None and result.returncode == 0:
@@ -156,7 +157,7 @@ class ClaudeCli:
         return self._version
 
     async def _query(self, *words: str) -> tuple[str, ProcessResult | None]:
-        """The program that was asked, and what became of it."""
+        """The program that was run, and its result."""
         program = self._command[0]
         try:
             environment = self._environment.for_task(NO_TASK)
@@ -181,7 +182,7 @@ class ClaudeCli:
 
 
 class _CallMonitor:
-    """Listens to one call, tells the run how it goes, and sets `enough` when nothing is left to wait for."""
+    """Reads one call, reports its progress to the run, and sets `enough` when nothing more is expected."""
 
     def __init__(self, run: Run, leave_seconds: float) -> None:
         self._run = run
@@ -216,11 +217,11 @@ class _CallMonitor:
             self._leave_timer = None
 
 
-# ── where it is ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── finding it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def find_program(name: str, environment: Mapping[str, str]) -> str:
-    """The program's path: as written, on the PATH it will have, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
+    """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
     if "/" in name:
         return os.path.expanduser(name)  # noqa: PTH111 - a Path would make ./claude a bare name
     path = environment.get("PATH", os.defpath)
@@ -231,7 +232,7 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
             return found
     raise SpawnFailed(
         f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_DIRECTORIES)}; "
-        "install the Claude CLI, or write its absolute path as the executor's command",
+        "install the Claude CLI, or set the executor's command to its absolute path",
         errno.ENOENT,
     )
 
@@ -250,7 +251,7 @@ def _by_version(path: Path) -> list[int]:
 
 
 def _with_program_directory(program: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """With the program's directory on the PATH, at its end: a CLI installed by npm finds its `node` there."""
+    """The environment with the program's directory last on the PATH: a CLI installed by npm finds its `node` there."""
     directory, path = str(Path(program).parent), environment.get("PATH", os.defpath)
     known = path.split(os.pathsep)
     return {**environment, "PATH": path if directory in known else os.pathsep.join([*known, directory])}

@@ -1,11 +1,11 @@
-"""The `claude` executor: one task, one run of the Claude Code CLI, headless.
+"""The `claude` executor: one task is one headless run of the Claude Code CLI.
 
-    preamble + row's text on stdin ──▶ the CLI (turbo.executors.claude.cli) ──▶ verdict (verdict) ──▶ outcome
-         └── a retry resumes the task's session; one that this host does not know is begun anew, once, in the same run
+    preamble + row's text on stdin ──▶ the CLI (cli.py) ──▶ what happened (verdict.py) ──▶ outcome
+         └── a retry resumes the task's session; if this host does not know it, the same run begins a new one, once
 
-The row gives the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml. The CLI
-is measured in versions 2.1.330 and 2.1.197; all of its output is in the attempt's log. docs/executors.md says what
-becomes of a task in each situation.
+The row provides the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml.
+Behaviour was measured with versions 2.1.330 and 2.1.197. All output of the CLI is in the attempt's log.
+docs/executors.md lists what becomes of a task in each situation.
 """
 
 import asyncio
@@ -44,7 +44,7 @@ PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
 PROBE_SECONDS = 60.0
 
 SHORTEST_GRACE_SECONDS = 5.0
-"""The CLI takes up to 1.6 s to end its tools, which have sessions of their own; on a busy host longer."""
+"""The CLI takes up to 1.6 s to end its tools, which run in separate sessions; longer on a busy host."""
 
 UNKNOWN_SESSION = "No conversation found with session ID"
 
@@ -52,15 +52,17 @@ UNKNOWN_SESSION = "No conversation found with session ID"
 class ClaudeExecutor:
     """Runs tasks with the Claude CLI. `durable`: a run of thirty minutes is worth an fsync.
 
-    `command` is the CLI and further flags of the operator's; it is looked for on the worker's PATH and in the usual
-    places. `exclusive` keeps others out of the working directory meanwhile
-    (turbo.executors.exclusive_directories); `work_area` replaces `cwd`, `exclusive` and
-    `allowed_roots` (a workspace for each task). `account` names the login; without one the executor's
-    own name stands for it, so that a breaker protects it in any case. `resume` continues the task's session on a
-    retry. `max_turns`, `max_budget_usd`, `silence_seconds` None mean no limit. `grace_seconds` (at least 5) lie between
-    TERM and KILL, `leave_seconds` between a result and TERM. `cli_max_retries` bounds the CLI's own retries of a
-    request. `preamble` stands before the row's text, which is therefore neither a flag nor a command of the CLI's.
-    Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    `command` is the CLI and more flags by the operator; the CLI is looked for on the worker's PATH and in the usual
+    places. `exclusive` keeps other tasks out of the working directory (turbo.executors.exclusive_directories).
+    `work_area` replaces `cwd`, `exclusive` and `allowed_roots`: with a workspace per task, for example.
+
+    `account` names the login. Without one, the executor's own name is used, so that a breaker protects it in any
+    case. `resume`: a retry continues the task's session. `max_turns`, `max_budget_usd` and `silence_seconds` None
+    mean no limit. `grace_seconds` (at least 5) pass between TERM and KILL, `leave_seconds` between a result and TERM.
+    `cli_max_retries` bounds the CLI's own retries of a request. `preamble` precedes the row's text, which can
+    therefore be neither a flag nor a command of the CLI.
+
+    Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
@@ -92,15 +94,15 @@ class ClaudeExecutor:
         preamble: str = PREAMBLE,
     ) -> None:
         if not command or not command[0]:
-            raise ValueError(f"executor {name}: command is empty; write the CLI as a list: [claude]")
+            raise ValueError(f"executor {name}: command is empty: write the CLI as a list, [claude]")
         if grace_seconds < SHORTEST_GRACE_SECONDS:
             raise ValueError(
-                f"executor {name}: grace_seconds is {grace_seconds:g}; the agent needs at least "
+                f"executor {name}: grace_seconds is {grace_seconds:g}, but the agent needs at least "
                 f"{SHORTEST_GRACE_SECONDS:g} to end its tools"
             )
         if not preamble[:1].isalpha():
             raise ValueError(
-                f"executor {name}: preamble must begin with a letter, else the CLI may take it for a command"
+                f"executor {name}: preamble must begin with a letter, or the CLI may take it for a command"
             )
         self.name = name
         self.account: str | None = account or name
@@ -156,7 +158,7 @@ class ClaudeExecutor:
             ended, log_path = await call_cli(("--resume", session), RESUME_PROMPT.encode())
             if UNKNOWN_SESSION not in ended.text + ended.stderr:
                 return ended, log_path
-            log.info("session %s is not on this host, beginning anew", session, extra={"task": run.task.task_id})
+            log.info("session %s is not on this host: beginning a new one", session, extra={"task": run.task.task_id})
         return await call_cli(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
 
     def _prompt(self, task: Task) -> bytes:
@@ -178,13 +180,13 @@ class ClaudeExecutor:
             limit = (
                 f"{run.task.timeout_seconds:g} s (timeout_seconds)"
                 if ended.ended_by is Ending.WALL
-                else f"{self._silence_seconds:g} s without a word (silence_seconds)"
+                else f"{self._silence_seconds:g} s without output (silence_seconds)"
             )
             outcome = replace(
-                outcome, error=f"the agent was ended after {limit}; last: {transcript.last_line or 'nothing'}"
+                outcome, error=f"the agent was ended after {limit}; last output: {transcript.last_line or 'none'}"
             )
         if situation.ends_session:
-            run.session_started("")  # the next try must not resume it
+            run.session_started("")  # the next attempt must not resume it
         extra = {
             "situation": situation.name if situation.kind is not OutcomeKind.SUCCEEDED else None,
             "session_id": transcript.session_id,
@@ -217,10 +219,11 @@ class ClaudeExecutor:
     # ── the account ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def probe(self) -> Outcome:
-        """Try the account out: one short real call with the executor's model, without tools and without the CLI's
-        retries, in an empty directory, within PROBE_SECONDS. Judged as a task is. Never raises.
+        """Test the account with one short real call, judged as a task is. Never raises.
 
-        `auth_status` is not asked first: without a login this call ends in 0.3 s and makes no request.
+        The call uses the executor's model, no tools and none of the CLI's retries, in an empty directory, within
+        PROBE_SECONDS. `auth_status` is not needed first: without a login this call ends in 0.3 s and makes no
+        request.
         """
         try:
             with tempfile.TemporaryDirectory(prefix="turbo-probe-") as directory:
@@ -240,7 +243,7 @@ class ClaudeExecutor:
         return replace(verdict.outcome(ended), usage=ended.transcript.usage)
 
     async def auth_status(self) -> bool | None:
-        """Is a login or key there? Not whether it is valid. None: the CLI could not be asked."""
+        """Is there a login or a key? It may still be invalid. None: the CLI could not be run."""
         return await self._cli.auth_status()
 
 
@@ -266,7 +269,7 @@ def _flags(
 
 
 def _uuid(text: str | None) -> str | None:
-    """A session's id, as the CLI takes it; a row may hold anything."""
+    """A session id in the CLI's format; None for other text, since a row may contain anything."""
     try:
         return str(uuid.UUID(text)) if text else None
     except ValueError:

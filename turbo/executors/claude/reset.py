@@ -1,4 +1,4 @@
-"""When a usage limit resets, read from the CLI's words. Only for CLIs that do not tell it in a `rate_limit_event`."""
+"""When a usage limit resets, read from the CLI's text. Only for CLIs that send no `rate_limit_event`."""
 
 import re
 from datetime import datetime, timedelta, tzinfo
@@ -15,9 +15,9 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def reset_in(text: str, now: float) -> float | None:
-    """Unix seconds of `…|1764000000`, `resets 4:51pm (UTC)`, `resets Nov 26, 4:06pm (UTC)`; None where there is none.
+    """Unix seconds of `…|1764000000`, `resets 4:51pm (UTC)` or `resets Nov 26, 4:06pm (UTC)`; None without a time.
 
-    A time without a date is the next such time after `now`. A text without a zone means the host's own.
+    A time without a date is the next such time after `now`. A time without a zone is in the host's zone.
     """
     if epoch := _EPOCH.search(text):
         return unix_seconds(float(epoch[1]))
@@ -34,7 +34,7 @@ def reset_in(text: str, now: float) -> float | None:
         at = at.replace(month=_MONTHS.index(match["month"]) + 1, day=int(match["day"]))
         if match["year"]:
             return at.replace(year=int(match["year"])).timestamp()
-        # "Jan 2" in December is next year's; a day that has just passed is no reset a year from now.
+        # "Jan 2" in December is next year's. A day that has just passed does not mean a year from now.
         return (at if at > here - timedelta(days=31) else at.replace(year=at.year + 1)).timestamp()
     except (KeyError, ValueError, OSError, OverflowError):  # no such zone, no such day
         return None

@@ -1,14 +1,15 @@
-"""What became of a run of the Claude CLI: the one table that says so.
+"""What became of a run of the Claude CLI, decided by one table.
 
-The rows are tried from top to bottom and the first that applies decides. Four principles sort them:
+The first row that applies decides. Four principles sort the rows:
 
-- The result line decides, never the exit code alone: an interrupted CLI exits with 0 and an API error is a `success`.
-- What comes from the row (the prompt) is the task's own fault: it fails, at once where a second try must fail as well.
-- What belongs to the login says nothing about the task: no try, and the account is looked at.
-- What belongs to this worker (flags, model, configuration, files) says nothing about the task either: no try, capped.
+- The result line decides, never the exit code alone: an interrupted CLI exits with 0, and an API error is a `success`.
+- A fault in the row's content (the prompt) fails the task, at once if a second attempt must fail as well.
+- A fault of the login tells nothing about the task: no attempt is counted, and the account is checked.
+- A fault of this worker (flags, model, configuration, files) tells nothing about the task either: no attempt is
+  counted, up to a cap.
 
-What is not recognised is a plain failure that counts. docs/executors.md shows the table to people; a test holds the two
-together.
+Anything unrecognised is an ordinary failure, which counts. docs/executors.md shows the table to users; a test
+compares the two.
 """
 
 import re
@@ -26,7 +27,7 @@ ERROR_CHARACTERS = 4000
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """Everything the verdict may look at. `login_refused`: ended by turbo, because the CLI kept retrying a refused login."""
+    """All that the verdict may use. `login_refused`: turbo ended the CLI, which kept retrying a refused login."""
 
     ended_by: Ending
     returncode: int | None
@@ -41,14 +42,14 @@ class EndedRun:
 
     @property
     def text(self) -> str:
-        """The CLI's own words about how it went: the result's, else stderr's."""
+        """The CLI's own message about the run: the result's, else stderr's."""
         if self.result is not None and (self.result.text or self.result.errors):
             return self.result.text or "; ".join(self.result.errors)
         return self.stderr
 
     @property
     def error(self) -> str | None:
-        """The CLI's name of the API error; None where it gave none, or one that says nothing."""
+        """The CLI's name of the API error. None if it gave none, or only `unknown`."""
         return self.transcript.error if self.transcript.error != "unknown" else None
 
     def named(self, names: Collection[str]) -> bool:
@@ -57,12 +58,12 @@ class EndedRun:
 
     @property
     def failed(self) -> bool:
-        """There is a result, and it is a failure that nobody's signal caused."""
+        """There is a result, and it is a failure that no signal caused."""
         return self.result is not None and not self.result.succeeded and not self._aborted
 
     @property
     def startup_output(self) -> str:
-        """What the CLI said if it failed before there was an agent, who might say anything; else nothing."""
+        """The CLI's output if it failed before an agent started, whose text could be anything; else empty."""
         return "" if self.transcript.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
 
     @property
@@ -76,7 +77,7 @@ class EndedRun:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One situation. `message` is turbo's words for people, before the CLI's; `ends_session` sessions are not resumed."""
+    """One row of the table. `message` is turbo's text for people, before the CLI's. `ends_session`: do not resume."""
 
     name: str
     applies: Callable[[EndedRun], bool]
@@ -132,7 +133,7 @@ CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .* i
 
 
 def _answered(e: EndedRun) -> bool:
-    # After its result the CLI may have been ended: it does not leave while a background task of the agent's runs.
+    # The CLI may have been ended after its result: it does not exit while a background task of the agent runs.
     return bool(e.result and e.result.succeeded) and (e.returncode == 0 or e.ended_by is not Ending.EXITED)
 
 
@@ -147,7 +148,7 @@ def _limited(e: EndedRun) -> bool:
 def _logged_out(e: EndedRun) -> bool:
     if e.login_refused or e.named(LOGIN_ERRORS):
         return True
-    # The text speaks where the name says nothing (older versions), and for what is named `invalid_request` (2.1.197).
+    # The text decides if there is no name (older versions), and for errors named `invalid_request` (2.1.197).
     return e.failed and e.error in (None, "invalid_request") and bool(LOGIN.match(e.text))
 
 
@@ -156,7 +157,7 @@ def _too_long(e: EndedRun) -> bool:
         return OVERSIZED in e.stderr
     if e.named(TOO_LONG_ERRORS):
         return True
-    # 2.1.197 counts for itself and says only this, with no name and no status.
+    # 2.1.197 counts tokens itself and prints only this, without a name or a status.
     unnamed = e.error in (None, "invalid_request") and e.text.startswith("Prompt is too long")
     return e.failed and (unnamed or e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
 
@@ -180,7 +181,7 @@ TABLE: tuple[Situation, ...] = (
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
-        message="the text was taken for a command of the CLI's own, and no agent has seen it",
+        message="the CLI took the text for one of its own commands, so no agent has seen it",
     ),
     Situation("answered", _answered, OutcomeKind.SUCCEEDED),
     Situation("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
@@ -209,7 +210,7 @@ TABLE: tuple[Situation, ...] = (
         lambda e: e.named({"model_not_found"}),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
-        message="the executor's model cannot be used (model in worker.yaml)",
+        message="the executor's model cannot be used: check `model` in worker.yaml",
     ),
     Situation(
         "CLI too old for the service",
@@ -251,7 +252,7 @@ TABLE: tuple[Situation, ...] = (
         message="check the executor's section of worker.yaml",
     ),
     Situation("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
-    # From here on there is no result to go by.
+    # From here on there is no result.
     Situation(
         "ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED
     ),
@@ -269,10 +270,10 @@ TABLE: tuple[Situation, ...] = (
         lambda _: True,
         OutcomeKind.FAILED,
         FailureKind.ERROR,
-        message="the CLI broke off",
+        message="the CLI ended without a result",
     ),
 )
-"""Every situation there is. The last row always applies."""
+"""Every situation. The last row always applies."""
 
 
 def judge(ended: EndedRun) -> Situation:
@@ -280,7 +281,7 @@ def judge(ended: EndedRun) -> Situation:
 
 
 def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
-    """The outcome of a run, without usage, session and log. `now` is Unix seconds, for reset times told as text."""
+    """The outcome of a run, without usage, session and log. `now` is Unix seconds, for reset times given as text."""
     row = judge(ended)
     transcript = ended.transcript
     if row.kind is OutcomeKind.SUCCEEDED:
@@ -292,7 +293,7 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
         resets_at = reported if reported is not None else reset_in(ended.text, time.time() if now is None else now)
     return Outcome(
         row.kind,
-        output=transcript.text or None,  # what the agent had said by then: a reader may still want it
+        output=transcript.text or None,  # the agent's last text: a reader may still want it
         error=_error_text(row, ended),
         failure_kind=row.failure_kind,
         final=row.final,

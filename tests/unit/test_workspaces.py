@@ -99,7 +99,7 @@ async def test_worktree_unknown_to_its_repository_fails_the_task(shop: Workshop,
     shutil.rmtree(repo / ".git" / "worktrees")
     outcome = await shop.run("t1", retry_count=1)
     assert outcome.kind is OutcomeKind.FAILED
-    assert "no longer knows it" in str(outcome.error)
+    assert "has no entry for it" in str(outcome.error)
     assert (path / "work").read_text() == "work\n"
 
 
@@ -255,16 +255,16 @@ async def test_row_chooses_among_the_allowed_refs(shop: Workshop, repo: Path) ->
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"ref": "main"}, "is not among the refs that a row may choose (release/*)"),
+        ({"ref": "main"}, "is not one of the refs that a row may choose (release/*)"),
         ({"ref": "--upload-pack=touch pwned"}, "would be a flag"),
-        ({"ref": "release/../main"}, "holds '..'"),
-        ({"ref": "release/x^{/first}"}, "holds"),
-        ({"ref": "release/1:readme"}, "holds ':'"),
-        ({"ref": "release/a b"}, "holds ' '"),
-        ({"ref": "release/\0"}, "holds '\\x00'"),
+        ({"ref": "release/../main"}, "contains '..'"),
+        ({"ref": "release/x^{/first}"}, "contains"),
+        ({"ref": "release/1:readme"}, "contains ':'"),
+        ({"ref": "release/a b"}, "contains ' '"),
+        ({"ref": "release/\0"}, "contains '\\x00'"),
         ({"ref": ""}, "is empty"),
         ({"ref": ["release/1"]}, "must be text"),
-        ({"cwd": "/"}, "input_data.cwd cannot be had"),
+        ({"cwd": "/"}, "input_data.cwd is not allowed"),
     ],
 )
 async def test_only_the_ref_of_a_row_reaches_git(data: object, says: str, shop: Workshop) -> None:

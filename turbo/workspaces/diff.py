@@ -1,4 +1,4 @@
-"""What a task changed, as a diff: for `turbo diff`, beside a run that may go on. Synchronous; reads, and writes nothing."""
+"""What a task changed, as a diff: for `turbo diff`, even while the task runs. Synchronous and read-only."""
 
 import subprocess
 import tempfile
@@ -16,9 +16,10 @@ CHUNK_BYTES = 256 * 1024
 
 
 def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
-    """From the commit it began at to its files as they are, new ones too; to its branch where the worktree is gone.
+    """The diff from the commit at which the task began to its files now, new ones included.
 
-    `flags` are those of git diff. Raises GitFailed, SpawnFailed, OSError.
+    If the worktree is gone, the diff ends at its branch. `flags` are those of git diff. Raises GitFailed,
+    SpawnFailed, OSError.
     """
     environment = ChildEnvironment({}).for_task(NO_TASK)
     tree, git_dir = Path(record.tree), Path(record.git_dir)

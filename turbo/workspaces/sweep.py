@@ -1,11 +1,13 @@
-"""The sweep: worktrees that nobody needs any more go, by age and by a cap on the disk they take.
+"""Retention of worktrees: those that are not needed any more are removed, by age and by a cap on disk space.
 
     kept ──unused for keep_days (unchanged, or keep: never: for a day)──▶ examined ──nothing would be lost──▶ removed
-      └── its executor's take more than max_gb: the longest unused first ──▶ examined ──┴── else kept, and said
+      └── its executor's take more than max_gb: the longest unused first ──▶ examined ──┴── else kept, with a warning
 
-Never removed: one that a run is in; one with uncommitted changes or with commits that no other branch has, unless the
-configuration says so (`sweep_unmerged`, or `keep: never`). Even then a branch with such commits stays. What cannot be
-examined, because its repository is gone or broken, stays. One sweeper a host; any worker that shares the state directory.
+Never removed: a worktree in use, and one with uncommitted changes or with commits that no other branch has. The
+configuration can allow the latter (`sweep_unmerged`, or `keep: never`); even then, a branch with such commits stays.
+A worktree that cannot be examined, because its repository is gone or broken, stays too.
+
+One worker per host does this at a time, among those that share the state directory.
 """
 
 import asyncio
@@ -38,12 +40,12 @@ DAY = 86_400.0
 _DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.process.directory_lock.lock_path
 
 RETRY_SECONDS = DAY
-"""How long a worktree with nothing in it waits for a retry of its task; a later one makes a new one."""
+"""How long an unchanged worktree waits for a retry of its task; a later retry makes a new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A worktree on disk, and the policy that holds for it now. `size` in bytes."""
+    """A worktree on disk, and the policy that applies to it now. `size` in bytes."""
 
     home: Path
     record: Record
@@ -63,7 +65,7 @@ class WorkspaceRetention(LoopService):
         *,
         every: float = EVERY_SECONDS,
     ) -> None:
-        """`policies` by executor, as configured now; a worktree of another executor keeps the policy it was used with."""
+        """`policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use."""
         super().__init__()
         self._root = root
         self._locks = locks
@@ -75,7 +77,7 @@ class WorkspaceRetention(LoopService):
     async def run(self) -> None:
         self.started.set()
         while True:
-            # Not at the start: a worker that is started every minute must not sweep every minute.
+            # Not at once: a worker that is restarted every minute must not do this every minute.
             await asyncio.sleep(self._every * random.uniform(0.5, 1.0))
             try:
                 await self.once()
@@ -83,7 +85,10 @@ class WorkspaceRetention(LoopService):
                 log.warning("cannot sweep the workspaces: %s", error)
 
     async def once(self, now: float | None = None) -> list[str]:
-        """One pass, unless another worker of the host is at it. `now`: Unix seconds. Returns the tasks whose worktrees went."""
+        """One pass, unless another worker of the host is busy with one. `now`: Unix seconds.
+
+        Returns the tasks whose worktrees were removed.
+        """
         now = time.time() if now is None else now
         gone = []
         with try_lock(self._locks / "workspace-sweep.lock") as mine:
@@ -102,14 +107,14 @@ class WorkspaceRetention(LoopService):
             for executor, excess in excess_by_executor.items():
                 if excess > 0:
                     self._warn_once(
-                        f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, and what is "
-                        "left is in use or would be lost; `turbo doctor` lists them"
+                        f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, but the rest "
+                        "are in use or hold work that would be lost; `turbo doctor` lists them"
                     )
             self._prune_locks(now)
         return gone
 
     def _prune_locks(self, now: float) -> None:
-        """Those of directories that nobody has used for a day; most were of worktrees that went with their run."""
+        """Remove locks of directories unused for a day; most belonged to worktrees that were removed after their run."""
         for path in self._locks.glob("*.lock"):
             with suppress(OSError):
                 if _DIRECTORY_LOCK.fullmatch(path.name) and now - path.stat().st_mtime > DAY:
@@ -125,7 +130,7 @@ class WorkspaceRetention(LoopService):
         ]
 
     def _excess(self, candidates: list[Candidate]) -> dict[str, int]:
-        """By executor: bytes over its cap."""
+        """Bytes over the cap, by executor."""
         excess: dict[str, int] = {}
         for candidate in candidates:
             if candidate.policy.max_bytes is not None:
@@ -137,10 +142,10 @@ class WorkspaceRetention(LoopService):
     # ── one worktree ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _remove_if_allowed(self, candidate: Candidate, now: float, *, over: bool) -> bool:
-        """Remove it, if it may go. Nobody can start a run in it meanwhile."""
+        """Remove it, if that is allowed. No run can start in it meanwhile."""
         lock = DirectoryLock(lock_path(self._locks, candidate.home.resolve()))
         try:
-            if not lock.take():  # in use, or its program may still live
+            if not lock.take():  # in use, or its program may still run
                 return False
         except OSError:
             return False
@@ -172,7 +177,7 @@ class WorkspaceRetention(LoopService):
             return True
         tree = Path(record.tree)
         git = None
-        if tree.exists() and record.stage is not Stage.CREATING:  # no program was ever in one that was never finished
+        if tree.exists() and record.stage is not Stage.CREATING:  # no program ever ran in an unfinished one
             git = replace(repository.git, where=tree, git_dir=Path(record.git_dir))
         risk = await at_risk(git, repository, record)
         if not old and not over and (policy.keep == "always" or await self._changed(repository, git, record, risk)):
@@ -184,7 +189,7 @@ class WorkspaceRetention(LoopService):
         return True
 
     async def _changed(self, repository: Repository, git: Git | None, record: Record, risk: str | None) -> bool:
-        """Whether the task has left anything, merged or not."""
+        """Whether the task has left changes, merged or not."""
         if risk is not None:
             return True
         tips = {await repository.branch_tip(record.branch), record.base}

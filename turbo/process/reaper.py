@@ -17,14 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import turbo
 from turbo.process.journal import Entry, Journal
 from turbo.process.tree import ProcessTree, end_tree
 
 GRACE_SECONDS = 2.0
 """From TERM to KILL for a dead worker's programs. An agent CLI ends its tools in 1.3 s, and all must be gone in 5 s."""
 
-_IMPORT_ROOT = Path(turbo.__file__).resolve().parent.parent
+_IMPORT_ROOT = Path(__file__).resolve().parents[2]
 """The directory that holds this turbo: the reaper must run the same one, installed or not."""
 
 _WATCH = """

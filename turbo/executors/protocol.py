@@ -29,7 +29,7 @@ class Executor(Protocol):
 
 @runtime_checkable
 class NeedsProgram(Protocol):
-    """An executor that can tell in advance that it cannot start any task on this host."""
+    """An executor that knows in advance when it cannot start tasks on this host."""
 
     def missing(self) -> str | None:
         """What is missing, where it was looked for and what to do; or None. Cheap: no process, no request."""

@@ -37,7 +37,7 @@ DONE_SECONDS = 3600.0
 
 
 class SpoolUnavailable(Exception):
-    """The disk accepts no result now: full, read-only or broken. The message tells which."""
+    """The disk accepts no result now: full, read-only or broken. The message names the cause."""
 
 
 @dataclass(frozen=True, slots=True)

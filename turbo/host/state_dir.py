@@ -27,7 +27,7 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class StateDirUnusable(Exception):
-    """The state directory cannot be used. The message tells what to do."""
+    """The state directory cannot be used. The message names the remedy."""
 
 
 def safe_name(task_id: str) -> str:

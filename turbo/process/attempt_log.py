@@ -2,7 +2,7 @@
 
     output ──up to HEAD_BYTES──▶ the file, at once ──more──▶ the last TAIL_BYTES in memory ──end of run──▶ the file
 
-The head is written as it arrives, so that a person can follow it. When it is full, a line in the log tells that; the
+The head is written as it arrives, so that a person can follow it. When it is full, the log notes it; the
 tail follows when the run ends. Lines of stderr begin with `[stderr] `, those of stdout are unchanged. Lines of the
 two streams never mix, unless one is longer than 1 MiB.
 """

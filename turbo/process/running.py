@@ -5,7 +5,7 @@
 
 Promises:
 
-- The program gets a session and a process group of its own, the given environment, and TURBO_RUN.
+- The program gets its own session and process group, the given environment, and TURBO_RUN.
 - Its stdin is written in full, then closed. It does not matter how slowly the program reads, or how much it prints meanwhile.
 - Output of any size takes bounded memory. The first `stdout_bytes` and the end of stderr are kept. Lines longer than
   `line_bytes` are cut and marked. The log is bounded too (turbo.process.attempt_log).

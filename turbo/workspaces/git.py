@@ -133,7 +133,7 @@ class Git:
 
 
 def _full(path: Path) -> bool:
-    """git does not always tell why it could not write a file."""
+    """git does not always report why it could not write a file."""
     try:
         return shutil.disk_usage(path).free < FULL_BYTES
     except OSError:

@@ -4,9 +4,9 @@ The first row that applies decides. Four principles sort the rows:
 
 - The result line decides, never the exit code alone: an interrupted CLI exits with 0, and an API error is a `success`.
 - A fault in the row's content (the prompt) fails the task, at once if a second attempt must fail as well.
-- A fault of the login tells nothing about the task: no attempt is counted, and the account is checked.
-- A fault of this worker (flags, model, configuration, files) tells nothing about the task either: no attempt is
-  counted, up to a cap.
+- A fault of the login is not the task's: no attempt is counted, and the account is checked.
+- A fault of this worker (flags, model, configuration, files) is not the task's either: no attempt is counted, up to a
+  cap.
 
 Anything unrecognised is an ordinary failure, which counts. docs/executors.md shows the table to users; a test
 compares the two.

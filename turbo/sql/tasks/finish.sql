@@ -1,7 +1,7 @@
 -- Records results: batched, fenced, idempotent. Called by the completer with live results and with spooled ones.
 -- Returns one row per result: recorded | already (a replay) | late (another run has the task, or had it) | gone.
 -- Whatever the answer, the result may leave the spool: what is not in the task's row is in the audit trail.
--- A late success is accepted if nobody has claimed the task since; that is why a rescue keeps the token.
+-- A late success is accepted if the task was not claimed since; that is why a rescue keeps the token.
 with input as (
   -- One JSON document: twelve arrays would cost the client four times what they save the server.
   -- Nulls, false values and this worker's own name are left out.

@@ -1,5 +1,5 @@
 -- Takes back the tasks that reconcile calls lost: a failover lost the claim itself, or another worker rescued the task and
--- nobody has claimed it since. What a waiting row tells, by its token:
+-- it was not claimed since. What the token of a waiting row means:
 --   mine: it was rescued, so it is taken back.
 --   minus mine: it was released, or requeued by hand, and stays so.
 --   older than mine, my claim not in the audit trail: the database lost my claim, so it is taken back.

@@ -1,5 +1,5 @@
--- Compares what this worker runs with what the database says it runs. Only while tasks are in flight or after a connection
--- error; never during a claim (its rows would look like orphans); and only after the spool was replayed.
+-- Compares the tasks that this worker runs with those that the database assigns to it. Runs only while tasks are in flight
+-- or after a connection error, never during a claim (its rows would look like orphans), and after the spool was replayed.
 -- orphan: in the database only. The claim's answer was lost on the wire, or a failover lost a result that had left the
 --         spool. Given back here; the token stays, as in every rescue, so that such a result is accepted when sent again.
 -- lost:   in the worker only. The worker takes the task back (tasks/reassert.sql), or ends the agent.

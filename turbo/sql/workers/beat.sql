@@ -1,4 +1,4 @@
--- The heartbeat, every heartbeat_seconds, from a thread and a connection of its own: one update of the worker's own row.
+-- The heartbeat, every heartbeat_seconds, on its own thread and connection: one update of the worker's own row.
 -- It also counts silent workers: +1 for each one that missed its own interval, at most once per interval whichever worker
 -- counts. A worker is dead when its counted beats fill its own lease. Only a beat that the database accepted counts, so an
 -- outage of the database kills no worker. It takes no leader, and no host's clock decides.

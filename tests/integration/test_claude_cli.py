@@ -246,7 +246,7 @@ async def test_every_cli_situation_matches_its_row(bench: Bench, name: str) -> N
         await acting
 
     situation = dict(table_under("| shown with the real CLI |"))[name]
-    row = next(row for row in TABLE if row.situation == situation)
+    row = next(row for row in TABLE if row.name == situation)
     assert outcome.extra.get("situation", "answered") == situation, outcome
     assert (outcome.kind, outcome.failure_kind, outcome.final) == (row.kind, row.failure_kind, row.final)
     assert outcome.kind is OutcomeKind.SUCCEEDED or outcome.error

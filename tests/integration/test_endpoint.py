@@ -35,7 +35,7 @@ def test_worker_without_a_database_is_healthy_and_not_ready(bench):
     assert get(f"{url}/healthz") == (200, "ok")
     assert get(f"{url}/readyz") == (503, "waiting for the database at 127.0.0.1:1/postgres")
     assert get(f"{url}/metrics")[1].count("turbo_listener_up 0.0") == 1
-    assert get(f"{url}/nothing") == (404, "here are /metrics, /healthz and /readyz")
+    assert get(f"{url}/nothing") == (404, "try /metrics, /healthz or /readyz")
 
 
 def test_worker_is_ready_until_it_drains(bench):
@@ -112,5 +112,5 @@ async def test_tls_requires_a_client_certificate_when_configured(certificates):
 async def test_port_in_use_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; port 0 takes a free one"):
+        with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; use port 0 for a free one"):
             Endpoint(CollectorRegistry(), port=port).start(lambda name, error: None)

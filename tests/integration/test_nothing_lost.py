@@ -257,7 +257,7 @@ def test_poison_task_stops_at_the_cap_and_others_finish(bench, without, ends):
     assert bench.runs()["poison"] == (6 if without else 5)
     if not without:
         assert row["failure_kind"] == "poison"
-        assert "see the trail" in row["error_message"]
+        assert "see the audit trail" in row["error_message"]
     for n in range(5):
         assert bench.wait(f"neighbour{n}")["assigned_worker_id"] == other.worker_id
     assert last.process.poll() is None

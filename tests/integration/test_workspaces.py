@@ -212,7 +212,7 @@ def test_retry_on_another_host_starts_over_and_reports_it(bench: Bench) -> None:
     bench.sql("select pg_notify('turbo_ctl', 'queues')")
     space = bench.wait("t")["output_data"]["workspace"]
     assert (space["host"], space["continued"], space["commits"]) == ("beta", False, 1)
-    assert "no workspace of it on this host: beginning anew" in beta.log
+    assert "no workspace of this task on this host: creating one" in beta.log
     assert [e["found"] for e in bench.entries()] == [[], []]
     away = turbo(bench, "diff", "t", state="alpha/state")
     assert (away.returncode, "is on host beta" in away.stderr) == (1, True), "not what an earlier try left here"

@@ -64,7 +64,7 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
             yield
 
 
-_SINCE = "abs(c.has) < c.token"
+_SINCE = "abs(c.current_token) < c.token"
 _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
  where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false)"""
 _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
@@ -72,7 +72,7 @@ _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null o
 _LATER = "then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end"
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
  and r.concurrency_key = t.concurrency_key) and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))"""
-_WISH = """case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
+_REQUESTED = """case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
  then case when t.cancel_requested_at is not null and t.run_after > clock_timestamp() then 'scheduled' else 'pending' end
  else coalesce(t.cancel_to, 'cancelled') end"""
 
@@ -87,8 +87,8 @@ MUTATIONS = (
         "tasks/claim",
         (
             (
-                "where c.concurrency_key is null or not exists (select from cand b",
-                "where true or not exists (select from cand b",
+                "where c.concurrency_key is null or not exists (select from candidates b",
+                "where true or not exists (select from candidates b",
             ),
         ),
     ),
@@ -120,7 +120,7 @@ MUTATIONS = (
     ),
     Mutation("tokens end in random bits", "tasks/claim", (("floor(random() * 1048576)::bigint", "0"),)),
     # ── results
-    Mutation("a result must carry the row's token", "tasks/finish", (("c.has = c.token and", ""),)),
+    Mutation("a result must carry the row's token", "tasks/finish", (("c.current_token = c.token and", ""),)),
     Mutation(
         "a recorded result consumes its token",
         "tasks/finish",
@@ -152,7 +152,7 @@ MUTATIONS = (
         "tasks/finish",
         (
             ("and a.action_type in ('finished', 'late')", "and a.action_type in ('never')"),
-            ("when d.has = - d.token", "when false"),
+            ("when d.current_token = - d.token", "when false"),
         ),
     ),
     Mutation(
@@ -170,7 +170,7 @@ MUTATIONS = (
     Mutation(
         "work that is done is not thrown away by a cancel",
         "tasks/finish",
-        (("and not (c.outcome = 'succeeded' and c.wish in ('cancelled', 'completed'))", ""),),
+        (("and not (c.outcome = 'succeeded' and c.requested in ('cancelled', 'completed'))", ""),),
     ),
     Mutation("retries are counted and capped", "tasks/finish", (("and c.retry_count < c.max_retries", ""),)),
     Mutation(
@@ -234,7 +234,7 @@ MUTATIONS = (
     Mutation(
         "a rescue fulfils a wish",
         "tasks/rescue",
-        (("when l.stopping and l.wish not in ('pending', 'scheduled') then l.wish", ""),),
+        (("when l.stopping and l.requested not in ('pending', 'scheduled') then l.requested", ""),),
     ),
     Mutation(
         "a rescue keeps the time that somebody asked for",
@@ -299,7 +299,7 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("an orphan fulfils a wish", "tasks/reconcile", ((_WISH, "'pending'"),)),
+    Mutation("an orphan fulfils a wish", "tasks/reconcile", ((_REQUESTED, "'pending'"),)),
     Mutation(
         "an orphan keeps the time that somebody asked for",
         "tasks/reconcile",

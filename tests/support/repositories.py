@@ -120,7 +120,7 @@ class Workshop:
             "shop",
             ["/bin/sh", "-ec", script],
             journal=self.journal,
-            place=self.place(**settings),
+            work_area=self.place(**settings),
             env=IDENTITY | self.environment,
             grace_seconds=1.0,
         )

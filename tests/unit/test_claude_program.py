@@ -8,7 +8,7 @@ import pytest
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.run import Run
 from turbo.domain.task import Task
-from turbo.executors.claude.cli import find
+from turbo.executors.claude.cli import find_program
 from turbo.executors.claude.executor import ClaudeExecutor
 from turbo.process.environment import EnvironmentRefused
 from turbo.process.journal import Journal
@@ -35,24 +35,24 @@ def program(path: Path, text: str = RECORDS) -> Path:
 def test_path_is_searched_first(tmp_path: Path) -> None:
     on_path = program(tmp_path / "bin" / "claude")
     program(tmp_path / ".local" / "bin" / "claude")
-    assert find("claude", {"PATH": str(on_path.parent), "HOME": str(tmp_path)}) == str(on_path)
+    assert find_program("claude", {"PATH": str(on_path.parent), "HOME": str(tmp_path)}) == str(on_path)
 
 
 @pytest.mark.parametrize("place", [".local/bin", ".claude/local", ".npm-global/bin", ".nvm/versions/node/v20.1.0/bin"])
 def test_cli_outside_launchds_path_is_found_at_home(tmp_path: Path, place: str) -> None:
     there = program(tmp_path / place / "claude")
-    assert find("claude", {"PATH": "/nowhere", "HOME": str(tmp_path)}) == str(there)
+    assert find_program("claude", {"PATH": "/nowhere", "HOME": str(tmp_path)}) == str(there)
 
 
 def test_newest_of_several_nodes_is_used(tmp_path: Path) -> None:
     for version in ("v9.11.2", "v22.3.0", "v20.20.2"):
         program(tmp_path / ".nvm/versions/node" / version / "bin/claude")
-    assert "v22.3.0" in find("claude", {"PATH": "/nowhere", "HOME": str(tmp_path)})
+    assert "v22.3.0" in find_program("claude", {"PATH": "/nowhere", "HOME": str(tmp_path)})
 
 
 def test_missing_cli_lists_the_places_searched(tmp_path: Path) -> None:
     with pytest.raises(SpawnFailed, match=r"claude-x.*not on the PATH \(/nowhere\).*/opt/homebrew/bin.*absolute path"):
-        find("claude-x", {"PATH": "/nowhere", "HOME": str(tmp_path)})
+        find_program("claude-x", {"PATH": "/nowhere", "HOME": str(tmp_path)})
 
 
 # ── how it is called ────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,12 +19,12 @@ def ended(
     code: int | None = 1,
     by: Ending = Ending.EXITED,
     stderr: str = "",
-    hopeless: bool = False,
+    login_refused: bool = False,
 ) -> EndedRun:
     transcript = Transcript()
     for line in lines:
         transcript.read(json.dumps(line).encode())
-    return EndedRun(by, code, transcript, stderr=stderr, exit_text=f"exit code {code}", hopeless=hopeless)
+    return EndedRun(by, code, transcript, stderr=stderr, exit_text=f"exit code {code}", login_refused=login_refused)
 
 
 def answer(text: str = "half the work") -> dict[str, object]:
@@ -74,20 +74,20 @@ def test_cli_ended_after_its_result_has_succeeded(by: Ending) -> None:
 
 
 def test_success_with_an_error_exit_is_a_failure() -> None:
-    assert judge(ended(success(), code=3)).situation == BROKEN
+    assert judge(ended(success(), code=3)).name == BROKEN
 
 
 def test_last_result_decides() -> None:
     broken = {"type": "result", "subtype": "error_max_turns", "is_error": True, "errors": ["Reached …"]}
     assert judge(ended(broken, success(), code=0)).kind is OutcomeKind.SUCCEEDED
-    assert judge(ended(success(), broken, code=1)).situation == "out of turns"
+    assert judge(ended(success(), broken, code=1)).name == "out of turns"
 
 
 def test_limit_met_on_the_way_is_not_the_verdict() -> None:
     limited = limit_event(resetsAt=NOW, rateLimitType="five_hour")
     assert judge(ended(limited, answer(), success(), code=0)).kind is OutcomeKind.SUCCEEDED
     broken = api_error("API Error: 500 Internal server error", status=500, error="server_error")
-    assert judge(ended(limited, *broken)).situation == "server or network error"
+    assert judge(ended(limited, *broken)).name == "server or network error"
 
 
 # ── the login ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -119,11 +119,11 @@ def test_refused_login_is_the_accounts_and_uses_no_attempt(text: str, status: in
 
 def test_typed_error_counts_even_with_unknown_text() -> None:
     lines = api_error("Something new", status=400, error="invalid_request", api_error="org_disabled_credential")
-    assert judge(ended(*lines)).situation == LOGIN
+    assert judge(ended(*lines)).name == LOGIN
 
 
 def test_cli_ended_during_login_retries_is_a_refused_login() -> None:
-    assert judge(ended(code=143, by=Ending.ENOUGH, hopeless=True)).situation == LOGIN
+    assert judge(ended(code=143, by=Ending.ENOUGH, login_refused=True)).name == LOGIN
 
 
 def test_agent_that_mentions_logins_has_succeeded() -> None:
@@ -162,9 +162,7 @@ def test_limit_is_read_from_the_text_without_an_event(text: str, error: str | No
 
 def test_plain_429_is_not_a_usage_limit() -> None:
     text = "API Error: Server is temporarily limiting requests (not your usage limit) · Number of requests"
-    assert (
-        judge(ended(limit_event(), *api_error(text, status=429, error="rate_limit"))).situation == "rate limited (429)"
-    )
+    assert judge(ended(limit_event(), *api_error(text, status=429, error="rate_limit"))).name == "rate limited (429)"
 
 
 # ── the rest ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -202,7 +200,7 @@ def test_plain_429_is_not_a_usage_limit() -> None:
     ],
 )
 def test_every_cli_ending_has_a_row(lines: list[dict[str, object]], situation: str) -> None:
-    assert judge(ended(*lines)).situation == situation
+    assert judge(ended(*lines)).name == situation
 
 
 @pytest.mark.parametrize(
@@ -233,7 +231,7 @@ def test_every_cli_ending_has_a_row(lines: list[dict[str, object]], situation: s
     ],
 )
 def test_every_ending_without_a_result_has_a_row(seen: EndedRun, situation: str) -> None:
-    assert judge(seen).situation == situation
+    assert judge(seen).name == situation
 
 
 def test_early_result_may_blame_the_worker() -> None:
@@ -243,8 +241,8 @@ def test_early_result_may_blame_the_worker() -> None:
         "is_error": True,
         "errors": ["Configuration error in /x"],
     }
-    assert judge(ended(told)).situation == "configuration file corrupt"
-    assert judge(ended({"type": "system", "subtype": "init"}, told)).situation == "failed in another way"
+    assert judge(ended(told)).name == "configuration file corrupt"
+    assert judge(ended({"type": "system", "subtype": "init"}, told)).name == "failed in another way"
 
 
 def test_agent_stderr_is_not_taken_for_the_clis_after_an_answer() -> None:
@@ -260,7 +258,7 @@ def test_failure_keeps_what_the_agent_said() -> None:
 
 
 def test_error_tells_the_exit_and_the_cli_output() -> None:
-    assert outcome(ended(code=-9, stderr="boom")).error == "the CLI broke off: exit code -9: boom"
+    assert outcome(ended(code=-9, stderr="boom")).error == "the CLI ended without a result: exit code -9: boom"
 
 
 def test_very_long_error_is_cut() -> None:
@@ -303,7 +301,7 @@ def test_page_shows_the_table_as_it_is() -> None:
         if row.final:
             task, counts, counted = "failed", "yes, the last", "–"
         return [
-            row.situation,
+            row.name,
             row.kind.value,
             row.failure_kind.value if row.failure_kind else "–",
             task,
@@ -325,7 +323,7 @@ def test_every_row_was_seen_with_the_real_cli_or_is_listed() -> None:
         "a local command of the CLI ran, no agent",  # the preamble prevents it
     }
     seen = {cells[1] for cells in table_under("| shown with the real CLI |")}
-    assert {row.situation for row in TABLE} - seen == never_seen
+    assert {row.name for row in TABLE} - seen == never_seen
 
 
 def table_under(heading: str) -> list[list[str]]:

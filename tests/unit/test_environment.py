@@ -56,7 +56,7 @@ def test_env_file_overrides_env_and_env_overrides_inherited(tmp_path: Path, monk
 
 @pytest.mark.parametrize("name", ["TURBO_DSN", "PGPASSWORD", "PGHOST", "PGSERVICEFILE"])
 def test_database_variables_are_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(EnvironmentRefused, match=rf"env of executor lint: {name} is the way to turbo's own database"):
+    with pytest.raises(EnvironmentRefused, match=rf"env of executor lint: {name} gives access to turbo's own database"):
         ChildEnvironment({name: SECRET}, owner="lint")
     with pytest.raises(EnvironmentRefused, match=rf"env_file .*/env: {name}") as refused:
         ChildEnvironment({}, EnvFile(secrets(tmp_path / "env", f"{name}={SECRET}")))
@@ -65,7 +65,7 @@ def test_database_variables_are_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["", "A B", "1A", "A=B", "A-B"])
 def test_invalid_variable_name_is_refused(name: str) -> None:
-    with pytest.raises(EnvironmentRefused, match="no name of an environment variable"):
+    with pytest.raises(EnvironmentRefused, match="not a valid name of an environment variable"):
         ChildEnvironment({name: "x"})
 
 
@@ -99,7 +99,7 @@ def test_special_file_is_refused_at_once(tmp_path: Path) -> None:
 def test_file_of_another_user_is_refused(tmp_path: Path) -> None:
     path = secrets(tmp_path / "env")
     os.chown(path, 12345, -1)
-    with pytest.raises(EnvironmentRefused, match="belongs to user 12345, the worker is 0: chown it"):
+    with pytest.raises(EnvironmentRefused, match="belongs to user 12345, but the worker runs as user 0: chown it"):
         EnvFile(path).values()
 
 
@@ -153,7 +153,7 @@ def test_env_lines_are_parsed_as_people_write_them(line: str, value: str) -> Non
         (f"A B={SECRET}", "expected KEY=VALUE"),
         (f"K='{SECRET}", "the value of K has a quote that is not closed"),
         (f'K="{SECRET}" more', "the value of K has a quote that is not closed, or text after it"),
-        (f"K={SECRET}\0", "the value of K holds a NUL"),
+        (f"K={SECRET}\0", "the value of K contains a NUL"),
     ],
 )
 def test_bad_line_is_named_by_number_and_never_shown(bad: str, why: str) -> None:

@@ -16,7 +16,7 @@ def busy_metrics() -> Metrics:
     metrics = Metrics()
     metrics.claims.labels("default", "claimed").inc()
     metrics.duration.labels("default", "x", "succeeded").observe(3)
-    metrics.fleet.lead(
+    metrics.fleet.replace(
         [
             {"what": "served", "label": "default", "state": None, "value": 1},
             {"what": "tasks", "label": "default", "state": "pending", "value": 4},

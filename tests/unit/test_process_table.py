@@ -95,10 +95,10 @@ def test_cookie_is_read_from_the_environment(cookies: Callable[[int], str], chil
 
 
 def test_cookie_must_match_whole(child: "subprocess.Popen[bytes]") -> None:
-    wait_until(lambda: process_table.carries(child.pid, "aa"), "the outer cookie")
-    assert process_table.carries(child.pid, "bb")
-    assert not process_table.carries(child.pid, "a")
-    assert not process_table.carries(child.pid, "aa:bb")
+    wait_until(lambda: process_table.has_cookie(child.pid, "aa"), "the outer cookie")
+    assert process_table.has_cookie(child.pid, "bb")
+    assert not process_table.has_cookie(child.pid, "a")
+    assert not process_table.has_cookie(child.pid, "aa:bb")
 
 
 def test_variable_with_a_similar_name_is_not_the_cookie() -> None:
@@ -106,7 +106,7 @@ def test_variable_with_a_similar_name_is_not_the_cookie() -> None:
     import psutil
 
     wait_until(lambda: "NOT_TURBO_RUN" in psutil.Process(process.pid).environ(), "the exec")
-    assert not process_table.carries(process.pid, "aa")
+    assert not process_table.has_cookie(process.pid, "aa")
     process.communicate()
 
 
@@ -121,7 +121,7 @@ def test_unreadable_table_is_not_an_empty_one() -> None:
             while True: os.dup(0)
         except OSError: pass
         for call in (process_table.snapshot, lambda: process_table.find(os.getpid()),
-                     lambda: process_table.carries(os.getpid(), "x")):
+                     lambda: process_table.has_cookie(os.getpid(), "x")):
             try: print(call())
             except OSError as error: print(error.errno)
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+import turbo
 from tests.support.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
 from turbo.process import table as process_table
 from turbo.process.journal import Entry, Journal, new_cookie
@@ -102,7 +103,7 @@ def test_programs_of_a_killed_worker_end_within_five_seconds(
         assert time.monotonic() - killed < 5
     assert journalled(tmp_path / "journal") == []
     log = (tmp_path / "watcher.log").read_text()
-    assert "left 1 programs running" in log
+    assert "1 of its programs were still running" in log
     assert str(saved.pids["daemon"]) in log
 
 
@@ -152,6 +153,20 @@ def test_waiting_watcher_is_a_shell_in_its_own_session(tmp_path: Path) -> None:
     watcher.close()
     assert not lives(pid)
     assert not (tmp_path / "watcher.log").exists()
+
+
+def test_reaper_imports_the_turbo_of_its_worker(tmp_path: Path) -> None:
+    watcher = ReaperWatcher()
+    watcher.start(tmp_path / "journal")
+    process = psutil.Process(watcher.pid)
+    try:
+        wait_until(lambda: "PYTHONPATH" in process.environ(), "the exec")
+        first, *others = process.environ()["PYTHONPATH"].split(os.pathsep)
+    finally:
+        watcher.close()
+    package = Path(turbo.__file__).resolve().parent
+    assert first == str(package.parent), "found first, also if it is not installed"
+    assert str(package) not in [first, *others], "its rooms would be top-level modules"
 
 
 def test_goodbye_is_withheld_while_a_program_runs(tmp_path: Path) -> None:
@@ -227,7 +242,7 @@ def test_descendants_are_found_by_cookie_without_the_program(tmp_path: Path, sav
 def test_torn_entry_still_finds_descendants_by_cookie(tmp_path: Path) -> None:
     cookie = new_cookie()
     program = subprocess.Popen(["sleep", "1000"], env={"TURBO_RUN": cookie}, start_new_session=True)
-    wait_until(lambda: process_table.carries(program.pid, cookie), "the exec")
+    wait_until(lambda: process_table.has_cookie(program.pid, cookie), "the exec")
     (tmp_path / f"{cookie}.json").write_text("torn")
     end_leftovers(tmp_path)
     assert program.wait(timeout=10) == -signal.SIGTERM

@@ -27,5 +27,5 @@ def test_starting_worker_is_never_taken_for_dead(tmp_path: Path, monkeypatch: py
     assert sibling.dead_workers() == []
     home.close()
     assert [dead.worker_id for dead in sibling.dead_workers()] == ["w-1-abcdef"]
-    with pytest.raises(StateDirUnusable, match="is somebody else's"):
+    with pytest.raises(StateDirUnusable, match="another process uses it"):
         ours.open_worker("w-1-abcdef")

@@ -82,7 +82,9 @@ async def test_repository_without_a_commit_has_no_head(tmp_path: Path) -> None:
 
 async def test_missing_ref_fails(tmp_path: Path) -> None:
     shop = Workshop(tmp_path, repository(tmp_path / "r"))
-    failed(await shop.run("t1", ref="origin/main"), "has no commit named 'origin/main' (git fetch? or fetch: true)")
+    failed(
+        await shop.run("t1", ref="origin/main"), "has no commit named 'origin/main' (run git fetch, or set fetch: true)"
+    )
     assert not list(shop.state.workspaces.glob("*/*")), "nothing is left of it"
     assert git(shop.repo, "branch", "--list", "turbo/*") == ""
 
@@ -93,7 +95,7 @@ async def test_existing_branch_is_not_taken_over(tmp_path: Path) -> None:
     git(repo, "branch", "turbo/deep/t2")
     before = git(repo, "for-each-ref")
     shop = Workshop(tmp_path, repo)
-    failed(await shop.run("t1"), "the branch turbo/t1 exists already")
+    failed(await shop.run("t1"), "the branch turbo/t1 already exists")
     failed(await shop.run("deep"), "turbo/deep")  # a directory of branches, where git needs a file
     assert git(repo, "for-each-ref") == before
     assert (await shop.run("t3", "ls")).output == "readme\n", "it was these tasks alone"
@@ -109,7 +111,7 @@ async def test_branch_created_at_the_same_moment_is_not_taken_over(
 
     monkeypatch.setattr(Repository, "branch_tip", not_there_yet)
     shop = Workshop(tmp_path, repo)
-    failed(await shop.run("t1"), "the branch turbo/t1 exists already")
+    failed(await shop.run("t1"), "the branch turbo/t1 already exists")
     assert git(repo, "branch", "--list", "turbo/*").strip() == "turbo/t1"
     assert not list(shop.state.workspaces.glob("*/*"))
 

@@ -13,7 +13,7 @@ from tests.support.repositories import Workshop, checkout, git, own_clone, repos
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.process.directory_lock import DirectoryLock
 from turbo.workspaces import sweep as sweep_module
-from turbo.workspaces.disk_usage import kept, size_of
+from turbo.workspaces.disk_usage import kept_worktrees, size_of
 from turbo.workspaces.record import Policy
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
 
@@ -68,7 +68,7 @@ async def test_age_removes_only_what_would_not_be_missed(
         monkeypatch.setattr(sweep_module, "at_risk", nothing_at_risk)
     assert await swept(shop, 0.5) == set()
     gone = await swept(shop, 15)
-    left = {one.task_id: one.tree for one in kept(shop.state.root)}
+    left = {one.task_id: one.tree for one in kept_worktrees(shop.state.root)}
     assert left.keys() == ({"nothing", "merged", "pushed"} | LOSSY) - gone
     if not guarded:
         assert gone & LOSSY, "without the guard these would be lost: the guard is what keeps them"
@@ -98,7 +98,7 @@ async def test_sweep_unmerged_removes_worktrees_and_keeps_branches(shop: Worksho
     await one_of_each(shop)
     gone = await swept(shop, 15, Policy(sweep_unmerged=True))
     assert gone == {"nothing", "merged", "pushed"} | LOSSY
-    assert kept(shop.state.root) == []
+    assert kept_worktrees(shop.state.root) == []
     assert git(shop.repo, "show", "turbo/commits:work") == "commits"
     assert "turbo/edited" not in git(shop.repo, "branch")
     again = await shop.run("commits", "cat work", retry_count=1)
@@ -118,7 +118,7 @@ async def test_longest_unused_go_first_over_the_cap(shop: Workshop, caplog: pyte
     with caplog.at_level(logging.WARNING):
         assert await swept(shop, 0, Policy(keep="always", max_bytes=1)) == {"fourth"}
     assert "the workspaces of executor shop take 0.0 GB more than max_gb" in caplog.text
-    assert [one.task_id for one in kept(shop.state.root)] == ["first"]
+    assert [one.task_id for one in kept_worktrees(shop.state.root)] == ["first"]
 
 
 async def test_worktree_in_use_is_left_alone(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ async def test_worktree_without_its_repository_stays(shop: Workshop, caplog: pyt
     with caplog.at_level(logging.WARNING):
         assert await swept(shop, 400) == set()
     assert "cannot sweep" in caplog.text
-    assert [one.task_id for one in kept(shop.state.root)] == ["t1"]
+    assert [one.task_id for one in kept_worktrees(shop.state.root)] == ["t1"]
 
 
 async def test_checkout_and_worktrees_of_a_person_are_not_touched(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.registry import build_executors, workspace_policies
 from turbo.workspaces import lifecycle as opening
 from turbo.workspaces import repository as repository_module
-from turbo.workspaces.disk_usage import kept
+from turbo.workspaces.disk_usage import kept_worktrees
 from turbo.workspaces.git import Git
 from turbo.workspaces.record import Policy
 from turbo.workspaces.repository import Repository
@@ -99,7 +99,7 @@ async def test_worktree_unknown_to_its_repository_fails_the_task(shop: Workshop,
     shutil.rmtree(repo / ".git" / "worktrees")
     outcome = await shop.run("t1", retry_count=1)
     assert outcome.kind is OutcomeKind.FAILED
-    assert "no longer knows it" in str(outcome.error)
+    assert "has no entry for it" in str(outcome.error)
     assert (path / "work").read_text() == "work\n"
 
 
@@ -213,7 +213,7 @@ async def test_cleanup_follows_the_configuration(
     assert (Path(str(space["path"])).exists(), space["kept"]) == (tree, tree)
     assert bool(git(repo, "branch", "--list", "turbo/t1")) is branch
     assert len(git(repo, "worktree", "list").splitlines()) == 1 + tree
-    assert [(one.task_id, one.size > 0) for one in kept(shop.state.root)] == ([("t1", True)] if tree else [])
+    assert [(one.task_id, one.size > 0) for one in kept_worktrees(shop.state.root)] == ([("t1", True)] if tree else [])
 
 
 async def test_result_survives_any_damage_to_the_worktree(shop: Workshop) -> None:
@@ -255,16 +255,16 @@ async def test_row_chooses_among_the_allowed_refs(shop: Workshop, repo: Path) ->
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        ({"ref": "main"}, "is not among the refs that a row may choose (release/*)"),
+        ({"ref": "main"}, "is not one of the refs that a row may choose (release/*)"),
         ({"ref": "--upload-pack=touch pwned"}, "would be a flag"),
-        ({"ref": "release/../main"}, "holds '..'"),
-        ({"ref": "release/x^{/first}"}, "holds"),
-        ({"ref": "release/1:readme"}, "holds ':'"),
-        ({"ref": "release/a b"}, "holds ' '"),
-        ({"ref": "release/\0"}, "holds '\\x00'"),
+        ({"ref": "release/../main"}, "contains '..'"),
+        ({"ref": "release/x^{/first}"}, "contains"),
+        ({"ref": "release/1:readme"}, "contains ':'"),
+        ({"ref": "release/a b"}, "contains ' '"),
+        ({"ref": "release/\0"}, "contains '\\x00'"),
         ({"ref": ""}, "is empty"),
         ({"ref": ["release/1"]}, "must be text"),
-        ({"cwd": "/"}, "input_data.cwd cannot be had"),
+        ({"cwd": "/"}, "input_data.cwd is not allowed"),
     ],
 )
 async def test_only_the_ref_of_a_row_reaches_git(data: object, says: str, shop: Workshop) -> None:
@@ -389,7 +389,7 @@ async def test_second_run_of_a_task_is_snoozed_while_the_first_runs(shop: Worksh
     running = asyncio.create_task(shop.run("t1", f"touch {inside}; while ! [ -e {gate} ]; do sleep 0.02; done"))
     while not inside.exists():
         await asyncio.sleep(0.01)
-    with pytest.raises(Snooze, match="another task is at work in"):
+    with pytest.raises(Snooze, match="another task is running in"):
         await shop.run("t1", "touch $0", retry_count=1)
     assert (await shop.run("t2", "ls")).output == "readme\n", "other tasks go on"
     gate.touch()

@@ -5,7 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from turbo.doctor.finding import Check, Verdict, ok, warn
-from turbo.workspaces.disk_usage import Kept, kept
+from turbo.workspaces.disk_usage import KeptWorktree, kept_worktrees
 
 NAMED = 5
 """So many are named, the longest unused first; the directory has the rest."""
@@ -14,10 +14,10 @@ DAY = 86_400.0
 
 
 def checks(state_dir: Path) -> list[Check]:
-    return [Check("worktrees", lambda: worktrees(kept(state_dir), time.time()))]
+    return [Check("worktrees", lambda: worktrees(kept_worktrees(state_dir), time.time()))]
 
 
-def worktrees(found: list[Kept], now: float) -> Verdict:
+def worktrees(found: list[KeptWorktree], now: float) -> Verdict:
     """`found`: the longest unused first. `now`: Unix seconds."""
     if not found:
         return ok("none is kept")
@@ -40,7 +40,7 @@ def worktrees(found: list[Kept], now: float) -> Verdict:
     return ok(total)
 
 
-def _named(one: Kept, now: float) -> str:
+def _named(one: KeptWorktree, now: float) -> str:
     return f"{one.branch} ({_size(one.size)}, unused for {max(0.0, now - one.used_at) / DAY:.0f} d)"
 
 

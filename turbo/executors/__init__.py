@@ -1,1 +1,1 @@
-"""Executors: what a worker runs a task with. One file a kind; `base.py` holds the protocol."""
+"""Executors: how a worker runs a task. One file per kind; `protocol.py` defines what they have in common."""

@@ -1,10 +1,13 @@
-"""The `command` executor: a program from an argv template, without a shell.
+"""The `command` executor: runs a program from an argv template, without a shell.
 
     template + row ──▶ argv ──▶ program, the task as JSON on its stdin ──exit code──▶ outcome
-         └── a value missing, of the wrong kind, or that would be a flag ──▶ failed, nothing runs
+         └── a value that is missing, of the wrong kind, or would be a flag ──▶ failed, nothing runs
 
-The row fills placeholders; it never chooses the program, and no value may begin with `-`. Exit 0 is success, 75
-(EX_TEMPFAIL) a fault of the surroundings that costs no try, anything else a failure.
+For example, `[ruff, check, "{input[path]}"]` takes its last argument from the task's input_data. The row fills
+placeholders; it never chooses the program, and no value may begin with `-`.
+
+Exit code 0 is success. 75 (EX_TEMPFAIL) is a fault of the host or a service: no attempt is counted. Any other code is
+a failure.
 """
 
 import dataclasses
@@ -31,16 +34,18 @@ PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
 
 
 class BadValue(Exception):
-    """A row's value that a placeholder must not take."""
+    """A value in the row that a placeholder does not accept."""
 
 
 class CommandExecutor:
-    """Runs one template for many tasks. `durable`: what a program did is worth an fsync.
+    """Runs one template for many tasks. `durable`: a program's result is worth an fsync.
 
-    `command` is the template, its first element the program, without placeholders. `exclusive` keeps others out of the
-    working directory meanwhile (turbo.executors.exclusive_directories); `place` replaces `cwd`, `exclusive` and
-    `allowed_roots` (a workspace for each task). `env_file` holds the account's secrets. `grace_seconds` lie between TERM and KILL;
-    `silence_seconds` None means no limit. Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    `command` is the template; its first element, the program, has no placeholders. `exclusive` keeps other tasks out
+    of the working directory (turbo.executors.exclusive_directories). `work_area` replaces `cwd`, `exclusive` and
+    `allowed_roots`: with a workspace per task, for example. `env_file` contains the account's secrets.
+    `grace_seconds` pass between TERM and KILL. `silence_seconds` None means no limit.
+
+    Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
@@ -56,23 +61,25 @@ class CommandExecutor:
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
-        place: WorkArea | None = None,
+        work_area: WorkArea | None = None,
         grace_seconds: float = 5.0,
         silence_seconds: float | None = None,
         account: str | None = None,
     ) -> None:
         if not command or not command[0]:
-            raise ValueError(f"executor {name}: command is empty; write the program and its arguments as a list")
+            raise ValueError(f"executor {name}: command is empty: write the program and its arguments as a list")
         if PLACEHOLDER.search(command[0]):
-            raise ValueError(f"executor {name}: {command[0]!r} would let a row choose the program; name it in command")
+            raise ValueError(
+                f"executor {name}: {command[0]!r} would let a row choose the program: write its name instead"
+            )
         if any("\0" in part for part in command):
-            raise ValueError(f"executor {name}: command holds a NUL character")
+            raise ValueError(f"executor {name}: command contains a NUL character")
         self.name = name
         self.account = account
-        self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a bare name stays one
+        self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a Path would change a bare name
         self._journal = journal
         fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._place = place or Directories(fixed, tuple(allowed_roots), exclusive)
+        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
@@ -83,13 +90,13 @@ class CommandExecutor:
         try:
             argv = fill(self._command, run.task)
             environment = self._environment.for_task(run.task)
-            return await self._place.run(
+            return await self._work_area.run(
                 run, environment, lambda directory: self._attempt(run, argv, environment, directory)
             )
         except BadValue as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
-            if error.errno == errno.E2BIG:  # the row's values are too long: no host can run this
+            if error.errno == errno.E2BIG:  # the row's values are too long for any host
                 return Outcome.failed(str(error), FailureKind.BAD_REQUEST, final=True)
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
@@ -111,11 +118,13 @@ class CommandExecutor:
         )
         last = LastLine()
 
-        def heard(chunk: bytes) -> None:
+        def on_stdout(chunk: bytes) -> None:
             last.feed(chunk)
             run.progress(Progress(last.text))
 
-        result = await run_process(spec, stop=run.stop, journal=self._journal, on_stdout=heard, on_start=run.started)
+        result = await run_process(
+            spec, stop=run.stop, journal=self._journal, on_stdout=on_stdout, on_start=run.started
+        )
         outcome = self._outcome(result, run)
         return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)
 
@@ -123,45 +132,45 @@ class CommandExecutor:
         """See `NeedsProgram`."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            return self._place.missing(environment) or obstacle(
-                self._command[0], environment.get("PATH"), self._place.fixed
+            return self._work_area.missing(environment) or obstacle(
+                self._command[0], environment.get("PATH"), self._work_area.fixed
             )
         except (EnvironmentRefused, OSError) as error:
             return str(error)
 
     def _outcome(self, result: ProcessResult, run: Run) -> Outcome:
         program = self._command[0]
-        said = f": {result.stderr_tail}" if result.stderr_tail else ""
+        stderr = f": {result.stderr_tail}" if result.stderr_tail else ""
         match result.ended_by:
             case Ending.STOPPED | Ending.ENOUGH:
                 return Outcome(OutcomeKind.CANCELLED, error=f"{program} was ended on request: {run.stop.cause}")
             case Ending.WALL:
-                why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){said}"
+                why = f"{program} was ended after {run.task.timeout_seconds:g} s (timeout_seconds){stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.TIMED_OUT)
             case Ending.SILENT:
-                why = f"{program} was ended: it had printed nothing for {self._silence_seconds:g} s{said}"
+                why = f"{program} was ended after {self._silence_seconds:g} s without output (silence_seconds){stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.SILENT)
             case Ending.EXITED if result.returncode == 0:
                 return Outcome.succeeded(_output(result.stdout, cut=result.stdout_cut), truncated=result.stdout_cut)
             case Ending.EXITED if result.returncode == EX_TEMPFAIL:
-                return Outcome.infrastructure(f"{program} asks to be tried later (exit code 75){said}")
+                return Outcome.infrastructure(f"{program} asks for a later attempt (exit code 75){stderr}")
             case Ending.EXITED:
                 how = "failed with" if (result.returncode or 0) >= 0 else "was killed by"
-                return Outcome.failed(f"{program} {how} {result.exit_text}{said}")
+                return Outcome.failed(f"{program} {how} {result.exit_text}{stderr}")
 
 
 def fill(template: Sequence[str], task: Task) -> tuple[str, ...]:
-    """The argv of one task. Raises BadValue. Values are put in once: a placeholder in a value is text."""
+    """The argv of one task. Raises BadValue. Values are inserted once: a placeholder inside a value stays text."""
 
-    def value(match: re.Match[str]) -> str:
+    def substitute(match: re.Match[str]) -> str:
         text = _value(match, task)
         if text.startswith("-"):
-            raise BadValue(f"the value of {match[0]} begins with '-': it would be a flag")
+            raise BadValue(f"the value of {match[0]} begins with '-', so it would be a flag")
         if "\0" in text:
-            raise BadValue(f"the value of {match[0]} holds a NUL character, which no argument can")
+            raise BadValue(f"the value of {match[0]} contains a NUL character, which an argument cannot")
         return text
 
-    return tuple(PLACEHOLDER.sub(value, part) for part in template)
+    return tuple(PLACEHOLDER.sub(substitute, part) for part in template)
 
 
 def _value(match: re.Match[str], task: Task) -> str:
@@ -170,18 +179,18 @@ def _value(match: re.Match[str], task: Task) -> str:
         return task.task_id if field == "task_id" else task.task_type
     if not isinstance(task.input_data, dict) or key not in task.input_data:
         raise BadValue(f"input_data has no {key!r}, which {match[0]} needs")
-    given = task.input_data[key]
-    if isinstance(given, bool):
-        return "true" if given else "false"
-    if isinstance(given, int | float):
-        return json.dumps(given)
-    if not isinstance(given, str):
-        raise BadValue(f"input_data[{key!r}] must be text, a number or a boolean, not {_json_name(given)}")
+    value = task.input_data[key]
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return json.dumps(value)
+    if not isinstance(value, str):
+        raise BadValue(f"input_data[{key!r}] must be text, a number or a boolean, not {_json_name(value)}")
     try:
-        given.encode()
+        value.encode()
     except UnicodeEncodeError:
-        raise BadValue(f"input_data[{key!r}] holds half a character (a lone surrogate)") from None
-    return given
+        raise BadValue(f"input_data[{key!r}] contains half a character (a lone surrogate)") from None
+    return value
 
 
 def _json_name(value: object) -> str:
@@ -189,7 +198,7 @@ def _json_name(value: object) -> str:
 
 
 def task_json(task: Task) -> bytes:
-    """The task as programs get it on stdin: one JSON object, UTF-8."""
+    """The task as programs get it on stdin: one JSON object in UTF-8."""
     fields = {
         "task_id": task.task_id,
         "task_type": task.task_type,
@@ -198,12 +207,12 @@ def task_json(task: Task) -> bytes:
         "attempt": task.attempt,
         "queue": task.queue,
     }
-    # Inside a JSON string the backslash form of a lone surrogate is its JSON escape.
+    # Inside a JSON string, the backslash form of a lone surrogate is also its JSON escape.
     return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
 
 def _output(stdout: bytes, *, cut: bool) -> object:
-    """The text; or the object, when it is exactly one JSON object."""
+    """The text of stdout, or the object if stdout is exactly one JSON object."""
     text = text_of(stdout, cut=cut)
     if cut or not text.lstrip().startswith("{"):
         return text

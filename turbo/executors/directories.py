@@ -1,9 +1,9 @@
 """Where a program runs: the configured directory, one that the row names, or the task's own.
 
-A row may name a directory only inside the roots that the worker's operator has opened: whoever may INSERT must not
-thereby choose where commands run. Symbolic links are followed before the comparison.
+A row may name a directory only inside the roots that the operator has allowed. Otherwise everyone who can INSERT
+could choose where commands run. Symbolic links are resolved before the comparison.
 
-`Directories` is the plain work area (turbo.workspaces.area); turbo.workspaces gives each task a git worktree instead.
+`Directories` is the plain work area (turbo.workspaces.area). turbo.workspaces gives each task a git worktree instead.
 """
 
 import os
@@ -25,7 +25,7 @@ class Directories:
     exclusive: Exclusive = no_lock
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
-        """See `WorkArea`. A fixed directory that is not there is found with the program (turbo.process.launch.obstacle)."""
+        """See `WorkArea`. The program check finds a missing fixed directory (turbo.process.launch.obstacle)."""
         del environment
         return None
 
@@ -40,36 +40,38 @@ class Directories:
 
 
 def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:
-    """The directory, absolute; or the outcome of a task that may not run where it wants to.
+    """The absolute directory, or the outcome of a task that may not run in the directory it names.
 
-    `input_data.cwd` comes first, then `configured`, then `run.work_dir`, which is made. Raises OSError when it cannot
-    be made.
+    `input_data.cwd` comes first, then `configured`, then `run.work_dir`, which is created. Raises OSError if that
+    fails.
     """
     data = run.task.input_data
     if isinstance(data, dict) and data.get("cwd") is not None:
-        return _wanted(data["cwd"], allowed_roots)
+        return _row_directory(data["cwd"], allowed_roots)
     if configured is not None:
         return configured.expanduser().absolute()
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.utime(run.work_dir)  # in use from now on (turbo.maintenance.file_retention)
+    os.utime(run.work_dir)  # now in use (turbo.maintenance.file_retention)
     return run.work_dir.absolute()
 
 
-def _wanted(wanted: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
-    if not isinstance(wanted, str) or not wanted.startswith("/") or "\0" in wanted:
-        return _refused(f"input_data.cwd must be an absolute path, not {wanted!r:.200}")
+def _row_directory(requested: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
+    if not isinstance(requested, str) or not requested.startswith("/") or "\0" in requested:
+        return _refused(f"input_data.cwd must be an absolute path, not {requested!r:.200}")
     roots = [root.expanduser().resolve() for root in allowed_roots]
     try:
-        directory = Path(wanted).resolve()
+        directory = Path(requested).resolve()
         inside = any(directory.is_relative_to(root) for root in roots)
         if inside and not directory.is_dir():
-            # Another host may have it: this counts as a try, and does not end the task.
-            return Outcome.failed(f"input_data.cwd {wanted} is not a directory on this host", FailureKind.BAD_REQUEST)
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a name too long
-        return _refused(f"input_data.cwd {wanted:.200} cannot be used: {error}")
+            # Another host may have it, so this counts as an attempt, but does not fail the task for good.
+            return Outcome.failed(
+                f"input_data.cwd {requested} is not a directory on this host", FailureKind.BAD_REQUEST
+            )
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, or a name that is too long
+        return _refused(f"input_data.cwd {requested:.200} cannot be used: {error}")
     if not inside:
-        allowed = ", ".join(map(str, roots)) or "none is configured"
-        return _refused(f"input_data.cwd {wanted} is outside of allowed_roots ({allowed})")
+        allowed = ", ".join(map(str, roots)) or "none configured"
+        return _refused(f"input_data.cwd {requested} is outside allowed_roots ({allowed})")
     return directory
 
 

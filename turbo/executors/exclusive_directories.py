@@ -1,15 +1,18 @@
-"""One task at a time in a directory, on this host: `exclusive_cwd`.
+"""One task at a time in a directory of this host: `exclusive_cwd`.
 
-    free ──before a claim: flock──▶ reserved ──the claim took a task for it──▶ in use ──its run is over──▶ free
-      ▲                                └──it took none──▶ free
-      └──the holder lets go, or is dead and all it left has ended──── awaited ◀──somebody else holds it── (a try)
+    free ──before a claim: flock──▶ reserved ──the claim took a task for it──▶ in use ──its run has ended──▶ free
+      ▲                                └──the claim took none──▶ free
+      └──the holder releases it, or died and its programs have ended──── awaited ◀──another worker holds it── (flock)
 
-The lock is a file in the state directory, named after the directory's real path, so all workers of the host that share
-a state directory agree, whichever executors they name it in. An executor's fixed directory is locked before the claim:
-while it is busy its task types are not claimed (`types`), and a claim that could take such a task takes one. A
-directory that a row chose is known only afterwards: if it stays busy, `enter` raises Snooze, and the task is given back.
+The lock is a file in the state directory, named after the directory's real path. So all workers that share a state
+directory agree, whichever executors name the directory.
 
-A directory whose last holder was killed counts as free once that one's programs are gone (turbo.process.directory_lock).
+An executor's fixed directory is locked before the claim. While it is busy, its task types are not claimed (`types`);
+a claim that could take such a task takes only one. A directory that a row chose is known only after the claim. If it
+stays busy, `enter` raises Snooze, and the task is given back.
+
+If the last holder was killed, the directory is free once that holder's programs are gone
+(turbo.process.directory_lock).
 """
 
 import asyncio
@@ -29,17 +32,17 @@ from turbo.process.directory_lock import DirectoryLock, lock_path
 log = logging.getLogger(__name__)
 
 BUSY_SECONDS = (10.0, 20.0)
-"""After how long a task whose row chose a busy directory may be claimed again; jittered between the two."""
+"""When a task whose row chose a busy directory may be claimed again; a random delay between the two."""
 
 PATIENCE_SECONDS = 1.0
-"""How long such a task waits in its slot before: a claim elsewhere has the directory reserved for some milliseconds."""
+"""How long such a task waits in its slot first: a claim elsewhere may have reserved the directory for milliseconds."""
 
 RETRY_SECONDS = 5.0
-"""Until a lock file that could not be opened is tried again."""
+"""Delay before a lock file that could not be opened is tried again."""
 
 
 class ExclusiveDirectories:
-    """The exclusive directories of one worker process. All on the event loop, but for the waiting for a busy one."""
+    """The exclusive directories of one worker process. All on the event loop, except waiting for a busy one."""
 
     def __init__(
         self,
@@ -47,17 +50,18 @@ class ExclusiveDirectories:
         journal: Path,
         fixed: Mapping[str, Path],
         routes: Mapping[str, str],
-        opened: Callable[[], None],
+        on_free: Callable[[], None],
     ) -> None:
-        """`locks`: where the lock files are, one place per host. `journal`: this worker's. `fixed`: the directory of each
-        exclusive executor that has one. `opened` is called when one of those may be free."""
+        """`locks`: the directory with the lock files, one per host. `journal`: this worker's. `fixed`: the fixed
+        directory of each exclusive executor that has one. `on_free` is called when one of those may be free.
+        """
         self._locks = locks
         self._journal = journal
         self._fixed = {name: path.expanduser() for name, path in fixed.items()}
         self._routes = routes
-        self._opened = opened
+        self._on_free = on_free
         self._reserved: dict[Path, DirectoryLock] = {}
-        self._used: dict[Path, tuple[DirectoryLock, int]] = {}  # by which claim (fencing token)
+        self._in_use: dict[Path, tuple[DirectoryLock, int]] = {}  # and the claim that uses it (fencing token)
         self._awaited: dict[Path, asyncio.Event] = {}
         self._types: TypeFilter | None = None
 
@@ -65,30 +69,34 @@ class ExclusiveDirectories:
 
     @property
     def types(self) -> TypeFilter:
-        """What may be claimed beside the directories known to be busy."""
+        """The task types that may be claimed: all except those whose directory is known to be busy."""
         if self._types is None:
             busy = {
-                n for n, path in self._fixed.items() if (real := path.resolve()) in self._used or real in self._awaited
+                n
+                for n, path in self._fixed.items()
+                if (real := path.resolve()) in self._in_use or real in self._awaited
             }
             self._types = served_types(self._routes, lambda executor: executor not in busy)
         return self._types
 
     def reserve(self) -> bool:
-        """Before a claim: take every fixed directory that can be had. True: the claim may take one task, and `assign`
-        keeps its directory; `let_go` follows in any case."""
+        """Before a claim: lock every fixed directory that is free. `let_go` must follow in any case.
+
+        True: the claim may take only one task, and `assign` keeps its directory.
+        """
         for real in {path.resolve() for path in self._fixed.values()}:
-            if real not in self._used and real not in self._awaited and (lock := self._take(real)) is not None:
+            if real not in self._in_use and real not in self._awaited and (lock := self._take(real)) is not None:
                 self._reserved[real] = lock
         return bool(self._reserved)
 
     def assign(self, task: Task) -> None:
-        """The claim took this task: its executor's directory is its own until `run_ended`."""
+        """The claim took this task: it keeps its executor's directory until `run_ended`."""
         path = self._fixed.get(executor_of(self._routes, task.task_type) or "")
         if path is not None and (lock := self._reserved.pop(path.resolve(), None)) is not None:
             self._use(path.resolve(), lock, task.fencing_token)
 
     def let_go(self) -> None:
-        """After a claim: what it did not need."""
+        """After a claim: release the directories that it did not need."""
         while self._reserved:
             self._reserved.popitem()[1].release()
 
@@ -96,12 +104,12 @@ class ExclusiveDirectories:
 
     @asynccontextmanager
     async def enter(self, directory: Path, task: Task) -> AsyncIterator[None]:
-        """Run in `directory`, alone. Raises Snooze when somebody else does, and goes on to."""
+        """Run alone in `directory`. Raises Snooze if another task keeps running there."""
         real = directory.resolve()
-        if (used := self._used.get(real)) is not None and used[1] == task.fencing_token:
-            yield  # came with the claim, goes with `run_ended`
+        if (holder := self._in_use.get(real)) is not None and holder[1] == task.fencing_token:
+            yield  # locked at the claim, released by `run_ended`
             return
-        self.run_ended(task.fencing_token)  # the row chose another directory than the executor's
+        self.run_ended(task.fencing_token)  # the row chose a directory other than the executor's
         self._use(real, await self._wait_for(real), task.fencing_token)
         try:
             yield
@@ -109,8 +117,8 @@ class ExclusiveDirectories:
             self._free(real)
 
     def run_ended(self, fencing_token: int) -> None:
-        """A run is over and its program gone."""
-        for real in [real for real, (_, token) in self._used.items() if token == fencing_token]:
+        """A run has ended, and its program is gone."""
+        for real in [real for real, (_, token) in self._in_use.items() if token == fencing_token]:
             self._free(real)
 
     # ── the locks ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,27 +138,27 @@ class ExclusiveDirectories:
         until = now() + PATIENCE_SECONDS
         while (lock := self._take(real)) is None:
             if now() >= until:
-                raise Snooze(f"another task is at work in {real}", random.uniform(*BUSY_SECONDS))
+                raise Snooze(f"another task is running in {real}", random.uniform(*BUSY_SECONDS))
             with suppress(TimeoutError):
                 async with asyncio.timeout(until - now()):
                     await self._awaited[real].wait()
         return lock
 
     def _use(self, real: Path, lock: DirectoryLock, fencing_token: int) -> None:
-        with suppress(OSError):  # a full disk: then no program can be journalled either, and none is started
+        with suppress(OSError):  # a full disk: then no program can be journalled or started either
             lock.sign(self._journal)
-        self._used[real] = lock, fencing_token
+        self._in_use[real] = lock, fencing_token
         self._types = None
 
     def _free(self, real: Path) -> None:
-        lock, _ = self._used.pop(real)
+        lock, _ = self._in_use.pop(real)
         with suppress(OSError):
             lock.clear()
         lock.release()
         self._changed()
 
     def _await(self, real: Path, lock: DirectoryLock) -> None:
-        """Learn when it is free, from a thread that waits for the lock. It does not keep it: this worker may be full."""
+        """Learn from a thread when the directory is free. The lock is not kept, because this worker may be full."""
         if real in self._awaited:
             return
         self._awaited[real] = asyncio.Event()
@@ -173,4 +181,4 @@ class ExclusiveDirectories:
 
     def _changed(self) -> None:
         self._types = None
-        self._opened()
+        self._on_free()

@@ -1,11 +1,13 @@
-"""The `python` executor: an async callable of this process, for light work and benchmarks.
+"""The `python` executor: an async callable in the worker's process, for light work and benchmarks.
 
     handler(task) ──returns──▶ output          ──raises──▶ failed, the traceback in the log
-        └── wall clock, a stop: cancelled ──▶ timed out / cancelled; one that will not be cancelled is dropped
+        └── wall clock or stop: cancelled ──▶ timed out / cancelled; a handler that resists is dropped
 
-The handler runs in the caller's own asyncio task: one that returns without waiting costs no task, no timer and no file
-(20,000 of them a second are the aim). Only from its first wait on do the limits need watching. A handler that
-blocks the event loop (`time.sleep`, a long computation) blocks its worker's other runs, and no limit can end it.
+The handler runs in the caller's own asyncio task. If it returns without waiting, it costs no task, no timer and no
+file (the aim is 20,000 per second). The limits are watched only from its first wait on.
+
+A handler that blocks the event loop (`time.sleep`, a long computation) blocks the worker's other runs, and no limit
+can end it.
 """
 
 import asyncio
@@ -27,36 +29,37 @@ Handler = Callable[[Task], Coroutine[Any, Any, object]]
 
 
 def load_handler(reference: str, where: str) -> Handler:
-    """Find `module:function` on sys.path. Raises ValueError naming `where` and what was found instead."""
+    """Find `module:function` on sys.path. Raises ValueError, naming `where` and what was found instead."""
     module_name, colon, function_name = reference.partition(":")
     if not colon or not module_name or not function_name:
-        raise ValueError(f"{where}: handler {reference!r} must be written module:function")
+        raise ValueError(f"{where}: handler {reference!r} must have the form module:function")
     try:
-        found: object = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the module: anything may come
+        handler: object = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the module, so anything may be raised
         if isinstance(error, ModuleNotFoundError) and error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise ValueError(
-                f"{where}: there is no module {error.name!r} (handler {reference!r}); is its directory on PYTHONPATH?"
+                f"{where}: no module named {error.name!r} (handler {reference!r}); is its directory on PYTHONPATH?"
             ) from error
         raise ValueError(f"{where}: importing {module_name} failed: {type(error).__name__}: {error}") from error
     for part in function_name.split("."):
-        if not hasattr(found, part):
+        if not hasattr(handler, part):
             raise ValueError(f"{where}: module {module_name} has no {function_name!r} (handler {reference!r})")
-        found = getattr(found, part)
-    if not callable(found) or not _is_async(found):
-        kind = "a function that is not async" if callable(found) else f"a {type(found).__name__}"
+        handler = getattr(handler, part)
+    if not callable(handler) or not _is_async(handler):
+        kind = "a function that is not async" if callable(handler) else f"a {type(handler).__name__}"
         raise ValueError(f"{where}: {reference} is {kind}; write `async def {function_name}(task)`")
-    return found
+    return handler
 
 
-def _is_async(found: Callable[..., object]) -> bool:
-    return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(getattr(found, "__call__", None))  # noqa: B004
+def _is_async(handler: Callable[..., object]) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
 class PythonExecutor:
-    """Runs one handler for many tasks. `durable` is False: an fsync per result would cap these at 2,200 a second.
+    """Runs one handler for many tasks. `durable` is False: an fsync per result would cap these at 2,200 per second.
 
-    `grace_seconds`: how long a cancelled handler may take to clean up. Raises ValueError for a handler that is none.
+    `grace_seconds`: how long a cancelled handler may take to clean up. Raises ValueError if the handler cannot be
+    used.
     """
 
     durable = False
@@ -79,43 +82,43 @@ class PythonExecutor:
             try:
                 awaited = work.send(None)
             except StopIteration as returned:
-                return self._returned(returned.value)
+                return self._on_return(returned.value)
             watched = _Watched(run, work, self._grace_seconds)
-            output = await watched.rest(awaited)
+            output = await watched.finish(awaited)
         except asyncio.CancelledError:
             if watched is not None and watched.ended_by is not None:
-                return self._ended(run, watched)
+                return self._on_end(run, watched)
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
-            return self._raised(run, "the handler was cancelled from inside")
+            return self._on_raise(run, "the handler cancelled itself")
         except (Exception, SystemExit) as error:
             if watched is not None and watched.ended_by is not None:
-                return self._ended(run, watched)
-            return self._raised(run, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
+                return self._on_end(run, watched)
+            return self._on_raise(run, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if watched.ended_by is not None:
-            return self._ended(run, watched)
-        return self._returned(output)
+            return self._on_end(run, watched)
+        return self._on_return(output)
 
-    def _returned(self, output: object) -> Outcome:
+    def _on_return(self, output: object) -> Outcome:
         if output is not None and type(output) not in (str, int, bool):
             try:
                 json.dumps(output)
             except (TypeError, ValueError, RecursionError) as error:
-                return Outcome.failed(f"{self._reference} returned what JSON cannot hold: {error}")
+                return Outcome.failed(f"{self._reference} returned a value that is not JSON: {error}")
         return Outcome.succeeded(output)
 
-    def _raised(self, run: Run, what: str) -> Outcome:
+    def _on_raise(self, run: Run, what: str) -> Outcome:
         log = AttemptLog(run.log_path)
-        log.text(traceback.format_exc())
+        log.write_text(traceback.format_exc())
         log.close()
         failed = Outcome.failed(what)
         return Outcome(
-            failed.kind, error=what, failure_kind=failed.failure_kind, log=str(log.path) if log.made else None
+            failed.kind, error=what, failure_kind=failed.failure_kind, log=str(log.path) if log.created else None
         )
 
-    def _ended(self, run: Run, watched: "_Watched") -> Outcome:
+    def _on_end(self, run: Run, watched: "_Watched") -> Outcome:
         dropped = (
-            f"; it would not be cancelled, and was dropped after {self._grace_seconds:g} s" if watched.dropped else ""
+            f"; it ignored the cancellation, and was dropped after {self._grace_seconds:g} s" if watched.dropped else ""
         )
         if watched.ended_by is OutcomeKind.CANCELLED:
             return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}{dropped}")
@@ -124,10 +127,10 @@ class PythonExecutor:
 
 
 class _Watched:
-    """A handler past its first wait: driven step by step inside the caller's task, under the wall clock and the stop.
+    """A handler after its first wait, driven step by step in the caller's task, under the wall clock and the stop.
 
-    To end it, the caller's task is cancelled, which reaches the handler at its wait. If it swallows that and waits on,
-    it is closed after the grace, and driven no further: nothing of it is left running.
+    To end it, the caller's task is cancelled, which reaches the handler at its wait. If it ignores that and waits
+    again, it is closed after the grace and not driven any further: nothing of it is left running.
     """
 
     def __init__(self, run: Run, work: Coroutine[Any, Any, object], grace_seconds: float) -> None:
@@ -139,12 +142,12 @@ class _Watched:
         self._grace_seconds = grace_seconds
         self._loop = asyncio.get_running_loop()
         self._cancels = 0
-        self._last_word: asyncio.TimerHandle | None = None
+        self._drop_timer: asyncio.TimerHandle | None = None
         self.ended_by: OutcomeKind | None = None
         self.dropped = False
 
-    async def rest(self, awaited: object) -> object:
-        """The handler's return value, or what it raised."""
+    async def finish(self, awaited: object) -> object:
+        """The handler's return value, or the exception it raised."""
         wall = self._loop.call_later(self._run.task.timeout_seconds, self._end, OutcomeKind.TIMED_OUT)
         stopped = self._loop.create_task(self._run.stop.wait())
         stopped.add_done_callback(lambda done: None if done.cancelled() else self._end(OutcomeKind.CANCELLED))
@@ -153,8 +156,8 @@ class _Watched:
         finally:
             wall.cancel()
             stopped.cancel()
-            if self._last_word is not None:
-                self._last_word.cancel()
+            if self._drop_timer is not None:
+                self._drop_timer.cancel()
             for _ in range(self._cancels):
                 self._task.uncancel()
 
@@ -168,12 +171,12 @@ class _Watched:
                     if self.dropped:
                         self._close()
                         raise
-                    if self._last_word is None:  # cancelled from outside: the grace holds for that, too
-                        self._last_word = self._loop.call_later(self._grace_seconds, self._drop)
+                    if self._drop_timer is None:  # cancelled from outside: the same grace applies
+                        self._drop_timer = self._loop.call_later(self._grace_seconds, self._drop)
                     awaited = self._work.throw(cancelled)
-                    if self._task.cancelling() == 0:  # an `asyncio.timeout` of the handler's own, which took it back
-                        self._last_word.cancel()
-                        self._last_word = None
+                    if self._task.cancelling() == 0:  # the handler's own `asyncio.timeout`, which took it back
+                        self._drop_timer.cancel()
+                        self._drop_timer = None
                 except BaseException as error:
                     awaited = self._work.throw(error)
                 else:
@@ -195,5 +198,5 @@ class _Watched:
         self._task.cancel()
 
     def _close(self) -> None:
-        with contextlib.suppress(BaseException):  # it swallows even its own end; it is driven no further in any case
+        with contextlib.suppress(BaseException):  # it ignores even its closing, but is not driven any further
             self._work.close()

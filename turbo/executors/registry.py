@@ -12,8 +12,10 @@ from turbo.workspaces.record import Policy
 
 
 def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = no_lock) -> dict[str, Executor]:
-    """All executors of a configuration, by name. Raises ConfigError: a handler that is not there, an env file with wrong
-    modes, an argument that cannot be used. `exclusive` is for those with `exclusive_cwd`, and for workspaces."""
+    """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
+
+    Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
+    """
     env_files = {
         name: EnvFile(Path(account.env_file))
         for name, account in config.accounts.items()
@@ -25,8 +27,8 @@ def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive
     for name, section in config.executors.items():
         env_file = env_files.get(section.account) if section.account else None
         try:
-            place = _workspace(name, section, config, journal, exclusive)
-            built[name] = _build(name, section, journal, env_file, roots, exclusive, place)
+            work_area = _work_area(name, section, config, journal, exclusive)
+            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area)
         except ValueError as error:  # EnvironmentRefused is one
             problems.append(f"executors.{name}: {error}")
     if problems:
@@ -44,7 +46,7 @@ def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
 
 
 def workspace_policies(config: WorkerConfig) -> dict[str, Policy]:
-    """What is to become of the worktrees of each executor that has them."""
+    """The worktree policy of each executor that has a workspace."""
     return {
         name: _policy(section)
         for name, section in config.executors.items()
@@ -63,7 +65,7 @@ def _policy(section: Program) -> Policy:
     )
 
 
-def _workspace(
+def _work_area(
     name: str, section: ExecutorSection, config: WorkerConfig, journal: Journal, exclusive: Exclusive
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
@@ -100,9 +102,9 @@ def _build(
     env_file: EnvFile | None,
     roots: list[Path],
     exclusive: Exclusive,
-    place: WorkArea | None,
+    work_area: WorkArea | None,
 ) -> Executor:
-    # Imported when used: a worker of python handlers needs no CLI classifier in its memory.
+    # Imported on use: a worker with python handlers only should not load the Claude executor.
     if isinstance(section, ClaudeSection):
         from turbo.executors.claude.executor import ClaudeExecutor
 
@@ -116,7 +118,7 @@ def _build(
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
-            place=place,
+            work_area=work_area,
             model=section.model,
             permission_mode=section.permission_mode,
             allowed_tools=section.allowed_tools,
@@ -140,7 +142,7 @@ def _build(
             env=section.env,
             env_file=env_file,
             allowed_roots=roots,
-            place=place,
+            work_area=work_area,
             grace_seconds=section.grace_seconds,
             silence_seconds=section.silence_seconds,
             account=section.account,

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees all of it or nothing: under another name first, then renamed into place."""
+"""Writes a file so that a reader sees all of it or nothing: under a temporary name first, then renamed into place."""
 
 import os
 from contextlib import suppress
@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str, *, durable: bool = False, mode: int = 0o600) -> None:
-    """Replace `path` by `content`, as UTF-8.
+    """Replace `path` with `content`, encoded as UTF-8.
 
-    `durable`: on disk, name and all, when this returns. Raises OSError; then `path` is as it was and nothing is left
-    beside it. Two writers of one path at the same time are not provided for.
+    `durable`: content and name are on disk when this returns. Raises OSError; then `path` is unchanged and no
+    temporary file remains. Not for two writers of one path at the same time.
     """
     draft = path.with_name(f".{path.name}.new")
     try:

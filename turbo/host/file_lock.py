@@ -1,7 +1,7 @@
-"""An advisory lock on a file (flock): held by one process at a time, given back by the kernel however that one ends.
+"""An advisory lock on a file (flock), held by one process at a time. The kernel releases it when that process ends.
 
-The file may be removed by its holder; a process that waited for it then finds that what it locked has no name any more,
-and takes the new file instead. The directory must be on a local disk: flock over NFS grants every request.
+The holder may remove the file. A process that waited for it then notices that the file it locked has no name any
+more, and takes the new file instead. The directory must be on a local disk: flock over NFS grants every request.
 """
 
 import fcntl
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 class FileLock:
-    """The lock of one file, made with mode 0600. Each object holds its own, also within a process. Calls block."""
+    """The lock of one file, created with mode 0600. Each object holds its own, also within a process. Calls block."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -24,12 +24,12 @@ class FileLock:
 
     @property
     def descriptor(self) -> int:
-        """The open file, while the lock is held: for content that belongs to the holder."""
+        """The open file, while the lock is held. The holder may keep data in it."""
         assert self._descriptor >= 0, "the lock is not held"
         return self._descriptor
 
     def take(self) -> bool:
-        """Take it without waiting. False when another process holds it. Raises OSError."""
+        """Take it without waiting. False if another process holds it. Raises OSError."""
         while True:
             self._open()
             try:
@@ -50,7 +50,7 @@ class FileLock:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
     def release(self) -> None:
-        """Let go, held or not. Explicitly: a forked child may have a copy of the descriptor."""
+        """Release it, held or not. Unlocks explicitly, because a forked child may have a copy of the descriptor."""
         if self._descriptor >= 0:
             with suppress(OSError):
                 fcntl.flock(self._descriptor, fcntl.LOCK_UN)
@@ -58,7 +58,7 @@ class FileLock:
             self._descriptor = -1
 
     def remove(self) -> None:
-        """Remove the file, while the lock is held. A process that waits for it notices."""
+        """Remove the file, while the lock is held. A process that waits for the lock notices."""
         self.path.unlink(missing_ok=True)
 
     def _open(self) -> None:
@@ -73,7 +73,7 @@ class FileLock:
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Hold the lock of `path` within the block. False: another process holds it. Raises OSError."""
+    """Hold the lock of `path` within the block. False if another process holds it. Raises OSError."""
     lock = FileLock(path)
     try:
         yield lock.take()

@@ -1,7 +1,7 @@
-"""Making a result storable: whatever an agent or a handler produced becomes JSON that PostgreSQL takes.
+"""Makes a result storable: whatever an agent or a handler returned becomes JSON that PostgreSQL accepts.
 
-NUL characters, lone surrogates and NaN in one result would make its whole batch fail, for ever. What is altered is said
-in the notes, which are stored beside it.
+One NUL character, lone surrogate or NaN would make the whole batch fail, again and again. Every alteration is listed
+in notes, which are stored with the result.
 """
 
 import math
@@ -12,15 +12,15 @@ from turbo.domain.result import RunResult
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_DEPTH = 200
-"""Levels of nesting: far below what PostgreSQL's parser (stack depth) and Python's (1,000) take."""
+"""Levels of nesting. Far below the limits of PostgreSQL's parser (stack depth) and Python's (1,000)."""
 
 MAX_INTEGER = 10**1000
 MAX_TEXT = 16 * 1024 * 1024
-"""Characters of one string: a jsonb string ends at 256 MB, and nobody reads sixteen."""
+"""Characters of one string. A jsonb string ends at 256 MB, and 16 million characters are more than a person reads."""
 
 
 def sanitize_text(text: str, notes: set[str]) -> str:
-    """`text` without what PostgreSQL's text cannot hold."""
+    """`text` without the characters that PostgreSQL's text type cannot store."""
     if "\0" in text:
         notes.add("NUL characters were replaced")
         text = text.replace("\0", REPLACEMENT)
@@ -36,7 +36,7 @@ def sanitize_text(text: str, notes: set[str]) -> str:
 
 
 def sanitize(value: object, notes: set[str], depth: int = 0) -> Any:
-    """`value` as JSON that jsonb takes; `notes` collects what was altered."""
+    """`value` as JSON that jsonb accepts. `notes` collects what was altered."""
     if depth > MAX_DEPTH:
         notes.add(f"nesting deeper than {MAX_DEPTH} levels was cut")
         return None
@@ -66,7 +66,7 @@ def sanitize(value: object, notes: set[str], depth: int = 0) -> Any:
 
 
 def sanitize_result(result: RunResult) -> RunResult:
-    """The same result, altered as little as makes PostgreSQL take it; `detail.altered` lists what was altered."""
+    """The same result, altered only as far as PostgreSQL requires. `detail.altered` lists the alterations."""
     notes: set[str] = set()
     output = sanitize(result.output, notes)
     error = None if result.error is None else sanitize_text(result.error, notes)

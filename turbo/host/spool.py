@@ -1,12 +1,14 @@
-"""The spool: a result on local disk before it is in the database, and for an hour after.
+"""The spool keeps a result on the local disk until the database has it, and for an hour after that.
 
-    put ──temporary name, fsync──▶ NNN.json ──recorded──▶ done/ ──an hour──▶ gone
+    put ──temporary name, fsync──▶ NNN.json ──recorded──▶ done/ ──an hour──▶ deleted
                                       ├── unreadable ──▶ corrupt/
-                                      └── the database refuses it ──▶ quarantine/ (kept; the row points to it)
+                                      └── the database refuses it ──▶ quarantine/ (kept; the task's row points to it)
 
-An entry is whole or not there: it is written under another name, synced, renamed, and the directory synced; a checksum
-finds what a dying disk did all the same. done/ is kept because an asynchronous failover can lose an acknowledged commit
-(5 of 5 lost); whatever the database then still shows open is replayed. Calls block on the disk: use threads.
+An entry is complete or absent: it is written under another name, synced and renamed, and the directory is synced. A
+checksum detects what a dying disk changed.
+
+done/ is kept because an asynchronous failover can lose an acknowledged commit (5 of 5 lost). After a failover,
+entries whose task the database still shows as open are replayed. Calls block on the disk: use threads.
 """
 
 import errno
@@ -30,17 +32,17 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 NAMES_ON_DISK = {"uncounted": "untouched"}
-"""Fields that have another name in the file: workers of several versions share a host, and read each other's files."""
+"""Fields with another name in the file. Workers of several versions share a host and read each other's files."""
 DONE_SECONDS = 3600.0
 
 
 class SpoolUnavailable(Exception):
-    """The disk takes no result now: full, read-only, broken. The message says which."""
+    """The disk accepts no result now: full, read-only or broken. The message names the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolEntry:
-    """A result on disk."""
+    """One result on disk."""
 
     path: Path
     result: RunResult
@@ -48,12 +50,12 @@ class SpoolEntry:
 
 class Spool:
     def __init__(self, directory: Path) -> None:
-        """`directory` and its sub-directories are made when first needed, mode 0700."""
+        """`directory` and its sub-directories are created when first needed, mode 0700."""
         self.directory = directory
         self._numbers = itertools.count(time.time_ns())
 
     def put(self, result: RunResult) -> SpoolEntry:
-        """On disk, for good, when this returns. Raises SpoolUnavailable; then nothing is left behind."""
+        """The result is durable when this returns. Raises SpoolUnavailable; then no file remains."""
         if not result.finished_at:
             result = replace(result, finished_at=datetime.now(UTC).isoformat())
         body = json.dumps(_to_file(result), ensure_ascii=True)
@@ -63,43 +65,45 @@ class Spool:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(path, content, durable=True)
         except OSError as error:
-            raise SpoolUnavailable(f"{self.directory}: {_why(error)}") from error
+            raise SpoolUnavailable(f"{self.directory}: {_reason(error)}") from error
         return SpoolEntry(path, result)
 
     def pending(self) -> list[SpoolEntry]:
-        """What is not recorded yet, oldest first. Unreadable files are put aside with one warning each."""
+        """Entries that are not recorded yet, oldest first. Unreadable files are set aside with one warning each."""
         return list(self._entries(self.directory))
 
     def recently_done(self) -> list[SpoolEntry]:
-        """What was recorded within the last hour, oldest first."""
+        """Entries that were recorded within the last hour, oldest first."""
         return list(self._entries(self.directory / "done"))
 
     def adopt(self, other: "Spool") -> None:
-        """Take over what a spool on the same disk holds, recorded within the hour or not at all. What cannot be read stays
-        there. Raises OSError; what was not taken over by then is still there."""
+        """Take over the entries of a spool on the same disk, recorded or not.
+
+        Files that cannot be read stay there. Raises OSError; entries not taken over by then are still there.
+        """
         for entry in [*other.pending(), *other.recently_done()]:
-            where = self.directory / "done" if entry.path.parent.name == "done" else self.directory
-            where.mkdir(parents=True, exist_ok=True, mode=0o700)
-            target = where / entry.path.name
+            target_dir = self.directory / "done" if entry.path.parent.name == "done" else self.directory
+            target_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target = target_dir / entry.path.name
             while target.exists():
-                target = where / f"{next(self._numbers):020d}.json"
-            entry.path.rename(target)  # its age stays
+                target = target_dir / f"{next(self._numbers):020d}.json"
+            entry.path.rename(target)  # keeps its modification time
         if self.directory.exists():
             sync_directory(self.directory)
 
     def done(self, entry: SpoolEntry, verdict: str) -> None:
-        """The database has answered (`verdict`): the file waits in done/ for a failover that may have lost it."""
+        """The database has answered (`verdict`). The file waits in done/, in case a failover loses the row."""
         del verdict
         if entry.path.parent.name != "done":
             self._move(entry.path, "done")
 
     def quarantine(self, entry: SpoolEntry, why: str) -> Path:
-        """The database cannot store it: kept for a person. Returns where it is."""
+        """The database cannot store it: kept for a person. Returns the new path."""
         log.debug("quarantined %s: %s", entry.path.name, why)
         return self._move(entry.path, "quarantine")
 
     def prune_done(self, older_than: float = DONE_SECONDS) -> None:
-        """Forget what was recorded more than `older_than` seconds ago."""
+        """Delete entries that were recorded more than `older_than` seconds ago."""
         horizon = time.time() - older_than
         with suppress(OSError):
             for path in (self.directory / "done").glob("*.json"):
@@ -108,7 +112,7 @@ class Spool:
                         path.unlink()
 
     def probe(self) -> None:
-        """Whether a result could be written now. Raises SpoolUnavailable."""
+        """Test whether a result could be written now. Raises SpoolUnavailable."""
         path = self.directory / "probe.tmp"
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,7 +121,7 @@ class Spool:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            raise SpoolUnavailable(f"{self.directory}: {_why(error)}") from error
+            raise SpoolUnavailable(f"{self.directory}: {_reason(error)}") from error
         finally:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
@@ -127,16 +131,16 @@ class Spool:
             try:
                 envelope = json.loads(path.read_text(encoding="ascii"))
                 if envelope["format"] > FORMAT:
-                    continue  # a newer turbo's; it will read it
+                    continue  # written by a newer turbo, which will read it
                 body = envelope["result"]
                 if hashlib.sha256(body.encode()).hexdigest() != envelope["sha256"]:
-                    raise ValueError("its checksum does not fit")
+                    raise ValueError("its checksum does not match")
                 result = _from_file(json.loads(body))
             except OSError as error:
                 log.warning("spool file %s cannot be read: %s", path, error)
                 continue
             except (ValueError, KeyError, TypeError) as error:
-                log.warning("spool file %s is damaged (%s); put aside in corrupt/", path, error)
+                log.warning("spool file %s is damaged (%s); moved to corrupt/", path, error)
                 with suppress(OSError):
                     self._move(path, "corrupt")
                 continue
@@ -166,7 +170,7 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
     return RunResult(**fields)
 
 
-def _why(error: OSError) -> str:
+def _reason(error: OSError) -> str:
     return {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",

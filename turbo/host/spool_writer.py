@@ -1,8 +1,9 @@
-"""Writing to the spool from the event loop, whatever the disk does.
+"""Writes to the spool from the event loop, and copes with a disk that fails.
 
     writable ──a write fails──▶ unwritable: logged once, claims are held back ──a probe succeeds──▶ writable, logged once
 
-A disk that takes nothing must not lose a result or end the worker: results are then held in memory and recorded directly.
+While the disk accepts nothing, results are held in memory and recorded directly: none is lost, and the worker runs
+on.
 """
 
 import asyncio
@@ -17,16 +18,16 @@ log = logging.getLogger(__name__)
 
 
 class SpoolWriter:
-    """One worker's spool. `trouble`: why it cannot be written now, or None."""
+    """One worker's spool. `problem`: why it cannot be written now, or None."""
 
-    def __init__(self, spool: Spool, trouble_changed: Callable[[str | None], None]) -> None:
-        """`trouble_changed` is called with the new `trouble`."""
+    def __init__(self, spool: Spool, problem_changed: Callable[[str | None], None]) -> None:
+        """`problem_changed` is called with the new `problem`."""
         self._spool = spool
-        self._trouble_changed = trouble_changed
-        self.trouble: str | None = None
+        self._problem_changed = problem_changed
+        self.problem: str | None = None
 
     async def put(self, result: RunResult) -> SpoolEntry | None:
-        """On disk, for good, when this returns; None when the disk does not take it."""
+        """The result is durable when this returns. None if the disk does not accept it."""
         try:
             return await asyncio.to_thread(self._spool.put, result)
         except SpoolUnavailable as error:
@@ -34,15 +35,17 @@ class SpoolWriter:
             return None
 
     async def done(self, entry: SpoolEntry, verdict: str) -> None:
-        """The database has answered. If the disk refuses the move, the entry stays and is sent again after a restart:
-        the answer will be `already`."""
+        """The database has answered.
+
+        If the disk refuses the move, the entry stays and is sent again after a restart: the answer will be `already`.
+        """
         try:
             await asyncio.to_thread(self._spool.done, entry, verdict)
         except OSError as error:
             self._note(f"{entry.path}: {error.strerror or error}")
 
     async def quarantine(self, entry: SpoolEntry, why: str) -> Path:
-        """Keep an entry that the database cannot store. Returns where it is now; if it cannot be moved, where it was."""
+        """Keep an entry that the database cannot store. Returns its new path, or the old one if it cannot be moved."""
         try:
             return await asyncio.to_thread(self._spool.quarantine, entry, why)
         except OSError as error:
@@ -50,8 +53,8 @@ class SpoolWriter:
             return entry.path
 
     async def check(self) -> None:
-        """Whether the disk takes results again. Does nothing while it does."""
-        if self.trouble is None:
+        """Test whether the disk accepts results again. Does nothing while it does."""
+        if self.problem is None:
             return
         try:
             await asyncio.to_thread(self._spool.probe)
@@ -63,12 +66,12 @@ class SpoolWriter:
         """Delete what was recorded more than an hour ago."""
         await asyncio.to_thread(self._spool.prune_done)
 
-    def _note(self, trouble: str | None) -> None:
-        if (trouble is None) == (self.trouble is None):
+    def _note(self, problem: str | None) -> None:
+        if (problem is None) == (self.problem is None):
             return
-        if trouble is not None:
-            log.warning("spool is not writable: %s; recording directly, claiming nothing until it is", trouble)
+        if problem is not None:
+            log.warning("spool is not writable: %s; recording directly, claiming nothing until it is", problem)
         else:
             log.info("spool is writable again")
-        self.trouble = trouble
-        self._trouble_changed(trouble)
+        self.problem = problem
+        self._problem_changed(problem)

@@ -1,14 +1,16 @@
-"""The state directory of a host: what its workers leave on disk, and who may touch what a dead one left.
+"""The state directory of a host: what its workers keep on disk, and who may touch the files of a dead worker.
 
-    <state_dir>/workers/<worker id>/{lock, journal/, spool/}     one per worker process, its lock held while it lives
+    <state_dir>/workers/<worker id>/{lock, journal/, spool/}     one per worker process; its lock is held while it lives
     <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept for a while (turbo.maintenance.file_retention)
-    <state_dir>/tasks/<task>/                                    a task's own working directory, unless configured
+    <state_dir>/tasks/<task>/                                    a task's own working directory, unless one is configured
     <state_dir>/workspaces/<repo>/<task>/                        a task's git worktree and its record (turbo.workspaces)
     <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor, workspace, repository
 
-A worker is dead when its lock can be taken: the kernel gives the lock back however the process ended. Whoever takes it
-owns what is left, so two live workers never adopt the same one. The directory must be on a local disk (flock over NFS
-says yes to everybody) and its owner's alone: results and logs hold what agents read.
+A worker is dead if its lock can be taken: the kernel releases the lock however the process ended. The process that
+takes it owns the dead worker's files, so two live workers never take over the same ones.
+
+The directory must be on a local disk, because flock over NFS grants every request. Only its owner may read it:
+results and logs contain what agents read.
 """
 
 import hashlib
@@ -25,13 +27,14 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class StateDirUnusable(Exception):
-    """The state directory cannot be used; the message says what to do."""
+    """The state directory cannot be used. The message names the remedy."""
 
 
 def safe_name(task_id: str) -> str:
-    """A readable, collision-free file name for any task id: itself where that is safe, else cut and hashed.
+    """A readable and collision-free file name for any task id: the id itself if that is safe, else cut and hashed.
 
-    Capitals are hashed too: where a file system takes `A` and `a` for one name, two tasks must not share a directory.
+    Ids with capitals are hashed too: two tasks must not share a directory on a file system that treats `A` and `a`
+    alike.
     """
     if re.fullmatch(r"[a-z0-9_-][a-z0-9._-]{0,79}", task_id):
         return task_id
@@ -40,22 +43,22 @@ def safe_name(task_id: str) -> str:
 
 
 def logs_of(root: Path, task_id: str) -> Path:
-    """Where the logs of a task's runs on this host are: `<attempt>-<token>.log`."""
+    """The directory with the logs of a task's runs on this host: `<attempt>-<token>.log`."""
     return root / "logs" / safe_name(task_id)
 
 
 def locks_of(root: Path) -> Path:
-    """Where the locks of directories and repositories are."""
+    """The directory with the locks of directories and repositories."""
     return root / "locks"
 
 
 def workspaces_of(root: Path) -> Path:
-    """Where the git worktrees of this host's tasks are."""
+    """The directory with the git worktrees of this host's tasks."""
     return root / "workspaces"
 
 
 class WorkerHome:
-    """One worker's directory, its lock held. `places` for the runner: work_dir and log_path."""
+    """One worker's directory, with its lock held. Gives each run its working directory and log path."""
 
     def __init__(self, root: Path, worker_id: str, lock: FileLock) -> None:
         self._root = root
@@ -72,7 +75,7 @@ class WorkerHome:
         return logs_of(self._root, task_id) / f"{attempt}-{token}.log"
 
     def remove(self) -> None:
-        """The directory goes, unless results are still in it; so does the lock."""
+        """Remove the directory, unless it still has results, and release the lock."""
         if not any(any(self.spool.glob(kept)) for kept in ("*.json", "done/*.json", "quarantine/*", "corrupt/*")):
             shutil.rmtree(self.path, ignore_errors=True)
         self.close()
@@ -83,7 +86,7 @@ class WorkerHome:
 
 class StateDir:
     def __init__(self, root: str | Path) -> None:
-        """Makes `root` if it is not there (0700). Raises StateDirUnusable."""
+        """Creates `root` if it is missing (mode 0700). Raises StateDirUnusable."""
         self.root = Path(root).expanduser()
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -94,21 +97,21 @@ class StateDir:
             raise StateDirUnusable(f"state_dir {self.root}: cannot be used: {error.strerror}") from error
         if state.st_uid != os.geteuid():
             raise StateDirUnusable(
-                f"state_dir {self.root}: belongs to user {state.st_uid}; give this worker one of its own"
+                f"state_dir {self.root}: belongs to user {state.st_uid}: give this worker a different one"
             )
         if stat.S_IMODE(state.st_mode) & 0o077:
             raise StateDirUnusable(f"state_dir {self.root}: other users can read it: run chmod 700 {self.root}")
 
     @property
     def locks(self) -> Path:
-        """Where the locks of directories are (turbo.executors.exclusive_directories)."""
+        """The directory with the locks of directories (turbo.executors.exclusive_directories)."""
         return locks_of(self.root)
 
     @property
     def workspaces(self) -> Path:
         return workspaces_of(self.root)
 
-    def tidying(self) -> AbstractContextManager[bool]:
+    def retention_lock(self) -> AbstractContextManager[bool]:
         """True for one worker of the host at a time."""
         return try_lock(self.locks / "tidy")
 
@@ -119,18 +122,18 @@ class StateDir:
         draft.mkdir(mode=0o700, exist_ok=True)
         lock = FileLock(draft / "lock")
         if not lock.take() or home.exists():
-            raise StateDirUnusable(f"{home}: is somebody else's, though the id is this process's own")
-        draft.rename(home)  # a sibling that looks for the dead never sees it without its lock held
+            raise StateDirUnusable(f"{home}: another process uses it, although the worker id is unique")
+        draft.rename(home)  # so that another worker, looking for dead ones, never sees it unlocked
         return WorkerHome(self.root, worker_id, lock)
 
     def dead_workers(self) -> list[WorkerHome]:
-        """Directories of workers whose process is gone, their locks taken: the caller has adopted them."""
+        """The directories of workers whose process has died, with their locks taken: the caller owns them now."""
         dead = []
         for home in sorted((self.root / "workers").iterdir()):
             if not home.is_dir() or home.name.startswith("."):
                 continue
             lock = FileLock(home / "lock")
-            with suppress(OSError):  # its adopter removed it meanwhile
+            with suppress(OSError):  # another worker has taken it over and removed it
                 if lock.take():
                     dead.append(WorkerHome(self.root, home.name, lock))
         return dead

@@ -86,7 +86,7 @@ class FileRetention(LoopService):
 
     async def once(self) -> list[str]:
         """One pass. Returns the names of what was removed; raises `db.DATABASE_ERRORS`: then nothing is removed."""
-        with self._state.tidying() as mine:
+        with self._state.retention_lock() as mine:
             if not mine:
                 return []
             await asyncio.to_thread(self._finish)

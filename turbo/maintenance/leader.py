@@ -40,7 +40,7 @@ class Leader(LoopService):
             try:
                 await self._lead(outage)
             finally:
-                self._metrics.fleet.resign()
+                self._metrics.fleet.clear()
 
     async def _lead(self, outage: Outage) -> None:
         pruned = float("-inf")
@@ -48,7 +48,7 @@ class Leader(LoopService):
             began = time.monotonic()
             pause = GAUGES_SECONDS
             try:
-                self._metrics.fleet.lead(await self._registry.gauges())
+                self._metrics.fleet.replace(await self._registry.gauges())
                 took = time.monotonic() - began
                 pause = max(GAUGES_SECONDS, took / GAUGES_SHARE)
                 if time.monotonic() - pruned > PRUNE_SECONDS:
@@ -56,6 +56,6 @@ class Leader(LoopService):
                     pruned = time.monotonic()
                 outage.over()
             except db.DATABASE_ERRORS as error:
-                self._metrics.fleet.resign()
+                self._metrics.fleet.clear()
                 outage.failed(error)
             await self._leadership.lost(pause)

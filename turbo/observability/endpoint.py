@@ -1,11 +1,11 @@
-"""The worker's HTTP endpoint: /metrics for Prometheus, /healthz and /readyz for whatever watches processes.
+"""The worker's HTTP endpoint: /metrics for Prometheus, /healthz and /readyz for process supervisors.
 
     /metrics   the registry, read from memory; never waits for the database
     /healthz   200 while the process works; 503 with the reason once one of its services has crashed
     /readyz    200 while the worker claims; 503 with the reasons while it does not (no database, draining, paused)
 
-It is up before the database answers: a worker that waits for the database is healthy and not ready. Plain or TLS, with client
-certificates where configured (the library's server does both).
+It is up before the database answers: a worker that waits for the database is healthy but not ready. Plain HTTP or
+TLS, with client certificates if configured (prometheus-client's server does both).
 """
 
 import asyncio
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Problems = Callable[[], Iterable[str]]
-"""What is wrong now, one sentence each; nothing when all is well. Called from the endpoint's threads."""
+HealthProblems = Callable[[], Iterable[str]]
+"""The current problems, one sentence each; empty if all is well. Called from the endpoint's threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files of the endpoint. With `client_ca`, callers must present a certificate that it signed."""
+    """PEM files of the endpoint. With `client_ca`, clients must present a certificate signed by it."""
 
     certfile: str
     keyfile: str
@@ -55,8 +55,8 @@ class Endpoint:
         port: int = 0,
         tls: TlsFiles | None = None,
         *,
-        unhealthy: Problems = _no_problems,
-        unready: Problems = _no_problems,
+        unhealthy: HealthProblems = _no_problems,
+        unready: HealthProblems = _no_problems,
     ) -> None:
         """`port` 0: a free one."""
         self._registry = registry
@@ -70,7 +70,7 @@ class Endpoint:
         self.started = asyncio.Event()
 
     def start(self, _crashed: Crashed) -> None:
-        """See Service. Raises OSError when the address is taken or the TLS files cannot be read."""
+        """See Service. Raises OSError if the address is taken or the TLS files cannot be read."""
         tls = self._tls
         try:
             server, thread = start_http_server(
@@ -87,7 +87,7 @@ class Endpoint:
                 raise
             raise OSError(
                 f"the metrics endpoint cannot listen on {self._host}:{self._port}: {error.strerror}; "
-                "port 0 takes a free one"
+                "use port 0 for a free one"
             ) from None
         metrics = server.get_app()
         assert metrics is not None
@@ -100,7 +100,7 @@ class Endpoint:
                 return _report(start_response, self._unhealthy())
             if path == "/readyz":
                 return _report(start_response, self._unready())
-            return _answer(start_response, "404 Not Found", "here are /metrics, /healthz and /readyz")
+            return _answer(start_response, "404 Not Found", "try /metrics, /healthz or /readyz")
 
         server.set_app(route)
         self._server = (server, thread)

@@ -1,8 +1,8 @@
-"""Counters and histograms for what happens thousands of times a second.
+"""Counters and histograms for events that happen thousands of times a second.
 
-The library's own take a lock at each step and look labels up anew: four of them were a tenth of a light run's time. These
-are plain numbers, written by the event loop's thread alone and read by the endpoint's; a scrape may see a run's count a
-moment before its sum. They are exposed exactly as the library's are.
+prometheus-client's own take a lock and look up their labels at each step: four of them took a tenth of a light run's
+time. These are plain numbers, written only by the event loop's thread and read by the endpoint's. A scrape may see a
+run's count a moment before its sum. The exposed format is the library's.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 
 
 class CounterSeries:
-    """One series of a counter."""
+    """One labelled series of a counter."""
 
     __slots__ = ("value",)
 
@@ -28,7 +28,7 @@ class CounterSeries:
 
 
 class HistogramSeries:
-    """One series of a histogram; `buckets` are the upper bounds without +Inf."""
+    """One labelled series of a histogram. `buckets` are the upper bounds without +Inf."""
 
     __slots__ = ("buckets", "counts", "total")
 
@@ -43,49 +43,54 @@ class HistogramSeries:
 
 
 class FastCounter(Collector):
-    def __init__(self, name: str, what: str, labelnames: Sequence[str], registry: CollectorRegistry) -> None:
-        self._name, self._what, self._labelnames = name, what, tuple(labelnames)
+    def __init__(self, name: str, documentation: str, labelnames: Sequence[str], registry: CollectorRegistry) -> None:
+        self._name, self._help, self._labelnames = name, documentation, tuple(labelnames)
         self._series: dict[tuple[str, ...], CounterSeries] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> CounterSeries:
-        found = self._series.get(values)
-        if found is None:
-            found = self._series[values] = CounterSeries()
-        return found
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = CounterSeries()
+        return series
 
     def describe(self) -> Iterable[CounterMetricFamily]:
-        return [CounterMetricFamily(self._name, self._what, labels=self._labelnames)]
+        return [CounterMetricFamily(self._name, self._help, labels=self._labelnames)]
 
     def collect(self) -> Iterable[CounterMetricFamily]:
         (family,) = self.describe()
-        for values, count in list(self._series.items()):
-            family.add_metric(values, count.value)
+        for values, series in list(self._series.items()):
+            family.add_metric(values, series.value)
         return [family]
 
 
 class FastHistogram(Collector):
     def __init__(
-        self, name: str, what: str, labelnames: Sequence[str], buckets: Sequence[float], registry: CollectorRegistry
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Sequence[str],
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
     ) -> None:
-        self._name, self._what, self._labelnames = name, what, tuple(labelnames)
+        self._name, self._help, self._labelnames = name, documentation, tuple(labelnames)
         self._buckets = tuple(float(b) for b in buckets)
         self._series: dict[tuple[str, ...], HistogramSeries] = {}
         registry.register(self)
 
     def labels(self, *values: str) -> HistogramSeries:
-        found = self._series.get(values)
-        if found is None:
-            found = self._series[values] = HistogramSeries(self._buckets)
-        return found
+        series = self._series.get(values)
+        if series is None:
+            series = self._series[values] = HistogramSeries(self._buckets)
+        return series
 
     def describe(self) -> Iterable[HistogramMetricFamily]:
-        return [HistogramMetricFamily(self._name, self._what, labels=self._labelnames)]
+        return [HistogramMetricFamily(self._name, self._help, labels=self._labelnames)]
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
         (family,) = self.describe()
         bounds = [floatToGoString(b) for b in (*self._buckets, float("inf"))]  # type: ignore[no-untyped-call]
-        for values, spread in list(self._series.items()):
-            counts = [(bound, float(count)) for bound, count in zip(bounds, accumulate(spread.counts), strict=True)]
-            family.add_metric(values, counts, spread.total)
+        for values, series in list(self._series.items()):
+            counts = [(bound, float(count)) for bound, count in zip(bounds, accumulate(series.counts), strict=True)]
+            family.add_metric(values, counts, series.total)
         return [family]

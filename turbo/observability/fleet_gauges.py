@@ -1,8 +1,8 @@
 """The gauges of the whole fleet, which only the leader reports.
 
-One immutable set of families, replaced whole: a scrape sees the last look at the database or nothing, never half of one,
-and a worker that no longer leads stops reporting at once, so that two never both do for long. Nothing here is bounded by
-what inserters write: a queue that no live worker serves is counted as `other`.
+One immutable set of families, always replaced as a whole: a scrape sees the last result of the database, or nothing.
+A worker that no longer leads stops reporting at once, so two workers never both report for long. Inserters cannot
+create labels: a queue that no live worker serves is counted as `other`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,18 +21,18 @@ class FleetGauges(Collector):
         self._families: tuple[GaugeMetricFamily, ...] = ()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
-        """The families, empty: for the registry's check of names, and for the test of docs/metrics.md."""
+        """The families without values: for the registry's check of names, and for the test of docs/metrics.md."""
         return _families()
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         return self._families
 
-    def resign(self) -> None:
-        """No longer the leader."""
+    def clear(self) -> None:
+        """Report nothing: this worker is not the leader any more."""
         self._families = ()
 
-    def lead(self, facts: Iterable[Mapping[str, object]]) -> None:
-        """Replace what is reported by what sql/workers/gauges.sql returned."""
+    def replace(self, facts: Iterable[Mapping[str, object]]) -> None:
+        """Report the rows of sql/workers/gauges.sql instead of the previous ones."""
         facts = list(facts)
         served = {str(f["label"]) for f in facts if f["what"] == "served"}
         counts: dict[tuple[str, str], float] = {(q, s.value): 0.0 for q in served for s in LIVE_STATES}

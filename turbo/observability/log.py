@@ -1,8 +1,8 @@
-"""Logs: one line a record, `time LEVEL message key=value …`, to stderr or to a file that this process rotates.
+"""Logging: one line per record, `time LEVEL message key=value …`, to stderr or to a file that this process rotates.
 
-The worker, task and attempt of a record are fields at its end (`extra={"task": …}`), so that one grep follows a task. A
-task's own text cannot forge a line: newlines and other controls are escaped. Passwords in anything that looks like a
-connection string are starred out.
+The worker, task and attempt of a record are fields at its end (`extra={"task": …}`), so one grep follows a task. A
+task's text cannot forge a line, because newlines and other control characters are escaped. Passwords in connection
+strings are replaced with stars.
 """
 
 import logging
@@ -20,7 +20,7 @@ _KEYWORD_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", 
 
 
 def scrub(text: str) -> str:
-    """Star out passwords of connection strings."""
+    """Replace the passwords of connection strings with stars."""
     return _KEYWORD_PASSWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1***@", text))
 
 
@@ -50,7 +50,7 @@ class LineFormatter(logging.Formatter):
 
 
 def configure(worker_id: str = "", log_file: Path | None = None, level: int = logging.INFO) -> None:
-    """Set up the root logger: to stderr, or to a file that rotates. Raises OSError when that cannot be written."""
+    """Set up the root logger: stderr, or a rotating file. Raises OSError if the file cannot be written."""
     handler = logging.StreamHandler(sys.stderr) if log_file is None else LogFile(log_file.expanduser())
     handler.setFormatter(LineFormatter(worker_id))
     root = logging.getLogger()

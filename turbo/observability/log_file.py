@@ -1,7 +1,7 @@
-"""The worker's own log file: rotated by size here, because launchd never rotates what it appends to.
+"""The worker's own log file, rotated here by size, because launchd never rotates the files that it appends to.
 
-Its owner's alone (0600): lines name tasks, directories and accounts. Opened again when somebody has moved or removed it
-(newsyslog, logrotate, rm), so that no line goes to a file without a name.
+Only its owner may read it (0600): lines name tasks, directories and accounts. If another program has moved or removed
+it (newsyslog, logrotate, rm), it is opened again, so that no line goes to a file without a name.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ MODE = 0o600
 
 
 class LogFile(logging.handlers.RotatingFileHandler):
-    """Ten megabytes a file, five kept: `worker.log`, `worker.log.1`, …. Makes the directory. Raises OSError."""
+    """Ten megabytes per file, five old ones kept: `worker.log.1`, …. Creates the directory. Raises OSError."""
 
     def __init__(self, path: Path, *, rotate_bytes: int = ROTATE_BYTES, keep: int = ROTATE_KEEP) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -26,11 +26,11 @@ class LogFile(logging.handlers.RotatingFileHandler):
     def _open(self) -> TextIOWrapper:
         file = open(self.baseFilename, "a", encoding="utf-8", opener=_closed_to_others)  # noqa: SIM115 - kept open
         with contextlib.suppress(OSError):
-            os.fchmod(file.fileno(), MODE)  # one that was there before, from when it was open to all
+            os.fchmod(file.fileno(), MODE)  # an existing file may have a wider mode
         return file
 
     def shouldRollover(self, record: logging.LogRecord) -> bool:
-        """Asked before every line, and inside the handler's own care for errors."""
+        """Called before every line, within the handler's own error handling."""
         if self.stream is not None and not _is_at(self.stream, self.baseFilename):
             self.stream.close()
             self.stream = self._open()

@@ -1,12 +1,13 @@
-"""What a worker measures. The names are a contract (docs/metrics.md); `promtool check metrics` lints them in a test.
+"""What a worker measures. The names are a contract (docs/metrics.md); a test runs `promtool check metrics` on them.
 
-One registry a worker, read from memory by its endpoint. Labels are bounded: executors, accounts and a worker's own queues
-come from its configuration; of the queues the leader sees in the table (turbo.observability.fleet_gauges), those that no live worker
-serves are counted together as `other`, because any inserter can invent one.
+Each worker has one registry, which its endpoint reads from memory. Labels are bounded: executors, accounts and the
+worker's own queues come from its configuration. The leader also counts queues it finds in the table
+(turbo.observability.fleet_gauges); there, queues that no live worker serves are counted as `other`, because any
+inserter can invent one.
 """
 
+import collections
 import time
-from collections import Counter as Count
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
@@ -23,10 +24,10 @@ from turbo.observability.fast_metrics import FastCounter, FastHistogram
 from turbo.observability.fleet_gauges import FleetGauges
 
 DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200)
-"""Seconds an agent runs: from a lint to two hours."""
+"""How long an agent runs, in seconds: from a lint to two hours."""
 
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600)
-"""Seconds a task waits: single-digit milliseconds on an idle fleet, hours on a full one."""
+"""How long a task waits, in seconds: single-digit milliseconds on an idle fleet, hours on a full one."""
 
 
 class ObservedSlots(Protocol):
@@ -48,7 +49,7 @@ class ObservedExecutor(Protocol):
 
 
 class RunningTasks(Collector):
-    """`turbo_running_tasks`, counted at the scrape: a run's start and end cost nothing for it."""
+    """`turbo_running_tasks`, counted at each scrape, so that starting and ending a run costs nothing."""
 
     def __init__(self) -> None:
         self._slots: ObservedSlots | None = None
@@ -64,7 +65,7 @@ class RunningTasks(Collector):
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
         family = self._family()
-        counted = Count(dict.fromkeys(self._known, 0))
+        counted = collections.Counter(dict.fromkeys(self._known, 0))
         if self._slots is not None:
             counted.update((run.executor, run.account or "") for run in list(self._slots.running.values()))
         for labels, count in sorted(counted.items()):
@@ -95,7 +96,7 @@ class Metrics:
         )
         self.finished = FastCounter(
             "turbo_tasks_finished",
-            "Runs that ended, by what became of them.",
+            "Runs that ended, by outcome.",
             ["queue", "executor", "outcome"],
             r,
         )
@@ -111,7 +112,7 @@ class Metrics:
             "turbo_pickup_seconds", "From runnable to the agent started.", ["queue"], WAIT_BUCKETS, r
         )
         self.retries = Counter(
-            "turbo_retries", "Runs put back to be tried again, by failure_kind.", ["queue", "reason"], registry=r
+            "turbo_retries", "Failed runs that will be retried, by failure_kind.", ["queue", "reason"], registry=r
         )
         self.auth_failures = Counter(
             "turbo_auth_failures", "Runs that ended because the account is not logged in.", ["account"], registry=r
@@ -130,17 +131,17 @@ class Metrics:
             registry=r,
         )
         self.listener_reconnects = Counter(
-            "turbo_listener_reconnects", "Times the listener had to connect again.", registry=r
+            "turbo_listener_reconnects", "Times that the listener reconnected.", registry=r
         )
         self.heartbeat = Gauge(
             "turbo_heartbeat_timestamp_seconds", "When the database last took a heartbeat (Unix time).", registry=r
         )
         self.rescued = Counter(
-            "turbo_rescued_tasks", "Tasks this worker took back for the fleet.", ["reason"], registry=r
+            "turbo_rescued_tasks", "Tasks that this worker rescued, by reason.", ["reason"], registry=r
         )
         self.poisoned = Counter(
             "turbo_poisoned_tasks",
-            "Tasks given up on: too many of their runs ended with the worker, its machine or its tools.",
+            "Tasks failed as poison: too many of their runs ended with their worker, its machine or its tools.",
             registry=r,
         )
         self.fenced = Counter(
@@ -148,18 +149,21 @@ class Metrics:
         )
         self.spool_pending = Gauge("turbo_spool_pending", "Results not yet recorded in the database.", registry=r)
         self.retention = Counter(
-            "turbo_retention_deleted", "Rows this worker deleted as leader because of their age.", ["table"], registry=r
+            "turbo_retention_deleted",
+            "Rows that this worker deleted as leader because of their age.",
+            ["table"],
+            registry=r,
         )
         self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
         )
 
-    def expect(self, queues: Iterable[str], executors: Iterable[str]) -> None:
-        """Let every counter of this worker's configuration exist from the start, at 0.
+    def declare_series(self, queues: Iterable[str], executors: Iterable[str]) -> None:
+        """Create the series of this worker's configuration at start, with value 0.
 
-        Prometheus cannot see the first increment of a series that begins with it: `increase()` would miss the first
-        failure of an executor, which is the one to be told of.
+        Prometheus cannot see an increment that creates its series: `increase()` would miss an executor's first
+        failure, the one an alert is for.
         """
         for queue in queues:
             for result in ("claimed", "lost"):
@@ -178,8 +182,8 @@ class Metrics:
         self.slots.labels("busy").set_function(lambda: slots.busy)
         self.slots.labels("free").set_function(lambda: slots.free)
 
-    def used(self, account: str, usage: Iterable[ModelUsage]) -> None:
-        """Add what one run used."""
+    def record_usage(self, account: str, usage: Iterable[ModelUsage]) -> None:
+        """Add the tokens and cost of one run."""
         for u in usage:
             for kind, tokens in (
                 ("input", u.input_tokens),

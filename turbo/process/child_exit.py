@@ -1,7 +1,7 @@
-"""Learning that a child has exited without collecting it.
+"""Learns that a child has exited, without collecting its status.
 
-An uncollected child is a zombie that keeps its pid and its process group: nothing else can have those numbers, so its
-group can still be signalled safely. asyncio's own watchers collect at once.
+An uncollected child is a zombie that keeps its pid and its process group. No other process can get those numbers, so
+the group can still be signalled safely. asyncio's own child watchers collect at once.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from collections.abc import Callable
 
 
 def call_at_exit(pid: int, callback: Callable[[], None]) -> None:
-    """Have the running loop call `callback` once the child has exited. Raises RuntimeError if no thread can be had.
+    """Call `callback` on the running loop once the child has exited. Raises RuntimeError if no thread can be started.
 
-    A thread in waitid, which every Linux has (pidfd_open is refused by some container profiles); kqueue where Python
-    has no waitid (macOS before 3.13; from documentation, not run).
+    Uses a thread in waitid, which every Linux has (some container profiles refuse pidfd_open). Uses kqueue where
+    Python has no waitid: macOS before 3.13 (written from documentation, not run).
     """
     loop = asyncio.get_running_loop()
     if sys.platform == "darwin" and not hasattr(os, "waitid"):
@@ -48,7 +48,7 @@ if sys.platform == "darwin":
         )
         try:
             queue.control([exit_of_child], 0)
-        except ProcessLookupError:  # it is a zombie already
+        except ProcessLookupError:  # already a zombie
             queue.close()
             loop.call_soon(callback)
             return

@@ -1,11 +1,11 @@
-"""What a program finds in its environment: an allow-list of the worker's, the executor's, the account's, the task's.
+"""The environment of a program: an allow-list from the worker, then what the executor, the account and the task add.
 
     HOME, PATH, LANG, … of the worker  ◀  `env` of the executor  ◀  the account's env file  ◀  TURBO_TASK_ID, …
                                     (each may replace what is to its left)
 
-The worker's own secrets are not on the list: TURBO_DSN and PG* never reach a program, and naming one in `env` or an env
-file is a configuration error. An env file is where secrets belong, so it must be its owner's alone (mode 0600); it is
-read again when it has changed, and no message shows a value of it.
+The worker's own secrets are not on the list. TURBO_DSN and PG* never reach a program; naming one in `env` or an env
+file is a configuration error. Secrets belong in an env file, which must have mode 0600. It is read again whenever it
+has changed, and no message shows a value from it.
 """
 
 import os
@@ -25,7 +25,7 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 
 
 class EnvironmentRefused(ValueError):
-    """An `env` section or an env file that cannot be used. The message says where, and what to write instead."""
+    """An `env` section or env file that cannot be used. The message names the place and the remedy."""
 
 
 class EnvFile:
@@ -37,9 +37,9 @@ class EnvFile:
         self._values: dict[str, str] = {}
 
     def values(self) -> Mapping[str, str]:
-        """Its variables as they are now. Raises EnvironmentRefused, also when a file that was good no longer is."""
+        """The current variables. Raises EnvironmentRefused, also if the file was usable before."""
         try:
-            # Not blocking: opening a FIFO would wait for its writer.
+            # Non-blocking, because opening a FIFO would wait for its writer.
             descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             raise EnvironmentRefused(f"env_file {self.path}: cannot be read: {error.strerror}") from error
@@ -57,7 +57,7 @@ class EnvFile:
             raise EnvironmentRefused(f"env_file {self.path}: is not a regular file")
         if state.st_uid != os.geteuid():
             raise EnvironmentRefused(
-                f"env_file {self.path}: belongs to user {state.st_uid}, the worker is {os.geteuid()}: chown it"
+                f"env_file {self.path}: belongs to user {state.st_uid}, but the worker runs as user {os.geteuid()}: chown it"
             )
         if state.st_mode & 0o077:
             mode = stat.S_IMODE(state.st_mode)
@@ -67,11 +67,11 @@ class EnvFile:
 
 
 def parse_env(content: bytes, where: str) -> dict[str, str]:
-    """KEY=VALUE lines: `#` comments, blank lines, an optional `export`; the last of equal keys counts.
+    """KEY=VALUE lines, with `#` comments, blank lines and an optional `export`. The last of equal keys wins.
 
-    'single quotes' keep everything; "double quotes" know \\n, \\t, \\r and a backslash before any other character;
-    without quotes the value ends at ` #` or the line's end. Nothing is expanded: a `$` is a dollar. Raises
-    EnvironmentRefused with `where` and the line's number, never its content.
+    'single quotes' keep everything. "double quotes" know \\n, \\t, \\r, and a backslash before any other character.
+    Without quotes the value ends at ` #` or at the end of the line. Nothing is expanded: `$` is a dollar sign. Raises
+    EnvironmentRefused with `where` and the line number, but never the content.
     """
     values = {}
     text = content.decode("utf-8-sig", "surrogateescape")
@@ -84,7 +84,7 @@ def parse_env(content: bytes, where: str) -> dict[str, str]:
         if not equals or not _NAME.fullmatch(key):
             raise EnvironmentRefused(f"{where}, line {number}: expected KEY=VALUE")
         if "\0" in value:
-            raise EnvironmentRefused(f"{where}, line {number}: the value of {key} holds a NUL character")
+            raise EnvironmentRefused(f"{where}, line {number}: the value of {key} contains a NUL character")
         values[key] = _value(value.strip(), f"{where}, line {number}: the value of {key}")
     return values
 
@@ -103,9 +103,9 @@ def _value(text: str, where: str) -> str:
 
 
 class ChildEnvironment:
-    """Builds the environment of one executor's programs. Made once; raises EnvironmentRefused for what may not be set.
+    """Builds the environment for one executor's programs. Raises EnvironmentRefused for a forbidden variable.
 
-    `owner` names the executor in messages.
+    `owner` is the executor's name, for messages.
     """
 
     def __init__(self, env: Mapping[str, str], env_file: EnvFile | None = None, *, owner: str = "executor") -> None:
@@ -114,14 +114,14 @@ class ChildEnvironment:
         where = f"env of executor {owner}"
         for name, value in self._env.items():
             if not _NAME.fullmatch(name):
-                raise EnvironmentRefused(f"{where}: {name!r} is no name of an environment variable")
+                raise EnvironmentRefused(f"{where}: {name!r} is not a valid name of an environment variable")
             if "\0" in value:
-                raise EnvironmentRefused(f"{where}: the value of {name} holds a NUL character")
-        _refuse_the_workers_own(self._env, where)
+                raise EnvironmentRefused(f"{where}: the value of {name} contains a NUL character")
+        _refuse_database_variables(self._env, where)
         self._from_file()
 
     def for_task(self, task: Task) -> dict[str, str]:
-        """Everything a program of this task gets. Raises EnvironmentRefused if the env file has become unusable."""
+        """The whole environment of a program for this task. Raises EnvironmentRefused if the env file is unusable."""
         environment = {
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIX)
         }
@@ -136,13 +136,13 @@ class ChildEnvironment:
         if self._file is None:
             return {}
         values = self._file.values()
-        _refuse_the_workers_own(values, f"env_file {self._file.path}")
+        _refuse_database_variables(values, f"env_file {self._file.path}")
         return values
 
 
-def _refuse_the_workers_own(values: Mapping[str, str], where: str) -> None:
+def _refuse_database_variables(values: Mapping[str, str], where: str) -> None:
     for name in values:
         if name == "TURBO_DSN" or name.startswith("PG"):
             raise EnvironmentRefused(
-                f"{where}: {name} is the way to turbo's own database, which programs must not have; take it out"
+                f"{where}: {name} gives access to turbo's own database, which programs must not have: remove it"
             )

@@ -1,11 +1,11 @@
-"""The journal of running programs: what of a worker must not outlive it, one small file per program.
+"""The journal of running programs: one small file for each, so that none can outlive its worker.
 
-    launched, held at its stdin ──entry──▶ running ──ended, and everything it started is gone──▶ entry removed
+    launched, held at its stdin ──entry──▶ running ──the program and its descendants have ended──▶ entry removed
                                              └── worker killed ──▶ the watcher, or the host's next worker, reads it
 
-An entry is on disk before its program may exec. It is renamed into place, so a reader sees all of it or nothing. It is
-not fsynced: the page cache outlives any process, and what takes the page cache away (power, kernel) takes the programs
-along, which is why an entry of another boot names nothing.
+An entry is on disk before its program may exec. It is renamed into place, so a reader sees all of it or nothing. It
+is not fsynced: the page cache outlives any process. A power failure loses the page cache, but the programs too; that
+is why an entry from another boot is ignored.
 """
 
 import json
@@ -19,7 +19,7 @@ SUFFIX = ".json"
 
 
 def new_cookie() -> str:
-    """128 random bits: names one run in its descendants' environment, never anybody else's."""
+    """128 random bits. They identify one run in the environment of its descendants."""
     return os.urandom(16).hex()
 
 
@@ -27,8 +27,8 @@ def new_cookie() -> str:
 class Entry:
     """One running program.
 
-    `pid` is also its process group and session. `start` and `boot` tell it from a later process with the same pid
-    (turbo.process.table). `program` and `task_id` are for people.
+    `pid` is also its process group and session. `start` and `boot` distinguish it from a later process with the same
+    pid (turbo.process.table). `program` and `task_id` are for people.
     """
 
     cookie: str
@@ -40,13 +40,13 @@ class Entry:
 
 
 class Journal:
-    """The entries of one worker, in a directory of its own. Made on the first entry, mode 0700."""
+    """The entries of one worker, in a directory that is created for the first entry, mode 0700."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def add(self, entry: Entry) -> None:
-        """Put the entry on disk. Raises OSError (disk full, no permission): then the program must not run."""
+        """Write the entry to disk. Raises OSError (disk full, no permission); then the program must not run."""
         try:
             self._write(entry)
         except FileNotFoundError:
@@ -54,11 +54,11 @@ class Journal:
             self._write(entry)
 
     def remove(self, cookie: str) -> None:
-        """The program and everything it started are gone. Removing twice is fine."""
+        """The program and all its descendants have ended. Removing twice is fine."""
         self._path(cookie).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
-        """What is running, or was when its worker died. A file that cannot be read still yields its cookie."""
+        """The programs that run, or ran when their worker died. An unreadable file still yields its cookie."""
         try:
             names = sorted(path for path in self.directory.iterdir() if path.suffix == SUFFIX)
         except FileNotFoundError:
@@ -72,7 +72,7 @@ class Journal:
         write_atomically(self._path(entry.cookie), json.dumps(asdict(entry)))
 
     def _read(self, path: Path) -> Entry | None:
-        nothing_known = Entry(cookie=path.stem, pid=0, start=0, boot="")
+        unreadable = Entry(cookie=path.stem, pid=0, start=0, boot="")
         try:
             fields = json.loads(path.read_text(encoding="utf-8"))
             known = Entry(
@@ -86,5 +86,5 @@ class Journal:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError):
-            return nothing_known
+            return unreadable
         return replace(known, cookie=path.stem)

@@ -1,11 +1,11 @@
-"""Starting a program, and holding it until the journal knows it.
+"""Starts a program and holds it back until the journal has its entry.
 
-    pipes ──▶ a shell in a session of its own, reading its stdin ──▶ journal entry on disk ──"go"──▶ exec of the program
+    pipes ──▶ a shell in a new session, reading its stdin ──▶ journal entry on disk ──"go"──▶ exec of the program
                           └── worker killed, or no entry possible: end of file, and the shell exits ──┘ (never)
 
-So there is no moment in which a program runs that the journal does not name. The shell costs 0.6 ms, and its pid,
-session and start are the program's own. "go" is the first line of stdin: a shell reads a pipe byte by byte, and
-leaves what follows to the program.
+So no program ever runs without a journal entry. The shell costs 0.6 ms, and its pid, session and start time become
+the program's own. "go" is the first line of stdin: a shell reads a pipe byte by byte, and leaves the rest to the
+program.
 """
 
 import contextlib
@@ -20,17 +20,17 @@ from turbo.process import table as process_table
 from turbo.process.journal import Entry, Journal, new_cookie
 
 _SHELL_SETS = ("PWD", "OLDPWD", "SHLVL")
-"""What a shell adds to the environment. bash (macOS's sh) also sets `_`, which nothing can prevent."""
+"""What a shell adds to the environment. bash (macOS: sh) also sets `_`, which cannot be prevented."""
 
 NAME = "turbo-launch-"
-"""The shell's $0 is this and the cookie: it opens the shell's own messages, and nothing else can."""
+"""The shell's $0 is this and the cookie. It opens the shell's own messages, and no other text can."""
 
 LAUNCHER_GONE = 125
-"""The launcher's exit code when it was never told to go."""
+"""The launcher's exit code if it never got its "go"."""
 
 
 class SpawnFailed(Exception):
-    """A program could not be started. The message names it and says why; `errno` where the system gave one."""
+    """A program could not be started. The message names it and the cause; `errno` is set if the system gave one."""
 
     def __init__(self, message: str, number: int | None = None) -> None:
         super().__init__(message)
@@ -39,7 +39,7 @@ class SpawnFailed(Exception):
 
 @dataclass(slots=True)
 class Launched:
-    """A program held before its exec. `go` lets it run; `abandon` makes it as if it had never been started."""
+    """A program held before its exec. `go` lets it run; `abandon` ends it as if it had never been started."""
 
     popen: "subprocess.Popen[bytes]"
     entry: Entry
@@ -57,7 +57,7 @@ class Launched:
         self.popen.wait()
 
     def exec_failure(self, returncode: int | None, stderr: bytes) -> str | None:
-        """What the shell said if the exec itself failed, where `resolve` could not have seen it coming."""
+        """The shell's message if the exec itself failed, in a way that `resolve` could not foresee."""
         name = f"{NAME}{self.entry.cookie}: ".encode()
         if returncode not in (126, 127) or not stderr.startswith(name):
             return None
@@ -69,7 +69,7 @@ def launch(
 ) -> Launched:
     """Start a held program, and journal it. Raises SpawnFailed; then nothing runs and nothing is journalled.
 
-    `env` is the program's whole environment, but for TURBO_RUN, which is added. Takes about 1.5 ms.
+    `env` is the whole environment of the program, except TURBO_RUN, which is added. Takes about 1.5 ms.
     """
     program = resolve(argv[0], env.get("PATH"), cwd)
     cookie = new_cookie()
@@ -77,30 +77,30 @@ def launch(
     environment = {**env, process_table.COOKIE_VARIABLE: f"{outer}:{cookie}" if outer else cookie}
     added = " ".join(name for name in _SHELL_SETS if name not in env)
     script = f'read -r _turbo || exit {LAUNCHER_GONE}; unset _turbo {added}; exec "$@"'
-    # Never let go of what was opened, whichever step fails.
-    ours, childs = [], []
+    # Whichever step fails, close what was opened.
+    our_ends, child_ends = [], []
     try:
-        for ours_is_write_end in (True, False, False):
+        for we_write in (True, False, False):
             reading, writing = os.pipe()
-            ours.append(writing if ours_is_write_end else reading)
-            childs.append(reading if ours_is_write_end else writing)
+            our_ends.append(writing if we_write else reading)
+            child_ends.append(reading if we_write else writing)
         popen = subprocess.Popen(
             ["/bin/sh", "-c", script, NAME + cookie, program, *argv[1:]],
-            stdin=childs[0],
-            stdout=childs[1],
-            stderr=childs[2],
+            stdin=child_ends[0],
+            stdout=child_ends[1],
+            stderr=child_ends[2],
             env=environment,
             cwd=cwd,
             start_new_session=True,
         )
     except (OSError, ValueError) as error:
-        _close(ours)
+        _close(our_ends)
         raise _explained(argv[0], error) from error
     finally:
-        _close(childs)
+        _close(child_ends)
     started = process_table.find(popen.pid)
     entry = Entry(cookie, popen.pid, started.start if started else 0, process_table.boot(), program, task_id)
-    launched = Launched(popen, entry, program, *ours)
+    launched = Launched(popen, entry, program, *our_ends)
     try:
         journal.add(entry)
     except OSError as error:
@@ -112,7 +112,7 @@ def launch(
 
 
 def resolve(name: str, path: str | None, cwd: Path) -> str:
-    """The program's absolute path: looked up as execvp would in `cwd`. Raises SpawnFailed."""
+    """The program's absolute path, looked up as execvp would in `cwd`. Raises SpawnFailed."""
     if not cwd.is_dir():
         raise SpawnFailed(f"cannot start {name}: its working directory {cwd} does not exist", errno.ENOENT)
     if not os.access(cwd, os.X_OK):
@@ -135,8 +135,10 @@ def resolve(name: str, path: str | None, cwd: Path) -> str:
 
 
 def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:
-    """Why a program could not be started now, or None; also None where only a run can tell: a relative path, and a
-    directory that is not known yet (`cwd` None)."""
+    """Why a program could not be started now, or None.
+
+    Also None if only a run can tell: for a relative path, or a directory that is not known yet (`cwd` None).
+    """
     if cwd is None and "/" in name and not name.startswith("/"):
         return None
     try:
@@ -147,15 +149,15 @@ def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:
 
 
 def _explained(name: str, error: OSError | ValueError) -> SpawnFailed:
-    if isinstance(error, ValueError):  # an embedded NUL, a lone surrogate
+    if isinstance(error, ValueError):  # an embedded NUL, or a lone surrogate
         return SpawnFailed(
-            f"cannot start {name}: its arguments or environment hold what no program can be given: {error}"
+            f"cannot start {name}: its arguments or environment contain a character that no program can receive: {error}"
         )
     why = {
         errno.E2BIG: "its arguments and environment are too long for this system (pass long text through stdin)",
         errno.EMFILE: "this worker has no file descriptor left (raise the limit on open files, or use fewer slots)",
         errno.ENFILE: "this machine has no file descriptor left",
-        errno.EAGAIN: "no further process allowed (the user's limit on processes)",
+        errno.EAGAIN: "no more processes allowed (limit on processes per user)",
         errno.ENOMEM: "out of memory",
     }.get(error.errno or 0, str(error))
     return SpawnFailed(f"cannot start {name}: {why}", error.errno)

@@ -5,11 +5,11 @@ import re
 from collections.abc import Callable
 
 OnLine = Callable[[bytes, bool], None]
-"""Gets each line of stdout without its newline, and whether it was cut. An exception from it ends the program."""
+"""Gets each line of stdout without its newline, and whether the line was cut. If it raises, the program is ended."""
 
 
 class Head:
-    """The first `limit` bytes; `cut` says whether there were more."""
+    """The first `limit` bytes. `cut`: there were more."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -29,7 +29,7 @@ class Head:
 
 
 class Tail:
-    """The last `limit` bytes, from the beginning of a line where there is one."""
+    """The last `limit` bytes, starting at the beginning of a line if possible."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -60,9 +60,9 @@ class Tail:
 
 
 class LastLine:
-    """The last line that is not blank, as far as it has come: what a person sees at the bottom of a terminal.
+    """The last line that is not blank, finished or not: what a person sees at the bottom of a terminal.
 
-    A carriage return begins a line anew, as progress bars do. Of the stream `limit` bytes are kept.
+    A carriage return starts the line again, as in progress bars. `limit` bytes of the stream are kept.
     """
 
     def __init__(self, limit: int = 4096) -> None:
@@ -78,7 +78,7 @@ class LastLine:
 
 
 class Lines:
-    """Cuts a stream into lines for `on_line`. Of a longer line the first `limit` bytes come, flagged as cut."""
+    """Splits a stream into lines for `on_line`. Of a long line only `limit` bytes are passed, marked as cut."""
 
     def __init__(self, on_line: OnLine, limit: int) -> None:
         self._on_line = on_line
@@ -94,7 +94,7 @@ class Lines:
             self._extend(other)
 
     def close(self) -> None:
-        """The stream is over: a last line without a newline is a line."""
+        """End of the stream: a last line without a newline counts as a line."""
         if self._begun or self._cut:
             self._emit()
 
@@ -113,5 +113,5 @@ class Lines:
 
 
 def text_of(data: bytes, *, cut: bool = False) -> str:
-    """UTF-8, with U+FFFD for what is not; a character that a cut went through is left out."""
+    """Decodes UTF-8, with U+FFFD for invalid bytes. A character that was cut in half at the end is left out."""
     return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not cut)

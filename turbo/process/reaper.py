@@ -1,11 +1,11 @@
-"""The reaper and its watcher: nothing that a worker started outlives it, whatever killed the worker.
+"""The reaper and its watcher: no program outlives its worker, whatever killed the worker.
 
-    worker ──starts──▶ watcher: a shell in a session of its own, blocked reading a pipe that only the worker holds
+    worker ──starts──▶ watcher: a shell in a new session, blocked reading a pipe that only the worker holds
        │ says goodbye, its journal empty ──▶ the watcher exits
-       └ is gone (the kernel closes the pipe) ──▶ the watcher becomes the reaper: ends all that the journal names, exits
+       └ dies (the kernel closes the pipe) ──▶ the watcher becomes the reaper: ends the journal's programs, and exits
 
-The waiting shell costs no Python and no CPU. It needs nothing but a pipe and /bin/sh, so it works where there is no
-prctl (macOS). A worker of the same host calls `end_leftovers` itself before it claims: the watcher may have died, too.
+The waiting shell needs no Python and no CPU. A pipe and /bin/sh suffice, so it works without prctl (macOS). A new
+worker of the host calls `end_leftovers` itself before it claims, because the watcher may have died too.
 """
 
 import contextlib
@@ -18,10 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.process.journal import Entry, Journal
-from turbo.process.tree import ProcessTree, end
+from turbo.process.tree import ProcessTree, end_tree
 
 GRACE_SECONDS = 2.0
-"""TERM to KILL for what a dead worker left: an agent CLI ends its tools in 1.3 s, and all must be gone within 5 s."""
+"""From TERM to KILL for a dead worker's programs. An agent CLI ends its tools in 1.3 s, and all must be gone in 5 s."""
+
+_IMPORT_ROOT = Path(__file__).resolve().parents[2]
+"""The directory that holds this turbo: the reaper must run the same one, installed or not."""
 
 _WATCH = """
 trap '' TERM INT HUP
@@ -29,13 +32,13 @@ if read -r word && [ "$word" = bye ]; then exit 0; fi
 if true 2>/dev/null >>"$0"; then exec >>"$0" 2>&1; fi
 exec "$@"
 """
-# $0 is the log. The signals are ignored (and stay so in the reaper): a service manager's stop reaches the whole control
-# group, and the watcher must outlast the worker.
+# $0 is the log. The signals are ignored, in the reaper too: a service manager's stop reaches the whole control group,
+# and the watcher must outlive the worker.
 
 
 @dataclass(frozen=True, slots=True)
 class EndedProcess:
-    """One program that the reaper found. `pids`: what of it lived; `survivors`: what does still."""
+    """One program that the reaper found. `pids` were alive; `survivors` still are."""
 
     entry: Entry
     pids: tuple[int, ...]
@@ -43,26 +46,26 @@ class EndedProcess:
 
 
 def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[EndedProcess]:
-    """End everything that the journal names and that still runs. Blocks for up to `grace` + 5 seconds.
+    """End every program in the journal that still runs. Blocks for up to `grace` + 5 seconds.
 
-    TERM, `grace` seconds, KILL, for all programs at once. Entries of which nothing is left are removed. Safe beside
-    another reaper on the same journal. Returns the programs of which something lived.
+    All programs get TERM, `grace` seconds, then KILL. Entries without a live process are removed. Safe beside another
+    reaper on the same journal. Returns the programs that were still running.
     """
     journal = Journal(journal_dir)
-    left: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
+    running: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
     for entry in journal.entries():
-        remains = ProcessTree(entry)
-        found = remains.look()
-        if found:
-            left.append((remains, found, end(remains, grace)))
+        tree = ProcessTree(entry)
+        pids = tree.refresh()
+        if pids:
+            running.append((tree, pids, end_tree(tree, grace)))
         else:
             journal.remove(entry.cookie)
-    unfinished = [steps for _, _, steps in left]
+    unfinished = [steps for _, _, steps in running]
     while unfinished:
-        pauses = [(steps, next(steps, None)) for steps in unfinished]
-        unfinished = [steps for steps, pause in pauses if pause is not None]
-        time.sleep(min((pause for _, pause in pauses if pause is not None), default=0.0))
-    ended = [EndedProcess(remains.entry, found, remains.living()) for remains, found, _ in left]
+        delays = [(steps, next(steps, None)) for steps in unfinished]
+        unfinished = [steps for steps, delay in delays if delay is not None]
+        time.sleep(min((delay for _, delay in delays if delay is not None), default=0.0))
+    ended = [EndedProcess(tree.entry, pids, tree.living()) for tree, pids, _ in running]
     for program in ended:
         if not program.survivors:
             journal.remove(program.entry.cookie)
@@ -82,18 +85,17 @@ class ReaperWatcher:
         return self._process.pid if self._process else None
 
     def alive(self) -> bool:
-        """Whether somebody watches. Nothing but a KILL of the watcher itself ends it early; then `start` again."""
+        """Whether the watcher runs. Only a KILL of the watcher itself ends it early; then `start` again."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, journal_dir: Path, *, grace: float = GRACE_SECONDS) -> None:
-        """Raises OSError when it cannot be started: then programs could outlive this worker."""
-        self._drop_pipe()
+        """Raises OSError if it cannot be started; then programs could outlive this worker."""
+        self._close_pipe()
         self._journal = Journal(journal_dir)
-        package = Path(__file__).resolve().parent
         reaper = [sys.executable, "-P", "-m", "turbo.process.reaper", str(journal_dir.resolve()), str(grace)]
         log = journal_dir.resolve().parent / "watcher.log"
         reading, self._pipe = os.pipe()
-        _held_pipes.add(self._pipe)
+        _open_pipes.add(self._pipe)
         try:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCH, str(log), *reaper],
@@ -101,50 +103,50 @@ class ReaperWatcher:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                # Nothing of the worker's environment: it may hold the database's password.
-                env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join([str(package.parent), *_absolute(sys.path)])},
+                # Not the worker's environment: it may contain the password of the database.
+                env={"PATH": os.defpath, "PYTHONPATH": os.pathsep.join([str(_IMPORT_ROOT), *_absolute(sys.path)])},
                 start_new_session=True,
             )
         except OSError:
-            self._drop_pipe()
+            self._close_pipe()
             raise
         finally:
             os.close(reading)
 
     def close(self) -> None:
-        """Say goodbye; or, when the journal still names programs, leave them to the watcher. Idempotent."""
+        """Say goodbye. If the journal still has entries, leave those programs to the watcher. Idempotent."""
         if self._process is None or self._pipe is None:
             return
         if self._journal is not None and not self._journal.entries():
             with contextlib.suppress(BrokenPipeError):
                 os.write(self._pipe, b"bye\n")
-            self._drop_pipe()
+            self._close_pipe()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=2)
-        self._drop_pipe()
+        self._close_pipe()
         if self._process.returncode is None:
-            _left_at_work.append(self._process)
+            _active_reapers.append(self._process)
         self._process = None
 
-    def _drop_pipe(self) -> None:
+    def _close_pipe(self) -> None:
         if self._pipe is not None:
-            _held_pipes.discard(self._pipe)
+            _open_pipes.discard(self._pipe)
             os.close(self._pipe)
             self._pipe = None
 
 
-_left_at_work: list["subprocess.Popen[bytes]"] = []
-_held_pipes: set[int] = set()
+_active_reapers: list["subprocess.Popen[bytes]"] = []
+_open_pipes: set[int] = set()
 
 
-def _let_go_after_fork() -> None:
-    """A forked child (multiprocessing in a handler) would hold the pipe open, and hide the end of its worker."""
-    for pipe in _held_pipes:
+def _close_pipes_after_fork() -> None:
+    """A forked child (multiprocessing in a handler) must not hold the pipe: it would hide the worker's death."""
+    for pipe in _open_pipes:
         os.close(pipe)
-    _held_pipes.clear()
+    _open_pipes.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_after_fork)
+os.register_at_fork(after_in_child=_close_pipes_after_fork)
 
 
 def _absolute(paths: list[str]) -> list[str]:
@@ -152,16 +154,16 @@ def _absolute(paths: list[str]) -> list[str]:
 
 
 def main(arguments: list[str]) -> None:
-    """`python -m turbo.process.reaper JOURNAL_DIR GRACE`: what the watcher becomes when its worker is gone."""
+    """`python -m turbo.process.reaper JOURNAL_DIR GRACE`: what the watcher becomes when its worker has died."""
     journal_dir, grace = Path(arguments[0]), float(arguments[1])
     now = time.strftime("%Y-%m-%d %H:%M:%S%z")
     ended = end_leftovers(journal_dir, grace)
-    print(f"{now} the worker is gone without a goodbye; it left {len(ended)} programs running")
+    print(f"{now} the worker died without a goodbye; {len(ended)} of its programs were still running")
     for program in ended:
         entry = program.entry
         print(f"{now} ended {entry.program or 'a program'} of task {entry.task_id}: pids {_list(program.pids)}")
         if program.survivors:
-            print(f"{now} it does not end: pids {_list(program.survivors)} (see their state in ps)")
+            print(f"{now} still running after KILL: pids {_list(program.survivors)} (see their state in ps)")
 
 
 def _list(pids: tuple[int, ...]) -> str:

@@ -1,13 +1,16 @@
-"""The process table: who runs, whose child it is, since when, and which run it came from.
+"""The process table: which processes run, with their parent, group and start, and the run they belong to.
 
-Linux is read from /proc directly (1 ms for a hundred processes); elsewhere psutil answers, imported on first use
-because an idle worker's memory counts. A process is told from a later one with the same pid by its start: clock ticks
-since boot on Linux, where psutil's wall-clock figure moves with every correction of the clock, and microseconds
-since 1970 elsewhere. Programs carry a random cookie in the environment (TURBO_RUN), which their descendants inherit:
-that finds those again that have left their session, their group and their parent.
+Linux is read directly from /proc (1 ms for a hundred processes). Elsewhere psutil is used, imported on first use to
+save an idle worker's memory.
 
-What this cannot see: the environment of Apple's own binaries (System Integrity Protection hides it), of processes
-under another user, and of those that cleared it. They are found by parent and group as long as those last.
+A process is distinguished from a later one with the same pid by its start. On Linux that is in clock ticks since
+boot: psutil's wall-clock time moves with every correction of the clock. Elsewhere it is in microseconds since 1970.
+
+Programs carry a random cookie in their environment (TURBO_RUN), which their descendants inherit. So descendants are
+found even if they have left their session, their group and their parent.
+
+Not visible: the environment of Apple's own binaries (System Integrity Protection hides it), of other users'
+processes, and of processes that cleared it. These are found by parent and group, as long as those exist.
 """
 
 import os
@@ -17,14 +20,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 COOKIE_VARIABLE = "TURBO_RUN"
-"""In a program's environment: the cookies of the runs it is part of, innermost last, separated by colons."""
+"""In a program's environment: the cookies of the runs that it belongs to, innermost last, separated by colons."""
 
 PROC = Path("/proc")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessRow:
-    """One process. `start` identifies it together with its pid; `zombie`: it has ended, nobody has asked how."""
+    """One process. `start` and `pid` together identify it. `zombie`: it has ended, its status is not collected."""
 
     pid: int
     parent: int
@@ -39,24 +42,23 @@ ProcessTable = Mapping[int, ProcessRow]
 def snapshot() -> ProcessTable:
     """Every process of this machine (of this pid namespace) that this user may see.
 
-    Raises OSError when the table cannot be read (no descriptor left): a process that cannot be seen is not one that is
-    gone.
+    Raises OSError if the table cannot be read (no descriptor left): a process that cannot be seen may still run.
     """
     return _read_table()
 
 
 def find(pid: int) -> ProcessRow | None:
-    """One process, or None when there is none with this pid."""
+    """One process, or None if no process has this pid."""
     return _read_row(pid)
 
 
-def carries(pid: int, cookie: str) -> bool:
-    """Whether the process was started with this cookie in its environment. False where the system does not say."""
+def has_cookie(pid: int, cookie: str) -> bool:
+    """Whether the process was started with this cookie in its environment. False if the system does not show it."""
     return cookie in _read_cookies(pid).split(":")
 
 
 def boot() -> str:
-    """Names this boot of the machine where starts are counted from it, else empty."""
+    """Identifies this boot of the machine where start times count from it, else empty."""
     if sys.platform != "linux":
         return ""
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -67,7 +69,7 @@ def boot() -> str:
 
 def _proc_table() -> ProcessTable:
     rows = {}
-    for name in os.listdir(PROC):  # noqa: PTH208 - a Path for every process costs more than reading it
+    for name in os.listdir(PROC):  # noqa: PTH208 - a Path per process costs more than reading it
         if name.isdigit() and (row := _proc_row(int(name))) is not None:
             rows[row.pid] = row
     return rows
@@ -79,7 +81,7 @@ def _proc_row(pid: int) -> ProcessRow | None:
             line = stat.read()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The name may hold blanks and parentheses; the last ")" ends it. Then: state, ppid, pgrp, …; 22 is starttime.
+    # The name may contain blanks and parentheses; the last ")" ends it. Then: state, ppid, pgrp, …; 22 is starttime.
     fields = line[line.rindex(b")") + 2 :].split()
     return ProcessRow(pid, int(fields[1]), int(fields[2]), int(fields[19]), fields[0] in (b"Z", b"X"))
 

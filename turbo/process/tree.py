@@ -1,13 +1,14 @@
-"""The remains of one program: every process that belongs to it, and how they are ended.
+"""The process tree of one program: every process that belongs to it, and how all of them are ended.
 
-    TERM to its process group ──▶ grace ──▶ KILL to everything that belongs to it, again until nothing is left
+    TERM to its process group ──▶ grace ──▶ KILL to the whole tree, repeated until nothing is left
 
-What belongs: the program itself; its group while the program is there (a zombie holds its group's number, too);
-everything started with its cookie; everything seen to belong before; and the children of all these. Agents run their
-tools in sessions of their own, so a signal to the group does not reach those: the agent ends them itself when it gets
-TERM, and when it is killed before it could, they are in the look that was taken before.
+The tree holds the program itself, and its group while the program exists (a zombie keeps its group number too). It
+also holds every process with its cookie, every earlier member, and the children of all these.
 
-Nothing is signalled whose start is not the one seen when it was found to belong: a reused pid is a stranger.
+Agents run their tools in separate sessions, so a signal to the group does not reach the tools. An agent ends them
+itself after TERM. If it is killed first, the refresh before that has found them.
+
+A process is signalled only if its start is the one recorded when it was found. A reused pid belongs to a stranger.
 """
 
 import contextlib
@@ -22,118 +23,119 @@ from turbo.process.journal import Entry
 from turbo.process.table import ProcessRow, ProcessTable
 
 KILL_SECONDS = 5.0
-"""How long after the first KILL something may take to go (uninterruptible sleep) before it is left to others."""
+"""How long after the first KILL a process may take to go (uninterruptible sleep) before turbo stops waiting."""
 
 LEFT_BEHIND_SECONDS = 1.0
-"""What a program left behind when it ended gets from TERM to KILL."""
+"""Time from TERM to KILL for what a program left behind when it ended."""
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.01, 0.1
+FIRST_DELAY, LONGEST_DELAY = 0.01, 0.1
 
 
 class ProcessTree:
-    """One program's processes. Safe to use from another thread than the one before, not from two at once."""
+    """One program's processes. Any thread may use it, but only one at a time."""
 
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
-        self._known: dict[int, ProcessRow] = {}  # replaced, never changed in place
+        self._members: dict[int, ProcessRow] = {}  # replaced, never changed in place
         self._other_boot = bool(entry.boot) and entry.boot != process_table.boot()
 
-    def look(self, table: ProcessTable | None = None) -> tuple[int, ...]:
-        """Read the process table; the pids of all that belong and live. Raises OSError if it cannot be read."""
+    def refresh(self, table: ProcessTable | None = None) -> tuple[int, ...]:
+        """Read the process table. Returns the pids of all live members. Raises OSError if it cannot be read."""
         if self._other_boot:
             return ()
         table = process_table.snapshot() if table is None else table
-        found = {pid: row for pid, old in self._known.items() if (row := table.get(pid)) and row.start == old.start}
+        members = {pid: row for pid, old in self._members.items() if (row := table.get(pid)) and row.start == old.start}
         program = table.get(self.entry.pid)
         if program is not None and self._is_program(program):
-            found |= {row.pid: row for row in table.values() if row.group == program.pid}
+            members |= {row.pid: row for row in table.values() if row.group == program.pid}
         for row in table.values():
-            # Descendants start after their ancestor: most of the table needs no second file read.
-            if row.pid in found or row.zombie or row.start < self.entry.start:
+            # Descendants start after their ancestor, so most of the table needs no second file read.
+            if row.pid in members or row.zombie or row.start < self.entry.start:
                 continue
-            if process_table.carries(row.pid, self.entry.cookie):
-                found[row.pid] = row
-        # A reaper that an agent started by way of a worker of its own carries that agent's cookie.
-        for untouchable in (0, 1, os.getpid()):
-            found.pop(untouchable, None)
-        _add_children(found, table)
-        self._known = found
-        return tuple(pid for pid, row in found.items() if not row.zombie)
+            if process_table.has_cookie(row.pid, self.entry.cookie):
+                members[row.pid] = row
+        # A reaper may carry the cookie itself: an agent may have started a worker, and that worker this reaper.
+        for excluded in (0, 1, os.getpid()):
+            members.pop(excluded, None)
+        _add_children(members, table)
+        self._members = members
+        return tuple(pid for pid, row in members.items() if not row.zombie)
 
     def program_lives(self) -> bool:
         row = process_table.find(self.entry.pid)
         return row is not None and self._is_program(row) and not row.zombie
 
     def living(self) -> tuple[int, ...]:
-        """Those of the last look that still live. Cheaper than a look, and blind to new ones."""
-        return tuple(pid for pid, row in self._known.items() if _lives(row))
+        """The members of the last refresh that still live. Cheaper than a refresh, but does not find new ones."""
+        return tuple(pid for pid, row in self._members.items() if _lives(row))
 
     def signal_group(self, number: signal.Signals) -> bool:
-        """Signal the program and its process group, if the program (or its zombie) is still there to name it."""
+        """Signal the program and its process group, if the program (or its zombie) still exists."""
         row = process_table.find(self.entry.pid)
         if row is None or not self._is_program(row):
             return False
-        _send(os.killpg, row.pid, number)
+        _signal(os.killpg, row.pid, number)
         return True
 
     def signal_all(self, number: signal.Signals) -> None:
-        """Signal the group, and everything else that the last look found."""
+        """Signal the group, and all other members of the last refresh."""
         group = self.entry.pid if self.signal_group(number) else None
-        for row in self._known.values():
+        for row in self._members.values():
             if row.group != group and _lives(row):
-                _send(os.kill, row.pid, number)
+                _signal(os.kill, row.pid, number)
 
     def _is_program(self, row: ProcessRow) -> bool:
         return row.pid > 1 and row.start == self.entry.start
 
 
-def end(remains: ProcessTree, grace: float) -> Iterator[float]:
-    """End all of it. Yields seconds to wait until the next step; over when nothing is left, or KILL_SECONDS after KILL.
+def end_tree(tree: ProcessTree, grace: float) -> Iterator[float]:
+    """End the whole tree. Yields the seconds to wait before the next step.
 
-    A program that lives gets TERM to its group only, and `grace` seconds to end its own children. What is found after
-    the program has ended gets TERM itself, and LEFT_BEHIND_SECONDS.
+    Stops when nothing is left, or KILL_SECONDS after KILL. A running program gets TERM to its group only, and `grace`
+    seconds to end its own children. Processes that are left after the program has ended get TERM themselves, and
+    LEFT_BEHIND_SECONDS.
     """
-    if not remains.look():
+    if not tree.refresh():
         return
-    agent = remains.program_lives()
-    _ask(remains, everything=not agent)
-    pause = FIRST_PAUSE
-    deadline = time.monotonic() + (grace if agent else min(grace, LEFT_BEHIND_SECONDS))
+    program_running = tree.program_lives()
+    _terminate(tree, everything=not program_running)
+    delay = FIRST_DELAY
+    deadline = time.monotonic() + (grace if program_running else min(grace, LEFT_BEHIND_SECONDS))
     while time.monotonic() < deadline:
-        yield pause
-        pause = min(pause * 1.5, LONGEST_PAUSE)
-        if agent and not remains.program_lives():
-            agent = False
-            if not remains.look():
+        yield delay
+        delay = min(delay * 1.5, LONGEST_DELAY)
+        if program_running and not tree.program_lives():
+            program_running = False
+            if not tree.refresh():
                 return
-            _ask(remains, everything=True)
+            _terminate(tree, everything=True)
             deadline = min(deadline, time.monotonic() + LEFT_BEHIND_SECONDS)
-        elif not agent and not remains.living():
+        elif not program_running and not tree.living():
             break
-    pause = FIRST_PAUSE
+    delay = FIRST_DELAY
     deadline = time.monotonic() + KILL_SECONDS
-    while remains.look() and time.monotonic() < deadline:
-        remains.signal_all(signal.SIGKILL)
-        yield pause
-        pause = min(pause * 1.5, LONGEST_PAUSE)
+    while tree.refresh() and time.monotonic() < deadline:
+        tree.signal_all(signal.SIGKILL)
+        yield delay
+        delay = min(delay * 1.5, LONGEST_DELAY)
 
 
-def _ask(remains: ProcessTree, *, everything: bool) -> None:
-    send = remains.signal_all if everything else remains.signal_group
-    send(signal.SIGTERM)
-    send(signal.SIGCONT)  # a stopped process acts on TERM only once it goes on
+def _terminate(tree: ProcessTree, *, everything: bool) -> None:
+    signal_them = tree.signal_all if everything else tree.signal_group
+    signal_them(signal.SIGTERM)
+    signal_them(signal.SIGCONT)  # a stopped process acts on TERM only after it continues
 
 
-def _add_children(found: dict[int, ProcessRow], table: ProcessTable) -> None:
+def _add_children(members: dict[int, ProcessRow], table: ProcessTable) -> None:
     children: dict[int, list[ProcessRow]] = defaultdict(list)
     for row in table.values():
         children[row.parent].append(row)
-    unseen = list(found)
-    while unseen:
-        for child in children[unseen.pop()]:
-            if child.pid not in found:
-                found[child.pid] = child
-                unseen.append(child.pid)
+    unvisited = list(members)
+    while unvisited:
+        for child in children[unvisited.pop()]:
+            if child.pid not in members:
+                members[child.pid] = child
+                unvisited.append(child.pid)
 
 
 def _lives(seen: ProcessRow) -> bool:
@@ -141,7 +143,7 @@ def _lives(seen: ProcessRow) -> bool:
     return row is not None and row.start == seen.start and not row.zombie
 
 
-def _send(call: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:
-    # Gone meanwhile; or another user's (a sudo in an agent), which this user cannot end.
+def _signal(call: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:
+    # The process has ended, or belongs to another user (a sudo in an agent), who alone can end it.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         call(pid, number)

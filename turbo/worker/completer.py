@@ -263,7 +263,7 @@ class Completer(LoopService):
     async def _spool_light(self) -> None:
         """The database is away: what has no file yet gets one, so that a crash of this process loses nothing."""
         for submission in list(self._waiting):
-            if submission.entry is None and self._spool.trouble is None:
+            if submission.entry is None and self._spool.problem is None:
                 submission.entry = await self._spool.put(submission.result)
 
 

@@ -277,7 +277,7 @@ class Runner:
         self._metrics.finished.labels(*labels).inc()
         self._metrics.duration.labels(*labels).observe(seconds)
         if outcome.usage and run.account:
-            self._metrics.used(run.account, outcome.usage)
+            self._metrics.record_usage(run.account, outcome.usage)
 
     def _result(self, run: Running, outcome: Outcome, seconds: float) -> RunResult:
         task = run.task

@@ -166,7 +166,7 @@ def wire(
         unready=health.unready,
     )
     presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
-    metrics.expect(settings.queues, executors)
+    metrics.declare_series(settings.queues, executors)
     metrics.observe(slots, executors)
 
     # The path of a task, from its end to its beginning.

@@ -1,1 +1,1 @@
-"""Workspaces: a git worktree and a branch of its own for each task (docs/workspaces.md)."""
+"""Workspaces: each task gets a git worktree and a branch (docs/workspaces.md)."""

@@ -1,7 +1,8 @@
-"""The work area: where the programs of one executor run. The one seam between an executor and its directories.
+"""The work area: where the programs of one executor run.
 
-An executor hands its program to a work area and gets the outcome back. `executors.directories` is the plain one;
-`workspaces.worktrees` gives each task a git worktree.
+It is the only interface between an executor and its directories: an executor hands its program to a work area and
+gets the outcome back. turbo.executors.directories is the plain one; turbo.workspaces.worktrees gives each task a
+worktree.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,11 +15,11 @@ from turbo.domain.run import Run
 from turbo.domain.task import Task
 
 Exclusive = Callable[[Path, Task], AbstractAsyncContextManager[None]]
-"""Holds a directory for a task while its program runs. Raises Snooze when another task is at work there."""
+"""Holds a directory for a task while its program runs. Raises Snooze if another task runs there."""
 
 
 def no_lock(_directory: Path, _task: Task) -> AbstractAsyncContextManager[None]:
-    """Anybody may work in it at the same time."""
+    """Any number of tasks may work in the directory at the same time."""
     return nullcontext()
 
 
@@ -31,17 +32,17 @@ class WorkArea(Protocol):
 
     @property
     def fixed(self) -> Path | None:
-        """The directory, where it is the same for every task."""
+        """The directory, if it is the same for every task."""
         ...
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
-        """Why no task could be run on this host now, or None. Cheap: no process."""
+        """Why no task could run on this host now, or None. Cheap: no process."""
         ...
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
-        """Make the directory ready, run `program` in it, and see to what it left there.
+        """Prepare the directory, run `program` in it, and deal with what it left there.
 
-        `environment`: what the program gets. Returns the program's outcome, or that of a task that cannot run here.
-        Raises Snooze (before anything was started), OSError, and what `program` raises.
+        `environment` is what the program gets. Returns the program's outcome, or that of a task that cannot run here.
+        Raises Snooze (before anything is started), OSError, and what `program` raises.
         """
         ...

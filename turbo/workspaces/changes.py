@@ -1,7 +1,7 @@
 """What a task changed in its worktree, and what would be lost with it.
 
-Measured from the commit it began at to the files as they lie there: commits, edits that nobody committed, and new files
-that nobody added (ignored ones are left out). Nothing is written but a copy of the index, which is removed.
+Changes are measured from the commit at which the task began to the files as they are now. They include commits,
+uncommitted edits and untracked files, but not ignored ones. Only a copy of the index is written, and removed again.
 """
 
 import re
@@ -14,15 +14,14 @@ from turbo.workspaces.record import Record
 from turbo.workspaces.repository import Repository
 
 DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames")
-"""No program that attributes of the repository ask for."""
+"""Runs no program that the repository's attributes name."""
 
 _STAT = re.compile(r"(\d+) (file|insertion|deletion)")
 
 
 @dataclass(frozen=True, slots=True)
-class State:
-    """`head`: the commit that is checked out, None before the first. `uncommitted`: files, staged or not; a new directory
-    counts once."""
+class WorktreeState:
+    """`head`: the checked-out commit, None before the first. `uncommitted`: changed files, a new directory as one."""
 
     head: str | None
     uncommitted: int
@@ -30,7 +29,10 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Since the base. `files_changed`, `insertions` (lines), `deletions` are of commits and uncommitted changes together."""
+    """Since the base.
+
+    `files_changed`, `insertions` and `deletions` (lines) cover commits and uncommitted changes together.
+    """
 
     head: str | None
     commits: int
@@ -40,17 +42,17 @@ class Changes:
     uncommitted: int
 
 
-async def look(git: Git) -> State:
+async def read_state(git: Git) -> WorktreeState:
     """Raises GitFailed."""
-    told = await git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
-    entries = [entry for entry in told.split("\0") if entry]
+    status = await git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
+    entries = [entry for entry in status.split("\0") if entry]
     oid = next((e.removeprefix("# branch.oid ") for e in entries if e.startswith("# branch.oid ")), "(initial)")
-    return State(None if oid == "(initial)" else oid, sum(not e.startswith("# ") for e in entries))
+    return WorktreeState(None if oid == "(initial)" else oid, sum(not e.startswith("# ") for e in entries))
 
 
 async def measure(git: Git, record: Record, home: Path) -> Changes:
-    """`git`: in the worktree. Raises GitFailed, OSError."""
-    state = await look(git)
+    """`git` runs in the worktree. Raises GitFailed, OSError."""
+    state = await read_state(git)
     commits = 0
     if state.head is not None and state.head != record.base:
         commits = int(await git("rev-list", "--count", "--end-of-options", f"{record.base}..{state.head}"))
@@ -69,16 +71,16 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
 
 
 class IndexCopy:
-    """A copy of a worktree's index, to enter new files into, so that a diff shows them; removed afterwards."""
+    """A copy of a worktree's index, to which new files are added so that a diff shows them. Removed afterwards."""
 
     def __init__(self, git_dir: Path, home: Path) -> None:
-        self._from = git_dir / "index"
-        self._index = home / "index.look"
+        self._source = git_dir / "index"
+        self._index = home / "index.copy"
 
     def __enter__(self) -> Path:
         self._index.unlink(missing_ok=True)
-        if self._from.exists():
-            shutil.copyfile(self._from, self._index)
+        if self._source.exists():
+            shutil.copyfile(self._source, self._index)
         return self._index
 
     def __exit__(self, *_: object) -> None:
@@ -89,7 +91,7 @@ NEW_FILES = ("add", "--intent-to-add", "--ignore-errors", "--", ".")
 
 
 async def mark_new_files(git: Git, index: Path) -> None:
-    """No file's content is stored. What cannot be entered (a repository inside, without a commit) is left out."""
+    """Stores no file content. A file that cannot be added (a nested repository without a commit) is left out."""
     try:
         await git(
             "-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false", *NEW_FILES, GIT_INDEX_FILE=str(index)
@@ -99,21 +101,23 @@ async def mark_new_files(git: Git, index: Path) -> None:
 
 
 async def at_risk(git: Git | None, repository: Repository, record: Record) -> str | None:
-    """What would be lost for good with the worktree and its branch; None when nothing would. `git`: in the worktree, None
-    when that is gone. Errors count as a risk."""
+    """What would be lost for good with the worktree and its branch; None if nothing would.
+
+    `git` runs in the worktree; None if the worktree is gone. Errors count as a risk.
+    """
     try:
         commits = {await repository.branch_tip(record.branch)}
         if git is not None:
-            state = await look(git)
+            state = await read_state(git)
             if state.uncommitted:
                 return f"uncommitted changes ({state.uncommitted})"
             commits.add(state.head)
             if commits - {None, record.base} and any((Path(record.git_dir) / "modules").glob("*")):
-                return "commits, and submodules whose commits may be nowhere else"
+                return "commits, and submodules whose commits may exist nowhere else"
         for commit in commits - {None, record.base}:
             assert commit is not None
             if not await repository.held_elsewhere(commit, record.branch):
                 return "commits that no other branch has"
     except (GitFailed, OSError) as error:
-        return f"what is in it cannot be told ({error})"
+        return f"its contents cannot be examined ({error})"
     return None

@@ -1,4 +1,4 @@
-"""What a task changed, as a diff: for `turbo diff`, beside a run that may go on. Synchronous; reads, and writes nothing."""
+"""What a task changed, as a diff: for `turbo diff`, even while the task runs. Synchronous and read-only."""
 
 import subprocess
 import tempfile
@@ -9,16 +9,17 @@ from turbo.domain.task import NO_TASK
 from turbo.process.environment import ChildEnvironment
 from turbo.process.launch import resolve
 from turbo.workspaces.changes import DIFF, NEW_FILES, IndexCopy
-from turbo.workspaces.git import SECONDS, GitFailed, git_environment, said
+from turbo.workspaces.git import SECONDS, GitFailed, error_text, git_environment
 from turbo.workspaces.record import Record
 
 CHUNK_BYTES = 256 * 1024
 
 
 def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
-    """From the commit it began at to its files as they are, new ones too; to its branch where the worktree is gone.
+    """The diff from the commit at which the task began to its files now, new ones included.
 
-    `flags` are those of git diff. Raises GitFailed, SpawnFailed, OSError.
+    If the worktree is gone, the diff ends at its branch. `flags` are those of git diff. Raises GitFailed,
+    SpawnFailed, OSError.
     """
     environment = ChildEnvironment({}).for_task(NO_TASK)
     tree, git_dir = Path(record.tree), Path(record.git_dir)
@@ -27,13 +28,13 @@ def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
         branch = f"refs/heads/{record.branch}"
         yield from _run((*DIFF, *flags, record.base, branch, "--"), git_environment(environment, repo), repo)
         return
-    with tempfile.TemporaryDirectory(prefix="turbo-diff-") as place, IndexCopy(git_dir, Path(place)) as index:
-        found = git_environment(environment, tree, git_dir) | {"GIT_INDEX_FILE": str(index)}
+    with tempfile.TemporaryDirectory(prefix="turbo-diff-") as directory, IndexCopy(git_dir, Path(directory)) as index:
+        variables = git_environment(environment, tree, git_dir) | {"GIT_INDEX_FILE": str(index)}
         subprocess.run(
-            [_git(found, tree), *NEW_FILES], env=found, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            [_git(variables, tree), *NEW_FILES], env=variables, cwd=tree, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL, timeout=SECONDS, check=False,
         )  # fmt: skip
-        yield from _run((*DIFF, *flags, record.base, "--"), found, tree)
+        yield from _run((*DIFF, *flags, record.base, "--"), variables, tree)
 
 
 def _git(environment: Mapping[str, str], where: Path) -> str:
@@ -52,4 +53,4 @@ def _run(arguments: tuple[str, ...], environment: dict[str, str], where: Path) -
         if process.returncode != 0:
             errors.seek(0)
             text = errors.read(8192).decode("utf-8", "replace")
-            raise GitFailed(f"git diff in {where}: {said(text) or f'exit code {process.returncode}'}")
+            raise GitFailed(f"git diff in {where}: {error_text(text) or f'exit code {process.returncode}'}")

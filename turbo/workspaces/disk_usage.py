@@ -1,4 +1,4 @@
-"""What is kept on this host, and how big it is: for `turbo doctor`, and for the sweep's cap. Looks at files only, runs no git."""
+"""Which worktrees this host keeps, and their size, for `turbo doctor` and retention's cap. Reads files, runs no git."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,15 @@ from pathlib import Path
 from turbo.host.state_dir import workspaces_of
 from turbo.workspaces.record import records
 
-BLOCK_BYTES = 512  # the unit of st_blocks, whatever the file system's own (stat(2))
+BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A worktree on disk. `size`: bytes it takes; objects it shares with `repo` are not counted. `used_at`: Unix seconds.
-    `cap`: bytes that all of its executor's may take on this host, None without a limit."""
+class KeptWorktree:
+    """A worktree on disk. `size`: bytes on disk, without the objects it shares with `repo`. `used_at`: Unix seconds.
+
+    `cap`: bytes that all worktrees of its executor may take on this host; None without a limit.
+    """
 
     task_id: str
     executor: str
@@ -26,11 +28,13 @@ class Kept:
     cap: int | None
 
 
-def kept(state_dir: Path) -> list[Kept]:
-    """Every worktree below a worker's state_dir, the longest unused first. Reads each one's directories: about a second for
-    100,000 files. What vanishes meanwhile is left out; nothing is raised."""
-    found = [
-        Kept(
+def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
+    """Every worktree in a worker's state_dir, longest unused first. Never raises.
+
+    Reads the directories of each one: about a second for 100,000 files. What disappears meanwhile is left out.
+    """
+    worktrees = [
+        KeptWorktree(
             record.task_id,
             record.executor,
             Path(record.repo),
@@ -43,11 +47,11 @@ def kept(state_dir: Path) -> list[Kept]:
         for home, record in records(workspaces_of(state_dir))
         if Path(record.tree).is_dir()
     ]
-    return sorted(found, key=lambda one: one.used_at)
+    return sorted(worktrees, key=lambda worktree: worktree.used_at)
 
 
 def size_of(directory: Path) -> int:
-    """Bytes on disk of everything below. A file with several names counts once; links are not followed."""
+    """Bytes on disk of everything in it. A file with several names counts once; links are not followed."""
     seen: set[tuple[int, int]] = set()
     total = 0
     for entry in _below(directory):

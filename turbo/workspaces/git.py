@@ -1,8 +1,10 @@
-"""git, as turbo runs it: a fixed argv, no hook, no prompt, no daemon, a time limit, bounded output.
+"""How turbo runs git: a fixed argv, no hooks, no prompts, no daemon, a time limit and bounded output.
 
-Journalled like every program of a worker, so that a killed worker's fetch or checkout is ended before anybody uses the
-directory again. The environment is the executor's, for its credentials (the agent runs git with the same), without the
-GIT_* variables that would lead git elsewhere. Messages come in English, which is how a full disk is told from the rest.
+Each call is journalled like every program of a worker. So a killed worker's fetch or checkout is ended before the
+directory is used again.
+
+The environment is the executor's, for its credentials; the agent runs git with the same. GIT_* variables that would
+lead git elsewhere are removed. Messages are in English (LC_ALL=C), so that a full disk can be recognised.
 """
 
 import errno
@@ -19,14 +21,14 @@ from turbo.process.launch import SpawnFailed
 from turbo.process.running import Ending, ProcessSpec, run_process
 
 SECONDS = 60.0
-"""For what only looks; what moves data has a limit of its own."""
+"""For commands that only read; commands that move data have their own limits."""
 
 OUTPUT_BYTES = 4 * 1024 * 1024
 ERROR_CHARACTERS = 600
 
 SETTINGS = {
-    "core.hooksPath": os.devnull,  # a repository's post-checkout is not turbo's to run; the agent's own git runs hooks
-    "core.fsmonitor": "false",  # would leave a daemon in every worktree
+    "core.hooksPath": os.devnull,  # turbo runs no hooks of a repository; the agent's own git does
+    "core.fsmonitor": "false",  # would leave a daemon per worktree
     "gc.auto": "0",
     "maintenance.auto": "false",
     "submodule.recurse": "false",
@@ -34,19 +36,19 @@ SETTINGS = {
     "advice.detachedHead": "false",
     "protocol.ext.allow": "never",
 }
-"""Given as GIT_CONFIG_*: stronger than any file."""
+"""Passed as GIT_CONFIG_*, which overrides every file."""
 
 KEPT_VARIABLES = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM")
-"""What an operator may set in an executor's `env` to reach a remote."""
+"""Variables that an operator may set in an executor's `env` to reach a remote."""
 
 FULL_BYTES = 1024 * 1024
-"""With less room than this, a failure of git's is the disk's."""
+"""With less free space than this, a failure of git is blamed on the disk."""
 
 _FULL = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}
 
 
 class GitFailed(Exception):
-    """git could not do it; the message says what, where, and git's own words."""
+    """git failed. The message contains the command, the directory and git's own message."""
 
 
 class Stopped(Exception):
@@ -54,10 +56,10 @@ class Stopped(Exception):
 
 
 def git_environment(environment: Mapping[str, str], where: Path, git_dir: Path | None = None) -> dict[str, str]:
-    """What git finds in its environment in the directory `where`.
+    """The environment for git in the directory `where`.
 
-    With `git_dir` it works on exactly that repository and this worktree, whatever an agent has made of `.git`; without,
-    `where` must be one itself: a repository further up (dotfiles in a home directory) is never taken.
+    With `git_dir`, git works on exactly that repository and this worktree, even if an agent has changed `.git`.
+    Without it, `where` must be a repository itself: one further up (dotfiles in a home directory) is never used.
     """
     clean = {k: v for k, v in environment.items() if not k.startswith("GIT_") or k in KEPT_VARIABLES}
     clean |= {
@@ -91,7 +93,7 @@ class Git:
     task_id: str = ""
 
     async def __call__(self, *arguments: str, seconds: float = SECONDS, **variables: str) -> str:
-        """Run it; its standard output. Raises GitFailed, Stopped, OSError for a full disk."""
+        """Run it, and return its standard output. Raises GitFailed, Stopped, and OSError for a full disk."""
         spec = ProcessSpec(
             argv=("git", *arguments),
             env=git_environment(self.environment, self.where, self.git_dir) | variables,
@@ -118,7 +120,7 @@ class Git:
                     raise OSError(number, f"{what}: {words}")
             if any(_full(path) for path in (self.where, self.git_dir) if path is not None):
                 raise OSError(errno.ENOSPC, f"{what}: No space left on device")
-            raise GitFailed(f"{what}: {said(result.stderr_tail) or result.exit_text}")
+            raise GitFailed(f"{what}: {error_text(result.stderr_tail) or result.exit_text}")
         return result.stdout.decode("utf-8", "surrogateescape")
 
     async def succeeds(self, *arguments: str) -> bool:
@@ -131,16 +133,16 @@ class Git:
 
 
 def _full(path: Path) -> bool:
-    """git does not always say why it could not write a file."""
+    """git does not always report why it could not write a file."""
     try:
         return shutil.disk_usage(path).free < FULL_BYTES
     except OSError:
         return False
 
 
-def said(stderr: str) -> str:
-    """git's message, in a line, without its advice."""
+def error_text(stderr: str) -> str:
+    """git's message on one line, without its advice."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
-    told = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
-    text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in told)
-    return scrub(text)[:ERROR_CHARACTERS]  # a remote's URL may hold a password
+    errors = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
+    text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in errors)
+    return scrub(text)[:ERROR_CHARACTERS]  # a remote's URL may contain a password

@@ -1,11 +1,11 @@
-"""A task's worktree found again, made, or taken down. The caller holds the lock of its home (turbo.executors.exclusive_directories).
+"""Finds, creates and removes a task's worktree. The caller holds its lock (turbo.executors.exclusive_directories).
 
     nothing ──branch made, worktree added──▶ creating ──files checked out──▶ made      (turbo.workspaces.record)
-       ▲                                        │ failed, or found so: taken down, as if it had never begun
+       ▲                                        │ failed, or found in this state: removed, as if it had never begun
        └────────────────────────────────────────┘
-    made, or ready ──somebody removed the worktree, its branch is there──▶ creating ──▶ made
+    made, or ready ──the worktree was removed by hand, its branch exists──▶ creating ──▶ made
 
-Nobody else is in the worktree, so locks of git's that lie there were left by a killed program, and are removed.
+No other process uses the worktree, so any git lock file in it was left by a killed program, and is removed.
 """
 
 import asyncio
@@ -24,15 +24,15 @@ from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exi
 log = logging.getLogger(__name__)
 
 
-async def find(repository: Repository, home: Path) -> Record | None:
-    """The worktree of an earlier run, with its files; None when nothing is left of it, not even the branch.
+async def find_worktree(repository: Repository, home: Path) -> Record | None:
+    """The worktree of an earlier run, with its files. None if nothing is left of it, not even the branch.
 
-    Raises GitFailed, Stopped, OSError, as all of this module.
+    Raises GitFailed, Stopped, OSError, as every function of this module.
     """
     record = load(home)
-    if record is not None and record.stage is Stage.CREATING:  # its worker died, or could not tidy up
+    if record is not None and record.stage is Stage.CREATING:  # its worker died, or could not clean up
         async with repository.alone():
-            await dispose(repository, record, home)
+            await remove_worktree(repository, record, home)
         record = load(home)  # still there if its branch has commits
     if record is None:
         return None
@@ -40,7 +40,7 @@ async def find(repository: Repository, home: Path) -> Record | None:
     if tree.exists():
         if not Path(record.git_dir).is_dir():
             raise GitFailed(
-                f"{tree} holds an earlier run, but {repository.git.where} no longer knows it: save what you want to keep "
+                f"{tree} has the files of an earlier run, but {repository.git.where} has no entry for it: save what you want to keep "
                 f"of it, then remove {home}"
             )
         _unlock(repository, record)
@@ -55,11 +55,11 @@ async def find(repository: Repository, home: Path) -> Record | None:
     return await _fill(repository, record, home)
 
 
-async def make(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
-    """A branch and a worktree as `new` says, whose base is not known yet. When it fails, nothing of it is left."""
-    asked_at = time.time()
+async def make_worktree(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
+    """Create a branch and a worktree as in `new`, whose base is not known yet. If that fails, nothing is left."""
+    requested_at = time.time()
     async with repository.alone():
-        if fetch and not repository.fetched_since(new.ref, asked_at):
+        if fetch and not repository.fetched_since(new.ref, requested_at):
             await repository.fetch(new.ref)
         record = replace(new, base=await repository.commit_of(new.ref))
         if await repository.branch_tip(record.branch) is not None:
@@ -68,21 +68,24 @@ async def make(repository: Repository, new: Record, home: Path, *, fetch: bool) 
         try:
             await repository.make_branch(record.branch, record.base)
         except GitFailed:
-            shutil.rmtree(home, ignore_errors=True)  # that branch, if there is one, is not ours
+            shutil.rmtree(home, ignore_errors=True)  # an existing branch of that name is not ours
             raise
         record = await _add(repository, record, home)
     return await _fill(repository, record, home)
 
 
-async def dispose(repository: Repository, record: Record, home: Path) -> None:
-    """Remove the worktree, and branch and record too unless the branch has commits that no other has. Within `alone`."""
+async def remove_worktree(repository: Repository, record: Record, home: Path) -> None:
+    """Remove the worktree. Within `alone`.
+
+    The branch and the record go too, unless the branch has commits that no other branch has.
+    """
     await repository.remove(Path(record.tree))
     if await repository.delete_branch(record.branch, record.base):
         await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
 
 
 async def _add(repository: Repository, record: Record, home: Path) -> Record:
-    """The worktree on its branch, still empty. Within `alone`."""
+    """Add the worktree on its branch, without files yet. Within `alone`."""
     try:
         return replace(record, git_dir=str(await repository.add(Path(record.tree), record.branch)))
     except (GitFailed, Stopped, OSError):
@@ -91,24 +94,24 @@ async def _add(repository: Repository, record: Record, home: Path) -> Record:
 
 
 async def _fill(repository: Repository, record: Record, home: Path) -> Record:
-    """Its files. Outside of `alone`: this is what takes long."""
+    """Check out its files. Outside `alone`, because this may take long."""
     git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
     try:
         await git("reset", "--hard", "--quiet", "--no-recurse-submodules", seconds=CHECKOUT_SECONDS)
         record = replace(record, stage=Stage.MADE)
         record.save(home)
     except (GitFailed, Stopped, OSError):
-        unhurried = repository.with_stop(StopSignal())
-        async with unhurried.alone():
-            await _undo(unhurried, record, home)
+        unstopped = repository.with_stop(StopSignal())
+        async with unstopped.alone():
+            await _undo(unstopped, record, home)
         raise
     return record
 
 
 async def _undo(repository: Repository, record: Record, home: Path) -> None:
-    """As if it had never begun. What cannot be removed now is by the next run, or the sweep."""
+    """Remove everything again. What cannot be removed now is left to the next run, or to retention."""
     with suppress(GitFailed, OSError):
-        await dispose(repository.with_stop(StopSignal()), record, home)
+        await remove_worktree(repository.with_stop(StopSignal()), record, home)
 
 
 def _unlock(repository: Repository, record: Record) -> None:
@@ -116,4 +119,4 @@ def _unlock(repository: Repository, record: Record) -> None:
     for path in (*left, repository.common / "refs" / "heads" / f"{record.branch}.lock"):
         with suppress(FileNotFoundError):
             path.unlink()
-            log.warning("removed %s, which a killed program had left", path, extra={"task": record.task_id})
+            log.warning("removed %s, left by a killed program", path, extra={"task": record.task_id})

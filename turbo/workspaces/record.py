@@ -1,12 +1,12 @@
-"""The record of a workspace: what turbo must know of it when its worker is dead, or its configuration has changed.
+"""The record of a workspace: what turbo must know if its worker has died, or its configuration has changed.
 
-    <state_dir>/workspaces/<repo>-<hash>/<task>/record.json      replaced whole, never half written
+    <state_dir>/workspaces/<repo>-<hash>/<task>/record.json      replaced as a whole, never half written
                                                /<repo>/          the worktree
 
     creating ──branch and worktree made, files checked out──▶ made ──setup succeeded──▶ ready
-        └── found so later: its worker died, or the disk was full. What there is of it is removed, and made anew
+        └── found in this state: its worker died, or the disk was full. It is removed and made again
 
-The worktree may be gone while its record stays: then its branch holds commits that no other branch has.
+The worktree may be gone while its record stays: then its branch has commits that no other branch has.
 """
 
 import json
@@ -32,9 +32,12 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What becomes of a worktree. `keep`: after a task that succeeded. `keep_days` since its last use, then the sweep.
-    `max_bytes`: of all worktrees of the executor on this host; None: no cap. `sweep_unmerged`: the sweep may take
-    uncommitted changes too, and worktrees with unmerged commits (whose branch stays)."""
+    """What becomes of a worktree.
+
+    `keep`: after a task that succeeded. `keep_days`: how long after its last use retention may remove it.
+    `max_bytes`: of all worktrees of the executor on this host; None means no cap. `sweep_unmerged`: retention may
+    also remove uncommitted changes, and worktrees with unmerged commits (whose branch stays).
+    """
 
     keep: Keep = "changed"
     keep_days: float = 14.0
@@ -44,8 +47,11 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`repo`, `tree`, `git_dir` are absolute paths; `git_dir` is the worktree's own, inside the repository's. `base` is the
-    commit it began at. Times are Unix seconds, of this host's clock."""
+    """One workspace.
+
+    `repo`, `tree` and `git_dir` are absolute paths; `git_dir` is the worktree's own, inside the repository's. `base`
+    is the commit at which it began. Times are Unix seconds on this host's clock.
+    """
 
     task_id: str
     executor: str
@@ -68,7 +74,7 @@ class Record:
 
 
 def load(home: Path) -> Record | None:
-    """The record in `home`; None where there is none that can be read."""
+    """The record in `home`; None if there is none, or it cannot be read."""
     try:
         fields = json.loads((home / FILE).read_text(encoding="utf-8"))
         return Record(**fields | {"stage": Stage(fields["stage"]), "policy": Policy(**fields["policy"])})
@@ -85,6 +91,6 @@ def records(root: Path) -> Iterator[tuple[Path, Record]]:
 
 
 def records_of(root: Path, task_id: str) -> list[Record]:
-    """Those of one task (of several repositories, if its executor was changed), the last used first."""
+    """The workspaces of one task, last used first. Several repositories, if its executor was changed."""
     found = [load(file.parent) for file in root.glob(f"*/{safe_name(task_id)}/{FILE}")]
     return sorted((r for r in found if r is not None and r.task_id == task_id), key=lambda r: -r.used_at)

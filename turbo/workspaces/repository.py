@@ -1,14 +1,14 @@
-"""A person's repository, and the little that turbo does in it: a branch and a worktree made, a branch and a worktree removed.
+"""A person's repository, and the little that turbo does in it: create and remove a branch and a worktree.
 
-Never touched: HEAD, index and files of the checkout, and every branch but the one that turbo made for the task.
+Never touched: HEAD, the index and the files of the checkout, and every branch that turbo did not create for the task.
 
     [fetch] ──▶ ref → commit ──▶ branch made (must not exist) ──▶ worktree, empty ──▶ files checked out
-    └──────────── one at a time in a repository, on this host ────────────────┘       └── side by side ──┘
+    └──────────── one at a time in a repository, on this host ────────────────┘       └── in parallel ──┘
 
-git's own locks keep refs and objects right, but `git worktree add` and `git branch` read the list of worktrees, and fail on
-one that another is making in that moment (git 2.39: "failed to read .../commondir"). So turbo has a lock of its own for that part,
-which takes some 20 ms; a checkout of minutes holds up nobody. The person's own `git worktree add` may still come in
-between, so that failure is tried again.
+git's own locks protect refs and objects. But `git worktree add` and `git branch` read the list of worktrees, and fail
+while another process adds one (git 2.39: "failed to read .../commondir"). So turbo locks that part, which takes about
+20 ms; a checkout of minutes blocks no other task. A person's own `git worktree add` may still come in between, so
+this failure is tried again.
 """
 
 import asyncio
@@ -45,32 +45,34 @@ class Repository:
     lock: Path
 
     def with_stop(self, stop: StopSignal) -> "Repository":
-        """The same, for steps that another stop ends."""
+        """The same repository, for steps that another stop signal ends."""
         return replace(self, git=replace(self.git, stop=stop))
 
-    # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def commit_of(self, ref: str) -> str:
-        """The commit that a ref names. Raises GitFailed where there is none."""
+        """The commit of a ref. Raises GitFailed if there is none."""
         problem = ref_problem(ref)
         if problem is not None:
             raise GitFailed(f"the ref {ref!r:.200} {problem}")
         try:
             found = await self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         except GitFailed:
-            raise GitFailed(f"{self.git.where} has no commit named {ref!r:.200} (git fetch? or fetch: true)") from None
+            raise GitFailed(
+                f"{self.git.where} has no commit named {ref!r:.200} (run git fetch, or set fetch: true)"
+            ) from None
         commit = found.strip()
         if not _COMMIT.fullmatch(commit):
-            raise GitFailed(f"{self.git.where}: git names no commit for {ref!r:.200}")
+            raise GitFailed(f"{self.git.where}: git gives no commit for {ref!r:.200}")
         return commit
 
     async def branch_tip(self, branch: str) -> str | None:
-        """The commit of a local branch; None when there is no such branch."""
+        """The commit of a local branch; None if there is no such branch."""
         listed = await self.git("for-each-ref", "--format=%(refname) %(objectname)", "--", f"refs/heads/{branch}")
         return dict(line.split(" ", 1) for line in listed.splitlines()).get(f"refs/heads/{branch}")
 
     async def held_elsewhere(self, commit: str, branch: str) -> bool:
-        """Whether a branch other than `branch`, a remote's branch or a tag contains the commit."""
+        """Whether another branch, a remote's branch or a tag contains the commit."""
         where = ("refs/heads", "refs/remotes", "refs/tags")
         listed = await self.git("for-each-ref", f"--contains={commit}", "--count=2", "--format=%(refname)", *where)
         return any(name != f"refs/heads/{branch}" for name in listed.splitlines())
@@ -79,7 +81,7 @@ class Repository:
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """One at a time in this repository, on this host. Raises Stopped, OSError."""
+        """One process at a time in this repository, on this host. Raises Stopped, OSError."""
         lock = FileLock(self.lock)
         try:
             while not lock.take():
@@ -93,8 +95,11 @@ class Repository:
             lock.release()
 
     async def fetch(self, ref: str) -> None:
-        """Bring one remote-tracking branch up to date, and nothing else, whatever refspecs are configured. A ref that names
-        no remote's branch is left as it is. Within `alone`; who waited for another's fetch has it already."""
+        """Bring one remote-tracking branch up to date, and nothing else, whatever refspecs are configured.
+
+        Within `alone`. A ref that is not a remote's branch is left as it is. A task that waited for another's fetch
+        needs none.
+        """
         stamp = self.lock.with_suffix(f".{digest_of(Path(ref))[:8]}.fetched")
         for remote in (await self.git("remote")).split():
             if ref.startswith(f"{remote}/"):
@@ -108,7 +113,7 @@ class Repository:
                 return
 
     def fetched_since(self, ref: str, moment: float) -> bool:
-        """Whether somebody on this host began such a fetch after `moment` (Unix seconds), and it succeeded."""
+        """Whether a worker of this host began such a fetch after `moment` (Unix seconds), and it succeeded."""
         try:
             return self.lock.with_suffix(f".{digest_of(Path(ref))[:8]}.fetched").stat().st_mtime >= moment
         except OSError:
@@ -122,9 +127,9 @@ class Repository:
         return Path(made.strip())
 
     async def make_branch(self, branch: str, commit: str) -> None:
-        """Raises GitFailed when there is one of that name already: it is somebody's."""
+        """Raises GitFailed if a branch of that name exists: it is not ours."""
         if not await self.git.succeeds("check-ref-format", "--branch", branch):
-            raise GitFailed(f"git does not take {branch!r:.200} as a branch's name")
+            raise GitFailed(f"git does not accept {branch!r:.200} as a branch name")
         try:
             await self._change("branch", "--no-track", "--", branch, commit)
         except GitFailed as error:
@@ -133,26 +138,26 @@ class Repository:
             raise
 
     async def remove(self, tree: Path) -> None:
-        """The worktree with everything in it, and git's entry for it. Right to call twice. Within `alone`.
+        """Remove the worktree with its files, and its entry in git. May be called twice. Within `alone`.
 
-        Never `git worktree prune`: that would also take the person's worktrees on a drive that is not mounted.
+        Never `git worktree prune`: that would also remove a person's worktrees on a drive that is not mounted.
         """
         command = ("worktree", "remove", "--force", "--force", "--", str(tree))
         with suppress(GitFailed):
             await self._change(*command, seconds=CHECKOUT_SECONDS)
-        if tree.exists():  # git does not know it any more, or its .git is gone
+        if tree.exists():  # git has no entry for it, or its .git is gone
             await asyncio.to_thread(shutil.rmtree, tree)
             with suppress(GitFailed):
                 await self._change(*command)
 
     async def delete_branch(self, branch: str, base: str) -> bool:
-        """Delete the task's branch, unless it has commits of its own that no other has. False: it is still there."""
+        """Delete the task's branch, unless it has commits that no other branch has. False: it still exists."""
         tip = await self.branch_tip(branch)
         if tip is None:
             return True
         if tip != base and not await self.held_elsewhere(tip, branch):
             return False
-        # Not update-ref: this one refuses while somebody has the branch checked out.
+        # Not update-ref: `git branch` refuses while the branch is checked out elsewhere.
         try:
             await self._change("branch", "--quiet", "-D", "--", branch)
         except GitFailed:
@@ -160,7 +165,7 @@ class Repository:
         return True
 
     async def _change(self, *arguments: str, seconds: float = SECONDS) -> None:
-        """A command that reads the list of worktrees; again, while somebody is making one."""
+        """Run a command that reads the list of worktrees; again, while another process adds one."""
         for left in reversed(range(TRIES)):
             try:
                 await self.git(*arguments, seconds=seconds)
@@ -172,7 +177,7 @@ class Repository:
 
 
 async def open_repository(git: Git, locks: Path) -> Repository:
-    """The repository whose top directory is `git.where`: bare ones and shallow ones too. Raises GitFailed."""
+    """The repository whose top directory is `git.where`, bare and shallow ones included. Raises GitFailed."""
     if not git.where.is_dir():
         raise GitFailed(f"repo {git.where} is not a directory on this host")
     try:
@@ -190,6 +195,6 @@ async def _pause() -> None:
 
 def branch_exists(branch: str, repo: Path) -> str:
     return (
-        f"the branch {branch} exists already in {repo}, and not as this task's workspace on this host: "
+        f"the branch {branch} already exists in {repo}, but is not this task's workspace on this host: "
         "rename or delete it, or change `branch`"
     )

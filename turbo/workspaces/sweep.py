@@ -1,11 +1,13 @@
-"""The sweep: worktrees that nobody needs any more go, by age and by a cap on the disk they take.
+"""Retention of worktrees: those that are not needed any more are removed, by age and by a cap on disk space.
 
     kept ──unused for keep_days (unchanged, or keep: never: for a day)──▶ examined ──nothing would be lost──▶ removed
-      └── its executor's take more than max_gb: the longest unused first ──▶ examined ──┴── else kept, and said
+      └── its executor's take more than max_gb: the longest unused first ──▶ examined ──┴── else kept, with a warning
 
-Never removed: one that a run is in; one with uncommitted changes or with commits that no other branch has, unless the
-configuration says so (`sweep_unmerged`, or `keep: never`). Even then a branch with such commits stays. What cannot be
-examined, because its repository is gone or broken, stays. One sweeper a host; any worker that shares the state directory.
+Never removed: a worktree in use, and one with uncommitted changes or with commits that no other branch has. The
+configuration can allow the latter (`sweep_unmerged`, or `keep: never`); even then, a branch with such commits stays.
+A worktree that cannot be examined, because its repository is gone or broken, stays too.
+
+One worker per host does this at a time, among those that share the state directory.
 """
 
 import asyncio
@@ -27,7 +29,7 @@ from turbo.runtime.service import LoopService
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
-from turbo.workspaces.lifecycle import dispose
+from turbo.workspaces.lifecycle import remove_worktree
 from turbo.workspaces.record import Policy, Record, Stage, records
 from turbo.workspaces.repository import Repository, open_repository
 
@@ -38,12 +40,12 @@ DAY = 86_400.0
 _DIRECTORY_LOCK = re.compile(r"[0-9a-f]{32}\.lock")  # turbo.process.directory_lock.lock_path
 
 RETRY_SECONDS = DAY
-"""How long a worktree with nothing in it waits for a retry of its task; a later one makes a new one."""
+"""How long an unchanged worktree waits for a retry of its task; a later retry makes a new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A worktree on disk, and the policy that holds for it now. `size` in bytes."""
+    """A worktree on disk, and the policy that applies to it now. `size` in bytes."""
 
     home: Path
     record: Record
@@ -63,19 +65,19 @@ class WorkspaceRetention(LoopService):
         *,
         every: float = EVERY_SECONDS,
     ) -> None:
-        """`policies` by executor, as configured now; a worktree of another executor keeps the policy it was used with."""
+        """`policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use."""
         super().__init__()
         self._root = root
         self._locks = locks
         self._journal = journal
         self._policies = policies
         self._every = every
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     async def run(self) -> None:
         self.started.set()
         while True:
-            # Not at the start: a worker that is started every minute must not sweep every minute.
+            # Not at once: a worker that is restarted every minute must not do this every minute.
             await asyncio.sleep(self._every * random.uniform(0.5, 1.0))
             try:
                 await self.once()
@@ -83,33 +85,36 @@ class WorkspaceRetention(LoopService):
                 log.warning("cannot sweep the workspaces: %s", error)
 
     async def once(self, now: float | None = None) -> list[str]:
-        """One pass, unless another worker of the host is at it. `now`: Unix seconds. Returns the tasks whose worktrees went."""
+        """One pass, unless another worker of the host is busy with one. `now`: Unix seconds.
+
+        Returns the tasks whose worktrees were removed.
+        """
         now = time.time() if now is None else now
         gone = []
         with try_lock(self._locks / "workspace-sweep.lock") as mine:
             if not mine:
                 return []
             candidates = await asyncio.to_thread(self._candidates)
-            too_much = self._too_much(candidates)
-            for one in sorted(candidates, key=lambda c: c.record.used_at):
-                over = too_much.get(one.record.executor, 0) > 0
-                if not over and now - one.record.used_at < min(one.policy.keep_days * DAY, RETRY_SECONDS):
+            excess_by_executor = self._excess(candidates)
+            for candidate in sorted(candidates, key=lambda c: c.record.used_at):
+                over = excess_by_executor.get(candidate.record.executor, 0) > 0
+                if not over and now - candidate.record.used_at < min(candidate.policy.keep_days * DAY, RETRY_SECONDS):
                     continue
-                if await self._try(one, now, over=over):
-                    gone.append(one.record.task_id)
-                    if one.record.executor in too_much:
-                        too_much[one.record.executor] -= one.size
-            for executor, excess in too_much.items():
+                if await self._remove_if_allowed(candidate, now, over=over):
+                    gone.append(candidate.record.task_id)
+                    if candidate.record.executor in excess_by_executor:
+                        excess_by_executor[candidate.record.executor] -= candidate.size
+            for executor, excess in excess_by_executor.items():
                 if excess > 0:
                     self._warn_once(
-                        f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, and what is "
-                        "left is in use or would be lost; `turbo doctor` lists them"
+                        f"the workspaces of executor {executor} take {excess / 1e9:.1f} GB more than max_gb, but the rest "
+                        "are in use or hold work that would be lost; `turbo doctor` lists them"
                     )
             self._prune_locks(now)
         return gone
 
     def _prune_locks(self, now: float) -> None:
-        """Those of directories that nobody has used for a day; most were of worktrees that went with their run."""
+        """Remove locks of directories unused for a day; most belonged to worktrees that were removed after their run."""
         for path in self._locks.glob("*.lock"):
             with suppress(OSError):
                 if _DIRECTORY_LOCK.fullmatch(path.name) and now - path.stat().st_mtime > DAY:
@@ -124,36 +129,38 @@ class WorkspaceRetention(LoopService):
             for home, record in records(self._root)
         ]
 
-    def _too_much(self, candidates: list[Candidate]) -> dict[str, int]:
-        """By executor: bytes over its cap."""
+    def _excess(self, candidates: list[Candidate]) -> dict[str, int]:
+        """Bytes over the cap, by executor."""
         excess: dict[str, int] = {}
-        for one in candidates:
-            if one.policy.max_bytes is not None:
-                excess[one.record.executor] = excess.get(one.record.executor, -one.policy.max_bytes) + one.size
+        for candidate in candidates:
+            if candidate.policy.max_bytes is not None:
+                excess[candidate.record.executor] = (
+                    excess.get(candidate.record.executor, -candidate.policy.max_bytes) + candidate.size
+                )
         return excess
 
     # ── one worktree ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _try(self, one: Candidate, now: float, *, over: bool) -> bool:
-        """Remove it, if it may go. Nobody can start a run in it meanwhile."""
-        lock = DirectoryLock(lock_path(self._locks, one.home.resolve()))
+    async def _remove_if_allowed(self, candidate: Candidate, now: float, *, over: bool) -> bool:
+        """Remove it, if that is allowed. No run can start in it meanwhile."""
+        lock = DirectoryLock(lock_path(self._locks, candidate.home.resolve()))
         try:
-            if not lock.take():  # in use, or its program may still live
+            if not lock.take():  # in use, or its program may still run
                 return False
         except OSError:
             return False
         try:
-            repository = await self._repository(one.record)
+            repository = await self._repository(candidate.record)
             async with repository.alone():
-                if not await self._may_go(repository, one, now, over=over):
+                if not await self._may_remove(repository, candidate, now, over=over):
                     return False
-                tree = Path(one.record.tree).exists()
-                await dispose(repository, one.record, one.home)
+                tree = Path(candidate.record.tree).exists()
+                await remove_worktree(repository, candidate.record, candidate.home)
             if tree:
-                log.info("swept the workspace %s", one.record.tree, extra={"task": one.record.task_id})
+                log.info("swept the workspace %s", candidate.record.tree, extra={"task": candidate.record.task_id})
             return tree
         except (GitFailed, Stopped, OSError) as error:
-            self._warn_once(f"cannot sweep {one.home}: {error}")
+            self._warn_once(f"cannot sweep {candidate.home}: {error}")
             return False
         finally:
             lock.release()
@@ -162,15 +169,15 @@ class WorkspaceRetention(LoopService):
         environment = ChildEnvironment({}).for_task(NO_TASK)
         return await open_repository(Git(Path(record.repo), environment, self._journal), self._locks)
 
-    async def _may_go(self, repository: Repository, one: Candidate, now: float, *, over: bool) -> bool:
-        record, policy = one.record, one.policy
+    async def _may_remove(self, repository: Repository, candidate: Candidate, now: float, *, over: bool) -> bool:
+        record, policy = candidate.record, candidate.policy
         unused = now - record.used_at
         old = unused >= policy.keep_days * DAY
         if policy.keep == "never" and (over or old or unused >= RETRY_SECONDS):
             return True
         tree = Path(record.tree)
         git = None
-        if tree.exists() and record.stage is not Stage.CREATING:  # no program was ever in one that was never finished
+        if tree.exists() and record.stage is not Stage.CREATING:  # no program ever ran in an unfinished one
             git = replace(repository.git, where=tree, git_dir=Path(record.git_dir))
         risk = await at_risk(git, repository, record)
         if not old and not over and (policy.keep == "always" or await self._changed(repository, git, record, risk)):
@@ -182,7 +189,7 @@ class WorkspaceRetention(LoopService):
         return True
 
     async def _changed(self, repository: Repository, git: Git | None, record: Record, risk: str | None) -> bool:
-        """Whether the task has left anything, merged or not."""
+        """Whether the task has left changes, merged or not."""
         if risk is not None:
             return True
         tips = {await repository.branch_tip(record.branch), record.base}
@@ -191,6 +198,6 @@ class WorkspaceRetention(LoopService):
         return len(tips) > 1
 
     def _warn_once(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text not in self._warned:
+            self._warned.add(text)
             log.warning("%s", text)

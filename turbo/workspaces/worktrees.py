@@ -1,12 +1,13 @@
-"""The place where an executor with `workspace` runs its tasks: a worktree for each, made, handed to the program, measured.
+"""The work area of an executor with `workspace`: each task gets a worktree, in which its program runs.
 
     task ──its home locked──▶ no record ──▶ branch and worktree made ──▶ setup ──▶ the program ──▶ measured ──▶ kept, or removed
-                 ├── record and worktree there (a retry, a resumed session) ──▶ gone on with ───┘
-                 └── the worktree is gone, its branch is not ──▶ a worktree on that branch again
+                 ├── record and worktree exist (a retry, a resumed session) ──▶ continued ───┘
+                 └── the worktree is gone, its branch exists ──▶ a new worktree on that branch
 
-The lock (turbo.executors.exclusive_directories) lasts from before the first step to after the last, and is not free
-before a killed worker's program is gone, so nobody else is ever in the worktree.
-Nothing of a row reaches git but `input_data.ref`, where `refs` allows it, and its id in the branch's name.
+The lock (turbo.executors.exclusive_directories) is held from the first step to the last. It becomes free only when a
+killed worker's program is gone, so no two tasks are ever in one worktree.
+
+From a row, git gets only `input_data.ref`, if `refs` allows it, and the task id in the branch's name.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_proces
 from turbo.workspaces.area import Exclusive, Program
 from turbo.workspaces.changes import measure
 from turbo.workspaces.git import Git, GitFailed, Stopped
-from turbo.workspaces.lifecycle import dispose, find, make
+from turbo.workspaces.lifecycle import find_worktree, make_worktree, remove_worktree
 from turbo.workspaces.names import branch_of, home_of, ref_problem
 from turbo.workspaces.record import Policy, Record, Stage
 from turbo.workspaces.repository import Repository, open_repository
@@ -42,8 +43,11 @@ SETUP_OUTPUT_CHARACTERS = 2000
 
 @dataclass(frozen=True, slots=True)
 class WorktreeSettings:
-    """`repo` is absolute. `refs`: patterns (fnmatch) that `input_data.ref` may match. `branch`: a template. `fetch`: bring a
-    remote's branch up to date first. `setup`: argv, run in a new worktree for at most `setup_seconds`."""
+    """`repo` is absolute. `ref`: where a new branch begins. `refs`: patterns (fnmatch) for `input_data.ref`.
+
+    `branch`: a template. `fetch`: update a remote's branch first. `setup`: argv, run in a new worktree for at most
+    `setup_seconds`.
+    """
 
     repo: Path
     ref: str = "HEAD"
@@ -56,12 +60,14 @@ class WorktreeSettings:
 
 
 class SetupFailed(Exception):
-    """The message holds what it printed."""
+    """The message contains the output of setup."""
 
 
 class Worktrees:
-    """See `WorkArea`. `root`: where the workspaces of the host are, `locks`: its locks. `host`: this host's name, for people.
-    `exclusive` keeps a task's workspace to one run at a time (turbo.executors.exclusive_directories)."""
+    """See `WorkArea`. `root`: the workspaces of the host. `locks`: its locks. `host`: its name, for people.
+
+    `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories).
+    """
 
     fixed: Path | None = None
 
@@ -97,7 +103,7 @@ class Worktrees:
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
         """See `WorkArea`."""
-        ref = self._wanted(run.task)
+        ref = self._requested_ref(run.task)
         if isinstance(ref, Outcome):
             return ref
         home = home_of(self._root, self._settings.repo, run.task.task_id)
@@ -116,11 +122,11 @@ class Worktrees:
             outcome = await program(Path(record.tree))
             return await self._close(repository, record, run, outcome, continued, home)
 
-    def _wanted(self, task: Task) -> str | Outcome:
-        """The ref, by configuration or, where that allows it, by the row."""
+    def _requested_ref(self, task: Task) -> str | Outcome:
+        """The configured ref, or the row's if the configuration allows it."""
         data = task.input_data if isinstance(task.input_data, dict) else {}
         if data.get("cwd") is not None:
-            return _refused("input_data.cwd cannot be had: this executor gives each task a worktree of its own")
+            return _refused("input_data.cwd is not allowed: this executor gives each task its own worktree")
         if (ref := data.get("ref")) is None:
             return self._settings.ref
         if not isinstance(ref, str):
@@ -128,20 +134,20 @@ class Worktrees:
         if (problem := ref_problem(ref)) is not None:
             return _refused(f"input_data.ref {ref!r:.200} {problem}")
         if not any(fnmatch.fnmatchcase(ref, pattern) for pattern in self._settings.refs):
-            allowed = ", ".join(self._settings.refs) or "none is configured"
-            return _refused(f"input_data.ref {ref!r:.200} is not among the refs that a row may choose ({allowed})")
+            allowed = ", ".join(self._settings.refs) or "none configured"
+            return _refused(f"input_data.ref {ref!r:.200} is not one of the refs that a row may choose ({allowed})")
         return ref
 
     # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _open(self, repository: Repository, ref: str, task: Task, home: Path) -> tuple[Record, bool]:
         settings = self._settings
-        found = await find(repository, home)
-        if found is not None:
-            log.info("going on in %s", found.tree, extra={"task": task.task_id})
-            return self._used(found, home), True
+        record = await find_worktree(repository, home)
+        if record is not None:
+            log.info("continuing in %s", record.tree, extra={"task": task.task_id})
+            return self._mark_used(record, home), True
         if task.attempt > 1:
-            log.info("no workspace of it on this host: beginning anew", extra={"task": task.task_id})
+            log.info("no workspace of this task on this host: creating one", extra={"task": task.task_id})
         now = time.time()
         new = Record(
             task_id=task.task_id,
@@ -158,9 +164,9 @@ class Worktrees:
             created_at=now,
             used_at=now,
         )
-        return await make(repository, new, home, fetch=settings.fetch), False
+        return await make_worktree(repository, new, home, fetch=settings.fetch), False
 
-    def _used(self, record: Record, home: Path) -> Record:
+    def _mark_used(self, record: Record, home: Path) -> Record:
         record = replace(
             record, used_at=time.time(), policy=self._settings.policy, executor=self._executor, host=self._host
         )
@@ -168,7 +174,7 @@ class Worktrees:
         return record
 
     async def _set_up(self, record: Record, run: Run, environment: Mapping[str, str], home: Path) -> Record:
-        """Run `setup`, unless it has succeeded here before. Its output is at the head of the attempt's log."""
+        """Run `setup`, unless it has succeeded here before. Its output comes first in the attempt's log."""
         if record.stage is Stage.READY:
             return record
         if self._settings.setup:
@@ -201,21 +207,24 @@ class Worktrees:
             else f"was ended after {self._settings.setup_seconds:g} s (setup_seconds)"
         )
         printed = text_of(result.stdout, cut=result.stdout_cut).rstrip()[-SETUP_OUTPUT_CHARACTERS:]
-        said = "\n".join(part for part in (printed, result.stderr_tail[-SETUP_OUTPUT_CHARACTERS:]) if part)
-        return f"setup ({' '.join(self._settings.setup)}) {how}{f': {said}' if said else ''}"
+        output = "\n".join(part for part in (printed, result.stderr_tail[-SETUP_OUTPUT_CHARACTERS:]) if part)
+        return f"setup ({' '.join(self._settings.setup)}) {how}{f': {output}' if output else ''}"
 
     # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _close(
         self, repository: Repository, record: Record, run: Run, outcome: Outcome, continued: bool, home: Path
     ) -> Outcome:
-        """What became of it, for the row and the trail. A result is never lost to what cannot be measured."""
+        """Measure the changes, for the row and the audit trail, and keep or remove the worktree.
+
+        A failed measurement never loses the result.
+        """
         with suppress(OSError):
-            record = self._used(record, home)
-        if run.stop.cause in (StopCause.DRAIN, StopCause.LOST):  # no result is written; the next run goes on here
+            record = self._mark_used(record, home)
+        if run.stop.cause in (StopCause.DRAIN, StopCause.LOST):  # no result is recorded; the next run continues here
             return outcome
         repository = repository.with_stop(StopSignal())
-        told: dict[str, object] = {
+        report: dict[str, object] = {
             "kind": "worktree",
             "host": record.host,
             "path": record.tree,
@@ -229,18 +238,18 @@ class Worktrees:
         try:
             git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
             changes = await measure(git, record, home)
-            told |= dataclasses.asdict(changes)
+            report |= dataclasses.asdict(changes)
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
                 async with repository.alone():
                     tip = await repository.branch_tip(record.branch)
                     changed = changes.uncommitted or (changes.head, tip) != (record.base, record.base)
                     if record.policy.keep == "never" or not changed:
-                        await dispose(repository, record, home)
-                        told["kept"] = False
+                        await remove_worktree(repository, record, home)
+                        report["kept"] = False
         except (GitFailed, OSError) as error:
             log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
-            told["error"] = str(error)
-        return replace(outcome, extra={**outcome.extra, "workspace": told})
+            report["error"] = str(error)
+        return replace(outcome, extra={**outcome.extra, "workspace": report})
 
 
 def _refused(why: str) -> Outcome:

@@ -51,7 +51,7 @@ _edited: dict[str, str] = {}
 @guard
 def fence() -> None:
     """Results are recorded whoever has the task by now."""
-    edit("tasks/finish", "c.has = c.token and (c.was = 'running'", "(true")
+    edit("tasks/finish", "c.current_token = c.token and (c.was = 'running'", "(true")
 
 
 @guard

@@ -1,10 +1,10 @@
-"""The Claude CLI as a program: where it is, what it finds around itself, and one call of it.
+"""The Claude CLI as a program: where it is, its environment, and one call of it.
 
-    call ──▶ init, answers ──▶ result ──▶ it leaves by itself, or stays LEAVE_SECONDS and is ended: the result counts
-                 └── it keeps retrying a refused login: ended, hopeless
+    call ──▶ init, answers ──▶ result ──▶ it exits, or is ended after LEAVE_SECONDS: the result counts
+                 └── it keeps retrying a refused login: ended, login refused
 
-2.1.330 stays after its result for as long as a background task of the agent's runs, and with its default of ten retries
-it takes 187 s in silence to give up on a wrong key.
+Version 2.1.330 does not exit after its result while a background task of the agent runs. With its default of ten
+retries, it takes 187 s without output to give up on a wrong key.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_p
 
 log = logging.getLogger(__name__)
 
-USUAL_PLACES = (
+USUAL_DIRECTORIES = (
     "~/.local/bin",
     "~/.claude/local",
     "/opt/homebrew/bin",
@@ -40,31 +40,32 @@ USUAL_PLACES = (
     "~/.bun/bin",
     "~/.nvm/versions/node/*/bin",
 )
-"""Where installers put the CLI, and where launchd's bare PATH does not lead. Of several matches the newest is taken."""
+"""Where installers put the CLI; launchd's bare PATH has none of them. Of several matches the newest wins."""
 
 LEAVE_SECONDS = 5.0
-"""How long the CLI may stay after its result, if it does not begin another turn."""
+"""How long the CLI may stay after its result, unless it begins another turn."""
 
 AUTH_RETRIES = 2
-"""Retries over a refused login that are let happen. A stored login whose token has run out is renewed during the first
-(measured: 401, one such line, a new token, success), and a CLI ended in that moment would lose the new token."""
+"""Allowed retries after a refused login. A stored login with an expired token is renewed during the first one
+(measured: 401, one such line, a new token, success). Ending the CLI at that moment would lose the new token.
+"""
 
-ASK_SECONDS = 30.0
+QUERY_SECONDS = 30.0
 LINE_BYTES = 16 * 1024 * 1024
 
 DEFAULTS = {
     "CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "1",
-    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # else `@/any/file` in a row's text is attached without asking
-    "DISABLE_AUTOUPDATER": "1",  # ten agents must not replace the program under each other
+    "CLAUDE_CODE_DISABLE_FILE_MENTIONS": "1",  # else the CLI would attach `@/any/file` in a row's text
+    "DISABLE_AUTOUPDATER": "1",  # ten agents must not replace the program while others run it
 }
-"""What the CLI finds in its environment, unless the executor's `env` says otherwise."""
+"""Variables in the CLI's environment, unless the executor's `env` sets them."""
 
 STREAM = ("-p", "--output-format", "stream-json", "--verbose")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the CLI. `flags` come after the configured command; `env` over everything else."""
+    """One call of the CLI. `flags` follow the configured command; `env` overrides everything else."""
 
     flags: Sequence[str]
     stdin: bytes
@@ -75,7 +76,7 @@ class Call:
 
 
 class ClaudeCli:
-    """The CLI of one executor, `owner` by name. `command` is the program and the operator's own flags."""
+    """The CLI of one executor, named by `owner`. `command` is the program and the operator's own flags."""
 
     def __init__(
         self,
@@ -96,12 +97,12 @@ class ClaudeCli:
         self._version: str | None = None
 
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
-        """One agent run, and where its log is. Raises SpawnFailed, EnvironmentRefused, OSError."""
+        """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment = self._environment.for_task(run.task)
-        program = find(self._command[0], environment)
+        program = find_program(self._command[0], environment)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *STREAM, *call.flags),
-            env=_reaching(program, environment) | dict(call.env or {}),
+            env=_with_program_directory(program, environment) | dict(call.env or {}),
             cwd=call.cwd,
             log_path=run.log_path,
             wall_seconds=call.wall_seconds,
@@ -111,26 +112,26 @@ class ClaudeCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
         )
-        watch = _Watch(run, self._leave_seconds)
+        monitor = _CallMonitor(run, self._leave_seconds)
         try:
             result = await run_process(
                 spec,
                 stop=run.stop,
                 journal=self._journal,
-                on_line=watch.line,
+                on_line=monitor.on_line,
                 on_start=run.started,
-                enough=watch.enough,
+                enough=monitor.enough,
             )
         finally:
-            watch.close()
-        self._say_version(watch.heard.version, program)
+            monitor.close()
+        self._log_version(monitor.transcript.version, program)
         ended = EndedRun(
             result.ended_by,
             result.returncode,
-            watch.heard,
+            monitor.transcript,
             stderr=result.stderr_tail,
             exit_text=result.exit_text,
-            hopeless=watch.hopeless,
+            login_refused=monitor.login_refused,
         )
         return ended, result.log_path
 
@@ -138,119 +139,119 @@ class ClaudeCli:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            return obstacle(find(self._command[0], environment), environment.get("PATH"), cwd)
+            return obstacle(find_program(self._command[0], environment), environment.get("PATH"), cwd)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             return str(error)
 
     async def auth_status(self) -> bool | None:
-        """`claude auth status`: is a login or key there? Not whether it is valid. None: it could not be asked."""
-        _, answer = await self._ask("auth", "status")
-        return None if answer is None else {0: True, 1: False}.get(answer.returncode or 0)
+        """`claude auth status`: is there a login or a key? It may still be invalid. None: the CLI could not be run."""
+        _, result = await self._query("auth", "status")
+        return None if result is None else {0: True, 1: False}.get(result.returncode or 0)
 
     async def version(self) -> str | None:
-        """Asked once, logged once; None when the CLI cannot be run."""
+        """Asked once, logged once. None if the CLI cannot be run."""
         if self._version is None:
-            program, answer = await self._ask("--version")
-            if answer is not None and answer.returncode == 0:
-                self._say_version(text_of(answer.stdout).partition(" ")[0].strip(), program)
+            program, result = await self._query("--version")
+            if result is not None and result.returncode == 0:
+                self._log_version(text_of(result.stdout).partition(" ")[0].strip(), program)
         return self._version
 
-    async def _ask(self, *words: str) -> tuple[str, ProcessResult | None]:
-        """The program that was asked, and what became of it."""
+    async def _query(self, *words: str) -> tuple[str, ProcessResult | None]:
+        """The program that was run, and its result."""
         program = self._command[0]
         try:
             environment = self._environment.for_task(NO_TASK)
-            program = find(program, environment)
-            with tempfile.TemporaryDirectory(prefix="turbo-claude-") as place:
+            program = find_program(program, environment)
+            with tempfile.TemporaryDirectory(prefix="turbo-claude-") as directory:
                 spec = ProcessSpec(
                     argv=(program, *words),
-                    env=_reaching(program, environment),
-                    cwd=Path(place),
-                    log_path=Path(place) / "log",
-                    wall_seconds=ASK_SECONDS,
+                    env=_with_program_directory(program, environment),
+                    cwd=Path(directory),
+                    log_path=Path(directory) / "log",
+                    wall_seconds=QUERY_SECONDS,
                 )
                 return program, await run_process(spec, stop=StopSignal(), journal=self._journal)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: claude %s: %s", self._owner, " ".join(words), error)
             return program, None
 
-    def _say_version(self, version: str | None, program: str) -> None:
+    def _log_version(self, version: str | None, program: str) -> None:
         if version and version != self._version:
             self._version = version
             log.info("executor %s: Claude CLI %s (%s)", self._owner, version, program)
 
 
-class _Watch:
-    """Listens to one call, tells the run how it goes, and sets `enough` when nothing is left to wait for."""
+class _CallMonitor:
+    """Reads one call, reports its progress to the run, and sets `enough` when nothing more is expected."""
 
     def __init__(self, run: Run, leave_seconds: float) -> None:
         self._run = run
         self._leave_seconds = leave_seconds
-        self._leaving: asyncio.TimerHandle | None = None
-        self.heard = Transcript()
+        self._leave_timer: asyncio.TimerHandle | None = None
+        self.transcript = Transcript()
         self.enough = asyncio.Event()
-        self.hopeless = False
+        self.login_refused = False
 
-    def line(self, line: bytes, cut: bool) -> None:
-        known = self.heard.session_id
-        match self.heard.read(line, cut):
+    def on_line(self, line: bytes, cut: bool) -> None:
+        known = self.transcript.session_id
+        match self.transcript.read(line, cut):
             case StreamLine.INIT:
                 self.close()
-                if self.heard.session_id is not None and self.heard.session_id != known:
-                    self._run.session_started(self.heard.session_id)
+                if self.transcript.session_id is not None and self.transcript.session_id != known:
+                    self._run.session_started(self.transcript.session_id)
             case StreamLine.ASSISTANT:
                 self.close()  # another turn after a result
                 self._run.progress(
-                    Progress(self.heard.last_line, self.heard.input_tokens, self.heard.output_tokens),
+                    Progress(self.transcript.last_line, self.transcript.input_tokens, self.transcript.output_tokens),
                 )
-            case StreamLine.RETRY if self.heard.auth_retries >= AUTH_RETRIES and self.heard.retries_left > 0:
-                self.hopeless = True
+            case StreamLine.RETRY if self.transcript.auth_retries >= AUTH_RETRIES and self.transcript.retries_left > 0:
+                self.login_refused = True
                 self.enough.set()
             case StreamLine.RESULT:
                 self.close()
-                self._leaving = asyncio.get_running_loop().call_later(self._leave_seconds, self.enough.set)
+                self._leave_timer = asyncio.get_running_loop().call_later(self._leave_seconds, self.enough.set)
 
     def close(self) -> None:
-        if self._leaving is not None:
-            self._leaving.cancel()
-            self._leaving = None
+        if self._leave_timer is not None:
+            self._leave_timer.cancel()
+            self._leave_timer = None
 
 
-# ── where it is ─────────────────────────────────────────────────────────────────────────────────────────────────────
+# ── finding it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def find(name: str, environment: Mapping[str, str]) -> str:
-    """The program's path: as written, on the PATH it will have, or in USUAL_PLACES. Raises SpawnFailed."""
+def find_program(name: str, environment: Mapping[str, str]) -> str:
+    """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
     if "/" in name:
         return os.path.expanduser(name)  # noqa: PTH111 - a Path would make ./claude a bare name
     path = environment.get("PATH", os.defpath)
     if found := shutil.which(name, path=path):
         return found
-    for place in _places(environment.get("HOME")):
-        if found := shutil.which(name, path=str(place)):
+    for directory in _usual_directories(environment.get("HOME")):
+        if found := shutil.which(name, path=str(directory)):
             return found
     raise SpawnFailed(
-        f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_PLACES)}; "
-        "install the Claude CLI, or write its absolute path as the executor's command",
+        f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_DIRECTORIES)}; "
+        "install the Claude CLI, or set the executor's command to its absolute path",
         errno.ENOENT,
     )
 
 
-def _places(home: str | None) -> Iterator[Path]:
-    for place in USUAL_PLACES:
-        if place.startswith("~/"):
+def _usual_directories(home: str | None) -> Iterator[Path]:
+    for directory in USUAL_DIRECTORIES:
+        if directory.startswith("~/"):
             if home:
-                yield from sorted(Path(home).glob(place[2:]), key=_by_version, reverse=True)
+                yield from sorted(Path(home).glob(directory[2:]), key=_by_version, reverse=True)
         else:
-            yield Path(place)
+            yield Path(directory)
 
 
 def _by_version(path: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", str(path))]
 
 
-def _reaching(program: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """With the program's directory on the PATH, at its end: a CLI installed by npm finds its `node` there."""
-    place, path = str(Path(program).parent), environment.get("PATH", os.defpath)
+def _with_program_directory(program: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment with the program's directory last on the PATH: a CLI installed by npm finds its `node` there."""
+    directory, path = str(Path(program).parent), environment.get("PATH", os.defpath)
     known = path.split(os.pathsep)
-    return {**environment, "PATH": path if place in known else os.pathsep.join([*known, place])}
+    return {**environment, "PATH": path if directory in known else os.pathsep.join([*known, directory])}

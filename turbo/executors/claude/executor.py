@@ -1,11 +1,11 @@
-"""The `claude` executor: one task, one run of the Claude Code CLI, headless.
+"""The `claude` executor: one task is one headless run of the Claude Code CLI.
 
-    preamble + row's text on stdin ──▶ the CLI (turbo.executors.claude.cli) ──▶ verdict (verdict) ──▶ outcome
-         └── a retry resumes the task's session; one that this host does not know is begun anew, once, in the same run
+    preamble + row's text on stdin ──▶ the CLI (cli.py) ──▶ what happened (verdict.py) ──▶ outcome
+         └── a retry resumes the task's session; if this host does not know it, the same run begins a new one, once
 
-The row gives the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml. The CLI
-is measured in versions 2.1.330 and 2.1.197; all of its output is in the attempt's log. docs/executors.md says what
-becomes of a task in each situation.
+The row provides the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml.
+Behaviour was measured with versions 2.1.330 and 2.1.197. All output of the CLI is in the attempt's log.
+docs/executors.md lists what becomes of a task in each situation.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from pathlib import Path
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK, Task
-from turbo.executors.claude import verdict as verdict
+from turbo.executors.claude import verdict
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories
@@ -35,7 +35,7 @@ PREAMBLE = (
     "Below is a task. Do it without asking back: nobody is there to answer. "
     "End with a short account of what you did and found."
 )
-GO_ON = (
+RESUME_PROMPT = (
     "You were cut short at the task of this conversation. Look at what is done already, do the rest, "
     "and end with a short account of all you did and found."
 )
@@ -44,7 +44,7 @@ PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
 PROBE_SECONDS = 60.0
 
 SHORTEST_GRACE_SECONDS = 5.0
-"""The CLI takes up to 1.6 s to end its tools, which have sessions of their own; on a busy host longer."""
+"""The CLI takes up to 1.6 s to end its tools, which run in separate sessions; longer on a busy host."""
 
 UNKNOWN_SESSION = "No conversation found with session ID"
 
@@ -52,15 +52,17 @@ UNKNOWN_SESSION = "No conversation found with session ID"
 class ClaudeExecutor:
     """Runs tasks with the Claude CLI. `durable`: a run of thirty minutes is worth an fsync.
 
-    `command` is the CLI and further flags of the operator's; it is looked for on the worker's PATH and in the usual
-    places. `exclusive` keeps others out of the working directory meanwhile
-    (turbo.executors.exclusive_directories); `place` replaces `cwd`, `exclusive` and
-    `allowed_roots` (a workspace for each task). `account` names the login; without one the executor's
-    own name stands for it, so that a breaker protects it in any case. `resume` continues the task's session on a
-    retry. `max_turns`, `max_budget_usd`, `silence_seconds` None mean no limit. `grace_seconds` (at least 5) lie between
-    TERM and KILL, `leave_seconds` between a result and TERM. `cli_max_retries` bounds the CLI's own retries of a
-    request. `preamble` stands before the row's text, which is therefore neither a flag nor a command of the CLI's.
-    Raises ValueError (of which EnvironmentRefused is one) for a configuration that cannot work.
+    `command` is the CLI and more flags by the operator; the CLI is looked for on the worker's PATH and in the usual
+    places. `exclusive` keeps other tasks out of the working directory (turbo.executors.exclusive_directories).
+    `work_area` replaces `cwd`, `exclusive` and `allowed_roots`: with a workspace per task, for example.
+
+    `account` names the login. Without one, the executor's own name is used, so that a breaker protects it in any
+    case. `resume`: a retry continues the task's session. `max_turns`, `max_budget_usd` and `silence_seconds` None
+    mean no limit. `grace_seconds` (at least 5) pass between TERM and KILL, `leave_seconds` between a result and TERM.
+    `cli_max_retries` bounds the CLI's own retries of a request. `preamble` precedes the row's text, which can
+    therefore be neither a flag nor a command of the CLI.
+
+    Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
@@ -77,7 +79,7 @@ class ClaudeExecutor:
         env: Mapping[str, str] | None = None,
         env_file: EnvFile | Path | None = None,
         allowed_roots: Sequence[Path] = (),
-        place: WorkArea | None = None,
+        work_area: WorkArea | None = None,
         model: str | None = None,
         permission_mode: str | None = None,
         allowed_tools: Sequence[str] = (),
@@ -92,20 +94,20 @@ class ClaudeExecutor:
         preamble: str = PREAMBLE,
     ) -> None:
         if not command or not command[0]:
-            raise ValueError(f"executor {name}: command is empty; write the CLI as a list: [claude]")
+            raise ValueError(f"executor {name}: command is empty: write the CLI as a list, [claude]")
         if grace_seconds < SHORTEST_GRACE_SECONDS:
             raise ValueError(
-                f"executor {name}: grace_seconds is {grace_seconds:g}; the agent needs at least "
+                f"executor {name}: grace_seconds is {grace_seconds:g}, but the agent needs at least "
                 f"{SHORTEST_GRACE_SECONDS:g} to end its tools"
             )
         if not preamble[:1].isalpha():
             raise ValueError(
-                f"executor {name}: preamble must begin with a letter, else the CLI may take it for a command"
+                f"executor {name}: preamble must begin with a letter, or the CLI may take it for a command"
             )
         self.name = name
         self.account: str | None = account or name
         fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._place = place or Directories(fixed, tuple(allowed_roots), exclusive)
+        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
         self._model = ("--model", model) if model else ()
         self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
         self._resume = resume
@@ -131,7 +133,7 @@ class ClaudeExecutor:
             return self._outcome(run, ended, log_path)
 
         try:
-            return await self._place.run(run, self._environment.for_task(run.task), program)
+            return await self._work_area.run(run, self._environment.for_task(run.task), program)
         except SpawnFailed as error:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
@@ -141,7 +143,7 @@ class ClaudeExecutor:
         now = asyncio.get_running_loop().time
         until = now() + run.task.timeout_seconds
 
-        async def begin(which: tuple[str, str], stdin: bytes) -> tuple[EndedRun, Path | None]:
+        async def call_cli(which: tuple[str, str], stdin: bytes) -> tuple[EndedRun, Path | None]:
             call = Call(
                 flags=(*which, *self._model, *self._flags),
                 stdin=stdin,
@@ -153,11 +155,11 @@ class ClaudeExecutor:
 
         session = _uuid(run.task.agent_session_id) if self._resume else None
         if session is not None:
-            ended, log_path = await begin(("--resume", session), GO_ON.encode())
+            ended, log_path = await call_cli(("--resume", session), RESUME_PROMPT.encode())
             if UNKNOWN_SESSION not in ended.text + ended.stderr:
                 return ended, log_path
-            log.info("session %s is not on this host, beginning anew", session, extra={"task": run.task.task_id})
-        return await begin(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
+            log.info("session %s is not on this host: beginning a new one", session, extra={"task": run.task.task_id})
+        return await call_cli(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
 
     def _prompt(self, task: Task) -> bytes:
         parts = [self._preamble, task.task_description]
@@ -169,31 +171,33 @@ class ClaudeExecutor:
         return "\n\n".join(parts).encode("utf-8", "replace")
 
     def _outcome(self, run: Run, ended: EndedRun, log_path: Path | None) -> Outcome:
-        heard, result = ended.heard, ended.heard.result
-        row = verdict.judge(ended)
+        transcript, result = ended.transcript, ended.transcript.result
+        situation = verdict.judge(ended)
         outcome = verdict.outcome(ended)
-        if row.kind is OutcomeKind.CANCELLED:
+        if situation.kind is OutcomeKind.CANCELLED:
             outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.cause}")
-        elif row.kind is OutcomeKind.TIMED_OUT:
+        elif situation.kind is OutcomeKind.TIMED_OUT:
             limit = (
                 f"{run.task.timeout_seconds:g} s (timeout_seconds)"
                 if ended.ended_by is Ending.WALL
-                else f"{self._silence_seconds:g} s without a word (silence_seconds)"
+                else f"{self._silence_seconds:g} s without output (silence_seconds)"
             )
-            outcome = replace(outcome, error=f"the agent was ended after {limit}; last: {heard.last_line or 'nothing'}")
-        if row.spoilt:
-            run.session_started("")  # the next try must not resume it
+            outcome = replace(
+                outcome, error=f"the agent was ended after {limit}; last output: {transcript.last_line or 'none'}"
+            )
+        if situation.ends_session:
+            run.session_started("")  # the next attempt must not resume it
         extra = {
-            "situation": row.situation if row.kind is not OutcomeKind.SUCCEEDED else None,
-            "session_id": heard.session_id,
-            "model": heard.model,
+            "situation": situation.name if situation.kind is not OutcomeKind.SUCCEEDED else None,
+            "session_id": transcript.session_id,
+            "model": transcript.model,
             "num_turns": result.num_turns if result else None,
             "permission_denials": result.permission_denials if result else None,
         }
         return replace(
             outcome,
-            session_id="" if row.spoilt else heard.session_id,
-            usage=heard.usage,
+            session_id="" if situation.ends_session else transcript.session_id,
+            usage=transcript.usage,
             log=str(log_path) if log_path else None,
             extra={key: value for key, value in extra.items() if value is not None},
         )
@@ -203,10 +207,10 @@ class ClaudeExecutor:
     def missing(self) -> str | None:
         """See `NeedsProgram`."""
         try:
-            lacking = self._place.missing(self._environment.for_task(NO_TASK))
+            problem = self._work_area.missing(self._environment.for_task(NO_TASK))
         except (EnvironmentRefused, OSError) as error:
             return str(error)
-        return lacking or self._cli.missing(self._place.fixed)
+        return problem or self._cli.missing(self._work_area.fixed)
 
     async def version(self) -> str | None:
         """See `Versioned`."""
@@ -215,18 +219,19 @@ class ClaudeExecutor:
     # ── the account ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def probe(self) -> Outcome:
-        """Try the account out: one short real call with the executor's model, without tools and without the CLI's
-        retries, in an empty directory, within PROBE_SECONDS. Judged as a task is. Never raises.
+        """Test the account with one short real call, judged as a task is. Never raises.
 
-        `auth_status` is not asked first: without a login this call ends in 0.3 s and makes no request.
+        The call uses the executor's model, no tools and none of the CLI's retries, in an empty directory, within
+        PROBE_SECONDS. `auth_status` is not needed first: without a login this call ends in 0.3 s and makes no
+        request.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="turbo-probe-") as place:
-                run = Run(NO_TASK, Path(place), Path(place) / "log")
+            with tempfile.TemporaryDirectory(prefix="turbo-probe-") as directory:
+                run = Run(NO_TASK, Path(directory), Path(directory) / "log")
                 call = Call(
                     flags=(*PROBE_FLAGS, *self._model),
                     stdin=PROBE_PROMPT.encode(),
-                    cwd=Path(place),
+                    cwd=Path(directory),
                     wall_seconds=PROBE_SECONDS,
                     env={"CLAUDE_CODE_MAX_RETRIES": "0"},
                 )
@@ -235,10 +240,10 @@ class ClaudeExecutor:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
-        return replace(verdict.outcome(ended), usage=ended.heard.usage)
+        return replace(verdict.outcome(ended), usage=ended.transcript.usage)
 
     async def auth_status(self) -> bool | None:
-        """Is a login or key there? Not whether it is valid. None: the CLI could not be asked."""
+        """Is there a login or a key? It may still be invalid. None: the CLI could not be run."""
         return await self._cli.auth_status()
 
 
@@ -264,7 +269,7 @@ def _flags(
 
 
 def _uuid(text: str | None) -> str | None:
-    """A session's id, as the CLI takes it; a row may hold anything."""
+    """A session id in the CLI's format; None for other text, since a row may contain anything."""
     try:
         return str(uuid.UUID(text)) if text else None
     except ValueError:

@@ -1,4 +1,4 @@
-"""When a usage limit resets, read from the CLI's words. Only for CLIs that do not tell it in a `rate_limit_event`."""
+"""When a usage limit resets, read from the CLI's text. Only for CLIs that send no `rate_limit_event`."""
 
 import re
 from datetime import datetime, timedelta, tzinfo
@@ -15,26 +15,26 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 def reset_in(text: str, now: float) -> float | None:
-    """Unix seconds of `…|1764000000`, `resets 4:51pm (UTC)`, `resets Nov 26, 4:06pm (UTC)`; None where there is none.
+    """Unix seconds of `…|1764000000`, `resets 4:51pm (UTC)` or `resets Nov 26, 4:06pm (UTC)`; None without a time.
 
-    A time without a date is the next such time after `now`. A text without a zone means the host's own.
+    A time without a date is the next such time after `now`. A time without a zone is in the host's zone.
     """
     if epoch := _EPOCH.search(text):
         return unix_seconds(float(epoch[1]))
-    found = _RESETS.search(text)
-    if found is None:
+    match = _RESETS.search(text)
+    if match is None:
         return None
     try:
-        zone: tzinfo | None = ZoneInfo(found["zone"]) if found["zone"] else None
+        zone: tzinfo | None = ZoneInfo(match["zone"]) if match["zone"] else None
         here = datetime.fromtimestamp(now, zone)
-        hour = int(found["hour"]) % 12 + (12 if found["half"] == "pm" else 0)
-        at = here.replace(hour=hour, minute=int(found["minute"] or 0), second=0, microsecond=0)
-        if found["month"] is None:
+        hour = int(match["hour"]) % 12 + (12 if match["half"] == "pm" else 0)
+        at = here.replace(hour=hour, minute=int(match["minute"] or 0), second=0, microsecond=0)
+        if match["month"] is None:
             return (at if at > here else at + timedelta(days=1)).timestamp()
-        at = at.replace(month=_MONTHS.index(found["month"]) + 1, day=int(found["day"]))
-        if found["year"]:
-            return at.replace(year=int(found["year"])).timestamp()
-        # "Jan 2" in December is next year's; a day that has just passed is no reset a year from now.
+        at = at.replace(month=_MONTHS.index(match["month"]) + 1, day=int(match["day"]))
+        if match["year"]:
+            return at.replace(year=int(match["year"])).timestamp()
+        # "Jan 2" in December is next year's. A day that has just passed does not mean a year from now.
         return (at if at > here - timedelta(days=31) else at.replace(year=at.year + 1)).timestamp()
     except (KeyError, ValueError, OSError, OverflowError):  # no such zone, no such day
         return None

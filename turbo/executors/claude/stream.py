@@ -1,10 +1,10 @@
-"""What the Claude CLI says in stream-json, line by line, as typed facts.
+"""The Claude CLI's stream-json output, line by line, as typed facts.
 
     init ──▶ assistant, user, api_retry, rate_limit_event … ──▶ result ──▶ (another init … result, or the end)
 
-Lenient: the format moves with every version, so a line that is not understood is counted and passed over, a field that
-is missing or of another type is absent, and nothing here raises. The raw lines are in the attempt's log. Memory is
-bounded: of what the agent says, the last text is kept.
+The parser is lenient, because the format changes with every version. It counts and skips lines that it does not
+understand. A field that is missing or has another type counts as absent, and nothing here raises. The raw lines are
+in the attempt's log. Memory is bounded: only the agent's last text is kept.
 """
 
 import json
@@ -19,14 +19,14 @@ TEXT_CHARACTERS = 1024 * 1024
 """How much of an answer is kept."""
 
 _TOOL_RESULT = b'{"type":"user"'
-"""How the lines begin that carry whole files and images. Nothing in them is needed; unparsed they cost nothing."""
+"""The start of lines that carry whole files and images. Nothing in them is needed, so they are not parsed."""
 
 _MILLISECONDS = 1e11
-"""Unix seconds reach this in the year 5138; a larger number is milliseconds."""
+"""Unix seconds reach this in the year 5138; a larger number is in milliseconds."""
 
 
 class StreamLine(StrEnum):
-    """What a line was about, as far as the executor acts on it."""
+    """The kind of a line, as far as the executor acts on it."""
 
     INIT = "init"
     ASSISTANT = "assistant"
@@ -38,7 +38,7 @@ class StreamLine(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A usage limit that the service says is reached. `resets_at` is Unix seconds; `window` five_hour, seven_day, …"""
+    """A usage limit that the service reports as reached. `resets_at`: Unix seconds. `window`: five_hour, seven_day, …"""
 
     window: str | None = None
     resets_at: float | None = None
@@ -46,9 +46,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result line. `text` is the answer, or the CLI's words on an API error; `errors` come instead for `error_*`.
+    """A result line. `text` is the answer, or the CLI's message about an API error.
 
-    `cost_usd` covers the whole session in versions that resume (2.1.330: 0.0001, 0.0002, … over its runs).
+    Results of a subtype `error_*` have `errors` instead. In versions that resume, `cost_usd` covers the whole session
+    (2.1.330: 0.0001, 0.0002, … over its runs).
     """
 
     subtype: str = ""
@@ -70,12 +71,12 @@ class Result:
 
 @dataclass(slots=True)
 class Transcript:
-    """All that is known of one run of the CLI so far. Feed it with `read`.
+    """All that is known so far of one run of the CLI. Feed it with `read`.
 
-    `begun`: there was an init line; what is said before it is the CLI's own, afterwards it may be the agent's.
-    `error` and `api_error` are the CLI's names for the API error that its last message reports, None after an answer of
-    the model's; `answers` counts those. `auth_retries` counts retries in a row over a refused login, `retries_left`
-    what the CLI still means to do. The token counts run behind: an answer's full count comes only with the result.
+    `begun`: there was an init line. Text before it comes from the CLI; later text may come from the agent. `error`
+    and `api_error` are the CLI's names of the API error in its last message, None after an answer by the model.
+    `answers` counts those. `auth_retries` counts consecutive retries after a refused login; `retries_left` is what
+    the CLI still plans. Token counts lag behind: an answer's full count comes only with the result.
     """
 
     begun: bool = False
@@ -97,7 +98,7 @@ class Transcript:
     _message_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     def read(self, line: bytes, cut: bool = False) -> StreamLine:
-        """Take in one line of stdout; `cut` lines were too long to be kept whole, and are not JSON any more."""
+        """Read one line of stdout. Lines with `cut` were too long to keep whole, and are no longer JSON."""
         if not line.strip():
             return StreamLine.OTHER
         self.lines += 1
@@ -125,7 +126,7 @@ class Transcript:
 
     @property
     def usage(self) -> tuple[ModelUsage, ...]:
-        """Per model, of this run alone, as the result lines told it; empty without one."""
+        """Per model, for this run alone, from the result lines; empty without one."""
         return tuple(self._usage.values())
 
     @property
@@ -138,7 +139,7 @@ class Transcript:
 
     @property
     def last_line(self) -> str:
-        """The last line of what the agent said."""
+        """The last line of the agent's text."""
         return self.text.rstrip().rpartition("\n")[2][:500]
 
     # ── one method a kind of line ───────────────────────────────────────────────────────────────────────────────────
@@ -157,17 +158,17 @@ class Transcript:
 
     def _assistant(self, message: Mapping[str, Any]) -> StreamLine:
         body = _object(message, "message")
-        self._count(body)
-        if message.get("parent_tool_use_id") is not None:  # a subagent's: its errors are its parent's to handle
+        self._count_tokens(body)
+        if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT
         self.error, self.api_error = _text(message, "error"), _text(message, "api_error")
-        said = _said(body)
-        # What the CLI says itself carries a name of the error, or at least (in older versions) this model.
+        text = _message_text(body)
+        # A message by the CLI itself carries an error name, or at least (in older versions) this model.
         if self.error is None and body.get("model") != "<synthetic>":
             self.answers += 1
             self.auth_retries = 0
-            if said:
-                self.text, self.truncated = said[:TEXT_CHARACTERS], len(said) > TEXT_CHARACTERS
+            if text:
+                self.text, self.truncated = text[:TEXT_CHARACTERS], len(text) > TEXT_CHARACTERS
         return StreamLine.ASSISTANT
 
     def _limit(self, message: Mapping[str, Any]) -> StreamLine:
@@ -175,7 +176,7 @@ class Transcript:
         window, resets_at = _text(info, "rateLimitType"), _number(info, "resetsAt")
         if info.get("status") != "rejected":
             self.limit = None
-        elif window is not None or resets_at is not None:  # a plain 429 comes as `rejected` too, but names no window
+        elif window is not None or resets_at is not None:  # a plain 429 is `rejected` too, but names no window
             self.limit = Limit(window, unix_seconds(resets_at))
         return StreamLine.LIMIT
 
@@ -199,12 +200,14 @@ class Transcript:
         self.api_error = _text(message, "api_error") or self.api_error
         if text is not None and len(text) > TEXT_CHARACTERS:
             self.truncated = True
-        self._use(message)
+        self._add_usage(message)
         return StreamLine.RESULT
 
-    def _use(self, message: Mapping[str, Any]) -> None:
-        """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330); the second kind also
-        tells what has come since the last result."""
+    def _add_usage(self, message: Mapping[str, Any]) -> None:
+        """`modelUsage` covers this process (2.1.197), or all runs of a resumed session (2.1.330).
+
+        The second kind also reports what was used since the last result.
+        """
         since = message.get("model_usage_since_last_result")
         if isinstance(since, dict):
             for model, added in _models(since).items():
@@ -213,7 +216,7 @@ class Transcript:
         else:
             self._usage = _models(_object(message, "modelUsage"))
 
-    def _count(self, body: Mapping[str, Any]) -> None:
+    def _count_tokens(self, body: Mapping[str, Any]) -> None:
         name, usage = _text(body, "id"), _object(body, "usage")
         if name is None:
             return
@@ -248,18 +251,18 @@ def _models(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
     }
 
 
-def _sum(one: ModelUsage, other: ModelUsage) -> ModelUsage:
+def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
     return replace(
-        one,
-        input_tokens=one.input_tokens + other.input_tokens,
-        output_tokens=one.output_tokens + other.output_tokens,
-        cache_read_tokens=one.cache_read_tokens + other.cache_read_tokens,
-        cache_write_tokens=one.cache_write_tokens + other.cache_write_tokens,
-        cost_usd=one.cost_usd + other.cost_usd,
+        left,
+        input_tokens=left.input_tokens + right.input_tokens,
+        output_tokens=left.output_tokens + right.output_tokens,
+        cache_read_tokens=left.cache_read_tokens + right.cache_read_tokens,
+        cache_write_tokens=left.cache_write_tokens + right.cache_write_tokens,
+        cost_usd=left.cost_usd + right.cost_usd,
     )
 
 
-def _said(body: Mapping[str, Any]) -> str:
+def _message_text(body: Mapping[str, Any]) -> str:
     content = body.get("content")
     if isinstance(content, str):
         return content
@@ -278,7 +281,7 @@ def _text(fields: Mapping[str, Any], key: str) -> str | None:
 
 
 def _number(fields: Mapping[str, Any], key: str) -> float | None:
-    """Not negative and not past what a count or a time can be: counters downstream must not run backwards."""
+    """None if negative, or larger than a count or a time can be: counters must not run backwards."""
     value = fields.get(key)
     sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62
     return float(value) if sound and value is not None else None

@@ -1,14 +1,15 @@
-"""What became of a run of the Claude CLI: the one table that says so.
+"""What became of a run of the Claude CLI, decided by one table.
 
-The rows are tried from top to bottom and the first that applies decides. Four principles sort them:
+The first row that applies decides. Four principles sort the rows:
 
-- The result line decides, never the exit code alone: an interrupted CLI exits with 0 and an API error is a `success`.
-- What comes from the row (the prompt) is the task's own fault: it fails, at once where a second try must fail as well.
-- What belongs to the login says nothing about the task: no try, and the account is looked at.
-- What belongs to this worker (flags, model, configuration, files) says nothing about the task either: no try, capped.
+- The result line decides, never the exit code alone: an interrupted CLI exits with 0, and an API error is a `success`.
+- A fault in the row's content (the prompt) fails the task, at once if a second attempt must fail as well.
+- A fault of the login is not the task's: no attempt is counted, and the account is checked.
+- A fault of this worker (flags, model, configuration, files) is not the task's either: no attempt is counted, up to a
+  cap.
 
-What is not recognised is a plain failure that counts. docs/executors.md shows the table to people; a test holds the two
-together.
+Anything unrecognised is an ordinary failure, which counts. docs/executors.md shows the table to users; a test
+compares the two.
 """
 
 import re
@@ -26,44 +27,44 @@ ERROR_CHARACTERS = 4000
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """Everything the verdict may look at. `hopeless`: ended by turbo, because the CLI kept retrying a refused login."""
+    """All that the verdict may use. `login_refused`: turbo ended the CLI, which kept retrying a refused login."""
 
     ended_by: Ending
     returncode: int | None
-    heard: Transcript = field(default_factory=Transcript)
+    transcript: Transcript = field(default_factory=Transcript)
     stderr: str = ""
     exit_text: str = ""
-    hopeless: bool = False
+    login_refused: bool = False
 
     @property
     def result(self) -> Result | None:
-        return self.heard.result
+        return self.transcript.result
 
     @property
     def text(self) -> str:
-        """The CLI's own words about how it went: the result's, else stderr's."""
+        """The CLI's own message about the run: the result's, else stderr's."""
         if self.result is not None and (self.result.text or self.result.errors):
             return self.result.text or "; ".join(self.result.errors)
         return self.stderr
 
     @property
     def error(self) -> str | None:
-        """The CLI's name of the API error; None where it gave none, or one that says nothing."""
-        return self.heard.error if self.heard.error != "unknown" else None
+        """The CLI's name of the API error. None if it gave none, or only `unknown`."""
+        return self.transcript.error if self.transcript.error != "unknown" else None
 
     def named(self, names: Collection[str]) -> bool:
         """The run ended in an API error with one of these names."""
-        return self.failed and (self.heard.error in names or self.heard.api_error in names)
+        return self.failed and (self.transcript.error in names or self.transcript.api_error in names)
 
     @property
     def failed(self) -> bool:
-        """There is a result, and it is a failure that nobody's signal caused."""
+        """There is a result, and it is a failure that no signal caused."""
         return self.result is not None and not self.result.succeeded and not self._aborted
 
     @property
-    def before_it_began(self) -> str:
-        """What the CLI said if it failed before there was an agent, who might say anything; else nothing."""
-        return "" if self.heard.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
+    def startup_output(self) -> str:
+        """The CLI's output if it failed before an agent started, whose text could be anything; else empty."""
+        return "" if self.transcript.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
 
     @property
     def interrupted(self) -> bool:
@@ -76,15 +77,15 @@ class EndedRun:
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """One situation. `says` are turbo's words for people, before the CLI's; `spoilt` sessions are not resumed."""
+    """One row of the table. `message` is turbo's text for people, before the CLI's. `ends_session`: do not resume."""
 
-    situation: str
+    name: str
     applies: Callable[[EndedRun], bool]
     kind: OutcomeKind
     failure_kind: FailureKind | None = None
     final: bool = False
-    spoilt: bool = False
-    says: str = ""
+    ends_session: bool = False
+    message: str = ""
 
 
 LIMIT = re.compile(
@@ -132,7 +133,7 @@ CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .* i
 
 
 def _answered(e: EndedRun) -> bool:
-    # After its result the CLI may have been ended: it does not leave while a background task of the agent's runs.
+    # The CLI may have been ended after its result: it does not exit while a background task of the agent runs.
     return bool(e.result and e.result.succeeded) and (e.returncode == 0 or e.ended_by is not Ending.EXITED)
 
 
@@ -141,13 +142,13 @@ def _limited(e: EndedRun) -> bool:
         return True
     if not e.failed or e.error not in (None, "rate_limit", "billing_error"):
         return False
-    return bool((e.heard.limit and e.error == "rate_limit") or LIMIT.match(e.text))
+    return bool((e.transcript.limit and e.error == "rate_limit") or LIMIT.match(e.text))
 
 
 def _logged_out(e: EndedRun) -> bool:
-    if e.hopeless or e.named(LOGIN_ERRORS):
+    if e.login_refused or e.named(LOGIN_ERRORS):
         return True
-    # The text speaks where the name says nothing (older versions), and for what is named `invalid_request` (2.1.197).
+    # The text decides if there is no name (older versions), and for errors named `invalid_request` (2.1.197).
     return e.failed and e.error in (None, "invalid_request") and bool(LOGIN.match(e.text))
 
 
@@ -156,9 +157,9 @@ def _too_long(e: EndedRun) -> bool:
         return OVERSIZED in e.stderr
     if e.named(TOO_LONG_ERRORS):
         return True
-    # 2.1.197 counts for itself and says only this, with no name and no status.
-    told = e.error in (None, "invalid_request") and e.text.startswith("Prompt is too long")
-    return e.failed and (told or e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
+    # 2.1.197 counts tokens itself and prints only this, without a name or a status.
+    unnamed = e.error in (None, "invalid_request") and e.text.startswith("Prompt is too long")
+    return e.failed and (unnamed or e.result.terminal_reason == "prompt_too_long" or e.result.api_error_status == 413)
 
 
 def _status(*codes: int) -> Callable[[EndedRun], bool]:
@@ -180,7 +181,7 @@ TABLE: tuple[Situation, ...] = (
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
-        says="the text was taken for a command of the CLI's own, and no agent has seen it",
+        message="the CLI took the text for one of its own commands, so no agent has seen it",
     ),
     Situation("answered", _answered, OutcomeKind.SUCCEEDED),
     Situation("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
@@ -192,31 +193,31 @@ TABLE: tuple[Situation, ...] = (
         lambda e: e.named(POLICY_ERRORS) or (e.failed and e.result is not None and e.result.stop_reason == "refusal"),
         OutcomeKind.FAILED,
         FailureKind.REFUSED,
-        spoilt=True,
+        ends_session=True,
     ),
     Situation("out of turns", _subtype("error_max_turns"), OutcomeKind.FAILED, FailureKind.MAX_TURNS),
     Situation("out of budget", _subtype("error_max_budget_usd"), OutcomeKind.FAILED, FailureKind.BUDGET, final=True),
     Situation(
         "prompt too long",
-        lambda e: _too_long(e) and not e.heard.answers,
+        lambda e: _too_long(e) and not e.transcript.answers,
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
     ),
-    Situation("conversation grown too long", _too_long, OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
+    Situation("conversation grown too long", _too_long, OutcomeKind.FAILED, FailureKind.BAD_REQUEST, ends_session=True),
     Situation(
         "model unknown or not for this account",
         lambda e: e.named({"model_not_found"}),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
-        says="the executor's model cannot be used (model in worker.yaml)",
+        message="the executor's model cannot be used: check `model` in worker.yaml",
     ),
     Situation(
         "CLI too old for the service",
         lambda e: e.named({"claude_code_version_too_old"}),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
-        says="update the Claude CLI on this host",
+        message="update the Claude CLI on this host",
     ),
     Situation(
         "rate limited (429)",
@@ -228,28 +229,30 @@ TABLE: tuple[Situation, ...] = (
     Situation("server or network error", _server, OutcomeKind.FAILED, FailureKind.ERROR),
     Situation(
         "request refused (400)",
-        lambda e: _status(400)(e) and not e.heard.answers,
+        lambda e: _status(400)(e) and not e.transcript.answers,
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
     ),
-    Situation("conversation refused (400)", _status(400), OutcomeKind.FAILED, FailureKind.BAD_REQUEST, spoilt=True),
+    Situation(
+        "conversation refused (400)", _status(400), OutcomeKind.FAILED, FailureKind.BAD_REQUEST, ends_session=True
+    ),
     Situation(
         "configuration file corrupt",
-        lambda e: bool(CORRUPT.search(e.before_it_began)),
+        lambda e: bool(CORRUPT.search(e.startup_output)),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
-        says="repair or remove the file on this host",
+        message="repair or remove the file on this host",
     ),
     Situation(
         "CLI refuses its flags, its session id or its surroundings",
-        lambda e: bool(WORKER.search(e.before_it_began)),
+        lambda e: bool(WORKER.search(e.startup_output)),
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
-        says="check the executor's section of worker.yaml",
+        message="check the executor's section of worker.yaml",
     ),
     Situation("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
-    # From here on there is no result to go by.
+    # From here on there is no result.
     Situation(
         "ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED
     ),
@@ -260,17 +263,17 @@ TABLE: tuple[Situation, ...] = (
         lambda e: e.returncode == 0 and e.interrupted,
         OutcomeKind.FAILED,
         FailureKind.ERROR,
-        says="the CLI ended without a result, as if interrupted",
+        message="the CLI ended without a result, as if interrupted",
     ),
     Situation(
         "killed, or crashed",
         lambda _: True,
         OutcomeKind.FAILED,
         FailureKind.ERROR,
-        says="the CLI broke off",
+        message="the CLI ended without a result",
     ),
 )
-"""Every situation there is. The last row always applies."""
+"""Every situation. The last row always applies."""
 
 
 def judge(ended: EndedRun) -> Situation:
@@ -278,28 +281,28 @@ def judge(ended: EndedRun) -> Situation:
 
 
 def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
-    """The outcome of a run, without usage, session and log. `now` is Unix seconds, for reset times told as text."""
+    """The outcome of a run, without usage, session and log. `now` is Unix seconds, for reset times given as text."""
     row = judge(ended)
-    heard = ended.heard
+    transcript = ended.transcript
     if row.kind is OutcomeKind.SUCCEEDED:
         assert ended.result is not None
-        return Outcome.succeeded(ended.result.text or "", truncated=heard.truncated)
+        return Outcome.succeeded(ended.result.text or "", truncated=transcript.truncated)
     resets_at = None
     if row.kind is OutcomeKind.USAGE_LIMITED:
-        told = heard.limit.resets_at if heard.limit else None
-        resets_at = told if told is not None else reset_in(ended.text, time.time() if now is None else now)
+        reported = transcript.limit.resets_at if transcript.limit else None
+        resets_at = reported if reported is not None else reset_in(ended.text, time.time() if now is None else now)
     return Outcome(
         row.kind,
-        output=heard.text or None,  # what the agent had said by then: a reader may still want it
-        error=_for_people(row, ended),
+        output=transcript.text or None,  # the agent's last text: a reader may still want it
+        error=_error_text(row, ended),
         failure_kind=row.failure_kind,
         final=row.final,
-        truncated=heard.truncated,
+        truncated=transcript.truncated,
         resets_at=resets_at,
     )
 
 
-def _for_people(row: Situation, ended: EndedRun) -> str:
+def _error_text(row: Situation, ended: EndedRun) -> str:
     how = ended.exit_text if ended.result is None and ended.ended_by is Ending.EXITED else ""
-    words = (row.says or f"Claude: {row.situation}", how, ended.text.strip())
+    words = (row.message or f"Claude: {row.name}", how, ended.text.strip())
     return ": ".join(word for word in words if word)[:ERROR_CHARACTERS]

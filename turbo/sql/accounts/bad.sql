@@ -1,5 +1,6 @@
--- The prober's word: bad, or no word at all (the service is away). Closed for a backoff that doubles from `first` to `last`
--- seconds, then half open again. Only its own word counts. A usage limit that could not be probed stays one.
+-- The prober reports a bad account, or could not tell (the service is away). The account closes for a backoff that
+-- doubles from `first` to `last` seconds, and is then half open again.
+-- Only the worker that holds the probe may report. A usage limit that could not be probed stays a usage limit.
 update public.agent_accounts
    set state = 'paused', reason = coalesce(reason, 'auth'), why = %(why)s, trips = trips + 1,
        until = clock_timestamp() + make_interval(secs => %(jitter)s

@@ -1,6 +1,7 @@
--- The prober's word: good, so open. Only its own word counts: not after its lease, a manual pause, a resume by hand.
--- good_since is when the probe began: what failed before that was not the login's fault. `trips` remembers failures for
--- the backoff; an executor that cannot be probed is opened to be tried out, and keeps them.
+-- The prober reports a good account: it opens. Only the worker that holds the probe may report; the report has no effect
+-- after its lease, a manual pause or a manual resume.
+-- good_since is when the probe began: a failure from before that moment is not the login's fault.
+-- `trips` counts failures for the backoff. An executor that cannot be probed is opened as a trial, and keeps its count.
 update public.agent_accounts
    set state = 'open', reason = null, until = null, why = null, good_since = probe_since,
        trips = case when %(forget)s then 0 else trips end,

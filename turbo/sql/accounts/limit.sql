@@ -1,7 +1,7 @@
--- A usage limit: closed until the reset that the service reported (`resets_at`, Unix seconds, null when it said none), as
--- this database's clock sees it: a worker whose clock is wrong must not decide. Clamped between `shortest` and `longest`,
--- for one wrong answer must not pause a fleet for a year; `jitter` seconds late, for the service's clock is another one.
--- Of several limits the last to end holds. A manual pause is stronger. new: this call closed the account.
+-- A usage limit: the account closes until the reset that the service reported (`resets_at`, Unix seconds; null if unknown).
+-- The database's clock decides, because a worker's clock may be wrong. The wait is clamped between `shortest` and
+-- `longest`: one wrong answer must not pause a fleet for a year. `jitter` seconds are added, for the service's clock differs.
+-- Of several limits the latest end wins. A manual pause overrides a limit. new: this call closed the account.
 with was as materialized (
   select a.state, a.reason from public.agent_accounts a
    where a.account = %(account)s and a.host = %(host)s
@@ -21,5 +21,5 @@ on conflict (account, host) do update
                     else excluded.until end,
        probe_by = null, probe_since = null, probe_until = null, changed_at = clock_timestamp()
  where a.reason is distinct from 'manual'
--- two first limits at once: neither saw a row, and only one inserted it (xmax = 0)
+-- two first limits at once: neither saw a row, and only one of them inserted it (xmax = 0)
 returning a.xmax = 0 or (select ends.was_open from ends) as new

@@ -1,4 +1,4 @@
--- Client.pause_account: closed on every host until somebody resumes it by hand; nothing else opens it, and nobody probes it.
+-- Client.pause_account: closes the account on every host until a person resumes it. Nothing else opens or probes it.
 insert into public.agent_accounts as a (account, host, state, reason, why)
 values (%(account)s, '*', 'paused', 'manual', %(why)s)
 on conflict (account, host) do update

@@ -1,6 +1,7 @@
--- Exactly one prober per account and host: whoever gets the row back. It has `lease` seconds, then others may try: the
--- prober may have been killed. Suspect: at once. Paused: half open once `until` is past (a manual pause has none, and is
--- never probed). Returns what it is now: suspect or half_open.
+-- Takes the probe: one prober per account and host, the worker that gets the row back. It has `lease` seconds; then others
+-- may take it, because the prober may have been killed.
+-- A suspect account is probed at once. A paused one becomes half open when `until` has passed; a manual pause has no
+-- `until` and is never probed. Returns the state now: suspect or half_open.
 update public.agent_accounts a
    set probe_by = %(worker)s, probe_since = clock_timestamp(),
        probe_until = clock_timestamp() + make_interval(secs => %(lease)s),

@@ -1,4 +1,4 @@
--- Client.resume_account: open on every host, whatever closed it, at once. A probe that is under way no longer decides.
+-- Client.resume_account: opens the account on every host at once, whatever closed it. A running probe no longer decides.
 update public.agent_accounts
    set state = 'open', reason = null, until = null, trips = 0, why = null,
        probe_by = null, probe_since = null, probe_until = null, good_since = null, changed_at = clock_timestamp()

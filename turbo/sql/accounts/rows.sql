@@ -1,5 +1,6 @@
--- The breakers of one account as this host sees them: its own row and the one of all hosts ('*'). The same facts as in
--- sweep.sql, for who has just written and cannot wait. `since`: has a good probe begun after that moment?
+-- The breakers of one account as this host sees them: its own row, and the row for all hosts ('*').
+-- tasks/poll.sql returns the same facts; this is for a worker that has just written and cannot wait for the next poll.
+-- cleared: has a good probe begun at or after `since`?
 select a.account, a.host, a.state, a.reason,
        extract(epoch from case a.state when 'paused' then a.until when 'open' then null
                               else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end

@@ -1,8 +1,8 @@
--- A run said that its login or its CLI does not work: this account on this host takes no further task until a probe has
--- decided. A trigger on the table tells the host's other workers. Returns the moment of the suspicion: only a good probe
--- that began later clears the run's own claim. A row that is closed already stays as it is.
--- Failures that lie further back than the longest backoff (`last`) no longer lengthen the next one.
--- `fresh`: so many seconds a good probe holds; 0 for a refused login, more for what says nothing about the login.
+-- A run reported that its login or its CLI does not work: the account takes no more tasks on this host until a probe decides.
+-- A trigger on the table notifies the host's other workers. A row that is already closed stays as it is.
+-- Returns the time of the suspicion: only a good probe that began later clears it.
+-- A failure older than the longest backoff (`last` seconds) no longer lengthens the next one.
+-- `fresh`: for how many seconds a good probe holds. 0 for a refused login; more for a failure that may not be the login's.
 with changed as (
   insert into public.agent_accounts as a (account, host, state, why)
   values (%(account)s, %(host)s, 'suspect', %(why)s)

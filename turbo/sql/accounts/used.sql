@@ -1,3 +1,3 @@
--- Client.account_used: does a live worker run on this account?
+-- Client.account_used: does a live worker use this account?
 select exists (select from public.agent_workers w
                 where w.state <> 'dead' and %(account)s::text = any (w.accounts)) as used

@@ -1,5 +1,5 @@
--- Client.cancel: the same hand edit that anybody may type; turbo's trigger does the rest (sql: turbo_judge_update).
--- A running task stays running, with the wish recorded, until its program is gone.
+-- Client.cancel: the same update that a person may type; turbo's trigger turbo_judge_update does the rest.
+-- A running task keeps its status, with the requested one recorded, until its program is gone.
 update public.agent_tasks t
    set status = 'cancelled'
  where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[]) and t.status in ('pending', 'scheduled', 'running')

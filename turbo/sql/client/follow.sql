@@ -1,4 +1,4 @@
--- Client.follow: where these tasks are, by primary key; and the last line of what runs.
+-- Client.follow: the status of these tasks, by primary key, and the last line of those that run.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.assigned_worker_id, t.failure_kind,
        t.retry_count, t.cancel_requested_at is not null as stopping, p.text as last_line,
        extract(epoch from clock_timestamp() - case t.status when 'running' then t.started_at else t.run_after end)::float8 as seconds

@@ -1,4 +1,5 @@
--- Client.pause_queue: nothing of it is claimed from this commit on (sql/tasks/claim.sql looks); a trigger tells the workers.
+-- Client.pause_queue: from this commit on nothing in the queue is claimed (tasks/claim.sql checks). A trigger notifies
+-- the workers.
 insert into public.agent_queues as q (queue, paused, paused_at, paused_by, reason)
 values (%(queue)s, true, now(), session_user, %(reason)s)
 on conflict (queue) do update

@@ -1,4 +1,4 @@
--- Does anybody serve this queue now, and is it paused?
+-- Is this queue served by a live worker now, and is it paused?
 select exists (select from public.agent_workers w
                 where w.state in ('up', 'paused') and %(queue)s::text = any (w.queues)
                   and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)) as served,

@@ -1,7 +1,7 @@
--- Client.submit and submit_many: insert tasks, all or none, one row of parameters a task. Those without an id get one
--- from the column's own default (text, uuid or a sequence, as the table has it), in the order of `n`.
--- An idempotency key that is taken: the task that has it; created says which. A key in no row of the answer: the other
--- one committed after this snapshot; ask once more for those.
+-- Client.submit and submit_many: insert tasks, all or none, one row of parameters per task.
+-- A task without an id gets one from the column's default (text, uuid or a sequence), in the order of `n`.
+-- If an idempotency key is taken, the task that has it comes back; `created` tells the two cases apart. A key missing from
+-- the answer was committed by another session after this snapshot: ask again for those.
 with input as materialized (
   select i.n, i.task_id, coalesce(i.task_type, 'default') as task_type, i.text, coalesce(i.priority, 5) as priority,
          i.input::jsonb as input, coalesce(i.queue, 'default') as queue, coalesce(i.run_after, now()) as run_after,
@@ -22,7 +22,7 @@ with input as materialized (
 ), named as (
   insert into public.agent_tasks (task_id, task_type, task_description, task_priority, input_data, queue, run_after,
                                   timeout_seconds, max_retries, idempotency_key, concurrency_key)
-  overriding system value                   -- for an adopted key that is generated always: who names a task means it
+  overriding system value                   -- for an adopted key that is generated always: a given id wins
   select i.task_id::public.turbo_task_id, i.task_type, i.text, i.priority, i.input, i.queue, i.run_after, i.timeout,
          i.max_retries, i.idempotency_key, i.concurrency_key
     from input i where i.task_id is not null order by i.n

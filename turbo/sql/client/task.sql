@@ -1,4 +1,4 @@
--- Client.get: one task, whole. By primary key.
+-- Client.get: one task with all its columns, by primary key.
 select t.task_id::text as task_id, t.task_type, t.task_description, t.task_priority, t.input_data, t.status::text as status,
        t.queue, t.output_data, t.error_message, t.failure_kind, t.execution_time_ms, t.assigned_worker_id, t.timeout_seconds,
        t.max_retries, t.retry_count, t.infra_count, t.created_at, t.run_after, t.started_at, t.completed_at,

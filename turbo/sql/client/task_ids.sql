@@ -1,4 +1,4 @@
--- Client.newest_ids: ids that begin so, for a shell's completion. Reads the table once, as tasks.sql does.
+-- Client.newest_ids: ids with this prefix, for shell completion. Reads the table once, as client/tasks.sql does.
 select t.task_id::text as task_id
   from public.agent_tasks t
  where t.task_id::text like %(pattern)s::text

@@ -1,4 +1,4 @@
--- Client.resolve: the task with this id, or those whose id begins with it. Up to `limit`.
+-- Client.resolve: the task with exactly this id, or those whose id begins with it. Up to `limit`.
 (select t.task_id::text as task_id from public.agent_tasks t where t.task_id::text = %(task_id)s::text
   limit 1)
 union

@@ -1,7 +1,7 @@
--- Client.tasks: the newest tasks that fit; null is no condition. Newest is by created_at, which has no index: read once
--- and sorted as far as the limit (1 M tasks: docs/cli.md).
--- since: became runnable, started or ended then or later. worker: any part of its id. text: any part of the description
--- or error, in either case.
+-- Client.tasks: the newest tasks that match; a null parameter matches everything. Newest is by created_at, which has no
+-- index: the table is read once and sorted up to the limit (figures for 1 M tasks: docs/cli.md).
+-- since: became runnable, started or ended at or after this time. worker: part of the worker's id. text: part of the
+-- description or the error, ignoring case.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.task_priority, t.retry_count,
        t.max_retries, t.assigned_worker_id, t.created_at, t.run_after, t.started_at, t.completed_at, t.failure_kind,
        left(t.task_description, 200) as task_description, t.cancel_requested_at, t.cancel_to

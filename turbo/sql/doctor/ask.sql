@@ -1,2 +1,3 @@
--- Doctor: ask each of these workers, on the channel of its own, whether it hears (turbo.worker.listener).
+-- Doctor: sends each of these workers a question on its own channel; a worker whose LISTEN works answers
+-- (turbo.worker.listener).
 select pg_notify(c.channel, %(question)s) from unnest(%(channels)s::text[]) c(channel)

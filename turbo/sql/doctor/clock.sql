@@ -1,2 +1,2 @@
--- Doctor: the database's clock, as Unix time.
+-- Doctor: the database's clock, in Unix seconds.
 select extract(epoch from clock_timestamp())::float8 as at

@@ -1,4 +1,4 @@
--- Doctor: what a worker needs and this role lacks. Roles that were granted columns only count as having the privilege.
+-- Doctor: the privileges that a worker needs and this role lacks. A grant on columns counts as having the privilege.
 select n.relation || ': ' || n.privilege as lacks
   from (values ('agent_tasks', 'select'), ('agent_tasks', 'update'), ('agent_actions', 'insert'),
                ('agent_workers', 'select'), ('agent_workers', 'insert'), ('agent_workers', 'update'),

@@ -1,4 +1,4 @@
--- Doctor: what this server is, and what this session may see and do.
+-- Doctor: what kind of server this is, and what this session may see and do.
 select pg_is_in_recovery() as standby,
        current_setting('transaction_read_only') = 'on' as read_only,
        current_setting('server_encoding') as encoding,

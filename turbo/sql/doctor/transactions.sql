@@ -1,6 +1,6 @@
--- Doctor: the transaction that has kept rows of this database from being vacuumed for longest, if longer than `seconds`:
--- every claim then walks over the dead versions of rows claimed before. A prepared transaction has no pid. The text of a
--- query stays out: it is somebody's data.
+-- Doctor: the transaction that has held back vacuum longest in this database, if for more than `seconds`.
+-- Every claim then steps over the dead versions of rows that were claimed before. A prepared transaction has no pid.
+-- The query's text is left out: it may hold private data.
 select x.pid, x.who, x.application, x.state, x.seconds
   from (select a.pid, a.usename::text as who, a.application_name as application, a.state,
                extract(epoch from clock_timestamp() - a.xact_start)::float8 as seconds

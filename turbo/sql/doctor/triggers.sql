@@ -1,4 +1,4 @@
--- Doctor: every trigger and rule on the tables that turbo's triggers are on. enabled: O and A fire for an ordinary session.
+-- Doctor: every trigger and rule on the tables that have turbo's triggers. enabled: fires in an ordinary session (O or A).
 select c.relname::text as table, t.tgname::text as name, t.tgenabled in ('O', 'A') as enabled,
        p.pronamespace::regnamespace::text || '.' || p.proname as does
   from pg_trigger t

@@ -1,4 +1,4 @@
--- Doctor: the workers that live: their last beat is within their lease.
+-- Doctor: the live workers, whose last beat is within their lease.
 select w.worker_id, w.name, w.host, w.pid, w.metrics_address
   from public.agent_workers w
  where w.state <> 'dead' and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)

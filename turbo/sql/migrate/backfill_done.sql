@@ -1,2 +1,2 @@
--- Adoption's backfill is done: no later run looks again.
+-- Marks adoption's backfill as done: later runs skip it.
 insert into public.turbo_meta (key, value) values ('backfilled', 'true') on conflict (key) do nothing

@@ -1,4 +1,4 @@
--- The migrations' own memory. Made under the migration lock, before anything else.
+-- The table of applied migrations. Created under the migration lock, before anything else.
 create table if not exists public.turbo_migrations (
   version       integer     primary key,
   name          text        not null,

@@ -1,2 +1,2 @@
--- Was this database ever migrated?
+-- Has this database ever been migrated?
 select to_regclass('public.turbo_migrations') is not null

@@ -1,3 +1,3 @@
--- A migration is applied: written in its own last transaction, so that the two are true together.
+-- Records an applied migration, in the migration's own last transaction: both commit together.
 insert into public.turbo_migrations (version, name, checksum, turbo_version)
 values (%(version)s, %(name)s, %(checksum)s, %(turbo_version)s)

@@ -1,7 +1,7 @@
--- For whom would CREATE (or DROP: readers) INDEX CONCURRENTLY on this table have to wait now? Whoever used the table in
--- a transaction still open, and whoever holds a snapshot. Asked before a build, because a build that then runs into
--- lock_timeout leaves an INVALID index and has worked for nothing. Transactions younger than a second are most likely
--- over before they matter.
+-- Which sessions would CREATE (or DROP: readers) INDEX CONCURRENTLY on this table wait for now? Those with an open
+-- transaction that has used the table, and those that hold a snapshot.
+-- Asked before a build: one that runs into lock_timeout leaves an INVALID index and has worked in vain.
+-- Transactions younger than a second are left out, since most end before they matter.
 select a.pid, coalesce(a.usename, ''), coalesce(a.application_name, ''), coalesce(a.state, ''),
        to_char(a.query_start, 'HH24:MI:SS'), extract(epoch from clock_timestamp() - a.xact_start)::int
   from pg_stat_activity a

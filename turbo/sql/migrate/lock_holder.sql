@@ -1,4 +1,4 @@
--- Who holds the migration lock? Asked by the one that waits for it.
+-- Which session holds the migration lock? Asked by the session that waits for it.
 select a.pid, a.usename, a.application_name, host(a.client_addr),
        extract(epoch from clock_timestamp() - a.backend_start)::int
   from pg_locks l

@@ -1,2 +1,2 @@
--- Until the end of this transaction nobody's triggers fire: the backfill is no event of theirs.
+-- Until this transaction ends no ordinary trigger fires: the backfill is no event for them.
 select set_config('session_replication_role', 'replica', true)

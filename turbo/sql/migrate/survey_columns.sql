@@ -1,6 +1,6 @@
--- Adoption: the columns of a table, domains followed down to the type under them.
--- kind: the base type's internal name, 'enum' for an enum. length: of a varchar, null without a limit.
--- domain: its name, where the column's type is one; labels: an enum's.
+-- Adoption: the columns of a table, with domains resolved to their base type.
+-- kind: the base type's internal name, or 'enum'. length: of a varchar, null without a limit.
+-- domain: its name, if the column's type is a domain. labels: an enum's.
 with recursive columns as (
   select a.attnum, a.attname, a.atttypid as declared, a.atttypid as type, a.atttypmod as modifier, a.attnotnull as required
     from pg_attribute a

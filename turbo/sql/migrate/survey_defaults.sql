@@ -1,4 +1,4 @@
--- Adoption: the defaults of a table's columns, as text. May wait for a lock on the table.
+-- Adoption: the column defaults of a table, as text. May wait for a lock on the table.
 select a.attname::text, pg_get_expr(d.adbin, d.adrelid)
   from pg_attrdef d
   join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum

@@ -1,4 +1,4 @@
--- Adoption: waiting rows that somebody else's column puts off. turbo does not know that column and would run them at once.
+-- Adoption: waiting rows that another program's column postpones. turbo does not know that column, and would run them at once.
 select k.key, count(*)
   from public.agent_tasks t
  cross join lateral jsonb_each_text(to_jsonb(t)) k

@@ -1,4 +1,4 @@
--- Adoption, before turbo has made anything here: which names that turbo needs does something else have already?
+-- Adoption, before turbo has created anything: which names that turbo needs are already taken?
 select c.relname::text, case c.relkind when 'r' then 'TABLE' when 'p' then 'TABLE' when 'v' then 'VIEW' when 'm' then 'MATERIALIZED VIEW'
                                        when 'S' then 'SEQUENCE' when 'i' then 'INDEX' when 'I' then 'INDEX' else 'object' end
   from pg_class c

@@ -1,5 +1,6 @@
--- Adoption: what else hangs on a table. From the catalog alone. what: key_out | key_in | unique | index | trigger | rule | view |
--- partition | publication. columns: those it is about. updates: a trigger that an UPDATE of run_after would fire.
+-- Adoption: what else depends on a table, from the catalog alone.
+-- what: key_out | key_in | unique | index | trigger | rule | view | partition | publication.
+-- columns: those involved. updates: a trigger that an UPDATE of run_after would fire.
 select 'key_out' as what, c.conname::text as name, c.confrelid::regclass::text as other,
        array(select a.attname::text from pg_attribute a where a.attrelid = c.conrelid and a.attnum = any (c.conkey)) as columns,
        false as updates

@@ -1,5 +1,5 @@
--- Adoption: what kind of thing has this name, whose is it, how big? May wait for a lock on the table.
--- rows is the planner's estimate, -1 when the table was never analysed. may: does this session own it (or its owner)?
+-- Adoption: what kind of relation this is, who owns it and how big it is. May wait for a lock on the table.
+-- rows: the planner's estimate, -1 if the table was never analysed. may: this session is the owner, or a member of it.
 select c.oid, c.relkind::text,
        coalesce((select sum(pg_relation_size(p.relid)) from pg_partition_tree(c.oid) p), pg_relation_size(c.oid))::bigint as bytes,
        c.reltuples::bigint as rows,

@@ -1,5 +1,5 @@
--- Adoption: an old table may have a column with the name of one of turbo's keys. Which of them hold a value more than once
--- where turbo's unique index allows it once? Asked only where there is such a column. Reads the table.
+-- Adoption: an old table may have a column with the name of one of turbo's keys. Which of these columns repeat a value that
+-- turbo's unique index allows only once? Asked only if there is such a column. Reads the table.
 select distinct k.key
   from public.agent_tasks t
  cross join lateral jsonb_each_text(to_jsonb(t)) k

@@ -1,2 +1,2 @@
--- The schema version: the newest file applied. Called by every worker's start and by --check; the table exists.
+-- The schema version: the newest migration applied. Called by every worker at start and by --check; the table exists.
 select coalesce(max(version), 0) from public.turbo_migrations

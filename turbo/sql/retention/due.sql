@@ -1,10 +1,11 @@
--- Retention, asked by the leader: the next finished tasks in the order of their end, from where the last look ended, and
--- which of them are old enough. Costs `limit` rows of the index agent_tasks_finished, however many tasks there are.
--- Age is counted from completed_at, and from run_after too: an adopted table's completed_at has no zone, and its history
--- was given run_after when it was adopted, so none of it goes at once. A row that turbo never claimed may be an old
--- poller's and stays (fencing_token is null), but for a waiting task that somebody cancelled, of which the trail knows.
--- Ages in seconds; null keeps them for ever.
-with seen as materialized (
+-- Retention, run by the leader: the next finished tasks in the order of their end, from where the last batch ended, and
+-- which of them are old enough. Reads `limit` rows of the index agent_tasks_finished, however many tasks there are.
+-- Age counts from completed_at and from run_after, whichever is later. An adopted table's completed_at has no zone, but its
+-- history got run_after when it was adopted: none of it is deleted at once.
+-- A row that turbo never claimed (fencing_token is null) may belong to an old poller and stays. The exception is a waiting
+-- task that a person cancelled, which the audit trail shows.
+-- Ages are in seconds; null keeps tasks for ever.
+with batch as materialized (
   select t.task_id, t.completed_at, t.run_after, t.status::text as status, t.fencing_token,
          statement_timestamp() - make_interval(secs => case t.status::text when 'completed' then %(completed)s::float8
                                                                            when 'failed'    then %(failed)s::float8
@@ -19,16 +20,16 @@ with seen as materialized (
    order by t.completed_at, t.task_id
    limit %(limit)s
 ), last as (
-  select s.completed_at, s.task_id from seen s order by s.completed_at desc, s.task_id desc limit 1
+  select s.completed_at, s.task_id from batch s order by s.completed_at desc, s.task_id desc limit 1
 )
 select array(select s.task_id::text
-               from seen s
+               from batch s
               where s.completed_at < s.before and s.run_after < s.before
                 and (s.fencing_token is not null
                      or s.status = 'cancelled'
                         and exists (select from public.agent_actions a
                                      where a.task_id::text = s.task_id::text and a.action_type = 'edited' and a.to_status = 'cancelled'))
               order by s.task_id) as due,
-       (select count(*) from seen) as looked_at,
+       (select count(*) from batch) as looked_at,
        (select l.completed_at::text from last l) as after,
        (select l.task_id::text from last l) as after_id

@@ -1,2 +1,2 @@
--- Retention: is the trail partitioned? Its pages are then several tables', and a row's place in them names no row.
+-- Retention: is the audit trail partitioned? Its pages then belong to several tables, and a ctid alone identifies no row.
 select c.relkind = 'p' from pg_class c where c.oid = 'public.agent_actions'::regclass

@@ -1,6 +1,6 @@
--- Retention, run by the leader: delete these tasks, if they are still finished and old enough and nobody holds them.
--- Right with two leaders at once: each row is deleted and counted by one of them. A crash that loses the commit costs
--- nothing, so it need not wait for the disk.
+-- Retention, run by the leader: deletes these tasks if they are still finished, old enough and not locked.
+-- Safe with two leaders: each row is deleted and counted by one of them. The commit does not wait for the disk: a crash
+-- that loses it costs nothing.
 with old as (
   select t.task_id
     from public.agent_tasks t
@@ -12,9 +12,9 @@ with old as (
                                                                              when 'cancelled' then %(cancelled)s::float8 end)
    order by t.task_id
      for update skip locked
-), gone as (
+), removed as (
   delete from public.agent_tasks t using old where t.task_id = old.task_id returning t.status::text as status
 )
 select count(*) filter (where g.status = 'completed') as completed, count(*) filter (where g.status = 'failed') as failed,
        count(*) filter (where g.status = 'cancelled') as cancelled, set_config('synchronous_commit', 'off', true) as fast
-  from gone g
+  from removed g

@@ -1,4 +1,4 @@
--- turbo's tables that this session does not own, and who does: only an owner (or a superuser) can grant.
+-- turbo's tables that this session does not own, with their owners: only an owner (or a superuser) can grant.
 select c.relname::text, pg_catalog.pg_get_userbyid(c.relowner)::text
   from pg_catalog.pg_class c
  where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'S')

@@ -1,7 +1,8 @@
--- turbo migrate --roles, second half, in one transaction: each role gets exactly what stands here, and loses what it may
--- have got otherwise on turbo's tables. Again and again the same. docs/security.md says it in words; a test holds the two,
--- and what a member of each role really can do, together. Nothing here is granted to PUBLIC, nothing with grant option,
--- and no default privileges are set: a table that comes later is nobody's until it is named here.
+-- turbo migrate --roles, second half, in one transaction: each role gets exactly the privileges listed here, and loses
+-- any other on turbo's tables. Running it again changes nothing. docs/security.md explains it; a test compares both with
+-- what a member of each role can really do.
+-- Nothing is granted to PUBLIC or with grant option, and no default privileges are set: a later table is closed to all
+-- four roles until it is listed here.
 
 revoke all on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
@@ -9,7 +10,7 @@ revoke all on table
   from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
 
--- PUBLIC may use schema public unless somebody took that away, and only the schema's owner can give it.
+-- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
 do $$
 begin
   if not (select bool_and(has_schema_privilege(r, 'public', 'usage'))
@@ -18,17 +19,18 @@ begin
   end if;
 end $$;
 
--- Adds tasks and follows them. It changes none: there is no owner of a row, so whoever may cancel may cancel everybody's.
+-- turbo_submitter adds tasks and follows them. It changes none: rows have no owner, so a role that may cancel one task
+-- may cancel all of them.
 grant select on table public.agent_tasks, public.agent_actions, public.agent_progress, public.agent_queues
   to turbo_submitter;
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
   on public.agent_tasks to turbo_submitter;
--- does anybody serve my queue, and where is my task's log?
+-- is my queue served, and where is my task's log?
 grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, lease_seconds)
   on public.agent_workers to turbo_submitter;
 
--- What the statements of turbo/sql/ touch when a worker runs them.
+-- turbo_worker gets what the statements of turbo/sql/ use when a worker runs them.
 grant select (task_id, task_type, task_description, task_priority, input_data, status, output_data, error_message,
               assigned_worker_id, timeout_seconds, max_retries, retry_count, started_at, completed_at, queue, run_after,
               fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to, infra_count,
@@ -38,7 +40,7 @@ grant update (status, output_data, error_message, execution_time_ms, assigned_wo
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
               infra_count, turbo_rev)
   on public.agent_tasks to turbo_worker;
-grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, where it is configured
+grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, if configured
 grant select on table public.agent_actions to turbo_worker;
 grant insert (task_id, action_type, success, actor, from_status, to_status, fencing_token, execution_time_ms, detail)
   on public.agent_actions to turbo_worker;
@@ -48,14 +50,15 @@ grant select, insert, update on table public.agent_accounts to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
 
--- Everything, to look at; the prompts and results too.
+-- turbo_reader and turbo_admin read everything, prompts and results included.
 grant select on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
   public.agent_accounts, public.agent_progress, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
--- Submits, edits by hand, cancels, retries, deletes, pauses. What a claim stands on (tokens, revision, wishes, the worker)
--- stays turbo's own; so does the trail, and TRUNCATE, which no trigger could refuse for a task that is running.
+-- turbo_admin submits, edits by hand, cancels, retries, deletes and pauses. It may not write what a claim relies on: token,
+-- revision, requested status, worker. Nor may it write the audit trail, or TRUNCATE: no row trigger could protect a running
+-- task from that.
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
   on public.agent_tasks to turbo_admin;
@@ -65,28 +68,27 @@ grant update (task_type, task_description, task_priority, input_data, status, ou
 grant delete on table public.agent_tasks to turbo_admin;
 grant insert, update, delete on table public.agent_queues, public.agent_accounts to turbo_admin;
 
--- An adopted table has columns of its own: whoever submits and whoever edits by hand could always set them. And a key or
--- an id may come from a sequence (a serial column), which the inserting role must be allowed to draw from; an identity
--- column needs no grant.
+-- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
+-- serial column), which the inserting role must be allowed to use; an identity column needs no grant.
 do $$
 declare
-  turbos constant text[] := array[
+  turbo_columns constant text[] := array[
     'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
     'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev'];
-  theirs text;
-  drawn  record;
+  other_columns text;
+  used record;
 begin
-  select string_agg(quote_ident(attname), ', ' order by attnum) into theirs
+  select string_agg(quote_ident(attname), ', ' order by attnum) into other_columns
     from pg_catalog.pg_attribute
    where attrelid = 'public.agent_tasks'::regclass and attnum > 0 and not attisdropped and attgenerated = ''
-     and attname <> all (turbos);
-  if theirs is not null then
-    execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', theirs);
-    execute format('grant update (%s) on public.agent_tasks to turbo_admin', theirs);
+     and attname <> all (turbo_columns);
+  if other_columns is not null then
+    execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', other_columns);
+    execute format('grant update (%s) on public.agent_tasks to turbo_admin', other_columns);
   end if;
-  for drawn in
+  for used in
     select distinct d.refobjid::regclass as sequence, a.adrelid = 'public.agent_tasks'::regclass as of_tasks
       from pg_catalog.pg_attrdef a
       join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = a.oid
@@ -94,7 +96,7 @@ begin
       join pg_catalog.pg_class s on s.oid = d.refobjid and s.relkind = 'S'
      where a.adrelid in ('public.agent_tasks'::regclass, 'public.agent_actions'::regclass)
   loop
-    execute format('grant usage on sequence %s to %s', drawn.sequence,
-                   case when drawn.of_tasks then 'turbo_submitter, turbo_admin' else 'turbo_worker' end);
+    execute format('grant usage on sequence %s to %s', used.sequence,
+                   case when used.of_tasks then 'turbo_submitter, turbo_admin' else 'turbo_worker' end);
   end loop;
 end $$

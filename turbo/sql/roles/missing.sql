@@ -1,4 +1,4 @@
--- Which of the four roles does this cluster lack, and may this session make them?
+-- Which of the four roles are missing in this cluster, and may this session create them?
 select array(select w.role from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_admin'])
                      with ordinality as w(role, n)
               where not exists (select from pg_catalog.pg_roles r where r.rolname = w.role)

@@ -1,5 +1,5 @@
--- What else decides in this database who may do what with turbo's tables, beside turbo's four roles. One line a row.
-select format('PUBLIC may %s on %s: everybody who can connect has it (revoke all on %s from public)',
+-- What else decides who may do what with turbo's tables in this database, beside turbo's four roles. One note per row.
+select format('PUBLIC may %s on %s, and so may every role that can connect (revoke all on %s from public)',
               string_agg(distinct x.privilege_type, ', '), c.oid::regclass, c.oid::regclass)
   from pg_catalog.pg_class c
  cross join lateral (select p.privilege_type from pg_catalog.aclexplode(c.relacl) p where p.grantee = 0
@@ -10,7 +10,7 @@ select format('PUBLIC may %s on %s: everybody who can connect has it (revoke all
    and c.relname ~ '^(agent_(tasks|actions|workers|leader|queues|accounts|progress)|turbo_(meta|migrations|fence_seq))$'
  group by c.oid
 union all
-select format('row level security is on for %s: the roles see and change only what its policies let them', c.oid::regclass)
+select format('row level security is on for %s: the roles see and change only what its policies allow', c.oid::regclass)
   from pg_catalog.pg_class c
  where c.relnamespace = 'public'::regnamespace and c.relrowsecurity and c.relname ~ '^agent_(tasks|actions)$'
 union all
@@ -19,6 +19,6 @@ select 'PUBLIC may CREATE in schema public (the default before PostgreSQL 15): r
  cross join lateral pg_catalog.aclexplode(coalesce(n.nspacl, pg_catalog.acldefault('n', n.nspowner))) p
  where n.nspname = 'public' and p.grantee = 0 and p.privilege_type = 'CREATE'
 union all
-select format('%s is a superuser: grants mean nothing for it (alter role %s nosuperuser)', rolname, rolname)
+select format('%s is a superuser: grants do not limit it (alter role %s nosuperuser)', rolname, rolname)
   from pg_catalog.pg_roles
  where rolname in ('turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_admin') and rolsuper

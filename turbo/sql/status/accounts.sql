@@ -1,4 +1,4 @@
--- Status: the accounts that workers use, and those somebody or something closed. resets_in: seconds until `until`.
+-- Status: the accounts that workers use, and those that are not open. resets_in_seconds: until `until`.
 select a.account, a.host, a.state, a.reason, a.why, a.until,
        extract(epoch from a.until - clock_timestamp())::float8 as resets_in_seconds
   from public.agent_accounts a

@@ -1,6 +1,6 @@
--- Status: what ended in the last `seconds`, by host and status, by the index agent_tasks_finished: costs what ended then,
--- not what history holds. host: of the worker that ran it, while its row is there; else its name, from its id.
--- tokens and cost are those of the last run of each task (output_data.usage).
+-- Status: what ended in the last `seconds`, by host and status. Uses the index agent_tasks_finished: costs what ended in that
+-- time, not what history holds. host: of the worker that ran it while its row exists, else its name, taken from its id.
+-- tokens and cost are those of each task's last run (output_data.usage).
 with ended as materialized (
   select t.status::text as status, t.assigned_worker_id, t.execution_time_ms, t.output_data -> 'usage' as usage
     from public.agent_tasks t
@@ -12,7 +12,7 @@ with ended as materialized (
     from ended e
     left join public.agent_workers w on w.worker_id = e.assigned_worker_id
     left join lateral (
-      -- a person may have written anything into output_data: what is no number is none
+      -- a person may have written anything into output_data: only numbers count
       select sum(case when k.key in ('input_tokens', 'cache_read_tokens', 'cache_write_tokens') then (k.value)::numeric end) as input_tokens,
              sum(case when k.key = 'output_tokens' then (k.value)::numeric end) as output_tokens,
              sum(case when k.key = 'cost_usd' then (k.value)::numeric end) as cost_usd

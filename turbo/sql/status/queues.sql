@@ -1,5 +1,5 @@
--- Status: live tasks by queue, from the partial indexes alone (finished ones are in none of them), what is paused, who
--- serves. oldest_seconds: since the oldest pending task became runnable. stuck: stops that were asked for long ago.
+-- Status: unfinished tasks by queue, from the partial indexes alone (finished tasks are in none of them), with pauses and
+-- live workers. oldest_seconds: since the oldest pending task became runnable. stuck: stops requested over a minute ago.
 with live as (
   select t.queue, count(*) filter (where t.status = 'pending') as pending,
          count(*) filter (where t.status = 'scheduled') as scheduled,

@@ -1,4 +1,4 @@
--- Status: every worker row, its running tasks counted by the index on them. silent: seconds since its last beat.
+-- Status: every worker row, its running tasks counted by their index. silent_seconds: since its last beat.
 select w.worker_id, w.name, w.host, w.pid, w.version, w.slots, w.queues, w.accounts, w.metrics_address, w.state, w.idle,
        (select count(*) from public.agent_tasks t
          where t.status = 'running' and t.assigned_worker_id = w.worker_id)::int as running,

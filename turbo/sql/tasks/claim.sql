@@ -1,38 +1,39 @@
--- Claim up to n tasks of one queue, in one round trip. Called by the claimer, one at a time per worker. READ COMMITTED.
+-- Claims up to n tasks of one queue in one round trip. Called by the claimer, one at a time per worker. READ COMMITTED.
 -- Costs the same on an empty table, with 1 M pending rows and with 1 M finished ones: the partial index agent_tasks_claim
--- is walked in claim order, and only as far as the limit.
--- 23505 on agent_tasks_one_running_per_key is a racing claim of the same key (this snapshot is older than its commit):
--- claim again at once. NOT EXISTS keeps that rare, the index makes it certain.
+-- is read in claim order, and only as far as the limit.
+-- 23505 on agent_tasks_one_running_per_key means that another session claimed the same key after this snapshot: claim
+-- again at once. NOT EXISTS makes that rare; the index makes it impossible to run both.
 -- The rows come in no order (a sort node costs every claim 25 µs): the caller sorts.
--- Always returns at least one row; task_id is null when nothing was claimed. idle_now says what the idle flag became,
--- null when it stayed as it was. The flag is what the NOTIFY gate looks at, so it is set in this very statement.
-with cand as materialized (
+-- Always returns at least one row; task_id is null when nothing was claimed. idle_now is the new idle flag, or null if it
+-- did not change. The notify gate reads that flag, so this statement sets it.
+with candidates as materialized (
   select t.task_id, t.concurrency_key, t.task_priority, t.run_after
     from public.agent_tasks t
    where t.status = 'pending'
      and t.queue = %(queue)s
-     -- rows that came past the triggers, or were stamped by a primary whose clock was ahead
+     -- guards against rows that bypassed the triggers, or got their time from a primary whose clock was ahead
      and t.run_after <= statement_timestamp() + interval '1 second'
      and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
      and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks r
                           where r.status = 'running' and r.concurrency_key = t.concurrency_key)
-             -- a key that another claim has in hand is left to it: two batches that met the same keys in different orders
-             -- would wait for each other's index entries, a deadlock. This guards nothing else; 1953852002 is "turb".
+             -- skip a key that another claim is taking: two batches that met the same keys in different orders would wait
+             -- for each other's index entries, a deadlock. This guards nothing else; 1953852002 is "turb".
              and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))
      and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
-     -- a worker that others believe dead must not claim: its tasks would be rescued under its hands
+     -- a worker marked dead must not claim: its tasks would be rescued while it runs them
      and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
    order by t.task_priority desc nulls last, t.run_after
    limit %(n)s
    for update of t skip locked
-), one_per_key as (
-  -- of a key's waiters the first in claim order; the subquery is run for rows with a key only (a window costs every claim 30 µs)
+), first_of_key as (
+  -- the first candidate of each key in claim order; the subquery runs only for rows with a key (a window function costs
+  -- every claim 30 µs)
   select c.task_id
-    from cand c
+    from candidates c
    where c.concurrency_key is null
-      or not exists (select from cand b
+      or not exists (select from candidates b
                       where b.concurrency_key = c.concurrency_key
                         and (coalesce(b.task_priority, -2147483649), c.run_after, c.task_id)
                           > (coalesce(c.task_priority, -2147483649), b.run_after, b.task_id))
@@ -43,13 +44,13 @@ with cand as materialized (
          fencing_token = greatest(nextval('public.turbo_fence_seq'), (abs(coalesce(t.fencing_token, 0)) >> 20) + 1) << 20
                          | floor(random() * 1048576)::bigint,
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
-   -- They are locked, so still pending. An array, not a join: whatever the planner believed of the table when it made the
-   -- plan (it is kept while the table grows from nothing to a million rows), this is a look-up by primary key.
-   where t.task_id = any (array(select o.task_id from one_per_key o))
+   -- The rows are locked, so they are still pending. An array, not a join: it stays a look-up by primary key even if the
+   -- plan was made for an empty table and is still used with a million rows.
+   where t.task_id = any (array(select o.task_id from first_of_key o))
   returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
             t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
             case when isfinite(t.run_after) then extract(epoch from clock_timestamp() - t.run_after)::float8 else 0 end as waited_seconds
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,
          jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0)::bigint + 1)
@@ -65,6 +66,6 @@ select c.task_id::text, coalesce(c.task_type, 'default') as task_type, c.task_de
        c.task_priority, c.timeout_seconds, coalesce(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
        c.fencing_token, c.concurrency_key, c.agent_session_id, c.waited_seconds,
        (select f.idle from flag f) as idle_now
-  -- losing a claim costs nothing (it is claimed again), so it need not wait for the disk
+  -- losing a claim costs nothing (the task is claimed again), so the commit does not wait for the disk
   from (select set_config('synchronous_commit', 'off', true)) s
   left join claimed c on true

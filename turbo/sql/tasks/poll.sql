@@ -1,11 +1,13 @@
--- The poll twin of every signal, one statement: promote what is due, and look. Run by the claimer's ladder, by its timer
--- for the next due row, and every poll_seconds on the LISTEN connection itself (a proof of life).
--- due: rows promoted (wakes their queues through the trigger). next_in: seconds to the next scheduled row, or null.
--- runnable: which of my queues, paused ones left out, have a row to claim. stop: what I run and somebody wants ended.
--- accounts: the breakers of my accounts, this host's rows and those of all hosts ('*'); in: seconds until somebody may
--- probe: a pause's end, or the end of a prober's lease (10 s for a suspicion whose owner never came to probe).
--- ended_below, begun_below: transactions with lower ids are over; those with ids from there on had not begun.
--- statement_timestamp(): clock_timestamp() is volatile and no index condition (191 ms against 0.11 ms with 1 M rows).
+-- The polled fallback of every notification, in one statement: promotes what is due, and reads what changed. Run by the
+-- claimer's rechecks, by its timer for the next due row, and every poll_seconds on the LISTEN connection itself, as proof
+-- that the connection is alive.
+-- due: rows promoted; the trigger wakes their queues. next_in: seconds to the next scheduled row, or null.
+-- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
+-- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
+-- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe).
+-- ended_below, begun_below: transactions with lower ids have ended; those with ids from there on had not begun.
+-- statement_timestamp(), because clock_timestamp() is volatile and cannot be an index condition (191 ms against 0.11 ms
+-- with 1 M rows).
 with due as materialized (
   select t.task_id from public.agent_tasks t
    where t.status = 'scheduled' and t.run_after <= statement_timestamp()
@@ -16,23 +18,23 @@ with due as materialized (
   update public.agent_tasks t
      set status = 'pending', turbo_rev = t.turbo_rev + 1
     from due
-   -- They are locked, so still scheduled. An array: a look-up by primary key, whatever the planner believed of the table
-   -- when it made the plan; with the status in it, it was a walk of all scheduled rows.
+   -- The rows are locked, so they are still scheduled. The array keeps this a look-up by primary key, whatever plan was
+   -- made first; with the status as a condition it became a scan of all scheduled rows.
    where t.task_id = due.task_id and t.task_id = any (array(select d.task_id from due d))
   returning t.task_id, t.queue, t.fencing_token
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
   select p.task_id, 'promoted', true, %(worker)s, 'scheduled', 'pending', p.fencing_token from promoted p
 )
 select (select count(*) from promoted) as due,
-       -- the first one, not min(): planned while the table was small, min() reads every scheduled row, and the plan is kept
+       -- the first row, not min(): a plan made while the table was small reads every scheduled row for min(), and stays
        (select extract(epoch from t.run_after - statement_timestamp())::float8 from public.agent_tasks t
          where t.status = 'scheduled' and t.run_after > statement_timestamp() and t.run_after < 'infinity'
          order by t.run_after limit 1) as next_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)
-                     or (select true from public.agent_tasks t  -- not EXISTS: that may be planned as a hash of all pending rows
+                     or (select true from public.agent_tasks t  -- not EXISTS: may be planned as a hash of all pending rows
                                  where t.status = 'pending' and t.queue = q.queue
                                    and t.run_after <= statement_timestamp() + interval '1 second' limit 1))) as runnable,
        array(select t.task_id::text from public.agent_tasks t

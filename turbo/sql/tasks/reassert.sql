@@ -1,8 +1,10 @@
--- Take back what reconcile calls lost: a failover may have lost the claim itself, or others rescued it and nobody has
--- claimed it since. A waiting row whose token is older than mine, and whose trail does not know mine, has never heard of my
--- claim (a trail that knows it is of a row that was deleted since: this one only has its id); one that holds my token was
--- rescued; one that holds minus my token was released or requeued by hand, and stays so. A key that somebody else runs
--- meanwhile stays theirs (23505 is not risked: NOT EXISTS, one task a call on a conflict).
+-- Takes back the tasks that reconcile calls lost: a failover lost the claim itself, or another worker rescued the task and
+-- it was not claimed since. What the token of a waiting row means:
+--   mine: it was rescued, so it is taken back.
+--   minus mine: it was released, or requeued by hand, and stays so.
+--   older than mine, my claim not in the audit trail: the database lost my claim, so it is taken back.
+--   older than mine, my claim in the audit trail: my row was deleted and this one only has its id, so it stays.
+-- A concurrency key that another task runs by now stays with it: NOT EXISTS avoids 23505; on a conflict, one task per call.
 with i as (
   select t.task_id, i.token, t.status::text as was
     from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) i(task_id, token)
@@ -23,7 +25,7 @@ with i as (
     from i
    where t.task_id = i.task_id
   returning t.task_id, t.fencing_token, i.was
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
   select r.task_id, 'reasserted', true, %(worker)s, r.was, 'running', r.fencing_token from r
 )

@@ -1,10 +1,9 @@
--- What I know against what the database says I run. Only while tasks are in flight or after a connection error, never
--- while a claim is under way (its rows would look like orphans), and after the spool was replayed.
--- orphan: the database says mine, I do not know it: the claim's answer was lost on the wire, or a failover lost a result
---         that had left the spool. Given back here; the token stays, as in every rescue, so that such a result, sent again,
---         is welcome.
--- lost:   I run it, the database says it is not mine any more: reassert it, or end the agent.
--- stop:   somebody wants it ended: the poll twin of turbo_ctl.
+-- Compares the tasks that this worker runs with those that the database assigns to it. Runs only while tasks are in flight
+-- or after a connection error, never during a claim (its rows would look like orphans), and after the spool was replayed.
+-- orphan: in the database only. The claim's answer was lost on the wire, or a failover lost a result that had left the
+--         spool. Given back here; the token stays, as in every rescue, so that such a result is accepted when sent again.
+-- lost:   in the worker only. The worker takes the task back (tasks/reassert.sql), or ends the agent.
+-- stop:   in both, but the task should end: the polled fallback of turbo_ctl.
 with mine as materialized (
   select t.task_id, t.fencing_token, t.cancel_requested_at
     from public.agent_tasks t
@@ -19,7 +18,7 @@ with mine as materialized (
                         else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
                               and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
-         -- a person who asked for it later said when
+         -- a person who postponed the task set its time
          run_after = case when t.cancel_requested_at is null then clock_timestamp()
                           else greatest(clock_timestamp(), t.run_after) end, assigned_worker_id = null, started_at = null,
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
@@ -27,7 +26,7 @@ with mine as materialized (
    where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status = 'running'
      and not exists (select from known k where k.task_id = m.task_id and k.token = m.fencing_token)
   returning t.task_id, t.fencing_token as token, t.status::text as status
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select o.task_id, 'rescued', true, %(worker)s, 'running', o.status, o.token, '{"reason": "orphan"}' from orphan o
 )

@@ -1,6 +1,6 @@
--- Give tasks back untouched: a drain that ran out of time, a task claimed and not started (with a delay: it may be
--- claimed again then). Called by the worker. Fenced; no try is counted; the token is consumed, for no result will come.
--- A person's wish is fulfilled on the way.
+-- Gives tasks back without counting an attempt: a shutdown whose deadline passed, or a task claimed but not started (with a
+-- delay before it may be claimed again). Called by the worker. Fenced; the token is consumed, since no result will follow.
+-- A requested status is applied instead.
 with r as (
   update public.agent_tasks t
      set status = (case when t.cancel_requested_at is null
@@ -10,11 +10,11 @@ with r as (
                         else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
                               and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
-         -- a person who asked for it later said when
+         -- a person who postponed the task set its time
          run_after = case when t.cancel_requested_at is null then clock_timestamp() + make_interval(secs => %(delay)s::float8)
                           else greatest(clock_timestamp(), t.run_after) end,
          assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
-         agent_session_id = nullif(coalesce(i.session, t.agent_session_id), ''),  -- '': it must not be resumed
+         agent_session_id = nullif(coalesce(i.session, t.agent_session_id), ''),  -- '': do not resume it
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from (select t.task_id, t.fencing_token, i.session
             from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(session)s::text[])
@@ -23,7 +23,7 @@ with r as (
            order by t.task_id for update of t) i
    where t.task_id = i.task_id and t.fencing_token = i.fencing_token and t.status = 'running'
   returning t.task_id, t.status::text as status, i.fencing_token as token
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select r.task_id, 'released', true, %(worker)s, 'running', r.status, r.token,
          jsonb_build_object('reason', %(reason)s::text)

@@ -1,10 +1,10 @@
--- Take the tasks of dead workers back, 500 a pass. Any worker whose beat says to_rescue runs it; right with two at once.
--- The token stays: a late success is accepted until somebody claims the task again. A rescued task waits a short
--- backoff, so that it does not run into the same hole at once; at the cap it is poison. Rows that turbo never claimed
--- (an old poller's) are not touched.
+-- Takes back the tasks of dead workers, 500 per pass. Run by any worker whose beat returns to_rescue; safe with two at once.
+-- The token stays: a late success is accepted until the task is claimed again. A rescued task waits a short backoff, so
+-- that it does not fail the same way at once; at the cap it is failed as poison.
+-- Rows that turbo never claimed (an old poller's) stay as they are.
 with lost as materialized (
   select t.task_id, t.assigned_worker_id as was_on, t.fencing_token, t.infra_count + 1 as count,
-         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as wish
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested
     from public.agent_tasks t
    where t.status = 'running' and t.fencing_token > 0
      and t.assigned_worker_id in (select w.worker_id from public.agent_workers w where w.state = 'dead')
@@ -12,7 +12,7 @@ with lost as materialized (
    limit 500
      for update of t skip locked
 ), decided as materialized (
-  select l.*, case when l.stopping and l.wish not in ('pending', 'scheduled') then l.wish
+  select l.*, case when l.stopping and l.requested not in ('pending', 'scheduled') then l.requested
                    when not l.stopping and l.count >= %(infra_cap)s then 'failed'
                    else 'scheduled' end as becomes
     from lost l
@@ -21,11 +21,11 @@ with lost as materialized (
      set status        = d.becomes::public.turbo_status,
          failure_kind  = case when d.becomes = 'failed' and not d.stopping then 'poison' else t.failure_kind end,
          error_message = case when d.becomes = 'failed' and not d.stopping
-                              then format('stopped after %%s runs that ended with their worker or its machine; see the trail', d.count)
+                              then format('stopped after %%s runs that ended with their worker or its machine; see the audit trail', d.count)
                               else t.error_message end,
          completed_at  = case when d.becomes = 'scheduled' then null else clock_timestamp() end,
          run_after     = case when d.becomes = 'scheduled'
-                              -- a person who asked for it later said when
+                              -- a person who postponed the task set its time
                               then greatest(case when d.stopping then t.run_after end,
                                             clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, d.count)) * (0.5 + random() / 2))
                               else t.run_after end,
@@ -35,7 +35,7 @@ with lost as materialized (
     from decided d
    where t.task_id = d.task_id
   returning t.task_id, t.queue, t.status::text as status, t.fencing_token, d.was_on, d.count
-), trail as (
+), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select r.task_id, 'rescued', r.status <> 'failed', %(worker)s, 'running', r.status, r.fencing_token,
          jsonb_build_object('reason', %(reason)s::text, 'dead_worker', r.was_on, 'infra_count', r.count)

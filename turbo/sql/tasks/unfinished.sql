@@ -1,5 +1,5 @@
--- Tasks that a worker has run and that are not over: what they left on a host's disk is still wanted. Called by the tidy
--- loop, at most once an hour and only when something is old enough to go. Costs a scan of the pending rows.
+-- Tasks that a worker has run and that are not finished: their files on a host's disk are still needed. Called by file
+-- retention, at most once an hour and only if a file is old enough to go. Costs a scan of the pending rows.
 select t.task_id::text
   from public.agent_tasks t
  where t.status in ('pending', 'scheduled', 'running') and t.fencing_token is not null

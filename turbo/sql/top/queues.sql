@@ -1,6 +1,6 @@
--- Top: status/queues.sql with a bounded cost, for it is asked every two seconds: counts stop at `most` + 1, and the oldest
--- pending task is the oldest of those that stand first in their queue and priority (found by hopping along the claim
--- index: one probe a queue and priority, 300 at most). 1 M pending rows cost as much as 10,000 do.
+-- Top: status/queues.sql at a bounded cost, because it runs every two seconds. Counts stop at `most` + 1. The oldest pending
+-- task is the oldest of those that come first in their queue and priority. They are found by hopping along the claim
+-- index: one probe per queue and priority, 300 at most. 1 M pending rows cost as much as 10,000 do.
 with recursive hop as (
   (select 1 as n, t.queue, t.task_priority, t.run_after
      from public.agent_tasks t
@@ -12,7 +12,7 @@ with recursive hop as (
     from hop h
    cross join lateral (
      select c.* from (
-       (select 1 as place, t.queue, t.task_priority, t.run_after from public.agent_tasks t
+       (select 1 as step, t.queue, t.task_priority, t.run_after from public.agent_tasks t
          where t.status = 'pending' and t.queue = h.queue and t.task_priority < h.task_priority
          order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
        union all
@@ -23,7 +23,7 @@ with recursive hop as (
        (select 3, t.queue, t.task_priority, t.run_after from public.agent_tasks t
          where t.status = 'pending' and t.queue > h.queue
          order by t.queue, t.task_priority desc nulls last, t.run_after limit 1)
-     ) c order by c.place limit 1
+     ) c order by c.step limit 1
    ) f
    where h.n < 300
 ), pending as (

@@ -1,5 +1,6 @@
--- Top: how many tasks ended, by status and by span of `bucket` seconds of the database's clock, in the last `seconds`; the
--- newest `most` of them at most. By the index on completed_at: costs what ended then. Always at least one row: `now`.
+-- Top: how many tasks ended in the last `seconds`, by status and by interval of `bucket` seconds on the database's clock.
+-- Reads the newest `most` of them, by the index on completed_at: costs what ended in that time. Always returns at least one
+-- row, for `now`.
 with ended as materialized (
   select t.status::text as status, t.completed_at::timestamptz as at
     from public.agent_tasks t

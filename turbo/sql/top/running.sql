@@ -1,5 +1,5 @@
--- Top, once a second: what runs, the longest first, and what it said last. By the index on running tasks: costs what the
--- fleet has slots, whatever waits and whatever history holds.
+-- Top, once a second: the running tasks, longest first, each with its last line of progress. Uses the index on running
+-- tasks: costs as much as the fleet has slots, whatever waits and whatever history holds.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.assigned_worker_id as worker_id,
        extract(epoch from clock_timestamp() - t.started_at)::float8 as seconds,
        coalesce(p.text, '') as line, left(t.task_description, 200) as description,

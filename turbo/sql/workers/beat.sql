@@ -1,13 +1,12 @@
--- The heartbeat, every heartbeat_seconds, from a thread and a connection of its own: one update of the worker's own row.
--- It also counts the silent: +1 on every worker that missed its own interval, at most once an interval whoever counts,
--- dead when the counted beats fill its own lease. A count happens only when the database took it, so an outage of the
--- database kills nobody; there is no leader, and no host's clock decides.
--- The beat also renews the lease of leadership, or takes a free one (a row on the database's clock: it survives poolers,
--- people can see it, and it is free soon after its holder fell silent, whatever the server believes about a dead TCP
--- connection). The leader does gauges and pruning, nothing else.
--- alive: false when the row is gone, was declared dead, or was made up by others (pid 0: sql/workers/prune.sql); register
--- again, then reconcile.
--- died: workers this beat declared dead. to_rescue: some dead worker still holds tasks; rescue.sql is wanted.
+-- The heartbeat, every heartbeat_seconds, on its own thread and connection: one update of the worker's own row.
+-- It also counts silent workers: +1 for each one that missed its own interval, at most once per interval whichever worker
+-- counts. A worker is dead when its counted beats fill its own lease. Only a beat that the database accepted counts, so an
+-- outage of the database kills no worker. It takes no leader, and no host's clock decides.
+-- The beat also renews the leader's lease, or takes a free one. The lease is a row on the database's clock: it survives
+-- poolers, people can see it, and it expires soon after its holder falls silent, even if a dead TCP session lingers. The
+-- leader only does gauges and pruning.
+-- alive: false if the row is gone, marked dead, or created by workers/prune.sql (pid 0); then register again and reconcile.
+-- died: workers that this beat marked dead. to_rescue: some dead worker still holds tasks, so run tasks/rescue.sql.
 with own as (
   update public.agent_workers
      set heartbeat_at = clock_timestamp(), silent_beats = 0, counted_at = null, busy = %(busy)s
@@ -24,7 +23,7 @@ with own as (
 ), counted as (
   update public.agent_workers w
      set silent_beats = w.silent_beats + 1, counted_at = clock_timestamp(),
-         idle  = false,                          -- the gate must not stay open for somebody who does not answer
+         idle  = false,                          -- a silent worker must not hold the notify gate open
          state = case when (w.silent_beats + 1) * w.heartbeat_seconds >= w.lease_seconds then 'dead' else w.state end
     from silent s
    where w.worker_id = s.worker_id

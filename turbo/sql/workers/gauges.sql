@@ -1,4 +1,4 @@
--- The leader's gauges, one cheap query: live states only (1 M finished rows counted would cost 150 ms).
+-- The leader's gauges in one cheap query: unfinished states only (counting 1 M finished rows would cost 150 ms).
 select 'tasks' as what, t.queue as label, t.status::text as state, count(*)::float8 as value
   from public.agent_tasks t where t.status in ('pending', 'scheduled', 'running') group by t.queue, t.status
 union all
@@ -12,8 +12,8 @@ select 'served', q.queue, null, 1 from public.agent_workers w cross join lateral
 union all
 select 'notify', null, null, pg_notification_queue_usage()
 union all
--- What holds the xmin horizon back: sessions with a snapshot or a transaction id, prepared transactions. Other roles'
--- sessions are visible to members of pg_read_all_stats only.
+-- What holds back the xmin horizon: sessions with a snapshot or a transaction id, and prepared transactions. Other roles'
+-- sessions are visible only to members of pg_read_all_stats.
 select 'transaction', null, null, coalesce(extract(epoch from clock_timestamp() - min(x.since)), 0)::float8
   from (select a.xact_start as since from pg_stat_activity a
          where (a.backend_xmin is not null or a.backend_xid is not null) and a.pid <> pg_backend_pid()

@@ -1,6 +1,6 @@
--- A restarted worker found these siblings of its host dead (their lock on the state directory is free): say so at once,
--- so that their tasks need not wait for a lease. Called after their spools were replayed; rescue.sql follows.
--- A row that is gone is made, so that its tasks can be found.
+-- A restarted worker found these workers of its host dead (their lock in the state directory is free). Marking them dead at
+-- once saves their tasks the wait for a lease. Called after their spools were replayed; tasks/rescue.sql follows.
+-- A missing row is created, so that its tasks are found.
 insert into public.agent_workers as w (worker_id, name, host, pid, version, slots, queues, state)
 select d.worker_id, d.worker_id, %(host)s, 0, '', 0, '{}', 'dead'
   from unnest(%(dead)s::text[]) d(worker_id)

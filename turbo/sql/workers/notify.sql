@@ -1,2 +1,2 @@
--- Proof of delivery: one NOTIFY to the listener, sent from another session, at each (re)connect.
+-- Proof of delivery: one NOTIFY to the listener at each (re)connect, sent from another session.
 select pg_notify(%(channel)s, %(payload)s)

@@ -1,14 +1,14 @@
--- The leader: rows of workers dead for a day go, once nothing is left in their name; and a worker that tasks name but no
--- row knows (a failover lost its registration) gets one, so that the beats can count its silence. And lines of progress
--- that dead workers left behind; the minute keeps the line of a claim that this snapshot does not see yet.
-with ghosts as (
+-- Run by the leader. Deletes rows of workers dead for a day, once no task names them.
+-- Registers workers that tasks name but no row has (a failover lost it), so that the beats can count their silence.
+-- Deletes progress that dead workers left; the minute protects the line of a claim that this snapshot does not see yet.
+with unregistered as (
   insert into public.agent_workers (worker_id, name, host, pid, version, slots, queues)
   select distinct t.assigned_worker_id, t.assigned_worker_id, '', 0, '', 0, '{}'::text[]
     from public.agent_tasks t
    where t.status = 'running' and t.fencing_token > 0 and t.assigned_worker_id is not null
      and not exists (select from public.agent_workers w where w.worker_id = t.assigned_worker_id)
   on conflict (worker_id) do nothing
-), stale as (
+), stale_progress as (
   delete from public.agent_progress p
    where p.updated_at < clock_timestamp() - interval '1 minute'
      and not exists (select from public.agent_tasks t

@@ -1,5 +1,5 @@
--- A worker announces itself, at its start and whenever its row is gone or others declared it dead. Upsert, of everything:
--- the row may be one that sql/workers/prune.sql made up for it, which names no queue, and so would keep the gate shut.
+-- A worker registers at its start, and again if its row is gone or marked dead. It writes every column: workers/prune.sql
+-- may have created the row, and then it names no queue and would keep the notify gate shut.
 insert into public.agent_workers as w
        (worker_id, name, host, pid, version, slots, queues, labels, accounts, metrics_address, state, idle,
         heartbeat_seconds, lease_seconds, poll_seconds)

@@ -1,2 +1,2 @@
--- The leader drains: let the next one take over at once.
+-- The leader shuts down: the next one may take over at once.
 delete from public.agent_leader where holder = %(worker)s

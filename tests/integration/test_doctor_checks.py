@@ -31,7 +31,7 @@ from turbo.workspaces.record import Policy
 
 
 def found(dsn: str, config: WorkerConfig | None = None, **settings: Any) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine(dsn, config, **settings)}
+    return {finding.subject: finding for finding in examine(dsn, config, **settings)}
 
 
 def wrong(dsn: str, config: WorkerConfig | None = None, **settings: Any) -> dict[str, Finding]:

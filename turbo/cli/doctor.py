@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +10,13 @@ import typer
 
 from turbo.cli import output
 from turbo.cli.options import Dsn, Json, on_the_command_line
+from turbo.domain.states import Level
 
 if TYPE_CHECKING:
     from turbo.doctor import Finding
 
 NAME_WIDTH = 18
+LEVELS = (Level.OK, Level.WARN, Level.FAIL, Level.SKIP)
 
 
 def doctor(
@@ -44,7 +45,7 @@ def doctor(
       turbo doctor --json | jq -r '.checks[] | select(.level == "fail") | .what'
     """
     from turbo.config.worker import ConfigError, load_worker_config
-    from turbo.doctor import Level, examine
+    from turbo.doctor import examine
     from turbo.process.environment import EnvFile, EnvironmentRefused
 
     path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
@@ -67,26 +68,24 @@ def doctor(
         output.print_json(
             {
                 "healthy": not count[Level.FAIL],
-                **{level.value: count[level] for level in Level},
-                "checks": list(map(asdict, found)),
+                **{level.value: count[level] for level in LEVELS},
+                "checks": [{"name": f.subject, "level": f.level, "what": f.what, "do": f.do} for f in found],
             }
         )
     else:
-        output.say(", ".join(f"{count[level]} {level}" for level in Level if count[level]))
+        output.say(", ".join(f"{count[level]} {level}" for level in LEVELS if count[level]))
     if count[Level.FAIL]:
         raise typer.Exit(1)
 
 
 def _printed(findings: "Iterable[Finding]") -> "list[Finding]":
     """Each as soon as it is found; checks that were left out for the same reason share a line."""
-    from turbo.doctor import Level
-
     found: list[Finding] = []
     left_out: list[Finding] = []
 
     def say_left_out() -> None:
         if left_out:
-            names = ", ".join(f.name for f in left_out)
+            names = ", ".join(f.subject for f in left_out)
             if len(left_out) == 1:
                 output.mark("skip", left_out[0].what, name=names, width=NAME_WIDTH)
             else:
@@ -102,6 +101,6 @@ def _printed(findings: "Iterable[Finding]") -> "list[Finding]":
         if finding.level is Level.SKIP:
             left_out.append(finding)
         else:
-            output.mark(finding.level.value, finding.what, finding.do, name=finding.name, width=NAME_WIDTH)
+            output.mark(finding.level.value, finding.what, finding.do, name=finding.subject, width=NAME_WIDTH)
     say_left_out()
     return found

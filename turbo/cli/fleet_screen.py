@@ -8,6 +8,7 @@ import typer
 from turbo import db
 from turbo.cli import moment, output
 from turbo.cli.output import Column
+from turbo.domain.finding import Finding, warn
 
 if TYPE_CHECKING:
     import psycopg
@@ -31,17 +32,15 @@ WORKERS = (
 
 def show(now: "FleetReport", trouble: "psycopg.Error | None", *, as_json: bool) -> int:
     """Print it; the exit code. `trouble`: why agent_workers was not read."""
-    from turbo.client.fleet_status import Problem
-
     found = list(now.everything)
     if trouble is not None:
-        said = db.reason(trouble).partition(" Is the server running")[0]
-        found.insert(0, Problem(f"agent_workers not read: {said}", "give --dsn, or set TURBO_DSN"))
+        why = db.why_unreachable(trouble)
+        found.insert(0, warn(f"agent_workers cannot be read: {why}", "give --dsn, or set TURBO_DSN"))
     if as_json:
         output.print_json(
             {
-                "problems": [asdict(p) for p in found],
-                "workers": [asdict(w) for w in now.workers],
+                "problems": [_problem(finding) for finding in found],
+                "workers": [{**asdict(w), "problems": list(map(_problem, w.problems))} for w in now.workers],
                 "others": [asdict(w) for w in now.others],
             }
         )
@@ -56,6 +55,10 @@ def show(now: "FleetReport", trouble: "psycopg.Error | None", *, as_json: bool) 
         names = ", ".join(f"{row.worker_id} on {row.host}" for row in now.others)
         output.say(f"also in agent_workers: {names}")
     return 1 if found else 0
+
+
+def _problem(finding: Finding) -> dict[str, str]:
+    return {"what": finding.what, "do": finding.do}
 
 
 def _line(one: "WorkerReport") -> tuple[object, ...]:

@@ -135,7 +135,7 @@ def _show_found(planned: migrations.Plan) -> None:
             typer.echo(_comment(f"  check {check.name}: {check.expression}"))
     typer.echo("--")
     for finding in planned.findings:
-        typer.echo(_comment(f"{finding.level}: {finding.text}") + (f"\n--   {_flat(finding.do)}" if finding.do else ""))
+        typer.echo(_comment(f"{finding.level}: {finding.what}") + (f"\n--   {_flat(finding.do)}" if finding.do else ""))
     for one in planned.in_the_way:
         typer.echo(_comment(f"in the way now: {one}"))
 
@@ -180,7 +180,7 @@ def _plan_document(planned: migrations.Plan) -> dict[str, object]:
         "statuses": None if planned.rows is None or planned.rows.statuses is None else [
             {"status": status, "rows": rows} for status, rows in planned.rows.statuses
         ],
-        "findings": [asdict(finding) for finding in planned.findings],
+        "findings": [{"level": f.level, "text": f.what, "do": f.do} for f in planned.findings],
         "in_the_way": list(planned.in_the_way),
         "statements": [asdict(one) for one in planned.statements],
     }  # fmt: skip

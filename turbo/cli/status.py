@@ -82,7 +82,7 @@ def status(
         now = client.fleet()
     if as_json:
         lines = asdict(now)
-        problems = [asdict(problem) for problem in now.problems]
+        problems = [{"what": finding.what, "do": finding.do} for finding in now.problems]
         output.print_json({"problems": problems, "success_rate": now.success_rate, **lines})
         return
     _problems(now)

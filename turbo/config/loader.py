@@ -20,10 +20,10 @@ import yaml
 from psycopg import ProgrammingError, conninfo
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from turbo.domain.finding import Finding, fail
+
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
-Problem = tuple[str, str]
-"""(key path, what is wrong with it and what is allowed)."""
 Tree = dict[str, Any]
 
 
@@ -38,8 +38,8 @@ class Section(BaseModel):
 class Document(Section):
     """A whole file."""
 
-    def problems(self) -> list[Problem]:
-        """What no single key shows."""
+    def problems(self) -> list[Finding]:
+        """Findings about several keys together; `subject` is the key path."""
         return []
 
 
@@ -50,8 +50,8 @@ def load(
     path: Path,
     model: type[D],
     overrides: Mapping[str, Any] | None = None,
-    written: Callable[[Tree], Iterable[Problem]] | None = None,
-    expanded: Callable[[Tree], Iterable[Problem]] | None = None,
+    written: Callable[[Tree], Iterable[Finding]] | None = None,
+    expanded: Callable[[Tree], Iterable[Finding]] | None = None,
 ) -> D:
     """Read and check a file. `overrides` maps key paths ("worker.slots") to values of the command line; `written` looks at
     the file as it was written, `expanded` once its variables are; what they complain of is a secret, and not shown.
@@ -59,11 +59,11 @@ def load(
     Raises ConfigError: one message, a line per problem.
     """
     tree, lines = read(path, model)
-    errors: list[Problem] = list(written(tree)) if written else []
-    unset: list[Problem] = []
+    errors: list[Finding] = list(written(tree)) if written else []
+    unset: list[Finding] = []
     tree = _expand(tree, "", unset)
     errors += [problem for problem in (expanded(tree) if expanded else ()) if problem not in errors]
-    secret = [where for where, _ in errors]
+    secret = [error.subject for error in errors]
     errors += unset
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
@@ -76,10 +76,10 @@ def load(
         found = document.problems()
     except ValidationError as error:
         found = [_explain(model, e) for e in error.errors()]
-    errors += [(where, what) for where, what in found if not any(_within(where, one) for one in secret)]
+    errors += [finding for finding in found if not any(_within(finding.subject, one) for one in secret)]
     if errors or document is None:
         raise ConfigError(
-            "\n".join(f"{path}{_line(lines, where)}: {where or '(top level)'}: {what}" for where, what in errors)
+            "\n".join(f"{path}{_line(lines, e.subject)}: {e.subject or '(top level)'}: {e.what}" for e in errors)
         )
     return document
 
@@ -157,7 +157,7 @@ def _line(lines: Mapping[str, int], where: str) -> str:
     return ""
 
 
-def _expand(value: Any, at: str, errors: list[Problem]) -> Any:
+def _expand(value: Any, at: str, errors: list[Finding]) -> Any:
     if isinstance(value, dict):
         return {k: _expand(v, f"{at}.{k}" if at else str(k), errors) for k, v in value.items()}
     if isinstance(value, list):
@@ -170,32 +170,32 @@ def _expand(value: Any, at: str, errors: list[Problem]) -> Any:
             return "$"
         found = os.environ.get(match["name"]) or match["default"]
         if found is None:
-            errors.append(
-                (at, f"the variable {match['name']} is not set; set it, or write ${{{match['name']}:-default}}")
-            )
+            name = match["name"]
+            errors.append(fail(f"the variable {name} is not set; set it, or write ${{{name}:-default}}", subject=at))
             return ""
         return found
 
     return _VARIABLE.sub(one, value)
 
 
-def _explain(model: type[Document], error: Any) -> Problem:
+def _explain(model: type[Document], error: Any) -> Finding:
     """One pydantic error, in our words."""
     place, models = _follow(model, error["loc"])
     where = ".".join(place)
     if error["type"] == "extra_forbidden":
         _, beside = _follow(model, error["loc"][:-1])
-        return where, f"unknown key{near(place[-1], [key for m in beside for key in m.model_fields])}"
+        known = [key for m in beside for key in m.model_fields]
+        return fail(f"unknown key{near(place[-1], known)}", subject=where)
     if error["type"] == "missing":
-        return where, "is missing"
+        return fail("is missing", subject=where)
     if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
         context = error.get("ctx", {})
         key = str(context.get("discriminator", "")).strip("'")
         kinds = ", ".join(str(tag) for m in models for tag in typing.get_args(m.model_fields[key].annotation))
         if error["type"] == "union_tag_not_found":
-            return where, f"{key} is missing: one of {kinds}"
+            return fail(f"{key} is missing: one of {kinds}", subject=where)
         owner = place[0].removesuffix("s") if len(place) > 1 else where
-        return f"{where}.{key}", f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}"
+        return fail(f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}", subject=f"{where}.{key}")
     message = error["msg"].removeprefix("Value error, ")
     found = error.get("input")
     shown = (
@@ -203,7 +203,7 @@ def _explain(model: type[Document], error: Any) -> Problem:
         if isinstance(found, dict | list) or "dsn" in where or error["type"] == "value_error"
         else f" (found {found!r})"
     )
-    return where, f"{message[0].lower()}{message[1:]}{shown}"
+    return fail(f"{message[0].lower()}{message[1:]}{shown}", subject=where)
 
 
 def _follow(model: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], list[type[BaseModel]]]:

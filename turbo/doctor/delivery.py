@@ -14,8 +14,9 @@ import psycopg
 from psycopg import sql as compose
 
 from turbo import db
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip
+from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
+from turbo.domain.finding import Finding, fail, ok, skip
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 from turbo.worker.listener import HEARD, QUESTION, own_channel
 
@@ -31,7 +32,7 @@ def checks(session: Session) -> list[Check]:
     ]
 
 
-def _delivered(session: Session) -> Verdict:
+def _delivered(session: Session) -> Finding:
     where = place(session.connection)
     with session.deadline():
         pooled = behind_pooler(session.connection)
@@ -55,7 +56,7 @@ def _delivered(session: Session) -> Verdict:
     )
 
 
-def _workers_hear(session: Session) -> Verdict:
+def _workers_hear(session: Session) -> Finding:
     workers = session.rows("workers")
     if not workers:
         return skip("no worker lives")

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import psutil
 
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+from turbo.doctor.check import Check
+from turbo.domain.finding import Finding, fail, ok, skip, warn
 
 ROOM_BYTES = 500 * 1024 * 1024
 INODES = 1000
@@ -50,7 +51,7 @@ def file_system(path: Path, mounts: Iterable[Mount]) -> Mount | None:
     return max(holding, key=lambda m: len(m.mountpoint), default=None)
 
 
-def state_directory(root: Path, mounts: Sequence[Mount]) -> Verdict:
+def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
     """Is it this user's alone, on a local disk, with room, and does it take a file?"""
     mount = file_system(root, mounts)
     if mount is not None and mount.fstype in NETWORKED:
@@ -93,7 +94,7 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Verdict:
     return ok(f"{root}, {free / 1e9:.0f} GB free{f' on {mount.fstype}' if mount else ''}")
 
 
-def spool(root: Path) -> Verdict:
+def spool(root: Path) -> Finding:
     """What dead workers left, and what the database refused. A live worker's own is its own business."""
     workers = root / "workers"
     if not workers.is_dir():

@@ -7,13 +7,13 @@ import ssl
 from collections.abc import Iterable
 
 from turbo.config.worker import MetricsSection
-from turbo.doctor.finding import Verdict, fail, ok
 from turbo.doctor.session import SessionRow
+from turbo.domain.finding import Finding, fail, ok
 
 ASK_SECONDS = 3.0
 
 
-def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Verdict:
+def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Finding:
     """`rows` are the live workers: the one on this host with this port is ours, whatever it answers."""
     if settings.port == 0:
         return ok("a free one is taken at the start")

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, WorkerConfig
-from turbo.doctor.finding import Check, Verdict, fail, ok, warn
+from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
+from turbo.domain.finding import Finding, fail, ok, warn
 from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import build_executors
 from turbo.process.environment import EnvFile, EnvironmentRefused
@@ -44,7 +45,7 @@ def checks(
     return found
 
 
-def env_file(path: Path) -> Verdict:
+def env_file(path: Path) -> Finding:
     try:
         count = len(EnvFile(path).values())
     except EnvironmentRefused as error:
@@ -53,7 +54,7 @@ def env_file(path: Path) -> Verdict:
     return ok(f"{path}: mode 0600, {count} variable{'' if count == 1 else 's'}")
 
 
-def _executor(config: WorkerConfig, name: str, found: Callable[[], WorkerEnvironment]) -> Verdict:
+def _executor(config: WorkerConfig, name: str, found: Callable[[], WorkerEnvironment]) -> Finding:
     surroundings = found()
     with applied(surroundings), tempfile.TemporaryDirectory(prefix="turbo-doctor-") as place:
         alone = config.model_copy(update={"executors": {name: config.executors[name]}})
@@ -74,7 +75,7 @@ def _executor(config: WorkerConfig, name: str, found: Callable[[], WorkerEnviron
         return ok(f"{program} is there ({surroundings.whose})")
 
 
-async def _claude(executor: Executor, account: str | None, surroundings: WorkerEnvironment) -> Verdict:
+async def _claude(executor: Executor, account: str | None, surroundings: WorkerEnvironment) -> Finding:
     """The CLI's version and whether a login is there: its own word, which costs no request and says nothing of validity."""
     from turbo.executors.claude.executor import ClaudeExecutor
 
@@ -103,7 +104,7 @@ def is_agent(section: object) -> bool:
     return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and section.account is not None)
 
 
-def directory(config: WorkerConfig, name: str) -> Verdict:
+def directory(config: WorkerConfig, name: str) -> Finding:
     """Ten agents in one checkout ruin each other's work."""
     section = config.executors[name]
     assert isinstance(section, ClaudeSection | CommandSection)

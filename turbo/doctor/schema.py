@@ -3,8 +3,9 @@
 import re
 from functools import cache
 
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+from turbo.doctor.check import Check
 from turbo.doctor.session import Session
+from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.migrate import MigrationError, SchemaFit, check_schema, explain_schema, history
 from turbo.migrate import files as migrations
 
@@ -26,7 +27,7 @@ def checks(session: Session, *, as_worker: bool) -> list[Check]:
     return found
 
 
-def _schema(session: Session) -> Verdict:
+def _schema(session: Session) -> Finding:
     with session.deadline():
         state = history.status(session.connection)
         said = explain_schema(state.version, state.latest)
@@ -44,7 +45,7 @@ def _schema(session: Session) -> Verdict:
     return ok(f"at version {state.version}, the latest")
 
 
-def _table(session: Session) -> Verdict:
+def _table(session: Session) -> Finding:
     table = next(iter(session.rows("table")), None)
     if table is None:
         return skip("there is no agent_tasks yet")
@@ -82,7 +83,7 @@ def _on_our_tables(session: Session, tables: set[str]) -> list[dict[str, object]
     return session.rows("triggers", {"tables": [f"public.{table}" for table in sorted(tables)]})
 
 
-def _triggers(session: Session) -> Verdict:
+def _triggers(session: Session) -> Finding:
     there = {str(row["name"]): row["enabled"] for row in _on_our_tables(session, set(_ours().values()))}
     missing = sorted(_ours().keys() - there.keys())
     if missing:
@@ -101,7 +102,7 @@ def _triggers(session: Session) -> Verdict:
     return ok(f"all {len(there.keys() & _ours().keys())} of turbo's are there and enabled")
 
 
-def _other_triggers(session: Session) -> Verdict:
+def _other_triggers(session: Session) -> Finding:
     rows = _on_our_tables(session, {"agent_tasks"})
     others = [row for row in rows if row["name"] not in _ours() and row["enabled"]]
     if not others:
@@ -116,7 +117,7 @@ def _other_triggers(session: Session) -> Verdict:
     )
 
 
-def _indexes(session: Session) -> Verdict:
+def _indexes(session: Session) -> Finding:
     wanted = {
         f"{index.schema}.{index.index}": " ".join(
             line for line in block.sql.split("\n") if line and not line.startswith("--")
@@ -134,7 +135,7 @@ def _indexes(session: Session) -> Verdict:
     return ok(f"all {len(wanted)} of turbo's are there and valid")
 
 
-def _privileges(session: Session) -> Verdict:
+def _privileges(session: Session) -> Finding:
     lacks = [row["lacks"] for row in session.rows("privileges")]
     if lacks:
         role = session.facts["role"]

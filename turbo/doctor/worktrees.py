@@ -4,7 +4,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from turbo.doctor.finding import Check, Verdict, ok, warn
+from turbo.doctor.check import Check
+from turbo.domain.finding import Finding, ok, warn
 from turbo.workspaces.disk_usage import Kept, kept
 
 NAMED = 5
@@ -17,7 +18,7 @@ def checks(state_dir: Path) -> list[Check]:
     return [Check("worktrees", lambda: worktrees(kept(state_dir), time.time()))]
 
 
-def worktrees(found: list[Kept], now: float) -> Verdict:
+def worktrees(found: list[Kept], now: float) -> Finding:
     """`found`: the longest unused first. `now`: Unix seconds."""
     if not found:
         return ok("none is kept")

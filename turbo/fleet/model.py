@@ -15,8 +15,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from turbo.config.loader import Document, Problem, Section, load
+from turbo.config.loader import Document, Section, load
 from turbo.config.worker import queue_names
+from turbo.domain.finding import Finding, fail
 from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance
 from turbo.fleet.remote_files import env_file_problem, too_little_time, worker_drain_seconds
 from turbo.fleet.secrets import secrets
@@ -159,39 +160,38 @@ class FleetConfig(Document):
             _plain(name)
         return hosts
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Finding]:
         found = [p for name, host in self.hosts.items() for p in self._about(name, host)]
         return list(dict.fromkeys(found))
 
-    def _about(self, name: str, host: HostSection) -> Iterator[Problem]:
+    def _about(self, name: str, host: HostSection) -> Iterator[Finding]:
         at = f"hosts.{name}"
         for key in ("executable", "home"):
             if getattr(host, key) is None and getattr(self.defaults, key) is None:
-                yield at, f"{key} is missing: write defaults.{key}, or {at}.{key}"
+                yield fail(f"{key} is missing: write defaults.{key}, or {at}.{key}", subject=at)
         names: dict[str, str] = {}
         ports: dict[int, str] = {}
         for i, worker in enumerate(host.workers):
             where = f"{at}.workers.{i}"
             if worker.config is None and host.config is None and self.defaults.config is None:
-                yield at, f"config is missing: write defaults.config, or {at}.config"
+                yield fail(f"config is missing: write defaults.config, or {at}.config", subject=at)
             last = worker.metrics_port + worker.count - 1
             if last > 65535:
-                yield f"{where}.metrics_port", f"{worker.count} workers from {worker.metrics_port} on go past 65535"
+                what = f"{worker.count} workers from {worker.metrics_port} on go past 65535"
+                yield fail(what, subject=f"{where}.metrics_port")
             for port, one in enumerate(worker.names, worker.metrics_port):
                 if one.casefold() in names:  # their files would be one, on a Mac in any case of letters
-                    yield f"{where}.name", f"{one!r} is the name of two workers of {name}"
+                    yield fail(f"{one!r} is the name of two workers of {name}", subject=f"{where}.name")
                 elif port in ports:
-                    yield (
-                        f"{where}.metrics_port",
-                        f"{port} is given to both {ports[port]} and {one}; a port is one worker's",
-                    )
+                    what = f"{port} is given to both {ports[port]} and {one}; each worker needs its own port"
+                    yield fail(what, subject=f"{where}.metrics_port")
                 names[one.casefold()] = one
                 ports.setdefault(port, one)
             for instance in self._resolved(name, host, worker)[:1]:
                 yield from env_file_problem(self._where("env_file", name, i), instance.env_file)
                 configured = worker_drain_seconds(Path(instance.config))
                 if configured is not None and configured > instance.drain_seconds:
-                    yield self._where("drain_seconds", name, i), too_little_time(instance, configured)
+                    yield fail(too_little_time(instance, configured), subject=self._where("drain_seconds", name, i))
 
     def resolve(self, file: Path) -> Fleet:
         """Hosts and instances, everything said. Call after `problems` found none."""

@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from turbo.config.loader import ConfigError, Problem, read
+from turbo.config.loader import ConfigError, read
 from turbo.config.worker import WorkerConfig
+from turbo.domain.finding import Finding, fail
 from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Instance
 
 
@@ -38,7 +39,7 @@ def too_little_time(one: Instance, configured: float) -> str:
     )
 
 
-def env_file_problem(where: str, path: str | None) -> Iterator[Problem]:
+def env_file_problem(where: str, path: str | None) -> Iterator[Finding]:
     """An env file that is on this machine too, and that others may read."""
     if path is None:
         return
@@ -47,4 +48,5 @@ def env_file_problem(where: str, path: str | None) -> Iterator[Problem]:
     except OSError:
         return  # it is looked at again where it is, at install
     if stat.S_IMODE(mode) & 0o077:
-        yield where, f"{path}: mode {stat.S_IMODE(mode):04o} lets other users read its secrets: run chmod 600 {path}"
+        what = f"{path}: mode {stat.S_IMODE(mode):04o} lets other users read its secrets: run chmod 600 {path}"
+        yield fail(what, subject=where)

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from turbo.client.fleet_status import Problem, WorkerLine
+from turbo.client.fleet_status import WorkerLine
+from turbo.domain.finding import Finding, warn
 from turbo.fleet.instance import Host, Instance
 from turbo.fleet.manager import Job, JobState, Manager
 from turbo.fleet.operate import Operator, ended_how
@@ -31,7 +32,7 @@ class WorkerReport:
     page: Page | None
     metrics: str
     """Where it was asked: host:port."""
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,11 @@ class FleetReport:
     hosts do not run, which is no problem."""
 
     workers: tuple[WorkerReport, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
     others: tuple[WorkerLine, ...]
 
     @property
-    def everything(self) -> list[Problem]:
+    def everything(self) -> list[Finding]:
         return [*self.problems, *(problem for one in self.workers for problem in one.problems)]
 
 
@@ -56,7 +57,7 @@ class _Asked:
     jobs: Mapping[str, Job]
     pages: Mapping[str, Page | None]
     metrics: Mapping[str, str]
-    trouble: tuple[Problem, ...]
+    trouble: tuple[Finding, ...]
     asked_pages: bool
 
 
@@ -65,7 +66,7 @@ def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetRepo
     with ThreadPoolExecutor(max_workers=16) as pool:
         asked = list(pool.map(lambda host: _ask(operator.managers[host.name], rows), operator.hosts))
     workers: list[WorkerReport] = []
-    problems: list[Problem] = []
+    problems: list[Finding] = []
     run = {(i.name, one.jobs[i.service].pid) for one in asked for i in one.host.instances if i.service in one.jobs}
     free = None if rows is None else [row for row in rows if (row.name, row.pid) not in run]
     for one in asked:
@@ -78,7 +79,7 @@ def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetRepo
             if name not in known:
                 state = f" and {job.state}" if job.active else ""
                 problems.append(
-                    Problem(
+                    warn(
                         f"{name} is installed{state} on {one.host.name}, and not in the fleet file",
                         f"turbo fleet install --prune --host {one.host.name}",
                     )
@@ -90,21 +91,21 @@ def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetRepo
 
 def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _Asked:
     host = manager.host
-    trouble: list[Problem] = []
+    trouble: list[Finding] = []
     jobs: dict[str, Job] = {}
     found: dict[str, Page | None] = {}
     metrics: dict[str, str] = {}
     asked_pages = False
     try:
         jobs = manager.look([one.service for one in host.instances])
-        trouble += [Problem(note.partition("; ")[0], note.partition("; ")[2]) for note in manager.notes()]
+        trouble += [warn(note.partition("; ")[0], note.partition("; ")[2]) for note in manager.notes()]
         for one in host.instances:
             metrics[one.service] = address(one, _row(one, jobs[one.service], rows))
         found = pages(manager, {name: where for name, where in metrics.items() if jobs[name].active})
         asked_pages = True
     except FleetError as error:
         what, _, do = str(error).partition("; ")
-        trouble.append(Problem(what, do or f"turbo fleet status --host {host.name}, once it is mended"))
+        trouble.append(warn(what, do or f"turbo fleet status --host {host.name}, once it is mended"))
     return _Asked(host, jobs, found, metrics, tuple(trouble), asked_pages)
 
 
@@ -127,40 +128,40 @@ def _standing(one: Instance, asked: _Asked, rows: Sequence[WorkerLine] | None) -
 
 def _differences(
     one: Instance, job: Job, row: WorkerLine | None, page: Page | None, rows: Sequence[WorkerLine] | None, asked: _Asked
-) -> Iterator[Problem]:
+) -> Iterator[Finding]:
     who, where = f"{one.name} on {one.host}", f"--host {one.host}"
     if job.state is JobState.ABSENT:
-        yield Problem(f"{who} is not installed", f"turbo fleet install {where}")
+        yield warn(f"{who} is not installed", f"turbo fleet install {where}")
     elif job.file is not None and job.file != service_file(one)[1]:
-        yield Problem(f"{who} is installed by another fleet file, or was edited", f"turbo fleet install {where}")
+        yield warn(f"{who} is installed by another fleet file, or was edited", f"turbo fleet install {where}")
     if job.state in (JobState.DOWN, JobState.WAITING):
         what = f"{who} is down" if job.state is JobState.DOWN else f"{who} keeps ending"
         do = "turbo fleet start " + where if job.state is JobState.DOWN else f"see {one.logs} there"
-        yield Problem(f"{what}{ended_how(job)}", do)
+        yield warn(f"{what}{ended_how(job)}", do)
     if job.state is JobState.STOPPING:
-        yield Problem(f"{who} is draining", f"wait, up to {one.stop_seconds} s")
+        yield warn(f"{who} is draining", f"wait, up to {one.stop_seconds} s")
     if rows is not None:
         yield from _about_row(one, job, row, rows)
     if job.state is JobState.RUNNING and asked.asked_pages:
         yield from _about_page(one, row, page, asked.metrics[one.service])
 
 
-def _about_row(one: Instance, job: Job, row: WorkerLine | None, rows: Sequence[WorkerLine]) -> Iterator[Problem]:
+def _about_row(one: Instance, job: Job, row: WorkerLine | None, rows: Sequence[WorkerLine]) -> Iterator[Finding]:
     who = f"{one.name} on {one.host}"
     if row is None and job.state is JobState.RUNNING:
         others = rows_of(one.name, None, rows)
         if others:
-            yield Problem(
+            yield warn(
                 f"{who} runs as pid {job.pid}, but agent_workers has {', '.join(r.worker_id for r in others)}",
                 f"one that crashed is gone within its lease; one started by hand: end it; else see {one.log_file} there",
             )
         else:
-            yield Problem(
+            yield warn(
                 f"{who} runs, and agent_workers does not know it",
                 f"it waits for the database? See {one.log_file} there",
             )
     if row is not None and not job.active and job.state is not JobState.STOPPING:
-        yield Problem(
+        yield warn(
             f"agent_workers has {row.worker_id} up, but {one.manager} does not run {one.name} on {one.host}",
             f"one that crashed is gone within its lease; one started by hand: end pid {row.pid} on {row.host}",
         )
@@ -168,29 +169,29 @@ def _about_row(one: Instance, job: Job, row: WorkerLine | None, rows: Sequence[W
         return
     again = f"turbo fleet restart --host {one.host}"
     if one.slots is not None and row.slots != one.slots:
-        yield Problem(f"{who} runs with {row.slots} slots, the fleet file says {one.slots}", again)
+        yield warn(f"{who} runs with {row.slots} slots, the fleet file says {one.slots}", again)
     if one.queues and sorted(row.queues) != sorted(one.queues):
         served, said = ", ".join(row.queues), ", ".join(one.queues)
-        yield Problem(f"{who} serves {served}; the fleet file says {said}", again)
+        yield warn(f"{who} serves {served}; the fleet file says {said}", again)
     if row.state == "paused":
-        yield Problem(f"{who} is paused: every account it uses is", "turbo status")
+        yield warn(f"{who} is paused: every account it uses is", "turbo status")
 
 
-def _about_page(one: Instance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Problem]:
+def _about_page(one: Instance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Finding]:
     who = f"{one.name} on {one.host}"
     if page is None:
-        yield Problem(f"{who} runs, but no worker answers at {metrics}/metrics", f"see {one.log_file} there")
+        yield warn(f"{who} runs, but no worker answers at {metrics}/metrics", f"see {one.log_file} there")
         return
     if row is not None and (page.version, page.slots) != (row.version, row.slots):
-        yield Problem(
+        yield warn(
             f"{metrics} is another worker's than {row.worker_id}: version {page.version} with {page.slots} slots there, "
             f"{row.version} with {row.slots} in agent_workers",
             "who listens on that port?",
         )
     if not metrics.endswith(f":{one.metrics_port}"):
-        yield Problem(
+        yield warn(
             f"{who} serves {metrics}, the fleet file says port {one.metrics_port}",
             f"turbo fleet restart --host {one.host}",
         )
     if row is not None and not page.listener_up:
-        yield Problem(f"{who} does not hear notifications, and polls", f"see {one.log_file} there")
+        yield warn(f"{who} does not hear notifications, and polls", f"see {one.log_file} there")

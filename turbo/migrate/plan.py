@@ -10,9 +10,11 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import TupleRow
 
+from turbo.domain.finding import Finding, warn
+from turbo.domain.states import Level
 from turbo.migrate import blockers, history, session
 from turbo.migrate.adoption import adopt, backfill
-from turbo.migrate.adoption.finding import AdoptionFinding, sorted_by_level
+from turbo.migrate.adoption.finding import sorted_by_level
 from turbo.migrate.adoption.judge import judge, judge_rows
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey, look, survey, twice
 from turbo.migrate.files import Migration, read
@@ -48,13 +50,13 @@ class Plan:
     pending: tuple[Migration, ...]
     tables: tuple[AdoptedTable, ...] = ()
     rows: Rows | None = None
-    findings: tuple[AdoptionFinding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     statements: tuple[PlannedStatement, ...] = ()
     in_the_way: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
-        return any(finding.level == "refuse" for finding in self.findings)
+        return any(finding.level is Level.REFUSE for finding in self.findings)
 
 
 def plan(dsn: str = "") -> Plan:
@@ -74,13 +76,12 @@ def plan(dsn: str = "") -> Plan:
         return _with_statements(known, found, (), connection, tuple(judged), rows)
 
 
-def _locked(connection: Connection) -> tuple[AdoptionFinding, ...]:
+def _locked(connection: Connection) -> tuple[Finding, ...]:
     names = ("agent_tasks", "agent_actions")
     held = {str(b) for name in names for b in blockers.in_the_way(connection, f"public.{name}", readers=True)}
     by = "; ".join(sorted(held)) or "a session whose transaction has just begun"
     return (
-        AdoptionFinding(
-            "warn",
+        warn(
             f"agent_tasks or agent_actions is locked exclusively, by {by}: what is in it and what it needs is not shown. "
             "Ask for the plan again when it is free",
         ),
@@ -90,9 +91,9 @@ def _locked(connection: Connection) -> tuple[AdoptionFinding, ...]:
 def _with_statements(
     known: Plan,
     found: Survey | None,
-    findings: tuple[AdoptionFinding, ...] = (),
+    findings: tuple[Finding, ...] = (),
     connection: Connection | None = None,
-    judged: tuple[AdoptionFinding, ...] = (),
+    judged: tuple[Finding, ...] = (),
     rows: Rows | None = None,
 ) -> Plan:
     statements: list[PlannedStatement] = []

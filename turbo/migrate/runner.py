@@ -22,10 +22,11 @@ from psycopg import errors, sql
 from psycopg.rows import TupleRow
 
 from turbo import db
+from turbo.domain.states import Level
 from turbo.migrate import blockers as blocking
 from turbo.migrate import history, session
 from turbo.migrate.adoption import adopt, backfill, judge
-from turbo.migrate.adoption.finding import refusal
+from turbo.migrate.adoption.finding import refusal, worded
 from turbo.migrate.adoption.survey import Survey, survey, twice
 from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
@@ -140,11 +141,11 @@ class _Runner:
         if columns := adopt.keys_of_its_own(found):
             repeated = self._attempts("adoption", None, lambda: twice(self._connection, columns))
         findings = judge.judge(found, repeated)
-        if any(finding.level == "refuse" for finding in findings):
+        if any(finding.level is Level.REFUSE for finding in findings):
             raise MigrationError(refusal(findings))
         for finding in findings:
-            if finding.level == "warn":
-                self._say(f"note: {finding}")
+            if finding.level is Level.WARN:
+                self._say(f"note: {worded(finding)}")
 
     def apply(self, migration: Migration) -> Applied:
         started = time.monotonic()

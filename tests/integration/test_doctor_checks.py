@@ -245,6 +245,28 @@ def test_what_dead_workers_left_in_the_spool(dsn: str, tmp_path: Path) -> None:
     assert wrong(dsn, config) == {}, "a live worker's results are its own business"
 
 
+def test_the_spool_check_reports_every_home(dsn: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    (tmp_path / "state").mkdir(mode=0o700)
+    homes = [tmp_path / "state" / "workers" / f"{name}-999999999-abcdef" for name in ("alpha", "beta", "gamma")]
+    for home in homes[:2]:
+        spool = Spool(home / "spool")
+        spool.quarantine(spool.put(finished(ClaimRef("t", 1), home.name)), "why")
+    for home in homes[1:]:
+        Spool(home / "spool").put(finished(ClaimRef("u", 1), home.name))
+    (homes[2] / "spool" / "corrupt").mkdir(exist_ok=True)
+    (homes[2] / "spool" / "corrupt" / "1.json").write_text("{")
+    bad = wrong(dsn, config)["spool"]
+    for part in (
+        f"1 in {homes[0] / 'spool' / 'quarantine'}, 1 in {homes[1] / 'spool' / 'quarantine'}",
+        f"1 in {homes[2] / 'spool' / 'corrupt'}",
+        f"1 of {homes[1].name}, 1 of {homes[2].name}",
+    ):
+        assert part in bad.what
+    for part in ("each task's error", "corrupt files", "start a worker"):
+        assert part in bad.do
+
+
 def test_programs_handlers_and_logins_that_are_not_there(dsn: str, tmp_path: Path) -> None:
     cli = tmp_path / "cli"
     cli.write_text('#!/bin/sh\ncase "$1" in --version) echo "2.1.330 (Claude Code)";; auth) exit 1;; esac\n')

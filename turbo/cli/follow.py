@@ -97,4 +97,8 @@ def _away(error: BaseException | None) -> None:
     from turbo import db
     from turbo.observability.log import scrub
 
-    output.say("the database is back" if error is None else f"the database is away, waiting: {scrub(db.reason(error))}")
+    output.say(
+        "the database is back"
+        if error is None
+        else f"the database is away, waiting: {scrub(db.why_unreachable(error))}"
+    )

@@ -141,7 +141,7 @@ class _Asks:
             if not db.is_transient(error):
                 raise
             if not self._away:
-                _say(f"the database is away, waiting: {scrub(db.reason(error))}")
+                _say(f"the database is away, waiting: {scrub(db.why_unreachable(error))}")
             self._away = True
             self._client.close()  # the next question opens another connection
         else:

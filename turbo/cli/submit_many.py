@@ -127,7 +127,7 @@ def _insert(client: "Client", lines: list[TaskFileLine], sent: Sent, path: Path)
     except KeyboardInterrupt:
         _stopped("interrupted", sent, lines, path, doubt=True)
     except psycopg.OperationalError as error:
-        _stopped(f"the database is away: {scrub(db.reason(error))}", sent, lines, path, doubt=True)
+        _stopped(f"the database is away: {scrub(db.why_unreachable(error))}", sent, lines, path, doubt=True)
     except psycopg.Error as error:
         culprit = client.refused([line.task for line in lines])
         number, error = culprit or (None, error)

@@ -63,7 +63,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Throw the connection away, if it is the client's own."""
+    """Discard the connection on which the last statement failed, if it is the client's own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,12 @@ ROOM_BYTES = 500 * 1024 * 1024
 INODES = 1000
 PROBE_BYTES = 64 * 1024
 
+REFUSED = {
+    "quarantine": "read the reason in each task's error, then delete the quarantined files",
+    "corrupt": "read the corrupt files, then delete them",
+}
+"""Directories of a spool for results that cannot be recorded, and what to do about them."""
+
 NETWORKED = frozenset(
     {"nfs", "nfs4", "nfsd", "cifs", "smbfs", "smb3", "afpfs", "webdav", "davfs", "ncpfs", "9p", "afs", "ceph", "glusterfs"}
     | {"lustre", "gpfs", "ocfs2", "gfs2", "beegfs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "macfuse"}
@@ -95,7 +101,7 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
 
 
 def spool(root: Path) -> Finding:
-    """What dead workers left, and what the database refused. A live worker's own is its own business."""
+    """Results that dead workers did not record, and results that the database refused. A live worker records its own."""
     workers = root / "workers"
     if not workers.is_dir():
         return skip("there is none yet")
@@ -103,24 +109,20 @@ def spool(root: Path) -> Finding:
         homes = sorted(home for home in workers.iterdir() if home.is_dir())
     except PermissionError:
         return skip("not this user's")
-    left: list[str] = []
-    for home in homes:
-        for kind in ("quarantine", "corrupt"):
-            if count := len(list((home / "spool" / kind).glob("*"))):
-                return warn(
-                    f"{count} result{'' if count == 1 else 's'} that could not be recorded, in {home / 'spool' / kind}",
-                    "read them; then remove the files"
-                    if kind == "corrupt"
-                    else "the tasks' error says why; then remove the files",
-                )
-        if not _lives(home.name) and (count := len(list((home / "spool").glob("*.json")))):
-            left.append(f"{count} of {home.name}")
-    if left:
-        return warn(
-            f"results that dead workers have not recorded: {', '.join(left)}",
-            "start a worker with this state_dir: it records them before it claims",
-        )
-    return ok("nothing is left over")
+    problems: list[str] = []
+    remedies: list[str] = []
+    for kind, remedy in REFUSED.items():
+        counts = {home / "spool" / kind: len(list((home / "spool" / kind).glob("*"))) for home in homes}
+        if any(counts.values()):
+            places = ", ".join(f"{count} in {directory}" for directory, count in counts.items() if count)
+            problems.append(f"results that could not be recorded: {places}")
+            remedies.append(remedy)
+    dead = {home.name: len(list((home / "spool").glob("*.json"))) for home in homes if not _lives(home.name)}
+    if any(dead.values()):
+        places = ", ".join(f"{count} of {name}" for name, count in dead.items() if count)
+        problems.append(f"results that dead workers have not recorded: {places}")
+        remedies.append("start a worker with this state_dir: it records them before it claims")
+    return warn("; ".join(problems), "; ".join(remedies)) if problems else ok("nothing is left over")
 
 
 def _lives(worker_id: str) -> bool:

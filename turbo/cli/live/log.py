@@ -69,7 +69,7 @@ class LogScreen(Screen[None]):
                 self._say(str(error))
                 return
             except psycopg.Error as error:
-                self._say(f"the database is away: {db.reason(error)}")
+                self._say(f"the database is away: {db.why_unreachable(error)}")
             else:
                 self._show(run)
                 if run.finished:

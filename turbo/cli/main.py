@@ -45,8 +45,8 @@ migrates or serves goes on to its end."""
 UsageError: Any = typer.BadParameter.__base__
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"turbo {__version__}")
         raise typer.Exit
 

@@ -108,22 +108,22 @@ class FleetStatus:
         return [*self._about_workers(), *self._about_accounts(), *self._about_queues(), *self._about_results()]
 
     def _about_workers(self) -> list[Finding]:
-        found = []
+        findings = []
         if not any(w.live for w in self.workers):
-            found.append(warn("no live worker", "start one: turbo worker --config FILE"))
+            findings.append(warn("no live worker", "start one: turbo worker --config FILE"))
         successors = {(w.host, w.name) for w in self.workers if w.live}
         for w in self.workers:
             if w.live or (not w.running and (w.host, w.name) in successors):
                 continue  # one that was started again since is no news
             held = f", {_many(w.running, 'task')} of its not yet rescued" if w.running else ""
             what = f"worker {w.worker_id} is dead" if w.state == "dead" else f"worker {w.worker_id} does not answer"
-            found.append(
+            findings.append(
                 warn(f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}; start it again")
             )
-        return found
+        return findings
 
     def _about_accounts(self) -> list[Finding]:
-        found = []
+        findings = []
         for a in self.accounts:
             if a.state == "open":
                 continue
@@ -134,14 +134,14 @@ class FleetStatus:
                 "usage_limit": "wait for its reset; other accounts go on",
                 "manual": f"turbo resume --account {a.account}",
             }.get(a.reason or "", "a probe decides within a minute")
-            found.append(warn(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
-        return found
+            findings.append(warn(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
+        return findings
 
     def _about_queues(self) -> list[Finding]:
-        found = []
+        findings = []
         for q in self.queues:
             if q.stuck:
-                found.append(
+                findings.append(
                     warn(
                         f"queue {q.queue}: {_many(q.stuck, 'running task')} to be stopped, asked more than a minute ago",
                         "see the workers they are on: turbo tasks --status running",
@@ -149,27 +149,27 @@ class FleetStatus:
                 )
             if q.paused:
                 why = f" ({q.paused_reason})" if q.paused_reason else ""
-                found.append(
+                findings.append(
                     warn(
                         f"queue {q.queue} is paused by {q.paused_by}{why}: {_many(q.pending, 'task')} pending",
                         f"turbo resume --queue {q.queue}",
                     )
                 )
             elif q.workers == 0 and (q.pending or q.scheduled):
-                found.append(
+                findings.append(
                     warn(
                         f"queue {q.queue}: {_many(q.pending + q.scheduled, 'task')}, and no live worker serves it",
                         f"add it to worker.queues of a worker, or start one: turbo worker --queue {q.queue}",
                     )
                 )
             elif q.oldest_seconds is not None and q.oldest_seconds > OLD_SECONDS:
-                found.append(
+                findings.append(
                     warn(
                         f"queue {q.queue}: the oldest of {_many(q.pending, 'task')} has waited {q.oldest_seconds:.0f} s",
                         "more slots or workers; or is its account or task_type held back?",
                     )
                 )
-        return found
+        return findings
 
     def _about_results(self) -> list[Finding]:
         rate = self.success_rate

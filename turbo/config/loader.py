@@ -73,10 +73,10 @@ def load(
     document = None
     try:
         document = model.model_validate(tree)
-        found = document.problems()
+        findings = document.problems()
     except ValidationError as error:
-        found = [_explain(model, e) for e in error.errors()]
-    errors += [finding for finding in found if not any(_within(finding.subject, one) for one in secret)]
+        findings = [_explain(model, e) for e in error.errors()]
+    errors += [finding for finding in findings if not any(_within(finding.subject, hidden) for hidden in secret)]
     if errors or document is None:
         raise ConfigError(
             "\n".join(f"{path}{_line(lines, e.subject)}: {e.subject or '(top level)'}: {e.what}" for e in errors)
@@ -113,10 +113,10 @@ def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     return tree, lines
 
 
-def near(found: str, known: Iterable[object]) -> str:
+def near(name: str, known: Iterable[object]) -> str:
     """The end of a message about an unknown name: the one that was meant, or those that there are."""
     names = [str(k) for k in known]
-    close = difflib.get_close_matches(found, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""
@@ -165,17 +165,17 @@ def _expand(value: Any, at: str, errors: list[Finding]) -> Any:
     if not isinstance(value, str):
         return value
 
-    def one(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
+        value = os.environ.get(match["name"]) or match["default"]
+        if value is None:
             name = match["name"]
             errors.append(fail(f"the variable {name} is not set; set it, or write ${{{name}:-default}}", subject=at))
             return ""
-        return found
+        return value
 
-    return _VARIABLE.sub(one, value)
+    return _VARIABLE.sub(replacement, value)
 
 
 def _explain(model: type[Document], error: Any) -> Finding:
@@ -197,11 +197,11 @@ def _explain(model: type[Document], error: Any) -> Finding:
         owner = place[0].removesuffix("s") if len(place) > 1 else where
         return fail(f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}", subject=f"{where}.{key}")
     message = error["msg"].removeprefix("Value error, ")
-    found = error.get("input")
+    value = error.get("input")
     shown = (
         ""
-        if isinstance(found, dict | list) or "dsn" in where or error["type"] == "value_error"
-        else f" (found {found!r})"
+        if isinstance(value, dict | list) or "dsn" in where or error["type"] == "value_error"
+        else f" (found {value!r})"
     )
     return fail(f"{message[0].lower()}{message[1:]}{shown}", subject=where)
 
@@ -230,16 +230,16 @@ def _tags(model: type[BaseModel]) -> set[str]:
 
 def _options(annotations: Iterable[Any]) -> list[Any]:
     """Unions and Annotated taken apart."""
-    found = []
+    members = []
     for annotation in annotations:
         origin = typing.get_origin(annotation)
         if origin in (typing.Union, types.UnionType):
-            found += _options(typing.get_args(annotation))
+            members += _options(typing.get_args(annotation))
         elif origin is typing.Annotated:
-            found += _options(typing.get_args(annotation)[:1])
+            members += _options(typing.get_args(annotation)[:1])
         else:
-            found.append(annotation)
-    return found
+            members.append(annotation)
+    return members
 
 
 def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:

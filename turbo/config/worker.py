@@ -199,20 +199,20 @@ class WorkerConfig(Document):
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
     def problems(self) -> list[Finding]:
-        found = []
+        findings = []
         for task_type, executor in self.routes.items():
             if executor not in self.executors:
                 what = f"no executor {executor!r}{near(executor, self.executors)}"
-                found.append(fail(what, subject=f"routes.{task_type}"))
+                findings.append(fail(what, subject=f"routes.{task_type}"))
         for name, section in self.executors.items():
             if section.account is not None and section.account not in self.accounts:
                 what = f"no account {section.account!r}{near(section.account, self.accounts)}"
-                found.append(fail(what, subject=f"executors.{name}.account"))
-            found += _workspace_problems(f"executors.{name}", section)
+                findings.append(fail(what, subject=f"executors.{name}.account"))
+            findings += _workspace_problems(f"executors.{name}", section)
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = "must be at least twice heartbeat_seconds: one late beat is no death"
-            found.append(fail(what, subject="worker.lease_seconds"))
-        return found
+            findings.append(fail(what, subject="worker.lease_seconds"))
+        return findings
 
 
 def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:

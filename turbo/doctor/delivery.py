@@ -46,7 +46,7 @@ def _delivered(session: Session) -> Finding:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(channel)))
         with session.deadline():
             session.connection.execute("select pg_notify(%s, %s)", [channel, token])
-        for payload in _heard(listening, DELIVERY_SECONDS):
+        for payload in _payloads(listening, DELIVERY_SECONDS):
             if payload == token:
                 how = "through a pooler in session mode" if pooled else "from another session"
                 return ok(f"a NOTIFY {how} arrives")
@@ -79,7 +79,7 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(HEARD)))
         channels = [own_channel(worker_id) for worker_id in waiting]
         session.rows("ask", {"channels": channels, "question": QUESTION + token})
-        for payload in _heard(listening, ANSWER_SECONDS):
+        for payload in _payloads(listening, ANSWER_SECONDS):
             answered, _, worker_id = payload.partition(" ")
             if answered == token:
                 waiting.pop(worker_id, None)
@@ -88,7 +88,7 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
     return list(waiting.values())
 
 
-def _heard(connection: psycopg.Connection[Any], seconds: float) -> Iterable[str]:
+def _payloads(connection: psycopg.Connection[Any], seconds: float) -> Iterable[str]:
     """Payloads as they arrive. The generator of psycopg is always run to its end: what came in the same packet as an
     answer would be lost else."""
     end = time.monotonic() + seconds

@@ -44,10 +44,10 @@ def _holder(settings: MetricsSection) -> int | None:
     """None when a server could listen there now, else the error's number."""
     try:
         family = socket.getaddrinfo(settings.host or None, settings.port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((settings.host, settings.port))
-            one.listen(1)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+            probe.listen(1)
     except socket.gaierror:
         return errno.EADDRNOTAVAIL
     except OSError as error:

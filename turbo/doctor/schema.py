@@ -15,7 +15,7 @@ _TRIGGER = re.compile(
 
 
 def checks(session: Session, *, as_worker: bool) -> list[Check]:
-    found = [
+    schema_checks = [
         Check("table", lambda: _table(session), ("database",)),
         Check("schema", lambda: _schema(session), ("database",)),
         Check("triggers", lambda: _triggers(session), ("schema",)),
@@ -23,25 +23,25 @@ def checks(session: Session, *, as_worker: bool) -> list[Check]:
         Check("indexes", lambda: _indexes(session), ("schema",)),
     ]
     if as_worker:
-        found.append(Check("privileges", lambda: _privileges(session), ("schema",)))
-    return found
+        schema_checks.append(Check("privileges", lambda: _privileges(session), ("schema",)))
+    return schema_checks
 
 
 def _schema(session: Session) -> Finding:
     with session.deadline():
         state = history.status(session.connection)
-        said = explain_schema(state.version, state.latest)
+        explanation = explain_schema(state.version, state.latest)
         match check_schema(state.version, state.latest):
             case SchemaFit.BEHIND:
-                return fail(said.partition(": run `")[0], "turbo migrate")
+                return fail(explanation.partition(": run `")[0], "turbo migrate")
             case SchemaFit.TOO_NEW:
-                return fail(said.partition(": upgrade")[0], "upgrade turbo on this host")
+                return fail(explanation.partition(": upgrade")[0], "upgrade turbo on this host")
         try:
             history.pending(session.connection, migrations.read())
         except MigrationError as error:
             return fail(str(error), "see migrations/ and the table turbo_migrations")
     if state.version > state.latest:
-        return warn(said.partition(": that works")[0], "works; upgrade turbo on this host when you can")
+        return warn(explanation.partition(": that works")[0], "works; upgrade turbo on this host when you can")
     return ok(f"at version {state.version}, the latest")
 
 
@@ -118,7 +118,7 @@ def _other_triggers(session: Session) -> Finding:
 
 
 def _indexes(session: Session) -> Finding:
-    wanted = {
+    definitions = {
         f"{index.schema}.{index.index}": " ".join(
             line for line in block.sql.split("\n") if line and not line.startswith("--")
         )
@@ -126,13 +126,13 @@ def _indexes(session: Session) -> Finding:
         for block in file.blocks
         if (index := block.concurrent_index) is not None
     }
-    for row in session.rows("indexes", {"names": list(wanted)}):
+    for row in session.rows("indexes", {"names": list(definitions)}):
         if row["valid"]:
             continue
         what = "is INVALID" if row["present"] else "is missing"
         again = f"DROP INDEX CONCURRENTLY {row['name']}; " if row["present"] else ""
-        return fail(f"{row['name']} {what}", f"{again}{' '.join(wanted[row['name']].split())}")
-    return ok(f"all {len(wanted)} of turbo's are there and valid")
+        return fail(f"{row['name']} {what}", f"{again}{' '.join(definitions[row['name']].split())}")
+    return ok(f"all {len(definitions)} of turbo's are there and valid")
 
 
 def _privileges(session: Session) -> Finding:

@@ -18,19 +18,19 @@ def checks(state_dir: Path) -> list[Check]:
     return [Check("worktrees", lambda: worktrees(kept(state_dir), time.time()))]
 
 
-def worktrees(found: list[Kept], now: float) -> Finding:
+def worktrees(kept_worktrees: list[Kept], now: float) -> Finding:
     """`found`: the longest unused first. `now`: Unix seconds."""
-    if not found:
+    if not kept_worktrees:
         return ok("none is kept")
     size: dict[str, int] = defaultdict(int)
     cap: dict[str, int] = {}
-    for one in found:
-        size[one.executor] += one.size
-        if one.cap is not None:
-            cap[one.executor] = one.cap
-    named = ", ".join(_named(one, now) for one in found[:NAMED])
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    total = f"{len(found)} kept, {_size(sum(size.values()))}: {named}{more}"
+    for worktree in kept_worktrees:
+        size[worktree.executor] += worktree.size
+        if worktree.cap is not None:
+            cap[worktree.executor] = worktree.cap
+    named = ", ".join(_named(worktree, now) for worktree in kept_worktrees[:NAMED])
+    more = f" and {len(kept_worktrees) - NAMED} more" if len(kept_worktrees) > NAMED else ""
+    total = f"{len(kept_worktrees)} kept, {_size(sum(size.values()))}: {named}{more}"
     for executor, allowed in cap.items():
         if size[executor] > allowed:
             return warn(
@@ -41,8 +41,8 @@ def worktrees(found: list[Kept], now: float) -> Finding:
     return ok(total)
 
 
-def _named(one: Kept, now: float) -> str:
-    return f"{one.branch} ({_size(one.size)}, unused for {max(0.0, now - one.used_at) / DAY:.0f} d)"
+def _named(worktree: Kept, now: float) -> str:
+    return f"{worktree.branch} ({_size(worktree.size)}, unused for {max(0.0, now - worktree.used_at) / DAY:.0f} d)"
 
 
 def _size(count: int) -> str:

@@ -161,8 +161,8 @@ class FleetConfig(Document):
         return hosts
 
     def problems(self) -> list[Finding]:
-        found = [p for name, host in self.hosts.items() for p in self._about(name, host)]
-        return list(dict.fromkeys(found))
+        findings = [p for name, host in self.hosts.items() for p in self._about(name, host)]
+        return list(dict.fromkeys(findings))
 
     def _about(self, name: str, host: HostSection) -> Iterator[Finding]:
         at = f"hosts.{name}"
@@ -179,14 +179,14 @@ class FleetConfig(Document):
             if last > 65535:
                 what = f"{worker.count} workers from {worker.metrics_port} on go past 65535"
                 yield fail(what, subject=f"{where}.metrics_port")
-            for port, one in enumerate(worker.names, worker.metrics_port):
-                if one.casefold() in names:  # their files would be one, on a Mac in any case of letters
-                    yield fail(f"{one!r} is the name of two workers of {name}", subject=f"{where}.name")
+            for port, worker_name in enumerate(worker.names, worker.metrics_port):
+                if worker_name.casefold() in names:  # their files would be one, on a Mac in any case of letters
+                    yield fail(f"{worker_name!r} is the name of two workers of {name}", subject=f"{where}.name")
                 elif port in ports:
-                    what = f"{port} is given to both {ports[port]} and {one}; each worker needs its own port"
+                    what = f"{port} is given to both {ports[port]} and {worker_name}; each worker needs its own port"
                     yield fail(what, subject=f"{where}.metrics_port")
-                names[one.casefold()] = one
-                ports.setdefault(port, one)
+                names[worker_name.casefold()] = worker_name
+                ports.setdefault(port, worker_name)
             for instance in self._resolved(name, host, worker)[:1]:
                 yield from env_file_problem(self._where("env_file", name, i), instance.env_file)
                 configured = worker_drain_seconds(Path(instance.config))
@@ -207,13 +207,13 @@ class FleetConfig(Document):
                         f"{worker.name} on {name}: {instances[-1].config} tells no drain here, "
                         f"{ASSUMED_DRAIN_SECONDS:.0f} s are assumed; write drain_seconds"
                     )
-            label = str(self._said("label", host) or "com.agent-turbo")
+            label = str(self._setting("label", host) or "com.agent-turbo")
             hosts.append(
                 Host(name, host.manager, host.ssh, _address(name, host, local), tuple(instances), label, tuple(notes))
             )
         return Fleet(file, tuple(hosts))
 
-    def _said(self, key: str, *nearest_first: Section) -> object:
+    def _setting(self, key: str, *nearest_first: Section) -> object:
         for section in (*nearest_first, self.defaults):
             value = getattr(section, key, None)
             if value is not None:
@@ -229,44 +229,44 @@ class FleetConfig(Document):
 
     def _drain(self, host: HostSection, worker: WorkerEntry, config: str) -> tuple[float, bool]:
         """Its drain in seconds, and whether that is only assumed."""
-        said = self._said("drain_seconds", worker, host)
-        if isinstance(said, int | float):
-            return float(said), False
-        read_there = worker_drain_seconds(Path(config))
-        return (ASSUMED_DRAIN_SECONDS, True) if read_there is None else (read_there, False)
+        configured = self._setting("drain_seconds", worker, host)
+        if isinstance(configured, int | float):
+            return float(configured), False
+        from_worker_file = worker_drain_seconds(Path(config))
+        return (ASSUMED_DRAIN_SECONDS, True) if from_worker_file is None else (from_worker_file, False)
 
     def _resolved(self, name: str, host: HostSection, worker: WorkerEntry) -> list[Instance]:
         """Its instances; none while something they need is missing."""
-        home, executable = self._said("home", host), self._said("executable", host)
-        config = self._said("config", worker, host)
+        home, executable = self._setting("home", host), self._setting("executable", host)
+        config = self._setting("config", worker, host)
         if home is None or executable is None or config is None:
             return []
 
         def there(path: object) -> str:
             return re.sub(r"^~(?=/)", lambda _: str(home).rstrip("/"), str(path))
 
-        env_file = self._said("env_file", worker, host)
-        path = self._said("path", host) or PATHS[host.manager]
+        env_file = self._setting("env_file", worker, host)
+        path = self._setting("path", host) or PATHS[host.manager]
         assert isinstance(path, list | tuple)
         return [
             Instance(
                 host=name,
                 manager=host.manager,
-                name=one,
-                service=f"{self._said('label', host) or 'com.agent-turbo'}.{one}",
+                name=worker_name,
+                service=f"{self._setting('label', host) or 'com.agent-turbo'}.{worker_name}",
                 executable=there(executable),
                 config=there(config),
                 home=str(home),
                 path=tuple(there(part) for part in path),
-                log_dir=there(self._said("log_dir", host) or LOG_DIR[host.manager]),
+                log_dir=there(self._setting("log_dir", host) or LOG_DIR[host.manager]),
                 metrics_port=port,
                 slots=worker.slots,
                 queues=tuple(worker.queues or ()),
                 env_file=None if env_file is None else there(env_file),
                 drain_seconds=self._drain(host, worker, there(config))[0],
-                throttle_seconds=int(str(self._said("restart_throttle_seconds", worker, host) or 10)),
+                throttle_seconds=int(str(self._setting("restart_throttle_seconds", worker, host) or 10)),
             )
-            for port, one in enumerate(worker.names, worker.metrics_port)
+            for port, worker_name in enumerate(worker.names, worker.metrics_port)
         ]
 
 

@@ -25,17 +25,17 @@ def worker_drain_seconds(config: Path) -> float | None:
 def drain_seconds_in(tree: object) -> float | None:
     """worker.drain_seconds of a worker.yaml's tree as written, its default where it says nothing; None for a ${VARIABLE}."""
     section = tree.get("worker") if isinstance(tree, dict) else None
-    said = section.get("drain_seconds") if isinstance(section, dict) else None
-    if said is None:
+    seconds = section.get("drain_seconds") if isinstance(section, dict) else None
+    if seconds is None:
         return ASSUMED_DRAIN_SECONDS
-    return float(said) if isinstance(said, int | float) else None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
-def too_little_time(one: Instance, configured: float) -> str:
+def too_little_time(instance: Instance, configured: float) -> str:
     """A worker that would be killed in mid-drain."""
     return (
-        f"{one.name} would be killed in mid-drain: {one.drain_seconds:g} here, but {one.config} says worker.drain_seconds "
-        f"{configured:g}; write the same in both, or leave it out here"
+        f"{instance.name} would be killed in mid-drain: {instance.drain_seconds:g} here, but {instance.config} has "
+        f"worker.drain_seconds {configured:g}; write the same in both, or leave it out here"
     )
 
 

@@ -17,16 +17,16 @@ WHERE_TO = "put it into the env_file (KEY=VALUE lines, mode 0600) that `turbo wo
 
 def secrets(tree: Tree) -> Iterator[Finding]:
     """Every place that holds a password, a token or a connection to the database. No message shows a value."""
-    yield from _look(tree, "", "")
+    yield from _search(tree, "", "")
 
 
-def _look(value: Any, where: str, key: str) -> Iterator[Finding]:
+def _search(value: Any, where: str, key: str) -> Iterator[Finding]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _look(inner, f"{where}.{name}" if where else str(name), str(name))
+            yield from _search(inner, f"{where}.{name}" if where else str(name), str(name))
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _look(inner, f"{where}.{i}", key)
+            yield from _search(inner, f"{where}.{i}", key)
     elif value is not None and _KEY.search(key):
         yield fail(f"no secret and no database belongs in a fleet file; {WHERE_TO}", subject=where)
     elif isinstance(value, str) and (_holds_password(value) or _VALUE.search(value)):

@@ -22,7 +22,7 @@ from turbo.migrate.error import AGAIN, UNREADABLE_DSN, BadDsn, MigrationError
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 OLDEST_SERVER = 140000
 APPLICATION_NAME = "turbo migrate"
@@ -112,7 +112,7 @@ def place(connection: Connection) -> str:
 
 
 @contextmanager
-def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, say: Say) -> Iterator[None]:
+def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, report: Report) -> Iterator[None]:
     """Hold the database's migration lock. Waits up to `wait_seconds` for another migration to end, and says for whom.
 
     Raises MigrationError behind a transaction pooler, and when the wait is over.
@@ -128,7 +128,7 @@ def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, say: Say
                 "wait for it, or end it and run turbo migrate again"
             )
         if now >= remind_at:
-            say(f"another turbo migrate is at work, waiting for it: {_holder(connection)}")
+            report(f"another turbo migrate is at work, waiting for it: {_holder(connection)}")
             remind_at = now + _REMIND_SECONDS
         time.sleep(random.uniform(0.5, 1) * min(_POLL_SECONDS, max(deadline - now, 0.01)))
     try:

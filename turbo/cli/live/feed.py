@@ -147,14 +147,14 @@ class Feed(AsyncClient):
 
     def __init__(self, dsn: str = "") -> None:
         super().__init__(dsn)
-        self._looks = 0
+        self._refreshes = 0
         self._rated = False
         self.frame = Frame()
 
-    async def look(self, view: View, *, all_of_it: bool = False) -> Frame:
+    async def refresh(self, view: View, *, all_of_it: bool = False) -> Frame:
         """Bring the frame up to date. Raises psycopg.Error."""
-        await self._run(self._refresh(view, fleet=all_of_it or self._looks % 2 == 0))
-        self._looks += 1
+        await self._run(self._refresh(view, fleet=all_of_it or self._refreshes % 2 == 0))
+        self._refreshes += 1
         return self.frame
 
     def _refresh(self, view: View, *, fleet: bool) -> Steps[None]:

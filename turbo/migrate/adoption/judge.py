@@ -17,39 +17,39 @@ from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey
 
 def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
     """All findings, refusals first. `twice`: columns of agent_tasks whose values turbo's unique index would refuse."""
-    found = [*_session(survey)]
+    findings = [*_session(survey)]
     for table, known in ((survey.tasks, contract.TASKS), (survey.actions, contract.ACTIONS)):
         if table is not None:
             if kind := _wrong_kind(table):
-                found.append(kind)
+                findings.append(kind)
                 continue
-            found += judge_columns(table, known, survey.begun)
-            found += _neighbours(table, quiet=survey.quiet)
+            findings += judge_columns(table, known, survey.begun)
+            findings += _neighbours(table, quiet=survey.quiet)
     if survey.tasks is not None:
-        found += judge_ids(survey.tasks, survey.actions)
-        found += judge_states(survey)
+        findings += judge_ids(survey.tasks, survey.actions)
+        findings += judge_states(survey)
     for column in twice:
-        found.append(
+        findings.append(
             refuse(
                 f"agent_tasks.{column} is a column of turbo's too, and holds values more than once: turbo keeps it unique",
                 f"ALTER TABLE public.agent_tasks RENAME COLUMN {column} TO old_{column};",
             )
         )
-    return sorted_by_level(found)
+    return sorted_by_level(findings)
 
 
 def judge_rows(rows: Rows) -> list[Finding]:
     """What the rows themselves say; only --plan looks."""
     if rows.statuses is None:
         return [note("agent_tasks is too large to count its statuses within ten seconds")]
-    found = [note("rows by status: " + (", ".join(f"{s} {n}" for s, n in rows.statuses) or "none"))]
+    findings = [note("rows by status: " + (", ".join(f"{s} {n}" for s, n in rows.statuses) or "none"))]
     known = set(TaskState)
     strange = [f"{s if s is not None else 'null'} ({n})" for s, n in rows.statuses if s not in known]
     if strange:
-        found.append(note(f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone"))
+        findings.append(note(f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone"))
     counted = dict(rows.statuses)
     if counted.get("scheduled"):
-        found.append(
+        findings.append(
             warn(
                 f"{counted['scheduled']} rows say 'scheduled' already. turbo would make them pending at run_after, which they "
                 "do not have: they get one a hundred years from now, and whatever made them pending so far goes on doing "
@@ -58,13 +58,13 @@ def judge_rows(rows: Rows) -> list[Finding]:
             )
         )
     if counted.get("running"):
-        found.append(
+        findings.append(
             note(
                 f"{counted['running']} rows are running: not by turbo (fencing_token is null), so never rescued by it",
             )
         )
     for column, number in rows.put_off:
-        found.append(
+        findings.append(
             warn(
                 f"{number} waiting rows have a {column} in the future. turbo does not know that column: its worker would run "
                 "those that are pending at once. After the migration, before the first worker starts",
@@ -72,7 +72,7 @@ def judge_rows(rows: Rows) -> list[Finding]:
                 f" WHERE status = 'pending' AND {quoted(column)} > now();",
             )
         )
-    return found
+    return findings
 
 
 def _session(survey: Survey) -> Iterator[Finding]:
@@ -112,38 +112,44 @@ def _wrong_kind(table: AdoptedTable) -> Finding | None:
 
 def _neighbours(table: AdoptedTable, *, quiet: bool) -> Iterator[Finding]:
     written = contract.WRITTEN[table.name]
-    for one in table.of("unique"):
-        if one.other != "primary" and one.columns and set(one.columns) <= written:
-            over = ", ".join(one.columns)
+    for dependent in table.of("unique"):
+        if dependent.other != "primary" and dependent.columns and set(dependent.columns) <= written:
+            over = ", ".join(dependent.columns)
             yield refuse(
-                f"the unique index {one.name} over {over}: turbo's rows share these values",
-                f"DROP INDEX CONCURRENTLY {one.name};",
+                f"the unique index {dependent.name} over {over}: turbo's rows share these values",
+                f"DROP INDEX CONCURRENTLY {dependent.name};",
             )
-    for one in table.of("rule"):
-        if one.other != "SELECT":
+    for dependent in table.of("rule"):
+        if dependent.other != "SELECT":
             yield refuse(
-                f"the rule {one.name} ON {one.other} of {table.name}: PostgreSQL allows none on a table that is written in WITH, as "
-                "turbo does. Make it a trigger",
-                f"DROP RULE {quoted(one.name)} ON public.{table.name};",
+                f"the rule {dependent.name} ON {dependent.other} of {table.name}: PostgreSQL allows none on a table that is written in "
+                "WITH, as turbo does. Make it a trigger",
+                f"DROP RULE {quoted(dependent.name)} ON public.{table.name};",
             )
-    for one in table.of("trigger"):
-        yield note(f"trigger {one.name} on {table.name} calls {one.other}; it fires for turbo's statements too")
-        if one.updates and table.name == "agent_tasks" and not quiet:
+    for dependent in table.of("trigger"):
+        yield note(
+            f"trigger {dependent.name} on {table.name} calls {dependent.other}; it fires for turbo's statements too"
+        )
+        if dependent.updates and table.name == "agent_tasks" and not quiet:
             yield warn(
-                f"the trigger {one.name} would fire when waiting rows get their run_after, and this role may not keep it quiet: "
+                f"the trigger {dependent.name} would fire when waiting rows get their run_after, and this role may not keep it quiet: "
                 "they stay as they are, so they are run by priority, but in no order of their age. To have it: run turbo "
                 "migrate as a superuser, or (PostgreSQL 15 and later)",
                 "GRANT SET ON PARAMETER session_replication_role TO <this role>;",
             )
-    for one in table.of("view"):
-        over = ", ".join(one.columns or []) or "the table"
-        yield note(f"view {one.name} over {over}: no column of it is retyped")
-    for one in table.of("key_out"):
-        yield note(f"foreign key {one.name}: {table.name} ({', '.join(one.columns or [])}) refers to {one.other}")
-    for one in table.of("key_in"):
-        yield note(f"foreign key {one.name}: {one.other} refers to {table.name}; retention keeps what it refers to")
-    for one in table.of("publication"):
-        yield note(f"{table.name} is published by {one.name}: the subscriber needs the new columns first")
+    for dependent in table.of("view"):
+        over = ", ".join(dependent.columns or []) or "the table"
+        yield note(f"view {dependent.name} over {over}: no column of it is retyped")
+    for dependent in table.of("key_out"):
+        yield note(
+            f"foreign key {dependent.name}: {table.name} ({', '.join(dependent.columns or [])}) refers to {dependent.other}"
+        )
+    for dependent in table.of("key_in"):
+        yield note(
+            f"foreign key {dependent.name}: {dependent.other} refers to {table.name}; retention keeps what it refers to"
+        )
+    for dependent in table.of("publication"):
+        yield note(f"{table.name} is published by {dependent.name}: the subscriber needs the new columns first")
     if table.kind == "p":
         yield note(
             f"{table.name} has {len(table.of('partition'))} partitions: retention leaves it alone, drop old partitions instead",

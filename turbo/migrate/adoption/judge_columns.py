@@ -45,7 +45,7 @@ def _fills_itself(table: AdoptedTable, key: TableColumn) -> bool:
 
 
 def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> Iterator[Finding]:
-    wanted = want.add.split(" not null")[0].split(" default")[0] if want.add else " or ".join(sorted(want.kinds))
+    expected = want.add.split(" not null")[0].split(" default")[0] if want.add else " or ".join(sorted(want.kinds))
     if have.kind not in want.kinds:
         new = want.name in (
             "queue",
@@ -56,12 +56,12 @@ def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> 
             "failure_kind",
         )
         if new or want.name in contract.TURBOS_OWN:
-            yield _clash(where, table, want.name, f"is {have.type}, and turbo's is {wanted}")
+            yield _clash(where, table, want.name, f"is {have.type}, and turbo's is {expected}")
         else:
             yield refuse(
                 f"{table}.{want.name} is {have.type}; turbo can use {', '.join(_spoken(k) for k in sorted(want.kinds))}. Changing the "
                 "type rewrites the table under an exclusive lock: choose your moment",
-                f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {wanted} USING {want.name}::{wanted};",
+                f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {expected} USING {want.name}::{expected};",
             )
         return
     least = want.least if not want.unlimited else None

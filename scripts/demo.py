@@ -37,12 +37,12 @@ console = Console(highlight=False)
 
 def source_files() -> list[str]:
     """The repository's own files, as many as there are tasks or more."""
-    found = [
+    paths = [
         p.relative_to(ROOT).as_posix()
         for d in ("turbo", "migrations", "tests")
         for p in sorted((ROOT / d).rglob("*.*"))
     ]
-    return [f for f in found if f.endswith((".py", ".sql"))]
+    return [f for f in paths if f.endswith((".py", ".sql"))]
 
 
 def insert_sql() -> str:
@@ -111,8 +111,8 @@ def main() -> int:
                 pickup_of_one_by_one(db, psql, dsn)
                 metrics = urllib.request.urlopen(f"http://{address}/metrics", timeout=5).read().decode()
                 console.print("\n[bold]metrics[/]")
-                wanted = ("turbo_claims_total", "turbo_tasks_finished_total", "turbo_listener_up", "turbo_slots")
-                print("\n".join(f"  {line}" for line in metrics.splitlines() if line.startswith(wanted)))
+                shown = ("turbo_claims_total", "turbo_tasks_finished_total", "turbo_listener_up", "turbo_slots")
+                print("\n".join(f"  {line}" for line in metrics.splitlines() if line.startswith(shown)))
             finally:
                 worker.terminate()
                 worker.wait(timeout=60)

@@ -70,14 +70,14 @@ def _section(schema: Schema, root: Schema, path: str) -> Iterator[str]:
 def _nested(value: Schema, root: Schema) -> Iterator[tuple[str, Schema]]:
     """The sections that a key's value is made of: itself, those by name, those of a list; one a kind."""
     for option in _options(value):
-        found = _resolved(option, root)
-        if found.get("type") == "object" and "properties" in found:
-            kind = found["properties"].get("kind", {}).get("const")
-            yield f" (kind: {kind})" if kind else "", found
-        elif found.get("type") == "object" and isinstance(found.get("additionalProperties"), dict):
-            yield from ((f".NAME{suffix}", child) for suffix, child in _nested(found["additionalProperties"], root))
-        elif found.get("type") == "array" and isinstance(found.get("items"), dict):
-            yield from ((f"[]{suffix}", child) for suffix, child in _nested(found["items"], root))
+        target = _resolved(option, root)
+        if target.get("type") == "object" and "properties" in target:
+            kind = target["properties"].get("kind", {}).get("const")
+            yield f" (kind: {kind})" if kind else "", target
+        elif target.get("type") == "object" and isinstance(target.get("additionalProperties"), dict):
+            yield from ((f".NAME{suffix}", child) for suffix, child in _nested(target["additionalProperties"], root))
+        elif target.get("type") == "array" and isinstance(target.get("items"), dict):
+            yield from ((f"[]{suffix}", child) for suffix, child in _nested(target["items"], root))
 
 
 def _options(value: Schema) -> list[Schema]:
@@ -94,25 +94,25 @@ def _type(value: Schema, root: Schema) -> str:
     """In words: `whole number, 1 to 1000, or null`."""
     words = []
     for option in _options(value):
-        found = _resolved(option, root)
-        if "const" in found:
-            words.append(f"`{found['const']}`")
-        elif "enum" in found:
-            words.append(", ".join(f"`{one}`" for one in found["enum"]))
-        elif found.get("type") == "array":
-            words.append(f"list of {_type(found.get('items', {}), root)}")
-        elif found.get("type") == "object":
-            each = found.get("additionalProperties")
+        option = _resolved(option, root)
+        if "const" in option:
+            words.append(f"`{option['const']}`")
+        elif "enum" in option:
+            words.append(", ".join(f"`{value}`" for value in option["enum"]))
+        elif option.get("type") == "array":
+            words.append(f"list of {_type(option.get('items', {}), root)}")
+        elif option.get("type") == "object":
+            each = option.get("additionalProperties")
             words.append(f"names, each with {_type(each, root)}" if isinstance(each, dict) else "section")
         else:
             plain = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
-            words.append(plain.get(found.get("type", ""), found.get("type", "anything")) + _bounds(found))
+            words.append(plain.get(option.get("type", ""), option.get("type", "anything")) + _bounds(option))
     return ", or ".join(dict.fromkeys(words))
 
 
-def _bounds(found: Schema) -> str:
-    low, high = found.get("minimum"), found.get("maximum")
-    above = found.get("exclusiveMinimum")
+def _bounds(schema: Schema) -> str:
+    low, high = schema.get("minimum"), schema.get("maximum")
+    above = schema.get("exclusiveMinimum")
     if above is not None:
         return f" above {above:g}" + (f", to {high:g}" if high is not None else "")
     if low is not None and high is not None:
@@ -157,8 +157,8 @@ def commands() -> str:
     ]
     for name in COMMANDS:
         parts += [f"## turbo {name}", _help(name)]
-        for one in getattr(app.commands[name], "commands", {}):  # type: ignore[attr-defined]
-            parts += [f"### turbo {name} {one}", _help(name, one)]
+        for command in getattr(app.commands[name], "commands", {}):  # type: ignore[attr-defined]
+            parts += [f"### turbo {name} {command}", _help(name, command)]
     return "\n\n".join(parts) + "\n"
 
 

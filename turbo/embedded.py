@@ -27,7 +27,9 @@ from typing import Literal
 MAX_CONNECTIONS = 300
 START_SECONDS = 60
 SERVER_USER = "nobody"
+NEWEST = 18
 DIRECTORIES = {18: "pginstall18", 16: "pginstall"}
+"""Where the wheel has each version of PostgreSQL."""
 COPY_ROOT = Path("/var/tmp")  # noqa: S108 - the copy's own directory is checked for its owner
 
 _DIE_WITH_PARENT = 'read -r _; "$0" -D "$1" -m immediate -s stop'
@@ -87,44 +89,61 @@ def start(
     data_dir: Path,
     *,
     port: int | None = None,
-    version: int = 18,
+    version: int | None = None,
     bin_dir: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Server:
-    """Start a server in `data_dir`, making the cluster if there is none. One that runs already is returned as it is."""
+    """Start a server in `data_dir`, making the cluster if there is none. One that runs already is returned as it is.
+
+    An existing cluster keeps its PostgreSQL version; a new one gets `version` [default: 18]. Raises EmbeddedError when
+    `version` or `bin_dir` belongs to another version than the cluster.
+    """
     data_dir = data_dir.expanduser().absolute()
-    found = running(data_dir, version=version, bin_dir=bin_dir)
-    if found is not None:
-        if port is not None and port != found.port:
+    running_server = running(data_dir, bin_dir=bin_dir)
+    if running_server is not None:
+        if port is not None and port != running_server.port:
             raise EmbeddedError(
-                f"the server in {data_dir} runs on port {found.port}, not {port}: stop it first (`turbo db stop`)"
+                f"the server in {data_dir} runs on port {running_server.port}, not {port}: stop it first (`turbo db stop`)"
             )
-        return found
-    server = Server(data_dir, port or free_port(), bin_dir or binaries(version), dict(settings or {}))
-    marker = data_dir / "PG_VERSION"
-    if not marker.exists():
+        return running_server
+    cluster = cluster_version(data_dir)
+    if bin_dir is None:
+        bin_dir = binaries(version or cluster or NEWEST)
+    server = Server(data_dir, port or free_port(), bin_dir, dict(settings or {}))
+    if cluster is None:
         _initialise(server)
-    elif (made_by := marker.read_text().strip()) != major(server.bin_dir):
+    elif cluster != major(bin_dir):
         raise EmbeddedError(
-            f"{data_dir} was made by PostgreSQL {made_by}, this is {major(server.bin_dir)}: give another --data-dir"
+            f"{data_dir} was made by PostgreSQL {cluster}, these programs are version {major(bin_dir)}: "
+            "use another --data-dir"
         )
     _launch(server)
     return server
 
 
-def running(data_dir: Path, *, version: int = 18, bin_dir: Path | None = None) -> Server | None:
-    """The server that runs in `data_dir`, or None."""
+def running(data_dir: Path, *, bin_dir: Path | None = None) -> Server | None:
+    """The server that runs in `data_dir`, with the programs of its own version; None when it does not run."""
     data_dir = data_dir.expanduser().absolute()
     if _postmaster(data_dir) is None:
         return None
     lines = (data_dir / "postmaster.pid").read_text().splitlines()
-    return Server(data_dir, int(lines[3]), bin_dir or binaries(version))
+    return Server(data_dir, int(lines[3]), bin_dir or binaries(cluster_version(data_dir) or NEWEST))
+
+
+def cluster_version(data_dir: Path) -> int | None:
+    """The PostgreSQL version that made the cluster in `data_dir` (its PG_VERSION); None where there is no cluster."""
+    try:
+        return int((data_dir / "PG_VERSION").read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise EmbeddedError(f"cannot read {data_dir / 'PG_VERSION'}: {error}") from error
 
 
 @contextlib.contextmanager
 def temporary(
     *,
-    version: int = 18,
+    version: int = NEWEST,
     bin_dir: Path | None = None,
     settings: Mapping[str, str] | None = None,
     parent: Path | None = None,
@@ -165,8 +184,12 @@ def guarded(server: Server) -> Iterator[Server]:
                 server.stop("immediate")
 
 
-def binaries(version: int = 18) -> Path:
-    """The directory of the wheel's programs, where the server's user can run them."""
+def binaries(version: int = NEWEST) -> Path:
+    """The directory of the wheel's programs, where the server's user can run them. Raises EmbeddedError for a version that
+    the wheel does not have."""
+    if version not in DIRECTORIES:
+        has = " and ".join(map(str, sorted(DIRECTORIES)))
+        raise EmbeddedError(f"the embedded wheel has PostgreSQL {has}, not {version}: use another --data-dir")
     install = package() / DIRECTORIES[version]
     if not (install / "bin" / "postgres").exists():
         raise EmbeddedError(f"the installed wheel has no PostgreSQL {version}; it has no directory {install.name}")
@@ -314,11 +337,12 @@ def _run(argv: list[str], data_dir: Path) -> str:
     return text
 
 
-def major(bin_dir: Path) -> str:
+def major(bin_dir: Path) -> int:
+    """The version of the programs in `bin_dir`: 18."""
     text = subprocess.run(
         [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
-    return text.split()[2].split(".")[0]
+    return int(text.split()[2].split(".")[0])
 
 
 def _postmaster(data_dir: Path) -> int | None:

@@ -227,9 +227,9 @@ def test_rows_delayed_by_another_program_are_reported_and_kept(empty_dsn: str) -
         " ('theirs', 'x', 'scheduled', now() + interval '1 day', now())",
     )
     shown = plan(empty_dsn).findings
-    told = next(f for f in shown if "scheduled_for" in f.text)
+    told = next(f for f in shown if "scheduled_for" in f.what)
     assert "2 waiting rows have a scheduled_for in the future" in told.text
-    assert any("1 rows say 'scheduled' already" in f.text for f in shown)
+    assert any("1 rows say 'scheduled' already" in f.what for f in shown)
     migrate(empty_dsn)
     assert query(
         empty_dsn, "select status, run_after > now() + interval '99 years' from agent_tasks where task_id = 'theirs'"
@@ -352,7 +352,7 @@ def test_no_backfill_without_the_right_to_disable_a_trigger(empty_dsn: str) -> N
         for what in ("table agent_tasks", "table agent_actions", "type app.task_state"):
             admin.execute(f"alter {what} owner to {name}")
         touched = query(empty_dsn, "select task_id, updated_at from agent_tasks order by 1")
-        assert any("the trigger touch would fire" in f.text for f in plan(owner).findings)
+        assert any("the trigger touch would fire" in f.what for f in plan(owner).findings)
         migrate(owner)
         assert query(empty_dsn, "select task_id, updated_at from agent_tasks order by 1") == touched
         assert query(empty_dsn, "select count(distinct run_after) from agent_tasks") == [(1,)]

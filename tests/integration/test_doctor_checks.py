@@ -31,7 +31,7 @@ from turbo.workspaces.record import Policy
 
 
 def found(dsn: str, config: WorkerConfig | None = None, **settings: Any) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine(dsn, config, **settings)}
+    return {finding.subject: finding for finding in examine(dsn, config, **settings)}
 
 
 def wrong(dsn: str, config: WorkerConfig | None = None, **settings: Any) -> dict[str, Finding]:
@@ -241,6 +241,28 @@ def test_unrecorded_results_of_dead_workers_are_reported(dsn: str, tmp_path: Pat
     for file in (home / "gone" / "spool" / "quarantine").iterdir():
         file.unlink()
     assert wrong(dsn, config) == {}, "a live worker's results are its own business"
+
+
+def test_the_spool_check_reports_every_home(dsn: str, tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    (tmp_path / "state").mkdir(mode=0o700)
+    homes = [tmp_path / "state" / "workers" / f"{name}-999999999-abcdef" for name in ("alpha", "beta", "gamma")]
+    for home in homes[:2]:
+        spool = Spool(home / "spool")
+        spool.quarantine(spool.put(finished(ClaimRef("t", 1), home.name)), "why")
+    for home in homes[1:]:
+        Spool(home / "spool").put(finished(ClaimRef("u", 1), home.name))
+    (homes[2] / "spool" / "corrupt").mkdir(exist_ok=True)
+    (homes[2] / "spool" / "corrupt" / "1.json").write_text("{")
+    bad = wrong(dsn, config)["spool"]
+    for part in (
+        f"1 in {homes[0] / 'spool' / 'quarantine'}, 1 in {homes[1] / 'spool' / 'quarantine'}",
+        f"1 in {homes[2] / 'spool' / 'corrupt'}",
+        f"1 of {homes[1].name}, 1 of {homes[2].name}",
+    ):
+        assert part in bad.what
+    for part in ("each task's error", "corrupt files", "start a worker"):
+        assert part in bad.do
 
 
 def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: Path) -> None:

@@ -51,6 +51,28 @@ def test_start_stop_and_url_work_from_the_command_line(data_dir):
     assert turbo_db("stop", "--data-dir", str(data_dir)) == "not running"
 
 
+def test_every_command_uses_the_clusters_own_version(data_dir):
+    option = ("--data-dir", str(data_dir))
+    embedded.start(data_dir, version=16)
+    assert "(PostgreSQL) 16" in turbo_db("psql", *option, "--version")
+    assert turbo_db("psql", *option, "-Atc", "show server_version").startswith("16")
+    running = embedded.running(data_dir)
+    assert running is not None
+    assert embedded.major(running.bin_dir) == 16
+    dsn = turbo_db("url", *option)
+    assert turbo_db("start", *option) == dsn
+    assert turbo_db("stop", *option) == "stopped"
+    turbo_db("start", *option)
+    assert turbo_db("psql", *option, "-Atc", "show server_version").startswith("16")
+
+
+def test_a_cluster_of_an_unknown_version_is_named(data_dir):
+    data_dir.mkdir(parents=True)
+    (data_dir / "PG_VERSION").write_text("17\n")
+    told = turbo_db("start", "--data-dir", str(data_dir), code=1)
+    assert "has PostgreSQL 16 and 18, not 17: use another --data-dir" in told
+
+
 def test_temporary_server_dies_with_its_killed_parent():
     parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE)
     assert parent.stdout is not None

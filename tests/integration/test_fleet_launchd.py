@@ -274,7 +274,7 @@ def test_status_without_a_database_asks_the_other_hosts(fleet: FleetBench, mac: 
     until(fleet.ids)
     fleet.environment["TURBO_DSN"] = "postgresql://nobody@127.0.0.1:1/none"
     said = fleet.turbo("status", code=1)
-    assert "agent_workers not read: " in said
+    assert "agent_workers cannot be read: " in said
     assert "mac" in said.splitlines()[-1]
     assert "running" in said.splitlines()[-1]
     assert "cannot reach the database" in fleet.turbo("restart", code=1)

@@ -54,7 +54,7 @@ class Background:
 
     def _run(self) -> None:
         try:
-            self.report = migrate(self._dsn, patience=self._patience, say=self._say, on_applied=self._applied)
+            self.report = migrate(self._dsn, patience=self._patience, report=self._say, on_applied=self._applied)
         except BaseException as error:
             self.error = error
         with self._changed:

@@ -18,7 +18,7 @@ from turbo.migrate import SCHEMA_VERSION, migrate
 PROGRAM = """
 import sys
 from turbo.migrate import Patience, migrate
-migrate(sys.argv[1], patience=Patience(lock_timeout=60, attempts=1), say=lambda line: print(line, flush=True))
+migrate(sys.argv[1], patience=Patience(lock_timeout=60, attempts=1), report=lambda line: print(line, flush=True))
 """
 
 INSERT = "insert into agent_tasks (task_description) values ('not committed')"

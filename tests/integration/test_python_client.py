@@ -251,6 +251,83 @@ def test_wait_survives_a_database_outage(kind: str, own_server: embedded.Server)
 # ── the interface ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture
+def locked(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+    """Another session holds agent_tasks; its rollback lets everybody in."""
+    with psycopg.connect(dsn) as holder:
+        holder.execute("lock table agent_tasks in access exclusive mode")
+        yield holder
+
+
+async def blocked(holder: psycopg.Connection[Any]) -> int:
+    """The pid of the client's session, once its statement waits for the lock."""
+    query = (
+        "select pid from pg_stat_activity"
+        " where wait_event_type = 'Lock' and application_name = 'turbo client' and datname = current_database()"
+    )
+    for _ in range(500):
+        holder.execute("select pg_stat_clear_snapshot()")
+        if row := holder.execute(query).fetchone():
+            return int(row[0])
+        await asyncio.sleep(0.01)
+    raise AssertionError("no statement waits for the lock")
+
+
+async def test_a_cancelled_task_leaves_the_others_working(dsn: str, locked: psycopg.Connection[Any]) -> None:
+    async with AsyncClient(dsn) as client:
+        dropped = asyncio.create_task(client.wait("one"))
+        await blocked(locked)
+        other = asyncio.create_task(client.submit("two"))
+        await asyncio.sleep(0.05)
+        for _ in range(2):  # as asyncio.timeout inside a TaskGroup that is cancelled
+            dropped.cancel()
+            await asyncio.sleep(0)
+        locked.rollback()
+        assert (await other).created
+        with pytest.raises(asyncio.CancelledError):
+            await dropped
+
+
+async def test_a_cancelled_task_lets_the_next_one_in_at_once(dsn: str, locked: psycopg.Connection[Any]) -> None:
+    async with AsyncClient(dsn) as client:
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.2):
+                    await client.wait("one")
+        locked.rollback()
+        assert (await client.submit("two")).created
+
+
+async def test_one_tasks_outage_leaves_the_others_connected(dsn: str, locked: psycopg.Connection[Any]) -> None:
+    async with AsyncClient(dsn) as client:
+        patient = asyncio.create_task(client.wait("one", timeout=30))
+        pid = await blocked(locked)
+        other = asyncio.create_task(client.submit("two", task_id="one"))
+        await asyncio.sleep(0.05)
+        with psycopg.connect(dsn, autocommit=True) as admin:
+            admin.execute("select pg_cancel_backend(%s)", [pid])
+        await asyncio.sleep(0.2)
+        locked.rollback()
+        assert (await other).created
+        await client.cancel("one")
+        assert (await patient).status == "cancelled"
+
+
+async def test_a_cancelled_task_spares_a_borrowed_connection(dsn: str, locked: psycopg.Connection[Any]) -> None:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, application_name="turbo client") as mine:
+        client = AsyncClient(connection=mine)
+        dropped = asyncio.create_task(client.get("one"))
+        await blocked(locked)
+        for _ in range(2):
+            dropped.cancel()
+            await asyncio.sleep(0)
+        locked.rollback()
+        with pytest.raises(asyncio.CancelledError):
+            await dropped
+        assert (await client.submit("two")).created
+        assert not mine.closed
+
+
 def test_both_clients_have_the_same_methods() -> None:
     own = {"refused", "read"}  # the commands' own
     sync = {n: m for n, m in vars(Client).items() if not n.startswith("_") and n not in own}

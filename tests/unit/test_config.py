@@ -114,7 +114,7 @@ def test_workspace_is_read(tmp_path):
         (", setup: npm ci", "", "workspace.setup: input should be a valid list"),
         (", setup_seconds: 0", "", "workspace.setup_seconds: input should be greater than 0"),
         (", fetch: true", "", "workspace.fetch: has nothing to fetch: ref 'HEAD' is no remote's branch"),
-        ("", ", cwd: /x", "x.cwd: cannot stand beside workspace"),
+        ("", ", cwd: /x", "x.cwd: cannot be set together with workspace"),
         ("", ", exclusive_cwd: true", "x.exclusive_cwd: is for a directory that tasks share"),
     ],
 )

@@ -11,9 +11,9 @@ import pytest
 from turbo.config.worker import WorkerConfig
 from turbo.doctor import Level
 from turbo.doctor.disk import Mount, file_system, state_directory
-from turbo.doctor.finding import Verdict
 from turbo.doctor.programs import directory
 from turbo.doctor.server import checks
+from turbo.domain.finding import Finding
 
 
 def config_of(path: Path, *, slots: int = 2, **sections: Any) -> WorkerConfig:
@@ -111,8 +111,8 @@ class Answers:
         return [{"at": time.time() + self.answers["ahead"]}] if name == "clock" else [self.answers]
 
 
-def look(name: str, session: Any) -> Verdict:
-    return next(check for check in checks(session, 300) if check.name == name).look()
+def look(name: str, session: Any) -> Finding:
+    return next(check for check in checks(session, 300) if check.name == name).run()
 
 
 @pytest.mark.parametrize(("ahead", "text"), [(0.0, ""), (1.5, ""), (60.0, "60 s behind"), (-60.0, "60 s ahead of")])

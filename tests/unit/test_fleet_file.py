@@ -179,7 +179,7 @@ def test_stop_time_shorter_than_the_drain_is_refused(tmp_path: Path) -> None:
     config = tmp_path / "worker.yaml"
     config.write_text("worker: {drain_seconds: 1800}")
     with pytest.raises(
-        ConfigError, match=r"w would be killed in mid-drain: 60 here, but .* says worker.drain_seconds 1800"
+        ConfigError, match=r"w would be killed in mid-drain: 60 here, but .* has worker.drain_seconds 1800"
     ):
         load(tmp_path, config=str(config), drain_seconds=60)
 

@@ -55,9 +55,9 @@ def cancel(
       turbo cancel --queue night --status pending,scheduled
     """
     with connect(dsn) as client:
-        wanted = _filter(client, task_ids, status, queue, task_type, worker, None, since, text, LIVE)
-        if wanted is not None:
-            _by_filter(client, wanted, "cancel", lambda c, ids: c.cancel(ids), yes=yes, as_json=as_json)
+        criteria = _filter(client, task_ids, status, queue, task_type, worker, None, since, text, LIVE)
+        if criteria is not None:
+            _by_filter(client, criteria, "cancel", lambda c, ids: c.cancel(ids), yes=yes, as_json=as_json)
         else:
             _by_id(client, task_ids or [], "nothing to cancel", lambda c, ids: c.cancel(ids), as_json=as_json)
 
@@ -86,11 +86,11 @@ def retry(
       turbo retry --status failed,cancelled --queue night --yes
     """
     with connect(dsn) as client:
-        wanted = _filter(client, task_ids, status, queue, task_type, worker, failure_kind, since, text, FINISHED)
-        if wanted is not None:
+        criteria = _filter(client, task_ids, status, queue, task_type, worker, failure_kind, since, text, FINISHED)
+        if criteria is not None:
             if status is None:
-                wanted = replace(wanted, statuses=("failed",))
-            _by_filter(client, wanted, "retry", lambda c, ids: c.retry(ids), yes=yes, as_json=as_json)
+                criteria = replace(criteria, statuses=("failed",))
+            _by_filter(client, criteria, "retry", lambda c, ids: c.retry(ids), yes=yes, as_json=as_json)
         else:
             _by_id(client, task_ids or [], "not finished", lambda c, ids: c.retry(ids), as_json=as_json)
 
@@ -116,32 +116,34 @@ def _filter(
         raise typer.BadParameter("give ids, or options that say which tasks (--queue, --since, …): one of them")
     if not filtered:
         return None
-    wanted = task_filter(client, *options)
-    for word in wanted.statuses or ():
+    criteria = task_filter(client, *options)
+    for word in criteria.statuses or ():
         if word not in possible:
             raise typer.BadParameter(f"--status {word}: here one of {', '.join(possible)}")
-    return replace(wanted, statuses=wanted.statuses or possible)
+    return replace(criteria, statuses=criteria.statuses or possible)
 
 
-def _by_filter(client: "Client", wanted: "TaskFilter", verb: str, change: Change, *, yes: bool, as_json: bool) -> None:
+def _by_filter(
+    client: "Client", criteria: "TaskFilter", verb: str, change: Change, *, yes: bool, as_json: bool
+) -> None:
     from turbo.cli.selection import confirm
 
-    found = [task.task_id for task in client.tasks(wanted, limit=None)]
-    if not found:
-        output.say(f"no task to {verb} fits")
+    task_ids = [task.task_id for task in client.tasks(criteria, limit=None)]
+    if not task_ids:
+        output.notice(f"no task to {verb} fits")
         if as_json:
             output.print_json({"changed": [], "refused": {}})
         return
-    confirm(f"{verb} {output.many(len(found), 'task')} ({', '.join(wanted.statuses or ())})?", yes=yes)
+    confirm(f"{verb} {output.many(len(task_ids), 'task')} ({', '.join(criteria.statuses or ())})?", yes=yes)
     changed: list[Changed] = []
-    for start in range(0, len(found), AT_ONCE):
-        changed += change(client, found[start : start + AT_ONCE])
-    missed = sorted(set(found) - {one.task_id for one in changed})
+    for start in range(0, len(task_ids), AT_ONCE):
+        changed += change(client, task_ids[start : start + AT_ONCE])
+    missed = sorted(set(task_ids) - {task.task_id for task in changed})
     if as_json:
         why = dict.fromkeys(missed, "it changed meanwhile")
-        output.print_json({"changed": [asdict(one) for one in changed], "refused": why})
+        output.print_json({"changed": [asdict(task) for task in changed], "refused": why})
         return
-    stopping = sum(one.status == "running" for one in changed)
+    stopping = sum(task.status == "running" for task in changed)
     more = f", {stopping} of them once their agents have ended" if stopping else ""
     late = f"; {len(missed)} had changed meanwhile" if missed else ""
     typer.echo(f"{'cancelled' if verb == 'cancel' else 'retried'} {len(changed)}{more}{late}")
@@ -152,22 +154,22 @@ def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Chang
     from turbo.cli.selection import resolved
     from turbo.client.client import UnknownTask
 
-    found, refused = resolved(client, given)
-    changed = change(client, found) if found else []
-    done = {one.task_id for one in changed}
-    for task_id in found:
+    task_ids, refused = resolved(client, given)
+    changed = change(client, task_ids) if task_ids else []
+    done = {task.task_id for task in changed}
+    for task_id in task_ids:
         if task_id not in done:
             try:
                 refused[task_id] = f"it is {client.get(task_id).status}: {otherwise}"
             except UnknownTask:
                 refused[task_id] = "no such task"
     if as_json:
-        output.print_json({"changed": [asdict(one) for one in changed], "refused": refused})
+        output.print_json({"changed": [asdict(task) for task in changed], "refused": refused})
     else:
-        for one in changed:
-            state = "its agent is being stopped" if one.status == "running" else one.status
-            typer.echo(f"{output.visible(one.task_id)}: {state}")
+        for task in changed:
+            state = "its agent is being stopped" if task.status == "running" else task.status
+            typer.echo(f"{output.visible(task.task_id)}: {state}")
         for task_id, why in refused.items():
-            output.say(f"{task_id}: {why}")
+            output.notice(f"{task_id}: {why}")
     if refused:
         raise typer.Exit(1)

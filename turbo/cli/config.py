@@ -39,7 +39,7 @@ def check(
 
         fleet = load_fleet(file)
         for note in (note for host in fleet.hosts for note in host.notes):
-            output.say(note)
+            output.notice(note)
         workers = sum(len(host.instances) for host in fleet.hosts)
         typer.echo(f"{file}: good: {workers} workers on {', '.join(host.name for host in fleet.hosts)}")
         return

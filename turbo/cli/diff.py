@@ -50,10 +50,10 @@ def diff(
         host = client.run(task.task_id).host
     place = run_log.state_dir(state_dir)
     records = records_of(workspaces_of(place), task.task_id)
-    told = _told(task)
-    host = host if task.status == "running" and host else told.get("host") or host
+    workspace = _workspace_data(task)
+    host = host if task.status == "running" and host else workspace.get("host") or host
     if not records or (host is not None and host != records[0].host):
-        _not_here(task, told, host, place)
+        _not_here(task, workspace, host, place)
         return
     chunks = diff_of(records[0], *(["--stat"] if stat else [] if output.at_terminal() else ["--binary"]))
     if as_json:
@@ -66,25 +66,25 @@ def diff(
         sys.stdout.flush()
 
 
-def _told(task: "TaskRow") -> dict[str, Any]:
+def _workspace_data(task: "TaskRow") -> dict[str, Any]:
     """`output_data.workspace` of the last run that has ended; anybody may have edited it."""
     data = task.output_data if isinstance(task.output_data, dict) else {}
-    found = data.get("workspace")
-    return found if isinstance(found, dict) else {}
+    workspace = data.get("workspace")
+    return workspace if isinstance(workspace, dict) else {}
 
 
-def _not_here(task: "TaskRow", told: dict[str, Any], host: str | None, place: Path) -> None:
-    if told.get("kept") is False and not told.get("files_changed") and not told.get("commits"):
-        output.say(f"{task.task_id} changed nothing; its worktree is removed")
+def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, place: Path) -> None:
+    if workspace.get("kept") is False and not workspace.get("files_changed") and not workspace.get("commits"):
+        output.notice(f"{task.task_id} changed nothing; its worktree is removed")
         return
-    if not told and task.status != "running":
+    if not workspace and task.status != "running":
         why = "it has run in no workspace" if task.finished else f"it is {task.status}, and has no workspace yet"
     elif host is None or host == _this_host():
         why = f"no workspace of it is below {place} on this host: it is removed, or --state-dir is another"
     else:
-        path = f", in {told['path']}" if told.get("path") and told.get("host") == host else ""
+        path = f", in {workspace['path']}" if workspace.get("path") and workspace.get("host") == host else ""
         why = f"its workspace is on host {host}{path}: run `turbo diff {task.task_id}` there"
-    output.say(f"{task.task_id}: {why}")
+    output.notice(f"{task.task_id}: {why}")
     raise typer.Exit(1)
 
 

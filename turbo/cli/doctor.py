@@ -3,7 +3,6 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,11 +10,13 @@ import typer
 
 from turbo.cli import output
 from turbo.cli.options import Dsn, Json, on_the_command_line
+from turbo.domain.states import Level
 
 if TYPE_CHECKING:
     from turbo.doctor import Finding
 
 NAME_WIDTH = 18
+LEVELS = (Level.OK, Level.WARN, Level.FAIL, Level.SKIP)
 
 
 def doctor(
@@ -44,7 +45,7 @@ def doctor(
       turbo doctor --json | jq -r '.checks[] | select(.level == "fail") | .what'
     """
     from turbo.config.worker import ConfigError, load_worker_config
-    from turbo.doctor import Level, examine
+    from turbo.doctor import examine
     from turbo.process.environment import EnvFile, EnvironmentRefused
 
     path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
@@ -61,47 +62,45 @@ def doctor(
         or (settings.database.dsn if settings is not None else "")
     )
     findings = examine(where, settings, env_file=env_file, old_transaction_seconds=old_transaction)
-    found = list(findings) if as_json else _printed(findings)
-    count = Counter(finding.level for finding in found)
+    results = list(findings) if as_json else _printed(findings)
+    count = Counter(finding.level for finding in results)
     if as_json:
         output.print_json(
             {
                 "healthy": not count[Level.FAIL],
-                **{level.value: count[level] for level in Level},
-                "checks": list(map(asdict, found)),
+                **{level.value: count[level] for level in LEVELS},
+                "checks": [{"name": f.subject, "level": f.level, "what": f.what, "do": f.do} for f in results],
             }
         )
     else:
-        output.say(", ".join(f"{count[level]} {level}" for level in Level if count[level]))
+        output.notice(", ".join(f"{count[level]} {level}" for level in LEVELS if count[level]))
     if count[Level.FAIL]:
         raise typer.Exit(1)
 
 
 def _printed(findings: "Iterable[Finding]") -> "list[Finding]":
     """Each as soon as it is found; checks that were left out for the same reason share a line."""
-    from turbo.doctor import Level
+    printed: list[Finding] = []
+    skipped: list[Finding] = []
 
-    found: list[Finding] = []
-    left_out: list[Finding] = []
-
-    def say_left_out() -> None:
-        if left_out:
-            names = ", ".join(f.name for f in left_out)
-            if len(left_out) == 1:
-                output.mark("skip", left_out[0].what, name=names, width=NAME_WIDTH)
+    def print_skipped() -> None:
+        if skipped:
+            names = ", ".join(f.subject for f in skipped)
+            if len(skipped) == 1:
+                output.mark("skip", skipped[0].what, name=names, width=NAME_WIDTH)
             else:
-                output.mark("skip", f"{left_out[0].what}: without it nothing can be said of {names}")
-            left_out.clear()
+                output.mark("skip", f"{skipped[0].what}: without it nothing can be said of {names}")
+            skipped.clear()
 
     for finding in findings:
-        found.append(finding)
-        if finding.level is Level.SKIP and (not left_out or left_out[0].what == finding.what):
-            left_out.append(finding)
+        printed.append(finding)
+        if finding.level is Level.SKIP and (not skipped or skipped[0].what == finding.what):
+            skipped.append(finding)
             continue
-        say_left_out()
+        print_skipped()
         if finding.level is Level.SKIP:
-            left_out.append(finding)
+            skipped.append(finding)
         else:
-            output.mark(finding.level.value, finding.what, finding.do, name=finding.name, width=NAME_WIDTH)
-    say_left_out()
-    return found
+            output.mark(finding.level.value, finding.what, finding.do, name=finding.subject, width=NAME_WIDTH)
+    print_skipped()
+    return printed

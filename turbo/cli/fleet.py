@@ -47,8 +47,8 @@ def render(
     from turbo.fleet import render as files
 
     fleet, hosts = _load(file, host)
-    for note in (note for one in hosts for note in one.notes):
-        output.say(note)
+    for note in (note for each in hosts for note in each.notes):
+        output.notice(note)
     made = files.rendered(fleet, hosts)
     if out is None:
         for name, text in made.items():
@@ -57,9 +57,9 @@ def render(
     written = files.write(made, out)
     for name in written:
         typer.echo(f"{out / name}")
-    output.say(f"{len(made)} files, {len(written)} of them new or changed")
+    output.notice(f"{len(made)} files, {len(written)} of them new or changed")
     for name in files.left_over(made, hosts, out):
-        output.say(f"{out / name} is no longer in {fleet.file}: delete it")
+        output.notice(f"{out / name} is no longer in {fleet.file}: delete it")
 
 
 @app.command()
@@ -130,14 +130,14 @@ def restart(
       turbo fleet restart --host alpha --up-within 120
     """
     from turbo.fleet.presence import Presence
-    from turbo.fleet.rolling_restart import Roll
+    from turbo.fleet.rolling_restart import RollingRestart
 
     operator = _operator(file, host, dry_run)
     if dry_run:
-        Roll(operator, None, up_within).run()
+        RollingRestart(operator, None, up_within).run()
         return
     with Presence(dsn or "") as presence:
-        Roll(operator, presence, up_within).run()
+        RollingRestart(operator, presence, up_within).run()
 
 
 @app.command()
@@ -155,19 +155,19 @@ def status(
 
     from turbo.cli import fleet_screen
     from turbo.fleet.presence import Presence
-    from turbo.fleet.status_report import standing
+    from turbo.fleet.status_report import fleet_report
 
     operator = _operator(file, host, dry_run)
-    rows, trouble = None, None
+    rows, unreachable = None, None
     if not dry_run:
         try:
             with Presence(dsn or "") as presence:
                 rows = presence.rows()
         except psycopg.Error as error:
-            trouble = error
-    now = standing(operator, rows)
+            unreachable = error
+    report = fleet_report(operator, rows)
     if not dry_run:
-        raise typer.Exit(fleet_screen.show(now, trouble, as_json=as_json))
+        raise typer.Exit(fleet_screen.show(report, unreachable, as_json=as_json))
 
 
 def _load(file: Path | None, host: list[str] | None) -> "tuple[Fleet, tuple[Host, ...]]":

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from turbo import db
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 from turbo.cli.output import Column
+from turbo.domain.finding import Finding, warn
 
 if TYPE_CHECKING:
     import psycopg
@@ -29,47 +30,49 @@ WORKERS = (
 )
 
 
-def show(now: "FleetReport", trouble: "psycopg.Error | None", *, as_json: bool) -> int:
+def show(report: "FleetReport", unreachable: "psycopg.Error | None", *, as_json: bool) -> int:
     """Print it; the exit code. `trouble`: why agent_workers was not read."""
-    from turbo.client.fleet_status import Problem
-
-    found = list(now.everything)
-    if trouble is not None:
-        said = db.reason(trouble).partition(" Is the server running")[0]
-        found.insert(0, Problem(f"agent_workers not read: {said}", "give --dsn, or set TURBO_DSN"))
+    problems = list(report.everything)
+    if unreachable is not None:
+        why = db.why_unreachable(unreachable)
+        problems.insert(0, warn(f"agent_workers cannot be read: {why}", "give --dsn, or set TURBO_DSN"))
     if as_json:
         output.print_json(
             {
-                "problems": [asdict(p) for p in found],
-                "workers": [asdict(w) for w in now.workers],
-                "others": [asdict(w) for w in now.others],
+                "problems": [_problem(finding) for finding in problems],
+                "workers": [{**asdict(w), "problems": list(map(_problem, w.problems))} for w in report.workers],
+                "others": [asdict(w) for w in report.others],
             }
         )
-        return 1 if found else 0
-    for problem in found:
+        return 1 if problems else 0
+    for problem in problems:
         output.mark("warn", problem.what, problem.do)
-    if not found:
+    if not problems:
         output.mark("ok", "manager, agent_workers and /metrics agree")
     typer.echo("")
-    output.table(WORKERS, [_line(one) for one in now.workers])
-    if now.others:
-        names = ", ".join(f"{row.worker_id} on {row.host}" for row in now.others)
-        output.say(f"also in agent_workers: {names}")
-    return 1 if found else 0
+    output.table(WORKERS, [_line(worker) for worker in report.workers])
+    if report.others:
+        names = ", ".join(f"{row.worker_id} on {row.host}" for row in report.others)
+        output.notice(f"also in agent_workers: {names}")
+    return 1 if problems else 0
 
 
-def _line(one: "WorkerReport") -> tuple[object, ...]:
-    row, page = one.row, one.page
+def _problem(finding: Finding) -> dict[str, str]:
+    return {"what": finding.what, "do": finding.do}
+
+
+def _line(worker: "WorkerReport") -> tuple[object, ...]:
+    row, page = worker.row, worker.page
     return (
-        one.host,
-        one.name,
-        one.manager or "?",
-        one.pid,
+        worker.host,
+        worker.name,
+        worker.manager or "?",
+        worker.pid,
         row.worker_id if row else "",
         row.state if row else "",
         f"{row.running}/{row.slots}" if row else "",
-        moment.length(row.silent_seconds) if row else "",
-        moment.length(row.up_seconds) if row else "",
-        one.metrics if page else "",
+        timestamps.duration(row.silent_seconds) if row else "",
+        timestamps.duration(row.up_seconds) if row else "",
+        worker.metrics if page else "",
         row.version if row else page.version if page else "",
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, TaskStatus
@@ -26,7 +26,7 @@ def follow(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     except KeyboardInterrupt:
         what = task_ids[0] if len(task_ids) == 1 else "ID"
         which = f"task {what} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
-        output.say(f"no longer waiting; {which}. turbo show {what} shows it, turbo cancel {what} cancels it")
+        output.notice(f"no longer waiting; {which}. turbo show {what} shows it, turbo cancel {what} cancels it")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -36,36 +36,40 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     live = sys.stderr.isatty()
     shown = output.console(stderr=True).status("", spinner="dots") if live else nullcontext()
     with shown as status:
-        for found in client.follow(task_ids, away=_away):
-            for one in found:
-                if one.finished:
-                    ended[one.status] += 1
-                elif one.seconds is not None and one.status == "pending" and one.seconds > LOOK_FOR_WORKERS_AFTER:
-                    doubts.about(one.queue, one.seconds)
+        for tasks in client.follow(task_ids, away=_away):
+            for task in tasks:
+                if task.finished:
+                    ended[task.status] += 1
+                elif task.seconds is not None and task.status == "pending" and task.seconds > LOOK_FOR_WORKERS_AFTER:
+                    doubts.about(task.queue, task.seconds)
             if status is not None:
-                status.update(_line(found, ended, len(task_ids)))
+                status.update(_line(tasks, ended, len(task_ids)))
     return ended
 
 
-def _line(found: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any:
+def _line(tasks: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any:
     """Where they are, on one line."""
     from rich.text import Text
 
     room = max(20, output.console(stderr=True).width - 3)
     if total > 1:
-        now = Counter(one.status for one in found if not one.finished) + ended
+        counts = Counter(task.status for task in tasks if not task.finished) + ended
         text = f"{sum(ended.values())} of {total} ended: " + ", ".join(
-            f"{n} {state}" for state, n in sorted(now.items())
+            f"{n} {state}" for state, n in sorted(counts.items())
         )
     else:
-        one = found[0]
-        text = f"{one.task_id}  {'being stopped' if one.stopping else one.status}"
-        if one.seconds is not None and not one.finished:
-            text += f" in {moment.length(-one.seconds)}" if one.seconds < 0 else f" {moment.length(one.seconds)}"
-        if one.assigned_worker_id:
-            text += f" on {one.assigned_worker_id}"
-        if one.last_line:
-            text += f"  {output.one_line(one.last_line)}"
+        task = tasks[0]
+        text = f"{task.task_id}  {'being stopped' if task.stopping else task.status}"
+        if task.seconds is not None and not task.finished:
+            text += (
+                f" in {timestamps.duration(-task.seconds)}"
+                if task.seconds < 0
+                else f" {timestamps.duration(task.seconds)}"
+            )
+        if task.assigned_worker_id:
+            text += f" on {task.assigned_worker_id}"
+        if task.last_line:
+            text += f"  {output.one_line(task.last_line)}"
     return Text(text if len(text) <= room else text[: room - 1] + "…")
 
 
@@ -83,11 +87,11 @@ class _Doubts:
         self._next[queue] = WONDER_AFTER if first else inf
         served, paused = self._client.served(queue)
         if paused:
-            output.say(f"queue {queue} is paused: it waits until `turbo resume --queue {queue}`")
+            output.notice(f"queue {queue} is paused: it waits until `turbo resume --queue {queue}`")
         elif not served:
-            output.say(f"no live worker serves queue {queue}: it waits until one does (turbo status)")
+            output.notice(f"no live worker serves queue {queue}: it waits until one does (turbo status)")
         elif not first:
-            output.say(
+            output.notice(
                 f"queue {queue} is served, and still it waits: every slot may be busy, its concurrency key taken, its "
                 "account paused (turbo status), or its executor's program missing (turbo doctor --config FILE)"
             )
@@ -97,4 +101,8 @@ def _away(error: BaseException | None) -> None:
     from turbo import db
     from turbo.observability.log import scrub
 
-    output.say("the database is back" if error is None else f"the database is away, waiting: {scrub(db.reason(error))}")
+    output.notice(
+        "the database is back"
+        if error is None
+        else f"the database is away, waiting: {scrub(db.why_unreachable(error))}"
+    )

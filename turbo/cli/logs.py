@@ -69,10 +69,10 @@ def _show(run: "RunView", here: Path) -> None:
     if file is not None:
         _Log(file).copy()
     elif run.line is not None:
-        _say(run_log.only_progress(run))
+        _notice(run_log.only_progress(run))
         typer.echo(run_log.progress_line(run))
     else:
-        _say(f"{run.task_id} is {run.status}: {run_log.nothing(run)}")
+        _notice(f"{run.task_id} is {run.status}: {run_log.nothing(run)}")
         raise typer.Exit(1)
 
 
@@ -89,25 +89,25 @@ def _print_json(run: "RunView", here: Path) -> None:
 def _follow(client: "Client", run: "RunView", here: Path) -> None:
     """Until the task is finished. A further try is followed too, wherever it runs."""
     log: _Log | None = None
-    told = line = ""
+    last_notice = last_line = ""
     asks = _Asks(client)
     while True:
-        found = run_log.log_file(run, here)
-        if found is not None and (log is None or log.path != found):
+        path = run_log.log_file(run, here)
+        if path is not None and (log is None or log.path != path):
             if log is not None:
                 log.copy()
-            log = _Log(found)
-        if log is None or (run.status == "running" and found is None):
-            news = (
+            log = _Log(path)
+        if log is None or (run.status == "running" and path is None):
+            notice = (
                 run_log.only_progress(run)
                 if run.line is not None
                 else f"{run.task_id} is {run.status}: {run_log.nothing(run)}"
             )
-            if news != told:
-                _say(news)
-                told = news
-            if run.line is not None and run_log.progress_line(run, clock=False) != line:
-                line = run_log.progress_line(run, clock=False)
+            if notice != last_notice:
+                _notice(notice)
+                last_notice = notice
+            if run.line is not None and run_log.progress_line(run, clock=False) != last_line:
+                last_line = run_log.progress_line(run, clock=False)
                 typer.echo(run_log.progress_line(run))
         until = time.monotonic() + ASK_SECONDS
         while True:
@@ -117,7 +117,7 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
                 break
             time.sleep(READ_SECONDS)
         if run.finished:
-            _say(run_log.ending(run))
+            _notice(run_log.ending(run))
             return
         run = asks.again(run)
 
@@ -141,12 +141,12 @@ class _Asks:
             if not db.is_transient(error):
                 raise
             if not self._away:
-                _say(f"the database is away, waiting: {scrub(db.reason(error))}")
+                _notice(f"the database is away, waiting: {scrub(db.why_unreachable(error))}")
             self._away = True
             self._client.close()  # the next question opens another connection
         else:
             if self._away:
-                _say("the database is back")
+                _notice("the database is back")
             self._away = False
         return run
 
@@ -158,7 +158,7 @@ class _Log:
         self.path = path
         self._file = path.open("rb")
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        _say(run_log.full_log(path))
+        _notice(run_log.full_log(path))
 
     def copy(self) -> None:
         """What has come since: as it is into a pipe; to a person without what could steer the terminal."""
@@ -170,5 +170,5 @@ class _Log:
         sys.stdout.flush()
 
 
-def _say(text: str) -> None:
+def _notice(text: str) -> None:
     typer.echo(output.visible(text, lines=True), err=True)

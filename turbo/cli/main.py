@@ -45,8 +45,8 @@ migrates or serves goes on to its end."""
 UsageError: Any = typer.BadParameter.__base__
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"turbo {__version__}")
         raise typer.Exit
 
@@ -151,6 +151,7 @@ def _explain(error: Exception, command: str) -> int:
 
     from turbo import db
     from turbo.config.worker import ConfigError
+    from turbo.migrate.error import UNREADABLE_DSN
     from turbo.observability.log import scrub
 
     text = str(error)
@@ -162,7 +163,7 @@ def _explain(error: Exception, command: str) -> int:
     elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         text = "the database has no turbo schema: run `turbo migrate`"
     elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
-        text, code = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… dbname=…", 2
+        text, code = UNREADABLE_DSN, 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         text = f"cannot reach the database: {db.why_unreachable(error)} (--dsn, TURBO_DSN, or the PG* variables)"
     elif isinstance(error, psycopg.Error):

@@ -63,15 +63,15 @@ def migrate(
 
 
 def _apply(dsn: str, patience: migrations.Patience, as_json: bool, roles: bool) -> None:
-    def applied(one: migrations.Applied) -> None:
+    def on_applied(migration: migrations.Applied) -> None:
         if not as_json:
-            typer.echo(f"{one.label}  {one.seconds * 1000:.0f} ms")
+            typer.echo(f"{migration.label}  {migration.seconds * 1000:.0f} ms")
             sys.stdout.flush()
 
-    def say(line: str) -> None:
+    def report_progress(line: str) -> None:
         typer.echo(line, err=True)
 
-    report = migrations.migrate(dsn, patience=patience, say=say, on_applied=applied)
+    report = migrations.migrate(dsn, patience=patience, report=report_progress, on_applied=on_applied)
     granted = migrations.grant_roles(dsn, lock_timeout=patience.lock_timeout) if roles else None
     if as_json:
         typer.echo(json.dumps(asdict(report) | ({"roles": asdict(granted)} if granted else {})))
@@ -113,13 +113,13 @@ def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
             f"-- {planned.database}: from version {planned.version} to {planned.latest}. Nothing has been changed."
         )
         if planned.tables:
-            _show_found(planned)
+            _show_existing(planned)
         _show_statements(planned)
     if roles:
         typer.echo(f"\n-- ══ roles ══\n{migrations.roles_sql().rstrip()}")
 
 
-def _show_found(planned: migrations.Plan) -> None:
+def _show_existing(planned: migrations.Plan) -> None:
     for table in planned.tables:
         counted = planned.rows.statuses if planned.rows is not None and table.name == "agent_tasks" else None
         if counted is not None:
@@ -135,21 +135,22 @@ def _show_found(planned: migrations.Plan) -> None:
             typer.echo(_comment(f"  check {check.name}: {check.expression}"))
     typer.echo("--")
     for finding in planned.findings:
-        typer.echo(_comment(f"{finding.level}: {finding.text}") + (f"\n--   {_flat(finding.do)}" if finding.do else ""))
-    for one in planned.in_the_way:
-        typer.echo(_comment(f"in the way now: {one}"))
+        typer.echo(_comment(f"{finding.level}: {finding.what}") + (f"\n--   {_flat(finding.do)}" if finding.do else ""))
+    for blocker in planned.in_the_way:
+        typer.echo(_comment(f"in the way now: {blocker}"))
 
 
 def _show_statements(planned: migrations.Plan) -> None:
     if planned.refused:
         typer.echo("--\n-- Refused: this is what would be sent if the reasons above were gone.")
     label = ""
-    for one in planned.statements:
-        if one.label != label:
-            typer.echo(f"\n-- ══ {one.label} ══")
-            label = one.label
-        how = "in a transaction" if one.in_transaction else "outside a transaction"
-        typer.echo(f"\n-- {how}; {one.lock}{f' ({one.note})' if one.note else ''}\n{one.sql.rstrip()}")
+    for planned_statement in planned.statements:
+        if planned_statement.label != label:
+            typer.echo(f"\n-- ══ {planned_statement.label} ══")
+            label = planned_statement.label
+        how = "in a transaction" if planned_statement.in_transaction else "outside a transaction"
+        note = f" ({planned_statement.note})" if planned_statement.note else ""
+        typer.echo(f"\n-- {how}; {planned_statement.lock}{note}\n{planned_statement.sql.rstrip()}")
 
 
 def _comment(text: str) -> str:
@@ -180,7 +181,7 @@ def _plan_document(planned: migrations.Plan) -> dict[str, object]:
         "statuses": None if planned.rows is None or planned.rows.statuses is None else [
             {"status": status, "rows": rows} for status, rows in planned.rows.statuses
         ],
-        "findings": [asdict(finding) for finding in planned.findings],
+        "findings": [{"level": f.level, "text": f.what, "do": f.do} for f in planned.findings],
         "in_the_way": list(planned.in_the_way),
-        "statements": [asdict(one) for one in planned.statements],
+        "statements": [asdict(planned_statement) for planned_statement in planned.statements],
     }  # fmt: skip

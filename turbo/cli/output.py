@@ -69,7 +69,7 @@ def print_lines(lines: Sequence[str]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def say(text: str) -> None:
+def notice(text: str) -> None:
     """A line for the person, beside the result."""
     typer.echo(visible(text), err=True)
 

@@ -70,6 +70,6 @@ def _change(
     else:
         typer.echo(f"{what} {name} was {'paused already' if pausing else 'not paused'}")
     if not known:
-        output.say(
+        output.notice(
             f"no live worker {'serves' if what == 'queue' else 'uses'} {what} {name} now; is the name right? (turbo status)"
         )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, TaskFilter
@@ -17,7 +17,7 @@ def statuses(given: Sequence[str] | None) -> tuple[str, ...] | None:
 
     if not given:
         return None
-    words = [word.strip() for one in given for word in one.split(",") if word.strip()]
+    words = [word.strip() for part in given for word in part.split(",") if word.strip()]
     known = [state.value for state in TaskState]
     for word in words:
         if word not in known:
@@ -48,7 +48,7 @@ def task_filter(
         task_type=task_type,
         worker=worker,
         failure_kind=failure_kind,
-        since=moment.option(moment.Moments(client), "--since", since),
+        since=timestamps.option(timestamps.TimestampReader(client), "--since", since),
         text=text,
     )
 
@@ -57,16 +57,16 @@ def resolved(client: "Client", given: Sequence[str]) -> tuple[list[str], dict[st
     """The ids that were meant, each once; and why the others are none."""
     from turbo.client.client import AmbiguousTask, UnknownTask
 
-    found: list[str] = []
+    task_ids: list[str] = []
     refused: dict[str, str] = {}
     for text in given:
         try:
-            found.append(client.resolve(text))
+            task_ids.append(client.resolve(text))
         except UnknownTask:
             refused[text] = "no such task"
         except AmbiguousTask as error:
             refused[text] = str(error)
-    return list(dict.fromkeys(found)), refused
+    return list(dict.fromkeys(task_ids)), refused
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -78,5 +78,5 @@ def confirm(question: str, *, yes: bool) -> None:
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise typer.BadParameter(f"{question} Nothing was changed: give --yes to do it without being asked")
     if not typer.confirm(output.visible(question), err=True):
-        output.say("nothing was changed")
+        output.notice("nothing was changed")
         raise typer.Exit(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
 
@@ -39,33 +39,33 @@ def show(
         whole = client.resolve(task_id)
         task = client.get(whole)
         trail = client.trail(whole)
-        standing = next(iter(next(client.follow([whole]))), None) if not task.finished else None
+        status = next(iter(next(client.follow([whole]))), None) if not task.finished else None
     if as_json:
         output.print_json({**asdict(task), "trail": [asdict(a) for a in trail]})
         return
-    _head(task, standing.last_line if standing else None)
+    _head(task, status.last_line if status else None)
     _timeline(task, trail)
 
 
 def _head(task: "TaskRow", last_line: str | None) -> None:
-    tries = f"{(task.retry_count or 0) + 1} of {(task.max_retries or 0) + 1}"
-    took = None if task.execution_time_ms is None else moment.length(task.execution_time_ms / 1000)
+    attempts = f"{(task.retry_count or 0) + 1} of {(task.max_retries or 0) + 1}"
+    took = None if task.execution_time_ms is None else timestamps.duration(task.execution_time_ms / 1000)
     data = task.output_data if isinstance(task.output_data, dict) else {}
-    output.pairs({"task": task.task_id, "status": task.status, "wish": _wish(task)})
+    output.pairs({"task": task.task_id, "status": task.status, "wish": _request(task)})
     output.pairs(
         {
             "description": task.task_description,
             "type": task.task_type,
             "queue": task.queue,
             "priority": task.task_priority,
-            "try": tries,
+            "try": attempts,
             "rescues": task.infra_count or None,
             "timeout": None if task.timeout_seconds is None else f"{task.timeout_seconds} s",
             "worker": task.assigned_worker_id,
-            "created": moment.clock(task.created_at) or None,
-            "runnable": moment.clock(task.run_after) or None,
-            "started": moment.clock(task.started_at) or None,
-            "ended": moment.clock(task.completed_at) or None,
+            "created": timestamps.local_time(task.created_at) or None,
+            "runnable": timestamps.local_time(task.run_after) or None,
+            "started": timestamps.local_time(task.started_at) or None,
+            "ended": timestamps.local_time(task.completed_at) or None,
             "took": took,
             "concurrency key": task.concurrency_key,
             "idempotency key": task.idempotency_key,
@@ -86,33 +86,34 @@ def _output(value: object) -> object:
     return value.rstrip("\n") if isinstance(value, str) else value
 
 
-def _wish(task: "TaskRow") -> str | None:
+def _request(task: "TaskRow") -> str | None:
     """What somebody asked for while it runs."""
     if task.cancel_requested_at is None:
         return None
     asked = {"cancelled": "cancel", "pending": "run again", "scheduled": "run later"}
-    wish = task.cancel_to or "cancelled"
-    return f"{asked.get(wish, f'close as {wish}')}, asked at {moment.clock(task.cancel_requested_at)}: its agent is being stopped"
+    requested = task.cancel_to or "cancelled"
+    what, when = asked.get(requested, f"close as {requested}"), timestamps.local_time(task.cancel_requested_at)
+    return f"{what}, requested at {when}: its agent is being stopped"
 
 
-def _workspace(told: Any) -> dict[str, object]:
+def _workspace(workspace: Any) -> dict[str, object]:
     """Where the task worked, and what it changed there."""
-    if not isinstance(told, dict):
+    if not isinstance(workspace, dict):
         return {}
-    removed = "" if told.get("kept", True) else " (removed)"
+    removed = "" if workspace.get("kept", True) else " (removed)"
     return {
-        "workspace": f"{told.get('host')}:{told.get('path')}{removed}",
-        "branch": told.get("branch"),
-        "changed": _changed(told),
+        "workspace": f"{workspace.get('host')}:{workspace.get('path')}{removed}",
+        "branch": workspace.get("branch"),
+        "changed": _changed(workspace),
     }
 
 
-def _changed(told: dict[str, Any]) -> str:
-    if told.get("error"):
-        return str(told["error"])
-    lines = f"+{told.get('insertions')} -{told.get('deletions')} lines"
-    text = f"{_count(told.get('commits'), 'commit')}, {_count(told.get('files_changed'), 'file')}, {lines}"
-    return f"{text}; {told['uncommitted']} uncommitted" if told.get("uncommitted") else text
+def _changed(workspace: dict[str, Any]) -> str:
+    if workspace.get("error"):
+        return str(workspace["error"])
+    lines = f"+{workspace.get('insertions')} -{workspace.get('deletions')} lines"
+    text = f"{_count(workspace.get('commits'), 'commit')}, {_count(workspace.get('files_changed'), 'file')}, {lines}"
+    return f"{text}; {workspace['uncommitted']} uncommitted" if workspace.get("uncommitted") else text
 
 
 def _count(number: object, what: str) -> str:
@@ -124,23 +125,23 @@ def _usage(data: dict[str, Any]) -> str | None:
     if not isinstance(models, list):
         return None
     parts = []
-    for one in models:
-        if isinstance(one, dict):
-            tokens = f"{one.get('input_tokens', 0)} in, {one.get('output_tokens', 0)} out"
-            parts.append(f"{one.get('model', '?')}: {tokens}, ${one.get('cost_usd') or 0:.4f}")
+    for model in models:
+        if isinstance(model, dict):
+            tokens = f"{model.get('input_tokens', 0)} in, {model.get('output_tokens', 0)} out"
+            parts.append(f"{model.get('model', '?')}: {tokens}, ${model.get('cost_usd') or 0:.4f}")
     return "; ".join(parts) or None
 
 
 def _timeline(task: "TaskRow", trail: "list[Action]") -> None:
     typer.echo("\ntrail")
-    rows: list[tuple[str, ...]] = [(moment.clock(task.created_at, millis=True), "", "created", "", "", "")]
+    rows: list[tuple[str, ...]] = [(timestamps.local_time(task.created_at, millis=True), "", "created", "", "", "")]
     before = task.created_at
     for action in trail:
-        after = moment.between(before, action.executed_at)
+        after = timestamps.seconds_between(before, action.executed_at)
         rows.append(
             (
-                moment.clock(action.executed_at, millis=True),
-                "" if after is None or after < 0 else f"+{moment.length(after)}",
+                timestamps.local_time(action.executed_at, millis=True),
+                "" if after is None or after < 0 else f"+{timestamps.duration(after)}",
                 action.action_type,
                 _change(action),
                 action.actor or "",
@@ -161,7 +162,7 @@ def _detail(detail: Any) -> str:
     """`outcome=failed attempt=2 …`, the error last."""
     if not isinstance(detail, dict):
         return "" if detail is None else json.dumps(detail, ensure_ascii=False)
-    if isinstance(told := detail.get("workspace"), dict):
-        detail = {**detail, "workspace": f"({_changed(told)})"}
+    if isinstance(workspace := detail.get("workspace"), dict):
+        detail = {**detail, "workspace": f"({_changed(workspace)})"}
     ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
     return " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for k, v in ordered)

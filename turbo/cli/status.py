@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect
 from turbo.cli.output import Column
 
@@ -82,7 +82,7 @@ def status(
         now = client.fleet()
     if as_json:
         lines = asdict(now)
-        problems = [asdict(problem) for problem in now.problems]
+        problems = [{"what": finding.what, "do": finding.do} for finding in now.problems]
         output.print_json({"problems": problems, "success_rate": now.success_rate, **lines})
         return
     _problems(now)
@@ -120,7 +120,7 @@ def _workers(now: "FleetStatus", all_of_them: bool) -> None:
     shown = now.workers
     if not all_of_them and output.at_terminal() and len(shown) > WORKERS_SHOWN:
         shown = [w for w in shown if not w.live or w.state != "up"]
-        output.say(f"{output.many(len(now.workers) - len(shown), 'worker')} up; --all lists them")
+        output.notice(f"{output.many(len(now.workers) - len(shown), 'worker')} up; --all lists them")
     output.table(WORKERS, [_worker(w) for w in shown])
 
 
@@ -132,7 +132,7 @@ def _host(host: str, workers: "list[WorkerLine]") -> tuple[object, ...]:
 
 def _worker(w: "WorkerLine") -> tuple[object, ...]:
     state = w.state if w.live or w.state == "dead" else "silent"
-    beat, up = moment.length(w.silent_seconds), moment.length(w.up_seconds)
+    beat, up = timestamps.duration(w.silent_seconds), timestamps.duration(w.up_seconds)
     return (w.host, w.worker_id, state, f"{w.running}/{w.slots}", beat, up, ",".join(w.queues), w.version)
 
 
@@ -148,7 +148,7 @@ def _queues(now: "FleetStatus") -> None:
                 q.pending,
                 q.running,
                 q.scheduled,
-                moment.length(q.oldest_seconds),
+                timestamps.duration(q.oldest_seconds),
                 q.workers,
                 "paused" if q.paused else "unserved" if not q.workers else "open",
             )
@@ -165,7 +165,9 @@ def _accounts(now: "FleetStatus") -> None:
     for a in now.accounts:
         resets = ""
         if a.until is not None:
-            resets = f"{moment.clock(a.until)} (in {moment.length(max(0.0, a.resets_in_seconds or 0.0))})"
+            resets = (
+                f"{timestamps.local_time(a.until)} (in {timestamps.duration(max(0.0, a.resets_in_seconds or 0.0))})"
+            )
         elif a.state != "open" and a.reason == "manual":
             resets = "by hand"
         rows.append((a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets))
@@ -188,7 +190,7 @@ def _finished(now: "FleetStatus") -> None:
                 tasks["failed"],
                 tasks["cancelled"],
                 f"{tasks['completed'] / judged:.0%}" if judged else "",
-                moment.length(mean),
+                timestamps.duration(mean),
                 output.short(sum(f.input_tokens for f in by.values())),
                 output.short(sum(f.output_tokens for f in by.values())),
                 _dollars(sum(f.cost_usd for f in by.values())),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def submit(
         if from_line != 1:
             raise typer.BadParameter("--from-line is for many tasks: a .jsonl or .csv file")
         try:
-            _one(_read(text, file), defaults, wait, as_json, dsn)
+            _submit_one(_read(text, file), defaults, wait, as_json, dsn)
         except BadField as error:
             raise typer.BadParameter(str(error)) from None
     else:
@@ -131,17 +131,17 @@ def _read(text: str | None, file: Path | None) -> str:
         raise typer.BadParameter(f"{where} is not UTF-8 text") from None
 
 
-def _one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str | None) -> None:
+def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str | None) -> None:
     from turbo.client.new_task import new_task
 
     task = new_task({"task_description": text, **values})  # judged before the database is asked
     with connect(dsn) as client:
         if isinstance(task.run_after, str):
-            values["run_after"] = moment.option(moment.Moments(client), "--after", task.run_after)
+            values["run_after"] = timestamps.option(timestamps.TimestampReader(client), "--after", task.run_after)
             task = new_task({"task_description": text, **values})
         task_id, created = insert(client, task)
         if not created:
-            output.say(f"this idempotency key has a task already: {task_id}")
+            output.notice(f"this idempotency key has a task already: {task_id}")
         if not wait:
             try:
                 output.print_json({"task_id": task_id, "created": created}) if as_json else typer.echo(task_id)
@@ -154,7 +154,7 @@ def _one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str 
         from turbo.cli.follow import follow
 
         if not as_json:
-            output.say(task_id)
+            output.notice(task_id)
         follow(client, [task_id])
         result = client.get(task_id)
         output.print_json(asdict(result)) if as_json else _print_result(result)
@@ -169,7 +169,7 @@ def insert(client: "Client", task: "NewTask") -> tuple[str, bool]:
     try:
         submitted = client.submit_many([task])[0]
     except psycopg.errors.UniqueViolation as error:
-        output.say(f"turbo submit: {refusal(error)}")
+        output.notice(f"turbo submit: {refusal(error)}")
         raise typer.Exit(1) from None
     except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
         raise typer.BadParameter(refusal(error)) from None
@@ -196,4 +196,4 @@ def _print_result(task: Any) -> None:
         typer.echo(output.visible(text, lines=True) if output.at_terminal() else text)
     else:
         kind = f" ({task.failure_kind})" if task.failure_kind else ""
-        output.say(f"{task.task_id}: {task.status}{kind}{f': {task.error_message}' if task.error_message else ''}")
+        output.notice(f"{task.task_id}: {task.status}{kind}{f': {task.error_message}' if task.error_message else ''}")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 from turbo.cli.options import connect
 from turbo.cli.task_file import BadTaskFileLine, TaskFile, TaskFileLine
 
@@ -53,11 +53,11 @@ def submit_many(
     except OSError as error:
         raise typer.BadParameter(f"--file {path}: {error.strerror}") from None
     with source, connect(dsn) as client:
-        moments = moment.Moments(client)
-        total = _judge(source, moments, from_line)
+        reader = timestamps.TimestampReader(client)
+        total = _judge(source, reader, from_line)
         sent = Sent()
         with _bar(total) as advance:
-            for lines in _batches(source, moments, from_line, batch):
+            for lines in _batches(source, reader, from_line, batch):
                 _insert(client, lines, sent, path)
                 if not as_json and not output.at_terminal():
                     output.print_lines(sent.task_ids[-len(lines) :])
@@ -66,7 +66,7 @@ def submit_many(
         if as_json and not wait:
             output.print_json({"created": sent.created, "existing": existing, "task_ids": sent.task_ids})
         elif not as_json:
-            output.say(
+            output.notice(
                 f"{output.many(sent.created, 'task')} inserted"
                 + (f", {existing} had their idempotency key already" if existing else "")
             )
@@ -74,32 +74,34 @@ def submit_many(
             _wait(client, sent, existing, as_json)
 
 
-def _judge(source: TaskFile, moments: moment.Moments, from_line: int) -> int:
+def _judge(source: TaskFile, reader: timestamps.TimestampReader, from_line: int) -> int:
     """How many tasks there are. Exits 2 if a line is bad: the first ones are named, and nothing is inserted."""
     good, bad = 0, 0
-    for line in _lines(source, moments, from_line):
+    for line in _lines(source, reader, from_line):
         if isinstance(line, TaskFileLine):
             good += 1
             continue
         bad += 1
         if bad <= BAD_LINES_SHOWN:
-            output.say(str(line))
+            output.notice(str(line))
     if bad:
         more = f" ({bad - BAD_LINES_SHOWN} more are not shown)" if bad > BAD_LINES_SHOWN else ""
-        output.say(f"turbo submit: {bad} bad line{'s' if bad > 1 else ''}{more}; nothing was inserted")
+        output.notice(f"turbo submit: {bad} bad line{'s' if bad > 1 else ''}{more}; nothing was inserted")
         raise typer.Exit(2)
     if not good:
-        output.say("turbo submit: no task in it; nothing was inserted")
+        output.notice("turbo submit: no task in it; nothing was inserted")
         raise typer.Exit(2)
     return good
 
 
-def _lines(source: TaskFile, moments: moment.Moments, from_line: int) -> Iterator[TaskFileLine | BadTaskFileLine]:
+def _lines(
+    source: TaskFile, reader: timestamps.TimestampReader, from_line: int
+) -> Iterator[TaskFileLine | BadTaskFileLine]:
     for line in source.lines(from_line):
         if isinstance(line, TaskFileLine) and isinstance(line.task.run_after, str):
             try:
-                yield TaskFileLine(line.number, replace(line.task, run_after=moments.after(line.task.run_after)))
-            except moment.BadMoment as error:
+                yield TaskFileLine(line.number, replace(line.task, run_after=reader.after(line.task.run_after)))
+            except timestamps.BadTimestamp as error:
                 yield BadTaskFileLine(
                     line.number, f"column run_after: {str(error)!r} is not a moment: write 10m or 2026-12-01T09:00"
                 )
@@ -107,8 +109,10 @@ def _lines(source: TaskFile, moments: moment.Moments, from_line: int) -> Iterato
             yield line
 
 
-def _batches(source: TaskFile, moments: moment.Moments, from_line: int, size: int) -> Iterator[list[TaskFileLine]]:
-    good = (line for line in _lines(source, moments, from_line) if isinstance(line, TaskFileLine))
+def _batches(
+    source: TaskFile, reader: timestamps.TimestampReader, from_line: int, size: int
+) -> Iterator[list[TaskFileLine]]:
+    good = (line for line in _lines(source, reader, from_line) if isinstance(line, TaskFileLine))
     while some := list(islice(good, size)):
         yield some
 
@@ -127,19 +131,19 @@ def _insert(client: "Client", lines: list[TaskFileLine], sent: Sent, path: Path)
     except KeyboardInterrupt:
         _stopped("interrupted", sent, lines, path, doubt=True)
     except psycopg.OperationalError as error:
-        _stopped(f"the database is away: {scrub(db.reason(error))}", sent, lines, path, doubt=True)
+        _stopped(f"the database is away: {scrub(db.why_unreachable(error))}", sent, lines, path, doubt=True)
     except psycopg.Error as error:
         culprit = client.refused([line.task for line in lines])
         number, error = culprit or (None, error)
         where = f"line {lines[number].number}" if number is not None else f"lines {_span(lines)}"
         _stopped(f"{where}: the database refuses it: {refusal(error)}", sent, lines, path, doubt=False)
-    sent.task_ids += [one.task_id for one in submitted]
-    sent.created += sum(one.created for one in submitted)
+    sent.task_ids += [task.task_id for task in submitted]
+    sent.created += sum(task.created for task in submitted)
     sent.last_line = lines[-1].number
 
 
 def _stopped(why: str, sent: Sent, lines: list[TaskFileLine], path: Path, *, doubt: bool) -> NoReturn:
-    output.say(f"turbo submit: {why}")
+    output.notice(f"turbo submit: {why}")
     inserted = (
         f"{output.many(len(sent.task_ids), 'task')}, up to line {sent.last_line}, inserted"
         if sent.task_ids
@@ -147,7 +151,7 @@ def _stopped(why: str, sent: Sent, lines: list[TaskFileLine], path: Path, *, dou
     )
     rest = f"whether lines {_span(lines)} are in is not known" if doubt else f"nothing from line {sent.next_line} on"
     again = "" if str(path) == "-" else f" --file {path}"
-    output.say(
+    output.notice(
         f"{inserted}; {rest}. To go on: turbo submit{again} --from-line {sent.next_line}"
         if sent.task_ids or doubt
         else inserted
@@ -168,7 +172,7 @@ def _wait(client: "Client", sent: Sent, existing: int, as_json: bool) -> None:
         ends = {state: ended[state] for state in sorted(ended)}
         output.print_json({"created": sent.created, "existing": existing, "ended": ends, "task_ids": sent.task_ids})
     else:
-        output.say(", ".join(f"{count} {state}" for state, count in sorted(ended.items())))
+        output.notice(", ".join(f"{count} {state}" for state, count in sorted(ended.items())))
     if set(ended) != {"completed"}:
         raise typer.Exit(1)
 

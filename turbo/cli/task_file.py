@@ -75,7 +75,7 @@ class TaskFile:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if not text:
                     continue
-                value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
+                value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_unique_keys)
             except UnicodeDecodeError as error:
                 yield number, BadTaskFileLine(number, f"byte {error.start + 1}: is not UTF-8 text")
             except json.JSONDecodeError as error:
@@ -166,9 +166,9 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
-    return found
+    return values

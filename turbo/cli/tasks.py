@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli import moment, output
+from turbo.cli import output, timestamps
 from turbo.cli.options import (
     Dsn,
     Json,
@@ -59,29 +59,29 @@ def tasks(
     from turbo.cli.selection import task_filter
 
     with connect(dsn) as client:
-        wanted = task_filter(client, status, queue, task_type, worker, failure_kind, since, text)
-        found = client.tasks(wanted, limit=limit)
+        criteria = task_filter(client, status, queue, task_type, worker, failure_kind, since, text)
+        matches = client.tasks(criteria, limit=limit)
         now = client.read("select now()", ())[0]
     if as_json:
-        output.print_json([asdict(t) for t in found])
+        output.print_json([asdict(t) for t in matches])
         return
-    if not found:
-        output.say("no tasks" if wanted == type(wanted)() else "no task fits")
+    if not matches:
+        output.notice("no tasks" if criteria == type(criteria)() else "no task fits")
         return
-    output.table(COLUMNS, [_row(task, now) for task in found])
-    if len(found) == limit:
-        output.say(f"the newest {limit}; more with --limit")
+    output.table(COLUMNS, [_row(task, now) for task in matches])
+    if len(matches) == limit:
+        output.notice(f"the newest {limit}; more with --limit")
 
 
 def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
-    tries = (task.retry_count or 0) + 1
+    attempt = (task.retry_count or 0) + 1
     return (
         task.task_id,
         "cancelling" if task.cancel_requested_at and task.cancel_to == "cancelled" else task.status,
         when(task, now),
         task.queue,
         task.task_type,
-        f"{tries}/{(task.max_retries or 0) + 1}" if task.retry_count else "",
+        f"{attempt}/{(task.max_retries or 0) + 1}" if task.retry_count else "",
         task.assigned_worker_id,
         task.task_description,
     )
@@ -90,8 +90,8 @@ def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
 def when(task: "TaskLine", now: datetime) -> str:
     """How long it has been what it is: 'for 3m10s', '2h05m ago', 'in 10m00s'."""
     if task.completed_at is not None:
-        return f"{moment.length(moment.between(task.completed_at, now))} ago"
+        return f"{timestamps.duration(timestamps.seconds_between(task.completed_at, now))} ago"
     if task.status == "running":
-        return f"for {moment.length(moment.between(task.started_at, now))}"
-    waited = moment.between(task.run_after, now) or 0.0
-    return f"in {moment.length(-waited)}" if waited < 0 else f"for {moment.length(waited)}"
+        return f"for {timestamps.duration(timestamps.seconds_between(task.started_at, now))}"
+    waited = timestamps.seconds_between(task.run_after, now) or 0.0
+    return f"in {timestamps.duration(-waited)}" if waited < 0 else f"for {timestamps.duration(waited)}"

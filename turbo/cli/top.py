@@ -42,7 +42,7 @@ def top(
 
     async def first(feed: Feed) -> None:
         try:
-            await feed.look(View.RUNNING)
+            await feed.refresh(View.RUNNING)
         finally:
             await feed.close()  # the application has an event loop of its own
 

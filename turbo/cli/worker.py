@@ -70,9 +70,9 @@ def worker(
     connect_arguments(where, "turbo worker")  # one that cannot be read is told at once, not waited for
 
     async def run() -> int:
-        one = Worker(settings, dsn=where)
-        log.configure(one.id, log_file)
-        return await one.run()
+        worker_process = Worker(settings, dsn=where)
+        log.configure(worker_process.id, log_file)
+        return await worker_process.run()
 
     try:
         with asyncio.Runner(loop_factory=_fastest_loop()) as runner:

@@ -36,34 +36,45 @@ from turbo.sql import statement
 class AsyncClient:
     """`async with AsyncClient(dsn) as client: …`, or `AsyncClient(connection=…)` on a psycopg AsyncConnection of yours.
 
-    As Client. Its own connection is opened by the first call, and may be used by several asyncio tasks: their statements
-    take turns.
+    The first call opens the client's own connection. Several asyncio tasks may use one client: their statements take turns on
+    that connection. Cancelling a task in the middle of its statement discards the connection, and the next statement opens
+    another; no other task is disturbed.
     """
+
+    _statement_seconds: float | None = None
+    """How long a statement may take on the client's own connection; None: no limit. Raises psycopg.OperationalError after it."""
 
     def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
         self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection
-        self._opening = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        """Held by the task whose statement is on the connection, and by any task that opens or discards it."""
+        self._failed: psycopg.AsyncConnection[Any] | None = None
+        """The connection on which a statement failed last: what a Disconnect discards."""
 
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
-        async with self._opening:
-            if self._connection is None or (self._owns and self._connection.closed):
-                arguments = db.connect_arguments(self._dsn, "turbo client")
-                self._connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
-            return self._connection
+        """The connection, opened if need be. Only with `_turn`."""
+        if self._connection is None or (self._owns and self._connection.closed):
+            arguments = db.connect_arguments(self._dsn, "turbo client")
+            self._connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+        return self._connection
 
     async def __aenter__(self) -> "AsyncClient":
-        await self._connected()
+        async with self._turn:
+            await self._connected()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Its own connection; yours stays open."""
-        if self._owns and self._connection is not None:
-            await self._connection.close()
+        """Close the client's own connection; yours stays open. A statement under way ends with psycopg.OperationalError."""
+        if self._owns and (connection := self._connection) is not None:
+            if self._turn.locked():
+                db.cut(connection)
+            async with self._turn:
+                await connection.close()
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -124,14 +135,14 @@ class AsyncClient:
 
     async def tasks(
         self,
-        wanted: TaskFilter | None = None,
+        criteria: TaskFilter | None = None,
         *,
         status: str | None = None,
         queue: str | None = None,
         limit: int | None = 50,
     ) -> list[TaskLine]:
         """The newest tasks that fit. `limit` None: all of them."""
-        chosen = wanted or TaskFilter(statuses=(status,) if status else None, queue=queue)
+        chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return await self._run(operations.tasks(chosen, limit))
 
     async def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
@@ -221,14 +232,60 @@ class AsyncClient:
             await asyncio.sleep(step.seconds)
             return QueryResult()
         if isinstance(step, Disconnect):
-            await self.close()
+            async with self._turn:  # another task may be working on it
+                if self._owns and self._failed is not None:
+                    await self._failed.close()
             return QueryResult()
-        connection = await self._connected()
-        async with psycopg.AsyncCursor(connection, row_factory=dict_row) as cursor:
-            operations.prepare(cursor)
-            await cursor.execute(statement(step.name), step.parameters)
-            return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+        async with self._turn:
+            return await self._execute(await self._connected(), step)
+
+    async def _execute(self, connection: psycopg.AsyncConnection[Any], query: Query) -> QueryResult:
+        """Run one statement, in a task that outlives a cancellation of the caller's.
+
+        psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
+        second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
+        """
+        work = asyncio.ensure_future(_rows(connection, query))
+        try:
+            done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
+        except asyncio.CancelledError:
+            await self._abandon(connection, work)
+            raise
+        if not done:
+            await self._abandon(connection, work)
+            raise psycopg.OperationalError(f"no answer from the database within {self._statement_seconds:g} s")
+        try:
+            return work.result()
+        except psycopg.Error:
+            self._failed = connection
+            raise
+
+    async def _abandon(self, connection: psycopg.AsyncConnection[Any], work: "asyncio.Task[QueryResult]") -> None:
+        """End a statement whose answer no one waits for any more."""
+        work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so that asyncio does not log it
+        if not self._owns:
+            work.cancel()
+            await asyncio.wait({work})
+            return
+        self._connection = None
+        db.cut(connection)
+        interrupted: asyncio.CancelledError | None = None
+        while not work.done():  # the next connection may get this one's descriptor, so close it only once it is unused
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError as error:
+                interrupted = error
+        await connection.close()
+        if interrupted is not None:
+            raise interrupted
 
     def _check_may_wait(self) -> None:
         if self._connection is not None:
             operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
+
+
+async def _rows(connection: psycopg.AsyncConnection[Any], query: Query) -> QueryResult:
+    async with psycopg.AsyncCursor(connection, row_factory=dict_row) as cursor:
+        operations.prepare(cursor)
+        await cursor.execute(statement(query.name), query.parameters)
+        return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

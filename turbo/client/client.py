@@ -152,14 +152,14 @@ class Client:
 
     def tasks(
         self,
-        wanted: TaskFilter | None = None,
+        criteria: TaskFilter | None = None,
         *,
         status: str | None = None,
         queue: str | None = None,
         limit: int | None = 50,
     ) -> list[TaskLine]:
         """The newest tasks that fit. `limit` None: all of them."""
-        chosen = wanted or TaskFilter(statuses=(status,) if status else None, queue=queue)
+        chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return self._run(operations.tasks(chosen, limit))
 
     def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:

@@ -7,6 +7,8 @@ surroundings is the doctor's business (turbo.doctor).
 from dataclasses import dataclass
 from datetime import datetime
 
+from turbo.domain.finding import Finding, warn
+
 WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
 """A pending task older than this, in a queue that is served, is worth a word."""
@@ -84,14 +86,6 @@ class FinishedLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
-    """Something wrong, and what to do about it."""
-
-    what: str
-    do: str
-
-
-@dataclass(frozen=True, slots=True)
 class FleetStatus:
     """All of it; `window_seconds` is how far `finished` looks back."""
 
@@ -109,29 +103,27 @@ class FleetStatus:
         return ends["completed"] / total if total else None
 
     @property
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[Finding]:
         """What is wrong, the worst first."""
         return [*self._about_workers(), *self._about_accounts(), *self._about_queues(), *self._about_results()]
 
-    def _about_workers(self) -> list[Problem]:
-        found = []
+    def _about_workers(self) -> list[Finding]:
+        findings = []
         if not any(w.live for w in self.workers):
-            found.append(Problem("no live worker", "start one: turbo worker --config FILE"))
+            findings.append(warn("no live worker", "start one: turbo worker --config FILE"))
         successors = {(w.host, w.name) for w in self.workers if w.live}
         for w in self.workers:
             if w.live or (not w.running and (w.host, w.name) in successors):
                 continue  # one that was started again since is no news
             held = f", {_many(w.running, 'task')} of its not yet rescued" if w.running else ""
             what = f"worker {w.worker_id} is dead" if w.state == "dead" else f"worker {w.worker_id} does not answer"
-            found.append(
-                Problem(
-                    f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}; start it again"
-                )
+            findings.append(
+                warn(f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}; start it again")
             )
-        return found
+        return findings
 
-    def _about_accounts(self) -> list[Problem]:
-        found = []
+    def _about_accounts(self) -> list[Finding]:
+        findings = []
         for a in self.accounts:
             if a.state == "open":
                 continue
@@ -142,50 +134,50 @@ class FleetStatus:
                 "usage_limit": "wait for its reset; other accounts go on",
                 "manual": f"turbo resume --account {a.account}",
             }.get(a.reason or "", "a probe decides within a minute")
-            found.append(Problem(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
-        return found
+            findings.append(warn(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
+        return findings
 
-    def _about_queues(self) -> list[Problem]:
-        found = []
+    def _about_queues(self) -> list[Finding]:
+        findings = []
         for q in self.queues:
             if q.stuck:
-                found.append(
-                    Problem(
+                findings.append(
+                    warn(
                         f"queue {q.queue}: {_many(q.stuck, 'running task')} to be stopped, asked more than a minute ago",
                         "see the workers they are on: turbo tasks --status running",
                     )
                 )
             if q.paused:
                 why = f" ({q.paused_reason})" if q.paused_reason else ""
-                found.append(
-                    Problem(
+                findings.append(
+                    warn(
                         f"queue {q.queue} is paused by {q.paused_by}{why}: {_many(q.pending, 'task')} pending",
                         f"turbo resume --queue {q.queue}",
                     )
                 )
             elif q.workers == 0 and (q.pending or q.scheduled):
-                found.append(
-                    Problem(
+                findings.append(
+                    warn(
                         f"queue {q.queue}: {_many(q.pending + q.scheduled, 'task')}, and no live worker serves it",
                         f"add it to worker.queues of a worker, or start one: turbo worker --queue {q.queue}",
                     )
                 )
             elif q.oldest_seconds is not None and q.oldest_seconds > OLD_SECONDS:
-                found.append(
-                    Problem(
+                findings.append(
+                    warn(
                         f"queue {q.queue}: the oldest of {_many(q.pending, 'task')} has waited {q.oldest_seconds:.0f} s",
                         "more slots or workers; or is its account or task_type held back?",
                     )
                 )
-        return found
+        return findings
 
-    def _about_results(self) -> list[Problem]:
+    def _about_results(self) -> list[Finding]:
         rate = self.success_rate
         failed = sum(f.tasks for f in self.finished if f.status == "failed")
         total = failed + sum(f.tasks for f in self.finished if f.status == "completed")
         if rate is None or rate >= POOR_RATE or total < FEW:
             return []
-        return [Problem(f"{failed} of {total} tasks failed lately", "turbo tasks --status failed --since 1h")]
+        return [warn(f"{failed} of {total} tasks failed lately", "turbo tasks --status failed --since 1h")]
 
 
 def _many(count: int, what: str) -> str:

@@ -95,15 +95,15 @@ def new_task(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = Non
 
     Raises BadField: a name that is none, twice the same, or a value that cannot be.
     """
-    found: dict[str, Any] = {}
+    columns: dict[str, Any] = {}
     for name, value in values.items():
         column = column_named(name)
-        if column in found:
+        if column in columns:
             raise BadField(column, "stands twice, under its short name too: keep one")
         if value is not None:
-            found[column] = value
+            columns[column] = value
     known = {name: value for name, value in (defaults or {}).items() if value is not None}
-    return NewTask(**{"task_description": "", **known, **found})
+    return NewTask(**{"task_description": "", **known, **columns})
 
 
 def column_named(name: str) -> str:

@@ -36,7 +36,7 @@ from turbo.client.models import (
     UnknownTask,
 )
 from turbo.client.new_task import NewTask
-from turbo.client.timestamps import read_any_moment
+from turbo.client.timestamps import read_any_timestamp
 from turbo.runtime.backoff import Backoff
 
 WAIT_FIRST_SECONDS = 0.05
@@ -63,7 +63,7 @@ class Sleep:
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """Throw the connection away, if it is the client's own."""
+    """Discard the connection on which the last statement failed, if it is the client's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class Operation(Generic[T]):
 
 def prepare(cursor: "psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]") -> None:
     """Let a cursor read every timestamp and every JSON value. Not the connection: it may be the caller's."""
-    read_any_moment(cursor)
+    read_any_timestamp(cursor)
     set_json_loads(_readable, cursor)
 
 
@@ -168,11 +168,11 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
 
 
 def get(task_id: str) -> Steps[TaskRow]:
-    return TaskRow(**(yield from _one("client/task", task_id)))
+    return TaskRow(**(yield from _row("client/task", task_id)))
 
 
 def run(task_id: str) -> Steps[RunView]:
-    return RunView(**(yield from _one("client/run_view", task_id)))
+    return RunView(**(yield from _row("client/run_view", task_id)))
 
 
 def trail(task_id: str) -> Steps[list[Action]]:
@@ -180,15 +180,15 @@ def trail(task_id: str) -> Steps[list[Action]]:
 
 
 def resolve(prefix: str) -> Steps[str]:
-    asked = Query("client/task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
-    found = [str(row["task_id"]) for row in (yield asked).rows]
-    if prefix in found:
+    query = Query("client/task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
+    task_ids = [str(row["task_id"]) for row in (yield query).rows]
+    if prefix in task_ids:
         return prefix
-    if not found or not prefix:
+    if not task_ids or not prefix:
         raise UnknownTask(f"no task {prefix!r}")
-    if len(found) > 1:
-        raise AmbiguousTask(prefix, found)
-    return found[0]
+    if len(task_ids) > 1:
+        raise AmbiguousTask(prefix, task_ids)
+    return task_ids[0]
 
 
 def newest_ids(prefix: str, limit: int) -> Steps[list[str]]:
@@ -201,8 +201,8 @@ def _like(prefix: str) -> str:
     return "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
 
 
-def tasks(wanted: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
-    parameters = asdict(wanted) | {"statuses": wanted.statuses and list(wanted.statuses), "limit": limit}
+def tasks(criteria: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
+    parameters = asdict(criteria) | {"statuses": criteria.statuses and list(criteria.statuses), "limit": limit}
     return [TaskLine(**row) for row in (yield Query("client/tasks", parameters)).rows]
 
 
@@ -217,7 +217,7 @@ def listed(task_ids: str | Sequence[str]) -> list[str]:
     return [task_ids] if isinstance(task_ids, str) else list(task_ids)
 
 
-def _one(name: str, task_id: str) -> Steps[dict[str, Any]]:
+def _row(name: str, task_id: str) -> Steps[dict[str, Any]]:
     try:
         rows = (yield Query(name, {"task_id": task_id})).rows
     except psycopg.DataError:  # an id that the column's type cannot be
@@ -237,14 +237,14 @@ def follow(
     began = time.monotonic()
     waiting = list(dict.fromkeys(listed(task_ids)))
     while True:
-        found = yield from _patiently(partial(_standings, waiting), began, timeout, patient, away)
-        if missing := set(waiting) - {one.task_id for one in found}:
+        tasks = yield from _patiently(partial(_statuses, waiting), began, timeout, patient, away)
+        if missing := set(waiting) - {task.task_id for task in tasks}:
             raise UnknownTask(f"no task {sorted(missing)[0]!r}")
-        yield found
-        left = [one for one in found if not one.finished]
+        yield tasks
+        left = [task for task in tasks if not task.finished]
         if not left:
             return
-        waiting = [one.task_id for one in left]
+        waiting = [task.task_id for task in left]
         waited = time.monotonic() - began
         if timeout is not None and waited >= timeout:
             what = f"task {waiting[0]} is" if len(waiting) == 1 else f"{len(waiting)} tasks are"
@@ -279,15 +279,15 @@ def check_may_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> N
         )
 
 
-def _standings(task_ids: list[str]) -> Steps[list[TaskStatus]]:
-    found: list[TaskStatus] = []
+def _statuses(task_ids: list[str]) -> Steps[list[TaskStatus]]:
+    statuses: list[TaskStatus] = []
     for start in range(0, len(task_ids), FOLLOW_AT_ONCE):
         try:
             rows = (yield Query("client/follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})).rows
         except psycopg.DataError:  # an id that the column's type cannot be
             return []
-        found += [TaskStatus(**row) for row in rows]
-    return found
+        statuses += [TaskStatus(**row) for row in rows]
+    return statuses
 
 
 def _patiently(
@@ -297,7 +297,7 @@ def _patiently(
     backoff = Backoff()
     while True:
         try:
-            found = yield from operation()
+            result = yield from operation()
         except psycopg.Error as error:
             if not patient or not db.is_transient(error):
                 raise
@@ -310,7 +310,7 @@ def _patiently(
         else:
             if away is not None and backoff.failures:
                 away(None)
-            return found
+            return result
 
 
 # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────────

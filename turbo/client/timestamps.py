@@ -37,7 +37,7 @@ class _Timestamp(TimestampLoader):
             return _edge(data).replace(tzinfo=None)
 
 
-def read_any_moment(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> None:
+def read_any_timestamp(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> None:
     """Let this cursor read every timestamp, with a zone or without."""
     cursor.adapters.register_loader("timestamptz", _Timestamptz)
     cursor.adapters.register_loader("timestamp", _Timestamp)

@@ -20,10 +20,10 @@ import yaml
 from psycopg import ProgrammingError, conninfo
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from turbo.domain.finding import Finding, fail
+
 _VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
-Problem = tuple[str, str]
-"""(key path, what is wrong with it and what is allowed)."""
 Tree = dict[str, Any]
 
 
@@ -38,8 +38,8 @@ class Section(BaseModel):
 class Document(Section):
     """A whole file."""
 
-    def problems(self) -> list[Problem]:
-        """What no single key shows."""
+    def problems(self) -> list[Finding]:
+        """Findings about several keys together; `subject` is the key path."""
         return []
 
 
@@ -50,8 +50,8 @@ def load(
     path: Path,
     model: type[D],
     overrides: Mapping[str, Any] | None = None,
-    written: Callable[[Tree], Iterable[Problem]] | None = None,
-    expanded: Callable[[Tree], Iterable[Problem]] | None = None,
+    written: Callable[[Tree], Iterable[Finding]] | None = None,
+    expanded: Callable[[Tree], Iterable[Finding]] | None = None,
 ) -> D:
     """Read and check a file. `overrides` maps key paths ("worker.slots") to values of the command line; `written` looks at
     the file as it was written, `expanded` once its variables are; what they complain of is a secret, and not shown.
@@ -59,11 +59,11 @@ def load(
     Raises ConfigError: one message, a line per problem.
     """
     tree, lines = read(path, model)
-    errors: list[Problem] = list(written(tree)) if written else []
-    unset: list[Problem] = []
+    errors: list[Finding] = list(written(tree)) if written else []
+    unset: list[Finding] = []
     tree = _expand(tree, "", unset)
     errors += [problem for problem in (expanded(tree) if expanded else ()) if problem not in errors]
-    secret = [where for where, _ in errors]
+    secret = [error.subject for error in errors]
     errors += unset
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
@@ -73,13 +73,13 @@ def load(
     document = None
     try:
         document = model.model_validate(tree)
-        found = document.problems()
+        findings = document.problems()
     except ValidationError as error:
-        found = [_explain(model, e) for e in error.errors()]
-    errors += [(where, what) for where, what in found if not any(_within(where, one) for one in secret)]
+        findings = [_explain(model, e) for e in error.errors()]
+    errors += [finding for finding in findings if not any(_within(finding.subject, hidden) for hidden in secret)]
     if errors or document is None:
         raise ConfigError(
-            "\n".join(f"{path}{_line(lines, where)}: {where or '(top level)'}: {what}" for where, what in errors)
+            "\n".join(f"{path}{_line(lines, e.subject)}: {e.subject or '(top level)'}: {e.what}" for e in errors)
         )
     return document
 
@@ -113,10 +113,10 @@ def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     return tree, lines
 
 
-def near(found: str, known: Iterable[object]) -> str:
+def near(name: str, known: Iterable[object]) -> str:
     """The end of a message about an unknown name: the one that was meant, or those that there are."""
     names = [str(k) for k in known]
-    close = difflib.get_close_matches(found, names, n=1)
+    close = difflib.get_close_matches(name, names, n=1)
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if names else ""
@@ -157,7 +157,7 @@ def _line(lines: Mapping[str, int], where: str) -> str:
     return ""
 
 
-def _expand(value: Any, at: str, errors: list[Problem]) -> Any:
+def _expand(value: Any, at: str, errors: list[Finding]) -> Any:
     if isinstance(value, dict):
         return {k: _expand(v, f"{at}.{k}" if at else str(k), errors) for k, v in value.items()}
     if isinstance(value, list):
@@ -165,45 +165,45 @@ def _expand(value: Any, at: str, errors: list[Problem]) -> Any:
     if not isinstance(value, str):
         return value
 
-    def one(match: re.Match[str]) -> str:
+    def replacement(match: re.Match[str]) -> str:
         if match[0] == "$$":
             return "$"
-        found = os.environ.get(match["name"]) or match["default"]
-        if found is None:
-            errors.append(
-                (at, f"the variable {match['name']} is not set; set it, or write ${{{match['name']}:-default}}")
-            )
+        value = os.environ.get(match["name"]) or match["default"]
+        if value is None:
+            name = match["name"]
+            errors.append(fail(f"the variable {name} is not set; set it, or write ${{{name}:-default}}", subject=at))
             return ""
-        return found
+        return value
 
-    return _VARIABLE.sub(one, value)
+    return _VARIABLE.sub(replacement, value)
 
 
-def _explain(model: type[Document], error: Any) -> Problem:
+def _explain(model: type[Document], error: Any) -> Finding:
     """One pydantic error, in our words."""
     place, models = _follow(model, error["loc"])
     where = ".".join(place)
     if error["type"] == "extra_forbidden":
         _, beside = _follow(model, error["loc"][:-1])
-        return where, f"unknown key{near(place[-1], [key for m in beside for key in m.model_fields])}"
+        known = [key for m in beside for key in m.model_fields]
+        return fail(f"unknown key{near(place[-1], known)}", subject=where)
     if error["type"] == "missing":
-        return where, "is missing"
+        return fail("is missing", subject=where)
     if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
         context = error.get("ctx", {})
         key = str(context.get("discriminator", "")).strip("'")
         kinds = ", ".join(str(tag) for m in models for tag in typing.get_args(m.model_fields[key].annotation))
         if error["type"] == "union_tag_not_found":
-            return where, f"{key} is missing: one of {kinds}"
+            return fail(f"{key} is missing: one of {kinds}", subject=where)
         owner = place[0].removesuffix("s") if len(place) > 1 else where
-        return f"{where}.{key}", f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}"
+        return fail(f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}", subject=f"{where}.{key}")
     message = error["msg"].removeprefix("Value error, ")
-    found = error.get("input")
+    value = error.get("input")
     shown = (
         ""
-        if isinstance(found, dict | list) or "dsn" in where or error["type"] == "value_error"
-        else f" (found {found!r})"
+        if isinstance(value, dict | list) or "dsn" in where or error["type"] == "value_error"
+        else f" (found {value!r})"
     )
-    return where, f"{message[0].lower()}{message[1:]}{shown}"
+    return fail(f"{message[0].lower()}{message[1:]}{shown}", subject=where)
 
 
 def _follow(model: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], list[type[BaseModel]]]:
@@ -230,16 +230,16 @@ def _tags(model: type[BaseModel]) -> set[str]:
 
 def _options(annotations: Iterable[Any]) -> list[Any]:
     """Unions and Annotated taken apart."""
-    found = []
+    members = []
     for annotation in annotations:
         origin = typing.get_origin(annotation)
         if origin in (typing.Union, types.UnionType):
-            found += _options(typing.get_args(annotation))
+            members += _options(typing.get_args(annotation))
         elif origin is typing.Annotated:
-            found += _options(typing.get_args(annotation)[:1])
+            members += _options(typing.get_args(annotation)[:1])
         else:
-            found.append(annotation)
-    return found
+            members.append(annotation)
+    return members
 
 
 def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:

@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator
 
-from turbo.config.loader import ConfigError, Document, Problem, Section, Tree, has_password, load, near
+from turbo.config.loader import ConfigError, Document, Section, Tree, has_password, load, near
 from turbo.config.workspace import Workspace
+from turbo.domain.finding import Finding, fail
 
 __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 
@@ -197,32 +198,34 @@ class WorkerConfig(Document):
     retry: Retry = Field(default=Retry(), description="Waits between tries: exponential, with full jitter.")
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
-    def problems(self) -> list[Problem]:
-        found = []
+    def problems(self) -> list[Finding]:
+        findings = []
         for task_type, executor in self.routes.items():
             if executor not in self.executors:
-                found.append((f"routes.{task_type}", f"no executor {executor!r}{near(executor, self.executors)}"))
+                what = f"no executor {executor!r}{near(executor, self.executors)}"
+                findings.append(fail(what, subject=f"routes.{task_type}"))
         for name, section in self.executors.items():
             if section.account is not None and section.account not in self.accounts:
-                path = f"executors.{name}.account"
-                found.append((path, f"no account {section.account!r}{near(section.account, self.accounts)}"))
-            found += _workspace_problems(f"executors.{name}", section)
+                what = f"no account {section.account!r}{near(section.account, self.accounts)}"
+                findings.append(fail(what, subject=f"executors.{name}.account"))
+            findings += _workspace_problems(f"executors.{name}", section)
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
-            found.append(
-                ("worker.lease_seconds", "must be at least twice heartbeat_seconds: one late beat is no death")
-            )
-        return found
+            what = "must be at least twice heartbeat_seconds: one late beat is no death"
+            findings.append(fail(what, subject="worker.lease_seconds"))
+        return findings
 
 
-def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Problem]:
+def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
     if not isinstance(section, Program) or section.workspace is None:
         return
     if section.cwd is not None:
-        yield f"{at}.cwd", "cannot stand beside workspace, which gives each task a directory of its own; take one out"
+        what = "cannot be set together with workspace, which gives each task its own directory; remove one of them"
+        yield fail(what, subject=f"{at}.cwd")
     if section.exclusive_cwd:
-        yield f"{at}.exclusive_cwd", "is for a directory that tasks share; with workspace each has its own"
+        what = "is for a directory that tasks share; with workspace, each task has its own"
+        yield fail(what, subject=f"{at}.exclusive_cwd")
     if (problem := section.workspace.problem_of_fetch()) is not None:
-        yield f"{at}.workspace.fetch", problem
+        yield fail(problem, subject=f"{at}.workspace.fetch")
 
 
 def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -> WorkerConfig:
@@ -233,11 +236,9 @@ def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -
     return load(path, WorkerConfig, overrides, _written_password)
 
 
-def _written_password(tree: Tree) -> Iterator[Problem]:
+def _written_password(tree: Tree) -> Iterator[Finding]:
     section = tree.get("database")
     dsn = section.get("dsn") if isinstance(section, dict) else None
     if isinstance(dsn, str) and has_password(dsn):
-        yield (
-            "database.dsn",
-            "holds a password; put it into ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file",
-        )
+        what = "holds a password; put it into ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file"
+        yield fail(what, subject="database.dsn")

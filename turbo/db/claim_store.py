@@ -131,9 +131,7 @@ async def _poll(connection: Connection, parameters: Mapping[str, object]) -> Pol
     (row,) = await rows(connection, "tasks/poll", parameters)
     due, next_in, runnable, stop, accounts, ended_below, begun_below, _ = row
     breakers = tuple(
-        AccountRow(
-            a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"]
-        )
+        AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])
         for a in accounts or ()
     )
     return PollResult(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at, ended_below, begun_below)

@@ -1,6 +1,6 @@
 """`turbo doctor`: what will go wrong, before it does. A line a check, and what to do.
 
-finding.py       a check, and what it finds
+check.py         a check, and which others must succeed first
 session.py       the doctor's session with the database
 server.py        the server: there, writable, its standbys, old transactions, its clock
 schema.py        migrated; turbo's triggers and indexes whole; nobody else's on the table
@@ -15,6 +15,7 @@ Nothing is changed: not in the database, not on the disk (but for a file that is
 """
 
 from turbo.doctor.examination import examine
-from turbo.doctor.finding import Finding, Level
+from turbo.domain.finding import Finding
+from turbo.domain.states import Level
 
 __all__ = ["Finding", "Level", "examine"]

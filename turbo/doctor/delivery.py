@@ -15,8 +15,9 @@ from psycopg import sql as compose
 
 from turbo import db
 from turbo.db.channels import HEARD, QUESTION, worker_channel
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip
+from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
+from turbo.domain.finding import Finding, fail, ok, skip
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 
 DELIVERY_SECONDS = 5.0
@@ -31,7 +32,7 @@ def checks(session: Session) -> list[Check]:
     ]
 
 
-def _delivered(session: Session) -> Verdict:
+def _delivered(session: Session) -> Finding:
     where = place(session.connection)
     with session.deadline():
         pooled = behind_pooler(session.connection)
@@ -45,7 +46,7 @@ def _delivered(session: Session) -> Verdict:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(channel)))
         with session.deadline():
             session.connection.execute("select pg_notify(%s, %s)", [channel, token])
-        for payload in _heard(listening, DELIVERY_SECONDS):
+        for payload in _payloads(listening, DELIVERY_SECONDS):
             if payload == token:
                 how = "through a pooler in session mode" if pooled else "from another session"
                 return ok(f"a NOTIFY {how} arrives")
@@ -55,7 +56,7 @@ def _delivered(session: Session) -> Verdict:
     )
 
 
-def _workers_hear(session: Session) -> Verdict:
+def _workers_hear(session: Session) -> Finding:
     workers = session.rows("workers")
     if not workers:
         return skip("no worker lives")
@@ -78,7 +79,7 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(HEARD)))
         channels = [worker_channel(worker_id) for worker_id in waiting]
         session.rows("ask", {"channels": channels, "question": QUESTION + token})
-        for payload in _heard(listening, ANSWER_SECONDS):
+        for payload in _payloads(listening, ANSWER_SECONDS):
             answered, _, worker_id = payload.partition(" ")
             if answered == token:
                 waiting.pop(worker_id, None)
@@ -87,7 +88,7 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
     return list(waiting.values())
 
 
-def _heard(connection: psycopg.Connection[Any], seconds: float) -> Iterable[str]:
+def _payloads(connection: psycopg.Connection[Any], seconds: float) -> Iterable[str]:
     """Payloads as they arrive. The generator of psycopg is always run to its end: what came in the same packet as an
     answer would be lost else."""
     end = time.monotonic() + seconds

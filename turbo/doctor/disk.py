@@ -11,11 +11,18 @@ from typing import NamedTuple
 
 import psutil
 
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+from turbo.doctor.check import Check
+from turbo.domain.finding import Finding, fail, ok, skip, warn
 
 ROOM_BYTES = 500 * 1024 * 1024
 INODES = 1000
 PROBE_BYTES = 64 * 1024
+
+REFUSED = {
+    "quarantine": "read the reason in each task's error, then delete the quarantined files",
+    "corrupt": "read the corrupt files, then delete them",
+}
+"""Directories of a spool for results that cannot be recorded, and what to do about them."""
 
 NETWORKED = frozenset(
     {"nfs", "nfs4", "nfsd", "cifs", "smbfs", "smb3", "afpfs", "webdav", "davfs", "ncpfs", "9p", "afs", "ceph", "glusterfs"}
@@ -50,7 +57,7 @@ def file_system(path: Path, mounts: Iterable[Mount]) -> Mount | None:
     return max(holding, key=lambda m: len(m.mountpoint), default=None)
 
 
-def state_directory(root: Path, mounts: Sequence[Mount]) -> Verdict:
+def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
     """Is it this user's alone, on a local disk, with room, and does it take a file?"""
     mount = file_system(root, mounts)
     if mount is not None and mount.fstype in NETWORKED:
@@ -93,8 +100,8 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Verdict:
     return ok(f"{root}, {free / 1e9:.0f} GB free{f' on {mount.fstype}' if mount else ''}")
 
 
-def spool(root: Path) -> Verdict:
-    """What dead workers left, and what the database refused. A live worker's own is its own business."""
+def spool(root: Path) -> Finding:
+    """Results that dead workers did not record, and results that the database refused. A live worker records its own."""
     workers = root / "workers"
     if not workers.is_dir():
         return skip("there is none yet")
@@ -102,24 +109,20 @@ def spool(root: Path) -> Verdict:
         homes = sorted(home for home in workers.iterdir() if home.is_dir())
     except PermissionError:
         return skip("not this user's")
-    left: list[str] = []
-    for home in homes:
-        for kind in ("quarantine", "corrupt"):
-            if count := len(list((home / "spool" / kind).glob("*"))):
-                return warn(
-                    f"{count} result{'' if count == 1 else 's'} that could not be recorded, in {home / 'spool' / kind}",
-                    "read them; then remove the files"
-                    if kind == "corrupt"
-                    else "the tasks' error says why; then remove the files",
-                )
-        if not _lives(home.name) and (count := len(list((home / "spool").glob("*.json")))):
-            left.append(f"{count} of {home.name}")
-    if left:
-        return warn(
-            f"results that dead workers have not recorded: {', '.join(left)}",
-            "start a worker with this state_dir: it records them before it claims",
-        )
-    return ok("nothing is left over")
+    problems: list[str] = []
+    remedies: list[str] = []
+    for kind, remedy in REFUSED.items():
+        counts = {home / "spool" / kind: len(list((home / "spool" / kind).glob("*"))) for home in homes}
+        if any(counts.values()):
+            places = ", ".join(f"{count} in {directory}" for directory, count in counts.items() if count)
+            problems.append(f"results that could not be recorded: {places}")
+            remedies.append(remedy)
+    dead = {home.name: len(list((home / "spool").glob("*.json"))) for home in homes if not _lives(home.name)}
+    if any(dead.values()):
+        places = ", ".join(f"{count} of {name}" for name, count in dead.items() if count)
+        problems.append(f"results that dead workers have not recorded: {places}")
+        remedies.append("start a worker with this state_dir: it records them before it claims")
+    return warn("; ".join(problems), "; ".join(remedies)) if problems else ok("nothing is left over")
 
 
 def _lives(worker_id: str) -> bool:

@@ -1,6 +1,7 @@
 """All checks, in order: the database first, then this host."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import psycopg
 from turbo import db
 from turbo.config.worker import WorkerConfig
 from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, surroundings, worktrees
-from turbo.doctor.finding import Check, Finding, Level, Verdict, fail, skip
+from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
+from turbo.domain.finding import Finding, fail, skip
+from turbo.domain.states import Level
 from turbo.observability.log import scrub
 
 OLD_TRANSACTION_SECONDS = 300.0
@@ -32,15 +35,15 @@ def examine(
     with Session(dsn) as session:
         for check in _checks(session, config, env_file, old_transaction_seconds):
             cause = next((lacking[name] for name in check.needs if name in lacking), None)
-            verdict = skip(f"see {cause}") if cause else _looked(check)
-            if verdict.level in (Level.FAIL, Level.SKIP):
+            finding = skip(f"see {cause}") if cause else _run(check)
+            if finding.level in (Level.FAIL, Level.SKIP):
                 lacking[check.name] = cause or check.name
-            yield Finding(check.name, verdict.level, scrub(verdict.what), verdict.do)
+            yield replace(finding, subject=check.name, what=scrub(finding.what))
 
 
-def _looked(check: Check) -> Verdict:
+def _run(check: Check) -> Finding:
     try:
-        return check.look()
+        return check.run()
     except psycopg.Error as error:
         return fail(f"the database did not answer this: {db.reason(error)}", "see the server's log")
     except OSError as error:

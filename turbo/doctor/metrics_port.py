@@ -7,13 +7,13 @@ import ssl
 from collections.abc import Iterable
 
 from turbo.config.worker import MetricsSection
-from turbo.doctor.finding import Verdict, fail, ok
 from turbo.doctor.session import SessionRow
+from turbo.domain.finding import Finding, fail, ok
 
 ASK_SECONDS = 3.0
 
 
-def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Verdict:
+def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Finding:
     """`rows` are the live workers: the one on this host with this port is ours, whatever it answers."""
     if settings.port == 0:
         return ok("a free one is taken at the start")
@@ -44,10 +44,10 @@ def _holder(settings: MetricsSection) -> int | None:
     """None when a server could listen there now, else the error's number."""
     try:
         family = socket.getaddrinfo(settings.host or None, settings.port, type=socket.SOCK_STREAM)[0][0]
-        with socket.socket(family, socket.SOCK_STREAM) as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            one.bind((settings.host, settings.port))
-            one.listen(1)
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((settings.host, settings.port))
+            probe.listen(1)
     except socket.gaierror:
         return errno.EADDRNOTAVAIL
     except OSError as error:

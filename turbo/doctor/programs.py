@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 
 from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, WorkerConfig
-from turbo.doctor.finding import Check, Verdict, fail, ok, warn
+from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
+from turbo.domain.finding import Finding, fail, ok, warn
 from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import build_executors
 from turbo.process.environment import EnvFile, EnvironmentRefused
@@ -23,28 +24,28 @@ OLDEST_MEASURED = (2, 1, 197)
 
 
 def checks(
-    config: WorkerConfig, worker_env_file: Path | None, surroundings: Callable[[], WorkerEnvironment]
+    config: WorkerConfig, worker_env_file: Path | None, environment: Callable[[], WorkerEnvironment]
 ) -> list[Check]:
-    found = []
+    checks_of_programs = []
     if worker_env_file is not None:
-        found.append(Check("env file", partial(env_file, worker_env_file)))
+        checks_of_programs.append(Check("env file", partial(env_file, worker_env_file)))
     for account, settings in config.accounts.items():
         if settings.env_file is not None:
             path = Path(settings.env_file)
-            found.append(Check(f"env file {account}", partial(env_file, path)))
+            checks_of_programs.append(Check(f"env file {account}", partial(env_file, path)))
     routed = set(config.routes.values())
     for name, executor in config.executors.items():
         if name not in routed:
             continue  # no task can come to it
         whose = executor.account
         needs = (f"env file {whose}",) if whose is not None and config.accounts[whose].env_file is not None else ()
-        found.append(Check(f"executor {name}", partial(_executor, config, name, surroundings), needs))
+        checks_of_programs.append(Check(f"executor {name}", partial(_executor, config, name, environment), needs))
         if is_agent(executor):
-            found.append(Check(f"directory {name}", partial(directory, config, name)))
-    return found
+            checks_of_programs.append(Check(f"directory {name}", partial(directory, config, name)))
+    return checks_of_programs
 
 
-def env_file(path: Path) -> Verdict:
+def env_file(path: Path) -> Finding:
     try:
         count = len(EnvFile(path).values())
     except EnvironmentRefused as error:
@@ -53,28 +54,28 @@ def env_file(path: Path) -> Verdict:
     return ok(f"{path}: mode 0600, {count} variable{'' if count == 1 else 's'}")
 
 
-def _executor(config: WorkerConfig, name: str, found: Callable[[], WorkerEnvironment]) -> Verdict:
-    surroundings = found()
-    with applied(surroundings), tempfile.TemporaryDirectory(prefix="turbo-doctor-") as place:
+def _executor(config: WorkerConfig, name: str, find_environment: Callable[[], WorkerEnvironment]) -> Finding:
+    environment = find_environment()
+    with applied(environment), tempfile.TemporaryDirectory(prefix="turbo-doctor-") as scratch:
         alone = config.model_copy(update={"executors": {name: config.executors[name]}})
         try:
-            executor = build_executors(alone, Journal(Path(place) / "journal"))[name]
+            executor = build_executors(alone, Journal(Path(scratch) / "journal"))[name]
         except (ConfigError, OSError) as error:
             return fail(str(error).removeprefix(f"executors.{name}: "), f"mend executors.{name} in the configuration")
         if isinstance(executor, NeedsProgram) and (missing := executor.missing()) is not None:
             what, _, do = missing.partition("; ")
             return fail(
-                f"{what} ({surroundings.whose})",
+                f"{what} ({environment.whose})",
                 do or "install it, or write its absolute path as the executor's command",
             )
         section = config.executors[name]
         if isinstance(section, ClaudeSection):
-            return asyncio.run(_claude(executor, section.account, surroundings))
+            return asyncio.run(_claude(executor, section.account, environment))
         program = section.command[0] if isinstance(section, CommandSection) else section.handler
-        return ok(f"{program} is there ({surroundings.whose})")
+        return ok(f"{program} is there ({environment.whose})")
 
 
-async def _claude(executor: Executor, account: str | None, surroundings: WorkerEnvironment) -> Verdict:
+async def _claude(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
     """The CLI's version and whether a login is there: its own word, which costs no request and says nothing of validity."""
     from turbo.executors.claude.executor import ClaudeExecutor
 
@@ -88,14 +89,14 @@ async def _claude(executor: Executor, account: str | None, surroundings: WorkerE
     if not logged_in:
         whose = f" of account {account}" if account else ""
         return fail(
-            f"Claude CLI {version} is not logged in ({surroundings.whose})",
+            f"Claude CLI {version} is not logged in ({environment.whose})",
             f"claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN=… in the env_file{whose} (mode 0600)",
         )
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
     if numbers < OLDEST_MEASURED:
         oldest = ".".join(map(str, OLDEST_MEASURED))
         return warn(f"Claude CLI {version}, older than any that turbo was measured with ({oldest})", "upgrade it")
-    return ok(f"Claude CLI {version}, a login is there ({surroundings.whose})")
+    return ok(f"Claude CLI {version}, a login is there ({environment.whose})")
 
 
 def is_agent(section: object) -> bool:
@@ -103,7 +104,7 @@ def is_agent(section: object) -> bool:
     return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and section.account is not None)
 
 
-def directory(config: WorkerConfig, name: str) -> Verdict:
+def directory(config: WorkerConfig, name: str) -> Finding:
     """Ten agents in one checkout ruin each other's work."""
     section = config.executors[name]
     assert isinstance(section, ClaudeSection | CommandSection)

@@ -3,8 +3,9 @@
 import re
 from functools import cache
 
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+from turbo.doctor.check import Check
 from turbo.doctor.session import Session
+from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.migrate import MigrationError, SchemaFit, check_schema, explain_schema, history
 from turbo.migrate import files as migrations
 
@@ -14,7 +15,7 @@ _TRIGGER = re.compile(
 
 
 def checks(session: Session, *, as_worker: bool) -> list[Check]:
-    found = [
+    schema_checks = [
         Check("table", lambda: _table(session), ("database",)),
         Check("schema", lambda: _schema(session), ("database",)),
         Check("triggers", lambda: _triggers(session), ("schema",)),
@@ -22,29 +23,29 @@ def checks(session: Session, *, as_worker: bool) -> list[Check]:
         Check("indexes", lambda: _indexes(session), ("schema",)),
     ]
     if as_worker:
-        found.append(Check("privileges", lambda: _privileges(session), ("schema",)))
-    return found
+        schema_checks.append(Check("privileges", lambda: _privileges(session), ("schema",)))
+    return schema_checks
 
 
-def _schema(session: Session) -> Verdict:
+def _schema(session: Session) -> Finding:
     with session.deadline():
         state = history.status(session.connection)
-        said = explain_schema(state.version, state.latest)
+        explanation = explain_schema(state.version, state.latest)
         match check_schema(state.version, state.latest):
             case SchemaFit.BEHIND:
-                return fail(said.partition(": run `")[0], "turbo migrate")
+                return fail(explanation.partition(": run `")[0], "turbo migrate")
             case SchemaFit.TOO_NEW:
-                return fail(said.partition(": upgrade")[0], "upgrade turbo on this host")
+                return fail(explanation.partition(": upgrade")[0], "upgrade turbo on this host")
         try:
             history.pending(session.connection, migrations.read())
         except MigrationError as error:
             return fail(str(error), "see migrations/ and the table turbo_migrations")
     if state.version > state.latest:
-        return warn(said.partition(": that works")[0], "works; upgrade turbo on this host when you can")
+        return warn(explanation.partition(": that works")[0], "works; upgrade turbo on this host when you can")
     return ok(f"at version {state.version}, the latest")
 
 
-def _table(session: Session) -> Verdict:
+def _table(session: Session) -> Finding:
     table = next(iter(session.rows("table")), None)
     if table is None:
         return skip("there is no agent_tasks yet")
@@ -82,7 +83,7 @@ def _on_our_tables(session: Session, tables: set[str]) -> list[dict[str, object]
     return session.rows("triggers", {"tables": [f"public.{table}" for table in sorted(tables)]})
 
 
-def _triggers(session: Session) -> Verdict:
+def _triggers(session: Session) -> Finding:
     there = {str(row["name"]): row["enabled"] for row in _on_our_tables(session, set(_ours().values()))}
     missing = sorted(_ours().keys() - there.keys())
     if missing:
@@ -101,7 +102,7 @@ def _triggers(session: Session) -> Verdict:
     return ok(f"all {len(there.keys() & _ours().keys())} of turbo's are there and enabled")
 
 
-def _other_triggers(session: Session) -> Verdict:
+def _other_triggers(session: Session) -> Finding:
     rows = _on_our_tables(session, {"agent_tasks"})
     others = [row for row in rows if row["name"] not in _ours() and row["enabled"]]
     if not others:
@@ -116,8 +117,8 @@ def _other_triggers(session: Session) -> Verdict:
     )
 
 
-def _indexes(session: Session) -> Verdict:
-    wanted = {
+def _indexes(session: Session) -> Finding:
+    definitions = {
         f"{index.schema}.{index.index}": " ".join(
             line for line in block.sql.split("\n") if line and not line.startswith("--")
         )
@@ -125,16 +126,16 @@ def _indexes(session: Session) -> Verdict:
         for block in file.blocks
         if (index := block.concurrent_index) is not None
     }
-    for row in session.rows("indexes", {"names": list(wanted)}):
+    for row in session.rows("indexes", {"names": list(definitions)}):
         if row["valid"]:
             continue
         what = "is INVALID" if row["present"] else "is missing"
         again = f"DROP INDEX CONCURRENTLY {row['name']}; " if row["present"] else ""
-        return fail(f"{row['name']} {what}", f"{again}{' '.join(wanted[row['name']].split())}")
-    return ok(f"all {len(wanted)} of turbo's are there and valid")
+        return fail(f"{row['name']} {what}", f"{again}{' '.join(definitions[row['name']].split())}")
+    return ok(f"all {len(definitions)} of turbo's are there and valid")
 
 
-def _privileges(session: Session) -> Verdict:
+def _privileges(session: Session) -> Finding:
     lacks = [row["lacks"] for row in session.rows("privileges")]
     if lacks:
         role = session.facts["role"]

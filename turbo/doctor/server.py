@@ -3,8 +3,9 @@
 import time
 
 from turbo import db
-from turbo.doctor.finding import Check, Verdict, fail, ok, skip, warn
+from turbo.doctor.check import Check
 from turbo.doctor.session import Session
+from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.migrate.session import OLDEST_SERVER, place
 
 SKEW_SECONDS = 2.0
@@ -23,7 +24,7 @@ def checks(session: Session, old_transaction_seconds: float) -> list[Check]:
     ]
 
 
-def _reachable(session: Session) -> Verdict:
+def _reachable(session: Session) -> Finding:
     began = time.monotonic()
     try:
         session.open()
@@ -37,7 +38,7 @@ def _reachable(session: Session) -> Verdict:
     return ok(f"{place(session.connection)} answers, connected in {seconds * 1000:.0f} ms")
 
 
-def _writable(session: Session) -> Verdict:
+def _writable(session: Session) -> Finding:
     where = place(session.connection)
     if session.facts["standby"]:
         return fail(
@@ -52,7 +53,7 @@ def _writable(session: Session) -> Verdict:
     return ok(f"the primary, as role {session.facts['role']}")
 
 
-def _server(session: Session) -> Verdict:
+def _server(session: Session) -> Finding:
     info = session.connection.info
     version = info.parameter_status("server_version") or str(info.server_version)
     if info.server_version < OLDEST_SERVER:
@@ -65,7 +66,7 @@ def _server(session: Session) -> Verdict:
     return ok(f"PostgreSQL {version}, {session.facts['encoding']}")
 
 
-def _standbys(session: Session) -> Verdict:
+def _standbys(session: Session) -> Finding:
     """Who must confirm a commit, and is there?"""
     names = session.facts["synchronous_standby_names"].strip()
     standbys = session.rows("standbys")
@@ -86,7 +87,7 @@ def _standbys(session: Session) -> Verdict:
     return ok("none is connected, no commit waits for one")
 
 
-def _transactions(session: Session, seconds: float) -> Verdict:
+def _transactions(session: Session, seconds: float) -> Finding:
     """The oldest xmin: what keeps dead rows from being vacuumed makes every claim dearer."""
     limited = "" if session.facts["sees_all"] else " among this role's own (pg_read_all_stats sees the others')"
     held = next(iter(session.rows("transactions", {"seconds": seconds})), None)
@@ -105,7 +106,7 @@ def _transactions(session: Session, seconds: float) -> Verdict:
     )
 
 
-def _notify_queue(session: Session) -> Verdict:
+def _notify_queue(session: Session) -> Finding:
     share = session.rows("notify_queue")[0]["share"]
     if share < QUEUE_WARN:
         return ok(f"{share:.0%} full")
@@ -114,7 +115,7 @@ def _notify_queue(session: Session) -> Verdict:
     return fail(what, do) if share >= QUEUE_FAIL else warn(what, do)
 
 
-def _clock(session: Session) -> Verdict:
+def _clock(session: Session) -> Finding:
     """The database's clock against this machine's; the round trip is the error of measurement."""
     best: tuple[float, float] | None = None
     for _ in range(3):

@@ -4,7 +4,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from turbo.doctor.finding import Check, Verdict, ok, warn
+from turbo.doctor.check import Check
+from turbo.domain.finding import Finding, ok, warn
 from turbo.workspaces.disk_usage import KeptWorktree, kept_worktrees
 
 NAMED = 5
@@ -17,19 +18,19 @@ def checks(state_dir: Path) -> list[Check]:
     return [Check("worktrees", lambda: worktrees(kept_worktrees(state_dir), time.time()))]
 
 
-def worktrees(found: list[KeptWorktree], now: float) -> Verdict:
+def worktrees(kept: list[KeptWorktree], now: float) -> Finding:
     """`found`: the longest unused first. `now`: Unix seconds."""
-    if not found:
+    if not kept:
         return ok("none is kept")
     size: dict[str, int] = defaultdict(int)
     cap: dict[str, int] = {}
-    for one in found:
-        size[one.executor] += one.size
-        if one.cap is not None:
-            cap[one.executor] = one.cap
-    named = ", ".join(_named(one, now) for one in found[:NAMED])
-    more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    total = f"{len(found)} kept, {_size(sum(size.values()))}: {named}{more}"
+    for worktree in kept:
+        size[worktree.executor] += worktree.size
+        if worktree.cap is not None:
+            cap[worktree.executor] = worktree.cap
+    named = ", ".join(_named(worktree, now) for worktree in kept[:NAMED])
+    more = f" and {len(kept) - NAMED} more" if len(kept) > NAMED else ""
+    total = f"{len(kept)} kept, {_size(sum(size.values()))}: {named}{more}"
     for executor, allowed in cap.items():
         if size[executor] > allowed:
             return warn(
@@ -40,8 +41,8 @@ def worktrees(found: list[KeptWorktree], now: float) -> Verdict:
     return ok(total)
 
 
-def _named(one: KeptWorktree, now: float) -> str:
-    return f"{one.branch} ({_size(one.size)}, unused for {max(0.0, now - one.used_at) / DAY:.0f} d)"
+def _named(worktree: KeptWorktree, now: float) -> str:
+    return f"{worktree.branch} ({_size(worktree.size)}, unused for {max(0.0, now - worktree.used_at) / DAY:.0f} d)"
 
 
 def _size(count: int) -> str:

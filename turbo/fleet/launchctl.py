@@ -101,26 +101,26 @@ class Launchctl(Manager):
             raise FleetError(
                 f"{self.host.name}: no launchctl there; if it is another machine, write its `ssh`; else `manager: systemd`"
             )
-        said = sections(done.out)
-        return {name: _job(said.get(name, "")) for name in names}
+        printed = sections(done.out)
+        return {name: _job(printed.get(name, "")) for name in names}
 
 
-def _job(said: str) -> Job:
+def _job(printed: str) -> Job:
     """From what `launchctl print` says, which is told to people and no interface: the few words all versions have."""
-    ended = _ENDED.search(said)
+    ended = _ENDED.search(printed)
     if ended is None or ended[1] != "0":
         return Job(JobState.DOWN)
-    state, pid = _STATE.search(said), _PID.search(said)
-    why = _why(said)
+    state, pid = _STATE.search(printed), _PID.search(printed)
+    why = _last_end(printed)
     if pid is not None:
         return Job(JobState.RUNNING, int(pid[1]), why, loaded=True)
     scheduled = state is not None and state[1] in ("spawn scheduled", "waiting", "spawning")
     return Job(JobState.WAITING if why or scheduled else JobState.DOWN, None, why, loaded=True)
 
 
-def _why(said: str) -> str:
+def _last_end(printed: str) -> str:
     """How its last run ended, where that was no success: an exit code, or where there is none, a signal."""
-    if last := _LAST.search(said):
+    if last := _LAST.search(printed):
         return "" if last[1].startswith(("(never", "0")) else f"exit {last[1]}"
-    signal = _SIGNAL.search(said)
+    signal = _SIGNAL.search(printed)
     return signal[1] if signal else ""

@@ -18,30 +18,30 @@ OPEN_FILES = 4096
 HEAD = "<!-- Written by `turbo fleet render`. Change the fleet file, not this. -->\n"
 
 
-def job(one: Instance) -> dict[str, Any]:
+def job(instance: Instance) -> dict[str, Any]:
     """The job as a dictionary."""
     return {
-        "Label": one.service,
-        "ProgramArguments": list(one.arguments),
-        "WorkingDirectory": one.home,
-        "EnvironmentVariables": one.environment,
+        "Label": instance.service,
+        "ProgramArguments": list(instance.arguments),
+        "WorkingDirectory": instance.home,
+        "EnvironmentVariables": instance.environment,
         "RunAtLoad": True,
         "KeepAlive": {"SuccessfulExit": False},
-        "ThrottleInterval": one.throttle_seconds,
-        "ExitTimeOut": one.stop_seconds,
+        "ThrottleInterval": instance.throttle_seconds,
+        "ExitTimeOut": instance.stop_seconds,
         "SoftResourceLimits": {"NumberOfFiles": OPEN_FILES},
-        "StandardOutPath": one.stderr_file,
-        "StandardErrorPath": one.stderr_file,
+        "StandardOutPath": instance.stderr_file,
+        "StandardErrorPath": instance.stderr_file,
     }
 
 
-def plist(one: Instance) -> str:
+def plist(instance: Instance) -> str:
     """The file's text."""
-    content = job(one)
+    content = job(instance)
     text = plistlib.dumps(content, sort_keys=False).decode()
     first, _, rest = text.partition("<dict>")
     text = f"{first}{HEAD}<dict>{rest}"
     wrong = [*wrong_keys(content), *(f"{key} stands twice" for key in duplicate_keys(text))]
     if wrong or plistlib.loads(text.encode()) != content:
-        raise AssertionError(f"{one.service}: {'; '.join(wrong) or 'not what was meant'}")
+        raise AssertionError(f"{instance.service}: {'; '.join(wrong) or 'not what was meant'}")
     return text

@@ -102,8 +102,8 @@ def _wrong_value(value: Any, kind: Type, where: str) -> Iterator[str]:
 def duplicate_keys(xml: str) -> list[str]:
     """Keys that stand twice in one dictionary of a property list. Neither plistlib nor plutil says a word about them, and one
     of the two values is lost. Raises ElementTree.ParseError."""
-    found = []
+    duplicates = []
     for dictionary in ElementTree.fromstring(xml).iter("dict"):  # noqa: S314 - a plist of the operator's own
         keys = [key.text or "" for key in dictionary.findall("key")]
-        found += sorted({key for key in keys if keys.count(key) > 1})
-    return found
+        duplicates += sorted({key for key in keys if keys.count(key) > 1})
+    return duplicates

@@ -88,16 +88,16 @@ class Manager(ABC):
 
     # ── what is the same for both ───────────────────────────────────────────────────────────────────────────────────
 
-    def look(self, names: Sequence[str]) -> dict[str, Job]:
+    def jobs(self, names: Sequence[str]) -> dict[str, Job]:
         """Every service named, and every other one on the host that has the fleet's label. Raises FleetError."""
         files = self.files()
         everything = list(dict.fromkeys([*names, *files]))
         states = self._states(everything) if everything else {}
-        found = {}
+        jobs = {}
         for name, job in states.items():
             absent = name not in files and not job.active
-            found[name] = Job(JobState.ABSENT) if absent else replace(job, file=files.get(name))
-        return found
+            jobs[name] = Job(JobState.ABSENT) if absent else replace(job, file=files.get(name))
+        return jobs
 
     def state(self, name: str, assume: JobState = JobState.DOWN) -> Job:
         """One service's; a dry run takes it for `assume`. Raises FleetError."""
@@ -118,20 +118,20 @@ class Manager(ABC):
         """Put the files there that are missing or differ. Returns the services written."""
         there = self.files()
         changed = []
-        for one in instances:
-            name, text = service_file(one)
-            if there.get(one.service) == text:
+        for instance in instances:
+            name, text = service_file(instance)
+            if there.get(instance.service) == text:
                 continue
             new = shlex.quote(f"{self.directory}/.{name}.new")
             self.checked(
-                f"umask 022; mkdir -p {shlex.quote(self.directory)} && cat >{new} && mv {new} {self.path(one.service)}",
+                f"umask 022; mkdir -p {shlex.quote(self.directory)} && cat >{new} && mv {new} {self.path(instance.service)}",
                 f"cannot write {self.directory}/{name}",
                 stdin=text,
             )
-            changed.append(one.service)
-        for log_dir in dict.fromkeys(one.log_dir for one in instances):
+            changed.append(instance.service)
+        for log_dir in dict.fromkeys(instance.log_dir for instance in instances):
             self.checked(f"umask 077; mkdir -p {shlex.quote(log_dir)}", f"cannot make {log_dir}")
-        self.registered([one.service for one in instances])
+        self.registered([instance.service for instance in instances])
         return changed
 
     def path(self, name: str) -> str:
@@ -151,8 +151,8 @@ class Manager(ABC):
 
 def sections(text: str) -> Mapping[str, str]:
     """Output cut at the MARK lines: what follows each, under what it names. The line break before a MARK is the script's."""
-    found: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for part in ("\n" + text).split(f"\n{MARK}")[1:]:
         name, _, rest = part.partition("\n")
-        found[name] = rest
-    return found
+        parts[name] = rest
+    return parts

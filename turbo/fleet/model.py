@@ -15,8 +15,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from turbo.config.loader import Document, Problem, Section, load
+from turbo.config.loader import Document, Section, load
 from turbo.config.worker import queue_names
+from turbo.domain.finding import Finding, fail
 from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance
 from turbo.fleet.remote_files import env_file_problem, too_little_time, worker_drain_seconds
 from turbo.fleet.secrets import secrets
@@ -159,39 +160,38 @@ class FleetConfig(Document):
             _plain(name)
         return hosts
 
-    def problems(self) -> list[Problem]:
-        found = [p for name, host in self.hosts.items() for p in self._about(name, host)]
-        return list(dict.fromkeys(found))
+    def problems(self) -> list[Finding]:
+        findings = [p for name, host in self.hosts.items() for p in self._about(name, host)]
+        return list(dict.fromkeys(findings))
 
-    def _about(self, name: str, host: HostSection) -> Iterator[Problem]:
+    def _about(self, name: str, host: HostSection) -> Iterator[Finding]:
         at = f"hosts.{name}"
         for key in ("executable", "home"):
             if getattr(host, key) is None and getattr(self.defaults, key) is None:
-                yield at, f"{key} is missing: write defaults.{key}, or {at}.{key}"
+                yield fail(f"{key} is missing: write defaults.{key}, or {at}.{key}", subject=at)
         names: dict[str, str] = {}
         ports: dict[int, str] = {}
         for i, worker in enumerate(host.workers):
             where = f"{at}.workers.{i}"
             if worker.config is None and host.config is None and self.defaults.config is None:
-                yield at, f"config is missing: write defaults.config, or {at}.config"
+                yield fail(f"config is missing: write defaults.config, or {at}.config", subject=at)
             last = worker.metrics_port + worker.count - 1
             if last > 65535:
-                yield f"{where}.metrics_port", f"{worker.count} workers from {worker.metrics_port} on go past 65535"
-            for port, one in enumerate(worker.names, worker.metrics_port):
-                if one.casefold() in names:  # their files would be one, on a Mac in any case of letters
-                    yield f"{where}.name", f"{one!r} is the name of two workers of {name}"
+                what = f"{worker.count} workers from {worker.metrics_port} on go past 65535"
+                yield fail(what, subject=f"{where}.metrics_port")
+            for port, worker_name in enumerate(worker.names, worker.metrics_port):
+                if worker_name.casefold() in names:  # their files would be one, on a Mac in any case of letters
+                    yield fail(f"{worker_name!r} is the name of two workers of {name}", subject=f"{where}.name")
                 elif port in ports:
-                    yield (
-                        f"{where}.metrics_port",
-                        f"{port} is given to both {ports[port]} and {one}; a port is one worker's",
-                    )
-                names[one.casefold()] = one
-                ports.setdefault(port, one)
+                    what = f"{port} is given to both {ports[port]} and {worker_name}; each worker needs its own port"
+                    yield fail(what, subject=f"{where}.metrics_port")
+                names[worker_name.casefold()] = worker_name
+                ports.setdefault(port, worker_name)
             for instance in self._resolved(name, host, worker)[:1]:
                 yield from env_file_problem(self._where("env_file", name, i), instance.env_file)
                 configured = worker_drain_seconds(Path(instance.config))
                 if configured is not None and configured > instance.drain_seconds:
-                    yield self._where("drain_seconds", name, i), too_little_time(instance, configured)
+                    yield fail(too_little_time(instance, configured), subject=self._where("drain_seconds", name, i))
 
     def resolve(self, file: Path) -> Fleet:
         """Hosts and instances, everything said. Call after `problems` found none."""
@@ -207,13 +207,13 @@ class FleetConfig(Document):
                         f"{worker.name} on {name}: {instances[-1].config} tells no drain here, "
                         f"{ASSUMED_DRAIN_SECONDS:.0f} s are assumed; write drain_seconds"
                     )
-            label = str(self._said("label", host) or "com.agent-turbo")
+            label = str(self._setting("label", host) or "com.agent-turbo")
             hosts.append(
                 Host(name, host.manager, host.ssh, _address(name, host, local), tuple(instances), label, tuple(notes))
             )
         return Fleet(file, tuple(hosts))
 
-    def _said(self, key: str, *nearest_first: Section) -> object:
+    def _setting(self, key: str, *nearest_first: Section) -> object:
         for section in (*nearest_first, self.defaults):
             value = getattr(section, key, None)
             if value is not None:
@@ -229,44 +229,44 @@ class FleetConfig(Document):
 
     def _drain(self, host: HostSection, worker: WorkerEntry, config: str) -> tuple[float, bool]:
         """Its drain in seconds, and whether that is only assumed."""
-        said = self._said("drain_seconds", worker, host)
-        if isinstance(said, int | float):
-            return float(said), False
-        read_there = worker_drain_seconds(Path(config))
-        return (ASSUMED_DRAIN_SECONDS, True) if read_there is None else (read_there, False)
+        configured = self._setting("drain_seconds", worker, host)
+        if isinstance(configured, int | float):
+            return float(configured), False
+        from_worker_file = worker_drain_seconds(Path(config))
+        return (ASSUMED_DRAIN_SECONDS, True) if from_worker_file is None else (from_worker_file, False)
 
     def _resolved(self, name: str, host: HostSection, worker: WorkerEntry) -> list[Instance]:
         """Its instances; none while something they need is missing."""
-        home, executable = self._said("home", host), self._said("executable", host)
-        config = self._said("config", worker, host)
+        home, executable = self._setting("home", host), self._setting("executable", host)
+        config = self._setting("config", worker, host)
         if home is None or executable is None or config is None:
             return []
 
         def there(path: object) -> str:
             return re.sub(r"^~(?=/)", lambda _: str(home).rstrip("/"), str(path))
 
-        env_file = self._said("env_file", worker, host)
-        path = self._said("path", host) or PATHS[host.manager]
+        env_file = self._setting("env_file", worker, host)
+        path = self._setting("path", host) or PATHS[host.manager]
         assert isinstance(path, list | tuple)
         return [
             Instance(
                 host=name,
                 manager=host.manager,
-                name=one,
-                service=f"{self._said('label', host) or 'com.agent-turbo'}.{one}",
+                name=worker_name,
+                service=f"{self._setting('label', host) or 'com.agent-turbo'}.{worker_name}",
                 executable=there(executable),
                 config=there(config),
                 home=str(home),
                 path=tuple(there(part) for part in path),
-                log_dir=there(self._said("log_dir", host) or LOG_DIR[host.manager]),
+                log_dir=there(self._setting("log_dir", host) or LOG_DIR[host.manager]),
                 metrics_port=port,
                 slots=worker.slots,
                 queues=tuple(worker.queues or ()),
                 env_file=None if env_file is None else there(env_file),
                 drain_seconds=self._drain(host, worker, there(config))[0],
-                throttle_seconds=int(str(self._said("restart_throttle_seconds", worker, host) or 10)),
+                throttle_seconds=int(str(self._setting("restart_throttle_seconds", worker, host) or 10)),
             )
-            for port, one in enumerate(worker.names, worker.metrics_port)
+            for port, worker_name in enumerate(worker.names, worker.metrics_port)
         ]
 
 

@@ -50,26 +50,26 @@ def reachable(hosts: Sequence[Host]) -> None:
 class Operator:
     """The hosts' managers, and what is said to the person meanwhile."""
 
-    def __init__(self, hosts: Sequence[Host], say: Callable[[str], None], *, dry: bool = False) -> None:
+    def __init__(self, hosts: Sequence[Host], report: Callable[[str], None], *, dry: bool = False) -> None:
         reachable(hosts)
         self.hosts = hosts
-        self.say = say
+        self.report = report
         self.dry = dry
         self.managers = {
-            host.name: MANAGERS[host.manager](DryShell(host, say) if dry else HostShell(host)) for host in hosts
+            host.name: MANAGERS[host.manager](DryShell(host, report) if dry else HostShell(host)) for host in hosts
         }
 
     @property
     def instances(self) -> Iterable[Instance]:
-        return (one for host in self.hosts for one in host.instances)
+        return (instance for host in self.hosts for instance in host.instances)
 
-    def manager(self, one: Instance) -> Manager:
-        return self.managers[one.host]
+    def manager(self, instance: Instance) -> Manager:
+        return self.managers[instance.host]
 
-    def tell(self, one: Instance, what: str) -> None:
+    def report_on(self, instance: Instance, what: str) -> None:
         """A line about a worker; a dry run prints commands only."""
         if not self.dry:
-            self.say(f"{one.name} on {one.host}: {what}")
+            self.report(f"{instance.name} on {instance.host}: {what}")
 
     # ── install ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -77,39 +77,45 @@ class Operator:
         """Put the service files there; they start at the next login or boot, or with `start`. Raises FleetError."""
         for host in self.hosts:
             manager = self.managers[host.name]
-            for one in {(i.executable, i.config, i.env_file, i.drain_seconds): i for i in host.instances}.values():
-                self._preflight(manager, one)
+            for instance in {(i.executable, i.config, i.env_file, i.drain_seconds): i for i in host.instances}.values():
+                self._preflight(manager, instance)
             changed = manager.install(host.instances)
-            looked = manager.look([one.service for one in host.instances])
-            for one in host.instances:
-                job = looked[one.service]
+            jobs = manager.jobs([instance.service for instance in host.instances])
+            for instance in host.instances:
+                job = jobs[instance.service]
                 runs = "; it runs by the old file until `turbo fleet restart`" if job.active else ""
-                self.tell(one, f"installed{runs}" if one.service in changed else "is installed")
-            left = [name for name in looked if name not in {one.service for one in host.instances}]
+                self.report_on(instance, f"installed{runs}" if instance.service in changed else "is installed")
+            left = [name for name in jobs if name not in {instance.service for instance in host.instances}]
             for name in left if prune else ():
-                self._remove(manager, name, looked[name])
+                self._remove(manager, name, jobs[name])
             if left and not prune and not self.dry:
-                self.say(
+                self.report(
                     f"{host.name}: {', '.join(left)} installed, and no longer in the fleet file; "
                     "`turbo fleet install --prune` stops and removes what is left over"
                 )
             for note in manager.notes():
-                self.say(note)
+                self.report(note)
 
-    def _preflight(self, manager: Manager, one: Instance) -> None:
+    def _preflight(self, manager: Manager, instance: Instance) -> None:
         """Whether the worker could start as it will be started: in its bare environment, from its directory."""
-        environment = " ".join(shlex.quote(f"{k}={v}") for k, v in one.environment.items())
-        check = [one.executable, "config", "check", one.config, *(["--env-file", one.env_file] if one.env_file else [])]
+        environment = " ".join(shlex.quote(f"{k}={v}") for k, v in instance.environment.items())
+        check = [
+            instance.executable,
+            "config",
+            "check",
+            instance.config,
+            *(["--env-file", instance.env_file] if instance.env_file else []),
+        ]
         manager.checked(
-            f"cd {shlex.quote(one.home)} && test -x {shlex.quote(one.executable)} || "
-            f"{{ echo {shlex.quote(f'no program {one.executable}, or no directory {one.home}')} >&2; exit 1; }}; "
+            f"cd {shlex.quote(instance.home)} && test -x {shlex.quote(instance.executable)} || "
+            f"{{ echo {shlex.quote(f'no program {instance.executable}, or no directory {instance.home}')} >&2; exit 1; }}; "
             f"env -i {environment} {shlex.join(check)}",
-            f"{one.name} could not start",
+            f"{instance.name} could not start",
         )
-        there = manager.checked(f"cat {shlex.quote(one.config)}", f"cannot read {one.config}").out
+        there = manager.checked(f"cat {shlex.quote(instance.config)}", f"cannot read {instance.config}").out
         configured = None if self.dry else drain_seconds_in(yaml.safe_load(there))
-        if configured is not None and configured > one.drain_seconds:
-            raise FleetError(f"{one.host}: {too_little_time(one, configured)}")
+        if configured is not None and configured > instance.drain_seconds:
+            raise FleetError(f"{instance.host}: {too_little_time(instance, configured)}")
 
     def _remove(self, manager: Manager, name: str, job: Job) -> None:
         if job.active or job.loaded:
@@ -119,18 +125,18 @@ class Operator:
                 time.sleep(POLL_SECONDS)
         manager.forget(name)
         if not self.dry:
-            self.say(f"{name} on {manager.host.name}: removed")
+            self.report(f"{name} on {manager.host.name}: removed")
 
     def uninstall(self) -> None:
         """Stop, and take the service files away. Logs and state stay. Raises FleetError."""
         self.stop()
         for host in self.hosts:
             manager = self.managers[host.name]
-            looked = manager.look([one.service for one in host.instances])
-            for one in host.instances:
-                if self.dry or looked[one.service].state is not JobState.ABSENT:
-                    manager.forget(one.service)
-                    self.tell(one, "removed")
+            jobs = manager.jobs([instance.service for instance in host.instances])
+            for instance in host.instances:
+                if self.dry or jobs[instance.service].state is not JobState.ABSENT:
+                    manager.forget(instance.service)
+                    self.report_on(instance, "removed")
 
     # ── start and stop ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -139,28 +145,30 @@ class Operator:
         started = []
         for host in self.hosts:
             manager = self.managers[host.name]
-            looked = manager.look([one.service for one in host.instances])
-            for one in host.instances:
-                job = looked[one.service]
-                self._installed(one, job)
+            jobs = manager.jobs([instance.service for instance in host.instances])
+            for instance in host.instances:
+                job = jobs[instance.service]
+                self._installed(instance, job)
                 if job.state is JobState.RUNNING and not self.dry:
-                    self.tell(one, f"runs already (pid {job.pid})")
+                    self.report_on(instance, f"runs already (pid {job.pid})")
                     continue
-                manager.start(one.service)
-                started.append(one)
-        for one in started:
-            self.tell(one, f"started (pid {self.steady(one)})")
+                manager.start(instance.service)
+                started.append(instance)
+        for instance in started:
+            self.report_on(instance, f"started (pid {self.steady(instance)})")
 
-    def _installed(self, one: Instance, job: Job) -> None:
+    def _installed(self, instance: Instance, job: Job) -> None:
         if job.state is JobState.ABSENT and not self.dry:
-            raise FleetError(f"{one.name} is not installed on {one.host}: turbo fleet install --host {one.host}")
+            raise FleetError(
+                f"{instance.name} is not installed on {instance.host}: turbo fleet install --host {instance.host}"
+            )
 
-    def steady(self, one: Instance) -> int | None:
+    def steady(self, instance: Instance) -> int | None:
         """Its pid, once it has run for a moment. Raises FleetError when it ends, or is never started."""
-        manager, begun = self.manager(one), time.monotonic()
+        manager, begun = self.manager(instance), time.monotonic()
         since: tuple[int | None, float] = (None, 0.0)
         while True:
-            job = manager.state(one.service, JobState.RUNNING)
+            job = manager.state(instance.service, JobState.RUNNING)
             if self.dry:
                 return None
             now = time.monotonic()
@@ -168,8 +176,10 @@ class Operator:
                 return job.pid
             another = since[0] is not None and job.pid != since[0]
             ended = job.state is not JobState.RUNNING and job.why and now - begun > OLD_NEWS_SECONDS
-            if another or ended or now - begun > START_SECONDS + one.throttle_seconds:
-                raise FleetError(f"{one.name} on {one.host} does not stay up{ended_how(job)}; see {one.logs} there")
+            if another or ended or now - begun > START_SECONDS + instance.throttle_seconds:
+                raise FleetError(
+                    f"{instance.name} on {instance.host} does not stay up{ended_how(job)}; see {instance.logs} there"
+                )
             if job.state is JobState.RUNNING and since[0] is None:
                 since = (job.pid, now)
             time.sleep(POLL_SECONDS)
@@ -179,28 +189,29 @@ class Operator:
         stopping = []
         for host in self.hosts:
             manager = self.managers[host.name]
-            looked = manager.look([one.service for one in host.instances])
-            for one in host.instances:
-                job = looked[one.service]
+            jobs = manager.jobs([instance.service for instance in host.instances])
+            for instance in host.instances:
+                job = jobs[instance.service]
                 if not self.dry and not holds(job):
-                    self.tell(one, "is not installed" if job.state is JobState.ABSENT else "is down")
+                    self.report_on(instance, "is not installed" if job.state is JobState.ABSENT else "is down")
                     continue
-                manager.begin_stop(one.service)
-                stopping.append(one)
-        for one in stopping:
-            self.down(one)
-            self.tell(one, "stopped")
+                manager.begin_stop(instance.service)
+                stopping.append(instance)
+        for instance in stopping:
+            self.down(instance)
+            self.report_on(instance, "stopped")
 
-    def down(self, one: Instance, meanwhile: Callable[[], Any] = lambda: None) -> Job:
+    def down(self, instance: Instance, meanwhile: Callable[[], Any] = lambda: None) -> Job:
         """Wait until its drain is over and the manager has let go of it. Raises FleetError."""
-        manager, end = self.manager(one), time.monotonic() + one.stop_seconds + KILL_SECONDS
+        manager, end = self.manager(instance), time.monotonic() + instance.stop_seconds + KILL_SECONDS
         while True:
-            job = manager.state(one.service)
+            job = manager.state(instance.service)
             if self.dry or not holds(job):
                 return job
             if time.monotonic() > end:
                 raise FleetError(
-                    f"{one.name} on {one.host} has not stopped within {one.stop_seconds + KILL_SECONDS:.0f} s; see {one.logs} there"
+                    f"{instance.name} on {instance.host} has not stopped within "
+                    f"{instance.stop_seconds + KILL_SECONDS:.0f} s; see {instance.logs} there"
                 )
             meanwhile()
             time.sleep(POLL_SECONDS)

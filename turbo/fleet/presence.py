@@ -90,13 +90,13 @@ def _page(text: str) -> Page | None:
     return Page(build.labels.get("version", ""), slots, any(s.value for s in samples if s.name == "turbo_listener_up"))
 
 
-def address(one: Instance, row: WorkerLine | None) -> str:
+def address(instance: Instance, row: WorkerLine | None) -> str:
     """Where its host can ask it: what its row says, once it is not only a wildcard."""
-    said = row.metrics_address if row is not None else None
-    if said is None:
-        return f"127.0.0.1:{one.metrics_port}"
-    host, _, port = said.rpartition(":")
-    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "::", "[::]", "") else said  # noqa: S104 - compared, not bound
+    known = row.metrics_address if row is not None else None
+    if known is None:
+        return f"127.0.0.1:{instance.metrics_port}"
+    host, _, port = known.rpartition(":")
+    return f"127.0.0.1:{port}" if host in ("0.0.0.0", "::", "[::]", "") else known  # noqa: S104 - compared, not bound
 
 
 def rows_of(name: str, pid: int | None, rows: Sequence[WorkerLine]) -> list[WorkerLine]:

@@ -8,8 +8,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from turbo.config.loader import ConfigError, Problem, read
+from turbo.config.loader import ConfigError, read
 from turbo.config.worker import WorkerConfig
+from turbo.domain.finding import Finding, fail
 from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Instance
 
 
@@ -24,21 +25,21 @@ def worker_drain_seconds(config: Path) -> float | None:
 def drain_seconds_in(tree: object) -> float | None:
     """worker.drain_seconds of a worker.yaml's tree as written, its default where it says nothing; None for a ${VARIABLE}."""
     section = tree.get("worker") if isinstance(tree, dict) else None
-    said = section.get("drain_seconds") if isinstance(section, dict) else None
-    if said is None:
+    seconds = section.get("drain_seconds") if isinstance(section, dict) else None
+    if seconds is None:
         return ASSUMED_DRAIN_SECONDS
-    return float(said) if isinstance(said, int | float) else None
+    return float(seconds) if isinstance(seconds, int | float) else None
 
 
-def too_little_time(one: Instance, configured: float) -> str:
+def too_little_time(instance: Instance, configured: float) -> str:
     """A worker that would be killed in mid-drain."""
     return (
-        f"{one.name} would be killed in mid-drain: {one.drain_seconds:g} here, but {one.config} says worker.drain_seconds "
-        f"{configured:g}; write the same in both, or leave it out here"
+        f"{instance.name} would be killed in mid-drain: {instance.drain_seconds:g} here, but {instance.config} has "
+        f"worker.drain_seconds {configured:g}; write the same in both, or leave it out here"
     )
 
 
-def env_file_problem(where: str, path: str | None) -> Iterator[Problem]:
+def env_file_problem(where: str, path: str | None) -> Iterator[Finding]:
     """An env file that is on this machine too, and that others may read."""
     if path is None:
         return
@@ -47,4 +48,5 @@ def env_file_problem(where: str, path: str | None) -> Iterator[Problem]:
     except OSError:
         return  # it is looked at again where it is, at install
     if stat.S_IMODE(mode) & 0o077:
-        yield where, f"{path}: mode {stat.S_IMODE(mode):04o} lets other users read its secrets: run chmod 600 {path}"
+        what = f"{path}: mode {stat.S_IMODE(mode):04o} lets other users read its secrets: run chmod 600 {path}"
+        yield fail(what, subject=where)

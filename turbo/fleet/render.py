@@ -13,18 +13,18 @@ TARGETS = "targets.json"
 SUFFIX = {"launchd": ".plist", "systemd": ".service"}
 
 
-def service_file(one: Instance) -> tuple[str, str]:
+def service_file(instance: Instance) -> tuple[str, str]:
     """Its name and its text."""
-    text = plist(one) if one.manager == "launchd" else unit(one)
-    return f"{one.service}{SUFFIX[one.manager]}", text
+    text = plist(instance) if instance.manager == "launchd" else unit(instance)
+    return f"{instance.service}{SUFFIX[instance.manager]}", text
 
 
 def rendered(fleet: Fleet, hosts: tuple[Host, ...]) -> dict[str, str]:
     """Path below the output directory → text. The targets are the whole fleet's, whatever `hosts` are chosen."""
     files = {}
     for host in hosts:
-        for one in host.instances:
-            name, text = service_file(one)
+        for instance in host.instances:
+            name, text = service_file(instance)
             files[f"{host.name}/{name}"] = text
     return files | {TARGETS: targets(fleet.hosts)}
 

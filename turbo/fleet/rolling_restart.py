@@ -23,61 +23,67 @@ GOODBYE_SECONDS = 5.0
 """How long an ended worker's row may take to be gone: it says goodbye before it ends, so only the database can be late."""
 
 
-class Roll:
+class RollingRestart:
     def __init__(self, operator: Operator, presence: Presence | None, up_seconds: float = UP_SECONDS) -> None:
         """Without `presence` (a dry run), nothing is waited for."""
         self._operator = operator
         self._presence = presence
         self._up_seconds = up_seconds
-        self._said: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
 
     def run(self) -> None:
         """Restart every instance. Raises FleetError: what failed, what was done, what still runs as before."""
         instances = list(self._operator.instances)
-        for done, one in enumerate(instances):
+        for done, instance in enumerate(instances):
             try:
-                self._restart(one)
+                self._restart(instance)
             except FleetError as error:
                 raise FleetError(f"{error}; {self._how_far(instances, done)}") from None
             except KeyboardInterrupt:
-                self._operator.say(f"{one.name} on {one.host} may be down; {self._how_far(instances, done)}")
+                self._operator.report(
+                    f"{instance.name} on {instance.host} may be down; {self._how_far(instances, done)}"
+                )
                 raise
 
     def _how_far(self, instances: list[Instance], done: int) -> str:
-        rest = [one.name for one in instances[done + 1 :]]
+        rest = [instance.name for instance in instances[done + 1 :]]
         left = f"; not touched: {', '.join(rest)}" if rest else ""
         return f"{done} of {len(instances)} restarted{left} (`turbo fleet status` shows the fleet, `start` starts what is down)"
 
-    def _restart(self, one: Instance) -> None:
-        manager = self._operator.manager(one)
-        job = manager.look([one.service])[one.service]
+    def _restart(self, instance: Instance) -> None:
+        manager = self._operator.manager(instance)
+        job = manager.jobs([instance.service])[instance.service]
         if job.state is JobState.ABSENT and not self._operator.dry:
-            raise FleetError(f"{one.name} is not installed on {one.host}: turbo fleet install --host {one.host}")
+            raise FleetError(
+                f"{instance.name} is not installed on {instance.host}: turbo fleet install --host {instance.host}"
+            )
         rows = self._presence.rows() if self._presence else []
         before = {row.worker_id for row in rows}
         if holds(job) or self._operator.dry:
-            manager.begin_stop(one.service)
-            self._operator.down(one, meanwhile=lambda: self._tell_draining(one, before))
-            self._gone(one, rows_of(one.name, job.pid, rows) if job.pid else [])
+            manager.begin_stop(instance.service)
+            self._operator.down(instance, meanwhile=lambda: self._report_draining(instance, before))
+            self._gone(instance, rows_of(instance.name, job.pid, rows) if job.pid else [])
             if self._operator.dry:
-                self._operator.say(f"# wait until the row of {one.name}'s old process is gone from agent_workers")
-        manager.start(one.service)
-        pid = self._operator.steady(one)
+                self._operator.report(
+                    f"# wait until the row of {instance.name}'s old process is gone from agent_workers"
+                )
+        manager.start(instance.service)
+        pid = self._operator.steady(instance)
         if self._presence is not None:
-            row = self._up(one, before, pid)
-            self._operator.tell(one, f"up as {row.worker_id} ({row.version})")
+            row = self._up(instance, before, pid)
+            self._operator.report_on(instance, f"up as {row.worker_id} ({row.version})")
         else:
-            self._operator.say(f"# wait until a new worker id of {one.name} is up in agent_workers")
+            self._operator.report(f"# wait until a new worker id of {instance.name} is up in agent_workers")
 
-    def _tell_draining(self, one: Instance, before: set[str]) -> None:
+    def _report_draining(self, instance: Instance, before: set[str]) -> None:
         rows = self._presence.rows_or_none() if self._presence else None
-        running = sum(row.running for row in rows_of(one.name, None, rows or []) if row.worker_id in before)
+        running = sum(row.running for row in rows_of(instance.name, None, rows or []) if row.worker_id in before)
         what = f"draining, {running} running" if rows is not None else "draining"
-        if self._said.get(one.name) != what:
-            self._said[one.name] = what
-            self._operator.tell(one, what)
+        if self._reported.get(instance.name) != what:
+            self._reported[instance.name] = what
+            self._operator.report_on(instance, what)
 
-    def _gone(self, one: Instance, old: list[WorkerLine]) -> None:
+    def _gone(self, instance: Instance, old: list[WorkerLine]) -> None:
         """Its row is gone, and with it every claim."""
         ids = {row.worker_id for row in old}
         end = time.monotonic() + GOODBYE_SECONDS
@@ -87,22 +93,22 @@ class Roll:
                 return
             if rows is not None and time.monotonic() > end:
                 raise FleetError(
-                    f"{one.name} on {one.host} ended without a drain: {', '.join(sorted(ids))} is still in agent_workers; "
-                    f"its tasks are rescued when it is started again; see {one.logs} there"
+                    f"{instance.name} on {instance.host} ended without a drain: {', '.join(sorted(ids))} is still in agent_workers; "
+                    f"its tasks are rescued when it is started again; see {instance.logs} there"
                 )
             if time.monotonic() > end + self._up_seconds:
-                raise FleetError(f"the database does not answer, so whether {one.name} has drained is not known")
+                raise FleetError(f"the database does not answer, so whether {instance.name} has drained is not known")
             time.sleep(POLL_SECONDS)
 
-    def _up(self, one: Instance, before: set[str], pid: int | None) -> WorkerLine:
+    def _up(self, instance: Instance, before: set[str], pid: int | None) -> WorkerLine:
         assert self._presence is not None
-        end = time.monotonic() + self._up_seconds + one.throttle_seconds
+        end = time.monotonic() + self._up_seconds + instance.throttle_seconds
         while True:
             rows = self._presence.rows_or_none()
-            for row in rows_of(one.name, pid, rows or []):
+            for row in rows_of(instance.name, pid, rows or []):
                 if row.worker_id not in before and row.state in ("up", "paused"):
                     return row
-            job: Job = self._operator.manager(one).state(one.service)
+            job: Job = self._operator.manager(instance).state(instance.service)
             if job.state is not JobState.RUNNING or job.pid != pid or time.monotonic() > end:
                 why = (
                     f"does not stay up{ended_how(job)}"
@@ -110,5 +116,5 @@ class Roll:
                     else f"runs, and is not up in agent_workers within {self._up_seconds:.0f} s"
                     + ("" if rows is not None else " (the database does not answer)")
                 )
-                raise FleetError(f"{one.name} on {one.host} {why}; see {one.logs} there")
+                raise FleetError(f"{instance.name} on {instance.host} {why}; see {instance.logs} there")
             time.sleep(POLL_SECONDS)

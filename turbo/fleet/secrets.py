@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from turbo.config.loader import Problem, Tree, has_password
+from turbo.config.loader import Tree, has_password
+from turbo.domain.finding import Finding, fail
 
 _KEY = re.compile(r"passw(or)?d|secret|token|api_?key|credential|^dsn$|^turbo_dsn$|^pg[a-z]+$", re.IGNORECASE)
 _VALUE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")
@@ -14,22 +15,22 @@ _KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)
 WHERE_TO = "put it into the env_file (KEY=VALUE lines, mode 0600) that `turbo worker --env-file` reads"
 
 
-def secrets(tree: Tree) -> Iterator[Problem]:
+def secrets(tree: Tree) -> Iterator[Finding]:
     """Every place that holds a password, a token or a connection to the database. No message shows a value."""
-    yield from _look(tree, "", "")
+    yield from _search(tree, "", "")
 
 
-def _look(value: Any, where: str, key: str) -> Iterator[Problem]:
+def _search(value: Any, where: str, key: str) -> Iterator[Finding]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _look(inner, f"{where}.{name}" if where else str(name), str(name))
+            yield from _search(inner, f"{where}.{name}" if where else str(name), str(name))
     elif isinstance(value, list):
         for i, inner in enumerate(value):
-            yield from _look(inner, f"{where}.{i}", key)
+            yield from _search(inner, f"{where}.{i}", key)
     elif value is not None and _KEY.search(key):
-        yield where, f"no secret and no database belongs in a fleet file; {WHERE_TO}"
+        yield fail(f"no secret and no database belongs in a fleet file; {WHERE_TO}", subject=where)
     elif isinstance(value, str) and (_holds_password(value) or _VALUE.search(value)):
-        yield where, f"holds a password or a key; {WHERE_TO}"
+        yield fail(f"holds a password or a key; {WHERE_TO}", subject=where)
 
 
 def _holds_password(text: str) -> bool:

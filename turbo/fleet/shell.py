@@ -101,13 +101,13 @@ class DryShell:
 
     dry = True
 
-    def __init__(self, host: Host, say: Callable[[str], None]) -> None:
+    def __init__(self, host: Host, print_line: Callable[[str], None]) -> None:
         self.host = host
-        self._say = say
+        self._print_line = print_line
 
     def run(self, line: str, *, stdin: str | None = None, assume: Done = Done()) -> Done:
         shown = line if self.host.ssh is None else shlex.join(command(self.host, line))
         if stdin is not None:
             shown += "    # its standard input is the file, as `turbo fleet render` prints it"
-        self._say(shown)
+        self._print_line(shown)
         return assume

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from turbo.client.fleet_status import Problem, WorkerLine
+from turbo.client.fleet_status import WorkerLine
+from turbo.domain.finding import Finding, warn
 from turbo.fleet.instance import Host, Instance
 from turbo.fleet.manager import Job, JobState, Manager
 from turbo.fleet.operate import Operator, ended_how
@@ -31,7 +32,7 @@ class WorkerReport:
     page: Page | None
     metrics: str
     """Where it was asked: host:port."""
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,157 +41,175 @@ class FleetReport:
     hosts do not run, which is no problem."""
 
     workers: tuple[WorkerReport, ...]
-    problems: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
     others: tuple[WorkerLine, ...]
 
     @property
-    def everything(self) -> list[Problem]:
-        return [*self.problems, *(problem for one in self.workers for problem in one.problems)]
+    def everything(self) -> list[Finding]:
+        return [*self.problems, *(problem for worker in self.workers for problem in worker.problems)]
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _HostAnswer:
     """A host's answers. `trouble`: why there are none."""
 
     host: Host
     jobs: Mapping[str, Job]
     pages: Mapping[str, Page | None]
     metrics: Mapping[str, str]
-    trouble: tuple[Problem, ...]
+    problems: tuple[Finding, ...]
     asked_pages: bool
 
 
-def standing(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetReport:
+def fleet_report(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetReport:
     """Ask every host, side by side. `rows`: agent_workers, or None when the database does not answer."""
     with ThreadPoolExecutor(max_workers=16) as pool:
-        asked = list(pool.map(lambda host: _ask(operator.managers[host.name], rows), operator.hosts))
+        answers = list(pool.map(lambda host: _ask(operator.managers[host.name], rows), operator.hosts))
     workers: list[WorkerReport] = []
-    problems: list[Problem] = []
-    run = {(i.name, one.jobs[i.service].pid) for one in asked for i in one.host.instances if i.service in one.jobs}
-    free = None if rows is None else [row for row in rows if (row.name, row.pid) not in run]
-    for one in asked:
-        problems += one.trouble
-        for instance in one.host.instances:
-            job = one.jobs.get(instance.service)
-            workers.append(_standing(instance, one, free if job is not None and job.pid is None else rows))
-        known = {instance.service for instance in one.host.instances}
-        for name, job in one.jobs.items():
+    problems: list[Finding] = []
+    known_processes = {
+        (i.name, answer.jobs[i.service].pid)
+        for answer in answers
+        for i in answer.host.instances
+        if i.service in answer.jobs
+    }
+    free = None if rows is None else [row for row in rows if (row.name, row.pid) not in known_processes]
+    for answer in answers:
+        problems += answer.problems
+        for instance in answer.host.instances:
+            job = answer.jobs.get(instance.service)
+            workers.append(_worker_report(instance, answer, free if job is not None and job.pid is None else rows))
+        known = {instance.service for instance in answer.host.instances}
+        for name, job in answer.jobs.items():
             if name not in known:
                 state = f" and {job.state}" if job.active else ""
                 problems.append(
-                    Problem(
-                        f"{name} is installed{state} on {one.host.name}, and not in the fleet file",
-                        f"turbo fleet install --prune --host {one.host.name}",
+                    warn(
+                        f"{name} is installed{state} on {answer.host.name}, and not in the fleet file",
+                        f"turbo fleet install --prune --host {answer.host.name}",
                     )
                 )
-    seen = {one.row.worker_id for one in workers if one.row is not None}
+    seen = {worker.row.worker_id for worker in workers if worker.row is not None}
     others = tuple(row for row in rows or () if row.live and row.worker_id not in seen)
     return FleetReport(tuple(workers), tuple(problems), others)
 
 
-def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _Asked:
+def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _HostAnswer:
     host = manager.host
-    trouble: list[Problem] = []
+    problems: list[Finding] = []
     jobs: dict[str, Job] = {}
-    found: dict[str, Page | None] = {}
+    answers: dict[str, Page | None] = {}
     metrics: dict[str, str] = {}
     asked_pages = False
     try:
-        jobs = manager.look([one.service for one in host.instances])
-        trouble += [Problem(note.partition("; ")[0], note.partition("; ")[2]) for note in manager.notes()]
-        for one in host.instances:
-            metrics[one.service] = address(one, _row(one, jobs[one.service], rows))
-        found = pages(manager, {name: where for name, where in metrics.items() if jobs[name].active})
+        jobs = manager.jobs([instance.service for instance in host.instances])
+        problems += [warn(note.partition("; ")[0], note.partition("; ")[2]) for note in manager.notes()]
+        for instance in host.instances:
+            metrics[instance.service] = address(instance, _row(instance, jobs[instance.service], rows))
+        answers = pages(manager, {name: where for name, where in metrics.items() if jobs[name].active})
         asked_pages = True
     except FleetError as error:
         what, _, do = str(error).partition("; ")
-        trouble.append(Problem(what, do or f"turbo fleet status --host {host.name}, once it is mended"))
-    return _Asked(host, jobs, found, metrics, tuple(trouble), asked_pages)
+        problems.append(warn(what, do or f"turbo fleet status --host {host.name}, once it is mended"))
+    return _HostAnswer(host, jobs, answers, metrics, tuple(problems), asked_pages)
 
 
-def _row(one: Instance, job: Job, rows: Sequence[WorkerLine] | None) -> WorkerLine | None:
+def _row(instance: Instance, job: Job, rows: Sequence[WorkerLine] | None) -> WorkerLine | None:
     """The row of its process; else a live one of its name that is not any other host's process."""
-    found = rows_of(one.name, job.pid, rows or [])
-    return found[0] if len(found) == 1 else None
+    matches = rows_of(instance.name, job.pid, rows or [])
+    return matches[0] if len(matches) == 1 else None
 
 
-def _standing(one: Instance, asked: _Asked, rows: Sequence[WorkerLine] | None) -> WorkerReport:
-    job = asked.jobs.get(one.service)
+def _worker_report(instance: Instance, answer: _HostAnswer, rows: Sequence[WorkerLine] | None) -> WorkerReport:
+    job = answer.jobs.get(instance.service)
     if job is None:
-        return WorkerReport(one.host, one.name, one.service, None, None, None, None, "", ())
-    row, page = _row(one, job, rows), asked.pages.get(one.service)
-    problems = tuple(_differences(one, job, row, page, rows, asked))
+        return WorkerReport(instance.host, instance.name, instance.service, None, None, None, None, "", ())
+    row, page = _row(instance, job, rows), answer.pages.get(instance.service)
+    problems = tuple(_differences(instance, job, row, page, rows, answer))
     return WorkerReport(
-        one.host, one.name, one.service, job.state, job.pid, row, page, asked.metrics.get(one.service, ""), problems
+        instance.host,
+        instance.name,
+        instance.service,
+        job.state,
+        job.pid,
+        row,
+        page,
+        answer.metrics.get(instance.service, ""),
+        problems,
     )
 
 
 def _differences(
-    one: Instance, job: Job, row: WorkerLine | None, page: Page | None, rows: Sequence[WorkerLine] | None, asked: _Asked
-) -> Iterator[Problem]:
-    who, where = f"{one.name} on {one.host}", f"--host {one.host}"
+    instance: Instance,
+    job: Job,
+    row: WorkerLine | None,
+    page: Page | None,
+    rows: Sequence[WorkerLine] | None,
+    answer: _HostAnswer,
+) -> Iterator[Finding]:
+    who, where = f"{instance.name} on {instance.host}", f"--host {instance.host}"
     if job.state is JobState.ABSENT:
-        yield Problem(f"{who} is not installed", f"turbo fleet install {where}")
-    elif job.file is not None and job.file != service_file(one)[1]:
-        yield Problem(f"{who} is installed by another fleet file, or was edited", f"turbo fleet install {where}")
+        yield warn(f"{who} is not installed", f"turbo fleet install {where}")
+    elif job.file is not None and job.file != service_file(instance)[1]:
+        yield warn(f"{who} is installed by another fleet file, or was edited", f"turbo fleet install {where}")
     if job.state in (JobState.DOWN, JobState.WAITING):
         what = f"{who} is down" if job.state is JobState.DOWN else f"{who} keeps ending"
-        do = "turbo fleet start " + where if job.state is JobState.DOWN else f"see {one.logs} there"
-        yield Problem(f"{what}{ended_how(job)}", do)
+        do = "turbo fleet start " + where if job.state is JobState.DOWN else f"see {instance.logs} there"
+        yield warn(f"{what}{ended_how(job)}", do)
     if job.state is JobState.STOPPING:
-        yield Problem(f"{who} is draining", f"wait, up to {one.stop_seconds} s")
+        yield warn(f"{who} is draining", f"wait, up to {instance.stop_seconds} s")
     if rows is not None:
-        yield from _about_row(one, job, row, rows)
-    if job.state is JobState.RUNNING and asked.asked_pages:
-        yield from _about_page(one, row, page, asked.metrics[one.service])
+        yield from _about_row(instance, job, row, rows)
+    if job.state is JobState.RUNNING and answer.asked_pages:
+        yield from _about_page(instance, row, page, answer.metrics[instance.service])
 
 
-def _about_row(one: Instance, job: Job, row: WorkerLine | None, rows: Sequence[WorkerLine]) -> Iterator[Problem]:
-    who = f"{one.name} on {one.host}"
+def _about_row(instance: Instance, job: Job, row: WorkerLine | None, rows: Sequence[WorkerLine]) -> Iterator[Finding]:
+    who = f"{instance.name} on {instance.host}"
     if row is None and job.state is JobState.RUNNING:
-        others = rows_of(one.name, None, rows)
+        others = rows_of(instance.name, None, rows)
         if others:
-            yield Problem(
+            yield warn(
                 f"{who} runs as pid {job.pid}, but agent_workers has {', '.join(r.worker_id for r in others)}",
-                f"one that crashed is gone within its lease; one started by hand: end it; else see {one.log_file} there",
+                f"one that crashed is gone within its lease; one started by hand: end it; else see {instance.log_file} there",
             )
         else:
-            yield Problem(
+            yield warn(
                 f"{who} runs, and agent_workers does not know it",
-                f"it waits for the database? See {one.log_file} there",
+                f"it waits for the database? See {instance.log_file} there",
             )
     if row is not None and not job.active and job.state is not JobState.STOPPING:
-        yield Problem(
-            f"agent_workers has {row.worker_id} up, but {one.manager} does not run {one.name} on {one.host}",
+        yield warn(
+            f"agent_workers has {row.worker_id} up, but {instance.manager} does not run {instance.name} on {instance.host}",
             f"one that crashed is gone within its lease; one started by hand: end pid {row.pid} on {row.host}",
         )
     if row is None or job.state is not JobState.RUNNING:
         return
-    again = f"turbo fleet restart --host {one.host}"
-    if one.slots is not None and row.slots != one.slots:
-        yield Problem(f"{who} runs with {row.slots} slots, the fleet file says {one.slots}", again)
-    if one.queues and sorted(row.queues) != sorted(one.queues):
-        served, said = ", ".join(row.queues), ", ".join(one.queues)
-        yield Problem(f"{who} serves {served}; the fleet file says {said}", again)
+    again = f"turbo fleet restart --host {instance.host}"
+    if instance.slots is not None and row.slots != instance.slots:
+        yield warn(f"{who} runs with {row.slots} slots, the fleet file says {instance.slots}", again)
+    if instance.queues and sorted(row.queues) != sorted(instance.queues):
+        served, expected = ", ".join(row.queues), ", ".join(instance.queues)
+        yield warn(f"{who} serves {served}; the fleet file says {expected}", again)
     if row.state == "paused":
-        yield Problem(f"{who} is paused: every account it uses is", "turbo status")
+        yield warn(f"{who} is paused: every account it uses is", "turbo status")
 
 
-def _about_page(one: Instance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Problem]:
-    who = f"{one.name} on {one.host}"
+def _about_page(instance: Instance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Finding]:
+    who = f"{instance.name} on {instance.host}"
     if page is None:
-        yield Problem(f"{who} runs, but no worker answers at {metrics}/metrics", f"see {one.log_file} there")
+        yield warn(f"{who} runs, but no worker answers at {metrics}/metrics", f"see {instance.log_file} there")
         return
     if row is not None and (page.version, page.slots) != (row.version, row.slots):
-        yield Problem(
+        yield warn(
             f"{metrics} is another worker's than {row.worker_id}: version {page.version} with {page.slots} slots there, "
             f"{row.version} with {row.slots} in agent_workers",
             "who listens on that port?",
         )
-    if not metrics.endswith(f":{one.metrics_port}"):
-        yield Problem(
-            f"{who} serves {metrics}, the fleet file says port {one.metrics_port}",
-            f"turbo fleet restart --host {one.host}",
+    if not metrics.endswith(f":{instance.metrics_port}"):
+        yield warn(
+            f"{who} serves {metrics}, the fleet file says port {instance.metrics_port}",
+            f"turbo fleet restart --host {instance.host}",
         )
     if row is not None and not page.listener_up:
-        yield Problem(f"{who} does not hear notifications, and polls", f"see {one.log_file} there")
+        yield warn(f"{who} does not hear notifications, and polls", f"see {instance.log_file} there")

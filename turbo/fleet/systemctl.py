@@ -26,21 +26,21 @@ class Systemctl(Manager):
     below_home = ".config/systemd/user"
 
     def start(self, name: str) -> None:
-        self._tell(f"start --no-block {name}.service", f"cannot start {name}")
+        self._systemctl(f"start --no-block {name}.service", f"cannot start {name}")
 
     def begin_stop(self, name: str) -> None:
-        self._tell(f"stop --no-block {name}.service", f"cannot stop {name}")
+        self._systemctl(f"stop --no-block {name}.service", f"cannot stop {name}")
 
     def registered(self, names: Sequence[str]) -> None:
-        self._tell("daemon-reload", "cannot reload")
+        self._systemctl("daemon-reload", "cannot reload")
         if names:
             units = " ".join(f"{name}.service" for name in names)
-            self._tell(f"--quiet enable {units}", "cannot enable")
+            self._systemctl(f"--quiet enable {units}", "cannot enable")
 
     def forget(self, name: str) -> None:
-        self._tell(f"--quiet disable {name}.service", f"cannot disable {name}")
+        self._systemctl(f"--quiet disable {name}.service", f"cannot disable {name}")
         self.checked(f"rm -f {self.path(name)}", f"cannot remove {name}")
-        self._tell("daemon-reload", "cannot reload")
+        self._systemctl("daemon-reload", "cannot reload")
 
     def notes(self) -> list[str]:
         done = self.run('loginctl show-user "$(id -un)" --property=Linger 2>/dev/null', assume=Done(0, "Linger=yes"))
@@ -50,17 +50,17 @@ class Systemctl(Manager):
 
     def _states(self, names: Sequence[str]) -> dict[str, Job]:
         units = " ".join(f"{name}.service" for name in names)
-        done = self._tell(f"show --property={PROPERTIES} {units}", "cannot ask")
-        found = dict.fromkeys(names, Job(JobState.DOWN))
+        done = self._systemctl(f"show --property={PROPERTIES} {units}", "cannot ask")
+        jobs = dict.fromkeys(names, Job(JobState.DOWN))
         for block in done.out.strip().split("\n\n"):
-            said = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
-            name = said.get("Id", "").removesuffix(".service")
-            if name in found:
-                found[name] = _job(said)
-        return found
+            properties = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+            name = properties.get("Id", "").removesuffix(".service")
+            if name in jobs:
+                jobs[name] = _job(properties)
+        return jobs
 
-    def _tell(self, words: str, what: str) -> Done:
-        done = self.run(f"{BUS}systemctl --user {words}")
+    def _systemctl(self, arguments: str, what: str) -> Done:
+        done = self.run(f"{BUS}systemctl --user {arguments}")
         if done.code == 127:
             raise FleetError(
                 f"{self.host.name}: no systemctl there; if it is another machine, write its `ssh`; else `manager: launchd`"
@@ -75,9 +75,9 @@ class Systemctl(Manager):
         return done
 
 
-def _job(said: dict[str, str]) -> Job:
-    state = STATES.get(said.get("ActiveState", ""), JobState.DOWN)
-    pid = int(said.get("MainPID", "0")) or None
-    result = said.get("Result", "success")
-    why = "" if result == "success" else f"exit {said.get('ExecMainStatus')}" if result == "exit-code" else result
+def _job(properties: dict[str, str]) -> Job:
+    state = STATES.get(properties.get("ActiveState", ""), JobState.DOWN)
+    pid = int(properties.get("MainPID", "0")) or None
+    result = properties.get("Result", "success")
+    why = "" if result == "success" else f"exit {properties.get('ExecMainStatus')}" if result == "exit-code" else result
     return Job(state, pid if state is not JobState.DOWN else None, why)

@@ -27,15 +27,15 @@ def _word(text: str, *, command: bool = False) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def unit(one: Instance) -> str:
+def unit(instance: Instance) -> str:
     """The file's text."""
-    command = " ".join(_word(word, command=True) for word in one.arguments)
-    environment = "\n".join(f"Environment={_word(f'{name}={value}')}" for name, value in one.environment.items())
-    home = one.home.replace("%", "%%")
+    command = " ".join(_word(word, command=True) for word in instance.arguments)
+    environment = "\n".join(f"Environment={_word(f'{name}={value}')}" for name, value in instance.environment.items())
+    home = instance.home.replace("%", "%%")
     return f"""\
 # Written by `turbo fleet render`. Change the fleet file, not this.
 [Unit]
-Description=turbo worker {one.name}
+Description=turbo worker {instance.name}
 StartLimitIntervalSec=0
 
 [Service]
@@ -44,8 +44,8 @@ ExecStart={command}
 WorkingDirectory={home}
 {environment}
 Restart=on-failure
-RestartSec={one.throttle_seconds}
-TimeoutStopSec={one.stop_seconds}
+RestartSec={instance.throttle_seconds}
+TimeoutStopSec={instance.stop_seconds}
 KillMode=mixed
 OOMPolicy=continue
 LimitNOFILE={OPEN_FILES}:524288

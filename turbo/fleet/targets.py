@@ -13,8 +13,8 @@ from turbo.fleet.instance import Host
 def targets(hosts: Iterable[Host]) -> str:
     """The file's text. One entry a worker."""
     entries = [
-        {"targets": [f"{host.address}:{one.metrics_port}"], "labels": {"host": host.name, "worker": one.name}}
+        {"targets": [f"{host.address}:{instance.metrics_port}"], "labels": {"host": host.name, "worker": instance.name}}
         for host in hosts
-        for one in host.instances
+        for instance in host.instances
     ]
     return "[\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n]\n"

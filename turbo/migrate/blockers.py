@@ -18,7 +18,7 @@ from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
 
-_LOOK_SECONDS = 0.3
+_POLL_SECONDS = 0.3
 _REMIND_SECONDS = 10.0
 
 
@@ -70,11 +70,11 @@ class LockWatcher:
     `seen` is what the last look of the current watch found.
     """
 
-    def __init__(self, dsn: str, pid: int, lock_timeout: float, tell: Callable[[Blockers], None]) -> None:
-        self._dsn, self._pid, self._tell = dsn, pid, tell
-        self._pause = min(_LOOK_SECONDS, lock_timeout / 4)
+    def __init__(self, dsn: str, pid: int, lock_timeout: float, report: Callable[[Blockers], None]) -> None:
+        self._dsn, self._pid, self._report = dsn, pid, report
+        self._pause = min(_POLL_SECONDS, lock_timeout / 4)
         self._connection: Connection | None = None
-        self._told: tuple[frozenset[int], float] = (frozenset(), 0.0)
+        self._reported: tuple[frozenset[int], float] = (frozenset(), 0.0)
         self.seen: Blockers = ()
 
     @contextmanager
@@ -95,23 +95,23 @@ class LockWatcher:
             self._connection.close()
             self._connection = None
 
-    def tell(self, blockers: Blockers) -> None:
+    def report(self, blockers: Blockers) -> None:
         """Pass on whom a wait is for: at once when they changed, else now and then."""
         pids, now = frozenset(blocker.pid for blocker in blockers), time.monotonic()
-        told, when = self._told
-        if pids != told or now - when > _REMIND_SECONDS:
-            self._told = (pids, now)
-            self._tell(blockers)
+        reported, reported_at = self._reported
+        if pids != reported or now - reported_at > _REMIND_SECONDS:
+            self._reported = (pids, now)
+            self._report(blockers)
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(self._pause):
             with suppress(psycopg.Error):  # without a second connection the wait is the same, only less well explained
-                found = self._look()
-                if found:
-                    self.seen = found
-                    self.tell(found)
+                blockers = self._current()
+                if blockers:
+                    self.seen = blockers
+                    self.report(blockers)
 
-    def _look(self) -> Blockers:
+    def _current(self) -> Blockers:
         if self._connection is None or self._connection.closed:
             arguments = db.connect_arguments(self._dsn, "turbo migrate (who blocks)")
             self._connection = Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]

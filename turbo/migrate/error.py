@@ -1,5 +1,8 @@
 """What `turbo migrate` says when it cannot go on: one message for the person who can act."""
 
+UNREADABLE_DSN = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… port=… dbname=…"
+"""libpq's own message quotes the DSN, and a password may be in it."""
+
 AGAIN = "Run turbo migrate again: it goes on from here"
 
 

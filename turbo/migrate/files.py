@@ -51,8 +51,8 @@ class Block:
 
     @property
     def concurrent_index(self) -> ConcurrentIndex | None:
-        found = _CONCURRENT_INDEX.match(_without_comments(self.sql))
-        return ConcurrentIndex(found["schema"], found["table"], found["index"]) if found else None
+        match = _CONCURRENT_INDEX.match(_without_comments(self.sql))
+        return ConcurrentIndex(match["schema"], match["table"], match["index"]) if match else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +138,18 @@ def _installed() -> tuple[Migration, ...]:
 
 def _read(where: Traversable) -> tuple[Migration, ...]:
     entries = sorted((entry for entry in where.iterdir() if entry.name.endswith(".sql")), key=lambda e: e.name)
-    found = tuple(parse(entry.name, entry.read_bytes()) for entry in entries)
-    if not found:
+    migrations = tuple(parse(entry.name, entry.read_bytes()) for entry in entries)
+    if not migrations:
         raise MigrationError(f"no migration files in {where}: install agent-turbo again")
-    for expected, migration in enumerate(found, start=1):
+    for expected, migration in enumerate(migrations, start=1):
         if migration.version < expected:
             raise MigrationError(
                 f"two migrations have the number {migration.version:04d}: "
-                f"{found[expected - 2].label} and {migration.label}; give the later one the next free number"
+                f"{migrations[expected - 2].label} and {migration.label}; give the later one the next free number"
             )
         if migration.version > expected:
             raise MigrationError(f"migration {expected:04d} is missing: the next file is {migration.label}.sql")
-    return found
+    return migrations
 
 
 def _without_comments(sql: str) -> str:

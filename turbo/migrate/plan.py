@@ -10,17 +10,19 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import TupleRow
 
+from turbo.domain.finding import Finding, warn
+from turbo.domain.states import Level
 from turbo.migrate import blockers, history, session
 from turbo.migrate.adoption import adopt, backfill
-from turbo.migrate.adoption.finding import AdoptionFinding, sorted_by_level
+from turbo.migrate.adoption.finding import sorted_by_level
 from turbo.migrate.adoption.judge import judge, judge_rows
-from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey, look, survey, twice
+from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey, inspect_rows, survey, twice
 from turbo.migrate.files import Migration, read
 from turbo.migrate.locks import NONE, Lock, lock_of
 
 Connection = psycopg.Connection[TupleRow]
 
-LOOK_SECONDS = 0.5
+LOCK_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,39 +50,38 @@ class Plan:
     pending: tuple[Migration, ...]
     tables: tuple[AdoptedTable, ...] = ()
     rows: Rows | None = None
-    findings: tuple[AdoptionFinding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     statements: tuple[PlannedStatement, ...] = ()
     in_the_way: tuple[str, ...] = ()
 
     @property
     def refused(self) -> bool:
-        return any(finding.level == "refuse" for finding in self.findings)
+        return any(finding.level is Level.REFUSE for finding in self.findings)
 
 
 def plan(dsn: str = "") -> Plan:
     """What `migrate(dsn)` would do now. Changes nothing. Raises MigrationError as `migrate` does."""
-    with session.open_session(dsn, lock_timeout=LOOK_SECONDS, read_only=True) as connection:
+    with session.open_session(dsn, lock_timeout=LOCK_SECONDS, read_only=True) as connection:
         state = history.status(connection)
         pending = history.pending(connection, read())
         known = Plan(session.place(connection), state.version, state.latest, pending)
         if not adopt.concerns(pending):
             return _with_statements(known, None)
         try:
-            found = survey(connection)
-            judged = judge(found, twice(connection, adopt.keys_of_its_own(found)))
-            rows = look(connection, found.tasks)
+            existing = survey(connection)
+            judged = judge(existing, twice(connection, adopt.keys_of_its_own(existing)))
+            rows = inspect_rows(connection, existing.tasks)
         except errors.LockNotAvailable:
             return _with_statements(known, None, _locked(connection))
-        return _with_statements(known, found, (), connection, tuple(judged), rows)
+        return _with_statements(known, existing, (), connection, tuple(judged), rows)
 
 
-def _locked(connection: Connection) -> tuple[AdoptionFinding, ...]:
+def _locked(connection: Connection) -> tuple[Finding, ...]:
     names = ("agent_tasks", "agent_actions")
     held = {str(b) for name in names for b in blockers.in_the_way(connection, f"public.{name}", readers=True)}
     by = "; ".join(sorted(held)) or "a session whose transaction has just begun"
     return (
-        AdoptionFinding(
-            "warn",
+        warn(
             f"agent_tasks or agent_actions is locked exclusively, by {by}: what is in it and what it needs is not shown. "
             "Ask for the plan again when it is free",
         ),
@@ -89,45 +90,47 @@ def _locked(connection: Connection) -> tuple[AdoptionFinding, ...]:
 
 def _with_statements(
     known: Plan,
-    found: Survey | None,
-    findings: tuple[AdoptionFinding, ...] = (),
+    existing: Survey | None,
+    findings: tuple[Finding, ...] = (),
     connection: Connection | None = None,
-    judged: tuple[AdoptionFinding, ...] = (),
+    judged: tuple[Finding, ...] = (),
     rows: Rows | None = None,
 ) -> Plan:
     statements: list[PlannedStatement] = []
     for file in known.pending:
-        if found is not None and file.version == adopt.STEPS_BEFORE:
+        if existing is not None and file.version == adopt.STEPS_BEFORE:
             statements += [
-                PlannedStatement("adoption", step.block.sql, step.in_transaction, lock_of(step.block, found), step.why)
-                for step in adopt.steps(found)
+                PlannedStatement(
+                    "adoption", step.block.sql, step.in_transaction, lock_of(step.block, existing), step.why
+                )
+                for step in adopt.steps(existing)
             ]
-        if found is not None and found.tasks is not None and file.version == adopt.BACKFILL_BEFORE:
-            statements += _backfill(found)
+        if existing is not None and existing.tasks is not None and file.version == adopt.BACKFILL_BEFORE:
+            statements += _backfill(existing)
         for block in file.blocks:
-            if found is not None and adopt.has_been_built(block, found):
+            if existing is not None and adopt.has_been_built(block, existing):
                 continue
-            lock = lock_of(block, found) if found is not None else NONE
+            lock = lock_of(block, existing) if existing is not None else NONE
             statements.append(PlannedStatement(file.label, block.sql, file.in_transaction, lock))
-    tables = tuple(t for t in (found.tasks, found.actions) if t is not None) if found is not None else ()
-    ours = found is not None and found.begun and not adopt.steps(found)
-    way: tuple[str, ...] = ()
+    tables = tuple(t for t in (existing.tasks, existing.actions) if t is not None) if existing is not None else ()
+    ours = existing is not None and existing.begun and not adopt.steps(existing)
+    blocking: tuple[str, ...] = ()
     if connection is not None and not ours:
         sessions = {str(b) for t in tables for b in blockers.in_the_way(connection, f"public.{t.name}", readers=True)}
-        way = tuple(sorted(sessions))
-    seen = (*findings, *judged, *(judge_rows(rows) if rows is not None else ()))
+        blocking = tuple(sorted(sessions))
+    all_findings = (*findings, *judged, *(judge_rows(rows) if rows is not None else ()))
     return Plan(
         known.database, known.version, known.latest, known.pending, tables, rows,
-        tuple(sorted_by_level(seen)), tuple(statements), way,
+        tuple(sorted_by_level(all_findings)), tuple(statements), blocking,
     )  # fmt: skip
 
 
-def _backfill(found: Survey) -> list[PlannedStatement]:
-    how = backfill.wanted(found)
-    if how is None or not adopt.will_mark(found):
+def _backfill(existing: Survey) -> list[PlannedStatement]:
+    method = backfill.method_for(existing)
+    if method is None or not adopt.will_mark(existing):
         return []
     lock = Lock("agent_tasks", "row locks", "whoever wants one of these rows waits for its batch", 0.05)
-    once, *batch, done = how.sql()
+    once, *batch, done = method.sql()
     again = f"one batch of at most {backfill.BATCH} waiting rows, again until no row is left"
     return [
         PlannedStatement("backfill", once.rstrip() + ";\n", False, NONE, "once"),

@@ -74,22 +74,22 @@ def _create(connection: Connection) -> tuple[str, ...]:
 
 
 def _grant(connection: Connection) -> None:
-    heard: list[str] = []
+    warnings: list[str] = []
 
-    def hear(notice: psycopg.errors.Diagnostic) -> None:
+    def on_notice(notice: psycopg.errors.Diagnostic) -> None:
         if notice.sqlstate in _NOTHING_GRANTED:
-            heard.append(notice.message_primary or "")
+            warnings.append(notice.message_primary or "")
 
-    connection.add_notice_handler(hear)
+    connection.add_notice_handler(on_notice)
     pause = Backoff(base=0.05, cap=1.0)
     try:
         for attempt in range(1, _ATTEMPTS + 1):
-            heard.clear()
+            warnings.clear()
             try:
                 with connection.transaction():
                     connection.execute(statement("roles/grant").encode())
-                    if heard:
-                        raise errors.InsufficientPrivilege(heard[0])
+                    if warnings:
+                        raise errors.InsufficientPrivilege(warnings[0])
                 return
             except errors.InsufficientPrivilege as error:
                 raise _refused(connection, error.diag.message_primary or db.reason(error)) from error
@@ -99,7 +99,7 @@ def _grant(connection: Connection) -> None:
                     raise MigrationError(f"roles: {error.diag.message_primary or db.reason(error)}. {AGAIN}") from error
                 time.sleep(pause.next())
     finally:
-        connection.remove_notice_handler(hear)
+        connection.remove_notice_handler(on_notice)
 
 
 def _refused(connection: Connection, text: str) -> MigrationError:

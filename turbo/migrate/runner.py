@@ -22,10 +22,11 @@ from psycopg import errors, sql
 from psycopg.rows import TupleRow
 
 from turbo import db
+from turbo.domain.states import Level
 from turbo.migrate import blockers as blocking
 from turbo.migrate import history, session
 from turbo.migrate.adoption import adopt, backfill, judge
-from turbo.migrate.adoption.finding import refusal
+from turbo.migrate.adoption.finding import refusal, worded
 from turbo.migrate.adoption.survey import Survey, survey, twice
 from turbo.migrate.error import AGAIN, MigrationError
 from turbo.migrate.files import Block, ConcurrentIndex, Migration, read
@@ -33,10 +34,10 @@ from turbo.runtime.backoff import Backoff
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 _Done = TypeVar("_Done")
 
-_CLEAR_LOOK_SECONDS = 0.2
+_CLEAR_POLL_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ class _InTheWay(Exception):
 _NO_LOCK = (errors.LockNotAvailable, errors.DeadlockDetected, _InTheWay)
 
 
-def _silent(_line: str) -> None: ...
-def _unheard(_applied: Applied) -> None: ...
+def _unreported(_line: str) -> None: ...
+def _unobserved(_applied: Applied) -> None: ...
 def _nothing() -> None: ...
 
 
@@ -88,8 +89,8 @@ def migrate(
     dsn: str = "",
     *,
     patience: Patience | None = None,
-    say: Say = _silent,
-    on_applied: Callable[[Applied], None] = _unheard,
+    report: Report = _unreported,
+    on_applied: Callable[[Applied], None] = _unobserved,
 ) -> MigrationReport:
     """Apply what the database has not seen; a second run finds nothing to do.
 
@@ -102,8 +103,8 @@ def migrate(
         before = history.status(connection)
         done: list[Applied] = []
         if history.pending(connection, files):
-            with session.exclusive(connection, dsn, wait_seconds=patience.wait, say=say):
-                runner = _Runner(connection, dsn, patience, say)
+            with session.exclusive(connection, dsn, wait_seconds=patience.wait, report=report):
+                runner = _Runner(connection, dsn, patience, report)
                 try:
                     pending = history.pending(connection, files)
                     if adopt.concerns(pending):
@@ -121,10 +122,10 @@ def migrate(
 class _Runner:
     """One run on one connection, lock in hand."""
 
-    def __init__(self, connection: Connection, dsn: str, patience: Patience, say: Say) -> None:
+    def __init__(self, connection: Connection, dsn: str, patience: Patience, report: Report) -> None:
         self._connection = connection
         self._patience = patience
-        self._say = say
+        self._report = report
         self._step = ""
         self._watcher = blocking.LockWatcher(dsn, session.backend(connection), patience.lock_timeout, self._waiting)
 
@@ -136,16 +137,16 @@ class _Runner:
 
     def judge(self) -> None:
         """Raises MigrationError, before anything is changed, for tables that turbo cannot live with."""
-        found = self._survey()
+        existing = self._survey()
         repeated: tuple[str, ...] = ()
-        if columns := adopt.keys_of_its_own(found):
+        if columns := adopt.keys_of_its_own(existing):
             repeated = self._attempts("adoption", None, lambda: twice(self._connection, columns))
-        findings = judge.judge(found, repeated)
-        if any(finding.level == "refuse" for finding in findings):
+        findings = judge.judge(existing, repeated)
+        if any(finding.level is Level.REFUSE for finding in findings):
             raise MigrationError(refusal(findings))
         for finding in findings:
-            if finding.level == "warn":
-                self._say(f"note: {finding}")
+            if finding.level is Level.WARN:
+                self._report(f"note: {worded(finding)}")
 
     def apply(self, migration: Migration) -> Applied:
         started = time.monotonic()
@@ -165,10 +166,10 @@ class _Runner:
             self._block("adoption", step.block, in_transaction=step.in_transaction)
 
     def _backfill(self) -> None:
-        how = backfill.wanted(self._survey())
+        how = backfill.method_for(self._survey())
         filled = self._attempts("adoption", None, lambda: backfill.run(self._connection, how))
         if filled:
-            self._say(f"adoption: {filled} waiting rows have their created_at as run_after")
+            self._report(f"adoption: {filled} waiting rows have their created_at as run_after")
 
     def _run(self, migration: Migration, block: Block, *, last: bool) -> None:
         record = (lambda: history.record(self._connection, migration)) if last else _nothing
@@ -213,7 +214,7 @@ class _Runner:
         raise AssertionError("the last attempt returns or raises")
 
     def _waiting(self, blockers: blocking.Blockers) -> None:
-        self._say(f"{self._step}: waiting for a lock, {blocking.describe(blockers)}")
+        self._report(f"{self._step}: waiting for a lock, {blocking.describe(blockers)}")
 
     def _clear_the_way(self, index: ConcurrentIndex) -> bool:
         """Wait, holding nothing, until an index build would not have to; and drop what an earlier one left behind. False
@@ -226,14 +227,14 @@ class _Runner:
             return False
         leftover = row is not None
         deadline = time.monotonic() + self._patience.lock_timeout
-        while found := blocking.in_the_way(self._connection, table, readers=leftover):
-            self._watcher.seen = found
-            self._watcher.tell(found)
+        while sessions := blocking.in_the_way(self._connection, table, readers=leftover):
+            self._watcher.seen = sessions
+            self._watcher.report(sessions)
             if time.monotonic() > deadline:
                 raise _InTheWay
-            time.sleep(_CLEAR_LOOK_SECONDS)
+            time.sleep(_CLEAR_POLL_SECONDS)
         if leftover:
-            self._say(f"{self._step}: {index.index} was left INVALID by an earlier attempt, it is built again")
+            self._report(f"{self._step}: {index.index} was left INVALID by an earlier attempt, it is built again")
             self._connection.execute(
                 sql.SQL("drop index concurrently if exists {}").format(sql.Identifier(index.schema, index.index))
             )

@@ -18,11 +18,11 @@ from psycopg import errors
 from psycopg.rows import TupleRow
 
 from turbo import db
-from turbo.migrate.error import AGAIN, BadDsn, MigrationError
+from turbo.migrate.error import AGAIN, UNREADABLE_DSN, BadDsn, MigrationError
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 OLDEST_SERVER = 140000
 APPLICATION_NAME = "turbo migrate"
@@ -48,14 +48,11 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
     try:
         arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "client_encoding": "utf8"}
     except psycopg.ProgrammingError as error:
-        # libpq's own words quote the DSN, and a password may be in it.
-        raise BadDsn(
-            "the DSN cannot be read: write postgresql://user@host:port/database, or host=… port=… dbname=…"
-        ) from error
+        raise BadDsn(UNREADABLE_DSN) from error
     try:
         connection = connect(dsn, arguments)
     except psycopg.OperationalError as error:
-        raise MigrationError(f"cannot connect to {db.describe(dsn)}: {_connect_reason(error)}") from error
+        raise MigrationError(f"cannot connect to {db.describe(dsn)}: {db.why_unreachable(error)}") from error
     where = place(connection)  # while it is there to ask
     with connection:
         try:
@@ -81,17 +78,6 @@ def connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
     # No primary among the hosts. A look at a standby is fine; for a change, the judge below says what is wrong.
     arguments = {**arguments, "target_session_attrs": "any"}
     return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
-
-
-def _connect_reason(error: psycopg.OperationalError) -> str:
-    text = db.reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0]
-    if "database" in text and "does not exist" in text:
-        return f"{text}; create it first: createdb, or CREATE DATABASE"
-    if "session is read-only" in text:
-        return f"{text}; none of the DSN's hosts is a primary"
-    if "Connection refused" in text or "No such file or directory" in text:
-        return f"{text} (give --dsn, TURBO_DSN or PGHOST and PGPORT)"
-    return text
 
 
 def _judge(connection: Connection, read_only: bool) -> None:
@@ -126,7 +112,7 @@ def place(connection: Connection) -> str:
 
 
 @contextmanager
-def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, say: Say) -> Iterator[None]:
+def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, report: Report) -> Iterator[None]:
     """Hold the database's migration lock. Waits up to `wait_seconds` for another migration to end, and says for whom.
 
     Raises MigrationError behind a transaction pooler, and when the wait is over.
@@ -142,7 +128,7 @@ def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, say: Say
                 "wait for it, or end it and run turbo migrate again"
             )
         if now >= remind_at:
-            say(f"another turbo migrate is at work, waiting for it: {_holder(connection)}")
+            report(f"another turbo migrate is at work, waiting for it: {_holder(connection)}")
             remind_at = now + _REMIND_SECONDS
         time.sleep(random.uniform(0.5, 1) * min(_POLL_SECONDS, max(deadline - now, 0.01)))
     try:

@@ -114,7 +114,7 @@ class Top(App[None]):
     def on_mount(self) -> None:
         self.theme = "ansi-dark"  # the terminal's own colours
         self.set_interval(1.0, self._draw_head)
-        self.run_worker(self._looks(), exclusive=False)
+        self.run_worker(self._refresh_forever(), exclusive=False)
         self._shape()
         self.query_one("#tasks", ScreenTable).focus()
 
@@ -158,12 +158,12 @@ class Top(App[None]):
 
     # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _looks(self) -> None:
+    async def _refresh_forever(self) -> None:
         backoff = Backoff()
         while True:
             began = time.monotonic()
             try:
-                await self._feed.look(self.view, all_of_it=self._all)
+                await self._feed.refresh(self.view, all_of_it=self._all)
             except psycopg.Error as error:
                 if not db.is_transient(error):
                     self.exit(return_code=1, message=f"turbo top: {scrub(visible(db.reason(error)))}")
@@ -182,14 +182,14 @@ class Top(App[None]):
             except TimeoutError:
                 pass
 
-    def _look_now(self) -> None:
+    def _refresh_now(self) -> None:
         """Something was changed: see what became of it."""
         self._all = True
         self._again.set()
 
     def watch_view(self) -> None:
         self._feed.frame.tasks = []
-        self._look_now()
+        self._refresh_now()
 
     def watch_filtered(self) -> None:
         self._draw()
@@ -205,16 +205,16 @@ class Top(App[None]):
         screen.query_one("#rates", Static).update(words.rates(frame, width))
         for name, text in zip(PANELS[1:], words.strips(frame, width), strict=True):
             screen.query_one(f"#strip-{name}", Static).update(text)
-        found = [t for t in frame.tasks if not self.filtered or t.has(self.filtered)]
+        matches = [t for t in frame.tasks if not self.filtered or t.has(self.filtered)]
         empty = f"none with “{self.filtered}”; esc shows all" if self.filtered else words.EMPTY[frame.view]
         names = words.worker_names(frame)
         tables = {name: screen.query_one(f"#{name}", ScreenTable) for name in PANELS}
-        tables["tasks"].show([words.task_row(t, names) for t in found], empty, words.TASKS[frame.view])
+        tables["tasks"].show([words.task_row(t, names) for t in matches], empty, words.TASKS[frame.view])
         tables["workers"].show([words.worker_row(w) for w in frame.status.workers])
         tables["queues"].show([words.queue_row(q) for q in frame.status.queues])
         tables["accounts"].show([words.account_row(a) for a in frame.status.accounts])
         titles = {
-            "tasks": words.title(frame, len(found), self.filtered),
+            "tasks": words.title(frame, len(matches), self.filtered),
             "workers": f"Workers: {len(frame.status.workers)}",
             "queues": f"Queues: {len(frame.status.queues)}",
             "accounts": f"Accounts: {len({a.account for a in frame.status.accounts})}",
@@ -351,12 +351,12 @@ class Top(App[None]):
 
         await self._done(work(), "")
 
-    async def _done(self, work: Awaitable[object], said: str) -> None:
+    async def _done(self, work: Awaitable[object], message: str) -> None:
         """Carry it out; what became of it stands in the corner."""
         try:
             result = await work
         except (psycopg.Error, LookupError) as error:
             self.notify(scrub(visible(db.reason(error))), severity="error", markup=False)
         else:
-            self.notify(visible(said or str(result)), markup=False)
-        self._look_now()
+            self.notify(visible(message or str(result)), markup=False)
+        self._refresh_now()

@@ -7,7 +7,6 @@ At one look a second that is three statements a second, each by an index and bou
 or have ended (sql/top/). Rates are kept here, in spans of ten seconds of the database's clock.
 """
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ import psycopg
 from turbo import db
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import AccountLine, FleetStatus, QueueLine, WorkerLine
-from turbo.client.operations import Query, Steps
+from turbo.client.operations import Disconnect, Query, Steps
 
 SHOWN = 500
 WAITING_EACH = 100
@@ -29,8 +28,8 @@ COUNTED = 10_000
 BUCKET_SECONDS = 10
 HISTORY_SECONDS = 600
 RATED = 10_000
-LOOK_SECONDS = 10.0
-"""A look that takes longer loses its connection: a frozen server would hold it for ever."""
+STATEMENT_SECONDS = 10.0
+"""A statement that takes longer loses its connection: a frozen server would hold it forever."""
 
 
 class View(StrEnum):
@@ -144,29 +143,30 @@ class Frame:
 class Feed(AsyncClient):
     """The client of one `turbo top`: looks, and carries out what its user asks for, on one connection."""
 
+    _statement_seconds = STATEMENT_SECONDS
+
     def __init__(self, dsn: str = "") -> None:
         super().__init__(dsn)
-        self._looks = 0
+        self._refreshes = 0
         self._rated = False
         self.frame = Frame()
 
-    async def look(self, view: View, *, all_of_it: bool = False) -> Frame:
-        """Bring the frame up to date. Raises psycopg.Error, TimeoutError for a database that does not answer."""
-        connection = await self._connected()
-        cut = asyncio.get_running_loop().call_later(LOOK_SECONDS, db.cut, connection)
-        try:
-            if all_of_it or self._looks % 2 == 0:
-                await self._run(self._fleet())
-            await self._run(self._tasks(view))
-            self._looks += 1
-        except psycopg.Error as error:
-            if connection.broken or db.is_transient(error):
-                await connection.close()
-                self._rated = False  # what ended meanwhile is still to be counted
-            raise
-        finally:
-            cut.cancel()
+    async def refresh(self, view: View, *, all_of_it: bool = False) -> Frame:
+        """Bring the frame up to date. Raises psycopg.Error."""
+        await self._run(self._refresh(view, fleet=all_of_it or self._refreshes % 2 == 0))
+        self._refreshes += 1
         return self.frame
+
+    def _refresh(self, view: View, *, fleet: bool) -> Steps[None]:
+        try:
+            if fleet:
+                yield from self._fleet()
+            yield from self._tasks(view)
+        except psycopg.Error as error:
+            if db.is_transient(error):
+                self._rated = False  # tasks that end during the outage are still to be counted
+                yield Disconnect()
+            raise
 
     def _fleet(self) -> Steps[None]:
         seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)

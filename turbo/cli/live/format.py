@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from turbo.cli import moment
+from turbo.cli import timestamps
 from turbo.cli.live.columns import ScreenRow, sparkline
 from turbo.cli.live.feed import COUNTED, Frame, LiveTask, View
 from turbo.cli.output import STYLES, Column, many, one_line, short
@@ -83,32 +83,36 @@ def worker_names(frame: Frame) -> dict[str, str]:
 
 
 def task_row(task: LiveTask, workers: Mapping[str, str]) -> ScreenRow:
-    tries = f"{task.retry_count + 1}/{(task.max_retries or 0) + 1}" if task.retry_count else ""
+    attempts = f"{task.retry_count + 1}/{(task.max_retries or 0) + 1}" if task.retry_count else ""
     tokens = short(task.input_tokens + task.output_tokens)
     line = one_line(task.line or task.description)
     style = "dim" if not task.line and task.status == "running" else ""
     seconds = task.seconds
     age = (
-        "" if seconds is None else f"in {moment.length(-seconds)}" if seconds < 0 else moment.length(max(1.0, seconds))
+        ""
+        if seconds is None
+        else f"in {timestamps.duration(-seconds)}"
+        if seconds < 0
+        else timestamps.duration(max(1.0, seconds))
     )
     state = "stopping" if task.stopping else task.status
     kind, queue, worker_id = task.task_type or "", task.queue, task.worker_id or ""
     worker = workers.get(worker_id, worker_id)
     match task.status:
         case "running":
-            cells: tuple[str, ...] = (task.task_id, kind, queue, age, tries, tokens, worker, line)
+            cells: tuple[str, ...] = (task.task_id, kind, queue, age, attempts, tokens, worker, line)
             if task.stopping:
                 cells = (*cells[:-1], f"(being stopped) {line}")
         case "pending" | "scheduled":
-            cells = (task.task_id, state, age, queue, kind, tries, line)
+            cells = (task.task_id, state, age, queue, kind, attempts, line)
         case _:
-            cells = (task.task_id, state, age, queue, kind, tries, worker, line)
+            cells = (task.task_id, state, age, queue, kind, attempts, worker, line)
     return ScreenRow(task.task_id, tuple(one_line(cell) for cell in cells), style)
 
 
 def worker_row(w: WorkerLine) -> ScreenRow:
     state = w.state if w.live or w.state == "dead" else "silent"
-    beat, up = moment.length(w.silent_seconds), moment.length(w.up_seconds)
+    beat, up = timestamps.duration(w.silent_seconds), timestamps.duration(w.up_seconds)
     cells = (w.worker_id, state, f"{w.running}/{w.slots}", beat, up, w.host, ",".join(w.queues))
     return ScreenRow(w.worker_id, cells, "" if w.live else "red")
 
@@ -118,20 +122,20 @@ def queue_row(q: QueueLine) -> ScreenRow:
     return ScreenRow(
         q.queue,
         (
-            q.queue, state, count(q.pending), str(q.running), count(q.scheduled), moment.length(q.oldest_seconds),
+            q.queue, state, count(q.pending), str(q.running), count(q.scheduled), timestamps.duration(q.oldest_seconds),
             str(q.workers),
         ),
     )  # fmt: skip
 
 
 def account_row(a: AccountLine) -> ScreenRow:
-    resets = "" if a.resets_in_seconds is None else moment.length(max(0.0, a.resets_in_seconds))
+    resets = "" if a.resets_in_seconds is None else timestamps.duration(max(0.0, a.resets_in_seconds))
     return ScreenRow(
         f"{a.account} {a.host}", (a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets)
     )
 
 
-def title(frame: Frame, found: int, filtered: str) -> str:
+def title(frame: Frame, matching: int, filtered: str) -> str:
     """Over the tasks: how many, and which."""
     scheduled = sum(q.scheduled for q in frame.status.queues)
     if frame.view is View.RUNNING:
@@ -142,8 +146,8 @@ def title(frame: Frame, found: int, filtered: str) -> str:
     else:
         text, total = f"Ended tasks: the newest {len(frame.tasks)}", len(frame.tasks)
     if filtered:
-        return f"{text}, {found} of {len(frame.tasks)} with “{filtered}”"
-    return text if found >= total else f"{text}, {found} listed"
+        return f"{text}, {matching} of {len(frame.tasks)} with “{filtered}”"
+    return text if matching >= total else f"{text}, {matching} listed"
 
 
 def summary(frame: Frame) -> Text:
@@ -159,11 +163,11 @@ def summary(frame: Frame) -> Text:
 
 def problem(frame: Frame) -> Text:
     """What is wrong first, and how much more there is."""
-    found = frame.status.problems
-    if not found:
+    problems = frame.status.problems
+    if not problems:
         return Text("✓ nothing is wrong", style="green", no_wrap=True)
-    of = f"1 of {len(found)}: " if len(found) > 1 else ""
-    text = f"! {of}{one_line(found[0].what)} → {one_line(found[0].do)}"
+    of = f"1 of {len(problems)}: " if len(problems) > 1 else ""
+    text = f"! {of}{one_line(problems[0].what)} → {one_line(problems[0].do)}"
     return Text(text, style="yellow", no_wrap=True, overflow="ellipsis")
 
 
@@ -221,7 +225,7 @@ def strips(frame: Frame, width: int) -> list[Text]:
         (
             f"{a.account}{'' if a.host == '*' else '@' + a.host} {a.state}"
             + (f" {a.reason}" if a.reason else "")
-            + (f" {moment.length(max(0.0, a.resets_in_seconds))}" if a.resets_in_seconds is not None else ""),
+            + (f" {timestamps.duration(max(0.0, a.resets_in_seconds))}" if a.resets_in_seconds is not None else ""),
             "" if a.state == "open" else STYLES["paused"],
         )
         for a in sorted(frame.status.accounts, key=lambda a: a.state == "open")
@@ -233,7 +237,7 @@ def strips(frame: Frame, width: int) -> list[Text]:
 def _queue(q: QueueLine) -> str:
     parts = [f"{q.running} run"] if q.running else []
     if q.pending:
-        parts.append(f"{count(q.pending)} wait {moment.length(q.oldest_seconds)}")
+        parts.append(f"{count(q.pending)} wait {timestamps.duration(q.oldest_seconds)}")
     parts += ["paused"] if q.paused else ["unserved"] if not q.workers else []
     return f"{q.queue} {', '.join(parts) or 'empty'}"
 

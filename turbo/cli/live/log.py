@@ -66,10 +66,10 @@ class LogScreen(Screen[None]):
             try:
                 run = await self._client.run(self._task_id)
             except UnknownTask as error:
-                self._say(str(error))
+                self._show_source(str(error))
                 return
             except psycopg.Error as error:
-                self._say(f"the database is away: {db.reason(error)}")
+                self._show_source(f"the database is away: {db.why_unreachable(error)}")
             else:
                 self._show(run)
                 if run.finished:
@@ -93,9 +93,9 @@ class LogScreen(Screen[None]):
             source = run_log.only_progress(run)
         else:
             source = run_log.nothing(run)
-        self._say(f"{run_log.ending(run)}\n{source}")
+        self._show_source(f"{run_log.ending(run)}\n{source}")
 
-    def _say(self, text: str) -> None:
+    def _show_source(self, text: str) -> None:
         self.query_one("#source", Static).update(visible(text, lines=True).replace("[", r"\["))
 
 

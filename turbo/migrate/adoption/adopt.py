@@ -47,13 +47,13 @@ class Step:
 
 def steps(survey: Survey) -> list[Step]:
     """What is left to do, in order. Empty for tables that turbo made, and for adopted ones."""
-    found: list[Step] = []
+    left: list[Step] = []
     if survey.tasks is not None:
-        found += _enum_values(survey.tasks)
-        found += _tasks(survey, survey.tasks)
+        left += _enum_values(survey.tasks)
+        left += _tasks(survey, survey.tasks)
     if survey.actions is not None:
-        found += _actions(survey.actions)
-    return found
+        left += _actions(survey.actions)
+    return left
 
 
 def concerns(pending: Sequence[Migration]) -> bool:
@@ -188,9 +188,9 @@ def _new_id(table: AdoptedTable, key: TableColumn) -> tuple[list[str], str]:
     return [], ""
 
 
-def _storage(table: AdoptedTable, wanted: dict[str, str]) -> list[str]:
+def _storage(table: AdoptedTable, parameters: dict[str, str]) -> list[str]:
     have = {option.partition("=")[0] for option in table.options}
-    missing = [f"{name} = {value}" for name, value in wanted.items() if name not in have]
+    missing = [f"{name} = {value}" for name, value in parameters.items() if name not in have]
     return [f"set ({', '.join(missing)})"] if missing else []
 
 

@@ -37,7 +37,7 @@ class Backfill:
         return (source("migrate/backfill_ahead"), *quiet, source("migrate/backfill"), source("migrate/backfill_done"))
 
 
-def wanted(survey: Survey) -> Backfill | None:
+def method_for(survey: Survey) -> Backfill | None:
     """Whether waiting rows may be touched at all: not where that would set off a trigger that this session cannot hush."""
     if survey.tasks is None:
         return None
@@ -56,9 +56,9 @@ def run(connection: Connection, how: Backfill | None) -> int:
             connection.execute(statement("migrate/backfill_ahead"), {"adopted_at": adopted_at})
             ahead = (connection.execute(statement("migrate/backfill_state")).fetchone() or (None, 0.0))[1]
         for _ in range(PASSES):
-            found = _pass(connection, how, adopted_at, float(ahead or 0.0))
-            filled += found
-            if not found:
+            filled_now = _pass(connection, how, adopted_at, float(ahead or 0.0))
+            filled += filled_now
+            if not filled_now:
                 break
     connection.execute(statement("migrate/backfill_done"))
     return filled

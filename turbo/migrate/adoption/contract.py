@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 TEXT = frozenset({"text", "varchar"})
 WHOLE = frozenset({"int2", "int4", "int8"})
-MOMENT = frozenset({"timestamptz", "timestamp"})
+TIMESTAMP = frozenset({"timestamptz", "timestamp"})
 
 ID_TYPES = frozenset({"text", "varchar", "uuid"}) | WHOLE
 WORKER_ID_LENGTH = 50
@@ -52,9 +52,9 @@ TASKS = (
     ExpectedColumn("timeout_seconds", "integer default 300", WHOLE, default="300", only_required=True),
     ExpectedColumn("max_retries", "integer default 3", WHOLE, default="3", only_required=True),
     ExpectedColumn("retry_count", "integer not null default 0", WHOLE, default="0"),
-    ExpectedColumn("created_at", "timestamptz", MOMENT, default="now()"),
-    ExpectedColumn("started_at", "timestamptz", MOMENT, nullable=True),
-    ExpectedColumn("completed_at", "timestamptz", MOMENT, nullable=True),
+    ExpectedColumn("created_at", "timestamptz", TIMESTAMP, default="now()"),
+    ExpectedColumn("started_at", "timestamptz", TIMESTAMP, nullable=True),
+    ExpectedColumn("completed_at", "timestamptz", TIMESTAMP, nullable=True),
     ExpectedColumn("queue", "text not null default 'default'", TEXT, least=40, default="'default'"),
     ExpectedColumn("run_after", "timestamptz not null default now()", frozenset({"timestamptz"}), default="now()"),
     ExpectedColumn("fencing_token", "bigint", frozenset({"int8"}), nullable=True),
@@ -76,7 +76,7 @@ ACTIONS = (
     ExpectedColumn("task_id", None, ID_TYPES),
     ExpectedColumn("action_type", "text", TEXT, least=10),
     ExpectedColumn("success", "boolean", frozenset({"bool"})),
-    ExpectedColumn("executed_at", "timestamptz", MOMENT, default="clock_timestamp()"),
+    ExpectedColumn("executed_at", "timestamptz", TIMESTAMP, default="clock_timestamp()"),
     ExpectedColumn("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
     ExpectedColumn("actor", "text", TEXT, least=63, nullable=True),
     ExpectedColumn("from_status", "text", TEXT, least=9, nullable=True),

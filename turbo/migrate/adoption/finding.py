@@ -1,44 +1,39 @@
-"""What was found about an existing table, and what somebody can do about it.
+"""How the findings about an existing table are ordered and worded. Their levels:
 
-refuse   `turbo migrate` stops before it changes anything, and says this
-warn     it goes on; somebody should know before the first worker starts
-note     what else was found, for --plan
+refuse   `turbo migrate` stops before it changes anything, and shows the reason
+warn     it continues; an operator should know before the first worker starts
+note     shown by --plan only
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from psycopg import sql
 
-_LEVELS = {"refuse": 0, "warn": 1, "note": 2}
+from turbo.domain.finding import Finding
+from turbo.domain.states import Level
+
+_ORDER = (Level.REFUSE, Level.WARN, Level.NOTE)
 
 
-@dataclass(frozen=True, slots=True)
-class AdoptionFinding:
-    """`level`: refuse | warn | note. `do`: a statement to run, or empty."""
-
-    level: str
-    text: str
-    do: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.text}; run: {self.do}" if self.do else self.text
+def worded(finding: Finding) -> str:
+    """On one line, with the statement to run."""
+    return f"{finding.what}; run: {finding.do}" if finding.do else finding.what
 
 
-def sorted_by_level(findings: Iterable[AdoptionFinding]) -> list[AdoptionFinding]:
+def sorted_by_level(findings: Iterable[Finding]) -> list[Finding]:
     """Refusals first, notes last."""
-    return sorted(findings, key=lambda finding: _LEVELS[finding.level])
+    return sorted(findings, key=lambda finding: _ORDER.index(finding.level))
 
 
-def refusal(findings: Sequence[AdoptionFinding]) -> str:
-    """The one message of a migration that was refused: each reason, and what to run."""
-    reasons = [str(finding) for finding in findings if finding.level == "refuse"]
+def refusal(findings: Sequence[Finding]) -> str:
+    """The message of a refused migration: each reason, and what to run."""
+    reasons = [worded(finding) for finding in findings if finding.level is Level.REFUSE]
     if len(reasons) == 1:
         return f"{reasons[0]}. Nothing has been changed"
     listed = "".join(f"\n  - {reason}" for reason in reasons)
-    return f"the tables that are there cannot be adopted as they are; nothing has been changed:{listed}"
+    return f"the existing tables cannot be adopted as they are; nothing has been changed:{listed}"
 
 
 def quoted(name: str) -> str:
-    """A name as SQL takes it, for a statement that somebody is told to run."""
+    """A name as SQL takes it, for a statement that an operator will run."""
     return sql.Identifier(name).as_string(None)

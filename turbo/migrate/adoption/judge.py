@@ -7,55 +7,50 @@ note     what else was found, for --plan
 
 from collections.abc import Iterator, Sequence
 
+from turbo.domain.finding import Finding, note, refuse, warn
 from turbo.domain.states import TaskState
 from turbo.migrate.adoption import contract
-from turbo.migrate.adoption.finding import AdoptionFinding, quoted, sorted_by_level
+from turbo.migrate.adoption.finding import quoted, sorted_by_level
 from turbo.migrate.adoption.judge_columns import judge_columns, judge_ids, judge_states
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey
 
 
-def judge(survey: Survey, twice: Sequence[str] = ()) -> list[AdoptionFinding]:
+def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
     """All findings, refusals first. `twice`: columns of agent_tasks whose values turbo's unique index would refuse."""
-    found = [*_session(survey)]
+    findings = [*_session(survey)]
     for table, known in ((survey.tasks, contract.TASKS), (survey.actions, contract.ACTIONS)):
         if table is not None:
             if kind := _wrong_kind(table):
-                found.append(kind)
+                findings.append(kind)
                 continue
-            found += judge_columns(table, known, survey.begun)
-            found += _neighbours(table, quiet=survey.quiet)
+            findings += judge_columns(table, known, survey.begun)
+            findings += _neighbours(table, quiet=survey.quiet)
     if survey.tasks is not None:
-        found += judge_ids(survey.tasks, survey.actions)
-        found += judge_states(survey)
+        findings += judge_ids(survey.tasks, survey.actions)
+        findings += judge_states(survey)
     for column in twice:
-        found.append(
-            AdoptionFinding(
-                "refuse",
+        findings.append(
+            refuse(
                 f"agent_tasks.{column} is a column of turbo's too, and holds values more than once: turbo keeps it unique",
                 f"ALTER TABLE public.agent_tasks RENAME COLUMN {column} TO old_{column};",
             )
         )
-    return sorted_by_level(found)
+    return sorted_by_level(findings)
 
 
-def judge_rows(rows: Rows) -> list[AdoptionFinding]:
+def judge_rows(rows: Rows) -> list[Finding]:
     """What the rows themselves say; only --plan looks."""
     if rows.statuses is None:
-        return [AdoptionFinding("note", "agent_tasks is too large to count its statuses within ten seconds")]
-    found = [AdoptionFinding("note", "rows by status: " + (", ".join(f"{s} {n}" for s, n in rows.statuses) or "none"))]
+        return [note("agent_tasks is too large to count its statuses within ten seconds")]
+    findings = [note("rows by status: " + (", ".join(f"{s} {n}" for s, n in rows.statuses) or "none"))]
     known = set(TaskState)
     strange = [f"{s if s is not None else 'null'} ({n})" for s, n in rows.statuses if s not in known]
     if strange:
-        found.append(
-            AdoptionFinding(
-                "note", f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone"
-            )
-        )
+        findings.append(note(f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone"))
     counted = dict(rows.statuses)
     if counted.get("scheduled"):
-        found.append(
-            AdoptionFinding(
-                "warn",
+        findings.append(
+            warn(
                 f"{counted['scheduled']} rows say 'scheduled' already. turbo would make them pending at run_after, which they "
                 "do not have: they get one a hundred years from now, and whatever made them pending so far goes on doing "
                 "it. Rows inserted as 'scheduled' from now on need a run_after, or are pending at once",
@@ -63,51 +58,45 @@ def judge_rows(rows: Rows) -> list[AdoptionFinding]:
             )
         )
     if counted.get("running"):
-        found.append(
-            AdoptionFinding(
-                "note",
+        findings.append(
+            note(
                 f"{counted['running']} rows are running: not by turbo (fencing_token is null), so never rescued by it",
             )
         )
     for column, number in rows.put_off:
-        found.append(
-            AdoptionFinding(
-                "warn",
+        findings.append(
+            warn(
                 f"{number} waiting rows have a {column} in the future. turbo does not know that column: its worker would run "
                 "those that are pending at once. After the migration, before the first worker starts",
                 f"UPDATE public.agent_tasks SET run_after = {quoted(column)}"  # noqa: S608 - shown, not sent
                 f" WHERE status = 'pending' AND {quoted(column)} > now();",
             )
         )
-    return found
+    return findings
 
 
-def _session(survey: Survey) -> Iterator[AdoptionFinding]:
+def _session(survey: Survey) -> Iterator[Finding]:
     for name, kind in survey.clashes:
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             f"public.{name} exists and is not turbo's ({kind.lower()})",
             f"ALTER {kind} public.{name} RENAME TO old_{name};",
         )
     if not survey.may_create:
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             f"permission denied for schema public. Run turbo migrate as a role that may CREATE in schema public and that owns "
             f"agent_tasks and agent_actions where they exist (this one is {survey.user})",
         )
     for table in (survey.tasks, survey.actions):
         if table is not None and not table.may:
-            yield AdoptionFinding(
-                "refuse",
+            yield refuse(
                 f"must be owner of table {table.name}. Run turbo migrate as a role that owns agent_tasks and agent_actions, "
                 f"or is a member of their owner (this one is {survey.user}, the owner is {table.owner})",
             )
 
 
-def _wrong_kind(table: AdoptedTable) -> AdoptionFinding | None:
+def _wrong_kind(table: AdoptedTable) -> Finding | None:
     if table.kind == "p" and table.name == "agent_tasks":
-        return AdoptionFinding(
-            "refuse",
+        return refuse(
             "agent_tasks is partitioned: PostgreSQL has no unique index over partitions, so neither one running task per "
             "concurrency_key nor one task per idempotency_key could be kept. Rename it, let turbo make a new agent_tasks, "
             "and copy what still waits",
@@ -115,67 +104,55 @@ def _wrong_kind(table: AdoptedTable) -> AdoptionFinding | None:
         )
     if table.kind not in ("r", "p"):
         what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(table.kind, "no table")
-        return AdoptionFinding(
-            "refuse", f"{table.name} is {what}: turbo needs the table itself under this name, in schema public"
-        )
+        return refuse(f"{table.name} is {what}: turbo needs the table itself under this name, in schema public")
     if table.inherits or table.is_partition:
-        return AdoptionFinding(
-            "refuse", f"{table.name} takes part in inheritance: turbo's indexes and triggers would not reach all rows"
-        )
+        return refuse(f"{table.name} takes part in inheritance: turbo's indexes and triggers would not reach all rows")
     return None
 
 
-def _neighbours(table: AdoptedTable, *, quiet: bool) -> Iterator[AdoptionFinding]:
+def _neighbours(table: AdoptedTable, *, quiet: bool) -> Iterator[Finding]:
     written = contract.WRITTEN[table.name]
-    for one in table.of("unique"):
-        if one.other != "primary" and one.columns and set(one.columns) <= written:
-            over = ", ".join(one.columns)
-            yield AdoptionFinding(
-                "refuse",
-                f"the unique index {one.name} over {over}: turbo's rows share these values",
-                f"DROP INDEX CONCURRENTLY {one.name};",
+    for dependent in table.of("unique"):
+        if dependent.other != "primary" and dependent.columns and set(dependent.columns) <= written:
+            over = ", ".join(dependent.columns)
+            yield refuse(
+                f"the unique index {dependent.name} over {over}: turbo's rows share these values",
+                f"DROP INDEX CONCURRENTLY {dependent.name};",
             )
-    for one in table.of("rule"):
-        if one.other != "SELECT":
-            yield AdoptionFinding(
-                "refuse",
-                f"the rule {one.name} ON {one.other} of {table.name}: PostgreSQL allows none on a table that is written in WITH, as "
-                "turbo does. Make it a trigger",
-                f"DROP RULE {quoted(one.name)} ON public.{table.name};",
+    for dependent in table.of("rule"):
+        if dependent.other != "SELECT":
+            yield refuse(
+                f"the rule {dependent.name} ON {dependent.other} of {table.name}: PostgreSQL allows none on a table that is written in "
+                "WITH, as turbo does. Make it a trigger",
+                f"DROP RULE {quoted(dependent.name)} ON public.{table.name};",
             )
-    for one in table.of("trigger"):
-        yield AdoptionFinding(
-            "note", f"trigger {one.name} on {table.name} calls {one.other}; it fires for turbo's statements too"
+    for dependent in table.of("trigger"):
+        yield note(
+            f"trigger {dependent.name} on {table.name} calls {dependent.other}; it fires for turbo's statements too"
         )
-        if one.updates and table.name == "agent_tasks" and not quiet:
-            yield AdoptionFinding(
-                "warn",
-                f"the trigger {one.name} would fire when waiting rows get their run_after, and this role may not keep it quiet: "
+        if dependent.updates and table.name == "agent_tasks" and not quiet:
+            yield warn(
+                f"the trigger {dependent.name} would fire when waiting rows get their run_after, and this role may not keep it quiet: "
                 "they stay as they are, so they are run by priority, but in no order of their age. To have it: run turbo "
                 "migrate as a superuser, or (PostgreSQL 15 and later)",
                 "GRANT SET ON PARAMETER session_replication_role TO <this role>;",
             )
-    for one in table.of("view"):
-        over = ", ".join(one.columns or []) or "the table"
-        yield AdoptionFinding("note", f"view {one.name} over {over}: no column of it is retyped")
-    for one in table.of("key_out"):
-        yield AdoptionFinding(
-            "note", f"foreign key {one.name}: {table.name} ({', '.join(one.columns or [])}) refers to {one.other}"
+    for dependent in table.of("view"):
+        over = ", ".join(dependent.columns or []) or "the table"
+        yield note(f"view {dependent.name} over {over}: no column of it is retyped")
+    for dependent in table.of("key_out"):
+        yield note(
+            f"foreign key {dependent.name}: {table.name} ({', '.join(dependent.columns or [])}) refers to {dependent.other}"
         )
-    for one in table.of("key_in"):
-        yield AdoptionFinding(
-            "note", f"foreign key {one.name}: {one.other} refers to {table.name}; retention keeps what it refers to"
+    for dependent in table.of("key_in"):
+        yield note(
+            f"foreign key {dependent.name}: {dependent.other} refers to {table.name}; retention keeps what it refers to"
         )
-    for one in table.of("publication"):
-        yield AdoptionFinding(
-            "note", f"{table.name} is published by {one.name}: the subscriber needs the new columns first"
-        )
+    for dependent in table.of("publication"):
+        yield note(f"{table.name} is published by {dependent.name}: the subscriber needs the new columns first")
     if table.kind == "p":
-        yield AdoptionFinding(
-            "note",
+        yield note(
             f"{table.name} has {len(table.of('partition'))} partitions: retention leaves it alone, drop old partitions instead",
         )
     if table.row_security:
-        yield AdoptionFinding(
-            "warn", f"row level security is on for {table.name}: workers see and change what its policies let them"
-        )
+        yield warn(f"row level security is on for {table.name}: workers see and change what its policies let them")

@@ -2,20 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
+from turbo.domain.finding import Finding, note, refuse, warn
 from turbo.domain.states import TaskState
 from turbo.migrate.adoption import contract
 from turbo.migrate.adoption.contract import ExpectedColumn
-from turbo.migrate.adoption.finding import AdoptionFinding, quoted
+from turbo.migrate.adoption.finding import quoted
 from turbo.migrate.adoption.survey import AdoptedTable, Survey, TableColumn
 
 
-def judge_columns(table: AdoptedTable, known: Sequence[ExpectedColumn], begun: bool) -> Iterator[AdoptionFinding]:
+def judge_columns(table: AdoptedTable, known: Sequence[ExpectedColumn], begun: bool) -> Iterator[Finding]:
     where = f"public.{table.name}"
     for want in known:
         have = table.column(want.name)
         if have is None:
             if want.add is None:
-                yield AdoptionFinding("refuse", f"{table.name} has no column {want.name}: turbo cannot make it up")
+                yield refuse(f"{table.name} has no column {want.name}: turbo cannot make it up")
             continue
         yield from _column(where, table.name, want, have)
         if table.name == "agent_tasks" and want.name in contract.TURBOS_OWN and not begun:
@@ -24,11 +25,10 @@ def judge_columns(table: AdoptedTable, known: Sequence[ExpectedColumn], begun: b
     for column in table.columns:
         if column.name in names or column.filled or (column.name == "action_id" and _fills_itself(table, column)):
             continue
-        level, why = "warn", "an INSERT that leaves it out fails, turbo submit's too"
+        report, why = warn, "an INSERT that leaves it out fails, turbo submit's too"
         if table.name == "agent_actions":
-            level, why = "refuse", "turbo does not know it and could not write its trail"
-        yield AdoptionFinding(
-            level,
+            report, why = refuse, "turbo does not know it and could not write its trail"
+        yield report(
             f"{table.name}.{column.name} ({column.type}) is NOT NULL without a default: {why}",
             f"ALTER TABLE {where} ALTER COLUMN {quoted(column.name)} SET DEFAULT <value>;"
             f" or: ALTER TABLE {where} ALTER COLUMN {quoted(column.name)} DROP NOT NULL;",
@@ -44,8 +44,8 @@ def _fills_itself(table: AdoptedTable, key: TableColumn) -> bool:
     )
 
 
-def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> Iterator[AdoptionFinding]:
-    wanted = want.add.split(" not null")[0].split(" default")[0] if want.add else " or ".join(sorted(want.kinds))
+def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> Iterator[Finding]:
+    expected = want.add.split(" not null")[0].split(" default")[0] if want.add else " or ".join(sorted(want.kinds))
     if have.kind not in want.kinds:
         new = want.name in (
             "queue",
@@ -56,30 +56,27 @@ def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> 
             "failure_kind",
         )
         if new or want.name in contract.TURBOS_OWN:
-            yield _clash(where, table, want.name, f"is {have.type}, and turbo's is {wanted}")
+            yield _clash(where, table, want.name, f"is {have.type}, and turbo's is {expected}")
         else:
-            yield AdoptionFinding(
-                "refuse",
+            yield refuse(
                 f"{table}.{want.name} is {have.type}; turbo can use {', '.join(_spoken(k) for k in sorted(want.kinds))}. Changing the "
                 "type rewrites the table under an exclusive lock: choose your moment",
-                f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {wanted} USING {want.name}::{wanted};",
+                f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {expected} USING {want.name}::{expected};",
             )
         return
     least = want.least if not want.unlimited else None
     if have.length is not None and (want.unlimited or (least is not None and have.length < least)):
         need = "without a limit" if want.unlimited else f"of at least {least} characters"
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             f"{table}.{want.name} is {have.type}: turbo writes longer values, and needs it {need}. Widening a varchar "
             "rewrites nothing; a view over the column must be dropped first and made again",
             f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {'text' if want.unlimited else f'varchar({least})'};",
         )
     if have.generated:
-        yield AdoptionFinding("refuse", f"{table}.{want.name} is a generated column: turbo could not write it",
+        yield refuse(f"{table}.{want.name} is a generated column: turbo could not write it",
                       f"ALTER TABLE {where} ALTER COLUMN {want.name} DROP EXPRESSION;")  # fmt: skip
     if want.nullable and have.required:
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             f"{table}.{want.name} is NOT NULL, and a task that has not got that far has none: turbo writes null",
             f"ALTER TABLE {where} ALTER COLUMN {want.name} DROP NOT NULL;",
         )
@@ -91,40 +88,34 @@ def _spoken(kind: str) -> str:
     )
 
 
-def _clash(where: str, table: str, name: str, why: str) -> AdoptionFinding:
-    return AdoptionFinding(
-        "refuse",
+def _clash(where: str, table: str, name: str, why: str) -> Finding:
+    return refuse(
         f"{table}.{name} exists already and {why}: the names clash",
         f"ALTER TABLE {where} RENAME COLUMN {name} TO old_{name};",
     )
 
 
-def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[AdoptionFinding]:
+def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[Finding]:
     key = tasks.column("task_id")
     if key is None or tasks.kind != "r":
         return
     if not any(n.columns == ["task_id"] and n.other in ("primary", "") for n in tasks.of("unique")):
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             "agent_tasks.task_id is not unique: turbo tells tasks apart by it",
             "CREATE UNIQUE INDEX CONCURRENTLY agent_tasks_task_id_key ON public.agent_tasks (task_id);",
         )
     if not key.required:
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             "agent_tasks.task_id may be null",
             "ALTER TABLE public.agent_tasks ALTER COLUMN task_id SET NOT NULL;",
         )
     if not key.has_default and key.kind in contract.WHOLE:
-        yield AdoptionFinding(
-            "warn",
+        yield warn(
             "agent_tasks.task_id has no default: it becomes an identity that starts above the highest id there is. A writer that "
             "numbers its rows itself (max + 1) can meet a number that turbo gave: let it leave task_id out",
         )
     if not key.has_default and key.kind in contract.TEXT and not contract.makes_text_id(key.kind, key.length):
-        yield AdoptionFinding(
-            "warn", f"agent_tasks.task_id is {key.type}, too short for a generated id: every INSERT must bring its own"
-        )
+        yield warn(f"agent_tasks.task_id is {key.type}, too short for a generated id: every INSERT must bring its own")
     trail = actions.column("task_id") if actions is not None else None
     if trail is None:
         return
@@ -135,8 +126,7 @@ def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[Ado
         problem = f"is {trail.type}, too narrow for agent_tasks.task_id, {key.type}"
     else:
         return
-    yield AdoptionFinding(
-        "refuse",
+    yield refuse(
         f"agent_actions.task_id {problem}: turbo's trail could not be written or found. Give it the same type, or let turbo make "
         "a new agent_actions",
         "ALTER TABLE public.agent_actions RENAME TO old_agent_actions;",
@@ -148,13 +138,12 @@ def _narrower(kind: str, than: str) -> bool:
     return kind in order and than in order and order.index(kind) < order.index(than)
 
 
-def judge_states(survey: Survey) -> Iterator[AdoptionFinding]:
+def judge_states(survey: Survey) -> Iterator[Finding]:
     assert survey.tasks is not None
     status = survey.tasks.column("status")
     default = survey.tasks.defaults.get("status", "")
     if status is not None and status.has_default and default and not any(f"'{s}'" in default for s in TaskState):
-        yield AdoptionFinding(
-            "warn",
+        yield warn(
             f"agent_tasks.status is {default} unless an INSERT says otherwise: turbo runs what is 'pending' and "
             "leaves such rows alone",
             "ALTER TABLE public.agent_tasks ALTER COLUMN status SET DEFAULT 'pending';",
@@ -162,25 +151,20 @@ def judge_states(survey: Survey) -> Iterator[AdoptionFinding]:
     if status is not None and status.enum is not None:
         missing = [s for s in TaskState if s not in status.labels]
         if missing and not status.may_alter_type:
-            yield AdoptionFinding("refuse", f"the enum {status.enum} lacks {', '.join(missing)}, and {survey.user} does not own it",
+            yield refuse(f"the enum {status.enum} lacks {', '.join(missing)}, and {survey.user} does not own it",
                           " ".join(f"ALTER TYPE {status.enum} ADD VALUE '{s}';" for s in missing))  # fmt: skip
         elif missing:
-            yield AdoptionFinding(
-                "note", f"agent_tasks.status is the enum {status.enum}: {', '.join(missing)} are added to it, for good"
-            )
+            yield note(f"agent_tasks.status is the enum {status.enum}: {', '.join(missing)} are added to it, for good")
     for name, states in survey.refused.items():
         yield from _refused(survey, name, states)
     for name in survey.unjudged:
-        yield AdoptionFinding(
-            "warn", f"whether the CHECK {name} lets turbo's rows pass could not be found out: look at it"
-        )
+        yield warn(f"whether the CHECK {name} lets turbo's rows pass could not be found out: look at it")
 
 
-def _refused(survey: Survey, name: str, states: tuple[str, ...]) -> Iterator[AdoptionFinding]:
+def _refused(survey: Survey, name: str, states: tuple[str, ...]) -> Iterator[Finding]:
     if name.startswith("domain "):
         domain = name.removeprefix("domain ")
-        yield AdoptionFinding(
-            "refuse",
+        yield refuse(
             f"agent_tasks.status is of the {name}, which refuses {', '.join(states)}. A domain may be other tables' too, so its "
             "owner changes it",
             f"ALTER DOMAIN {domain} DROP CONSTRAINT <its check>; ALTER DOMAIN {domain} ADD CHECK (VALUE IN "
@@ -190,16 +174,13 @@ def _refused(survey: Survey, name: str, states: tuple[str, ...]) -> Iterator[Ado
     table, check = name.split(".", 1)
     drop = f"ALTER TABLE public.{table} DROP CONSTRAINT {quoted(check)};"
     if table == "agent_actions":
-        yield AdoptionFinding("refuse", f"the CHECK {name} refuses turbo's trail rows ({', '.join(states)})", drop)
+        yield refuse(f"the CHECK {name} refuses turbo's trail rows ({', '.join(states)})", drop)
     elif can_widen(survey, name):
-        yield AdoptionFinding(
-            "note",
+        yield note(
             f"the CHECK {name} refuses turbo's {', '.join(states)}: it is replaced by one that lets these pass, and all it let pass",
         )
     else:
-        yield AdoptionFinding(
-            "refuse", f"the CHECK {name} refuses turbo's rows in the states {', '.join(states)}", drop
-        )
+        yield refuse(f"the CHECK {name} refuses turbo's rows in the states {', '.join(states)}", drop)
 
 
 def can_widen(survey: Survey, name: str) -> bool:

@@ -23,7 +23,7 @@ from turbo.sql import statement
 Connection = psycopg.Connection[TupleRow]
 
 _ROWS_MILLISECONDS = 10_000
-_MOMENTS = frozenset({"timestamptz", "timestamp", "date"})
+_TIMESTAMPS = frozenset({"timestamptz", "timestamp", "date"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def survey(connection: Connection) -> Survey:
     )  # fmt: skip
 
 
-def look(connection: Connection, tasks: AdoptedTable | None) -> Rows | None:
+def inspect_rows(connection: Connection, tasks: AdoptedTable | None) -> Rows | None:
     """Look into the rows: nothing is locked beyond a reader's lock, and a large table is given up after ten seconds."""
     if tasks is None or tasks.kind not in ("r", "p") or tasks.column("status") is None:
         return None
@@ -159,7 +159,7 @@ def look(connection: Connection, tasks: AdoptedTable | None) -> Rows | None:
             connection.execute("select set_config('statement_timeout', %s, true)", (str(_ROWS_MILLISECONDS),))
             statuses = connection.execute(statement("migrate/survey_statuses")).fetchall()
             known = {column.name for column in contract.TASKS}
-            theirs = [c.name for c in tasks.columns if c.name not in known and c.kind in _MOMENTS]
+            theirs = [c.name for c in tasks.columns if c.name not in known and c.kind in _TIMESTAMPS]
             put_off: list[tuple[Any, ...]] = []
             if theirs:
                 put_off = connection.execute(statement("migrate/survey_due_later"), {"columns": theirs}).fetchall()
@@ -181,10 +181,10 @@ def _table(connection: Connection, name: str) -> AdoptedTable | None:
     def run(what: str) -> list[tuple[Any, ...]]:
         return connection.execute(statement(f"migrate/survey_{what}"), parameters).fetchall()
 
-    found = run("table")
-    if not found:
+    tables = run("table")
+    if not tables:
         return None
-    _, kind, size, rows, owner, may, options, row_security, is_partition, has_children, has_parents = found[0]
+    _, kind, size, rows, owner, may, options, row_security, is_partition, has_children, has_parents = tables[0]
     with connection.cursor(row_factory=class_row(TableColumn)) as of_columns:
         columns = of_columns.execute(statement("migrate/survey_columns"), parameters).fetchall()
     with connection.cursor(row_factory=class_row(Dependent)) as of_neighbours:
@@ -216,13 +216,13 @@ def _judge_checks(
                     states.append(state)
                 continue
             try:
-                found = connection.execute(_judging(table, check, row)).fetchone()
+                row_passes = connection.execute(_judging(table, check, row)).fetchone()
             except psycopg.DatabaseError as error:
                 if db.is_transient(error):
                     raise
                 unjudged.append(f"{table.name}.{check.name}")  # it calls a function that a made-up row does not suit
                 break
-            if found and found[0] is False and state not in states:
+            if row_passes and row_passes[0] is False and state not in states:
                 states.append(state)
         if states:
             refused[f"{table.name}.{check.name}"] = tuple(states)

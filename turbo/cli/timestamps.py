@@ -25,11 +25,11 @@ _IN_ZONE: LiteralString = """
 """For this one statement only: a session that stays in a POSIX zone would have psycopg complain of it at every moment."""
 
 
-class BadMoment(ValueError):
+class BadTimestamp(ValueError):
     """Text that is no moment."""
 
 
-class Moments:
+class TimestampReader:
     """Reads moments; every text is asked of the database once."""
 
     def __init__(self, client: "Client") -> None:
@@ -46,29 +46,29 @@ class Moments:
     def _read(self, text: str, *, ahead: bool) -> datetime:
         import psycopg
 
-        if moment := _iso(text):
-            return moment
+        if timestamp := _iso(text):
+            return timestamp
         try:
             if _LENGTH.fullmatch(text):
                 query = "select now() + %s::interval" if ahead else "select now() - %s::interval"
-                found = self._client.read(query, [text])[0]
+                timestamp = self._client.read(query, [text])[0]
             else:
                 zone = _posix(datetime.now().astimezone().strftime("%z"))
-                found = datetime.fromtimestamp(self._client.read(_IN_ZONE, [zone, text])[0], UTC)
+                timestamp = datetime.fromtimestamp(self._client.read(_IN_ZONE, [zone, text])[0], UTC)
         except (psycopg.DataError, psycopg.NotSupportedError, OverflowError, ValueError, OSError):
-            raise BadMoment(text) from None
-        if not isinstance(found, datetime):
-            raise BadMoment(text)
-        return found
+            raise BadTimestamp(text) from None
+        if not isinstance(timestamp, datetime):
+            raise BadTimestamp(text)
+        return timestamp
 
 
-def option(moments: "Moments", name: str, text: str | None) -> datetime | None:
+def option(reader: "TimestampReader", name: str, text: str | None) -> datetime | None:
     """The moment an option gives. Raises BadParameter."""
     if text is None:
         return None
     try:
-        return moments.since(text) if name == "--since" else moments.after(text)
-    except BadMoment:
+        return reader.since(text) if name == "--since" else reader.after(text)
+    except BadTimestamp:
         example = "1h, 2d, 2026-12-01T09:00" if name == "--since" else "10m, 2h30m, 'tomorrow 06:00', 2026-12-01T09:00"
         raise typer.BadParameter(f"{name} {text!r} is not a moment: write {example}") from None
 
@@ -88,7 +88,7 @@ def _posix(offset: str) -> str:
     return f"<{offset}>{'-' if offset.startswith('+') else '+'}{offset[1:3]}:{offset[3:5]}"
 
 
-def length(seconds: float | None) -> str:
+def duration(seconds: float | None) -> str:
     """6ms, 1.3s, 12s, 4m10s, 2h05m, 3d4h: two figures are enough."""
     if seconds is None:
         return ""
@@ -107,17 +107,17 @@ def length(seconds: float | None) -> str:
     return f"{sign}{whole // 86_400}d{whole % 86_400 // 3600}h"
 
 
-def between(start: datetime | None, end: datetime | None) -> float | None:
+def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
     """Seconds from `start` to `end`. An adopted table's moments may lack a time zone: taken as this machine's."""
     if start is None or end is None:
         return None
     return (end.astimezone(UTC) - start.astimezone(UTC)).total_seconds()
 
 
-def clock(moment: datetime | None, *, millis: bool = False) -> str:
+def local_time(timestamp: datetime | None, *, millis: bool = False) -> str:
     """Local time."""
-    if moment is None:
+    if timestamp is None:
         return ""
-    local = moment.astimezone()
+    local = timestamp.astimezone()
     text = local.strftime("%Y-%m-%d %H:%M:%S")
     return f"{text}.{local.microsecond // 1000:03}" if millis else text

@@ -232,7 +232,7 @@ def test_schema_that_is_too_new_fails(host: Host) -> None:
     host.start().listening()
     newer = "insert into turbo_migrations (version, name, checksum, turbo_version) values (%s, 'later', '', '9')"
     host.bench.sql(newer, SCHEMA_VERSION + 1)
-    only(host.doctor(), "schema", "warn", "one newer")
+    only(host.doctor(), "schema", "warn", "newer than this turbo")
     host.bench.sql(newer, SCHEMA_VERSION + 2)
     done = host.doctor()
     only(done, "schema", "fail", "too new")

@@ -19,6 +19,9 @@ from turbo.sql import statement, statement_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 
+OPEN_FUNCTIONS = ("turbo_stopped_status",)
+"""They compute from their arguments alone: any role may call them, and statements of an upgraded worker can at once."""
+
 DECIDED = {
     "agent_tasks": "task_id task_type task_description task_priority input_data status output_data error_message"
     " execution_time_ms assigned_worker_id timeout_seconds max_retries retry_count created_at started_at completed_at"
@@ -34,7 +37,7 @@ DECIDED = {
     " probe_until good_since changed_at",
     "agent_progress": "task_id fencing_token worker_id text input_tokens output_tokens updated_at",
     "turbo_meta": "key value",
-    "turbo_migrations": "version name checksum applied_at turbo_version",
+    "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",
 }
 """Every column whose readers and writers somebody has thought about."""
 
@@ -167,6 +170,8 @@ def test_member_can_do_exactly_what_the_page_lists(db: psycopg.Connection, grant
             "select proname, proargtypes::regtype[]::text[] from pg_proc where pronamespace = 'public'::regnamespace"
         ).fetchall()
         for function, arguments in functions:
+            if function in OPEN_FUNCTIONS:
+                continue
             tried += 1
             call = sql.SQL("select {}({})").format(
                 sql.Identifier("public", function), sql.SQL(", ").join(sql.SQL(f"null::{kind}") for kind in arguments)

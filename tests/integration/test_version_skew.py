@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.workers import Bench, until
-from turbo.migrate import SCHEMA_VERSION
+from turbo.migrate import SCHEMA_VERSION, migrate
 
 ROOT = Path(__file__).parents[2]
 NEXT_VERSION = "99.0"
@@ -69,3 +69,27 @@ def test_schema_two_versions_ahead_is_not_used(bench: Bench) -> None:
     worker.said("too new for this turbo")
     bench.sql("delete from turbo_migrations where version > %s", SCHEMA_VERSION + 1)
     worker.listening()
+
+
+def test_schema_far_ahead_is_used_when_it_says_compatible(bench: Bench) -> None:
+    bench.sql(
+        "insert into turbo_migrations (version, name, checksum, turbo_version, compatible_from)"
+        " select v, 'n', 'c', '9', %s from generate_series(%s::int, %s::int) v",
+        SCHEMA_VERSION,
+        SCHEMA_VERSION + 1,
+        SCHEMA_VERSION + 5,
+    )
+    bench.start().listening()
+    bench.insert("t")
+    bench.wait("t")
+
+
+def test_database_of_an_earlier_turbo_gains_the_column(bench: Bench) -> None:
+    """Its turbo_migrations has no `compatible_from` yet: read as it is, and added by the next migration."""
+    bench.sql("alter table turbo_migrations drop column compatible_from")
+    bench.sql("delete from turbo_migrations where version = %s", SCHEMA_VERSION)
+    worker = bench.start()
+    worker.said(f"this turbo needs {SCHEMA_VERSION}: run `turbo migrate`")
+    migrate(bench.dsn)
+    worker.listening()
+    assert bench.sql("select compatible_from from turbo_migrations where version = %s", SCHEMA_VERSION) == [(3,)]

@@ -69,12 +69,10 @@ _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
  where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false)"""
 _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
  {_KNOWN_CLAIM})"""
-_LATER = "then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end"
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
  and r.concurrency_key = t.concurrency_key) and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))"""
-_REQUESTED = """case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
- then case when t.cancel_requested_at is not null and t.run_after > clock_timestamp() then 'scheduled' else 'pending' end
- else coalesce(t.cancel_to, 'cancelled') end"""
+_REQUESTED = """case when t.cancel_requested_at is null then 'pending'
+ else public.turbo_stopped_status(t.cancel_to, t.run_after) end"""
 
 MUTATIONS = (
     # ── claiming
@@ -209,13 +207,13 @@ MUTATIONS = (
     Mutation(
         "a release fulfils a wish",
         "tasks/release",
-        (("else coalesce(t.cancel_to, 'cancelled') end", "else 'pending' end"),),
+        (("then public.turbo_stopped_status(t.cancel_to, t.run_after)", "then 'pending'"),),
     ),
     Mutation(
         "a release keeps the time that somebody asked for",
         "tasks/release",
         (
-            (_LATER, "then 'pending'"),
+            ("turbo_stopped_status(t.cancel_to, t.run_after)", "turbo_stopped_status(t.cancel_to, null)"),
             ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
         ),
     ),
@@ -234,7 +232,7 @@ MUTATIONS = (
     Mutation(
         "a rescue fulfils a wish",
         "tasks/rescue",
-        (("when l.stopping and l.requested not in ('pending', 'scheduled') then l.requested", ""),),
+        (("when l.stopping then public.turbo_stopped_status(l.requested, 'infinity')", ""),),
     ),
     Mutation(
         "a rescue keeps the time that somebody asked for",
@@ -304,7 +302,10 @@ MUTATIONS = (
         "an orphan keeps the time that somebody asked for",
         "tasks/reconcile",
         (
-            ("and t.run_after > clock_timestamp() then 'scheduled'", "and false then 'scheduled'"),
+            (
+                "else public.turbo_stopped_status(t.cancel_to, t.run_after)",
+                "else public.turbo_stopped_status(t.cancel_to, null)",
+            ),
             ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
         ),
     ),

@@ -199,7 +199,7 @@ def test_foreign_migrations_directory_is_not_read(package_alone: Path) -> None:
     [
         (-1, SchemaFit.BEHIND, "run `turbo migrate`"),
         (0, SchemaFit.OK, "the latest"),
-        (1, SchemaFit.OK, "one newer than this turbo's"),
+        (1, SchemaFit.OK, "and compatible"),
         (2, SchemaFit.TOO_NEW, "upgrade turbo on this host"),
     ],
 )
@@ -211,3 +211,21 @@ def test_worker_accepts_its_own_schema_and_the_next(distance: int, fit: SchemaFi
 def test_unmigrated_database_is_behind() -> None:
     assert check_schema(0) is SchemaFit.BEHIND
     assert "no turbo schema yet" in explain_schema(0)
+
+
+def test_worker_runs_on_every_schema_it_is_compatible_with() -> None:
+    """A newer database names the oldest schema whose turbo may still run: files are not counted."""
+    far = SCHEMA_VERSION + 7
+    assert check_schema(far, compatible_from=SCHEMA_VERSION) is SchemaFit.OK
+    assert "and compatible" in explain_schema(far, compatible_from=SCHEMA_VERSION)
+    assert check_schema(far, compatible_from=SCHEMA_VERSION + 1) is SchemaFit.TOO_NEW
+    assert check_schema(SCHEMA_VERSION - 1, compatible_from=1) is SchemaFit.BEHIND
+
+
+def test_file_names_the_oldest_compatible_schema() -> None:
+    assert parse("0009_x.sql", b"-- turbo: compatible-from 4\nselect 1;\n").compatible_from == 4
+    assert parse("0009_x.sql", b"select 1;\n").compatible_from == 8
+    concurrent = b"-- turbo: no-transaction\n-- turbo: compatible-from 4\nselect 1;\n-- turbo: next\nselect 2;\n"
+    assert parse("0009_x.sql", concurrent).compatible_from == 4
+    with pytest.raises(MigrationError, match="compatible-from 9 must name an earlier schema"):
+        parse("0009_x.sql", b"-- turbo: compatible-from 9\nselect 1;\n")

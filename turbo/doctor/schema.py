@@ -30,8 +30,8 @@ def checks(session: Session, *, as_worker: bool) -> list[Check]:
 def _schema(session: Session) -> Finding:
     with session.deadline():
         state = history.status(session.connection)
-        explanation = explain_schema(state.version, state.latest)
-        match check_schema(state.version, state.latest):
+        explanation = explain_schema(state.version, state.latest, state.compatible_from)
+        match check_schema(state.version, state.latest, state.compatible_from):
             case SchemaFit.BEHIND:
                 return fail(explanation.partition(": run `")[0], "turbo migrate")
             case SchemaFit.TOO_NEW:
@@ -41,7 +41,7 @@ def _schema(session: Session) -> Finding:
         except MigrationError as error:
             return fail(str(error), "see migrations/ and the table turbo_migrations")
     if state.version > state.latest:
-        return warn(explanation.partition(": that works")[0], "works; upgrade turbo on this host when you can")
+        return warn(explanation.partition(": upgrade")[0], "works; upgrade turbo on this host when you can")
     return ok(f"at version {state.version}, the latest")
 
 

@@ -24,7 +24,7 @@ from turbo.migrate.history import (
     SchemaStatus,
     check_schema,
     explain_schema,
-    read_version,
+    read_status,
     status,
     worker_verdict,
 )
@@ -49,7 +49,7 @@ __all__ = [
     "grant_roles",
     "migrate",
     "plan",
-    "read_version",
+    "read_status",
     "roles_sql",
     "status",
     "worker_verdict",

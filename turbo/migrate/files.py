@@ -5,6 +5,8 @@ say how it is sent:
 
     -- turbo: no-transaction      as the first line: each block runs outside a transaction (CREATE INDEX CONCURRENTLY)
     -- turbo: next                ends a block
+    -- turbo: compatible-from N   among the first lines: the oldest schema whose turbo may run on once the file is applied
+                                  (without it: the schema right before this one)
 
 Without markers a file is one block, in one transaction. A file of several blocks is not atomic, so each of its blocks
 must be repeatable (`if not exists`, `create or replace`): a run that was killed starts the file again from its top.
@@ -26,6 +28,7 @@ from turbo.migrate.error import MigrationError
 _FILE_NAME = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9]+(?:_[a-z0-9]+)*)\.sql")
 _NO_TRANSACTION = "-- turbo: no-transaction"
 _NEXT = "-- turbo: next"
+_COMPATIBLE_FROM = re.compile(r"-- turbo: compatible-from (?P<version>[1-9]\d*)")
 _CONCURRENT_INDEX = re.compile(
     r"\s*create\s+(?:unique\s+)?index\s+concurrently\s+(?:if\s+not\s+exists\s+)?"
     r"(?P<index>[a-z0-9_]+)\s+on\s+(?:only\s+)?(?P<schema>[a-z0-9_]+)\.(?P<table>[a-z0-9_]+)\b",
@@ -57,7 +60,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Migration:
-    """One file. `label` is its name without `.sql`; `checksum` the SHA-256 of its bytes, in hex."""
+    """One file. `label` is its name without `.sql`; `checksum` the SHA-256 of its bytes, in hex. `compatible_from`: the
+    oldest schema whose turbo may still run once the file is applied."""
 
     version: int
     name: str
@@ -65,6 +69,7 @@ class Migration:
     sql: str
     blocks: tuple[Block, ...]
     in_transaction: bool
+    compatible_from: int
 
     @property
     def label(self) -> str:
@@ -100,13 +105,21 @@ def parse(file_name: str, content: bytes) -> Migration:
     in_transaction = not (lines and lines[0].rstrip() == _NO_TRANSACTION)
     blocks: list[Block] = []
     first_line, pending = 1, list[str]()
+    version = int(named["version"])
+    compatible_from = version - 1
     for number, line in enumerate(lines, start=1):
         marker = line.rstrip()
         if marker == _NEXT:
             blocks.append(Block("".join(pending), first_line))
             first_line, pending = number + 1, []
             continue
-        if marker.startswith("-- turbo:") and not (number == 1 and not in_transaction):
+        if not blocks and (compatible := _COMPATIBLE_FROM.fullmatch(marker)) is not None:
+            compatible_from = int(compatible["version"])
+            if compatible_from >= version:
+                raise MigrationError(
+                    f"migrations/{file_name} line {number}: compatible-from {compatible_from} must name an earlier schema"
+                )
+        elif marker.startswith("-- turbo:") and not (number == 1 and not in_transaction):
             raise MigrationError(
                 f"migrations/{file_name} line {number}: {marker!r} is no marker here; "
                 f"known are {_NO_TRANSACTION!r} (first line) and {_NEXT!r}"
@@ -117,12 +130,13 @@ def parse(file_name: str, content: bytes) -> Migration:
         if not _without_comments(block.sql).strip():
             raise MigrationError(f"migrations/{file_name} line {block.first_line}: a block without a statement")
     return Migration(
-        version=int(named["version"]),
+        version=version,
         name=named["name"],
         checksum=hashlib.sha256(content).hexdigest(),
         sql=sql,
         blocks=tuple(blocks),
         in_transaction=in_transaction,
+        compatible_from=compatible_from,
     )
 
 

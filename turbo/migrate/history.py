@@ -1,7 +1,8 @@
 """The table `turbo_migrations`: which files a database has seen, and whether this turbo fits it.
 
-A database is at version n when the files 1 to n are applied. A worker runs on its own version and on the next one, so
-that a fleet can be upgraded host by host: migrate first, then restart the workers one after the other.
+A database is at version n when the files 1 to n are applied. Each file carries `compatible_from`, the oldest schema whose
+turbo may still run once the file is applied. A worker checks that, so a fleet can be upgraded host by host: migrate first,
+then restart the workers one after the other.
 """
 
 from collections.abc import Sequence
@@ -34,24 +35,28 @@ class SchemaFit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
-    """Where a database is (0: never migrated), and where this turbo would bring it."""
+    """Where a database is (0: never migrated), and where this turbo would bring it. `compatible_from`: the oldest schema
+    whose turbo may run on it."""
 
     version: int
     latest: int
+    compatible_from: int = 0
 
     @property
     def behind(self) -> bool:
         return self.version < self.latest
 
 
-def check_schema(version_in_db: int, latest: int = SCHEMA_VERSION) -> SchemaFit:
-    """Whether a worker may run on a database at this version: its own and the next one are fine."""
+def check_schema(version_in_db: int, latest: int = SCHEMA_VERSION, compatible_from: int | None = None) -> SchemaFit:
+    """Whether a worker whose schema is `latest` may run on a database at this version. `compatible_from` is the
+    database's; without one, a worker runs on its own version and the next."""
     if version_in_db < latest:
         return SchemaFit.BEHIND
-    return SchemaFit.OK if version_in_db <= latest + 1 else SchemaFit.TOO_NEW
+    oldest = version_in_db - 1 if compatible_from is None else compatible_from
+    return SchemaFit.OK if version_in_db == latest or oldest <= latest else SchemaFit.TOO_NEW
 
 
-def explain_schema(version_in_db: int, latest: int = SCHEMA_VERSION) -> str:
+def explain_schema(version_in_db: int, latest: int = SCHEMA_VERSION, compatible_from: int | None = None) -> str:
     """One line about a database's version, for whoever can act on it."""
     if version_in_db == 0:
         return "the database has no turbo schema yet: run `turbo migrate`"
@@ -60,30 +65,33 @@ def explain_schema(version_in_db: int, latest: int = SCHEMA_VERSION) -> str:
         return f"{at}, this turbo needs {latest}: run `turbo migrate`"
     if version_in_db == latest:
         return f"{at}, the latest"
-    if check_schema(version_in_db, latest) is SchemaFit.OK:
-        return f"{at}, one newer than this turbo's {latest}: that works, upgrade turbo on this host when you can"
+    if check_schema(version_in_db, latest, compatible_from) is SchemaFit.OK:
+        return f"{at}, newer than this turbo's {latest} and compatible: upgrade turbo on this host when you can"
     return f"{at}, too new for this turbo ({__version__}, schema {latest}): upgrade turbo on this host"
 
 
 def status(connection: Connection) -> SchemaStatus:
     """The database's version and the latest one. Reads only; works on a database that was never migrated."""
-    version = _single(connection.execute(statement("migrate/version"))) if exists(connection) else 0
-    return SchemaStatus(int(version), SCHEMA_VERSION)
+    row = connection.execute(statement("migrate/version")).fetchone() if exists(connection) else (0, 0)
+    version, compatible_from = row or (0, 0)
+    return SchemaStatus(int(version), SCHEMA_VERSION, int(compatible_from))
 
 
-async def read_version(connection: AsyncConnection) -> int:
-    """The database's version, over a worker's connection; 0 when it was never migrated."""
+async def read_status(connection: AsyncConnection) -> SchemaStatus:
+    """`status`, over a worker's connection."""
     row = await (await connection.execute(statement("migrate/history_exists"))).fetchone()
     if not (row and row[0]):
-        return 0
+        return SchemaStatus(0, SCHEMA_VERSION)
     row = await (await connection.execute(statement("migrate/version"))).fetchone()
-    return int(row[0]) if row else 0
+    version, compatible_from = row or (0, 0)
+    return SchemaStatus(int(version), SCHEMA_VERSION, int(compatible_from))
 
 
 async def worker_verdict(connection: AsyncConnection) -> tuple[SchemaFit, str]:
     """Whether a worker of this turbo may run on the database, and one line that says what to do if not."""
-    version = await read_version(connection)
-    return check_schema(version), explain_schema(version)
+    found = await read_status(connection)
+    schema = (found.version, found.latest, found.compatible_from)
+    return check_schema(*schema), explain_schema(*schema)
 
 
 def exists(connection: Connection) -> bool:
@@ -97,10 +105,13 @@ def pending(connection: Connection, files: Sequence[Migration]) -> tuple[Migrati
     database is further than a worker of this turbo could follow.
     """
     applied = connection.execute(statement("migrate/history")).fetchall() if exists(connection) else []
-    seen = {int(version): (str(name), str(checksum)) for version, name, checksum in applied}
+    seen = {int(version): (str(name), str(checksum)) for version, name, checksum, _ in applied}
     newest = max(seen, default=0)
-    if check_schema(newest, len(files)) is SchemaFit.TOO_NEW:
-        raise MigrationError(explain_schema(newest, len(files)))
+    compatible_from = max(
+        (int(version) - 1 if oldest is None else int(oldest) for version, _, _, oldest in applied), default=0
+    )
+    if check_schema(newest, len(files), compatible_from) is SchemaFit.TOO_NEW:
+        raise MigrationError(explain_schema(newest, len(files), compatible_from))
     for migration in files:
         if migration.version not in seen:
             if migration.version < newest:
@@ -120,6 +131,7 @@ def pending(connection: Connection, files: Sequence[Migration]) -> tuple[Migrati
 
 def create(connection: Connection) -> None:
     connection.execute(statement("migrate/history_create"))
+    connection.execute(statement("migrate/history_columns"))
 
 
 def record(connection: Connection, migration: Migration) -> None:
@@ -131,6 +143,7 @@ def record(connection: Connection, migration: Migration) -> None:
             "name": migration.name,
             "checksum": migration.checksum,
             "turbo_version": __version__,
+            "compatible_from": migration.compatible_from,
         },
     )
 

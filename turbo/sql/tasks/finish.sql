@@ -38,9 +38,7 @@ with input as (
          case
            -- a requested status overrides the result, but a cancel does not discard finished work
            when c.stopping and not (c.outcome = 'succeeded' and c.requested in ('cancelled', 'completed'))
-             then case when c.requested in ('pending', 'scheduled')
-                       then case when c.run_after > clock_timestamp() then 'scheduled' else 'pending' end
-                       else c.requested end
+             then public.turbo_stopped_status(c.requested, c.run_after)
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
            when c.outcome in ('auth_failed', 'usage_limited') or c.uncounted then 'pending'

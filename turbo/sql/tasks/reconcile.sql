@@ -12,12 +12,11 @@ with mine as materialized (
   select * from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) k(task_id, token)
 ), orphan as (
   update public.agent_tasks t
-     set status = (case when t.cancel_requested_at is null or coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
-                        then case when t.cancel_requested_at is not null and t.run_after > clock_timestamp()
-                                  then 'scheduled' else 'pending' end
-                        else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
+     set status = (case when t.cancel_requested_at is null then 'pending'
+                        else public.turbo_stopped_status(t.cancel_to, t.run_after) end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
-                              and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
+                              and public.turbo_stopped_status(t.cancel_to, t.run_after) not in ('pending', 'scheduled')
+                             then clock_timestamp() end,
          -- a person who postponed the task set its time
          run_after = case when t.cancel_requested_at is null then clock_timestamp()
                           else greatest(clock_timestamp(), t.run_after) end, assigned_worker_id = null, started_at = null,

@@ -3,20 +3,18 @@
 -- A requested status is applied instead.
 with r as (
   update public.agent_tasks t
-     set status = (case when t.cancel_requested_at is null
-                        then case when %(delay)s::float8 > 0 then 'scheduled' else 'pending' end
-                        when coalesce(t.cancel_to, 'cancelled') in ('pending', 'scheduled')
-                          then case when t.run_after > clock_timestamp() then 'scheduled' else 'pending' end
-                        else coalesce(t.cancel_to, 'cancelled') end)::public.turbo_status,
-         completed_at = case when t.cancel_requested_at is not null
-                              and coalesce(t.cancel_to, 'cancelled') not in ('pending', 'scheduled') then clock_timestamp() end,
+     set status = i.becomes::public.turbo_status,
+         completed_at = case when i.becomes not in ('pending', 'scheduled') then clock_timestamp() end,
          -- a person who postponed the task set its time
          run_after = case when t.cancel_requested_at is null then clock_timestamp() + make_interval(secs => %(delay)s::float8)
                           else greatest(clock_timestamp(), t.run_after) end,
          assigned_worker_id = null, started_at = null, fencing_token = - t.fencing_token,
          agent_session_id = nullif(coalesce(i.session, t.agent_session_id), ''),  -- '': do not resume it
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
-    from (select t.task_id, t.fencing_token, i.session
+    from (select t.task_id, t.fencing_token, i.session,
+                 case when t.cancel_requested_at is not null then public.turbo_stopped_status(t.cancel_to, t.run_after)
+                      when %(delay)s::float8 > 0 then 'scheduled'
+                      else 'pending' end as becomes
             from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(session)s::text[])
                  as i(task_id, token, session)
             join public.agent_tasks t on t.task_id = i.task_id and t.fencing_token = i.token and t.status = 'running'

@@ -12,8 +12,8 @@ with lost as materialized (
    limit 500
      for update of t skip locked
 ), decided as materialized (
-  select l.*, case when l.stopping and l.requested not in ('pending', 'scheduled') then l.requested
-                   when not l.stopping and l.count >= %(infra_cap)s then 'failed'
+  select l.*, case when l.stopping then public.turbo_stopped_status(l.requested, 'infinity')  -- it waits its backoff
+                   when l.count >= %(infra_cap)s then 'failed'
                    else 'scheduled' end as becomes
     from lost l
 ), r as (

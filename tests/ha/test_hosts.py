@@ -1,5 +1,6 @@
 """A host that does not answer holds up nobody who names another one beside it."""
 
+import asyncio
 import socket
 import time
 
@@ -58,3 +59,23 @@ async def test_error_names_every_host_that_refused(dsn):
     assert time.monotonic() - begun < db.CONNECT_TIMEOUT / 2
     assert all(f"127.0.0.1:{port}: " in str(caught.value) for port in ports)
     assert db.is_transient(caught.value)
+
+
+async def test_defect_in_one_connect_leaves_no_session(dsn, monkeypatch):
+    """An error that is not psycopg's, in the connect that loses the race, while the other one has won it."""
+    connect, defective = psycopg.AsyncConnection.connect, free_port()
+
+    async def defect_when_cancelled(*arguments, **keywords):
+        if int(keywords["port"]) != defective:
+            return await connect(*arguments, **keywords)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("a defect") from None
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", defect_when_cancelled)
+    with pytest.raises(RuntimeError, match="a defect"):
+        await db.connect(with_ports(dsn, defective, port_of(dsn)), "a defect")
+    count = "select count(*) from pg_stat_activity where application_name = 'a defect'"
+    with psycopg.connect(dsn, autocommit=True) as other:
+        until(lambda: other.execute(count).fetchone() == (0,), seconds=5)

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psycopg
+
 from turbo import sql
 from turbo.config.worker import load_worker_config
 from turbo.db import result_store
@@ -26,6 +28,7 @@ from turbo.observability import log
 from turbo.runtime.backoff import Backoff
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.completer import Completer
+from turbo.worker.presence import WorkerPresence
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.runner import Runner
 from turbo.worker.worker import Worker
@@ -181,6 +184,19 @@ def recovery_gate() -> None:
         return None
 
     RecoveryGate.wait_open = at_once  # type: ignore[method-assign]
+
+
+@guard
+def claims_session() -> None:
+    """No guard: the claims' session fails three times in what follows a connect of the listener."""
+    reset_idle, failures = WorkerPresence.reset_idle, iter(range(3))
+
+    async def fail_first(self: WorkerPresence) -> None:
+        if next(failures, None) is not None:
+            raise psycopg.OperationalError("the claims' session failed")
+        await reset_idle(self)
+
+    WorkerPresence.reset_idle = fail_first  # type: ignore[method-assign]
 
 
 @guard

@@ -38,7 +38,12 @@ def clone(tmp_path: Path) -> Iterator[tuple[Path, Mapping[str, str], Path]]:
         if name and (ROOT / name).is_file():
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, here / name)
-    (here / ".venv").symlink_to(ROOT / ".venv")
+    # Not a link to the whole: `make venv` in the clone must never clear the real one.
+    (here / ".venv").mkdir()
+    for entry in (ROOT / ".venv").iterdir():
+        if entry.name != ".installed":
+            (here / ".venv" / entry.name).symlink_to(entry)
+    (here / ".venv" / ".installed").touch()
     environment = {
         "HOME": str(home), "XDG_DATA_HOME": str(data), "PATH": os.environ["PATH"], "LANG": "C.UTF-8",
         "PYTHONPATH": str(here),

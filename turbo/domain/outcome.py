@@ -1,6 +1,6 @@
 """What became of one run: a closed type, decided by the executor, read by everything after it.
 
-`OutcomeKind` is also the label `outcome` of the metrics and `detail.outcome` of the trail; `FailureKind` is
+`OutcomeKind` is also the label `outcome` of the metrics and `detail.outcome` of the audit trail; `FailureKind` is
 `agent_tasks.failure_kind` and the label `reason` of `turbo_retries_total`.
 """
 
@@ -10,12 +10,12 @@ from enum import StrEnum
 
 class OutcomeKind(StrEnum):
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # counts as a try
-    TIMED_OUT = "timed_out"  # wall clock or silence; counts as a try
+    FAILED = "failed"  # counts as an attempt
+    TIMED_OUT = "timed_out"  # wall clock or silence; counts as an attempt
     CANCELLED = "cancelled"  # ended on request: a cancel, a hand edit, a drain, a lost lease
-    AUTH_FAILED = "auth_failed"  # no try
-    USAGE_LIMITED = "usage_limited"  # no try; `resets_at` says until when
-    INFRASTRUCTURE = "infrastructure"  # no try, but counted towards the poison cap
+    AUTH_FAILED = "auth_failed"  # uncounted
+    USAGE_LIMITED = "usage_limited"  # uncounted; `resets_at`: until when
+    INFRASTRUCTURE = "infrastructure"  # uncounted, except towards the poison cap
 
 
 class FailureKind(StrEnum):
@@ -50,8 +50,8 @@ class Outcome:
     """The end of one run.
 
     `output` is any JSON value (it becomes `output_data.output`); `error` is text for a person, shown in
-    `error_message`; `final` means that a further try cannot help (bad request, no route): it fails at once.
-    `uncounted` means that the task goes back as it was, uncounted, because its account rests for the same reason.
+    `error_message`; `final` means that a further attempt cannot help (bad request, no route): it fails at once.
+    `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None says nothing about it.
     `resets_at` is Unix seconds. `extra` is merged into `output_data` beside `output` (a workspace, turns).
     """

@@ -1,4 +1,4 @@
-"""One run of one task: what an executor is given, and what it says meanwhile."""
+"""One run of one task: what an executor is given, and what it reports meanwhile."""
 
 import asyncio
 from collections.abc import Callable
@@ -45,7 +45,7 @@ class Progress:
 
 
 class Snooze(Exception):
-    """The task could run here, but not at this moment. It is given back without a try, due again in `seconds`."""
+    """The task could run here, but not at this moment. It is given back uncounted, due again in `seconds`."""
 
     def __init__(self, why: str, seconds: float) -> None:
         super().__init__(why)
@@ -58,14 +58,14 @@ def _ignore_session(_session_id: str) -> None: ...
 
 
 class Run:
-    """One run of one task: where its files go, and how it speaks to the worker meanwhile.
+    """One run of one task: where its files go, and how it reports to the worker meanwhile.
 
-    `work_dir` is the default working directory, one per task, made on demand by who uses it. `log_path` is this
+    `work_dir` is the default working directory, one per task, made on demand by its user. `log_path` is this
     attempt's log. `started(pid)` is called once, when the agent's program really runs (0 where there is no program).
     `progress` may be called as often as the executor likes; the worker throttles. `session_started(id)` tells the
-    agent's session as soon as it is known, so that a run that is cut short can be resumed; '' says that none may be.
+    agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
 
-    The paths may be given as functions, asked when somebody wants them: building both costs a light run a tenth of its time.
+    The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
 
     __slots__ = ("_log_path", "_work_dir", "progress", "session_started", "started", "stop", "task")

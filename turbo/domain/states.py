@@ -97,14 +97,14 @@ class Level(StrEnum):
 FINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED})
 
 TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
-    (TaskState.SCHEDULED, TaskState.PENDING): "due: promoted by any worker's sweep",
+    (TaskState.SCHEDULED, TaskState.PENDING): "due: promoted by any worker's poll",
     (TaskState.PENDING, TaskState.RUNNING): "claimed, or reasserted by the worker that runs it",
     (TaskState.SCHEDULED, TaskState.RUNNING): "reasserted: rescued, or its claim lost, while its worker runs it",
     (TaskState.RUNNING, TaskState.COMPLETED): "the program succeeded",
-    (TaskState.RUNNING, TaskState.FAILED): "out of tries, or poison",
+    (TaskState.RUNNING, TaskState.FAILED): "out of attempts, or poison",
     (TaskState.RUNNING, TaskState.CANCELLED): "cancelled, after its program is gone",
     (TaskState.RUNNING, TaskState.SCHEDULED): "retry with backoff, rescue, infrastructure, a busy directory",
-    (TaskState.RUNNING, TaskState.PENDING): "released untouched, or requeued by hand",
+    (TaskState.RUNNING, TaskState.PENDING): "released uncounted, or requeued by hand",
     (TaskState.SCHEDULED, TaskState.CANCELLED): "cancelled by hand",
     (TaskState.PENDING, TaskState.CANCELLED): "cancelled by hand",
     (TaskState.SCHEDULED, TaskState.COMPLETED): "closed by hand, or late success of a rescued run",

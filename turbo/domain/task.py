@@ -10,7 +10,7 @@ class Task:
     `task_id` is text whatever the column's type is. `input_data` is the parsed JSON value (usually a dict, or None).
     `timeout_seconds` is the wall limit of one run. `attempt` counts from 1. `fencing_token` names this claim: a
     second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
-    `input_error` says why `input_data` could not be read (nested too deep, a number too long): such a task fails by itself.
+    `input_error` says why `input_data` could not be read (nested too deep, a number too long): such a task fails at once.
     """
 
     task_id: str
@@ -35,4 +35,4 @@ class Task:
 
 
 NO_TASK = Task(task_id="", task_type="", task_description="")
-"""Whose environment a program gets that is about no task: a probe, a question for its version."""
+"""For the environment of a program that runs no task: a probe, a question for its version."""

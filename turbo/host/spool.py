@@ -91,9 +91,8 @@ class Spool:
         if self.directory.exists():
             sync_directory(self.directory)
 
-    def done(self, entry: SpoolEntry, verdict: str) -> None:
-        """The database has answered (`verdict`). The file waits in done/, in case a failover loses the row."""
-        del verdict
+    def done(self, entry: SpoolEntry) -> None:
+        """The database has answered. The file waits in done/, in case a failover loses the row."""
         if entry.path.parent.name != "done":
             self._move(entry.path, "done")
 

@@ -34,13 +34,13 @@ class SpoolWriter:
             self._note(str(error))
             return None
 
-    async def done(self, entry: SpoolEntry, verdict: str) -> None:
+    async def done(self, entry: SpoolEntry) -> None:
         """The database has answered.
 
         If the disk refuses the move, the entry stays and is sent again after a restart: the answer will be `already`.
         """
         try:
-            await asyncio.to_thread(self._spool.done, entry, verdict)
+            await asyncio.to_thread(self._spool.done, entry)
         except OSError as error:
             self._note(f"{entry.path}: {error.strerror or error}")
 

@@ -171,12 +171,12 @@ class Completer(LoopService):
         for submission in batch:
             if unique[(submission.result.task_id, submission.result.fencing_token)] is not submission:
                 submission.answered = True
-                await self._put_away(submission, Verdict.ALREADY)
+                await self._put_away(submission)
 
     async def _answered(self, submission: Submission, answer: ResultAnswer) -> None:
         submission.answered = True
         self._slots.recorded(ClaimRef(answer.task_id, answer.token))
-        await self._put_away(submission, answer.verdict)
+        await self._put_away(submission)
         if submission.replayed is not None:
             submission.replayed[answer.verdict] += 1
             if answer.verdict is Verdict.RECORDED:
@@ -204,9 +204,9 @@ class Completer(LoopService):
         else:
             self._wakeups.wake(result.queue)
 
-    async def _put_away(self, submission: Submission, verdict: Verdict) -> None:
+    async def _put_away(self, submission: Submission) -> None:
         if submission.entry is not None:
-            await self._spool.done(submission.entry, verdict)
+            await self._spool.done(submission.entry)
 
     # ── results that are not taken ──────────────────────────────────────────────────────────────────────────────────
 

@@ -43,6 +43,7 @@ class WorkerPresence(LoopService):
         self._gate = gate
         self._wakeups = wakeups
         self._lifecycle = lifecycle
+        self._written: WorkerState | None = None  # what the row says; None: unknown
         self.listening = False
 
     @property
@@ -62,7 +63,9 @@ class WorkerPresence(LoopService):
 
     async def register(self) -> None:
         """Write the row. Raises `db.DATABASE_ERRORS`."""
-        await self._registry.register(replace(self._row, metrics_address=self._endpoint.address), self.state)
+        state = self.state
+        await self._registry.register(replace(self._row, metrics_address=self._endpoint.address), state)
+        self._written = state
 
     async def reset_idle(self) -> None:
         """Write the idle flag anew: a failover may have lost it, or what this worker may claim has changed. The next claims
@@ -81,18 +84,17 @@ class WorkerPresence(LoopService):
     async def run(self) -> None:
         outage = db.outage(log, "state not written", "state written", level=logging.DEBUG)
         self.started.set()
-        state = self.state
         while True:
             await self._gate.changed.wait()
             self._gate.changed.clear()
             try:
                 if not self._lifecycle.draining:
                     await self.reset_idle()
-                if state is not self.state:
-                    state = self.state
+                if self._written is not (state := self.state):
                     await self._registry.set_state(state)
+                    self._written = state
                 outage.over()
             except db.DATABASE_ERRORS as error:
-                state = WorkerState.DEAD  # what the row says is unknown: write it again
+                self._written = None  # it may have been written all the same
                 self._gate.changed.set()
                 await outage.wait(error)

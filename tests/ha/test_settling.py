@@ -28,17 +28,21 @@ def test_claim_forgotten_by_a_crash_is_left_to_its_worker(tmp_path, without, run
         }  # a beat of the wrong moment would flush the WAL
         fast = bench.start(name="fast", state_dir=str(tmp_path / "a"), without=["quick_return", *without], **quiet)
         fast.listening()
-        bench.insert("busy", {"seconds": 3})
+        gates = {name: tmp_path / name for name in ("busy", "t")}
+        bench.insert("busy", {"gate": str(gates["busy"])})
         until(lambda: bench.runs()["busy"] == 1)
         slow = bench.start(name="slow", state_dir=str(tmp_path / "b"), without=["quick_return"], **quiet).listening()
-        bench.insert("t", {"seconds": 7})
+        bench.insert("t", {"gate": str(gates["t"])})
         until(lambda: bench.runs()["t"] == 1)
         server.stop("immediate")
         slow.kill(signal.SIGSTOP)
+        gates["busy"].touch()
         fast.said("succeeded in")
         server.start_again()
         time.sleep(0.4)
         slow.kill(signal.SIGCONT)
+        until(lambda: bench.runs()["t"] == runs and (without or "reasserted" in bench.trail("t")), seconds=40)
+        gates["t"].touch()
         bench.wait("t", seconds=40)
         assert bench.runs()["t"] == runs
         first = bench.trail("t")[0]

@@ -111,8 +111,8 @@ def test_result_after_the_lease_reaches_only_the_audit_trail(bench, without, rec
     bench.insert("t", {"seconds": 3})
     until(lambda: bench.runs()["t"])
     program = bench.entries()[0]["pid"]
-    bench.start(name="second", state_dir=str(bench.path / "two")).listening()
     first.kill(signal.SIGSTOP)
+    bench.start(name="second", state_dir=str(bench.path / "two")).listening()
     row = bench.wait("t", seconds=40)
     assert gone(program), "the fault bit: its result is there to be handed over"
     assert bench.runs() == {"t": 2}

@@ -80,7 +80,7 @@ def test_spool_takeover_keeps_ages_and_skips_damaged_files(tmp_path):
     mine, theirs = Spool(tmp_path / "mine"), Spool(tmp_path / "theirs")
     result = RunResult("t", 5, "succeeded")
     waiting, over = theirs.put(result), theirs.put(replace(result, task_id="over"))
-    theirs.done(over, "recorded")
+    theirs.done(over)
     long_ago = time.time() - 1800
     os.utime(theirs.directory / "done" / over.path.name, (long_ago, long_ago))
     (theirs.directory / "00000000000000000001.json").write_text('{"format": 1, "sha256": "00", "result": "{}"}')

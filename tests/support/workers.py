@@ -36,6 +36,8 @@ for number in range(data.get("children", 0)):
 if data.get("kill_worker"):
     os.kill(int(open(sys.argv[1] + ".worker").read()), 9)
 time.sleep(data.get("seconds", 0))
+while "gate" in data and not os.path.exists(data["gate"]):
+    time.sleep(0.01)
 print(json.dumps({"done": task["task_id"]}) if not data.get("raw") else eval(data["raw"]))
 sys.exit(data.get("exit", 0))
 """

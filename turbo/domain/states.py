@@ -1,4 +1,5 @@
-"""The closed vocabularies of the engine: states, verdicts, stop causes, control messages. The one place that names them.
+"""The closed vocabularies of the engine: states, verdicts, stop causes, control messages. Python code names them through this module; statements in
+turbo/sql write them out.
 
 The states of a task, and which may follow which:
 

@@ -1,5 +1,6 @@
-"""The closed vocabularies of the engine: states, verdicts, stop causes, control messages. Python code names them through this module; statements in
-turbo/sql write them out.
+"""The closed vocabularies of the engine: states, verdicts, stop causes, control messages.
+
+Every other module takes these words from here; statements in turbo/sql write them out, as they do all SQL.
 
 The states of a task, and which may follow which:
 

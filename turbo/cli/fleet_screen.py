@@ -1,4 +1,4 @@
-"""What `turbo fleet status` prints: what is wrong first, then a line a worker."""
+"""The output of `turbo fleet status`: problems first, then one line per worker."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING

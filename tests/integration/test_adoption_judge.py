@@ -54,18 +54,18 @@ REFUSED = {
     ),
     "a column with a name of turbo's": (
         old("status text", "status text, queue integer"),
-        "agent_tasks.queue exists already and is integer, and turbo's is text: the names clash",
+        "agent_tasks.queue exists already and is integer, but turbo's is text: the names clash",
         "RENAME COLUMN queue TO old_queue",
     ),
     "another's fencing token": (
         old("status text", "status text, fencing_token bigint"),
-        "agent_tasks.fencing_token exists already and has a meaning of its own in turbo",
+        "agent_tasks.fencing_token exists already and has another meaning in turbo",
         "RENAME COLUMN fencing_token",
     ),
     "a key that is not unique": (
         old("status text", "status text, idempotency_key varchar(80)")
         + "insert into agent_tasks (task_id, idempotency_key) values ('1', 'k'), ('2', 'k'), ('3', null), ('4', null)",
-        "agent_tasks.idempotency_key is a column of turbo's too, and holds values more than once",
+        "agent_tasks.idempotency_key is also a turbo column, which must be unique, but it has duplicate values",
         "RENAME COLUMN idempotency_key",
     ),
     "a column of the trail that turbo does not know": (
@@ -89,7 +89,7 @@ REFUSED = {
                 "action_type text", "action_type text constraint known check (action_type in ('start', 'finished'))"
             )
         ),
-        "the CHECK agent_actions.known refuses turbo's trail rows (promoted, claimed",
+        "the CHECK agent_actions.known refuses turbo's audit trail rows (promoted, claimed",
         'DROP CONSTRAINT "known"',
     ),
     "a check on something else": (
@@ -129,12 +129,12 @@ REFUSED = {
     ),
     "somebody else's agent_workers": (
         old(more="create table agent_workers (id int)"),
-        "public.agent_workers exists and is not turbo's",
+        "public.agent_workers exists but is not turbo's",
         "ALTER TABLE public.agent_workers RENAME TO old_agent_workers",
     ),
     "somebody else's index": (
         old(more="create index agent_tasks_claim on agent_tasks (status)"),
-        "public.agent_tasks_claim exists and is not turbo's",
+        "public.agent_tasks_claim exists but is not turbo's",
         "ALTER INDEX public.agent_tasks_claim RENAME",
     ),
 }
@@ -187,11 +187,11 @@ def test_suggested_statements_are_enough_to_migrate(empty_dsn: str, what: str) -
 WARNED = {
     "a column turbo does not know": (
         old("status text", "status text, tenant text not null"),
-        "agent_tasks.tenant (text) is NOT NULL without a default: an INSERT that leaves it out fails",
+        "agent_tasks.tenant (text) is NOT NULL without a default: an INSERT without it fails",
     ),
     "a status of its own by default": (
         old("status text", "status text default 'queued'"),
-        "agent_tasks.status is 'queued'::text unless an INSERT says otherwise",
+        "agent_tasks.status has the default 'queued'::text",
     ),
     "numbers that writers choose": (
         old("task_id text", "task_id int"),
@@ -228,8 +228,8 @@ def test_rows_delayed_by_another_program_are_reported_and_kept(empty_dsn: str) -
     )
     shown = plan(empty_dsn).findings
     told = next(f for f in shown if "scheduled_for" in f.what)
-    assert "2 waiting rows have a scheduled_for in the future" in told.text
-    assert any("1 rows say 'scheduled' already" in f.what for f in shown)
+    assert "2 waiting rows have a scheduled_for in the future" in told.what
+    assert any("1 rows are 'scheduled' already" in f.what for f in shown)
     migrate(empty_dsn)
     assert query(
         empty_dsn, "select status, run_after > now() + interval '99 years' from agent_tasks where task_id = 'theirs'"
@@ -256,15 +256,15 @@ def test_plan_describes_the_existing_table(empty_dsn: str) -> None:
         "task_id                 character varying(100) not null",
         "created_at              timestamp without time zone default CURRENT_TIMESTAMP",
         "check known_status: ((status)::text = ANY",
-        "statuses that turbo does not know: ",
+        "statuses unknown to turbo: ",
         "assigned (40)",
         "view public.worker_load over assigned_worker_id",
         "foreign key agent_tasks_session_id_fkey: agent_tasks (session_id) refers to public.agent_sessions",
         "foreign key agent_actions_task_id_fkey: public.agent_actions refers to agent_tasks",
         "the CHECK agent_tasks.known_status refuses turbo's scheduled, running, cancelled",
         "ACCESS EXCLUSIVE on agent_tasks: reads and writes wait; held for about 10 ms",
-        "SHARE UPDATE EXCLUSIVE on agent_tasks: reads and writes go on",
-        "SHARE ROW EXCLUSIVE on agent_tasks: writes wait, reads go on",
+        "SHARE UPDATE EXCLUSIVE on agent_tasks: reads and writes continue",
+        "SHARE ROW EXCLUSIVE on agent_tasks: writes wait, reads continue",
         "one batch of at most 1000 waiting rows",
     ):
         assert words in text, words
@@ -327,7 +327,7 @@ def test_plan_reports_a_locked_table(empty_dsn: str) -> None:
         other.execute("lock table agent_tasks in access exclusive mode")
         shown = plan(empty_dsn)
     assert shown.pending
-    assert "is locked exclusively" in shown.findings[0].text
+    assert "is locked exclusively" in shown.findings[0].what
 
 
 def test_plan_names_the_blocking_session(empty_dsn: str) -> None:

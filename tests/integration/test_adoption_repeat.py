@@ -84,7 +84,7 @@ def test_locked_waiting_row_is_skipped_and_unchanged(empty_dsn: str) -> None:
         say = run._say
         run._say = lambda line: (lock(line), say(line))[1]  # type: ignore[method-assign]
         run.start()
-        run.heard("39 waiting rows have their created_at")
+        run.heard("39 waiting rows got their created_at")
         poller.execute("update agent_tasks set status = 'assigned' where task_id = %s", locked[0])
         poller.commit()
     run.result()

@@ -98,13 +98,13 @@ def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
         (["tasks", "--since", "whenever"], "write 1h, 2d, 2026-12-01T09:00"),
         (["tasks", "--failure-kind", "bad"], "one of error, timed_out"),
         (["show"], "missing argument"),
-        (["cancel"], "give ids, or options"),
-        (["cancel", "x", "--queue", "q"], "one of them"),
-        (["retry", "--status", "running"], "here one of completed, failed, cancelled"),
+        (["cancel"], "give either task ids or filter options"),
+        (["cancel", "x", "--queue", "q"], "give either task ids"),
+        (["retry", "--status", "running"], "must be one of completed, failed, cancelled"),
         (["pause"], "give either --queue or --account"),
         (["pause", "--queue", "A B"], "is not a queue name"),
-        (["logs", "x", "-f", "--json"], "leave out --follow"),
-        (["submit"], "give the text, or --file FILE"),
+        (["logs", "x", "-f", "--json"], "remove --follow"),
+        (["submit"], "give either the text or --file FILE"),
         (["submit", "a", "b"], "unexpected extra argument"),
         (["submit", " "], "is empty"),
         (["submit", "x", "--priority", "high"], "valid integer"),
@@ -114,8 +114,8 @@ def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
         (["submit", "x", "--queue", "A B"], "1 to 40 of a-z 0-9 _ -"),
         (["submit", "--file", "none.jsonl"], "No such file"),
         (["submit", "--file", "/tmp"], "Is a directory"),
-        (["submit", "x", "--from-line", "3"], "--from-line is for many tasks"),
-        (["submit", "--file", "x.jsonl", "--id", "i"], "write it into the file"),
+        (["submit", "x", "--from-line", "3"], "--from-line needs a .jsonl or .csv file"),
+        (["submit", "--file", "x.jsonl", "--id", "i"], "put it in the file"),
         (["config", "check", "none.yaml"], "cannot be read"),
     ],
 )  # fmt: skip
@@ -148,7 +148,7 @@ def test_unknown_and_ambiguous_ids_are_reported(shell: Shell) -> None:
         shell("submit", "x", "--id", name)
     for command in ("show", "logs"):
         shell(command, "none").one_line(1, "no task 'none'; `turbo tasks` lists them")
-        shell(command, "my").one_line(1, "'my' begins several ids: my_1, my_2")
+        shell(command, "my").one_line(1, "'my' is a prefix of several ids: my_1, my_2")
         shell(command, "%").one_line(1, "no task '%'")
         shell(command, "").one_line(1, "no task ''")
 

@@ -39,4 +39,4 @@ def test_duration_counts_from_now(shell: Shell, text: str, seconds: int) -> None
     "text", ["whenever", "infinity", "10 parsecs", "2100-13-01", "99999-01-01", "", "1h; drop table x"]
 )
 def test_invalid_timestamp_is_refused(shell: Shell, text: str) -> None:
-    shell("submit", "x", "--after", text).one_line(2, "is not a moment: write 10m, 2h30m")
+    shell("submit", "x", "--after", text).one_line(2, "is not a time: write 10m, 2h30m")

@@ -76,7 +76,7 @@ def table(out: str, head: str) -> dict[str, list[str]]:
 def test_healthy_fleet_fits_one_screen(fleet: Shell) -> None:
     done = fleet("status")
     assert done.code == 0
-    assert done.lines[0].split(maxsplit=1) == ["ok", "nothing is wrong"]
+    assert done.lines[0].split(maxsplit=1) == ["ok", "no problems"]
     assert "2 hosts, 2 workers, 3 of 6 slots busy" in done.out
     assert table(done.out, "HOST   WORKER")["beta"][:3] == ["beta-1-abcdef", "up", "2/4"]
     assert table(done.out, "QUEUE")["default"][:2] == ["0", "3"]
@@ -108,7 +108,7 @@ def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> Non
     assert done.out.count("-abcdef") == 14, "a pipe gets every worker"
     sql(fleet, "update agent_workers set state = 'draining' where pid = 13")
     shown = fleet.terminal("status", rows=60).ended().text
-    assert "13 workers up; --all lists them" in shown
+    assert "13 workers up; list them with --all" in shown
     assert shown.count("-abcdef") == 1, "the one that is not simply up"
     assert fleet.terminal("status", "--all", rows=60).ended().text.count("-abcdef") == 14
 
@@ -127,12 +127,12 @@ def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> Non
         (["insert into agent_queues (queue, reason, paused_by) values ('default', 'backup', 'me')"],
          "queue default is paused by me (backup): 0 tasks", "turbo resume --queue default"),
         (["insert into agent_tasks (task_description, queue) values ('x', 'nobody')"],
-         "queue nobody: 1 task, and no live worker serves it", "turbo worker --queue nobody"),
+         "queue nobody: 1 task; no live worker serves it", "turbo worker --queue nobody"),
         (["insert into agent_tasks (task_description, run_after) values ('x', now() - interval '10 min')"],
-         "queue default: the oldest of 1 task has waited 60", "more slots"),
+         "queue default: the oldest of 1 task has waited 60", "add slots"),
         (["update agent_tasks set cancel_requested_at = now() - interval '2 min', cancel_to = 'cancelled', "
-          "turbo_rev = turbo_rev + 1 where task_id = 'r1'"], "queue default: 1 running task to be stopped", "see the workers"),
-        ([ended(f"x{i}", "beta-1-abcdef", "failed") for i in range(4)], "5 of 12 tasks failed lately", "--status failed"),
+          "turbo_rev = turbo_rev + 1 where task_id = 'r1'"], "queue default: 1 running task should have stopped", "see which workers"),
+        ([ended(f"x{i}", "beta-1-abcdef", "failed") for i in range(4)], "5 of 12 tasks failed in the last hour", "--status failed"),
     ],
     ids=["none", "silent", "limit", "auth", "paused", "unserved", "old", "stuck", "failing"],
 )  # fmt: skip
@@ -161,7 +161,7 @@ def test_restarted_worker_hides_its_dead_predecessor(fleet: Shell) -> None:
     assert problems(fleet) == []
     sql(fleet, running("alpha-2-abcdef", "held"))
     assert len(problems(fleet)) == 1
-    assert "1 task of its not yet rescued" in problems(fleet)[0]
+    assert "1 task not yet rescued" in problems(fleet)[0]
 
 
 def test_any_output_data_is_accepted(fleet: Shell) -> None:
@@ -177,7 +177,7 @@ def test_empty_database_has_a_status(shell: Shell) -> None:
     assert done.lines == [
         "warn  no live worker → start one: turbo worker --config FILE",
         "",
-        "the last hour: nothing ended",
+        "the last hour: no task ended",
     ]
 
 

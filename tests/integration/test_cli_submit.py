@@ -63,9 +63,9 @@ def test_key_submits_once_and_an_id_is_taken_once(shell: Shell) -> None:
     again = shell("submit", "y", "--idempotency-key", "k", "--json")
     assert first["created"] is True
     assert again.json == {"task_id": first["task_id"], "created": False}
-    assert "has a task already" in again.err
+    assert "already has a task" in again.err
     assert shell("submit", "x", "--id", "mine").out == "mine\n"
-    shell("submit", "y", "--id", "mine").one_line(1, "there is a task mine already")
+    shell("submit", "y", "--id", "mine").one_line(1, "task mine already exists")
 
 
 # ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -110,7 +110,7 @@ def test_ctrl_c_leaves_the_task_running(shell: Shell) -> None:
     finally:
         person.kill()
     assert done.code == 130
-    assert "no longer waiting; task mine goes on" in done.text
+    assert "stopped waiting; task mine continues" in done.text
     assert "turbo cancel mine" in done.text
     assert "Traceback" not in done.text
     assert rows(shell)[0]["status"] == "pending"
@@ -145,7 +145,7 @@ def test_wait_warns_when_a_served_task_does_not_start(shell: Shell) -> None:
     process = waiting(shell, "x", "--after", "yesterday", "--id", "a")
     assert process.stderr is not None
     assert process.stderr.readline() == "a\n"
-    assert "is served, and still it waits" in process.stderr.readline()
+    assert "is served, but the task still waits" in process.stderr.readline()
     end(shell, "a", "failed", error="by hand")
     assert process.communicate(timeout=30)[1] == "a: failed: by hand\n", "said once"
     assert process.returncode == 1
@@ -206,8 +206,8 @@ def test_invalid_line_is_named_and_nothing_is_inserted(shell: Shell) -> None:
         "line 4: column txt: no such column; did you mean text?",
         "line 5: column 1: is not JSON",
         "line 6: column run_after: 'whenever' is not a moment",
-        "line 7: must be an object with the columns",
-        "line 8: column task_description: holds a NUL character",
+        "line 7: must be an object with columns",
+        "line 8: column task_description: contains a NUL character",
         "line 9: byte 11: is not UTF-8 text",
         "turbo submit: 8 bad lines; nothing was inserted",
     ]
@@ -225,7 +225,7 @@ def test_invalid_line_is_named_and_nothing_is_inserted(shell: Shell) -> None:
     (shell.cwd / "many.jsonl").write_text("x\n" * 50)
     assert "50 bad lines (40 more are not shown)" in shell("submit", "--file", "many.jsonl").err
     (shell.cwd / "none.jsonl").write_text("\n")
-    assert "no task in it" in shell("submit", "--file", "none.jsonl").err
+    assert "the file has no tasks" in shell("submit", "--file", "none.jsonl").err
     assert rows(shell) == []
 
 
@@ -236,7 +236,7 @@ def test_batch_refused_by_the_database_is_undone_and_explained(shell: Shell) -> 
     )
     done = shell("submit", "--file", "t.jsonl", "--batch", "2")
     assert (done.code, done.lines) == (1, ["a", "b"])
-    assert "line 4: the database refuses it: there is a task taken already" in done.err
+    assert "line 4: the database rejected it: task taken already exists" in done.err
     assert "2 tasks, up to line 2, inserted; nothing from line 3 on. " in done.err
     assert "turbo submit --file t.jsonl --from-line 3" in done.err
     assert {row["task_id"] for row in rows(shell)} == {"taken", "a", "b"}
@@ -263,7 +263,7 @@ def test_ctrl_c_in_a_batch_reports_what_was_submitted(shell: Shell) -> None:
         out, err = process.communicate(timeout=30)
         blocking.rollback()
     assert (process.returncode, out) == (130, "")
-    assert err.startswith("turbo submit: interrupted\n1 task, up to line 1, inserted; whether lines 2 are in")
+    assert err.startswith("turbo submit: interrupted\n1 task, up to line 1, inserted; it is not known whether lines 2")
     assert "--from-line 2" in err
     assert {row["task_id"] for row in rows(shell)} == {"a"}
 

@@ -52,7 +52,7 @@ def test_filters_select_tasks(some: Shell) -> None:
     assert ids(some, "--text", "it broke") == ["f1"]
     assert ids(some, "--limit", "2") == ["c_1", "f2"]
     nothing = some("tasks", "--queue", "void")
-    assert (nothing.code, nothing.out, nothing.err) == (0, "", "no task fits\n")
+    assert (nothing.code, nothing.out, nothing.err) == (0, "", "no matching tasks\n")
     assert some("tasks", "--queue", "void", "--json").json == []
 
 
@@ -108,9 +108,9 @@ def test_show_prints_a_task_with_its_audit_trail(bench: Bench, shell: Shell) -> 
     shell("submit", "say it", "--id", "task_one", "--input", '{"exit": 3}', "--max-retries", "1", "--wait")
     done = shell("show", "task_o")
     assert done.code == 0
-    for name, value in (("status", "failed"), ("description", "say it"), ("try", "2 of 2"), ("failure", "error")):
+    for name, value in (("status", "failed"), ("description", "say it"), ("attempt", "2 of 2"), ("failure", "error")):
         assert f"\n{name:17}{value}\n" in done.out
-    trail = done.out.partition("\ntrail\n")[2].splitlines()[1:]
+    trail = done.out.partition("\naudit trail\n")[2].splitlines()[1:]
     words = " ".join(trail)
     for step in ("created", "pending → running", "running → scheduled", "running → failed", "outcome=failed"):
         assert step in words
@@ -145,8 +145,8 @@ def test_ids_print_a_line_each_and_exit_1_on_any_failure(some: Shell) -> None:
     assert {one["task_id"]: one["status"] for one in done.json["changed"]} == {"f1": "pending", "p1": "pending"}
     done = some("retry", "p1", "--json")
     assert done.code == 1
-    assert done.json == {"changed": [], "refused": {"p1": "it is pending: not finished"}}
-    assert some("cancel", "f").err == "f: 'f' begins several ids: f1, f2\n"
+    assert done.json == {"changed": [], "refused": {"p1": "it is pending: only finished tasks can be retried"}}
+    assert some("cancel", "f").err == "f: 'f' is a prefix of several ids: f1, f2\n"
 
 
 def test_filter_in_a_pipe_needs_yes(some: Shell) -> None:
@@ -155,7 +155,7 @@ def test_filter_in_a_pipe_needs_yes(some: Shell) -> None:
     assert some("cancel", "--queue", "day", "--yes").out == "cancelled 2\n"
     assert set(ids(some, "--status", "cancelled")) == {"p1", "s1"}
     done = some("cancel", "--queue", "day", "--yes")
-    assert (done.code, done.err) == (0, "no task to cancel fits\n")
+    assert (done.code, done.err) == (0, "no matching task to cancel\n")
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_queue_is_paused_and_resumed(bench: Bench, shell: Shell) -> None:
     assert shell("resume", "--queue", "default").out == "queue default was not paused\n"
     done = shell("pause", "--queue", "defautl")
     assert done.code == 0
-    assert "is the name right?" in done.err
+    assert "check the name" in done.err
 
 
 def test_account_is_paused_on_every_host_and_resumed(shell: Shell) -> None:

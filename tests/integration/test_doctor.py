@@ -167,7 +167,7 @@ def test_healthy_setup_has_no_warning_or_failure(host: Host) -> None:
     said = {one["name"]: one["what"] for one in done.json["checks"]}
     assert said["executor claude"].startswith("Claude CLI 2.")
     assert "1 live worker " in said["workers hear"]
-    assert "is worker w-" in said["metrics port"]
+    assert "is used by worker w-" in said["metrics port"]
 
 
 # ── the ten ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -252,7 +252,7 @@ def test_cli_missing_from_the_worker_path_fails(host: Host) -> None:
     host.start(path=SYSTEM_PATH).listening()
     done = host.doctor(path=host.with_cli)  # the shell has it
     only(done, "executor claude", "fail", "it is not on the PATH")
-    assert "as worker w-" in wrong(done)["executor claude"]["what"]
+    assert "in the environment of worker w-" in wrong(done)["executor claude"]["what"]
 
 
 def test_long_open_transaction_is_reported(host: Host) -> None:

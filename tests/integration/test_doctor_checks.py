@@ -198,7 +198,7 @@ def test_metrics_port_is_free_ours_or_taken_by_another(dsn: str, tmp_path: Path)
     ours = Endpoint(Metrics().registry, port=port)
     ours.start(lambda name, error: None)
     try:
-        assert found(dsn, config)["metrics port"].what == f"127.0.0.1:{port} is a turbo worker's"
+        assert found(dsn, config)["metrics port"].what == f"127.0.0.1:{port} is used by a turbo worker"
     finally:
         asyncio.run(ours.stop())
     assert "no such address" in wrong(dsn, config_of(tmp_path, metrics={"host": "192.0.2.1"}))["metrics port"].what
@@ -207,7 +207,7 @@ def test_metrics_port_is_free_ours_or_taken_by_another(dsn: str, tmp_path: Path)
 async def test_kept_worktrees_and_those_over_the_cap_are_reported(dsn: str, tmp_path: Path) -> None:
     config = config_of(tmp_path)
     (tmp_path / "state").mkdir(mode=0o700)
-    assert found(dsn, config)["worktrees"].what == "none is kept"
+    assert found(dsn, config)["worktrees"].what == "no worktrees are kept"
     shop = Workshop(tmp_path, repository(tmp_path / "project"))
     assert shop.state.root == tmp_path / "state"
     await shop.run("t1", "echo x >new", policy=Policy(keep="always"))
@@ -298,7 +298,9 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
 def test_environment_is_read_from_a_live_worker_of_the_host(dsn: str, tmp_path: Path) -> None:
     """Without one, or where its pid is somebody else's now, it is the shell's, and that is said."""
     rows = [{"worker_id": "w-1", "name": "w", "host": "here", "pid": os.getpid()}]
-    assert of_worker(rows, "here", None).whose == "as this shell has it, for no worker runs here", "pytest is no worker"
+    assert of_worker(rows, "here", None).whose == "in this shell's environment, because no worker runs here", (
+        "pytest is no worker"
+    )
     assert of_worker(rows, "elsewhere", None).variables == dict(os.environ)
 
 

@@ -220,7 +220,7 @@ def test_rolling_restart_stops_at_the_first_failed_worker(fleet: FleetBench, mac
     assert "mac-1.stderr.log" in said
     assert "unknown key; did you mean 'worker'?" in (fleet.home / "logs" / "mac-1.stderr.log").read_text()
     assert {name: fleet.ids().get(name) for name in ("mac-2", "mac-3")} == {n: old[n] for n in ("mac-2", "mac-3")}
-    assert "could not start" in fleet.turbo("install", code=1)
+    assert "cannot start" in fleet.turbo("install", code=1)
 
 
 def test_rolling_restart_stops_when_a_worker_does_not_register(fleet: FleetBench, mac: Launchd) -> None:
@@ -238,7 +238,7 @@ def test_rolling_restart_stops_when_a_worker_does_not_register(fleet: FleetBench
     said = fleet.turbo("restart", "--up-within", "2", code=1)
     assert "mac-1 on alpha runs, and is not up in agent_workers within 2 s" in said
     assert "not touched: mac-2" in said
-    assert "mac-1 on alpha runs, and agent_workers does not know it" in fleet.turbo("status", code=1)
+    assert "mac-1 on alpha runs, but agent_workers does not have it" in fleet.turbo("status", code=1)
 
 
 def test_status_names_what_differs(fleet: FleetBench, mac: Launchd) -> None:
@@ -254,11 +254,11 @@ def test_status_names_what_differs(fleet: FleetBench, mac: Launchd) -> None:
     )
     fleet.file.write_text(text)
     said = fleet.turbo("status", code=1)
-    assert "com.agent-turbo.mac-2 is installed and running on alpha, and not in the fleet file" in said
-    assert "mac-1 on alpha is installed by another fleet file, or was edited" in said
-    assert "mac-1 on alpha runs with 2 slots, the fleet file says 5" in said
+    assert "com.agent-turbo.mac-2 is installed and running on alpha, but not in the fleet file" in said
+    assert "mac-1 on alpha was installed from another fleet file, or edited" in said
+    assert "mac-1 on alpha runs with 2 slots, the fleet file has 5" in said
     assert "also in agent_workers: mac-2-" in said
-    assert "com.agent-turbo.mac-2 installed, and no longer in the fleet file" in fleet.turbo("install")
+    assert "com.agent-turbo.mac-2 installed but no longer in the fleet file" in fleet.turbo("install")
     assert "com.agent-turbo.mac-2 on alpha: removed" in fleet.turbo("install", "--prune")
     fleet.turbo("restart")
     assert "agree" in fleet.turbo("status")

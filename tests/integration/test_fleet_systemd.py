@@ -121,7 +121,7 @@ def test_remote_problem_is_one_clear_line(fleet: FleetBench, gamma: Machine) -> 
     gamma.run("echo TURBO_DSN= >/run/turbo.env")  # its /run is not ours
     fleet.write(host(), env_file="/run/turbo.env")
     said = fleet.turbo("install", code=1)
-    assert "gamma: gamma could not start: " in said
+    assert "gamma: gamma cannot start: " in said
     assert "mode 0644 lets other users read its secrets: run chmod 600" in said
     gamma.run("chmod 600 /run/turbo.env")
     fleet.file.write_text(fleet.file.read_text().replace("/bin/turbo", "/bin/trubo"))

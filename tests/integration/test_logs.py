@@ -101,7 +101,7 @@ def test_log_from_another_host_is_its_last_line(talkers: Bench) -> None:
         "a line goes to a person: nothing in it steers a terminal"
     )
     host = talkers.sql("select host from agent_workers")[0][0]
-    assert err.startswith("progress from the database")
+    assert err.startswith("last line from the database")
     assert f"the full log is on host {host}, in the state directory of worker w-" in err
     following = Logs(talkers, "t", "--follow", away=True)
     following.said("line 0")
@@ -114,7 +114,7 @@ def test_log_from_another_host_is_its_last_line(talkers: Bench) -> None:
     assert err.endswith("t is completed\n")
     code, out, err = Logs(talkers, "t", away=True).ended()
     assert (code, out) == (1, "")
-    assert "no log of it on this host; worker w-" in err
+    assert "no log on this host; worker w-" in err
     assert str(talkers.path / "state" / "logs" / "t") in err
 
 
@@ -137,7 +137,7 @@ def test_missing_log_is_explained(talkers: Bench) -> None:
         "insert into agent_tasks (task_id, task_description, run_after) values ('later', 'x', now() + interval '1 h')"
     )
     code, out, err = Logs(talkers, "later").ended()
-    assert (code, out, err) == (1, "", "later is scheduled: it has no log on this host, and waits to run\n")
+    assert (code, out, err) == (1, "", "later is scheduled: no log on this host; it waits to run\n")
     assert Logs(talkers, "later", "-f", "--json").ended()[0] == 2
 
 
@@ -150,7 +150,7 @@ def test_id_prefix_is_enough(talkers: Bench) -> None:
     assert Logs(talkers, "review_1").ended()[1].endswith("the end\n")
     code, out, err = Logs(talkers, "review").ended()
     assert (code, out) == (1, "")
-    assert "'review' begins several ids: review_1, review_2" in err
+    assert "'review' is a prefix of several ids: review_1, review_2" in err
 
 
 @pytest.mark.parametrize("away", [False, True], ids=["on its host", "elsewhere"])

@@ -235,8 +235,8 @@ def test_worker_waits_for_the_database_and_its_schema(own_server, empty_dsn, tmp
         ({"worker": {"slotz": 3}}, "worker.slotz: unknown key; did you mean 'slots'?"),
         ({"worker": {"queues": ["Nope!"]}}, "is not a queue name"),
         ({"routes": {"default": "claud"}}, "no executor 'claud'"),
-        ({"database": {"dsn": "postgresql://me:secret@h/d"}}, "holds a password"),
-        ({"executors": {"x": {"kind": "shell"}}}, "'shell' is no kind of executor"),
+        ({"database": {"dsn": "postgresql://me:secret@h/d"}}, "contains a password"),
+        ({"executors": {"x": {"kind": "shell"}}}, "'shell' is not a kind of executor"),
         (
             {"executors": {"x": {"kind": "python", "handler": "turbo.testing:nothing"}}, "routes": {}},
             "turbo.testing",
@@ -274,7 +274,7 @@ def test_command_line_matches_the_table(bench):
     assert "edited" in turbo("show", task_id)
     assert "no task 'nope'" in turbo("show", "nope", code=1)
     assert "no such task" in turbo("retry", "nope", code=1)
-    assert "Write what the agent is to do" in turbo("submit", "  ", code=2)
+    assert "write what the agent should do" in turbo("submit", "  ", code=2)
     done = subprocess.run([TURBO, "tasks", "--dsn", "host=127.0.0.1 port=1"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "cannot reach the database" in done.stderr

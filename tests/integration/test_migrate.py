@@ -245,7 +245,7 @@ def test_second_migration_waits_and_names_the_first(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, application_name="turbo migrate (first)", autocommit=True) as first:
         first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
         second = Background(empty_dsn).start()
-        line = second.heard("another turbo migrate is at work", f"pid {first.info.backend_pid}")
+        line = second.heard("waiting for another turbo migrate", f"pid {first.info.backend_pid}")
         assert "turbo migrate (first)" in line
         assert query(empty_dsn, "select to_regclass('turbo_migrations')") == [(None,)]
     assert second.result().version == SCHEMA_VERSION
@@ -261,7 +261,7 @@ def test_waiting_migration_holds_no_snapshot(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as first:
         first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
         second = Background(dsn).start()
-        second.heard("another turbo migrate is at work")
+        second.heard("waiting for another turbo migrate")
         first.execute("set lock_timeout = '20s'")
         first.execute("create index concurrently built_meanwhile on agent_tasks (created_at)")
     second.result()
@@ -270,7 +270,7 @@ def test_waiting_migration_holds_no_snapshot(dsn: str) -> None:
 def test_wait_for_another_migration_ends(empty_dsn: str) -> None:
     with psycopg.connect(empty_dsn, autocommit=True) as first:
         first.execute("select pg_advisory_lock(%s)", (LOCK_KEY,))
-        with pytest.raises(MigrationError, match=f"still at work after 0.3 s: pid {first.info.backend_pid}"):
+        with pytest.raises(MigrationError, match=f"still running after 0.3 s: pid {first.info.backend_pid}"):
             Background(empty_dsn, QUICK).start().result()
 
 
@@ -452,7 +452,7 @@ def test_lost_connection_suggests_a_rerun(empty_dsn: str) -> None:
             "select pg_terminate_backend(pid) from pg_stat_activity "
             "where application_name = 'turbo migrate' and datname = current_database()",
         )
-        with pytest.raises(MigrationError, match="Run turbo migrate again: it goes on from here"):
+        with pytest.raises(MigrationError, match="Run turbo migrate again: it continues from here"):
             run.result()
     assert migrate(empty_dsn).version == SCHEMA_VERSION
 

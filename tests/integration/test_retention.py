@@ -368,7 +368,7 @@ def test_leading_worker_deletes_and_counts(bench: Bench, db: psycopg.Connection)
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("completed_days", 0, "retention.completed_days: input should be greater than or equal to 1"),
+        ("completed_days", 0, "retention.completed_days: must be greater than or equal to 1"),
         ("completed_day", 3, "retention.completed_day: unknown key; did you mean 'completed_days'?"),
     ],
 )

@@ -62,7 +62,7 @@ def test_plan_prints_grants_and_changes_nothing(dsn: str) -> None:
 def test_roles_and_check_exclude_each_other(dsn: str) -> None:
     result = turbo_migrate("--dsn", dsn, "--roles", "--check")
     assert result.exit_code == 2
-    assert "--check looks at the schema only" in result.stderr
+    assert "--check covers the schema only" in result.stderr
 
 
 def test_roles_migrate_first(empty_dsn: str) -> None:
@@ -83,7 +83,7 @@ def test_missing_createrole_prints_what_to_run(own_server_dsn: str) -> None:
         assert refused.exit_code == 1
         create = " ".join(f"CREATE ROLE {role} NOLOGIN;" for role in ROLES)
         assert (
-            f"{user(owner)} may not create any. Have a role with CREATEROLE run this once: {create}" in refused.stderr
+            f"{user(owner)} cannot create roles. Have a role with CREATEROLE run this once: {create}" in refused.stderr
         )
         assert len(refused.stderr.splitlines()) == 1
         query(own_server_dsn, create)
@@ -105,7 +105,7 @@ def test_error_names_the_owner_of_the_tables(dsn: str) -> None:
         owned = query(dsn, ACLS)
         result = turbo_migrate("--dsn", stranger, "--roles")
         assert result.exit_code == 1
-        assert f"{user(stranger)} may not grant on all of turbo's tables" in result.stderr
+        assert f"{user(stranger)} cannot grant on all of turbo's tables" in result.stderr
         assert f"agent_tasks belongs to {user(owner)}" in result.stderr
         assert "turbo migrate --roles --plan" in result.stderr
         assert query(dsn, ACLS) == owned

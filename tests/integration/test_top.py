@@ -77,7 +77,7 @@ def small(bench: Bench) -> Iterator[tuple[Bench, Terminal]]:
     """One worker of two slots, and its top."""
     bench.start(config(bench, "alpha", 2, "default")).listening()
     with top(bench, 100, 28) as screen:
-        screen.shows("nothing runs")
+        screen.shows("no running tasks")
         yield bench, screen
 
 
@@ -157,14 +157,14 @@ def test_keys_pause_and_resume_a_queue_and_an_account(small: tuple[Bench, Termin
     screen.keys("3")
     screen.shows("3 Queues: 1", "open")
     screen.keys("p")
-    screen.shows("pause queue default? (what runs goes on)")
+    screen.shows("pause queue default? (running tasks continue)")
     screen.keys("y")
     screen.shows("queue default is paused by")
     assert bench.sql("select queue, reason from agent_queues where paused") == [("default", "turbo top")]
     screen.keys("p")
     screen.shows("resume queue default?")
     screen.keys("y")
-    screen.shows("nothing is wrong")
+    screen.shows("no problems")
     screen.keys("4")
     screen.shows("alpha-max")
     screen.keys("p")
@@ -174,7 +174,7 @@ def test_keys_pause_and_resume_a_queue_and_an_account(small: tuple[Bench, Termin
     screen.keys("p")
     screen.shows("resume account alpha-max on every host?")
     screen.keys("y")
-    screen.shows("nothing is wrong")
+    screen.shows("no problems")
     screen.keys("2")
     screen.keys("p")
     screen.shows("choose a queue (3) or an account (4) first")
@@ -212,10 +212,10 @@ def test_missing_terminal_is_one_line_and_once_works_anywhere(fleet: Bench) -> N
     environment = {**os.environ, "TURBO_DSN": fleet.dsn}
     piped = subprocess.run([TURBO, "top"], env=environment, capture_output=True, text=True)
     assert (piped.returncode, piped.stdout) == (2, "")
-    assert piped.stderr.startswith("turbo top: standard output is no terminal: `turbo top --once` prints one frame")
+    assert piped.stderr.startswith("turbo top: standard output is not a terminal: use `turbo top --once` for one frame")
     assert piped.stderr.count("\n") == 1
     with terminal([TURBO, "top"], 100, 28, {"TURBO_DSN": fleet.dsn, "TERM": "dumb"}) as screen:
-        assert "the terminal cannot place a cursor (TERM=dumb)" in screen.shows("[exit 2]")
+        assert "the terminal cannot move its cursor (TERM=dumb)" in screen.shows("[exit 2]")
     once = subprocess.run([TURBO, "top", "--once"], env=environment, capture_output=True, text=True, check=True)
     assert "\x1b" not in once.stdout
     lines = once.stdout.splitlines()

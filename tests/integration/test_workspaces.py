@@ -153,7 +153,7 @@ def test_retry_continues_in_its_worktree_and_reports_it(bench: Bench) -> None:
 
     away = turbo(bench, "diff", "t", state="elsewhere")
     assert (away.returncode, away.stdout) == (1, "")
-    assert "it is removed, or --state-dir is another" in away.stderr
+    assert "it was removed, or --state-dir is wrong" in away.stderr
     bench.sql("update agent_tasks set output_data = jsonb_set(output_data, '{workspace,host}', '\"beta\"')")
     away = turbo(bench, "diff", "t")
     assert (away.returncode, away.stdout) == (1, "")

@@ -83,7 +83,7 @@ def test_drain_seconds_come_from_the_file_or_the_worker(
         config.write_text(worker_yaml)
     host = load(tmp_path, config=str(config), drain_seconds=said).hosts[0]
     assert host.instances[0].drain_seconds == drain
-    assert any("30 s are assumed" in note for note in host.notes) == noted
+    assert any("30 s is assumed" in note for note in host.notes) == noted
 
 
 @pytest.mark.parametrize(
@@ -92,12 +92,12 @@ def test_drain_seconds_come_from_the_file_or_the_worker(
         ({"worker": []}, {}, "hosts.a.worker: unknown key; did you mean 'workers'?"),
         ({"workers": [{"name": "w", "slot": 1}]}, {}, "hosts.a.workers.0.slot: unknown key; did you mean 'slots'?"),
         ({}, {"excutable": "/x"}, "defaults.excutable: unknown key; did you mean 'executable'?"),
-        ({"manager": "lanchd"}, {}, "hosts.a.manager: input should be 'launchd' or 'systemd' (found 'lanchd')"),
+        ({"manager": "lanchd"}, {}, "hosts.a.manager: must be 'launchd' or 'systemd' (found 'lanchd')"),
         ({}, {"executable": "turbo"}, "defaults.executable: 'turbo' is not absolute"),
         ({}, {"executable": "./bin/turbo"}, "defaults.executable: './bin/turbo' is not absolute"),
         ({}, {"executable": None}, "hosts.a: executable is missing: write defaults.executable, or hosts.a.executable"),
         ({}, {"path": ["bin"]}, "defaults.path: 'bin' is not absolute"),
-        ({}, {"path": ["/a:/b"]}, "defaults.path: '/a:/b' holds a colon: one directory an item"),
+        ({}, {"path": ["/a:/b"]}, "defaults.path: '/a:/b' contains a colon: write one directory per item"),
         ({"home": "~/x"}, {}, "hosts.a.home: '~/x' is not absolute"),
         ({"ssh": "-oProxyCommand=x"}, {}, "hosts.a.ssh: write [user@]host"),
         ({"workers": [{"name": "-w"}]}, {}, "hosts.a.workers.0.name: '-w': letters, digits"),
@@ -120,7 +120,7 @@ def test_drain_seconds_come_from_the_file_or_the_worker(
         (
             {"workers": [{"name": "w", "count": 10, "metrics_port": 65530}]},
             {},
-            "10 workers from 65530 on go past 65535",
+            "10 workers from 65530 on exceed port 65535",
         ),
         ({"workers": [{"name": "w", "queues": ["No!"]}]}, {}, "workers.0.queues: 'No!' is not a queue name"),
     ],
@@ -155,7 +155,7 @@ def test_secret_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
     if "ssh" in text:
         assert any("hosts.a.ssh: write [user@]host" in line for line in lines)
     else:
-        assert sum("put it into the env_file" in line for line in lines) == 1
+        assert sum("put it in the env_file" in line for line in lines) == 1
 
 
 def test_password_from_the_environment_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,16 +189,16 @@ def test_two_hosts_cannot_both_be_this_machine(tmp_path: Path) -> None:
     tree["hosts"]["b"] = tree["hosts"]["a"]
     tree["hosts"]["c"] = tree["hosts"]["a"] | {"ssh": "me@c"}
     fleet = load_text(tmp_path, yaml.safe_dump(tree))
-    with pytest.raises(LookupError, match="a and b have no `ssh`: which of them is this machine"):
+    with pytest.raises(LookupError, match="a and b have no `ssh`, but only one can be this machine"):
         reachable(chosen(fleet, []))
     reachable(chosen(fleet, ["b", "c"]))
-    with pytest.raises(LookupError, match=r"no host 'd' in .*; there are a, b, c"):
+    with pytest.raises(LookupError, match=r"no host 'd' in .*; known: a, b, c"):
         chosen(fleet, ["d"])
 
 
 def test_config_check_recognises_the_kind_of_file(tmp_path: Path) -> None:
     run = CliRunner().invoke
-    assert "good: 4 workers on alpha, beta, gamma" in run(app, ["check", str(EXAMPLE)]).output
+    assert "valid: 4 workers on alpha, beta, gamma" in run(app, ["check", str(EXAMPLE)]).output
     assert "executors" in run(app, ["check", str(EXAMPLE.with_name("worker.yaml"))]).output
     for name, text in (("x.yaml", "hosts: {}\nexecuters: {}"), ("fleet.yaml", "hots: {}")):
         (tmp_path / name).write_text(text)

@@ -139,10 +139,10 @@ def test_settings_that_launchd_ignores_are_found() -> None:
     assert list(wrong_keys(job)) == [
         "ProgramArguments.1 is not of type str",
         "RunAtLoad is not of type bool",
-        "KeepAlive.SucessfulExit is no key of launchd",
+        "KeepAlive.SucessfulExit is not a key of launchd",
         "ThrottleInterval is not of type int",
         "SoftResourceLimits.NumberOfFiles is not of type int",
-        "KeepAllive is no key of launchd",
+        "KeepAllive is not a key of launchd",
     ]
     assert list(wrong_keys({"KeepAlive": True})) == []
     twice = plist(instance()).replace("<key>HOME</key>", "<key>PATH</key>")
@@ -184,7 +184,7 @@ def test_dry_shell_prints_pasteable_commands() -> None:
 
 def test_silent_host_is_one_clear_line() -> None:
     shell = HostShell(Host("b", "launchd", None, "b", (instance(),), "l"), seconds=0.2)
-    with pytest.raises(FleetError, match=r"b gave no answer within 0 s to: sleep 5"):
+    with pytest.raises(FleetError, match=r"b did not answer within 0 s to: sleep 5"):
         shell.run("sleep 5")
 
 
@@ -246,7 +246,9 @@ def test_disabled_linger_and_a_missing_manager_are_reported() -> None:
     assert "loginctl enable-linger" in Systemctl(Answers(Done(0, "Linger=no\n"))).notes()[0]
     assert Systemctl(Answers(Done(0, "Linger=yes\n"))).notes() == []
     bus = Done(1, "", "Failed to connect to bus: No medium found\n")
-    with pytest.raises(FleetError, match="no systemd manager runs for this user; once there: loginctl enable-linger"):
+    with pytest.raises(
+        FleetError, match="no systemd manager runs for this user; run once there: loginctl enable-linger"
+    ):
         Systemctl(Answers(bus)).state("com.agent-turbo.gamma")
-    with pytest.raises(FleetError, match="no systemctl there; if it is another machine, write its `ssh`"):
+    with pytest.raises(FleetError, match="no systemctl there; if it is another machine, set `ssh`"):
         Systemctl(Answers(Done(127))).state("com.agent-turbo.gamma")

@@ -47,7 +47,7 @@ def test_two_files_with_one_number_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["1_a", "0001-a", "0001_", "0001_A", "00001_a", "tables"])
 def test_invalid_file_name_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, **{name: "select 1"})
-    with pytest.raises(MigrationError, match=r"write NNNN_name\.sql"):
+    with pytest.raises(MigrationError, match=r"use NNNN_name\.sql"):
         read(tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_first_line_takes_a_file_out_of_the_transaction() -> None:
     ],
 )
 def test_marker_without_effect_is_refused(content: str) -> None:
-    with pytest.raises(MigrationError, match="is no marker here"):
+    with pytest.raises(MigrationError, match="is not a marker here"):
         parse("0001_a.sql", content.encode())
 
 

@@ -1,4 +1,4 @@
-"""`turbo cancel` and `turbo retry`: by ids and their beginnings, or by filter, with a count and a question."""
+"""`turbo cancel` and `turbo retry`: by ids and prefixes of ids, or by filter after a confirmation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
@@ -45,9 +45,9 @@ def cancel(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Cancel tasks: by id, or all that fit.
+    """Cancel tasks by id or by filter.
 
-    A running one is cancelled once its agent has ended.
+    A running task is cancelled once its agent has stopped.
 
     \b
     Examples:
@@ -75,9 +75,9 @@ def retry(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Run finished tasks again: by id, or all that fit.
+    """Run finished tasks again, by id or by filter.
 
-    They begin with their first try. Of those that fit only the failed ones, unless --status says else.
+    Each task starts over with its first attempt. A filter selects failed tasks only, unless --status is given.
 
     \b
     Examples:
@@ -92,7 +92,13 @@ def retry(
                 criteria = replace(criteria, statuses=("failed",))
             _by_filter(client, criteria, "retry", lambda c, ids: c.retry(ids), yes=yes, as_json=as_json)
         else:
-            _by_id(client, task_ids or [], "not finished", lambda c, ids: c.retry(ids), as_json=as_json)
+            _by_id(
+                client,
+                task_ids or [],
+                "only finished tasks can be retried",
+                lambda c, ids: c.retry(ids),
+                as_json=as_json,
+            )
 
 
 def _filter(
@@ -107,19 +113,19 @@ def _filter(
     text: str | None,
     possible: tuple[str, ...],
 ) -> "TaskFilter | None":
-    """The filter, or None when ids were given. Raises BadParameter for both, for neither, and for a status that cannot be."""
+    """The filter, or None when ids were given. Raises BadParameter for both, for neither, and for an impossible status."""
     from turbo.cli.selection import task_filter
 
     options = (status, queue, task_type, worker, failure_kind, since, text)
     filtered = any(option is not None for option in options)
     if filtered == bool(task_ids):
-        raise typer.BadParameter("give ids, or options that say which tasks (--queue, --since, …): one of them")
+        raise typer.BadParameter("give either task ids or filter options (--queue, --since, …)")
     if not filtered:
         return None
     criteria = task_filter(client, *options)
     for word in criteria.statuses or ():
         if word not in possible:
-            raise typer.BadParameter(f"--status {word}: here one of {', '.join(possible)}")
+            raise typer.BadParameter(f"--status {word}: must be one of {', '.join(possible)}")
     return replace(criteria, statuses=criteria.statuses or possible)
 
 
@@ -130,7 +136,7 @@ def _by_filter(
 
     task_ids = [task.task_id for task in client.tasks(criteria, limit=None)]
     if not task_ids:
-        output.notice(f"no task to {verb} fits")
+        output.notice(f"no matching task to {verb}")
         if as_json:
             output.print_json({"changed": [], "refused": {}})
         return
@@ -140,17 +146,17 @@ def _by_filter(
         changed += change(client, task_ids[start : start + AT_ONCE])
     missed = sorted(set(task_ids) - {task.task_id for task in changed})
     if as_json:
-        why = dict.fromkeys(missed, "it changed meanwhile")
+        why = dict.fromkeys(missed, "its status changed meanwhile")
         output.print_json({"changed": [asdict(task) for task in changed], "refused": why})
         return
     stopping = sum(task.status == "running" for task in changed)
-    more = f", {stopping} of them once their agents have ended" if stopping else ""
+    more = f", {stopping} of them once their agents have stopped" if stopping else ""
     late = f"; {len(missed)} had changed meanwhile" if missed else ""
     typer.echo(f"{'cancelled' if verb == 'cancel' else 'retried'} {len(changed)}{more}{late}")
 
 
 def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Change, *, as_json: bool) -> None:
-    """A line per id; exit 1 if one of them could not be changed."""
+    """One line per id; exit 1 if any could not be changed."""
     from turbo.cli.selection import resolved
     from turbo.client.client import UnknownTask
 

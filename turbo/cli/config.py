@@ -22,10 +22,10 @@ class Kind(StrEnum):
 def check(
     file: Annotated[Path, typer.Argument(help="A worker.yaml or a fleet.yaml.")],
     env_file: Annotated[
-        Path | None, typer.Option(help="As `turbo worker` would be given it; must have mode 0600.")
+        Path | None, typer.Option(help="The file that `turbo worker --env-file` will read; mode 0600.")
     ] = None,
 ) -> None:
-    """Read FILE as it will be used; a line per problem, exit 2.
+    """Check FILE as turbo will read it. Prints one line per problem and exits 2.
 
     \b
     Examples:
@@ -41,17 +41,19 @@ def check(
         for note in (note for host in fleet.hosts for note in host.notes):
             output.notice(note)
         workers = sum(len(host.instances) for host in fleet.hosts)
-        typer.echo(f"{file}: good: {workers} workers on {', '.join(host.name for host in fleet.hosts)}")
+        hosts = ", ".join(host.name for host in fleet.hosts)
+        typer.echo(f"{file}: valid: {output.many(workers, 'worker')} on {hosts}")
         return
     if env_file is not None:
         use_env_file(env_file)
     config = load_worker_config(file)
-    typer.echo(f"{file}: good: {len(config.executors)} executors, queues {', '.join(config.worker.queues)}")
+    queues = ", ".join(config.worker.queues)
+    typer.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
 
 
 @app.command()
 def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
-    """Print the JSON Schema, for an editor's completion.
+    """Print the JSON Schema, for completion in an editor.
 
     \b
     Example:
@@ -65,7 +67,7 @@ def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
 
 
 def _kind(file: Path) -> Kind:
-    """A fleet names hosts; a worker, executors. Where a file has neither, its name decides which is missed."""
+    """A fleet file has hosts, a worker file executors. If a file has neither, its name decides."""
     from turbo.config.loader import read
     from turbo.config.worker import WorkerConfig
     from turbo.fleet.model import FleetConfig

@@ -1,4 +1,4 @@
-"""`turbo db`: the embedded PostgreSQL, for a person."""
+"""`turbo db`: run the embedded PostgreSQL by hand."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,18 +11,20 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="The embedded PostgreSQL: start, stop, url, psql.", rich_markup_mode=None)
 
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where its files are; else a directory of this user's.")
+    Path | None, typer.Option("--data-dir", help="Data directory. [default: a directory of the current user]")
 ]
 
 
 @app.command()
 def start(
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Its port; else a free one.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port to listen on. [default: any free port]")
+    ] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Start it, and leave it running.
+    """Start the server and leave it running.
 
-    Prints the DSN on the last line; starting it twice is fine.
+    The last line of output is the DSN. Starting a running server is safe.
 
     \b
     Example:
@@ -36,10 +38,10 @@ def start(
 
 @app.command()
 def stop(
-    mode: Annotated[str, typer.Option(help="fast, or immediate (as after a crash).")] = "fast",
+    mode: Annotated[str, typer.Option(help="fast, or immediate (like a crash).")] = "fast",
     data_dir: DataDir = None,
 ) -> None:
-    """Stop it. Stopping what does not run is fine.
+    """Stop the server. Safe to repeat.
 
     \b
     Example:
@@ -48,7 +50,7 @@ def stop(
     from turbo import embedded
 
     if mode not in ("fast", "immediate"):
-        raise typer.BadParameter(f"--mode {mode!r}: fast or immediate")
+        raise typer.BadParameter(f"--mode {mode!r}: must be fast or immediate")
     chosen: Literal["fast", "immediate"] = "fast" if mode == "fast" else "immediate"
     server = embedded.running(data_dir or embedded.default_data_dir())
     if server is None:
@@ -62,7 +64,7 @@ def stop(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": ["--help"]}
 )
 def psql(context: typer.Context, data_dir: DataDir = None) -> None:
-    """Open the psql that comes with it, on the running server. All other arguments are psql's.
+    """Open psql on the running server. Other arguments are passed to psql.
 
     \b
     Example:

@@ -1,6 +1,6 @@
 """`turbo diff`: what a task changed in its worktree, on the host that has it.
 
-The diff goes to standard output, as `git apply` takes it when that is a pipe; everything else to standard error.
+The diff goes to standard output (in a pipe, in a form that `git apply` accepts), everything else to standard error.
 """
 
 import os
@@ -23,18 +23,18 @@ COLOURS = {b"+": "green", b"-": "red", b"@": "cyan"}
 
 def diff(
     task_id: TaskId,
-    stat: Annotated[bool, typer.Option("--stat", help="Files and numbers of lines only.")] = False,
+    stat: Annotated[bool, typer.Option("--stat", help="Show changed files and line counts only.")] = False,
     state_dir: Annotated[
-        Path | None, typer.Option(help="The worker's state_dir; else that of TURBO_CONFIG, else the default one.")
+        Path | None,
+        typer.Option(help="The worker's state directory. [default: as in TURBO_CONFIG, else ~/.local/state/turbo]"),
     ] = None,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show what a task has changed in its workspace.
+    """Show what a task changed in its workspace.
 
-    Commits, uncommitted edits, and new files.
-
-    The worktree is on the host that ran the task; elsewhere this says which host that is (exit 1).
+    Includes commits, uncommitted edits and new files. The worktree is on the host that ran the task. On any other host,
+    this command names that host and exits 1.
 
     \b
     Examples:
@@ -67,7 +67,7 @@ def diff(
 
 
 def _workspace_data(task: "TaskRow") -> dict[str, Any]:
-    """`output_data.workspace` of the last run that has ended; anybody may have edited it."""
+    """`output_data.workspace` of the last finished run. Users can edit it, so its form is not certain."""
     data = task.output_data if isinstance(task.output_data, dict) else {}
     workspace = data.get("workspace")
     return workspace if isinstance(workspace, dict) else {}
@@ -75,12 +75,12 @@ def _workspace_data(task: "TaskRow") -> dict[str, Any]:
 
 def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, place: Path) -> None:
     if workspace.get("kept") is False and not workspace.get("files_changed") and not workspace.get("commits"):
-        output.notice(f"{task.task_id} changed nothing; its worktree is removed")
+        output.notice(f"{task.task_id} changed nothing; its worktree was removed")
         return
     if not workspace and task.status != "running":
-        why = "it has run in no workspace" if task.finished else f"it is {task.status}, and has no workspace yet"
+        why = "it ran without a workspace" if task.finished else f"it is {task.status} and has no workspace yet"
     elif host is None or host == _this_host():
-        why = f"no workspace of it is below {place} on this host: it is removed, or --state-dir is another"
+        why = f"its workspace is not in {place} on this host: it was removed, or --state-dir is wrong"
     else:
         path = f", in {workspace['path']}" if workspace.get("path") and workspace.get("host") == host else ""
         why = f"its workspace is on host {host}{path}: run `turbo diff {task.task_id}` there"
@@ -89,7 +89,7 @@ def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, plac
 
 
 def _this_host() -> str:
-    """This machine's name, as its workers say it."""
+    """This machine's name, as its workers report it."""
     from turbo.config.worker import WorkerSection, load_worker_config
 
     config = os.environ.get("TURBO_CONFIG")
@@ -109,7 +109,7 @@ def _document(record: "Record", text: bytes) -> dict[str, object]:
 
 
 def _coloured(chunks: Iterable[bytes]) -> None:
-    """For a person: without what could steer the terminal."""
+    """For a terminal: coloured, without control characters."""
     rest = b""
     for chunk in chunks:
         *lines, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""`turbo doctor`: a line a check, and what to do."""
+"""`turbo doctor`: one line per check, with the remedy."""
 
 import os
 from collections import Counter
@@ -23,21 +23,23 @@ def doctor(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option("--config", "-c", help="The worker's YAML file, to look at this host too; else TURBO_CONFIG."),
+        typer.Option(
+            "--config", "-c", help="The worker's YAML file; needed to check this host. [default: TURBO_CONFIG]"
+        ),
     ] = None,
     env_file: Annotated[
-        Path | None, typer.Option(help="The file that `turbo worker --env-file` is given, if it is given one.")
+        Path | None, typer.Option(help="The file that `turbo worker --env-file` reads, if any.")
     ] = None,
     old_transaction: Annotated[
-        float, typer.Option(min=0, help="Seconds after which an open transaction is worth a warning.")
+        float, typer.Option(min=0, help="Warn about transactions open for longer than this many seconds.")
     ] = 300.0,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Say what will go wrong, and what to do.
+    """Find problems before they stop work, and show how to fix them.
 
-    A line a check: ok, warn, fail, or skip for what could not be looked at. Exit 1 on any fail. Looks, and changes
-    nothing. Run it on each host, as the worker's user.
+    Prints one line per check: ok, warn, fail, or skip for a check that could not run. Exits 1 if any check fails.
+    Changes nothing. Run it on each host, as the worker's user.
 
     \b
     Examples:
@@ -54,7 +56,7 @@ def doctor(
             os.environ.update(EnvFile(env_file).values())
         except EnvironmentRefused as error:
             if not env_file.is_file():
-                raise ConfigError(str(error)) from None  # else a check says so
+                raise ConfigError(str(error)) from None  # otherwise a check reports it
     settings = None if path is None else load_worker_config(path)
     where = (
         on_the_command_line(context, dsn)
@@ -79,7 +81,7 @@ def doctor(
 
 
 def _printed(findings: "Iterable[Finding]") -> "list[Finding]":
-    """Each as soon as it is found; checks that were left out for the same reason share a line."""
+    """Print each finding as it arrives. Checks skipped for the same reason share a line."""
     printed: list[Finding] = []
     skipped: list[Finding] = []
 
@@ -89,7 +91,7 @@ def _printed(findings: "Iterable[Finding]") -> "list[Finding]":
             if len(skipped) == 1:
                 output.mark("skip", skipped[0].what, name=names, width=NAME_WIDTH)
             else:
-                output.mark("skip", f"{skipped[0].what}: without it nothing can be said of {names}")
+                output.mark("skip", f"{skipped[0].what}; not checked: {names}")
             skipped.clear()
 
     for finding in findings:

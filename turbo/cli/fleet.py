@@ -1,4 +1,4 @@
-"""`turbo fleet`: one YAML names the hosts and workers; these commands render, install, start, stop, roll and watch them."""
+"""`turbo fleet`: one YAML names the hosts and workers; these commands render, install, start, stop, restart and watch them."""
 
 import os
 from pathlib import Path
@@ -15,25 +15,27 @@ if TYPE_CHECKING:
     from turbo.fleet.operate import Operator
 
 app = typer.Typer(
-    no_args_is_help=True, help="Render, install, start, stop, roll and watch a fleet of workers.", rich_markup_mode=None
+    no_args_is_help=True,
+    help="Install, start, stop, restart and watch many workers.",
+    rich_markup_mode=None,
 )
 
 PLACES = ("fleet.yaml", "config/fleet.yaml")
 
 File = Annotated[
     Path | None,
-    typer.Option("--file", "-f", help="The fleet file; else TURBO_FLEET, ./fleet.yaml or ./config/fleet.yaml."),
+    typer.Option(
+        "--file", "-f", help="The fleet file. [default: TURBO_FLEET, else ./fleet.yaml or ./config/fleet.yaml]"
+    ),
 ]
-OnHost = Annotated[
-    list[str] | None, typer.Option("--host", "-H", help="This host of the file only; may be given several times.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print every command, run none.")]
+OnHost = Annotated[list[str] | None, typer.Option("--host", "-H", help="Only this host of the file; repeatable.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Print the commands without running them.")]
 
 
 @app.command()
 def render(
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Directory to write to; else they are printed.")
+        Path | None, typer.Option("--out", "-o", help="Directory to write to. [default: print to standard output]")
     ] = None,
     file: File = None,
     host: OnHost = None,
@@ -71,7 +73,9 @@ def install(
     host: OnHost = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Put the service files on their hosts. Started by `start`, and from then on at every login (launchd) or boot (systemd).
+    """Install the service files on their hosts.
+
+    Workers start with `turbo fleet start`, and from then on at every login (launchd) or boot (systemd).
 
     \b
     Examples:
@@ -83,7 +87,7 @@ def install(
 
 @app.command()
 def uninstall(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> None:
-    """Stop the workers and take their service files away; logs and state stay.
+    """Stop the workers and remove their service files. Logs and state stay.
 
     \b
     Example:
@@ -94,7 +98,7 @@ def uninstall(file: File = None, host: OnHost = None, dry_run: DryRun = False) -
 
 @app.command()
 def start(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> None:
-    """Start what does not run.
+    """Start the workers that are not running.
 
     \b
     Example:
@@ -105,7 +109,9 @@ def start(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> No
 
 @app.command()
 def stop(file: File = None, host: OnHost = None, dry_run: DryRun = False) -> None:
-    """Drain the workers; they stay down until `start`, or the next login or boot.
+    """Drain and stop the workers.
+
+    They stay down until `turbo fleet start`, or until the next login or boot.
 
     \b
     Example:
@@ -119,10 +125,12 @@ def restart(
     file: File = None,
     host: OnHost = None,
     dry_run: DryRun = False,
-    up_within: Annotated[float, typer.Option(help="Seconds a started worker may take to be up.")] = 60.0,
+    up_within: Annotated[float, typer.Option(help="Seconds that a started worker may take to come up.")] = 60.0,
     dsn: Dsn = None,
 ) -> None:
-    """Restart one worker after the other: drained, then up again in agent_workers. Stops at the first that fails.
+    """Restart the workers one at a time.
+
+    Each is drained, started, and must be up in agent_workers before the next one stops. The first failure ends the command.
 
     \b
     Examples:
@@ -144,7 +152,9 @@ def restart(
 def status(
     file: File = None, host: OnHost = None, dry_run: DryRun = False, as_json: Json = False, dsn: Dsn = None
 ) -> None:
-    """Show every worker as the service manager, agent_workers and its /metrics see it; exit 1 where they differ.
+    """Show the workers, and where their sources differ.
+
+    The sources are the service manager, agent_workers and /metrics. Exits 1 if they differ.
 
     \b
     Examples:
@@ -178,7 +188,7 @@ def _load(file: Path | None, host: list[str] | None) -> "tuple[Fleet, tuple[Host
     given = file or (Path(os.environ["TURBO_FLEET"]) if os.environ.get("TURBO_FLEET") else None)
     path = given or next((Path(place) for place in PLACES if Path(place).is_file()), None)
     if path is None:
-        raise ConfigError(f"no fleet file: give --file FILE, or set TURBO_FLEET; looked for {' and '.join(PLACES)}")
+        raise ConfigError(f"no fleet file: give --file FILE, or set TURBO_FLEET; tried {' and '.join(PLACES)}")
     fleet = load_fleet(path)
     try:
         return fleet, chosen(fleet, host or [])

@@ -1,4 +1,4 @@
-"""What `turbo fleet status` prints: what is wrong first, then a line a worker."""
+"""The output of `turbo fleet status`: problems first, then one line per worker."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ WORKERS = (
 
 
 def show(report: "FleetReport", unreachable: "psycopg.Error | None", *, as_json: bool) -> int:
-    """Print it; the exit code. `trouble`: why agent_workers was not read."""
+    """Print the report and return the exit code. `unreachable`: why agent_workers could not be read."""
     problems = list(report.everything)
     if unreachable is not None:
         why = db.why_unreachable(unreachable)

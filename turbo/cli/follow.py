@@ -1,4 +1,4 @@
-"""Waiting for tasks with a person in front: how far they are, on standard error; Ctrl-C leaves them running."""
+"""Wait for tasks at a terminal: progress goes to standard error, and Ctrl-C leaves the tasks running."""
 
 import sys
 from collections import Counter
@@ -20,13 +20,13 @@ INTERRUPTED = 130
 
 
 def follow(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
-    """Wait for all of them; how many ended how. Exits 130 on Ctrl-C, after saying how to go on."""
+    """Wait for all tasks and count how they ended. On Ctrl-C, print how to continue and exit 130."""
     try:
         return _followed(client, task_ids)
     except KeyboardInterrupt:
         what = task_ids[0] if len(task_ids) == 1 else "ID"
-        which = f"task {what} goes on" if len(task_ids) == 1 else f"{len(task_ids)} tasks go on"
-        output.notice(f"no longer waiting; {which}. turbo show {what} shows it, turbo cancel {what} cancels it")
+        which = f"task {what} continues" if len(task_ids) == 1 else f"{len(task_ids)} tasks continue"
+        output.notice(f"stopped waiting; {which}. See it with turbo show {what}, cancel it with turbo cancel {what}")
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -48,7 +48,7 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
 
 
 def _line(tasks: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any:
-    """Where they are, on one line."""
+    """The state of all tasks, on one line."""
     from rich.text import Text
 
     room = max(20, output.console(stderr=True).width - 3)
@@ -74,7 +74,7 @@ def _line(tasks: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any
 
 
 class _Doubts:
-    """Says why nothing may happen: once a queue at first, and once more if it goes on."""
+    """Explains why a task may be waiting: once for each queue, and once more if the wait continues."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -87,12 +87,12 @@ class _Doubts:
         self._next[queue] = WONDER_AFTER if first else inf
         served, paused = self._client.served(queue)
         if paused:
-            output.notice(f"queue {queue} is paused: it waits until `turbo resume --queue {queue}`")
+            output.notice(f"queue {queue} is paused: the task waits until `turbo resume --queue {queue}`")
         elif not served:
-            output.notice(f"no live worker serves queue {queue}: it waits until one does (turbo status)")
+            output.notice(f"no live worker serves queue {queue}: the task waits until one does (see turbo status)")
         elif not first:
             output.notice(
-                f"queue {queue} is served, and still it waits: every slot may be busy, its concurrency key taken, its "
+                f"queue {queue} is served, but the task still waits: every slot may be busy, its concurrency key in use, its "
                 "account paused (turbo status), or its executor's program missing (turbo doctor --config FILE)"
             )
 

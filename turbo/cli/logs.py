@@ -1,8 +1,8 @@
-"""`turbo logs`: what a task's program says, from any host.
+"""`turbo logs`: the output of a task's program, from any host.
 
-The full log is a file in the state directory of the worker that ran it; there it is shown, and followed. Elsewhere the
-database has the last line of a running task (agent_progress). Which of the two it is stands on standard error; what
-the program said, and nothing else, on standard output. A database that goes away is waited for; the log goes on.
+The full log is a file in the state directory of the worker that ran the task. On that host it is printed and followed.
+On other hosts there is the last line of a running task, from the database (agent_progress). Standard error names the
+source; standard output has the program's output and nothing else. During an outage of the database the log continues.
 """
 
 import codecs
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from turbo.client.client import Client, RunView
 
 ASK_SECONDS = 1.0
-"""Between two questions to the database: it has a new line once a second at most."""
+"""Between two queries: the database has a new line once a second at most."""
 
 READ_SECONDS = 0.2
 CHUNK_BYTES = 256 * 1024
@@ -29,16 +29,17 @@ CHUNK_BYTES = 256 * 1024
 
 def logs(
     task_id: TaskId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task is finished.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing until the task is finished.")] = False,
     state_dir: Annotated[
-        Path | None, typer.Option(help="The worker's state_dir; else that of TURBO_CONFIG, else the default one.")
+        Path | None,
+        typer.Option(help="The worker's state directory. [default: as in TURBO_CONFIG, else ~/.local/state/turbo]"),
     ] = None,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show what a task's program says.
+    """Show the output of a task's program.
 
-    Its log on the host that runs it, elsewhere its last line.
+    On the host that ran the task this is the full log. On other hosts it is the last line of a running task.
 
     \b
     Examples:
@@ -48,7 +49,7 @@ def logs(
     from turbo.host.state_dir import logs_of
 
     if follow and as_json:
-        raise typer.BadParameter("--json shows what is there now; leave out --follow")
+        raise typer.BadParameter("--json prints what there is now: remove --follow")
     root = run_log.state_dir(state_dir)
     with connect(dsn) as client:
         run = client.run(client.resolve(task_id))
@@ -87,7 +88,7 @@ def _print_json(run: "RunView", here: Path) -> None:
 
 
 def _follow(client: "Client", run: "RunView", here: Path) -> None:
-    """Until the task is finished. A further try is followed too, wherever it runs."""
+    """Until the task is finished. Later attempts are followed too, wherever they run."""
     log: _Log | None = None
     last_notice = last_line = ""
     asks = _Asks(client)
@@ -123,7 +124,7 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
 
 
 class _Asks:
-    """Where the run is, or where it was while the database is away."""
+    """The state of the run; while the database is away, the last known state."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -143,7 +144,7 @@ class _Asks:
             if not self._away:
                 _notice(f"the database is away, waiting: {scrub(db.why_unreachable(error))}")
             self._away = True
-            self._client.close()  # the next question opens another connection
+            self._client.close()  # the next query opens another connection
         else:
             if self._away:
                 _notice("the database is back")
@@ -152,7 +153,7 @@ class _Asks:
 
 
 class _Log:
-    """A log file that may still grow. Its heading is said when it is opened."""
+    """A log file that may still grow. Prints its heading when opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -161,7 +162,7 @@ class _Log:
         _notice(run_log.full_log(path))
 
     def copy(self) -> None:
-        """What has come since: as it is into a pipe; to a person without what could steer the terminal."""
+        """Print what was added since. A terminal gets it without control characters, a pipe gets it unchanged."""
         while chunk := self._file.read(CHUNK_BYTES):
             if sys.stdout.isatty():
                 sys.stdout.write(output.visible(self._decode(chunk), lines=True))

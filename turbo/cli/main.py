@@ -1,6 +1,6 @@
-"""The `turbo` command: finds the command's module, and turns what goes wrong into one line and an exit code.
+"""The `turbo` command: imports the command's module, and turns errors into one line and an exit code.
 
-Only the module of the command that was asked for is imported: `turbo worker` carries no table drawing, and --help is quick.
+Only the requested command's module is imported: `turbo worker` loads no table drawing, and --help is quick.
 Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
 """
 
@@ -38,8 +38,8 @@ COMMANDS = {
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
 )
-"""Commands that a closed pipe ends at once, as it does any Unix tool: when they print, their work is done. What inserts,
-migrates or serves goes on to its end."""
+"""Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
+migrate or serve continue to their end."""
 
 # The base of BadParameter, wherever this version of Typer keeps it: wrong usage of any kind.
 UsageError: Any = typer.BadParameter.__base__
@@ -70,16 +70,16 @@ def _build(names: list[str]) -> typer.Typer:
         """An event-driven worker fleet for coding agents over PostgreSQL.
 
         \b
-        Insert tasks, and see to them:
+        Work with tasks:
           turbo submit "Review src/auth.py" --wait
           turbo tasks --status failed --since 1h
           turbo show my_task_1
-          turbo diff my_task_1                      # what it changed, where executors have workspaces
+          turbo diff my_task_1                      # what it changed in its workspace
         \b
-        See to the fleet:
-          turbo status                              # what is wrong stands first
+        Look after the fleet:
+          turbo status                              # problems come first
           turbo top                                 # live
-          turbo doctor --config config/worker.yaml  # what will go wrong
+          turbo doctor --config config/worker.yaml  # what will cause trouble
         """
 
     for name in names:
@@ -110,7 +110,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        # Whoever read our output has left; nothing more is to be said, also not by the interpreter's own flush.
+        # The reader of our output has gone, so the interpreter's own flush must not write either.
         _forsake_stdout()
         sys.exit(141)
     except typer.Abort:
@@ -127,12 +127,12 @@ def main() -> None:
 
 
 def _forsake_stdout() -> None:
-    """What is still buffered goes nowhere."""
+    """Discard what is still buffered."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _wrong_usage(error: Any) -> int:
-    """One line on stderr; the help itself where nothing at all was given."""
+    """One line on stderr, or the help if there are no arguments at all."""
     text = " ".join(error.format_message().split())
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "turbo"

@@ -1,4 +1,4 @@
-"""`turbo migrate`: bring the database to this turbo's schema, or show what that would take."""
+"""`turbo migrate`: bring the database to this turbo's schema, or show the plan for it."""
 
 import json
 import sys
@@ -15,27 +15,29 @@ _DEFAULT = migrations.Patience()
 
 def migrate(
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what is there and what would be done; change nothing.")
+        bool, typer.Option("--plan", help="Print the existing tables and every statement; change nothing.")
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit 1 if the database is behind; change nothing.")] = False,
     roles: Annotated[
         bool,
-        typer.Option("--roles", help="Also make turbo's four roles and set what each may do; with --plan, print it."),
+        typer.Option(
+            "--roles", help="Also create turbo's four roles and grant their privileges; with --plan, print the SQL."
+        ),
     ] = False,
     lock_timeout: Annotated[
-        float, typer.Option(min=0.01, max=60, help="Seconds one attempt waits for a table's lock.")
+        float, typer.Option(min=0.01, max=60, help="Seconds that one attempt waits for a table lock.")
     ] = _DEFAULT.lock_timeout,
-    attempts: Annotated[int, typer.Option(min=1, help="Attempts at a lock before giving up.")] = _DEFAULT.attempts,
+    attempts: Annotated[int, typer.Option(min=1, help="Attempts to get a lock before giving up.")] = _DEFAULT.attempts,
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for another turbo migrate to end.")
+        float, typer.Option(min=0, help="Seconds to wait for another turbo migrate to finish.")
     ] = _DEFAULT.wait,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dsn: Dsn = None,
 ) -> None:
     """Create turbo's tables, or bring them up to date.
 
-    Safe to repeat, and on several hosts at once. An agent_tasks that is there already is adopted: columns are added, none
-    is dropped, renamed or retyped.
+    Safe to repeat, and to run on several hosts at once. An existing agent_tasks is adopted: columns are added; none is
+    dropped, renamed or retyped.
 
     \b
     Examples:
@@ -44,9 +46,9 @@ def migrate(
       turbo migrate --roles
     """
     if plan and check:
-        raise typer.BadParameter("--plan and --check exclude each other: give one of them")
+        raise typer.BadParameter("give --plan or --check, not both")
     if roles and check:
-        raise typer.BadParameter("--check looks at the schema only: give --roles without it, or with --plan")
+        raise typer.BadParameter("--check covers the schema only: use --roles alone or with --plan")
     try:
         if plan:
             planned = migrations.plan(dsn or "")
@@ -142,7 +144,7 @@ def _show_existing(planned: migrations.Plan) -> None:
 
 def _show_statements(planned: migrations.Plan) -> None:
     if planned.refused:
-        typer.echo("--\n-- Refused: this is what would be sent if the reasons above were gone.")
+        typer.echo("--\n-- Refused. These statements will run once the reasons above are resolved.")
     label = ""
     for planned_statement in planned.statements:
         if planned_statement.label != label:

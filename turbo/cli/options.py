@@ -1,4 +1,4 @@
-"""Options that several commands share, and the words they may be given."""
+"""Options that several commands share, and the values they accept."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ def _kinds(incomplete: str) -> list[str]:
 
 
 def _ids(incomplete: str) -> list[str]:
-    """The newest tasks whose ids begin so. Whatever goes wrong, a Tab must not print it."""
+    """The newest task ids with this prefix. Completion must never print an error."""
     try:
         with connect(os.environ.get("TURBO_DSN")) as client:
             return client.newest_ids(incomplete)
@@ -33,10 +33,12 @@ def _ids(incomplete: str) -> list[str]:
 
 Dsn = Annotated[
     str | None,
-    typer.Option("--dsn", envvar="TURBO_DSN", show_envvar=True, help="Connection string; else libpq's PG* variables."),
+    typer.Option(
+        "--dsn", envvar="TURBO_DSN", show_envvar=True, help="Connection string. [default: libpq's PG* variables]"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
 
 Status = Annotated[
     list[str] | None,
@@ -44,26 +46,33 @@ Status = Annotated[
         "--status",
         "-s",
         autocompletion=_statuses,
-        help="scheduled, pending, running, completed, failed or cancelled; several with commas, or given again.",
+        help="scheduled, pending, running, completed, failed or cancelled; comma-separated or repeated.",
     ),
 ]
-QueueOption = Annotated[str | None, typer.Option("--queue", "-q", help="Tasks of this queue.")]
-TypeOption = Annotated[str | None, typer.Option("--type", "-t", help="Tasks of this task_type.")]
-WorkerOption = Annotated[str | None, typer.Option("--worker", "-w", help="A worker's id, or a part of it: alpha.")]
+QueueOption = Annotated[str | None, typer.Option("--queue", "-q", help="Only tasks of this queue.")]
+TypeOption = Annotated[str | None, typer.Option("--type", "-t", help="Only tasks of this task_type.")]
+WorkerOption = Annotated[
+    str | None, typer.Option("--worker", "-w", help="Only tasks of workers whose id contains this text.")
+]
 KindOption = Annotated[
     str | None,
-    typer.Option("--failure-kind", autocompletion=_kinds, help="As error, timed_out, auth, poison; see `turbo show`."),
+    typer.Option(
+        "--failure-kind", autocompletion=_kinds, help="Only this kind of failure: error, timed_out, auth, poison, …"
+    ),
 ]
 SinceOption = Annotated[
-    str | None, typer.Option("--since", help="Became runnable, started or ended since: 1h, 2d, 2026-12-01T09:00.")
+    str | None,
+    typer.Option("--since", help="Only tasks that became runnable, started or ended since: 1h, 2d, 2026-12-01T09:00."),
 ]
-TextOption = Annotated[str | None, typer.Option("--text", help="A part of the description or the error.")]
+TextOption = Annotated[
+    str | None, typer.Option("--text", help="Only tasks whose description or error contains this text.")
+]
 
 
-TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Its id, or enough of its beginning to be unique.")]
+TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Task id, or a unique prefix of it.")]
 TaskIds = Annotated[
     list[str] | None,
-    typer.Argument(autocompletion=_ids, help="Ids, or enough of their beginnings to be unique.", show_default=False),
+    typer.Argument(autocompletion=_ids, help="Task ids, or unique prefixes of them.", show_default=False),
 ]
 
 
@@ -74,7 +83,7 @@ def connect(dsn: str | None) -> "Client":
 
 
 def use_env_file(path: Path) -> None:
-    """Take a 0600 file's variables into this process's environment, over what is there. Raises ConfigError."""
+    """Set the variables of a file with mode 0600 in this process's environment. Raises ConfigError."""
     from turbo.config.worker import ConfigError
     from turbo.process.environment import EnvFile, EnvironmentRefused
 
@@ -85,6 +94,6 @@ def use_env_file(path: Path) -> None:
 
 
 def on_the_command_line(context: typer.Context, dsn: str | None) -> str | None:
-    """--dsn where it was given: an env file is stronger than TURBO_DSN of the environment, and weaker than the option."""
+    """--dsn if it was given as an option. Precedence: the option, then an env file, then TURBO_DSN of the environment."""
     source = context.get_parameter_source("dsn")
     return dsn if source is not None and source.name == "COMMANDLINE" else None

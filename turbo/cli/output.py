@@ -1,7 +1,7 @@
-"""What commands print: tables and colour for a person at a terminal, plain and uncut text in a pipe, JSON on request.
+"""What commands print: tables and colour at a terminal, plain and untruncated text in a pipe, JSON on request.
 
-Results go to standard output, all else to standard error. NO_COLOR and COLUMNS are honoured (by rich). Text that came
-from a row or an agent is shown without its control characters, which could otherwise steer the terminal.
+Results go to standard output, everything else to standard error. NO_COLOR and COLUMNS are honoured (by rich). Text from a
+row or an agent is shown without its control characters, which could otherwise control the terminal.
 """
 
 import json
@@ -23,15 +23,15 @@ STYLES = {
     "scheduled": "blue", "up": "green", "draining": "yellow", "paused": "yellow", "dead": "red", "open": "green",
     "suspect": "yellow", "half_open": "yellow", "ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_black",
 }  # fmt: skip
-"""How a state looks, wherever it stands."""
+"""The style of each state, wherever it is shown."""
 
 GAP = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. On a terminal too narrow for all, those with the highest `drop` go first (0: never), and
-    what is `flexible` is cut, though not below `least` cells."""
+    """A column of a table. On a narrow terminal the columns with the highest `drop` are left out first (0: never), and
+    `flexible` columns are truncated, but not below `least` cells."""
 
     head: str
     drop: int = 0
@@ -41,7 +41,7 @@ class Column:
 
 
 def at_terminal() -> bool:
-    """Whether a person reads standard output."""
+    """Whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 
@@ -51,18 +51,18 @@ def console(*, stderr: bool = False) -> "Console":
 
     class Printer(Console):
         def on_broken_pipe(self) -> None:
-            raise BrokenPipeError  # for main to answer as everywhere; rich would exit 1
+            raise BrokenPipeError  # main handles it as everywhere else; rich would exit 1
 
     return Printer(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
 
 
 def print_json(value: object) -> None:
-    """One document; indented for a person."""
+    """One document; indented at a terminal."""
     typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2 if at_terminal() else None))
 
 
 def print_lines(lines: Sequence[str]) -> None:
-    """For work that goes on when whoever read its lines has left."""
+    """For work that continues when the reader of the pipe has gone."""
     try:
         typer.echo("\n".join(lines))
     except BrokenPipeError:
@@ -70,12 +70,12 @@ def print_lines(lines: Sequence[str]) -> None:
 
 
 def notice(text: str) -> None:
-    """A line for the person, beside the result."""
+    """A line on standard error, beside the result."""
     typer.echo(visible(text), err=True)
 
 
 def visible(text: str, *, lines: bool = False) -> str:
-    """Without control characters; `lines` keeps newlines and tabs."""
+    """`text` with its control characters escaped; `lines` keeps newlines and tabs."""
     if text.isprintable():
         return text
     kept = "\n\t" if lines else ""
@@ -83,7 +83,7 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def one_line(value: object) -> str:
-    """White space folded, control characters made visible."""
+    """White space collapsed, control characters escaped."""
     return visible(" ".join(str(value).split()))
 
 
@@ -94,7 +94,7 @@ def styled(text: str, style: str = "") -> "Text":
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[object]], indent: int = 0) -> None:
-    """Print rows under heads: fitted and coloured on a terminal, whole and aligned in a pipe. No rows, no heads."""
+    """Print rows under headings: fitted and coloured at a terminal, whole and aligned in a pipe. Without rows, nothing."""
     cells = [["" if c is None else one_line(c) for c in row] for row in rows]
     if not cells:
         return
@@ -139,10 +139,10 @@ def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], indent: i
 
 
 def _widths(columns: Sequence[Column], kept: Sequence[int], natural: Sequence[int], room: int) -> dict[int, int]:
-    """What each column gets. Given to rich as they are: left to itself it narrows every column alike, to nothing."""
+    """The width of each column. rich is given these, because by default it narrows every column alike, to nothing."""
     widths = {i: natural[i] for i in kept}
     least = {i: _least(columns[i], natural[i]) for i in kept}
-    for floor in (least, dict.fromkeys(kept, 1)):  # a terminal too narrow for the last ones cuts those too
+    for floor in (least, dict.fromkeys(kept, 1)):  # as a last resort, the other columns are truncated too
         while sum(widths.values()) + GAP * (len(kept) - 1) > room:
             wide = [i for i in kept if widths[i] > floor[i]]
             if not wide:
@@ -156,7 +156,7 @@ def _least(column: Column, natural: int) -> int:
 
 
 def pairs(values: Mapping[str, object], width: int = 17) -> None:
-    """`name value` lines, for what is set; a value of several lines is indented under its name."""
+    """`name value` lines, for the values that are set. Further lines of a value are indented."""
     for name, value in values.items():
         if value is None:
             continue
@@ -187,10 +187,7 @@ MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "skip": "-"}
 
 
 def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) -> None:
-    """A line that says whether something is well, and what to do if not: `ok  name  what → do`.
-
-    One line in a pipe; wrapped under itself on a terminal.
-    """
+    """One finding: `warn  name  what → do`. One line in a pipe, wrapped at a terminal."""
     text = one_line(what) + (f" → {one_line(do)}" if do else "")
     label = f"{name:{width}}  " if name else ""
     if not at_terminal():

@@ -1,4 +1,4 @@
-"""`turbo pause` and `turbo resume`: a queue, or an account."""
+"""`turbo pause` and `turbo resume`, for a queue or an account."""
 
 from typing import Annotated
 
@@ -14,13 +14,13 @@ AccountName = Annotated[str | None, typer.Option("--account", "-a", help="The ac
 def pause(
     queue: QueueName = None,
     account: AccountName = None,
-    reason: Annotated[str | None, typer.Option(help="Shown to whoever looks.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Shown in `turbo status`.")] = None,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Claim nothing more of a queue, or for an account.
+    """Stop claiming tasks of a queue, or tasks that need an account.
 
-    What runs goes on.
+    Running tasks continue.
 
     \b
     Example:
@@ -30,9 +30,9 @@ def pause(
 
 
 def resume(queue: QueueName = None, account: AccountName = None, as_json: Json = False, dsn: Dsn = None) -> None:
-    """Claim again.
+    """Start claiming again.
 
-    An account is resumed whatever paused it.
+    An account is resumed whether a user or turbo paused it.
 
     \b
     Example:
@@ -68,8 +68,8 @@ def _change(
     elif changed:
         typer.echo(f"{'paused' if pausing else 'resumed'} {what} {name}")
     else:
-        typer.echo(f"{what} {name} was {'paused already' if pausing else 'not paused'}")
+        typer.echo(f"{what} {name} was {'already paused' if pausing else 'not paused'}")
     if not known:
         output.notice(
-            f"no live worker {'serves' if what == 'queue' else 'uses'} {what} {name} now; is the name right? (turbo status)"
+            f"no live worker {'serves' if what == 'queue' else 'uses'} {what} {name}; check the name with turbo status"
         )

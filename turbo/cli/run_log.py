@@ -1,7 +1,7 @@
-"""Where what a task's program says can be read from this host, and how that is put into words.
+"""Where the output of a task's program can be read from this host, and how to describe it.
 
-The full log is a file in the state directory of the worker that ran it; elsewhere there is the last line of a running
-task, from the database.
+The full log is a file in the state directory of the worker that ran the task. On other hosts there is the last line of a
+running task, from the database.
 """
 
 import os
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def state_dir(given: Path | None) -> Path:
-    """The worker's: as given, else that of TURBO_CONFIG, else the default one. Raises ConfigError."""
+    """The worker's state directory: as given, else as in TURBO_CONFIG, else the default. Raises ConfigError."""
     from turbo.config.worker import WorkerSection, load_worker_config
 
     if given is not None:
@@ -27,8 +27,8 @@ def state_dir(given: Path | None) -> Path:
 
 
 def log_file(run: "RunView", here: Path) -> Path | None:
-    """The log of the task's latest run on this host: that of its token; of a task that waits or has ended elsewhere,
-    the latest there is. `here`: turbo.host.state_dir.logs_of."""
+    """The log of the task's latest run on this host: the one with its fencing token. For a task that is waiting or ended on
+    another host, the latest log here. `here`: turbo.host.state_dir.logs_of."""
     files = sorted(here.glob("*.log"), key=lambda path: path.stat().st_mtime)
     mine = [path for path in files if path.stem.endswith(f"-{run.fencing_token}")]
     return next(iter(mine or ([] if run.status == "running" else files[-1:])), None)
@@ -40,7 +40,7 @@ def full_log(path: Path) -> str:
 
 def only_progress(run: "RunView") -> str:
     return (
-        f"progress from the database, the last line once a second at most; the full log is on host {run.host}, in the "
+        f"last line from the database, at most once a second; the full log is on host {run.host}, in the "
         f"state directory of worker {run.worker_id}"
     )
 
@@ -48,11 +48,11 @@ def only_progress(run: "RunView") -> str:
 def nothing(run: "RunView") -> str:
     """Why there is nothing to show."""
     if run.status == "running":
-        return f"worker {run.worker_id} on host {run.host} runs it, it has said nothing yet"
+        return f"worker {run.worker_id} on host {run.host} runs it; no output yet"
     if not run.finished:
-        return "it has no log on this host, and waits to run"
+        return "no log on this host; it waits to run"
     if run.log is not None:
-        return f"no log of it on this host; worker {run.worker_id} wrote {run.log}"
+        return f"no log on this host; worker {run.worker_id} wrote {run.log} on host {run.host} (is --state-dir right?)"
     return "it left no log"
 
 

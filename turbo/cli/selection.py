@@ -1,4 +1,4 @@
-"""Which tasks: by the filter options that `tasks`, `cancel` and `retry` share, or by ids and their beginnings."""
+"""Which tasks: by the filter options that `tasks`, `cancel` and `retry` share, or by ids and prefixes of ids."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def statuses(given: Sequence[str] | None) -> tuple[str, ...] | None:
-    """From --status; raises BadParameter for a word that is none."""
+    """The statuses in --status. Raises BadParameter for an unknown one."""
     from turbo.domain.states import TaskState
 
     if not given:
@@ -21,7 +21,7 @@ def statuses(given: Sequence[str] | None) -> tuple[str, ...] | None:
     known = [state.value for state in TaskState]
     for word in words:
         if word not in known:
-            raise typer.BadParameter(f"--status {word!r}: one of {', '.join(known)}")
+            raise typer.BadParameter(f"--status {word!r}: must be one of {', '.join(known)}")
     return tuple(dict.fromkeys(words))
 
 
@@ -41,7 +41,7 @@ def task_filter(
 
     kinds = [kind.value for kind in FailureKind]
     if failure_kind is not None and failure_kind not in kinds:
-        raise typer.BadParameter(f"--failure-kind {failure_kind!r}: one of {', '.join(kinds)}")
+        raise typer.BadParameter(f"--failure-kind {failure_kind!r}: must be one of {', '.join(kinds)}")
     return TaskFilter(
         statuses=statuses(status),
         queue=queue,
@@ -54,7 +54,7 @@ def task_filter(
 
 
 def resolved(client: "Client", given: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """The ids that were meant, each once; and why the others are none."""
+    """The full ids, each once; and the reason for each text that is not an id."""
     from turbo.client.client import AmbiguousTask, UnknownTask
 
     task_ids: list[str] = []
@@ -70,13 +70,13 @@ def resolved(client: "Client", given: Sequence[str]) -> tuple[list[str], dict[st
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Go on, or leave: asks a person, and refuses to guess where there is none."""
+    """Ask for confirmation. Without a terminal to ask at, raise BadParameter."""
     import sys
 
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise typer.BadParameter(f"{question} Nothing was changed: give --yes to do it without being asked")
+        raise typer.BadParameter(f"{question} Nothing was changed: give --yes to confirm")
     if not typer.confirm(output.visible(question), err=True):
         output.notice("nothing was changed")
         raise typer.Exit(1)

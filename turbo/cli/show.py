@@ -1,4 +1,4 @@
-"""`turbo show`: one task whole, and what happened to it."""
+"""`turbo show`: one task in full, with its audit trail."""
 
 import json
 from dataclasses import asdict
@@ -28,7 +28,7 @@ def show(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show one task whole, with its trail as a timeline.
+    """Show one task in full, with its audit trail.
 
     \b
     Examples:
@@ -51,14 +51,14 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
     attempts = f"{(task.retry_count or 0) + 1} of {(task.max_retries or 0) + 1}"
     took = None if task.execution_time_ms is None else timestamps.duration(task.execution_time_ms / 1000)
     data = task.output_data if isinstance(task.output_data, dict) else {}
-    output.pairs({"task": task.task_id, "status": task.status, "wish": _request(task)})
+    output.pairs({"task": task.task_id, "status": task.status, "requested": _request(task)})
     output.pairs(
         {
             "description": task.task_description,
             "type": task.task_type,
             "queue": task.queue,
             "priority": task.task_priority,
-            "try": attempts,
+            "attempt": attempts,
             "rescues": task.infra_count or None,
             "timeout": None if task.timeout_seconds is None else f"{task.timeout_seconds} s",
             "worker": task.assigned_worker_id,
@@ -87,7 +87,7 @@ def _output(value: object) -> object:
 
 
 def _request(task: "TaskRow") -> str | None:
-    """What somebody asked for while it runs."""
+    """The status that a user requested for a running task."""
     if task.cancel_requested_at is None:
         return None
     asked = {"cancelled": "cancel", "pending": "run again", "scheduled": "run later"}
@@ -97,7 +97,7 @@ def _request(task: "TaskRow") -> str | None:
 
 
 def _workspace(workspace: Any) -> dict[str, object]:
-    """Where the task worked, and what it changed there."""
+    """Where the task ran, and what it changed there."""
     if not isinstance(workspace, dict):
         return {}
     removed = "" if workspace.get("kept", True) else " (removed)"
@@ -133,7 +133,7 @@ def _usage(data: dict[str, Any]) -> str | None:
 
 
 def _timeline(task: "TaskRow", trail: "list[Action]") -> None:
-    typer.echo("\ntrail")
+    typer.echo("\naudit trail")
     rows: list[tuple[str, ...]] = [(timestamps.local_time(task.created_at, millis=True), "", "created", "", "", "")]
     before = task.created_at
     for action in trail:

@@ -1,4 +1,4 @@
-"""`turbo status`: the fleet in one screen, what is wrong first."""
+"""`turbo status`: the fleet on one screen, problems first."""
 
 from dataclasses import asdict
 from itertools import groupby
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from turbo.client.fleet_status import FleetStatus, WorkerLine
 
 WORKERS_SHOWN = 10
-"""With more workers than these, a terminal is shown the hosts, and those workers that are not simply up."""
+"""With more workers than this, a terminal shows the hosts, and only the workers that are not up."""
 
 HOSTS = (
     Column("HOST"),
@@ -64,14 +64,14 @@ FINISHED = (
 
 def status(
     all_of_them: Annotated[
-        bool, typer.Option("--all", "-a", help="List every worker, however many there are.")
+        bool, typer.Option("--all", "-a", help="List every worker, even when there are many.")
     ] = False,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show the fleet in one screen.
+    """Show the fleet on one screen.
 
-    What is wrong comes first; then hosts and workers, queues, accounts, and what ended in the last hour.
+    Problems come first, then hosts and workers, queues, accounts, and the tasks that ended in the last hour.
 
     \b
     Examples:
@@ -100,7 +100,7 @@ def _head(text: str) -> None:
 def _problems(now: "FleetStatus") -> None:
     problems = now.problems
     if not problems:
-        output.mark("ok", "nothing is wrong")
+        output.mark("ok", "no problems")
     for problem in problems:
         output.mark("warn", problem.what, problem.do)
 
@@ -120,7 +120,7 @@ def _workers(now: "FleetStatus", all_of_them: bool) -> None:
     shown = now.workers
     if not all_of_them and output.at_terminal() and len(shown) > WORKERS_SHOWN:
         shown = [w for w in shown if not w.live or w.state != "up"]
-        output.notice(f"{output.many(len(now.workers) - len(shown), 'worker')} up; --all lists them")
+        output.notice(f"{output.many(len(now.workers) - len(shown), 'worker')} up; list them with --all")
     output.table(WORKERS, [_worker(w) for w in shown])
 
 
@@ -175,7 +175,7 @@ def _accounts(now: "FleetStatus") -> None:
 
 
 def _finished(now: "FleetStatus") -> None:
-    _head("the last hour" + ("" if now.finished else ": nothing ended"))
+    _head("the last hour" + ("" if now.finished else ": no task ended"))
     rows = []
     for host, group in groupby(now.finished, key=lambda f: f.host):
         by = {f.status: f for f in group}
@@ -199,7 +199,7 @@ def _finished(now: "FleetStatus") -> None:
     output.table(FINISHED, rows)
     if len(rows) > 1 and now.success_rate is not None:
         cost = _dollars(sum(f.cost_usd for f in now.finished))
-        typer.echo(f"together {now.success_rate:.0%} success{f', {cost}' if cost else ''}")
+        typer.echo(f"total: {now.success_rate:.0%} success{f', {cost}' if cost else ''}")
 
 
 def _dollars(amount: float) -> str:

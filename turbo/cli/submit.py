@@ -1,7 +1,6 @@
 """`turbo submit`: one task from the command line, or many from a file."""
 
 import json
-import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.rejection import why_rejected
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, NewTask
@@ -20,40 +20,43 @@ BATCH = 500
 
 def submit(
     text: Annotated[
-        str | None, typer.Argument(help="What the agent is to do; - reads it from standard input.", show_default=False)
+        str | None, typer.Argument(help="What the agent should do; - reads standard input.", show_default=False)
     ] = None,
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", help="Read it from a file. A .jsonl or .csv file is many tasks, one a line; - is stdin."
+            "--file",
+            "-f",
+            help="Read the text from a file. A .jsonl or .csv file holds many tasks, one per line; - is stdin.",
         ),
     ] = None,
     form: Annotated[
-        str | None, typer.Option("--format", help="text, jsonl or csv; else as the file's name says.")
+        str | None, typer.Option("--format", help="text, jsonl or csv. [default: by the file's suffix]")
     ] = None,
     task_type: Annotated[
-        str | None, typer.Option("--type", "-t", help="Routed to an executor by the worker's configuration.")
+        str | None,
+        typer.Option("--type", "-t", help="Task type; the worker's routes map it to an executor. [default: default]"),
     ] = None,
-    queue: Annotated[str | None, typer.Option("--queue", "-q", help="'default' unless said.")] = None,
-    priority: Annotated[int | None, typer.Option("--priority", "-p", help="Higher goes first; 5 unless said.")] = None,
+    queue: Annotated[str | None, typer.Option("--queue", "-q", help="The queue. [default: default]")] = None,
+    priority: Annotated[int | None, typer.Option("--priority", "-p", help="Higher runs first. [default: 5]")] = None,
     after: Annotated[
-        str | None, typer.Option(help="Not before: 10m, 2h30m, 'tomorrow 06:00', 2026-12-01T09:00.")
+        str | None, typer.Option(help="Run no earlier than: 10m, 2h30m, 'tomorrow 06:00', 2026-12-01T09:00.")
     ] = None,
-    task_id: Annotated[str | None, typer.Option("--id", help="Its id; else one is generated.")] = None,
+    task_id: Annotated[str | None, typer.Option("--id", help="Task id. [default: generated]")] = None,
     input_data: Annotated[str | None, typer.Option("--input", help="input_data, as JSON.")] = None,
-    timeout: Annotated[int | None, typer.Option(help="Seconds one run may take; 300 unless said.")] = None,
-    max_retries: Annotated[int | None, typer.Option(help="Tries after the first; 3 unless said.")] = None,
-    idempotency_key: Annotated[str | None, typer.Option(help="Submitted twice, it is one task.")] = None,
-    concurrency_key: Annotated[str | None, typer.Option(help="At most one running task per key.")] = None,
+    timeout: Annotated[int | None, typer.Option(help="Seconds that one run may take. [default: 300]")] = None,
+    max_retries: Annotated[int | None, typer.Option(help="Retries after the first attempt. [default: 3]")] = None,
+    idempotency_key: Annotated[str | None, typer.Option(help="Submitting the same key twice creates one task.")] = None,
+    concurrency_key: Annotated[str | None, typer.Option(help="At most one task per key runs at a time.")] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the end, print the result; exit 1 unless completed.")
+        bool, typer.Option("--wait", help="Wait for the task to end and print its result; exit 1 unless it completed.")
     ] = False,
-    batch: Annotated[int, typer.Option(min=1, max=10_000, help="Of many: tasks a transaction.")] = BATCH,
-    from_line: Annotated[int, typer.Option(min=1, help="Of many: leave out the lines before this one.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=10_000, help="For many tasks: tasks per transaction.")] = BATCH,
+    from_line: Annotated[int, typer.Option(min=1, help="For many tasks: skip the lines before this one.")] = 1,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Insert a task and print its id; or many tasks, from a file.
+    """Insert a task and print its id, or insert many tasks from a file.
 
     \b
     Examples:
@@ -61,9 +64,10 @@ def submit(
       git diff | turbo submit - --after 10m
       turbo submit --file tasks.jsonl --queue night
 
-    A line of JSONL is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or their
-    short names (text, type, input, …); or a string, the text alone. A CSV file's first line names them; input.path is a
-    key of input_data. Options give what a line leaves out. All lines are judged before the first is inserted.
+    Each line of a JSONL file is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or
+    their short names (text, type, input, …). A line may also be a string: the text alone. The first line of a CSV file
+    names the columns; input.path sets a key of input_data. Options fill in what a line leaves out. Every line is checked
+    before the first task is inserted.
     """
     from turbo.client.client import BadField
 
@@ -80,11 +84,11 @@ def submit(
         "task_id": task_id,
     }
     if (text is None) == (file is None):
-        raise typer.BadParameter("give the text, or --file FILE: one of them")
+        raise typer.BadParameter("give either the text or --file FILE")
     form = _form(form, file)
     if form == "text":
         if from_line != 1:
-            raise typer.BadParameter("--from-line is for many tasks: a .jsonl or .csv file")
+            raise typer.BadParameter("--from-line needs a .jsonl or .csv file")
         try:
             _submit_one(_read(text, file), defaults, wait, as_json, dsn)
         except BadField as error:
@@ -94,7 +98,7 @@ def submit(
 
         for name, value in (("--id", task_id), ("--idempotency-key", idempotency_key)):
             if value is not None:
-                raise typer.BadParameter(f"{name} would be the same for every line: write it into the file")
+                raise typer.BadParameter(f"{name} would be the same for every line: put it in the file")
         submit_many(file, form, defaults, batch=batch, from_line=from_line, wait=wait, as_json=as_json, dsn=dsn)
 
 
@@ -103,9 +107,9 @@ def _form(form: str | None, file: Path | None) -> str:
         suffix = file.suffix.lower() if file is not None else ""
         return {".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv"}.get(suffix, "text")
     if form not in ("text", "jsonl", "csv"):
-        raise typer.BadParameter(f"--format {form!r}: text, jsonl or csv")
+        raise typer.BadParameter(f"--format {form!r}: must be text, jsonl or csv")
     if form != "text" and file is None:
-        raise typer.BadParameter(f"--format {form} reads --file FILE; --file - is standard input")
+        raise typer.BadParameter(f"--format {form} needs --file FILE; --file - reads standard input")
     return form
 
 
@@ -119,7 +123,7 @@ def _parsed(text: str | None) -> object:
 
 
 def _read(text: str | None, file: Path | None) -> str:
-    """The one task's text."""
+    """The text of a single task."""
     where = "standard input" if file is None or str(file) == "-" else str(file)
     try:
         if where == "standard input":
@@ -134,21 +138,21 @@ def _read(text: str | None, file: Path | None) -> str:
 def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, dsn: str | None) -> None:
     from turbo.client.new_task import new_task
 
-    task = new_task({"task_description": text, **values})  # judged before the database is asked
+    task = new_task({"task_description": text, **values})  # checked before the database is asked
     with connect(dsn) as client:
         if isinstance(task.run_after, str):
             values["run_after"] = timestamps.option(timestamps.TimestampReader(client), "--after", task.run_after)
             task = new_task({"task_description": text, **values})
         task_id, created = insert(client, task)
         if not created:
-            output.notice(f"this idempotency key has a task already: {task_id}")
+            output.notice(f"this idempotency key already has a task: {task_id}")
         if not wait:
             try:
                 output.print_json({"task_id": task_id, "created": created}) if as_json else typer.echo(task_id)
                 sys.stdout.flush()
             except BrokenPipeError:
                 raise
-            except OSError as error:  # whoever reads an exit code of 1 must not submit it once more
+            except OSError as error:  # a caller that sees exit code 1 must not submit it again
                 raise OSError(f"task {task_id} was inserted; its id could not be printed: {error.strerror}") from None
             return
         from turbo.cli.follow import follow
@@ -163,27 +167,17 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
 
 
 def insert(client: "Client", task: "NewTask") -> tuple[str, bool]:
-    """One task. Raises BadParameter for what the database refuses; exits 1 where the id is taken."""
+    """Insert one task. Raises BadParameter if the database rejects it; exits 1 if the id is taken."""
     import psycopg
 
     try:
         submitted = client.submit_many([task])[0]
     except psycopg.errors.UniqueViolation as error:
-        output.notice(f"turbo submit: {refusal(error)}")
+        output.notice(f"turbo submit: {why_rejected(error)}")
         raise typer.Exit(1) from None
     except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
-        raise typer.BadParameter(refusal(error)) from None
+        raise typer.BadParameter(why_rejected(error)) from None
     return submitted.task_id, submitted.created
-
-
-def refusal(error: Any) -> str:
-    """Why the database refused a row, and what to write instead."""
-    diag = error.diag
-    if error.sqlstate == "23505" and diag.message_detail:
-        taken = re.fullmatch(r"Key \(task_id\)=\((.*)\) already exists\.", diag.message_detail, re.DOTALL)
-        return f"there is a task {taken[1]} already" if taken else str(diag.message_detail).rstrip(".")
-    hint = f". {diag.message_hint}" if diag.message_hint else ""
-    return f"{diag.message_primary or error}{hint}"
 
 
 def _print_result(task: Any) -> None:

@@ -1,8 +1,8 @@
-"""`turbo submit --file tasks.jsonl`: judged whole, then inserted batch by batch, one transaction each.
+"""`turbo submit --file tasks.jsonl`: checked as a whole, then inserted in batches, one transaction each.
 
-every line judged ──one is bad──▶ nothing inserted, the lines named, exit 2
-      └──all good──▶ batch, batch, … ──the database refuses a row──▶ its batch is undone, the line named, exit 1,
-                                                                      and what is in and what is not is said
+every line checked ──one is bad──▶ nothing inserted, the bad lines named, exit 2
+      └──all good──▶ batch, batch, … ──the database rejects a row──▶ its batch is rolled back, the line named, exit 1;
+                                                                      the message shows which lines are in
 """
 
 import sys
@@ -27,7 +27,7 @@ BAD_LINES_SHOWN = 10
 
 @dataclass(slots=True)
 class Sent:
-    """What is in the database so far. `next_line`: the first line of the batch that is not."""
+    """What is in the database so far. `next_line`: the first line of the batch in progress."""
 
     next_line: int = 0
     last_line: int = 0
@@ -46,7 +46,7 @@ def submit_many(
     as_json: bool,
     dsn: str | None,
 ) -> None:
-    """Insert the tasks of a file. Prints their ids, one a line, when nobody looks; a summary when somebody does."""
+    """Insert the tasks of a file. Prints their ids, one per line, into a pipe; a summary at a terminal."""
     path = file or Path("-")
     try:
         source = TaskFile(path, form, defaults)
@@ -68,14 +68,14 @@ def submit_many(
         elif not as_json:
             output.notice(
                 f"{output.many(sent.created, 'task')} inserted"
-                + (f", {existing} had their idempotency key already" if existing else "")
+                + (f"; {existing} already existed (same idempotency key)" if existing else "")
             )
         if wait and sent.task_ids:
             _wait(client, sent, existing, as_json)
 
 
 def _judge(source: TaskFile, reader: timestamps.TimestampReader, from_line: int) -> int:
-    """How many tasks there are. Exits 2 if a line is bad: the first ones are named, and nothing is inserted."""
+    """The number of tasks. Exits 2 if a line is bad, after naming the first bad lines; nothing is inserted then."""
     good, bad = 0, 0
     for line in _lines(source, reader, from_line):
         if isinstance(line, TaskFileLine):
@@ -89,7 +89,7 @@ def _judge(source: TaskFile, reader: timestamps.TimestampReader, from_line: int)
         output.notice(f"turbo submit: {bad} bad line{'s' if bad > 1 else ''}{more}; nothing was inserted")
         raise typer.Exit(2)
     if not good:
-        output.notice("turbo submit: no task in it; nothing was inserted")
+        output.notice("turbo submit: the file has no tasks; nothing was inserted")
         raise typer.Exit(2)
     return good
 
@@ -103,7 +103,7 @@ def _lines(
                 yield TaskFileLine(line.number, replace(line.task, run_after=reader.after(line.task.run_after)))
             except timestamps.BadTimestamp as error:
                 yield BadTaskFileLine(
-                    line.number, f"column run_after: {str(error)!r} is not a moment: write 10m or 2026-12-01T09:00"
+                    line.number, f"column run_after: {str(error)!r} is not a time: write 10m or 2026-12-01T09:00"
                 )
         else:
             yield line
@@ -118,11 +118,11 @@ def _batches(
 
 
 def _insert(client: "Client", lines: list[TaskFileLine], sent: Sent, path: Path) -> None:
-    """One batch, one transaction. Exits 1 when it cannot be, after saying which lines are in."""
+    """Insert one batch in one transaction. On failure, print which lines are in and exit 1."""
     import psycopg
 
     from turbo import db
-    from turbo.cli.submit import refusal
+    from turbo.cli.rejection import why_rejected
     from turbo.observability.log import scrub
 
     sent.next_line = lines[0].number
@@ -136,7 +136,7 @@ def _insert(client: "Client", lines: list[TaskFileLine], sent: Sent, path: Path)
         culprit = client.refused([line.task for line in lines])
         number, error = culprit or (None, error)
         where = f"line {lines[number].number}" if number is not None else f"lines {_span(lines)}"
-        _stopped(f"{where}: the database refuses it: {refusal(error)}", sent, lines, path, doubt=False)
+        _stopped(f"{where}: the database rejected it: {why_rejected(error)}", sent, lines, path, doubt=False)
     sent.task_ids += [task.task_id for task in submitted]
     sent.created += sum(task.created for task in submitted)
     sent.last_line = lines[-1].number
@@ -149,10 +149,14 @@ def _stopped(why: str, sent: Sent, lines: list[TaskFileLine], path: Path, *, dou
         if sent.task_ids
         else "nothing was inserted"
     )
-    rest = f"whether lines {_span(lines)} are in is not known" if doubt else f"nothing from line {sent.next_line} on"
+    rest = (
+        f"it is not known whether lines {_span(lines)} were inserted"
+        if doubt
+        else f"nothing from line {sent.next_line} on"
+    )
     again = "" if str(path) == "-" else f" --file {path}"
     output.notice(
-        f"{inserted}; {rest}. To go on: turbo submit{again} --from-line {sent.next_line}"
+        f"{inserted}; {rest}. To continue: turbo submit{again} --from-line {sent.next_line}"
         if sent.task_ids or doubt
         else inserted
     )
@@ -179,7 +183,7 @@ def _wait(client: "Client", sent: Sent, existing: int, as_json: bool) -> None:
 
 @contextmanager
 def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error, where a person sees it."""
+    """A progress bar on standard error, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

@@ -1,4 +1,4 @@
-"""Tasks from a JSONL or CSV file: read line by line, every line judged, what is wrong named by line and column."""
+"""Tasks from a JSONL or CSV file: every line is checked, and errors name the line and column."""
 
 import csv
 import json
@@ -18,7 +18,7 @@ NUMBERS = ("task_priority", "timeout_seconds", "max_retries")
 
 
 class BadTaskFileLine(ValueError):
-    """A line that is no task: `line` counts from 1; the message says where in it, and what to write."""
+    """A line that is not a task. `line` counts from 1; the message has the place and the remedy."""
 
     def __init__(self, line: int, message: str) -> None:
         super().__init__(f"line {line}: {message}")
@@ -27,14 +27,14 @@ class BadTaskFileLine(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class TaskFileLine:
-    """A task, and the line of the file that it began in."""
+    """A task, and the line of the file that it starts on."""
 
     number: int
     task: NewTask
 
 
 class TaskFile:
-    """A file of tasks, which can be read more than once. Standard input is kept in a temporary file."""
+    """A file of tasks that can be read more than once. Standard input is copied to a temporary file."""
 
     def __init__(self, file: Path, form: str, defaults: Mapping[str, Any]) -> None:
         """`form` is jsonl or csv; `defaults` are for what a line leaves out. Raises OSError."""
@@ -53,7 +53,7 @@ class TaskFile:
         self._file.close()
 
     def lines(self, from_line: int = 1) -> Iterator[TaskFileLine | BadTaskFileLine]:
-        """Every task from that line on, or what is wrong with its line."""
+        """Every task from that line on, or the problem with its line."""
         self._file.seek(0)
         for number, values in self._rows():
             if number < from_line:
@@ -90,7 +90,7 @@ class TaskFile:
                 else:
                     yield (
                         number,
-                        BadTaskFileLine(number, "must be an object with the columns, or a string, the text alone"),
+                        BadTaskFileLine(number, "must be an object with columns, or a string with the text"),
                     )
 
     def _csv(self) -> Iterator[tuple[int, "Mapping[str, Any] | BadTaskFileLine"]]:
@@ -142,7 +142,7 @@ class TaskFile:
 
 
 def _bad_head(head: list[str]) -> str | None:
-    """What is wrong with the first line of a CSV file."""
+    """The problem with the first line of a CSV file, if any."""
     columns = []
     for name in head:
         try:
@@ -163,12 +163,12 @@ def _decoded(file: IO[bytes]) -> Iterator[str]:
 
 
 def _no_number(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} stands twice")
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} appears twice")
     return values

@@ -1,4 +1,4 @@
-"""`turbo tasks`: a list."""
+"""`turbo tasks`: list tasks."""
 
 from dataclasses import asdict
 from datetime import datetime
@@ -30,7 +30,7 @@ COLUMNS = (
     Column("WHEN", drop=2),
     Column("QUEUE", drop=4),
     Column("TYPE", drop=5),
-    Column("TRY", drop=6),
+    Column("ATTEMPT", drop=6),
     Column("WORKER", drop=3, flexible=True),
     Column("DESCRIPTION", drop=1, flexible=True),
 )
@@ -44,11 +44,11 @@ def tasks(
     since: SinceOption = None,
     failure_kind: KindOption = None,
     text: TextOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many.")] = 50,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """List tasks, the newest first.
+    """List tasks, newest first.
 
     \b
     Examples:
@@ -66,11 +66,11 @@ def tasks(
         output.print_json([asdict(t) for t in matches])
         return
     if not matches:
-        output.notice("no tasks" if criteria == type(criteria)() else "no task fits")
+        output.notice("no tasks" if criteria == type(criteria)() else "no matching tasks")
         return
     output.table(COLUMNS, [_row(task, now) for task in matches])
     if len(matches) == limit:
-        output.notice(f"the newest {limit}; more with --limit")
+        output.notice(f"showing the newest {limit}; use --limit for more")
 
 
 def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
@@ -88,7 +88,7 @@ def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
 
 
 def when(task: "TaskLine", now: datetime) -> str:
-    """How long it has been what it is: 'for 3m10s', '2h05m ago', 'in 10m00s'."""
+    """How long it has had its status: 'for 3m10s', '2h05m ago', 'in 10m00s'."""
     if task.completed_at is not None:
         return f"{timestamps.duration(timestamps.seconds_between(task.completed_at, now))} ago"
     if task.status == "running":

@@ -1,7 +1,7 @@
-"""Moments and lengths of time, as a person writes and reads them.
+"""Timestamps and durations, as users write and read them.
 
-Read: 10m, 2h30m, '+2 hours' (from now, on the database's clock), 2026-12-01T09:00 (this machine's time zone, unless it
-says another), and what PostgreSQL reads as a moment besides ('tomorrow 06:00').
+Accepted: 10m, 2h30m, '+2 hours' (from now, by the database's clock), 2026-12-01T09:00 (in this machine's time zone, unless
+it names another), and anything else that PostgreSQL reads as a timestamp ('tomorrow 06:00').
 """
 
 import re
@@ -22,15 +22,15 @@ _IN_ZONE: LiteralString = """
     with zone as materialized (select set_config('TimeZone', %s, true) as name)
     select extract(epoch from %s::text::timestamptz)::float8 from zone where name is not null
 """
-"""For this one statement only: a session that stays in a POSIX zone would have psycopg complain of it at every moment."""
+"""For this statement only: in a session with a POSIX zone, psycopg would warn at every timestamp."""
 
 
 class BadTimestamp(ValueError):
-    """Text that is no moment."""
+    """Text that is not a timestamp."""
 
 
 class TimestampReader:
-    """Reads moments; every text is asked of the database once."""
+    """Reads timestamps; asks the database once for each text."""
 
     def __init__(self, client: "Client") -> None:
         self._client = client
@@ -40,7 +40,7 @@ class TimestampReader:
         return self._read(text, ahead=True)
 
     def since(self, text: str) -> datetime:
-        """A length is back from now."""
+        """A duration counts back from now."""
         return self._read(text, ahead=False)
 
     def _read(self, text: str, *, ahead: bool) -> datetime:
@@ -63,14 +63,14 @@ class TimestampReader:
 
 
 def option(reader: "TimestampReader", name: str, text: str | None) -> datetime | None:
-    """The moment an option gives. Raises BadParameter."""
+    """The timestamp in an option. Raises BadParameter."""
     if text is None:
         return None
     try:
         return reader.since(text) if name == "--since" else reader.after(text)
     except BadTimestamp:
         example = "1h, 2d, 2026-12-01T09:00" if name == "--since" else "10m, 2h30m, 'tomorrow 06:00', 2026-12-01T09:00"
-        raise typer.BadParameter(f"{name} {text!r} is not a moment: write {example}") from None
+        raise typer.BadParameter(f"{name} {text!r} is not a time: write {example}") from None
 
 
 def _iso(text: str) -> datetime | None:
@@ -83,13 +83,13 @@ def _iso(text: str) -> datetime | None:
 
 
 def _posix(offset: str) -> str:
-    """+0100 as a time zone. POSIX counts the other way round: UTC+0100 is west of Greenwich. Its name must be nobody's:
-    in a zone called UTC, PostgreSQL takes '09:00 UTC' for local time."""
+    """+0100 as a POSIX time zone. POSIX reverses the sign: UTC+0100 is west of Greenwich. The name must be unused: in a zone
+    named UTC, PostgreSQL reads '09:00 UTC' as local time."""
     return f"<{offset}>{'-' if offset.startswith('+') else '+'}{offset[1:3]}:{offset[3:5]}"
 
 
 def duration(seconds: float | None) -> str:
-    """6ms, 1.3s, 12s, 4m10s, 2h05m, 3d4h: two figures are enough."""
+    """6ms, 1.3s, 12s, 4m10s, 2h05m, 3d4h: two units are enough."""
     if seconds is None:
         return ""
     sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
@@ -108,14 +108,14 @@ def duration(seconds: float | None) -> str:
 
 
 def seconds_between(start: datetime | None, end: datetime | None) -> float | None:
-    """Seconds from `start` to `end`. An adopted table's moments may lack a time zone: taken as this machine's."""
+    """Seconds from `start` to `end`. Timestamps of an adopted table may lack a time zone; this machine's is used then."""
     if start is None or end is None:
         return None
     return (end.astimezone(UTC) - start.astimezone(UTC)).total_seconds()
 
 
 def local_time(timestamp: datetime | None, *, millis: bool = False) -> str:
-    """Local time."""
+    """In this machine's time zone: 2026-12-01 09:00:00."""
     if timestamp is None:
         return ""
     local = timestamp.astimezone()

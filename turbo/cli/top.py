@@ -1,4 +1,4 @@
-"""`turbo top`: the fleet live, at a terminal; or one frame of it, anywhere."""
+"""`turbo top`: the live fleet at a terminal, or a single frame anywhere."""
 
 import os
 import sys
@@ -15,18 +15,20 @@ if TYPE_CHECKING:
 
 
 def top(
-    once: Annotated[bool, typer.Option("--once", help="Print one frame and leave; also into a pipe.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and exit; works in a pipe too.")] = False,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between refreshes.")] = 1.0,
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="The worker's state_dir, for its logs; else that of TURBO_CONFIG, else the default."),
+        typer.Option(
+            help="The worker's state directory, for its logs. [default: as in TURBO_CONFIG, else ~/.local/state/turbo]"
+        ),
     ] = None,
     dsn: Dsn = None,
 ) -> None:
     """Watch the fleet live.
 
-    Running tasks with their last lines, workers, queues, accounts, rates; `?` shows the keys. It asks three short
-    statements a second, however many tasks there are.
+    Shows running tasks with their last lines, workers, queues, accounts and rates; `?` lists the keys. It sends three
+    short statements a second, however many tasks there are.
 
     \b
     Examples:
@@ -38,13 +40,13 @@ def top(
     from turbo.cli.live.feed import Feed, View
 
     if not once and (why := _no_terminal()):
-        raise typer.BadParameter(f"{why}: `turbo top --once` prints one frame, `turbo status --json` is for programs")
+        raise typer.BadParameter(f"{why}: use `turbo top --once` for one frame, `turbo status --json` in programs")
 
     async def first(feed: Feed) -> None:
         try:
             await feed.refresh(View.RUNNING)
         finally:
-            await feed.close()  # the application has an event loop of its own
+            await feed.close()  # the application has its own event loop
 
     feed = Feed(dsn or "")
     asyncio.run(first(feed))
@@ -61,13 +63,13 @@ def top(
 
 
 def _no_terminal() -> str:
-    """Why this is no place to draw on."""
+    """Why the screen cannot be drawn here; '' when it can."""
     if not sys.stdout.isatty():
-        return "standard output is no terminal"
+        return "standard output is not a terminal"
     if not sys.stdin.isatty():
-        return "standard input is no terminal"
+        return "standard input is not a terminal"
     if os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
-        return f"the terminal cannot place a cursor (TERM={os.environ.get('TERM', '')})"
+        return f"the terminal cannot move its cursor (TERM={os.environ.get('TERM', '')})"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""`turbo worker`: one worker process, until it is told to stop."""
+"""`turbo worker`: run one worker process until a signal stops it."""
 
 import os
 from collections.abc import Callable
@@ -16,23 +16,21 @@ if TYPE_CHECKING:
 def worker(
     context: typer.Context,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="The worker's YAML file; else TURBO_CONFIG.")
+        Path | None, typer.Option("--config", "-c", help="The worker's YAML file. [default: TURBO_CONFIG]")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Instead of worker.name.")] = None,
-    slots: Annotated[int | None, typer.Option(help="Instead of worker.slots.")] = None,
-    queue: Annotated[
-        list[str] | None, typer.Option(help="Instead of worker.queues; may be given several times.")
-    ] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Instead of metrics.port; 0 is any free one.")] = None,
+    name: Annotated[str | None, typer.Option(help="Overrides worker.name.")] = None,
+    slots: Annotated[int | None, typer.Option(help="Overrides worker.slots.")] = None,
+    queue: Annotated[list[str] | None, typer.Option(help="Overrides worker.queues; repeatable.")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Overrides metrics.port; 0 takes any free port.")] = None,
     env_file: Annotated[
-        Path | None, typer.Option(help="KEY=VALUE lines for the worker's own environment; mode 0600.")
+        Path | None, typer.Option(help="File of KEY=VALUE lines for the worker's environment; mode 0600.")
     ] = None,
-    log_file: Annotated[Path | None, typer.Option(help="Log here, rotated, instead of to stderr.")] = None,
+    log_file: Annotated[Path | None, typer.Option(help="Log to this file, with rotation, instead of stderr.")] = None,
     dsn: Dsn = None,
 ) -> None:
-    """Run a worker: listen, claim, run agents, record.
+    """Run a worker: claim tasks, run agents, record results.
 
-    TERM or INT drains and exits 0; a second one ends the agents now and gives their tasks back.
+    On TERM or INT it drains and exits 0. A second signal stops the agents at once and releases their tasks.
 
     \b
     Examples:
@@ -67,7 +65,7 @@ def worker(
         raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
-    connect_arguments(where, "turbo worker")  # one that cannot be read is told at once, not waited for
+    connect_arguments(where, "turbo worker")  # an unreadable DSN is an error now, not an outage to wait for
 
     async def run() -> int:
         worker_process = Worker(settings, dsn=where)
@@ -83,7 +81,7 @@ def worker(
 
 
 def _fastest_loop() -> "Callable[[], asyncio.AbstractEventLoop] | None":
-    """uvloop's where it is installed (`pip install 'agent-turbo[uvloop]'`), else asyncio's own."""
+    """uvloop's loop if it is installed (`pip install 'agent-turbo[uvloop]'`), else asyncio's."""
     try:
         import uvloop
     except ImportError:

@@ -1,7 +1,7 @@
 """The user's side of the queue, for asyncio: `Client` with `await` and `async for`.
 
-The methods, their arguments and what they raise are those of `Client` (a test compares them); the operations behind them
-are the same (turbo.client.operations). Here is the other driver.
+The methods, their arguments and their exceptions are those of `Client` (a test compares them). Both use the same operations
+(turbo.client.operations); this module is the asynchronous driver.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ class AsyncClient:
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
     ) -> Submitted:
-        """Insert a task. `created` is False when the idempotency key had one already."""
+        """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
             text,
             task_id=task_id,
@@ -110,27 +110,27 @@ class AsyncClient:
         return await self._run(operations.submit(task))
 
     async def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted]:
-        """Insert tasks in one statement, all or none; the answers are in their order. Raises psycopg.Error."""
+        """Insert tasks in one statement, all or none. The answers are in the order of the tasks. Raises psycopg.Error."""
         return await self._run(operations.submit_many(tasks))
 
     async def get(self, task_id: str) -> TaskRow:
-        """One task, whole. Raises UnknownTask."""
+        """One task, with every column. Raises UnknownTask."""
         return await self._run(operations.get(task_id))
 
     async def run(self, task_id: str) -> RunView:
-        """The task's latest run, and what it said last. Raises UnknownTask."""
+        """The task's latest run, and its last output. Raises UnknownTask."""
         return await self._run(operations.run(task_id))
 
     async def trail(self, task_id: str) -> list[Action]:
-        """What happened to the task, oldest first."""
+        """The task's audit trail, oldest first."""
         return await self._run(operations.trail(task_id))
 
     async def resolve(self, prefix: str) -> str:
-        """The id that this is, or that alone begins with it. Raises UnknownTask, AmbiguousTask."""
+        """The full id for an id or a unique prefix. Raises UnknownTask, AmbiguousTask."""
         return await self._run(operations.resolve(prefix))
 
     async def newest_ids(self, prefix: str, limit: int = 50) -> list[str]:
-        """Ids that begin so, of the newest tasks first: what a shell completes."""
+        """Ids with this prefix, newest tasks first, for shell completion."""
         return await self._run(operations.newest_ids(prefix, limit))
 
     async def tasks(
@@ -141,12 +141,12 @@ class AsyncClient:
         queue: str | None = None,
         limit: int | None = 50,
     ) -> list[TaskLine]:
-        """The newest tasks that fit. `limit` None: all of them."""
+        """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return await self._run(operations.tasks(chosen, limit))
 
     async def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
-        """Cancel what is not finished. Unknown and finished ids are not in the answer."""
+        """Cancel unfinished tasks. Unknown and finished ids are not in the answer."""
         return await self._run(operations.change("cancel", task_ids))
 
     async def retry(self, task_ids: str | Sequence[str]) -> list[Changed]:
@@ -154,7 +154,7 @@ class AsyncClient:
         return await self._run(operations.change("retry", task_ids))
 
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
-        """The task, once it is finished, however it ended. Raises TimeoutError after `timeout` seconds, UnknownTask."""
+        """Wait until the task is finished, however it ends. Raises TimeoutError after `timeout` seconds, UnknownTask."""
         async for _ in self.follow(task_id, timeout):
             pass
         return await self.get(task_id)
@@ -162,12 +162,12 @@ class AsyncClient:
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> AsyncIterator[list[TaskStatus]]:
-        """Look until all are finished; yields where those are that were not at the last look."""
+        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll."""
         self._check_may_wait()
         return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
-        """The task's run, whenever it has something new (status, last line, tokens): at most once a second."""
+        """Yield the task's run whenever its status, last line or tokens change, at most once a second."""
         self._check_may_wait()
         return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
 
@@ -178,27 +178,27 @@ class AsyncClient:
         return await self._run(operations.served(queue))
 
     async def pause_queue(self, queue: str, reason: str | None = None) -> bool:
-        """Nothing of `queue` is claimed from now on; what runs goes on. Right to call twice. False: it was paused."""
+        """Stop claiming from `queue`; running tasks continue. Safe to repeat. False: it was already paused."""
         return await self._run(operations.pause_queue(queue, reason))
 
     async def resume_queue(self, queue: str) -> bool:
-        """False: it was not paused."""
+        """Start claiming from `queue` again. False: it was not paused."""
         return await self._run(operations.resume_queue(queue))
 
     async def pause_account(self, account: str, reason: str | None = None) -> None:
-        """No task that needs the account is claimed on any host, until somebody resumes it."""
+        """Stop claiming tasks that need the account, on every host, until it is resumed."""
         await self._run(operations.pause_account(account, reason))
 
     async def resume_account(self, account: str) -> bool:
-        """Open on every host, whatever paused it. False: it was open."""
+        """Open the account on every host, whether a user or turbo paused it. False: it was open."""
         return await self._run(operations.resume_account(account))
 
     async def account_used(self, account: str) -> bool:
-        """Whether a live worker runs on it."""
+        """Whether a live worker uses it."""
         return await self._run(operations.account_used(account))
 
     async def fleet(self) -> FleetStatus:
-        """Workers, queues, accounts and the last hour, now."""
+        """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return await self._run(operations.fleet())
 
     # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -1,8 +1,8 @@
-"""The user's side of the queue, blocking: submit, look, wait, cancel, retry, pause. `AsyncClient` is its twin.
+"""The user's side of the queue, blocking: submit, read, wait, cancel, retry, pause. `AsyncClient` is the asynchronous version.
 
-Everything here could be typed into psql: `agent_tasks` is the API, and cancel and retry are the documented hand edits.
-The client adds types, the waiting, and messages. What it asks is in turbo.client.operations; here is one connection, its own or
-the caller's (a submit inside the caller's transaction is then part of it).
+Everything here could be done in psql: `agent_tasks` is the API, and cancel and retry are the documented hand edits. The client
+adds types, waiting and error messages. Its queries are in turbo.client.operations. It uses one connection: its own, or the
+caller's (a submit inside the caller's transaction is then part of it).
 """
 
 import os
@@ -64,9 +64,9 @@ __all__ = [
 class Client:
     """`with Client(dsn) as client: …`, or `Client(connection=…)` on a psycopg connection of yours.
 
-    Without a DSN: TURBO_DSN, else libpq's PG* variables. A connection of its own that was lost is opened again by the next call. Yours
-    is used as it is: not closed, not reconnected, not configured, and every call is part of the transaction it is in.
-    One client is for one thread at a time. Raises psycopg.Error.
+    Without a DSN: TURBO_DSN, else libpq's PG* variables. If the client's own connection is lost, the next call opens another.
+    Your connection is used as it is: not closed, not reconnected, not configured; every call is part of its transaction.
+    One thread at a time may use a client. Raises psycopg.Error.
     """
 
     def __init__(self, dsn: str = "", connection: psycopg.Connection[Any] | None = None) -> None:
@@ -85,7 +85,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Its own connection; yours stays open."""
+        """Close the client's own connection; yours stays open."""
         if self._owns:
             self._connection.close()
 
@@ -106,10 +106,10 @@ class Client:
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
     ) -> Submitted:
-        """Insert a task. `created` is False when the idempotency key had one already.
+        """Insert a task. `created` is False if the idempotency key already had one.
 
-        `run_after` is a moment, or text that PostgreSQL reads as one ('tomorrow 06:00'). Raises BadField for a value that
-        no task can have, psycopg.errors.CheckViolation for a row the database refuses; its hint says what to write.
+        `run_after` is a datetime, or text that PostgreSQL reads as a timestamp ('tomorrow 06:00'). Raises BadField for an invalid
+        value, and psycopg.errors.CheckViolation for a row that the database rejects; its hint has the remedy.
         """
         task = NewTask(
             text,
@@ -127,27 +127,27 @@ class Client:
         return self._run(operations.submit(task))
 
     def submit_many(self, tasks: Sequence[NewTask]) -> list[Submitted]:
-        """Insert tasks in one statement, all or none; the answers are in their order. Raises psycopg.Error."""
+        """Insert tasks in one statement, all or none. The answers are in the order of the tasks. Raises psycopg.Error."""
         return self._run(operations.submit_many(tasks))
 
     def get(self, task_id: str) -> TaskRow:
-        """One task, whole. Raises UnknownTask."""
+        """One task, with every column. Raises UnknownTask."""
         return self._run(operations.get(task_id))
 
     def run(self, task_id: str) -> RunView:
-        """The task's latest run, and what it said last. Raises UnknownTask."""
+        """The task's latest run, and its last output. Raises UnknownTask."""
         return self._run(operations.run(task_id))
 
     def trail(self, task_id: str) -> list[Action]:
-        """What happened to the task, oldest first."""
+        """The task's audit trail, oldest first."""
         return self._run(operations.trail(task_id))
 
     def resolve(self, prefix: str) -> str:
-        """The id that this is, or that alone begins with it. Raises UnknownTask, AmbiguousTask."""
+        """The full id for an id or a unique prefix. Raises UnknownTask, AmbiguousTask."""
         return self._run(operations.resolve(prefix))
 
     def newest_ids(self, prefix: str, limit: int = 50) -> list[str]:
-        """Ids that begin so, of the newest tasks first: what a shell completes."""
+        """Ids with this prefix, newest tasks first, for shell completion."""
         return self._run(operations.newest_ids(prefix, limit))
 
     def tasks(
@@ -158,12 +158,12 @@ class Client:
         queue: str | None = None,
         limit: int | None = 50,
     ) -> list[TaskLine]:
-        """The newest tasks that fit. `limit` None: all of them."""
+        """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return self._run(operations.tasks(chosen, limit))
 
     def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
-        """Cancel what is not finished. Unknown and finished ids are not in the answer."""
+        """Cancel unfinished tasks. Unknown and finished ids are not in the answer."""
         return self._run(operations.change("cancel", task_ids))
 
     def retry(self, task_ids: str | Sequence[str]) -> list[Changed]:
@@ -171,10 +171,10 @@ class Client:
         return self._run(operations.change("retry", task_ids))
 
     def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
-        """The task, once it is finished, however it ended. Raises TimeoutError after `timeout` seconds, UnknownTask.
+        """Wait until the task is finished, however it ends. Raises TimeoutError after `timeout` seconds, UnknownTask.
 
-        A database that is away is waited for. On a connection of yours: it must be in autocommit mode, outside a
-        transaction (a task is claimed only after its commit); else RuntimeError.
+        Waits through an outage of the database. Your own connection must be in autocommit mode and outside a transaction, because
+        a task is claimed only after its commit; else RuntimeError.
         """
         for _ in self.follow(task_id, timeout):
             pass
@@ -183,25 +183,25 @@ class Client:
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> Iterator[list[TaskStatus]]:
-        """Look until all are finished; yields where those are that were not at the last look.
+        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll.
 
-        A database that is away is waited for (unless the connection is the caller's): `away(error)` is told, and
-        `away(None)` when it is back. Raises TimeoutError after `timeout` seconds, UnknownTask for a task that is gone,
-        RuntimeError as `wait`.
+        Waits through an outage of the database, unless the connection is the caller's: calls `away(error)` when the outage
+        starts and `away(None)` when it ends. Raises TimeoutError after `timeout` seconds, UnknownTask for a deleted task,
+        and RuntimeError as `wait` does.
         """
         self._check_may_wait()
         return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> Iterator[RunView]:
-        """The task's run, whenever it has something new (status, last line, tokens): at most once a second.
+        """Yield the task's run whenever its status, last line or tokens change, at most once a second.
 
-        Ends with the task; a further try is followed too. `away`, and what it raises: as `follow`.
+        Ends when the task is finished; later attempts are followed too. `away` and exceptions: as for `follow`.
         """
         self._check_may_wait()
         return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
 
     def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
-        """Which of these the database refuses first, and why. Inserts nothing: each is tried, all are rolled back."""
+        """The first task that the database rejects, by its position, and the error. Inserts each and rolls everything back."""
         with self._connection.transaction(force_rollback=True):
             for number, task in enumerate(tasks):
                 try:
@@ -220,31 +220,31 @@ class Client:
         return self._run(operations.served(queue))
 
     def pause_queue(self, queue: str, reason: str | None = None) -> bool:
-        """Nothing of `queue` is claimed from now on; what runs goes on. Right to call twice. False: it was paused."""
+        """Stop claiming from `queue`; running tasks continue. Safe to repeat. False: it was already paused."""
         return self._run(operations.pause_queue(queue, reason))
 
     def resume_queue(self, queue: str) -> bool:
-        """False: it was not paused."""
+        """Start claiming from `queue` again. False: it was not paused."""
         return self._run(operations.resume_queue(queue))
 
     def pause_account(self, account: str, reason: str | None = None) -> None:
-        """No task that needs the account is claimed on any host, until somebody resumes it."""
+        """Stop claiming tasks that need the account, on every host, until it is resumed."""
         self._run(operations.pause_account(account, reason))
 
     def resume_account(self, account: str) -> bool:
-        """Open on every host, whatever paused it. False: it was open."""
+        """Open the account on every host, whether a user or turbo paused it. False: it was open."""
         return self._run(operations.resume_account(account))
 
     def account_used(self, account: str) -> bool:
-        """Whether a live worker runs on it."""
+        """Whether a live worker uses it."""
         return self._run(operations.account_used(account))
 
     def fleet(self) -> FleetStatus:
-        """Workers, queues, accounts and the last hour, now."""
+        """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return self._run(operations.fleet())
 
     def read(self, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
-        """One row of a read-only query: for what a command asks the database itself, such as how it reads a moment."""
+        """One row of a read-only query, for a command's own questions, such as how the database reads a timestamp."""
         row = self._connection.execute(query, parameters).fetchone()
         return row if row is not None else ()
 
@@ -284,7 +284,7 @@ class Client:
             return QueryResult()
         if self._owns and self._connection.closed:
             self._connection = self._connect()
-        # A plain cursor: the caller's connection may make others, which read parameters in another way.
+        # A plain cursor: the caller's connection may have another cursor class, with other parameters.
         with psycopg.Cursor(self._connection, row_factory=dict_row) as cursor:
             operations.prepare(cursor)
             cursor.execute(statement(step.name), step.parameters)

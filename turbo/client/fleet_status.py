@@ -1,7 +1,6 @@
-"""The fleet at one moment, as `turbo status` shows it: four queries, whose cost does not grow with history.
+"""A snapshot of the fleet, as `turbo status` shows it: four queries whose cost does not grow with history.
 
-`problems` says what is wrong, the worst first. A problem is about the fleet at work; what may go wrong in its
-surroundings is the doctor's business (turbo.doctor).
+`problems` are findings about the running fleet, the worst first. turbo.doctor checks its environment.
 """
 
 from dataclasses import dataclass
@@ -11,15 +10,15 @@ from turbo.domain.finding import Finding, warn
 
 WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
-"""A pending task older than this, in a queue that is served, is worth a word."""
+"""A pending task older than this, in a queue that is served, is a problem."""
 POOR_RATE = 0.8
 FEW = 5
-"""A success rate says nothing about fewer tasks than this."""
+"""The success rate of fewer tasks than this is ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerLine:
-    """A worker. `silent`: its last beat is longer ago than its lease."""
+    """A worker. `silent`: its last heartbeat is older than its lease."""
 
     worker_id: str
     name: str
@@ -44,7 +43,7 @@ class WorkerLine:
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:
-    """A queue that has live tasks, is served or is paused. `workers`: how many live ones serve it."""
+    """A queue that has live tasks, is served or is paused. `workers`: the live workers that serve it."""
 
     queue: str
     pending: int
@@ -74,7 +73,7 @@ class AccountLine:
 
 @dataclass(frozen=True, slots=True)
 class FinishedLine:
-    """What ended within the window, on one host, in one status. Input tokens include what was cached."""
+    """Tasks that ended within the window on one host with one status. Input tokens include cached ones."""
 
     host: str
     status: str
@@ -87,7 +86,7 @@ class FinishedLine:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """All of it; `window_seconds` is how far `finished` looks back."""
+    """The whole snapshot. `finished` covers the last `window_seconds`."""
 
     workers: list[WorkerLine]
     queues: list[QueueLine]
@@ -97,14 +96,14 @@ class FleetStatus:
 
     @property
     def success_rate(self) -> float | None:
-        """Completed of completed and failed; a cancelled task says nothing."""
+        """The share of completed among completed and failed tasks; cancelled tasks do not count."""
         ends = {s: sum(f.tasks for f in self.finished if f.status == s) for s in ("completed", "failed")}
         total = sum(ends.values())
         return ends["completed"] / total if total else None
 
     @property
     def problems(self) -> list[Finding]:
-        """What is wrong, the worst first."""
+        """Findings, the worst first."""
         return [*self._about_workers(), *self._about_accounts(), *self._about_queues(), *self._about_results()]
 
     def _about_workers(self) -> list[Finding]:
@@ -114,11 +113,13 @@ class FleetStatus:
         successors = {(w.host, w.name) for w in self.workers if w.live}
         for w in self.workers:
             if w.live or (not w.running and (w.host, w.name) in successors):
-                continue  # one that was started again since is no news
-            held = f", {_many(w.running, 'task')} of its not yet rescued" if w.running else ""
+                continue  # it has been restarted since
+            held = f", {_many(w.running, 'task')} not yet rescued" if w.running else ""
             what = f"worker {w.worker_id} is dead" if w.state == "dead" else f"worker {w.worker_id} does not answer"
             findings.append(
-                warn(f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}; start it again")
+                warn(
+                    f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}, and start it again"
+                )
             )
         return findings
 
@@ -130,8 +131,8 @@ class FleetStatus:
             where = "every host" if a.host == "*" else a.host
             why = f" ({a.why})" if a.why else ""
             do = {
-                "auth": "log it in on that host: claude setup-token, and the token in the account's env_file",
-                "usage_limit": "wait for its reset; other accounts go on",
+                "auth": "log in on that host: run claude setup-token, and put the token in the account's env_file",
+                "usage_limit": "wait for its reset; other accounts continue",
                 "manual": f"turbo resume --account {a.account}",
             }.get(a.reason or "", "a probe decides within a minute")
             findings.append(warn(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
@@ -143,8 +144,8 @@ class FleetStatus:
             if q.stuck:
                 findings.append(
                     warn(
-                        f"queue {q.queue}: {_many(q.stuck, 'running task')} to be stopped, asked more than a minute ago",
-                        "see the workers they are on: turbo tasks --status running",
+                        f"queue {q.queue}: {_many(q.stuck, 'running task')} should have stopped, but did not within a minute",
+                        "see which workers have them: turbo tasks --status running",
                     )
                 )
             if q.paused:
@@ -158,7 +159,7 @@ class FleetStatus:
             elif q.workers == 0 and (q.pending or q.scheduled):
                 findings.append(
                     warn(
-                        f"queue {q.queue}: {_many(q.pending + q.scheduled, 'task')}, and no live worker serves it",
+                        f"queue {q.queue}: {_many(q.pending + q.scheduled, 'task')}; no live worker serves it",
                         f"add it to worker.queues of a worker, or start one: turbo worker --queue {q.queue}",
                     )
                 )
@@ -166,7 +167,7 @@ class FleetStatus:
                 findings.append(
                     warn(
                         f"queue {q.queue}: the oldest of {_many(q.pending, 'task')} has waited {q.oldest_seconds:.0f} s",
-                        "more slots or workers; or is its account or task_type held back?",
+                        "add slots or workers, or check its account and task_type",
                     )
                 )
         return findings
@@ -177,7 +178,7 @@ class FleetStatus:
         total = failed + sum(f.tasks for f in self.finished if f.status == "completed")
         if rate is None or rate >= POOR_RATE or total < FEW:
             return []
-        return [warn(f"{failed} of {total} tasks failed lately", "turbo tasks --status failed --since 1h")]
+        return [warn(f"{failed} of {total} tasks failed in the last hour", "turbo tasks --status failed --since 1h")]
 
 
 def _many(count: int, what: str) -> str:

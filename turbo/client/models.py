@@ -1,4 +1,4 @@
-"""What the client answers with: tasks, their trail, and where they stand. Times are the database's."""
+"""What the client returns: tasks, their status and their audit trail. Times are the database's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,18 +15,18 @@ class UnknownTask(LookupError):
 
 
 class AmbiguousTask(LookupError):
-    """The beginning of several ids; the message lists them."""
+    """A prefix of several ids; the message lists them."""
 
     def __init__(self, prefix: str, task_ids: Sequence[str]) -> None:
         self.task_ids = tuple(task_ids)
         shown = ", ".join(self.task_ids[:PREFIXES_SHOWN])
         more = ", …" if len(self.task_ids) > PREFIXES_SHOWN else ""
-        super().__init__(f"{prefix!r} begins several ids: {shown}{more}")
+        super().__init__(f"{prefix!r} is a prefix of several ids: {shown}{more}")
 
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task as the table has it. Times are the database's; `output_data` and `input_data` are parsed JSON."""
+    """A task with every column. Times are the database's; `output_data` and `input_data` are parsed JSON."""
 
     task_id: str
     task_type: str | None
@@ -60,14 +60,14 @@ class TaskRow:
 
     @property
     def output(self) -> Any:
-        """What the program answered: `output_data.output`, or `output_data` itself where a person wrote something else."""
+        """The program's result: `output_data.output`, or `output_data` itself if a user wrote something else there."""
         data = self.output_data
         return data["output"] if isinstance(data, dict) and "output" in data else data
 
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """A task in a list: `task_description` is cut at 200 characters."""
+    """A task in a list: `task_description` is truncated to 200 characters."""
 
     task_id: str
     status: str
@@ -89,8 +89,8 @@ class TaskLine:
 
 @dataclass(frozen=True, slots=True)
 class TaskFilter:
-    """Which tasks; None is no condition. `worker`: a part of its id; `text`: a part of the description or the error;
-    `since`: became runnable, started or ended then or later."""
+    """Conditions on tasks; None means no condition. `worker`: part of the worker's id; `text`: part of the description or the
+    error; `since`: became runnable, started or ended at that time or later."""
 
     statuses: tuple[str, ...] | None = None
     queue: str | None = None
@@ -103,7 +103,7 @@ class TaskFilter:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A task of `submit_many`. created False: its idempotency key had this one already."""
+    """The answer to a submit. `created` False: its idempotency key already had this task."""
 
     task_id: str
     created: bool
@@ -111,7 +111,7 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """Where a task is now. `seconds`: running for so long, else waiting for so long (negative: due in)."""
+    """The current status of a task. `seconds`: how long it has run, or has waited (negative: due in)."""
 
     task_id: str
     status: str
@@ -130,7 +130,7 @@ class TaskStatus:
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One row of the trail. `actor` is a worker id, or the database user of a hand edit."""
+    """One row of the audit trail. `actor` is a worker id, or the database user of a hand edit."""
 
     action_type: str
     success: bool | None
@@ -144,7 +144,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A task that a command changed, and the status it has now (a running one stays running until its agent is gone)."""
+    """A task that a command changed, and its new status (a running task stays running until its agent has stopped)."""
 
     task_id: str
     status: str
@@ -152,8 +152,8 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A task's latest run from outside. `line` and the tokens: what it said last, None unless it runs and has spoken;
-    `log`: where its log is, on the host of its worker, once it has ended."""
+    """A task's latest run. `line` is its last output while it runs, None without any; `log` is the path of its log on the
+    worker's host, once it has ended."""
 
     task_id: str
     status: str

@@ -1,7 +1,7 @@
-"""A task that is to be inserted, judged before the database sees it.
+"""A task to insert, checked before the database sees it.
 
-The database judges too (turbo_judge_insert), and has the last word. Here the same rules give a name to the field, so that
-one bad line of ten thousand can be pointed at before any is inserted.
+The database checks again (turbo_judge_insert), and its answer is final. Checking here names the bad field, so that one bad
+line among ten thousand is reported before any line is inserted.
 """
 
 import difflib
@@ -26,11 +26,11 @@ ALIASES = {
     "after": "run_after",
     "timeout": "timeout_seconds",
 }
-"""Short names, as the command line's options have them, for the columns of agent_tasks."""
+"""Short names for the columns of agent_tasks, as in the command line's options."""
 
 
 class BadField(ValueError):
-    """A value that no task can have. `field` is the column; the message says what to write."""
+    """An invalid value. `field` is the column; the message has the remedy."""
 
     def __init__(self, field: str, message: str) -> None:
         super().__init__(f"{field}: {message}" if field else message)
@@ -60,9 +60,9 @@ class NewTask:
         for name in ("task_description", "task_id", "task_type", "queue", "idempotency_key", "concurrency_key"):
             _text(name, getattr(self, name))
         if self.task_description is None or not self.task_description.strip():
-            raise BadField("task_description", "is empty. Write what the agent is to do")
+            raise BadField("task_description", "is empty: write what the agent should do")
         if self.task_id is not None and not self.task_id.strip():
-            raise BadField("task_id", "is empty: leave it out, and one is generated")
+            raise BadField("task_id", "is empty: omit it to get a generated id")
         if self.queue is not None and not _QUEUE.fullmatch(self.queue):
             raise BadField("queue", f"{self.queue[:60]!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
         _whole("task_priority", self.task_priority, -INT_MAX)
@@ -74,16 +74,16 @@ class NewTask:
         self.input_json()
 
     def input_json(self) -> str | None:
-        """`input_data` as JSON text that jsonb takes."""
+        """`input_data` as JSON text that jsonb accepts."""
         if self.input_data is None:
             return None
         try:
             text = json.dumps(self.input_data, allow_nan=False, ensure_ascii=False)
             text.encode()
-        except (ValueError, TypeError, RecursionError) as error:  # NaN, a lone surrogate, nested without end
+        except (ValueError, TypeError, RecursionError) as error:  # NaN, a lone surrogate, or circular nesting
             raise BadField("input_data", f"cannot be stored as JSON: {error}") from None
         if re.search(r"(?<!\\)(?:\\\\)*\\u0000", text):
-            raise BadField("input_data", "holds a NUL character, which PostgreSQL cannot store: remove it")
+            raise BadField("input_data", "contains a NUL character, which PostgreSQL cannot store: remove it")
         return text
 
 
@@ -91,15 +91,15 @@ COLUMNS = tuple(field.name for field in fields(NewTask))
 
 
 def new_task(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> NewTask:
-    """A task from names (the columns', or their short ones) and values; `defaults` for what they leave out.
+    """A task from a mapping of column names (or short names) to values; `defaults` fills in the rest.
 
-    Raises BadField: a name that is none, twice the same, or a value that cannot be.
+    Raises BadField for an unknown or repeated name, or an invalid value.
     """
     columns: dict[str, Any] = {}
     for name, value in values.items():
         column = column_named(name)
         if column in columns:
-            raise BadField(column, "stands twice, under its short name too: keep one")
+            raise BadField(column, "is given twice, once under its short name: keep one")
         if value is not None:
             columns[column] = value
     known = {name: value for name, value in (defaults or {}).items() if value is not None}
@@ -107,7 +107,7 @@ def new_task(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = Non
 
 
 def column_named(name: str) -> str:
-    """The column that a name or short name stands for. Raises BadField."""
+    """The column for a name or short name. Raises BadField."""
     column = ALIASES.get(name, name)
     if column in COLUMNS:
         return column
@@ -122,11 +122,11 @@ def _text(name: str, value: object) -> None:
     if not isinstance(value, str):
         raise BadField(name, f"must be text, not {_kind(value)}")
     if "\0" in value:
-        raise BadField(name, "holds a NUL character, which PostgreSQL cannot store: remove it")
+        raise BadField(name, "contains a NUL character, which PostgreSQL cannot store: remove it")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise BadField(name, "holds half a character (a lone surrogate), which PostgreSQL cannot store") from None
+        raise BadField(name, "contains a lone surrogate (half a character), which PostgreSQL cannot store") from None
 
 
 def _whole(name: str, value: object, least: int) -> None:
@@ -145,5 +145,5 @@ def _kind(value: object) -> str:
     if isinstance(value, list):
         return "a list"
     if isinstance(value, float) and not math.isfinite(value):
-        return "a number without end"
+        return "an infinite or undefined number"
     return f"{value!r:.40}"

@@ -1,12 +1,12 @@
-"""What the clients ask and make of the answers, without a connection: `Client` and `AsyncClient` are two drivers of it.
+"""The clients' queries and the handling of their answers, without a connection. `Client` and `AsyncClient` drive it.
 
     operation (a generator) ──Query · Sleep · Disconnect──▶ driver (blocking or async) ──answer or error──▶ operation ──▶ result
 
-An operation yields what it needs done, is sent the answer (or thrown the error), and returns its result; a stream yields
-its values in between. So every statement, retry and wait is written once, and each driver is a loop of a few lines.
+An operation yields requests, receives the answer to each (or its error), and returns its result. A stream also yields values
+in between. So every statement, retry and wait is written once, and each driver is a loop of a few lines.
 
-Waiting is polling by key: a finish does not notify (that would cost every finish of the fleet a lock). The pause between
-two looks is a tenth of the time waited so far, so the answer is never late by more than a tenth, nor by more than 2 s.
+Waiting polls by key: a finish does not notify, because that would cost every finish of the fleet a lock. The pause between
+two polls is a tenth of the time waited so far, so an answer is at most a tenth late, and at most 2 s.
 """
 
 import json
@@ -43,14 +43,14 @@ WAIT_FIRST_SECONDS = 0.05
 WAIT_LAST_SECONDS = 2.0
 WAIT_SHARE = 0.1
 PROGRESS_SECONDS = 1.0
-"""Between two looks at a run: the database has a new line of it once a second at most."""
+"""Between two polls of a run: the database has a new line at most once a second."""
 
 FOLLOW_AT_ONCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Run `turbo/sql/<name>.sql`. On a connection of the client's own that was lost, open it anew first."""
+    """Run `turbo/sql/<name>.sql`. If the client's own connection was lost, reopen it first."""
 
     name: str
     parameters: Mapping[str, object] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class QueryResult:
-    """To an Query: its rows, and how many it returned or changed. To the others: nothing."""
+    """The answer to a Query: its rows, and how many it returned or changed. Empty for the other requests."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0
@@ -79,11 +79,11 @@ Request = Query | Sleep | Disconnect
 Steps = Generator[Request, QueryResult, T]
 Stream = Generator[Request | T, QueryResult, None]
 Away = Callable[[BaseException | None], None]
-"""Told the error when the database goes away, and None when it is back."""
+"""Called with the error when an outage starts, and with None when it ends."""
 
 
 class Operation(Generic[T]):
-    """An operation or a stream under way: a driver does what `request` says until `done`. `request` of a stream may be a value."""
+    """A running operation or stream. A driver performs `request` until `done`; a stream's `request` may also be a value."""
 
     def __init__(self, steps: Generator[Any, QueryResult, Any]) -> None:
         self._steps = steps
@@ -96,7 +96,7 @@ class Operation(Generic[T]):
         self._on(partial(self._steps.send, answer))
 
     def fail(self, error: Exception) -> None:
-        """What was asked raised this. Raises it again unless the operation knows what to do."""
+        """The request raised this error. Raises it again unless the operation handles it."""
         self._on(partial(self._steps.throw, error))
 
     def _on(self, resume: Callable[[], Any]) -> None:
@@ -107,13 +107,13 @@ class Operation(Generic[T]):
 
 
 def prepare(cursor: "psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]") -> None:
-    """Let a cursor read every timestamp and every JSON value. Not the connection: it may be the caller's."""
+    """Let a cursor read every timestamp and every JSON value. The connection is not changed: it may be the caller's."""
     read_any_timestamp(cursor)
     set_json_loads(_readable, cursor)
 
 
 def _readable(raw: str | bytes) -> Any:
-    """Parsed JSON; the text itself where Python cannot parse it (nested too deep, a number too long)."""
+    """Parsed JSON, or the text itself if Python cannot parse it (nested too deep, a number too long)."""
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):
@@ -127,7 +127,7 @@ def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
     if not tasks:
         return []
     rows = (yield Query("client/submit", columns(tasks))).rows
-    # Rows of an INSERT … SELECT … ORDER BY come back in that order, those with a key are found by it.
+    # The rows of INSERT … SELECT … ORDER BY return in that order; rows with a key are matched by it.
     unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
     created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
     taken = {r["idempotency_key"]: r["task_id"] for r in rows if not r["created"]}
@@ -142,7 +142,7 @@ def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
         elif key in taken:
             answers.append(Submitted(taken[key], False))
         else:
-            answers += yield from submit_many([task])  # it was committed after our snapshot: look again
+            answers += yield from submit_many([task])  # it was committed after our snapshot: try again
     return answers
 
 
@@ -197,7 +197,7 @@ def newest_ids(prefix: str, limit: int) -> Steps[list[str]]:
 
 
 def _like(prefix: str) -> str:
-    """A LIKE pattern for what begins so."""
+    """A LIKE pattern for this prefix."""
     return "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
 
 
@@ -213,14 +213,14 @@ def change(verb: str, task_ids: str | Sequence[str]) -> Steps[list[Changed]]:
 
 
 def listed(task_ids: str | Sequence[str]) -> list[str]:
-    """One id is a list of one: text is a sequence too, of letters."""
+    """One id becomes a list of one, because a string is itself a sequence."""
     return [task_ids] if isinstance(task_ids, str) else list(task_ids)
 
 
 def _row(name: str, task_id: str) -> Steps[dict[str, Any]]:
     try:
         rows = (yield Query(name, {"task_id": task_id})).rows
-    except psycopg.DataError:  # an id that the column's type cannot be
+    except psycopg.DataError:  # the id is not valid for the column's type
         rows = []
     if not rows:
         raise UnknownTask(f"no task {task_id!r}")
@@ -233,7 +233,7 @@ def _row(name: str, task_id: str) -> Steps[dict[str, Any]]:
 def follow(
     task_ids: str | Sequence[str], timeout: float | None, *, patient: bool, away: Away | None = None
 ) -> Stream[list[TaskStatus]]:
-    """`patient`: a database that is away is waited for."""
+    """`patient`: wait through an outage of the database."""
     began = time.monotonic()
     waiting = list(dict.fromkeys(listed(task_ids)))
     while True:
@@ -254,7 +254,7 @@ def follow(
 
 
 def progress(task_id: str, timeout: float | None, *, patient: bool, away: Away | None = None) -> Stream[RunView]:
-    """The run, whenever something about it has changed; the last one is finished."""
+    """Yield the run whenever it changes; the last one is finished."""
     began = time.monotonic()
     before: RunView | None = None
     while True:
@@ -271,11 +271,11 @@ def progress(task_id: str, timeout: float | None, *, patient: bool, away: Away |
 
 
 def check_may_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
-    """Raises RuntimeError where waiting would hold a transaction open, and perhaps wait for its own commit."""
+    """Raises RuntimeError if waiting would keep a transaction open, and perhaps wait for its own commit."""
     if not owns and (not autocommit or status != TransactionStatus.IDLE):
         raise RuntimeError(
-            "waiting inside a transaction: a task is claimed only after its commit. Commit, then wait with a client of its"
-            " own (Client(dsn)), or on a connection in autocommit mode"
+            "cannot wait inside a transaction: a task is claimed only after its commit. Commit first, then wait with a separate"
+            " Client(dsn), or on a connection in autocommit mode"
         )
 
 
@@ -284,7 +284,7 @@ def _statuses(task_ids: list[str]) -> Steps[list[TaskStatus]]:
     for start in range(0, len(task_ids), FOLLOW_AT_ONCE):
         try:
             rows = (yield Query("client/follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})).rows
-        except psycopg.DataError:  # an id that the column's type cannot be
+        except psycopg.DataError:  # the id is not valid for the column's type
             return []
         statuses += [TaskStatus(**row) for row in rows]
     return statuses
@@ -293,7 +293,7 @@ def _statuses(task_ids: list[str]) -> Steps[list[TaskStatus]]:
 def _patiently(
     operation: Callable[[], Steps[T]], began: float, timeout: float | None, patient: bool, away: Away | None
 ) -> Steps[T]:
-    """The operation's result, once the database answers. Raises TimeoutError when it stays away past `timeout`."""
+    """The operation's result, once the database answers. Raises TimeoutError if the outage outlasts `timeout`."""
     backoff = Backoff()
     while True:
         try:

@@ -1,7 +1,7 @@
-"""Reading moments that Python has no date for.
+"""Reads timestamps outside the range of Python's `datetime`.
 
-PostgreSQL knows 4713 BC, the year 294276 and infinity, and whoever may insert may write them. One such row must not keep
-everybody from seeing the list it is in: it is shown at the edge of what a `datetime` can say.
+PostgreSQL accepts 4713 BC, the year 294276 and infinity, and any user who may insert can write them. One such row must not
+break a whole list, so it is shown as the earliest or latest `datetime`.
 """
 
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from psycopg.types.datetime import TimestampLoader, TimestamptzLoader
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 30, tzinfo=UTC)
-"""A day inside of what `datetime` holds, so that they can be shown in any zone."""
+"""One day inside the limits of `datetime`, so that they can be shown in any time zone."""
 
 
 def _edge(data: Buffer) -> datetime:

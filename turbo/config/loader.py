@@ -1,10 +1,10 @@
-"""A configuration file in YAML: read, expanded, checked. One message tells everything that is wrong, each with its place.
+"""A YAML configuration file: read, expanded and checked. One error lists every problem with its file, line and key.
 
     file ──YAML──▶ tree ──${VAR}──▶ tree ──pydantic──▶ a frozen Document
 
-What it is a file of (worker.yaml, fleet.yaml) is the caller's model. Variables expand after the YAML was parsed, so a value
-cannot become structure: `${VAR}`, `${VAR:-default}`, `$$` is a dollar, a lone `$` is text. Unknown keys are errors, with the
-nearest known one; so is a key that stands twice.
+The caller's model decides what kind of file it is (worker.yaml, fleet.yaml). Variables expand after the YAML is parsed, so a
+value cannot become structure: `${VAR}`, `${VAR:-default}`; `$$` is a dollar, a lone `$` is text. Unknown keys are errors,
+with a suggestion; so are duplicate keys.
 """
 
 import difflib
@@ -53,10 +53,10 @@ def load(
     written: Callable[[Tree], Iterable[Finding]] | None = None,
     expanded: Callable[[Tree], Iterable[Finding]] | None = None,
 ) -> D:
-    """Read and check a file. `overrides` maps key paths ("worker.slots") to values of the command line; `written` looks at
-    the file as it was written, `expanded` once its variables are; what they complain of is a secret, and not shown.
+    """Read and check a file. `overrides` maps key paths ("worker.slots") to values of the command line.
 
-    Raises ConfigError: one message, a line per problem.
+    `written` checks the file as written, `expanded` checks it after its variables are expanded. Values that these two report
+    are secrets, and no message shows them. Raises ConfigError: one message, one line per problem.
     """
     tree, lines = read(path, model)
     errors: list[Finding] = list(written(tree)) if written else []
@@ -85,7 +85,7 @@ def load(
 
 
 def _within(where: str, other: str) -> bool:
-    """Whether one of two key paths leads to the other."""
+    """Whether one of two key paths contains the other."""
     return f"{where}.".startswith(f"{other}.") or f"{other}.".startswith(f"{where}.")
 
 
@@ -114,7 +114,7 @@ def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
 
 
 def near(name: str, known: Iterable[object]) -> str:
-    """The end of a message about an unknown name: the one that was meant, or those that there are."""
+    """The end of a message about an unknown name: the likely one, or all known ones."""
     names = [str(k) for k in known]
     close = difflib.get_close_matches(name, names, n=1)
     if close:
@@ -131,14 +131,14 @@ def has_password(dsn: str) -> bool:
 
 
 def _walk(node: yaml.Node, at: str, lines: dict[str, int], path: Path) -> None:
-    """Remember the line of every key, and refuse a key that stands twice."""
+    """Record the line of every key. Raises ConfigError for a duplicate key."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
             where = f"{at}.{key.value}" if at else str(key.value)
             line = key.start_mark.line + 1
             if key.value in seen:
-                raise ConfigError(f"{path}:{line}: {where}: stands twice; keep one")
+                raise ConfigError(f"{path}:{line}: {where}: appears twice; keep one")
             seen.add(key.value)
             lines[where] = line
             _walk(value, where, lines, path)
@@ -179,7 +179,7 @@ def _expand(value: Any, at: str, errors: list[Finding]) -> Any:
 
 
 def _explain(model: type[Document], error: Any) -> Finding:
-    """One pydantic error, in our words."""
+    """One pydantic error as a finding."""
     place, models = _follow(model, error["loc"])
     where = ".".join(place)
     if error["type"] == "extra_forbidden":
@@ -193,10 +193,12 @@ def _explain(model: type[Document], error: Any) -> Finding:
         key = str(context.get("discriminator", "")).strip("'")
         kinds = ", ".join(str(tag) for m in models for tag in typing.get_args(m.model_fields[key].annotation))
         if error["type"] == "union_tag_not_found":
-            return fail(f"{key} is missing: one of {kinds}", subject=where)
+            return fail(f"{key} is missing: use one of {kinds}", subject=where)
         owner = place[0].removesuffix("s") if len(place) > 1 else where
-        return fail(f"{str(context.get('tag', ''))!r} is no {key} of {owner}: one of {kinds}", subject=f"{where}.{key}")
-    message = error["msg"].removeprefix("Value error, ")
+        return fail(
+            f"{str(context.get('tag', ''))!r} is not a {key} of {owner}: use one of {kinds}", subject=f"{where}.{key}"
+        )
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     value = error.get("input")
     shown = (
         ""
@@ -207,8 +209,8 @@ def _explain(model: type[Document], error: Any) -> Finding:
 
 
 def _follow(model: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], list[type[BaseModel]]]:
-    """Where an error is, in the file's own keys, and the models that may stand there. In an error's place pydantic also
-    names the member of a union it tried; that is no key."""
+    """The key path of an error, and the models that are possible there. pydantic's location also names the member of a union
+    that it tried, which is not a key."""
     place: list[str] = []
     at: list[Any] = [model]
     for part in map(str, loc):
@@ -223,13 +225,13 @@ def _follow(model: type[BaseModel], loc: Iterable[Any]) -> tuple[list[str], list
 
 
 def _tags(model: type[BaseModel]) -> set[str]:
-    """The values that a Literal key of a model may have: by one of them a union is told apart."""
+    """The values of a model's Literal keys, which tell the members of a union apart."""
     fields = (f.annotation for f in model.model_fields.values())
     return {str(tag) for a in fields if typing.get_origin(a) is Literal for tag in typing.get_args(a)}
 
 
 def _options(annotations: Iterable[Any]) -> list[Any]:
-    """Unions and Annotated taken apart."""
+    """The members of unions and Annotated types."""
     members = []
     for annotation in annotations:
         origin = typing.get_origin(annotation)
@@ -247,5 +249,5 @@ def _models(annotations: Iterable[Any]) -> list[type[BaseModel]]:
 
 
 def _items(annotations: Iterable[Any]) -> list[Any]:
-    """What the values of dicts and lists are."""
+    """The value types of dicts and lists."""
     return [typing.get_args(a)[-1] for a in _options(annotations) if typing.get_origin(a) in (dict, list)]

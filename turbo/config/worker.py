@@ -1,6 +1,6 @@
-"""worker.yaml: what a worker is told. How the file is read, expanded and checked: turbo.config.loader.
+"""worker.yaml: the configuration of a worker. turbo.config.loader reads, expands and checks the file.
 
-A password in a DSN written in the file is an error; one that TURBO_DSN brings in is the operator's runtime business.
+A password in a DSN in the file is an error. TURBO_DSN may have one, because it is not stored in the file.
 """
 
 import os
@@ -34,14 +34,12 @@ def queue_names(queues: list[str]) -> list[str]:
         if not QUEUE_NAME.fullmatch(queue):
             raise ValueError(f"{queue!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
     if len(set(queues)) != len(queues):
-        raise ValueError("names a queue twice")
+        raise ValueError("lists a queue twice")
     return queues
 
 
 class Database(Section):
-    dsn: str = Field(
-        default="", description="libpq connection string; empty means the PG* variables. No password in it."
-    )
+    dsn: str = Field(default="", description="libpq connection string, without a password. Empty: the PG* variables.")
 
     @field_validator("dsn")
     @classmethod
@@ -56,33 +54,45 @@ class Database(Section):
 class WorkerSection(Section):
     name: str | None = Field(default=None, description="Part of the worker id. null: the host's name.")
     host: str | None = Field(
-        default=None, description="This machine, as accounts and the fleet know it. null: its name."
+        default=None, description="This machine's name in accounts and the fleet. null: its hostname."
     )
-    slots: int = Field(default=10, ge=1, le=1000, description="Runs at once.")
+    slots: int = Field(default=10, ge=1, le=1000, description="How many tasks run at once.")
     queues: list[str] = Field(default=["default"], min_length=1, description="Queues this worker serves.")
-    drain_seconds: float = Field(default=30, ge=0, description="How long a drain waits for runs; 1800 suits agents.")
-    heartbeat_seconds: float = Field(default=10, gt=0, le=300, description="Between two beats.")
-    lease_seconds: float = Field(default=60, gt=0, description="Silence, in counted beats, after which others rescue.")
-    poll_seconds: float = Field(default=30, gt=0, le=86_400, description="The fallback poll.")
+    drain_seconds: float = Field(
+        default=30, ge=0, description="How long a shutdown waits for running tasks; 1800 suits agents."
+    )
+    heartbeat_seconds: float = Field(default=10, gt=0, le=300, description="Time between two heartbeats.")
+    lease_seconds: float = Field(
+        default=60, gt=0, description="Silence, counted in heartbeats, after which other workers rescue its tasks."
+    )
+    poll_seconds: float = Field(
+        default=30, gt=0, le=86_400, description="Interval of the fallback poll, in case a notification is lost."
+    )
     state_dir: str = Field(
-        default="~/.local/state/turbo", description="Journal, spool and logs; local disk, one per host."
+        default="~/.local/state/turbo",
+        description="Directory of the journal, spool and logs: on a local disk, one per host.",
     )
     files_days: float | None = Field(
-        default=14, ge=1, description="Logs and working directories of a task go so long after its last run."
+        default=14,
+        ge=1,
+        description="Days after a task's last run until its logs and working directories are deleted. null: never.",
     )
-    files_gb: float | None = Field(default=None, gt=0, description="Above this, those untouched for longest go first.")
-    allowed_roots: list[str] = Field(default=[], description="Where a row's input_data.cwd may point.")
+    files_gb: float | None = Field(
+        default=None, gt=0, description="Size limit for these files; the longest unused are deleted first. null: none."
+    )
+    allowed_roots: list[str] = Field(default=[], description="Directories that a task's input_data.cwd may be in.")
     on_lost_lease: Literal["keep", "kill"] = Field(
-        default="keep", description="When cut off for longer than the lease."
+        default="keep",
+        description="What happens to running tasks when the worker is cut off for longer than its lease.",
     )
-    labels: dict[str, str] = Field(default={}, description="Shown in agent_workers; yours to choose.")
+    labels: dict[str, str] = Field(default={}, description="Free-form labels, shown in agent_workers.")
 
-    # Absolute: output_data.log names files in it, to be found from anywhere.
+    # Absolute, because output_data.log names files in it.
     _expand = field_validator("state_dir", mode="after")(lambda v: os.path.abspath(_home(v) or ""))  # noqa: PTH100
 
     @property
     def this_host(self) -> str:
-        """This machine's name, as accounts, workspaces and people know it."""
+        """This machine's name in accounts, workspaces and messages."""
         return self.host or socket.gethostname().split(".")[0]
 
     @field_validator("allowed_roots")
@@ -103,68 +113,77 @@ class WorkerSection(Section):
 class Tls(Section):
     certfile: str = Field(description="The endpoint's certificate, PEM.")
     keyfile: str = Field(description="Its key, PEM.")
-    client_ca: str | None = Field(default=None, description="Scrapers must present a certificate that this one signed.")
+    client_ca: str | None = Field(default=None, description="CA that must have signed the scraper's certificate.")
 
 
 class MetricsSection(Section):
     host: str = Field(default="127.0.0.1", description="The address the metrics endpoint listens on.")
-    port: int = Field(default=9464, ge=0, le=65535, description="0: a free one, in the log and in agent_workers.")
+    port: int = Field(
+        default=9464,
+        ge=0,
+        le=65535,
+        description="Port of the endpoint. 0: any free port, shown in the log and in agent_workers.",
+    )
     tls: Tls | None = Field(default=None, description="Serve HTTPS; null: plain HTTP.")
 
 
 class Account(Section):
-    env_file: str | None = Field(default=None, description="KEY=VALUE lines with its secrets, mode 0600.")
+    env_file: str | None = Field(default=None, description="File of KEY=VALUE lines with its secrets, mode 0600.")
     _expand = field_validator("env_file", mode="after")(lambda v: _home(v))
 
 
 class Retry(Section):
-    base_seconds: float = Field(default=2.0, ge=0, description="The longest wait before the first retry; it doubles.")
-    max_seconds: float = Field(default=300.0, ge=0, description="The longest wait before any retry.")
+    base_seconds: float = Field(
+        default=2.0, ge=0, description="Longest wait before the first retry; it doubles with each retry."
+    )
+    max_seconds: float = Field(default=300.0, ge=0, description="Longest wait before any retry.")
 
 
 class Program(Section):
-    """What executors that start a program have in common."""
+    """Keys of every executor that starts a program."""
 
-    account: str | None = Field(default=None, description="Whose login and limits it uses: a name under accounts.")
+    account: str | None = Field(default=None, description="Login and limits to use: a name under accounts.")
     command: list[str] = Field(
         min_length=1, description="The program and its arguments; {input[key]}, {task_id} and {task_type} are replaced."
     )
     cwd: str | None = Field(default=None, description="Its working directory. null: one per task.")
     exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
     workspace: Workspace | None = Field(default=None, description="A git worktree for each task, instead of cwd.")
-    env: dict[str, str] = Field(default={}, description="Set for the program, over the few variables it inherits.")
-    silence_seconds: float | None = Field(default=None, gt=0, description="Ended after so long without output.")
-    grace_seconds: float = Field(default=5.0, gt=0, description="TERM to KILL.")
+    env: dict[str, str] = Field(default={}, description="Variables for the program, added to the few it inherits.")
+    silence_seconds: float | None = Field(
+        default=None, gt=0, description="Stop the program after this long without output."
+    )
+    grace_seconds: float = Field(default=5.0, gt=0, description="Time between TERM and KILL.")
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
 
 
 class CommandSection(Program):
-    kind: Literal["command"] = Field(description="A program: the task as JSON on its standard input.")
+    kind: Literal["command"] = Field(description="A program that gets the task as JSON on standard input.")
 
 
 class ClaudeSection(Program):
     kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
-    command: list[str] = Field(
-        default=["claude"], min_length=1, description="The CLI, and flags of yours that go with every run."
-    )
+    command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
     model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
     disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
     max_turns: int | None = Field(default=None, ge=1, description="--max-turns.")
     max_budget_usd: float | None = Field(default=None, gt=0, description="--max-budget-usd, for one run.")
-    resume: bool = Field(default=False, description="A retry goes on with the agent's session.")
+    resume: bool = Field(default=False, description="A retry resumes the agent's session.")
     cli_max_retries: int = Field(
         default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
     )
-    silence_seconds: float | None = Field(default=600, gt=0, description="Ended after so long without output.")
+    silence_seconds: float | None = Field(
+        default=600, gt=0, description="Stop the program after this long without output."
+    )
 
 
 class PythonSection(Section):
-    kind: Literal["python"] = Field(description="An async function, in the worker's own process.")
+    kind: Literal["python"] = Field(description="An async function in the worker's process.")
     handler: str = Field(description="module:function, found on PYTHONPATH.")
-    account: str | None = Field(default=None, description="Whose limits it uses: a name under accounts.")
-    grace_seconds: float = Field(default=5.0, gt=0, description="Cancelled, and so long to end.")
+    account: str | None = Field(default=None, description="Limits to use: a name under accounts.")
+    grace_seconds: float = Field(default=5.0, gt=0, description="Time that a cancelled function has to end.")
 
     @field_validator("handler")
     @classmethod
@@ -178,12 +197,12 @@ ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Fiel
 
 
 class RetentionSection(Section):
-    """Days after which the leader deletes; null keeps for ever."""
+    """Days after which the leader deletes rows; null keeps them forever."""
 
     completed_days: float | None = Field(default=None, ge=1, description="Completed tasks, since their end.")
     failed_days: float | None = Field(default=None, ge=1, description="Failed tasks, since their end.")
     cancelled_days: float | None = Field(default=None, ge=1, description="Cancelled tasks, since their end.")
-    actions_days: float | None = Field(default=None, ge=1, description="The trail of finished and deleted tasks.")
+    actions_days: float | None = Field(default=None, ge=1, description="The audit trail of finished and deleted tasks.")
 
 
 class WorkerConfig(Document):
@@ -194,8 +213,10 @@ class WorkerConfig(Document):
     metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
     accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
     executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")
-    routes: dict[str, str] = Field(default={}, description="task_type → executor; default is for all others.")
-    retry: Retry = Field(default=Retry(), description="Waits between tries: exponential, with full jitter.")
+    routes: dict[str, str] = Field(
+        default={}, description="task_type → executor; the key default matches every other type."
+    )
+    retry: Retry = Field(default=Retry(), description="Waits between attempts: exponential, with full jitter.")
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
     def problems(self) -> list[Finding]:
@@ -210,7 +231,9 @@ class WorkerConfig(Document):
                 findings.append(fail(what, subject=f"executors.{name}.account"))
             findings += _workspace_problems(f"executors.{name}", section)
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
-            what = "must be at least twice heartbeat_seconds: one late beat is no death"
+            what = (
+                "must be at least twice heartbeat_seconds, so that one late heartbeat does not look like a dead worker"
+            )
             findings.append(fail(what, subject="worker.lease_seconds"))
         return findings
 
@@ -231,7 +254,7 @@ def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
 def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -> WorkerConfig:
     """Read and check a worker.yaml. `overrides` maps key paths ("worker.slots") to values of the command line.
 
-    Raises ConfigError: one message, a line per problem.
+    Raises ConfigError: one message, one line per problem.
     """
     return load(path, WorkerConfig, overrides, _written_password)
 
@@ -240,5 +263,5 @@ def _written_password(tree: Tree) -> Iterator[Finding]:
     section = tree.get("database")
     dsn = section.get("dsn") if isinstance(section, dict) else None
     if isinstance(dsn, str) and has_password(dsn):
-        what = "holds a password; put it into ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file"
+        what = "contains a password; put it in ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file"
         yield fail(what, subject="database.dsn")

@@ -12,23 +12,27 @@ from turbo.workspaces.names import branch_problem, ref_problem
 class Workspace(Section):
     """A git worktree and a branch for each task (docs/workspaces.md)."""
 
-    kind: Literal["worktree"] = Field(description="worktree: git's, with a branch for each task.")
-    repo: str = Field(description="A repository on this host, by its top directory.")
-    ref: str = Field(default="HEAD", description="Where a task begins: HEAD, origin/main, a tag, a commit.")
-    refs: list[str] = Field(default=[], description="What a row's input_data.ref may be: release/*.")
+    kind: Literal["worktree"] = Field(description="A git worktree, with a branch for each task.")
+    repo: str = Field(description="Top directory of a repository on this host.")
+    ref: str = Field(default="HEAD", description="Where a task starts: HEAD, origin/main, a tag, a commit.")
+    refs: list[str] = Field(default=[], description="Patterns that a task's input_data.ref may match: release/*.")
     branch: str = Field(default="turbo/{task_id}", description="The task's branch.")
     fetch: bool = Field(default=False, description="Fetch the remote's branch first.")
-    setup: list[str] = Field(default=[], description="Run in a new worktree, before the program: [npm, ci].")
-    setup_seconds: float = Field(default=600, gt=0, description="Its time limit; timeout_seconds is the program's.")
-    keep: Literal["changed", "always", "never"] = Field(
-        default="changed", description="Which worktrees stay after a task that succeeded."
+    setup: list[str] = Field(default=[], description="Command to run in a new worktree, before the program: [npm, ci].")
+    setup_seconds: float = Field(
+        default=600, gt=0, description="Time limit of setup; timeout_seconds limits the program."
     )
-    keep_days: float = Field(default=14, ge=1, description="Days without use, then the sweep looks at it.")
+    keep: Literal["changed", "always", "never"] = Field(
+        default="changed", description="Which worktrees to keep after a task succeeds."
+    )
+    keep_days: float = Field(default=14, ge=1, description="Days without use until the sweep may delete a worktree.")
     max_gb: float | None = Field(
-        default=None, gt=0, description="What this executor's worktrees may take on this host; then the oldest go."
+        default=None,
+        gt=0,
+        description="Size limit of this executor's worktrees on this host; the longest unused are deleted first.",
     )
     sweep_unmerged: bool = Field(
-        default=False, description="The sweep takes uncommitted changes and unmerged commits too."
+        default=False, description="The sweep also deletes worktrees with uncommitted changes or unmerged commits."
     )
 
     @field_validator("repo")
@@ -51,7 +55,7 @@ class Workspace(Section):
     def _patterns(cls, refs: list[str]) -> list[str]:
         for pattern in refs:
             if not pattern or pattern.startswith("-") or any(c.isspace() for c in pattern):
-                raise ValueError(f"{pattern!r} is no pattern of refs: main, release/*, v[0-9]*")
+                raise ValueError(f"{pattern!r} is not a ref pattern: write main, release/*, v[0-9]*")
         return refs
 
     @field_validator("branch")
@@ -65,11 +69,11 @@ class Workspace(Section):
     @classmethod
     def _argv(cls, setup: list[str]) -> list[str]:
         if any("\0" in part for part in setup) or setup[:1] == [""]:
-            raise ValueError("is no argv: write the program and its arguments as a list, [npm, ci]")
+            raise ValueError("is not a command: write the program and its arguments as a list, [npm, ci]")
         return setup
 
     def problem_of_fetch(self) -> str | None:
-        """What no single key shows."""
+        """The problem with `fetch` and `ref` together, if any."""
         if self.fetch and "/" not in self.ref and not self.refs:
-            return f"has nothing to fetch: ref {self.ref!r} is no remote's branch; write origin/main"
+            return f"has nothing to fetch: ref {self.ref!r} is not a remote branch; write origin/main"
         return None

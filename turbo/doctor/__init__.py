@@ -1,17 +1,18 @@
-"""`turbo doctor`: what will go wrong, before it does. A line a check, and what to do.
+"""`turbo doctor`: finds problems before they stop work. One line per check, with the remedy.
 
 check.py         a check, and which others must succeed first
 session.py       the doctor's session with the database
-server.py        the server: there, writable, its standbys, old transactions, its clock
-schema.py        migrated; turbo's triggers and indexes whole; nobody else's on the table
-delivery.py      notifications arrive: here, and at every live worker
-disk.py          the state directory and what dead workers left in it
-surroundings.py  the environment that this host's worker runs in
+server.py        the server: reachable, writable, its standbys, old transactions, its clock
+schema.py        migrated; turbo's triggers and indexes complete; no foreign triggers on the table
+delivery.py      notifications arrive, here and at every live worker
+disk.py          the state directory, and results that dead workers left in it
+surroundings.py  the environment of this host's worker
 programs.py      env files, the executors' programs and logins, shared directories
-metrics_port.py  free, or a worker's
-examination.py   all of them, in order
+metrics_port.py  the metrics port: free, or used by a worker
+worktrees.py     the worktrees of finished tasks
+examination.py   runs all checks, in order
 
-Nothing is changed: not in the database, not on the disk (but for a file that is written and removed again).
+Nothing is changed in the database or on the disk, except for a probe file that is removed again.
 """
 
 from turbo.doctor.examination import examine

@@ -1,8 +1,8 @@
-"""Do notifications arrive: here, and at every live worker of the fleet?
+"""Do notifications arrive, here and at every live worker of the fleet?
 
-LISTEN is answered with OK by a pooler in transaction mode too, and then nothing is delivered. So the doctor sends a
-NOTIFY and waits for it; and it asks each live worker on that worker's own channel, where one that hears answers
-(turbo.worker.listener). That finds a deaf worker from any machine, whatever its slots are doing.
+A pooler in transaction mode accepts LISTEN, and then delivers nothing. So the doctor sends a NOTIFY and waits for it. It also
+notifies each live worker on that worker's channel, and a worker that receives it answers (turbo.worker.listener). That
+finds a worker without notifications from any machine, even while its slots are busy.
 """
 
 import secrets
@@ -22,7 +22,7 @@ from turbo.migrate.session import behind_pooler, place, pools_transactions
 
 DELIVERY_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
-"""A worker answers within milliseconds; one that is just connecting anew is back within a second."""
+"""A worker answers within milliseconds; one that is reconnecting is back within a second."""
 
 
 def checks(session: Session) -> list[Check]:
@@ -38,7 +38,7 @@ def _delivered(session: Session) -> Finding:
         pooled = behind_pooler(session.connection)
         if pools_transactions(session.connection, session.dsn):
             return fail(
-                f"{where} is a pooler in transaction mode: LISTEN is answered, and nothing is delivered",
+                f"{where} is a pooler in transaction mode: it accepts LISTEN but delivers no notifications",
                 "point the DSN at PostgreSQL itself, or at a pool in session mode (PgBouncer: pool_mode = session)",
             )
     channel, token = f"turbo_doctor_{secrets.token_hex(6)}", secrets.token_hex(8)
@@ -51,28 +51,28 @@ def _delivered(session: Session) -> Finding:
                 how = "through a pooler in session mode" if pooled else "from another session"
                 return ok(f"a NOTIFY {how} arrives")
     return fail(
-        f"LISTEN is answered at {where}, but a NOTIFY from another session does not arrive",
-        "point the DSN at PostgreSQL itself: what stands in between does not pass notifications on",
+        f"{where} accepts LISTEN, but a NOTIFY from another session does not arrive",
+        "point the DSN at PostgreSQL itself: the proxy in between does not forward notifications",
     )
 
 
 def _workers_hear(session: Session) -> Finding:
     workers = session.rows("workers")
     if not workers:
-        return skip("no worker lives")
+        return skip("there is no live worker")
     deaf = _silent(session, workers)
     if not deaf:
         count = f"{len(workers)} live worker{'' if len(workers) == 1 else 's'}"
         return ok(f"{count} answered to a notification")
     named = ", ".join(f"{row['worker_id']} on {row['host']}" for row in deaf)
     return fail(
-        f"live, and deaf to notifications: {named}: polling every second, and nothing reaches it at once",
-        "its DSN leads through a pooler in transaction mode, or its event loop is blocked; see its log and mend its DSN",
+        f"live, but without notifications: {named}; these workers poll every second and react late",
+        "check the worker's log: its DSN leads through a pooler in transaction mode, or its event loop is blocked",
     )
 
 
 def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
-    """Those that have not answered within ANSWER_SECONDS."""
+    """The workers that did not answer within ANSWER_SECONDS."""
     waiting = {str(row["worker_id"]): row for row in workers}
     token = secrets.token_hex(8)
     with session.another() as listening:
@@ -89,8 +89,8 @@ def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:
 
 
 def _payloads(connection: psycopg.Connection[Any], seconds: float) -> Iterable[str]:
-    """Payloads as they arrive. The generator of psycopg is always run to its end: what came in the same packet as an
-    answer would be lost else."""
+    """Payloads as they arrive. psycopg's generator is always run to its end, because payloads that arrived in the same packet
+    would be lost otherwise."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         payloads = [notify.payload for notify in connection.notifies(timeout=min(left, 0.02))]

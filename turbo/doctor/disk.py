@@ -28,11 +28,11 @@ NETWORKED = frozenset(
     {"nfs", "nfs4", "nfsd", "cifs", "smbfs", "smb3", "afpfs", "webdav", "davfs", "ncpfs", "9p", "afs", "ceph", "glusterfs"}
     | {"lustre", "gpfs", "ocfs2", "gfs2", "beegfs", "fuse.sshfs", "fuse.s3fs", "fuse.rclone", "fuse.glusterfs", "macfuse"}
 )  # fmt: skip
-"""File systems on which a lock may be granted twice, or a rename seen late. By the names of Linux and macOS."""
+"""File systems on which a lock may be granted twice, or a rename appear late. Names as in Linux and macOS."""
 
 
 class Mount(NamedTuple):
-    """As psutil tells of one."""
+    """A mounted file system, from psutil."""
 
     device: str
     mountpoint: str
@@ -51,14 +51,14 @@ def _mounts() -> list[Mount]:
 
 
 def file_system(path: Path, mounts: Iterable[Mount]) -> Mount | None:
-    """What `path` is on."""
+    """The mount that holds `path`."""
     whole = path.resolve()
     holding = [m for m in mounts if whole.is_relative_to(m.mountpoint)]
     return max(holding, key=lambda m: len(m.mountpoint), default=None)
 
 
 def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
-    """Is it this user's alone, on a local disk, with room, and does it take a file?"""
+    """Is it private to this user, on a local disk with free space, and writable?"""
     mount = file_system(root, mounts)
     if mount is not None and mount.fstype in NETWORKED:
         return fail(
@@ -69,19 +69,19 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
         here = next(parent for parent in root.absolute().parents if parent.exists())
         if not here.is_dir() or not os.access(here, os.W_OK | os.X_OK):
             return fail(
-                f"{root} is not there, and cannot be made in {here}", "make it, or choose another worker.state_dir"
+                f"{root} does not exist and cannot be created in {here}", "create it, or set another worker.state_dir"
             )
-        return ok(f"{root} will be made when a worker starts")
+        return ok(f"{root} will be created when a worker starts")
     state = root.stat()
     if not stat.S_ISDIR(state.st_mode):
-        return fail(f"{root} is no directory", "choose another worker.state_dir")
+        return fail(f"{root} is not a directory", "set another worker.state_dir")
     if state.st_uid != os.geteuid():
         return fail(
-            f"{root} belongs to user {state.st_uid}, this is {os.geteuid()}",
-            "run the doctor, and the worker, as its owner; or choose another worker.state_dir",
+            f"{root} belongs to user {state.st_uid}, but this is user {os.geteuid()}",
+            "run the doctor and the worker as its owner, or set another worker.state_dir",
         )
     if stat.S_IMODE(state.st_mode) & 0o077:
-        return fail(f"{root} can be read by other users (mode {stat.S_IMODE(state.st_mode):04o})", f"chmod 700 {root}")
+        return fail(f"other users can read {root} (mode {stat.S_IMODE(state.st_mode):04o})", f"chmod 700 {root}")
     try:
         with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=root) as file:
             file.write(b"x" * PROBE_BYTES)
@@ -89,14 +89,14 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
             os.fsync(file.fileno())
     except OSError as error:
         return fail(
-            f"{root} takes no file: {error.strerror}; results are kept in memory, and nothing is claimed",
-            f"make room on {mount.mountpoint if mount else 'its disk'}",
+            f"{root} is not writable: {error.strerror}; a worker keeps results in memory and claims nothing",
+            f"free some space on {mount.mountpoint if mount else 'its disk'}",
         )
     free = shutil.disk_usage(root).free
     inodes = os.statvfs(root).f_favail
     if free < ROOM_BYTES or 0 < inodes < INODES:
         what = f"{free / 1e6:.0f} MB" if free < ROOM_BYTES else f"room for {inodes} files"
-        return warn(f"{root} has {what} left: logs and results will fill it", "make room; old logs are in logs/")
+        return warn(f"{root} has only {what} left for logs and results", "free some space; old logs are in logs/")
     return ok(f"{root}, {free / 1e9:.0f} GB free{f' on {mount.fstype}' if mount else ''}")
 
 
@@ -104,11 +104,11 @@ def spool(root: Path) -> Finding:
     """Results that dead workers did not record, and results that the database refused. A live worker records its own."""
     workers = root / "workers"
     if not workers.is_dir():
-        return skip("there is none yet")
+        return skip("there is no spool yet")
     try:
         homes = sorted(home for home in workers.iterdir() if home.is_dir())
     except PermissionError:
-        return skip("not this user's")
+        return skip("it belongs to another user")
     problems: list[str] = []
     remedies: list[str] = []
     for kind, remedy in REFUSED.items():
@@ -121,11 +121,11 @@ def spool(root: Path) -> Finding:
     if any(dead.values()):
         places = ", ".join(f"{count} of {name}" for name, count in dead.items() if count)
         problems.append(f"results that dead workers have not recorded: {places}")
-        remedies.append("start a worker with this state_dir: it records them before it claims")
-    return warn("; ".join(problems), "; ".join(remedies)) if problems else ok("nothing is left over")
+        remedies.append("start a worker with this state_dir: it records them before it claims tasks")
+    return warn("; ".join(problems), "; ".join(remedies)) if problems else ok("no unrecorded results")
 
 
 def _lives(worker_id: str) -> bool:
-    """By the pid in the id; a worker's lock must not be tried, for one that starts might find it taken."""
+    """By the pid in the id. Trying the worker's lock could make a starting worker find it taken."""
     pid = re.search(r"-(\d{1,9})-[0-9a-f]{6}$", worker_id)
     return pid is not None and psutil.pid_exists(int(pid[1]))

@@ -26,12 +26,12 @@ def examine(
     env_file: Path | None = None,
     old_transaction_seconds: float = OLD_TRANSACTION_SECONDS,
 ) -> Iterator[Finding]:
-    """Look at everything, a finding a check, each as soon as it is there.
+    """Run every check. Yields one finding per check, as soon as it is known.
 
-    Without `config` this host is left out: which state directory, executors and port are meant is not known.
-    `env_file` is the worker's own (`turbo worker --env-file`). A transaction is old after `old_transaction_seconds`.
+    Without `config` this host is not checked, because its state directory, executors and port are unknown. `env_file` is the
+    worker's (`turbo worker --env-file`). A transaction is old after `old_transaction_seconds`.
     """
-    lacking: dict[str, str] = {}  # a check that did not succeed, and the one that it would only repeat
+    lacking: dict[str, str] = {}  # a check that did not succeed → the check that is the cause
     with Session(dsn) as session:
         for check in _checks(session, config, env_file, old_transaction_seconds):
             cause = next((lacking[name] for name in check.needs if name in lacking), None)
@@ -45,9 +45,9 @@ def _run(check: Check) -> Finding:
     try:
         return check.run()
     except psycopg.Error as error:
-        return fail(f"the database did not answer this: {db.reason(error)}", "see the server's log")
+        return fail(f"the query failed: {db.reason(error)}", "see the server's log")
     except OSError as error:
-        return fail(f"cannot be looked at: {error}", "mend that, and run the doctor again")
+        return fail(f"cannot be checked: {error}", "fix this, and run the doctor again")
 
 
 def _checks(
@@ -58,7 +58,7 @@ def _checks(
     yield from delivery.checks(session)
     if config is None:
         yield Check(
-            "this host", lambda: skip("give --config FILE: state directory, programs, logins and ports are in it")
+            "this host", lambda: skip("give --config FILE to check the state directory, programs, logins and ports")
         )
         return
     host = _Host(session, config)
@@ -69,7 +69,7 @@ def _checks(
 
 
 class _Host:
-    """This machine, as its workers know it."""
+    """This machine, and the workers on it."""
 
     def __init__(self, session: Session, config: WorkerConfig) -> None:
         self._session = session
@@ -78,7 +78,7 @@ class _Host:
 
     @cached_property
     def workers(self) -> list[SessionRow]:
-        """The live ones of the fleet; none when the database cannot be asked."""
+        """The live workers of the fleet; empty when the database does not answer."""
         try:
             return self._session.rows("workers")
         except psycopg.Error:

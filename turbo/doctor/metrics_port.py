@@ -1,4 +1,4 @@
-"""The metrics port: free, or held by a worker of turbo's."""
+"""The metrics port: free, or used by a turbo worker."""
 
 import errno
 import http.client
@@ -14,15 +14,15 @@ ASK_SECONDS = 3.0
 
 
 def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Finding:
-    """`rows` are the live workers: the one on this host with this port is ours, whatever it answers."""
+    """`rows` are the live workers. One on this host with this port counts as ours, whatever it answers."""
     if settings.port == 0:
-        return ok("a free one is taken at the start")
+        return ok("the worker will take any free port")
     where = f"{settings.host}:{settings.port}"
     holder = _holder(settings)
     if holder is None:
         return ok(f"{where} is free")
     if holder != errno.EADDRINUSE:
-        why = {errno.EACCES: "this user may not", errno.EADDRNOTAVAIL: "this machine has no such address"}
+        why = {errno.EACCES: "this user may not use it", errno.EADDRNOTAVAIL: "this machine has no such address"}
         return fail(
             f"nothing can listen on {where}: {why.get(holder, errno.errorcode.get(holder, ''))}",
             "set metrics.host and metrics.port",
@@ -31,17 +31,17 @@ def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str
         (r for r in rows if r["host"] == host and str(r["metrics_address"]).endswith(f":{settings.port}")), None
     )
     if mine is not None:
-        return ok(f"{where} is worker {mine['worker_id']}'s")
+        return ok(f"{where} is used by worker {mine['worker_id']}")
     if _is_turbo(settings):
-        return ok(f"{where} is a turbo worker's")
+        return ok(f"{where} is used by a turbo worker")
     return fail(
-        f"{where} is held by another program: the worker will not start",
+        f"{where} is used by another program: the worker will not start",
         "set another metrics.port, or 0 for a free one",
     )
 
 
 def _holder(settings: MetricsSection) -> int | None:
-    """None when a server could listen there now, else the error's number."""
+    """None if a server could listen there now, else the errno."""
     try:
         family = socket.getaddrinfo(settings.host or None, settings.port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -60,7 +60,7 @@ def _is_turbo(settings: MetricsSection) -> bool:
     connection: http.client.HTTPConnection
     if settings.tls is None:
         connection = http.client.HTTPConnection(host, settings.port, timeout=ASK_SECONDS)
-    else:  # whose port it is, not whether it may be trusted
+    else:  # only identifies the program, so the certificate is not checked
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         connection = http.client.HTTPSConnection(host, settings.port, timeout=ASK_SECONDS, context=context)

@@ -1,7 +1,7 @@
-"""What the executors need of this host: secrets' files, programs, logins, directories that are not shared by accident.
+"""What the executors need on this host: env files, programs, logins, and directories that are not shared by accident.
 
-Looked at as a task's program would find it: in the environment that the worker would give it (turbo.process.environment), put
-together from the worker's own and not from this shell's.
+Checked in the environment that the worker would give a task's program (turbo.process.environment). It is derived from the
+worker's environment, not from this shell's.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def checks(
     routed = set(config.routes.values())
     for name, executor in config.executors.items():
         if name not in routed:
-            continue  # no task can come to it
+            continue  # no route leads to it
         whose = executor.account
         needs = (f"env file {whose}",) if whose is not None and config.accounts[whose].env_file is not None else ()
         checks_of_programs.append(Check(f"executor {name}", partial(_executor, config, name, environment), needs))
@@ -50,7 +50,7 @@ def env_file(path: Path) -> Finding:
         count = len(EnvFile(path).values())
     except EnvironmentRefused as error:
         what, _, do = str(error).partition(": run ")
-        return fail(what.removeprefix("env_file "), do or "mend it: KEY=VALUE lines, this user's, mode 0600")
+        return fail(what.removeprefix("env_file "), do or "fix it: KEY=VALUE lines, owned by this user, mode 0600")
     return ok(f"{path}: mode 0600, {count} variable{'' if count == 1 else 's'}")
 
 
@@ -61,63 +61,63 @@ def _executor(config: WorkerConfig, name: str, find_environment: Callable[[], Wo
         try:
             executor = build_executors(alone, Journal(Path(scratch) / "journal"))[name]
         except (ConfigError, OSError) as error:
-            return fail(str(error).removeprefix(f"executors.{name}: "), f"mend executors.{name} in the configuration")
+            return fail(str(error).removeprefix(f"executors.{name}: "), f"fix executors.{name} in the configuration")
         if isinstance(executor, NeedsProgram) and (missing := executor.missing()) is not None:
             what, _, do = missing.partition("; ")
             return fail(
                 f"{what} ({environment.whose})",
-                do or "install it, or write its absolute path as the executor's command",
+                do or "install it, or use its absolute path in the executor's command",
             )
         section = config.executors[name]
         if isinstance(section, ClaudeSection):
             return asyncio.run(_claude(executor, section.account, environment))
         program = section.command[0] if isinstance(section, CommandSection) else section.handler
-        return ok(f"{program} is there ({environment.whose})")
+        return ok(f"found {program} ({environment.whose})")
 
 
 async def _claude(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
-    """The CLI's version and whether a login is there: its own word, which costs no request and says nothing of validity."""
+    """The CLI's version, and whether it has a login. It reports this itself, without a request and without checking validity."""
     from turbo.executors.claude.executor import ClaudeExecutor
 
     assert isinstance(executor, ClaudeExecutor)
     version = await executor.version()
     if version is None:
-        return fail("the Claude CLI does not answer to --version", "run it by hand; install it again")
+        return fail("the Claude CLI does not respond to --version", "run it by hand, or install it again")
     logged_in = await executor.auth_status()
     if logged_in is None:
-        return warn(f"Claude CLI {version} does not say whether it is logged in", "run: claude auth status")
+        return warn(f"Claude CLI {version} does not report whether it is logged in", "run: claude auth status")
     if not logged_in:
         whose = f" of account {account}" if account else ""
         return fail(
             f"Claude CLI {version} is not logged in ({environment.whose})",
-            f"claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN=… in the env_file{whose} (mode 0600)",
+            f"run claude setup-token, and put CLAUDE_CODE_OAUTH_TOKEN=… in the env_file{whose} (mode 0600)",
         )
     numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
     if numbers < OLDEST_MEASURED:
         oldest = ".".join(map(str, OLDEST_MEASURED))
-        return warn(f"Claude CLI {version}, older than any that turbo was measured with ({oldest})", "upgrade it")
-    return ok(f"Claude CLI {version}, a login is there ({environment.whose})")
+        return warn(f"Claude CLI {version}, is older than any version tested with turbo ({oldest})", "upgrade it")
+    return ok(f"Claude CLI {version}, logged in ({environment.whose})")
 
 
 def is_agent(section: object) -> bool:
-    """Something that edits files: the Claude CLI, or a command with an account, which is an agent's CLI then."""
+    """Whether it is an agent that edits files: the Claude CLI, or a command with an account."""
     return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and section.account is not None)
 
 
 def directory(config: WorkerConfig, name: str) -> Finding:
-    """Ten agents in one checkout ruin each other's work."""
+    """Several agents in one checkout overwrite each other's work."""
     section = config.executors[name]
     assert isinstance(section, ClaudeSection | CommandSection)
     workspace = getattr(section, "workspace", None)
     if getattr(workspace, "kind", None) == "worktree":
-        return ok("each task has a git worktree of its own")
+        return ok("each task has its own git worktree")
     if section.cwd is None:
-        return ok("each task has a directory of its own")
+        return ok("each task has its own directory")
     if section.exclusive_cwd:
         return ok(f"one task at a time in {section.cwd}")
     if config.worker.slots == 1:
-        return ok(f"{section.cwd}, and the worker has one slot; a second worker with this directory would share it")
+        return ok(f"{section.cwd}; the worker has one slot, but a second worker with this directory would share it")
     return warn(
         f"up to {config.worker.slots} agents at once in {section.cwd}: they will overwrite each other's work",
-        "workspace: {kind: worktree, repo: …}, or exclusive_cwd: true",
+        "set workspace: {kind: worktree, repo: …}, or exclusive_cwd: true",
     )

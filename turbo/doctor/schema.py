@@ -1,4 +1,4 @@
-"""turbo's schema: migrated, whole, and alone on its tables."""
+"""turbo's schema: migrated, complete, and without foreign triggers on its tables."""
 
 import re
 from functools import cache
@@ -41,7 +41,7 @@ def _schema(session: Session) -> Finding:
         except MigrationError as error:
             return fail(str(error), "see migrations/ and the table turbo_migrations")
     if state.version > state.latest:
-        return warn(explanation.partition(": upgrade")[0], "works; upgrade turbo on this host when you can")
+        return warn(explanation.partition(": upgrade")[0], "this works; upgrade turbo on this host when you can")
     return ok(f"at version {state.version}, the latest")
 
 
@@ -53,14 +53,14 @@ def _table(session: Session) -> Finding:
         kind = {"p": "a partitioned table", "v": "a view", "m": "a materialised view", "f": "a foreign table"}
         what = "a partition" if table["partition"] else kind.get(table["kind"], f"of kind {table['kind']}")
         return fail(
-            f"agent_tasks is {what}: rows written straight to a part pass turbo's triggers by, and the guard of "
-            "concurrency_key cannot span parts",
+            f"agent_tasks is {what}: rows written directly to a partition bypass turbo's triggers, and the unique index on "
+            "concurrency_key cannot span partitions",
             "make agent_tasks a plain table; turbo's retention keeps it small",
         )
     if table["has_children"]:
         return warn(
-            "agent_tasks has tables that inherit from it: their rows are claimed, and turbo's triggers and unique "
-            "indexes do not reach them",
+            "other tables inherit from agent_tasks: turbo claims their rows, but its triggers and unique "
+            "indexes do not cover them",
             "ALTER TABLE … NO INHERIT public.agent_tasks",
         )
     if table["row_security"]:
@@ -89,9 +89,9 @@ def _triggers(session: Session) -> Finding:
     if missing:
         file = next(f for f in reversed(migrations.read()) if missing[0] in f.sql)
         return fail(
-            f"missing on {_ours()[missing[0]]}: {', '.join(missing)}; bad rows and hand edits are no longer judged, or "
-            "nobody is woken",
-            f"run migrations/{file.label}.sql once more: it can be repeated",
+            f"missing on {_ours()[missing[0]]}: {', '.join(missing)}; bad rows and hand edits are no longer checked, or "
+            "workers are not woken",
+            f"run migrations/{file.label}.sql again: it is safe to repeat",
         )
     disabled = sorted(name for name in _ours() if not there[name])
     if disabled:
@@ -99,21 +99,21 @@ def _triggers(session: Session) -> Finding:
             f"disabled: {', '.join(disabled)}",
             f"ALTER TABLE {_ours()[disabled[0]]} ENABLE TRIGGER {disabled[0]}",
         )
-    return ok(f"all {len(there.keys() & _ours().keys())} of turbo's are there and enabled")
+    return ok(f"all {len(there.keys() & _ours().keys())} of turbo's triggers are present and enabled")
 
 
 def _other_triggers(session: Session) -> Finding:
     rows = _on_our_tables(session, {"agent_tasks"})
     others = [row for row in rows if row["name"] not in _ours() and row["enabled"]]
     if not others:
-        return ok("none but turbo's on agent_tasks")
+        return ok("agent_tasks has only turbo's triggers")
     named = ", ".join(f"{row['name']} ({row['does']})" for row in others)
     return warn(
-        f"on agent_tasks there is also {named}: it runs inside every insert, claim and finish, and may change what they "
+        f"agent_tasks also has {named}: it runs in every insert, claim and finish, and may change what they "
         "write, slow them down, or fail them",
-        f"see that it is meant to be there; else DROP TRIGGER {others[0]['name']} ON agent_tasks"
+        f"check that it is intended, or DROP TRIGGER {others[0]['name']} ON agent_tasks"
         if others[0]["does"] != "a rule"
-        else f"see that it is meant to be there; else DROP RULE {others[0]['name']} ON agent_tasks",
+        else f"check that it is intended, or DROP RULE {others[0]['name']} ON agent_tasks",
     )
 
 
@@ -132,7 +132,7 @@ def _indexes(session: Session) -> Finding:
         what = "is INVALID" if row["present"] else "is missing"
         again = f"DROP INDEX CONCURRENTLY {row['name']}; " if row["present"] else ""
         return fail(f"{row['name']} {what}", f"{again}{' '.join(definitions[row['name']].split())}")
-    return ok(f"all {len(definitions)} of turbo's are there and valid")
+    return ok(f"all {len(definitions)} of turbo's indexes are present and valid")
 
 
 def _privileges(session: Session) -> Finding:
@@ -140,7 +140,7 @@ def _privileges(session: Session) -> Finding:
     if lacks:
         role = session.facts["role"]
         return fail(
-            f"role {role} lacks what a worker needs: {', '.join(lacks)}",
-            f"turbo migrate --roles, then GRANT turbo_worker TO {role}",
+            f"role {role} lacks privileges that a worker needs: {', '.join(lacks)}",
+            f"run turbo migrate --roles, then GRANT turbo_worker TO {role}",
         )
-    return ok(f"role {session.facts['role']} may do what a worker does")
+    return ok(f"role {session.facts['role']} has the privileges that a worker needs")

@@ -1,4 +1,4 @@
-"""The database server: is it there, may it be written, does something hold it back?"""
+"""The database server: is it reachable and writable, and does anything slow it down?"""
 
 import time
 
@@ -28,7 +28,7 @@ def _reachable(session: Session) -> Finding:
     began = time.monotonic()
     try:
         session.open()
-    except Exception as error:  # a DSN that cannot be read is one, too
+    except Exception as error:  # an unreadable DSN, too
         if not isinstance(error, OSError | ValueError) and type(error).__module__.partition(".")[0] != "psycopg":
             raise
         return fail(
@@ -48,7 +48,7 @@ def _writable(session: Session) -> Finding:
     if session.facts["read_only"]:
         return fail(
             f"{where} is read-only for role {session.facts['role']}: default_transaction_read_only is on",
-            "take the setting from the role, the database or the server",
+            "remove the setting from the role, the database or the server",
         )
     return ok(f"the primary, as role {session.facts['role']}")
 
@@ -57,39 +57,41 @@ def _server(session: Session) -> Finding:
     info = session.connection.info
     version = info.parameter_status("server_version") or str(info.server_version)
     if info.server_version < OLDEST_SERVER:
-        return fail(f"PostgreSQL {version}", "turbo needs PostgreSQL 14 or later")
+        return fail(f"PostgreSQL {version} is too old", "upgrade to PostgreSQL 14 or later")
     if session.facts["encoding"] not in ("UTF8", "SQL_ASCII"):
         return fail(
-            f"the database is encoded in {session.facts['encoding']}, and agents write all of Unicode",
-            "make a database in UTF8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
+            f"the database is encoded in {session.facts['encoding']}, but agents write any Unicode text",
+            "create a database in UTF8: CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0",
         )
     return ok(f"PostgreSQL {version}, {session.facts['encoding']}")
 
 
 def _standbys(session: Session) -> Finding:
-    """Who must confirm a commit, and is there?"""
+    """Must a standby confirm commits, and is one connected?"""
     names = session.facts["synchronous_standby_names"].strip()
     standbys = session.rows("standbys")
     unseen = any(s["sync_state"] is None for s in standbys)
     if names and not unseen and not any(s["sync_state"] in ("sync", "quorum") for s in standbys):
         return fail(
             f"every commit waits for a synchronous standby, and none is connected (synchronous_standby_names = {names})",
-            "start the standby; or ALTER SYSTEM SET synchronous_standby_names = '' and SELECT pg_reload_conf()",
+            "start the standby, or ALTER SYSTEM SET synchronous_standby_names = '' and SELECT pg_reload_conf()",
         )
     if names:
         return ok(f"commits wait for {names}")
     if standbys:
         return warn(
-            f"standbys are connected ({', '.join(s['name'] for s in standbys)}), none is synchronous: a failover may lose "
-            "the last commits. turbo sends results again from its spool; tasks inserted in that moment are gone",
-            "set synchronous_standby_names where that matters",
+            f"standbys are connected ({', '.join(s['name'] for s in standbys)}), but none is synchronous: a failover may lose "
+            "the last commits. turbo records its results again from the spool, but the newest inserted tasks are lost",
+            "set synchronous_standby_names if that matters to you",
         )
-    return ok("none is connected, no commit waits for one")
+    return ok("no standby is connected, and no commit waits for one")
 
 
 def _transactions(session: Session, seconds: float) -> Finding:
-    """The oldest xmin: what keeps dead rows from being vacuumed makes every claim dearer."""
-    limited = "" if session.facts["sees_all"] else " among this role's own (pg_read_all_stats sees the others')"
+    """The oldest xmin. Whatever keeps dead rows from being vacuumed slows down every claim."""
+    limited = (
+        "" if session.facts["sees_all"] else " among this role's sessions (grant pg_read_all_stats to see the others)"
+    )
     held = next(iter(session.rows("transactions", {"seconds": seconds})), None)
     if held is None:
         return ok(f"none is older than {seconds:g} s{limited}")
@@ -110,13 +112,13 @@ def _notify_queue(session: Session) -> Finding:
     share = session.rows("notify_queue")[0]["share"]
     if share < QUEUE_WARN:
         return ok(f"{share:.0%} full")
-    do = "a session that LISTENs sits in a transaction: find it in pg_stat_activity and end it"
+    do = "a listening session is idle in a transaction: find it in pg_stat_activity and end it"
     what = f"{share:.0%} full; when it is full, every transaction that notifies fails"
     return fail(what, do) if share >= QUEUE_FAIL else warn(what, do)
 
 
 def _clock(session: Session) -> Finding:
-    """The database's clock against this machine's; the round trip is the error of measurement."""
+    """The database's clock compared with this machine's. The round trip is the error of measurement."""
     best: tuple[float, float] | None = None
     for _ in range(3):
         before = time.time()
@@ -131,5 +133,5 @@ def _clock(session: Session) -> Finding:
         return ok(f"this machine and the database differ by less than {max(abs(skew), error, 0.001):.3f} s")
     return warn(
         f"this machine's clock is {abs(skew):.0f} s {'behind' if skew > 0 else 'ahead of'} the database's",
-        "set it by NTP (timedatectl, or sntp on macOS). turbo counts on the database's clock; logs and files will mislead",
+        "synchronize it with NTP (timedatectl, or sntp on macOS). turbo uses the database's clock, but logs and files show this one",
     )

@@ -1,7 +1,6 @@
-"""The doctor's one session with the database, and how it asks.
+"""The doctor's session with the database.
 
-Everything is read; nothing is changed, and nothing is waited for: a server that does not answer loses the connection
-after DEADLINE_SECONDS.
+It only reads. If the server does not answer within DEADLINE_SECONDS, the connection is closed.
 """
 
 import threading
@@ -41,19 +40,19 @@ class Session:
         self._connection = self.another()
 
     def another(self) -> psycopg.Connection[Any]:
-        """One more session, the caller's to close."""
+        """Another session, which the caller closes."""
         return migrations.connect(self.dsn, db.connect_arguments(self.dsn, APPLICATION_NAME))
 
     @property
     def connection(self) -> psycopg.Connection[Any]:
-        """Raises OperationalError before `open`, or when it is lost."""
+        """Raises OperationalError before `open`, or when the connection is lost."""
         if self._connection is None or self._connection.closed:
             raise psycopg.OperationalError("the connection to the database is lost")
         return self._connection
 
     @contextmanager
     def deadline(self, seconds: float = DEADLINE_SECONDS) -> Iterator[None]:
-        """The block ends with OperationalError when the server has not answered in time."""
+        """The block raises OperationalError when the server does not answer in time."""
         timer = threading.Timer(seconds, db.cut, [self.connection])
         timer.daemon = True
         timer.start()
@@ -69,7 +68,7 @@ class Session:
 
     @property
     def facts(self) -> SessionRow:
-        """What the server is (server.sql), asked once."""
+        """Facts about the server (server.sql), queried once."""
         if self._facts is None:
             self._facts = self.rows("server")[0]
         return self._facts

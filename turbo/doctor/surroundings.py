@@ -1,7 +1,6 @@
-"""The environment of this host's worker, which is not that of the shell: launchd gives a process almost none.
+"""The environment of this host's worker. It differs from the shell's: launchd gives a process almost none.
 
-A worker that runs is asked by way of the system (its process's own environment). Where none runs, the shell's has to
-do, and the doctor says so.
+For a running worker it is read from the process. Without one, the shell's environment is used, and the finding says so.
 """
 
 import os
@@ -17,28 +16,28 @@ from turbo.doctor.session import SessionRow
 
 @dataclass(frozen=True, slots=True)
 class WorkerEnvironment:
-    """`variables` is the whole environment; `whose` says where it was found."""
+    """`variables` is the whole environment; `whose` describes where it comes from, for a message."""
 
     variables: Mapping[str, str]
     whose: str
 
 
 def of_worker(rows: Iterable[SessionRow], host: str, name: str | None) -> WorkerEnvironment:
-    """Of a live worker on this host, one of this name if there is one; else this process's own."""
+    """The environment of a live worker on this host, preferably of this name; else this process's environment."""
     here = [row for row in rows if row["host"] == host]
     for row in sorted(here, key=lambda row: row["name"] != name):
         try:
             process = psutil.Process(int(row["pid"]))
             if "worker" in process.cmdline() and (variables := process.environ()):
-                return WorkerEnvironment(variables, f"as worker {row['worker_id']} has it")
-        except (psutil.Error, OSError):  # another user's, or gone
+                return WorkerEnvironment(variables, f"in the environment of worker {row['worker_id']}")
+        except (psutil.Error, OSError):  # it belongs to another user, or has ended
             continue
-    return WorkerEnvironment(dict(os.environ), "as this shell has it, for no worker runs here")
+    return WorkerEnvironment(dict(os.environ), "in this shell's environment, because no worker runs here")
 
 
 @contextmanager
 def applied(surroundings: WorkerEnvironment) -> Iterator[None]:
-    """This process has that environment while the block runs, and finds the modules that one would find."""
+    """Run the block with that environment, and with its module path."""
     own, path = dict(os.environ), list(sys.path)
     os.environ.clear()
     os.environ.update(surroundings.variables)

@@ -1,4 +1,4 @@
-"""The worktrees that tasks left on this host: how many, how big, and whether they outgrow their cap."""
+"""The worktrees that tasks left on this host: how many, how big, and whether they exceed their limit."""
 
 import time
 from collections import defaultdict
@@ -9,7 +9,7 @@ from turbo.domain.finding import Finding, ok, warn
 from turbo.workspaces.disk_usage import KeptWorktree, kept_worktrees
 
 NAMED = 5
-"""So many are named, the longest unused first; the directory has the rest."""
+"""At most this many are named, the longest unused first."""
 
 DAY = 86_400.0
 
@@ -19,9 +19,9 @@ def checks(state_dir: Path) -> list[Check]:
 
 
 def worktrees(kept: list[KeptWorktree], now: float) -> Finding:
-    """`found`: the longest unused first. `now`: Unix seconds."""
+    """`kept`: longest unused first. `now`: Unix seconds."""
     if not kept:
-        return ok("none is kept")
+        return ok("no worktrees are kept")
     size: dict[str, int] = defaultdict(int)
     cap: dict[str, int] = {}
     for worktree in kept:
@@ -34,9 +34,9 @@ def worktrees(kept: list[KeptWorktree], now: float) -> Finding:
     for executor, allowed in cap.items():
         if size[executor] > allowed:
             return warn(
-                f"those of executor {executor} take {_size(size[executor])}, above its max_gb ({_size(allowed)}): what is "
-                f"left is in use, or would be lost; {total}",
-                "merge what is worth it (turbo diff ID), then: git -C REPO worktree remove PATH",
+                f"worktrees of executor {executor} take {_size(size[executor])}, above its max_gb ({_size(allowed)}): the "
+                f"rest is in use or has unmerged work; {total}",
+                "merge what you need (turbo diff ID), then git -C REPO worktree remove PATH",
             )
     return ok(total)
 

@@ -1,4 +1,4 @@
-"""One worker process of the fleet: what is started, with which arguments and environment, and how it is stopped."""
+"""One worker process of the fleet: its command, environment and files, and how it is stopped."""
 
 import math
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from typing import Literal
 Manager = Literal["launchd", "systemd"]
 
 STOP_MARGIN_SECONDS = 15
-"""Between the end of a drain and the service manager's KILL: ended agents go, results are recorded."""
+"""Between the end of a drain and the service manager's KILL: time to end agents and record results."""
 
 ASSUMED_DRAIN_SECONDS = 30.0
-"""What a worker.yaml that says nothing means."""
+"""The default of worker.drain_seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A worker process. Paths are absolute and as the host knows them."""
+    """A worker process. Paths are absolute, and those of its host."""
 
     host: str
     manager: Manager
@@ -36,17 +36,17 @@ class Instance:
 
     @property
     def log_file(self) -> str:
-        """What the worker writes and rotates."""
+        """The log that the worker writes and rotates."""
         return f"{self.log_dir}/{self.name}.log"
 
     @property
     def stderr_file(self) -> str:
-        """What Python says before the log is open. The service manager appends to it."""
+        """Standard error, for errors before the log is open. The service manager appends to it."""
         return f"{self.log_dir}/{self.name}.stderr.log"
 
     @property
     def logs(self) -> str:
-        """Where to read what it said, in words: its own log, and where its service manager puts stderr."""
+        """Where to find its output, for a message: its log, and its service manager's stderr."""
         return f"{self.log_file} and {self.stderr_file if self.manager == 'launchd' else '`journalctl --user`'}"
 
     @property
@@ -64,19 +64,19 @@ class Instance:
 
     @property
     def environment(self) -> dict[str, str]:
-        """All of it. No secret: those are in the env file."""
+        """The whole environment. Secrets are in the env file."""
         lang = "en_US.UTF-8" if self.manager == "launchd" else "C.UTF-8"
         return {"PATH": ":".join(self.path), "HOME": self.home, "LANG": lang}
 
     @property
     def stop_seconds(self) -> int:
-        """From TERM to KILL."""
+        """Seconds from TERM to KILL."""
         return math.ceil(self.drain_seconds) + STOP_MARGIN_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine, or one user on it. `ssh`: how to get there; None: it is this machine."""
+    """A machine, or one user on it. `ssh`: how to reach it; None: this machine."""
 
     name: str
     manager: Manager
@@ -84,6 +84,6 @@ class Host:
     address: str
     instances: tuple[Instance, ...]
     label: str
-    """How its services' names begin: so those are found that are installed and no longer in the file."""
+    """The prefix of its service names. It finds services that are installed but no longer in the file."""
     notes: tuple[str, ...] = ()
-    """What is no error, but worth a word."""
+    """Remarks that are not errors."""

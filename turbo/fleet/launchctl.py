@@ -1,12 +1,12 @@
 """launchd's launchctl, with its modern verbs, in the domain of the user who is logged in at the screen: gui/UID.
 
-`bootout` is asynchronous: it answers (36: Operation now in progress) while the worker drains, and until the label is gone a
-`bootstrap` fails with 5 (Input/output error) or 37 (Operation already in progress), for some five seconds after the process
-has ended too. So: bootout, poll `print` until it fails, bootstrap, again while it fails, and believe `print` alone.
-`kickstart` does not read the plist again; it is used only for what waits for its throttle. An ssh session has the same
-gui/UID as long as the user is logged in at the screen; where nobody is, there is no such domain.
+`bootout` is asynchronous. It returns 36 (Operation now in progress) while the worker drains. Until the label is gone, and for
+about five seconds after the process has ended, `bootstrap` fails with 5 (Input/output error) or 37 (Operation already in
+progress). So: bootout, poll `print` until it fails, then bootstrap until `print` shows the job; only `print` is trusted.
+`kickstart` does not read the plist again, so it is used only for a job that waits for its throttle. An ssh session has the
+same gui/UID while the user is logged in at the screen; without a login there is no such domain.
 
-Source: launchctl(1); the codes as public installers met them (launchd/README.md). Not one of these commands was run on a Mac.
+Source: launchctl(1); the exit codes as public installers report them (launchd/README.md). None of this was run on a Mac.
 """
 
 import re
@@ -29,7 +29,7 @@ _ENDED = re.compile(r"^ended (\d+)\s*\Z", re.MULTILINE)
 
 
 def target(name: str) -> str:
-    """As sh writes it: the host knows its own user."""
+    """The service target, as sh text: the host fills in its user id."""
     return f'"gui/$(id -u)/{name}"'
 
 
@@ -45,7 +45,7 @@ class Launchctl(Manager):
         if job.state is JobState.WAITING:
             self.checked(f"launchctl kickstart {target(name)}", f"cannot start {name}")
             return
-        if job.loaded:  # down, and perhaps by an older plist
+        if job.loaded:  # down, perhaps with an older plist
             self.begin_stop(name)
             self._until_gone(name)
         self.checked(f"launchctl enable {target(name)}", f"cannot enable {name}")
@@ -59,7 +59,7 @@ class Launchctl(Manager):
             raise FleetError(f"{self.host.name}: cannot stop {name}: {done.complaint}")
 
     def registered(self, names: Sequence[str]) -> None:
-        """launchd reads the directory at the next login; a `disable` of long ago would stand in the way."""
+        """launchd reads the directory at the next login; `enable` undoes an earlier `disable`."""
         for name in names:
             self.checked(f"launchctl enable {target(name)}", f"cannot enable {name}")
 
@@ -74,13 +74,13 @@ class Launchctl(Manager):
                 return
             if self.run('launchctl print "gui/$(id -u)" >/dev/null 2>&1').code != 0:
                 raise FleetError(
-                    f"{self.host.name}: nobody is logged in at its screen, so there is no gui domain to run {name} in; "
+                    f"{self.host.name}: no user is logged in at its screen, so there is no gui domain for {name}; "
                     "log in there, or turn on automatic login"
                 )
             if time.monotonic() > end:
                 raise FleetError(
-                    f"{self.host.name}: launchd does not take {name}: {done.complaint}; "
-                    f"`plutil -lint` the file there, and see `log show --last 5m --predicate 'process == \"launchd\"'`"
+                    f"{self.host.name}: launchd does not load {name}: {done.complaint}; "
+                    f"run `plutil -lint` on the file there, and see `log show --last 5m --predicate 'process == \"launchd\"'`"
                 )
             time.sleep(POLL_SECONDS)
 
@@ -88,7 +88,7 @@ class Launchctl(Manager):
         end = time.monotonic() + GONE_SECONDS
         while not self.shell.dry and self.state(name).loaded:
             if time.monotonic() > end:
-                raise FleetError(f"{self.host.name}: launchd does not let go of {name}; try again in a minute")
+                raise FleetError(f"{self.host.name}: launchd does not unload {name}; try again in a minute")
             time.sleep(POLL_SECONDS)
 
     def _states(self, names: Sequence[str]) -> dict[str, Job]:
@@ -99,14 +99,14 @@ class Launchctl(Manager):
         )
         if done.code == 127:
             raise FleetError(
-                f"{self.host.name}: no launchctl there; if it is another machine, write its `ssh`; else `manager: systemd`"
+                f"{self.host.name}: no launchctl there; if it is another machine, set `ssh`; if it is Linux, set `manager: systemd`"
             )
         printed = sections(done.out)
         return {name: _job(printed.get(name, "")) for name in names}
 
 
 def _job(printed: str) -> Job:
-    """From what `launchctl print` says, which is told to people and no interface: the few words all versions have."""
+    """Read the output of `launchctl print`, which is no stable interface: only the few words that all versions have."""
     ended = _ENDED.search(printed)
     if ended is None or ended[1] != "0":
         return Job(JobState.DOWN)
@@ -119,7 +119,7 @@ def _job(printed: str) -> Job:
 
 
 def _last_end(printed: str) -> str:
-    """How its last run ended, where that was no success: an exit code, or where there is none, a signal."""
+    """How its last run failed: the exit code, or the signal; '' after a success."""
     if last := _LAST.search(printed):
         return "" if last[1].startswith(("(never", "0")) else f"exit {last[1]}"
     signal = _SIGNAL.search(printed)

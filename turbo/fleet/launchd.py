@@ -1,9 +1,9 @@
 """A worker's plist: a LaunchAgent, as launchd wants it.
 
-launchd gives a job almost no environment, expands nothing, never rotates a log and ignores what it does not understand.
-So: absolute paths, PATH, HOME and LANG said, the log written and rotated by the worker itself, every key checked against
-launchd_keys. Exit 0 is a drain and stays down; anything else is started again, not sooner than the throttle. KILL comes
-after the drain and a margin. No ProcessType: Background would throttle the agents' CPU and disk.
+launchd gives a job almost no environment, expands nothing, never rotates a log and ignores keys it does not know. So paths are
+absolute; PATH, HOME and LANG are set; the worker writes and rotates its log; every key is checked against launchd_keys.
+Exit 0 is a drain, and the worker stays down. After any other exit it is started again, no sooner than the throttle. KILL
+comes after the drain and a margin. There is no ProcessType: Background would throttle the agents' CPU and disk.
 """
 
 import plistlib
@@ -13,7 +13,7 @@ from turbo.fleet.instance import Instance
 from turbo.fleet.launchd_keys import duplicate_keys, wrong_keys
 
 OPEN_FILES = 4096
-"""launchd's own limit is 256; a run holds about five."""
+"""launchd's default limit is 256; a run needs about five."""
 
 HEAD = "<!-- Written by `turbo fleet render`. Change the fleet file, not this. -->\n"
 
@@ -41,7 +41,7 @@ def plist(instance: Instance) -> str:
     text = plistlib.dumps(content, sort_keys=False).decode()
     first, _, rest = text.partition("<dict>")
     text = f"{first}{HEAD}<dict>{rest}"
-    wrong = [*wrong_keys(content), *(f"{key} stands twice" for key in duplicate_keys(text))]
+    wrong = [*wrong_keys(content), *(f"{key} appears twice" for key in duplicate_keys(text))]
     if wrong or plistlib.loads(text.encode()) != content:
-        raise AssertionError(f"{instance.service}: {'; '.join(wrong) or 'not what was meant'}")
+        raise AssertionError(f"{instance.service}: {'; '.join(wrong) or 'the plist does not read back as written'}")
     return text

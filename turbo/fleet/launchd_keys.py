@@ -1,7 +1,7 @@
-"""The keys of a launchd job that turbo writes or may meet in one, typed. launchd ignores a key it does not know, and a value
-of the wrong type, without a word; so a plist is held to this table before it is written.
+"""The keys of a launchd job, with their types. launchd silently ignores unknown keys and values of the wrong type, so a plist
+is checked against this table before it is written.
 
-Source: launchd.plist(5) of macOS 14 (Apple), section XML PROPERTY LIST KEYS; what it says of each is told in our words.
+Source: launchd.plist(5) of macOS 14 (Apple), section XML PROPERTY LIST KEYS, paraphrased.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +9,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 Type = type | dict[str, Any] | list[Any]
-"""A scalar's type; {key: Type} for a dictionary, "*" standing for any key; [Type] for an array."""
+"""A scalar's type; {key: Type} for a dictionary, "*" for any key; [Type] for an array."""
 
 KEEP_ALIVE: dict[str, Type] = {
     "SuccessfulExit": bool,  # false: start again unless it exited with 0
@@ -43,18 +43,18 @@ KEYS: dict[str, Type] = {
     "RootDirectory": str,
     "Umask": int,  # decimal: 18 is 022
     "RunAtLoad": bool,
-    "KeepAlive": KEEP_ALIVE,  # also a plain bool; what is given is ORed
-    "ThrottleInterval": int,  # seconds from one start to the next; 10 unless said
-    "ExitTimeOut": int,  # seconds from TERM to KILL; 0 is for ever
+    "KeepAlive": KEEP_ALIVE,  # also a plain bool; several conditions are ORed
+    "ThrottleInterval": int,  # seconds from one start to the next; default 10
+    "ExitTimeOut": int,  # seconds from TERM to KILL; 0 means forever
     "ProcessType": str,  # Background, Standard, Adaptive, Interactive
     "Nice": int,
     "LowPriorityIO": bool,
     "LowPriorityBackgroundIO": bool,
-    "AbandonProcessGroup": bool,  # false: what is left of its process group is killed with it
+    "AbandonProcessGroup": bool,  # false: the rest of its process group is killed with it
     "SessionCreate": bool,
     "LegacyTimers": bool,
     "EnableTransactions": bool,
-    "LimitLoadToSessionType": str,  # Aqua unless said: the session at the screen
+    "LimitLoadToSessionType": str,  # default Aqua: the session at the screen
     "StandardInPath": str,
     "StandardOutPath": str,  # appended to, never rotated
     "StandardErrorPath": str,
@@ -71,12 +71,12 @@ KEYS: dict[str, Type] = {
 
 
 def wrong_keys(job: Mapping[str, Any], known: Mapping[str, Type] = KEYS, at: str = "") -> Iterator[str]:
-    """What launchd would ignore in a job: keys it does not know, values of another type."""
+    """What launchd would ignore in a job: unknown keys, and values of the wrong type."""
     for key, value in job.items():
         where = f"{at}.{key}" if at else key
         kind = known.get(key, known.get("*"))
         if kind is None:
-            yield f"{where} is no key of launchd"
+            yield f"{where} is not a key of launchd"
         elif key == "KeepAlive" and isinstance(value, bool):
             continue
         else:
@@ -95,13 +95,13 @@ def _wrong_value(value: Any, kind: Type, where: str) -> Iterator[str]:
         else:
             for i, item in enumerate(value):
                 yield from _wrong_value(item, kind[0], f"{where}.{i}")
-    elif type(value) is not kind:  # True is an int, and <true/> is no <integer>
+    elif type(value) is not kind:  # True is an int, but <true/> is not an <integer>
         yield f"{where} is not of type {kind.__name__}"
 
 
 def duplicate_keys(xml: str) -> list[str]:
-    """Keys that stand twice in one dictionary of a property list. Neither plistlib nor plutil says a word about them, and one
-    of the two values is lost. Raises ElementTree.ParseError."""
+    """Keys that appear twice in one dictionary of a property list. plistlib and plutil accept them silently and lose one of
+    the two values. Raises ElementTree.ParseError."""
     duplicates = []
     for dictionary in ElementTree.fromstring(xml).iter("dict"):  # noqa: S314 - a plist of the operator's own
         keys = [key.text or "" for key in dictionary.findall("key")]

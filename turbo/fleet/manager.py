@@ -1,11 +1,11 @@
-"""What a service manager does for turbo. launchctl.py and systemctl.py are the two there are.
+"""The interface of a service manager. launchctl.py and systemctl.py implement it.
 
     absent ──install──▶ down ──start──▶ running ──begin_stop──▶ (stopping) ──▶ down
                           ▲ exit 0         │ any other end
                           └────────────────┴──▶ waiting, for the throttle ──▶ running
 
-Every verb is idempotent: it says what is wanted, and does what is missing. `begin_stop` returns at once: a drain takes as long
-as it takes, and `look` tells how it stands.
+Every verb is idempotent: it names the desired state and does what is missing. `begin_stop` returns at once; `state` and `jobs`
+show when the drain has ended.
 """
 
 import shlex
@@ -21,21 +21,21 @@ from turbo.fleet.render import service_file
 from turbo.fleet.shell import Done, FleetError, Shell
 
 MARK = "@@turbo "
-"""Begins a line of ours in what a script prints."""
+"""Starts a marker line in the output of a script."""
 
 
 class JobState(StrEnum):
     ABSENT = "absent"  # no file
     DOWN = "down"
-    WAITING = "waiting"  # ended badly; started again after the throttle
+    WAITING = "waiting"  # failed; started again after the throttle
     RUNNING = "running"
     STOPPING = "stopping"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the manager says of a service. `why`: how its last run ended, where that was no success. `file`: what is installed.
-    `loaded`: launchd still has its label, and refuses it a second time."""
+    """The manager's view of a service. `why`: how its last run failed. `file`: the installed service file. `loaded`: launchd
+    still has its label, and would reject it a second time."""
 
     state: JobState
     pid: int | None = None
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def active(self) -> bool:
-        """Something of it runs, or will without being asked."""
+        """Whether it runs, or will be started without a command."""
         return self.state in (JobState.WAITING, JobState.RUNNING, JobState.STOPPING)
 
 
@@ -60,7 +60,7 @@ class Manager(ABC):
         self.shell = shell
         self.host = shell.host
         self.directory = f"{self.host.instances[0].home.rstrip('/')}/{self.below_home}"
-        """Where service files are."""
+        """The directory of the service files."""
 
     @abstractmethod
     def start(self, name: str) -> None:
@@ -76,20 +76,20 @@ class Manager(ABC):
 
     @abstractmethod
     def forget(self, name: str) -> None:
-        """A service that is down goes, its file last. Raises FleetError."""
+        """Remove a service that is down, its file last. Raises FleetError."""
 
     @abstractmethod
     def _states(self, names: Sequence[str]) -> dict[str, Job]:
-        """What the manager says of each; never ABSENT. Raises FleetError."""
+        """The manager's view of each; never ABSENT. Raises FleetError."""
 
     def notes(self) -> list[str]:
-        """What about this host will be a surprise later."""
+        """Remarks about this host's configuration: `problem; remedy`."""
         return []
 
-    # ── what is the same for both ───────────────────────────────────────────────────────────────────────────────────
+    # ── common to both ───────────────────────────────────────────────────────────────────────────────────
 
     def jobs(self, names: Sequence[str]) -> dict[str, Job]:
-        """Every service named, and every other one on the host that has the fleet's label. Raises FleetError."""
+        """The named services, and every other service on the host with the fleet's label. Raises FleetError."""
         files = self.files()
         everything = list(dict.fromkeys([*names, *files]))
         states = self._states(everything) if everything else {}
@@ -100,12 +100,12 @@ class Manager(ABC):
         return jobs
 
     def state(self, name: str, assume: JobState = JobState.DOWN) -> Job:
-        """One service's; a dry run takes it for `assume`. Raises FleetError."""
+        """The state of one service; a dry run returns `assume`. Raises FleetError."""
         states = self._states([name])
         return Job(assume) if self.shell.dry else states[name]
 
     def files(self) -> dict[str, str]:
-        """The installed services with the fleet's label, and what their files hold."""
+        """The installed services with the fleet's label, and the contents of their files."""
         pattern = f"{self.host.label}.*{self.suffix}"
         done = self.run(
             f"cd {shlex.quote(self.directory)} 2>/dev/null || exit 0; "
@@ -115,7 +115,7 @@ class Manager(ABC):
         return {name: text for name, text in files.items() if NAME.fullmatch(name)}
 
     def install(self, instances: Sequence[Instance]) -> list[str]:
-        """Put the files there that are missing or differ. Returns the services written."""
+        """Write the service files that are missing or differ. Returns the services written."""
         there = self.files()
         changed = []
         for instance in instances:
@@ -142,7 +142,7 @@ class Manager(ABC):
         return self.shell.run(line, stdin=stdin, assume=assume)
 
     def checked(self, line: str, what: str, *, stdin: str | None = None) -> Done:
-        """Raises FleetError unless it succeeds; `what` begins the message."""
+        """Run it. Raises FleetError unless it succeeds; `what` starts the message."""
         done = self.run(line, stdin=stdin)
         if done.code != 0:
             raise FleetError(f"{self.host.name}: {what}: {done.complaint}")
@@ -150,7 +150,7 @@ class Manager(ABC):
 
 
 def sections(text: str) -> Mapping[str, str]:
-    """Output cut at the MARK lines: what follows each, under what it names. The line break before a MARK is the script's."""
+    """Output split at the MARK lines: name → the text that follows. The line break before a MARK comes from the script."""
     parts: dict[str, str] = {}
     for part in ("\n" + text).split(f"\n{MARK}")[1:]:
         name, _, rest = part.partition("\n")

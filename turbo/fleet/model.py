@@ -1,10 +1,10 @@
 """fleet.yaml: hosts, the workers on them, and what they have in common.
 
-    defaults ──▶ host ──▶ worker      (the nearest that says something counts)
+    defaults ──▶ host ──▶ worker      (the nearest level that sets a key wins)
 
-A host may replace any default (another home, another PATH); a worker those that concern it. `~/` is the host's home. All is
-checked before anything is rendered: paths are absolute, ports and names are each other's only, no secret is in sight, and
-no worker is given less time to stop than its own worker.yaml lets it drain.
+A host may override any default (another home, another PATH), a worker those that concern it. `~/` is the host's home. The
+file is checked before anything is rendered: paths are absolute, names and ports are unique, there are no secrets, and every
+worker has at least as much time to stop as its worker.yaml allows for a drain.
 """
 
 import re
@@ -39,9 +39,7 @@ def _absolute(path: str | None) -> str | None:
     if path is None:
         return None
     if not path.startswith(("/", "~/")):
-        raise ValueError(
-            f"{path!r} is not absolute: a service manager knows no directory to start from; write /… or ~/…"
-        )
+        raise ValueError(f"{path!r} is not absolute: a service manager has no working directory; write /… or ~/…")
     if not path.isprintable():
         raise ValueError("has a control character")
     return path.rstrip("/") or "/"
@@ -54,32 +52,37 @@ def _plain(name: str | None) -> str | None:
 
 
 class WorkerDefaults(Section):
-    """What a worker may say for itself, and otherwise has from its host or the defaults."""
+    """Keys of a worker that its host or the defaults may also set."""
 
-    config: str | None = Field(default=None, description="The worker.yaml, on the host. Needed, somewhere.")
+    config: str | None = Field(default=None, description="Path of worker.yaml on the host. Required at some level.")
     env_file: str | None = Field(
-        default=None, description="TURBO_DSN or PG* of the worker, KEY=VALUE lines, mode 0600."
+        default=None, description="File with the worker's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
     )
     drain_seconds: float | None = Field(
-        default=None, ge=0, le=604_800, description="How long a stop waits for runs. null: as the worker.yaml says."
+        default=None, ge=0, le=604_800, description="How long a stop waits for running tasks. null: as in worker.yaml."
     )
     restart_throttle_seconds: int | None = Field(
-        default=None, ge=1, le=86_400, description="From one start to the next, after a crash. null: 10."
+        default=None, ge=1, le=86_400, description="Minimum time between two starts after a crash. null: 10."
     )
 
     _paths = field_validator("config", "env_file")(lambda v: _absolute(v))
 
 
 class HostDefaults(WorkerDefaults):
-    executable: str | None = Field(default=None, description="The turbo program, on the host. Needed, somewhere.")
-    label: str | None = Field(default=None, description="The services are called label.worker. null: com.agent-turbo.")
+    executable: str | None = Field(
+        default=None, description="Path of the turbo program on the host. Required at some level."
+    )
+    label: str | None = Field(
+        default=None, description="Prefix of the service names, label.worker. null: com.agent-turbo."
+    )
     log_dir: str | None = Field(
-        default=None, description="Of the workers' logs. null: ~/Library/Logs/turbo, ~/.local/state/turbo/log."
+        default=None,
+        description="Directory of the workers' logs. null: ~/Library/Logs/turbo, ~/.local/state/turbo/log.",
     )
     home: str | None = Field(
-        default=None, description="HOME of the workers, and what ~/ stands for in this file. Needed, somewhere."
+        default=None, description="HOME of the workers; ~/ in this file means this directory. Required at some level."
     )
-    path: list[str] | None = Field(default=None, min_length=1, description="PATH of the workers and of their agents.")
+    path: list[str] | None = Field(default=None, min_length=1, description="PATH of the workers and their agents.")
 
     _host_paths = field_validator("executable", "log_dir")(lambda v: _absolute(v))
     _label = field_validator("label")(lambda v: _plain(v))
@@ -96,16 +99,25 @@ class HostDefaults(WorkerDefaults):
     def _path(cls, path: list[str] | None) -> list[str] | None:
         for part in path or []:
             if ":" in part:
-                raise ValueError(f"{part!r} holds a colon: one directory an item")
+                raise ValueError(f"{part!r} contains a colon: write one directory per item")
         return path and [str(_absolute(part)) for part in path]
 
 
 class WorkerEntry(WorkerDefaults):
     name: str = Field(description="Part of the worker id; with a count, name-1, name-2, …")
-    count: int = Field(default=1, ge=1, le=1000, description="Processes.")
-    slots: int | None = Field(default=None, ge=1, le=1000, description="Of each. null: as the worker.yaml says.")
-    metrics_port: int = Field(default=FIRST_PORT, ge=1, le=65535, description="Of the first; the others have the next.")
-    queues: list[str] | None = Field(default=None, min_length=1, description="null: as the worker.yaml says.")
+    count: int = Field(default=1, ge=1, le=1000, description="Number of processes.")
+    slots: int | None = Field(
+        default=None, ge=1, le=1000, description="Slots of each process. null: as in worker.yaml."
+    )
+    metrics_port: int = Field(
+        default=FIRST_PORT,
+        ge=1,
+        le=65535,
+        description="Metrics port of the first process; the others use the next ports.",
+    )
+    queues: list[str] | None = Field(
+        default=None, min_length=1, description="Queues to serve. null: as in worker.yaml."
+    )
 
     _name = field_validator("name")(lambda v: _plain(v))
 
@@ -117,12 +129,12 @@ class WorkerEntry(WorkerDefaults):
 
 
 class HostSection(HostDefaults):
-    manager: Literal["launchd", "systemd"] = Field(description="What starts and stops its workers.")
+    manager: Literal["launchd", "systemd"] = Field(description="The host's service manager.")
     ssh: str | None = Field(default=None, description="[user@]host, as ssh knows it. null: this machine.")
     address: str | None = Field(
-        default=None, description="Where Prometheus finds it. null: the ssh host; 127.0.0.1, or its name."
+        default=None, description="Address for Prometheus. null: the ssh host, else 127.0.0.1 or the host's name."
     )
-    workers: list[WorkerEntry] = Field(min_length=1, description="The processes on it.")
+    workers: list[WorkerEntry] = Field(min_length=1, description="The worker processes on the host.")
 
     @field_validator("ssh")
     @classmethod
@@ -148,10 +160,10 @@ class Fleet:
 
 
 class FleetConfig(Document):
-    """fleet.yaml. Seconds and counts; paths are the hosts'."""
+    """fleet.yaml. Seconds and counts; paths are those of the hosts."""
 
-    defaults: HostDefaults = Field(default=HostDefaults(), description="For what a host or a worker does not say.")
-    hosts: dict[str, HostSection] = Field(min_length=1, description="By name: a machine, or one user on it.")
+    defaults: HostDefaults = Field(default=HostDefaults(), description="Defaults for hosts and workers.")
+    hosts: dict[str, HostSection] = Field(min_length=1, description="Hosts by name: a machine, or one user on it.")
 
     @field_validator("hosts")
     @classmethod
@@ -177,10 +189,10 @@ class FleetConfig(Document):
                 yield fail(f"config is missing: write defaults.config, or {at}.config", subject=at)
             last = worker.metrics_port + worker.count - 1
             if last > 65535:
-                what = f"{worker.count} workers from {worker.metrics_port} on go past 65535"
+                what = f"{worker.count} workers from {worker.metrics_port} on exceed port 65535"
                 yield fail(what, subject=f"{where}.metrics_port")
             for port, worker_name in enumerate(worker.names, worker.metrics_port):
-                if worker_name.casefold() in names:  # their files would be one, on a Mac in any case of letters
+                if worker_name.casefold() in names:  # they would share a file; a Mac's file names ignore case
                     yield fail(f"{worker_name!r} is the name of two workers of {name}", subject=f"{where}.name")
                 elif port in ports:
                     what = f"{port} is given to both {ports[port]} and {worker_name}; each worker needs its own port"
@@ -194,7 +206,7 @@ class FleetConfig(Document):
                     yield fail(too_little_time(instance, configured), subject=self._where("drain_seconds", name, i))
 
     def resolve(self, file: Path) -> Fleet:
-        """Hosts and instances, everything said. Call after `problems` found none."""
+        """Hosts and instances, with every default filled in. Call it when `problems` is empty."""
         local = [name for name, host in self.hosts.items() if host.ssh is None]
         hosts = []
         for name, host in self.hosts.items():
@@ -204,8 +216,8 @@ class FleetConfig(Document):
                 instances += self._resolved(name, host, worker)
                 if self._drain(host, worker, instances[-1].config)[1]:
                     notes.append(
-                        f"{worker.name} on {name}: {instances[-1].config} tells no drain here, "
-                        f"{ASSUMED_DRAIN_SECONDS:.0f} s are assumed; write drain_seconds"
+                        f"{worker.name} on {name}: the drain of {instances[-1].config} is not known here, "
+                        f"{ASSUMED_DRAIN_SECONDS:.0f} s is assumed; set drain_seconds"
                     )
             label = str(self._setting("label", host) or "com.agent-turbo")
             hosts.append(
@@ -221,14 +233,14 @@ class FleetConfig(Document):
         return None
 
     def _where(self, key: str, name: str, worker: int) -> str:
-        """The key path that says a worker's `key`."""
+        """The key path that sets a worker's `key`."""
         host = self.hosts[name]
         if getattr(host.workers[worker], key) is not None:
             return f"hosts.{name}.workers.{worker}.{key}"
         return f"hosts.{name}.{key}" if getattr(host, key) is not None else f"defaults.{key}"
 
     def _drain(self, host: HostSection, worker: WorkerEntry, config: str) -> tuple[float, bool]:
-        """Its drain in seconds, and whether that is only assumed."""
+        """The worker's drain in seconds, and whether it is only assumed."""
         configured = self._setting("drain_seconds", worker, host)
         if isinstance(configured, int | float):
             return float(configured), False
@@ -236,7 +248,7 @@ class FleetConfig(Document):
         return (ASSUMED_DRAIN_SECONDS, True) if from_worker_file is None else (from_worker_file, False)
 
     def _resolved(self, name: str, host: HostSection, worker: WorkerEntry) -> list[Instance]:
-        """Its instances; none while something they need is missing."""
+        """The worker's instances; none while a required key is missing."""
         home, executable = self._setting("home", host), self._setting("executable", host)
         config = self._setting("config", worker, host)
         if home is None or executable is None or config is None:
@@ -271,7 +283,7 @@ class FleetConfig(Document):
 
 
 def load_fleet(file: Path) -> Fleet:
-    """Read and check a fleet.yaml. Raises ConfigError: one message, a line per problem."""
+    """Read and check a fleet.yaml. Raises ConfigError: one message, one line per problem."""
     return load(file, FleetConfig, written=secrets, expanded=secrets).resolve(file)
 
 

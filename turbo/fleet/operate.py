@@ -1,7 +1,7 @@
-"""install, start, stop, uninstall: what the operator wants of many workers, whatever manages them.
+"""install, start, stop, uninstall: commands for many workers, with any service manager.
 
-Nothing here decides by what was done before: each verb looks, and does what is missing. A stop tells all its workers before it
-waits for the first, so that they drain side by side.
+Each verb reads the current state and does what is missing; it keeps no state between commands. A stop signals all workers
+before it waits for the first, so that they drain in parallel.
 """
 
 import shlex
@@ -22,21 +22,21 @@ from turbo.fleet.systemctl import Systemctl
 MANAGERS: Mapping[str, type[Manager]] = {"launchd": Launchctl, "systemd": Systemctl}
 POLL_SECONDS = 0.5
 START_SECONDS = 15.0
-"""How long a manager may take to start a process, past the throttle."""
+"""How long a manager may take to start a process, beyond the throttle."""
 STEADY_SECONDS = 1.0
-"""A worker whose configuration is wrong is gone sooner."""
-OLD_NEWS_SECONDS = 2.0
-"""So long after a start, a manager may still tell how the run before it ended."""
+"""A worker with a wrong configuration exits sooner than this."""
+STALE_SECONDS = 2.0
+"""For this long after a start, a manager may still report how the previous run ended."""
 KILL_SECONDS = 10.0
-"""Past the KILL, until the manager says so."""
+"""After the KILL, how long the manager may take to report the end."""
 
 
 def chosen(fleet: Fleet, names: Sequence[str]) -> tuple[Host, ...]:
-    """The hosts that were asked for; all, where none was named. Raises LookupError with what to write."""
+    """The named hosts, or all if none is named. Raises LookupError for an unknown name."""
     known = {host.name: host for host in fleet.hosts}
     for name in names:
         if name not in known:
-            raise LookupError(f"no host {name!r} in {fleet.file}; there are {', '.join(known)}")
+            raise LookupError(f"no host {name!r} in {fleet.file}; known: {', '.join(known)}")
     return tuple(known[name] for name in dict.fromkeys(names)) or fleet.hosts
 
 
@@ -44,11 +44,13 @@ def reachable(hosts: Sequence[Host]) -> None:
     """Two hosts cannot both be this machine. Raises LookupError."""
     here = [host.name for host in hosts if host.ssh is None]
     if len(here) > 1:
-        raise LookupError(f"{' and '.join(here)} have no `ssh`: which of them is this machine? Give --host {here[0]}")
+        raise LookupError(
+            f"{' and '.join(here)} have no `ssh`, but only one can be this machine: give --host {here[0]}"
+        )
 
 
 class Operator:
-    """The hosts' managers, and what is said to the person meanwhile."""
+    """The hosts' managers, and the reports of progress."""
 
     def __init__(self, hosts: Sequence[Host], report: Callable[[str], None], *, dry: bool = False) -> None:
         reachable(hosts)
@@ -67,14 +69,14 @@ class Operator:
         return self.managers[instance.host]
 
     def report_on(self, instance: Instance, what: str) -> None:
-        """A line about a worker; a dry run prints commands only."""
+        """Report a line about a worker; a dry run prints commands only."""
         if not self.dry:
             self.report(f"{instance.name} on {instance.host}: {what}")
 
     # ── install ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def install(self, *, prune: bool = False) -> None:
-        """Put the service files there; they start at the next login or boot, or with `start`. Raises FleetError."""
+        """Write the service files; workers start at the next login or boot, or with `start`. Raises FleetError."""
         for host in self.hosts:
             manager = self.managers[host.name]
             for instance in {(i.executable, i.config, i.env_file, i.drain_seconds): i for i in host.instances}.values():
@@ -83,21 +85,21 @@ class Operator:
             jobs = manager.jobs([instance.service for instance in host.instances])
             for instance in host.instances:
                 job = jobs[instance.service]
-                runs = "; it runs by the old file until `turbo fleet restart`" if job.active else ""
-                self.report_on(instance, f"installed{runs}" if instance.service in changed else "is installed")
+                runs = "; it runs with the old file until `turbo fleet restart`" if job.active else ""
+                self.report_on(instance, f"installed{runs}" if instance.service in changed else "already installed")
             left = [name for name in jobs if name not in {instance.service for instance in host.instances}]
             for name in left if prune else ():
                 self._remove(manager, name, jobs[name])
             if left and not prune and not self.dry:
                 self.report(
-                    f"{host.name}: {', '.join(left)} installed, and no longer in the fleet file; "
-                    "`turbo fleet install --prune` stops and removes what is left over"
+                    f"{host.name}: {', '.join(left)} installed but no longer in the fleet file; "
+                    "`turbo fleet install --prune` stops and removes them"
                 )
             for note in manager.notes():
                 self.report(note)
 
     def _preflight(self, manager: Manager, instance: Instance) -> None:
-        """Whether the worker could start as it will be started: in its bare environment, from its directory."""
+        """Check that the worker can start, in its bare environment and from its directory. Raises FleetError."""
         environment = " ".join(shlex.quote(f"{k}={v}") for k, v in instance.environment.items())
         check = [
             instance.executable,
@@ -110,7 +112,7 @@ class Operator:
             f"cd {shlex.quote(instance.home)} && test -x {shlex.quote(instance.executable)} || "
             f"{{ echo {shlex.quote(f'no program {instance.executable}, or no directory {instance.home}')} >&2; exit 1; }}; "
             f"env -i {environment} {shlex.join(check)}",
-            f"{instance.name} could not start",
+            f"{instance.name} cannot start",
         )
         there = manager.checked(f"cat {shlex.quote(instance.config)}", f"cannot read {instance.config}").out
         configured = None if self.dry else drain_seconds_in(yaml.safe_load(there))
@@ -119,7 +121,7 @@ class Operator:
 
     def _remove(self, manager: Manager, name: str, job: Job) -> None:
         if job.active or job.loaded:
-            # Its drain is in a file that nobody has any more: wait for it as long as it takes.
+            # The file with its drain time is gone, so wait without a limit.
             manager.begin_stop(name)
             while not self.dry and holds(manager.state(name)):
                 time.sleep(POLL_SECONDS)
@@ -128,7 +130,7 @@ class Operator:
             self.report(f"{name} on {manager.host.name}: removed")
 
     def uninstall(self) -> None:
-        """Stop, and take the service files away. Logs and state stay. Raises FleetError."""
+        """Stop, and remove the service files. Logs and state stay. Raises FleetError."""
         self.stop()
         for host in self.hosts:
             manager = self.managers[host.name]
@@ -141,7 +143,7 @@ class Operator:
     # ── start and stop ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
-        """Start what does not run. Raises FleetError: what is not installed, what does not stay up."""
+        """Start the workers that are not running. Raises FleetError for one that is not installed or does not stay up."""
         started = []
         for host in self.hosts:
             manager = self.managers[host.name]
@@ -150,7 +152,7 @@ class Operator:
                 job = jobs[instance.service]
                 self._installed(instance, job)
                 if job.state is JobState.RUNNING and not self.dry:
-                    self.report_on(instance, f"runs already (pid {job.pid})")
+                    self.report_on(instance, f"already running (pid {job.pid})")
                     continue
                 manager.start(instance.service)
                 started.append(instance)
@@ -164,7 +166,7 @@ class Operator:
             )
 
     def steady(self, instance: Instance) -> int | None:
-        """Its pid, once it has run for a moment. Raises FleetError when it ends, or is never started."""
+        """Its pid, once it has run for STEADY_SECONDS. Raises FleetError if it ends or never starts."""
         manager, begun = self.manager(instance), time.monotonic()
         since: tuple[int | None, float] = (None, 0.0)
         while True:
@@ -175,7 +177,7 @@ class Operator:
             if job.state is JobState.RUNNING and job.pid == since[0] and now - since[1] >= STEADY_SECONDS:
                 return job.pid
             another = since[0] is not None and job.pid != since[0]
-            ended = job.state is not JobState.RUNNING and job.why and now - begun > OLD_NEWS_SECONDS
+            ended = job.state is not JobState.RUNNING and job.why and now - begun > STALE_SECONDS
             if another or ended or now - begun > START_SECONDS + instance.throttle_seconds:
                 raise FleetError(
                     f"{instance.name} on {instance.host} does not stay up{ended_how(job)}; see {instance.logs} there"
@@ -185,7 +187,7 @@ class Operator:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """Drain all, side by side; they stay down until `start`, or the next login or boot. Raises FleetError."""
+        """Drain all in parallel; they stay down until `start`, or the next login or boot. Raises FleetError."""
         stopping = []
         for host in self.hosts:
             manager = self.managers[host.name]
@@ -202,7 +204,7 @@ class Operator:
             self.report_on(instance, "stopped")
 
     def down(self, instance: Instance, meanwhile: Callable[[], Any] = lambda: None) -> Job:
-        """Wait until its drain is over and the manager has let go of it. Raises FleetError."""
+        """Wait until the drain has ended and the manager has unloaded the service. Raises FleetError."""
         manager, end = self.manager(instance), time.monotonic() + instance.stop_seconds + KILL_SECONDS
         while True:
             job = manager.state(instance.service)
@@ -222,5 +224,5 @@ def ended_how(job: Job) -> str:
 
 
 def holds(job: Job) -> bool:
-    """Whether a stop has something to do."""
+    """Whether there is anything to stop."""
     return job.active or job.loaded

@@ -1,4 +1,4 @@
-"""What agent_workers knows of the fleet's workers, and what their own /metrics say."""
+"""The fleet's workers as agent_workers has them, and their /metrics pages."""
 
 import contextlib
 import shlex
@@ -23,7 +23,7 @@ CONNECT_AGAIN_SECONDS = 1.0
 
 
 class Presence:
-    """Reads agent_workers, over one connection that is made again when it is lost. `with Presence(dsn) as presence: …`"""
+    """Reads agent_workers over one connection, reopened when lost. `with Presence(dsn) as presence: …`"""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -42,11 +42,11 @@ class Presence:
         self._connection.close()
 
     def rows(self) -> list[WorkerLine]:
-        """All workers' rows, also of those outside the fleet. Raises psycopg.Error."""
+        """The rows of all workers, including those outside the fleet. Raises psycopg.Error."""
         return [WorkerLine(**row) for row in self._connection.execute(statement("status/workers"))]
 
     def rows_or_none(self) -> list[WorkerLine] | None:
-        """The same while the database may be away: None then, and another connection for the next look."""
+        """The same during a possible outage: None if the database is away, and a new connection for the next call."""
         try:
             return self.rows()
         except psycopg.OperationalError:
@@ -58,7 +58,7 @@ class Presence:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What stood on a worker's /metrics."""
+    """A worker's /metrics page."""
 
     version: str
     slots: int
@@ -66,8 +66,8 @@ class Page:
 
 
 def pages(manager: Manager, addresses: Mapping[str, str]) -> dict[str, Page | None]:
-    """Service → its page, read on the host itself; None where nobody answers. `addresses`: service → host:port. Plain HTTP
-    first, then TLS without a check of the certificate, which is the host's own. Raises FleetError."""
+    """Service → its page, read on the host itself; None without an answer. `addresses`: service → host:port. Tries plain HTTP
+    first, then TLS without checking the certificate, which belongs to the same host. Raises FleetError."""
     if not addresses:
         return {}
     asked = " ".join(shlex.quote(f"{name} {address}") for name, address in addresses.items())
@@ -77,7 +77,7 @@ def pages(manager: Manager, addresses: Mapping[str, str]) -> dict[str, Page | No
         'curl -fs --max-time 3 "http://${a#* }/metrics" || curl -fsk --max-time 3 "https://${a#* }/metrics"; done'
     )
     if done.code == 127:
-        raise FleetError(f"{manager.host.name}: there is no curl to ask the workers' /metrics with; install it")
+        raise FleetError(f"{manager.host.name}: there is no curl to read the workers' /metrics; install it")
     return {name: _page(text) for name, text in sections(done.out).items()}
 
 
@@ -91,7 +91,7 @@ def _page(text: str) -> Page | None:
 
 
 def address(instance: Instance, row: WorkerLine | None) -> str:
-    """Where its host can ask it: what its row says, once it is not only a wildcard."""
+    """Where its host can reach its /metrics: the address in its row; 127.0.0.1 for a wildcard."""
     known = row.metrics_address if row is not None else None
     if known is None:
         return f"127.0.0.1:{instance.metrics_port}"
@@ -100,5 +100,5 @@ def address(instance: Instance, row: WorkerLine | None) -> str:
 
 
 def rows_of(name: str, pid: int | None, rows: Sequence[WorkerLine]) -> list[WorkerLine]:
-    """Live rows of a name; of one process only, where its pid is known."""
+    """The live rows with this name, and with this pid if it is known."""
     return [row for row in rows if row.name == name and row.live and pid in (None, row.pid)]

@@ -1,4 +1,4 @@
-"""The files of a fleet: `<host>/<service>.plist` or `.service`, one a worker process, and `targets.json`."""
+"""The files of a fleet: `<host>/<service>.plist` or `.service`, one per worker process, and `targets.json`."""
 
 from pathlib import Path
 
@@ -30,20 +30,20 @@ def rendered(fleet: Fleet, hosts: tuple[Host, ...]) -> dict[str, str]:
 
 
 def write(files: dict[str, str], out: Path) -> list[str]:
-    """Write what differs, each file at once (Prometheus reads targets.json whenever it changes). Returns what was written."""
+    """Write the files that differ, each atomically (Prometheus reads targets.json whenever it changes). Returns their names."""
     written = []
     for name, text in files.items():
         path = out / name
         if path.is_file() and path.read_text(encoding="utf-8", errors="replace") == text:
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text, mode=0o666)  # less what the umask takes away, as other files
+        write_atomically(path, text, mode=0o666)  # minus the umask, like other files
         written.append(name)
     return written
 
 
 def left_over(files: dict[str, str], hosts: tuple[Host, ...], out: Path) -> list[str]:
-    """Services of these hosts that an earlier render wrote there and that the fleet no longer has."""
+    """Services of these hosts that an earlier render wrote and that are no longer in the fleet."""
     return sorted(
         f"{host.name}/{path.name}"
         for host in hosts

@@ -1,10 +1,10 @@
-"""restart: one worker after the other, never two at once, and no further than the first that does not come back.
+"""restart: one worker at a time, and no further than the first that does not come back.
 
     running ──TERM──▶ draining ──exit, its row gone from agent_workers──▶ down ──start──▶ a new worker id of its name is up
 
-That the manager calls a process running says little: a worker that cannot reach its database or its schema runs too. So
-agent_workers tells: the old process took its row with it, which only a drain does (a killed worker leaves it to be found
-dead), and the new one has registered and is up. Meanwhile the others work.
+A running process proves little: a worker that cannot reach its database runs too. So agent_workers decides. The old process
+must have deleted its row, which only a drain does (a killed worker leaves its row behind), and the new one must have
+registered and be up. Meanwhile the other workers keep working.
 """
 
 import time
@@ -17,22 +17,22 @@ from turbo.fleet.presence import Presence, rows_of
 from turbo.fleet.shell import FleetError
 
 UP_SECONDS = 60.0
-"""How long a started worker may take to be up, past its throttle."""
+"""How long a started worker may take to come up, beyond its throttle."""
 
 GOODBYE_SECONDS = 5.0
-"""How long an ended worker's row may take to be gone: it says goodbye before it ends, so only the database can be late."""
+"""How long an ended worker's row may take to disappear. The worker deletes it before it exits, so only the database can be late."""
 
 
 class RollingRestart:
     def __init__(self, operator: Operator, presence: Presence | None, up_seconds: float = UP_SECONDS) -> None:
-        """Without `presence` (a dry run), nothing is waited for."""
+        """Without `presence` (a dry run) nothing waits."""
         self._operator = operator
         self._presence = presence
         self._up_seconds = up_seconds
         self._reported: dict[str, str] = {}
 
     def run(self) -> None:
-        """Restart every instance. Raises FleetError: what failed, what was done, what still runs as before."""
+        """Restart every instance. Raises FleetError with what failed, what was restarted and what was not touched."""
         instances = list(self._operator.instances)
         for done, instance in enumerate(instances):
             try:
@@ -84,7 +84,7 @@ class RollingRestart:
             self._operator.report_on(instance, what)
 
     def _gone(self, instance: Instance, old: list[WorkerLine]) -> None:
-        """Its row is gone, and with it every claim."""
+        """Wait until its old row is gone, and with it every claim."""
         ids = {row.worker_id for row in old}
         end = time.monotonic() + GOODBYE_SECONDS
         while self._presence is not None and ids:
@@ -97,7 +97,9 @@ class RollingRestart:
                     f"its tasks are rescued when it is started again; see {instance.logs} there"
                 )
             if time.monotonic() > end + self._up_seconds:
-                raise FleetError(f"the database does not answer, so whether {instance.name} has drained is not known")
+                raise FleetError(
+                    f"the database does not answer, so it is not known whether {instance.name} has drained"
+                )
             time.sleep(POLL_SECONDS)
 
     def _up(self, instance: Instance, before: set[str], pid: int | None) -> WorkerLine:

@@ -1,4 +1,4 @@
-"""What must not stand in a fleet file: what it says ends in plists and process lists that anyone on the host can read."""
+"""Finds secrets in a fleet file. They must not be there: its values end up in plists and process lists that every user can read."""
 
 import re
 from collections.abc import Iterator
@@ -12,11 +12,11 @@ _VALUE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A
 _URI = re.compile(r"^\w+://[^/\s]*:[^/\s]*@")
 _KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)
 
-WHERE_TO = "put it into the env_file (KEY=VALUE lines, mode 0600) that `turbo worker --env-file` reads"
+WHERE_TO = "put it in the env_file (KEY=VALUE lines, mode 0600) that `turbo worker --env-file` reads"
 
 
 def secrets(tree: Tree) -> Iterator[Finding]:
-    """Every place that holds a password, a token or a connection to the database. No message shows a value."""
+    """Every key with a password, a token or a database connection. No message shows a value."""
     yield from _search(tree, "", "")
 
 
@@ -28,9 +28,9 @@ def _search(value: Any, where: str, key: str) -> Iterator[Finding]:
         for i, inner in enumerate(value):
             yield from _search(inner, f"{where}.{i}", key)
     elif value is not None and _KEY.search(key):
-        yield fail(f"no secret and no database belongs in a fleet file; {WHERE_TO}", subject=where)
+        yield fail(f"a fleet file must not contain secrets or database connections; {WHERE_TO}", subject=where)
     elif isinstance(value, str) and (_holds_password(value) or _VALUE.search(value)):
-        yield fail(f"holds a password or a key; {WHERE_TO}", subject=where)
+        yield fail(f"contains a password or a key; {WHERE_TO}", subject=where)
 
 
 def _holds_password(text: str) -> bool:

@@ -1,11 +1,11 @@
-"""Runs a line of sh on a host of the fleet: here, or over ssh; or only prints it.
+"""Runs a line of sh on a host of the fleet, locally or over ssh, or only prints it.
 
     here    /bin/sh -c LINE
     ssh     ssh -o BatchMode=yes … -- me@beta "/bin/sh -c 'LINE'"      (the login shell there may be any)
-    dry     prints the command, to be pasted; answers what it would have been told
+    dry     prints the command, ready to paste; returns an assumed answer
 
-A line is one line: it passes a foreign login shell in single quotes. What a file is to hold goes through standard input, so
-no content is ever quoted. ssh never asks for anything: a key or an agent must do.
+A line has no line breaks: it passes through an unknown login shell in single quotes. The content of a file goes through
+standard input, so it is never quoted. ssh never prompts: it needs a key or an agent.
 """
 
 import os
@@ -29,7 +29,7 @@ COMMAND_SECONDS = 60.0
 
 
 class FleetError(Exception):
-    """A host or its service manager did not do what was asked. The message says what to do."""
+    """A host or its service manager failed. The message has the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +40,24 @@ class Done:
 
     @property
     def complaint(self) -> str:
-        """Its last words, on one line."""
+        """The last line of its output, for a message."""
         lines = (self.err.strip() or self.out.strip()).splitlines()
         return lines[-1].strip() if lines else f"exit {self.code}"
 
 
 class Shell(Protocol):
-    """A host's."""
+    """Runs commands on one host."""
 
     host: Host
     dry: bool
 
     def run(self, line: str, *, stdin: str | None = None, assume: Done = Done()) -> Done:
-        """Run it; `assume` is what a dry run answers. Raises FleetError when the host cannot be reached."""
+        """Run it; a dry run returns `assume`. Raises FleetError when the host cannot be reached."""
         ...
 
 
 def command(host: Host, line: str) -> list[str]:
-    """What is executed here."""
+    """The argv to execute on this machine."""
     if "\n" in line:
         raise AssertionError("a line is one line")
     if host.ssh is None:
@@ -66,7 +66,7 @@ def command(host: Host, line: str) -> list[str]:
 
 
 class HostShell:
-    """Runs."""
+    """Runs the commands."""
 
     dry = False
 
@@ -85,7 +85,7 @@ class HostShell:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise FleetError(f"{self.host.name} gave no answer within {self._seconds:.0f} s to: {line}") from None
+            raise FleetError(f"{self.host.name} did not answer within {self._seconds:.0f} s to: {line}") from None
         except FileNotFoundError as error:
             raise FleetError(f"{error.filename} is not on this machine; install it") from None
         done = Done(ended.returncode, ended.stdout.decode(errors="replace"), ended.stderr.decode(errors="replace"))
@@ -97,7 +97,7 @@ class HostShell:
 
 
 class DryShell:
-    """Prints. A file's content is named, not shown: `turbo fleet render` shows it."""
+    """Prints the commands. The content of a file is not shown: `turbo fleet render` shows it."""
 
     dry = True
 

@@ -1,7 +1,7 @@
-"""status: what the fleet file says, what the managers say, what agent_workers says and what /metrics say, side by side.
+"""status: the fleet file, the service managers, agent_workers and /metrics, side by side.
 
-Where two of them differ, that is a problem with a name and something to do about it. None of them is believed alone: a manager
-calls a worker running that waits for its database, agent_workers has rows of the dead, and a port may be somebody else's.
+Every difference is a finding with a remedy. No single source is trusted: a manager shows a worker as running while it waits
+for its database, agent_workers has rows of dead workers, and another program may listen on a port.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,8 +20,8 @@ from turbo.fleet.shell import FleetError
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """A worker of the fleet file, as all of them see it. `manager` is None where its host did not answer, `row` and `page` where
-    there is none."""
+    """A worker of the fleet file, as each source sees it. `manager` is None if its host did not answer; `row` and `page` are None
+    if there is none."""
 
     host: str
     name: str
@@ -31,14 +31,14 @@ class WorkerReport:
     row: WorkerLine | None
     page: Page | None
     metrics: str
-    """Where it was asked: host:port."""
+    """The address of its /metrics: host:port."""
     problems: tuple[Finding, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class FleetReport:
-    """`problems` has those of no single worker; `everything` all of them. `others`: live workers of the database that these
-    hosts do not run, which is no problem."""
+    """`problems` are those that concern no single worker; `everything` has them all. `others`: live workers in the database that
+    these hosts do not run, which is no problem."""
 
     workers: tuple[WorkerReport, ...]
     problems: tuple[Finding, ...]
@@ -51,7 +51,7 @@ class FleetReport:
 
 @dataclass(frozen=True, slots=True)
 class _HostAnswer:
-    """A host's answers. `trouble`: why there are none."""
+    """A host's answers. `problems`: why some are missing."""
 
     host: Host
     jobs: Mapping[str, Job]
@@ -62,7 +62,7 @@ class _HostAnswer:
 
 
 def fleet_report(operator: Operator, rows: Sequence[WorkerLine] | None) -> FleetReport:
-    """Ask every host, side by side. `rows`: agent_workers, or None when the database does not answer."""
+    """Ask every host in parallel. `rows`: agent_workers, or None if the database does not answer."""
     with ThreadPoolExecutor(max_workers=16) as pool:
         answers = list(pool.map(lambda host: _ask(operator.managers[host.name], rows), operator.hosts))
     workers: list[WorkerReport] = []
@@ -85,7 +85,7 @@ def fleet_report(operator: Operator, rows: Sequence[WorkerLine] | None) -> Fleet
                 state = f" and {job.state}" if job.active else ""
                 problems.append(
                     warn(
-                        f"{name} is installed{state} on {answer.host.name}, and not in the fleet file",
+                        f"{name} is installed{state} on {answer.host.name}, but not in the fleet file",
                         f"turbo fleet install --prune --host {answer.host.name}",
                     )
                 )
@@ -110,12 +110,12 @@ def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _HostAnswer:
         asked_pages = True
     except FleetError as error:
         what, _, do = str(error).partition("; ")
-        problems.append(warn(what, do or f"turbo fleet status --host {host.name}, once it is mended"))
+        problems.append(warn(what, do or f"turbo fleet status --host {host.name}, after fixing it"))
     return _HostAnswer(host, jobs, answers, metrics, tuple(problems), asked_pages)
 
 
 def _row(instance: Instance, job: Job, rows: Sequence[WorkerLine] | None) -> WorkerLine | None:
-    """The row of its process; else a live one of its name that is not any other host's process."""
+    """The row of its process, or else the only live row with its name."""
     matches = rows_of(instance.name, job.pid, rows or [])
     return matches[0] if len(matches) == 1 else None
 
@@ -151,9 +151,9 @@ def _differences(
     if job.state is JobState.ABSENT:
         yield warn(f"{who} is not installed", f"turbo fleet install {where}")
     elif job.file is not None and job.file != service_file(instance)[1]:
-        yield warn(f"{who} is installed by another fleet file, or was edited", f"turbo fleet install {where}")
+        yield warn(f"{who} was installed from another fleet file, or edited", f"turbo fleet install {where}")
     if job.state in (JobState.DOWN, JobState.WAITING):
-        what = f"{who} is down" if job.state is JobState.DOWN else f"{who} keeps ending"
+        what = f"{who} is down" if job.state is JobState.DOWN else f"{who} keeps exiting"
         do = "turbo fleet start " + where if job.state is JobState.DOWN else f"see {instance.logs} there"
         yield warn(f"{what}{ended_how(job)}", do)
     if job.state is JobState.STOPPING:
@@ -171,28 +171,28 @@ def _about_row(instance: Instance, job: Job, row: WorkerLine | None, rows: Seque
         if others:
             yield warn(
                 f"{who} runs as pid {job.pid}, but agent_workers has {', '.join(r.worker_id for r in others)}",
-                f"one that crashed is gone within its lease; one started by hand: end it; else see {instance.log_file} there",
+                f"a crashed worker disappears within its lease; end one that was started by hand; else see {instance.log_file} there",
             )
         else:
             yield warn(
-                f"{who} runs, and agent_workers does not know it",
-                f"it waits for the database? See {instance.log_file} there",
+                f"{who} runs, but agent_workers does not have it",
+                f"it may be waiting for the database; see {instance.log_file} there",
             )
     if row is not None and not job.active and job.state is not JobState.STOPPING:
         yield warn(
             f"agent_workers has {row.worker_id} up, but {instance.manager} does not run {instance.name} on {instance.host}",
-            f"one that crashed is gone within its lease; one started by hand: end pid {row.pid} on {row.host}",
+            f"a crashed worker disappears within its lease; if it was started by hand, end pid {row.pid} on {row.host}",
         )
     if row is None or job.state is not JobState.RUNNING:
         return
     again = f"turbo fleet restart --host {instance.host}"
     if instance.slots is not None and row.slots != instance.slots:
-        yield warn(f"{who} runs with {row.slots} slots, the fleet file says {instance.slots}", again)
+        yield warn(f"{who} runs with {row.slots} slots, the fleet file has {instance.slots}", again)
     if instance.queues and sorted(row.queues) != sorted(instance.queues):
         served, expected = ", ".join(row.queues), ", ".join(instance.queues)
-        yield warn(f"{who} serves {served}; the fleet file says {expected}", again)
+        yield warn(f"{who} serves {served}; the fleet file has {expected}", again)
     if row.state == "paused":
-        yield warn(f"{who} is paused: every account it uses is", "turbo status")
+        yield warn(f"{who} is paused, because every account it uses is paused", "turbo status")
 
 
 def _about_page(instance: Instance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Finding]:
@@ -202,14 +202,14 @@ def _about_page(instance: Instance, row: WorkerLine | None, page: Page | None, m
         return
     if row is not None and (page.version, page.slots) != (row.version, row.slots):
         yield warn(
-            f"{metrics} is another worker's than {row.worker_id}: version {page.version} with {page.slots} slots there, "
+            f"{metrics} belongs to another worker than {row.worker_id}: version {page.version} with {page.slots} slots there, "
             f"{row.version} with {row.slots} in agent_workers",
-            "who listens on that port?",
+            "find the program that listens on that port",
         )
     if not metrics.endswith(f":{instance.metrics_port}"):
         yield warn(
-            f"{who} serves {metrics}, the fleet file says port {instance.metrics_port}",
+            f"{who} serves {metrics}, the fleet file has port {instance.metrics_port}",
             f"turbo fleet restart --host {instance.host}",
         )
     if row is not None and not page.listener_up:
-        yield warn(f"{who} does not hear notifications, and polls", f"see {instance.log_file} there")
+        yield warn(f"{who} does not receive notifications, and polls instead", f"see {instance.log_file} there")

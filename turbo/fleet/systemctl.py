@@ -1,7 +1,7 @@
 """systemd's systemctl, for the manager of one user.
 
-That manager ends when its user logs out, and the workers with it, unless the user lingers. An ssh session that PAM did not
-open knows nothing of the manager's socket, so XDG_RUNTIME_DIR is said where it is not.
+That manager ends when its user logs out, and the workers with it, unless lingering is enabled. An ssh session that PAM did not
+open does not know the manager's socket, so XDG_RUNTIME_DIR is set if it is missing.
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ class Systemctl(Manager):
         done = self.run('loginctl show-user "$(id -un)" --property=Linger 2>/dev/null', assume=Done(0, "Linger=yes"))
         if "Linger=no" not in done.out:
             return []
-        return [f"{self.host.name}: its workers end when their user logs out; once there: loginctl enable-linger"]
+        return [f"{self.host.name}: its workers end when their user logs out; run once there: loginctl enable-linger"]
 
     def _states(self, names: Sequence[str]) -> dict[str, Job]:
         units = " ".join(f"{name}.service" for name in names)
@@ -63,12 +63,12 @@ class Systemctl(Manager):
         done = self.run(f"{BUS}systemctl --user {arguments}")
         if done.code == 127:
             raise FleetError(
-                f"{self.host.name}: no systemctl there; if it is another machine, write its `ssh`; else `manager: launchd`"
+                f"{self.host.name}: no systemctl there; if it is another machine, set `ssh`; if it is a Mac, set `manager: launchd`"
             )
         if "Failed to connect to bus" in done.err:
             raise FleetError(
-                f"{self.host.name}: no systemd manager runs for this user; once there: loginctl enable-linger "
-                f"(systemctl says: {done.complaint})"
+                f"{self.host.name}: no systemd manager runs for this user; run once there: loginctl enable-linger "
+                f"(systemctl: {done.complaint})"
             )
         if done.code != 0:
             raise FleetError(f"{self.host.name}: {what}: {done.complaint}")

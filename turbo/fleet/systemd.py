@@ -1,12 +1,12 @@
-"""A worker's user unit: what its plist means, in systemd's words.
+"""A worker's user unit: the equivalent of its plist for systemd.
 
     KeepAlive {SuccessfulExit: false}   Restart=on-failure, and no limit on how often
     ThrottleInterval                    RestartSec (counted from the end of the last run, launchd's from its start)
     ExitTimeOut                         TimeoutStopSec
 
-KillMode=mixed: TERM goes to the worker alone, which drains. The default would send it to every process of the unit, and so
-to the agents, in the middle of their work. What is left when the worker has gone is killed. OOMPolicy=continue: an agent that
-the kernel ends for its memory is that run's failure, not the worker's.
+KillMode=mixed: only the worker gets TERM, and drains. The default would send it to every process of the unit, including the
+agents in the middle of their work. Processes left over when the worker has exited are killed. OOMPolicy=continue: an agent
+that the kernel kills for its memory is a failed run, not a failed worker.
 """
 
 import re
@@ -18,7 +18,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+")
 
 
 def _word(text: str, *, command: bool = False) -> str:
-    """A word of a unit file: `%` doubled, quoted where it must be; in a command line `$` is doubled too."""
+    """A word of a unit file: `%` doubled, quoted if needed; in a command line `$` is doubled too."""
     text = text.replace("%", "%%")
     if command:
         text = text.replace("$", "$$")

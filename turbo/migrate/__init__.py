@@ -1,20 +1,20 @@
-"""Migrations: `turbo migrate`, and what a worker asks about the schema it finds.
+"""Migrations: `turbo migrate`, and a worker's check of the schema.
 
-error.py      what it says when it cannot go on
-files.py      migrations/NNNN_name.sql: read, checked, cut into blocks
-history.py    turbo_migrations: what a database has seen, and whether this turbo fits it
-session.py    the connection: judged fit, and held exclusively
-blockers.py   who stands in the way of a lock
-contract.py   what turbo needs of an existing agent_tasks and agent_actions
-survey.py     what they are
-finding.py    one thing that was found, and what to do about it
-judge.py      whether the tables and turbo go together (judge_columns.py: their columns)
-adopt.py      the statements that make them turbo's
-backfill.py   a place in the queue for rows that waited before turbo came
+error.py      the errors that end a migration
+files.py      migrations/NNNN_name.sql: read, checked, split into blocks
+history.py    turbo_migrations: the files that a database has, and whether this turbo fits it
+session.py    the connection: checked, and held exclusively
+blockers.py   the sessions that block a lock
 locks.py      which lock a statement takes, and who waits
-runner.py     applies what is missing
-plan.py       shows it instead
+runner.py     applies the missing files
+plan.py       shows them instead
 roles.py      roles and their privileges, on request
+
+adoption/     makes an existing agent_tasks and agent_actions turbo's:
+contract.py   the columns that turbo needs         survey.py    the tables as they are
+judge.py      whether they fit (judge_columns.py: their columns)
+finding.py    the order and wording of findings    adopt.py     the statements
+backfill.py   a place in the queue for rows that waited before turbo was installed
 """
 
 from turbo.migrate.error import BadDsn, MigrationError

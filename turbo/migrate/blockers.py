@@ -1,7 +1,7 @@
-"""Who stands in a migration's way: looked up while it waits, because a failed wait no longer knows.
+"""The sessions that block a migration, found while it waits, because a failed wait no longer knows them.
 
-A watcher has a connection of its own, opened when a statement has waited for a while, and asks `pg_blocking_pids` about
-the migration's backend. A person reads its lines and decides whom to end.
+A watcher opens a separate connection when a statement has waited for a while, and asks `pg_blocking_pids` about the
+migration's backend. An operator reads its lines and decides which session to end.
 """
 
 import threading
@@ -24,7 +24,7 @@ _REMIND_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Blocker:
-    """One session that holds what the migration needs; `pid` 0 is a prepared transaction. Times as the server tells."""
+    """One session that holds a lock the migration needs; `pid` 0 is a prepared transaction. Times are the server's."""
 
     pid: int
     user: str
@@ -48,9 +48,9 @@ Blockers = tuple[Blocker, ...]
 
 
 def describe(blockers: Blockers) -> str:
-    """For a message: the sessions by name, and how to end the first."""
+    """For a message: the sessions, and how to end the first."""
     if not blockers:
-        return "held by a session that could not be seen in time"
+        return "held by a session that was gone too soon to be identified"
     shown = "; ".join(str(blocker) for blocker in blockers[:3])
     if len(blockers) > 3:
         shown += f"; and {len(blockers) - 3} more"
@@ -59,15 +59,15 @@ def describe(blockers: Blockers) -> str:
 
 
 def in_the_way(connection: Connection, table: str, *, readers: bool) -> Blockers:
-    """Sessions for which a concurrent index build on `table` (or a drop: `readers`) would have to wait now."""
+    """Sessions that a concurrent index build on `table` (or, with `readers`, a drop) would have to wait for now."""
     rows = connection.execute(statement("migrate/in_the_way"), {"table": table, "readers": readers}).fetchall()
     return tuple(Blocker(*row) for row in rows)
 
 
 class LockWatcher:
-    """Looks who blocks one backend, several times within each `lock_timeout` (seconds).
+    """Finds the sessions that block one backend, several times within each `lock_timeout` (seconds).
 
-    `seen` is what the last look of the current watch found.
+    `seen` has the sessions from the last query of the current watch.
     """
 
     def __init__(self, dsn: str, pid: int, lock_timeout: float, report: Callable[[Blockers], None]) -> None:
@@ -96,7 +96,7 @@ class LockWatcher:
             self._connection = None
 
     def report(self, blockers: Blockers) -> None:
-        """Pass on whom a wait is for: at once when they changed, else now and then."""
+        """Report the blocking sessions: at once when they change, else every _REMIND_SECONDS."""
         pids, now = frozenset(blocker.pid for blocker in blockers), time.monotonic()
         reported, reported_at = self._reported
         if pids != reported or now - reported_at > _REMIND_SECONDS:
@@ -105,7 +105,7 @@ class LockWatcher:
 
     def _watch(self, over: threading.Event) -> None:
         while not over.wait(self._pause):
-            with suppress(psycopg.Error):  # without a second connection the wait is the same, only less well explained
+            with suppress(psycopg.Error):  # without a second connection the wait is the same, only less explained
                 blockers = self._current()
                 if blockers:
                     self.seen = blockers

@@ -1,7 +1,7 @@
-"""The migration files: `migrations/NNNN_name.sql`, read, checked and cut into blocks.
+"""The migration files: `migrations/NNNN_name.sql`, read, checked and split into blocks.
 
-A file is plain SQL, sent to the server as it is; no parser of ours ever looks at a dollar-quoted body. Two marker lines
-say how it is sent:
+A file is plain SQL, sent to the server unchanged; turbo never parses a dollar-quoted body. Two marker lines control how it is
+sent:
 
     -- turbo: no-transaction      as the first line: each block runs outside a transaction (CREATE INDEX CONCURRENTLY)
     -- turbo: next                ends a block
@@ -9,7 +9,7 @@ say how it is sent:
                                   (without it: the schema right before this one)
 
 Without markers a file is one block, in one transaction. A file of several blocks is not atomic, so each of its blocks
-must be repeatable (`if not exists`, `create or replace`): a run that was killed starts the file again from its top.
+must be repeatable (`if not exists`, `create or replace`): after a kill, the next run starts the file again.
 
 Versions are the numbers, from 1, without gaps. The checksum is of the file's bytes: an applied file never changes.
 """
@@ -38,7 +38,7 @@ _CONCURRENT_INDEX = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class ConcurrentIndex:
-    """The index that a block builds concurrently: what an attempt cut short leaves behind INVALID."""
+    """The index that a block builds concurrently. An interrupted attempt leaves it INVALID."""
 
     schema: str
     table: str
@@ -47,7 +47,7 @@ class ConcurrentIndex:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """What is sent at once. `first_line` is its place in the file, from 1, for error messages."""
+    """SQL that is sent at once. `first_line` is its line in the file, from 1, for error messages."""
 
     sql: str
     first_line: int
@@ -77,7 +77,7 @@ class Migration:
 
 
 def directory() -> Traversable:
-    """Where the files are: inside the package when installed from a wheel, beside it in a source checkout.
+    """The directory of the files: inside the package when installed from a wheel, beside it in a source checkout.
 
     Raises MigrationError when neither is there.
     """
@@ -91,11 +91,11 @@ def directory() -> Traversable:
 
 
 def parse(file_name: str, content: bytes) -> Migration:
-    """One file, cut into its blocks. Raises MigrationError for a name, an encoding or a marker that is not right."""
+    """One file, split into its blocks. Raises MigrationError for a wrong name, encoding or marker."""
     named = _FILE_NAME.fullmatch(file_name)
     if not named:
         raise MigrationError(
-            f"migrations/{file_name}: not a migration's name; write NNNN_name.sql, as in 0004_retention.sql"
+            f"migrations/{file_name}: not a migration's name; use NNNN_name.sql, as in 0004_retention.sql"
         )
     try:
         sql = content.decode("utf-8")
@@ -121,8 +121,8 @@ def parse(file_name: str, content: bytes) -> Migration:
                 )
         elif marker.startswith("-- turbo:") and not (number == 1 and not in_transaction):
             raise MigrationError(
-                f"migrations/{file_name} line {number}: {marker!r} is no marker here; "
-                f"known are {_NO_TRANSACTION!r} (first line) and {_NEXT!r}"
+                f"migrations/{file_name} line {number}: {marker!r} is not a marker here; "
+                f"known: {_NO_TRANSACTION!r} (first line) and {_NEXT!r}"
             )
         pending.append(line)
     blocks.append(Block("".join(pending), first_line))
@@ -141,7 +141,7 @@ def parse(file_name: str, content: bytes) -> Migration:
 
 
 def read(where: Traversable | None = None) -> tuple[Migration, ...]:
-    """All files in order, versions 1 to n. Raises MigrationError for gaps, duplicates and files that are not right."""
+    """All files in order, versions 1 to n. Raises MigrationError for gaps, duplicates and wrong files."""
     return _installed() if where is None else _read(where)
 
 

@@ -1,8 +1,8 @@
-"""The table `turbo_migrations`: which files a database has seen, and whether this turbo fits it.
+"""The table `turbo_migrations`: which files a database has, and whether this turbo fits it.
 
-A database is at version n when the files 1 to n are applied. Each file carries `compatible_from`, the oldest schema whose
-turbo may still run once the file is applied. A worker checks that, so a fleet can be upgraded host by host: migrate first,
-then restart the workers one after the other.
+A database is at version n when the files 1 to n are applied. Each file has a `compatible_from`: the oldest schema whose turbo
+may still run once the file is applied. A worker checks it, so a fleet can be upgraded host by host: migrate first, then
+restart the workers one at a time.
 """
 
 from collections.abc import Sequence
@@ -35,8 +35,8 @@ class SchemaFit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class SchemaStatus:
-    """Where a database is (0: never migrated), and where this turbo would bring it. `compatible_from`: the oldest schema
-    whose turbo may run on it."""
+    """The version of a database (0: never migrated), and the version of this turbo. `compatible_from`: the oldest schema whose
+    turbo may run on the database."""
 
     version: int
     latest: int
@@ -57,7 +57,7 @@ def check_schema(version_in_db: int, latest: int = SCHEMA_VERSION, compatible_fr
 
 
 def explain_schema(version_in_db: int, latest: int = SCHEMA_VERSION, compatible_from: int | None = None) -> str:
-    """One line about a database's version, for whoever can act on it."""
+    """One line about a database's version, with the remedy."""
     if version_in_db == 0:
         return "the database has no turbo schema yet: run `turbo migrate`"
     at = f"the database's schema is at version {version_in_db}"
@@ -88,9 +88,9 @@ async def read_status(connection: AsyncConnection) -> SchemaStatus:
 
 
 async def worker_verdict(connection: AsyncConnection) -> tuple[SchemaFit, str]:
-    """Whether a worker of this turbo may run on the database, and one line that says what to do if not."""
-    found = await read_status(connection)
-    schema = (found.version, found.latest, found.compatible_from)
+    """Whether a worker of this turbo may run on the database, and one line with the remedy if not."""
+    state = await read_status(connection)
+    schema = (state.version, state.latest, state.compatible_from)
     return check_schema(*schema), explain_schema(*schema)
 
 
@@ -99,10 +99,10 @@ def exists(connection: Connection) -> bool:
 
 
 def pending(connection: Connection, files: Sequence[Migration]) -> tuple[Migration, ...]:
-    """The files that this database has not seen.
+    """The files that are not applied to this database.
 
-    Raises MigrationError when an applied file has changed since, when one in between was never applied, and when the
-    database is further than a worker of this turbo could follow.
+    Raises MigrationError when an applied file has changed, when a file in between was never applied, and when the database is
+    too new for this turbo.
     """
     applied = connection.execute(statement("migrate/history")).fetchall() if exists(connection) else []
     seen = {int(version): (str(name), str(checksum)) for version, name, checksum, _ in applied}
@@ -135,7 +135,7 @@ def create(connection: Connection) -> None:
 
 
 def record(connection: Connection, migration: Migration) -> None:
-    """Write that `migration` is applied; in its own last transaction, where it has one."""
+    """Record that `migration` is applied; in its last transaction, if it has one."""
     connection.execute(
         statement("migrate/history_record"),
         {

@@ -1,7 +1,7 @@
-"""`turbo migrate --plan`: what there is, what stands against it, and every statement a migration would send, in order.
+"""`turbo migrate --plan`: the existing tables, the findings about them, and every statement of a migration, in order.
 
-The session is read-only and waits half a second at most: where somebody has locked a table exclusively, the plan says so
-and shows what it can.
+The session is read-only and waits half a second at most. If a table is locked exclusively, the plan reports the lock and
+shows the rest.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ LOCK_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class PlannedStatement:
-    """What is sent at once. `label`: the file it stands in, 'adoption' or 'backfill'. `note`: when, how often, why."""
+    """SQL that is sent at once. `label`: its file, 'adoption' or 'backfill'. `note`: when, how often, why."""
 
     label: str
     sql: str
@@ -38,9 +38,9 @@ class PlannedStatement:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The migrations a database has not seen, in order; what was found of its own; and all that would be sent.
+    """The migrations that a database lacks, in order; its existing tables; and every statement that would run.
 
-    `tables` and `findings` are empty where nothing is adopted. `in_the_way`: sessions whose open transaction a migration
+    `tables` and `findings` are empty if nothing is adopted. `in_the_way`: sessions with an open transaction that a migration
     would have to wait for now.
     """
 
@@ -60,7 +60,7 @@ class Plan:
 
 
 def plan(dsn: str = "") -> Plan:
-    """What `migrate(dsn)` would do now. Changes nothing. Raises MigrationError as `migrate` does."""
+    """The plan of `migrate(dsn)`. Changes nothing. Raises MigrationError as `migrate` does."""
     with session.open_session(dsn, lock_timeout=LOCK_SECONDS, read_only=True) as connection:
         state = history.status(connection)
         pending = history.pending(connection, read())
@@ -79,11 +79,11 @@ def plan(dsn: str = "") -> Plan:
 def _locked(connection: Connection) -> tuple[Finding, ...]:
     names = ("agent_tasks", "agent_actions")
     held = {str(b) for name in names for b in blockers.in_the_way(connection, f"public.{name}", readers=True)}
-    by = "; ".join(sorted(held)) or "a session whose transaction has just begun"
+    by = "; ".join(sorted(held)) or "a session that has just started"
     return (
         warn(
-            f"agent_tasks or agent_actions is locked exclusively, by {by}: what is in it and what it needs is not shown. "
-            "Ask for the plan again when it is free",
+            f"agent_tasks or agent_actions is locked exclusively by {by}, so its contents and the changes to it are not shown. "
+            "Run the plan again when the lock is gone",
         ),
     )
 
@@ -129,9 +129,9 @@ def _backfill(existing: Survey) -> list[PlannedStatement]:
     method = backfill.method_for(existing)
     if method is None or not adopt.will_mark(existing):
         return []
-    lock = Lock("agent_tasks", "row locks", "whoever wants one of these rows waits for its batch", 0.05)
+    lock = Lock("agent_tasks", "row locks", "sessions that need one of these rows wait for its batch", 0.05)
     once, *batch, done = method.sql()
-    again = f"one batch of at most {backfill.BATCH} waiting rows, again until no row is left"
+    again = f"one batch of at most {backfill.BATCH} waiting rows, repeated until no row is left"
     return [
         PlannedStatement("backfill", once.rstrip() + ";\n", False, NONE, "once"),
         PlannedStatement("backfill", "".join(part.rstrip() + ";\n" for part in batch), True, lock, again),

@@ -1,10 +1,10 @@
 """`turbo migrate --roles`: four group roles without login, each with exactly the privileges it needs.
 
-    missing? ──▶ created (needs CREATEROLE) ──▶ all grants in one transaction ──▶ what else to know about this database
+    missing? ──▶ created (needs CREATEROLE) ──▶ all grants in one transaction ──▶ notes about this database
 
-On request only: roles belong to the whole cluster, and not every migration may touch it. Safe to repeat, at any time and
-from several databases of one cluster at once; repeat it after an upgrade that brought tables or columns. What each role may
-do stands in turbo/sql/roles/grant.sql, and in words in docs/security.md.
+On request only, because roles belong to the whole cluster. Safe to repeat at any time, and from several databases of one
+cluster at once. Repeat it after an upgrade that added tables or columns. The privileges of each role are in
+turbo/sql/roles/grant.sql, and explained in docs/security.md.
 """
 
 import time
@@ -25,7 +25,7 @@ Connection = psycopg.Connection[TupleRow]
 ROLES = ("turbo_submitter", "turbo_worker", "turbo_reader", "turbo_admin")
 
 _NOTHING_GRANTED = ("01006", "01007")
-"""SQLSTATEs of the warnings that say that a REVOKE or GRANT did less than it was told."""
+"""SQLSTATEs of the warnings that a REVOKE or GRANT did less than requested."""
 
 _ATTEMPTS = 8
 _SHARED_ROW_BUSY = "tuple concurrently updated"
@@ -33,7 +33,7 @@ _SHARED_ROW_BUSY = "tuple concurrently updated"
 
 @dataclass(frozen=True, slots=True)
 class RolesReport:
-    """What one run did: roles it made, and what else decides here who may do what, a line each."""
+    """The result of one run: the created roles, and other facts that affect privileges, one line each."""
 
     database: str
     created: tuple[str, ...]
@@ -41,14 +41,14 @@ class RolesReport:
 
 
 def roles_sql() -> str:
-    """Everything `grant_roles` sends, for a person who runs it by hand or wants to read it first."""
+    """Every statement of `grant_roles`, to read first or to run by hand."""
     return f"{source('roles/create').rstrip()};\n\nbegin;\n{source('roles/grant').rstrip()};\ncommit;\n"
 
 
 def grant_roles(dsn: str = "", *, lock_timeout: float = 2.0) -> RolesReport:
-    """Make the four roles where they are missing, and set their privileges in this database.
+    """Create the missing ones of the four roles, and set their privileges in this database.
 
-    Raises MigrationError, whose text says what to run, when the session may not; nothing is granted then.
+    Raises MigrationError, with the statements to run, if the session lacks the privileges; nothing is granted then.
     """
     with session.open_session(dsn, lock_timeout=lock_timeout) as connection:
         state = history.status(connection)
@@ -65,7 +65,7 @@ def _create(connection: Connection) -> tuple[str, ...]:
     missing, may_create = row or ([], False)
     if missing and not may_create:
         raise MigrationError(
-            f"the roles {', '.join(missing)} do not exist, and {_user(connection)} may not create any. Have a role with "
+            f"the roles {', '.join(missing)} do not exist, and {_user(connection)} cannot create roles. Have a role with "
             f"CREATEROLE run this once: {' '.join(f'CREATE ROLE {role} NOLOGIN;' for role in missing)} "
             "Then run turbo migrate --roles again (turbo migrate --roles --plan prints all of it)"
         )
@@ -109,8 +109,8 @@ def _refused(connection: Connection, text: str) -> MigrationError:
         or "another role owns one of turbo's tables"
     )
     return MigrationError(
-        f"{_user(connection)} may not grant on all of turbo's tables ({text}): {whose}. Run turbo migrate --roles as a "
-        "superuser or as a member of the owning roles, or give them what turbo migrate --roles --plan prints. "
+        f"{_user(connection)} cannot grant on all of turbo's tables ({text}): {whose}. Run turbo migrate --roles as a "
+        "superuser or as a member of the owning roles, or have them run the output of turbo migrate --roles --plan. "
         "Nothing was granted"
     )
 

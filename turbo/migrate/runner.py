@@ -1,15 +1,15 @@
-"""The runner: brings a database to this turbo's schema, while it is in use.
+"""The runner: brings a database to this turbo's schema while the database is in use.
 
     read files ──▶ nothing to do
         └──▶ lock (polled) ──▶ read history again ──▶ judged ──▶ per file: its blocks ──▶ recorded ──▶ … ──▶ unlock
-                                                        └──▶ an existing table that will not do: refused, nothing changed
+                                                        └──▶ an existing table that does not fit: refused, nothing changed
 
 Between the files an existing agent_tasks and agent_actions are adopted (adopt.py, backfill.py).
 
-A block in a transaction runs under `lock_timeout`: a table lock that waits makes everybody queue behind it, so it gives
-way after two seconds, pauses (growing, jittered) and comes again, saying each time who is in the way. An index is built
-concurrently, and not begun before the way is clear; what an attempt cut short left INVALID is dropped and built again.
-A file is recorded with its last transaction. Killed at any point, the next run goes on from there.
+A block in a transaction runs under `lock_timeout`. Other sessions queue behind a waiting table lock, so the block gives up after
+two seconds, pauses (growing, jittered), reports the blocking sessions and tries again. An index is built concurrently, and
+only when no transaction is in the way; an INVALID index of an interrupted attempt is dropped and built again. A file is
+recorded with its last transaction. After a kill at any point, the next run continues from there.
 """
 
 import time
@@ -42,10 +42,10 @@ _CLEAR_POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a migration stands in line, in seconds.
+    """How long a migration waits, in seconds.
 
-    `lock_timeout`: one wait for a lock (others queue behind it meanwhile). `attempts`: how often a statement comes
-    again before the migration gives up. `wait`: how long for another migration of the same database to end.
+    `lock_timeout`: one wait for a lock (other sessions queue behind it). `attempts`: how often a statement is tried before the
+    migration gives up. `wait`: how long to wait for another migration of the same database.
     """
 
     lock_timeout: float = 2.0
@@ -64,7 +64,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
-    """What one run did. Versions are those of the database before and after, and this turbo's."""
+    """The result of one run: the versions of the database before and after, and this turbo's."""
 
     database: str
     version_before: int
@@ -92,10 +92,10 @@ def migrate(
     report: Report = _unreported,
     on_applied: Callable[[Applied], None] = _unobserved,
 ) -> MigrationReport:
-    """Apply what the database has not seen; a second run finds nothing to do.
+    """Apply the missing files; a second run finds nothing to do.
 
-    `say` hears, line by line, whom it waits for; `on_applied` each file as it is done. Raises MigrationError, whose
-    text is for the person who can act. Safe to run from several hosts at once, and to run again after any failure.
+    `report` gets a line for each wait, `on_applied` each applied file. Raises MigrationError with a message for the operator.
+    Safe to run from several hosts at once, and to run again after any failure.
     """
     patience = patience or Patience()
     files = read()
@@ -120,7 +120,7 @@ def migrate(
 
 
 class _Runner:
-    """One run on one connection, lock in hand."""
+    """One run on one connection, which holds the migration lock."""
 
     def __init__(self, connection: Connection, dsn: str, patience: Patience, report: Report) -> None:
         self._connection = connection
@@ -136,7 +136,7 @@ class _Runner:
         self._attempts("turbo_migrations", None, lambda: history.create(self._connection))
 
     def judge(self) -> None:
-        """Raises MigrationError, before anything is changed, for tables that turbo cannot live with."""
+        """Raises MigrationError, before anything is changed, if turbo cannot use the existing tables."""
         existing = self._survey()
         repeated: tuple[str, ...] = ()
         if columns := adopt.keys_of_its_own(existing):
@@ -169,7 +169,7 @@ class _Runner:
         how = backfill.method_for(self._survey())
         filled = self._attempts("adoption", None, lambda: backfill.run(self._connection, how))
         if filled:
-            self._report(f"adoption: {filled} waiting rows have their created_at as run_after")
+            self._report(f"adoption: {filled} waiting rows got their created_at as run_after")
 
     def _run(self, migration: Migration, block: Block, *, last: bool) -> None:
         record = (lambda: history.record(self._connection, migration)) if last else _nothing
@@ -191,11 +191,11 @@ class _Runner:
         self._attempts(step, block, together if in_transaction else alone)
 
     def _send(self, block: Block) -> None:
-        # Without parameters it goes by the simple protocol, which takes a file's many statements as they are.
+        # Without parameters psycopg uses the simple protocol, which accepts a file of many statements.
         self._connection.execute(block.sql.encode())
 
     def _attempts(self, step: str, block: Block | None, work: Callable[[], _Done]) -> _Done:
-        """Do `work`, again when a lock was not to be had, until the patience is over. What it returns."""
+        """Do `work` and return its result. If a lock is not available, try again until the patience is exhausted."""
         self._step = step
         pause = Backoff(base=0.25, cap=4.0)
         for attempt in range(1, self._patience.attempts + 1):
@@ -217,8 +217,8 @@ class _Runner:
         self._report(f"{self._step}: waiting for a lock, {blocking.describe(blockers)}")
 
     def _clear_the_way(self, index: ConcurrentIndex) -> bool:
-        """Wait, holding nothing, until an index build would not have to; and drop what an earlier one left behind. False
-        when the index is there already, whole."""
+        """Wait without a lock until an index build would not have to wait, and drop an INVALID leftover. False if a valid index
+        exists already."""
         qualified, table = f"{index.schema}.{index.index}", f"{index.schema}.{index.table}"
         row = self._connection.execute(
             statement("migrate/index_state"), {"index": qualified, "table": table}
@@ -234,7 +234,7 @@ class _Runner:
                 raise _InTheWay
             time.sleep(_CLEAR_POLL_SECONDS)
         if leftover:
-            self._report(f"{self._step}: {index.index} was left INVALID by an earlier attempt, it is built again")
+            self._report(f"{self._step}: {index.index} was left INVALID by an earlier attempt: building it again")
             self._connection.execute(
                 sql.SQL("drop index concurrently if exists {}").format(sql.Identifier(index.schema, index.index))
             )

@@ -1,11 +1,10 @@
-"""The one connection of a migration: opened with turbo's settings, judged fit, and held exclusively.
+"""The connection of a migration: opened with turbo's settings, checked, and held exclusively.
 
     open ──▶ judged (primary? writable? version, encoding) ──▶ exclusive (advisory lock) ──▶ closed
 
-The advisory lock is polled with `pg_try_advisory_lock`, never waited for: a session that waits for it holds a
-snapshot, CREATE INDEX CONCURRENTLY in the session that has it waits for that snapshot, and the two deadlock. It
-belongs to the session, so that a migration that is killed lets go of it; a transaction pooler would hand it to
-strangers, and is refused.
+The advisory lock is polled with `pg_try_advisory_lock`. A session that waited for it would hold a snapshot, and CREATE INDEX
+CONCURRENTLY in the session with the lock would wait for that snapshot: a deadlock. The lock belongs to the session, so a
+killed migration releases it. A transaction pooler would share it with other clients, so it is refused.
 """
 
 import random
@@ -33,17 +32,17 @@ LOCK_KEY = 0x747572626F
 _POLL_SECONDS = 0.25
 _REMIND_SECONDS = 30.0
 
-# A migration killed in mid-build would leave its backend building, lock in hand: PostgreSQL looks for the client only
-# when told to (14 and later; not on every platform).
+# Without this, the backend of a killed migration would go on building, holding the lock: PostgreSQL checks for its client only
+# on request (14 and later; not on every platform).
 _NOTICE_A_DEAD_CLIENT = "set client_connection_check_interval = '1s'"
 
 
 @contextmanager
 def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False) -> Iterator[Connection]:
-    """An autocommit connection fit for a migration; with `read_only`, one that cannot change anything.
+    """An autocommit connection for a migration; with `read_only`, one that cannot change anything.
 
-    Raises BadDsn for a DSN that cannot be read and MigrationError, in one line, when the server is away, is no primary
-    (unless `read_only`), is older than PostgreSQL 14, or keeps the database in another encoding than UTF-8.
+    Raises BadDsn for an unreadable DSN, and MigrationError, in one line, when the server is unreachable, is not a primary
+    (unless `read_only`), is older than PostgreSQL 14, or stores the database in another encoding than UTF-8.
     """
     try:
         arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "client_encoding": "utf8"}
@@ -52,8 +51,9 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
     try:
         connection = connect(dsn, arguments)
     except psycopg.OperationalError as error:
-        raise MigrationError(f"cannot connect to {db.describe(dsn)}: {db.why_unreachable(error)}") from error
-    where = place(connection)  # while it is there to ask
+        where, why = db.describe(dsn), db.why_unreachable(error)
+        raise MigrationError(f"cannot connect to {where}: {why} (--dsn, TURBO_DSN, or the PG* variables)") from error
+    where = place(connection)  # while the connection is open
     with connection:
         try:
             if read_only:
@@ -69,13 +69,13 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
 
 
 def connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
-    """A session with the primary; where `dsn` leads to none, with what is there. Raises psycopg.OperationalError."""
+    """A session with the primary; if `dsn` has none, with a standby. Raises psycopg.OperationalError."""
     try:
         return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
         if "session is read-only" not in str(error) or "target_session_attrs" in dsn:
             raise
-    # No primary among the hosts. A look at a standby is fine; for a change, the judge below says what is wrong.
+    # No primary among the hosts. Reading from a standby is fine; for a change, _judge reports the problem.
     arguments = {**arguments, "target_session_attrs": "any"}
     return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
 
@@ -90,7 +90,7 @@ def _judge(connection: Connection, read_only: bool) -> None:
     in_recovery, transaction_read_only, encoding = row or (False, False, "UTF8")
     if encoding not in ("UTF8", "SQL_ASCII"):
         raise MigrationError(
-            f"{where} is encoded in {encoding}, and agents write all of Unicode: turbo needs a database in UTF8"
+            f"{where} is encoded in {encoding}, but agents write any Unicode text: turbo needs a database in UTF8"
         )
     if read_only:
         return
@@ -106,16 +106,16 @@ def _judge(connection: Connection, read_only: bool) -> None:
 
 
 def place(connection: Connection) -> str:
-    """Where a connection leads: `host:port/dbname`."""
+    """The server and database of a connection: `host:port/dbname`."""
     info = connection.info
     return f"{info.host or 'localhost'}:{info.port}/{info.dbname}"
 
 
 @contextmanager
 def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, report: Report) -> Iterator[None]:
-    """Hold the database's migration lock. Waits up to `wait_seconds` for another migration to end, and says for whom.
+    """Hold the database's migration lock. Waits up to `wait_seconds` for another migration, and reports which.
 
-    Raises MigrationError behind a transaction pooler, and when the wait is over.
+    Raises MigrationError behind a transaction pooler, and after the wait.
     """
     _refuse_transaction_pooling(connection, dsn)
     deadline = time.monotonic() + wait_seconds
@@ -124,17 +124,17 @@ def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, report: 
         now = time.monotonic()
         if now >= deadline:
             raise MigrationError(
-                f"another turbo migrate is still at work after {wait_seconds:g} s: {_holder(connection)}; "
+                f"another turbo migrate is still running after {wait_seconds:g} s: {_holder(connection)}; "
                 "wait for it, or end it and run turbo migrate again"
             )
         if now >= remind_at:
-            report(f"another turbo migrate is at work, waiting for it: {_holder(connection)}")
+            report(f"waiting for another turbo migrate: {_holder(connection)}")
             remind_at = now + _REMIND_SECONDS
         time.sleep(random.uniform(0.5, 1) * min(_POLL_SECONDS, max(deadline - now, 0.01)))
     try:
         yield
     finally:
-        with suppress(psycopg.Error):  # a connection that is gone has let go of it by itself
+        with suppress(psycopg.Error):  # a lost connection has released it already
             connection.execute("select pg_advisory_unlock(%s)", (LOCK_KEY,))
 
 
@@ -155,18 +155,18 @@ def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:
     if pools_transactions(connection, dsn):
         raise MigrationError(
             f"{place(connection)} is a pooler in transaction mode (PgBouncer's pool_mode): the migration's "
-            "lock would not hold there; give the server's own address"
+            "lock would not hold there; use the server's own address"
         )
 
 
 def behind_pooler(connection: Connection) -> bool:
-    """A pooler gives its clients a cancel key of its own, so the pid in it is not the backend's."""
+    """Whether a pooler is in between. It makes its own cancel keys, so the pid in them is not the backend's."""
     return backend(connection) != connection.info.backend_pid
 
 
 def pools_transactions(connection: Connection, dsn: str) -> bool:
-    """Whether there is a pooler in between that shares servers between transactions: a second client is then served by
-    the backend that has just answered the first."""
+    """Whether a pooler in between shares backends between transactions. A second client is then served by the backend that has
+    just answered the first."""
     if not behind_pooler(connection):
         return False
     arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "connect_timeout": db.CONNECT_TIMEOUT}
@@ -176,7 +176,7 @@ def pools_transactions(connection: Connection, dsn: str) -> bool:
             try:
                 with second.transaction():
                     shared = backend(second) == mine or backend(connection) != mine
-            except errors.ProtocolViolation:  # statement pooling allows no transaction at all
+            except errors.ProtocolViolation:  # statement pooling does not allow transactions
                 shared = True
             if shared:
                 return True

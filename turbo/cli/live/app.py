@@ -1,9 +1,9 @@
-"""The application of `turbo top`: looks once a second, draws, and does what the keys say.
+"""The application of `turbo top`: refreshes once a second, draws, and handles the keys.
 
     a small screen    head, strips (workers, queues, accounts), one table: tab or 1 … 4 choose it
     a large one       head, the tasks on the left, the three other tables on the right
 
-A look that fails leaves what was seen on the screen, says so on a line of its own, and tries again with backoff.
+A failed refresh leaves the last frame on the screen, shows the error on a separate line, and retries with backoff.
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from turbo.observability.log import scrub
 from turbo.runtime.backoff import Backoff
 
 SILENT_SECONDS = 3.0
-"""Without an answer for so long, the screen says that it is old."""
+"""After this long without an answer, the screen shows how old it is."""
 
 VIEWS = list(View)
 PANELS = ("tasks", "workers", "queues", "accounts")
@@ -70,7 +70,7 @@ class Top(App[None]):
         Binding("tab", "panel(1)", "next table", show=False, priority=True),
         Binding("shift+tab", "panel(-1)", "previous table", show=False, priority=True),
         *(Binding(str(n), f"go('{name}')", name, show=False) for n, name in enumerate(PANELS, 1)),
-        # With priority: the keys typed after them are the table's already.
+        # With priority: the keys typed after them belong to the table already.
         Binding("enter", "filtered", "keep the filter", show=False, priority=True),
         Binding("escape", "unfilter", "no filter", show=False, priority=True),
         Binding("question_mark", "help", "help", key_display="?"),
@@ -83,7 +83,7 @@ class Top(App[None]):
     filtered: reactive[str] = reactive("", init=False)
 
     def __init__(self, feed: Feed, dsn: str, state_dir: Path, interval: float) -> None:
-        """`feed` has looked once already. `interval`: seconds between two looks."""
+        """`feed` has its first frame already. `interval`: seconds between refreshes."""
         super().__init__(ansi_color=True)
         self._feed = feed
         self._where = db.describe(dsn)
@@ -112,7 +112,7 @@ class Top(App[None]):
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        self.theme = "ansi-dark"  # the terminal's own colours
+        self.theme = "ansi-dark"  # the terminal's colours
         self.set_interval(1.0, self._draw_head)
         self.run_worker(self._refresh_forever(), exclusive=False)
         self._shape()
@@ -156,7 +156,7 @@ class Top(App[None]):
     def _panel(self) -> ScreenTable:
         return self.focused if isinstance(self.focused, ScreenTable) else self._shown
 
-    # ── looking ─────────────────────────────────────────────────────────────────────────────────────────────────────
+    # ── refreshing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _refresh_forever(self) -> None:
         backoff = Backoff()
@@ -183,7 +183,7 @@ class Top(App[None]):
                 pass
 
     def _refresh_now(self) -> None:
-        """Something was changed: see what became of it."""
+        """Refresh at once, after a change."""
         self._all = True
         self._again.set()
 
@@ -246,7 +246,7 @@ class Top(App[None]):
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """The keys of the tables are none while a log, a question or the help is in front."""
+        """Table keys are inactive while a log, a question or the help is in front."""
         del parameters
         if action == "filtered" and not isinstance(self.focused, Input):
             return False
@@ -263,7 +263,7 @@ class Top(App[None]):
     def action_go(self, name: str) -> None:
         self._mark_shown(name)
         self._shape()
-        self.screen.set_focus(self.query_one(f"#{name}", ScreenTable))  # at once: the next key is the table's
+        self.screen.set_focus(self.query_one(f"#{name}", ScreenTable))  # at once: the next key belongs to the table
 
     def action_filter(self) -> None:
         box = self.query_one("#filter", Input)
@@ -295,7 +295,7 @@ class Top(App[None]):
     def action_cancel(self) -> None:
         if (task_id := self._chosen_task()) is not None:
             self._ask(
-                f"cancel task {task_id}?", lambda: self._change(task_id, self._feed.cancel, "it is finished already")
+                f"cancel task {task_id}?", lambda: self._change(task_id, self._feed.cancel, "it is already finished")
             )
 
     def action_retry(self) -> None:
@@ -325,7 +325,7 @@ class Top(App[None]):
             self._ask(f"resume queue {queue}?", lambda: self._done(
                 self._feed.resume_queue(queue), f"queue {queue} is open"))  # fmt: skip
         else:
-            self._ask(f"pause queue {queue}? (what runs goes on)", lambda: self._done(
+            self._ask(f"pause queue {queue}? (running tasks continue)", lambda: self._done(
                 self._feed.pause_queue(queue, "turbo top"), f"queue {queue} is paused"))  # fmt: skip
 
     def _chosen_task(self) -> str | None:
@@ -352,7 +352,7 @@ class Top(App[None]):
         await self._done(work(), "")
 
     async def _done(self, work: Awaitable[object], message: str) -> None:
-        """Carry it out; what became of it stands in the corner."""
+        """Do the work, and show the result in the corner."""
         try:
             result = await work
         except (psycopg.Error, LookupError) as error:

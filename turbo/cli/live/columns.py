@@ -1,4 +1,4 @@
-"""Fitting rows into the width there is, for `turbo top` and its single frame: what is drawn, and how wide."""
+"""Fits rows into the available width, for `turbo top` and its single frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from turbo.cli.output import GAP, STYLES, Column, one_line
 
 @dataclass(frozen=True, slots=True)
 class ScreenRow:
-    """`key` finds it again at the next look."""
+    """`key` identifies it at the next refresh."""
 
     key: str
     cells: tuple[str, ...]
@@ -22,8 +22,8 @@ BARS = "▁▂▃▄▅▆▇█"
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> dict[int, int]:
-    """The columns that are drawn, and their widths: those with the highest `drop` go first; what is flexible shrinks to
-    `least`, and the last flexible one takes what is left."""
+    """The columns to draw and their widths. Those with the highest `drop` are left out first; flexible ones shrink to
+    `least`, and the last flexible one takes the remaining width."""
     natural = [max([cell_len(c.head), *(cell_len(row[i]) for row in rows)]) for i, c in enumerate(columns)]
     kept = [i for i in range(len(columns)) if columns[i].drop == 0 or any(row[i] for row in rows) or not rows]
     least = {i: min(natural[i], c.least) if c.flexible else natural[i] for i, c in enumerate(columns)}
@@ -45,7 +45,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], room: int) -> 
 
 
 def line(columns: Sequence[Column], widths: dict[int, int], cells: Sequence[str], style: str = "") -> Text:
-    """One row; words that name a state have its colour."""
+    """One row; the names of states are coloured."""
     text = Text(no_wrap=True, end="", style=style)
     for place, (i, width) in enumerate(widths.items()):
         cell = one_line(cells[i])
@@ -58,7 +58,7 @@ def line(columns: Sequence[Column], widths: dict[int, int], cells: Sequence[str]
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
-    """The newest values, one cell each, against the greatest of them; nothing at all is the lowest bar."""
+    """The newest values, one cell each, scaled to the greatest of them; zero is the lowest bar."""
     shown = list(values)[-width:] if width > 0 else []
     top = max(shown, default=0)
     return "".join(BARS[0] if v <= 0 else BARS[min(7, 1 + int(6 * v / top))] for v in shown)

@@ -1,4 +1,4 @@
-"""The small screens of `turbo top`: yes or no, and the keys."""
+"""The dialogs of `turbo top`: the confirmation and the list of keys."""
 
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ KEYS = """\
  r               run the ended task again
  p               pause or resume the account, queue, or task's queue
  ?               these keys
- q               leave
+ q               quit
 
  Counts stop at 10000+. The list holds 500 tasks at most.
  From the shell: turbo status, tasks, logs -f, cancel, retry, pause."""

@@ -1,10 +1,10 @@
-"""The fleet from second to second, as `turbo top` shows it: what is asked how often, and what is made of the answers.
+"""The live data of `turbo top`: what is queried how often, and the rates computed from it.
 
-    every look      the tasks of the chosen view                                                       1 statement
-    every 2nd look  workers, queues, accounts, what ended in the last 20 s (first: in 10 min)           4 statements
+    every refresh      the tasks of the chosen view                                                    1 statement
+    every 2nd refresh  workers, queues, accounts, tasks ended in the last 20 s (first time: 10 min)     4 statements
 
-At one look a second that is three statements a second, each by an index and bounded: none grows with the tasks that wait
-or have ended (sql/top/). Rates are kept here, in spans of ten seconds of the database's clock.
+At one refresh a second that is three statements a second. Each uses an index and is bounded: its cost does not grow with
+the number of waiting or ended tasks (sql/top/). Rates are kept here, in spans of ten seconds of the database's clock.
 """
 
 from collections import Counter, defaultdict
@@ -23,7 +23,7 @@ from turbo.client.operations import Disconnect, Query, Steps
 SHOWN = 500
 WAITING_EACH = 100
 COUNTED = 10_000
-"""Pending tasks of a queue are counted so far; a count above means: more."""
+"""Pending tasks of a queue are counted up to this number; a higher count means more."""
 
 BUCKET_SECONDS = 10
 HISTORY_SECONDS = 600
@@ -42,9 +42,9 @@ class View(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LiveTask:
-    """A task in the list. `seconds`: running for, waiting for (negative: due in) or ended so long ago.
+    """A task in the list. `seconds`: how long it has run, has waited (negative: due in), or how long ago it ended.
 
-    `line`: what it said last, or the error that ended it; '' where there is none.
+    `line`: its last output, or the error that ended it; '' if there is none.
     """
 
     task_id: str
@@ -62,13 +62,13 @@ class LiveTask:
     stopping: bool
 
     def has(self, text: str) -> bool:
-        """Whether the filter's text is part of what is shown of it, in either case."""
+        """Whether a shown field contains the filter's text, ignoring case."""
         shown = (self.task_id, self.status, self.queue, self.task_type, self.worker_id, self.line, self.description)
         return any(text.lower() in part.lower() for part in shown if part)
 
 
 class Rates:
-    """What happened in each span of ten seconds of the last ten minutes: tasks by how they ended, and tokens."""
+    """Ended tasks by status, and tokens, for each ten-second span of the last ten minutes."""
 
     def __init__(self) -> None:
         self._ended: defaultdict[int, Counter[str]] = defaultdict(Counter)
@@ -78,7 +78,7 @@ class Rates:
         self.counted_all = True
 
     def ended(self, rows: Sequence[Mapping[str, Any]], seconds: float) -> None:
-        """What rates.sql said of the last `seconds`: it replaces what was known of them."""
+        """Replace the counts of the last `seconds` with the rows of rates.sql."""
         self._now = rows[0]["now"]
         first = int((self._now - seconds) // BUCKET_SECONDS) + 1
         for bucket in [b for b in self._ended if b >= first]:
@@ -94,7 +94,7 @@ class Rates:
             del self._tokens[bucket]
 
     def spent(self, tasks: Sequence[LiveTask]) -> None:
-        """The tokens of the running tasks: what they grew by since the last time."""
+        """Add the tokens that the running tasks used since the last call."""
         now = {t.task_id: t.input_tokens + t.output_tokens for t in tasks}
         grown = sum(max(0, n - self._spent[i]) for i, n in now.items() if i in self._spent)
         if grown:
@@ -103,23 +103,23 @@ class Rates:
 
     @property
     def _bucket(self) -> int:
-        """The one that is under way."""
+        """The current span."""
         return int(self._now // BUCKET_SECONDS)
 
     def series(self, what: str) -> list[int]:
-        """`what` in each span, the oldest first: a status, or 'tokens'."""
+        """`what` (a status, or 'tokens') in each span, oldest first."""
         spans = range(self._bucket - HISTORY_SECONDS // BUCKET_SECONDS + 1, self._bucket + 1)
         return [self._tokens[b] if what == "tokens" else self._ended.get(b, Counter())[what] for b in spans]
 
     def per_minute(self, what: str) -> float:
-        """Over the last six spans, the unfinished one as long as it is yet."""
+        """The rate over the last six spans; the current one counts for the time it has lasted."""
         lasted = 5 * BUCKET_SECONDS + self._now % BUCKET_SECONDS
         return sum(self.series(what)[-6:]) * 60 / lasted
 
 
 @dataclass(slots=True)
 class Frame:
-    """One moment of the fleet."""
+    """A snapshot of the fleet."""
 
     view: View = View.RUNNING
     tasks: list[LiveTask] = field(default_factory=list)
@@ -141,7 +141,7 @@ class Frame:
 
 
 class Feed(AsyncClient):
-    """The client of one `turbo top`: looks, and carries out what its user asks for, on one connection."""
+    """The client of one `turbo top`: refreshes, and runs the user's commands, on one connection."""
 
     _statement_seconds = STATEMENT_SECONDS
 

@@ -1,4 +1,4 @@
-"""What `turbo top` says of a frame: the head, and the rows of its four tables. Without a screen, for --once too."""
+"""The text of a `turbo top` frame: the head, and the rows of its four tables. Used by the screen and by --once."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ TASKS = {
         Column("TYPE", drop=5, flexible=True, least=8),
         Column("QUEUE", drop=6, flexible=True, least=8),
         Column("AGE", right=True),
-        Column("TRY", drop=4),
+        Column("ATTEMPT", drop=4),
         Column("TOKENS", drop=2, right=True),
         Column("WORKER", drop=3, flexible=True, least=8),
         Column("LAST LINE", drop=1, flexible=True, least=30),
@@ -28,7 +28,7 @@ TASKS = {
         Column("WAITS", right=True),
         Column("QUEUE", drop=3, flexible=True, least=8),
         Column("TYPE", drop=4, flexible=True, least=8),
-        Column("TRY", drop=2),
+        Column("ATTEMPT", drop=2),
         Column("DESCRIPTION", drop=1, flexible=True, least=30),
     ),
     View.ENDED: (
@@ -37,7 +37,7 @@ TASKS = {
         Column("AGO", right=True),
         Column("QUEUE", drop=5, flexible=True, least=8),
         Column("TYPE", drop=4, flexible=True, least=8),
-        Column("TRY", drop=2),
+        Column("ATTEMPT", drop=2),
         Column("WORKER", drop=3, flexible=True, least=8),
         Column("ERROR, OR DESCRIPTION", drop=1, flexible=True, least=30),
     ),
@@ -70,14 +70,14 @@ ACCOUNTS = (
 
 TITLES = {View.RUNNING: "Running", View.WAITING: "Waiting", View.ENDED: "Ended"}
 EMPTY = {
-    View.RUNNING: "nothing runs",
-    View.WAITING: "nothing waits",
-    View.ENDED: "nothing has ended yet",
+    View.RUNNING: "no running tasks",
+    View.WAITING: "no waiting tasks",
+    View.ENDED: "no ended tasks yet",
 }
 
 
 def worker_names(frame: Frame) -> dict[str, str]:
-    """What a worker is called in a narrow column: its name, with the process where several have that name."""
+    """Short names for a narrow column: the worker's name, with its pid if several share the name."""
     several = Counter(w.name for w in frame.status.workers if w.live)
     return {w.worker_id: f"{w.name}-{w.pid}" if several[w.name] > 1 else w.name for w in frame.status.workers}
 
@@ -162,10 +162,10 @@ def summary(frame: Frame) -> Text:
 
 
 def problem(frame: Frame) -> Text:
-    """What is wrong first, and how much more there is."""
+    """The first problem, and how many more there are."""
     problems = frame.status.problems
     if not problems:
-        return Text("✓ nothing is wrong", style="green", no_wrap=True)
+        return Text("✓ no problems", style="green", no_wrap=True)
     of = f"1 of {len(problems)}: " if len(problems) > 1 else ""
     text = f"! {of}{one_line(problems[0].what)} → {one_line(problems[0].do)}"
     return Text(text, style="yellow", no_wrap=True, overflow="ellipsis")
@@ -209,7 +209,7 @@ def strip(label: str, parts: Sequence[tuple[str, str]], width: int) -> Text:
 
 
 def strips(frame: Frame, width: int) -> list[Text]:
-    """Workers, queues and accounts, a line each: the first look at a small screen."""
+    """Workers, queues and accounts, one line each, for a small screen."""
     workers = [
         (f"{w.name} {w.running}/{w.slots}", "" if w.live else "red") for w in frame.status.workers if w.state != "dead"
     ]

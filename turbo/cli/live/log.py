@@ -1,4 +1,4 @@
-"""The log of one task inside `turbo top`: as `turbo logs -f`, the full log on the host that has it, else its last lines."""
+"""The log of one task inside `turbo top`: like `turbo logs -f`, the full log on its host, elsewhere its last lines."""
 
 import asyncio
 import codecs
@@ -100,7 +100,7 @@ class LogScreen(Screen[None]):
 
 
 class _Tail:
-    """A log file that may still grow; of a long one the end."""
+    """A log file that may still grow. Starts near the end of a long one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,6 +1,6 @@
-"""A table that stays where it is: rows come and go under the cursor, which stays on its own row.
+"""A table whose cursor stays on its row while other rows come and go.
 
-Only the lines on the screen are drawn, so 500 rows cost as much as 20. Columns are fitted to the width at each change.
+Only the visible lines are drawn, so 500 rows cost as much as 20. Columns are fitted to the width at each change.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ class ScreenTable(Widget, can_focus=True):
             self.table = table
 
     def __init__(self, columns: Sequence[Column], empty: str, *, id: str) -> None:
-        """`empty` is said where there are no rows."""
+        """`empty` is shown when there are no rows."""
         super().__init__(id=id)
         self._columns = columns
         self._empty = empty
@@ -53,7 +53,7 @@ class ScreenTable(Widget, can_focus=True):
         return self._rows[self._place] if self._rows else None
 
     def show(self, rows: Sequence[ScreenRow], empty: str = "", columns: Sequence[Column] | None = None) -> None:
-        """The rows there are now. The cursor stays on its row; when that is gone, where it was."""
+        """Show these rows. The cursor stays on its row, or on its position if that row is gone."""
         self._rows = list(rows)
         self._columns = columns or self._columns
         self._empty = empty or self._empty

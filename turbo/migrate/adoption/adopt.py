@@ -2,11 +2,10 @@
 
     survey ──▶ judged: nothing refused ──▶ steps: enum values ─▶ agent_tasks ─▶ its CHECKs validated ─▶ agent_actions
 
-Nothing is dropped, renamed, retyped or rewritten: columns are added, with constant or stable defaults only; a column
-without a default may get one; a CHECK that refuses turbo's states is replaced, in the same statement, by one that lets them
-pass and all that it let pass before (docs/adr/0007). Each table is altered once, in a transaction of its own that locks
-no other table. The steps are made from what is there, so after a kill the next run makes those that are left, and none
-when there is nothing left.
+Nothing is dropped, renamed, retyped or rewritten. Columns are added, with constant or stable defaults only. A column without a
+default may get one. A CHECK that refuses turbo's states is replaced, in the same statement, by one that accepts them and
+everything it accepted before (docs/adr/0007). Each table is altered once, in a separate transaction that locks no other
+table. The steps derive from the existing tables, so after a kill the next run makes only the remaining ones.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,19 +24,19 @@ from turbo.migrate.files import Block, Migration
 MARK = (
     "insert into public.turbo_meta (key, value) values ('adopted_at', to_jsonb(now())) on conflict (key) do nothing;\n"
 )
-"""In the transaction that adds run_after: its default and this are the same moment, by which the backfill knows its rows."""
+"""In the transaction that adds run_after. Its default is this same timestamp, by which the backfill recognises its rows."""
 
 UNVALIDATED = "unvalidated "
-"""In turbo_meta, before a constraint's name: it was valid before turbo widened it, and is to be again."""
+"""Prefix of a constraint's name in turbo_meta: it was valid before turbo widened it, and must be validated again."""
 
 STEPS_BEFORE = 2
 BACKFILL_BEFORE = 3
-"""The files before which they run: after turbo's own tables and before the indexes; before the triggers."""
+"""The files before which they run: after turbo's tables and before the indexes; before the triggers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One block of generated SQL. `why` is for the plan; `scans`: bytes that it reads."""
+    """One block of generated SQL. `why` is shown in the plan; `scans`: bytes that it reads."""
 
     block: Block
     in_transaction: bool
@@ -46,7 +45,7 @@ class Step:
 
 
 def steps(survey: Survey) -> list[Step]:
-    """What is left to do, in order. Empty for tables that turbo made, and for adopted ones."""
+    """The remaining steps, in order. Empty for tables that turbo created, and for adopted ones."""
     left: list[Step] = []
     if survey.tasks is not None:
         left += _enum_values(survey.tasks)
@@ -57,25 +56,25 @@ def steps(survey: Survey) -> list[Step]:
 
 
 def concerns(pending: Sequence[Migration]) -> bool:
-    """Whether what is pending begins early enough for an adoption."""
+    """Whether the pending files start early enough for an adoption."""
     return any(migration.version <= BACKFILL_BEFORE for migration in pending)
 
 
 def keys_of_its_own(survey: Survey) -> list[str]:
-    """Columns that are there before turbo and that turbo will put a unique index over."""
+    """Existing columns that turbo will put a unique index on."""
     if survey.begun or survey.tasks is None:
         return []
     return [name for name in ("idempotency_key", "concurrency_key") if survey.tasks.column(name) is not None]
 
 
 def has_been_built(block: Block, survey: Survey) -> bool:
-    """Whether adoption makes the index of this block by another way."""
+    """Whether adoption builds the index of this block in another way."""
     index, actions = block.concurrent_index, survey.actions
     return actions is not None and actions.kind == "p" and index is not None and index.table == "agent_actions"
 
 
 def will_mark(survey: Survey) -> bool:
-    """Whether waiting rows will be there that have no place in the queue."""
+    """Whether there will be waiting rows without a place in the queue."""
     return survey.begun or any(MARK in step.block.sql for step in steps(survey))
 
 
@@ -114,7 +113,7 @@ def _tasks(survey: Survey, tasks: AdoptedTable) -> Iterator[Step]:
         after += f"insert into public.turbo_meta (key, value) values ({_literal(UNVALIDATED + name)}, 'true') on conflict do nothing;\n"  # noqa: S608
     parts += _storage(tasks, contract.TASKS_STORAGE)
     if parts:
-        yield Step(Block(_alter(tasks, parts) + after, 1), True, "the catalog only: no row is read or written")
+        yield Step(Block(_alter(tasks, parts) + after, 1), True, "changes the catalog only: no row is read or written")
     for name in to_validate:
         text = (
             f"alter table public.agent_tasks validate constraint {quoted(name)};\n"
@@ -133,13 +132,15 @@ def _actions(actions: AdoptedTable) -> Iterator[Step]:
     if actions.kind == "r":
         parts += _storage(actions, contract.ACTIONS_STORAGE)
     if parts:
-        yield Step(Block(_alter(actions, parts) + after, 1), True, "the catalog only: no row is read or written")
+        yield Step(
+            Block(_alter(actions, parts) + after, 1), True, "changes the catalog only: no row is read or written"
+        )
     if actions.kind == "p" and not any(n.name.endswith(".agent_actions_task") for n in actions.of("index")):
         yield from _partitioned_index(actions)
 
 
 def _partitioned_index(actions: AdoptedTable) -> Iterator[Step]:
-    """PostgreSQL builds no index of a partitioned table concurrently: one a partition, then the parent's over them."""
+    """PostgreSQL cannot build an index of a partitioned table concurrently. So one per partition, then the parent's over them."""
     plain = [partition for partition in actions.of("partition") if partition.other == "r"]
     for number, partition in enumerate(plain, start=1):
         text = f"create index concurrently if not exists agent_actions_task_{number} on {partition.name} (task_id, executed_at);\n"
@@ -148,7 +149,7 @@ def _partitioned_index(actions: AdoptedTable) -> Iterator[Step]:
     yield Step(
         Block(text, 1),
         True,
-        "takes over the indexes that its partitions have, and builds those of partitions made meanwhile",
+        "attaches the indexes of its partitions, and builds those of partitions created meanwhile",
     )
 
 
@@ -171,10 +172,10 @@ def _defaults(table: AdoptedTable, known: Sequence[ExpectedColumn]) -> Iterator[
 
 
 def _new_id(table: AdoptedTable, key: TableColumn) -> tuple[list[str], str]:
-    """How a key without a default gets one, and what must follow it. Nothing where no default would do.
+    """How a key without a default gets one, and the statement that must follow. Empty if no default is possible.
 
-    A number is an identity, which needs no grant: with a sequence of its own, every inserter would need one. It starts
-    above the highest number, found under the lock that the ALTER TABLE has taken.
+    A number becomes an identity, which needs no grant; a separate sequence would need one for every inserter. It starts above
+    the highest number, which is read under the lock of the ALTER TABLE.
     """
     name = key.name
     if key.kind in contract.WHOLE:

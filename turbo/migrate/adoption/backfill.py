@@ -1,10 +1,10 @@
-"""The backfill of an adopted table: rows that waited before turbo came get their own place in the queue.
+"""The backfill of an adopted table: rows that waited before turbo was installed get a place in the queue.
 
-ADD COLUMN gave every row the same `run_after`, the moment of the adoption. For finished rows that will do. For waiting rows
-it would mean no order at all, so they get their `created_at`, a thousand at a time, each batch a transaction of its own: an
-old poller beside it waits for no more than that. A row that it has locked, or has claimed meanwhile, stays as it is.
+ADD COLUMN gave every row the same `run_after`, the time of the adoption. That is fine for finished rows, but waiting rows would
+have no order. So they get their `created_at`, a thousand rows per transaction, and an old poller waits for one batch at
+most. A row that the poller has locked or claimed stays unchanged.
 
-Repeatable: a row is done when its `run_after` is no longer that moment, and turbo_meta remembers when all are.
+Repeatable: a row is done when its `run_after` has changed, and turbo_meta records when all are done.
 """
 
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ Connection = psycopg.Connection[TupleRow]
 
 BATCH = 1_000
 PAGES = 2_048
-"""Of 8 kB, in one statement at most: where no row waits, a statement reads 16 MB and changes nothing."""
+"""Pages of 8 kB per statement: without waiting rows, a statement reads 16 MB and changes nothing."""
 
 PASSES = 3
-"""Over the table: a second one for rows that somebody had locked, a third for those of a poller that died with them."""
+"""Passes over the table: the second for rows that were locked, the third for rows of a poller that died meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """The statements, and whether other people's triggers are kept from firing for them."""
+    """The statements, and whether foreign triggers are disabled for them."""
 
     quiet: bool
 
     def sql(self) -> tuple[str, ...]:
-        """What is sent for one batch, for a plan."""
+        """The statements of one batch, for a plan."""
         quiet = (source("migrate/quiet_triggers"),) if self.quiet else ()
         return (source("migrate/backfill_ahead"), *quiet, source("migrate/backfill"), source("migrate/backfill_done"))
 
 
 def method_for(survey: Survey) -> Backfill | None:
-    """Whether waiting rows may be touched at all: not where that would set off a trigger that this session cannot hush."""
+    """How to fill waiting rows; None if that would fire a trigger that this session cannot disable."""
     if survey.tasks is None:
         return None
     loud = any(trigger.updates for trigger in survey.tasks.of("trigger"))
@@ -46,7 +46,7 @@ def method_for(survey: Survey) -> Backfill | None:
 
 
 def run(connection: Connection, how: Backfill | None) -> int:
-    """Fill, and remember that it is done. Returns how many rows were filled; 0 at once where nothing was adopted."""
+    """Fill the rows and record that it is done. Returns the number of filled rows; 0 if nothing was adopted."""
     adopted_at, ahead, done = connection.execute(statement("migrate/backfill_state")).fetchone() or (None, None, True)
     if adopted_at is None or done:
         return 0

@@ -1,8 +1,8 @@
-"""What turbo needs of the two tables that a deployment may have already: every column, and which types will do.
+"""The columns that turbo needs in the two tables that may exist already, and the types it accepts.
 
-For a fresh database migrations/0001_tables.sql says the same in SQL; a test holds the two together. An existing table keeps
-its columns as they are: what is missing is added (without a rewrite: no volatile default), what has no default may get
-one, and a column that turbo cannot live with is said before anything is changed.
+migrations/0001_tables.sql has the same for a new database; a test compares the two. An existing table keeps its columns.
+Missing columns are added without a rewrite (no volatile default). A column without a default may get one. A column that turbo
+cannot use is reported before anything is changed.
 """
 
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ NEW_ID = "('t_' || left(replace(gen_random_uuid()::text, '-', ''), 20))"
 class ExpectedColumn:
     """A column that turbo reads or writes.
 
-    `add`: how ADD COLUMN makes it, None where it cannot be made up. `kinds`: the base types that will do. `least`: the
-    shortest varchar that holds what turbo writes; `unlimited`: none may have a limit. `default`: what an existing column
-    without one gets; with `only_required` only when it is NOT NULL. `nullable`: turbo writes null into it.
+    `add`: its ADD COLUMN definition, None if it cannot be added. `kinds`: the accepted base types. `least`: the shortest varchar
+    that holds turbo's values; `unlimited`: a limit is not accepted. `default`: the default for an existing column without
+    one; with `only_required`, only if it is NOT NULL. `nullable`: turbo writes null into it.
     """
 
     name: str
@@ -69,9 +69,9 @@ TASKS = (
 )
 
 TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "infra_count", "turbo_rev"})
-"""Columns of agent_tasks that mean something to turbo alone: one that was there before turbo is a clash of names."""
+"""Columns of agent_tasks that only turbo uses. If one exists before turbo, the names clash."""
 
-# Its key is nobody's business of turbo's: it only has to fill itself.
+# turbo does not use its key, which only needs a default.
 ACTIONS = (
     ExpectedColumn("task_id", None, ID_TYPES),
     ExpectedColumn("action_type", "text", TEXT, least=10),
@@ -90,7 +90,7 @@ TASKS_STORAGE = {
     "autovacuum_vacuum_insert_scale_factor": "0.05",
     "autovacuum_analyze_scale_factor": "0.05",
 }
-"""The measured reasons stand in docs/tuning.md. What an existing table has set for itself stays."""
+"""docs/tuning.md has the measurements. Settings of an existing table are kept."""
 
 ACTIONS_STORAGE = {"autovacuum_vacuum_insert_scale_factor": "0.05"}
 
@@ -109,7 +109,7 @@ RELATIONS = (
     "agent_workers_idle",
 )
 TYPES = ("turbo_task_id", "turbo_status")
-"""Names in schema public that turbo makes; of something else's making they are a clash."""
+"""Names that turbo creates in schema public. If they exist before turbo, they clash."""
 
 WRITTEN = {
     "agent_tasks": frozenset(
@@ -120,7 +120,7 @@ WRITTEN = {
         {"task_id", "action_type", "success", "executed_at", "actor", "from_status", "to_status"}
     ),
 }
-"""Columns that hold the same value in many rows of turbo's: no unique index may be over these alone."""
+"""Columns with the same value in many of turbo's rows: a unique index over these alone is refused."""
 
 _WAITING = {"task_id": "1", "task_type": "default", "task_description": "x", "task_priority": "5", "retry_count": "0"}
 _COMMON = _WAITING | {"timeout_seconds": "300", "max_retries": "3", "created_at": "now", "queue": "default"}
@@ -137,7 +137,7 @@ ROWS: tuple[tuple[str, dict[str, str]], ...] = (
     ("cancelled", _ENDED),
     ("cancelled", _COMMON | {"completed_at": "now"}),
 )
-"""Rows of agent_tasks as turbo leaves them, one or two a state: what an old CHECK must let pass."""
+"""Rows of agent_tasks as turbo writes them, one or two per state. An existing CHECK must accept them."""
 
 TRAIL_ROWS: tuple[dict[str, str], ...] = tuple(
     {"task_id": "1", "action_type": action, "success": "true", "executed_at": "now", "actor": "w-4711-0a1b2c"}

@@ -1,9 +1,4 @@
-"""Can turbo live with the tables that are there? What stands against it, what to know, and what to run.
-
-refuse   `turbo migrate` stops before it changes anything, and says this
-warn     it goes on; somebody should know before the first worker starts
-note     what else was found, for --plan
-"""
+"""Can turbo use the existing tables? Findings, with the statements to run (levels: finding.py)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -31,7 +26,7 @@ def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
     for column in twice:
         findings.append(
             refuse(
-                f"agent_tasks.{column} is a column of turbo's too, and holds values more than once: turbo keeps it unique",
+                f"agent_tasks.{column} is also a turbo column, which must be unique, but it has duplicate values",
                 f"ALTER TABLE public.agent_tasks RENAME COLUMN {column} TO old_{column};",
             )
         )
@@ -39,35 +34,35 @@ def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
 
 
 def judge_rows(rows: Rows) -> list[Finding]:
-    """What the rows themselves say; only --plan looks."""
+    """Findings about the rows; only for --plan."""
     if rows.statuses is None:
         return [note("agent_tasks is too large to count its statuses within ten seconds")]
     findings = [note("rows by status: " + (", ".join(f"{s} {n}" for s, n in rows.statuses) or "none"))]
     known = set(TaskState)
     strange = [f"{s if s is not None else 'null'} ({n})" for s, n in rows.statuses if s not in known]
     if strange:
-        findings.append(note(f"statuses that turbo does not know: {', '.join(strange)}. It leaves those rows alone"))
+        findings.append(note(f"statuses unknown to turbo: {', '.join(strange)}. turbo ignores those rows"))
     counted = dict(rows.statuses)
     if counted.get("scheduled"):
         findings.append(
             warn(
-                f"{counted['scheduled']} rows say 'scheduled' already. turbo would make them pending at run_after, which they "
-                "do not have: they get one a hundred years from now, and whatever made them pending so far goes on doing "
-                "it. Rows inserted as 'scheduled' from now on need a run_after, or are pending at once",
+                f"{counted['scheduled']} rows are 'scheduled' already. turbo makes such rows pending at run_after, which they do "
+                "not have. They get one a hundred years from now, so that your program keeps making them pending. "
+                "Rows inserted as 'scheduled' from now on need a run_after, or they become pending at once",
                 "UPDATE public.agent_tasks SET run_after = <your column> WHERE status = 'scheduled';",
             )
         )
     if counted.get("running"):
         findings.append(
             note(
-                f"{counted['running']} rows are running: not by turbo (fencing_token is null), so never rescued by it",
+                f"{counted['running']} rows are running, but not by turbo (fencing_token is null), so turbo never rescues them",
             )
         )
     for column, number in rows.put_off:
         findings.append(
             warn(
-                f"{number} waiting rows have a {column} in the future. turbo does not know that column: its worker would run "
-                "those that are pending at once. After the migration, before the first worker starts",
+                f"{number} waiting rows have a {column} in the future. turbo does not use that column: its workers would run "
+                "the pending ones at once. After the migration, before the first worker starts",
                 f"UPDATE public.agent_tasks SET run_after = {quoted(column)}"  # noqa: S608 - shown, not sent
                 f" WHERE status = 'pending' AND {quoted(column)} > now();",
             )
@@ -78,7 +73,7 @@ def judge_rows(rows: Rows) -> list[Finding]:
 def _session(survey: Survey) -> Iterator[Finding]:
     for name, kind in survey.clashes:
         yield refuse(
-            f"public.{name} exists and is not turbo's ({kind.lower()})",
+            f"public.{name} exists but is not turbo's ({kind.lower()})",
             f"ALTER {kind} public.{name} RENAME TO old_{name};",
         )
     if not survey.may_create:
@@ -97,16 +92,16 @@ def _session(survey: Survey) -> Iterator[Finding]:
 def _wrong_kind(table: AdoptedTable) -> Finding | None:
     if table.kind == "p" and table.name == "agent_tasks":
         return refuse(
-            "agent_tasks is partitioned: PostgreSQL has no unique index over partitions, so neither one running task per "
-            "concurrency_key nor one task per idempotency_key could be kept. Rename it, let turbo make a new agent_tasks, "
-            "and copy what still waits",
+            "agent_tasks is partitioned: PostgreSQL has no unique index over partitions, so turbo cannot ensure one running task "
+            "per concurrency_key or one task per idempotency_key. Rename it, let turbo create a new agent_tasks, "
+            "and copy the waiting rows",
             "ALTER TABLE public.agent_tasks RENAME TO old_agent_tasks;",
         )
     if table.kind not in ("r", "p"):
-        what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(table.kind, "no table")
+        what = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}.get(table.kind, "not a table")
         return refuse(f"{table.name} is {what}: turbo needs the table itself under this name, in schema public")
     if table.inherits or table.is_partition:
-        return refuse(f"{table.name} takes part in inheritance: turbo's indexes and triggers would not reach all rows")
+        return refuse(f"{table.name} uses inheritance: turbo's indexes and triggers would not cover all rows")
     return None
 
 
@@ -116,43 +111,45 @@ def _neighbours(table: AdoptedTable, *, quiet: bool) -> Iterator[Finding]:
         if dependent.other != "primary" and dependent.columns and set(dependent.columns) <= written:
             over = ", ".join(dependent.columns)
             yield refuse(
-                f"the unique index {dependent.name} over {over}: turbo's rows share these values",
+                f"the unique index {dependent.name} over {over}: turbo's rows have duplicates in these columns",
                 f"DROP INDEX CONCURRENTLY {dependent.name};",
             )
     for dependent in table.of("rule"):
         if dependent.other != "SELECT":
             yield refuse(
-                f"the rule {dependent.name} ON {dependent.other} of {table.name}: PostgreSQL allows none on a table that is written in "
-                "WITH, as turbo does. Make it a trigger",
+                f"the rule {dependent.name} ON {dependent.other} of {table.name}: PostgreSQL allows no rule on a table that "
+                "is written in WITH, as turbo does. Replace it with a trigger",
                 f"DROP RULE {quoted(dependent.name)} ON public.{table.name};",
             )
     for dependent in table.of("trigger"):
         yield note(
-            f"trigger {dependent.name} on {table.name} calls {dependent.other}; it fires for turbo's statements too"
+            f"trigger {dependent.name} on {table.name} calls {dependent.other}; it also fires for turbo's statements"
         )
         if dependent.updates and table.name == "agent_tasks" and not quiet:
             yield warn(
-                f"the trigger {dependent.name} would fire when waiting rows get their run_after, and this role may not keep it quiet: "
-                "they stay as they are, so they are run by priority, but in no order of their age. To have it: run turbo "
-                "migrate as a superuser, or (PostgreSQL 15 and later)",
+                f"the trigger {dependent.name} would fire when waiting rows get their run_after, and this role cannot disable it. "
+                "So these rows stay as they are and run by priority, but not by age. To order them by age, run turbo "
+                "migrate as a superuser, or, with PostgreSQL 15 or later, grant the privilege first",
                 "GRANT SET ON PARAMETER session_replication_role TO <this role>;",
             )
     for dependent in table.of("view"):
         over = ", ".join(dependent.columns or []) or "the table"
-        yield note(f"view {dependent.name} over {over}: no column of it is retyped")
+        yield note(f"view {dependent.name} over {over}: none of its columns changes its type")
     for dependent in table.of("key_out"):
         yield note(
             f"foreign key {dependent.name}: {table.name} ({', '.join(dependent.columns or [])}) refers to {dependent.other}"
         )
     for dependent in table.of("key_in"):
         yield note(
-            f"foreign key {dependent.name}: {dependent.other} refers to {table.name}; retention keeps what it refers to"
+            f"foreign key {dependent.name}: {dependent.other} refers to {table.name}; retention keeps the rows it refers to"
         )
     for dependent in table.of("publication"):
         yield note(f"{table.name} is published by {dependent.name}: the subscriber needs the new columns first")
     if table.kind == "p":
         yield note(
-            f"{table.name} has {len(table.of('partition'))} partitions: retention leaves it alone, drop old partitions instead",
+            f"{table.name} has {len(table.of('partition'))} partitions: retention skips it; drop old partitions instead",
         )
     if table.row_security:
-        yield warn(f"row level security is on for {table.name}: workers see and change what its policies let them")
+        yield warn(
+            f"row level security is on for {table.name}: workers see and change only the rows that its policies allow"
+        )

@@ -1,4 +1,4 @@
-"""Can turbo live with the columns that are there? Types, lengths, NOT NULL, the ids, and what may stand in `status`."""
+"""Can turbo use the existing columns? Types, lengths, NOT NULL, the ids, and the values that `status` accepts."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,18 +16,18 @@ def judge_columns(table: AdoptedTable, known: Sequence[ExpectedColumn], begun: b
         have = table.column(want.name)
         if have is None:
             if want.add is None:
-                yield refuse(f"{table.name} has no column {want.name}: turbo cannot make it up")
+                yield refuse(f"{table.name} has no column {want.name}, and turbo cannot derive it")
             continue
         yield from _column(where, table.name, want, have)
         if table.name == "agent_tasks" and want.name in contract.TURBOS_OWN and not begun:
-            yield _clash(where, table.name, want.name, "has a meaning of its own in turbo")
+            yield _clash(where, table.name, want.name, "has another meaning in turbo")
     names = {want.name for want in known}
     for column in table.columns:
         if column.name in names or column.filled or (column.name == "action_id" and _fills_itself(table, column)):
             continue
-        report, why = warn, "an INSERT that leaves it out fails, turbo submit's too"
+        report, why = warn, "an INSERT without it fails, including turbo submit"
         if table.name == "agent_actions":
-            report, why = refuse, "turbo does not know it and could not write its trail"
+            report, why = refuse, "turbo does not know it and could not write its audit trail"
         yield report(
             f"{table.name}.{column.name} ({column.type}) is NOT NULL without a default: {why}",
             f"ALTER TABLE {where} ALTER COLUMN {quoted(column.name)} SET DEFAULT <value>;"
@@ -36,7 +36,7 @@ def judge_columns(table: AdoptedTable, known: Sequence[ExpectedColumn], begun: b
 
 
 def _fills_itself(table: AdoptedTable, key: TableColumn) -> bool:
-    """Whether adoption can give the trail's own key a default."""
+    """Whether adoption can give the key of agent_actions a default."""
     return (
         key.kind == "uuid"
         or contract.makes_text_id(key.kind, key.length)
@@ -56,11 +56,11 @@ def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> 
             "failure_kind",
         )
         if new or want.name in contract.TURBOS_OWN:
-            yield _clash(where, table, want.name, f"is {have.type}, and turbo's is {expected}")
+            yield _clash(where, table, want.name, f"is {have.type}, but turbo's is {expected}")
         else:
             yield refuse(
                 f"{table}.{want.name} is {have.type}; turbo can use {', '.join(_spoken(k) for k in sorted(want.kinds))}. Changing the "
-                "type rewrites the table under an exclusive lock: choose your moment",
+                "type rewrites the table under an exclusive lock: choose a quiet time",
                 f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {expected} USING {want.name}::{expected};",
             )
         return
@@ -68,8 +68,8 @@ def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> 
     if have.length is not None and (want.unlimited or (least is not None and have.length < least)):
         need = "without a limit" if want.unlimited else f"of at least {least} characters"
         yield refuse(
-            f"{table}.{want.name} is {have.type}: turbo writes longer values, and needs it {need}. Widening a varchar "
-            "rewrites nothing; a view over the column must be dropped first and made again",
+            f"{table}.{want.name} is {have.type}: turbo writes longer values, so it must be {need}. Widening a varchar "
+            "rewrites nothing, but a view over the column must be dropped first and created again",
             f"ALTER TABLE {where} ALTER COLUMN {want.name} TYPE {'text' if want.unlimited else f'varchar({least})'};",
         )
     if have.generated:
@@ -77,7 +77,7 @@ def _column(where: str, table: str, want: ExpectedColumn, have: TableColumn) -> 
                       f"ALTER TABLE {where} ALTER COLUMN {want.name} DROP EXPRESSION;")  # fmt: skip
     if want.nullable and have.required:
         yield refuse(
-            f"{table}.{want.name} is NOT NULL, and a task that has not got that far has none: turbo writes null",
+            f"{table}.{want.name} is NOT NULL, but turbo writes null before a task has a value",
             f"ALTER TABLE {where} ALTER COLUMN {want.name} DROP NOT NULL;",
         )
 
@@ -101,7 +101,7 @@ def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[Fin
         return
     if not any(n.columns == ["task_id"] and n.other in ("primary", "") for n in tasks.of("unique")):
         yield refuse(
-            "agent_tasks.task_id is not unique: turbo tells tasks apart by it",
+            "agent_tasks.task_id is not unique: turbo identifies tasks by it",
             "CREATE UNIQUE INDEX CONCURRENTLY agent_tasks_task_id_key ON public.agent_tasks (task_id);",
         )
     if not key.required:
@@ -112,10 +112,10 @@ def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[Fin
     if not key.has_default and key.kind in contract.WHOLE:
         yield warn(
             "agent_tasks.task_id has no default: it becomes an identity that starts above the highest id there is. A writer that "
-            "numbers its rows itself (max + 1) can meet a number that turbo gave: let it leave task_id out",
+            "numbers its rows itself (max + 1) can collide with a number from turbo: omit task_id there",
         )
     if not key.has_default and key.kind in contract.TEXT and not contract.makes_text_id(key.kind, key.length):
-        yield warn(f"agent_tasks.task_id is {key.type}, too short for a generated id: every INSERT must bring its own")
+        yield warn(f"agent_tasks.task_id is {key.type}, too short for a generated id: every INSERT must provide one")
     trail = actions.column("task_id") if actions is not None else None
     if trail is None:
         return
@@ -127,7 +127,7 @@ def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[Fin
     else:
         return
     yield refuse(
-        f"agent_actions.task_id {problem}: turbo's trail could not be written or found. Give it the same type, or let turbo make "
+        f"agent_actions.task_id {problem}: turbo could not write or find its audit trail. Give it the same type, or let turbo create "
         "a new agent_actions",
         "ALTER TABLE public.agent_actions RENAME TO old_agent_actions;",
     )
@@ -144,8 +144,7 @@ def judge_states(survey: Survey) -> Iterator[Finding]:
     default = survey.tasks.defaults.get("status", "")
     if status is not None and status.has_default and default and not any(f"'{s}'" in default for s in TaskState):
         yield warn(
-            f"agent_tasks.status is {default} unless an INSERT says otherwise: turbo runs what is 'pending' and "
-            "leaves such rows alone",
+            f"agent_tasks.status has the default {default}: turbo runs rows that are 'pending' and ignores such rows",
             "ALTER TABLE public.agent_tasks ALTER COLUMN status SET DEFAULT 'pending';",
         )
     if status is not None and status.enum is not None:
@@ -154,19 +153,21 @@ def judge_states(survey: Survey) -> Iterator[Finding]:
             yield refuse(f"the enum {status.enum} lacks {', '.join(missing)}, and {survey.user} does not own it",
                           " ".join(f"ALTER TYPE {status.enum} ADD VALUE '{s}';" for s in missing))  # fmt: skip
         elif missing:
-            yield note(f"agent_tasks.status is the enum {status.enum}: {', '.join(missing)} are added to it, for good")
+            yield note(
+                f"agent_tasks.status is the enum {status.enum}: {', '.join(missing)} are added to it permanently"
+            )
     for name, states in survey.refused.items():
         yield from _refused(survey, name, states)
     for name in survey.unjudged:
-        yield warn(f"whether the CHECK {name} lets turbo's rows pass could not be found out: look at it")
+        yield warn(f"cannot determine whether the CHECK {name} accepts turbo's rows: check it by hand")
 
 
 def _refused(survey: Survey, name: str, states: tuple[str, ...]) -> Iterator[Finding]:
     if name.startswith("domain "):
         domain = name.removeprefix("domain ")
         yield refuse(
-            f"agent_tasks.status is of the {name}, which refuses {', '.join(states)}. A domain may be other tables' too, so its "
-            "owner changes it",
+            f"agent_tasks.status is of the {name}, which refuses {', '.join(states)}. Other tables may use the domain, so its "
+            "owner must change it",
             f"ALTER DOMAIN {domain} DROP CONSTRAINT <its check>; ALTER DOMAIN {domain} ADD CHECK (VALUE IN "
             f"(<the old values>, {', '.join(repr(s) for s in states)})) NOT VALID;",
         )
@@ -174,17 +175,18 @@ def _refused(survey: Survey, name: str, states: tuple[str, ...]) -> Iterator[Fin
     table, check = name.split(".", 1)
     drop = f"ALTER TABLE public.{table} DROP CONSTRAINT {quoted(check)};"
     if table == "agent_actions":
-        yield refuse(f"the CHECK {name} refuses turbo's trail rows ({', '.join(states)})", drop)
+        yield refuse(f"the CHECK {name} refuses turbo's audit trail rows ({', '.join(states)})", drop)
     elif can_widen(survey, name):
         yield note(
-            f"the CHECK {name} refuses turbo's {', '.join(states)}: it is replaced by one that lets these pass, and all it let pass",
+            f"the CHECK {name} refuses turbo's {', '.join(states)}: it is replaced by one that accepts "
+            "these and everything it accepted before",
         )
     else:
         yield refuse(f"the CHECK {name} refuses turbo's rows in the states {', '.join(states)}", drop)
 
 
 def can_widen(survey: Survey, name: str) -> bool:
-    """A CHECK that looks at the status can let turbo's states pass; an enum's new values are not there yet to write it."""
+    """A CHECK on the status can be widened to accept turbo's states, unless it needs enum values that do not exist yet."""
     assert survey.tasks is not None
     status = survey.tasks.column("status")
     check = next((c for c in survey.tasks.checks if f"agent_tasks.{c.name}" == name), None)

@@ -1,9 +1,9 @@
-"""What is there already: an existing `agent_tasks` and `agent_actions`, read from the catalog and looked into.
+"""An existing `agent_tasks` and `agent_actions`: their definitions from the catalog, and facts about their rows.
 
-    survey(connection)  ──▶ Survey: two Tables (None where there is none), names that clash, rights of this session
-    look(connection, …) ──▶ Rows: which statuses the table holds, how many rows, what somebody else's column puts off
+    survey(connection)          ──▶ Survey: two tables (or None), clashing names, privileges of this session
+    inspect_rows(connection, …) ──▶ Rows: statuses and counts, and rows postponed by a column that turbo does not use
 
-Reads only. May wait for whoever has locked a table exclusively: a caller sets `lock_timeout`, and gets psycopg's
+Reads only. May wait for an exclusive lock on a table, so the caller sets `lock_timeout` and handles psycopg's
 LockNotAvailable.
 """
 
@@ -46,7 +46,7 @@ class TableColumn:
 
     @property
     def filled(self) -> bool:
-        """Whether an INSERT may leave it out."""
+        """Whether an INSERT may omit it."""
         return self.has_default or not self.required or self.generated != ""
 
 
@@ -61,7 +61,7 @@ class CheckConstraint:
 
 @dataclass(frozen=True, slots=True)
 class Dependent:
-    """Something that hangs on the table. `what`: key_out | key_in | unique | index | trigger | rule | view |
+    """An object that depends on the table. `what`: key_out | key_in | unique | index | trigger | rule | view |
     partition | publication; `updates`: a trigger that would fire when turbo fills run_after."""
 
     what: str
@@ -99,8 +99,8 @@ class AdoptedTable:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """`begun`: turbo has made its own tables here already. `clashes`: (name, kind) of what has turbo's names and is not
-    turbo's. `quiet`: this session may keep other people's triggers from firing for one transaction."""
+    """`begun`: turbo's own tables exist already. `clashes`: (name, kind) of foreign objects with turbo's names. `quiet`: this
+    session can disable foreign triggers for one transaction."""
 
     tasks: AdoptedTable | None
     actions: AdoptedTable | None
@@ -118,15 +118,15 @@ class Survey:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """`statuses`: (status, rows), the most first; None when the table is too large to be read for a plan.
-    `put_off`: waiting rows by the column, not turbo's, that lies in the future."""
+    """`statuses`: (status, rows), the most frequent first; None if the table is too large to count for a plan. `put_off`:
+    waiting rows with a future value in a foreign column, by column."""
 
     statuses: tuple[tuple[str | None, int], ...] | None
     put_off: tuple[tuple[str, int], ...] = ()
 
 
 def survey(connection: Connection) -> Survey:
-    """Read the catalog. Raises psycopg.errors.LockNotAvailable when somebody holds a table exclusively."""
+    """Read the catalog. Raises psycopg.errors.LockNotAvailable while a table is locked exclusively."""
     begun, may_create, superuser = connection.execute(statement("migrate/survey_session")).fetchone() or (False,) * 3
     quiet = superuser
     if not superuser and connection.info.server_version >= 150000:
@@ -151,7 +151,7 @@ def survey(connection: Connection) -> Survey:
 
 
 def inspect_rows(connection: Connection, tasks: AdoptedTable | None) -> Rows | None:
-    """Look into the rows: nothing is locked beyond a reader's lock, and a large table is given up after ten seconds."""
+    """Count the rows with a reader's lock only. Gives up on a large table after ten seconds."""
     if tasks is None or tasks.kind not in ("r", "p") or tasks.column("status") is None:
         return None
     try:
@@ -169,7 +169,7 @@ def inspect_rows(connection: Connection, tasks: AdoptedTable | None) -> Rows | N
 
 
 def twice(connection: Connection, columns: Sequence[str]) -> tuple[str, ...]:
-    """Those of `columns` of agent_tasks that hold a value more than once where turbo's unique index allows it once."""
+    """The `columns` of agent_tasks with duplicate values that turbo's unique index would refuse."""
     if not columns:
         return ()
     return tuple(row[0] for row in connection.execute(statement("migrate/survey_twice"), {"columns": list(columns)}))
@@ -205,7 +205,7 @@ def _judge_checks(
     refused: dict[str, tuple[str, ...]],
     unjudged: list[str],
 ) -> None:
-    """Ask the server which of turbo's rows each CHECK would refuse: the expression is evaluated over a row made up for it."""
+    """Ask the server which of turbo's rows each CHECK would refuse, by evaluating its expression on sample rows."""
     for check in table.checks:
         states: list[str] = []
         for state, values in rows:
@@ -220,7 +220,7 @@ def _judge_checks(
             except psycopg.DatabaseError as error:
                 if db.is_transient(error):
                     raise
-                unjudged.append(f"{table.name}.{check.name}")  # it calls a function that a made-up row does not suit
+                unjudged.append(f"{table.name}.{check.name}")  # it calls a function that fails on a sample row
                 break
             if row_passes and row_passes[0] is False and state not in states:
                 states.append(state)
@@ -252,7 +252,7 @@ def _judging(table: AdoptedTable, check: CheckConstraint, row: dict[str, str]) -
         value = row.get(column.name)
         if column.kind == "uuid" and value is not None:
             value = "00000000-0000-0000-0000-000000000001"
-        # the base type: a domain's own checks are judged by themselves
+        # the base type: a domain's checks are judged separately
         cast = sql.SQL((column.enum or column.kind) if column.domain else column.type)
         literal = sql.SQL("null") if value is None else sql.Literal(value)
         made_up.append(sql.SQL("{}::{} as {}").format(literal, cast, sql.Identifier(column.name)))

@@ -114,3 +114,15 @@ async def test_port_in_use_is_named():
         port = taken.getsockname()[1]
         with pytest.raises(OSError, match=f"cannot listen on 127.0.0.1:{port}: .*; use port 0 for a free one"):
             Endpoint(CollectorRegistry(), port=port).start(lambda name, error: None)
+
+
+def test_taken_port_ends_the_worker_without_asking_the_database(bench):
+    """It never registered, so there is nothing to say goodbye to: a database that does not answer must not hold it."""
+    with socket.create_server(("127.0.0.1", 0)) as taken, socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(0)
+        config = bench.config() | {"metrics": {"port": taken.getsockname()[1]}}
+        worker = bench.start(config, dsn=f"postgresql://postgres@127.0.0.1:{silent.getsockname()[1]}/postgres")
+        assert worker.process.wait(timeout=20) == 1
+        assert "the metrics endpoint cannot listen" in worker.log
+        with pytest.raises(BlockingIOError):
+            silent.accept()

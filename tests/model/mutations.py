@@ -90,9 +90,11 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("a claim skips what another has locked", "tasks/claim", (("for update of t skip locked", ""),)),
     Mutation(
-        "a worker that is believed dead does not claim",
+        "a claim skips rows that another session has locked", "tasks/claim", (("for update of t skip locked", ""),)
+    ),
+    Mutation(
+        "a worker that is marked dead does not claim",
         "tasks/claim",
         (("and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'", ""),),
     ),
@@ -107,7 +109,7 @@ MUTATIONS = (
         (("order by t.task_priority desc nulls last,", "order by"),),
     ),
     Mutation(
-        "tokens grow per row, whatever the sequence says",
+        "tokens grow per row, even if the sequence does not",
         "tasks/claim",
         (
             (
@@ -124,9 +126,9 @@ MUTATIONS = (
         "tasks/finish",
         (("fencing_token = - d.token,", "fencing_token = d.token,"),),
     ),
-    Mutation("a late success only while nobody has claimed since", "tasks/finish", ((_SINCE, "true"),)),
+    Mutation("a late success is accepted only if the task was not claimed since", "tasks/finish", ((_SINCE, "true"),)),
     Mutation(
-        "a late success of a rescued run is welcome",
+        "a late success of a rescued run is accepted",
         "tasks/finish",
         (
             (
@@ -146,7 +148,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a replay is told from a late result",
+        "a replay is distinguished from a late result",
         "tasks/finish",
         (
             ("and a.action_type in ('finished', 'late')", "and a.action_type in ('never')"),
@@ -154,7 +156,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "the only copy of an output is kept in the trail",
+        "the only copy of an output is kept in the audit trail",
         "tasks/finish",
         (
             (
@@ -164,9 +166,11 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("a wish is stronger than a failure", "tasks/finish", (("when c.stopping and not", "when false and not"),)),
     Mutation(
-        "work that is done is not thrown away by a cancel",
+        "a requested status overrides a failure", "tasks/finish", (("when c.stopping and not", "when false and not"),)
+    ),
+    Mutation(
+        "a cancel does not discard finished work",
         "tasks/finish",
         (("and not (c.outcome = 'succeeded' and c.requested in ('cancelled', 'completed'))", ""),),
     ),
@@ -176,14 +180,14 @@ MUTATIONS = (
         "tasks/finish",
         (("c.infra_count + 1 >= %(infra_cap)s", "c.infra_count + %(infra_cap)s < 0"),),
     ),
-    Mutation("a reschedule by hand is no try", "tasks/finish", (("and not d.stopping", ""),)),
+    Mutation("a reschedule by hand does not count as an attempt", "tasks/finish", (("and not d.stopping", ""),)),
     Mutation(
-        "a result keeps the time that somebody asked for",
+        "a result keeps the time that a person set",
         "tasks/finish",
         (("when d.stopping and d.becomes = 'scheduled' then t.run_after", "when false then t.run_after"),),
     ),
     Mutation(
-        "a result of a deleted row does not answer for another of its id",
+        "a result of a deleted row does not count for a new row with its id",
         "tasks/finish",
         (
             (
@@ -205,12 +209,12 @@ MUTATIONS = (
         (("and t.fencing_token = i.token and t.status = 'running' order by", "and t.status = 'running' order by"),),
     ),
     Mutation(
-        "a release fulfils a wish",
+        "a release applies the requested status",
         "tasks/release",
         (("then public.turbo_stopped_status(t.cancel_to, t.run_after)", "then 'pending'"),),
     ),
     Mutation(
-        "a release keeps the time that somebody asked for",
+        "a release keeps the time that a person set",
         "tasks/release",
         (
             ("turbo_stopped_status(t.cancel_to, t.run_after)", "turbo_stopped_status(t.cancel_to, null)"),
@@ -219,7 +223,7 @@ MUTATIONS = (
     ),
     # ── leases
     Mutation(
-        "only the dead are rescued from",
+        "only tasks of dead workers are rescued",
         "tasks/rescue",
         (("and t.assigned_worker_id in (select w.worker_id from public.agent_workers w where w.state = 'dead')", ""),),
     ),
@@ -230,18 +234,18 @@ MUTATIONS = (
     ),
     Mutation("rescues are capped", "tasks/rescue", (("l.count >= %(infra_cap)s", "l.count + %(infra_cap)s < 0"),)),
     Mutation(
-        "a rescue fulfils a wish",
+        "a rescue applies the requested status",
         "tasks/rescue",
         (("when l.stopping then public.turbo_stopped_status(l.requested, 'infinity')", ""),),
     ),
     Mutation(
-        "a rescue keeps the time that somebody asked for",
+        "a rescue keeps the time that a person set",
         "tasks/rescue",
         (("case when d.stopping then t.run_after end", "null"),),
     ),
     Mutation("a beat resets the count of silence", "workers/beat", (("silent_beats = 0, counted_at = null,", ""),)),
     Mutation(
-        "silence is counted once an interval, whoever counts",
+        "silence is counted once per interval, however many workers count",
         "workers/beat",
         (
             (
@@ -251,7 +255,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "only who misses a beat is counted",
+        "only a worker that misses a beat is counted",
         "workers/beat",
         (
             (
@@ -265,9 +269,9 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("a host buries its own dead only", "workers/mark_dead", (("where w.host = %(host)s", ""),)),
+    Mutation("a host marks only its own workers dead", "workers/mark_dead", (("where w.host = %(host)s", ""),)),
     Mutation(
-        "an orphan is what its worker does not know",
+        "only a task that its worker does not know is an orphan",
         "tasks/reconcile",
         (
             (
@@ -297,9 +301,9 @@ MUTATIONS = (
             ),
         ),
     ),
-    Mutation("an orphan fulfils a wish", "tasks/reconcile", ((_REQUESTED, "'pending'"),)),
+    Mutation("an orphan gets the requested status", "tasks/reconcile", ((_REQUESTED, "'pending'"),)),
     Mutation(
-        "an orphan keeps the time that somebody asked for",
+        "an orphan keeps the time that a person set",
         "tasks/reconcile",
         (
             (
@@ -333,14 +337,14 @@ MUTATIONS = (
         (("where t.status in ('pending', 'scheduled')", "where true"),),
     ),
     Mutation(
-        "a lost registration is made anew",
+        "a lost registration gets a placeholder",
         "workers/prune",
         (("where t.status = 'running' and t.fencing_token > 0", "where false"),),
     ),
-    Mutation("a made-up registration is written anew", "workers/beat", (("and pid <> 0", ""),)),
+    Mutation("a placeholder registration is replaced by its worker", "workers/beat", (("and pid <> 0", ""),)),
     # ── time
     Mutation(
-        "only what is scheduled is promoted",
+        "only scheduled tasks are promoted",
         "tasks/poll",
         (
             (
@@ -350,7 +354,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "only what is due is promoted",
+        "only due tasks are promoted",
         "tasks/poll",
         (
             (
@@ -360,12 +364,16 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "what is due later is scheduled at insert",
+        "a task due later is scheduled at insert",
         "turbo_judge_insert",
         (("if new.status::text = 'pending' and new.run_after > now() then", "if false then"),),
     ),
     # ── hands
-    Mutation("a wish waits until the agent is gone", "turbo_judge_update", (("elsif live then", "elsif false then"),)),
+    Mutation(
+        "a requested status waits until the agent is gone",
+        "turbo_judge_update",
+        (("elsif live then", "elsif false then"),),
+    ),
     Mutation(
         "a hand retry consumes the token",
         "turbo_judge_update",
@@ -387,7 +395,7 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "a hand edit is in the trail",
+        "a hand edit is in the audit trail",
         "turbo_judge_update",
         (
             ("values (old.task_id, 'edited', true,", "select x.* from (values (old.task_id, 'edited', true,"),
@@ -402,10 +410,10 @@ MUTATIONS = (
     Mutation(
         "a running task is not deleted", "turbo_judge_delete", (("raise exception", "return old; raise exception"),)
     ),
-    # ── the trail
+    # ── the audit trail
     *(
         Mutation(
-            f"the trail has every {what}",
+            f"the audit trail has every {what}",
             name,
             ((old, old.replace("from", "from (select) nothing cross join", 1) + " where false"),),
         )
@@ -419,19 +427,19 @@ MUTATIONS = (
         )
     ),
     Mutation(
-        "the trail has every result",
+        "the audit trail has every result",
         "tasks/finish",
         (("where v.verdict in ('recorded', 'late', 'gone')", "where v.verdict = 'never'"),),
     ),
 )
 
 NOTICED_IN_CI = (
-    "a claim skips what another has locked",
+    "a claim skips rows that another session has locked",
     "a recorded result consumes its token",
     "a release must carry the row's token",
-    "only the dead are rescued from",
+    "only tasks of dead workers are rescued",
     "a rescue keeps the token",
     "orphans are released",
-    "a wish waits until the agent is gone",
-    "the trail has every result",
+    "a requested status waits until the agent is gone",
+    "the audit trail has every result",
 )

@@ -8,7 +8,7 @@ from turbo.db.lane import Lane
 from turbo.db.store import Store, claim_columns
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
-from turbo.domain.states import TaskState, Verdict
+from turbo.domain.states import TaskState, Verdict, task_state
 
 INFRA_CAP = 5
 """Rescues and infrastructure outcomes of one task before it fails as poison: a task that kills its worker must not take
@@ -17,7 +17,9 @@ down the fleet, worker by worker."""
 
 @dataclass(frozen=True, slots=True)
 class ResultAnswer:
-    """What the database says to one result, and the task's new status when it was recorded."""
+    """What the database answers to one result.
+
+    `becomes` is the task's new status. None: not recorded, or a status that only an adopted table has."""
 
     task_id: str
     token: int
@@ -40,7 +42,7 @@ class ResultStore(Store):
             "infra_cap": INFRA_CAP,
         }
         return [
-            ResultAnswer(task_id, token, Verdict(verdict), None if becomes is None else TaskState(becomes))
+            ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes))
             for task_id, token, verdict, becomes in await self._rows("tasks/finish", parameters)
         ]
 

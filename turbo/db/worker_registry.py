@@ -10,7 +10,7 @@ from turbo.db import result_store
 from turbo.db.connect import Connection
 from turbo.db.lane import Lane
 from turbo.db.store import Store, rows
-from turbo.domain.states import RescueReason, TaskState, WorkerState
+from turbo.domain.states import RescueReason, WorkerState
 from turbo.sql import statement
 
 SLOW_SECONDS = 60.0
@@ -37,11 +37,12 @@ class WorkerRow:
 
 @dataclass(frozen=True, slots=True)
 class Rescued:
-    """A task taken back from the dead worker `was_on`, and its new status."""
+    """A task taken back from the dead worker `was_on`, and its new status: a TaskState's value, unless a trigger of the
+    table's owner wrote another one."""
 
     task_id: str
     queue: str
-    status: TaskState
+    status: str
     was_on: str
 
 
@@ -105,10 +106,7 @@ class WorkerRegistry(Store):
         parameters = {"worker": self._worker_id, "infra_cap": result_store.INFRA_CAP, "reason": reason}
         rescued: list[Rescued] = []
         while True:
-            batch = [
-                Rescued(task_id, queue, TaskState(status), was_on)
-                for task_id, queue, status, was_on in await self._rows("tasks/rescue", parameters)
-            ]
+            batch = [Rescued(*row) for row in await self._rows("tasks/rescue", parameters)]
             rescued += batch
             if not batch:
                 return rescued

@@ -96,6 +96,14 @@ class Level(StrEnum):
     SKIP = "skip"  # not checked
 
 
+_TASK_STATES = {state.value: state for state in TaskState}
+
+
+def task_state(status: str | None) -> TaskState | None:
+    """The state with that name. None for a status that only an adopted table has."""
+    return None if status is None else _TASK_STATES.get(status)
+
+
 FINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED})
 
 TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {

@@ -44,6 +44,7 @@ class WorkerPresence(LoopService):
         self._wakeups = wakeups
         self._lifecycle = lifecycle
         self._written: WorkerState | None = None  # what the row says; None: unknown
+        self._may_have_row = False  # a registration was sent
         self.listening = False
 
     @property
@@ -64,6 +65,7 @@ class WorkerPresence(LoopService):
     async def register(self) -> None:
         """Write the row. Raises `db.DATABASE_ERRORS`."""
         state = self.state
+        self._may_have_row = True
         await self._registry.register(replace(self._row, metrics_address=self._endpoint.address), state)
         self._written = state
 
@@ -75,7 +77,9 @@ class WorkerPresence(LoopService):
         self._wakeups.wake_all()
 
     async def say_goodbye(self) -> None:
-        """Remove the row, if the database answers."""
+        """Remove the row, if there may be one and the database answers."""
+        if not self._may_have_row:
+            return
         try:
             await self._registry.deregister()
         except db.DATABASE_ERRORS as error:

@@ -28,7 +28,7 @@ class Rescuer:
         """Take back what workers marked dead held. Raises `db.DATABASE_ERRORS`."""
         for rescued in await self._registry.rescue(reason):
             self._metrics.rescued.labels(reason).inc()
-            if rescued.status is TaskState.FAILED:
+            if rescued.status == TaskState.FAILED:
                 self._metrics.poisoned.inc()
             log.warning(
                 "rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id}

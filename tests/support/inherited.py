@@ -25,6 +25,8 @@ KEPT = re.compile(
 )
 """Variables that say where this machine keeps things, and those that are meant for the tests. Nothing else is kept."""
 
+HARMLESS = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+
 FIXED = {"LANG": "C.UTF-8", "TERM": "xterm-256color"}
 
 TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGPIPE", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCHLD",
@@ -67,7 +69,8 @@ def restart_without_python_settings(config: pytest.Config) -> None:
 
     Not under a debugger, which would lose us.
     """
-    if not any(name.startswith("PYTHON") for name in os.environ) or sys.gettrace() is not None:
+    acting = [name for name in os.environ if name.startswith("PYTHON") and name not in HARMLESS]
+    if not acting or sys.gettrace() is not None:
         return
     config.pluginmanager.getplugin("capturemanager").stop_global_capturing()
     clean_environment()

@@ -15,7 +15,8 @@ from psycopg.rows import dict_row
 
 from tests.support import database
 from tests.support.terminal import Terminal, terminal
-from tests.support.workers import TURBO, Bench, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench
 from turbo import embedded
 from turbo.cli.live.feed import COUNTED
 from turbo.sql import statement

@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 BIN   := $(VENV)/bin
 BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
+QUICK := tests/unit $(addprefix tests/integration/test_,main_job.py states.py insert_rules.py refused_results.py concurrency_keys.py)
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 16
@@ -22,6 +23,13 @@ demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted thro
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
 	@$(BIN)/python -m pytest -m quiet
 	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-4} --dist loadgroup
+
+quick: $(STAMP)  ## Run the unit tests and a task's path through a real worker, in at most 90 s
+	@$(BIN)/python -m pytest $(QUICK) -m "not quiet" -n $${TURBO_TEST_WORKERS:-2} --dist loadgroup -q
+
+format: $(STAMP)  ## Format the code, and fix what ruff can fix
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
@@ -67,4 +75,4 @@ soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test lint check db monitoring dashboards docs bench bench-bloat chaos model soak clean
+.PHONY: help venv demo test quick format lint check db monitoring dashboards docs bench bench-bloat chaos model soak clean

@@ -1,6 +1,5 @@
 """One database server for the whole run (tests/support/database.py), and a database for each test that asks for one."""
 
-import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import database, workers
+from tests.support import database, inherited, workers
 from turbo import embedded
 
 # A busy machine makes drawing slow; that is no property of the code.
@@ -19,13 +18,13 @@ ID_LENGTH = 24
 """Characters of one parameter in the id of a test."""
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    """The controlling process runs the one server; xdist's workers find it in their environment."""
-    if hasattr(config, "workerinput") or config.option.collectonly:
-        return
-    stack = contextlib.ExitStack()
-    stack.enter_context(database.server_with_template())
-    config.add_cleanup(stack.close)
+    inherited.reset(config)
+    if not hasattr(config, "workerinput"):  # xdist's workers ask the controlling process for the server
+        shared = database.SharedServer()
+        shared.offer()
+        config.add_cleanup(shared.close)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

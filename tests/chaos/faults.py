@@ -15,7 +15,7 @@ import psutil
 import psycopg
 
 from tests.chaos.fleet import LEASE_SECONDS, Fleet
-from tests.support.workers import until
+from tests.support.waiting import until
 
 Bites = Generator[list[str], None, None]
 """A fault appends to the list it yields what shows that it bit; an empty list at its end fails the scenario."""

@@ -19,7 +19,8 @@ import psycopg
 from psycopg import conninfo
 
 from tests.support.proxy import Proxy, proxy
-from tests.support.workers import Bench, WorkerProcess, until
+from tests.support.waiting import until
+from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.migrate import migrate
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.chaos.faults import Fault, small_disks
 from tests.chaos.fleet import RUN_SECONDS, SLOTS, WORKERS, Fleet, fleet
-from tests.support.workers import until
+from tests.support.waiting import until
 
 RECOVERED = 0.8
 """Of the rate before, over one second: the first such second ends the recovery. A window's rate then is compared whole."""

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support import workers
 from tests.support.replication import Nodes, bare_client, nodes, one
-from tests.support.workers import Bench, WorkerProcess, until
+from tests.support.waiting import until
+from tests.support.workers import Bench, WorkerProcess
 
 TICKS = 40
 """More than the 32 numbers that a sequence writes ahead into the WAL, so that a promoted standby repeats some."""

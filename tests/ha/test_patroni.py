@@ -17,7 +17,8 @@ import pytest
 
 from tests.support import patroni, workers
 from tests.support.patroni import Cluster, Node
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.db.connect import cut
 from turbo.migrate import migrate
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support import workers
 from tests.support.pgbouncer import pgbouncer
-from tests.support.workers import until
+from tests.support.waiting import until
 
 
 def test_session_mode_delivers_notifications_across_a_restart(own_server, tmp_path):

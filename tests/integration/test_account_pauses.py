@@ -11,7 +11,8 @@ from tests.support import messages_api
 from tests.support.accounts import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
 from tests.support.claude import bash
 from tests.support.messages_api import Answer, Request
-from tests.support.workers import WorkerProcess, gone, until
+from tests.support.waiting import gone, until
+from tests.support.workers import WorkerProcess
 
 MANUAL = {(ACCOUNT, "*"): ("paused", "manual")}
 

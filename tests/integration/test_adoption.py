@@ -9,10 +9,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.integration.test_migrate import Background, everything, open_transaction, query
-from tests.support.odd_tables import ODD_TABLES, PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
+from tests.support.adoption import LOCK_TIMEOUT, PATIENCE, contents, each, make, old_columns, places
+from tests.support.migrations import Background, everything, open_transaction, query
+from tests.support.odd_tables import PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
 from tests.support.rig import Rig, finished
-from tests.support.workers import TURBO, Bench, bench, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench, bench
 from turbo.client.client import Client
 from turbo.db.lane import Lane
 from turbo.db.retention_store import RetentionAges, RetentionStore
@@ -25,39 +27,6 @@ from turbo.maintenance.row_retention import RowRetention
 from turbo.migrate import SCHEMA_VERSION, Patience, migrate
 from turbo.observability.metrics import Metrics
 from turbo.worker.completer import Completer
-
-LOCK_TIMEOUT = 0.3
-PATIENCE = Patience(lock_timeout=LOCK_TIMEOUT, attempts=1000, wait=60)
-
-each = pytest.mark.parametrize("table", ODD_TABLES, ids=lambda table: table.name.replace(" ", "-"))
-
-
-def make(dsn: str, table: OddTable, rows: int | None = None) -> None:
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        table.make(connection, rows)
-
-
-def old_columns(dsn: str) -> list[str]:
-    names = query(
-        dsn,
-        "select quote_ident(attname) from pg_attribute where attrelid = 'agent_tasks'::regclass and attnum > 0 and not attisdropped",
-    )
-    return [str(name) for (name,) in names if name != "queue"]  # where it was null, a waiting row gets 'default'
-
-
-def contents(dsn: str, columns: list[str]) -> dict[str, str]:
-    """Every row by its id, as a digest of what stood in the old columns."""
-    rows = query(dsn, f"select task_id::text, md5(row({', '.join(columns)})::text) from agent_tasks")
-    return {str(task): str(digest) for task, digest in rows}
-
-
-def places(dsn: str) -> list[tuple[object, ...]]:
-    """Where each table's rows lie: another relfilenode is a table that was written anew."""
-    return query(
-        dsn,
-        "select relname::text, relfilenode from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace"
-        " and relname ~ '^agent_(tasks|actions|sessions)' order by 1",
-    )
 
 
 @each

@@ -5,9 +5,8 @@ import json
 import psycopg
 import pytest
 
-from tests.integration.test_migrate import OLD_TABLE, everything, query
-from tests.integration.test_migrate_cli import turbo_migrate
 from tests.support.logins import login
+from tests.support.migrations import OLD_TABLE, everything, query, turbo_migrate
 from tests.support.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
 from turbo.migrate import MigrationError, migrate, plan
 from turbo.migrate.adoption.contract import ACTIONS, ACTIONS_STORAGE, RELATIONS, TASKS, TASKS_STORAGE, TYPES

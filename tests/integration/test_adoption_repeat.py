@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
-from tests.integration.test_adoption import PATIENCE, contents, each, make, old_columns, places
-from tests.integration.test_migrate import Background, query
+from tests.support.adoption import PATIENCE, contents, each, make, old_columns, places
+from tests.support.migrations import Background, query
 from tests.support.odd_tables import PREDECESSOR, OddTable
 from turbo.migrate import migrate
 from turbo.migrate.adoption import backfill

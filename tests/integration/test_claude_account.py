@@ -8,8 +8,9 @@ import psutil
 import pytest
 
 from tests.support import messages_api
-from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli, until
+from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, the_cli
 from tests.support.messages_api import Answer
+from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.states import StopCause
 from turbo.executors.claude import executor as claude
@@ -55,7 +56,7 @@ async def test_process_list_shows_neither_prompt_nor_secret(bench: Bench) -> Non
     bench.api.answer(messages_api.silent())
     run = bench.run("a very private matter")
     job = asyncio.create_task(bench.executor().run(run))
-    await until(lambda: bool(bench.api.requests))
+    await until_async(lambda: bool(bench.api.requests))
     argv = " ".join(psutil.Process(bench.pids[0]).cmdline())
     run.stop.set(StopCause.CANCEL)
     await job

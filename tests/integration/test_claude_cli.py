@@ -5,22 +5,14 @@ A stand-in for the CLI is used only for what the real one (2.1.330) cannot be ma
 """
 
 import asyncio
-import os
-import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 
-import psutil
 import pytest
 
-from tests.support import messages_api
-from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, a_bench, bash, until
-from tests.support.messages_api import Answer
-from tests.unit.test_claude_verdict import table_under
-from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
-from turbo.domain.run import Run
-from turbo.domain.states import StopCause
-from turbo.executors.claude.executor import PREAMBLE
+from tests.support.claude import Bench, a_bench
+from tests.support.claude_scenarios import SCENARIOS
+from tests.support.markdown import EXECUTORS, table_under
+from turbo.domain.outcome import OutcomeKind
 from turbo.executors.claude.verdict import TABLE
 
 
@@ -28,202 +20,6 @@ from turbo.executors.claude.verdict import TABLE
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with a_bench(tmp_path_factory) as bench:
         yield bench
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """What the API answers, and what else is special. `act` runs beside the task; `after` checks more."""
-
-    answers: tuple[Answer, ...]
-    login: dict[str, str] = field(default_factory=lambda: KEY)
-    settings: dict[str, object] = field(default_factory=dict)
-    prompt: str = "say hello"
-    timeout: float = 60.0
-    before: Callable[[Bench], None] = lambda _bench: None
-    act: "Callable[[Bench, Run], object] | None" = None
-    after: Callable[[Bench, Outcome], None] = lambda _bench, _outcome: None
-    stand_in: str | None = None
-
-
-def reset_is_honoured(_bench: Bench, outcome: Outcome) -> None:
-    assert outcome.resets_at == RESETS_AT
-
-
-def usage_is_told(_bench: Bench, outcome: Outcome) -> None:
-    assert outcome.output == "hello there"
-    assert [replace(u, model="", cost_usd=0.0) for u in outcome.usage] == [ModelUsage("", 11, 7, 5, 3)]
-    assert "sonnet" in outcome.usage[0].model
-    assert outcome.usage[0].cost_usd > 0
-
-
-def tool_was_used(bench: Bench, outcome: Outcome) -> None:
-    assert (bench.home / "work" / "made.txt").read_text() == "hi\n"
-    assert outcome.output == "done"
-    assert outcome.extra["num_turns"] == 2
-    assert sum(u.output_tokens for u in outcome.usage) == 27
-    assert "I will look." in [p.text for p in bench.progress]
-
-
-def prompt_is_whole(text: str) -> Callable[[Bench, Outcome], None]:
-    def check(bench: Bench, _outcome: Outcome) -> None:
-        assert len(bench.api.requests) == 1
-        assert bench.api.requests[0].prompt.endswith(f"{PREAMBLE}\n\n{text}")
-
-    return check
-
-
-def no_request(bench: Bench, _outcome: Outcome) -> None:
-    assert bench.api.requests == []
-
-
-def says(*texts: str) -> Callable[[Bench, Outcome], None]:
-    """One of them: versions differ in their words."""
-
-    def check(_bench: Bench, outcome: Outcome) -> None:
-        assert any(text in (outcome.error or "") for text in texts), outcome.error
-
-    return check
-
-
-def corrupt(bench: Bench) -> None:
-    (bench.home / ".claude").mkdir()
-    (bench.home / ".claude" / ".claude.json").write_text('{"half')
-
-
-async def interrupt(bench: Bench, _run: Run) -> None:
-    await until(lambda: bool(bench.api.requests))
-    os.kill(bench.pids[0], signal.SIGINT)
-
-
-async def kill(bench: Bench, _run: Run) -> None:
-    await until(lambda: bool(bench.api.requests))
-    os.kill(bench.pids[0], signal.SIGKILL)
-
-
-async def cancel_while_a_tool_runs(bench: Bench, run: Run) -> None:
-    await until(lambda: (bench.home / "work" / "begun").exists())
-    run.stop.set(StopCause.CANCEL)
-
-
-def no_tool_is_left(bench: Bench, _outcome: Outcome) -> None:
-    home = str(bench.home)
-    left = [p for p in psutil.process_iter(["cmdline", "cwd"]) if (p.info["cwd"] or "").startswith(home)]
-    assert [p for p in left if p.status() != psutil.STATUS_ZOMBIE] == []
-
-
-MEGABYTE = "0123456789abcdef" * 65536
-
-SCENARIOS = {
-    "an answer, with its usage": Scenario(
-        (messages_api.text("hello there", cache_read=5, cache_write=3),), after=usage_is_told
-    ),
-    "a tool is used": Scenario(
-        (bash("echo hi > made.txt"), messages_api.text("done")), settings=ALLOWED, after=tool_was_used
-    ),
-    "a prompt of 1 MB": Scenario(
-        (messages_api.text("hello"),),
-        settings={"model": "sonnet[1m]"},
-        prompt=MEGABYTE,
-        after=prompt_is_whole(MEGABYTE),
-    ),
-    "a prompt that begins with `-`": Scenario(
-        (messages_api.text("hello"),), prompt="--model nope -x", after=prompt_is_whole("--model nope -x")
-    ),
-    "a prompt that begins with `/`": Scenario(
-        (messages_api.text("hello"),), prompt="/cost", after=prompt_is_whole("/cost")
-    ),
-    "a background task outlives the answer": Scenario(
-        (bash("sleep 300", run_in_background=True), messages_api.text("hello there")),
-        settings={**ALLOWED, "env": {"CLAUDE_CODE_DISABLE_BACKGROUND_TASKS": "0"}, "leave_seconds": 1.0},
-        timeout=600.0,
-        after=no_tool_is_left,
-    ),
-    "the 5-hour limit": Scenario(
-        (messages_api.usage_limit("five_hour", RESETS_AT),), login=OAUTH, after=reset_is_honoured
-    ),
-    "the weekly limit": Scenario(
-        (messages_api.usage_limit("seven_day", RESETS_AT),), login=OAUTH, after=reset_is_honoured
-    ),
-    "the Opus limit": Scenario(
-        (messages_api.usage_limit("seven_day_opus", RESETS_AT),),
-        login=OAUTH,
-        settings={"model": "opus"},
-        after=reset_is_honoured,
-    ),
-    "401 with an API key": Scenario((messages_api.invalid_key(),), after=says("Invalid API key")),
-    "an expired OAuth token": Scenario((messages_api.expired_token(),), login=OAUTH, after=says("has expired")),
-    "a revoked OAuth token": Scenario(
-        (messages_api.revoked_token(),), login=OAUTH, after=says("revoked", "does not have access")
-    ),
-    "no login": Scenario((messages_api.text("hello"),), login={}, after=no_request),
-    "403 for this request": Scenario((messages_api.error(403, "permission_error", "Not with this content."),)),
-    "subscription access disabled by the organisation": Scenario(
-        (
-            messages_api.error(
-                403, "permission_error", "OAuth authentication is currently not allowed for this organization."
-            ),
-        ),
-        login=OAUTH,
-        after=says("Your organization has disabled Claude subscription access"),
-    ),
-    "the key's organisation disabled": Scenario(
-        (messages_api.error(400, "invalid_request_error", "This organization has been disabled."),),
-        after=says("belongs to a disabled organization"),
-    ),
-    "credit too low": Scenario(
-        (
-            messages_api.error(
-                400,
-                "invalid_request_error",
-                "Your credit balance is too low to access the Anthropic API. Please go to Plans & Billing.",
-            ),
-        ),
-        after=says("Credit balance is too low"),
-    ),
-    "a refusal": Scenario((messages_api.refusal(),), after=says("safeguards", "Usage Policy")),
-    "out of turns": Scenario(
-        (bash("true"),), settings={**ALLOWED, "max_turns": 2}, after=says("maximum number of turns")
-    ),
-    "out of budget": Scenario(
-        (messages_api.text("an answer that is dropped", output_tokens=100_000),),
-        settings={"max_budget_usd": 0.01},
-        after=says("maximum budget"),
-    ),
-    "a prompt beyond the model's context": Scenario(
-        (messages_api.error(400, "invalid_request_error", "prompt is too long: 250000 tokens > 200000 maximum"),),
-        after=says("Prompt is too long"),
-    ),
-    "a prompt over 10 MB": Scenario((messages_api.text("hello"),), prompt=MEGABYTE * 11, after=no_request),
-    "a model that does not exist": Scenario((messages_api.error(404, "not_found_error", "model: nope"),)),
-    "429 with an API key": Scenario((messages_api.error(429, "rate_limit_error", "Too many requests"),)),
-    "429 with an OAuth token": Scenario(
-        (messages_api.error(429, "rate_limit_error", "Too many requests"),),
-        login=OAUTH,
-        after=says("not your usage limit"),
-    ),
-    "529": Scenario((messages_api.error(529, "overloaded_error", "Overloaded"),)),
-    "500": Scenario((messages_api.error(500, "api_error", "Internal server error"),)),
-    "a connection reset": Scenario((messages_api.reset(),), after=says("ECONNRESET")),
-    "400": Scenario((messages_api.error(400, "invalid_request_error", "messages.0: something is wrong"),)),
-    "a cancel while a tool runs": Scenario(
-        (bash("touch begun; sleep 300"), messages_api.text("done")),
-        settings=ALLOWED,
-        act=cancel_while_a_tool_runs,
-        after=no_tool_is_left,
-    ),
-    "a task over its timeout": Scenario((messages_api.silent(),), timeout=3.0, after=says("3 s (timeout_seconds)")),
-    "no byte of an answer": Scenario((messages_api.silent(),), settings={"silence_seconds": 4.0}),
-    "an answer that stalls": Scenario((messages_api.stalled(),), settings={"silence_seconds": 4.0}),
-    "a corrupt configuration file": Scenario(
-        (messages_api.text("hello"),), before=corrupt, after=says("JSON Parse error")
-    ),
-    "a flag the CLI does not know": Scenario(
-        (messages_api.text("hello"),), settings={"permission_mode": "bogus"}, after=says("acceptEdits")
-    ),
-    "SIGINT, exit 0": Scenario((messages_api.silent(),), act=interrupt),
-    "exit 0, nothing said (a stand-in for the CLI)": Scenario((messages_api.text("hello"),), stand_in="exit 0"),
-    "SIGKILL": Scenario((messages_api.silent(),), act=kill, after=says("SIGKILL")),
-}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
@@ -245,7 +41,7 @@ async def test_every_cli_situation_matches_its_row(bench: Bench, name: str) -> N
     if acting is not None:
         await acting
 
-    situation = dict(table_under("| shown with the real CLI |"))[name]
+    situation = dict(table_under(EXECUTORS, "| shown with the real CLI |"))[name]
     row = next(row for row in TABLE if row.name == situation)
     assert outcome.extra.get("situation", "answered") == situation, outcome
     assert (outcome.kind, outcome.failure_kind, outcome.final) == (row.kind, row.failure_kind, row.final)
@@ -254,4 +50,4 @@ async def test_every_cli_situation_matches_its_row(bench: Bench, name: str) -> N
 
 
 def test_page_lists_exactly_these_scenarios() -> None:
-    assert [cells[0] for cells in table_under("| shown with the real CLI |")] == list(SCENARIOS)
+    assert [cells[0] for cells in table_under(EXECUTORS, "| shown with the real CLI |")] == list(SCENARIOS)

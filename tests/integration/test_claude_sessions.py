@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support import messages_api
-from tests.support.claude import ALLOWED, Bench, a_bench, bash, until
+from tests.support.claude import ALLOWED, Bench, a_bench, bash
+from tests.support.waiting import until_async
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.states import StopCause
 
@@ -73,7 +74,7 @@ async def test_session_id_is_reported_while_the_agent_works(bench: Bench) -> Non
     bench.api.answer(messages_api.silent())
     run = bench.run()
     job = asyncio.create_task(bench.executor(resume=True).run(run))
-    await until(lambda: bool(bench.sessions))
+    await until_async(lambda: bool(bench.sessions))
     assert not job.done()
     run.stop.set(StopCause.DRAIN)
     outcome = await job
@@ -86,8 +87,10 @@ async def test_killed_run_is_resumed(bench: Bench) -> None:
     run = bench.run("count the sheep")
     job = asyncio.create_task(executor.run(run))
     # The CLI writes its conversation down with a delay; what is killed before that is begun anew.
-    await until(lambda: any("tool_result" in f.read_text() for f in bench.home.glob(".claude/projects/*/*.jsonl")))
-    await until(lambda: len(bench.api.requests) == 2)
+    await until_async(
+        lambda: any("tool_result" in f.read_text() for f in bench.home.glob(".claude/projects/*/*.jsonl"))
+    )
+    await until_async(lambda: len(bench.api.requests) == 2)
     os.kill(bench.pids[0], signal.SIGKILL)
     killed = await job
     bench.api.answer(messages_api.text("seven"))

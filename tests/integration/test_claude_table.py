@@ -18,13 +18,13 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.test_claude_cli import SCENARIOS, Scenario
 from tests.support import messages_api
 from tests.support.accounts import AccountsBench, accounts_bench, is_probe
 from tests.support.claude import RESETS_AT
+from tests.support.claude_scenarios import SCENARIOS, Scenario
+from tests.support.markdown import EXECUTORS, table_under
 from tests.support.messages_api import Answer, Request
-from tests.support.workers import until
-from tests.unit.test_claude_verdict import table_under
+from tests.support.waiting import until
 
 PROBE_GOOD = {"403 for this request", "a flag the CLI does not know"}
 """Where the account is fine and the trouble is the task's or the executor's own; elsewhere the probe meets it as well."""
@@ -86,8 +86,8 @@ def cases() -> list[Case]:
     lines = Path(__file__).parents[2].joinpath("docs", "executors.md").read_text().split("\n")
     heading = next(line for line in lines if line.startswith("| situation |"))
     columns = [cell.strip() for cell in heading.strip("|").split("|")]
-    rows = {cells[0]: dict(zip(columns, cells, strict=True)) for cells in table_under("| situation |")}
-    shown = table_under("| shown with the real CLI |")
+    rows = {cells[0]: dict(zip(columns, cells, strict=True)) for cells in table_under(EXECUTORS, "| situation |")}
+    shown = table_under(EXECUTORS, "| shown with the real CLI |")
     return [Case(name, n, SCENARIOS[name], rows[situation]) for n, (name, situation) in enumerate(shown)]
 
 

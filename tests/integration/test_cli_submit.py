@@ -10,7 +10,8 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.support.shell import Shell
-from tests.support.workers import TURBO, Bench, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench
 
 
 def rows(shell: Shell) -> list[dict[str, Any]]:

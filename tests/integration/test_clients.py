@@ -2,8 +2,6 @@
 
 import asyncio
 import subprocess
-from pathlib import Path
-from urllib.parse import quote
 
 import asyncpg
 import pg8000.native
@@ -11,13 +9,13 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests.support import database, workers
+from tests.support import database
+from tests.support.clients import TOOLS, uri
 from tests.support.requirements import missing, require
 from tests.support.rig import Rig
+from tests.support.waiting import until
 from turbo import embedded
 from turbo.migrate import migrate
-
-TOOLS = Path(__file__).parents[1] / ".tools" / "node_modules"
 
 NODE = """
 const {Client} = require(process.argv[2]);
@@ -29,11 +27,6 @@ const {Client} = require(process.argv[2]);
   await client.end();
 })();
 """
-
-
-def uri(dsn: str) -> str:
-    known = conninfo.conninfo_to_dict(dsn)
-    return f"postgresql://{known['user']}@{known['host']}:{known['port']}/{quote(str(known['dbname']))}"
 
 
 async def psql(dsn: str) -> None:
@@ -125,4 +118,4 @@ def test_other_time_zones_mean_the_same_time(bench):
     with psycopg.connect(bench.dsn, autocommit=True, options="-c timezone=Pacific/Kiritimati") as db:
         db.execute("insert into agent_tasks (task_id, task_type, task_description, run_after)"
                    " values ('soon', 'noop', 'x', localtimestamp + interval '1 second')")  # fmt: skip
-    assert workers.until(lambda: bench.row("soon").get("status") == "completed", 10)
+    assert until(lambda: bench.row("soon").get("status") == "completed", 10)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 
 DEFECTIVE = (sys.executable, Path(__file__).parents[1] / "support" / "programs" / "defective.py")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.markdown import MAIN, Bash, blocks, printed_as, terminals
-from tests.support.workers import until
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 90.0

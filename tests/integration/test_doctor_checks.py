@@ -14,10 +14,10 @@ import pytest
 import yaml
 from psycopg import conninfo
 
+from tests.support.configs import config_of
 from tests.support.repositories import Workshop, repository
 from tests.support.rig import Rig, finished
 from tests.support.shell import Shell
-from tests.unit.test_doctor import config_of
 from turbo import embedded
 from turbo.config.worker import WorkerConfig
 from turbo.doctor import Finding, Level, examine

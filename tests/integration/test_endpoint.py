@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from tests.support.requirements import require
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo.observability.endpoint import Endpoint, TlsFiles
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.workers import Bench, WorkerProcess, until
+from tests.support.waiting import until
+from tests.support.workers import Bench, WorkerProcess
 
 VISITOR = """
 import json, os, pathlib, signal, sys, time

@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.fleet import FleetBench, free_ports, load
 from tests.support.launchd import Launchd, environment_of, launchd, spawned
-from tests.support.workers import TURBO, Bench, gone, until
+from tests.support.waiting import gone, until
+from tests.support.workers import TURBO, Bench
 from turbo.fleet.operate import STEADY_SECONDS
 
 

@@ -12,7 +12,8 @@ import pytest
 from tests.support.fleet import FleetBench, free_ports, load
 from tests.support.requirements import require
 from tests.support.systemd import Machine, machine
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 
 ODD = 'ho me\'s $x 100%h "q"'
 """A directory whose name has all that sh, ssh and systemd take for something else."""

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.workers import Bench, WorkerProcess, until
+from tests.support.waiting import until
+from tests.support.workers import Bench, WorkerProcess
 
 LIMIT = 60_000
 """Bytes: room for a journal entry and for what the worker says, not for a result of 100 kB."""

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import workers
-from tests.support.workers import TURBO, Bench, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench
 from turbo import embedded
 
 TALKER = """

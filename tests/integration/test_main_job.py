@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from tests.support import workers
-from tests.support.workers import TURBO, until
+from tests.support.waiting import gone, until
+from tests.support.workers import TURBO
 
 
 def test_documented_and_minimal_inserts_run_a_real_program(bench):
@@ -114,14 +115,14 @@ def test_requested_status_takes_effect_after_the_program_ends(bench, wish):
     bench.insert("t", {"seconds": 300, "children": 2}, concurrency_key="k", timeout_seconds=300)
     until(lambda: (bench.path / "ledger.pids").exists() and len((bench.path / "ledger.pids").read_text().split()) == 2)
     pids = [bench.entries()[0]["pid"], *(int(p) for p in (bench.path / "ledger.pids").read_text().split())]
-    assert not any(workers.gone(p) for p in pids)
+    assert not any(gone(p) for p in pids)
     if wish == "pending":
         bench.sql("update agent_tasks set status = 'pending', input_data = '{}' where task_id = 't'")
     else:
         bench.sql("update agent_tasks set status = %s where task_id = 't'", wish)
     assert bench.row("t")["status"] == "running"
     until(lambda: bench.row("t")["status"] != "running" or len(bench.entries()) > 1)
-    assert all(workers.gone(p) for p in pids), "the program and what it started were gone before the status changed"
+    assert all(gone(p) for p in pids), "the program and what it started were gone before the status changed"
     bench.wait("t", "completed" if wish == "pending" else wish)
     assert bench.runs()["t"] == (2 if wish == "pending" else 1)
 
@@ -142,7 +143,7 @@ def test_drain_finishes_running_tasks_and_a_second_signal_ends(bench):
     assert worker.process.wait(20) == 0
     row = bench.row("long")
     assert (row["status"], row["retry_count"], row["assigned_worker_id"]) == ("pending", 0, None)
-    assert workers.gone(bench.entries()[-1]["pid"])
+    assert gone(bench.entries()[-1]["pid"])
 
 
 @pytest.mark.quiet

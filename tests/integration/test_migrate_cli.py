@@ -4,22 +4,10 @@ import json
 
 import psycopg
 import pytest
-import typer
-from typer.testing import CliRunner, Result
 
-from tests.integration.test_migrate import INDEXES, OLD_TABLE, everything, forget, open_transaction, query
-from turbo.cli.migrate import migrate
+from tests.support.migrations import INDEXES, OLD_TABLE, everything, forget, open_transaction, query, turbo_migrate
 from turbo.migrate import SCHEMA_VERSION
 from turbo.migrate.files import read
-
-app = typer.Typer()
-app.command()(migrate)
-
-
-def turbo_migrate(*arguments: str) -> Result:
-    result = CliRunner(env={"TURBO_DSN": ""}).invoke(app, arguments)
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result
 
 
 def test_first_run_prints_a_line_per_file_and_the_next_none(empty_dsn: str) -> None:

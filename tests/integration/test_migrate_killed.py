@@ -10,9 +10,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-import psycopg
-
-from tests.integration.test_migrate import INDEXES, OLD_TABLE, forget, open_transaction, query, version_of
+from tests.support.migrations import INDEXES, OLD_TABLE, forget, open_transaction, query, version_of
+from tests.support.waiting import until
 from turbo.migrate import SCHEMA_VERSION, migrate
 
 PROGRAM = """
@@ -44,23 +43,18 @@ def heard(process: "subprocess.Popen[str]", words: str) -> None:
     raise AssertionError(f"the migration ended without saying {words!r}")
 
 
-def until(dsn: str, condition: str) -> None:
-    """Wait until a query answers true: for what happens in somebody else's backend there is no event to wait on."""
-    deadline = time.monotonic() + 30
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        while connection.execute(condition).fetchone() != (True,):
-            assert time.monotonic() < deadline, condition
-            time.sleep(0.05)
+def holds(dsn: str, condition: str) -> bool:
+    return query(dsn, condition) == [(True,)]
 
 
 def kill_and_see_its_backend_gone(process: "subprocess.Popen[str]", dsn: str) -> None:
     process.kill()
     process.wait()
-    until(
-        dsn,
+    no_session = (
         "select not exists (select from pg_stat_activity where datname = current_database()"
-        " and application_name like 'turbo migrate%')",
+        " and application_name like 'turbo migrate%')"
     )
+    until(lambda: holds(dsn, no_session), 30, "its backend is gone")
 
 
 def assert_whole(dsn: str) -> None:

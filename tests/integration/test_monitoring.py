@@ -20,7 +20,8 @@ from tests.support.claude import KEY, the_cli
 from tests.support.database import migrated_database
 from tests.support.messages_api import MessagesApi
 from tests.support.requirements import missing
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 
 ROOT = Path(__file__).parents[2]
 HOSTS = ("alpha", "beta", "gamma")

@@ -17,7 +17,7 @@ from psycopg import conninfo
 from tests.support import workers
 from tests.support.proxy import proxy
 from tests.support.rig import Rig, finished
-from tests.support.workers import gone, until
+from tests.support.waiting import gone, until
 from turbo.host.sanitize import sanitize_result
 from turbo.host.spool import Spool
 

@@ -12,7 +12,8 @@ import pytest
 from tests.support import workers
 from tests.support.logins import login
 from tests.support.rig import Rig, finished
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.domain.states import Verdict
 from turbo.host.spool import Spool
 from turbo.host.spool_writer import SpoolWriter

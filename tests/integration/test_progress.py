@@ -13,7 +13,8 @@ import pytest
 from tests.support import messages_api, workers
 from tests.support.claude import a_bench, bash, the_cli
 from tests.support.rig import Rig
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.db.lane import Lane
 from turbo.db.progress_store import ProgressStore
 from turbo.domain.claim import ClaimRef

@@ -15,7 +15,8 @@ import psycopg
 import pytest
 
 import turbo
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo import AsyncClient, BadField, Client, NewTask, UnknownTask, embedded
 
 TALKER = """

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests.integration.test_clients import TOOLS, uri
+from tests.support.clients import TOOLS, uri
 from tests.support.markdown import blocks
 from tests.support.requirements import missing, require
 from tests.support.workers import Bench

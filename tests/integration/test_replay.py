@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from tests.support.rig import Rig, finished
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
 from turbo.host.spool import Spool

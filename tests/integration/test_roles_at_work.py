@@ -10,7 +10,8 @@ import pytest
 from psycopg import errors
 
 from tests.support.logins import login, user
-from tests.support.workers import TURBO, Bench, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench
 from turbo import Client
 from turbo.migrate import grant_roles
 

@@ -6,10 +6,9 @@ import threading
 import psycopg
 import pytest
 
-from tests.integration.test_migrate import OLD_TABLE, everything, query
-from tests.integration.test_migrate_cli import turbo_migrate
 from tests.support.database import fresh_database
 from tests.support.logins import login, user
+from tests.support.migrations import OLD_TABLE, everything, query, turbo_migrate
 from turbo.migrate import ROLES, MigrationError, grant_roles, migrate
 
 ACLS = """

@@ -13,8 +13,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from tests.support import database
 from tests.support.terminal import Terminal, terminal
-from tests.support.workers import TURBO, Bench, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench
 from turbo import embedded
 from turbo.cli.live.feed import COUNTED
 from turbo.sql import statement
@@ -235,7 +237,7 @@ def test_refresh_costs_three_statements_a_second(dsn: str, tmp_path: Path) -> No
     """Counted by the database: no worker is there, so every transaction is this command's."""
 
     def transactions() -> int:
-        with psycopg.connect(os.environ["TURBO_TEST_SERVER"], autocommit=True) as db:
+        with psycopg.connect(database.server().dsn, autocommit=True) as db:
             name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
             return db.execute("select xact_commit from pg_stat_database where datname = %s", [name]).fetchone()[0]
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.migrate import SCHEMA_VERSION, migrate
 
 ROOT = Path(__file__).parents[2]

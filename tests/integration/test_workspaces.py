@@ -14,7 +14,8 @@ import pytest
 from tests.support import messages_api
 from tests.support.accounts import accounts_bench
 from tests.support.repositories import IDENTITY, checkout, git, own_clone
-from tests.support.workers import TURBO, Bench, WorkerProcess, until
+from tests.support.waiting import until
+from tests.support.workers import TURBO, Bench, WorkerProcess
 
 MANY = 20
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import psycopg
 
 from tests.soak.fleet import LEASE_SECONDS, QUEUE, Fleet
-from tests.support.workers import until
+from tests.support.waiting import until
 
 HAND = ("cancelled", "pending", "completed", "failed")
 

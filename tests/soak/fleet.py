@@ -18,7 +18,8 @@ from psycopg import conninfo
 
 from tests.model.truth import trail_holds
 from tests.support.proxy import Proxy, proxy
-from tests.support.workers import Bench, WorkerProcess, until
+from tests.support.waiting import until
+from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.domain.states import FINAL
 from turbo.migrate import migrate

@@ -3,11 +3,10 @@
 The CLI is the one that `npm ci` in tests/.tools installs; TURBO_TEST_CLAUDE names another.
 """
 
-import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,10 +102,3 @@ def a_bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 
 def bash(command: str, **more: object) -> Answer:
     return messages_api.tool("Bash", {"command": command, "description": "a test", **more})
-
-
-async def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    """For what another process does: there is no event to wait on."""
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.02)

@@ -6,9 +6,14 @@ TURBO_TEST_PG=debian the system's PostgreSQL 15.
 """
 
 import contextlib
+import functools
+import multiprocessing.connection
 import os
+import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -19,6 +24,9 @@ from turbo import embedded
 from turbo.migrate import migrate
 
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
+
+ADDRESS = "TURBO_TEST_SERVER"
+"""The variable that names the socket of the run's server."""
 
 
 def embedded_arguments() -> dict[str, object]:
@@ -53,40 +61,95 @@ def _server() -> Iterator[str]:
             yield server.dsn
 
 
+@dataclass(frozen=True)
+class TestServer:
+    """A running server, and the name of a migrated database to copy."""
+
+    __test__ = False
+    dsn: str
+    template: str
+
+    def database(self, name: str) -> str:
+        return conninfo.make_conninfo(self.dsn, dbname=name)
+
+
+class SharedServer:
+    """The run's one server. It starts when a test of this process, or of a worker of xdist, first asks for it.
+
+        server() in a test ──▶ connect to the controller; it starts the server once, and answers with DSN and template
+
+    The controller owns the server: a worker that has run out of tests must not take the server away from the others.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._started: TestServer | None = None
+
+    def offer(self) -> None:
+        """From now on this process and its children find it through their environment."""
+        directory = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="turbo-tests-"))
+        listener = multiprocessing.connection.Listener(f"{directory}/server", "AF_UNIX", backlog=64)
+        self._stack.callback(listener.close)
+        os.environ[ADDRESS] = str(listener.address)
+        threading.Thread(target=self._answer, args=[listener], daemon=True).start()
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def _answer(self, listener: multiprocessing.connection.Listener) -> None:
+        while True:
+            try:
+                connection = listener.accept()
+            except OSError:  # closed
+                return
+            with connection:
+                try:
+                    if self._started is None:
+                        self._started = self._stack.enter_context(_server_with_template())
+                    connection.send((self._started.dsn, self._started.template))
+                except Exception as error:
+                    connection.send(repr(error))
+
+
+@functools.cache
+def server() -> TestServer:
+    """The run's server, from any of its processes. Starts it on first use."""
+    with multiprocessing.connection.Client(os.environ[ADDRESS], "AF_UNIX") as connection:
+        answer = connection.recv()
+    assert not isinstance(answer, str), answer
+    return TestServer(*answer)
+
+
 @contextlib.contextmanager
-def server_with_template() -> Iterator[None]:
-    """A server and a migrated template for this process and its children, which find both in their environment."""
+def _server_with_template() -> Iterator[TestServer]:
     with _server() as dsn:
-        template = f"turbo_template_{uuid.uuid4().hex[:8]}"
+        found = TestServer(dsn, f"turbo_template_{uuid.uuid4().hex[:8]}")
         with psycopg.connect(dsn, autocommit=True) as admin:
-            admin.execute(f"create database {template}")
-        migrate(_with_database(dsn, template))
-        os.environ["TURBO_TEST_SERVER"] = dsn
-        os.environ["TURBO_TEST_TEMPLATE"] = template
+            admin.execute(f"create database {found.template}")
+        migrate(found.database(found.template))
         try:
-            yield
+            yield found
         finally:
             with contextlib.suppress(psycopg.Error), psycopg.connect(dsn, autocommit=True) as admin:
-                admin.execute(f"drop database if exists {template} with (force)")
+                admin.execute(f"drop database if exists {found.template} with (force)")
 
 
 @contextlib.contextmanager
 def fresh_database(template: str = "template0") -> Iterator[str]:
     """The DSN of a new database, which is dropped at the end."""
-    server = os.environ["TURBO_TEST_SERVER"]
     name = f"turbo_{uuid.uuid4().hex[:12]}"
-    with psycopg.connect(server, autocommit=True) as admin:
+    with psycopg.connect(server().dsn, autocommit=True) as admin:
         admin.execute(f"create database {name} template {template}")
     try:
-        yield _with_database(server, name)
+        yield server().database(name)
     finally:
-        with psycopg.connect(server, autocommit=True) as admin:
+        with psycopg.connect(server().dsn, autocommit=True) as admin:
             admin.execute(f"drop database if exists {name} with (force)")
 
 
 def migrated_database() -> contextlib.AbstractContextManager[str]:
     """The DSN of a new database with turbo's schema, which is dropped at the end."""
-    return fresh_database(os.environ["TURBO_TEST_TEMPLATE"])
+    return fresh_database(server().template)
 
 
 @contextlib.contextmanager
@@ -96,7 +159,3 @@ def migrated_server() -> Iterator[embedded.Server]:
     with embedded.temporary(settings=settings, **embedded_arguments()) as server:  # type: ignore[arg-type]
         migrate(server.dsn)
         yield server
-
-
-def _with_database(dsn: str, name: str) -> str:
-    return conninfo.make_conninfo(dsn, dbname=name)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+EXECUTORS = Path(__file__).parents[2] / "docs" / "executors.md"
 FENCE = re.compile(r"^```(\w+)?[ \t]*([\w -]*)\n(.*?)^```$", re.M | re.S)
 MAIN = ""
 
@@ -31,6 +32,18 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     text = page.read_text()
     return [Block(m[1] or "", m[2].strip(), m[3], text[: m.start()].count("\n") + 1) for m in FENCE.finditer(text)]
+
+
+def table_under(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the table whose first line begins with `heading`, without that line."""
+    lines = page.read_text(encoding="utf-8").split("\n")
+    first = next(i for i, line in enumerate(lines) if line.startswith(heading))
+    rows = []
+    for line in lines[first + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
 
 
 class Bash:

@@ -26,7 +26,7 @@ import psycopg
 import yaml
 
 from tests.support.requirements import missing
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo import embedded
 
 PINS = Path(__file__).with_name("patroni-constraints.txt")

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import conninfo
 
 from tests.support.requirements import require
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo import embedded
 
 PROGRAM = "/usr/sbin/pgbouncer"

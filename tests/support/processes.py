@@ -3,16 +3,14 @@
 A zombie is gone: it runs nothing, and PID 1 of a container or small VM may be late to collect it.
 """
 
-import asyncio
 import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
+from tests.support.waiting import gone
 
 PYTHON = (sys.executable, "-S", "-E")
 
@@ -52,28 +50,11 @@ def python(code: str, *arguments: str) -> tuple[str, ...]:
 
 
 def lives(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return not gone(pid)
 
 
 def living(pids: Iterable[int]) -> list[int]:
     return [pid for pid in pids if lives(pid)]
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.01)
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.01)
 
 
 def pids_in(line: bytes | str) -> dict[str, int]:

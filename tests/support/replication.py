@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests.support.workers import until
+from tests.support.waiting import gone, until
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -160,10 +160,3 @@ def one(dsn: str, query: str, *parameters: object) -> Any:
     with psycopg.connect(dsn, autocommit=True) as db:
         row = db.execute(query, parameters).fetchone()
         return row and row[0]
-
-
-def gone(process: psutil.Process) -> bool:
-    try:
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.requirements import missing, require
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo.embedded import free_port
 
 ENTER_CGROUP = """

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.requirements import require
-from tests.support.workers import until
+from tests.support.waiting import until
 
 
 @dataclass

@@ -7,10 +7,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from typing import Any
 import psycopg
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.waiting import until
 
 TURBO = Path(sys.executable).parent / "turbo"
 UNGUARDED = (sys.executable, Path(__file__).with_name("programs") / "unguarded.py")
@@ -41,25 +42,6 @@ while "gate" in data and not os.path.exists(data["gate"]):
 print(json.dumps({"done": task["task_id"]}) if not data.get("raw") else eval(data["raw"]))
 sys.exit(data.get("exit", 0))
 """
-
-
-def until(predicate: Callable[[], Any], seconds: float = 20.0, what: str = "") -> Any:
-    """Poll a fact of another process until it is true; its value."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        value = predicate()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"not within {seconds} s: {what or predicate}")
-
-
-def gone(pid: int) -> bool:
-    """No such process, or only its zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except OSError:
-        return True
 
 
 @dataclass

@@ -1,16 +1,15 @@
 """What becomes of a run of the Claude CLI. The texts are the CLI's own, from 2.1.330, 2.1.197 and older versions."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from tests.support.markdown import EXECUTORS, table_under
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.executors.claude.stream import Transcript
 from turbo.executors.claude.verdict import TABLE, EndedRun, Situation, judge, outcome
 from turbo.process.running import Ending
 
-PAGE = Path(__file__).parents[2] / "docs" / "executors.md"
 NOW = 1795460400.0  # 2026-11-23 19:00:00 UTC
 
 
@@ -310,7 +309,7 @@ def test_page_shows_the_table_as_it_is() -> None:
             counted,
         ]
 
-    assert table_under("| situation |") == [shown(row) for row in TABLE]
+    assert table_under(EXECUTORS, "| situation |") == [shown(row) for row in TABLE]
 
 
 def test_every_row_was_seen_with_the_real_cli_or_is_listed() -> None:
@@ -322,16 +321,5 @@ def test_every_row_was_seen_with_the_real_cli_or_is_listed() -> None:
         "failed in another way",
         "a local command of the CLI ran, no agent",  # the preamble prevents it
     }
-    seen = {cells[1] for cells in table_under("| shown with the real CLI |")}
+    seen = {cells[1] for cells in table_under(EXECUTORS, "| shown with the real CLI |")}
     assert {row.name for row in TABLE} - seen == never_seen
-
-
-def table_under(heading: str) -> list[list[str]]:
-    lines = PAGE.read_text(encoding="utf-8").split("\n")
-    first = next(i for i, line in enumerate(lines) if line.startswith(heading))
-    rows = []
-    for line in lines[first + 2 :]:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split("|")])
-    return rows

@@ -8,23 +8,12 @@ from typing import Any
 
 import pytest
 
-from turbo.config.worker import WorkerConfig
+from tests.support.configs import config_of
 from turbo.doctor import Level
 from turbo.doctor.disk import Mount, file_system, state_directory
 from turbo.doctor.programs import directory
 from turbo.doctor.server import checks
 from turbo.domain.finding import Finding
-
-
-def config_of(path: Path, *, slots: int = 2, **sections: Any) -> WorkerConfig:
-    known: dict[str, Any] = {
-        "worker": {"name": "alpha", "slots": slots, "state_dir": str(path / "state")},
-        "metrics": {"port": 0},
-        "executors": {"sh": {"kind": "command", "command": ["sh", "-c", "true"]}},
-        "routes": {"default": "sh"},
-    }
-    return WorkerConfig.model_validate(known | sections)
-
 
 LOCAL = [
     Mount("/dev/disk1", "/", "apfs"),

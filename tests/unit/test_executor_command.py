@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import FAMILY, PYTHON, journalled, living, pids_in, python, until
+from tests.support.processes import FAMILY, PYTHON, journalled, living, pids_in, python
+from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
@@ -341,7 +342,7 @@ async def test_stop_ends_the_program_and_its_family(make: Make, tmp_path: Path) 
     stop, pids = StopSignal(), []
     run = Run(task(), tmp_path / "work", tmp_path / "log", stop=stop, started=pids.append)
     job = asyncio.create_task(make(*PYTHON, "-c", FAMILY).run(run))
-    await until(lambda: run.log_path.exists() and run.log_path.read_text(), "the family's pids")
+    await until_async(lambda: run.log_path.exists() and run.log_path.read_text(), what="the family's pids")
     family = pids_in(run.log_path.read_text())
     assert pids == [family["program"]]
     stop.set(StopCause.DRAIN)
@@ -358,7 +359,7 @@ async def test_program_killed_from_outside_is_a_failure(make: Make, tmp_path: Pa
     pids: list[int] = []
     run = Run(task(), tmp_path / "work", tmp_path / "log", started=pids.append)
     job = asyncio.create_task(make("sleep", "1000").run(run))
-    await until(lambda: pids, "its pid")
+    await until_async(lambda: pids, what="its pid")
     os.kill(pids[0], signal.SIGKILL)
     assert (await job).error == "sleep was killed by SIGKILL"
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import FAMILY, Saved, journalled, kill, lives, python, until, wait_until
+from tests.support.processes import FAMILY, Saved, journalled, kill, lives, python
+from tests.support.waiting import until, until_async
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
 from turbo.process.journal import Journal
@@ -55,7 +56,7 @@ class Begun:
 
 async def begun(spec: ProcessSpec, journal: Journal, family: Saved, *words: str) -> Begun:
     run = Begun(replace(spec, argv=python(FAMILY, *words)), journal, family)
-    await until(lambda: family.pids or run.task.done(), "the family's pids")
+    await until_async(lambda: family.pids or run.task.done(), what="the family's pids")
     assert set(family.living()) == {"program", "group", "tool", "daemon"}
     return run
 
@@ -350,7 +351,7 @@ async def test_ten_programs_end_together(spec: ProcessSpec, journal: Journal) ->
                 )
             )
         )
-    await until(lambda: all(saved.pids for saved in families), "ten families", 60)
+    await until_async(lambda: all(saved.pids for saved in families), what="ten families", seconds=60)
     asked = time.monotonic()
     for stop in stops:
         stop.set(StopCause.DRAIN)
@@ -367,9 +368,9 @@ async def test_no_descriptor_or_thread_is_left(spec: ProcessSpec, journal: Journ
         await run_process(replace(spec, argv=("cat",), stdin=b"x" * 200_000), stop=StopSignal(), journal=journal)
 
     await one()
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], "no thread waits")
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], what="no thread waits")
     descriptors = len(list(Path("/dev/fd").iterdir()))
     for _ in range(20):
         await one()
-    wait_until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], "no thread waits")
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("turbo-wait")], what="no thread waits")
     assert len(list(Path("/dev/fd").iterdir())) == descriptors

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import PYTHON, wait_until
+from tests.support.processes import PYTHON
+from tests.support.waiting import until
 from turbo.process import table as process_table
 from turbo.process.table import ProcessRow
 
@@ -65,7 +66,7 @@ def test_start_time_survives_exec(find: Find) -> None:
     process.stdin.flush()
     import psutil
 
-    wait_until(lambda: psutil.Process(process.pid).name() == "sleep", "the exec")
+    until(lambda: psutil.Process(process.pid).name() == "sleep", what="the exec")
     assert find(process.pid) == before
     process.kill()
     process.wait()
@@ -74,7 +75,7 @@ def test_start_time_survives_exec(find: Find) -> None:
 @pytest.mark.parametrize("find", FINDS)
 def test_uncollected_process_is_a_zombie_then_nothing(find: Find, child: "subprocess.Popen[bytes]") -> None:
     child.kill()
-    wait_until(lambda: (row := find(child.pid)) is not None and row.zombie, "the zombie")
+    until(lambda: (row := find(child.pid)) is not None and row.zombie, what="the zombie")
     child.wait()
     assert find(child.pid) is None
 
@@ -90,12 +91,12 @@ def test_table_holds_every_process(
 
 @pytest.mark.parametrize("cookies", COOKIES)
 def test_cookie_is_read_from_the_environment(cookies: Callable[[int], str], child: "subprocess.Popen[bytes]") -> None:
-    wait_until(lambda: cookies(child.pid) == "aa:bb", "the child's own environment, after its exec")
+    until(lambda: cookies(child.pid) == "aa:bb", what="the child's own environment, after its exec")
     assert cookies(2**22 + 1) == ""
 
 
 def test_cookie_must_match_whole(child: "subprocess.Popen[bytes]") -> None:
-    wait_until(lambda: process_table.has_cookie(child.pid, "aa"), "the outer cookie")
+    until(lambda: process_table.has_cookie(child.pid, "aa"), what="the outer cookie")
     assert process_table.has_cookie(child.pid, "bb")
     assert not process_table.has_cookie(child.pid, "a")
     assert not process_table.has_cookie(child.pid, "aa:bb")
@@ -105,7 +106,7 @@ def test_variable_with_a_similar_name_is_not_the_cookie() -> None:
     process = subprocess.Popen([*PYTHON, "-c", "input()"], env={"NOT_TURBO_RUN": "aa"}, stdin=subprocess.PIPE)
     import psutil
 
-    wait_until(lambda: "NOT_TURBO_RUN" in psutil.Process(process.pid).environ(), "the exec")
+    until(lambda: "NOT_TURBO_RUN" in psutil.Process(process.pid).environ(), what="the exec")
     assert not process_table.has_cookie(process.pid, "aa")
     process.communicate()
 

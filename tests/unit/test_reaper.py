@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 import turbo
-from tests.support.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in, wait_until
+from tests.support.processes import FAMILY, PYTHON, Saved, journalled, kill, lives, pids_in
+from tests.support.waiting import until
 from turbo.process import table as process_table
 from turbo.process.journal import Entry, Journal, new_cookie
 from turbo.process.reaper import ReaperWatcher, end_leftovers
@@ -99,7 +100,7 @@ def test_programs_of_a_killed_worker_end_within_five_seconds(
         process.kill()
         killed = time.monotonic()
         process.wait()
-        wait_until(lambda: not saved.living(), "everything is gone, the watcher too", 5)
+        until(lambda: not saved.living(), what="everything is gone, the watcher too", seconds=5)
         assert time.monotonic() - killed < 5
     assert journalled(tmp_path / "journal") == []
     log = (tmp_path / "watcher.log").read_text()
@@ -128,14 +129,14 @@ def test_watcher_survives_signals_of_terminals_and_managers(tmp_path: Path, save
             os.kill(saved.pids["watcher"], number)
         process.kill()
         process.wait()
-        wait_until(lambda: not family(saved), "everything is gone")
+        until(lambda: not family(saved), what="everything is gone")
 
 
 def test_forked_child_of_the_worker_does_not_blind_the_watcher(tmp_path: Path, saved: Saved) -> None:
     with worker(tmp_path, saved, "forking") as process:
         process.kill()
         process.wait()
-        wait_until(lambda: not family(saved), "everything is gone")
+        until(lambda: not family(saved), what="everything is gone")
         assert lives(saved.pids["forked"]), "the fault did not bite"
 
 
@@ -144,7 +145,7 @@ def test_waiting_watcher_is_a_shell_in_its_own_session(tmp_path: Path) -> None:
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
     assert watcher.alive()
-    wait_until(lambda: psutil.Process(watcher.pid).cmdline()[:1] == ["/bin/sh"], "the shell")
+    until(lambda: psutil.Process(watcher.pid).cmdline()[:1] == ["/bin/sh"], what="the shell")
     assert os.getsid(watcher.pid) == watcher.pid
     assert psutil.Process(watcher.pid).memory_info().rss < 5_000_000
     assert not [name for name in psutil.Process(watcher.pid).environ() if name not in ("PATH", "PYTHONPATH", "PWD")]
@@ -160,7 +161,7 @@ def test_reaper_imports_the_turbo_of_its_worker(tmp_path: Path) -> None:
     watcher.start(tmp_path / "journal")
     process = psutil.Process(watcher.pid)
     try:
-        wait_until(lambda: "PYTHONPATH" in process.environ(), "the exec")
+        until(lambda: "PYTHONPATH" in process.environ(), what="the exec")
         first, *others = process.environ()["PYTHONPATH"].split(os.pathsep)
     finally:
         watcher.close()
@@ -177,7 +178,7 @@ def test_goodbye_is_withheld_while_a_program_runs(tmp_path: Path) -> None:
     watcher.close()
     program.wait(timeout=10)
     assert program.returncode == -signal.SIGTERM
-    wait_until(lambda: not journalled(journal.directory), "its entry is gone")
+    until(lambda: not journalled(journal.directory), what="its entry is gone")
 
 
 def test_killed_watcher_is_noticed_and_replaced(tmp_path: Path) -> None:
@@ -185,7 +186,7 @@ def test_killed_watcher_is_noticed_and_replaced(tmp_path: Path) -> None:
     watcher.start(tmp_path / "journal")
     assert watcher.pid is not None
     os.kill(watcher.pid, signal.SIGKILL)
-    wait_until(lambda: not watcher.alive(), "it is noticed")
+    until(lambda: not watcher.alive(), what="it is noticed")
     watcher.start(tmp_path / "journal")
     assert watcher.alive()
     watcher.close()
@@ -242,7 +243,7 @@ def test_descendants_are_found_by_cookie_without_the_program(tmp_path: Path, sav
 def test_torn_entry_still_finds_descendants_by_cookie(tmp_path: Path) -> None:
     cookie = new_cookie()
     program = subprocess.Popen(["sleep", "1000"], env={"TURBO_RUN": cookie}, start_new_session=True)
-    wait_until(lambda: process_table.has_cookie(program.pid, cookie), "the exec")
+    until(lambda: process_table.has_cookie(program.pid, cookie), what="the exec")
     (tmp_path / f"{cookie}.json").write_text("torn")
     end_leftovers(tmp_path)
     assert program.wait(timeout=10) == -signal.SIGTERM
@@ -255,7 +256,7 @@ def test_many_stubborn_programs_take_one_grace(tmp_path: Path) -> None:
     for number in range(6):
         ready = tmp_path / f"ready{number}"
         programs.append(journalled_child(journal, *PYTHON, "-c", stubborn.format(str(ready))))
-        wait_until(ready.exists, "TERM is ignored")
+        until(ready.exists, what="TERM is ignored")
     began = time.monotonic()
     assert len(end_leftovers(tmp_path, grace=2)) == 6
     assert 2 <= time.monotonic() - began < 8  # six graces would be twelve

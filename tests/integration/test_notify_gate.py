@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from tests.support.rig import Rig
+from tests.support.waiting import until_async
 from turbo.db.claim_store import ClaimStore
 from turbo.db.connect import Connection
 
@@ -25,12 +26,6 @@ async def insert_open(dsn: str, task_id: str) -> psycopg.AsyncConnection:
     connection = await psycopg.AsyncConnection.connect(dsn)
     await connection.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [task_id])
     return connection
-
-
-async def until(predicate, seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await predicate():
-            await asyncio.sleep(0.001)
 
 
 async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int, hold: float) -> tuple[float, float]:
@@ -48,23 +43,23 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
     async def busy() -> bool:
         return not await idle()
 
-    await until(busy)
+    await until_async(busy, 10, pause=0.001)
 
     async def woken() -> bool:
         return len(rig.wakeups.heard) > told
 
     if number:  # the first is found by the claims of the start
-        await until(woken)
+        await until_async(woken, 10, pause=0.001)
     heard = len(rig.wakeups.heard)
     opened = time.monotonic()
     writer = await insert_open(rig.dsn, f"late-{number}")  # the trigger looked: nobody is idle
     await rig.finish(blocker)
-    await until(idle)  # the flag is committed
+    await until_async(idle, 10, pause=0.001)  # the flag is committed
 
     async def last_claim_done() -> bool:
         return rig.wakeups.at_rest
 
-    await until(last_claim_done)
+    await until_async(last_claim_done, 10, pause=0.001)
     await asyncio.sleep(max(0.0, hold - (time.monotonic() - opened)))
     assert rig.started.empty(), "the row is not visible yet"
     await writer.commit()
@@ -79,7 +74,7 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
         await writer.close()
     assert task.task_id == f"late-{number}"
     await rig.finish(task)
-    await until(idle)
+    await until_async(idle, 10, pause=0.001)
     return open_for, at - committed
 
 
@@ -162,11 +157,11 @@ async def test_rechecks_end_with_the_transactions_open_at_the_flag(own_server, l
         before = await insert_open(own_server.dsn, "never")
         looks.clear()
         await rig.finish(task)
-        await until(idle)
+        await until_async(idle, 10, pause=0.001)
         after = await insert_open(own_server.dsn, "later")  # its trigger sees the flag: it will be told
-        await until(climbed)
+        await until_async(climbed, 10, pause=0.001)
         await before.rollback()
-        await until(over)
+        await until_async(over, 10, pause=0.001)
         seen = len(looks)
         await asyncio.sleep(0.1)
         assert len(looks) == seen
@@ -191,8 +186,8 @@ async def test_idle_worker_sets_its_timer_for_a_row_due_soon(dsn, beside):
         async def looked() -> bool:
             return rig.wakeups.at_rest
 
-        await until(idle)
-        await until(looked)
+        await until_async(idle, 10, pause=0.001)
+        await until_async(looked, 10, pause=0.001)
         if beside:
             async with db.transaction():
                 await db.execute(soon)

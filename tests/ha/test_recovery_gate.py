@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.support import workers
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo import embedded
 from turbo.migrate import migrate
 from turbo.worker.recovery_gate import OTHERS_SECONDS

@@ -9,7 +9,8 @@ import pytest
 
 from tests.support import claude
 from tests.support.claude import the_cli
-from tests.support.workers import Bench, until
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.type_filter import TypeFilter
 from turbo.executors.claude.executor import ClaudeExecutor

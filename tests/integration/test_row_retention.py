@@ -12,9 +12,10 @@ import psycopg
 import pytest
 import yaml
 
-from tests.integration.test_migrate import OLD_TABLE, query
 from tests.support.logins import login
-from tests.support.workers import Bench, until
+from tests.support.migrations import OLD_TABLE, query
+from tests.support.waiting import until
+from tests.support.workers import Bench
 from turbo.config.worker import load_worker_config
 from turbo.db.lane import Lane
 from turbo.db.retention_store import DeletedTasks, RetentionAges, RetentionStore

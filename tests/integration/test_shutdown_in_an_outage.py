@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.support import workers
-from tests.support.workers import gone, until
+from tests.support.waiting import gone, until
 from turbo import embedded
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS

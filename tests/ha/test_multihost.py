@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo import db
 from turbo.embedded import free_port
 

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.support.stores import Stores
-from tests.support.workers import until
+from tests.support.waiting import until
 from turbo.db.lane import Lane
 from turbo.host.state_dir import StateDir, safe_name
 from turbo.maintenance.file_retention import TRASH_PREFIX, FileRetention

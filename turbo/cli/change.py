@@ -21,6 +21,7 @@ from turbo.cli.options import (
     Yes,
     connect,
 )
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Changed, Client, TaskFilter
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 Change = Callable[["Client", Sequence[str]], "list[Changed]"]
 
 AT_ONCE = 500
-RESTING = ("scheduled", "pending")
-LIVE = ("scheduled", "pending", "running")
-FINISHED = ("completed", "failed", "cancelled")
+RESTING = (TaskState.SCHEDULED, TaskState.PENDING)
+LIVE = (*RESTING, TaskState.RUNNING)
+FINISHED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 
 
 def cancel(
@@ -89,7 +90,7 @@ def retry(
         criteria = _filter(client, task_ids, status, queue, task_type, worker, failure_kind, since, text, FINISHED)
         if criteria is not None:
             if status is None:
-                criteria = replace(criteria, statuses=("failed",))
+                criteria = replace(criteria, statuses=(TaskState.FAILED,))
             _by_filter(client, criteria, "retry", lambda c, ids: c.retry(ids), yes=yes, as_json=as_json)
         else:
             _by_id(
@@ -149,7 +150,7 @@ def _by_filter(
         why = dict.fromkeys(missed, "its status changed meanwhile")
         output.print_json({"changed": [asdict(task) for task in changed], "refused": why})
         return
-    stopping = sum(task.status == "running" for task in changed)
+    stopping = sum(task.status == TaskState.RUNNING for task in changed)
     more = f", {stopping} of them once their agents have stopped" if stopping else ""
     late = f"; {len(missed)} had changed meanwhile" if missed else ""
     typer.echo(f"{'cancelled' if verb == 'cancel' else 'retried'} {len(changed)}{more}{late}")
@@ -173,7 +174,7 @@ def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Chang
         output.print_json({"changed": [asdict(task) for task in changed], "refused": refused})
     else:
         for task in changed:
-            state = "its agent is being stopped" if task.status == "running" else task.status
+            state = "its agent is being stopped" if task.status == TaskState.RUNNING else task.status
             typer.echo(f"{output.visible(task.task_id)}: {state}")
         for task_id, why in refused.items():
             output.notice(f"{task_id}: {why}")

@@ -13,6 +13,7 @@ import typer
 
 from turbo.cli import output, run_log
 from turbo.cli.options import Dsn, Json, TaskId, connect
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import TaskRow
@@ -51,7 +52,7 @@ def diff(
     place = run_log.state_dir(state_dir)
     records = records_of(workspaces_of(place), task.task_id)
     workspace = _workspace_data(task)
-    host = host if task.status == "running" and host else workspace.get("host") or host
+    host = host if task.status == TaskState.RUNNING and host else workspace.get("host") or host
     if not records or (host is not None and host != records[0].host):
         _not_here(task, workspace, host, place)
         return
@@ -77,7 +78,7 @@ def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, plac
     if workspace.get("kept") is False and not workspace.get("files_changed") and not workspace.get("commits"):
         output.notice(f"{task.task_id} changed nothing; its worktree was removed")
         return
-    if not workspace and task.status != "running":
+    if not workspace and task.status != TaskState.RUNNING:
         why = "it ran without a workspace" if task.finished else f"it is {task.status} and has no workspace yet"
     elif host is None or host == _this_host():
         why = f"its workspace is not in {place} on this host: it was removed, or --state-dir is wrong"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from turbo.cli import output, timestamps
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, TaskStatus
@@ -40,7 +41,11 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
             for task in tasks:
                 if task.finished:
                     ended[task.status] += 1
-                elif task.seconds is not None and task.status == "pending" and task.seconds > LOOK_FOR_WORKERS_AFTER:
+                elif (
+                    task.seconds is not None
+                    and task.status == TaskState.PENDING
+                    and task.seconds > LOOK_FOR_WORKERS_AFTER
+                ):
                     doubts.about(task.queue, task.seconds)
             if status is not None:
                 status.update(_line(tasks, ended, len(task_ids)))

@@ -16,6 +16,7 @@ import typer
 
 from turbo.cli import output, run_log
 from turbo.cli.options import Dsn, Json, TaskId, connect
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, RunView
@@ -98,7 +99,7 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
             if log is not None:
                 log.copy()
             log = _Log(path)
-        if log is None or (run.status == "running" and path is None):
+        if log is None or (run.status == TaskState.RUNNING and path is None):
             notice = (
                 run_log.only_progress(run)
                 if run.line is not None

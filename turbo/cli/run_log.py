@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turbo.cli import output
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import RunView
@@ -31,7 +32,7 @@ def log_file(run: "RunView", here: Path) -> Path | None:
     another host, the latest log here. `here`: turbo.host.state_dir.logs_of."""
     files = sorted(here.glob("*.log"), key=lambda path: path.stat().st_mtime)
     mine = [path for path in files if path.stem.endswith(f"-{run.fencing_token}")]
-    return next(iter(mine or ([] if run.status == "running" else files[-1:])), None)
+    return next(iter(mine or ([] if run.status == TaskState.RUNNING else files[-1:])), None)
 
 
 def full_log(path: Path) -> str:
@@ -47,7 +48,7 @@ def only_progress(run: "RunView") -> str:
 
 def nothing(run: "RunView") -> str:
     """Why there is nothing to show."""
-    if run.status == "running":
+    if run.status == TaskState.RUNNING:
         return f"worker {run.worker_id} on host {run.host} runs it; no output yet"
     if not run.finished:
         return "no log on this host; it waits to run"

@@ -9,6 +9,7 @@ import typer
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Action, TaskRow
@@ -90,8 +91,12 @@ def _request(task: "TaskRow") -> str | None:
     """The status that a user requested for a running task."""
     if task.cancel_requested_at is None:
         return None
-    asked = {"cancelled": "cancel", "pending": "run again", "scheduled": "run later"}
-    requested = task.cancel_to or "cancelled"
+    asked: dict[str, str] = {
+        TaskState.CANCELLED: "cancel",
+        TaskState.PENDING: "run again",
+        TaskState.SCHEDULED: "run later",
+    }
+    requested = task.cancel_to or TaskState.CANCELLED
     what, when = asked.get(requested, f"close as {requested}"), timestamps.local_time(task.cancel_requested_at)
     return f"{what}, requested at {when}: its agent is being stopped"
 

@@ -9,6 +9,7 @@ import typer
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect
 from turbo.cli.output import Column
+from turbo.domain.states import FINAL, AccountState, PauseReason, TaskState, WorkerState
 
 if TYPE_CHECKING:
     from turbo.client.fleet_status import FleetStatus, WorkerLine
@@ -119,7 +120,7 @@ def _workers(now: "FleetStatus", all_of_them: bool) -> None:
         typer.echo("")
     shown = now.workers
     if not all_of_them and output.at_terminal() and len(shown) > WORKERS_SHOWN:
-        shown = [w for w in shown if not w.live or w.state != "up"]
+        shown = [w for w in shown if not w.live or w.state != WorkerState.UP]
         output.notice(f"{output.many(len(now.workers) - len(shown), 'worker')} up; list them with --all")
     output.table(WORKERS, [_worker(w) for w in shown])
 
@@ -131,7 +132,7 @@ def _host(host: str, workers: "list[WorkerLine]") -> tuple[object, ...]:
 
 
 def _worker(w: "WorkerLine") -> tuple[object, ...]:
-    state = w.state if w.live or w.state == "dead" else "silent"
+    state = w.state if w.live or w.state == WorkerState.DEAD else "silent"
     beat, up = timestamps.duration(w.silent_seconds), timestamps.duration(w.up_seconds)
     return (w.host, w.worker_id, state, f"{w.running}/{w.slots}", beat, up, ",".join(w.queues), w.version)
 
@@ -168,7 +169,7 @@ def _accounts(now: "FleetStatus") -> None:
             resets = (
                 f"{timestamps.local_time(a.until)} (in {timestamps.duration(max(0.0, a.resets_in_seconds or 0.0))})"
             )
-        elif a.state != "open" and a.reason == "manual":
+        elif a.state != AccountState.OPEN and a.reason == PauseReason.MANUAL:
             resets = "by hand"
         rows.append((a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets))
     output.table(ACCOUNTS, rows)
@@ -179,17 +180,17 @@ def _finished(now: "FleetStatus") -> None:
     rows = []
     for host, group in groupby(now.finished, key=lambda f: f.host):
         by = {f.status: f for f in group}
-        tasks = {s: by[s].tasks if s in by else 0 for s in ("completed", "failed", "cancelled")}
-        judged = tasks["completed"] + tasks["failed"]
+        tasks = {s: by[s].tasks if s in by else 0 for s in FINAL}
+        judged = tasks[TaskState.COMPLETED] + tasks[TaskState.FAILED]
         means = [(f.mean_seconds, f.tasks) for f in by.values() if f.mean_seconds is not None]
         mean = sum(m * n for m, n in means) / sum(n for _, n in means) if means else None
         rows.append(
             (
                 host or "(by hand)",
-                tasks["completed"],
-                tasks["failed"],
-                tasks["cancelled"],
-                f"{tasks['completed'] / judged:.0%}" if judged else "",
+                tasks[TaskState.COMPLETED],
+                tasks[TaskState.FAILED],
+                tasks[TaskState.CANCELLED],
+                f"{tasks[TaskState.COMPLETED] / judged:.0%}" if judged else "",
                 timestamps.duration(mean),
                 output.short(sum(f.input_tokens for f in by.values())),
                 output.short(sum(f.output_tokens for f in by.values())),

@@ -11,6 +11,7 @@ import typer
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect
 from turbo.cli.rejection import why_rejected
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, NewTask
@@ -162,7 +163,7 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
         follow(client, [task_id])
         result = client.get(task_id)
         output.print_json(asdict(result)) if as_json else _print_result(result)
-    if result.status != "completed":
+    if result.status != TaskState.COMPLETED:
         raise typer.Exit(1)
 
 
@@ -183,7 +184,7 @@ def insert(client: "Client", task: "NewTask") -> tuple[str, bool]:
 def _print_result(task: Any) -> None:
     data = task.output_data
     result = data.get("output") if isinstance(data, dict) else data
-    if task.status == "completed":
+    if task.status == TaskState.COMPLETED:
         if result is None:
             return
         text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)

@@ -18,6 +18,7 @@ import typer
 from turbo.cli import output, timestamps
 from turbo.cli.options import connect
 from turbo.cli.task_file import BadTaskFileLine, TaskFile, TaskFileLine
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Client
@@ -177,7 +178,7 @@ def _wait(client: "Client", sent: Sent, existing: int, as_json: bool) -> None:
         output.print_json({"created": sent.created, "existing": existing, "ended": ends, "task_ids": sent.task_ids})
     else:
         output.notice(", ".join(f"{count} {state}" for state, count in sorted(ended.items())))
-    if set(ended) != {"completed"}:
+    if set(ended) != {TaskState.COMPLETED}:
         raise typer.Exit(1)
 
 

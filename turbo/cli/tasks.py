@@ -20,6 +20,7 @@ from turbo.cli.options import (
     connect,
 )
 from turbo.cli.output import Column
+from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import TaskLine
@@ -77,7 +78,7 @@ def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
     attempt = (task.retry_count or 0) + 1
     return (
         task.task_id,
-        "cancelling" if task.cancel_requested_at and task.cancel_to == "cancelled" else task.status,
+        "cancelling" if task.cancel_requested_at and task.cancel_to == TaskState.CANCELLED else task.status,
         when(task, now),
         task.queue,
         task.task_type,
@@ -91,7 +92,7 @@ def when(task: "TaskLine", now: datetime) -> str:
     """How long it has had its status: 'for 3m10s', '2h05m ago', 'in 10m00s'."""
     if task.completed_at is not None:
         return f"{timestamps.duration(timestamps.seconds_between(task.completed_at, now))} ago"
-    if task.status == "running":
+    if task.status == TaskState.RUNNING:
         return f"for {timestamps.duration(timestamps.seconds_between(task.started_at, now))}"
     waited = timestamps.seconds_between(task.run_after, now) or 0.0
     return f"in {timestamps.duration(-waited)}" if waited < 0 else f"for {timestamps.duration(waited)}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from turbo.domain.finding import Finding, warn
+from turbo.domain.states import AccountState, TaskState, WorkerState
 
 WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
@@ -38,7 +39,7 @@ class WorkerLine:
 
     @property
     def live(self) -> bool:
-        return self.state != "dead" and not self.silent
+        return self.state != WorkerState.DEAD and not self.silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +98,11 @@ class FleetStatus:
     @property
     def success_rate(self) -> float | None:
         """The share of completed among completed and failed tasks; cancelled tasks do not count."""
-        ends = {s: sum(f.tasks for f in self.finished if f.status == s) for s in ("completed", "failed")}
+        ends = {
+            s: sum(f.tasks for f in self.finished if f.status == s) for s in (TaskState.COMPLETED, TaskState.FAILED)
+        }
         total = sum(ends.values())
-        return ends["completed"] / total if total else None
+        return ends[TaskState.COMPLETED] / total if total else None
 
     @property
     def problems(self) -> list[Finding]:
@@ -115,7 +118,11 @@ class FleetStatus:
             if w.live or (not w.running and (w.host, w.name) in successors):
                 continue  # it has been restarted since
             held = f", {_many(w.running, 'task')} not yet rescued" if w.running else ""
-            what = f"worker {w.worker_id} is dead" if w.state == "dead" else f"worker {w.worker_id} does not answer"
+            what = (
+                f"worker {w.worker_id} is dead"
+                if w.state == WorkerState.DEAD
+                else f"worker {w.worker_id} does not answer"
+            )
             findings.append(
                 warn(
                     f"{what}: silent for {w.silent_seconds:.0f} s{held}", f"see its log on {w.host}, and start it again"
@@ -126,7 +133,7 @@ class FleetStatus:
     def _about_accounts(self) -> list[Finding]:
         findings = []
         for a in self.accounts:
-            if a.state == "open":
+            if a.state == AccountState.OPEN:
                 continue
             where = "every host" if a.host == "*" else a.host
             why = f" ({a.why})" if a.why else ""
@@ -174,8 +181,8 @@ class FleetStatus:
 
     def _about_results(self) -> list[Finding]:
         rate = self.success_rate
-        failed = sum(f.tasks for f in self.finished if f.status == "failed")
-        total = failed + sum(f.tasks for f in self.finished if f.status == "completed")
+        failed = sum(f.tasks for f in self.finished if f.status == TaskState.FAILED)
+        total = failed + sum(f.tasks for f in self.finished if f.status == TaskState.COMPLETED)
         if rate is None or rate >= POOR_RATE or total < FEW:
             return []
         return [warn(f"{failed} of {total} tasks failed in the last hour", "turbo tasks --status failed --since 1h")]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from turbo.client.fleet_status import WorkerLine
 from turbo.domain.finding import Finding, warn
+from turbo.domain.states import WorkerState
 from turbo.fleet.instance import Host, Instance
 from turbo.fleet.manager import Job, JobState, Manager
 from turbo.fleet.operate import Operator, ended_how
@@ -191,7 +192,7 @@ def _about_row(instance: Instance, job: Job, row: WorkerLine | None, rows: Seque
     if instance.queues and sorted(row.queues) != sorted(instance.queues):
         served, expected = ", ".join(row.queues), ", ".join(instance.queues)
         yield warn(f"{who} serves {served}; the fleet file has {expected}", again)
-    if row.state == "paused":
+    if row.state == WorkerState.PAUSED:
         yield warn(f"{who} is paused, because every account it uses is paused", "turbo status")
 
 

@@ -29,6 +29,7 @@ from turbo.cli.live.log import LogScreen
 from turbo.cli.live.table import ScreenTable
 from turbo.cli.output import visible
 from turbo.client.models import Changed
+from turbo.domain.states import AccountState, TaskState
 from turbo.observability.log import scrub
 from turbo.runtime.backoff import Backoff
 
@@ -312,7 +313,7 @@ class Top(App[None]):
             return
         if self._panel.id == "accounts":
             account = next(a for a in status.accounts if f"{a.account} {a.host}" == row.key)
-            if account.state == "open":
+            if account.state == AccountState.OPEN:
                 self._ask(f"pause account {account.account} on every host?", lambda: self._done(
                     self._feed.pause_account(account.account, "turbo top"), f"account {account.account} is paused"))  # fmt: skip
             else:
@@ -346,7 +347,7 @@ class Top(App[None]):
             changed = await change(task_id)
             if not changed:
                 raise LookupError(f"task {task_id}: {otherwise}")
-            state = "its agent is being stopped" if changed[0].status == "running" else changed[0].status
+            state = "its agent is being stopped" if changed[0].status == TaskState.RUNNING else changed[0].status
             return f"task {task_id}: {state}"
 
         await self._done(work(), "")

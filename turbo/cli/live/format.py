@@ -10,6 +10,7 @@ from turbo.cli.live.columns import ScreenRow, sparkline
 from turbo.cli.live.feed import COUNTED, Frame, LiveTask, View
 from turbo.cli.output import STYLES, Column, many, one_line, short
 from turbo.client.fleet_status import AccountLine, QueueLine, WorkerLine
+from turbo.domain.states import AccountState, TaskState, WorkerState
 
 TASKS = {
     View.RUNNING: (
@@ -86,7 +87,7 @@ def task_row(task: LiveTask, workers: Mapping[str, str]) -> ScreenRow:
     attempts = f"{task.retry_count + 1}/{(task.max_retries or 0) + 1}" if task.retry_count else ""
     tokens = short(task.input_tokens + task.output_tokens)
     line = one_line(task.line or task.description)
-    style = "dim" if not task.line and task.status == "running" else ""
+    style = "dim" if not task.line and task.status == TaskState.RUNNING else ""
     seconds = task.seconds
     age = (
         ""
@@ -99,11 +100,11 @@ def task_row(task: LiveTask, workers: Mapping[str, str]) -> ScreenRow:
     kind, queue, worker_id = task.task_type or "", task.queue, task.worker_id or ""
     worker = workers.get(worker_id, worker_id)
     match task.status:
-        case "running":
+        case TaskState.RUNNING:
             cells: tuple[str, ...] = (task.task_id, kind, queue, age, attempts, tokens, worker, line)
             if task.stopping:
                 cells = (*cells[:-1], f"(being stopped) {line}")
-        case "pending" | "scheduled":
+        case TaskState.PENDING | TaskState.SCHEDULED:
             cells = (task.task_id, state, age, queue, kind, attempts, line)
         case _:
             cells = (task.task_id, state, age, queue, kind, attempts, worker, line)
@@ -111,7 +112,7 @@ def task_row(task: LiveTask, workers: Mapping[str, str]) -> ScreenRow:
 
 
 def worker_row(w: WorkerLine) -> ScreenRow:
-    state = w.state if w.live or w.state == "dead" else "silent"
+    state = w.state if w.live or w.state == WorkerState.DEAD else "silent"
     beat, up = timestamps.duration(w.silent_seconds), timestamps.duration(w.up_seconds)
     cells = (w.worker_id, state, f"{w.running}/{w.slots}", beat, up, w.host, ",".join(w.queues))
     return ScreenRow(w.worker_id, cells, "" if w.live else "red")
@@ -211,7 +212,9 @@ def strip(label: str, parts: Sequence[tuple[str, str]], width: int) -> Text:
 def strips(frame: Frame, width: int) -> list[Text]:
     """Workers, queues and accounts, one line each, for a small screen."""
     workers = [
-        (f"{w.name} {w.running}/{w.slots}", "" if w.live else "red") for w in frame.status.workers if w.state != "dead"
+        (f"{w.name} {w.running}/{w.slots}", "" if w.live else "red")
+        for w in frame.status.workers
+        if w.state != WorkerState.DEAD
     ]
     names = Counter(w.name for w in frame.status.workers if w.live)
     if len(workers) > 6 and len(names) < len(workers):
@@ -226,9 +229,9 @@ def strips(frame: Frame, width: int) -> list[Text]:
             f"{a.account}{'' if a.host == '*' else '@' + a.host} {a.state}"
             + (f" {a.reason}" if a.reason else "")
             + (f" {timestamps.duration(max(0.0, a.resets_in_seconds))}" if a.resets_in_seconds is not None else ""),
-            "" if a.state == "open" else STYLES["paused"],
+            "" if a.state == AccountState.OPEN else STYLES["paused"],
         )
-        for a in sorted(frame.status.accounts, key=lambda a: a.state == "open")
+        for a in sorted(frame.status.accounts, key=lambda a: a.state == AccountState.OPEN)
     ]
     return [strip(n, [(one_line(p), s) for p, s in parts], width) for n, parts in
             (("workers", workers), ("queues", queues), ("accounts", accounts))]  # fmt: skip

@@ -206,7 +206,7 @@ def test_invalid_line_is_named_and_nothing_is_inserted(shell: Shell) -> None:
         "line 3: column task_priority: must be a whole number, not 'high'",
         "line 4: column txt: no such column; did you mean text?",
         "line 5: column 1: is not JSON",
-        "line 6: column run_after: 'whenever' is not a moment",
+        "line 6: column run_after: 'whenever' is not a time",
         "line 7: must be an object with columns",
         "line 8: column task_description: contains a NUL character",
         "line 9: byte 11: is not UTF-8 text",

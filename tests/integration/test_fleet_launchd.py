@@ -63,11 +63,11 @@ def test_every_command_can_be_repeated(fleet: FleetBench, mac: Launchd) -> None:
     fleet.write(host())
     fleet.turbo("install")
     written = (fleet.home / f"Library/LaunchAgents/{LABEL}.plist").stat().st_mtime_ns
-    assert "mac on alpha: is installed" in fleet.turbo("install")
+    assert "mac on alpha: already installed" in fleet.turbo("install")
     assert (fleet.home / f"Library/LaunchAgents/{LABEL}.plist").stat().st_mtime_ns == written
     fleet.turbo("start")
     calls = len(mac.calls)
-    assert "mac on alpha: runs already" in fleet.turbo("start")
+    assert "mac on alpha: already running" in fleet.turbo("start")
     assert [words[0] for words, _ in mac.calls[calls:]] == ["print"]
     assert len(mac.history[LABEL]) == 1
     fleet.turbo("stop")

@@ -61,8 +61,8 @@ def test_one_yaml_file_starts_workers_on_another_machine(fleet: FleetBench, gamm
     said = fleet.turbo("status")
     assert "manager, agent_workers and /metrics agree" in said
     assert fleet.ids()["gamma"] in said
-    assert "gamma on gamma: is installed" in fleet.turbo("install")
-    assert "gamma on gamma: runs already" in fleet.turbo("start")
+    assert "gamma on gamma: already installed" in fleet.turbo("install")
+    assert "gamma on gamma: already running" in fleet.turbo("start")
     assert "gamma on gamma: stopped" in fleet.turbo("stop")
     assert fleet.bench.sql("select count(*) from agent_workers") == [(0,)]
     assert "gamma on gamma is down" in fleet.turbo("status", code=1)

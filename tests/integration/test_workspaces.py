@@ -169,7 +169,7 @@ def test_diff_of_a_running_task_cannot_control_the_terminal(bench: Bench) -> Non
     git(repo, "commit", "--quiet", "--all", "--message", "evil")
     bench.start(committers(bench, repo)).listening()
     gate = bench.path / "gate"
-    assert "it is pending, and has no workspace yet" in _submitted_elsewhere(bench)
+    assert "it is pending and has no workspace yet" in _submitted_elsewhere(bench)
     bench.insert("t", {"gate": str(gate)})
     until(lambda: turbo(bench, "diff", "t").stdout.count("left-by-1"), what="its diff")
     tree = Path(bench.entries()[0]["cwd"])

@@ -77,7 +77,7 @@ FLEET = [
         warn=(300, 900),
     ),
     Panel(
-        "In queues nobody serves",
+        "In queues without a worker",
         "stat",
         {"tasks": 'max(turbo_queue_tasks{queue="other", status="pending"}) or vector(0)'},
         "Pending tasks in queues that no live worker has; see runbook, TurboQueueUnserved.",
@@ -182,7 +182,7 @@ TASKS = [
         "Live tasks by queue and state",
         "stacked",
         {"{{queue}} {{status}}": f"max by (queue, status) (turbo_queue_tasks{{{QUEUE}}})"},
-        "scheduled, pending and running rows; queues nobody serves are together as other.",
+        "Scheduled, pending and running rows. Queues that no worker serves are counted together as other.",
     ),
     Panel(
         "Oldest runnable task",
@@ -316,7 +316,7 @@ ACCOUNTS = [
         {
             "{{account}} {{host}}": f"sum by (account, host) (increase(turbo_auth_failures_total{{{ACCOUNT}}}[$__rate_interval]))"
         },
-        "Each was followed by a probe; none costs a task a try.",
+        "Each was followed by a probe; none uses up a retry.",
     ),
     Panel(
         "Usage limits hit",
@@ -378,7 +378,7 @@ KINDS = {
 }
 
 
-def _panel(panel: Panel, place: GridPos):  # type: ignore[no-untyped-def] # each kind has a builder type of its own
+def _panel(panel: Panel, place: GridPos):  # type: ignore[no-untyped-def] # each kind has its own builder type
     made = (
         KINDS[panel.kind]()
         .title(panel.title)

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.support import messages_api
-from tests.support.accounts import ACCOUNT, BAD, AccountsBench, ClaimRef, accounts_bench, is_probe, refuse_bad_keys
+from tests.support.accounts import ACCOUNT, BAD, AccountsBench, HeldRequests, accounts_bench, is_probe, refuse_bad_keys
 from tests.support.claude import bash
 from tests.support.messages_api import Answer, Request
 from tests.support.waiting import gone, until
@@ -59,7 +59,7 @@ def test_poll_finds_a_pause_whose_notification_was_lost(bench: AccountsBench) ->
 
 
 def test_good_probe_does_not_lift_a_pause_by_hand(bench: AccountsBench) -> None:
-    probe = ClaimRef()
+    probe = HeldRequests()
 
     def decide(request: Request) -> Answer | None:
         if is_probe(request):
@@ -83,7 +83,7 @@ def test_good_probe_does_not_lift_a_pause_by_hand(bench: AccountsBench) -> None:
 
 
 def test_resume_during_a_probe_opens_at_once(bench: AccountsBench) -> None:
-    probe = ClaimRef()
+    probe = HeldRequests()
 
     def decide(request: Request) -> Answer | None:
         if is_probe(request):
@@ -103,7 +103,7 @@ def test_resume_during_a_probe_opens_at_once(bench: AccountsBench) -> None:
 
 
 def test_another_worker_probes_after_the_prober_is_killed(bench: AccountsBench) -> None:
-    held = ClaimRef()
+    held = HeldRequests()
 
     def decide(request: Request) -> Answer | None:
         if is_probe(request) and not held.here.is_set():

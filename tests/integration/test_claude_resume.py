@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import messages_api
-from tests.support.accounts import AccountsBench, ClaimRef, accounts_bench
+from tests.support.accounts import AccountsBench, HeldRequests, accounts_bench
 from tests.support.messages_api import Answer, Request
 
 
@@ -22,7 +22,7 @@ def test_failed_session_is_resumed_and_a_refused_one_forgotten(bench: AccountsBe
         messages_api.refusal(),
         messages_api.text("seven"),
     ]
-    tries = [ClaimRef() for _ in answers]
+    tries = [HeldRequests() for _ in answers]
 
     def decide(_request: Request) -> Answer:
         number = bench.row("t")["retry_count"]  # the CLI asks more than once in one try: again after a refusal

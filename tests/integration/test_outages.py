@@ -100,3 +100,16 @@ async def test_result_is_recorded_on_a_disk_gone_read_only(
         assert len(troubles) == 1
         assert "Read-only file system" in (troubles[0] or "")
         assert len(spool.pending()) == 2, "sent again after a restart, and answered `already`"
+
+
+def test_state_that_a_failover_lost_is_written_again(bench: Bench) -> None:
+    """The row is `paused` as on a standby that lagged behind: a worker that claims by it would never claim again."""
+    worker = bench.start().listening()
+    bench.insert("first", task_type="noop")
+    bench.wait("first")
+    bench.sql("update agent_workers set state = 'paused', idle = false")
+    bench.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'turbo listener%%'")
+    worker.said("listener is back")
+    bench.insert("second", task_type="noop")
+    bench.wait("second", seconds=10)
+    assert bench.sql("select state from agent_workers") == [("up",)]

@@ -37,7 +37,7 @@ def refuse_bad_keys(request: Request) -> Answer | None:
 
 
 @dataclass
-class ClaimRef:
+class HeldRequests:
     """Requests of one kind wait here until the test lets them go: a step of an interleaving."""
 
     here: threading.Event = field(default_factory=threading.Event)

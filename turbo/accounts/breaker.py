@@ -1,13 +1,15 @@
-"""One account's breaker, as one worker process sees it: what is known, since when, and what follows. No database here.
+"""One account's breaker as one worker process sees it. No I/O here.
 
-    open ──a run says "not logged in"──▶ suspect ──probe good──▶ open
-      ▲                                     └──probe bad──▶ paused(auth) ──backoff──▶ half open ──probe bad──▶ paused
-      └──────────────────────────────────probe good────────────────────────────────────┘
+    open ──a run was "not logged in"──▶ suspect ──probe good──▶ open
+      ▲                                    └──probe bad──▶ paused(auth) ──backoff──▶ half open ──probe bad──▶ paused
+      └─────────────────────────────────probe good────────────────────────────────────┘
     open ──usage limit──▶ paused(usage_limit) ──its reset──▶ half open;   open ◀──by hand──▶ paused(manual)
 
-Two rows of `agent_accounts` make up one breaker: this host's own (logins) and '*' (usage limits, manual pauses). It is
-closed while either is. What this process has seen itself holds before the database knows it: `suspect` and `limited` close
-it at once, and no poll that was sent before their write was answered may open it again. Times are monotonic seconds.
+Two rows of `agent_accounts` make up one breaker: the row of this host (logins) and the row of every host, '*' (usage
+limits, manual pauses). It is closed while either is.
+
+What this process has seen counts before the database knows it: `suspect` and `limited` close the breaker at once. A poll
+that was sent before their write was answered may not open it again. Times are monotonic seconds.
 """
 
 import random
@@ -22,8 +24,8 @@ EVERY_HOST = "*"
 
 @dataclass(frozen=True, slots=True)
 class AccountTimings:
-    """Seconds. `limit_*` clamp what a service reports as its reset. A prober's lease must be longer than its probes; a
-    run that waits for the verdict longer than `verdict` goes back without one."""
+    """In seconds. `limit_*` clamp the reset that a service reports. `probe_lease` must be longer than a probe. A run that
+    has waited `verdict` seconds for a probe goes back without a verdict."""
 
     backoff_first: float = 30.0
     backoff_last: float = 1800.0
@@ -35,19 +37,19 @@ class AccountTimings:
     probe_lease: float = 120.0
     verdict: float = 150.0
     fresh: float = 60.0
-    """How long a good probe speaks for the CLI: failures to start it are not probed more often. Logins always are."""
+    """How long a good probe proves that the CLI starts: such failures are not probed more often. Logins always are."""
 
 
 @dataclass(slots=True)
 class BreakerRow:
-    """What is known of one row. `probe_at`: when somebody may probe it; None for never."""
+    """What is known of one row. `probe_at`: when it may be probed; None for never."""
 
     state: AccountState = AccountState.OPEN
     reason: PauseReason | None = None
     probe_at: float | None = None
 
     @property
-    def resting(self) -> bool:
+    def paused(self) -> bool:
         return self.state in (AccountState.PAUSED, AccountState.HALF_OPEN)
 
 
@@ -59,7 +61,7 @@ class Breaker:
     here: BreakerRow = field(default_factory=BreakerRow)
     everywhere: BreakerRow = field(default_factory=BreakerRow)
     resume_at: float = 0.0
-    probes: bool = False  # this process is its prober: it need not wait its turn when it opens
+    probes: bool = False  # this process is its prober, and may resume at once when the account opens
     _unwritten: int = 0
     _ignore_until: float = 0.0
 
@@ -75,11 +77,11 @@ class Breaker:
     @property
     def reasons(self) -> set[PauseReason]:
         """Why it is paused on this host; empty while it is open, or only suspect."""
-        return {row.reason for row in (self.here, self.everywhere) if row.resting and row.reason is not None}
+        return {row.reason for row in (self.here, self.everywhere) if row.paused and row.reason is not None}
 
     def due(self, now: float) -> str | None:
-        """Which row may be probed now: 'here' first, for a host without a login cannot judge a limit. Paused by hand, the
-        account is left alone."""
+        """Which row may be probed now. 'here' comes first: a host without a login cannot judge a limit. An account that a
+        person paused is not probed."""
         if self.everywhere.reason is PauseReason.MANUAL:
             return None
         if self.here.state is not AccountState.OPEN:
@@ -87,7 +89,7 @@ class Breaker:
         return "everywhere" if self.everywhere.state is not AccountState.OPEN and _past(self.everywhere, now) else None
 
     def wakes_at(self, now: float) -> float | None:
-        """When something changes without anybody saying so."""
+        """When the breaker changes by time alone; None: never."""
         first = self.here if self.here.state is not AccountState.OPEN else self.everywhere
         manual = self.everywhere.reason is PauseReason.MANUAL
         times = (
@@ -101,13 +103,13 @@ class Breaker:
     # ── what this process has seen ──────────────────────────────────────────────────────────────────────────────────
 
     def suspect(self) -> None:
-        """A run was refused: nothing more is claimed, from this line on. `written` must follow."""
+        """A run was refused: from here on nothing more is claimed. `written` must follow."""
         self._unwritten += 1
         if self.here.state is AccountState.OPEN:
             self.here = BreakerRow(AccountState.SUSPECT)
 
     def limited(self, now: float, *, everywhere: bool) -> None:
-        """A run hit a usage limit. The database will say until when. `written` must follow."""
+        """A run hit a usage limit. The database decides until when. `written` must follow."""
         self._unwritten += 1
         row = BreakerRow(AccountState.PAUSED, PauseReason.USAGE_LIMIT, now + self.timings.limit_shortest)
         if not everywhere:
@@ -116,7 +118,7 @@ class Breaker:
             self.everywhere = row
 
     def written(self, now: float, *, accepted: bool) -> None:
-        """The database took the write, or refused it for good: then what was seen holds for one backoff."""
+        """The database took the write, or refused it for good. Then what this process saw counts for one backoff."""
         self._unwritten -= 1
         self._ignore_until = max(self._ignore_until, now if accepted else now + self.timings.backoff_first)
         if not accepted:
@@ -125,26 +127,27 @@ class Breaker:
                     row.probe_at = self._ignore_until
 
     def snooze(self, now: float, seconds: float) -> None:
-        """Nobody could be asked or told: look again later."""
+        """Do not probe again for `seconds`: no verdict is known yet."""
         for row in (self.here, self.everywhere):
             if _past(row, now):
                 row.probe_at = now + seconds
 
-    # ── what the database says ──────────────────────────────────────────────────────────────────────────────────────
+    # ── what the database has ──────────────────────────────────────────────────────────────────────────────────────
 
     def update(self, rows: Iterable[AccountRow], asked_at: float, now: float) -> bool:
-        """The rows of a sweep that was sent at `asked_at`. False when it was older than what this process wrote."""
+        """The rows of a poll that was sent at `asked_at`. False: it is older than what this process wrote."""
         if self._unwritten or asked_at < self._ignore_until:
             return False
         mine = [row for row in rows if row.account == self.account]
-        rested = self.here.resting or self.everywhere.resting
+        paused = self.here.paused or self.everywhere.paused
         self.here = _row([row for row in mine if row.host != EVERY_HOST], now)
         self.everywhere = _row([row for row in mine if row.host == EVERY_HOST], now)
         if not self.closed_by_row:
-            # A login that has come back, or a window that has, is not stormed. A person who says resume means now.
-            if rested and not self.probes and any(row.probed for row in mine):
+            # A login that works again, or a new usage window, must not get every task of the fleet at once. A person's
+            # resume takes effect at once.
+            if paused and not self.probes and any(row.probed for row in mine):
                 self.resume_at = now + self.uniform(0.0, self.timings.resume_spread)
-            elif rested:
+            elif paused:
                 self.resume_at = now
             self.probes = False
         return True

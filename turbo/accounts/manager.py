@@ -1,12 +1,16 @@
-"""Accounts that protect themselves: a dead login or a usage limit costs no task a try.
+"""Accounts that protect themselves: a dead login or a usage limit never uses up a task's retries.
 
-A run says that its login is refused (or that the CLI does not start): the account is suspect and takes no further task
-from the moment this process knows, before the task is given back: else ten slots would go round and round. The task's
-fate waits for a probe (turbo.accounts.prober), because one task must not pause a fleet: where the login turns out good, the task's
-own content was at fault. A usage limit needs no probe. What closes and opens is told in turbo.accounts.breaker.
+    a run fails to log in ──▶ account suspect, its types closed ──probe──▶ good: the task failed, the account is open
+                                                                    └────▶ bad: the task goes back, the account is paused
 
-While an account is closed, the claims leave out the task types that need it (`Claimer.types`). Signals come by NOTIFY
-(turbo_ctl: accounts) and, as a twin, with every sweep.
+When a run reports that its login was refused, or that its CLI does not start, the account is suspect. This process claims
+nothing more for it, from that moment on and before it gives the task back: else ten slots would claim the same tasks again
+and again. The task waits for a probe (turbo.accounts.prober), because one task must not pause a fleet. If the login is
+good, the task's content was at fault. A usage limit needs no probe. turbo.accounts.breaker draws what closes and opens an
+account.
+
+While an account is closed, claims leave out the task types that need it (turbo.worker.claim_gate). Changes by other
+workers arrive by NOTIFY (turbo_ctl: accounts) and with every poll.
 """
 
 import asyncio
@@ -41,7 +45,7 @@ RETRY_SECONDS = 5.0
 
 
 def account_of(executor: Executor) -> str | None:
-    """Whose breaker protects it: the account of its configuration, else, where it can be probed, one of its own name."""
+    """The account whose breaker protects it: the configured one; for an executor that can be probed, else its name."""
     return executor.account or (executor.name if isinstance(executor, Probes) else None)
 
 
@@ -65,8 +69,8 @@ class AccountManager(LoopService):
         shared: Collection[str] = (),
         timings: AccountTimings | None = None,
     ) -> None:
-        """`changed(types)` is told, synchronously, which task types may be claimed from now on. `shared`: the accounts
-        that the configuration names; see Prober."""
+        """`changed(types)` is called, synchronously, with the task types that may be claimed from now on. `shared`: the
+        accounts that the configuration names; see Prober."""
         super().__init__()
         self._store = store
         self._host = host
@@ -87,36 +91,36 @@ class AccountManager(LoopService):
             metrics.usage_limit_pauses.labels(name)
         self._export()
 
-    # ── what a run says ─────────────────────────────────────────────────────────────────────────────────────────────
+    # ── what a run reports ─────────────────────────────────────────────────────────────────────────────────────────────
 
     async def review(self, run: Running, outcome: Outcome) -> Outcome:
-        """Look at an outcome before it is written: it may become a plain failure of the task itself, or be taken off it."""
+        """See runner.Reviewer: an outcome may become a plain failure of the task, or not count for it at all."""
         breaker = self._breakers.get(self._account_of.get(run.executor, ""))
         if outcome.kind is OutcomeKind.AUTH_FAILED:
-            if breaker is None:  # nothing to pause, and the task would come back at once, for ever
-                return _own_failure(outcome, FailureKind.AUTH)
+            if breaker is None:  # there is nothing to pause, and the task would come back at once, for ever
+                return _task_failure(outcome, FailureKind.AUTH)
             self._metrics.auth_failures.labels(breaker.account).inc()
             good = await self._suspect(run, breaker, outcome)
-            return _own_failure(outcome, FailureKind.AUTH) if good else outcome
+            return _task_failure(outcome, FailureKind.AUTH) if good else outcome
         if outcome.kind is OutcomeKind.USAGE_LIMITED:
             if breaker is None:
-                return _own_failure(outcome, FailureKind.USAGE_LIMIT)
+                return _task_failure(outcome, FailureKind.USAGE_LIMIT)
             await self._limit(breaker, outcome)
             return outcome
         if outcome.kind is OutcomeKind.INFRASTRUCTURE and breaker is not None and self._prober.able(breaker.account):
-            # A host whose CLI is broken must rest, not turn every task into poison.
+            # A host whose CLI is broken must pause, not turn every task into poison.
             good = await self._suspect(run, breaker, outcome, fresh=self._timings.fresh)
             return outcome if good else replace(outcome, uncounted=True)
         return outcome
 
     async def _suspect(self, run: Running, breaker: Breaker, outcome: Outcome, *, fresh: float = 0.0) -> bool | None:
-        """Is the account good, although this run says otherwise? None: nobody could tell in time."""
+        """Whether the account is good, although this run failed. None: no probe decided in time."""
         deadline = time.monotonic() + self._timings.verdict
         if not breaker.closed_by_row:
             log.warning("account %s may not work on this host: %s", breaker.account, outcome.error)
         while time.monotonic() < deadline and not run.stop.is_set():
             breaker.suspect()
-            self._publish()  # this process claims nothing more for it, from this line on
+            self._publish()  # from here on, this process claims nothing more for it
             job = self.jobs.start(
                 self._write(
                     breaker,
@@ -136,8 +140,8 @@ class AccountManager(LoopService):
     async def _verdict(
         self, run: Running, breaker: Breaker, since: datetime, deadline: float, *, certain: bool
     ) -> bool | None:
-        """True: a probe that began after `since` was good. False: closed. None: open again by another way, or no time.
-        `certain`: an older good probe does not do."""
+        """What a probe decides. True: one that began after `since` was good. False: the account is closed. None: it was
+        opened in another way, or the time is up. `certain`: an older good probe does not count."""
         while time.monotonic() < deadline and not run.stop.is_set():
             try:
                 rows = await self._refresh(breaker, since)
@@ -150,7 +154,7 @@ class AccountManager(LoopService):
             opened = here is None or here.state is AccountState.OPEN
             if here is not None and (here.cleared or (opened and here.probed and not certain)):
                 log.info("account %s is fine: the run itself failed", breaker.account)
-                return True  # suspect again perhaps, by a later run
+                return True  # a later run may have made it suspect again
             if opened:
                 return None
             probing = self._probe(breaker, self._host)
@@ -173,7 +177,7 @@ class AccountManager(LoopService):
         await asyncio.wait({job}, timeout=WRITE_SECONDS)
 
     async def _write(self, breaker: Breaker, write: Callable[[], Awaitable[object]]) -> object:
-        """Write what was seen, through an outage of the database; then read what it says."""
+        """Write what this process has seen, through an outage of the database. Then read the rows again."""
         outage = db.outage(log, f"cannot write account {breaker.account}", f"account {breaker.account} is written")
         while True:
             try:
@@ -192,7 +196,7 @@ class AccountManager(LoopService):
             await self._refresh(breaker)
         return value
 
-    # ── what the database says ──────────────────────────────────────────────────────────────────────────────────────
+    # ── what the database has ──────────────────────────────────────────────────────────────────────────────────────
 
     def polled(self, rows: tuple[AccountRow, ...], asked_at: float) -> None:
         """The rows that a poll read, and when it was sent (monotonic seconds)."""
@@ -201,8 +205,9 @@ class AccountManager(LoopService):
         self._publish()
 
     async def learn(self) -> None:
-        """What is closed already, before the first claim: a worker that restarts must not try a dead login with every
-        slot again. Raises psycopg.Error."""
+        """Read what is closed, before the first claim: a restarted worker must not try a dead login with every slot again.
+
+        Raises `db.DATABASE_ERRORS`."""
         for breaker in self._breakers.values():
             await self._refresh(breaker)
 
@@ -221,7 +226,7 @@ class AccountManager(LoopService):
             log.info("account %s is open again; this worker resumes in %.0f s", breaker.account, wait)
 
     def _publish(self) -> None:
-        """Tell everybody in this process what holds now."""
+        """Make the current state known in this process: to claims, metrics and waiting runs."""
         self._export()
         types = self.types()
         if types != self._types:
@@ -236,7 +241,7 @@ class AccountManager(LoopService):
                 self._metrics.account_paused.labels(breaker.account, reason).set(float(reason in breaker.reasons))
 
     def types(self) -> TypeFilter:
-        """Which task types may be claimed now."""
+        """The task types that may be claimed now."""
         now = time.monotonic()
         closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
 
@@ -248,7 +253,7 @@ class AccountManager(LoopService):
     # ── half open ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self) -> None:
-        """Wakes when a pause or a lease ends, to probe; and when a resume's spread is over, to claim."""
+        """Wakes when a pause or a lease ends, to probe; and when this worker's delay after a pause ends, to claim."""
         self.started.set()
         while True:
             now, changes = time.monotonic(), self._changes
@@ -265,7 +270,7 @@ class AccountManager(LoopService):
                 self._publish()
 
     def _probe(self, breaker: Breaker, host: str) -> asyncio.Task[bool]:
-        """Probe in the background; whoever asks meanwhile gets the same probe."""
+        """Probe in the background. A second call during a probe returns the same one."""
         key = (breaker.account, host)
         job = self._probing.get(key)
         if job is None or job.done():
@@ -283,11 +288,11 @@ class AccountManager(LoopService):
 
 
 async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:
-    """Wait for a job, unless the run is asked to end or the time is up first. The job goes on."""
+    """Wait for a job, until the run is asked to end or the time is up. The job goes on."""
     stop = asyncio.ensure_future(run.stop.wait())
     await asyncio.wait({job, stop}, timeout=max(0.0, deadline - time.monotonic()), return_when=asyncio.FIRST_COMPLETED)
     stop.cancel()
 
 
-def _own_failure(outcome: Outcome, kind: FailureKind) -> Outcome:
+def _task_failure(outcome: Outcome, kind: FailureKind) -> Outcome:
     return replace(outcome, kind=OutcomeKind.FAILED, failure_kind=outcome.failure_kind or kind)

@@ -1,10 +1,10 @@
-"""The prober: becomes the one that tries an account out, does so, and writes the word into the account's row.
+"""The prober: makes one real call with an account, as the only worker that does, and writes the verdict to its row.
 
-    suspect, or a pause that is over ──row lock, lease──▶ mine ──a minimal real call──▶ good: open
-                                          └── somebody else's: wait            ├── limit: paused until its reset
+    suspect, or its pause has ended ──row lock, lease──▶ mine ──a minimal real call──▶ good: open
+                                          └── another worker's: wait           ├── limit: paused until its reset
                                                                                └── bad, or no answer: paused, backoff
 
-A probe may cost money and takes seconds, so exactly one worker makes it; if that one is killed, its lease runs out.
+A probe may cost money and takes seconds, so exactly one worker makes it. If that worker is killed, its lease runs out.
 """
 
 import logging
@@ -30,8 +30,8 @@ ADVICE = "if its login is gone: claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN 
 
 
 class Prober:
-    """`shared`: the accounts that worker.yaml names. They are one login on every host, so their limits hold everywhere;
-    an executor's unnamed account is this host's own."""
+    """`shared`: the accounts that worker.yaml names. Each is one login on every host, so its limits apply everywhere. An
+    executor's unnamed account belongs to this host alone."""
 
     def __init__(
         self,
@@ -50,10 +50,11 @@ class Prober:
         self._timings = timings
 
     def able(self, account: str) -> bool:
+        """Whether any executor can probe the account."""
         return bool(self._probes.get(account))
 
     def limits(self, account: str) -> str:
-        """The host whose row a usage limit of this account closes."""
+        """The host whose row a usage limit of this account closes; '*' for every host."""
         return EVERY_HOST if account in self._shared else self._host
 
     async def limit(self, account: str, outcome: Outcome) -> None:
@@ -75,7 +76,7 @@ class Prober:
             log.warning("account %s hit its usage limit; paused on %s: %s", account, where, outcome.error)
 
     async def probe(self, breaker: Breaker, host: str) -> bool:
-        """Try the account out, if this worker may. False: another worker does, or no probe is due.
+        """Probe the account, if this worker may. False: another worker does, or no probe is due.
 
         Raises `db.DATABASE_ERRORS`."""
         account, store = breaker.account, self._store
@@ -86,7 +87,7 @@ class Prober:
         ends = time.monotonic() + lease
         breaker.probes = True
         log.info("account %s is %s: probing", account, state.replace("_", " "))
-        outcome = await self._try(account, state)
+        outcome = await self._call(account, state)
         if outcome.kind is OutcomeKind.SUCCEEDED:
             if await self._write(ends, lambda: store.good(account, host, forget=self.able(account))):
                 log.info("account %s: probe good, open", account)
@@ -97,7 +98,7 @@ class Prober:
             if self.limits(account) != host:  # the login is fine
                 await self._write(ends, lambda: store.good(account, host, forget=True))
         elif outcome.kind is OutcomeKind.AUTH_FAILED and host == EVERY_HOST:
-            # This host's login is dead, which says nothing about the others: a worker of another host has to probe.
+            # This host's login is dead, but those of other hosts may work: a worker of another host has to probe.
             await self._write(ends, lambda: store.hand_back(account, EVERY_HOST))
             await suspect(store, account, outcome, self._timings)
             if await store.become_prober(account, self._host, lease=lease) is not None:
@@ -106,8 +107,8 @@ class Prober:
             await self._bad(account, host, outcome, ends)
         return True
 
-    async def _try(self, account: str, state: AccountState) -> Outcome:
-        """The account is good when one of its executors works: another's wrong model or flags are not its fault."""
+    async def _call(self, account: str, state: AccountState) -> Outcome:
+        """The account is good if one of its executors works: another's wrong model or flags are not its fault."""
         first: Outcome | None = None
         for executor in self._probes.get(account, ()):
             outcome = await executor.probe()
@@ -117,7 +118,7 @@ class Prober:
             first = first or outcome
         if first is not None:
             return first
-        # No executor can try this login out, so the run's word has to do. After the backoff the next task is the probe.
+        # No executor can probe this login, so the run's own report decides. After the backoff the next task is the probe.
         if state is AccountState.HALF_OPEN:
             return Outcome.succeeded()
         return Outcome(
@@ -159,5 +160,5 @@ class Prober:
 async def suspect(
     store: AccountStore, account: str, outcome: Outcome, timings: AccountTimings, *, fresh: float = 0.0
 ) -> datetime:
-    """Write a suspicion. Returns the database's moment of it, for `AccountStore.rows(since=…)`."""
+    """Write a suspicion. Returns its time by the database's clock, for `AccountStore.rows(since=…)`."""
     return await store.suspect(account, why=outcome.error, fresh=fresh, last=timings.backoff_last)

@@ -11,10 +11,10 @@ from turbo.domain.states import AccountState, PauseReason
 
 @dataclass(frozen=True, slots=True)
 class AccountRow:
-    """A breaker as the table has it.
+    """A row of `agent_accounts`.
 
-    `seconds`: until it may be probed (the end of a pause, or of a prober's lease), None for never. `probed`: a good probe
-    was the last to open it, not a person. `cleared`: a good probe began after the moment that was asked about.
+    `seconds`: until it may be probed (the end of a pause, or of a prober's lease); None for never. `probed`: a good probe
+    opened it last, not a person. `cleared`: a good probe began after the time that the query named.
     """
 
     account: str
@@ -35,7 +35,7 @@ class AccountStore(Store):
         self._host = host
 
     async def rows(self, account: str, since: datetime | None = None) -> tuple[AccountRow, ...]:
-        """The row of this host and that of every host. `since`: the database's moment that `cleared` asks about."""
+        """The row of this host and that of every host. `since`: a time by the database's clock; see AccountRow.cleared."""
         parameters = {"account": account, "host": self._host, "since": since}
         return tuple(
             AccountRow(name, host, AccountState(state), pause_reason(reason), seconds, probed, cleared)
@@ -43,9 +43,9 @@ class AccountStore(Store):
         )
 
     async def suspect(self, account: str, *, why: str | None, fresh: float, last: float) -> datetime:
-        """Close the account on this host until a probe has decided. Returns the database's moment of the suspicion.
+        """Close the account on this host until a probe has decided. Returns the time by the database's clock.
 
-        A good probe within `fresh` seconds stands against it. Failures older than `last` seconds are forgotten."""
+        It stays open if a probe was good within `fresh` seconds. Failures older than `last` seconds are forgotten."""
         found: datetime = await self._one(
             "accounts/suspect", account=account, host=self._host, why=why, fresh=fresh, last=last
         )
@@ -85,19 +85,22 @@ class AccountStore(Store):
         return None if state is None else AccountState(state)
 
     async def good(self, account: str, host: str, *, forget: bool) -> bool:
-        """The probe was good: open. `forget`: earlier failures no longer lengthen the backoff. False: not our word."""
+        """The probe was good: open. `forget`: earlier failures no longer lengthen the backoff.
+
+        False: this worker is not the prober any more."""
         return await self._one("accounts/good", account=account, host=host, forget=forget) is not None
 
     async def bad(self, account: str, host: str, *, first: float, last: float, jitter: float, why: str) -> float | None:
-        """The probe was bad: closed for a backoff between `first` and `last` seconds. Returns the seconds; None: not our
-        word."""
+        """The probe was bad: closed for a backoff between `first` and `last` seconds. Returns the seconds.
+
+        None: this worker is not the prober any more."""
         seconds = await self._one(
             "accounts/bad", account=account, host=host, first=first, last=last, jitter=jitter, why=why
         )
         return None if seconds is None else float(seconds)
 
     async def hand_back(self, account: str, host: str) -> None:
-        """This worker cannot probe the account: another host's worker may."""
+        """This worker cannot probe the account: let a worker of another host do it."""
         await self._one("accounts/hand_back", account=account, host=host)
 
     async def _one(self, name: str, **parameters: object) -> Any:

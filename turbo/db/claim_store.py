@@ -1,4 +1,4 @@
-"""Statements about claims: take tasks, see what there is, and compare with what the database says this worker runs."""
+"""Statements about claims: take tasks, poll, and compare this worker's runs with those that the database has."""
 
 import json
 import time
@@ -24,7 +24,8 @@ KEY_RACE_ATTEMPTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one claim brought. `idle_now`: what the idle flag became, None when it stayed. `races`: lost keys."""
+    """What one claim brought. `idle_now`: the new idle flag, None if it did not change. `races`: concurrency keys lost to
+    another claim."""
 
     tasks: tuple[Task, ...]
     idle_now: bool | None
@@ -36,8 +37,8 @@ class PollResult:
     """What a poll saw.
 
     `next_in`: seconds until the next scheduled task is due, None without one. `asked_at`: when it was sent, in monotonic
-    seconds: it cannot have seen what this process wrote later. `ended_below`, `begun_below`: transactions with lower ids
-    are over, and seen; those with ids from there on had not begun.
+    seconds: it cannot have seen what this process wrote later. `ended_below`: transactions with lower ids had ended, and are
+    seen. `begun_below`: transactions with this id or a higher one had not begun.
     """
 
     due: int
@@ -52,7 +53,7 @@ class PollResult:
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """What the database and this worker do not agree on, and which runs are to be stopped."""
+    """Where the database and this worker differ (turbo.worker.reconciler), and which runs are to be stopped."""
 
     orphans: tuple[ClaimRef, ...]
     lost: tuple[ClaimRef, ...]
@@ -93,7 +94,7 @@ class ClaimStore(Store):
         return Claim((), None, KEY_RACE_ATTEMPTS)
 
     async def poll(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
-        """Promote what is due and see what there is, on `connection` (the listener's) or on this store's lane."""
+        """Promote due tasks and read what changed, on `connection` (the listener's) or on this store's lane."""
         parameters = {
             "worker": self._worker_id,
             "queues": list(queues),
@@ -113,7 +114,7 @@ class ClaimStore(Store):
         return Differences(tuple(found["orphan"]), tuple(found["lost"]), tuple(found["stop"]))
 
     async def reassert(self, lost: Iterable[ClaimRef]) -> list[ClaimRef]:
-        """Take back claims that a failover lost. One by one: a key that meanwhile runs elsewhere refuses only itself."""
+        """Take back claims that a failover lost. One by one: if a key now runs elsewhere, only that claim is refused."""
         taken: list[ClaimRef] = []
         for claim in lost:
             try:

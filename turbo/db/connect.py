@@ -23,7 +23,7 @@ from psycopg.rows import TupleRow
 from turbo.db import multihost
 
 CONNECT_TIMEOUT = 5
-"""Seconds to wait for one host of a DSN: the default of 130 s would outlast any failover."""
+"""Seconds to wait for one host of a DSN: the default of 130 s is longer than any failover."""
 
 SESSION_SETTINGS = (
     "select set_config('default_transaction_isolation', 'read committed', false),"
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
-    """libpq's keywords for a turbo session, over what `dsn` says (a DSN that sets one of them keeps its own)."""
+    """libpq's keywords for a turbo session: those in `dsn`, and turbo's defaults for the others."""
     wanted: dict[str, str | int] = {
         "application_name": application_name[:63],
         "connect_timeout": CONNECT_TIMEOUT,
@@ -56,7 +56,7 @@ def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
 
 
 def cut(connection: "psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]") -> None:
-    """End a connection's socket now. Whoever waits on it gets an OperationalError at once.
+    """End a connection's socket now. A call that waits on it raises OperationalError at once.
 
     Cancelling a psycopg call asks the server to cancel first and waits for its answer: with a frozen server that took
     15 s where 5 were allowed.
@@ -80,7 +80,7 @@ async def within(seconds: float, connection: Connection, work: Awaitable[T]) -> 
 
 
 async def _cut_off(connection: Connection, task: "asyncio.Future[T]") -> None:
-    """End the connection under `task`; asyncio is not to log how that ended it."""
+    """End the connection under `task`, and retrieve its error, so that asyncio does not log it."""
     cut(connection)
     await asyncio.wait({task})
     if not task.cancelled():
@@ -93,7 +93,7 @@ async def connect(dsn: str, application_name: str) -> Connection:
 
 
 async def open_session(dsn: str, application_name: str) -> tuple[Connection, str]:
-    """`connect`, and which server answered: the moment its postmaster started."""
+    """`connect`, and which server answered: the time its postmaster started."""
     connection = await multihost.open_any(multihost.each_host(connect_arguments(dsn, application_name)))
     server = ""
 

@@ -1,4 +1,4 @@
-"""What an error from PostgreSQL means: whether waiting helps, and one line about it."""
+"""What an error from PostgreSQL means: whether waiting helps, and how to report it in one line."""
 
 import asyncio
 import logging
@@ -31,12 +31,12 @@ TRANSIENT_CODES = frozenset(
     }
 )
 """SQLSTATEs after which the same statement may succeed later: connection, resources, system errors; shutdown, crash and
-start-up (57P04, a dropped database, is none of them); a cancelled statement; a primary that is still read-only just after
-its promotion; serialisation, deadlock, locks."""
+start-up (but not 57P04, a dropped database); a cancelled statement; a primary that is still read-only just after its
+promotion; serialisation, deadlock, locks."""
 
 
 class LaneClosed(psycopg.OperationalError):
-    """The worker leaves, and its lane has ended: trying again is in vain."""
+    """The worker stops, and its lane has ended: trying again cannot help."""
 
 
 def is_transient(error: BaseException) -> bool:
@@ -61,19 +61,19 @@ def describe(dsn: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """One line of what went wrong, for a log."""
+    """An error in one line, for a log."""
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
 
 
 def why_unreachable(error: BaseException) -> str:
-    """One line of why no session could be had, and what to look at."""
-    said = reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0].rstrip(".")
-    if "does not exist" in said and "database" in said:
-        return f"{said}: create it first (createdb, or CREATE DATABASE)"
-    if "FATAL" in said or "session is read-only" in said:  # it is there, and says no
-        return said
-    return f"{said}. Is it running?"
+    """Why no session could be opened, in one line, and what to check."""
+    text = reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0].rstrip(".")
+    if "does not exist" in text and "database" in text:
+        return f"{text}: create it first (createdb, or CREATE DATABASE)"
+    if "FATAL" in text or "session is read-only" in text:  # it runs, and refuses
+        return text
+    return f"{text}. Is it running?"
 
 
 def outage(
@@ -89,8 +89,8 @@ def is_lasting(error: BaseException) -> bool:
 
 
 def kind(error: BaseException) -> str:
-    """Waiting for a server shows several errors in turn (refused, starting up, read-only): one kind. Others are told
-    apart by SQLSTATE."""
+    """Waiting for a server shows several errors in turn (refused, starting up, read-only): one kind, "away". Others are
+    distinguished by SQLSTATE."""
     if not is_lasting(error):
         return "away"
     return str(getattr(error, "sqlstate", None) or type(error).__name__)

@@ -1,7 +1,7 @@
 """A lane: one connection with one user at a time, opened on demand and discarded after any connection error.
 
     closed ──use──▶ open ──connection error, or no answer within the deadline──▶ closed ──use──▶ open …
-                     └── end_in, over: the worker leaves ──▶ ended: every further use raises LaneClosed
+                     └── end_in, over: the worker stops ──▶ ended: every further use raises LaneClosed
 
 Its users retry with a Backoff capped at one second: a pool's own reconnect delays grow past a minute, while a new primary
 has been taking writes for most of it (docs/adr/0002).
@@ -23,12 +23,12 @@ PLAN_SETTINGS = (
     "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
 )
 """For prepared statements, on sessions that are known to be this worker's own (behind a transaction pooler they would be
-left to strangers). A plan made while a table was small is kept until its next ANALYZE; made with a sequential scan, or by
+left to other clients). A plan made while a table was small is kept until its next ANALYZE; made with a sequential scan, or by
 an index of all pending rows, it would make every claim cost the whole backlog for the first minutes of a burst."""
 
 
 class LaneObserver(Protocol):
-    """Who wants to know of a lane's sessions (turbo.worker.recovery_gate)."""
+    """Follows a lane's sessions (turbo.worker.recovery_gate)."""
 
     def opened(self, server: str) -> None: ...
     def failed(self, error: Exception, connecting: bool) -> None: ...
@@ -39,12 +39,12 @@ class Lane:
     the lane has ended (`end_in`, `over`)."""
 
     def __init__(
-        self, dsn: str, application_name: str, watches: LaneObserver | None = None, *, deadline: float = 60.0
+        self, dsn: str, application_name: str, observer: LaneObserver | None = None, *, deadline: float = 60.0
     ) -> None:
-        """`deadline`: seconds that a use may take, unless it says otherwise."""
+        """`deadline`: seconds that a use may take, unless the use sets its own."""
         self._dsn = dsn
         self._application_name = application_name
-        self._watches = watches
+        self._observer = observer
         self._deadline = deadline
         self._connection: Connection | None = None
         self._server = ""
@@ -56,14 +56,14 @@ class Lane:
         self.prepare = False
 
     async def open(self) -> None:
-        """Open the connection if there is none, for what must be known of the server before a statement is sent."""
+        """Open the connection if there is none, so that the observer knows the server before a statement is sent."""
         if self._connection is None or self._connection.closed:
             async with self._turn:
                 await self._opened()
 
     async def _opened(self) -> Connection:
         if time.monotonic() >= self._ends:
-            raise LaneClosed("this worker is leaving, and has waited long enough for the database")
+            raise LaneClosed("this worker is stopping, and has waited long enough for the database")
         if self._connection is None or self._connection.closed:
             try:
                 async with asyncio.timeout(None) as self._opening:
@@ -74,20 +74,20 @@ class Lane:
             finally:
                 self._opening = None
             self._tuned = False
-            if self._watches is not None:
-                self._watches.opened(self._server)
+            if self._observer is not None:
+                self._observer.opened(self._server)
         return self._connection
 
     def _failed(self, error: psycopg.Error | OSError, *, connecting: bool) -> None:
-        if self._watches is not None:
-            self._watches.failed(error, connecting)
+        if self._observer is not None:
+            self._observer.failed(error, connecting)
 
     @asynccontextmanager
     async def use(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         """The lane's connection, for one statement or one transaction.
 
         A use that takes longer than `deadline` seconds loses its connection (a frozen server would hold it for ever) and
-        sees OperationalError. Any exception that leaves the block discards the connection unless it is still sound.
+        sees OperationalError. After any exception in the block, the connection is discarded unless it still works.
         """
         async with self._turn:
             connection = await self._opened()
@@ -111,15 +111,15 @@ class Lane:
                 self._used_since = None
 
     def leave(self, moved_to: str | None, waiting: float = 0.0) -> None:
-        """The database is on server `moved_to` now: who waits for an answer of another gets an error at once. None:
-        whoever has waited for `waiting` seconds."""
+        """The database is on server `moved_to` now: a use that waits for another server's answer fails at once. None: a
+        use that has waited for `waiting` seconds does."""
         waited = 0.0 if self._used_since is None else time.monotonic() - self._used_since
         if self._connection is not None and self._server != moved_to and waited >= waiting:
             cut(self._connection)
 
     def end_in(self, seconds: float) -> None:
-        """Its last `seconds`: then whoever still waits for an answer gets an error, and so does every later use. Of
-        several such moments the first one counts."""
+        """End it in `seconds`: a use that still waits for an answer then fails, and so does every later use. The earliest of
+        several such times counts."""
         ends = time.monotonic() + seconds
         if ends < self._ends:
             self._ends = ends
@@ -137,13 +137,13 @@ class Lane:
 
     @asynccontextmanager
     async def idle(self) -> AsyncIterator[None]:
-        """Nobody waits for an answer on this lane within the block: its user may be cancelled. (The cancelling of a
-        psycopg call waits for the server, see `cut`.)"""
+        """No use waits for an answer within the block, so the lane's user may be cancelled. (Cancelling a psycopg call
+        waits for the server, see `cut`.)"""
         async with self._turn:
             yield
 
     async def over(self) -> None:
-        """End it now. When this returns, whoever used it has got the error."""
+        """End it now. When this returns, a use under way has failed."""
         self.end_in(0.0)
         async with self.idle():
             pass

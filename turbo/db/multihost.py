@@ -1,13 +1,13 @@
 """Several hosts in one DSN, tried side by side.
 
-    first host ──0.1 s, or its failure──▶ second host ──…──▶ the first session that may be opened wins, the others are let go
+    first host ──0.1 s, or its failure──▶ second host ──…──▶ the first session that opens wins, the others are closed
          ▲            │
          └── 0.1–0.4 s ── while another is still pending
 
-libpq and psycopg try one host after the other, each for `connect_timeout`. That is right for a host that refuses, and
-wrong for one that has lost its power or is frozen: every reconnect would stand before it for 5 s while the new primary
-takes writes. A standby refuses at once (target_session_attrs=read-write) and is asked again, for it may be promoted while
-the dead host is still being waited for.
+libpq and psycopg try one host after the other, each for `connect_timeout`. That is right for a host that refuses. It is
+wrong for one that has lost its power or is frozen: every reconnect would wait 5 s for it while the new primary takes
+writes. A standby refuses at once (target_session_attrs=read-write). It is tried again, because it may be promoted while
+the dead host still does not answer.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 STAGGER_SECONDS = 0.1
-"""Head start of a host before the next: as long as the first answers, the others are not bothered."""
+"""Head start of a host before the next: while the first one answers, the others are not asked."""
 
 AGAIN_SECONDS = (0.1, 0.4)
 
@@ -30,7 +30,7 @@ Arguments = Mapping[str, str | int]
 def each_host(arguments: Arguments) -> list[dict[str, str | int]]:
     """The arguments of a connection, once for each host they name (host, hostaddr and port, or PGHOST and so on).
 
-    Lists that libpq would refuse are left whole, for it to say so; so is a DSN that names a service.
+    Lists that libpq would refuse are left as they are, for libpq to report; so is a DSN that names a service.
     """
     lists = {key: _list(arguments, key) for key in ("host", "hostaddr", "port")}
     count = max(len(lists["host"]), len(lists["hostaddr"]))
@@ -93,8 +93,9 @@ async def open_any(hosts: Sequence[Arguments]) -> AsyncConnection[TupleRow]:
 
 
 async def _ended(racing: Sequence[asyncio.Task[AsyncConnection[TupleRow]]]) -> list[AsyncConnection[TupleRow]]:
-    """End the race. Returns the sessions that were opened, the winner first. Raises what is no psycopg.Error: a defect,
-    after which no session stays open."""
+    """End the race. Returns the sessions that were opened, the winner first.
+
+    Raises any other exception than psycopg.Error, a defect; then no session stays open."""
     for task in racing:
         task.cancel()
     results = await asyncio.gather(*racing, return_exceptions=True)

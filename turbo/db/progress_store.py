@@ -9,14 +9,14 @@ from turbo.domain.run import Progress
 
 
 class ProgressStore(Store):
-    """Bound to one worker. Its lane is no other store's: watching must not hold up work."""
+    """Bound to one worker. It has a lane for itself: showing progress must not hold up work."""
 
     def __init__(self, lane: Lane, worker_id: str) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
 
     async def write(self, latest: Mapping[ClaimRef, Progress], ended: Sequence[ClaimRef], deadline: float) -> None:
-        """Write the latest progress of runs, and take away the rows of ended ones. `deadline` in seconds."""
+        """Write the latest progress of runs, and delete the rows of ended ones. `deadline` in seconds."""
         parameters = {
             "worker": self._worker_id,
             "task_id": [claim.task_id for claim in latest],

@@ -1,4 +1,4 @@
-"""Statements of retention: what is old enough, and its deletion (turbo.maintenance.row_retention)."""
+"""Statements of retention: find rows that are old enough, and delete them (turbo.maintenance.row_retention)."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +25,7 @@ class RetentionAges:
 
 @dataclass(frozen=True, slots=True)
 class DueTasks:
-    """One look at finished tasks: ids that are old enough, how many rows were read, and where the next look begins."""
+    """One read of finished tasks: ids that are old enough, how many rows were read, and where the next read begins."""
 
     task_ids: list[str]
     read: int

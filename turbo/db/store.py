@@ -1,7 +1,7 @@
-"""What the stores have in common: statements of turbo/sql sent over one lane.
+"""The base of all stores: sends statements of turbo/sql over one lane.
 
 A method of a store is one statement and one round trip; its guarantees are written in the statement's file. All of them
-are right with any number of workers at once, after a replay, and against rows that came past the triggers. Methods raise
+are right with any number of workers at once, after a replay, and for rows that bypassed the triggers. Methods raise
 psycopg.Error and OSError (`db.DATABASE_ERRORS`); `db.is_transient` tells whether trying again may help.
 """
 

@@ -1,4 +1,4 @@
-"""Statements about workers: this worker's row and its beats, and what becomes of the tasks of dead ones."""
+"""Statements about workers: this worker's row, its heartbeat, and the tasks of dead workers."""
 
 import json
 from collections.abc import Sequence
@@ -98,7 +98,7 @@ class WorkerRegistry(Store):
     # ── the tasks of dead workers ───────────────────────────────────────────────────────────────────────────────────
 
     async def mark_dead(self, worker_ids: Sequence[str], host: str) -> list[str]:
-        """Mark siblings on this host dead whose process is known to be gone. Returns those the database knew."""
+        """Mark workers of this host dead whose process is known to be gone. Returns those the database knew."""
         return [row[0] for row in await self._rows("workers/mark_dead", {"dead": list(worker_ids), "host": host})]
 
     async def rescue(self, reason: RescueReason) -> list[Rescued]:

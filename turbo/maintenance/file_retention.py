@@ -158,7 +158,7 @@ def _take(path: Path, seen: TaskFiles) -> bool:
         log.warning("cannot remove %s: %s", path, error.strerror)
         return False
     if _touched(going, deep=path.parent.name == "logs") > seen.touched:
-        with suppress(OSError):  # a run that began anew has made one of its own
+        with suppress(OSError):  # a new run has made another directory already
             going.rename(path)
         return False
     remove_tree(going)

@@ -2,7 +2,7 @@
 
     follows ──the heartbeat won the lease──▶ leads: gauges every 15 s, prune every 5 min ──lease lost──▶ follows
 
-Right with two leaders at once: gauges are read, and pruning deletes what nobody uses.
+Right with two leaders at once: gauges are read, and pruning deletes rows that are not used any more.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""Riding out an outage: try, log it once, back off, log that it is over.
+"""Riding out an outage: try, log the failure once, back off, log the recovery.
 
     outage = Outage(log, "cannot claim", "claiming again", ...)
     while True:
@@ -9,8 +9,9 @@
         else:
             outage.over()                # logged once, if there was an outage
 
-Waiting cures most errors (the server restarts): they are warnings, tried again every second. It does not cure a revoked
-privilege: such an error is logged as an error, tried again more slowly, and logged again every five minutes.
+Waiting cures most errors, such as a server's restart: they are warnings, and the work is tried again about every second.
+It does not cure a revoked privilege: that is logged as an error, tried again more slowly, and logged again every five
+minutes.
 """
 
 import asyncio
@@ -21,7 +22,7 @@ from collections.abc import Callable
 from turbo.runtime.backoff import Backoff
 
 LASTING_FACTOR = 5.0
-"""How much longer the pauses are where waiting alone does not help."""
+"""How much longer the pauses are if waiting alone does not help."""
 
 REMIND_SECONDS = 300.0
 
@@ -42,7 +43,7 @@ class Outage:
         backoff: Backoff | None = None,
     ) -> None:
         """`failing` and `back` begin the two log lines. `lasting`: whether waiting alone will not cure an error. `kind`:
-        errors of the same kind are logged once. `reason`: one line about an error. `level`: of what does not last."""
+        errors of the same kind are logged once. `reason`: an error in one line. `level`: of errors that do not last."""
         self._log = logger
         self._failing = failing
         self._back = back

@@ -3,9 +3,9 @@
     start ──▶ running ──started is set──▶ at work ──stop──▶ gone
                  └── its code raises: a defect, reported; the worker drains and its supervisor starts another
 
-A service is one concern. It handles what it can foresee itself (a database that is away). Any other exception that leaves
-it, or a job it started, is a defect: it is reported, and the worker does not survive it. The spool and the lease look
-after the work in hand.
+A service is one concern. It handles expected errors itself, such as a database that is away. Any other exception in its
+code, or in a job it started, is a defect: it is reported, and the worker stops. No work is lost: results are in the spool,
+and tasks are rescued when the lease ends.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 
 Crashed = Callable[[str, BaseException], None]
-"""`crashed(name, error)`: called with a defect and the name of what it happened in."""
+"""`crashed(name, error)`: called with a defect, and the name of the service or job that raised it."""
 
 
 class Service(Protocol):
@@ -79,7 +79,7 @@ class Jobs:
 
 
 class LoopService(ABC):
-    """A service that is one coroutine on the worker's event loop. `jobs` are what it starts beside itself."""
+    """A service that is one coroutine on the worker's event loop. `jobs`: further work that it starts."""
 
     name: str
 
@@ -89,7 +89,7 @@ class LoopService(ABC):
         self.jobs = Jobs()
 
     def start(self, crashed: Crashed) -> None:
-        """See Service. `crashed` also hears of its jobs."""
+        """See Service. `crashed` is also called for its jobs."""
         self.jobs.report_to(crashed)
         self._task = asyncio.create_task(self.run(), name=self.name)
         self._task.add_done_callback(lambda task: report(task, crashed))

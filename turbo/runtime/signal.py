@@ -4,7 +4,7 @@
         insert(...)
         task = await claims.get()
 
-A signal nobody watches costs one look at an empty tuple.
+A signal without watchers costs almost nothing.
 """
 
 import asyncio

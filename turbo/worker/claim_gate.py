@@ -1,8 +1,10 @@
 """The claim gate: may this worker claim, which task types, and if not, why.
 
-Each source closes its own part: accounts the types whose account is paused, executor availability those whose program is
-missing, the spool all of them while the disk takes no result. The claimer looks before each claim. What a source closes
-holds from that line on: the database is told afterwards.
+    accounts: types whose account is paused ───────────────┐
+    executor availability: types whose program is missing ─┼──▶ types, open ──▶ the claimer, before each claim
+    spool: everything, while the disk takes no result ─────┘
+
+What a source closes is closed at once in this process; the worker's row is written afterwards (turbo.worker.presence).
 """
 
 import asyncio
@@ -24,7 +26,7 @@ class ClaimGate:
         self._by_source: dict[str, TypeFilter] = {}
 
     def source(self, name: str) -> Callable[[TypeFilter], None]:
-        """A new source of closed types. Returns how it says which types it lets through."""
+        """A new source of closed types. Returns a function to call with the types that it lets through."""
 
         def restrict(types: TypeFilter) -> None:
             self._by_source[name] = types

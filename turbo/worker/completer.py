@@ -273,7 +273,7 @@ def _size(result: RunResult, entry: SpoolEntry | None) -> int:
 
 
 def _is_about_one_result(error: psycopg.Error) -> bool:
-    """Whether a result in the batch may be the cause: what it holds, a constraint, or what a foreign trigger raises."""
+    """Whether one result of the batch may be the cause: its content, a constraint, or an error of a foreign trigger."""
     about_a_row = error.sqlstate is not None and error.sqlstate.startswith(("23", "P0"))
     return not db.is_transient(error) and (about_a_row or _unstorable(error))
 

@@ -1,4 +1,4 @@
-"""The heartbeat: "I am alive", from a thread and a connection of its own.
+"""The heartbeat: "I am alive", from a separate thread and connection.
 
     beating ──a beat every interval──▶ beating ──no answer, or an error──▶ reconnecting, logged once ──▶ beating
 

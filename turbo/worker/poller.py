@@ -1,4 +1,4 @@
-"""The poller: one poll, and what it saw handed to each part of the worker that acts on it."""
+"""The poller: sends a poll, and hands its result to the parts of the worker that act on it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from turbo.worker.wakeups import WakeUps
 
 
 class BreakerObserver(Protocol):
-    """Hears what each poll read about accounts (turbo.accounts.manager)."""
+    """Gets the account rows of each poll (turbo.accounts.manager)."""
 
     def polled(self, rows: tuple[AccountRow, ...], asked_at: float) -> None: ...
 

@@ -2,8 +2,8 @@
 
     registered as up ──every account paused──▶ paused ──one is open──▶ up ──drain──▶ draining ──goodbye──▶ no row
 
-The row must say what is so: a worker whose row stayed `paused` after an outage would claim nothing more. So what changed is
-written until the database has taken it.
+The row must be right: a worker whose row stayed `paused` after an outage would claim nothing more. So a change is written
+again and again until the database has taken it, and once more after a reconnect.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class WorkerPresence(LoopService):
-    """`listening`: notifications are known to arrive. A deaf worker is never idle, nor is one that drains."""
+    """A worker is never idle while it is deaf (notifications are not known to arrive) or drains."""
 
     name = "presence"
 
@@ -43,20 +43,29 @@ class WorkerPresence(LoopService):
         self._gate = gate
         self._wakeups = wakeups
         self._lifecycle = lifecycle
-        self._written: WorkerState | None = None  # what the row says; None: unknown
+        self._written: WorkerState | None = None  # the state in the row; None: unknown
         self._may_have_row = False  # a registration was sent
-        self.listening = False
+        self._hears = False
 
     @property
     def may_idle(self) -> bool:
-        return self.listening and not self._lifecycle.draining
+        return self._hears and not self._lifecycle.draining
 
     @property
     def state(self) -> WorkerState:
-        """What the row should say now."""
+        """The state that the row should have now."""
         if self._lifecycle.draining:
             return WorkerState.DRAINING
         return WorkerState.PAUSED if self._gate.types.none else WorkerState.UP
+
+    def connected(self, *, hears: bool) -> None:
+        """The listener has a session. `hears`: notifications are proved to arrive."""
+        self._hears = hears
+        self._written = None  # the database may be another server, with an older row
+
+    def disconnected(self) -> None:
+        """The listener has lost its session; notifications may have been missed."""
+        self._hears = False
 
     def state_changed(self) -> None:
         """Write the row anew, soon."""
@@ -68,6 +77,15 @@ class WorkerPresence(LoopService):
         self._may_have_row = True
         await self._registry.register(replace(self._row, metrics_address=self._endpoint.address), state)
         self._written = state
+
+    async def rewrite(self) -> None:
+        """Write the state, if the row may have another one, and the idle flag anew. Raises `db.DATABASE_ERRORS`."""
+        # The state first: a claim sent while the row is `paused` would find nothing, and use up its wake-up.
+        if self._written is not (state := self.state):
+            await self._registry.set_state(state)
+            self._written = state
+        if not self._lifecycle.draining:
+            await self.reset_idle()
 
     async def reset_idle(self) -> None:
         """Write the idle flag anew: a failover may have lost it, or what this worker may claim has changed. The next claims
@@ -92,11 +110,7 @@ class WorkerPresence(LoopService):
             await self._gate.changed.wait()
             self._gate.changed.clear()
             try:
-                if not self._lifecycle.draining:
-                    await self.reset_idle()
-                if self._written is not (state := self.state):
-                    await self._registry.set_state(state)
-                    self._written = state
+                await self.rewrite()
                 outage.over()
             except db.DATABASE_ERRORS as error:
                 self._written = None  # it may have been written all the same

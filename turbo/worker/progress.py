@@ -79,7 +79,7 @@ class ProgressWriter(LoopService):
             begun = time.monotonic()
             pause = WRITE_SECONDS
             if not await self._write():
-                self._event.set()  # what is held is still to be written, and newer reports with it
+                self._event.set()  # what is held has still to be written, together with newer reports
                 pause *= random.uniform(1.0, 5.0)
             await asyncio.sleep(max(0.0, begun + pause - time.monotonic()))
 
@@ -93,7 +93,7 @@ class ProgressWriter(LoopService):
         await self._lane.close()
 
     async def _write(self) -> bool:
-        """Write what is new. False when it has to be tried again."""
+        """Write new reports. False: try again."""
         running = self._slots.running
         latest, self._latest = self._latest, {}
         changed = {claim: p for claim, p in latest.items() if claim in running and self._written.get(claim) != p}
@@ -109,7 +109,7 @@ class ProgressWriter(LoopService):
             if db.is_transient(error) or isinstance(error, OSError):
                 self._latest = {**changed, **self._latest}
                 return False
-            # What the database refuses (a character that its encoding does not have) it would refuse again.
+            # The database would refuse it again (a character that its encoding does not have).
         else:
             self._outage.over()
         self._written = {c: p for c, p in (self._written | changed).items() if c in running or c in changed}

@@ -1,11 +1,12 @@
-"""The reconciler: compares what this worker runs with what the database says it runs.
+"""The reconciler: compares the runs of this worker with the runs that the database has for it.
 
 It compares only while runs are in flight, after a connection error, and when a run is to be stopped. Three differences:
 
-    orphan   the database says mine, this worker does not know it: the claim's answer was lost on the wire. The
-             statement itself gives it back
-    lost     this worker runs it, the database says it is not mine: taken back if no other worker has it, else ended
-    stop     a person wants it ended: the poll twin of `turbo_ctl`
+    orphan   the database has it as this worker's, and this worker does not know it: the claim's answer was lost on the
+             wire. The statement itself gives it back
+    lost     this worker runs it, and the database no longer has it as this worker's: it is taken back if no other
+             worker has it, else the run is ended
+    stop     a person requested its end: the fallback for a lost notification on `turbo_ctl`
 """
 
 import asyncio
@@ -42,7 +43,7 @@ class Reconciler(LoopService):
         kill_when_cut_off: bool,
     ) -> None:
         """`seconds` between comparisons. `claiming` is held during a claim, whose rows would look like orphans. `wanted`
-        is set by parts that need a comparison. With `kill_when_cut_off`, runs are ended once the lease must be over."""
+        is set by parts that need a comparison. `kill_when_cut_off`: end all runs once the lease must have ended."""
         super().__init__()
         self._store = store
         self._slots = slots

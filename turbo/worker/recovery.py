@@ -1,12 +1,12 @@
-"""Recovery: what a worker does after it lost the database, or the database lost it.
+"""Recovery: puts back what a failover or a crash may have taken from the database, after every reconnect.
 
-    connected ──▶ runs reasserted, results of the last hour sent again ──▶ idle flag written anew ──▶ restored
+    connected ──▶ runs reasserted, results of the last hour sent again ──▶ state, idle flag written anew ──▶ restored
         ▲                    └── the database fails meanwhile: again, until it succeeds
         └──disconnected──────┘
 
-The database may be another server, or may have forgotten its last moments. A claim that a crash forgot is taken back from
-`pending` before another worker claims it; a result that an asynchronous failover lost is recorded again. What the database
-still has answers `already`.
+The database may be another server, or may have lost its last commits. A claim that a crash lost is taken back from
+`pending` before another worker claims it. A result that an asynchronous failover lost is recorded again; one that the
+database still has is answered `already`.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ class Recovery(LoopService):
         """The listener has a session. `hears`: notifications are proved to arrive."""
         for lane in self._lanes:
             lane.prepare = hears  # a listener that hears proves that no transaction pooler is in the way
-        self._presence.listening = hears
+        self._presence.connected(hears=hears)
         self._session = abs(self._session) + 1
         self._event.set()
 
@@ -74,7 +74,7 @@ class Recovery(LoopService):
         """The listener has lost its session; notifications may have been missed."""
         self._session = -abs(self._session)
         self._gate.disconnected()
-        self._presence.listening = False
+        self._presence.disconnected()
 
     def failed(self, error: Exception, *, connecting: bool) -> None:
         """The listener lost a session, or (`connecting`) could not get one."""
@@ -104,15 +104,15 @@ class Recovery(LoopService):
             await self._completer.replay(await asyncio.to_thread(self._spool.recently_done), REPLAY_SECONDS)
         self._reconciler.compare_soon()
         self._contact.listened = True
-        await self._presence.reset_idle()
-        if session == self._session:  # else the listener has lost it meanwhile, and with it perhaps what was put back
+        await self._presence.rewrite()
+        if session == self._session:  # else it was lost meanwhile, and perhaps with it what was put back
             self._gate.restored()
         self._wakeups.poll_soon()
 
     # ── the heartbeat's side ────────────────────────────────────────────────────────────────────────────────────────
 
     def come_back(self) -> None:
-        """The database took this worker for dead, or lost its row."""
+        """The database marked this worker dead, or lost its row."""
         self.jobs.start(self._come_back(), "return after silence")
 
     def rescue(self) -> None:

@@ -1,13 +1,13 @@
-"""The recovery gate: after a crash or a failover nothing is claimed until what the database may have forgotten is put back.
+"""The recovery gate: after a crash or a failover, nothing is claimed until lost claims and results are put back.
 
     open ──the claims' session is on another server, or comes after a crash──▶ shut
       ▲                                                                          │
       └── own runs reasserted, own results sent again, and OTHERS_SECONDS for the rest of the fleet ◀──┘
 
-Claims are committed without waiting for the disk, so a crash forgets the claims of the last moments. An asynchronous
-failover may also lose results that were acknowledged. Such a task is pending again while its agent runs, or has ended, on
-some host, and the first worker to be back would claim it. So workers that are back wait for slower ones: a listener tries
-at least every 0.5 s. A session that was merely ended (a killed backend) shuts nothing.
+Claims are committed without waiting for the disk, so a crash loses the most recent ones. An asynchronous failover may also
+lose results that were acknowledged. Such a task is pending again although its agent still runs, or has ended, on some
+host. The first worker that reconnects would claim it. So workers wait for slower ones to reconnect: a listener tries at
+least every 0.5 s. A session that merely ended (a killed backend) does not shut the gate.
 """
 
 import asyncio
@@ -16,16 +16,16 @@ from contextlib import suppress
 
 OTHERS_SECONDS = 0.75
 RESTORE_SECONDS = 5.0
-"""How long claims wait for a listener that does not come back: then this worker's results and runs cannot be helped."""
+"""How long claims wait for a listener that cannot reconnect. After that they go on, although nothing was put back."""
 
 CRASHED = "57P02"
 
 
 class RecoveryGate:
-    """Hears from the claims' lane (it is its LaneObserver), the listener and Recovery; the claimer waits for it.
+    """Informed by the claims' lane (it is the LaneObserver), the listener and Recovery; the claimer waits for it.
 
-    An idle worker's lane is not used for minutes, so of a crash it only learns that its session is gone. The listener is
-    connected all the time, and sees the server refuse every session."""
+    An idle worker does not use its lane for minutes, so after a crash the lane only finds its session closed. The listener
+    is connected all the time, and sees the server refuse new sessions."""
 
     def __init__(self, seconds: float = OTHERS_SECONDS, restore_seconds: float = RESTORE_SECONDS) -> None:
         self._seconds = seconds

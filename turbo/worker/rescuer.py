@@ -1,4 +1,4 @@
-"""The rescuer: takes back the tasks of workers that are dead, for whichever worker claims them next."""
+"""The rescuer: takes back the tasks of dead workers, so that any worker can claim them."""
 
 import logging
 
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 class Rescuer:
-    """Right with two of them at once. A rescued task waits a short backoff before it runs again."""
+    """Two workers may rescue at once. A rescued task waits a short backoff before it runs again."""
 
     def __init__(self, registry: WorkerRegistry, wakeups: WakeUps, metrics: Metrics) -> None:
         self._registry = registry

@@ -302,7 +302,7 @@ class Runner:
             executor=run.executor,
             detail=detail,
         )
-        # What came from outside may hold what the database cannot store. An empty result holds nothing.
+        # Output from outside may hold characters that the database cannot store. An empty result needs no check.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
         return sanitize_result(result) if foreign or outcome.usage else result
 

@@ -3,10 +3,9 @@
     claims stop ──▶ runs end by themselves, up to drain_seconds ──▶ results recorded ──▶ compared once more ──▶ gone
                          └── time is up, or a second TERM: agents ended, tasks released uncounted ──┘
 
-From the end of the runs' time on, one deadline holds for everything (turbo.worker.shutdown_deadline): the service manager
-kills what is left after its stop timeout. With the database away, results that could not be recorded are left in the spool, and tasks
-that could not be released are left to the lease. The heartbeat goes on to the end, so that no other worker rescues what
-still runs here.
+After the runs' time, one deadline bounds everything (turbo.worker.shutdown_deadline): the service manager kills the process
+after its stop timeout. With the database away, unrecorded results stay in the spool, and tasks that could not be released
+are rescued when the lease ends. The heartbeat goes on to the end, so that no other worker rescues what still runs here.
 """
 
 import asyncio

@@ -101,7 +101,7 @@ class Startup(LoopService):
                 ended = await asyncio.to_thread(end_leftovers, home.journal)
                 if ended:
                     log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
-                # What it had not recorded, and what a failover may have lost of what it had.
+                # Results that were not recorded, and recorded ones that a failover may have lost.
                 await asyncio.to_thread(self._spool.adopt, Spool(home.spool))
             if not dead:
                 return

@@ -49,7 +49,7 @@ class WokenQueues:
 
 
 class WakeUps:
-    """For one worker, on its event loop. `idle`: what its idle flag in the database is, as far as it knows. `at_rest`: the
+    """For one worker, on its event loop. `idle`: the idle flag in the database, as far as this worker knows. `at_rest`: the
     claimer waits, and there is nothing to do."""
 
     def __init__(self, queues: Sequence[str], *, poll_seconds: float, recheck: bool = True) -> None:
@@ -118,7 +118,7 @@ class WakeUps:
         self._event.set()
 
     def polled(self, result: PollResult) -> None:
-        """What a poll saw, whoever sent it."""
+        """What a poll saw, the claimer's or the listener's."""
         self._next_due = None
         if result.next_in is not None:
             self.due_in(result.next_in)

@@ -7,16 +7,14 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
-
-T = TypeVar("T")
 
 PAUSE = 0.01
 
 
-def until(predicate: Callable[[], T], seconds: float = 20.0, what: str | Callable[[], str] = "") -> T:
+def until(predicate: Callable[[], object], seconds: float = 20.0, what: str | Callable[[], str] = "") -> Any:
     """Ask until the answer is true; that answer. Raises AssertionError with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

@@ -54,7 +54,9 @@ def main() -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="turbo-chaos-") as path:
             try:
-                measured = measure(fault, Path(path), rounds=given.rounds, window=given.window, seconds=given.seconds)
+                measured = measure(
+                    fault.name, [fault] * given.rounds, Path(path), window=given.window, seconds=given.seconds
+                )
             except AssertionError as error:
                 complaints.append(f"{fault.name}: {error}")
                 say(complaints[-1])

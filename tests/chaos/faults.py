@@ -62,7 +62,8 @@ def crash(fleet: Fleet, seconds: float) -> Bites:
 
 @contextlib.contextmanager
 def away(fleet: Fleet, mode: Any) -> Iterator[list[str]]:
-    refused, bites = fleet.refused, []
+    refused = fleet.refused
+    bites: list[str] = []
     fleet.server.stop(mode)
     yield bites
     fleet.server.start_again()

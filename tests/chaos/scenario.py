@@ -4,6 +4,7 @@ before ──window──▶ fault ──its seconds──▶ recovering ──�
 """
 
 import contextlib
+import itertools
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ RECOVERED = 0.8
 """Of the rate before, over one second: the first such second ends the recovery. A window's rate then is compared whole."""
 
 LIMIT_SECONDS = 90.0
+LOOK_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -56,40 +58,42 @@ class Measured:
 
 
 def measure(
-    fault: Fault, path: Path, *, rounds: int, window: float, seconds: float, without: Sequence[str] = ()
+    name: str, faults: Sequence[Fault], path: Path, *, window: float, seconds: float, without: Sequence[str] = ()
 ) -> Measured:
-    """Run it. Raises AssertionError when a fault did not bite, or the fleet does not come back."""
-    seconds = max(seconds, fault.at_least)
+    """One fleet, and a round for each of `faults`. Raises AssertionError when one did not bite, or the fleet does not come
+    back."""
     windows: list[tuple[float, float]] = []
-    faults: list[tuple[float, float]] = []
-    bites: list[str] = []
-    disks = small_disks(path, WORKERS) if fault.small_disk else contextlib.nullcontext()
-    with disks, fleet(path, through_proxy=fault.through_proxy, without=without) as one:
-        until(lambda: len(one.finished_at()) > 2 * WORKERS * SLOTS, 60, "warm")
+    broken: list[tuple[float, float]] = []
+    bites: dict[str, list[str]] = {}
+    disks = small_disks(path, WORKERS) if any(f.small_disk for f in faults) else contextlib.nullcontext()
+    through_proxy = any(f.through_proxy for f in faults)
+    with disks, fleet(path, through_proxy=through_proxy, without=without) as one:
+        until(lambda: len(one.finished_at()) > 2 * WORKERS * SLOTS, 60, "warm", pause=LOOK_SECONDS)
         windows.append(quiet_window(window))
-        for _ in range(rounds):
+        for fault in faults:
             begun = time.time()
-            with fault.inject(one, seconds) as bit:
-                time.sleep(max(0.0, seconds - (time.time() - begun)))
-            faults.append((begun, time.time()))
+            with fault.inject(one, max(seconds, fault.at_least)) as bit:
+                time.sleep(max(0.0, max(seconds, fault.at_least) - (time.time() - begun)))
+            broken.append((begun, time.time()))
             assert bit, f"{fault.name}: the fault did not bite"
-            bites = bit
+            bites[fault.name] = bit
             until(
-                lambda: recovered(one, windows[0], faults[-1][1]),
+                lambda: recovered(one, windows[0], broken[-1][1]),
                 LIMIT_SECONDS,
-                f"recovered\n{one.bench.logs()[-8000:]}",
+                lambda fault=fault: f"recovered from: {fault.name}\n{one.bench.logs()[-8000:]}",  # type: ignore[misc]
+                pause=LOOK_SECONDS,
             )
             windows.append(quiet_window(window))
         one.drained()
         at = one.finished_at()
         begun_runs, ended_runs = one.ledger("begin"), one.ledger("end")
         return Measured(
-            fault=fault.name,
-            bites="; ".join(bites),
+            fault=name,
+            bites="; ".join(itertools.chain.from_iterable(bites.values())),
             before=mean_rate(at, windows[:-1]),
-            during=mean_rate(at, faults),
+            during=mean_rate(at, broken),
             after=mean_rate(at, windows[1:]),
-            recovery=max(recovery(at, windows[0], end) or 0.0 for _, end in faults),
+            recovery=max(recovery(at, windows[0], end) or 0.0 for _, end in broken),
             tasks=len(one.accepted),
             lost=one.lost(),
             recorded_twice=one.recorded_twice(),

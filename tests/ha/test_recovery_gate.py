@@ -2,6 +2,7 @@
 
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_claim_forgotten_by_a_crash_is_left_to_its_worker(tmp_path, without, run
         workers.bench(server.dsn, tmp_path) as bench,
     ):
         migrate(server.dsn)
-        quiet = {
+        quiet: dict[str, Any] = {
             "slots": 1,
             "heartbeat_seconds": 20,
             "lease_seconds": 60,

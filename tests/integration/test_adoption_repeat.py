@@ -26,7 +26,7 @@ def test_adoption_resumes_after_a_cut_at_any_statement(
     columns = old_columns(empty_dsn)
     before, where = contents(empty_dsn, columns), places(empty_dsn)
     sent, allowed, cuts = 0, 0, 0
-    send, next_statement = _Runner._send, backfill.statement
+    send, next_statement = _Runner._send, backfill.statement  # type: ignore[attr-defined]
     monkeypatch.setattr(backfill, "BATCH", 7)
 
     def count(connection: psycopg.Connection | None) -> None:

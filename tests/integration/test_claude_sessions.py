@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
 # ── sessions ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def tried(outcome: Outcome, session: str | None = None) -> dict[str, object]:
+def tried(outcome: Outcome, session: str | None = None) -> dict[str, Any]:
     """The fields of a task that has been tried once."""
     return {"retry_count": 1, "agent_session_id": session or outcome.session_id}
 

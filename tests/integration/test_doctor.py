@@ -205,7 +205,7 @@ def test_read_only_standby_fails(host: Host) -> None:
     with embedded.temporary(**embedded_arguments()) as primary:  # type: ignore[arg-type]
         migrate(primary.dsn)
         with standby_of(primary) as standby:
-            config = {"metrics": {"port": 0}, "executors": {"noop": host.config["executors"]["noop"]}}
+            config: dict[str, Any] = {"metrics": {"port": 0}, "executors": {"noop": host.config["executors"]["noop"]}}
             config["routes"] = {"default": "noop"}
             only(host.doctor(dsn=standby.dsn, **config), "writable", "fail", "read-only standby")
             bad = wrong(host.doctor(dsn=primary.dsn, **config))
@@ -216,7 +216,7 @@ def test_read_only_standby_fails(host: Host) -> None:
             )
 
 
-def without_claude(host: Host) -> dict[str, object]:
+def without_claude(host: Host) -> dict[str, Any]:
     """No worker runs in this database, so the shell's environment counts, which has no CLI."""
     executors = {k: v for k, v in host.config["executors"].items() if k in ("noop", "ledger")}
     return {"executors": executors, "routes": {"default": "noop", "ledger": "ledger"}}

@@ -1,5 +1,7 @@
 """People edit rows by hand, and mean it: each edit does what they meant, and stands in the trail with their name."""
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -31,7 +33,7 @@ async def stores(dsn):
 
 
 def ended(held: ClaimRef, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> RunResult:
-    known = {
+    known: dict[str, Any] = {
         "task_id": held.task_id,
         "fencing_token": held.token,
         "outcome": outcome.value,
@@ -185,7 +187,7 @@ def test_unknown_status_is_refused_with_advice(db):
 async def test_updates_of_an_old_poller_are_unchanged(db, stores):
     """It claims, finishes, and puts back for a retry; turbo changes no column of it and writes no trail."""
     insert(db)
-    steps = [
+    steps: list[dict[str, Any]] = [
         {"status": "running", "assigned_worker_id": "old-1", "started_at": "2026-01-01 10:00:00+00"},
         {"status": "pending", "retry_count": 1, "assigned_worker_id": None, "error_message": "again"},
         {"status": "running", "assigned_worker_id": "old-1", "started_at": "2026-01-01 11:00:00+00"},

@@ -183,7 +183,7 @@ def test_log_cannot_control_the_terminal(talkers: Bench) -> None:
     talkers.insert("t", {"gates": [str(gate)]})
     talkers.wait("t")
     ours, theirs = pty.openpty()
-    command = [TURBO, "logs", "t", "--state-dir", talkers.path / "state", "--dsn", talkers.dsn]
+    command: list[str | Path] = [TURBO, "logs", "t", "--state-dir", talkers.path / "state", "--dsn", talkers.dsn]
     subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, check=True, timeout=30)
     os.close(theirs)
     seen = os.read(ours, 65536)

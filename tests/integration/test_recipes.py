@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -26,7 +25,7 @@ JDBC = Path("/usr/share/java/postgresql.jar")
 
 
 @pytest.fixture
-def counting(bench: Bench) -> Iterator[Bench]:
+def counting(bench: Bench) -> Bench:
     """A worker whose executor `words` is wc -w, as in config/worker.yaml."""
     config = bench.config()
     config["executors"]["words"] = {"kind": "command", "command": ["wc", "-w"]}

@@ -110,7 +110,7 @@ def can(connection: psycopg.Connection, query: sql.Composable) -> bool:
     """Run it for real, and take it back. Refused is only what the database calls insufficient privilege."""
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute(query)
+            connection.execute(query)  # type: ignore[call-overload]
     except errors.InsufficientPrivilege:
         return False
     return True

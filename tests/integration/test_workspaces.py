@@ -175,7 +175,7 @@ def test_diff_of_a_running_task_cannot_control_the_terminal(bench: Bench) -> Non
     tree = Path(bench.entries()[0]["cwd"])
     (tree / "evil").write_bytes(b"\x1b[31m\n")
     ours, theirs = pty.openpty()
-    command = [TURBO, "diff", "t", "--state-dir", bench.path / "state", "--dsn", bench.dsn]
+    command: list[str | Path] = [TURBO, "diff", "t", "--state-dir", bench.path / "state", "--dsn", bench.dsn]
     subprocess.run(command, stdout=theirs, env={**os.environ, "NO_COLOR": "1", "TERM": "xterm"}, check=True)
     os.close(theirs)
     said = b""

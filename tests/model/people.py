@@ -91,7 +91,7 @@ class People(Base):
                     row = await (
                         await db.execute("select status, fencing_token from agent_tasks where task_id = %s", [task_id])
                     ).fetchone()
-                    return "", row and row[0], [rows, row]
+                    return "", row[0] if row else None, [rows, row]
             except (psycopg.errors.ObjectInUse, psycopg.errors.UniqueViolation) as error:
                 if self.world.hand.begin is not None:
                     await self.world.hand.end("rollback")

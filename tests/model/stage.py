@@ -54,7 +54,7 @@ class Stage(Failover):
         self.a_new_task(retries, infra)
         self.is_heard(worker)
         run = self.claims_one(worker)
-        return run and (worker, run)
+        return None if run is None else (worker, run)
 
     def is_taken_from(self, worker: FakeWorker, i: int) -> FakeWorker:
         """A worker is silent for longer than its lease, and another takes its tasks back."""

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -23,9 +24,12 @@ def world(dsn: str) -> Iterator[World]:
 
 
 def test_no_order_of_events_loses_or_repeats_a_task(world):
-    machine = type("Fleet", (Fleet,), {"world": world, "seen": Counter()})
+    class Seen(Fleet):
+        seen: ClassVar[Counter[str]] = Counter()
+
+    Seen.world = world
     run_state_machine_as_test(
-        machine,
+        Seen,
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
@@ -37,4 +41,4 @@ def test_no_order_of_events_loses_or_repeats_a_task(world):
             suppress_health_check=list(HealthCheck),
         ),
     )
-    print(dict(sorted(machine.seen.items())))
+    print(dict(sorted(Seen.seen.items())))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ from turbo.process.journal import Journal
 KEY = {"ANTHROPIC_API_KEY": "sk-ant-test-1234567890"}
 OAUTH = {"CLAUDE_CODE_OAUTH_TOKEN": "sk-ant-oat01-test-1234567890"}
 RESETS_AT = int(time.time()) + 7200
-ALLOWED = {"allowed_tools": ["Bash", "Read"]}
+ALLOWED: dict[str, Any] = {"allowed_tools": ["Bash", "Read"]}
 
 
 def the_cli() -> str:

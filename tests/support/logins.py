@@ -17,7 +17,7 @@ def login(dsn: str, *roles: str, attributes: str = "") -> Iterator[str]:
         admin.execute(
             sql.SQL("create role {} login password {} " + attributes).format(
                 sql.Identifier(name), sql.Literal(password)
-            )  # type: ignore[arg-type]
+            )
         )
         for role in roles:
             admin.execute(sql.SQL("grant {} to {}").format(sql.Identifier(role), sql.Identifier(name)))

@@ -159,7 +159,7 @@ def _text_block(answer: str) -> tuple[dict[str, Any], dict[str, Any]]:
 def _message(
     blocks: list[tuple[dict[str, Any], dict[str, Any]]], usage: dict[str, int], output_tokens: int, stop_reason: str
 ) -> Iterator[bytes]:
-    start = {
+    start: dict[str, Any] = {
         "id": "msg_" + uuid.uuid4().hex[:24],
         "type": "message",
         "role": "assistant",

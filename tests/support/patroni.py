@@ -64,7 +64,7 @@ def program() -> Path:
         if not (home / ".complete").exists():
             shutil.rmtree(home, ignore_errors=True)
             subprocess.run([_usable_python(), "-m", "venv", home], check=True, cwd="/")
-            pip = [home / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "-r", PINS]
+            pip: list[str | Path] = [home / "bin/pip", "install", "--quiet", "--disable-pip-version-check", "-r", PINS]
             subprocess.run(pip, check=True, cwd="/")
             if os.geteuid() == 0:
                 subprocess.run(["/bin/chmod", "-R", "a+rX", home], check=True)

@@ -7,23 +7,26 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
-
-T = TypeVar("T")
 
 PAUSE = 0.01
 
 
-def until(predicate: Callable[[], T], seconds: float = 20.0, what: str | Callable[[], str] = "") -> T:
+def until(
+    predicate: Callable[[], object],
+    seconds: float = 20.0,
+    what: str | Callable[[], str] = "",
+    pause: float = PAUSE,
+) -> Any:
     """Ask until the answer is true; that answer. Raises AssertionError with `what` after `seconds`."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         value = predicate()
         if value:
             return value
-        time.sleep(PAUSE)
+        time.sleep(pause)
     raise AssertionError(f"not within {seconds} s: {what() if callable(what) else what or predicate}")
 
 

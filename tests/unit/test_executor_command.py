@@ -339,7 +339,8 @@ async def test_wall_clock_and_silence_timeouts_are_distinct(make: Make, tmp_path
 
 
 async def test_stop_ends_the_program_and_its_family(make: Make, tmp_path: Path) -> None:
-    stop, pids = StopSignal(), []
+    stop = StopSignal()
+    pids: list[int] = []
     run = Run(task(), tmp_path / "work", tmp_path / "log", stop=stop, started=pids.append)
     job = asyncio.create_task(make(*PYTHON, "-c", FAMILY).run(run))
     await until_async(lambda: run.log_path.exists() and run.log_path.read_text(), what="the family's pids")

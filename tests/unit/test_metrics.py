@@ -3,6 +3,7 @@
 import re
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import generate_latest
 
@@ -36,12 +37,12 @@ def test_page_lists_exactly_these_metrics_types_and_labels():
         plain = re.sub(r"\([^)]*\)", "", labels)
         documented[name] = (kind, {label.strip() for label in plain.split(",") if label.strip()})
     found = {}
-    for collector in set(Metrics().registry._collector_to_names):
+    for collector in set(Metrics().registry._collector_to_names):  # type: ignore[arg-type]
         for family in collector.describe() if hasattr(collector, "describe") else collector.collect():
             if family.name.startswith("process_"):  # the library's own; the page names them together
                 continue
-            labels = getattr(family, "_labelnames", None) or getattr(collector, "_labelnames", ())
-            found[family.name + ("_total" if family.type == "counter" else "")] = (family.type, set(labels))
+            its_labels: Any = getattr(family, "_labelnames", None) or getattr(collector, "_labelnames", ())
+            found[family.name + ("_total" if family.type == "counter" else "")] = (family.type, set(its_labels))
     assert documented == found
 
 

@@ -22,7 +22,7 @@ from turbo.db.multihost import each_host
 def test_hosts_and_ports_are_paired(dsn, hosts, monkeypatch):
     for name in ("PGHOST", "PGHOSTADDR", "PGPORT"):
         monkeypatch.delenv(name, raising=False)
-    found = each_host(conninfo.conninfo_to_dict(dsn))
+    found = each_host(conninfo.conninfo_to_dict(dsn))  # type: ignore[arg-type]
     assert [(one.get("host"), one.get("port")) for one in found] == hosts
 
 

@@ -292,7 +292,7 @@ async def test_fetch_brings_only_the_remote_branch(tmp_path: Path, repo: Path) -
     after = checkout(clone)
     changed = set(after["refs"].splitlines()) ^ set(before["refs"].splitlines())
     assert {line.split()[0] for line in changed} == {"refs/remotes/origin/main", "refs/remotes/origin/HEAD"}
-    assert after | {"refs": ""} == before | {"refs": ""}
+    assert {**after, "refs": ""} == {**before, "refs": ""}
 
 
 async def test_failed_fetch_fails_the_task_without_a_prompt(tmp_path: Path, repo: Path) -> None:

@@ -46,6 +46,32 @@ def test_revoked_privilege_is_logged_once_and_ridden_out(member: Bench, dsn: str
         until(lambda: owner.execute("select status from agent_tasks").fetchone() == ("completed",))
 
 
+def test_refused_poll_spares_the_listener(member: Bench, dsn: str) -> None:
+    """Its session works, and notifications still arrive: only the poll itself is refused."""
+    worker = member.start(poll_seconds=1).listening()
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("revoke update on agent_tasks from turbo_worker")
+        worker.said("cannot poll: permission denied for table agent_tasks")
+        time.sleep(4)
+        assert worker.log.count("cannot poll") == 1
+        assert "listener lost its session" not in worker.log
+        grant_roles(dsn)
+        worker.said("polling again")
+
+
+def test_refused_registration_is_logged_once(member: Bench, dsn: str) -> None:
+    worker = member.start().listening()
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("revoke insert on agent_workers from turbo_worker")
+        owner.execute("delete from agent_workers")
+        worker.said("cannot register: permission denied for table agent_workers")
+        time.sleep(4)
+        assert worker.log.count("cannot register") == 1
+        assert worker.log.count("registering again") == 1
+        grant_roles(dsn)
+        worker.said("registered again")
+
+
 def test_start_without_a_privilege_names_it_once(member: Bench, dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as owner:
         owner.execute("revoke all on agent_workers from turbo_worker")

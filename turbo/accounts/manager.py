@@ -85,6 +85,7 @@ class AccountManager(LoopService):
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
         self._changes = asyncio.Event()
         self._types = TypeFilter()
+        self._probe_outage = db.outage(log, "cannot probe an account", "accounts are probed again")
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
         for name in self.names:
             metrics.auth_failures.labels(name)
@@ -282,8 +283,9 @@ class AccountManager(LoopService):
             mine = await self._prober.probe(breaker, host)
             await self._refresh(breaker)
         except db.DATABASE_ERRORS as error:
-            log.warning("account %s: cannot probe: %s", breaker.account, db.reason(error))
+            self._probe_outage.failed(error)
             return False
+        self._probe_outage.over()
         return mine
 
 

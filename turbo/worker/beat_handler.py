@@ -28,7 +28,6 @@ class BeatHandler:
         if beat.answer.died:
             log.warning("marked dead, no beat within their lease: %s", ", ".join(beat.answer.died))
         if not beat.answer.alive:
-            log.warning("the database marked this worker dead, or lost its row: registering again")
             self._recovery.come_back()
         if beat.answer.to_rescue:
             self._recovery.rescue()

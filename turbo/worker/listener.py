@@ -117,6 +117,7 @@ class Listener(LoopService):
             log, "listener lost its session", "listener is back", backoff=Backoff(cap=RECONNECT_SECONDS)
         )
         self._proving = db.outage(log, "cannot send the proof of delivery", "the proof of delivery is sent")
+        self._polling = db.outage(log, "cannot poll", "polling again")
         self._deaf = False
         self.hears = False
         self.listening: Signal[bool] = Signal()
@@ -279,4 +280,11 @@ class Listener(LoopService):
             await self._poll(connection)
 
     async def _poll(self, connection: Connection) -> None:
-        await db.within(POLL_DEADLINE, connection, self._poller.poll(connection))
+        try:
+            await db.within(POLL_DEADLINE, connection, self._poller.poll(connection))
+        except db.DATABASE_ERRORS as error:
+            if connection.closed or not db.is_lasting(error):
+                raise
+            self._polling.failed(error)  # a revoked privilege: the session works, and notifications still arrive
+        else:
+            self._polling.over()

@@ -58,6 +58,8 @@ class Recovery(LoopService):
         self._rescuer = rescuer
         self._wakeups = wakeups
         self._event = asyncio.Event()
+        self._registering = db.outage(log, "cannot register", "registered again")
+        self._rescuing = db.outage(log, "cannot rescue", "rescuing again")
         self._session = 0  # counts the listener's sessions; negative while there is none
 
     # ── the listener's side ─────────────────────────────────────────────────────────────────────────────────────────
@@ -113,6 +115,8 @@ class Recovery(LoopService):
 
     def come_back(self) -> None:
         """The database marked this worker dead, or lost its row."""
+        if not self._registering.active:
+            log.warning("the database marked this worker dead, or lost its row: registering again")
         self.jobs.start(self._come_back(), "return after silence")
 
     def rescue(self) -> None:
@@ -125,10 +129,14 @@ class Recovery(LoopService):
             self._reconciler.compare_soon()
             await self._presence.reset_idle()
         except db.DATABASE_ERRORS as error:
-            log.warning("cannot register: %s", db.reason(error))  # the next beat asks again
+            self._registering.failed(error)  # the next beat asks again
+        else:
+            self._registering.over()
 
     async def _rescue(self) -> None:
         try:
             await self._rescuer.rescue(RescueReason.WORKER_SILENT)
         except db.DATABASE_ERRORS as error:
-            log.warning("cannot rescue: %s", db.reason(error))  # the next beat asks again
+            self._rescuing.failed(error)  # the next beat asks again
+        else:
+            self._rescuing.over()

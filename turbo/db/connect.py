@@ -31,7 +31,7 @@ SESSION_SETTINGS = (
     " set_config('client_min_messages', 'warning', false),"
     " set_config('jit', 'off', false), pg_catalog.pg_postmaster_start_time()::text"
 )
-"""Their last column tells one server, or one start of it, from another."""
+"""The last column distinguishes servers, and starts of one server."""
 
 Connection = AsyncConnection[TupleRow]
 

@@ -1,4 +1,4 @@
-"""A finding: what a check saw, how much it matters, and what to do about it.
+"""A finding of a check: the observation, how much it matters, and the remedy.
 
 `turbo doctor`, `turbo status`, `turbo fleet status`, `turbo migrate --plan` and the configuration loader all report findings.
 """
@@ -10,8 +10,8 @@ from turbo.domain.states import Level
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`what` is the case; `do` is the remedy, '' where there is nothing to do. `subject` names what was checked: a doctor's
-    check, or a key path in a configuration file ('' where `what` names it already)."""
+    """`what`: the observation. `do`: the remedy, '' if there is nothing to do. `subject`: a doctor's check, or a key path in
+    a configuration file ('' if `what` names it already)."""
 
     level: Level
     what: str

@@ -1,4 +1,4 @@
-"""What became of one run: a closed type, decided by the executor, read by everything after it.
+"""How one run ended: a closed type, decided by the executor, read by everything after it.
 
 `OutcomeKind` is also the label `outcome` of the metrics and `detail.outcome` of the audit trail; `FailureKind` is
 `agent_tasks.failure_kind` and the label `reason` of `turbo_retries_total`.
@@ -52,7 +52,7 @@ class Outcome:
     `output` is any JSON value (it becomes `output_data.output`); `error` is text for a person, shown in
     `error_message`; `final` means that a further attempt cannot help (bad request, no route): it fails at once.
     `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
-    `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None says nothing about it.
+    `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None leaves it open.
     `resets_at` is Unix seconds. `extra` is merged into `output_data` beside `output` (a workspace, turns).
     """
 

@@ -1,4 +1,4 @@
-"""The end of one run as it is recorded: what the spool keeps, and what the database is sent."""
+"""The end of one run in the form that the spool keeps and the database gets."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,7 @@ class RunResult:
 
     `outcome` is an OutcomeKind's value. `output` is the whole of output_data. `execution_ms` is in milliseconds,
     `retry_delay_seconds` in seconds. `final`: no further attempt. `uncounted`: the task goes back as it was, because its
-    account is paused. `agent_session_id`: the session a retry resumes; '' forbids that, None says nothing about it.
+    account is paused. `agent_session_id`: the session a retry resumes; '' forbids that, None leaves it open.
     `finished_at` is the host's clock when the result was put on disk, for people.
     """
 

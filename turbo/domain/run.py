@@ -12,7 +12,7 @@ from turbo.domain.task import Task
 
 
 class StopSignal:
-    """Asks a run to end, and says why. Set once, by the worker; awaited by the executor."""
+    """Asks a run to end, and gives the cause. Set once, by the worker; awaited by the executor."""
 
     def __init__(self) -> None:
         self._event: asyncio.Event | None = None  # made when an executor waits: most light runs end before

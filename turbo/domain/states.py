@@ -53,7 +53,7 @@ class PauseReason(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What the database says to one result (sql/tasks/finish.sql)."""
+    """What the database answers to one result (sql/tasks/finish.sql)."""
 
     RECORDED = "recorded"
     ALREADY = "already"  # a replay
@@ -64,7 +64,7 @@ class Verdict(StrEnum):
 class StopCause(StrEnum):
     """Why a run is asked to end."""
 
-    CANCEL = "cancel"  # a person asked for it
+    CANCEL = "cancel"  # a person requested it
     DRAIN = "drain"  # the worker stops
     LOST = "lost"  # another worker has the task
 
@@ -135,4 +135,4 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.CANCELLED, TaskState.COMPLETED): "corrected by hand",
     (TaskState.CANCELLED, TaskState.FAILED): "corrected by hand",
 }
-"""What may follow what, and why."""
+"""The allowed transitions, each with its reason."""

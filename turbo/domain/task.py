@@ -10,7 +10,7 @@ class Task:
     `task_id` is text whatever the column's type is. `input_data` is the parsed JSON value (usually a dict, or None).
     `timeout_seconds` is the wall limit of one run. `attempt` counts from 1. `fencing_token` names this claim: a
     second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
-    `input_error` says why `input_data` could not be read (nested too deep, a number too long): such a task fails at once.
+    `input_error`: why `input_data` could not be read (nested too deep, a number too long); such a task fails at once.
     """
 
     task_id: str

@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 class BeatHandler:
     def __init__(self, listener: Listener, lanes: tuple[Lane, ...], leadership: Leadership, recovery: Recovery) -> None:
-        """`lanes`: sessions that would wait in vain on a server the database has moved from."""
+        """`lanes`: those of claims and results, which must not wait for a server that the database has left."""
         self._listener = listener
         self._lanes = lanes
         self._leadership = leadership

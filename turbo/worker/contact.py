@@ -1,4 +1,4 @@
-"""When this worker last reached the database: written by the heartbeat and the listener, read by those who must know."""
+"""Contact with the database: when this worker last reached it. Written by the heartbeat and by Recovery."""
 
 import time
 

@@ -32,13 +32,13 @@ log = logging.getLogger(__name__)
 LEADER_LEASE_BEATS = 3
 BEAT_DEADLINE = 5.0
 """A frozen server is noticed within a beat and this: sooner than a cluster manager's default (20 s) gives it up. Nothing
-else notices it while the worker is idle, so a beat also tells that it has found another server."""
+else notices it while the worker is idle, so a beat also reports that it found another server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Beat:
     """One beat that the database took. `moved_to`: the server (db.open_session), in the first beat after another one.
-    `after_silence`: the beat before got no answer in time, so other sessions may wait in vain, too."""
+    `after_silence`: the beat before got no answer in time, so other sessions may wait for a dead server, too."""
 
     answer: BeatAnswer
     moved_to: str | None = None

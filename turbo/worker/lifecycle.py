@@ -1,4 +1,4 @@
-"""How a worker's life ends: a stop that was asked for, or a defect.
+"""The lifecycle of a worker: it ends by a requested stop, or by a defect.
 
 running ──TERM, or a defect──▶ stopping ──a second TERM, or a defect──▶ now: runs are ended without waiting
 """
@@ -20,7 +20,7 @@ class Lifecycle:
 
     @property
     def exit_code(self) -> int:
-        """0 after a stop that was asked for, 1 after a defect: the service manager then starts the worker again."""
+        """0 after a requested stop, 1 after a defect: the service manager then starts the worker again."""
         return 0 if self.defect is None else 1
 
     def stop(self) -> None:

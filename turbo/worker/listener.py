@@ -1,10 +1,10 @@
-"""The listener: one session that LISTENs, proves that notifications arrive, and says so when they do not.
+"""The listener: one session that LISTENs, proves that notifications arrive, and logs when they do not.
 
     connecting ──LISTEN, proof of delivery──▶ up ──error, or a poll without an answer──▶ connecting
          │                                                                                  ▲
          └──the proof did not arrive──▶ deaf ──────────try again every 30 s─────────────────┘
 
-A notification is a hint: everything it says is read again from the rows. A lost one costs time, never a task, and the
+A notification is a hint: its content is always read again from the rows. A lost one costs time, never a task, and the
 fallback poll bounds that time. The poll runs on the LISTEN session itself, with a deadline on this side: a frozen server
 or a half-open connection is not noticed otherwise (not in 43 s).
 
@@ -123,7 +123,7 @@ class Listener(LoopService):
         self.listening: Signal[bool] = Signal()
 
     def leave(self, moved_to: str | None) -> None:
-        """The database is on server `moved_to` now: a session on another one waits in vain. None: any session may."""
+        """The database is on server `moved_to` now: end a session on another one. None: end any session."""
         if self._connection is not None and self._server != moved_to:
             db.cut(self._connection)
 

@@ -10,7 +10,7 @@ END_SECONDS = 13.0
 `fleet.instance.STOP_MARGIN_SECONDS` for it; the difference is slack for a busy machine."""
 
 STEP_SECONDS = 1.0
-"""What each step after the runs is sure to have of it: release, record, say goodbye, end without the database."""
+"""The share of it that each step after the runs has for sure: release, record, say goodbye, end without the database."""
 
 
 class ShutdownDeadline:

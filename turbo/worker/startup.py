@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class SchemaMismatch(Exception):
-    """The database's schema is not one this worker can work with; the message says what to do."""
+    """This worker cannot work with the database's schema. The message names the remedy."""
 
     def __init__(self, fit: migrate.SchemaFit, text: str) -> None:
         super().__init__(text)

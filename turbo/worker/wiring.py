@@ -1,4 +1,4 @@
-"""Wiring: builds every part of one worker, in the order of what each needs. Constructor arguments only.
+"""Wiring: builds every part of one worker in the order of their dependencies, by constructor arguments only.
 
     listener ──▶ claimer ──▶ runner ──▶ executor ──▶ completer        the path of a task
 
@@ -244,7 +244,7 @@ def wire(
         poll_seconds=settings.poll_seconds,
     )
 
-    # Life and death.
+    # Heartbeat, start-up and shutdown.
     heartbeat = Heartbeat(
         dsn,
         worker_id,

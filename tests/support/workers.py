@@ -66,7 +66,7 @@ class WorkerProcess:
         until(
             lambda: self.log.count(text) >= times or self.process.poll() is not None,
             seconds,
-            f"{text!r} in\n{self.log}",
+            lambda: f"{text!r} in\n{self.log}",
         )
         assert self.log.count(text) >= times, f"the worker ended without saying {text!r}:\n{self.log}"
 
@@ -177,7 +177,7 @@ class Bench:
         until(
             lambda: self.row(task_id).get("status") == status,
             seconds,
-            f"{task_id} {status}; {self.row(task_id)}\n{self.logs()}",
+            lambda: f"{task_id} {status}; {self.row(task_id)}\n{self.logs()}",
         )
         return self.row(task_id)
 

@@ -62,6 +62,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/constraints.txt benchm
 chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; CHAOS='--only network' for some
 	@$(BIN)/python -m tests.chaos $(CHAOS)
 
+cost: $(STAMP)  ## Instructions of each statement, beside the recorded figures; COST='--only claim,finish', --check, --record
+	@$(BIN)/python -m benchmarks.cost $(COST)
+
 bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index sizes, by the tables' settings
 	@$(BIN)/python benchmarks/bloat.py
 
@@ -75,4 +78,4 @@ soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test quick format lint check db monitoring dashboards docs bench bench-bloat chaos model soak clean
+.PHONY: help venv demo test quick format lint check db monitoring dashboards docs bench bench-bloat cost chaos model soak clean

@@ -19,6 +19,8 @@ INTRODUCTION = """# Benchmarks
 `make bench` measures turbo beside its peers on one embedded PostgreSQL and writes this page; `make bench ONLY=pickup,herd ROUNDS=3`
 runs some of it. All contenders of a measure run in turn, round after round. On a machine as small as the one below, where the
 database, the worker and the client share two cores, absolute figures say little: read the ratios, which come from the same run.
+
+What each statement costs the database, in instructions, is on [a page by itself](cost.md) (`make cost`).
 """
 
 

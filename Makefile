@@ -21,7 +21,7 @@ demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted thro
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
-	@$(BIN)/python -m pytest -m quiet
+	@$(BIN)/python -m pytest -m quiet -n 2
 	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-4} --dist loadgroup
 
 quick: $(STAMP)  ## Run the unit tests and a task's path through a real worker, in at most 90 s
@@ -30,6 +30,9 @@ quick: $(STAMP)  ## Run the unit tests and a task's path through a real worker, 
 format: $(STAMP)  ## Format the code, and fix what ruff can fix
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+prove: $(STAMP)  ## The tests at full size, for hours: nightly, before a release; writes docs/benchmarks/prove.md; PROVE="--only soak"
+	@$(BIN)/python -m tests.prove $(PROVE)
 
 lint: $(STAMP)  ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .
@@ -78,4 +81,4 @@ soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test quick format lint check db monitoring dashboards docs bench bench-bloat cost chaos model soak clean
+.PHONY: help venv demo test quick format prove lint check db monitoring dashboards docs bench bench-bloat cost chaos model soak clean

@@ -7,6 +7,7 @@ import pytest
 
 from tests.support import workers
 from tests.support.replication import Nodes, bare_client, nodes, one
+from tests.support.size import sized
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 
@@ -78,6 +79,7 @@ def test_without_random_bits_fencing_tokens_repeat(tmp_path):
 
 
 @pytest.mark.quiet
+@pytest.mark.sized
 @pytest.mark.parametrize(("end", "synchronous"), [("killed", False), ("frozen", False), ("killed", True)])
 def test_first_claim_follows_within_2_s_of_promotion(tmp_path, capsys, end, synchronous):
     """Beside a bare psycopg client with the same DSN. Frozen: the dead host's sockets stay open, and take connections."""
@@ -94,7 +96,7 @@ def test_first_claim_follows_within_2_s_of_promotion(tmp_path, capsys, end, sync
             pair.kill()
         else:
             pair.freeze()
-        time.sleep(8)  # an outage: beats fail, reconnects are at their longest pause
+        time.sleep(sized(4, 8))  # an outage: beats fail, reconnects are at their longest pause
         with bare_client(pair.dsn) as client:
             pair.promote()
             writes_at = time.time()

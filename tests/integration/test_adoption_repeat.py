@@ -1,5 +1,7 @@
 """An adoption may be cut off anywhere and run again; and what it does to rows that waited before turbo came."""
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -8,8 +10,7 @@ from tests.support.migrations import Background, query
 from tests.support.odd_tables import PREDECESSOR, OddTable
 from turbo.migrate import migrate
 from turbo.migrate.adoption import backfill
-from turbo.migrate.files import Block, read
-from turbo.migrate.runner import _Runner
+from turbo.migrate.files import read
 
 
 class Killed(Exception):
@@ -26,7 +27,7 @@ def test_adoption_resumes_after_a_cut_at_any_statement(
     columns = old_columns(empty_dsn)
     before, where = contents(empty_dsn, columns), places(empty_dsn)
     sent, allowed, cuts = 0, 0, 0
-    send, next_statement = _Runner._send, backfill.statement  # type: ignore[attr-defined]
+    execute, next_statement = psycopg.Connection.execute, backfill.statement  # type: ignore[attr-defined]
     monkeypatch.setattr(backfill, "BATCH", 7)
 
     def count(connection: psycopg.Connection | None) -> None:
@@ -37,15 +38,16 @@ def test_adoption_resumes_after_a_cut_at_any_statement(
                 connection.close()
             raise Killed
 
-    def counted_send(runner: _Runner, block: Block) -> None:
-        count(runner._connection)
-        send(runner, block)
+    def counted_execute(connection: psycopg.Connection, query: Any, *more: Any, **options: Any) -> Any:
+        if isinstance(query, bytes):  # a statement of a migration's file
+            count(connection)
+        return execute(connection, query, *more, **options)
 
     def counted_statement(name: str) -> str:
         count(None)
         return next_statement(name)
 
-    monkeypatch.setattr(_Runner, "_send", counted_send)
+    monkeypatch.setattr(psycopg.Connection, "execute", counted_execute)
     monkeypatch.setattr(backfill, "statement", counted_statement)
     while True:
         sent = 0
@@ -70,7 +72,6 @@ def test_adoption_resumes_after_a_cut_at_any_statement(
 def test_locked_waiting_row_is_skipped_and_unchanged(empty_dsn: str) -> None:
     make(empty_dsn, PREDECESSOR, rows=200)
     with psycopg.connect(empty_dsn) as poller:
-        run = Background(empty_dsn, PATIENCE)
         locked: list[tuple[object, ...]] = []
 
         def lock(one: str) -> None:
@@ -81,9 +82,7 @@ def test_locked_waiting_row_is_skipped_and_unchanged(empty_dsn: str) -> None:
                     ).fetchall()
                 )
 
-        say = run._say
-        run._say = lambda line: (lock(line), say(line))[1]  # type: ignore[method-assign]
-        run.start()
+        run = Background(empty_dsn, PATIENCE, on_line=lock).start()
         run.heard("39 waiting rows got their created_at")
         poller.execute("update agent_tasks set status = 'assigned' where task_id = %s", locked[0])
         poller.commit()

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.support.rig import Rig, finished
+from tests.support.size import sized
 from tests.support.stores import Stores
 from turbo.db.lane import Lane
 from turbo.db.worker_registry import WorkerRow
@@ -59,8 +60,9 @@ async def race(dsn: str, seconds: float) -> tuple[int, int]:
 
 
 @pytest.mark.quiet
+@pytest.mark.sized
 async def test_runs_of_one_key_never_overlap(dsn, capsys):
-    runs, overlaps = await race(dsn, 6)
+    runs, overlaps = await race(dsn, sized(2.0, 60.0))
     with capsys.disabled():
         print(f"\nkeyed runs raced by six workers: {runs}, overlapping: {overlaps}")
     assert runs > 100

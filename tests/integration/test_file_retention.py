@@ -9,6 +9,7 @@ import pytest
 from tests.support.stores import Stores
 from tests.support.waiting import until
 from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRegistry
 from turbo.host.state_dir import StateDir, safe_name
 from turbo.maintenance.file_retention import TRASH_PREFIX, FileRetention
 from turbo.worker.slots import Slots
@@ -77,15 +78,15 @@ async def test_directory_entered_meanwhile_is_restored(bench, monkeypatch):
     bench.start(files_days=None).listening()
     ran(bench, "t", days=15)
     async with tidy(bench) as tidier:
-        asked = tidier._queue.unfinished
+        unfinished = WorkerRegistry.unfinished
 
-        async def and_then_it_is_run_again():
-            answer = await asked()
+        async def and_then_it_is_run_again(registry):
+            answer = await unfinished(registry)
             bench.sql("update agent_tasks set status = 'pending' where task_id = 't'")
             until(lambda: bench.runs()["t"] == 2)
             return answer
 
-        monkeypatch.setattr(tidier._queue, "unfinished", and_then_it_is_run_again)
+        monkeypatch.setattr(WorkerRegistry, "unfinished", and_then_it_is_run_again)
         assert await tidier.once() == []
         assert there(bench, "t") == [True, True]
         assert not [p for p in (bench.path / "state/tasks").iterdir() if p.name.startswith(TRASH_PREFIX)]

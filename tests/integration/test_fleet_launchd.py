@@ -4,6 +4,7 @@ environment and directory and nothing else. tests/support/launchd.py describes w
 
 import plistlib
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -163,6 +164,7 @@ def roll(fleet: FleetBench) -> tuple[list[str], int]:
         restart = fleet.start("restart")
         while restart.poll() is None:
             least = min(least, len(fleet.ids()))
+            time.sleep(0.02)
         said = restart.communicate()[0]
     assert restart.returncode == 0, said
     return ids, least

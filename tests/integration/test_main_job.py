@@ -11,8 +11,10 @@ import psycopg
 import pytest
 
 from tests.support import workers
+from tests.support.size import sized
 from tests.support.waiting import gone, until
 from tests.support.workers import TURBO
+from turbo.migrate import SCHEMA_VERSION
 
 
 def test_documented_and_minimal_inserts_run_a_real_program(bench):
@@ -33,20 +35,22 @@ def test_documented_and_minimal_inserts_run_a_real_program(bench):
     assert bench.sql("select count(*) from agent_workers") == [(0,)]
 
 
-def test_two_hundred_tasks_on_four_workers_run_exactly_once(bench, capsys):
+@pytest.mark.sized
+def test_many_tasks_on_four_workers_run_exactly_once(bench, capsys):
+    number = sized(80, 1000)
     started = [bench.start(name=f"w{i}", slots=3) for i in range(4)]
     for worker in started:
         worker.listening()
-    for i in range(200):
+    for i in range(number):
         bench.insert(f"t{i}")
     until(
-        lambda: bench.sql("select count(*) from agent_tasks where status = 'completed'") == [(200,)], 90, bench.logs()
+        lambda: bench.sql("select count(*) from agent_tasks where status = 'completed'") == [(number,)], 90, bench.logs
     )
-    assert bench.runs() == {f"t{i}": 1 for i in range(200)}
+    assert bench.runs() == {f"t{i}": 1 for i in range(number)}
     share = dict(bench.sql("select assigned_worker_id, count(*) from agent_tasks group by 1"))
     with capsys.disabled():
-        print(f"\n200 tasks by worker: {sorted(share.values())}")
-    assert sum(share.values()) == 200
+        print(f"\n{number} tasks by worker: {sorted(share.values())}")
+    assert sum(share.values()) == number
 
 
 def test_metrics_report_what_happened(bench):
@@ -171,8 +175,9 @@ def pickup_works(bench, name: str, seconds: float = 10.0) -> None:
     bench.wait(name, seconds=seconds)
 
 
+@pytest.mark.sized
 def test_pickup_recovers_from_every_kind_of_outage(own_server, tmp_path):
-    """The listener's backend killed, the server restarted, the server frozen for 20 s: a line per change of state."""
+    """The listener's backend killed, the server restarted, the server frozen: a line per change of state."""
     with workers.bench(own_server.dsn, tmp_path) as bench:
         worker = bench.start().listening()
         pickup_works(bench, "first")
@@ -193,7 +198,7 @@ def test_pickup_recovers_from_every_kind_of_outage(own_server, tmp_path):
         ]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
-        time.sleep(20)
+        time.sleep(sized(10, 20))
         for pid in reversed(pids):
             os.kill(pid, signal.SIGCONT)
         pickup_works(bench, "after the freeze", 30)
@@ -206,7 +211,7 @@ def test_running_migration_is_logged_once(bench):
     bench.sql("create table later as select * from turbo_migrations where version > 1")
     bench.sql("delete from turbo_migrations where version > 1")
     worker = bench.start()
-    worker.said("at version 1, this turbo needs 4: run `turbo migrate`")
+    worker.said(f"at version 1, this turbo needs {SCHEMA_VERSION}: run `turbo migrate`")
     bench.sql("insert into turbo_migrations select * from later where version = 2")
     looked = "select query_start from pg_stat_activity where application_name like 'turbo claims%%'"
     for _ in range(2):  # the second look certainly began after the insert

@@ -11,10 +11,13 @@ import pytest
 from psycopg import sql
 
 from tests.support.database import migrated_database
+from tests.support.size import sized
 from turbo.db.lane import PLAN_SETTINGS
 from turbo.sql import statement
 
-ROWS = 1_000_000
+ROWS = sized(100_000, 1_000_000)
+
+pytestmark = [pytest.mark.sized, pytest.mark.xdist_group("query_plans")]
 RUNNING = 100
 LOAD = """
 insert into agent_tasks (task_id, task_description, task_priority, status, run_after, completed_at, fencing_token,

@@ -93,7 +93,7 @@ class FleetBench:
 
 
 @contextlib.contextmanager
-def load(one: FleetBench, seconds: float = 0.2, every: float = 0.05) -> Iterator[list[str]]:
+def load(one: FleetBench, seconds: float = 0.2, every: float = 0.1) -> Iterator[list[str]]:
     """Tasks of so many seconds are inserted until the block ends; their ids."""
     import threading
 

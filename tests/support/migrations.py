@@ -1,7 +1,7 @@
 """What tests of migrations share: an old table, a migration in the background, the catalog in a form that compares."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import psycopg
@@ -25,8 +25,11 @@ create table public.agent_tasks (
 class Background:
     """A migration in a thread of its own, whose lines a test waits for instead of sleeping."""
 
-    def __init__(self, dsn: str, patience: Patience = LONG) -> None:
-        self._dsn, self._patience = dsn, patience
+    def __init__(
+        self, dsn: str, patience: Patience = LONG, *, on_line: Callable[[str], object] = lambda _line: None
+    ) -> None:
+        """`on_line` is called in the migration's own thread, before it goes on."""
+        self._dsn, self._patience, self._on_line = dsn, patience, on_line
         self._changed = threading.Condition()
         self.lines: list[str] = []
         self.report: MigrationReport | None = None
@@ -46,6 +49,7 @@ class Background:
             self._changed.notify_all()
 
     def _say(self, line: str) -> None:
+        self._on_line(line)
         with self._changed:
             self.lines.append(line)
             self._changed.notify_all()

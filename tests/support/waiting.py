@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-PAUSE = 0.01
+PAUSE = 0.02
 
 
 def until(

@@ -18,6 +18,7 @@ import psycopg
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.sessions import Sessions
 from tests.support.waiting import until
 
 TURBO = Path(sys.executable).parent / "turbo"
@@ -102,6 +103,7 @@ class Bench:
     path: Path
     workers: list[WorkerProcess] = field(default_factory=list)
     program: tuple[str | Path, ...] = (TURBO, "worker", "--config")
+    sessions: Sessions = field(default_factory=Sessions, repr=False)
 
     @property
     def ledger(self) -> Path:
@@ -160,7 +162,7 @@ class Bench:
         return one
 
     def sql(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.dsn, autocommit=True) as db:
+        with self.sessions.use(self.dsn) as db:
             cursor = db.execute(query, parameters)
             return cursor.fetchall() if cursor.description else []
 
@@ -170,8 +172,8 @@ class Bench:
         self.sql(f"insert into agent_tasks ({', '.join(names)}) values ({', '.join(['%s'] * len(names))})", *values)
 
     def row(self, task_id: str) -> dict[str, Any]:
-        with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as db:
-            return db.execute("select * from agent_tasks where task_id = %s", [task_id]).fetchone() or {}
+        with self.sessions.use(self.dsn) as db, db.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+            return cursor.execute("select * from agent_tasks where task_id = %s", [task_id]).fetchone() or {}
 
     def wait(self, task_id: str, status: str = "completed", seconds: float = 30.0) -> dict[str, Any]:
         until(
@@ -208,6 +210,7 @@ class Bench:
             if worker.process.poll() is None:
                 worker.kill()
                 worker.process.wait(timeout=10)
+        self.sessions.close()
 
 
 @contextlib.contextmanager

@@ -18,12 +18,16 @@ from turbo.executors.python import PythonExecutor
 Make = Callable[..., PythonExecutor]
 
 
+def module_of(tmp_path: Path) -> str:
+    return f"handlers_{tmp_path.name.replace('-', '_')}"
+
+
 @pytest.fixture
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Writes a module with a handler and builds its executor."""
     monkeypatch.syspath_prepend(str(tmp_path / "modules"))
     (tmp_path / "modules").mkdir()
-    module = f"handlers_{tmp_path.name.replace('-', '_')}"
+    module = module_of(tmp_path)
 
     def build(code: str, name: str = "handler", grace_seconds: float = 0.3) -> PythonExecutor:
         (tmp_path / "modules" / f"{module}.py").write_text("import asyncio\nSEEN = []\n" + textwrap.dedent(code))
@@ -47,12 +51,18 @@ def run(tmp_path: Path) -> Callable[..., Run]:
     return build
 
 
-def seen(executor: PythonExecutor) -> list[object]:
-    module = sys.modules[executor._handler.__module__]
-    found: list[object] = module.SEEN
-    return found
+@pytest.fixture
+def seen(make: Make, tmp_path: Path) -> Callable[[], list[object]]:
+    """What the handler's module has noted."""
+
+    def noted() -> list[object]:
+        found: list[object] = sys.modules[module_of(tmp_path)].SEEN
+        return found
+
+    return noted
 
 
+Seen = Callable[[], list[object]]
 RunOf = Callable[..., Run]
 
 
@@ -176,13 +186,15 @@ STOPS_LATE = """
 """
 
 
-async def test_wall_clock_cancels_a_handler_that_may_clean_up(make: Make, run: RunOf) -> None:
+async def test_wall_clock_cancels_a_handler_that_may_clean_up(
+    make: Make, run: RunOf, seen: Callable[[], list[object]]
+) -> None:
     executor = make(TIDY)
     outcome = await executor.run(run(timeout_seconds=0.1))
     assert (outcome.kind, outcome.failure_kind) == (OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT)
     assert outcome.error is not None
     assert outcome.error.endswith(":handler was ended after 0.1 s (timeout_seconds)")
-    assert seen(executor) == ["cancelled", "tidied up"]
+    assert seen() == ["cancelled", "tidied up"]
 
 
 async def stopped(executor: PythonExecutor, this: Run) -> Outcome:
@@ -193,19 +205,19 @@ async def stopped(executor: PythonExecutor, this: Run) -> Outcome:
         return await job
 
 
-async def test_stop_cancels_a_handler(make: Make, run: RunOf) -> None:
+async def test_stop_cancels_a_handler(make: Make, run: RunOf, seen: Seen) -> None:
     executor = make(TIDY)
     outcome = await stopped(executor, run())
     assert (outcome.kind, outcome.error) == (OutcomeKind.CANCELLED, "ended on request: cancel")
-    assert seen(executor) == ["cancelled", "tidied up"]
+    assert seen() == ["cancelled", "tidied up"]
 
 
-async def test_stop_before_the_start_runs_nothing(make: Make, run: RunOf) -> None:
+async def test_stop_before_the_start_runs_nothing(make: Make, run: RunOf, seen: Seen) -> None:
     executor = make("async def handler(task): SEEN.append(1)")
     this = run()
     this.stop.set(StopCause.DRAIN)
     assert (await executor.run(this)).kind is OutcomeKind.CANCELLED
-    assert seen(executor) == []
+    assert seen() == []
 
 
 async def test_timeout_inside_a_handler_stays_inside(make: Make, run: RunOf) -> None:
@@ -231,7 +243,9 @@ async def test_result_after_the_timeout_is_dropped(make: Make, run: RunOf) -> No
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Python says that it swallowed its end
 @pytest.mark.parametrize("code", [SWALLOWS, SWALLOWS_EVERYTHING])
-async def test_handler_that_ignores_cancellation_is_dropped(code: str, make: Make, run: RunOf) -> None:
+async def test_handler_that_ignores_cancellation_is_dropped(
+    code: str, make: Make, run: RunOf, seen: Callable[[], list[object]]
+) -> None:
     executor = make(code)
     timed_out = await executor.run(run(timeout_seconds=0.1))
     assert timed_out.kind is OutcomeKind.TIMED_OUT
@@ -241,23 +255,23 @@ async def test_handler_that_ignores_cancellation_is_dropped(code: str, make: Mak
     assert cancelled.kind is OutcomeKind.CANCELLED
     assert cancelled.error is not None
     assert "ignored the cancellation" in cancelled.error
-    count = len(seen(executor))
+    count = len(seen())
     await asyncio.sleep(0.1)
-    assert len(seen(executor)) == count, "it still runs"
+    assert len(seen()) == count, "it still runs"
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-async def test_cancelled_run_cancels_its_handler(make: Make, run: RunOf) -> None:
+async def test_cancelled_run_cancels_its_handler(make: Make, run: RunOf, seen: Seen) -> None:
     executor = make(TIDY)
     job = asyncio.create_task(executor.run(run()))
     await asyncio.sleep(0.05)
     job.cancel()
     with pytest.raises(asyncio.CancelledError):
         await job
-    assert seen(executor) == ["cancelled", "tidied up"]
+    assert seen() == ["cancelled", "tidied up"]
     stubborn = asyncio.create_task(make(SWALLOWS_EVERYTHING).run(run()))
     await asyncio.sleep(0.05)
     stubborn.cancel()

@@ -68,7 +68,7 @@ class Left:
 async def stream(dsn: str, tasks: int) -> Left:
     lanes = Lane(dsn, "bloat claims"), Lane(dsn, "bloat results")
     for lane in lanes:
-        lane.prepare = True
+        lane.prepare_statements(True)
     stores = Stores("bloat-1-abcdef", *lanes)
     await stores.registry.register(
         WorkerRow("bloat", "here", 1, "0", CLAIM, ("default",), {}, (), None, 10, 600, 30), WorkerState.UP

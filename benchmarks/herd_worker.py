@@ -22,7 +22,7 @@ async def run(dsn: str, number: int, count: int) -> None:
             rig = Rig(dsn, name=f"herd{number}-{index}", slots_size=1, poll_seconds=30)
             await stack.enter_async_context(rig)
             for lane in rig.lanes:
-                lane.prepare = True
+                lane.prepare_statements(True)
 
             async def work(rig: Rig = rig) -> None:
                 while True:

@@ -76,7 +76,7 @@ def _load(dsn: str, load: dict[str, int], quick: bool) -> None:
 async def _round(dsn: str, claims: int) -> dict[str, float]:
     lanes = Lane(dsn, "bench claims"), Lane(dsn, "bench results")
     for lane in lanes:
-        lane.prepare = True
+        lane.prepare_statements(True)
     stores = Stores("bench-1-abcdef", *lanes)
     await stores.registry.register(
         WorkerRow("bench", "here", 1, "0", 10, ("default",), {}, (), None, 10, 600, 30), WorkerState.UP

@@ -40,7 +40,7 @@ class HeldLane(Lane):
 
     def __init__(self, dsn: str, name: str, number: int) -> None:
         super().__init__(dsn, name)
-        self.prepare = True  # as a worker does: the plans are those of a worker, too
+        self.prepare_statements(True)  # as a worker does: the plans are those of a worker, too
         self._number = number
         self.same_dice()
 

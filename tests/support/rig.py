@@ -180,7 +180,7 @@ class Rig:
         self.resetting = asyncio.create_task(self._reset_idle())
 
     async def _reset_idle(self) -> None:
-        self.wakeups.idle = False
+        self.wakeups.set_idle(False)
         await self.stores.registry.set_idle(False)
         self.wakeups.wake_all()
 

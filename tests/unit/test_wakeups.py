@@ -52,12 +52,12 @@ async def test_woken_queue_waits_until_the_claimer_is_able() -> None:
 
 async def test_freed_slot_of_an_idle_worker_claims_only_for_a_key() -> None:
     wakeups = made()
-    wakeups.idle = True
+    wakeups.set_idle(True)
     wakeups.slot_freed(key=False)
     assert wakeups.take_queues().queues == ()
     wakeups.slot_freed(key=True)
     assert wakeups.take_queues().queues == ("default",)
-    wakeups.idle = False
+    wakeups.set_idle(False)
     wakeups.slot_freed(key=False)
     assert wakeups.take_queues().queues == ("default",)
 

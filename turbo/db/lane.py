@@ -53,7 +53,11 @@ class Lane:
         self._used_since: float | None = None  # monotonic
         self._opening: asyncio.Timeout | None = None
         self._ends = math.inf  # monotonic
-        self.prepare = False
+        self._prepare = False
+
+    def prepare_statements(self, yes: bool) -> None:
+        """Whether statements are prepared from now on: only where no transaction pooler is in the way."""
+        self._prepare = yes
 
     async def open(self) -> None:
         """Open the connection if there is none, so that the observer knows the server before a statement is sent."""
@@ -91,11 +95,11 @@ class Lane:
         """
         async with self._turn:
             connection = await self._opened()
-            connection.prepare_threshold = 0 if self.prepare else None
+            connection.prepare_threshold = 0 if self._prepare else None
             timer = asyncio.get_running_loop().call_later(deadline or self._deadline, cut, connection)
             self._used_since = time.monotonic()
             try:
-                if self.prepare and not self._tuned:
+                if self._prepare and not self._tuned:
                     await connection.execute(PLAN_SETTINGS)
                     self._tuned = True
                 yield connection

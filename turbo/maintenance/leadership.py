@@ -16,6 +16,10 @@ class Leadership:
         self._held = asyncio.Event()
         self._lost = asyncio.Event()
 
+    def step_down(self) -> None:
+        """Ask for the lead no more."""
+        self.may_lead = False
+
     @property
     def held(self) -> bool:
         return self._held.is_set()

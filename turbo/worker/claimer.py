@@ -163,7 +163,7 @@ class Claimer(LoopService):
             try:
                 claim = await self._store.claim(queue, limit, may_idle=self._presence.may_idle, types=self._types)
                 if claim.idle_now is not None:
-                    self._wakeups.idle = claim.idle_now
+                    self._wakeups.set_idle(claim.idle_now)
                 for task in claim.tasks:
                     self._reservations.assign(task)
                     self._runner.start(task)

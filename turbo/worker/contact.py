@@ -11,6 +11,14 @@ class DatabaseContact:
         self.last_beat = time.monotonic()
         self.listened = False
 
+    def beaten(self) -> None:
+        """The database took a heartbeat. Called from the heartbeat's thread."""
+        self.last_beat = time.monotonic()
+
+    def now_listened(self) -> None:
+        """The listener is connected, and what came before it is put back."""
+        self.listened = True
+
     @property
     def silence(self) -> float:
         """Seconds since the last heartbeat."""

@@ -129,7 +129,7 @@ class Heartbeat:
                     await outage.wait(error)
                     continue
                 outage.over()
-                self._contact.last_beat = time.monotonic()
+                self._contact.beaten()
                 self._metrics.heartbeat.set(time.time())
                 moved_to = server if known_server not in ("", server) else None
                 self._post(self._on_beat, Beat(answer, moved_to, silence))

@@ -23,6 +23,10 @@ class Lifecycle:
         """0 after a requested stop, 1 after a defect: the service manager then starts the worker again."""
         return 0 if self.defect is None else 1
 
+    def begin_drain(self) -> None:
+        """From now on the worker's row says `draining`, and its idle flag stays down."""
+        self.draining = True
+
     def stop(self) -> None:
         """Drain; a second call ends the runs now."""
         if self.stopping.is_set():

@@ -90,7 +90,7 @@ class WorkerPresence(LoopService):
     async def reset_idle(self) -> None:
         """Write the idle flag anew: a failover may have lost it, or what this worker may claim has changed. The next claims
         set it again. Raises `db.DATABASE_ERRORS`."""
-        self._wakeups.idle = False
+        self._wakeups.set_idle(False)
         await self._registry.set_idle(False)
         self._wakeups.wake_all()
 

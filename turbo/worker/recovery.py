@@ -67,7 +67,7 @@ class Recovery(LoopService):
     def connected(self, *, hears: bool) -> None:
         """The listener has a session. `hears`: notifications are proved to arrive."""
         for lane in self._lanes:
-            lane.prepare = hears  # a listener that hears proves that no transaction pooler is in the way
+            lane.prepare_statements(hears)  # a listener that hears proves that no transaction pooler is in the way
         self._presence.connected(hears=hears)
         self._session = abs(self._session) + 1
         self._event.set()
@@ -105,7 +105,7 @@ class Recovery(LoopService):
             await self._reconciler.compare()
             await self._completer.replay(await asyncio.to_thread(self._spool.recently_done), REPLAY_SECONDS)
         self._reconciler.compare_soon()
-        self._contact.listened = True
+        self._contact.now_listened()
         await self._presence.rewrite()
         if session == self._session:  # else it was lost meanwhile, and perhaps with it what was put back
             self._gate.restored()

@@ -58,8 +58,8 @@ class Shutdown:
     async def drain(self) -> None:
         """Returns when the runs have ended and their results are in the database or in the spool."""
         log.info("draining: %d runs, up to %g s", self._slots.busy, self._drain_seconds)
-        self._lifecycle.draining = True
-        self._leadership.may_lead = False
+        self._lifecycle.begin_drain()
+        self._leadership.step_down()
         self._presence.state_changed()
         # A claim under way may wait for the server: it is not waited for.
         stopping = asyncio.create_task(self._claimer.stop())

@@ -74,6 +74,10 @@ class WakeUps:
 
     # ── what other parts write ──────────────────────────────────────────────────────────────────────────────────────
 
+    def set_idle(self, idle: bool) -> None:
+        """What the idle flag in the database was just set to."""
+        self.idle = idle
+
     def wake(self, queue: str, *, by_notify: bool = False) -> None:
         """`queue` may have a runnable task."""
         if queue in self._queues:

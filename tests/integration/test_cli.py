@@ -107,7 +107,7 @@ def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
         (["submit"], "give either the text or --file FILE"),
         (["submit", "a", "b"], "unexpected extra argument"),
         (["submit", " "], "is empty"),
-        (["submit", "x", "--priority", "high"], "valid integer"),
+        (["submit", "x", "--priority", "high"], "write a whole number"),
         (["submit", "x", "--after", "whenever"], "write 10m, 2h30m"),
         (["submit", "x", "--input", "{"], "--input is not JSON"),
         (["submit", "x", "--timeout", "0"], "write at least 1"),
@@ -129,7 +129,7 @@ def test_missing_database_prints_one_line_and_exits_1(tmp_path: Path, words: lis
     away = Shell("postgresql://me:hush@127.0.0.1:1/db", tmp_path)
     done = away(*words)
     done.one_line(1, "cannot reach the database: ")
-    assert "Is it running? (--dsn, TURBO_DSN, or the PG* variables)" in done.err
+    assert "Is it running? (check --dsn, TURBO_DSN or the PG* variables)" in done.err
     assert "hush" not in done.err
 
 

@@ -115,7 +115,7 @@ def test_log_from_another_host_is_its_last_line(talkers: Bench) -> None:
     assert err.endswith("t is completed\n")
     code, out, err = Logs(talkers, "t", away=True).ended()
     assert (code, out) == (1, "")
-    assert "no log on this host; worker w-" in err
+    assert "no log in this state directory; worker w-" in err
     assert str(talkers.path / "state" / "logs" / "t") in err
 
 

@@ -35,6 +35,14 @@ COMMANDS = {
     "config": ("turbo.cli.config", "app"),
 }
 
+PLAINER = {
+    "Possible options:": "did you mean",
+    "Input should be a valid integer, unable to parse string as an integer": "write a whole number",
+    "Input should be a valid number, unable to parse string as a number": "write a number",
+    "Input should be": "must be",
+}
+"""What typer and pydantic say about wrong options, and what we say."""
+
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
 )
@@ -139,7 +147,9 @@ def _wrong_usage(error: Any) -> int:
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error.format_message())
     else:
-        text = text.removeprefix("Invalid value: ").replace("Possible options:", "did you mean").rstrip(".")
+        text = text.removeprefix("Invalid value: ").rstrip(".")
+        for theirs, ours in PLAINER.items():
+            text = text.replace(theirs, ours)
         text = text if text.startswith("-") else text[:1].lower() + text[1:]
         print(f"{path}: {text} (see {path} --help)", file=sys.stderr)
     return 2
@@ -165,7 +175,7 @@ def _explain(error: Exception, command: str) -> int:
     elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
         text, code = UNREADABLE_DSN, 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        text = f"cannot reach the database: {db.why_unreachable(error)} (--dsn, TURBO_DSN, or the PG* variables)"
+        text = f"cannot reach the database: {db.why_unreachable(error)} (check --dsn, TURBO_DSN or the PG* variables)"
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

@@ -53,8 +53,11 @@ def nothing(run: "RunView") -> str:
     if not run.finished:
         return "no log on this host; it waits to run"
     if run.log is not None:
-        return f"no log on this host; worker {run.worker_id} wrote {run.log} on host {run.host} (is --state-dir right?)"
-    return "it left no log"
+        return (
+            f"no log in this state directory; worker {run.worker_id} wrote {run.log} on host {run.host}: "
+            "run turbo logs there, with its --state-dir"
+        )
+    return "it has no log"
 
 
 def progress_line(run: "RunView", *, clock: bool = True) -> str:

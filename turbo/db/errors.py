@@ -68,9 +68,10 @@ def reason(error: BaseException) -> str:
 
 def why_unreachable(error: BaseException) -> str:
     """Why no session could be opened, in one line, and what to check."""
-    text = reason(error).removeprefix("connection failed: ").partition(" Is the server running")[0].rstrip(".")
+    text = reason(error).removeprefix("connection failed: ").removeprefix("connection is bad: ")
+    text = text.partition(" Is the server running")[0].rstrip(".")
     if "does not exist" in text and "database" in text:
-        return f"{text}: create it first (createdb, or CREATE DATABASE)"
+        return f"{text}; create it first with createdb or CREATE DATABASE"
     if "FATAL" in text or "session is read-only" in text:  # it runs, and refuses
         return text
     return f"{text}. Is it running?"

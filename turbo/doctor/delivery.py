@@ -28,7 +28,7 @@ ANSWER_SECONDS = 5.0
 def checks(session: Session) -> list[Check]:
     return [
         Check("notifications", lambda: _delivered(session), ("writable",)),
-        Check("workers hear", lambda: _workers_hear(session), ("notifications", "schema")),
+        Check("live workers", lambda: _workers_hear(session), ("notifications", "schema")),
     ]
 
 
@@ -63,7 +63,7 @@ def _workers_hear(session: Session) -> Finding:
     deaf = _silent(session, workers)
     if not deaf:
         count = f"{len(workers)} live worker{'' if len(workers) == 1 else 's'}"
-        return ok(f"{count} answered to a notification")
+        return ok(f"{count} answered a notification")
     named = ", ".join(f"{row['worker_id']} on {row['host']}" for row in deaf)
     return fail(
         f"live, but without notifications: {named}; these workers poll every second and react late",

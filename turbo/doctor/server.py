@@ -32,7 +32,8 @@ def _reachable(session: Session) -> Finding:
         if not isinstance(error, OSError | ValueError) and type(error).__module__.partition(".")[0] != "psycopg":
             raise
         return fail(
-            f"{db.describe(session.dsn)}: {db.why_unreachable(error)}", "give --dsn, TURBO_DSN or the PG* variables"
+            f"{db.describe(session.dsn)}: {db.why_unreachable(error)}",
+            "start the server, or correct --dsn, TURBO_DSN or the PG* variables",
         )
     seconds = time.monotonic() - began
     return ok(f"{place(session.connection)} answers, connected in {seconds * 1000:.0f} ms")

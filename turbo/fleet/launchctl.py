@@ -99,7 +99,8 @@ class Launchctl(Manager):
         )
         if done.code == 127:
             raise FleetError(
-                f"{self.host.name}: no launchctl there; if it is another machine, set `ssh`; if it is Linux, set `manager: systemd`"
+                f"{self.host.name}: launchctl was not found; if this host is another machine, set `ssh`; if it is Linux, "
+                "set `manager: systemd`"
             )
         printed = sections(done.out)
         return {name: _job(printed.get(name, "")) for name in names}

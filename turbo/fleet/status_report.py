@@ -111,7 +111,7 @@ def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _HostAnswer:
         asked_pages = True
     except FleetError as error:
         what, _, do = str(error).partition("; ")
-        problems.append(warn(what, do or f"turbo fleet status --host {host.name}, after fixing it"))
+        problems.append(warn(what, do or f"fix it, then run turbo fleet status --host {host.name}"))
     return _HostAnswer(host, jobs, answers, metrics, tuple(problems), asked_pages)
 
 

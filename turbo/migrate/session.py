@@ -52,7 +52,9 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
         connection = connect(dsn, arguments)
     except psycopg.OperationalError as error:
         where, why = db.describe(dsn), db.why_unreachable(error)
-        raise MigrationError(f"cannot connect to {where}: {why} (--dsn, TURBO_DSN, or the PG* variables)") from error
+        raise MigrationError(
+            f"cannot connect to {where}: {why} (check --dsn, TURBO_DSN or the PG* variables)"
+        ) from error
     where = place(connection)  # while the connection is open
     with connection:
         try:

@@ -29,7 +29,7 @@ from turbo.worker.wakeups import WakeUps, WokenQueues
 log = logging.getLogger(__name__)
 
 OVERLAP_SLOTS = 20
-"""From so many slots on, a claim takes half of them at most: while the database looks for the second half, the first half
+"""With this many slots or more, a claim takes at most half of them: while the database looks for the second half, the first half
 runs. Otherwise runs of milliseconds would all wait for each claim, and the database for them."""
 
 
@@ -143,7 +143,7 @@ class Claimer(LoopService):
             # There may be more: behind a full batch, and behind the waiters of a key, of whom a batch takes one.
             self._wakeups.put_back([queue])
         if claim.idle_now:
-            # The flag is set from this commit on. A poll finds what slipped by before it, rechecks what commits later.
+            # The flag is set from this commit on. A poll finds the rows committed before it, rechecks those committed later.
             async with self._claiming:
                 result = await self._poller.read()
                 self._wakeups.went_idle(result)
@@ -152,7 +152,7 @@ class Claimer(LoopService):
             self._wakeups.poll_soon()  # the notification may have been of a row that is due soon: set the timer
 
     async def _claim(self, queue: str) -> tuple[Claim, int]:
-        """What a claim brought, and the most it might have brought."""
+        """The answer of one claim, and its limit."""
         await self._store.open()
         await self._recovery_gate.wait_open()
         async with self._claiming:

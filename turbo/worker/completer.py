@@ -180,9 +180,9 @@ class Completer(LoopService):
         if submission.replayed is not None:
             submission.replayed[answer.verdict] += 1
             if answer.verdict is Verdict.RECORDED:
-                log.info("a result that was on disk only is recorded", extra={"task": answer.task_id})
+                log.info("recorded a result that was only on disk", extra={"task": answer.task_id})
         if submission.refused:
-            log.info("the result that was refused is recorded", extra={"task": answer.task_id})
+            log.info("recorded the result that was refused before", extra={"task": answer.task_id})
         if answer.verdict in (Verdict.LATE, Verdict.GONE):
             self._metrics.fenced.inc()
             late = answer.verdict is Verdict.LATE
@@ -245,7 +245,8 @@ class Completer(LoopService):
         if not submission.refused:
             submission.refused = True
             log.error(
-                "the database refuses this result (%s): it is kept in %s and sent again every %g s; drop or mend what refuses it",
+                "the database refuses this result (%s): it is kept in %s and sent again every %g s; "
+                "change or drop the constraint or trigger that refuses it",
                 db.reason(error),
                 submission.entry.path if submission.entry else "memory",
                 REFUSED_SECONDS,

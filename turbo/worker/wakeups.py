@@ -10,8 +10,8 @@ have ended, or the fallback poll is due sooner. Such a row waits about as long a
 that was idle all along has no such race.
 
 **Standby**: of many idle workers the trigger wakes as many as it inserted rows (rank 0), and puts three on standby (rank 1
-and up). Those poll a little later, in turn, to see whether the row is gone. It is, unless the woken worker is dead or was
-just busy. A worker on standby that sees a row polls a second time before it claims.
+and up). Those poll a little later, in turn, to see whether the row is still there. It is gone by then, unless the woken
+worker is dead or has just become busy. A worker on standby that sees a row polls a second time before it claims.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class WokenQueues:
 
 class WakeUps:
     """For one worker, on its event loop. `idle`: the idle flag in the database, as far as this worker knows. `at_rest`: the
-    claimer waits, and there is nothing to do."""
+    claimer is waiting in `wait`."""
 
     def __init__(self, queues: Sequence[str], *, poll_seconds: float, recheck: bool = True) -> None:
         """`poll_seconds`: between the listener's fallback polls. `recheck` False is for tests of what rechecks are for."""
@@ -68,7 +68,7 @@ class WakeUps:
         self._recheck_at: float | None = None
         self._recheck_delay = 0.0  # seconds
         self._saw_row = False  # on standby, by its first poll
-        self._slipped_below = 0  # transactions with lower ids may hold a row that the recheck is for
+        self._slipped_below = 0  # transactions with lower ids, open at the first poll, may hold a missed row
         self.idle = False
         self.at_rest = False
 
@@ -87,7 +87,7 @@ class WakeUps:
             self._event.set()
 
     def call(self, queue: str, rank: int) -> None:
-        """Of many idle workers, this one is to claim (`rank` 0), or to poll in turn (from 1) whether another one did."""
+        """This worker was picked among the idle ones: to claim (`rank` 0), or to check later that another one did (1 and up)."""
         if queue not in self._queues:
             return
         if rank == 0:
@@ -167,7 +167,7 @@ class WakeUps:
         return DuePoll(standby, recheck)
 
     def stood_by(self, result: PollResult) -> PollResult:
-        """The poll of a worker on standby, as it is to be acted on. A row that is seen once may be a later one, which
+        """What to act on, of a poll made on standby. A row that is seen once may be a later one, which
         another worker was woken for and has not claimed yet: only a second poll counts."""
         if result.runnable and not self._saw_row:
             self._saw_row = True

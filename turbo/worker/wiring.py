@@ -69,8 +69,8 @@ WORKER_ID_NAME = 26
 
 CLAIMS_DEADLINE = 10.0
 RESULTS_DEADLINE = 20.0
-"""A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. A claim waits for
-no lock; a batch of results waits for a row that a person is editing."""
+"""A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. Results have
+longer: a claim waits for no lock, but a batch of results may wait for a row that a person is editing."""
 
 DAY = 86_400.0
 

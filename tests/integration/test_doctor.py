@@ -155,7 +155,7 @@ def test_healthy_setup_has_no_warning_or_failure(host: Host) -> None:
     assert {
         "database",
         "notifications",
-        "live workers",
+        "workers hear",
         "env file max",
         "executor claude",
         "executor mine",
@@ -166,7 +166,7 @@ def test_healthy_setup_has_no_warning_or_failure(host: Host) -> None:
     assert made == listed, "docs/cli.md lists every check, and no other"
     said = {one["name"]: one["what"] for one in done.json["checks"]}
     assert said["executor claude"].startswith("Claude CLI 2.")
-    assert "1 live worker " in said["live workers"]
+    assert "1 live worker " in said["workers hear"]
     assert "is used by worker w-" in said["metrics port"]
 
 
@@ -291,8 +291,8 @@ def test_deaf_listener_is_found_from_another_host(host: Host) -> None:
         worker = host.start(dsn=through.dsn, **away)
         worker.said("notifications do not arrive")
         done = host.doctor()
-        only(done, "live workers", "fail", f"{worker.worker_id} on elsewhere")
-        assert "w-" not in wrong(done)["live workers"]["what"], "the other one hears"
+        only(done, "workers hear", "fail", f"{worker.worker_id} on elsewhere")
+        assert "w-" not in wrong(done)["workers hear"]["what"], "the other one hears"
 
 
 def test_foreign_trigger_is_reported(host: Host) -> None:

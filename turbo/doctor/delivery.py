@@ -28,7 +28,7 @@ ANSWER_SECONDS = 5.0
 def checks(session: Session) -> list[Check]:
     return [
         Check("notifications", lambda: _delivered(session), ("writable",)),
-        Check("live workers", lambda: _workers_hear(session), ("notifications", "schema")),
+        Check("workers hear", lambda: _workers_hear(session), ("notifications", "schema")),
     ]
 
 

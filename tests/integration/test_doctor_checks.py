@@ -344,7 +344,7 @@ def test_worker_env_file_gives_the_dsn_and_is_checked(dsn: str, tmp_path: Path) 
 
 async def test_worker_answers_the_listening_check(dsn: str) -> None:
     async with Rig(dsn):
-        assert (await asyncio.to_thread(found, dsn))["live workers"].level is Level.OK
+        assert (await asyncio.to_thread(found, dsn))["workers hear"].level is Level.OK
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("update agent_workers set heartbeat_at = now(), state = 'up'")
-    assert (await asyncio.to_thread(found, dsn))["live workers"].level is Level.FAIL, "nobody is there to answer"
+    assert (await asyncio.to_thread(found, dsn))["workers hear"].level is Level.FAIL, "nobody is there to answer"

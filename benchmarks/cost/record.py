@@ -15,7 +15,8 @@ LABELS = {"claim": "claim of", "finish": "finish of", "poll": "poll, due:", "ins
 PAGE = """# What a statement costs
 
 `make cost` writes this page. It counts the instructions of the PostgreSQL backend for each statement of the engine. A
-clock on a shared machine is too coarse for a change of one per cent. A count of instructions repeats to 0.1 %.
+clock on a shared machine is too coarse for a change of one per cent. A count of instructions repeats to 0.1 %, for
+inserts to 0.3 %, because their ids are random.
 
     make cost                          # measure, and compare with the figures below
     make cost COST='--only claim'      # some statements

@@ -14,7 +14,7 @@ import contextlib
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import count as numbers
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.cost.statements import FILL, ROUNDS, WARM, Measure, measures
+from benchmarks.cost.statements import ROUNDS, WARM, Measure, fill, measures
 from turbo import embedded
 from turbo.migrate import migrate
 
@@ -51,15 +51,16 @@ class Backend:
     server: embedded.Server
     valgrind: str
     measures: list[Measure]
+    rounds: Mapping[int, tuple[int, int]]
     versions: dict[str, str]
 
     def __post_init__(self) -> None:
         self._home = self.server.data_dir.parent / "runs"
         self._numbers = numbers()
 
-    def cost(self, measure: Measure, rounds: tuple[int, int] | None = None) -> float:
+    def cost(self, measure: Measure) -> float:
         """Instructions of one call."""
-        few, many = rounds or ROUNDS[measure.rows]
+        few, many = self.rounds[measure.rows]
         with ThreadPoolExecutor(2) as pool:
             low, high = pool.map(lambda calls: self._run(measure, many, calls), (few, many))
         return (high - low) / (many - few)
@@ -117,22 +118,22 @@ class Backend:
 
 
 @contextlib.contextmanager
-def backend() -> Iterator[Backend]:
-    """A cluster with turbo's schema and the rows that the measures need. Raises CostError without valgrind."""
+def backend(rounds: Mapping[int, tuple[int, int]] = ROUNDS) -> Iterator[Backend]:
+    """A cluster with turbo's schema and the rows that `rounds` calls need. Raises CostError without valgrind."""
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise CostError("valgrind is not installed: apt-get install valgrind")
     with embedded.temporary(settings=SETTINGS) as server:
         migrate(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as connection:
-            for line in FILL:
+            for line in fill(rounds):
                 connection.execute(line.encode())
             found = measures(connection)
             version = str(connection.info.parameter_status("server_version"))
         server.stop()
         output = subprocess.run([valgrind, "--version"], capture_output=True, text=True, check=True).stdout
         versions = {"PostgreSQL": version, "valgrind": output.strip().removeprefix("valgrind-")}
-        yield Backend(server, valgrind, found, versions)
+        yield Backend(server, valgrind, found, rounds, versions)
 
 
 def _callgrind(counted: Path) -> tuple[str, ...]:

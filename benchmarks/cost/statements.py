@@ -9,7 +9,7 @@ Otherwise a call would have to pass the index entries that earlier calls left be
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import psycopg
@@ -23,46 +23,51 @@ WORKER = "cost-1-abcdef"  # claims and polls; it runs nothing, for a poll looks 
 RUNNER = "cost-2-abcdef"  # runs what is finished
 ROUNDS = {1: (20, 820), 100: (4, 68)}
 """Calls in the first run and in the second, by the rows of a call. Enough of them, because some costs come in lumps: every
-400 rows a page of an index is full and is cleaned, which costs as much as five claims."""
+400 rows a page of an index is full and is cleaned, which costs as much as five claims of one task."""
 
-RUNNING = SCHEDULED = 100 * ROUNDS[100][1]
 OUTPUT = json.dumps({"text": "Three unused imports removed, all tests pass."})
 
-FILL = (
-    # replica: the triggers refuse a row that is inserted as running
-    "set session_replication_role = replica",
-    f"""
-    insert into agent_workers (worker_id, name, host, pid, version, slots, queues)
-    values ('{WORKER}', 'cost', 'here', 1, '0', 100, '{{default}}'), ('{RUNNER}', 'cost', 'here', 2, '0', 100, '{{default}}')
-    """,
-    # 6 waiting tasks in a queue for a claim of one, 150 in a queue for a claim of a hundred
-    *(
+
+def fill(rounds: Mapping[int, tuple[int, int]]) -> tuple[str, ...]:
+    """The statements that give an empty database its workers, and tasks enough for so many calls."""
+    running = scheduled = 100 * rounds[100][1]
+    return (
+        # replica: the triggers refuse a row that is inserted as running
+        "set session_replication_role = replica",
         f"""
-        insert into agent_tasks (task_id, task_description, input_data, queue, run_after)
-        select 't_' || left(md5('claim {rows} ' || q || ' ' || n), 20), 'Analyze module ' || n, '{{"depth": 2}}', 'claim-{rows}-' || q,
-               now() - interval '1 hour' + n * interval '10 ms'
-          from generate_series(0, {calls - 1}) q, generate_series(1, {waiting}) n
-        """
-        for rows, calls, waiting in ((1, ROUNDS[1][1], 6), (100, ROUNDS[100][1], 150))
-    ),
-    f"""
-    insert into agent_tasks (task_id, task_description, input_data, status, assigned_worker_id, fencing_token, started_at)
-    select 't_' || left(md5('run ' || n), 20), 'Analyze module ' || n, '{{"depth": 2}}', 'running', '{RUNNER}', n::bigint << 20, now()
-      from generate_series(0, {RUNNING - 1}) n
-    """,
-    f"""
-    insert into agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
-    select task_id, 'claimed', true, '{RUNNER}', 'pending', 'running', fencing_token, '{{"attempt": 1}}'
-      from agent_tasks where status = 'running'
-    """,
-    f"""
-    insert into agent_tasks (task_id, task_description, input_data, status, queue, run_after)
-    select 't_' || left(md5('due ' || n), 20), 'Analyze module ' || n, '{{"depth": 2}}', 'scheduled', 'due',
-           now() + interval '1 day' + n * interval '1 s'
-      from generate_series(0, {SCHEDULED - 1}) n
-    """,
-    "analyze",
-)
+        insert into agent_workers (worker_id, name, host, pid, version, slots, queues)
+        values ('{WORKER}', 'cost', 'here', 1, '0', 100, '{{default}}'), ('{RUNNER}', 'cost', 'here', 2, '0', 100, '{{default}}')
+        """,
+        # 6 waiting tasks in a queue for a claim of one, 150 in a queue for a claim of a hundred
+        *(
+            f"""
+            insert into agent_tasks (task_id, task_description, input_data, queue, run_after)
+            select 't_' || left(md5('claim {rows} ' || q || ' ' || n), 20), 'Analyze module ' || n, '{{"depth": 2}}',
+                   'claim-{rows}-' || q, now() - interval '1 hour' + n * interval '10 ms'
+              from generate_series(0, {calls - 1}) q, generate_series(1, {waiting}) n
+            """
+            for rows, calls, waiting in ((1, rounds[1][1], 6), (100, rounds[100][1], 150))
+        ),
+        f"""
+        insert into agent_tasks (task_id, task_description, input_data, status, assigned_worker_id, fencing_token, started_at)
+        select 't_' || left(md5('run ' || n), 20), 'Analyze module ' || n, '{{"depth": 2}}', 'running', '{RUNNER}',
+               (n + 1)::bigint << 20, now()
+          from generate_series(0, {running - 1}) n
+        """,
+        f"""
+        insert into agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+        select task_id, 'claimed', true, '{RUNNER}', 'pending', 'running', fencing_token, '{{"attempt": 1}}'
+          from agent_tasks where status = 'running'
+        """,
+        f"""
+        insert into agent_tasks (task_id, task_description, input_data, status, queue, run_after)
+        select 't_' || left(md5('due ' || n), 20), 'Analyze module ' || n, '{{"depth": 2}}', 'scheduled', 'due',
+               now() + interval '1 day' + n * interval '1 s'
+          from generate_series(0, {scheduled - 1}) n
+        """,
+        "analyze",
+    )
+
 
 WARM = (
     # Every page into memory and every hint bit set: what a call costs is not to depend on who read a page before.
@@ -203,7 +208,7 @@ def _results(numbers: Iterable[int]) -> str:
     """Results of these running tasks, as turbo.db.result_store sends them."""
     return json.dumps(
         [
-            {"task_id": task_id, "token": n << 20, "outcome": "succeeded", "output": OUTPUT, "ms": 61_250}
+            {"task_id": task_id, "token": (n + 1) << 20, "outcome": "succeeded", "output": OUTPUT, "ms": 61_250}
             for n, task_id in ((n, _id("run", n)) for n in numbers)
         ]
     )
@@ -214,7 +219,7 @@ def _ids(kind: str, numbers: Iterable[int]) -> list[str]:
 
 
 def _id(kind: str, number: int) -> str:
-    """As FILL makes it: of the length of turbo's own ids, and in no order."""
+    """As `fill` makes it: of the length of turbo's own ids, and in no order."""
     return f"t_{hashlib.md5(f'{kind} {number}'.encode(), usedforsecurity=False).hexdigest()[:20]}"
 
 

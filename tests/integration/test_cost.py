@@ -13,24 +13,22 @@ from benchmarks.cost.statements import insert
 from tests.support import requirements
 
 ROOT = Path(__file__).parents[2]
-FEW = (20, 220)
+FEW = {1: (20, 220), 100: (1, 2)}
 
 
 def test_cost_repeats_and_notices_a_dearer_statement():
     requirements.require("valgrind")
-    with backend() as server:
-        first = server.cost(insert(), FEW)
-        assert server.cost(insert(), FEW) == pytest.approx(first, rel=0.005)
-        dearer = server.cost(
-            insert("task_description, error_message", "'Analyze module 7', md5(repeat('x', 3000))"), FEW
-        )
+    with backend(FEW) as server:
+        first = server.cost(insert())
+        assert server.cost(insert()) == pytest.approx(first, rel=0.005)
+        dearer = server.cost(insert("task_description, error_message", "'Analyze module 7', md5(repeat('x', 3000))"))
         found = record.too_dear({"insert 1": dearer}, recorded({"insert 1": first}))
         assert len(found) == 1
         assert "insert of 1: " in found[0]
 
         does_nothing = dataclasses.replace(insert(), call=lambda _: "select 1")
-        with pytest.raises(CostError, match="1 calls wrote 0 rows, not 1:"):
-            server.cost(does_nothing, (1, 2))
+        with pytest.raises(CostError, match="20 calls wrote 0 rows, not 20:"):
+            server.cost(does_nothing)
 
 
 def test_check_allows_two_per_cent():

@@ -96,7 +96,8 @@ def test_first_claim_follows_within_2_s_of_promotion(tmp_path, capsys, end, sync
             pair.kill()
         else:
             pair.freeze()
-        time.sleep(sized(4, 8))  # an outage: beats fail, reconnects are at their longest pause
+        # An outage: beats fail, reconnects are at their longest pause. A frozen server is noticed after some seconds.
+        time.sleep(sized(4, 8) if end == "killed" else 8)
         with bare_client(pair.dsn) as client:
             pair.promote()
             writes_at = time.time()

@@ -18,8 +18,12 @@ from tests.support.accounts import (
     refuse_bad_keys,
 )
 from tests.support.messages_api import Answer, Request
+from tests.support.size import sized
 
-TEN = [f"t{n}" for n in range(10)]
+REFUSED = sized(4, 10)
+"""Runs that meet a dead login together. The worker has ten slots."""
+
+TASKS = [f"t{n}" for n in range(REFUSED)]
 
 
 @pytest.fixture
@@ -28,31 +32,32 @@ def bench(dsn: str, tmp_path: Path) -> Iterator[AccountsBench]:
         yield one
 
 
+@pytest.mark.sized
 def test_dead_login_uses_no_attempts_and_another_host_runs_tasks(bench: AccountsBench) -> None:
-    together = threading.Barrier(10)
+    together = threading.Barrier(REFUSED)
 
     def decide(request: Request) -> Answer | None:
         if key_of(request) == BAD and not is_probe(request):
-            together.wait(60)  # all ten are refused at once
+            together.wait(60)  # all are refused at once
         return refuse_bad_keys(request)
 
     bench.api.decide = decide
     alpha = bench.worker("alpha", BAD)
-    for task_id in TEN:
+    for task_id in TASKS:
         bench.task(task_id, max_retries=0)
-    bench.until(lambda: bench.counts(*TEN) == [("pending", 0, 0)] * 10, 90)
+    bench.until(lambda: bench.counts(*TASKS) == [("pending", 0, 0)] * REFUSED, 90)
     assert bench.breakers() == {(ACCOUNT, "alpha"): ("paused", "auth")}
-    assert (bench.runs_of(BAD), bench.probes(BAD)) == (10, 1)
-    assert alpha.metric(bench.dsn, "turbo_auth_failures_total", account=ACCOUNT) == 10
+    assert (bench.runs_of(BAD), bench.probes(BAD)) == (REFUSED, 1)
+    assert alpha.metric(bench.dsn, "turbo_auth_failures_total", account=ACCOUNT) == REFUSED
     assert alpha.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason="auth") == 1
-    assert alpha.metric(bench.dsn, "turbo_tasks_finished_total", outcome="auth_failed") == 10
+    assert alpha.metric(bench.dsn, "turbo_tasks_finished_total", outcome="auth_failed") == REFUSED
     assert bench.sql("select failure_kind from agent_tasks group by 1") == [("auth",)]
 
     beta = bench.worker("beta", GOOD)
-    bench.until(lambda: bench.counts(*TEN) == [("completed", 0, 0)] * 10, 90)
-    assert bench.sql("select assigned_worker_id, count(*) from agent_tasks group by 1") == [(beta.worker_id, 10)]
-    assert (bench.runs_of(BAD), bench.probes(BAD)) == (10, 1), "the dead login was not asked again"
-    assert (bench.runs_of(GOOD), bench.probes(GOOD)) == (10, 0)
+    bench.until(lambda: bench.counts(*TASKS) == [("completed", 0, 0)] * REFUSED, 90)
+    assert bench.sql("select assigned_worker_id, count(*) from agent_tasks group by 1") == [(beta.worker_id, REFUSED)]
+    assert (bench.runs_of(BAD), bench.probes(BAD)) == (REFUSED, 1), "the dead login was not asked again"
+    assert (bench.runs_of(GOOD), bench.probes(GOOD)) == (REFUSED, 0)
     assert beta.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason="auth") == 0
     assert bench.trail("t0") == ["claimed", "finished", "claimed", "finished"]
 
@@ -81,9 +86,9 @@ def test_refused_content_fails_its_task_and_pauses_no_account(bench: AccountsBen
     assert bench.runs_of() == 2, "one try and one retry"
     assert bench.probes() == 2, "a probe each time"
     assert bench.breakers() == {}
-    for task_id in TEN[:3]:
+    for task_id in TASKS[:3]:
         bench.task(task_id)
-    for task_id in TEN[:3]:
+    for task_id in TASKS[:3]:
         assert bench.wait(task_id)["retry_count"] == 0
     assert alpha.metric(bench.dsn, "turbo_auth_failures_total", account=ACCOUNT) == 2
     assert alpha.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason="auth") == 0
@@ -112,12 +117,12 @@ def test_two_workers_of_a_host_share_a_probe_and_a_pause(bench: AccountsBench) -
     bench.api.decide = refuse_bad_keys
     first = bench.worker("alpha", BAD, worker={"slots": 2})
     second = bench.worker("alpha", BAD, worker={"slots": 2})
-    for task_id in TEN[:4]:
+    for task_id in TASKS[:4]:
         bench.task(task_id, max_retries=0)
     bench.until(lambda: bench.breakers() == {(ACCOUNT, "alpha"): ("paused", "auth")}, 60)
     for worker in (first, second):
         bench.until(lambda w=worker: w.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason="auth") == 1)
-    bench.until(lambda: bench.counts(*TEN[:4]) == [("pending", 0, 0)] * 4)
+    bench.until(lambda: bench.counts(*TASKS[:4]) == [("pending", 0, 0)] * 4)
     assert bench.probes() == 1
     assert 1 <= bench.runs_of() <= 4
 
@@ -140,16 +145,16 @@ def test_broken_cli_pauses_its_host_and_poisons_nothing(bench: AccountsBench) ->
     home.mkdir(parents=True)
     (home / ".claude.json").write_text("{ not json")
     alpha = bench.worker("alpha")
-    for task_id in TEN[:3]:
+    for task_id in TASKS[:3]:
         bench.task(task_id, max_retries=0)
     bench.until(lambda: bench.breakers() == {(ACCOUNT, "alpha"): ("paused", "auth")})
-    bench.until(lambda: bench.counts(*TEN[:3]) == [("pending", 0, 0)] * 3)
+    bench.until(lambda: bench.counts(*TASKS[:3]) == [("pending", 0, 0)] * 3)
     assert ".claude.json" in bench.breaker("alpha")["why"]
     assert bench.api.requests == []
     assert alpha.metric(bench.dsn, "turbo_auth_failures_total", account=ACCOUNT) == 0
     assert alpha.metric(bench.dsn, "turbo_tasks_finished_total", outcome="infrastructure") == 3
     beta = bench.worker("beta")
-    bench.until(lambda: bench.counts(*TEN[:3]) == [("completed", 0, 0)] * 3)
+    bench.until(lambda: bench.counts(*TASKS[:3]) == [("completed", 0, 0)] * 3)
     assert bench.sql("select assigned_worker_id, count(*) from agent_tasks group by 1") == [(beta.worker_id, 3)]
 
 

@@ -117,7 +117,7 @@ def test_worker_removes_old_files(bench, days):
     bench.insert("t")
     bench.wait("t")
     if days:
-        second.said("removed the logs and working directories of 1 tasks")
+        second.said("deleted the logs and working directories of 1 tasks")
         assert there(bench, "old") == [False, False]
         assert not begun.exists()
     else:

@@ -20,7 +20,7 @@ import psycopg
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pickup import percentile
+from benchmarks.bench import percentile
 from tests.support.rig import finished
 from tests.support.stores import Stores
 from turbo import embedded

@@ -36,6 +36,7 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
         cursor = await watcher.execute("select idle from agent_workers where worker_id = %s", [rig.worker_id])
         return (await cursor.fetchone())[0]
 
+    await until_async(idle, 10, pause=0.001)  # or the row below may itself hit the race, and be lost in the control
     told = len(rig.wakeups.heard)
     await watcher.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [f"busy-{number}"])
     blocker, _ = await rig.claimed()
@@ -49,8 +50,7 @@ async def one_lost_wake(rig: Rig, watcher: psycopg.AsyncConnection, number: int,
     async def woken() -> bool:
         return len(rig.wakeups.heard) > told
 
-    if number:  # the first is found by the claims of the start
-        await until_async(woken, 10, pause=0.001)
+    await until_async(woken, 10, pause=0.001)
     heard = len(rig.wakeups.heard)
     opened = time.monotonic()
     writer = await insert_open(rig.dsn, f"late-{number}")  # the trigger looked: nobody is idle

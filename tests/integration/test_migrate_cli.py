@@ -102,7 +102,7 @@ def test_failure_is_one_line_and_exit_1(empty_dsn: str) -> None:
     result = turbo_migrate("--dsn", psycopg.conninfo.make_conninfo(empty_dsn, dbname="not_there"))
     assert result.exit_code == 1
     assert len(result.stderr.splitlines()) == 1
-    assert "does not exist: create it first" in result.stderr
+    assert "does not exist; create it first" in result.stderr
 
 
 @pytest.mark.parametrize(

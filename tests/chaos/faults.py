@@ -307,7 +307,10 @@ def cuts(fleet: Fleet, seconds: float) -> Bites:
 
 # ── tools ───────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-KILL = "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'turbo %'"
+KILL = (
+    "select pg_terminate_backend(pid) from pg_stat_activity"
+    " where application_name like 'turbo %' and datname = current_database()"
+)
 
 
 def kill_sessions(fleet: Fleet) -> int:

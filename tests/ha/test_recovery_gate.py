@@ -56,7 +56,10 @@ def test_killed_backend_delays_no_claim(bench):
     bench.insert("first")
     bench.wait("first")
     until(lambda: bench.sql("select idle from agent_workers") == [(True,)])
-    ended = "select pg_terminate_backend(pid, 5000) from pg_stat_activity where application_name like 'turbo %%'"
+    ended = (
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name like 'turbo %%' and datname = current_database()"
+    )
     assert len(bench.sql(ended)) >= 3
     worker.said("listener is back")
     until(lambda: bench.sql("select idle from agent_workers") == [(True,)])

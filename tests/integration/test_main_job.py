@@ -184,7 +184,8 @@ def test_pickup_recovers_from_every_kind_of_outage(own_server, tmp_path):
         worker = bench.start().listening()
         pickup_works(bench, "first")
         killed = bench.sql(
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'turbo listener%%'"
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name like 'turbo listener%%' and datname = current_database()"
         )
         assert killed == [(True,)]
         worker.said("listener lost its session")

@@ -134,7 +134,10 @@ def test_state_that_a_failover_lost_is_written_again(bench: Bench) -> None:
     bench.insert("first", task_type="noop")
     bench.wait("first")
     bench.sql("update agent_workers set state = 'paused', idle = false")
-    bench.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'turbo listener%%'")
+    bench.sql(
+        "select pg_terminate_backend(pid) from pg_stat_activity "
+        "where application_name like 'turbo listener%%' and datname = current_database()"
+    )
     worker.said("listener is back")
     bench.insert("second", task_type="noop")
     bench.wait("second", seconds=10)

@@ -238,7 +238,10 @@ def test_wait_survives_a_database_outage(kind: str, own_server: embedded.Server)
     with psycopg.connect(own_server.dsn, autocommit=True) as db:
         db.execute("update agent_tasks set status = 'cancelled'")
         assert [look[0].status for look in looks][-1] == "cancelled"
-        db.execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'turbo client'")
+        db.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'turbo client' and datname = current_database()"
+        )
     with pytest.raises(psycopg.OperationalError):
         client.get(task_id)
     assert client.get(task_id).status == "cancelled", "the next call has a new connection"

@@ -52,7 +52,8 @@ def test_interrupted_takeover_is_restarted(bench):
         db.execute("select from agent_workers where worker_id = %s for update", [first.worker_id])
         second = bench.start(**quiet)
         waits = (
-            "select pg_terminate_backend(pid) from pg_stat_activity where application_name like 'turbo claims %%'"
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name like 'turbo claims %%' and datname = current_database()"
             " and wait_event_type = 'Lock'"
         )
         until(lambda: bench.sql(waits) == [(True,)], what="the start-up waits for the row, and its session is ended")

@@ -50,7 +50,9 @@ def _signalled(fleet: Fleet, number: signal.Signals) -> bool:
 
 def session_ended(fleet: Fleet) -> bool:
     """One of the workers' sessions: a listener's, a heartbeat's, a lane's."""
-    pids = fleet.bench.sql("select pid from pg_stat_activity where application_name like 'turbo %%' order by pid")
+    pids = fleet.bench.sql(
+        "select pid from pg_stat_activity where application_name like 'turbo %%' and datname = current_database() order by pid"
+    )
     if not pids:
         return False
     return bool(fleet.bench.sql("select pg_terminate_backend(%s)", fleet.random.choice(pids)[0])[0][0])

@@ -5,6 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support.rig import finished
 from tests.support.stores import Stores
 from turbo.db.lane import Lane
 from turbo.db.worker_registry import WorkerRow
@@ -32,25 +33,8 @@ async def stores(dsn):
         await lane.close()
 
 
-def ended(held: ClaimRef, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more) -> RunResult:
-    known: dict[str, Any] = {
-        "task_id": held.task_id,
-        "fencing_token": held.token,
-        "outcome": outcome.value,
-        "output": {"output": "done"},
-        "error": None,
-        "failure_kind": None,
-        "execution_ms": 5,
-        "retry_delay_seconds": 0.0,
-        "final": False,
-        "agent_session_id": None,
-        "finished_at": "",
-        "worker_id": "w-1-abc",
-        "queue": "default",
-        "executor": "x",
-        "detail": {},
-    }
-    return RunResult(**(known | more))
+def ended(held: ClaimRef, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> RunResult:
+    return finished(held, "w-1-abc", outcome, **more)
 
 
 def insert(db, task_id="t", **columns):

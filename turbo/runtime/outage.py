@@ -75,8 +75,7 @@ class Outage:
 
     def over(self) -> None:
         """The work succeeded."""
-        if self._backoff.failures:
-            self._backoff.reset()
+        self._backoff.reset()
         if self._logged is not None:
             self._logged = None
             self._log.log(min(self._level, logging.INFO), "%s", self._back)

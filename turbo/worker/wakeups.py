@@ -112,7 +112,10 @@ class WakeUps:
 
     def due_in(self, seconds: float) -> None:
         """A scheduled task is due in `seconds`; the earliest one sets the timer."""
-        self._due_at(time.monotonic() + seconds + DUE_SLACK_SECONDS)
+        at = time.monotonic() + seconds + DUE_SLACK_SECONDS
+        if self._next_due is None or at < self._next_due:
+            self._next_due = at
+            self._event.set()
 
     def slot_freed(self, *, key: bool) -> None:
         """A run ended; `key`: its task had a concurrency key. An idle worker will be notified of what others insert, so
@@ -218,8 +221,3 @@ class WakeUps:
         """After a failed turn: poll, and claim from every queue."""
         self._poll_soon = True
         self._claim_from.update(self._queues)
-
-    def _due_at(self, at: float) -> None:
-        if self._next_due is None or at < self._next_due:
-            self._next_due = at
-            self._event.set()

@@ -77,28 +77,19 @@ DAY = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one worker. `services`: started in this order once start-up is done, stopped in reverse."""
+    """The parts that a worker drives, or a test. `services`: started in this order once start-up is done, stopped in reverse."""
 
     worker_id: str
-    host: str
     home: WorkerHome
     lifecycle: Lifecycle
-    metrics: Metrics
     slots: Slots
-    gate: ClaimGate
-    wakeups: WakeUps
     claims: Lane
     results: Lane
-    registry: WorkerRegistry
     watcher: ReaperWatcher
     endpoint: Endpoint
     presence: WorkerPresence
     availability: ExecutorAvailability
     completer: Completer
-    runner: Runner
-    claimer: Claimer
-    reconciler: Reconciler
-    listener: Listener
     heartbeat: Heartbeat
     startup: Startup
     shutdown: Shutdown
@@ -287,25 +278,16 @@ def wire(
     )
     return Parts(
         worker_id=worker_id,
-        host=host,
         home=home,
         lifecycle=lifecycle,
-        metrics=metrics,
         slots=slots,
-        gate=gate,
-        wakeups=wakeups,
         claims=claims,
         results=results,
-        registry=registry,
         watcher=ReaperWatcher(),
         endpoint=endpoint,
         presence=presence,
         availability=availability,
         completer=completer,
-        runner=runner,
-        claimer=claimer,
-        reconciler=reconciler,
-        listener=listener,
         heartbeat=heartbeat,
         startup=startup,
         shutdown=shutdown,

@@ -26,6 +26,7 @@ from turbo.maintenance.leadership import Leadership
 from turbo.maintenance.row_retention import RowRetention
 from turbo.migrate import SCHEMA_VERSION, Patience, migrate
 from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 from turbo.worker.completer import Completer
 
 
@@ -254,7 +255,7 @@ async def test_result_of_a_deleted_task_does_not_block_others(empty_dsn: str, tm
             past_the_triggers.execute("delete from agent_tasks where task_id = %s", (one.task_id,))
         answers: dict[str, str] = {}
         spool = SpoolWriter(Spool(tmp_path / "spool"), lambda _trouble: None)
-        completer = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, Metrics())
+        completer = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, Problems(), Metrics())
         with completer.recorded.watch() as recorded:
             for task in (one, other):
                 await completer.submit(finished(task, rig.worker_id), durable=False)

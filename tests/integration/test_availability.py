@@ -11,11 +11,15 @@ from tests.support import claude
 from tests.support.claude import the_cli
 from tests.support.waiting import until
 from tests.support.workers import Bench
+from turbo.client.client import Client
+from turbo.domain.finding import Finding
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.problem import ProblemKind
 from turbo.domain.type_filter import TypeFilter
 from turbo.executors.claude.executor import ClaudeExecutor
 from turbo.executors.command import CommandExecutor
 from turbo.process.journal import Journal
+from turbo.runtime.problems import Problems
 from turbo.worker.availability import ExecutorAvailability
 
 
@@ -23,6 +27,12 @@ from turbo.worker.availability import ExecutorAvailability
 def agents(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude.Bench]:
     with claude.a_bench(tmp_path_factory) as bench:
         yield bench
+
+
+def status_problems(bench: Bench) -> list[Finding]:
+    """What `turbo status` shows first."""
+    with Client(bench.dsn) as client:
+        return client.fleet().problems
 
 
 def script(path: Path) -> Path:
@@ -109,23 +119,28 @@ def test_program_removed_while_running_costs_one_run(bench: Bench) -> None:
     bench.insert("t", task_type="tool")
     worker.said("Its tasks are left to other workers")
     bench.wait("t", "pending")
+    until(lambda: any("executor tool: " in finding.what for finding in status_problems(bench)), what="status names it")
     for number in range(3):  # as often as the worker looks for something to do, it leaves this one
         bench.insert(f"noop{number}", task_type="noop")
         bench.wait(f"noop{number}")
     assert bench.trail("t") == ["claimed", "finished", "promoted"]
     assert (bench.row("t")["infra_count"], bench.row("t")["status"]) == (1, "pending")
+    assert worker.metric(bench.dsn, "turbo_problems", kind="executor") == 1
 
 
 async def test_program_that_appears_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     executor = CommandExecutor("tool", [str(tmp_path / "tool")], journal=Journal(tmp_path / "journal"))
     said: asyncio.Queue[TypeFilter] = asyncio.Queue()
+    problems = Problems()
     routes = {"default": "tool", "noop": "noop", "lint": "tool"}
-    programs = ExecutorAvailability({"tool": executor}, routes, said.put_nowait, seconds=0.02)
+    programs = ExecutorAvailability({"tool": executor}, routes, said.put_nowait, problems, seconds=0.02)
     with caplog.at_level("INFO"):
         programs.start(lambda _name, error: pytest.fail(str(error)))
         assert await asyncio.wait_for(said.get(), 10) == TypeFilter(include=("noop",))
+        assert [problem.kind for problem in problems.current] == [ProblemKind.EXECUTOR]
         script(tmp_path / "tool")
         assert await asyncio.wait_for(said.get(), 10) == TypeFilter()
+        assert problems.current == ()
         await programs.stop()
     assert [r.levelname for r in caplog.records if "executor tool" in r.message] == ["WARNING", "INFO"]
 

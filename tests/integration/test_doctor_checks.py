@@ -312,7 +312,7 @@ def test_doctor_prints_its_lines_and_exit_codes(dsn: str, tmp_path: Path) -> Non
     done = shell("doctor")
     assert done.code == 0
     assert {line.split()[0] for line in done.lines} == {"ok", "skip"}
-    assert done.err.strip().endswith("2 skip"), "no worker, and no configuration"
+    assert done.err.strip().endswith("3 skip"), "no worker twice, and no configuration"
     shown = shell.terminal("doctor", columns=40).ended()
     assert shown.code == 0
     assert max(map(len, shown.text.splitlines())) <= 40

@@ -19,6 +19,7 @@ from turbo.host.spool import Spool
 from turbo.host.spool_writer import SpoolWriter
 from turbo.migrate import grant_roles
 from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 from turbo.worker.completer import Completer
 
 
@@ -119,7 +120,7 @@ async def test_result_is_recorded_on_a_disk_gone_read_only(
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_description) values ('a'), ('b')")
         tasks = [(await rig.claimed())[0] for _ in range(2)]
-        completer = Completer(rig.stores.results, writer, rig.slots, rig.wakeups, Metrics())
+        completer = Completer(rig.stores.results, writer, rig.slots, rig.wakeups, Problems(), Metrics())
         for claim in list(rig.slots.running):
             rig.slots.give_back(claim, unrecorded=True)
         for task in tasks:

@@ -9,6 +9,7 @@ import pytest
 from tests.support.rig import Rig, finished
 from tests.support.workers import Bench
 from turbo.domain.claim import ClaimRef
+from turbo.domain.problem import ProblemKind
 from turbo.host.spool import Spool
 from turbo.host.spool_writer import SpoolWriter
 from turbo.observability.metrics import Metrics
@@ -72,14 +73,18 @@ async def test_refused_result_is_sent_again(dsn: str, tmp_path: Path, monkeypatc
         async with Rig(dsn) as rig:
             task, _ = await rig.claimed()
             spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None)
-            one = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, Metrics())
+            one = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics())
             one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
             with one.recorded.watch() as recorded:
                 await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)
                 assert not await one.flushed(20), "refused"
                 assert recorded.empty()
+                (problem,) = rig.problems.current
+                assert problem.kind is ProblemKind.REFUSED_RESULT
+                assert 'result of task t is refused by the database: new row for relation "agent_tasks"' in problem.what
                 db.execute("alter table agent_tasks drop constraint no_end")
                 await asyncio.wait_for(recorded.get(), 20)
+                assert rig.problems.current == ()
             assert await one.flushed(20)
             await one.stop()
         assert db.execute("select status from agent_tasks").fetchone() == ("completed",)

@@ -20,6 +20,7 @@ from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING
 from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.claimer import Claimer
 from turbo.worker.listener import Listener
@@ -104,7 +105,8 @@ class Rig:
         self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
         self.stores = Stores(self.worker_id, *self.lanes)
         self.slots = Slots(self.slots_size)
-        self.gate = ClaimGate()
+        self.problems = Problems()
+        self.gate = ClaimGate(self.problems)
         self.wakeups = RecordedWakeUps(self.queues, poll_seconds=self.poll_seconds, recheck=self.recheck)
         metrics, reconcile = Metrics(), asyncio.Event()
         self.poller = Poller(self.stores.claims, self.queues, self.wakeups, NoAccounts(), reconcile)
@@ -131,6 +133,7 @@ class Rig:
             self.wakeups,
             self.poller,
             self,
+            self.problems,
             metrics,
             reconcile=reconcile,
             poll_seconds=self.poll_seconds,

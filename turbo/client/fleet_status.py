@@ -19,7 +19,8 @@ FEW = 5
 
 @dataclass(frozen=True, slots=True)
 class WorkerLine:
-    """A worker. `silent`: its last heartbeat is older than its lease."""
+    """A worker. `silent`: its last heartbeat is older than its lease. `problems`: each with `kind`, `what` and `do`, as its
+    last heartbeat wrote them."""
 
     worker_id: str
     name: str
@@ -32,6 +33,7 @@ class WorkerLine:
     metrics_address: str | None
     state: str
     idle: bool
+    problems: list[dict[str, str]]
     running: int
     silent_seconds: float
     up_seconds: float
@@ -107,7 +109,13 @@ class FleetStatus:
     @property
     def problems(self) -> list[Finding]:
         """Findings, the worst first."""
-        return [*self._about_workers(), *self._about_accounts(), *self._about_queues(), *self._about_results()]
+        return [
+            *self._about_workers(),
+            *self._reported_by_workers(),
+            *self._about_accounts(),
+            *self._about_queues(),
+            *self._about_results(),
+        ]
 
     def _about_workers(self) -> list[Finding]:
         findings = []
@@ -129,6 +137,14 @@ class FleetStatus:
                 )
             )
         return findings
+
+    def _reported_by_workers(self) -> list[Finding]:
+        """What live workers say is wrong with them; what several say is one finding."""
+        saying: dict[tuple[str, str], list[str]] = {}
+        for w in self.workers:
+            for problem in w.problems if w.live else ():
+                saying.setdefault((problem["what"], problem["do"]), []).append(w.worker_id)
+        return [warn(f"{_who(workers)}: {what}", do) for (what, do), workers in saying.items()]
 
     def _about_accounts(self) -> list[Finding]:
         findings = []
@@ -186,6 +202,10 @@ class FleetStatus:
         if rate is None or rate >= POOR_RATE or total < FEW:
             return []
         return [warn(f"{failed} of {total} tasks failed in the last hour", "turbo tasks --status failed --since 1h")]
+
+
+def _who(workers: list[str]) -> str:
+    return f"worker {workers[0]}" if len(workers) == 1 else f"{len(workers)} workers ({workers[0]}, …)"
 
 
 def _many(count: int, what: str) -> str:

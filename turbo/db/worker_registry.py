@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from psycopg.rows import dict_row
 
@@ -10,6 +10,7 @@ from turbo.db import result_store
 from turbo.db.connect import Connection
 from turbo.db.lane import Lane
 from turbo.db.store import Store, rows
+from turbo.domain.problem import Problem
 from turbo.domain.states import RescueReason, WorkerState
 from turbo.sql import statement
 
@@ -128,8 +129,22 @@ class WorkerRegistry(Store):
         await self._run("workers/prune", {})
 
 
-async def beat(connection: Connection, worker_id: str, *, busy: int, may_lead: bool, leader_lease: float) -> BeatAnswer:
+async def beat(
+    connection: Connection,
+    worker_id: str,
+    *,
+    busy: int,
+    problems: Sequence[Problem] = (),
+    may_lead: bool,
+    leader_lease: float,
+) -> BeatAnswer:
     """One beat, on the heartbeat's connection. `leader_lease` in seconds."""
-    parameters = {"worker": worker_id, "busy": busy, "may_lead": may_lead, "leader_lease": leader_lease}
+    parameters = {
+        "worker": worker_id,
+        "busy": busy,
+        "problems": json.dumps([asdict(problem) for problem in problems]),
+        "may_lead": may_lead,
+        "leader_lease": leader_lease,
+    }
     ((alive, leads, died, to_rescue, *_),) = await rows(connection, "workers/beat", parameters)
     return BeatAnswer(bool(alive), bool(leads), tuple(died), bool(to_rescue))

@@ -17,7 +17,7 @@ from turbo import db
 from turbo.db.channels import HEARD, QUESTION, worker_channel
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
-from turbo.domain.finding import Finding, fail, ok, skip
+from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 
 DELIVERY_SECONDS = 5.0
@@ -29,6 +29,7 @@ def checks(session: Session) -> list[Check]:
     return [
         Check("notifications", lambda: _delivered(session), ("writable",)),
         Check("workers hear", lambda: _workers_hear(session), ("notifications", "schema")),
+        Check("worker problems", lambda: _problems(session), ("schema",)),
     ]
 
 
@@ -69,6 +70,17 @@ def _workers_hear(session: Session) -> Finding:
         f"live, but without notifications: {named}; these workers poll every second and react late",
         "check the worker's log: its DSN leads through a pooler in transaction mode, or its event loop is blocked",
     )
+
+
+def _problems(session: Session) -> Finding:
+    """What live workers say is wrong with them, on whatever host they are."""
+    workers = session.rows("workers")
+    reported = [(row["worker_id"], problem) for row in workers for problem in row["problems"]]
+    if not reported:
+        return ok("no live worker reports one") if workers else skip("there is no live worker")
+    (worker_id, first), more = reported[0], len(reported) - 1
+    also = f"; {more} more: turbo status lists them" if more else ""
+    return warn(f"worker {worker_id}: {first['what']}{also}", first["do"])
 
 
 def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:

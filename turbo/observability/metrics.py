@@ -7,8 +7,9 @@ inserter can invent one.
 """
 
 import collections
+import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 from turbo import __version__
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, ModelUsage, OutcomeKind
+from turbo.domain.problem import ProblemKind
 from turbo.domain.run import Running
 from turbo.domain.states import RescueReason
 from turbo.observability.fast_metrics import FastCounter, FastHistogram
@@ -148,6 +150,7 @@ class Metrics:
             "turbo_fenced_writes", "Results refused because the claim was no longer this worker's.", registry=r
         )
         self.spool_pending = Gauge("turbo_spool_pending", "Results not yet recorded in the database.", registry=r)
+        self.problems = Gauge("turbo_problems", "What is wrong with this worker now, by kind.", ["kind"], registry=r)
         self.retention = Counter(
             "turbo_retention_deleted",
             "Rows that this worker deleted as leader because of their age.",
@@ -182,6 +185,11 @@ class Metrics:
         self.slots.labels("busy").set_function(lambda: slots.busy)
         self.slots.labels("free").set_function(lambda: slots.free)
 
+    def observe_problems(self, count: Callable[[], Mapping[ProblemKind, int]]) -> None:
+        """Report what is wrong, counted at each scrape."""
+        for kind in ProblemKind:
+            self.problems.labels(kind).set_function(functools.partial(_of_kind, kind, count))
+
     def record_usage(self, account: str, usage: Iterable[ModelUsage]) -> None:
         """Add the tokens and cost of one run."""
         for u in usage:
@@ -193,3 +201,7 @@ class Metrics:
             ):
                 self.tokens.labels(account, u.model, kind).inc(max(0, tokens))
             self.cost.labels(account, u.model).inc(max(0.0, u.cost_usd))
+
+
+def _of_kind(kind: ProblemKind, count: Callable[[], Mapping[ProblemKind, int]]) -> float:
+    return float(count().get(kind, 0))

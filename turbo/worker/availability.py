@@ -13,9 +13,11 @@ import logging
 from collections.abc import Callable, Mapping
 
 from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.problem import ProblemKind
 from turbo.domain.run import Running
 from turbo.domain.type_filter import TypeFilter, served_types
 from turbo.executors.protocol import Executor, NeedsProgram, Versioned
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,7 @@ class ExecutorAvailability(LoopService):
         executors: Mapping[str, Executor],
         routes: Mapping[str, str],
         types_changed: Callable[[TypeFilter], None],
+        problems: Problems,
         *,
         seconds: float = CHECK_SECONDS,
     ) -> None:
@@ -39,6 +42,7 @@ class ExecutorAvailability(LoopService):
         self._executors = {name: e for name, e in executors.items() if isinstance(e, NeedsProgram)}
         self._routes = routes
         self._types_changed = types_changed
+        self._problems = problems
         self._seconds = seconds
         self._missing: dict[str, str] = {}
         self._version_unknown = {name: e for name, e in executors.items() if isinstance(e, Versioned)}
@@ -53,8 +57,15 @@ class ExecutorAvailability(LoopService):
                 missing[name],
                 self._seconds,
             )
+            self._problems.report(
+                ProblemKind.EXECUTOR,
+                name,
+                f"executor {name}: {missing[name]}; its tasks are left to other workers",
+                "turbo doctor --config FILE on that host",
+            )
         for name in self._missing.keys() - missing.keys():
             log.info("executor %s: what it needs is here now", name)
+            self._problems.clear(ProblemKind.EXECUTOR, name)
         changed = missing.keys() != self._missing.keys()
         self._missing = missing
         if changed:

@@ -2,7 +2,8 @@
 
     accounts: types whose account is paused ───────────────┐
     executor availability: types whose program is missing ─┼──▶ types, open ──▶ the claimer, before each claim
-    spool: everything, while the disk takes no result ─────┘
+    spool: everything, while the disk takes no result ─────┤
+    completer: everything, while results cannot be recorded┘
 
 What a source closes is closed at once in this process; the worker's row is written afterwards (turbo.worker.presence).
 """
@@ -12,17 +13,24 @@ import functools
 import operator
 from collections.abc import Callable
 
+from turbo.domain.problem import ProblemKind
 from turbo.domain.type_filter import EVERYTHING, TypeFilter
+from turbo.runtime.problems import Problems
+
+HOLD = "claims"
+"""The key of a problem that holds back all claims."""
 
 
 class ClaimGate:
-    """`types`: what all sources let through. `held_back`: why nothing may be claimed at all, or None. `changed` is set by
-    every change; one part of the worker waits for it (turbo.worker.presence) and clears it."""
+    """`types`: what all sources let through. `changed` is set by every change; one part of the worker waits for it
+    (turbo.worker.presence) and clears it."""
 
-    def __init__(self) -> None:
+    def __init__(self, problems: Problems) -> None:
+        """What holds everything back is reported to `problems`."""
         self.types = EVERYTHING
-        self.held_back: str | None = None
         self.changed = asyncio.Event()
+        self._problems = problems
+        self._holds: dict[ProblemKind, str] = {}
         self._by_source: dict[str, TypeFilter] = {}
 
     def source(self, name: str) -> Callable[[TypeFilter], None]:
@@ -35,12 +43,22 @@ class ClaimGate:
 
         return restrict
 
-    def hold(self, reason: str | None) -> None:
-        """Let nothing be claimed, because of `reason`; None lets claims go on."""
-        self.held_back = reason
+    def hold(self, kind: ProblemKind, reason: str | None, do: str = "") -> None:
+        """Let nothing be claimed, because of `reason`; None ends this kind's hold. `do`: the remedy."""
+        if reason is None:
+            self._holds.pop(kind, None)
+            self._problems.clear(kind, HOLD)
+        else:
+            self._holds[kind] = reason
+            self._problems.report(kind, HOLD, f"claims nothing: {reason}", do)
         self.changed.set()
+
+    @property
+    def held_back(self) -> str | None:
+        """Why nothing may be claimed at all, or None."""
+        return next(iter(self._holds.values()), None)
 
     @property
     def open(self) -> bool:
         """Whether anything may be claimed."""
-        return self.held_back is None and not self.types.none
+        return not self._holds and not self.types.none

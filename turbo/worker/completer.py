@@ -27,11 +27,13 @@ from turbo import db
 from turbo.db.result_store import ResultAnswer, ResultStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import TaskState, Verdict
 from turbo.host.spool import SpoolEntry
 from turbo.host.spool_writer import SpoolWriter
 from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
 from turbo.worker.slots import Slots
@@ -63,13 +65,20 @@ class Completer(LoopService):
     name = "completer"
 
     def __init__(
-        self, store: ResultStore, spool: SpoolWriter, slots: Slots, wakeups: WakeUps, metrics: Metrics
+        self,
+        store: ResultStore,
+        spool: SpoolWriter,
+        slots: Slots,
+        wakeups: WakeUps,
+        problems: Problems,
+        metrics: Metrics,
     ) -> None:
         super().__init__()
         self._store = store
         self._spool = spool
         self._slots = slots
         self._wakeups = wakeups
+        self._problems = problems
         self._metrics = metrics
         self._waiting: deque[Submission] = deque()
         self._in_flight: list[Submission] = []
@@ -183,6 +192,7 @@ class Completer(LoopService):
                 log.info("recorded a result that was only on disk", extra={"task": answer.task_id})
         if submission.refused:
             log.info("recorded the result that was refused before", extra={"task": answer.task_id})
+            self._problems.clear(ProblemKind.REFUSED_RESULT, answer.task_id)
         if answer.verdict in (Verdict.LATE, Verdict.GONE):
             self._metrics.fenced.inc()
             late = answer.verdict is Verdict.LATE
@@ -251,6 +261,12 @@ class Completer(LoopService):
                 submission.entry.path if submission.entry else "memory",
                 REFUSED_SECONDS,
                 extra={"task": submission.result.task_id},
+            )
+            self._problems.report(
+                ProblemKind.REFUSED_RESULT,
+                submission.result.task_id,
+                f"the result of task {submission.result.task_id} is refused by the database: {db.reason(error)}",
+                "change or drop the constraint or trigger that refuses it; the result is kept, and sent again every minute",
             )
             if submission.replayed is not None:
                 submission.replayed["refused"] += 1

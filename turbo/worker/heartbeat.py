@@ -22,6 +22,7 @@ from turbo.db.connect import Connection
 from turbo.db.worker_registry import BeatAnswer, beat
 from turbo.maintenance.leadership import Leadership
 from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, report
 from turbo.worker.contact import DatabaseContact
 from turbo.worker.shutdown_deadline import ShutdownDeadline
@@ -56,6 +57,7 @@ class Heartbeat:
         worker_id: str,
         slots: Slots,
         contact: DatabaseContact,
+        problems: Problems,
         leadership: Leadership,
         deadline: ShutdownDeadline,
         metrics: Metrics,
@@ -69,6 +71,7 @@ class Heartbeat:
         self._worker_id = worker_id
         self._slots = slots
         self._contact = contact
+        self._problems = problems
         self._leadership = leadership
         self._deadline = deadline
         self._metrics = metrics
@@ -146,6 +149,7 @@ class Heartbeat:
             connection,
             self._worker_id,
             busy=self._slots.busy,
+            problems=self._problems.current,
             may_lead=self._leadership.may_lead,
             leader_lease=LEADER_LEASE_BEATS * self._seconds,
         )

@@ -30,9 +30,11 @@ from psycopg import Notify
 from turbo import db
 from turbo.db.channels import CONTROL, HEARD, QUESTION, QUEUE_PREFIX, Notifier, listen, queue_channel, worker_channel
 from turbo.db.connect import Connection
+from turbo.domain.problem import ProblemKind
 from turbo.domain.states import ControlMessage
 from turbo.observability.metrics import Metrics
 from turbo.runtime.backoff import Backoff
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
 from turbo.worker.poller import Poller
@@ -86,6 +88,7 @@ class Listener(LoopService):
         wakeups: WakeUps,
         poller: Poller,
         events: ListenerEvents,
+        problems: Problems,
         metrics: Metrics,
         *,
         reconcile: asyncio.Event,
@@ -100,6 +103,7 @@ class Listener(LoopService):
         self._wakeups = wakeups
         self._poller = poller
         self._events = events
+        self._problems = problems
         self._reconcile = reconcile
         self._metrics = metrics
         self._poll_seconds = poll_seconds
@@ -171,6 +175,12 @@ class Listener(LoopService):
                     "mode in the way? Point the DSN at PostgreSQL itself or at a session-mode pool. Polling every %g s.",
                     DEAF_POLL_SECONDS,
                 )
+                self._problems.report(
+                    ProblemKind.DEAF,
+                    "",
+                    "notifications do not arrive; it polls every second",
+                    "point its DSN at PostgreSQL itself, or at a pool in session mode",
+                )
             self._deaf = True
             return
         self._metrics.listener_up.set(1)
@@ -182,6 +192,7 @@ class Listener(LoopService):
             log.info("notifications arrive again")
         self._session.over()
         self._deaf = False
+        self._problems.clear(ProblemKind.DEAF, "")
 
     # ── proof of delivery ───────────────────────────────────────────────────────────────────────────────────────────
 

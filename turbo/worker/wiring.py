@@ -7,6 +7,7 @@ and when?), Slots (what runs?), DatabaseContact (when did we reach the database?
 """
 
 import asyncio
+import functools
 import os
 import secrets
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from turbo.db.lane import Lane
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
+from turbo.domain.problem import ProblemKind
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.protocol import Executor
 from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
@@ -38,6 +40,7 @@ from turbo.observability.endpoint import Endpoint, TlsFiles
 from turbo.observability.metrics import Metrics
 from turbo.process.journal import Journal
 from turbo.process.reaper import ReaperWatcher
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import Service
 from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.beat_handler import BeatHandler
@@ -115,7 +118,8 @@ def wire(
     lifecycle = Lifecycle()
     metrics = Metrics()
     slots = Slots(settings.slots)
-    gate = ClaimGate()
+    problems = Problems()
+    gate = ClaimGate(problems)
     contact = DatabaseContact()
     leadership = Leadership()
     recovery_gate = RecoveryGate()
@@ -127,7 +131,9 @@ def wire(
     home = state.open_worker(worker_id)
     journal = Journal(home.journal)
     spool = Spool(home.spool)
-    spool_writer = SpoolWriter(spool, gate.hold)
+    spool_writer = SpoolWriter(
+        spool, functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there")
+    )
     exclusive = ExclusiveDirectories(
         state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
     )
@@ -159,6 +165,7 @@ def wire(
     presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
     metrics.declare_series(settings.queues, executors)
     metrics.observe(slots, executors)
+    metrics.observe_problems(problems.count)
 
     # The path of a task, from its end to its beginning.
     progress = ProgressWriter(progress_lane, worker_id, slots)
@@ -172,8 +179,8 @@ def wire(
         shared=config.accounts,
         timings=account_timings,
     )
-    availability = ExecutorAvailability(executors, config.routes, gate.source("executor availability"))
-    completer = Completer(result_store, spool_writer, slots, wakeups, metrics)
+    availability = ExecutorAvailability(executors, config.routes, gate.source("executor availability"), problems)
+    completer = Completer(result_store, spool_writer, slots, wakeups, problems, metrics)
     runner = Runner(
         worker_id,
         executors,
@@ -230,6 +237,7 @@ def wire(
         wakeups,
         poller,
         recovery,
+        problems,
         metrics,
         reconcile=reconcile,
         poll_seconds=settings.poll_seconds,
@@ -241,6 +249,7 @@ def wire(
         worker_id,
         slots,
         contact,
+        problems,
         leadership,
         deadline,
         metrics,

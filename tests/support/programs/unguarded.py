@@ -20,6 +20,7 @@ from turbo.config.worker import load_worker_config
 from turbo.db import result_store
 from turbo.db.claim_store import ClaimStore
 from turbo.domain.claim import ClaimRef
+from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import StopCause
 from turbo.host.spool import Spool, SpoolEntry
@@ -168,7 +169,7 @@ def full_disk() -> None:
         except Dropped:
             return
 
-    def go_on(_self: ClaimGate, _reason: str | None) -> None:
+    def go_on(_self: ClaimGate, _kind: ProblemKind, _reason: str | None, do: str = "") -> None:
         return None
 
     SpoolWriter.put = put_or_drop  # type: ignore[method-assign, assignment]

@@ -1,5 +1,5 @@
 -- Status: every worker row, its running tasks counted by their index. silent_seconds: since its last beat.
-select w.worker_id, w.name, w.host, w.pid, w.version, w.slots, w.queues, w.accounts, w.metrics_address, w.state, w.idle,
+select w.worker_id, w.name, w.host, w.pid, w.version, w.slots, w.queues, w.accounts, w.metrics_address, w.state, w.idle, w.problems,
        (select count(*) from public.agent_tasks t
          where t.status = 'running' and t.assigned_worker_id = w.worker_id)::int as running,
        extract(epoch from clock_timestamp() - w.heartbeat_at)::float8 as silent_seconds,

@@ -9,7 +9,7 @@
 -- died: workers that this beat marked dead. to_rescue: some dead worker still holds tasks, so run tasks/rescue.sql.
 with own as (
   update public.agent_workers
-     set heartbeat_at = clock_timestamp(), silent_beats = 0, counted_at = null, busy = %(busy)s
+     set heartbeat_at = clock_timestamp(), silent_beats = 0, counted_at = null, busy = %(busy)s, problems = %(problems)s::jsonb
    where worker_id = %(worker)s and state <> 'dead' and pid <> 0
   returning worker_id
 ), silent as (

@@ -1,0 +1,26 @@
+"""A problem of one worker: what is wrong with it now, and the remedy. `turbo status` shows those of the whole fleet."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ProblemKind(StrEnum):
+    """The label of `turbo_problems{kind}`, and `kind` in `agent_workers.problems`; the worst first."""
+
+    LOOP_BLOCKED = "loop_blocked"  # code of a task holds up the worker's event loop
+    RESULTS_WAIT = "results_wait"  # results cannot be recorded, so nothing is claimed
+    DISK = "disk"  # the spool takes no result, so nothing is claimed
+    REFUSED_ROW = "refused_row"  # the database does not let turbo write a task's row
+    REFUSED_RESULT = "refused_result"  # nor a task's result
+    UNAVAILABLE = "unavailable"  # a service, a remote or a repository is away
+    EXECUTOR = "executor"  # what an executor needs is not on this host
+    DEAF = "deaf"  # notifications do not arrive
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """`what`: the observation. `do`: the remedy, '' if there is nothing to do."""
+
+    kind: ProblemKind
+    what: str
+    do: str = ""

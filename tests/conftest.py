@@ -17,6 +17,8 @@ hypothesis.settings.load_profile("turbo")
 ID_LENGTH = 24
 """Characters of one parameter in the id of a test."""
 
+LONGEST_FIRST = ("tests/soak", "tests/model", "tests/chaos", "tests/ha", "test_fleet_", "tests/integration")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
@@ -25,6 +27,15 @@ def pytest_configure(config: pytest.Config) -> None:
         shared = database.SharedServer()
         shared.offer()
         config.add_cleanup(shared.close)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests that wait longest begin first: begun last, one of them alone would decide how long the run takes."""
+    items.sort(
+        key=lambda item: next(
+            (n for n, folder in enumerate(LONGEST_FIRST) if folder in item.nodeid), len(LONGEST_FIRST)
+        )
+    )
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -45,8 +45,8 @@ def test_dead_login_uses_no_attempts_and_another_host_runs_tasks(bench: Accounts
     alpha = bench.worker("alpha", BAD)
     for task_id in TASKS:
         bench.task(task_id, max_retries=0)
+    bench.until(lambda: bench.breakers() == {(ACCOUNT, "alpha"): ("paused", "auth")}, 90)
     bench.until(lambda: bench.counts(*TASKS) == [("pending", 0, 0)] * REFUSED, 90)
-    assert bench.breakers() == {(ACCOUNT, "alpha"): ("paused", "auth")}
     assert (bench.runs_of(BAD), bench.probes(BAD)) == (REFUSED, 1)
     assert alpha.metric(bench.dsn, "turbo_auth_failures_total", account=ACCOUNT) == REFUSED
     assert alpha.metric(bench.dsn, "turbo_account_paused", account=ACCOUNT, reason="auth") == 1

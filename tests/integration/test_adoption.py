@@ -12,9 +12,10 @@ import pytest
 from tests.support.adoption import LOCK_TIMEOUT, PATIENCE, contents, each, make, old_columns, places
 from tests.support.migrations import Background, everything, open_transaction, query
 from tests.support.odd_tables import PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
+from tests.support.prefork import TURBO
 from tests.support.rig import Rig, finished
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench, bench
+from tests.support.workers import Bench, bench
 from turbo.client.client import Client
 from turbo.db.lane import Lane
 from turbo.db.retention_store import RetentionAges, RetentionStore

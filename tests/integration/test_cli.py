@@ -7,8 +7,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.prefork import TURBO
 from tests.support.shell import Shell
-from tests.support.workers import TURBO
 from turbo.cli.main import COMMANDS
 
 GROUPS = {

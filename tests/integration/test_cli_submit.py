@@ -9,9 +9,10 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from tests.support.prefork import TURBO
 from tests.support.shell import Shell
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench
+from tests.support.workers import Bench
 
 
 def rows(shell: Shell) -> list[dict[str, Any]]:

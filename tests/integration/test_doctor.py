@@ -24,9 +24,10 @@ import yaml
 from tests.support.claude import KEY, the_cli
 from tests.support.database import embedded_arguments
 from tests.support.pgbouncer import pgbouncer
+from tests.support.prefork import TURBO
 from tests.support.requirements import missing
 from tests.support.shell import Done
-from tests.support.workers import TURBO, Bench, WorkerProcess
+from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.migrate import SCHEMA_VERSION, migrate
 
@@ -250,8 +251,13 @@ def test_env_file_readable_by_others_fails(host: Host) -> None:
 
 def test_cli_missing_from_the_worker_path_fails(host: Host) -> None:
     host.start(path=SYSTEM_PATH).listening()
+    until(lambda: host.bench.sql("select from agent_workers where problems <> '[]'"), what="a beat with its problem")
     done = host.doctor(path=host.with_cli)  # the shell has it
-    only(done, "executor claude", "fail", "it is not on the PATH")
+    assert {name: one["level"] for name, one in wrong(done).items()} == {
+        "executor claude": "fail",
+        "worker problems": "warn",
+    }
+    assert "it is not on the PATH" in wrong(done)["executor claude"]["what"]
     assert "in the environment of worker w-" in wrong(done)["executor claude"]["what"]
 
 

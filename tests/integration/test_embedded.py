@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.prefork import TURBO
 from tests.support.waiting import gone, until
-from tests.support.workers import TURBO
 from turbo import embedded
 
 PARENT = """

@@ -12,8 +12,9 @@ import pytest
 
 from tests.support.fleet import FleetBench, free_ports, load
 from tests.support.launchd import Launchd, environment_of, launchd, spawned
+from tests.support.prefork import TURBO
 from tests.support.waiting import gone, until
-from tests.support.workers import TURBO, Bench
+from tests.support.workers import Bench
 from turbo.fleet.operate import STEADY_SECONDS
 
 

@@ -15,8 +15,8 @@ import yaml
 from tests.support.adoption import contents, old_columns
 from tests.support.migrations import everything, query
 from tests.support.odd_tables import PREDECESSOR, OldPoller
+from tests.support.prefork import TURBO
 from tests.support.waiting import until
-from tests.support.workers import TURBO
 from turbo import embedded
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "from-a-poller.md"

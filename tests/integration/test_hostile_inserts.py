@@ -19,8 +19,9 @@ import pytest
 from psycopg import errors
 
 from tests.support.logins import login
+from tests.support.prefork import TURBO
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench, WorkerProcess
+from tests.support.workers import Bench, WorkerProcess
 from turbo.migrate import grant_roles
 
 SHOW_ARGV = "import json, sys; print(json.dumps({'argv': sys.argv[1:]}))"

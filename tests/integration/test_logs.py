@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support import workers
+from tests.support.prefork import TURBO
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench
+from tests.support.workers import Bench
 from turbo import embedded
 
 TALKER = """

@@ -11,9 +11,9 @@ import psycopg
 import pytest
 
 from tests.support import workers
+from tests.support.prefork import TURBO
 from tests.support.size import sized
 from tests.support.waiting import gone, until
-from tests.support.workers import TURBO
 from turbo.migrate import SCHEMA_VERSION
 
 

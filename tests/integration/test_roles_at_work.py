@@ -10,8 +10,9 @@ import pytest
 from psycopg import errors
 
 from tests.support.logins import login, user
+from tests.support.prefork import TURBO
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench
+from tests.support.workers import Bench
 from turbo import Client
 from turbo.migrate import grant_roles
 

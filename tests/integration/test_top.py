@@ -14,9 +14,10 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.support import database
+from tests.support.prefork import TURBO
 from tests.support.terminal import Terminal, terminal
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench
+from tests.support.workers import Bench
 from turbo import embedded
 from turbo.cli.live.feed import COUNTED
 from turbo.sql import statement

@@ -13,9 +13,10 @@ import pytest
 
 from tests.support import messages_api
 from tests.support.accounts import accounts_bench
+from tests.support.prefork import TURBO
 from tests.support.repositories import IDENTITY, checkout, git, own_clone
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench, WorkerProcess
+from tests.support.workers import Bench, WorkerProcess
 
 MANY = 20
 

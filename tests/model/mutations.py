@@ -434,9 +434,9 @@ MUTATIONS = (
 )
 
 NOTICED_IN_CI = (
-    "a claim skips rows that another session has locked",
+    "a worker that is marked dead does not claim",
     "a recorded result consumes its token",
-    "a release must carry the row's token",
+    "a result must carry the row's token",
     "only tasks of dead workers are rescued",
     "a rescue keeps the token",
     "orphans are released",

@@ -15,8 +15,9 @@ import psycopg
 from tests.support import messages_api, workers
 from tests.support.claude import OAUTH, the_cli
 from tests.support.messages_api import Answer, MessagesApi, Request
+from tests.support.prefork import TURBO
 from tests.support.waiting import until
-from tests.support.workers import TURBO, WorkerProcess
+from tests.support.workers import WorkerProcess
 from turbo.executors.claude.executor import PREAMBLE, PROBE_PROMPT
 
 ACCOUNT = "max"

@@ -144,7 +144,9 @@ def fresh_database(template: str = "template0") -> Iterator[str]:
     """The DSN of a new database, which is dropped at the end."""
     name = f"turbo_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(server().dsn, autocommit=True) as admin:
-        admin.execute(f"create database {name} template {template}")
+        # The files are copied: written through the WAL, which is the default since version 15, a database costs twice as much.
+        how = " strategy file_copy" if admin.info.server_version >= 150_000 else ""
+        admin.execute(f"create database {name} template {template}{how}")
     try:
         yield server().database(name)
     finally:

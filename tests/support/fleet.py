@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from tests.support.workers import TURBO, Bench
+from tests.support.prefork import TURBO
+from tests.support.workers import Bench
 
 
 def free_ports(count: int) -> int:

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.workers import TURBO
+from tests.support import prefork
+from tests.support.prefork import TURBO
 
 _ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07]*\x07|[@-_])")
 
@@ -61,13 +62,11 @@ class Shell:
     env: Mapping[str, str] = field(default_factory=dict)
 
     def __call__(self, *arguments: str | Path, stdin: str | bytes = b"", **env: str) -> Done:
-        done = subprocess.run(
+        done = prefork.run(
             [TURBO, *arguments],
-            input=stdin if isinstance(stdin, bytes) else stdin.encode(),
-            capture_output=True,
+            stdin=stdin if isinstance(stdin, bytes) else stdin.encode(),
             env=self.environment(env),
             cwd=self.cwd,
-            timeout=60,
         )
         return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 

@@ -18,11 +18,12 @@ import psycopg
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support import prefork
+from tests.support.prefork import PROGRAMS, TURBO, Process
 from tests.support.sessions import Sessions
 from tests.support.waiting import until
 
-TURBO = Path(sys.executable).parent / "turbo"
-UNGUARDED = (sys.executable, Path(__file__).with_name("programs") / "unguarded.py")
+UNGUARDED = (sys.executable, PROGRAMS / "unguarded.py")
 
 LEDGER_PROGRAM = """
 import json, os, subprocess, sys, time
@@ -47,7 +48,7 @@ sys.exit(data.get("exit", 0))
 
 @dataclass
 class WorkerProcess:
-    process: "subprocess.Popen[bytes]"
+    process: Process
     log_path: Path
     state_dir: Path
 
@@ -149,13 +150,8 @@ class Bench:
         file.write_text(yaml.safe_dump(config or self.config(**worker)))
         log = self.path / f"worker{number}.log"
         with log.open("wb") as out:
-            process = subprocess.Popen(
-                [*program, file, *arguments],
-                env={**os.environ, "TURBO_DSN": dsn or self.dsn},
-                stdout=out,
-                stderr=out,
-                stdin=subprocess.DEVNULL,
-            )
+            environment = {**os.environ, "TURBO_DSN": dsn or self.dsn}
+            process = prefork.popen([*program, file, *arguments], env=environment, stdout=out, stderr=out)
         one = WorkerProcess(process, log, self.path / "state")
         self.workers.append(one)
         (self.path / "ledger.worker").write_text(str(process.pid))

@@ -27,6 +27,7 @@ from tests.support.pgbouncer import pgbouncer
 from tests.support.prefork import TURBO
 from tests.support.requirements import missing
 from tests.support.shell import Done
+from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.migrate import SCHEMA_VERSION, migrate

@@ -63,7 +63,7 @@ $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/constraints.txt benchm
 	@touch $@
 
 chaos: $(STAMP)  ## Break a loaded fleet in every way, in turns with a baseline; CHAOS='--only network' for some
-	@$(BIN)/python -m tests.chaos $(CHAOS)
+	@TURBO_PROVE=1 $(BIN)/python -m tests.chaos $(CHAOS)
 
 cost: $(STAMP)  ## Instructions of each statement, beside the recorded figures; COST='--only claim,finish', --check, --record
 	@$(BIN)/python -m benchmarks.cost $(COST)

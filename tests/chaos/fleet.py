@@ -19,12 +19,14 @@ import psycopg
 from psycopg import conninfo
 
 from tests.support.proxy import Proxy, proxy
+from tests.support.size import sized
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.migrate import migrate
 
-WORKERS, SLOTS, RUN_SECONDS = 2, 4, 0.3
+WORKERS, SLOTS, RUN_SECONDS = 2, sized(2, 4), sized(0.5, 0.3)
+"""Small: 8 runs a second. Full: 27 a second, about what two cores can do."""
 BACKLOG = 60
 LEASE_SECONDS = 4
 PROGRAM = """

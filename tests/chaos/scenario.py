@@ -19,7 +19,7 @@ RECOVERED = 0.8
 """Of the rate before, over one second: the first such second ends the recovery. A window's rate then is compared whole."""
 
 LIMIT_SECONDS = 90.0
-LOOK_SECONDS = 0.1
+LOOK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)

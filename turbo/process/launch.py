@@ -112,38 +112,81 @@ def launch(
 
 
 def resolve(name: str, path: str | None, cwd: Path) -> str:
-    """The program's absolute path, looked up as execvp would in `cwd`. Raises SpawnFailed."""
-    if not cwd.is_dir():
+    """The program's absolute path, looked up as a shell does in `cwd`. Raises SpawnFailed.
+
+    An entry of `path` in which nothing can be found is passed over: missing, not a directory, or closed to this user.
+    An empty or relative entry counts from `cwd`.
+    """
+    if not os.path.isdir(cwd) and not _closed(cwd):  # noqa: PTH112 - Path.is_dir raises PermissionError
         raise SpawnFailed(f"cannot start {name}: its working directory {cwd} does not exist", errno.ENOENT)
     if not os.access(cwd, os.X_OK):
         raise SpawnFailed(f"cannot start {name}: its working directory {cwd} cannot be entered", errno.EACCES)
     searched = path if path is not None else os.defpath
-    directories = [""] if "/" in name else searched.split(os.pathsep)
-    refused = None
-    for directory in directories:
-        candidate = cwd / directory / name
-        if candidate.is_file():
-            if os.access(candidate, os.X_OK):
-                return str(candidate)
-            refused = refused or candidate
-    if refused is not None:
-        raise SpawnFailed(f"cannot start {name}: {refused} is not executable (chmod +x?)", errno.EACCES)
+    found = search(name, searched, cwd)
+    if found.program is not None:
+        return found.program
+    if found.refused is not None:
+        raise SpawnFailed(f"cannot start {name}: {found.refused} is not executable (chmod +x?)", errno.EACCES)
+    closed = f" (may not be searched: {', '.join(found.closed)})" if found.closed else ""
     where = f"no such file under {cwd}" if "/" in name else f"not found on the PATH searched: {searched or '(empty)'}"
-    if "/" in name and (cwd / name).is_dir():
+    if "/" in name and os.path.isdir(cwd / name):  # noqa: PTH112
         where = f"{cwd / name} is a directory"
-    raise SpawnFailed(f"cannot start {name}: {where}", errno.ENOENT)
+    raise SpawnFailed(f"cannot start {name}: {where}{closed}", errno.EACCES if closed else errno.ENOENT)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The result of a search: the program, or what may explain that there is none.
+
+    `refused`: the first file of that name that is not executable. `closed`: the directories that this user may not search.
+    """
+
+    program: str | None
+    refused: str | None = None
+    closed: tuple[str, ...] = ()
+
+
+def search(name: str, path: str, cwd: Path | None) -> Found:
+    """Search the entries of `path` as a shell does. `cwd` None: relative and empty entries are left out.
+
+    A name with a slash is no search: it counts from `cwd`."""
+    refused, closed = None, []
+    for entry in [""] if "/" in name else path.split(os.pathsep):
+        if cwd is None and not entry.startswith("/"):
+            continue
+        candidate = str((cwd or Path("/")) / entry / name)
+        if os.path.isfile(candidate):  # noqa: PTH113 - Path.is_file raises PermissionError
+            if os.access(candidate, os.X_OK):
+                return Found(candidate)
+            refused = refused or candidate
+        elif _closed(candidate):
+            closed.append(os.path.dirname(candidate))  # noqa: PTH120
+    return Found(None, refused, tuple(closed))
+
+
+def _closed(path: str | Path) -> bool:
+    """Whether a directory on the way to `path` may not be searched by this user."""
+    try:
+        os.stat(path)  # noqa: PTH116
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
 
 
 def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:
     """Why a program could not be started now, or None.
 
-    Also None if only a run can tell: for a relative path, or a directory that is not known yet (`cwd` None).
+    Also None if only a run can tell: for a relative path or a relative entry of the PATH, in a directory that is not
+    known yet (`cwd` None). An empty entry, most often a stray colon, does not count as one.
     """
-    if cwd is None and "/" in name and not name.startswith("/"):
-        return None
+    relative = (name,) if "/" in name else tuple(filter(None, (path or "").split(os.pathsep)))
     try:
         resolve(name, path, cwd or Path("/"))
     except SpawnFailed as error:
+        if cwd is None and any(not part.startswith("/") for part in relative):
+            return None
         return str(error)
     return None
 

@@ -12,10 +12,10 @@ import errno
 import logging
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape, glob
 from pathlib import Path
 
 from turbo.domain.run import Progress, Run, StopSignal
@@ -24,7 +24,7 @@ from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.claude.verdict import EndedRun
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle
+from turbo.process.launch import obstacle, search
 from turbo.process.output import text_of
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -99,7 +99,7 @@ class ClaudeCli:
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment = self._environment.for_task(run.task)
-        program = find_program(self._command[0], environment)
+        program = find_program(self._command[0], environment, call.cwd)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *STREAM, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
@@ -139,8 +139,12 @@ class ClaudeCli:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            return obstacle(find_program(self._command[0], environment), environment.get("PATH"), cwd)
-        except (SpawnFailed, EnvironmentRefused, OSError) as error:
+            try:
+                program = find_program(self._command[0], environment, cwd)
+            except SpawnFailed as error:
+                return str(error) if obstacle(self._command[0], environment.get("PATH"), cwd) else None
+            return obstacle(program, environment.get("PATH"), cwd)
+        except (EnvironmentRefused, OSError) as error:
             return str(error)
 
     async def auth_status(self) -> bool | None:
@@ -220,16 +224,16 @@ class _CallMonitor:
 # ── finding it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def find_program(name: str, environment: Mapping[str, str]) -> str:
-    """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
+def find_program(name: str, environment: Mapping[str, str], cwd: Path | None = None) -> str:
+    """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed.
+
+    Relative entries of the PATH count from `cwd`, and are left out if it is not known (None)."""
     if "/" in name:
         return os.path.expanduser(name)  # noqa: PTH111 - a Path would make ./claude a bare name
     path = environment.get("PATH", os.defpath)
-    if found := shutil.which(name, path=path):
-        return found
-    for directory in _usual_directories(environment.get("HOME")):
-        if found := shutil.which(name, path=str(directory)):
-            return found
+    for places in (path, os.pathsep.join(_usual_directories(environment.get("HOME")))):
+        if (program := search(name, places, cwd).program) is not None:
+            return program
     raise SpawnFailed(
         f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_DIRECTORIES)}; "
         "install the Claude CLI, or set the executor's command to its absolute path",
@@ -237,17 +241,16 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
     )
 
 
-def _usual_directories(home: str | None) -> Iterator[Path]:
+def _usual_directories(home: str | None) -> Iterator[str]:
     for directory in USUAL_DIRECTORIES:
-        if directory.startswith("~/"):
-            if home:
-                yield from sorted(Path(home).glob(directory[2:]), key=_by_version, reverse=True)
-        else:
-            yield Path(directory)
+        if not directory.startswith("~/"):
+            yield directory
+        elif home:  # Path.glob raises PermissionError
+            yield from sorted(glob(f"{escape(home)}/{directory[2:]}"), key=_by_version, reverse=True)  # noqa: PTH207
 
 
-def _by_version(path: Path) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", str(path))]
+def _by_version(path: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", path)]
 
 
 def _with_program_directory(program: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -30,7 +30,8 @@ def worker(
 ) -> None:
     """Run a worker: claim tasks, run agents, record results.
 
-    On TERM or INT it drains and exits 0. A second signal stops the agents at once and releases their tasks.
+    On TERM, INT or QUIT it drains and exits 0. A second one stops the agents at once and releases their tasks.
+    On HUP it opens its log file again and reads the env file again.
 
     \b
     Examples:
@@ -39,12 +40,19 @@ def worker(
     """
     import asyncio
 
+    from turbo.process.init import leave_orphans_to_init
+
+    leave_orphans_to_init()
+
     from turbo.config.worker import ConfigError, load_worker_config
     from turbo.db.connect import connect_arguments
     from turbo.host.state_dir import StateDirUnusable
     from turbo.observability import log
+    from turbo.worker.signals import WorkerSignals
     from turbo.worker.worker import Worker
 
+    signals = WorkerSignals()
+    signals.hold()
     path = config or (Path(os.environ["TURBO_CONFIG"]) if os.environ.get("TURBO_CONFIG") else None)
     if path is None:
         raise ConfigError(
@@ -67,9 +75,17 @@ def worker(
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
     connect_arguments(where, "turbo worker")  # an unreadable DSN is an error now, not an outage to wait for
 
+    def reload() -> str:
+        try:
+            file = log.reopen()
+        except OSError as error:
+            return f"cannot open {log_file} again: {error.strerror}"
+        return f"opened {file} again" if file else "nothing to read again"
+
     async def run() -> int:
         worker_process = Worker(settings, dsn=where)
         log.configure(worker_process.id, log_file)
+        signals.handle(asyncio.get_running_loop(), worker_process.stop, reload)
         return await worker_process.run()
 
     try:

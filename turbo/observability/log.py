@@ -61,3 +61,12 @@ def configure(worker_id: str = "", log_file: Path | None = None, level: int = lo
     root.setLevel(level)
     logging.getLogger("psycopg").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def reopen() -> str | None:
+    """Open the log file again, if the log goes to one: its name, or None. Raises OSError."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LogFile):
+            handler.reopen()
+            return handler.baseFilename
+    return None

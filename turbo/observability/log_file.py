@@ -29,6 +29,16 @@ class LogFile(logging.handlers.RotatingFileHandler):
             os.fchmod(file.fileno(), MODE)  # an existing file may have a wider mode
         return file
 
+    def reopen(self) -> None:
+        """Continue in the file that has its name now. Raises OSError: then it goes on in the one it has."""
+        Path(self.baseFilename).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        new = self._open()
+        with self.lock or contextlib.nullcontext():
+            old: TextIOWrapper | None = self.stream
+            self.stream = new
+        if old is not None:
+            old.close()
+
     def shouldRollover(self, record: logging.LogRecord) -> bool:
         """Called before every line, within the handler's own error handling."""
         if self.stream is not None and not _is_at(self.stream, self.baseFilename):

@@ -109,6 +109,38 @@ async def test_tls_requires_a_client_certificate_when_configured(certificates):
         await endpoint.stop()
 
 
+async def test_renewed_certificate_is_used_without_a_restart(certificates, tmp_path):
+    """The client's pair stands in for the new one: another key, signed by the same CA."""
+    cert, key = tmp_path / "now.pem", tmp_path / "now.key"
+
+    def install(part: Path, source: str) -> None:
+        part.write_bytes((certificates / source).read_bytes())
+
+    def served(port: int) -> str:
+        return ssl.get_server_certificate(("127.0.0.1", port)).strip()
+
+    def pem(name: str) -> str:
+        return (certificates / name).read_text().strip()
+
+    install(cert, "server.pem")
+    install(key, "server.key")
+    endpoint = Endpoint(CollectorRegistry(), tls=TlsFiles(str(cert), str(key)))
+    endpoint.start(lambda name, error: None)
+    port = int((endpoint.address or "").rpartition(":")[2])
+    try:
+        assert served(port) == pem("server.pem")
+        install(cert, "client.pem")  # half of a rotation: the key is not its own
+        assert "the old ones are" in endpoint.reload()
+        assert served(port) == pem("server.pem")
+        install(key, "client.key")
+        assert endpoint.reload() == f"read {cert} again"
+        assert served(port) == pem("client.pem")
+    finally:
+        await endpoint.stop()
+    plain = Endpoint(CollectorRegistry())
+    assert plain.reload() == ""
+
+
 async def test_port_in_use_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from turbo.client.client import Client
+    from turbo.process.environment import EnvFile
 
 
 def _statuses(incomplete: str) -> list[str]:
@@ -82,15 +83,17 @@ def connect(dsn: str | None) -> "Client":
     return Client(dsn or "")
 
 
-def use_env_file(path: Path) -> None:
+def use_env_file(path: Path) -> "EnvFile":
     """Set the variables of a file with mode 0600 in this process's environment. Raises ConfigError."""
     from turbo.config.worker import ConfigError
     from turbo.process.environment import EnvFile, EnvironmentRefused
 
     try:
-        os.environ.update(EnvFile(path).values())
+        file = EnvFile(path)
+        os.environ.update(file.values())
     except EnvironmentRefused as error:
         raise ConfigError(str(error)) from None
+    return file
 
 
 def on_the_command_line(context: typer.Context, dsn: str | None) -> str | None:

@@ -1,7 +1,8 @@
 """`turbo worker`: run one worker process until a signal stops it."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -44,7 +45,8 @@ def worker(
 
     leave_orphans_to_init()
 
-    from turbo.config.worker import ConfigError, load_worker_config
+    from turbo.config.worker import ConfigError, database_dsn, load_worker_config
+    from turbo.db.address import Address
     from turbo.db.connect import connect_arguments
     from turbo.host.state_dir import StateDirUnusable
     from turbo.observability import log
@@ -58,8 +60,7 @@ def worker(
         raise ConfigError(
             "no configuration: give --config FILE, or set TURBO_CONFIG; config/worker.yaml is a working example"
         )
-    if env_file is not None:
-        use_env_file(env_file)
+    environment = use_env_file(env_file) if env_file is not None else None
     given = {
         "worker.name": name,
         "worker.slots": slots,
@@ -75,17 +76,27 @@ def worker(
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
     connect_arguments(where, "turbo worker")  # an unreadable DSN is an error now, not an outage to wait for
 
-    def reload() -> str:
+    def dsn_in(variables: Mapping[str, str]) -> str:
+        return (
+            on_the_command_line(context, dsn)
+            or variables.get("TURBO_DSN")
+            or (settings.database.dsn and database_dsn(path, variables))
+        )
+
+    address = Address(where, environment, dsn_in)
+
+    def reload(worker_process: Worker) -> str:
         try:
             file = log.reopen()
+            opened = f"opened {file} again" if file else "no --log-file to open again"
         except OSError as error:
-            return f"cannot open {log_file} again: {error.strerror}"
-        return f"opened {file} again" if file else "nothing to read again"
+            opened = f"cannot open {log_file} again: {error.strerror}"
+        return "; ".join(filter(None, (opened, address.reload(), worker_process.reload())))
 
     async def run() -> int:
-        worker_process = Worker(settings, dsn=where)
+        worker_process = Worker(settings, dsn=address)
         log.configure(worker_process.id, log_file)
-        signals.handle(asyncio.get_running_loop(), worker_process.stop, reload)
+        signals.handle(asyncio.get_running_loop(), worker_process.stop, partial(reload, worker_process))
         return await worker_process.run()
 
     try:

@@ -122,6 +122,15 @@ def near(name: str, known: Iterable[object]) -> str:
     return f"; known: {', '.join(names)}" if names else ""
 
 
+def expand(text: str, environment: Mapping[str, str]) -> str:
+    """One value of a file with its variables replaced; one that is not set becomes empty."""
+
+    def replacement(match: re.Match[str]) -> str:
+        return "$" if match[0] == "$$" else environment.get(match["name"]) or match["default"] or ""
+
+    return _VARIABLE.sub(replacement, text)
+
+
 def has_password(dsn: str) -> bool:
     """Whether a connection string, as written, holds a password."""
     try:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator
 
-from turbo.config.loader import ConfigError, Document, Section, Tree, has_password, load, near
+from turbo.config.loader import ConfigError, Document, Section, Tree, expand, has_password, load, near, read
 from turbo.config.workspace import Workspace
 from turbo.domain.finding import Finding, fail
 
@@ -257,6 +257,13 @@ def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -
     Raises ConfigError: one message, one line per problem.
     """
     return load(path, WorkerConfig, overrides, _written_password)
+
+
+def database_dsn(path: Path, environment: Mapping[str, str]) -> str:
+    """`database.dsn` of a worker.yaml as it would be in another environment. Raises ConfigError."""
+    section = read(path, WorkerConfig)[0].get("database")
+    dsn = section.get("dsn") if isinstance(section, dict) else None
+    return expand(dsn, environment) if isinstance(dsn, str) else ""
 
 
 def _written_password(tree: Tree) -> Iterator[Finding]:

@@ -1,5 +1,6 @@
 """How turbo reaches PostgreSQL: sessions, lanes, what an error means, and a store for each kind of statement."""
 
+from turbo.db.address import Address
 from turbo.db.connect import CONNECT_TIMEOUT, Connection, connect, connect_arguments, cut, open_session, within
 from turbo.db.errors import (
     DATABASE_ERRORS,
@@ -17,6 +18,7 @@ from turbo.db.lane import Lane, LaneObserver
 __all__ = [
     "CONNECT_TIMEOUT",
     "DATABASE_ERRORS",
+    "Address",
     "Connection",
     "Lane",
     "LaneClosed",

@@ -21,6 +21,7 @@ from psycopg import AsyncConnection, conninfo
 from psycopg.rows import TupleRow
 
 from turbo.db import multihost
+from turbo.db.address import Address
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s is longer than any failover."""
@@ -87,14 +88,14 @@ async def _cut_off(connection: Connection, task: "asyncio.Future[T]") -> None:
         task.exception()
 
 
-async def connect(dsn: str, application_name: str) -> Connection:
+async def connect(where: str | Address, application_name: str) -> Connection:
     """An autocommit session with turbo's settings. Raises psycopg.OperationalError when the database is away."""
-    return (await open_session(dsn, application_name))[0]
+    return (await open_session(where, application_name))[0]
 
 
-async def open_session(dsn: str, application_name: str) -> tuple[Connection, str]:
+async def open_session(where: str | Address, application_name: str) -> tuple[Connection, str]:
     """`connect`, and which server answered: the time its postmaster started."""
-    connection = await multihost.open_any(multihost.each_host(connect_arguments(dsn, application_name)))
+    connection = await _open(where if isinstance(where, Address) else Address(where), application_name)
     server = ""
 
     async def settings() -> None:
@@ -110,3 +111,18 @@ async def open_session(dsn: str, application_name: str) -> tuple[Connection, str
         await connection.close()
         raise
     return connection, server
+
+
+async def _open(address: Address, application_name: str) -> Connection:
+    """A session; with another login if there is one and the first is not taken.
+
+    libpq passes no SQLSTATE on for a session that it cannot open, and the server's text is in the server's language. So
+    every failure counts.
+    """
+    dsn = address.dsn
+    try:
+        return await multihost.open_any(multihost.each_host(connect_arguments(dsn, application_name)))
+    except psycopg.OperationalError:
+        if not address.changed_since(dsn):
+            raise
+    return await multihost.open_any(multihost.each_host(connect_arguments(address.dsn, application_name)))

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import psycopg
 
+from turbo.db.address import Address
 from turbo.db.connect import Connection, cut, open_session
 from turbo.db.errors import LaneClosed, is_transient
 
@@ -39,10 +40,15 @@ class Lane:
     the lane has ended (`end_in`, `over`)."""
 
     def __init__(
-        self, dsn: str, application_name: str, observer: LaneObserver | None = None, *, deadline: float = 60.0
+        self,
+        where: str | Address,
+        application_name: str,
+        observer: LaneObserver | None = None,
+        *,
+        deadline: float = 60.0,
     ) -> None:
         """`deadline`: seconds that a use may take, unless the use sets its own."""
-        self._dsn = dsn
+        self._where = where
         self._application_name = application_name
         self._observer = observer
         self._deadline = deadline
@@ -71,7 +77,7 @@ class Lane:
         if self._connection is None or self._connection.closed:
             try:
                 async with asyncio.timeout(None) as self._opening:
-                    self._connection, self._server = await open_session(self._dsn, self._application_name)
+                    self._connection, self._server = await open_session(self._where, self._application_name)
             except (psycopg.Error, OSError) as error:
                 self._failed(error, connecting=True)
                 raise

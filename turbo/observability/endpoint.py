@@ -11,6 +11,7 @@ TLS, with client certificates if configured (prometheus-client's server does bot
 import asyncio
 import errno
 import logging
+import ssl
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from threading import Thread
@@ -107,6 +108,21 @@ class Endpoint:
         self.address = f"{self._host}:{int(server.server_port)}"
         self.started.set()
         log.info("metrics on http%s://%s/metrics", "s" if tls else "", self.address)
+
+    def reload(self) -> str:
+        """Use the certificate and the key as they are on disk now, for connections from now on. Returns what came of it,
+        for a log; empty without TLS. Files that do not fit together change nothing."""
+        tls, server = self._tls, self._server
+        if tls is None or server is None:
+            return ""
+        listening = server[0].socket
+        assert isinstance(listening, ssl.SSLSocket)
+        try:
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), listening.context):  # the first one is a trial
+                context.load_cert_chain(tls.certfile, tls.keyfile)
+        except OSError as error:
+            return f"{tls.certfile} and {tls.keyfile} cannot be used, so the old ones are: {error.strerror or error}"
+        return f"read {tls.certfile} again"
 
     async def stop(self) -> None:
         """See Service."""

@@ -53,7 +53,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        dsn: str,
+        where: str | db.Address,
         worker_id: str,
         slots: Slots,
         contact: DatabaseContact,
@@ -67,7 +67,7 @@ class Heartbeat:
     ) -> None:
         """`on_beat` is called on the event loop that `start` is called from. `seconds` is the interval between beats;
         `deadline` bounds how long `stop` waits."""
-        self._dsn = dsn
+        self._where = where
         self._worker_id = worker_id
         self._slots = slots
         self._contact = contact
@@ -121,7 +121,7 @@ class Heartbeat:
             while True:
                 try:
                     if connection is None:
-                        connection, server = await db.open_session(self._dsn, f"turbo heartbeat {self._worker_id}")
+                        connection, server = await db.open_session(self._where, f"turbo heartbeat {self._worker_id}")
                     answer = await self._beat(connection)
                 except db.DATABASE_ERRORS as error:
                     silence = silence or isinstance(error, TimeoutError)

@@ -81,7 +81,7 @@ class Listener(LoopService):
 
     def __init__(
         self,
-        dsn: str,
+        where: str | db.Address,
         worker_id: str,
         queues: Sequence[str],
         notifier: Notifier,
@@ -96,7 +96,7 @@ class Listener(LoopService):
     ) -> None:
         """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls."""
         super().__init__()
-        self._dsn = dsn
+        self._where = where
         self._worker_id = worker_id
         self._queues = tuple(queues)
         self._notifier = notifier
@@ -134,7 +134,7 @@ class Listener(LoopService):
     async def run(self) -> None:
         while True:
             try:
-                connection, self._server = await db.open_session(self._dsn, f"turbo listener {self._worker_id}")
+                connection, self._server = await db.open_session(self._where, f"turbo listener {self._worker_id}")
             except db.DATABASE_ERRORS as error:
                 self._events.failed(error, connecting=True)
                 await self._connecting.wait(error)

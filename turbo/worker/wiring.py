@@ -18,6 +18,7 @@ from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import AccountManager, accounts_of
 from turbo.config.worker import MetricsSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
+from turbo.db.address import Address
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
@@ -102,7 +103,7 @@ class Parts:
 
 def wire(
     config: WorkerConfig,
-    dsn: str,
+    where: str | Address,
     *,
     executors: Mapping[str, Executor] | None = None,
     account_timings: AccountTimings | None = None,
@@ -111,6 +112,7 @@ def wire(
 
     Raises ConfigError, StateDirUnusable and OSError: what cannot be used on this host."""
     settings = config.worker
+    dsn = where.dsn if isinstance(where, Address) else where  # for messages
     host = settings.this_host
     worker_id = new_worker_id(settings.name or host)
 
@@ -141,16 +143,16 @@ def wire(
         executors = build_executors(config, journal, exclusive.enter)
 
     # The database.
-    claims = Lane(dsn, f"turbo claims {worker_id}", recovery_gate, deadline=CLAIMS_DEADLINE)
-    results = Lane(dsn, f"turbo results {worker_id}", deadline=RESULTS_DEADLINE)
-    progress_lane = Lane(dsn, f"turbo progress {worker_id}")
+    claims = Lane(where, f"turbo claims {worker_id}", recovery_gate, deadline=CLAIMS_DEADLINE)
+    results = Lane(where, f"turbo results {worker_id}", deadline=RESULTS_DEADLINE)
+    progress_lane = Lane(where, f"turbo progress {worker_id}")
     deadline = ShutdownDeadline(claims, results, progress_lane)
     account_names = accounts_of(executors)
     claim_store = ClaimStore(claims, worker_id, host=host, accounts=account_names)
     result_store = ResultStore(results, worker_id)
     registry = WorkerRegistry(claims, worker_id)
     notifier = Notifier(claims)
-    retention_store = RetentionStore(Lane(dsn, f"turbo retention {worker_id}"), _ages(config.retention))
+    retention_store = RetentionStore(Lane(where, f"turbo retention {worker_id}"), _ages(config.retention))
 
     # What the fleet and Prometheus see of this worker.
     health = Health(lifecycle, contact, gate, dsn=dsn, heartbeat_seconds=settings.heartbeat_seconds)
@@ -230,7 +232,7 @@ def wire(
         (claims, results), recovery_gate, contact, presence, reconciler, completer, spool, rescuer, wakeups
     )
     listener = Listener(
-        dsn,
+        where,
         worker_id,
         settings.queues,
         notifier,
@@ -245,7 +247,7 @@ def wire(
 
     # Heartbeat, start-up and shutdown.
     heartbeat = Heartbeat(
-        dsn,
+        where,
         worker_id,
         slots,
         contact,

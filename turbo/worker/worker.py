@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from turbo import __version__
 from turbo.accounts.breaker import AccountTimings
 from turbo.config.worker import WorkerConfig
+from turbo.db.address import Address
 from turbo.executors.protocol import Executor
 from turbo.runtime.service import Service
 from turbo.worker.wiring import wire
@@ -29,7 +30,7 @@ class Worker:
         self,
         config: WorkerConfig,
         *,
-        dsn: str,
+        dsn: str | Address,
         executors: Mapping[str, Executor] | None = None,
         account_timings: AccountTimings | None = None,
     ) -> None:
@@ -69,6 +70,10 @@ class Worker:
             parts.deadline.begin()
             await self._stop(running)
         return parts.lifecycle.exit_code
+
+    def reload(self) -> str:
+        """Read the endpoint's TLS files again. Returns what came of it, for a log; empty if there are none."""
+        return self.parts.endpoint.reload()
 
     def stop(self) -> None:
         """Drain; a second call ends the runs now."""

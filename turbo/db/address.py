@@ -1,0 +1,96 @@
+"""Where a worker's database is, and the login that its next session uses.
+
+    an env file with TURBO_DSN, PG*, or a variable that database.dsn names
+        └── a session cannot be opened, or HUP ──▶ has the file changed? ──▶ its login is used from now on
+
+Only the login may change: user, password and client certificate. A worker never moves to another database, because its
+spool would answer there. libpq itself reads a password file, a service file and certificates at each connect.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+
+from psycopg import ProgrammingError, conninfo
+
+from turbo.process.environment import EnvFile, EnvironmentRefused
+
+log = logging.getLogger(__name__)
+
+LOGIN = ("user", "password", "passfile", "sslcert", "sslkey", "sslpassword")
+
+_LOGIN_VARIABLES = {
+    "PGUSER": "user", "PGPASSWORD": "password", "PGPASSFILE": "passfile", "PGSSLCERT": "sslcert", "PGSSLKEY": "sslkey"
+}  # fmt: skip
+_PLACE_VARIABLES = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGDATABASE", "PGSERVICE", "PGSERVICEFILE")
+
+DsnIn = Callable[[Mapping[str, str]], str]
+"""The DSN that a worker with this environment would use."""
+
+
+class Address:
+    """A DSN whose login follows an env file. Any thread may use it."""
+
+    def __init__(self, dsn: str, env_file: EnvFile | None = None, dsn_in: DsnIn | None = None) -> None:
+        """`dsn` is what `dsn_in` gives for the file as it is now, which was put into this process's environment."""
+        self._dsn = self._first = dsn
+        self._file = env_file
+        self._dsn_in = dsn_in or (lambda _environment: dsn)
+        self._values = dict(env_file.values()) if env_file is not None else {}
+        self._at_start = dict(self._values)
+        self._lock = threading.Lock()
+        self._warned = ""
+
+    @property
+    def dsn(self) -> str:
+        """For the next session."""
+        return self._dsn
+
+    def changed_since(self, dsn: str) -> bool:
+        """Whether there is another login now than in `dsn`. Reads the file if it has changed; costs 20 µs if it has not."""
+        self.reload()
+        return self._dsn != dsn
+
+    def reload(self) -> str:
+        """Read the file again if it has changed. Returns what came of it, for a log; logs a new login, and a problem once."""
+        if self._file is None:
+            return "no --env-file to read again"
+        with self._lock:
+            try:
+                values = dict(self._file.values())
+                if values == self._values:
+                    return f"{self._file.path} has not changed"
+                dsn = self._with_login_of(values)
+            except (EnvironmentRefused, ProgrammingError, ValueError) as error:
+                text = str(error) if isinstance(error, ValueError) else "cannot be read as a connection string"
+                return self._warn(text if isinstance(error, EnvironmentRefused) else f"{self._file.path}: {text}")
+            self._values = values
+            self._warned = ""
+            if dsn == self._dsn:
+                return f"read {self._file.path} again: the login is the same"
+            self._dsn = dsn
+            log.info("%s has changed: sessions opened from now on use its login", self._file.path)
+            return f"read {self._file.path} again"
+
+    def _warn(self, text: str) -> str:
+        if text != self._warned:
+            self._warned = text
+            log.warning("%s. The login that was read before is used", text)
+        return text
+
+    def _with_login_of(self, values: Mapping[str, str]) -> str:
+        """The first DSN with the login that `values` give. Raises ValueError if they name another database."""
+        old = conninfo.conninfo_to_dict(self._first)
+        new = conninfo.conninfo_to_dict(self._dsn_in({**os.environ, **values}))
+        moved = sorted(key for key in old.keys() | new.keys() if key not in LOGIN and old.get(key) != new.get(key))
+        moved += [name for name in _PLACE_VARIABLES if values.get(name) != self._at_start.get(name)]
+        if moved:
+            raise ValueError(f"names another database ({', '.join(moved)}); restart the worker to use it")
+        login = {key: value for key, value in new.items() if key in LOGIN}
+        for name, key in _LOGIN_VARIABLES.items():
+            # libpq reads them from the environment as it was at the start. One that has changed is passed to it instead.
+            if key not in login and values.get(name) not in (None, self._at_start.get(name)):
+                login[key] = values[name]
+        place = {key: value for key, value in old.items() if key not in LOGIN}
+        return conninfo.make_conninfo("", **place, **login)

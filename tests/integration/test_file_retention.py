@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import subprocess
 import time
 
 import pytest
@@ -10,8 +11,9 @@ from tests.support.stores import Stores
 from tests.support.waiting import until
 from turbo.db.lane import Lane
 from turbo.db.worker_registry import WorkerRegistry
+from turbo.host.removal import TRASH_PREFIX
 from turbo.host.state_dir import StateDir, safe_name
-from turbo.maintenance.file_retention import TRASH_PREFIX, FileRetention
+from turbo.maintenance.file_retention import FileRetention
 from turbo.worker.slots import Slots
 
 DAY = 86_400
@@ -122,3 +124,31 @@ def test_worker_removes_old_files(bench, days):
         assert not begun.exists()
     else:
         assert there(bench, "old") == [True, True]
+
+
+async def test_immutable_file_is_reported_once_and_the_rest_goes(bench, caplog):
+    bench.start(files_days=None).listening()
+    ran(bench, "t", days=15)
+    fixed = bench.path / "state/tasks/t/fixed"
+    fixed.touch()
+    if subprocess.run(["chattr", "+i", fixed], capture_output=True).returncode != 0:  # noqa: ASYNC221
+        pytest.skip("chattr +i needs root and a file system that knows it")
+    age_of_parents(bench, "t", 15)
+    try:
+        async with tidy(bench) as tidier:
+            for _ in range(2):
+                await tidier.once()
+            assert there(bench, "t") == [False, False]
+            assert len([r for r in caplog.records if "immutable?" in r.message]) == 1
+            (left,) = (bench.path / "state/tasks").glob(f"{TRASH_PREFIX}*")
+            subprocess.run(["chattr", "-i", left / "fixed"], check=True)  # noqa: ASYNC221
+            await tidier.once()
+            assert not left.exists()
+    finally:
+        for one in (bench.path / "state").rglob("fixed"):
+            subprocess.run(["chattr", "-i", one], check=True)  # noqa: ASYNC221
+
+
+def age_of_parents(bench, task_id: str, days: float) -> None:
+    for path in places(bench, task_id):
+        os.utime(path, (time.time() - days * DAY,) * 2)

@@ -14,14 +14,17 @@ results and logs contain what agents read.
 """
 
 import hashlib
+import logging
 import os
 import re
-import shutil
 import stat
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from turbo.host.file_lock import FileLock, try_lock
+from turbo.host.removal import remove_tree
+
+log = logging.getLogger(__name__)
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -76,8 +79,9 @@ class WorkerHome:
 
     def remove(self) -> None:
         """Remove the directory, unless it still has results, and release the lock."""
-        if not any(any(self.spool.glob(kept)) for kept in ("*.json", "done/*.json", "quarantine/*", "corrupt/*")):
-            shutil.rmtree(self.path, ignore_errors=True)
+        results = ("*.json", "done/*.json", "quarantine/*", "corrupt/*")
+        if not any(any(self.spool.glob(kept)) for kept in results) and (remains := remove_tree(self.path)):
+            log.warning("cannot remove all of a dead worker's directory: %s", remains)
         self.close()
 
     def close(self) -> None:

@@ -13,10 +13,9 @@ import asyncio
 import logging
 import os
 import random
-import shutil
-import stat
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import Protocol
 from turbo import db
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.claim import ClaimRef
+from turbo.host.removal import TRASH_PREFIX, remove_tree
 from turbo.host.state_dir import StateDir, safe_name
 from turbo.runtime.service import LoopService
 
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 PASS_SECONDS = 3600.0
 YOUNG_SECONDS = 3600.0
-TRASH_PREFIX = ".going-"
-"""What is being deleted is renamed first, to a name that no task has; the next pass finishes what this one began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +72,7 @@ class FileRetention(LoopService):
         self._seconds = None if days is None else days * 86_400
         self._bytes = None if gigabytes is None else int(gigabytes * 1e9)
         self._every = every
+        self._warned: set[str] = set()
 
     async def run(self) -> None:
         self.started.set()
@@ -120,13 +119,43 @@ class FileRetention(LoopService):
 
     def _remove(self, candidates: Iterable[TaskFiles]) -> list[str]:
         return [
-            files.name for files in candidates if all(_take(parent / files.name, files) for parent in self._parents)
+            files.name
+            for files in candidates
+            if all(self._take(parent / files.name, files) for parent in self._parents)
         ]
+
+    def _take(self, path: Path, seen: TaskFiles) -> bool:
+        """Delete one directory, unless a run has touched it since it was listed. True: its name is free."""
+        going = path.with_name(f"{TRASH_PREFIX}{path.name}")
+        if going.exists():  # the rest of an earlier one, which could not be deleted
+            going = path.with_name(f"{TRASH_PREFIX}{secrets.token_hex(4)}-{path.name}")
+        try:
+            path.rename(going)
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            self._warn_once(f"cannot remove {path}: {error.strerror}")
+            return False
+        if _touched(going, deep=path.parent.name == "logs") > seen.touched:
+            with suppress(OSError):  # a new run has made another directory already
+                going.rename(path)
+            return False
+        self._remove_tree(going)
+        return True
+
+    def _remove_tree(self, path: Path) -> None:
+        if remains := remove_tree(path):
+            self._warn_once(f"cannot remove all of {path}: {remains}. Each pass tries again")
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning("%s", text)
 
     def _finish(self) -> None:
         for parent in self._parents:
-            for path in parent.glob(f"{TRASH_PREFIX}*"):
-                remove_tree(path)
+            for path in sorted(parent.glob(f"{TRASH_PREFIX}*")):
+                self._remove_tree(path)
 
     @property
     def _parents(self) -> tuple[Path, Path]:
@@ -147,31 +176,14 @@ def files_by_task(root: Path, *, sizes: bool) -> list[TaskFiles]:
     return list(found.values())
 
 
-def _take(path: Path, seen: TaskFiles) -> bool:
-    """Delete one directory, unless a run has touched it since it was listed."""
-    going = path.with_name(f"{TRASH_PREFIX}{path.name}")
-    try:
-        path.rename(going)
-    except FileNotFoundError:
-        return True
-    except OSError as error:
-        log.warning("cannot remove %s: %s", path, error.strerror)
-        return False
-    if _touched(going, deep=path.parent.name == "logs") > seen.touched:
-        with suppress(OSError):  # a new run has made another directory already
-            going.rename(path)
-        return False
-    remove_tree(going)
-    return not going.exists()
-
-
 def _touched(path: Path, *, deep: bool) -> float:
     """When a run last touched it: the directory, and of logs each file."""
     newest = path.stat().st_mtime
     if deep:
-        for one in path.iterdir():
-            with suppress(FileNotFoundError):
-                newest = max(newest, one.lstat().st_mtime)
+        with suppress(OSError):  # a directory that cannot be read is as old as it looks
+            for one in path.iterdir():
+                with suppress(OSError):
+                    newest = max(newest, one.lstat().st_mtime)
     return newest
 
 
@@ -183,19 +195,3 @@ def _size(path: Path) -> int:
             with suppress(OSError):
                 total += os.lstat(os.path.join(directory, name)).st_blocks * 512  # noqa: PTH118 - many files
     return total
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a directory, also one whose owner has taken the right to write from himself. What cannot go stays."""
-
-    def again(call: Callable[..., object], name: str, _error: object) -> None:
-        with suppress(OSError):
-            parent = Path(name).parent
-            parent.chmod(stat.S_IRWXU)
-            if call in (os.rmdir, os.unlink):
-                call(name)
-            else:  # a directory that could not be listed
-                Path(name).chmod(stat.S_IRWXU)
-                shutil.rmtree(name, ignore_errors=True)
-
-    shutil.rmtree(path, onerror=again)

@@ -44,6 +44,9 @@ KEPT_VARIABLES = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_CONFIG_GL
 FULL_BYTES = 1024 * 1024
 """With less free space than this, a failure of git is blamed on the disk."""
 
+_UNSEEN = "could not open directory"
+"""A warning of git: it has left out whatever may be in a directory that it cannot read."""
+
 _FULL = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}
 
 
@@ -93,7 +96,9 @@ class Git:
     task_id: str = ""
 
     async def __call__(self, *arguments: str, seconds: float = SECONDS, **variables: str) -> str:
-        """Run it, and return its standard output. Raises GitFailed, Stopped, and OSError for a full disk."""
+        """Run it, and return its standard output. Raises GitFailed, Stopped, and OSError for a full disk.
+
+        A directory that git could not read is a failure, too: what is in it must not be taken for nothing."""
         spec = ProcessSpec(
             argv=("git", *arguments),
             env=git_environment(self.environment, self.where, self.git_dir) | variables,
@@ -121,6 +126,8 @@ class Git:
             if any(_full(path) for path in (self.where, self.git_dir) if path is not None):
                 raise OSError(errno.ENOSPC, f"{what}: No space left on device")
             raise GitFailed(f"{what}: {error_text(result.stderr_tail) or result.exit_text}")
+        if _UNSEEN in result.stderr_tail:
+            raise GitFailed(f"{what}: {error_text(result.stderr_tail)}")
         return result.stdout.decode("utf-8", "surrogateescape")
 
     async def succeeds(self, *arguments: str) -> bool:

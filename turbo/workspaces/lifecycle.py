@@ -10,15 +10,16 @@ No other process uses the worktree, so any git lock file in it was left by a kil
 
 import asyncio
 import logging
-import shutil
+import os
 import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from turbo.domain.run import StopSignal
+from turbo.host.removal import remove_tree, set_aside
 from turbo.workspaces.git import GitFailed, Stopped
-from turbo.workspaces.record import Record, Stage, load
+from turbo.workspaces.record import FILE, Record, Stage, load
 from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exists
 
 log = logging.getLogger(__name__)
@@ -64,11 +65,14 @@ async def make_worktree(repository: Repository, new: Record, home: Path, *, fetc
         record = replace(new, base=await repository.commit_of(new.ref))
         if await repository.branch_tip(record.branch) is not None:
             raise GitFailed(branch_exists(record.branch, repository.git.where))
+        if not (home / FILE).exists() and os.path.lexists(record.tree):
+            # The branch and the record go last, so this is the rest of a removal that could not be finished.
+            await _remove_files(Path(record.tree), home)
         record.save(home)
         try:
             await repository.make_branch(record.branch, record.base)
         except GitFailed:
-            shutil.rmtree(home, ignore_errors=True)  # an existing branch of that name is not ours
+            remove_tree(home)  # an existing branch of that name is not ours
             raise
         record = await _add(repository, record, home)
     return await _fill(repository, record, home)
@@ -77,11 +81,33 @@ async def make_worktree(repository: Repository, new: Record, home: Path, *, fetc
 async def remove_worktree(repository: Repository, record: Record, home: Path) -> None:
     """Remove the worktree. Within `alone`.
 
-    The branch and the record go too, unless the branch has commits that no other branch has.
+    The branch and the record go too, unless the branch has commits that no other branch has. Files that cannot be
+    removed are logged, and left to the sweep under a name that is in nobody's way. Raises OSError if the worktree cannot
+    even be moved: a mount point.
     """
+    aside = set_aside(Path(record.tree), _trash_of(home))
     await repository.remove(Path(record.tree))
+    if aside is not None:
+        await _remove(aside, record.tree)
     if await repository.delete_branch(record.branch, record.base):
-        await asyncio.to_thread(shutil.rmtree, home, ignore_errors=True)
+        await _remove_files(home, home)
+
+
+async def _remove_files(path: Path, home: Path) -> None:
+    aside = set_aside(path, _trash_of(home))
+    if aside is not None:
+        await _remove(aside, str(path))
+
+
+async def _remove(aside: Path, known_as: str) -> None:
+    remains = await asyncio.to_thread(remove_tree, aside)
+    if remains:
+        log.warning("%s is removed, but not all of its files: %s. The sweep tries again", known_as, remains)
+
+
+def _trash_of(home: Path) -> Path:
+    """Where the sweep looks for what is being removed: the directory of all workspaces of the host."""
+    return home.parent.parent
 
 
 async def _add(repository: Repository, record: Record, home: Path) -> Record:

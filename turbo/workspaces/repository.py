@@ -15,7 +15,6 @@ import asyncio
 import os
 import random
 import re
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -138,17 +137,12 @@ class Repository:
             raise
 
     async def remove(self, tree: Path) -> None:
-        """Remove the worktree with its files, and its entry in git. May be called twice. Within `alone`.
+        """Remove the entry of a worktree whose files are gone. May be called twice. Within `alone`.
 
         Never `git worktree prune`: that would also remove a person's worktrees on a drive that is not mounted.
         """
-        command = ("worktree", "remove", "--force", "--force", "--", str(tree))
-        with suppress(GitFailed):
-            await self._change(*command, seconds=CHECKOUT_SECONDS)
-        if tree.exists():  # git has no entry for it, or its .git is gone
-            await asyncio.to_thread(shutil.rmtree, tree)
-            with suppress(GitFailed):
-                await self._change(*command)
+        with suppress(GitFailed):  # it has no entry
+            await self._change("worktree", "remove", "--force", "--force", "--", str(tree))
 
     async def delete_branch(self, branch: str, base: str) -> bool:
         """Delete the task's branch, unless it has commits that no other branch has. False: it still exists."""

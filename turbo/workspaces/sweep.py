@@ -22,6 +22,7 @@ from pathlib import Path
 
 from turbo.domain.task import NO_TASK
 from turbo.host.file_lock import try_lock
+from turbo.host.removal import TRASH_PREFIX, remove_tree
 from turbo.process.directory_lock import DirectoryLock, lock_path
 from turbo.process.environment import ChildEnvironment
 from turbo.process.journal import Journal
@@ -94,6 +95,7 @@ class WorkspaceRetention(LoopService):
         with try_lock(self._locks / "workspace-sweep.lock") as mine:
             if not mine:
                 return []
+            await self._finish_removals()
             candidates = await asyncio.to_thread(self._candidates)
             excess_by_executor = self._excess(candidates)
             for candidate in sorted(candidates, key=lambda c: c.record.used_at):
@@ -112,6 +114,12 @@ class WorkspaceRetention(LoopService):
                     )
             self._prune_locks(now)
         return gone
+
+    async def _finish_removals(self) -> None:
+        """What a worker that died was removing, and what could not be removed."""
+        for path in sorted(self._root.glob(f"{TRASH_PREFIX}*")):
+            if remains := await asyncio.to_thread(remove_tree, path):
+                self._warn_once(f"cannot remove the rest of a workspace: {remains}")
 
     def _prune_locks(self, now: float) -> None:
         """Remove locks of directories unused for a day; most belonged to worktrees that were removed after their run."""

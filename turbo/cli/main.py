@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from turbo import __version__
+from turbo.cli.encoding import print_any_character
 
 COMMANDS = {
     "db": ("turbo.cli.db", "app"),
@@ -105,6 +106,7 @@ def main() -> None:
     if sys.stdout is None:  # a wrapper closed it
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
+    print_any_character(stderr=asked != "worker")
     if asked in MAY_BE_CUT_SHORT or asked.startswith("-") or "--help" in sys.argv:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app = _build([asked] if asked in COMMANDS else list(COMMANDS))

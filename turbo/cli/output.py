@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from turbo.cli.encoding import is_unicode
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
@@ -57,8 +59,9 @@ def console(*, stderr: bool = False) -> "Console":
 
 
 def print_json(value: object) -> None:
-    """One document; indented at a terminal."""
-    typer.echo(json.dumps(value, default=str, ensure_ascii=False, indent=2 if at_terminal() else None))
+    """One document; indented at a terminal, and escaped where the encoding is not Unicode."""
+    escaped = not is_unicode(sys.stdout)
+    typer.echo(json.dumps(value, default=str, ensure_ascii=escaped, indent=2 if at_terminal() else None))
 
 
 def print_lines(lines: Sequence[str]) -> None:

@@ -1,11 +1,19 @@
 """worker.yaml: what is read, what is expanded, and how a mistake is told."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from tests.support.workers import TURBO
 from turbo.config.worker import ConfigError, load_worker_config
+from turbo.domain.run import Run
+from turbo.domain.task import Task
+from turbo.executors.registry import build_executors
+from turbo.fleet.model import load_fleet
+from turbo.process.journal import Journal
+from turbo.process.launch import at_home
 
 EXAMPLE = Path(__file__).parents[2] / "config" / "worker.yaml"
 LEAST = "executors: {x: {kind: command, command: [cat]}}\n"
@@ -150,3 +158,68 @@ def test_workspace_of_the_example_is_valid(tmp_path):
     section = load(tmp_path, text.replace(shown[0], "\n" + given)).executors["claude"].workspace
     assert section.model_fields_set == set(type(section).model_fields)
     assert section == type(section)(kind="worktree", repo=section.repo)
+
+
+def test_home_is_expanded_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    text = """
+        database: {dsn: "host=h sslcert=~/cert"}
+        worker: {state_dir: ~/state, allowed_roots: [~/a, /b]}
+        metrics: {tls: {certfile: ~/cert, keyfile: ~/key, client_ca: ~/ca}}
+        accounts: {a: {env_file: ~/a.env}}
+        executors:
+          x: {kind: command, command: [~/bin/x, ~/data, "~", a~/b, "~x", "--at=~/y"], cwd: ~/work, env: {PLACE: ~/x}}
+          y: {kind: command, command: [y], workspace: {kind: worktree, repo: ~/repo, setup: [~/bin/setup, ~/data]}}
+    """
+    config = load(tmp_path, text)
+    assert config.worker.state_dir == "/home/me/state"
+    assert config.worker.allowed_roots == ["/home/me/a", "/b"]
+    assert config.metrics.tls.model_dump() == {
+        "certfile": "/home/me/cert", "keyfile": "/home/me/key", "client_ca": "/home/me/ca"
+    }  # fmt: skip
+    assert config.accounts["a"].env_file == "/home/me/a.env"
+    x, y = config.executors["x"], config.executors["y"]
+    assert (x.cwd, y.workspace.repo) == ("/home/me/work", "/home/me/repo")
+    assert at_home(x.command) == ("/home/me/bin/x", "/home/me/data", "/home/me", "a~/b", "~x", "--at=~/y")
+    assert at_home(y.workspace.setup) == ("/home/me/bin/setup", "/home/me/data")
+    assert (config.database.dsn, x.env["PLACE"]) == ("host=h sslcert=~/cert", "~/x"), "libpq and programs read these"
+
+
+async def test_home_is_expanded_when_a_command_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    text = f"worker: {{state_dir: {tmp_path / 'state'}}}\nexecutors: {{x: {{kind: command, command: [echo, ~/data]}}}}"
+    executor = build_executors(load(tmp_path, text), Journal(tmp_path / "journal"))["x"]
+    task = Task("t", "x", "x", timeout_seconds=30)
+    outcome = await executor.run(Run(task, tmp_path / "work", tmp_path / "log"))
+    assert outcome.output == f"{tmp_path / 'home'}/data\n"
+
+
+def test_wrong_kind_of_file_is_named(tmp_path):
+    fleet, worker = EXAMPLE.with_name("fleet.yaml"), EXAMPLE
+    with pytest.raises(ConfigError) as error:
+        load_worker_config(fleet)
+    assert str(error.value) == (
+        f"{fleet}: is a fleet file: turbo fleet render --file {fleet}; a worker's file has executors "
+        "(config/worker.yaml is an example)"
+    )
+    with pytest.raises(ConfigError) as error:
+        load_fleet(worker)
+    assert str(error.value) == (
+        f"{worker}: is a worker's file: turbo worker --config {worker}; a fleet file has hosts "
+        "(config/fleet.yaml is an example)"
+    )
+    commands: list[list[str | Path]] = [
+        ["worker", "--config", fleet],
+        ["doctor", "--config", fleet],
+        ["fleet", "render", "--file", worker],
+        ["fleet", "status", "--file", worker],
+    ]
+    for command in commands:
+        done = subprocess.run([TURBO, *command], capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.count("\n") == 1
+        assert "is a fleet file" in done.stderr or "is a worker's file" in done.stderr
+    for file in (fleet, worker):  # the kind that it is decides
+        assert subprocess.run([TURBO, "config", "check", file], capture_output=True).returncode == 0
+    with pytest.raises(ConfigError, match="hosts: unknown key"):
+        load(tmp_path, LEAST + "hosts: {}\n")

@@ -12,7 +12,7 @@ import os
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -38,6 +38,12 @@ class Section(BaseModel):
 class Document(Section):
     """A whole file."""
 
+    @classmethod
+    def other_kind(cls, keys: Collection[str], path: Path) -> str | None:
+        """What the file with these sections is, if it is not one of this kind."""
+        del keys, path
+        return None
+
     def problems(self) -> list[Finding]:
         """Findings about several keys together; `subject` is the key path."""
         return []
@@ -59,6 +65,8 @@ def load(
     are secrets, and no message shows them. Raises ConfigError: one message, one line per problem.
     """
     tree, lines = read(path, model)
+    if (kind := model.other_kind(tree.keys(), path)) is not None:
+        raise ConfigError(f"{path}: {kind}")
     errors: list[Finding] = list(written(tree)) if written else []
     unset: list[Finding] = []
     tree = _expand(tree, "", unset)

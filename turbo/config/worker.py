@@ -6,7 +6,7 @@ A password in a DSN in the file is an error. TURBO_DSN may have one, because it 
 import os
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -114,6 +114,7 @@ class Tls(Section):
     certfile: str = Field(description="The endpoint's certificate, PEM.")
     keyfile: str = Field(description="Its key, PEM.")
     client_ca: str | None = Field(default=None, description="CA that must have signed the scraper's certificate.")
+    _expand = field_validator("certfile", "keyfile", "client_ca", mode="after")(lambda v: _home(v))
 
 
 class MetricsSection(Section):
@@ -206,7 +207,7 @@ class RetentionSection(Section):
 
 
 class WorkerConfig(Document):
-    """worker.yaml. Seconds and counts; paths expand ~."""
+    """worker.yaml. Seconds and counts. `~/` begins a path, or a word of a command, in the worker's home; dsn and env keep it."""
 
     database: Database = Field(default=Database(), description="Which database.")
     worker: WorkerSection = Field(default=WorkerSection(), description="This process.")
@@ -218,6 +219,15 @@ class WorkerConfig(Document):
     )
     retry: Retry = Field(default=Retry(), description="Waits between attempts: exponential, with full jitter.")
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
+
+    @classmethod
+    def other_kind(cls, keys: Collection[str], path: Path) -> str | None:
+        if "hosts" not in keys or "executors" in keys:
+            return None
+        return (
+            f"is a fleet file: turbo fleet render --file {path}; a worker's file has executors "
+            "(config/worker.yaml is an example)"
+        )
 
     def problems(self) -> list[Finding]:
         findings = []

@@ -13,7 +13,6 @@ a failure.
 import dataclasses
 import errno
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ from turbo.domain.task import NO_TASK, Task
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle
+from turbo.process.launch import at_home, obstacle
 from turbo.process.output import LastLine, text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
@@ -76,7 +75,7 @@ class CommandExecutor:
             raise ValueError(f"executor {name}: command contains a NUL character")
         self.name = name
         self.account = account
-        self._command = (os.path.expanduser(command[0]), *command[1:])  # noqa: PTH111 - a Path would change a bare name
+        self._command = at_home(command)
         self._journal = journal
         fixed = cwd.expanduser().absolute() if cwd is not None else None
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)

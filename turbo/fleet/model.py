@@ -8,7 +8,7 @@ worker has at least as much time to stop as its worker.yaml allows for a drain.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -164,6 +164,15 @@ class FleetConfig(Document):
 
     defaults: HostDefaults = Field(default=HostDefaults(), description="Defaults for hosts and workers.")
     hosts: dict[str, HostSection] = Field(min_length=1, description="Hosts by name: a machine, or one user on it.")
+
+    @classmethod
+    def other_kind(cls, keys: Collection[str], path: Path) -> str | None:
+        if "executors" not in keys or "hosts" in keys:
+            return None
+        return (
+            f"is a worker's file: turbo worker --config {path}; a fleet file has hosts "
+            "(config/fleet.yaml is an example)"
+        )
 
     @field_validator("hosts")
     @classmethod

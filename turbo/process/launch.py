@@ -12,7 +12,7 @@ import contextlib
 import errno
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -173,6 +173,14 @@ def _closed(path: str | Path) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def at_home(command: Sequence[str]) -> tuple[str, ...]:
+    """An operator's argv with `~/` at the beginning of a word replaced by the worker's home, as a shell does it."""
+    return tuple(
+        os.path.expanduser(word) if not number or word == "~" or word.startswith("~/") else word  # noqa: PTH111
+        for number, word in enumerate(command)
+    )
 
 
 def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:

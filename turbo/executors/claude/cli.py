@@ -24,7 +24,7 @@ from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.claude.verdict import EndedRun
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle, search
+from turbo.process.launch import at_home, obstacle, search
 from turbo.process.output import text_of
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -89,7 +89,7 @@ class ClaudeCli:
         leave_seconds: float = LEAVE_SECONDS,
     ) -> None:
         self._owner = owner
-        self._command = tuple(command)
+        self._command = at_home(command)
         self._environment = environment
         self._journal = journal
         self._grace_seconds = grace_seconds

@@ -89,7 +89,7 @@ async def remove_worktree(repository: Repository, record: Record, home: Path) ->
     await repository.remove(Path(record.tree))
     if aside is not None:
         await _remove(aside, record.tree)
-    if await repository.delete_branch(record.branch, record.base):
+    if await repository.delete_branch(record.branch, record.start):
         await _remove_files(home, home)
 
 

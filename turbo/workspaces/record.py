@@ -51,6 +51,8 @@ class Record:
 
     `repo`, `tree` and `git_dir` are absolute paths; `git_dir` is the worktree's own, inside the repository's. `base`
     is the commit at which it began. Times are Unix seconds on this host's clock.
+
+    `start_commit` and `start_tree`: the commit and the files with which `setup` left it, if it changed any; else empty.
     """
 
     task_id: str
@@ -66,11 +68,27 @@ class Record:
     policy: Policy
     created_at: float
     used_at: float
+    start_commit: str = ""
+    start_tree: str = ""
+
+    @property
+    def start(self) -> str:
+        """The commit that was checked out when the task's own work began."""
+        return self.start_commit or self.base
+
+    @property
+    def objects(self) -> Path:
+        """Where the objects of `start_tree` are: not in the person's repository, and gone with the workspace."""
+        return Path(self.tree).parent / "objects"
 
     def save(self, home: Path) -> None:
         """Raises OSError (disk full)."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomically(home / FILE, json.dumps(asdict(self)))
+        fields = asdict(self)
+        for name in ("start_commit", "start_tree"):
+            if not fields[name]:  # so that an older turbo can read most records
+                del fields[name]
+        write_atomically(home / FILE, json.dumps(fields))
 
 
 def load(home: Path) -> Record | None:

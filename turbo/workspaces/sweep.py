@@ -200,7 +200,7 @@ class WorkspaceRetention(LoopService):
         """Whether the task has left changes, merged or not."""
         if risk is not None:
             return True
-        tips = {await repository.branch_tip(record.branch), record.base}
+        tips = {await repository.branch_tip(record.branch), record.start}
         if git is not None:
             tips.add((await git("rev-parse", "--verify", "--end-of-options", "HEAD")).strip())
         return len(tips) > 1

@@ -13,7 +13,6 @@ From a row, git gets only `input_data.ref`, if `refs` allows it, and the task id
 import dataclasses
 import fnmatch
 import logging
-import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,11 +24,11 @@ from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.process.journal import Journal
-from turbo.process.launch import SpawnFailed, obstacle
+from turbo.process.launch import SpawnFailed, at_home, obstacle
 from turbo.process.output import text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 from turbo.workspaces.area import Exclusive, Program
-from turbo.workspaces.changes import measure
+from turbo.workspaces.changes import measure, snapshot
 from turbo.workspaces.git import Git, GitFailed, Stopped
 from turbo.workspaces.lifecycle import find_worktree, make_worktree, remove_worktree
 from turbo.workspaces.names import branch_of, home_of, ref_problem
@@ -112,7 +111,7 @@ class Worktrees:
             try:
                 repository = await open_repository(git, self._locks)
                 record, continued = await self._open(repository, ref, run.task, home)
-                record = await self._set_up(record, run, environment, home)
+                record = await self._set_up(repository, record, run, environment, home)
             except Stopped:
                 return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}")
             except GitFailed as error:
@@ -173,14 +172,20 @@ class Worktrees:
         record.save(home)
         return record
 
-    async def _set_up(self, record: Record, run: Run, environment: Mapping[str, str], home: Path) -> Record:
-        """Run `setup`, unless it has succeeded here before. Its output comes first in the attempt's log."""
+    async def _set_up(
+        self, repository: Repository, record: Record, run: Run, environment: Mapping[str, str], home: Path
+    ) -> Record:
+        """Run `setup`, unless it has succeeded here before. Its output comes first in the attempt's log.
+
+        What it changes is no work of the task: the task begins with it."""
         if record.stage is Stage.READY:
             return record
         if self._settings.setup:
-            first, *rest = self._settings.setup
+            git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
+            # A restored worktree has the task's own commits already.
+            unworked = (await git("rev-parse", "--verify", "--end-of-options", "HEAD")).strip() == record.base
             spec = ProcessSpec(
-                argv=(os.path.expanduser(first), *rest),  # noqa: PTH111 - a bare name stays one
+                argv=at_home(self._settings.setup),
                 env=environment,
                 cwd=Path(record.tree),
                 log_path=run.log_path,
@@ -196,6 +201,8 @@ class Worktrees:
                 raise Stopped
             if result.ended_by is not Ending.EXITED or result.returncode != 0:
                 raise SetupFailed(self._why_setup_failed(result))
+            if unworked:
+                record = await snapshot(git, repository, record)
         record = replace(record, stage=Stage.READY)
         record.save(home)
         return record
@@ -242,7 +249,7 @@ class Worktrees:
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
                 async with repository.alone():
                     tip = await repository.branch_tip(record.branch)
-                    changed = changes.uncommitted or (changes.head, tip) != (record.base, record.base)
+                    changed = changes.files_changed or changes.uncommitted or {changes.head, tip} != {record.start}
                     if record.policy.keep == "never" or not changed:
                         await remove_worktree(repository, record, home)
                         report["kept"] = False

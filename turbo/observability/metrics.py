@@ -151,6 +151,11 @@ class Metrics:
         )
         self.spool_pending = Gauge("turbo_spool_pending", "Results not yet recorded in the database.", registry=r)
         self.problems = Gauge("turbo_problems", "What is wrong with this worker now, by kind.", ["kind"], registry=r)
+        self.loop_lag = Gauge(
+            "turbo_event_loop_lag_seconds",
+            "The longest that the event loop has recently taken to answer.",
+            registry=r,
+        )
         self.retention = Counter(
             "turbo_retention_deleted",
             "Rows that this worker deleted as leader because of their age.",

@@ -7,6 +7,7 @@ A log line tells who reads that host's log, once. A problem stays until it is cl
 `agent_workers.problems`, so `turbo status`, `turbo doctor` and the metric `turbo_problems{kind}` show it from anywhere.
 """
 
+import threading
 from collections import Counter
 
 from turbo.domain.problem import Problem, ProblemKind
@@ -19,21 +20,24 @@ LONGEST_TEXT = 500
 
 
 class Problems:
-    """Reported on the worker's event loop; read by the heartbeat's thread and the endpoint's."""
+    """Reported on the worker's event loop and by its watch's thread; read by the heartbeat's thread and the endpoint's."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[ProblemKind, str], Problem] = {}
+        self._changing = threading.Lock()
 
     def report(self, kind: ProblemKind, key: str, what: str, do: str = "") -> None:
         """`key` distinguishes problems of one kind; a second report with it replaces the first. `what`: the observation;
         `do`: the remedy. Both are for people, and hold no secret."""
         problem = Problem(kind, what[:LONGEST_TEXT], do[:LONGEST_TEXT])
-        self._known = {**self._known, (kind, key): problem}
+        with self._changing:
+            self._known = {**self._known, (kind, key): problem}
 
     def clear(self, kind: ProblemKind, key: str) -> None:
         """It is over; does nothing if it was not reported."""
         if (kind, key) in self._known:
-            self._known = {k: problem for k, problem in self._known.items() if k != (kind, key)}
+            with self._changing:
+                self._known = {k: problem for k, problem in self._known.items() if k != (kind, key)}
 
     @property
     def current(self) -> tuple[Problem, ...]:

@@ -6,13 +6,22 @@ from turbo import db
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.contact import DatabaseContact
 from turbo.worker.lifecycle import Lifecycle
+from turbo.worker.loop_health import LoopHealth
 
 
 class Health:
     def __init__(
-        self, lifecycle: Lifecycle, contact: DatabaseContact, gate: ClaimGate, *, dsn: str, heartbeat_seconds: float
+        self,
+        lifecycle: Lifecycle,
+        loop: LoopHealth,
+        contact: DatabaseContact,
+        gate: ClaimGate,
+        *,
+        dsn: str,
+        heartbeat_seconds: float,
     ) -> None:
         self._lifecycle = lifecycle
+        self._loop = loop
         self._contact = contact
         self._gate = gate
         self._dsn = dsn
@@ -23,6 +32,8 @@ class Health:
         defect = self._lifecycle.defect
         if defect is not None:
             yield f"a defect ({type(defect).__name__}, see the log); draining"
+        if self._loop.standstill is not None:
+            yield self._loop.standstill
 
     def unready(self) -> Iterator[str]:
         """For /readyz: why nothing is claimed now."""

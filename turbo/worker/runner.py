@@ -152,6 +152,11 @@ class Runner:
         """Wait until every run has ended, at most `seconds`."""
         return await self._runs.ended(seconds)
 
+    def run_in(self, job: "asyncio.Task[object] | None") -> Running | None:
+        """The run that an asyncio task drives. From any thread."""
+        claim = next((claim for claim, one in list(self._executing.items()) if one is job), None)
+        return self._slots.running.get(claim) if claim is not None else None
+
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run(self, run: Running, executor: Executor | None) -> None:

@@ -53,6 +53,8 @@ from turbo.worker.health import Health
 from turbo.worker.heartbeat import Heartbeat
 from turbo.worker.lifecycle import Lifecycle
 from turbo.worker.listener import Listener
+from turbo.worker.loop_health import LoopHealth
+from turbo.worker.loop_watch import LoopWatch
 from turbo.worker.poller import Poller
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.progress import ProgressWriter
@@ -90,6 +92,7 @@ class Parts:
     claims: Lane
     results: Lane
     watcher: ReaperWatcher
+    loop_watch: LoopWatch
     endpoint: Endpoint
     presence: WorkerPresence
     availability: ExecutorAvailability
@@ -117,7 +120,7 @@ def wire(
     worker_id = new_worker_id(settings.name or host)
 
     # What the parts share.
-    lifecycle = Lifecycle()
+    lifecycle, loop_health = Lifecycle(), LoopHealth()
     metrics = Metrics()
     slots = Slots(settings.slots)
     problems = Problems()
@@ -155,7 +158,7 @@ def wire(
     retention_store = RetentionStore(Lane(where, f"turbo retention {worker_id}"), _ages(config.retention))
 
     # What the fleet and Prometheus see of this worker.
-    health = Health(lifecycle, contact, gate, dsn=dsn, heartbeat_seconds=settings.heartbeat_seconds)
+    health = Health(lifecycle, loop_health, contact, gate, dsn=dsn, heartbeat_seconds=settings.heartbeat_seconds)
     endpoint = Endpoint(
         metrics.registry,
         config.metrics.host,
@@ -168,6 +171,7 @@ def wire(
     metrics.declare_series(settings.queues, executors)
     metrics.observe(slots, executors)
     metrics.observe_problems(problems.count)
+    metrics.loop_lag.set_function(lambda: loop_health.lag)
 
     # The path of a task, from its end to its beginning.
     progress = ProgressWriter(progress_lane, worker_id, slots)
@@ -295,6 +299,7 @@ def wire(
         claims=claims,
         results=results,
         watcher=ReaperWatcher(),
+        loop_watch=LoopWatch(loop_health, problems, runner.run_in, lease_seconds=settings.lease_seconds),
         endpoint=endpoint,
         presence=presence,
         availability=availability,

@@ -48,6 +48,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         running: list[Service] = []
+        parts.loop_watch.start(parts.lifecycle.crashed)
         try:
             self._start(parts.endpoint, running)
             parts.watcher.start(parts.home.journal)
@@ -105,6 +106,7 @@ class Worker:
         parts.watcher.close()
         await parts.endpoint.stop()
         parts.home.close()
+        await parts.loop_watch.stop()
         log.info("worker %s stopped", self.id)
 
 

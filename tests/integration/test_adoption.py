@@ -255,8 +255,10 @@ async def test_result_of_a_deleted_task_does_not_block_others(empty_dsn: str, tm
             past_the_triggers.execute("delete from agent_actions where task_id = %s", (one.task_id,))
             past_the_triggers.execute("delete from agent_tasks where task_id = %s", (one.task_id,))
         answers: dict[str, str] = {}
-        spool = SpoolWriter(Spool(tmp_path / "spool"), lambda _trouble: None)
-        completer = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, Problems(), Metrics())
+        spool = SpoolWriter(Spool(tmp_path / "spool"), lambda _trouble: None, lambda _trouble: None)
+        completer = Completer(
+            rig.stores.results, spool, rig.slots, rig.wakeups, Problems(), Metrics(), lambda _why: None
+        )
         with completer.recorded.watch() as recorded:
             for task in (one, other):
                 await completer.submit(finished(task, rig.worker_id), durable=False)

@@ -115,12 +115,14 @@ async def test_result_is_recorded_on_a_disk_gone_read_only(
 ) -> None:
     """The row has it: its claim is no longer known, and what follows a recorded result happens."""
     spool, troubles = Spool(tmp_path / "spool"), list[str | None]()
-    writer = SpoolWriter(spool, troubles.append)
+    writer = SpoolWriter(spool, troubles.append, lambda _trouble: None)
     async with Rig(dsn, slots_size=2) as rig:
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_description) values ('a'), ('b')")
         tasks = [(await rig.claimed())[0] for _ in range(2)]
-        completer = Completer(rig.stores.results, writer, rig.slots, rig.wakeups, Problems(), Metrics())
+        completer = Completer(
+            rig.stores.results, writer, rig.slots, rig.wakeups, Problems(), Metrics(), lambda _why: None
+        )
         for claim in list(rig.slots.running):
             rig.slots.give_back(claim, unrecorded=True)
         for task in tasks:

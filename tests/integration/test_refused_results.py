@@ -72,8 +72,10 @@ async def test_refused_result_is_sent_again(dsn: str, tmp_path: Path, monkeypatc
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         async with Rig(dsn) as rig:
             task, _ = await rig.claimed()
-            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None)
-            one = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics())
+            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None, lambda _trouble: None)
+            one = Completer(
+                rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics(), lambda _why: None
+            )
             one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
             with one.recorded.watch() as recorded:
                 await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)

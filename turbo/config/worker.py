@@ -181,9 +181,16 @@ class ClaudeSection(Program):
 
 
 class PythonSection(Section):
-    kind: Literal["python"] = Field(description="An async function in the worker's process.")
+    kind: Literal["python"] = Field(description="A Python function; an async one, unless isolation says otherwise.")
     handler: str = Field(description="module:function, found on PYTHONPATH.")
     account: str | None = Field(default=None, description="Limits to use: a name under accounts.")
+    isolation: Literal["loop", "thread", "process"] = Field(
+        default="loop",
+        description="Where it runs: on the worker's event loop (it must never block), in a thread or in a process of its own.",
+    )
+    env: dict[str, str] = Field(
+        default={}, description="With isolation: process, variables for it, added to the few it inherits."
+    )
     grace_seconds: float = Field(default=5.0, gt=0, description="Time that a cancelled function has to end.")
 
     @field_validator("handler")
@@ -240,6 +247,9 @@ class WorkerConfig(Document):
                 what = f"no account {section.account!r}{near(section.account, self.accounts)}"
                 findings.append(fail(what, subject=f"executors.{name}.account"))
             findings += _workspace_problems(f"executors.{name}", section)
+            if isinstance(section, PythonSection) and section.env and section.isolation != "process":
+                what = "is for isolation: process; otherwise the handler has the worker's own environment"
+                findings.append(fail(what, subject=f"executors.{name}.env"))
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = (
                 "must be at least twice heartbeat_seconds, so that one late heartbeat does not look like a dead worker"

@@ -39,6 +39,10 @@ class LaneClosed(psycopg.OperationalError):
     """The worker stops, and its lane has ended: trying again cannot help."""
 
 
+class LaneGivesWay(psycopg.OperationalError):
+    """The lane opens no session now: others of this worker need it more. Trying again later helps."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether waiting can help: the database is away, busy, or changing its primary."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):

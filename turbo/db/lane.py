@@ -10,15 +10,16 @@ has been taking writes for most of it (docs/adr/0002).
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
 import psycopg
+from psycopg import errors
 
 from turbo.db.address import Address
 from turbo.db.connect import Connection, cut, open_session
-from turbo.db.errors import LaneClosed, is_transient
+from turbo.db.errors import LaneClosed, LaneGivesWay, is_transient
 
 PLAN_SETTINGS = (
     "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
@@ -28,8 +29,16 @@ left to other clients). A plan made while a table was small is kept until its ne
 an index of all pending rows, it would make every claim cost the whole backlog for the first minutes of a burst."""
 
 
+LOCK_SETTINGS = "select set_config('lock_timeout', %s, false)"
+
+
+def _leaves_it_usable(error: psycopg.Error) -> bool:
+    """Whether the session goes on as before: the statement was refused, or waited too long for a lock."""
+    return isinstance(error, errors.LockNotAvailable) or not is_transient(error)
+
+
 class LaneObserver(Protocol):
-    """Follows a lane's sessions (turbo.worker.recovery_gate)."""
+    """Follows a lane's sessions (turbo.worker.recovery_gate, turbo.worker.sessions)."""
 
     def opened(self, server: str) -> None: ...
     def failed(self, error: Exception, connecting: bool) -> None: ...
@@ -46,12 +55,18 @@ class Lane:
         observer: LaneObserver | None = None,
         *,
         deadline: float = 60.0,
+        lock_seconds: float | None = None,
+        gives_way: Callable[[], bool] | None = None,
     ) -> None:
-        """`deadline`: seconds that a use may take, unless the use sets its own."""
+        """`deadline`: seconds that a use may take, unless the use sets its own. `lock_seconds`: a statement that waits so long
+        for a lock fails (LockNotAvailable), on sessions whose statements are prepared. `gives_way`: while it returns True, no
+        session is opened."""
         self._where = where
         self._application_name = application_name
         self._observer = observer
         self._deadline = deadline
+        self._lock_seconds = lock_seconds
+        self._gives_way = gives_way
         self._connection: Connection | None = None
         self._server = ""
         self._turn = asyncio.Lock()
@@ -75,6 +90,8 @@ class Lane:
         if time.monotonic() >= self._ends:
             raise LaneClosed("this worker is stopping, and has waited long enough for the database")
         if self._connection is None or self._connection.closed:
+            if self._gives_way is not None and self._gives_way():
+                raise LaneGivesWay("this worker's claims and results need the database's sessions")
             try:
                 async with asyncio.timeout(None) as self._opening:
                     self._connection, self._server = await open_session(self._where, self._application_name)
@@ -107,10 +124,12 @@ class Lane:
             try:
                 if self._prepare and not self._tuned:
                     await connection.execute(PLAN_SETTINGS)
+                    if self._lock_seconds is not None:
+                        await connection.execute(LOCK_SETTINGS, [f"{self._lock_seconds * 1000:.0f}"])
                     self._tuned = True
                 yield connection
             except BaseException as error:
-                if not isinstance(error, psycopg.Error) or connection.broken or is_transient(error):
+                if connection.broken or not (isinstance(error, psycopg.Error) and _leaves_it_usable(error)):
                     if isinstance(error, psycopg.Error):
                         self._failed(error, connecting=False)
                     self._connection = None
@@ -157,6 +176,11 @@ class Lane:
         self.end_in(0.0)
         async with self.idle():
             pass
+
+    async def close_when_idle(self) -> None:
+        """Close the session once no use waits for an answer; the next use opens another."""
+        async with self._turn:
+            await self.close()
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None

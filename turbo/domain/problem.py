@@ -9,9 +9,11 @@ class ProblemKind(StrEnum):
 
     LOOP_BLOCKED = "loop_blocked"  # code of a task holds up the worker's event loop
     RESULTS_WAIT = "results_wait"  # results cannot be recorded, so nothing is claimed
+    SESSIONS = "sessions"  # the database gives it no session for its work
     DISK = "disk"  # the spool takes no result, so nothing is claimed
     REFUSED_ROW = "refused_row"  # the database does not let turbo write a task's row
     REFUSED_RESULT = "refused_result"  # nor a task's result
+    STUCK_RUN = "stuck_run"  # a thread goes on after the end of its run, and keeps a slot
     UNAVAILABLE = "unavailable"  # a service, a remote or a repository is away
     EXECUTOR = "executor"  # what an executor needs is not on this host
     DEAF = "deaf"  # notifications do not arrive

@@ -55,6 +55,7 @@ class Snooze(Exception):
 def _ignore_pid(_pid: int) -> None: ...
 def _ignore_progress(_progress: Progress) -> None: ...
 def _ignore_session(_session_id: str) -> None: ...
+def _ignore_rest(_gone: "asyncio.Future[None]") -> None: ...
 
 
 class Run:
@@ -64,11 +65,13 @@ class Run:
     attempt's log. `started(pid)` is called once, when the agent's program really runs (0 where there is no program).
     `progress` may be called as often as the executor likes; the worker throttles. `session_started(id)` tells the
     agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
+    `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
+    is done.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
 
-    __slots__ = ("_log_path", "_work_dir", "progress", "session_started", "started", "stop", "task")
+    __slots__ = ("_log_path", "_work_dir", "goes_on", "progress", "session_started", "started", "stop", "task")
 
     def __init__(
         self,
@@ -79,6 +82,7 @@ class Run:
         started: Callable[[int], None] = _ignore_pid,
         progress: Callable[[Progress], None] = _ignore_progress,
         session_started: Callable[[str], None] = _ignore_session,
+        goes_on: "Callable[[asyncio.Future[None]], None]" = _ignore_rest,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -87,6 +91,7 @@ class Run:
         self.started = started
         self.progress = progress
         self.session_started = session_started
+        self.goes_on = goes_on
 
     @property
     def work_dir(self) -> Path:

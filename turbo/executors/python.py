@@ -7,7 +7,8 @@ The handler runs in the caller's own asyncio task. If it returns without waiting
 file (the aim is 20,000 per second). The limits are watched only from its first wait on.
 
 A handler that blocks the event loop (`time.sleep`, a long computation) blocks the worker's other runs, and no limit
-can end it.
+can end it; in the end the loop watch ends the worker (turbo.worker.loop_watch). Such a handler belongs in a thread or a
+process (turbo.executors.python_thread, turbo.executors.python_process).
 """
 
 import asyncio
@@ -28,8 +29,9 @@ from turbo.process.attempt_log import AttemptLog
 Handler = Callable[[Task], Coroutine[Any, Any, object]]
 
 
-def load_handler(reference: str, where: str) -> Handler:
-    """Find `module:function` on sys.path. Raises ValueError, naming `where` and what was found instead."""
+def load_handler(reference: str, where: str, *, sync: bool = False) -> Callable[[Task], Any]:
+    """Find `module:function` on sys.path. `sync`: it need not be async. Raises ValueError, naming `where` and what was
+    found instead."""
     module_name, colon, function_name = reference.partition(":")
     if not colon or not module_name or not function_name:
         raise ValueError(f"{where}: handler {reference!r} must have the form module:function")
@@ -45,9 +47,13 @@ def load_handler(reference: str, where: str) -> Handler:
         if not hasattr(handler, part):
             raise ValueError(f"{where}: module {module_name} has no {function_name!r} (handler {reference!r})")
         handler = getattr(handler, part)
-    if not callable(handler) or not _is_async(handler):
-        kind = "a function that is not async" if callable(handler) else f"a {type(handler).__name__}"
-        raise ValueError(f"{where}: {reference} is {kind}; write `async def {function_name}(task)`")
+    if not callable(handler):
+        raise ValueError(f"{where}: {reference} is a {type(handler).__name__}; write `async def {function_name}(task)`")
+    if not sync and not _is_async(handler):
+        raise ValueError(
+            f"{where}: {reference} is a function that is not async; write `async def {function_name}(task)`, "
+            "or set isolation: thread or process"
+        )
     return handler
 
 
@@ -68,7 +74,7 @@ class PythonExecutor:
         self.name = name
         self.account = account
         self._reference = handler
-        self._handler = load_handler(handler, f"executor {name}")
+        self._handler: Handler = load_handler(handler, f"executor {name}")
         self._grace_seconds = grace_seconds
 
     async def run(self, run: Run) -> Outcome:

@@ -147,6 +147,22 @@ def _build(
             silence_seconds=section.silence_seconds,
             account=section.account,
         )
+    if section.isolation == "process":
+        from turbo.executors.python_process import PythonProcess
+
+        return PythonProcess(
+            name,
+            section.handler,
+            journal=journal,
+            env=section.env,
+            env_file=env_file,
+            grace_seconds=section.grace_seconds,
+            account=section.account,
+        )
+    if section.isolation == "thread":
+        from turbo.executors.python_thread import PythonThread
+
+        return PythonThread(name, section.handler, grace_seconds=section.grace_seconds, account=section.account)
     from turbo.executors.python import PythonExecutor
 
     return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=section.account)

@@ -45,13 +45,14 @@ class ClaimGate:
 
     def hold(self, kind: ProblemKind, reason: str | None, do: str = "") -> None:
         """Let nothing be claimed, because of `reason`; None ends this kind's hold. `do`: the remedy."""
+        if (kind in self._holds) != (reason is not None):  # another reason for the same hold changes no row
+            self.changed.set()
         if reason is None:
             self._holds.pop(kind, None)
             self._problems.clear(kind, HOLD)
         else:
             self._holds[kind] = reason
             self._problems.report(kind, HOLD, f"claims nothing: {reason}", do)
-        self.changed.set()
 
     @property
     def held_back(self) -> str | None:

@@ -9,7 +9,11 @@ meanwhile makes the next one: no delay when idle, large batches under load.
 
 A result that the database cannot store (SQLSTATE class 22) is found by halving the batch, put into quarantine, and recorded
 as a pointer to it. A result that the table refuses (a CHECK of its owner, a foreign trigger) is found the same way, set
-aside and sent again every minute: the constraint may be dropped, and the other results are not held up.
+aside and sent again every minute: the constraint may be dropped, and the other results are not held up. So is one whose
+row another transaction keeps locked, but sent again every few seconds.
+
+A result keeps its slot until it is recorded. When none can be recorded for some seconds, nothing is claimed until they are:
+a worker must not run what it cannot report.
 
 While the disk takes nothing, results are held in memory and recorded directly (turbo.host.spool_writer).
 """
@@ -17,7 +21,7 @@ While the disk takes nothing, results are held in memory and recorded directly (
 import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import psycopg
@@ -45,6 +49,9 @@ BATCH_RESULTS = 200
 BATCH_BYTES = 8 * 1024 * 1024
 LIGHT_BYTES = 256
 REFUSED_SECONDS = 60.0
+LOCKED_SECONDS = 5.0
+HOLD_SECONDS = 3.0
+"""A restart of the server, or a switchover, is over sooner: claims are not held back for it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +63,7 @@ class Submission:
     size: int = LIGHT_BYTES
     answered: bool = False
     refused: bool = False  # and logged
+    locked: int = 0  # how often its row was locked
     replayed: "Counter[str] | None" = None
 
 
@@ -72,7 +80,9 @@ class Completer(LoopService):
         wakeups: WakeUps,
         problems: Problems,
         metrics: Metrics,
+        hold_claims: Callable[[str | None], None],
     ) -> None:
+        """`hold_claims` is called with why nothing may be claimed, and with None when that is over."""
         super().__init__()
         self._store = store
         self._spool = spool
@@ -80,6 +90,10 @@ class Completer(LoopService):
         self._wakeups = wakeups
         self._problems = problems
         self._metrics = metrics
+        self._hold_claims = hold_claims
+        self._holding = False
+        self._unable: str | None = None  # why the last attempt to record failed
+        self._patience: asyncio.TimerHandle | None = None
         self._waiting: deque[Submission] = deque()
         self._in_flight: list[Submission] = []
         self._refused: list[Submission] = []
@@ -134,6 +148,7 @@ class Completer(LoopService):
             while self._waiting:
                 batch = self._take()
                 self._in_flight = batch
+                self._expect_answers()
                 try:
                     await self._record(batch)
                 except db.DATABASE_ERRORS as error:
@@ -142,12 +157,35 @@ class Completer(LoopService):
                     # An error that waiting may not cure (a missing privilege) is tried again all the same: the privilege
                     # may be granted, and a result must not be thrown away.
                     pause = outage.failed(error)
+                    self._unable = db.reason(error)
+                    if self._holding:
+                        self._hold()
                     await self._spool_light()
                     await asyncio.sleep(pause)
                 else:
                     self._in_flight = []
                     outage.over()
+                    self._answers_came()
             self._empty.set()
+
+    def _expect_answers(self) -> None:
+        """Hold back claims if results are not recorded soon."""
+        if self._patience is None:
+            self._patience = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._hold)
+
+    def _answers_came(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._unable = None
+        if self._holding:
+            self._holding = False
+            self._hold_claims(None)
+        self._wakeups.slot_freed(key=False)
+
+    def _hold(self) -> None:
+        self._holding = True
+        self._hold_claims(f"results cannot be recorded: {self._unable or 'the database does not answer'}")
 
     def _take(self) -> list[Submission]:
         batch: list[Submission] = []
@@ -192,6 +230,7 @@ class Completer(LoopService):
                 log.info("recorded a result that was only on disk", extra={"task": answer.task_id})
         if submission.refused:
             log.info("recorded the result that was refused before", extra={"task": answer.task_id})
+        if submission.refused or submission.locked:
             self._problems.clear(ProblemKind.REFUSED_RESULT, answer.task_id)
         if answer.verdict in (Verdict.LATE, Verdict.GONE):
             self._metrics.fenced.inc()
@@ -225,6 +264,8 @@ class Completer(LoopService):
         if isinstance(error, errors.ForeignKeyViolation) and error.diag.table_name != "agent_tasks":
             # An adopted audit trail may refer to agent_tasks: it can keep nothing about a task that is gone.
             await self._answered(submission, ResultAnswer(result.task_id, result.fencing_token, Verdict.GONE, None))
+        elif isinstance(error, errors.LockNotAvailable):
+            self._wait_for_lock(submission)
         elif _unstorable(error) and "quarantined" not in result.detail:
             await self._quarantine(submission, error)
         else:
@@ -270,8 +311,26 @@ class Completer(LoopService):
             )
             if submission.replayed is not None:
                 submission.replayed["refused"] += 1
+        self._put_aside(submission, REFUSED_SECONDS)
+
+    def _wait_for_lock(self, submission: Submission) -> None:
+        """Another transaction keeps the task's row locked. The others go on."""
+        submission.locked += 1
+        task_id = submission.result.task_id
+        if submission.locked == 2:
+            log.warning("the task's row is locked by another transaction; its result waits", extra={"task": task_id})
+            self._problems.report(
+                ProblemKind.REFUSED_RESULT,
+                task_id,
+                f"the row of task {task_id} is locked by another transaction, so its result waits",
+                "find that transaction in pg_locks and pg_stat_activity, and end it",
+            )
+        self._put_aside(submission, LOCKED_SECONDS)
+
+    def _put_aside(self, submission: Submission, seconds: float) -> None:
+        self._slots.set_aside(ClaimRef(submission.result.task_id, submission.result.fencing_token))
         self._refused.append(submission)
-        asyncio.get_running_loop().call_later(REFUSED_SECONDS, self._send_again, submission)
+        asyncio.get_running_loop().call_later(seconds, self._send_again, submission)
 
     def _send_again(self, submission: Submission) -> None:
         self._refused.remove(submission)
@@ -290,7 +349,9 @@ def _size(result: RunResult, entry: SpoolEntry | None) -> int:
 
 
 def _is_about_one_result(error: psycopg.Error) -> bool:
-    """Whether one result of the batch may be the cause: its content, a constraint, or an error of a foreign trigger."""
+    """Whether one result of the batch may be the cause: its content, a constraint, an error of a foreign trigger, a lock."""
+    if isinstance(error, errors.LockNotAvailable):
+        return True
     about_a_row = error.sqlstate is not None and error.sqlstate.startswith(("23", "P0"))
     return not db.is_transient(error) and (about_a_row or _unstorable(error))
 

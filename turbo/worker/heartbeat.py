@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from turbo import db
 from turbo.db.connect import Connection
+from turbo.db.lane import LaneObserver
 from turbo.db.worker_registry import BeatAnswer, beat
 from turbo.maintenance.leadership import Leadership
 from turbo.observability.metrics import Metrics
@@ -57,6 +58,7 @@ class Heartbeat:
         worker_id: str,
         slots: Slots,
         contact: DatabaseContact,
+        need: LaneObserver,
         problems: Problems,
         leadership: Leadership,
         deadline: ShutdownDeadline,
@@ -65,12 +67,14 @@ class Heartbeat:
         *,
         seconds: float,
     ) -> None:
-        """`on_beat` is called on the event loop that `start` is called from. `seconds` is the interval between beats;
+        """`need` is told of the heartbeat's session, and `on_beat` is called, on the event loop that `start` is called from.
+        `seconds` is the interval between beats;
         `deadline` bounds how long `stop` waits."""
         self._where = where
         self._worker_id = worker_id
         self._slots = slots
         self._contact = contact
+        self._need = need
         self._problems = problems
         self._leadership = leadership
         self._deadline = deadline
@@ -122,6 +126,7 @@ class Heartbeat:
                 try:
                     if connection is None:
                         connection, server = await db.open_session(self._where, f"turbo heartbeat {self._worker_id}")
+                        self._post(self._need.opened, server)
                     answer = await self._beat(connection)
                 except db.DATABASE_ERRORS as error:
                     silence = silence or isinstance(error, TimeoutError)
@@ -129,6 +134,8 @@ class Heartbeat:
                         db.cut(connection)
                         await connection.close()
                         connection = None
+                    else:
+                        self._post(self._need.failed, error, True)
                     await outage.wait(error)
                     continue
                 outage.over()

@@ -6,15 +6,14 @@
 Promises:
 - At most one write a second and run, one statement a second and worker. A run that reports nothing costs nothing, and
   neither does its end: the rows of ended runs are deleted here, not by the statement that finishes tasks.
-- One connection for this alone, opened at the first report and closed after a quiet minute. An outage costs progress and
-  nothing else: one line a run is held.
+- One connection for this alone, opened at the first report and closed after a quiet minute, or as soon as the worker lacks
+  a session for its work (turbo.worker.sessions). An outage costs progress and nothing else: one line a run is held.
 - A line counts while its task is running under the row's fencing token. The line of a dead worker stays until the task is
   claimed again, or the leader prunes it.
 """
 
 import asyncio
 import logging
-import random
 import time
 from dataclasses import replace
 
@@ -25,6 +24,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.run import Progress, Running
 from turbo.domain.task import Task
 from turbo.host.sanitize import sanitize_text
+from turbo.runtime.backoff import Backoff
 from turbo.runtime.service import LoopService
 from turbo.worker.slots import Slots
 
@@ -37,6 +37,8 @@ QUIET_SECONDS = 60.0
 """After so long without a report, and with no row to delete, the connection is closed."""
 
 GOODBYE_SECONDS = 2.0
+RETRY_SECONDS = 20.0
+"""The longest pause after a failure: what it asks for may be the session that another worker needs."""
 
 
 class ProgressWriter(LoopService):
@@ -53,6 +55,7 @@ class ProgressWriter(LoopService):
         self._latest: dict[ClaimRef, Progress] = {}
         self._written: dict[ClaimRef, Progress] = {}
         self._event = asyncio.Event()
+        self._backoff = Backoff(base=2.0, cap=RETRY_SECONDS)
         self._outage = db.outage(log, "progress is not shown for now", "progress is shown again", level=logging.INFO)
 
     def progress(self, run: Running, progress: Progress) -> None:
@@ -78,9 +81,11 @@ class ProgressWriter(LoopService):
             self._event.clear()
             begun = time.monotonic()
             pause = WRITE_SECONDS
-            if not await self._write():
+            if await self._write():
+                self._backoff.reset()
+            else:
                 self._event.set()  # what is held has still to be written, together with newer reports
-                pause *= random.uniform(1.0, 5.0)
+                pause += self._backoff.next()
             await asyncio.sleep(max(0.0, begun + pause - time.monotonic()))
 
     async def stop(self) -> None:

@@ -13,7 +13,7 @@ import asyncio
 import logging
 
 from turbo import db
-from turbo.db.lane import Lane
+from turbo.db.lane import Lane, LaneObserver
 from turbo.domain.states import RescueReason
 from turbo.host.spool import Spool
 from turbo.runtime.service import LoopService
@@ -38,6 +38,7 @@ class Recovery(LoopService):
         self,
         lanes: tuple[Lane, ...],
         gate: RecoveryGate,
+        need: LaneObserver,
         contact: DatabaseContact,
         presence: WorkerPresence,
         reconciler: Reconciler,
@@ -46,10 +47,12 @@ class Recovery(LoopService):
         rescuer: Rescuer,
         wakeups: WakeUps,
     ) -> None:
-        """`lanes`: those of claims and results."""
+        """`lanes`: those of claims and results. `need` is told of the listener's session."""
         super().__init__()
         self._lanes = lanes
         self._gate = gate
+        self._need = need
+        self._lost = False  # a session was lost, or could not be had, since what it may have cost was put back
         self._contact = contact
         self._presence = presence
         self._reconciler = reconciler
@@ -68,6 +71,7 @@ class Recovery(LoopService):
         """The listener has a session. `hears`: notifications are proved to arrive."""
         for lane in self._lanes:
             lane.prepare_statements(hears)  # a listener that hears proves that no transaction pooler is in the way
+        self._need.opened("")
         self._presence.connected(hears=hears)
         self._session = abs(self._session) + 1
         self._event.set()
@@ -80,7 +84,9 @@ class Recovery(LoopService):
 
     def failed(self, error: Exception, *, connecting: bool) -> None:
         """The listener lost a session, or (`connecting`) could not get one."""
+        self._lost = True
         self._gate.failed(error, connecting)
+        self._need.failed(error, connecting)
 
     # ── putting back ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,13 +107,15 @@ class Recovery(LoopService):
 
     async def _restore(self) -> None:
         session = self._session
-        if self._contact.listened:
+        # A deaf listener lets its session go every half minute, to try anew: that has lost nothing.
+        if self._contact.listened and self._lost:
             await self._reconciler.compare()
             await self._completer.replay(await asyncio.to_thread(self._spool.recently_done), REPLAY_SECONDS)
         self._reconciler.compare_soon()
         self._contact.now_listened()
         await self._presence.rewrite()
         if session == self._session:  # else it was lost meanwhile, and perhaps with it what was put back
+            self._lost = False
             self._gate.restored()
         self._wakeups.poll_soon()
 

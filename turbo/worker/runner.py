@@ -21,6 +21,7 @@ from turbo import db
 from turbo.db.result_store import ResultStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze
 from turbo.domain.states import StopCause
@@ -29,6 +30,7 @@ from turbo.domain.type_filter import executor_of
 from turbo.executors.protocol import Executor
 from turbo.host.sanitize import sanitize_result
 from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, Jobs
 from turbo.worker.completer import Completer
 from turbo.worker.slots import Slots
@@ -39,6 +41,10 @@ log = logging.getLogger(__name__)
 RELEASE_SECONDS = 20.0
 KILL_SECONDS = 0.1
 """Between the two cancellations that kill a program."""
+
+
+class NoSlotLeft(Exception):
+    """Every slot is held by a thread that cannot be ended: a new process has them all."""
 
 
 class RunFiles(Protocol):
@@ -95,6 +101,7 @@ class Runner:
         observer: RunObserver,
         locks: RunLocks,
         retry: RetryPolicy,
+        problems: Problems,
         metrics: Metrics,
         crashed: Crashed,
     ) -> None:
@@ -111,7 +118,9 @@ class Runner:
         self._observer = observer
         self._locks = locks
         self._retry = retry
+        self._problems = problems
         self._metrics = metrics
+        self._crashed = crashed
         self._runs = Jobs(crashed)
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
         self._killing = False
@@ -229,6 +238,7 @@ class Runner:
                     started=started,
                     progress=lambda progress: self._observer.progress(run, progress),
                     session_started=session,
+                    goes_on=lambda gone: self._keep_slot(run, gone),
                 )
             )
         except Snooze:
@@ -238,6 +248,27 @@ class Runner:
         except Exception as error:  # an executor's defect must cost this task an attempt, not the worker its life
             log.exception("executor %s failed", executor.name, extra=_fields(task))
             return Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
+
+    def _keep_slot(self, run: Running, gone: "asyncio.Future[None]") -> None:
+        """A thread of the run cannot be ended. When all slots are lost so, another process has to begin anew."""
+        self._slots.hold(run.claim)
+        what = f"a thread of task {run.task.task_id} (executor {run.executor}) goes on after its end"
+        log.error("%s, and keeps its slot", what, extra=_fields(run.task))
+        self._problems.report(
+            ProblemKind.STUCK_RUN,
+            run.task.task_id,
+            f"{what}, and keeps a slot",
+            "set isolation: process for the executor, which ends a handler in time; a restart of the worker ends the thread",
+        )
+        gone.add_done_callback(lambda _: self._slot_is_back(run))
+        if len(self._slots.held) >= self._slots.size:
+            self._crashed("last free slot", NoSlotLeft("a thread that cannot be ended keeps each slot of this worker"))
+
+    def _slot_is_back(self, run: Running) -> None:
+        self._slots.let_go(run.claim)
+        self._problems.clear(ProblemKind.STUCK_RUN, run.task.task_id)
+        log.info("the thread has ended, its slot is free again", extra=_fields(run.task))
+        self._wakeups.slot_freed(key=False)
 
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
         """A drain gives the task back uncounted. A lost lease leaves nothing to write: another worker has the claim."""

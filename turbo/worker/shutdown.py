@@ -57,7 +57,7 @@ class Shutdown:
 
     async def drain(self) -> None:
         """Returns when the runs have ended and their results are in the database or in the spool."""
-        log.info("draining: %d runs, up to %g s", self._slots.busy, self._drain_seconds)
+        log.info("draining: %d runs, up to %g s", len(self._slots.running), self._drain_seconds)
         self._lifecycle.begin_drain()
         self._leadership.step_down()
         self._presence.state_changed()
@@ -85,9 +85,9 @@ class Shutdown:
         cut_short.cancel()
 
     async def _end_runs(self) -> None:
-        if not self._slots.busy:
+        if not self._slots.running:
             return
-        log.info("ending %d runs; their tasks are released uncounted", self._slots.busy)
+        log.info("ending %d runs; their tasks are released uncounted", len(self._slots.running))
         self._runner.stop_all(StopCause.DRAIN)
         if not await self._runner.ended(self._deadline.before(4)):
             if killed := self._runner.kill_all():

@@ -1,7 +1,11 @@
 """The slots of a worker: which runs go on, and which claims this process holds.
 
-A claim is known from the moment its answer arrives until its result is recorded. That is longer than its program runs:
-reconciliation must not take a finished run whose result is on its way for an orphan.
+    taken ──its program is gone──▶ waits for its result to be recorded ──▶ free
+      │                              └── the table refuses the result: set aside, free
+      └── a thread of it cannot be ended (turbo.executors.python_thread) ──▶ held until the thread ends
+
+A slot is free once the result is recorded: a worker whose results the database does not take must not go on claiming. A
+claim is known for as long: reconciliation must not take a finished run whose result is on its way for an orphan.
 """
 
 from turbo.domain.claim import ClaimRef
@@ -9,20 +13,24 @@ from turbo.domain.run import Running
 
 
 class Slots:
-    """`running`: runs in a slot. `unrecorded`: claims whose program is gone and whose result is on its way."""
+    """`running`: runs in a slot. `unrecorded`: claims whose program is gone and whose result is on its way. `held`: claims
+    of which a thread still runs."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.running: dict[ClaimRef, Running] = {}
         self.unrecorded: set[ClaimRef] = set()
+        self.held: set[ClaimRef] = set()
+        self._waiting: set[ClaimRef] = set()  # of the unrecorded, those that keep their slot
 
     @property
     def free(self) -> int:
-        return self.size - len(self.running)
+        return max(0, self.size - len(self.running) - len(self._waiting) - len(self.held))
 
     @property
     def busy(self) -> int:
-        return len(self.running)
+        """Slots that are not free."""
+        return self.size - self.free
 
     def take(self, run: Running) -> None:
         self.running[run.claim] = run
@@ -32,9 +40,23 @@ class Slots:
         self.running.pop(claim, None)
         if unrecorded:
             self.unrecorded.add(claim)
+            self._waiting.add(claim)
 
     def recorded(self, claim: ClaimRef) -> None:
         self.unrecorded.discard(claim)
+        self._waiting.discard(claim)
+
+    def set_aside(self, claim: ClaimRef) -> None:
+        """Its result waits for something that may take days: a person, a constraint. The claim stays known."""
+        self._waiting.discard(claim)
+
+    def hold(self, claim: ClaimRef) -> None:
+        """A thread of it goes on after its end."""
+        self.held.add(claim)
+
+    def let_go(self, claim: ClaimRef) -> None:
+        """That thread has ended."""
+        self.held.discard(claim)
 
     def known(self) -> list[ClaimRef]:
         """Every claim this process holds."""

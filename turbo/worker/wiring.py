@@ -63,6 +63,7 @@ from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
 from turbo.worker.runner import RetryPolicy, Runner
+from turbo.worker.sessions import Sessions
 from turbo.worker.shutdown import Shutdown
 from turbo.worker.shutdown_deadline import ShutdownDeadline
 from turbo.worker.slots import Slots
@@ -77,6 +78,9 @@ CLAIMS_DEADLINE = 10.0
 RESULTS_DEADLINE = 20.0
 """A statement that takes longer is cut off and sent again: a half-open connection would hold it for ever. Results have
 longer: a claim waits for no lock, but a batch of results may wait for a row that a person is editing."""
+
+RESULTS_LOCK = 1.0
+"""A result whose row another transaction keeps locked is set aside after this long; the rest of its batch is recorded."""
 
 DAY = 86_400.0
 
@@ -137,7 +141,9 @@ def wire(
     journal = Journal(home.journal)
     spool = Spool(home.spool)
     spool_writer = SpoolWriter(
-        spool, functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there")
+        spool,
+        functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there"),
+        functools.partial(_report_moves, problems),
     )
     exclusive = ExclusiveDirectories(
         state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
@@ -146,16 +152,23 @@ def wire(
         executors = build_executors(config, journal, exclusive.enter)
 
     # The database.
-    claims = Lane(where, f"turbo claims {worker_id}", recovery_gate, deadline=CLAIMS_DEADLINE)
-    results = Lane(where, f"turbo results {worker_id}", deadline=RESULTS_DEADLINE)
-    progress_lane = Lane(where, f"turbo progress {worker_id}")
+    sessions = Sessions(where, problems)
+    claims = Lane(where, f"turbo claims {worker_id}", sessions.need("claims", recovery_gate), deadline=CLAIMS_DEADLINE)
+    results = Lane(
+        where,
+        f"turbo results {worker_id}",
+        sessions.need("results"),
+        deadline=RESULTS_DEADLINE,
+        lock_seconds=RESULTS_LOCK,
+    )
+    progress_lane = sessions.courtesy(f"turbo progress {worker_id}")
     deadline = ShutdownDeadline(claims, results, progress_lane)
     account_names = accounts_of(executors)
     claim_store = ClaimStore(claims, worker_id, host=host, accounts=account_names)
     result_store = ResultStore(results, worker_id)
     registry = WorkerRegistry(claims, worker_id)
     notifier = Notifier(claims)
-    retention_store = RetentionStore(Lane(where, f"turbo retention {worker_id}"), _ages(config.retention))
+    retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))
 
     # What the fleet and Prometheus see of this worker.
     health = Health(lifecycle, loop_health, contact, gate, dsn=dsn, heartbeat_seconds=settings.heartbeat_seconds)
@@ -186,7 +199,19 @@ def wire(
         timings=account_timings,
     )
     availability = ExecutorAvailability(executors, config.routes, gate.source("executor availability"), problems)
-    completer = Completer(result_store, spool_writer, slots, wakeups, problems, metrics)
+    completer = Completer(
+        result_store,
+        spool_writer,
+        slots,
+        wakeups,
+        problems,
+        metrics,
+        functools.partial(
+            gate.hold,
+            ProblemKind.RESULTS_WAIT,
+            do="the results are kept, and recorded as soon as the database takes them; see this worker's log",
+        ),
+    )
     runner = Runner(
         worker_id,
         executors,
@@ -200,6 +225,7 @@ def wire(
         progress,
         exclusive,
         RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
+        problems,
         metrics,
         lifecycle.crashed,
     )
@@ -233,7 +259,16 @@ def wire(
     )
     rescuer = Rescuer(registry, wakeups, metrics)
     recovery = Recovery(
-        (claims, results), recovery_gate, contact, presence, reconciler, completer, spool, rescuer, wakeups
+        (claims, results),
+        recovery_gate,
+        sessions.need("notifications"),
+        contact,
+        presence,
+        reconciler,
+        completer,
+        spool,
+        rescuer,
+        wakeups,
     )
     listener = Listener(
         where,
@@ -255,6 +290,7 @@ def wire(
         worker_id,
         slots,
         contact,
+        sessions.need("heartbeats"),
         problems,
         leadership,
         deadline,
@@ -333,6 +369,13 @@ def _row(config: WorkerConfig, host: str, accounts: tuple[str, ...]) -> WorkerRo
         lease_seconds=settings.lease_seconds,
         poll_seconds=settings.poll_seconds,
     )
+
+
+def _report_moves(problems: Problems, why: str | None) -> None:
+    if why is None:
+        problems.clear(ProblemKind.DISK, "moves")
+    else:
+        problems.report(ProblemKind.DISK, "moves", f"recorded results cannot be put away: {why}", "make it writable")
 
 
 def _ages(section: RetentionSection) -> RetentionAges:

@@ -18,6 +18,7 @@ from tests.support.waiting import until, until_async
 from tests.support.workers import Bench, WorkerProcess
 from turbo.db.lane import Lane
 from turbo.db.result_store import ResultStore
+from turbo.doctor import Level, examine
 from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import ProblemKind
 from turbo.host.spool import Spool
@@ -195,6 +196,32 @@ async def test_short_outage_holds_no_claim_back_and_a_long_one_does(dsn: str, ro
 def insert_one(dsn: str) -> None:
     with psycopg.connect(dsn, autocommit=True) as db:
         db.execute("insert into agent_tasks (task_description) values ('x')")
+
+
+@pytest.mark.parametrize(
+    ("statement", "level", "what"),
+    [
+        ("alter role {} connection limit 3", Level.FAIL, "(CONNECTION LIMIT) allows 3 sessions; 0 live workers"),
+        ("alter role {} connection limit 6", Level.WARN, "(CONNECTION LIMIT) allows 6 sessions"),
+        ("alter role {} connection limit 50", Level.OK, "allows 50, and 1 are open"),
+        ("alter role {} connection limit -1", Level.OK, "may need 9 sessions; the server"),
+    ],
+)
+def test_doctor_counts_sessions(dsn: str, role: Role, statement: str, level: Level, what: str) -> None:
+    role.run(statement)
+    (finding,) = [found for found in examine(role.dsn) if found.subject == "sessions"]
+    assert finding.level is level, finding
+    assert what in finding.what
+    assert bool(finding.do) == (level is not Level.OK)
+
+
+def test_doctor_counts_the_limit_of_the_database(dsn: str, role: Role) -> None:
+    name = compose.Identifier(str(conninfo.conninfo_to_dict(dsn)["dbname"]))
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(compose.SQL("alter database {} connection limit 5").format(name))
+    (finding,) = [found for found in examine(role.dsn) if found.subject == "sessions"]
+    assert finding.level is Level.WARN
+    assert "the database (CONNECTION LIMIT) allows 5 sessions" in finding.what
 
 
 def test_kinds_that_stop_claims_come_first() -> None:

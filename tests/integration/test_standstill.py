@@ -131,7 +131,7 @@ def test_worker_that_holds_the_interpreter_is_ended(bench: Bench, start: Callabl
     worker = start().listening()
     insert(bench, "computes")
     until(lambda: begun(bench))
-    assert worker.process.wait(LEASE * 2) == -signal.SIGPROF
+    assert worker.process.wait(30) == -signal.SIGPROF  # computing time: a busy machine takes longer
     assert "standstill_handlers.py" in worker.log
     assert "in computes" in worker.log
 

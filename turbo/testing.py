@@ -4,6 +4,7 @@ In worker.yaml: `noop: {kind: python, handler: "turbo.testing:noop"}`.
 """
 
 import asyncio
+import time
 
 from turbo.domain.task import Task
 
@@ -22,6 +23,14 @@ async def sleep(task: Task) -> float:
     data = task.input_data
     seconds = float(data.get("seconds", 1.0)) if isinstance(data, dict) else 1.0
     await asyncio.sleep(seconds)
+    return seconds
+
+
+async def block(task: Task) -> float:
+    """Hold up the event loop for `input_data.seconds` [default: 1], as no handler should, and return it."""
+    data = task.input_data
+    seconds = float(data.get("seconds", 1.0)) if isinstance(data, dict) else 1.0
+    time.sleep(seconds)  # noqa: ASYNC251
     return seconds
 
 

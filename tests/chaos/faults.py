@@ -233,6 +233,27 @@ def worker_stop(fleet: Fleet, seconds: float) -> Bites:
         worker.kill(signal.SIGCONT)
 
 
+@fault("a worker's event loop stands still", at_least=LEASE_SECONDS)
+def standstill(fleet: Fleet, seconds: float) -> Bites:
+    """Until its watch has ended it, and another one has been started. Its task is closed before it does so again."""
+    task = f"block{time.time_ns()}"
+    fleet.bench.sql(
+        "insert into agent_tasks (task_id, task_description, task_type, task_priority, input_data)"
+        " values (%s, 'x', 'block', 1000, '{\"seconds\": 600}')",
+        task,
+    )
+    close = "update agent_tasks set status = 'cancelled' where task_id = %s and status <> 'running' returning 1"
+    bites: list[str] = []
+    yield bites
+    ended = until(
+        lambda: [w for w in fleet.bench.workers if "ending this worker" in w.log and f"task={task}" in w.log],
+        20,
+        "the watch ends the worker",
+    )
+    until(lambda: fleet.bench.sql(close, task), 20, "its task is rescued, and closed", pause=0.002)
+    bites.append(f"{len(ended)} worker ended by its watch, exit code {ended[0].process.wait(5)}")
+
+
 @fault("database away, then its workers killed", at_least=2.0)
 def away_and_killed(fleet: Fleet, seconds: float) -> Bites:
     """What ended meanwhile is in the spool of a dead worker, and nowhere else."""

@@ -64,7 +64,8 @@ class Fleet:
             "command": ["/bin/sh", str(program), str(self.bench.ledger), str(RUN_SECONDS)],
             "grace_seconds": 1,
         }
-        config["routes"]["default"] = "work"
+        config["executors"]["block"] = {"kind": "python", "handler": "turbo.testing:block"}
+        config["routes"] |= {"default": "work", "block": "block"}
         return config
 
     @property

@@ -21,7 +21,7 @@ TOGETHER = {
                 "connections cut, twice a second"],
     "disk": ["disk full"],
     "crashes": ["crash (immediate) and recovery", "worker crash (SIGABRT)", "worker SIGKILL",
-                "worker SIGSTOP past its lease"],
+                "worker SIGSTOP past its lease", "a worker's event loop stands still"],
 }  # fmt: skip
 
 

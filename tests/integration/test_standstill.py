@@ -39,6 +39,12 @@ async def waits_in_c(task):
     """One call of C code that lets the interpreter's lock go, and heeds no signal."""
     begun(task)
     hashlib.pbkdf2_hmac("sha512", b"x", b"y", 2_000_000_000)
+
+def blocks(task):
+    """Not async: for a thread or a process."""
+    begun(task)
+    while not os.path.exists(task.input_data["gate"]):
+        time.sleep(0.01)
 '''
 
 LEASE = 4
@@ -59,13 +65,18 @@ def start(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Worker
         for name in names:
             config["executors"][name] = {"kind": "python", "handler": f"standstill_handlers:{name}"}
             config["routes"][name] = name
+        for isolation in ("thread", "process"):
+            section = {"kind": "python", "handler": "standstill_handlers:blocks", "isolation": isolation}
+            config["executors"][isolation] = section | {"grace_seconds": 0.1}
+            config["routes"][isolation] = isolation
         return bench.start(config)
 
     return start
 
 
 def insert(bench: Bench, kind: str, **more: Any) -> None:
-    bench.insert(kind, {"ledger": str(bench.path / "begun"), **more}, task_type=kind, timeout_seconds=2)
+    data = {"ledger": str(bench.path / "begun"), "gate": str(bench.path / "gate"), **more}
+    bench.insert(kind, data, task_type=kind, timeout_seconds=2, max_retries=0)
 
 
 def begun(bench: Bench) -> list[str]:
@@ -187,3 +198,54 @@ def test_signals_still_reach_a_healthy_worker(
     worker.said("second signal: ending all runs now")
     assert worker.process.wait(20) == 0
     assert bench.row("long")["status"] == "pending"
+
+
+# ── isolation ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_thread_keeps_its_timeout_and_its_slot(bench: Bench, start: Callable[..., WorkerProcess]) -> None:
+    worker = start(slots=2).listening()
+    insert(bench, "thread")
+    row = bench.wait("thread", "failed")
+    assert (row["failure_kind"], "its thread goes on" in row["error_message"]) == ("timed_out", True)
+    until(lambda: [problem["kind"] for problem in problems(bench)] == ["stuck_run"])
+    assert worker.metric(bench.dsn, "turbo_slots", state="busy") == 1
+    bench.insert("another")
+    bench.wait("another")
+    (bench.path / "gate").touch()
+    until(lambda: problems(bench) == [])
+    assert worker.metric(bench.dsn, "turbo_slots", state="busy") == 0
+
+
+def test_worker_whose_slots_are_all_stuck_begins_anew(bench: Bench, start: Callable[..., WorkerProcess]) -> None:
+    """Three rows of a handler that hangs must not stop a worker for good."""
+    worker = start(slots=1).listening()
+    insert(bench, "thread")
+    bench.wait("thread", "failed")
+    assert worker.process.wait(20) == 1
+    assert "NoSlotLeft" in worker.log
+    start(slots=1)
+    bench.insert("another")
+    bench.wait("another")
+
+
+def test_process_keeps_its_timeout_and_frees_its_slot(bench: Bench, start: Callable[..., WorkerProcess]) -> None:
+    worker = start(slots=1).listening()
+    insert(bench, "process")
+    until(lambda: begun(bench))
+    pid = int(begun(bench)[1])
+    assert pid != worker.pid
+    row = bench.wait("process", "failed")
+    assert row["failure_kind"] == "timed_out"
+    assert gone(pid)
+    assert problems(bench) == []
+    bench.insert("another")
+    bench.wait("another")
+
+
+def test_process_of_a_killed_worker_is_ended(bench: Bench, start: Callable[..., WorkerProcess]) -> None:
+    worker = start(slots=1).listening()
+    insert(bench, "process")
+    until(lambda: begun(bench))
+    worker.kill()
+    until(lambda: gone(int(begun(bench)[1])), 10)

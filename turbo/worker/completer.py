@@ -12,8 +12,8 @@ as a pointer to it. A result that the table refuses (a CHECK of its owner, a for
 aside and sent again every minute: the constraint may be dropped, and the other results are not held up. So is one whose
 row another transaction keeps locked, but sent again every few seconds.
 
-A result keeps its slot until it is recorded. When none can be recorded for some seconds, nothing is claimed until they are:
-a worker must not run what it cannot report.
+A result keeps its slot until it is recorded (turbo.worker.slots). When none can be recorded for some seconds, nothing is
+claimed until they are: a worker must not run what it cannot report.
 
 While the disk takes nothing, results are held in memory and recorded directly (turbo.host.spool_writer).
 """
@@ -157,7 +157,7 @@ class Completer(LoopService):
                     # An error that waiting may not cure (a missing privilege) is tried again all the same: the privilege
                     # may be granted, and a result must not be thrown away.
                     pause = outage.failed(error)
-                    self._unable = db.reason(error)
+                    self._slots.recording, self._unable = False, db.reason(error)
                     if self._holding:
                         self._hold()
                     await self._spool_light()
@@ -177,14 +177,14 @@ class Completer(LoopService):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-        self._unable = None
+        self._slots.recording, self._unable = True, None
         if self._holding:
             self._holding = False
             self._hold_claims(None)
         self._wakeups.slot_freed(key=False)
 
     def _hold(self) -> None:
-        self._holding = True
+        self._holding, self._slots.recording = True, False
         self._hold_claims(f"results cannot be recorded: {self._unable or 'the database does not answer'}")
 
     def _take(self) -> list[Submission]:

@@ -193,7 +193,7 @@ class Runner:
         # Known until it is recorded: the slot is not free before the result is safe.
         self._slots.unrecorded.add(run.claim)
         await self._completer.submit(result, durable=durable)
-        self._free(run, unrecorded=True)
+        self._free(run, unrecorded=True, light=not durable)
 
     async def _until_gone(self, run: Running, executor: Executor | None) -> Outcome:
         """Execute it. A run that was killed counts as one that was asked to end, and did."""
@@ -299,10 +299,10 @@ class Runner:
                     return False
                 await outage.wait(error)
 
-    def _free(self, run: Running, *, unrecorded: bool) -> None:
+    def _free(self, run: Running, *, unrecorded: bool, light: bool = False) -> None:
         self._locks.run_ended(run.task.fencing_token)
         # The completer may have recorded it already, between the submission and here.
-        self._slots.give_back(run.claim, unrecorded=unrecorded and run.claim in self._slots.unrecorded)
+        self._slots.give_back(run.claim, unrecorded=unrecorded and run.claim in self._slots.unrecorded, light=light)
         self._wakeups.slot_freed(key=run.task.concurrency_key is not None)
         self._observer.run_ended(run.task)
 

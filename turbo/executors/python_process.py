@@ -9,16 +9,19 @@ the worker's own, never the database's) and a working directory for each task. I
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run
+from turbo.domain.task import NO_TASK
 from turbo.executors.directories import Directories
 from turbo.executors.python import load_handler
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
+from turbo.process.launch import obstacle
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 
 CHILD = Path(__file__).with_name("python_child.py")
@@ -67,9 +70,17 @@ class PythonProcess:
         except (EnvironmentRefused, OSError) as error:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
 
+    def missing(self) -> str | None:
+        """See `NeedsProgram`."""
+        try:
+            return obstacle(sys.executable, self._environment.for_task(NO_TASK).get("PATH"), None)
+        except (EnvironmentRefused, OSError) as error:
+            return str(error)
+
     async def _attempt(self, run: Run, environment: Mapping[str, str], directory: Path) -> Outcome:
         request = {
-            "path": sys.path,  # not PYTHONPATH, which programs that the handler starts would inherit
+            # Not PYTHONPATH, which programs that the handler starts would inherit; and none relative to the task's directory.
+            "path": [os.path.abspath(path) for path in sys.path],  # noqa: PTH100
             "handler": self._reference,
             "task": dataclasses.asdict(run.task),
         }

@@ -195,7 +195,9 @@ async def test_one_line_per_run_is_kept_during_an_outage(dsn: str, monkeypatch: 
 
     monkeypatch.setattr(ProgressStore, "write", watched)
     async with Rig(dsn) as rig:
-        loop = ProgressWriter(Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.worker_id, rig.slots)
+        loop = ProgressWriter(
+            Lane("postgresql://127.0.0.1:1/nowhere", "progress"), rig.worker_id, rig.slots, rig.stores.refusals
+        )
         with psycopg.connect(dsn, autocommit=True) as db:
             db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         task, _ = await rig.claimed()
@@ -217,7 +219,7 @@ async def test_late_writer_changes_nothing(dsn: str) -> None:
             db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
             task, _ = await rig.claimed()
             lane = Lane(dsn, "writer")
-            store = ProgressStore(lane, rig.worker_id)
+            store = ProgressStore(lane, rig.worker_id, rig.stores.refusals)
             first, second = task.fencing_token, task.fencing_token + 1000
 
             def claim(token: int, status: str = "running") -> None:

@@ -111,12 +111,12 @@ class Leases(Work):
     def comparing(self, worker: FakeWorker) -> Op:
         known = list(worker.runs)
 
-        async def send() -> tuple[Differences, list[ClaimRef]]:
+        async def send() -> tuple[Differences, tuple[ClaimRef, ...]]:
             found = await worker.stores.claims.reconcile(known)
             lost = [h for h in found.lost if h in worker.runs and not worker.runs[h].ended]
-            return found, await worker.stores.claims.reassert(lost)
+            return found, (await worker.stores.claims.reassert(lost)).taken
 
-        def take(answer: tuple[Differences, list[ClaimRef]], lost: bool) -> None:
+        def take(answer: tuple[Differences, tuple[ClaimRef, ...]], lost: bool) -> None:
             found, back = answer
             self.seen["orphan"] += len(found.orphans)
             for held in back:

@@ -10,6 +10,7 @@ from types import TracebackType
 from tests.support.stores import Stores
 from turbo.db.account_store import AccountRow
 from turbo.db.lane import Lane
+from turbo.db.refusals import Refusals, RefusalTimings
 from turbo.db.result_store import ResultAnswer
 from turbo.db.worker_registry import WorkerRow
 from turbo.domain.claim import ClaimRef
@@ -98,17 +99,18 @@ class Rig:
     poll_seconds: float = 3600.0
     recheck: bool = True
     may_idle: bool = False
+    timings: RefusalTimings = field(default_factory=RefusalTimings)
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
         self.worker_id = f"{self.name}-1-abcdef"
         self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
-        self.stores = Stores(self.worker_id, *self.lanes)
+        self.problems, self.metrics = Problems(), Metrics()
+        self.stores = Stores(self.worker_id, *self.lanes, Refusals(self.problems, self.metrics, self.timings))
         self.slots = Slots(self.slots_size)
-        self.problems = Problems()
         self.gate = ClaimGate(self.problems)
         self.wakeups = RecordedWakeUps(self.queues, poll_seconds=self.poll_seconds, recheck=self.recheck)
-        metrics, reconcile = Metrics(), asyncio.Event()
+        metrics, reconcile = self.metrics, asyncio.Event()
         self.poller = Poller(self.stores.claims, self.queues, self.wakeups, NoAccounts(), reconcile)
         self.claimer = Claimer(
             self.stores.claims,

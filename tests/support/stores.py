@@ -6,19 +6,30 @@ from turbo.db.account_store import AccountStore
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
+from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.worker_registry import WorkerRegistry
+from turbo.observability.metrics import Metrics
+from turbo.runtime.problems import Problems
 
 
 class Stores:
     """`stores.claims.claim(...)`, `stores.results.finish(...)`, `stores.registry.rescue(...)`."""
 
     def __init__(
-        self, worker_id: str, claims: Lane, results: Lane, *, host: str = "", accounts: Sequence[str] = ()
+        self,
+        worker_id: str,
+        claims: Lane,
+        results: Lane,
+        refusals: Refusals | None = None,
+        *,
+        host: str = "",
+        accounts: Sequence[str] = (),
     ) -> None:
         self.worker_id = worker_id
-        self.claims = ClaimStore(claims, worker_id, host=host, accounts=accounts)
-        self.results = ResultStore(results, worker_id)
-        self.registry = WorkerRegistry(claims, worker_id)
+        self.refusals = refusals or Refusals(Problems(), Metrics())
+        self.claims = ClaimStore(claims, worker_id, self.refusals, host=host, accounts=accounts)
+        self.results = ResultStore(results, worker_id, self.refusals)
+        self.registry = WorkerRegistry(claims, worker_id, self.refusals)
         self.accounts = AccountStore(claims, worker_id, host)
         self.notifier = Notifier(claims)

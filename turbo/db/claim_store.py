@@ -1,42 +1,58 @@
 """Statements about claims: take tasks, poll, and compare this worker's runs with those that the database has."""
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import psycopg
 from psycopg import errors
 
 from turbo.db.account_store import AccountRow, pause_reason
 from turbo.db.connect import Connection
+from turbo.db.errors import is_about_one_row, is_key_race
 from turbo.db.lane import Lane
-from turbo.db.store import Store, claim_columns, rows
+from turbo.db.refusals import Refusals
+from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
+from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
-from turbo.domain.states import AccountState
+from turbo.domain.states import AccountState, RowStatement, TaskState
 from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING, TypeFilter
+from turbo.sql import Variant
 
 DEFAULT_TIMEOUT_SECONDS = 300
 MAX_TIMEOUT_SECONDS = 30 * 86_400
 KEY_RACE_ATTEMPTS = 20
 
+REFUSED_BATCH = 100
+"""Rows that a claim looks at, after the database refused one of those it would have taken."""
+
+LOCKED_SECONDS = 5.0
+"""Until the next look at an orphan whose row a person is editing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What one claim brought. `idle_now`: the new idle flag, None if it did not change. `races`: concurrency keys lost to
-    another claim."""
+    another claim. `again_in`: seconds after which to claim again because of refused rows. `failed`: the error that ended a
+    claim around refused rows; the tasks are claimed all the same."""
 
     tasks: tuple[Task, ...]
     idle_now: bool | None
     races: int = 0
+    again_in: float | None = None
+    failed: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PollResult:
     """What a poll saw.
 
-    `next_in`: seconds until the next scheduled task is due, None without one. `asked_at`: when it was sent, in monotonic
+    `next_in`: seconds until the next scheduled task is due, None without one. `again_in`: seconds after which to poll again
+    because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `ended_below`: transactions with lower ids had ended, and are
     seen. `begun_below`: transactions with this id or a higher one had not begun.
     """
@@ -49,23 +65,40 @@ class PollResult:
     asked_at: float = 0.0
     ended_below: int = 0
     begun_below: int = 0
+    again_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Where the database and this worker differ (turbo.worker.reconciler), and which runs are to be stopped."""
+    """Where the database and this worker differ (turbo.worker.reconciler), and which runs are to be stopped. `again_in`:
+    seconds after which to compare again, because an orphan's row is locked or refused."""
 
     orphans: tuple[ClaimRef, ...]
     lost: tuple[ClaimRef, ...]
     stop: tuple[ClaimRef, ...]
+    again_in: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reasserted:
+    """Claims that are this worker's again, and claims whose row the database does not let it write."""
+
+    taken: tuple[ClaimRef, ...]
+    refused: tuple[ClaimRef, ...] = ()
 
 
 class ClaimStore(Store):
     """Bound to one worker. `accounts`: those whose breakers a poll reads."""
 
-    def __init__(self, lane: Lane, worker_id: str, *, host: str = "", accounts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, lane: Lane, worker_id: str, refusals: Refusals, *, host: str = "", accounts: Sequence[str] = ()
+    ) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
+        self._refusals = refusals
+        self._unclaimable: dict[str, RefusedRows] = {}  # by queue
+        self._unpromoted = RefusedRows(RowStatement.PROMOTION, refusals)
+        self._unreconciled = RefusedRows(RowStatement.RECONCILE, refusals)
         self._host = host
         self._accounts = list(accounts)
 
@@ -78,20 +111,61 @@ class ClaimStore(Store):
         parameters = {
             "worker": self._worker_id,
             "queue": queue,
-            "n": limit,
-            "may_idle": may_idle,
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
         }
+        tasks: list[Task] = []
+        idle_now: bool | None = None
+        races = 0
+
+        async def send(variant: Variant | None, ids: Sequence[str]) -> int:
+            nonlocal idle_now, races
+            # Only a claim that leaves out nothing but refused rows shows that there is no more to claim.
+            may = {"n": limit - len(tasks), "may_idle": may_idle and variant != "only"}
+            found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
+            races += lost
+            claimed = [_task(row, queue) for row in found if row[0] is not None]
+            tasks.extend(claimed)
+            if found and found[0][-1] is not None:
+                idle_now = found[0][-1]
+            return len(claimed)
+
+        async def which(aside: Sequence[str]) -> list[Ref]:
+            return await self._which("tasks/claim", {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
+
+        refused = self._unclaimable.get(queue)
+        if refused is None:
+            refused = self._unclaimable[queue] = RefusedRows(RowStatement.CLAIM, self._refusals)
+        _, failed = await refused.run(
+            Work(
+                send,
+                which,
+                wrote=int,
+                fail=functools.partial(self._fail, RowStatement.CLAIM, TaskState.PENDING),
+                full=lambda: len(tasks) >= limit,
+            )
+        )
+        tasks.sort(key=_claim_order)
+        return Claim(tuple(tasks), idle_now, races, refused.again_in, failed)
+
+    async def _claim(self, parameters: dict[str, object], variant: Variant | None) -> tuple[list[Row], int]:
+        """What a claim returns, and how many races it lost. No rows: it lost them all."""
         for races in range(KEY_RACE_ATTEMPTS):
             try:
-                found = await self._rows("tasks/claim", parameters)
-            except errors.UniqueViolation:
-                continue  # a sibling took the same concurrency_key; its commit is visible to the next attempt
-            tasks = [_task(row, queue) for row in found if row[0] is not None]
-            tasks.sort(key=_claim_order)
-            return Claim(tuple(tasks), found[0][-1], races)
-        return Claim((), None, KEY_RACE_ATTEMPTS)
+                return await self._rows("tasks/claim", parameters, variant=variant), races
+            except errors.UniqueViolation as error:
+                if not is_key_race(error):
+                    raise
+                # a sibling took the same concurrency_key; its commit is visible to the next attempt
+        return [], KEY_RACE_ATTEMPTS
+
+    async def _which(self, name: str, parameters: Mapping[str, object], aside: Sequence[str]) -> list[Ref]:
+        found = await self._rows(name, {**parameters, "aside": list(aside)}, variant="which")
+        return [(task_id, token) for task_id, token in found]
+
+    async def _fail(self, statement: RowStatement, status: TaskState, ref: Ref, error: str, audit: bool) -> bool:
+        async with self._lane.use() as connection:
+            return await fail_as_poison(connection, self._worker_id, statement, status, ref, error, audit)
 
     async def poll(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
         """Promote due tasks and read what changed, on `connection` (the listener's) or on this store's lane."""
@@ -103,33 +177,89 @@ class ClaimStore(Store):
         }
         if connection is None:
             async with self._lane.use() as connection:
-                return await _poll(connection, parameters)
-        return await _poll(connection, parameters)
+                return await self._poll(connection, parameters)
+        return await self._poll(connection, parameters)
+
+    async def _poll(self, connection: Connection, parameters: Mapping[str, object]) -> PollResult:
+        async def send(variant: Variant | None, ids: Sequence[str]) -> PollResult:
+            return await _poll(connection, {**parameters, **_ids(variant, ids)}, variant)
+
+        async def which(aside: Sequence[str]) -> list[Ref]:
+            found = await rows(connection, "tasks/poll", {"aside": list(aside)}, "which")
+            return [(task_id, token) for task_id, token in found]
+
+        async def fail(ref: Ref, error: str, audit: bool) -> bool:
+            return await fail_as_poison(
+                connection, self._worker_id, RowStatement.PROMOTION, TaskState.SCHEDULED, ref, error, audit
+            )
+
+        refused = self._unpromoted
+        answers, failed = await refused.run(Work(send, which, wrote=lambda answer: answer.due, fail=fail, reads=True))
+        if failed is not None:
+            raise failed
+        due = sum(answer.due for answer in answers)
+        return replace(answers[-1], due=due, again_in=refused.again_in) if refused.any else answers[-1]
 
     async def reconcile(self, known: Iterable[ClaimRef]) -> Differences:
         """Compare; the statement itself releases orphans. Never call it while a claim is under way."""
-        found: dict[str, list[ClaimRef]] = {"orphan": [], "lost": [], "stop": []}
-        for what, task_id, token in await self._rows("tasks/reconcile", self._claims(known)):
-            found[what].append(ClaimRef(task_id, token))
-        return Differences(tuple(found["orphan"]), tuple(found["lost"]), tuple(found["stop"]))
+        parameters = self._claims(known)
+        orphans: list[ClaimRef] = []
 
-    async def reassert(self, lost: Iterable[ClaimRef]) -> list[ClaimRef]:
-        """Take back claims that a failover lost. One by one: if a key now runs elsewhere, only that claim is refused."""
+        async def send(variant: Variant | None, ids: Sequence[str]) -> dict[str, list[ClaimRef]]:
+            found: dict[str, list[ClaimRef]] = {"orphan": [], "left": [], "lost": [], "stop": []}
+            for what, task_id, token in await self._rows(
+                "tasks/reconcile", parameters | _ids(variant, ids), None, variant
+            ):
+                found[what].append(ClaimRef(task_id, token))
+            orphans.extend(found["orphan"])
+            return found
+
+        async def which(aside: Sequence[str]) -> list[Ref]:
+            return await self._which("tasks/reconcile", parameters, aside)
+
+        refused = self._unreconciled
+        answers, failed = await refused.run(
+            Work(
+                send,
+                which,
+                wrote=lambda found: len(found["orphan"]),
+                fail=functools.partial(self._fail, RowStatement.RECONCILE, TaskState.RUNNING),
+                reads=True,
+            )
+        )
+        if failed is not None:
+            raise failed
+        last = answers[-1]
+        again_in = refused.again_in or (LOCKED_SECONDS if last["left"] else None)
+        return Differences(tuple(orphans), tuple(last["lost"]), tuple(last["stop"]), again_in)
+
+    async def reassert(self, lost: Iterable[ClaimRef]) -> Reasserted:
+        """Take back claims that a failover lost. One by one: if a key now runs elsewhere, only that claim is lost."""
         taken: list[ClaimRef] = []
+        refused: list[ClaimRef] = []
         for claim in lost:
             try:
                 taken += [ClaimRef(row[0], row[1]) for row in await self._rows("tasks/reassert", self._claims([claim]))]
-            except errors.UniqueViolation:
-                continue
-        return taken
+            except psycopg.Error as error:
+                if is_key_race(error):
+                    continue
+                if not is_about_one_row(error):
+                    raise
+                self._refusals.refused(RowStatement.REASSERT, claim.task_id, error)
+                refused.append(claim)
+        return Reasserted(tuple(taken), tuple(refused))
 
     def _claims(self, claims: Iterable[ClaimRef]) -> dict[str, object]:
         return {"worker": self._worker_id, **claim_columns(claims)}
 
 
-async def _poll(connection: Connection, parameters: Mapping[str, object]) -> PollResult:
+def _ids(variant: Variant | None, ids: Sequence[str]) -> dict[str, object]:
+    return {} if variant is None else {variant: list(ids)}
+
+
+async def _poll(connection: Connection, parameters: Mapping[str, object], variant: Variant | None) -> PollResult:
     asked_at = time.monotonic()
-    (row,) = await rows(connection, "tasks/poll", parameters)
+    (row,) = await rows(connection, "tasks/poll", parameters, variant)
     due, next_in, runnable, stop, accounts, ended_below, begun_below, _ = row
     breakers = tuple(
         AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])

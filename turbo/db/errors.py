@@ -54,6 +54,44 @@ def is_transient(error: BaseException) -> bool:
     return error.sqlstate in TRANSIENT_CODES or error.sqlstate.startswith(TRANSIENT_CLASSES)
 
 
+KEY_GUARD = "agent_tasks_one_running_per_key"
+"""The unique index that lets one task of a concurrency key run."""
+
+
+def is_key_race(error: BaseException) -> bool:
+    """Whether another session claimed the same concurrency key meanwhile: the same statement finds it taken, and passes."""
+    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == KEY_GUARD
+
+
+def is_about_one_row(error: BaseException) -> bool:
+    """Whether one row that the statement writes may be the cause: its content, a constraint of the table's owner, a policy,
+    an error in a trigger. Waiting does not help, and the statement may pass without that row."""
+    if not isinstance(error, psycopg.Error) or is_transient(error) or is_exhausted(error):
+        return False
+    if error.sqlstate is None or error.sqlstate.startswith(("22", "23", "44", "54", "P0")):
+        return error.sqlstate is not None or is_unstorable(error)
+    # Whatever a function of the owner's raises: the context names it.
+    return is_about_this_role(error) or error.diag.context is not None
+
+
+def is_about_this_role(error: psycopg.Error) -> bool:
+    """Whether row level security refused the row: it may be another worker's to write. 42501 is every missing privilege;
+    the server's function is the same in every language of its messages."""
+    return error.sqlstate == "42501" and error.diag.source_function == "ExecWithCheckOptions"
+
+
+def is_exhausted(error: BaseException) -> bool:
+    """Whether a sequence has handed out its last number: no row can be written, whichever it is."""
+    return isinstance(error, psycopg.Error) and error.sqlstate == "2200H"
+
+
+def is_unstorable(error: psycopg.Error) -> bool:
+    """Class 22 (data exception) and 54 (limits), or text that psycopg cannot send: the content itself is at fault."""
+    if error.sqlstate is None:
+        return isinstance(error, psycopg.DataError)
+    return error.sqlstate.startswith(("22", "54")) and not is_exhausted(error)
+
+
 def describe(dsn: str) -> str:
     """Where a DSN points, for messages: `host:port/dbname`, never a password."""
     try:

@@ -4,11 +4,15 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import psycopg
+
+from turbo.db.errors import is_about_one_row
 from turbo.db.lane import Lane
+from turbo.db.refusals import Refusals
 from turbo.db.store import Store, claim_columns
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
-from turbo.domain.states import TaskState, Verdict, task_state
+from turbo.domain.states import RowStatement, TaskState, Verdict, task_state
 
 INFRA_CAP = 5
 """Rescues and infrastructure outcomes of one task before it fails as poison: a task that kills its worker must not take
@@ -30,9 +34,10 @@ class ResultAnswer:
 class ResultStore(Store):
     """Bound to one worker. Results go over a lane that no claim uses: a long batch of them never holds up a claim."""
 
-    def __init__(self, lane: Lane, worker_id: str) -> None:
+    def __init__(self, lane: Lane, worker_id: str, refusals: Refusals) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
+        self._refusals = refusals
 
     async def finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
         """Record a batch in one transaction with its audit trail. Every result gets an answer; see sql/tasks/finish.sql."""
@@ -51,8 +56,22 @@ class ResultStore(Store):
     ) -> list[ClaimRef]:
         """Give tasks back uncounted, each with the agent's session id where one is to be resumed.
 
-        They can be claimed again in `delay` seconds. Returns those that were given back."""
+        They can be claimed again in `delay` seconds. Returns those that were given back. One whose row the database refuses
+        stays running, with nobody who knows it: an orphan (sql/tasks/reconcile.sql)."""
         items = list(claims)
+        try:
+            return await self._release(items, reason, delay)
+        except psycopg.Error as error:
+            if not is_about_one_row(error):
+                raise
+            if len(items) == 1:
+                self._refusals.refused(RowStatement.RELEASE, items[0][0].task_id, error)
+                return []
+        half = len(items) // 2
+        first = await self.release(items[:half], reason, delay=delay)
+        return first + await self.release(items[half:], reason, delay=delay)
+
+    async def _release(self, items: Sequence[tuple[ClaimRef, str | None]], reason: str, delay: float) -> list[ClaimRef]:
         parameters = {
             "worker": self._worker_id,
             **claim_columns(claim for claim, _ in items),

@@ -11,7 +11,7 @@ from typing import Any
 from turbo.db.connect import Connection
 from turbo.db.lane import Lane
 from turbo.domain.claim import ClaimRef
-from turbo.sql import statement
+from turbo.sql import Variant, statement
 
 Row = tuple[Any, ...]
 
@@ -22,18 +22,22 @@ class Store:
     def __init__(self, lane: Lane) -> None:
         self._lane = lane
 
-    async def _rows(self, name: str, parameters: Mapping[str, object], deadline: float | None = None) -> list[Row]:
+    async def _rows(
+        self, name: str, parameters: Mapping[str, object], deadline: float | None = None, variant: Variant | None = None
+    ) -> list[Row]:
         async with self._lane.use(deadline) as connection:
-            return await rows(connection, name, parameters)
+            return await rows(connection, name, parameters, variant)
 
     async def _run(self, name: str, parameters: Mapping[str, object]) -> None:
         async with self._lane.use() as connection:
             await connection.execute(statement(name), parameters)
 
 
-async def rows(connection: Connection, name: str, parameters: Mapping[str, object]) -> list[Row]:
+async def rows(
+    connection: Connection, name: str, parameters: Mapping[str, object], variant: Variant | None = None
+) -> list[Row]:
     """The rows that one statement returns, on any connection."""
-    cursor = await connection.execute(statement(name), parameters)
+    cursor = await connection.execute(statement(name, variant), parameters)
     return await cursor.fetchall() if cursor.description else []
 
 

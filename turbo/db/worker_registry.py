@@ -9,10 +9,13 @@ from psycopg.rows import dict_row
 from turbo.db import result_store
 from turbo.db.connect import Connection
 from turbo.db.lane import Lane
+from turbo.db.refusals import Refusals
+from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Store, rows
 from turbo.domain.problem import Problem
-from turbo.domain.states import RescueReason, WorkerState
-from turbo.sql import statement
+from turbo.domain.states import RescueReason, RowStatement, TaskState, WorkerState
+from turbo.host.sanitize import sanitize
+from turbo.sql import Variant, statement
 
 SLOW_SECONDS = 60.0
 """Deadline of statements that read much: counting a backlog, listing unfinished tasks."""
@@ -60,9 +63,10 @@ class BeatAnswer:
 class WorkerRegistry(Store):
     """Bound to one worker."""
 
-    def __init__(self, lane: Lane, worker_id: str) -> None:
+    def __init__(self, lane: Lane, worker_id: str, refusals: Refusals) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
+        self._unrescued = RefusedRows(RowStatement.RESCUE, refusals)
 
     # ── this worker's row ───────────────────────────────────────────────────────────────────────────────────────────
 
@@ -103,13 +107,32 @@ class WorkerRegistry(Store):
         return [row[0] for row in await self._rows("workers/mark_dead", {"dead": list(worker_ids), "host": host})]
 
     async def rescue(self, reason: RescueReason) -> list[Rescued]:
-        """Take back the tasks of dead workers, all passes."""
+        """Take back the tasks of dead workers, all passes. A task whose row the database refuses stays with its dead worker,
+        and is tried again by a later call."""
         parameters = {"worker": self._worker_id, "infra_cap": result_store.INFRA_CAP, "reason": reason}
         rescued: list[Rescued] = []
+
+        async def send(variant: Variant | None, ids: Sequence[str]) -> int:
+            more = {} if variant is None else {variant: list(ids)}
+            batch = [Rescued(*row) for row in await self._rows("tasks/rescue", parameters | more, None, variant)]
+            rescued.extend(batch)
+            return len(batch)
+
+        async def which(aside: Sequence[str]) -> list[Ref]:
+            found = await self._rows("tasks/rescue", parameters | {"aside": list(aside)}, None, "which")
+            return [(task_id, token) for task_id, token in found]
+
+        async def fail(ref: Ref, error: str, audit: bool) -> bool:
+            async with self._lane.use() as connection:
+                return await fail_as_poison(
+                    connection, self._worker_id, RowStatement.RESCUE, TaskState.RUNNING, ref, error, audit
+                )
+
+        work = Work(send, which, wrote=int, fail=fail)
         while True:
-            batch = [Rescued(*row) for row in await self._rows("tasks/rescue", parameters)]
-            rescued += batch
-            if not batch:
+            before = len(rescued)
+            _, failed = await self._unrescued.run(work)
+            if failed is not None or len(rescued) == before:
                 return rescued
 
     async def unfinished(self) -> list[str]:
@@ -142,7 +165,7 @@ async def beat(
     parameters = {
         "worker": worker_id,
         "busy": busy,
-        "problems": json.dumps([asdict(problem) for problem in problems]),
+        "problems": json.dumps(sanitize([asdict(problem) for problem in problems], set())),
         "may_lead": may_lead,
         "leader_lease": leader_lease,
     }

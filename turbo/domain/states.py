@@ -69,6 +69,20 @@ class StopCause(StrEnum):
     LOST = "lost"  # another worker has the task
 
 
+class RowStatement(StrEnum):
+    """What writes rows of agent_tasks or agent_actions, many at once: the label of `turbo_refused_rows_total{statement}`."""
+
+    CLAIM = "claim"
+    PROMOTION = "promotion"
+    FINISH = "finish"
+    RELEASE = "release"
+    RESCUE = "rescue"
+    RECONCILE = "reconcile"
+    REASSERT = "reassert"
+    PROGRESS = "progress"
+    RETENTION = "retention"
+
+
 class RescueReason(StrEnum):
     """Why a task was taken back: the label of `turbo_rescued_tasks_total{reason}`."""
 

@@ -21,7 +21,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, ModelUsage, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.run import Running
-from turbo.domain.states import RescueReason
+from turbo.domain.states import RescueReason, RowStatement
 from turbo.observability.fast_metrics import FastCounter, FastHistogram
 from turbo.observability.fleet_gauges import FleetGauges
 
@@ -156,6 +156,12 @@ class Metrics:
             "The longest that the event loop has recently taken to answer.",
             registry=r,
         )
+        self.refused_rows = Counter(
+            "turbo_refused_rows",
+            "Rows that the database did not let this worker write, by statement.",
+            ["statement"],
+            registry=r,
+        )
         self.retention = Counter(
             "turbo_retention_deleted",
             "Rows that this worker deleted as leader because of their age.",
@@ -183,6 +189,8 @@ class Metrics:
                     self.finished.labels(queue, executor, outcome.value)
         for reason in RescueReason:
             self.rescued.labels(reason)
+        for statement in RowStatement:
+            self.refused_rows.labels(statement)
 
     def observe(self, slots: ObservedSlots, executors: Mapping[str, ObservedExecutor]) -> None:
         """Report the worker's slots, and the runs in them by executor."""

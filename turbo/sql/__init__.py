@@ -7,14 +7,24 @@
 
 Each file opens with a comment: its caller, the faults it must survive, and its cost. Every name is qualified with
 `public.`, because a pooler may hand a session to another client: no statement depends on a search path.
+
+A statement over many rows of agent_tasks has variants, for the time after the database refused one of the rows
+(turbo.db.row_by_row). They are written as comments in the same file, so the usual text does not carry them:
+
+    --if aside: and …     a condition that leaves out the tasks %(aside)s
+    --if only: and …      a condition that takes none but the tasks %(only)s
+    --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 
 import re
 from functools import cache
 from importlib.resources import files
-from typing import LiteralString
+from typing import Literal, LiteralString
+
+Variant = Literal["aside", "only", "which"]
 
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|--[^\n]*|(?P<space>\s+)")
+_END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")
 
 
 def source(name: str) -> str:
@@ -23,14 +33,27 @@ def source(name: str) -> str:
 
 
 @cache
-def statement(name: str) -> LiteralString:
+def statement(name: str, variant: Variant | None = None) -> LiteralString:
     """The text that is sent for `turbo/sql/<name>.sql`: comments removed, its name in front for pg_stat_activity.
 
     The comments would cost time: psycopg parses a statement longer than 4096 characters again at every execution, 80 µs
-    for a claim. Raises FileNotFoundError for a name that does not exist.
+    for a claim. Raises FileNotFoundError for a name that does not exist, ValueError for a variant that it does not have.
     """
-    bare = _TOKEN.sub(lambda m: m["quoted"] or (" " if m["space"] else ""), source(name))
-    return f"/* turbo {name} */ {bare.strip()}"
+    text = source(name)
+    if variant is not None:
+        text = _varied(name, text, variant)
+    bare = _TOKEN.sub(lambda m: m["quoted"] or (" " if m["space"] else ""), text)
+    return f"/* turbo {name}{f' {variant}' if variant else ''} */ {bare.strip()}"
+
+
+def _varied(name: str, text: str, variant: Variant) -> str:
+    condition = f"--if {'aside' if variant == 'which' else variant}:"
+    end = _END_WHICH.search(text)
+    if condition not in text or end is None:
+        raise ValueError(f"{name} has no variant {variant}")
+    if variant == "which":
+        text = text[: end.start()] + end["end"].replace("--|", "")
+    return text.replace(condition, "")
 
 
 def statement_names() -> list[str]:

@@ -168,6 +168,10 @@ class Claimer(LoopService):
                     self._reservations.assign(task)
                     self._runner.start(task)
                     self.claimed.emit(task)
+                if claim.again_in is not None:
+                    self._wakeups.wake_in(queue, claim.again_in)
+                if claim.failed is not None:
+                    raise claim.failed
                 if claim.tasks and len(claim.tasks) < limit:
                     await asyncio.sleep(0)  # nothing waits for the next claim: let the runs begin before counting them
             finally:

@@ -33,7 +33,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
-from turbo.domain.states import TaskState, Verdict
+from turbo.domain.states import RowStatement, TaskState, Verdict
 from turbo.host.spool import SpoolEntry
 from turbo.host.spool_writer import SpoolWriter
 from turbo.observability.metrics import Metrics
@@ -202,7 +202,8 @@ class Completer(LoopService):
         try:
             answers = await self._store.finish([s.result for s in unique.values()])
         except psycopg.Error as error:
-            if not _is_about_one_result(error):
+            # A lock that a person holds is about one row, too, though waiting would help.
+            if not (db.is_about_one_row(error) or isinstance(error, errors.LockNotAvailable)):
                 raise
             if len(batch) > 1:
                 half = len(batch) // 2
@@ -266,7 +267,7 @@ class Completer(LoopService):
             await self._answered(submission, ResultAnswer(result.task_id, result.fencing_token, Verdict.GONE, None))
         elif isinstance(error, errors.LockNotAvailable):
             self._wait_for_lock(submission)
-        elif _unstorable(error) and "quarantined" not in result.detail:
+        elif db.is_unstorable(error) and "quarantined" not in result.detail:
             await self._quarantine(submission, error)
         else:
             await self._set_aside(submission, error)
@@ -295,6 +296,7 @@ class Completer(LoopService):
         submission.entry = submission.entry or await self._spool.put(submission.result)
         if not submission.refused:
             submission.refused = True
+            self._metrics.refused_rows.labels(RowStatement.FINISH).inc()
             log.error(
                 "the database refuses this result (%s): it is kept in %s and sent again every %g s; "
                 "change or drop the constraint or trigger that refuses it",
@@ -346,18 +348,3 @@ class Completer(LoopService):
 def _size(result: RunResult, entry: SpoolEntry | None) -> int:
     """About how many bytes of a batch it takes."""
     return len(str(result.output)) if entry else LIGHT_BYTES
-
-
-def _is_about_one_result(error: psycopg.Error) -> bool:
-    """Whether one result of the batch may be the cause: its content, a constraint, an error of a foreign trigger, a lock."""
-    if isinstance(error, errors.LockNotAvailable):
-        return True
-    about_a_row = error.sqlstate is not None and error.sqlstate.startswith(("23", "P0"))
-    return not db.is_transient(error) and (about_a_row or _unstorable(error))
-
-
-def _unstorable(error: psycopg.Error) -> bool:
-    """Class 22 (data exception) and 54 (limits), or text that psycopg cannot send: this very result is at fault."""
-    if error.sqlstate is None:
-        return isinstance(error, psycopg.DataError)
-    return error.sqlstate.startswith(("22", "54"))

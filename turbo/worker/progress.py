@@ -20,6 +20,7 @@ from dataclasses import replace
 from turbo import db
 from turbo.db.lane import Lane
 from turbo.db.progress_store import ProgressStore
+from turbo.db.refusals import Refusals
 from turbo.domain.claim import ClaimRef
 from turbo.domain.run import Progress, Running
 from turbo.domain.task import Task
@@ -46,11 +47,11 @@ class ProgressWriter(LoopService):
 
     name = "progress"
 
-    def __init__(self, lane: Lane, worker_id: str, slots: Slots) -> None:
+    def __init__(self, lane: Lane, worker_id: str, slots: Slots, refusals: Refusals) -> None:
         """`lane` is for this service alone."""
         super().__init__()
         self._lane = lane
-        self._store = ProgressStore(lane, worker_id)
+        self._store = ProgressStore(lane, worker_id, refusals)
         self._slots = slots
         self._latest: dict[ClaimRef, Progress] = {}
         self._written: dict[ClaimRef, Progress] = {}

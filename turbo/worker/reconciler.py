@@ -102,12 +102,14 @@ class Reconciler(LoopService):
         # A run that ended meanwhile is recorded, or about to be: its result decides.
         lost = [claim for claim in differences.lost if claim in self._slots.running]
         if lost:
-            taken_back = set(await self._store.reassert(lost))
+            answer = await self._store.reassert(lost)
             for claim in lost:
-                if claim in taken_back:
+                if claim in answer.taken:
                     log.warning("claim reasserted: the database had lost it", extra={"task": claim.task_id})
-                else:
+                elif claim not in answer.refused:  # the next comparison tries again; its result is welcome meanwhile
                     log.warning("lease lost: another worker has the task", extra={"task": claim.task_id})
                     self._runner.stop(claim, StopCause.LOST)
         for claim in differences.stop:
             self._runner.stop(claim, StopCause.CANCEL)
+        if differences.again_in is not None:
+            asyncio.get_running_loop().call_later(differences.again_in, self._wanted.set)

@@ -25,12 +25,16 @@ class Rescuer:
         return bool(await self._registry.mark_dead(worker_ids, host))
 
     async def rescue(self, reason: RescueReason) -> None:
-        """Take back what workers marked dead held. Raises `db.DATABASE_ERRORS`."""
-        for rescued in await self._registry.rescue(reason):
+        """Take back what workers marked dead held, but for rows that the database refuses: a later beat tries them again.
+
+        Raises `db.DATABASE_ERRORS`."""
+        found = await self._registry.rescue(reason)
+        for rescued in found:
             self._metrics.rescued.labels(reason).inc()
             if rescued.status == TaskState.FAILED:
                 self._metrics.poisoned.inc()
             log.warning(
                 "rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id}
             )
-        self._wakeups.poll_soon()  # learn when the rescued tasks are due
+        if found:
+            self._wakeups.poll_soon()  # learn when the rescued tasks are due

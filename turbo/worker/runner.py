@@ -104,8 +104,10 @@ class Runner:
         problems: Problems,
         metrics: Metrics,
         crashed: Crashed,
+        *,
+        reconcile: asyncio.Event,
     ) -> None:
-        """`reviewers` see an outcome in this order."""
+        """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back."""
         self._worker_id = worker_id
         self._executors = executors
         self._routes = routes
@@ -121,6 +123,7 @@ class Runner:
         self._problems = problems
         self._metrics = metrics
         self._crashed = crashed
+        self._reconcile = reconcile
         self._runs = Jobs(crashed)
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
         self._killing = False
@@ -288,7 +291,9 @@ class Runner:
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
             try:
-                await self._store.release([(run.claim, session_id)], why, delay=delay)
+                if not await self._store.release([(run.claim, session_id)], why, delay=delay):
+                    self._reconcile.set()  # the row is another worker's by now, or the database refuses it
+                    return False
                 log.info("released: %s", why, extra=_fields(run.task))
                 return True
             except db.DATABASE_ERRORS as error:

@@ -62,6 +62,7 @@ class WakeUps:
         self._by_notify: set[str] = set()
         self._called: set[str] = set()
         self._poll_soon = False
+        self._timers: dict[str, asyncio.TimerHandle] = {}
         # Timers, in monotonic seconds.
         self._next_due: float | None = None
         self._standby_at: float | None = None
@@ -100,6 +101,12 @@ class WakeUps:
             self._standby_at = at
             self._event.set()
 
+    def wake_in(self, queue: str, seconds: float) -> None:
+        """Claim from `queue` in `seconds`, in place of an earlier call's time."""
+        if (timer := self._timers.pop(queue, None)) is not None:
+            timer.cancel()
+        self._timers[queue] = asyncio.get_running_loop().call_later(seconds, self.wake, queue)
+
     def wake_all(self) -> None:
         """Every queue may have a runnable task."""
         self._claim_from.update(self._queues)
@@ -129,6 +136,8 @@ class WakeUps:
         self._next_due = None
         if result.next_in is not None:
             self.due_in(result.next_in)
+        if result.again_in is not None:
+            self.due_in(result.again_in)
         self._event.set()
         if result.ended_below >= self._slipped_below:
             self._recheck_at = None

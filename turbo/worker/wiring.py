@@ -22,6 +22,7 @@ from turbo.db.address import Address
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
+from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
@@ -164,9 +165,10 @@ def wire(
     progress_lane = sessions.courtesy(f"turbo progress {worker_id}")
     deadline = ShutdownDeadline(claims, results, progress_lane)
     account_names = accounts_of(executors)
-    claim_store = ClaimStore(claims, worker_id, host=host, accounts=account_names)
-    result_store = ResultStore(results, worker_id)
-    registry = WorkerRegistry(claims, worker_id)
+    refusals = Refusals(problems, metrics)
+    claim_store = ClaimStore(claims, worker_id, refusals, host=host, accounts=account_names)
+    result_store = ResultStore(results, worker_id, refusals)
+    registry = WorkerRegistry(claims, worker_id, refusals)
     notifier = Notifier(claims)
     retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))
 
@@ -187,7 +189,7 @@ def wire(
     metrics.loop_lag.set_function(lambda: loop_health.lag)
 
     # The path of a task, from its end to its beginning.
-    progress = ProgressWriter(progress_lane, worker_id, slots)
+    progress = ProgressWriter(progress_lane, worker_id, slots, refusals)
     accounts = AccountManager(
         AccountStore(claims, worker_id, host),
         host,
@@ -228,6 +230,7 @@ def wire(
         problems,
         metrics,
         lifecycle.crashed,
+        reconcile=reconcile,
     )
     poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile)
     claimer = Claimer(

@@ -18,7 +18,7 @@ import psycopg
 from turbo import sql
 from turbo.config.worker import load_worker_config
 from turbo.db import result_store
-from turbo.db.claim_store import ClaimStore
+from turbo.db.claim_store import ClaimStore, Reasserted
 from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
@@ -123,8 +123,8 @@ def lost_lease() -> None:
 def reassert() -> None:
     """A claim that the database lost is not taken back."""
 
-    async def nothing(_self: ClaimStore, _lost: Iterable[ClaimRef]) -> list[ClaimRef]:
-        return []
+    async def nothing(_self: ClaimStore, _lost: Iterable[ClaimRef]) -> Reasserted:
+        return Reasserted(())
 
     ClaimStore.reassert = nothing  # type: ignore[method-assign]
 

@@ -24,9 +24,13 @@ with candidates as materialized (
      and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
      -- a worker marked dead must not claim: its tasks would be rescued while it runs them
      and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
+     --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+     --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
    order by t.task_priority desc nulls last, t.run_after
    limit %(n)s
    for update of t skip locked
+--end which: ) select c.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = c.task_id)
+--|              from candidates c order by c.task_priority desc nulls last, c.run_after
 ), first_of_key as (
   -- the first candidate of each key in claim order; the subquery runs only for rows with a key (a window function costs
   -- every claim 30 µs)

@@ -11,9 +11,12 @@
 with due as materialized (
   select t.task_id from public.agent_tasks t
    where t.status = 'scheduled' and t.run_after <= statement_timestamp()
+     --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+     --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
    order by t.run_after
    limit 1000
      for update skip locked
+--end which: ) select d.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = d.task_id) from due d
 ), promoted as (
   update public.agent_tasks t
      set status = 'pending', turbo_rev = t.turbo_rev + 1
@@ -43,7 +46,7 @@ select (select count(*) from promoted) as due,
        (select jsonb_agg(jsonb_build_object('account', a.account, 'host', a.host, 'state', a.state, 'reason', a.reason,
                                             'probed', a.good_since is not null,
                                             'in', extract(epoch from
-                                                    case a.state when 'paused' then a.until when 'open' then null
+                                                    case a.state when 'paused' then nullif(a.until, 'infinity') when 'open' then null
                                                       else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
                                                     - statement_timestamp())))
           from public.agent_accounts a

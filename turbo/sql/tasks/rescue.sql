@@ -8,9 +8,12 @@ with lost as materialized (
     from public.agent_tasks t
    where t.status = 'running' and t.fencing_token > 0
      and t.assigned_worker_id in (select w.worker_id from public.agent_workers w where w.state = 'dead')
+     --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+     --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
    order by t.task_id
    limit 500
      for update of t skip locked
+--end which: ) select l.task_id::text, l.fencing_token from lost l
 ), decided as materialized (
   select l.*, case when l.stopping then public.turbo_stopped_status(l.requested, 'infinity')  -- it waits its backoff
                    when l.count >= %(infra_cap)s then 'failed'

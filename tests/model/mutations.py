@@ -55,9 +55,9 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
         yield
     else:
 
-        def statement(name: str) -> str:
-            text = sql.statement(name)
-            return edited(text, mutation.edits) if name == mutation.where else text
+        def statement(name: str, variant: sql.Variant | None = None) -> str:
+            text = sql.statement(name, variant)
+            return edited(text, mutation.edits) if name == mutation.where and variant is None else text
 
         statement(mutation.where)
         with patch("turbo.db.store.statement", statement):
@@ -275,8 +275,8 @@ MUTATIONS = (
         "tasks/reconcile",
         (
             (
-                "and not exists (select from known k where k.task_id = m.task_id and k.token = m.fencing_token) returning",
-                "returning",
+                "and not exists (select from known k where k.task_id = t.task_id and k.token = t.fencing_token) order by",
+                "order by",
             ),
         ),
     ),
@@ -296,7 +296,7 @@ MUTATIONS = (
         "tasks/reconcile",
         (
             (
-                "where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status = 'running'",
+                "where t.task_id = f.task_id and t.fencing_token = f.fencing_token and t.status = 'running'",
                 "where false",
             ),
         ),

@@ -65,8 +65,7 @@ class RetentionStore(Store):
         return DueTasks(*row)
 
     async def delete_tasks(self, task_ids: Sequence[str]) -> DeletedTasks:
-        """Delete those that are still old enough. Raises psycopg.Error, of which IntegrityError and RaiseException are
-        about one of the rows."""
+        """Delete those that are still old enough. Raises psycopg.Error; see db.is_about_one_row."""
         (row,) = await self._ask("tasks", task_id=list(task_ids))
         return DeletedTasks(*row[:3])
 
@@ -74,6 +73,12 @@ class RetentionStore(Store):
         """Delete from the audit trail between a place (`after`: a ctid as text) and a page, `limit` rows at most."""
         (row,) = await self._ask("actions", after=after, to_page=to_page, limit=limit)
         return DeletedActions(*row[:4])
+
+    async def next_action(self, after: str, to_page: int) -> str | None:
+        """The place of the first row that `delete_actions` would read."""
+        parameters = {**asdict(self.ages), "after": after, "to_page": to_page, "limit": 1}
+        found = await self._rows("retention/actions", parameters, STATEMENT_SECONDS, "which")
+        return found[0][0] if found else None
 
     async def close(self) -> None:
         """Close the connection until the next pass."""

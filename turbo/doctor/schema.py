@@ -8,6 +8,10 @@ from turbo.doctor.session import Session
 from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.migrate import MigrationError, SchemaFit, check_schema, explain_schema, history
 from turbo.migrate import files as migrations
+from turbo.migrate.adoption.sequences import remedy, sequences, what
+
+SCARCE = 0.01
+"""The share of a sequence's numbers below which it is too late for plans."""
 
 _TRIGGER = re.compile(
     r"create\s+or\s+replace\s+trigger\s+(\w+)\s+(?:before|after)\b.*?\bon\s+public\.(\w+)", re.IGNORECASE | re.DOTALL
@@ -21,6 +25,7 @@ def checks(session: Session, *, as_worker: bool) -> list[Check]:
         Check("triggers", lambda: _triggers(session), ("schema",)),
         Check("other triggers", lambda: _other_triggers(session), ("table",)),
         Check("indexes", lambda: _indexes(session), ("schema",)),
+        Check("sequences", lambda: _sequences(session), ("schema",)),
     ]
     if as_worker:
         schema_checks.append(Check("privileges", lambda: _privileges(session), ("schema",)))
@@ -133,6 +138,25 @@ def _indexes(session: Session) -> Finding:
         again = f"DROP INDEX CONCURRENTLY {row['name']}; " if row["present"] else ""
         return fail(f"{row['name']} {what}", f"{again}{' '.join(definitions[row['name']].split())}")
     return ok(f"all {len(definitions)} of turbo's indexes are present and valid")
+
+
+def _sequences(session: Session) -> Finding:
+    """How many rows can still be written, where a sequence numbers them?"""
+    with session.deadline():
+        found = [
+            (table, one) for table in ("agent_actions", "agent_tasks") for one in sequences(session.connection, table)
+        ]
+    few = sorted(
+        ((table, one) for table, one in found if one.few), key=lambda pair: (pair[1].left or 0) / max(1, pair[1].total)
+    )
+    if few:
+        table, one = few[0]
+        finding = fail if (one.left or 0) < SCARCE * one.total else warn
+        return finding(what(table, one), remedy(table, one))
+    unread = [one.sequence for _, one in found if one.left is None]
+    if unread:
+        return skip(f"this role may not read {', '.join(unread)}")
+    return ok("no column is near the end of its sequence")
 
 
 def _privileges(session: Session) -> Finding:

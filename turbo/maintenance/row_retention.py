@@ -19,6 +19,7 @@ from psycopg import errors
 
 from turbo import db
 from turbo.db.retention_store import RetentionStore
+from turbo.domain.states import RowStatement
 from turbo.maintenance.leadership import Leadership
 from turbo.observability.metrics import Metrics
 from turbo.runtime.service import LoopService
@@ -119,8 +120,11 @@ class RowRetention(LoopService):
         """Delete a batch. A row that another table refers to, or that a trigger refuses, is found by halves and stays."""
         try:
             deleted = await self._store.delete_tasks(task_ids)
-        except (psycopg.IntegrityError, errors.RaiseException) as error:
+        except psycopg.Error as error:
+            if not db.is_about_one_row(error):
+                raise
             if len(task_ids) == 1:
+                self._metrics.refused_rows.labels(RowStatement.RETENTION).inc()
                 where = error.diag.table_name or error.diag.constraint_name or ""
                 self._warn_once(
                     f"retention keeps finished tasks that table {where} refers to ({error.diag.constraint_name})"
@@ -139,16 +143,28 @@ class RowRetention(LoopService):
 
     async def _actions(self) -> None:
         first_page, pages, after = 0, 1, "(0,0)"
+        limit = self._batch
         while first_page < pages and self._leadership.held:
-            batch = await self._store.delete_actions(after, first_page + PAGES, self._batch)
+            try:
+                batch = await self._store.delete_actions(after, first_page + PAGES, limit)
+            except psycopg.Error as error:
+                if not db.is_about_one_row(error):
+                    raise
+                if limit == 1:
+                    after = await self._store.next_action(after, first_page + PAGES) or after
+                    self._metrics.refused_rows.labels(RowStatement.RETENTION).inc()
+                    self._warn_once(f"retention keeps audit rows whose deletion is refused: {db.reason(error)}")
+                limit = max(1, limit // 2)
+                continue
             pages = batch.pages
             self._count("agent_actions", batch.deleted)
             self.deleted += Counter({"audit rows": batch.deleted})
-            if batch.read == self._batch:
+            if batch.read == limit:
                 after = batch.last
             else:
                 first_page += PAGES
                 after = f"({first_page},0)"
+            limit = min(2 * limit, self._batch)
             await asyncio.sleep(self._pause if batch.deleted else EMPTY_PAUSE_SECONDS)
 
     def _count(self, table: str, rows: int) -> None:

@@ -8,7 +8,7 @@
 Each file opens with a comment: its caller, the faults it must survive, and its cost. Every name is qualified with
 `public.`, because a pooler may hand a session to another client: no statement depends on a search path.
 
-A statement over many rows of agent_tasks has variants, for the time after the database refused one of the rows
+A statement over many rows may have variants, for the time after the database refused one of the rows
 (turbo.db.row_by_row). They are written as comments in the same file, so the usual text does not carry them:
 
     --if aside: and …     a condition that leaves out the tasks %(aside)s
@@ -49,9 +49,9 @@ def statement(name: str, variant: Variant | None = None) -> LiteralString:
 def _varied(name: str, text: str, variant: Variant) -> str:
     condition = f"--if {'aside' if variant == 'which' else variant}:"
     end = _END_WHICH.search(text)
-    if condition not in text or end is None:
+    if (end is None) if variant == "which" else (condition not in text):
         raise ValueError(f"{name} has no variant {variant}")
-    if variant == "which":
+    if variant == "which" and end is not None:
         text = text[: end.start()] + end["end"].replace("--|", "")
     return text.replace(condition, "")
 

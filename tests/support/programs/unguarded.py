@@ -86,7 +86,7 @@ def orphans() -> None:
     """A claim whose answer was lost is not looked for."""
     edit(
         "tasks/reconcile",
-        "where t.task_id = m.task_id and t.fencing_token = m.fencing_token and t.status",
+        "where t.task_id = f.task_id and t.fencing_token = f.fencing_token and t.status",
         "where false and t.status",
     )
 
@@ -215,8 +215,8 @@ async def main(file: str, names: str = "[]") -> int:
     for name in json.loads(names):
         GUARDS[name]()
 
-    def statement(name: str) -> str:
-        return _edited.get(name) or original(name)
+    def statement(name: str, variant: sql.Variant | None = None) -> str:
+        return original(name, variant) if variant is not None else _edited.get(name) or original(name)
 
     for module in list(sys.modules.values()):
         if getattr(module, "statement", None) is original:

@@ -7,6 +7,7 @@ from turbo.domain.states import TaskState
 from turbo.migrate.adoption import contract
 from turbo.migrate.adoption.finding import quoted, sorted_by_level
 from turbo.migrate.adoption.judge_columns import judge_columns, judge_ids, judge_states
+from turbo.migrate.adoption.sequences import judge_sequences
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey
 
 
@@ -20,6 +21,7 @@ def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
                 continue
             findings += judge_columns(table, known, survey.begun)
             findings += _neighbours(table, quiet=survey.quiet)
+            findings += judge_sequences(table.name, table.sequences)
     if survey.tasks is not None:
         findings += judge_ids(survey.tasks, survey.actions)
         findings += judge_states(survey)

@@ -18,6 +18,8 @@ from psycopg.rows import TupleRow, class_row
 from turbo import db
 from turbo.domain.states import TaskState
 from turbo.migrate.adoption import contract
+from turbo.migrate.adoption.sequences import Sequence as NumberSequence
+from turbo.migrate.adoption.sequences import sequences
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
@@ -89,6 +91,7 @@ class AdoptedTable:
     defaults: dict[str, str]
     checks: tuple[CheckConstraint, ...]
     neighbours: tuple[Dependent, ...]
+    sequences: tuple[NumberSequence, ...]
 
     def column(self, name: str) -> TableColumn | None:
         return next((c for c in self.columns if c.name == name), None)
@@ -194,7 +197,7 @@ def _table(connection: Connection, name: str) -> AdoptedTable | None:
     defaults = {str(column): str(text) for column, text in run("defaults")}
     return AdoptedTable(
         name, kind, size, rows, owner, may, tuple(options), row_security, is_partition, has_children or has_parents,
-        tuple(columns), defaults, tuple(checks), tuple(neighbours),
+        tuple(columns), defaults, tuple(checks), tuple(neighbours), sequences(connection, name),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ with batch as materialized (
      and a.executed_at < statement_timestamp() - make_interval(secs => %(actions)s::float8)
      and a.actor is not null
    limit %(limit)s
+--end which: ) select s.ctid::text from batch s
 ), removed as (
   delete from public.agent_actions d
    where d.ctid = any (array(

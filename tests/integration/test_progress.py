@@ -211,6 +211,21 @@ async def test_one_line_per_run_is_kept_during_an_outage(dsn: str, monkeypatch: 
         await loop.stop()
 
 
+async def test_refused_line_keeps_back_no_other(dsn: str) -> None:
+    async with Rig(dsn, slots_size=3) as rig:
+        with psycopg.connect(dsn, autocommit=True) as db:
+            db.execute("alter table agent_progress add check (text <> 'bad')")
+            for name in ("t1", "t2", "t3"):
+                db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [name])
+            claims = [ClaimRef(task.task_id, task.fencing_token) for task, _ in [await rig.claimed() for _ in range(3)]]
+            lane = Lane(dsn, "writer")
+            texts = ("one", "bad", "three")
+            lines = {claim: Progress(text) for claim, text in zip(claims, texts, strict=True)}
+            await ProgressStore(lane, rig.worker_id, rig.stores.refusals).write(lines, [], 10)
+            assert sorted(r[0] for r in db.execute("select text from agent_progress")) == ["one", "three"]
+            await lane.close()
+
+
 async def test_late_writer_changes_nothing(dsn: str) -> None:
     """Its claim is over, whether somebody else has the task or nobody; and if only its statement is late, the newer
     claim's line stays."""

@@ -90,3 +90,25 @@ async def test_refused_result_is_sent_again(dsn: str, tmp_path: Path, monkeypatc
             assert await one.flushed(20)
             await one.stop()
         assert db.execute("select status from agent_tasks").fetchone() == ("completed",)
+
+
+async def test_exhausted_sequence_quarantines_no_result(dsn: str, tmp_path: Path) -> None:
+    """No number is left for the audit trail: that is no fault of the result, which is kept whole and recorded later."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+        async with Rig(dsn) as rig:
+            task, _ = await rig.claimed()
+            db.execute("alter table agent_actions alter action_id set maxvalue 1000 restart 1000")
+            db.execute("insert into agent_actions (action_type) values ('the last')")
+            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None)
+            one = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics())
+            one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
+            with one.recorded.watch() as recorded:
+                await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)
+                assert not await one.flushed(0.5)
+                db.execute("alter table agent_actions alter action_id set maxvalue 2000")
+                await asyncio.wait_for(recorded.get(), 20)
+            await one.stop()
+        assert not list(tmp_path.rglob("quarantine/*.json"))
+        row = db.execute("select status, output_data from agent_tasks").fetchone()
+        assert row == ("completed", {"output": "done"})

@@ -272,6 +272,37 @@ async def test_audit_trail_of_many_pages_is_read_through(
     )
 
 
+OWNER_KEEPS = (
+    "create function keep() returns trigger language plpgsql as $$ begin"
+    " if old.task_id like 'kept%' then perform old.task_id::int; end if; return old; end $$;"
+    " create trigger keep before delete on {} for each row execute function keep()"
+)
+
+
+async def test_task_whose_deletion_fails_keeps_no_other(db: psycopg.Connection, dsn: str) -> None:
+    """An owner's trigger that fails with an error of its own, not with RAISE."""
+    for number in range(40):
+        finished(db, f"kept{number}" if number % 20 == 7 else f"goes{number}")
+    db.execute(OWNER_KEEPS.format("agent_tasks").encode())
+    async with leader(dsn) as one:
+        await one.once()
+        assert one.deleted == {"completed": 38}
+    assert left(db) == {"kept7", "kept27"}
+
+
+async def test_audit_row_whose_deletion_fails_keeps_no_other(db: psycopg.Connection, dsn: str) -> None:
+    db.execute(
+        "insert into agent_actions (task_id, action_type, actor, executed_at)"
+        " select case when i % 40 = 7 then 'kept' else 'goes' end || i, 'finished', 'w', now() - interval '40 days'"
+        "   from generate_series(1, 100) i"
+    )
+    db.execute(OWNER_KEEPS.format("agent_actions").encode())
+    async with leader(dsn, RetentionAges(actions=30 * DAY), batch=30) as one:
+        await one.once()
+        assert one.deleted == {"audit rows": 97}
+    assert db.execute("select count(*) from agent_actions where task_id like 'kept%'").fetchone() == (3,)
+
+
 def test_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
     """The plans at a size where PostgreSQL would rather scan than not."""
     db.execute(

@@ -8,9 +8,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.prefork import TURBO
 from tests.support.requirements import missing, require
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench, WorkerProcess
+from tests.support.workers import Bench, WorkerProcess
 
 SUBREAPER = """if True:
     import ctypes, os, sys

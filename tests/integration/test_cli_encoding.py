@@ -5,8 +5,9 @@ import subprocess
 
 import pytest
 
+from tests.support.prefork import TURBO
 from tests.support.shell import Shell
-from tests.support.workers import TURBO, Bench, WorkerProcess
+from tests.support.workers import Bench, WorkerProcess
 
 TEXT = "naïve → 日本語 💥 ✓"
 

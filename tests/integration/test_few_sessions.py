@@ -161,7 +161,7 @@ async def test_short_outage_holds_no_claim_back_and_a_long_one_does(dsn: str, ro
     async with Rig(dsn, slots_size=2) as rig:
         lane = Lane(role.dsn, "few results")
         completer = Completer(
-            ResultStore(lane, rig.worker_id),
+            ResultStore(lane, rig.worker_id, rig.stores.refusals),
             SpoolWriter(Spool(tmp_path / "spool"), lambda _why: None, lambda _why: None),
             rig.slots,
             rig.wakeups,

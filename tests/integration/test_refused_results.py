@@ -100,8 +100,10 @@ async def test_exhausted_sequence_quarantines_no_result(dsn: str, tmp_path: Path
             task, _ = await rig.claimed()
             db.execute("alter table agent_actions alter action_id set maxvalue 1000 restart 1000")
             db.execute("insert into agent_actions (action_type) values ('the last')")
-            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None)
-            one = Completer(rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics())
+            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None, lambda _trouble: None)
+            one = Completer(
+                rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics(), lambda _why: None
+            )
             one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
             with one.recorded.watch() as recorded:
                 await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)

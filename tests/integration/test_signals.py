@@ -10,9 +10,10 @@ import psutil
 import pytest
 import yaml
 
+from tests.support.prefork import TURBO
 from tests.support.shell import Shell
 from tests.support.waiting import until
-from tests.support.workers import TURBO, Bench
+from tests.support.workers import Bench
 
 PLAIN = ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGXCPU")
 

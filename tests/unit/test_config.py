@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.workers import TURBO
+from tests.support.prefork import TURBO
 from turbo.config.worker import ConfigError, load_worker_config
 from turbo.domain.run import Run
 from turbo.domain.task import Task

@@ -8,6 +8,7 @@ A role's CONNECTION LIMIT, max_connections and a pooler's size all look alike fr
 server's language. So every failure to connect counts: where the database is away, courtesies have nothing to lose.
 """
 
+import asyncio
 import time
 
 from turbo import db
@@ -19,6 +20,8 @@ from turbo.runtime.service import Jobs
 
 GIVE_WAY_SECONDS = 5.0
 REPORT_SECONDS = 5.0
+FORGET_SECONDS = 60.0
+"""After so long without an attempt, whoever wanted the session has given up."""
 
 
 class Sessions:
@@ -30,6 +33,7 @@ class Sessions:
         self._courtesies: list[Lane] = []
         self._until = 0.0  # monotonic: when courtesies may open sessions again
         self._lacking: dict[str, float] = {}  # need → since when, monotonic
+        self._forgetting: dict[str, asyncio.TimerHandle] = {}
         self._jobs = Jobs()
 
     def need(self, what: str, also: LaneObserver | None = None) -> LaneObserver:
@@ -46,7 +50,9 @@ class Sessions:
         return time.monotonic() < self._until
 
     def had(self, what: str) -> None:
-        """A need has its session."""
+        """A need has its session, or needs it no more."""
+        if (timer := self._forgetting.pop(what, None)) is not None:
+            timer.cancel()
         if self._lacking.pop(what, None) is not None:
             self._problems.clear(ProblemKind.SESSIONS, what)
 
@@ -57,6 +63,9 @@ class Sessions:
             for lane in self._courtesies:
                 self._jobs.start(lane.close_when_idle(), "a courtesy gives way")
         self._until = now + GIVE_WAY_SECONDS
+        if (timer := self._forgetting.pop(what, None)) is not None:
+            timer.cancel()
+        self._forgetting[what] = asyncio.get_running_loop().call_later(FORGET_SECONDS, self.had, what)
         if now - self._lacking.setdefault(what, now) >= REPORT_SECONDS:
             self._problems.report(
                 ProblemKind.SESSIONS,

@@ -188,6 +188,54 @@ def burst(fleet: Fleet, seconds: float) -> Bites:
     yield [f"2000 rows in {time.monotonic() - begun:.1f} s"]
 
 
+# ── rows that the database refuses ──────────────────────────────────────────────────────────────────────────────────────
+
+
+@fault("rows refused in claim and promotion")
+def refused_rows(fleet: Fleet, seconds: float) -> Bites:
+    """They stand before all others: the highest priority, and due for the longest."""
+    rule = (
+        "task_id not like 'refused%%' or status not in ('running', 'pending') or status = 'pending' and turbo_rev = 0"
+    )
+    fleet.bench.sql(f"alter table agent_tasks add constraint refuses check ({rule}) not valid".replace("%%", "%"))
+    with psycopg.connect(fleet.server.dsn, autocommit=True) as db:
+        db.execute("set session_replication_role = replica")
+        db.execute(
+            "insert into agent_tasks (task_id, task_type, task_description, task_priority, status, run_after)"
+            " select 'refused' || n || clock_timestamp(), 'noop', 'x', 9, (array['pending', 'scheduled'])[1 + n % 2],"
+            " now() - interval '1 day' from generate_series(1, 20) n"
+        )
+    bites: list[str] = []
+    said = count_said(fleet, "the database refuses this row")
+    yield bites
+    fleet.bench.sql("alter table agent_tasks drop constraint refuses")
+    if (more := count_said(fleet, "the database refuses this row") - said) > 0:
+        bites.append(f"{more} refusals logged")
+
+
+@fault("a row refused in rescue and start-up", at_least=LEASE_SECONDS)
+def refused_rescue(fleet: Fleet, seconds: float) -> Bites:
+    """Whatever writes into one row of a worker is refused; then the worker is killed, and starts again on its host."""
+    victim = fleet.workers[0]
+    query = "select task_id from agent_tasks where status = 'running' and assigned_worker_id = %s limit 1"
+    until(lambda: fleet.bench.sql(query, victim.worker_id), 20, "it runs something")
+    ((task_id,),) = fleet.bench.sql(query, victim.worker_id)
+    fleet.bench.sql(f"alter table agent_tasks add constraint refuses check (task_id <> '{task_id}') not valid")
+    bites: list[str] = []
+    victim.kill()
+    said = "it cannot be taken back from its dead worker"
+    yield bites
+    until(lambda: count_said(fleet, said), 20, "the row is refused")
+    ((state,),) = fleet.bench.sql("select status from agent_tasks where task_id = %s", task_id)
+    fleet.bench.sql("alter table agent_tasks drop constraint refuses")
+    if state == "running":
+        bites.append(f"{task_id} stayed with its dead worker, {victim.process.wait(5)}")
+
+
+def count_said(fleet: Fleet, text: str) -> int:
+    return sum(worker.log.count(text) for worker in fleet.bench.workers)
+
+
 # ── the workers ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

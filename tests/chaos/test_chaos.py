@@ -16,12 +16,14 @@ TOGETHER = {
     "server": ["restart (fast)", "server frozen (SIGSTOP)", "connections exhausted, turbo's ended",
                "database away, then its workers killed"],
     "sessions": ["all of turbo's backends killed, once", "all of turbo's backends killed, twice a second",
-                 "idle in transaction, holding rows", "long readers (held xmin)", "insert burst"],
+                 "idle in transaction, holding rows", "long readers (held xmin)", "insert burst",
+                 "rows refused in claim and promotion"],
     "network": ["network delays 50 ms each way", "network drops everything", "connections half open",
                 "connections cut, twice a second"],
     "disk": ["disk full"],
     "crashes": ["crash (immediate) and recovery", "worker crash (SIGABRT)", "worker SIGKILL",
-                "worker SIGSTOP past its lease", "a worker's event loop stands still"],
+                "worker SIGSTOP past its lease", "a worker's event loop stands still",
+                "a row refused in rescue and start-up"],
 }  # fmt: skip
 
 

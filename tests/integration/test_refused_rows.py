@@ -104,6 +104,9 @@ async def test_refused_claim_stops_no_other_task(dsn: str, owner: psycopg.Connec
         assert problem.kind is ProblemKind.REFUSED_ROW
         assert problem.what.startswith("task bad cannot be claimed: the database refuses its row: ")
         assert problem.do
+        assert "Failing row contains" not in problem.what, "the row's content is nobody else's to read"
+        if "trigger" in kind:
+            assert "(PL/pgSQL function owner_rule() line 1 at " in problem.what, "where to look"
         assert rig.metrics.refused_rows.labels("claim")._value.get() == 1
         owner.execute(INSERT, ["later"])
         assert (await rig.claimed())[0].task_id == "later"

@@ -16,6 +16,7 @@ from turbo.db.errors import (
     kind,
     outage,
     reason,
+    why_refused,
     why_unreachable,
 )
 from turbo.db.lane import Lane, LaneObserver
@@ -43,6 +44,7 @@ __all__ = [
     "open_session",
     "outage",
     "reason",
+    "why_refused",
     "why_unreachable",
     "within",
 ]

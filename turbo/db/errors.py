@@ -108,6 +108,14 @@ def reason(error: BaseException) -> str:
     return text[:300] or type(error).__name__
 
 
+def why_refused(error: psycopg.Error) -> str:
+    """Why the server refused a row, in one line that others may read: without its DETAIL, which quotes the row. Of a
+    trigger's error, with the function that raised it."""
+    text = " ".join((error.diag.message_primary or str(error)).split())
+    context = (error.diag.context or "").splitlines()
+    return (f"{text} ({' '.join(context[-1].split())})" if context else text)[:300] or type(error).__name__
+
+
 def why_unreachable(error: BaseException) -> str:
     """Why no session could be opened, in one line, and what to check."""
     text = reason(error).removeprefix("connection failed: ").removeprefix("connection is bad: ")

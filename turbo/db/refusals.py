@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from turbo.db.errors import reason
+from turbo.db.errors import why_refused
 from turbo.domain.problem import ProblemKind
 from turbo.domain.states import RowStatement
 from turbo.observability.metrics import Metrics
@@ -79,12 +79,12 @@ class Refusals:
         if lines < LINES:
             more = "; more rows are refused, turbo status counts them" if lines == LINES - 1 else ""
             log.error(
-                "the database refuses this row, it cannot %s: %s; %s%s", _DOING[statement], reason(error), REMEDY, more,
+                "the database refuses this row, it cannot %s: %s; %s%s", _DOING[statement], why_refused(error), REMEDY, more,
                 extra={"task": shown(task_id)},
             )  # fmt: skip
 
     def report(self, statement: RowStatement, task_id: str, error: psycopg.Error) -> None:
-        what = f"task {shown(task_id)} cannot {_DOING[statement]}: the database refuses its row: {reason(error)}"
+        what = f"task {shown(task_id)} cannot {_DOING[statement]}: the database refuses its row: {why_refused(error)}"
         self._problems.report(ProblemKind.REFUSED_ROW, task_id, what, f"{REMEDY}; it is tried again")
 
     def forget(self, task_id: str) -> None:
@@ -94,7 +94,7 @@ class Refusals:
         """The task was failed as poison."""
         self._metrics.poisoned.inc()
         log.error(
-            "failed as poison: it cannot %s, the database refuses its row: %s", _DOING[statement], reason(error),
+            "failed as poison: it cannot %s, the database refuses its row: %s", _DOING[statement], why_refused(error),
             extra={"task": shown(task_id)},
         )  # fmt: skip
 
@@ -105,7 +105,7 @@ class Refusals:
         self._problems.report(
             ProblemKind.REFUSED_ROW,
             "",
-            f"no task can {_DOING[statement]}: {reason(error)}",
+            f"no task can {_DOING[statement]}: {why_refused(error)}",
             "give the column of this sequence the type bigint, and the sequence, too; turbo doctor shows the statements",
         )
 

@@ -24,7 +24,7 @@ from typing import Generic, TypeVar
 import psycopg
 
 from turbo.db.connect import Connection
-from turbo.db.errors import is_about_one_row, is_about_this_role, is_exhausted, reason
+from turbo.db.errors import is_about_one_row, is_about_this_role, is_exhausted, why_refused
 from turbo.db.refusals import REMEDY, Refusals
 from turbo.db.store import rows
 from turbo.domain.states import RowStatement, TaskState
@@ -269,7 +269,7 @@ class RefusedRows:
         """Fail the task as poison, without an audit row if that is what is refused. A row that takes no change at all stays
         set aside."""
         message = (
-            f"the database refuses what turbo writes into this row ({self._statement}): {reason(error)}; "
+            f"the database refuses what turbo writes into this row ({self._statement}): {why_refused(error)}; "
             f"{REMEDY}, then run turbo retry"
         )
         for audit in (True, False):

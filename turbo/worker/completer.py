@@ -308,7 +308,7 @@ class Completer(LoopService):
             self._problems.report(
                 ProblemKind.REFUSED_RESULT,
                 submission.result.task_id,
-                f"the result of task {submission.result.task_id} is refused by the database: {db.reason(error)}",
+                f"the result of task {submission.result.task_id} is refused by the database: {db.why_refused(error)}",
                 "change or drop the constraint or trigger that refuses it; the result is kept, and sent again every minute",
             )
             if submission.replayed is not None:

@@ -1,11 +1,15 @@
 """How a person may write a moment, and that it is this machine's time zone that counts."""
 
+import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.support.shell import Shell
+from turbo import Client
+from turbo.cli.timestamps import TimestampReader
 
 
 def after(shell: Shell, text: str, zone: str = "Asia/Tokyo") -> datetime:
@@ -40,3 +44,67 @@ def test_duration_counts_from_now(shell: Shell, text: str, seconds: int) -> None
 )
 def test_invalid_timestamp_is_refused(shell: Shell, text: str) -> None:
     shell("submit", "x", "--after", text).one_line(2, "is not a time: write 10m, 2h30m")
+
+
+SUMMER_AND_WINTER = [
+    ("July 1 2099 09:00", datetime(2099, 7, 1, 7, tzinfo=UTC)),
+    ("January 15 2099 09:00", datetime(2099, 1, 15, 8, tzinfo=UTC)),
+    ("1 Jul 2099 09:00 UTC", datetime(2099, 7, 1, 9, tzinfo=UTC)),
+    ("1 Jul 2099 09:00 +01", datetime(2099, 7, 1, 8, tzinfo=UTC)),
+    ("1 Jan 2099 09:00 +02", datetime(2099, 1, 1, 7, tzinfo=UTC)),
+    ("1 Jul 2099 09:00 America/New_York", datetime(2099, 7, 1, 13, tzinfo=UTC)),
+    ("2099-07-01 09:00", datetime(2099, 7, 1, 7, tzinfo=UTC)),
+    ("2099-07-01", datetime(2099, 6, 30, 22, tzinfo=UTC)),
+]
+
+
+def test_each_date_has_the_offset_of_its_season(shell: Shell) -> None:
+    """Today's offset would be an hour off for half the year, whatever the season of this test."""
+    for text, instant in SUMMER_AND_WINTER:
+        assert after(shell, text, "Europe/Berlin") == instant, text
+
+
+class Clock:
+    """A client whose database says that it is `now`."""
+
+    def __init__(self, shell: Shell, now: datetime) -> None:
+        self._client = Client(shell.dsn)
+        self._now = now
+
+    def read(self, query: str, parameters: list[object]) -> tuple[Any, ...]:
+        return self._client.read(query.replace("now()", f"'{self._now.isoformat()}'::timestamptz"), parameters)
+
+
+@pytest.mark.parametrize(
+    ("text", "ahead", "back"),
+    [
+        ("2d", "2027-03-29T09:00+02:00", "2027-03-25T09:00+01:00"),
+        ("48h", "2027-03-29T10:00+02:00", "2027-03-25T09:00+01:00"),
+        ("1 month", "2027-04-27T09:00+02:00", "2027-02-27T09:00+01:00"),
+        ("1d 2h", "2027-03-28T11:00+02:00", "2027-03-26T07:00+01:00"),
+        ("1 week", "2027-04-03T09:00+02:00", "2027-03-20T09:00+01:00"),
+    ],
+)
+def test_days_follow_the_wall_clock_and_hours_do_not(shell, monkeypatch, text, ahead, back) -> None:
+    """The clocks of Berlin go forward on 28 March 2027."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        reader = TimestampReader(Clock(shell, datetime.fromisoformat("2027-03-27T09:00+01:00")))  # type: ignore[arg-type]
+        assert reader.after(text) == datetime.fromisoformat(ahead)
+        assert reader.since(text) == datetime.fromisoformat(back)
+        assert reader.since(f"-{text}") == datetime.fromisoformat(back)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_duration_back_in_time_is_refused(shell: Shell) -> None:
+    for text in ("-1h", " -2 days", "-1h30m"):
+        shell("submit", "x", "--after", text).one_line(2, "is in the past: write 10m, 2h30m")
+    line = '{"text": "x", "after": "-1h"}\n'
+    assert (
+        "column run_after: '-1h' is in the past" in shell("submit", "--file", "-", "--format", "jsonl", stdin=line).err
+    )
+    with psycopg.connect(shell.dsn) as db:
+        assert db.execute("select count(*) from agent_tasks").fetchone() == (0,)

@@ -178,6 +178,11 @@ def _explain(error: Exception, command: str) -> int:
         text, code = UNREADABLE_DSN, 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         text = f"cannot reach the database: {db.why_unreachable(error)} (check --dsn, TURBO_DSN or the PG* variables)"
+    elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        text = (
+            f"{error.diag.message_primary}: this server is a standby, or default_transaction_read_only is on for the role. "
+            "Give the primary's address, or all hosts in one DSN (host=a,b)"
+        )
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

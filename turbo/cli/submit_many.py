@@ -104,7 +104,7 @@ def _lines(
                 yield TaskFileLine(line.number, replace(line.task, run_after=reader.after(line.task.run_after)))
             except timestamps.BadTimestamp as error:
                 yield BadTaskFileLine(
-                    line.number, f"column run_after: {str(error)!r} is not a time: write 10m or 2026-12-01T09:00"
+                    line.number, f"column run_after: {str(error)!r} {error.why}: write 10m or 2026-12-01T09:00"
                 )
         else:
             yield line

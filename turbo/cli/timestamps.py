@@ -5,9 +5,9 @@ it names another), and anything else that PostgreSQL reads as a timestamp ('tomo
 """
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, Any, LiteralString
 
 import typer
 
@@ -20,46 +20,84 @@ MONTHS = re.compile(r"\d\s*(mon|mons|month|months)\b", re.IGNORECASE)
 
 _IN_ZONE: LiteralString = """
     with zone as materialized (select set_config('TimeZone', %s, true) as name)
-    select extract(epoch from %s::text::timestamptz)::float8 from zone where name is not null
+    select extract(epoch from %s::text::timestamptz), extract(epoch from %s::text::timestamp) from zone where name is not null
 """
-"""For this statement only: in a session with a POSIX zone, psycopg would warn at every timestamp."""
+"""A text as an instant, and the wall clock it names, in seconds. The zone is for this statement only: in a session with a
+POSIX zone, psycopg would warn at every timestamp."""
+
+_LENGTH_PARTS: LiteralString = """
+    select extract(epoch from now()), extract(epoch from i.length - date_trunc('day', i.length)),
+           date_trunc('day', i.length)::text, extract(epoch from date_trunc('day', i.length))
+      from (select %s::text::interval as length) i
+"""
+"""Now, and a length of time as its part below a day, in seconds, and its days and months."""
+
+_WALL_CLOCK_LATER: LiteralString = "select extract(epoch from %s::text::timestamp + %s::int * %s::text::interval)"
+
+_ELSEWHERE = "<elsewhere>+03:17"
+"""A zone that no machine has. A text that names the same instant here and there says its own zone."""
 
 
 class BadTimestamp(ValueError):
-    """Text that is not a timestamp."""
+    """Text that is not a timestamp. `why`: what is wrong with it."""
+
+    def __init__(self, text: str, why: str = "is not a time") -> None:
+        super().__init__(text)
+        self.why = why
 
 
 class TimestampReader:
-    """Reads timestamps; asks the database once for each text."""
+    """Reads timestamps; asks the database once for each text.
+
+    Days and months, and texts without a zone, follow this machine's wall clock, also across a clock change: from 09:00, `2d`
+    is 09:00 two days later. Hours and less are that much time.
+    """
 
     def __init__(self, client: "Client") -> None:
         self._client = client
         self.after = lru_cache(maxsize=10_000)(self._after)
 
     def _after(self, text: str) -> datetime:
+        if text.lstrip().startswith("-") and _LENGTH.fullmatch(text):
+            raise BadTimestamp(text, "is in the past")
         return self._read(text, ahead=True)
 
     def since(self, text: str) -> datetime:
-        """A duration counts back from now."""
+        """A duration counts back from now, with or without a minus sign."""
+        if _LENGTH.fullmatch(text):
+            text = text.lstrip().removeprefix("-")
         return self._read(text, ahead=False)
 
     def _read(self, text: str, *, ahead: bool) -> datetime:
         import psycopg
 
-        if timestamp := _iso(text):
-            return timestamp
         try:
-            if _LENGTH.fullmatch(text):
-                query = "select now() + %s::interval" if ahead else "select now() - %s::interval"
-                timestamp = self._client.read(query, [text])[0]
-            else:
-                zone = _posix(datetime.now().astimezone().strftime("%z"))
-                timestamp = datetime.fromtimestamp(self._client.read(_IN_ZONE, [zone, text])[0], UTC)
+            if timestamp := _iso(text):
+                return timestamp
+            return self._from_now(text, 1 if ahead else -1) if _LENGTH.fullmatch(text) else self._named(text)
         except (psycopg.DataError, psycopg.NotSupportedError, OverflowError, ValueError, OSError):
             raise BadTimestamp(text) from None
-        if not isinstance(timestamp, datetime):
-            raise BadTimestamp(text)
-        return timestamp
+
+    def _from_now(self, text: str, sign: int) -> datetime:
+        now, part_of_a_day, days, days_seconds = self._client.read(_LENGTH_PARTS, [text])
+        there = datetime.fromtimestamp(float(now), UTC)
+        if days_seconds:
+            wall_clock = there.astimezone().replace(tzinfo=None).isoformat(" ")
+            (seconds,) = self._client.read(_WALL_CLOCK_LATER, [wall_clock, sign, days])
+            there = _local(seconds)
+        return there + sign * timedelta(seconds=float(part_of_a_day))
+
+    def _named(self, text: str) -> datetime:
+        here = _posix(datetime.now().astimezone().strftime("%z"))
+        instant, wall_clock = self._client.read(_IN_ZONE, [here, text, text])
+        if instant == self._client.read(_IN_ZONE, [_ELSEWHERE, text, text])[0]:
+            return datetime.fromtimestamp(float(instant), UTC)
+        return _local(wall_clock)
+
+
+def _local(wall_clock: Any) -> datetime:
+    """The instant at which this machine's clocks show `wall_clock`, in seconds since 1970 at its zone's own time."""
+    return (datetime(1970, 1, 1) + timedelta(seconds=float(wall_clock))).astimezone()
 
 
 def option(reader: "TimestampReader", name: str, text: str | None) -> datetime | None:
@@ -68,9 +106,9 @@ def option(reader: "TimestampReader", name: str, text: str | None) -> datetime |
         return None
     try:
         return reader.since(text) if name == "--since" else reader.after(text)
-    except BadTimestamp:
+    except BadTimestamp as error:
         example = "1h, 2d, 2026-12-01T09:00" if name == "--since" else "10m, 2h30m, 'tomorrow 06:00', 2026-12-01T09:00"
-        raise typer.BadParameter(f"{name} {text!r} is not a time: write {example}") from None
+        raise typer.BadParameter(f"{name} {text!r} {error.why}: write {example}") from None
 
 
 def _iso(text: str) -> datetime | None:

@@ -56,8 +56,7 @@ class AsyncClient:
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         """The connection, opened if need be. Only with `_turn`."""
         if self._connection is None or (self._owns and self._connection.closed):
-            arguments = db.connect_arguments(self._dsn, "turbo client")
-            self._connection = await psycopg.AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+            self._connection = await db.open_async_client(self._dsn, "turbo client")
         return self._connection
 
     async def __aenter__(self) -> "AsyncClient":
@@ -237,15 +236,25 @@ class AsyncClient:
                     await self._failed.close()
             return QueryResult()
         async with self._turn:
-            return await self._execute(await self._connected(), step)
+            connection = await self._connected()
+            try:
+                return await self._execute(connection, step)
+            except psycopg.Error as error:
+                if not operations.may_send_again(error, connection.info.transaction_status):
+                    raise
+            if self._owns:
+                await connection.close()
+            return await self._execute(await self._connected(), step, prepare=False)
 
-    async def _execute(self, connection: psycopg.AsyncConnection[Any], query: Query) -> QueryResult:
+    async def _execute(
+        self, connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None = None
+    ) -> QueryResult:
         """Run one statement, in a task that outlives a cancellation of the caller's.
 
         psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
         second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
         """
-        work = asyncio.ensure_future(_rows(connection, query))
+        work = asyncio.ensure_future(_rows(connection, query, prepare))
         try:
             done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
         except asyncio.CancelledError:
@@ -284,8 +293,8 @@ class AsyncClient:
             operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
 
 
-async def _rows(connection: psycopg.AsyncConnection[Any], query: Query) -> QueryResult:
+async def _rows(connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None) -> QueryResult:
     async with psycopg.AsyncCursor(connection, row_factory=dict_row) as cursor:
         operations.prepare(cursor)
-        await cursor.execute(statement(query.name), query.parameters)
+        await cursor.execute(statement(query.name), query.parameters, prepare=prepare)
         return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

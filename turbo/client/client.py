@@ -75,8 +75,7 @@ class Client:
         self._connection = connection or self._connect()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        arguments = db.connect_arguments(self._dsn, "turbo client")
-        return psycopg.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+        return db.open_client(self._dsn, "turbo client")
 
     def __enter__(self) -> "Client":
         return self
@@ -284,10 +283,21 @@ class Client:
             return QueryResult()
         if self._owns and self._connection.closed:
             self._connection = self._connect()
+        try:
+            return self._execute(step)
+        except psycopg.Error as error:
+            if not operations.may_send_again(error, self._connection.info.transaction_status):
+                raise
+        if self._owns:
+            self._connection.close()
+            self._connection = self._connect()
+        return self._execute(step, prepare=False)
+
+    def _execute(self, query: Query, prepare: bool | None = None) -> QueryResult:
         # A plain cursor: the caller's connection may have another cursor class, with other parameters.
         with psycopg.Cursor(self._connection, row_factory=dict_row) as cursor:
             operations.prepare(cursor)
-            cursor.execute(statement(step.name), step.parameters)
+            cursor.execute(statement(query.name), query.parameters, prepare=prepare)
             return QueryResult(cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
     def _check_may_wait(self) -> None:

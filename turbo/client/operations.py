@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import set_json_loads
 
 from turbo import db
@@ -108,8 +108,17 @@ class Operation(Generic[T]):
 
 def prepare(cursor: "psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]") -> None:
     """Let a cursor read every timestamp and every JSON value. The connection is not changed: it may be the caller's."""
+    if not (cursor.connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
+        cursor.format = Format.BINARY  # as text, psycopg reads timestamps in ISO style only
     read_any_timestamp(cursor)
     set_json_loads(_readable, cursor)
+
+
+def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
+    """Whether a statement that failed may succeed on a new session: the schema has changed under this one, or it is with a
+    server that takes no writes, and another one may by now. Nothing was done, and no transaction is open."""
+    renewable = db.is_outdated(error) or isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
+    return renewable and status == TransactionStatus.IDLE
 
 
 def _readable(raw: str | bytes) -> Any:

@@ -9,7 +9,12 @@ from typing import Any
 
 import psycopg
 from psycopg.abc import Buffer
-from psycopg.types.datetime import TimestampLoader, TimestamptzLoader
+from psycopg.types.datetime import (
+    TimestampBinaryLoader,
+    TimestampLoader,
+    TimestamptzBinaryLoader,
+    TimestamptzLoader,
+)
 
 EARLIEST = datetime(1, 1, 2, tzinfo=UTC)
 LATEST = datetime(9999, 12, 30, tzinfo=UTC)
@@ -37,7 +42,30 @@ class _Timestamp(TimestampLoader):
             return _edge(data).replace(tzinfo=None)
 
 
+class _TimestamptzBinary(TimestamptzBinaryLoader):
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _binary_edge(data)
+
+
+class _TimestampBinary(TimestampBinaryLoader):
+    def load(self, data: Buffer) -> datetime:
+        try:
+            return super().load(data)
+        except psycopg.DataError:
+            return _binary_edge(data).replace(tzinfo=None)
+
+
+def _binary_edge(data: Buffer) -> datetime:
+    """Microseconds since 2000, signed."""
+    return EARLIEST if bytes(data)[0] & 0x80 else LATEST
+
+
 def read_any_timestamp(cursor: psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]) -> None:
     """Let this cursor read every timestamp, with a zone or without."""
     cursor.adapters.register_loader("timestamptz", _Timestamptz)
     cursor.adapters.register_loader("timestamp", _Timestamp)
+    cursor.adapters.register_loader("timestamptz", _TimestamptzBinary)
+    cursor.adapters.register_loader("timestamp", _TimestampBinary)

@@ -1,7 +1,18 @@
 """How turbo reaches PostgreSQL: sessions, lanes, what an error means, and a store for each kind of statement."""
 
 from turbo.db.address import Address
-from turbo.db.connect import CONNECT_TIMEOUT, Connection, connect, connect_arguments, cut, open_session, within
+from turbo.db.connect import (
+    CONNECT_TIMEOUT,
+    Connection,
+    connect,
+    connect_arguments,
+    cut,
+    only_readable,
+    open_async_client,
+    open_client,
+    open_session,
+    within,
+)
 from turbo.db.errors import (
     DATABASE_ERRORS,
     LaneClosed,
@@ -11,6 +22,7 @@ from turbo.db.errors import (
     is_exhausted,
     is_key_race,
     is_lasting,
+    is_outdated,
     is_transient,
     is_unstorable,
     kind,
@@ -38,9 +50,13 @@ __all__ = [
     "is_exhausted",
     "is_key_race",
     "is_lasting",
+    "is_outdated",
     "is_transient",
     "is_unstorable",
     "kind",
+    "only_readable",
+    "open_async_client",
+    "open_client",
     "open_session",
     "outage",
     "reason",

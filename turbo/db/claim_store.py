@@ -176,8 +176,7 @@ class ClaimStore(Store):
             "host": self._host,
         }
         if connection is None:
-            async with self._lane.use() as connection:
-                return await self._poll(connection, parameters)
+            return await self._use(lambda own: self._poll(own, parameters))
         return await self._poll(connection, parameters)
 
     async def _poll(self, connection: Connection, parameters: Mapping[str, object]) -> PollResult:

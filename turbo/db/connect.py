@@ -6,6 +6,10 @@ results, progress and retention.
 Every session has keepalives 10/5/3 (a half-open connection is noticed in 25 s), `tcp_user_timeout` where the platform
 has it, `target_session_attrs=read-write` (a multi-host DSN finds the primary) and read committed. It also has an
 `idle_in_transaction_session_timeout`: the row locks of a vanished host would hide rows behind SKIP LOCKED.
+
+A session inherits settings from the environment, the role, the database and the server. What turbo depends on, it sets:
+the encoding when it connects, the rest right after. It leaves search_path alone, because the triggers of a table's owner
+may rely on it; turbo's own statements qualify every name.
 """
 
 import asyncio
@@ -26,13 +30,35 @@ from turbo.db.address import Address
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s is longer than any failover."""
 
+_READ_AND_WRITTEN = (
+    " set_config('DateStyle', 'ISO', false), set_config('standard_conforming_strings', 'on', false),"
+    " set_config('IntervalStyle', 'postgres', false)"
+)
+"""How values are written in text. A transaction pooler keeps these for each of its clients."""
+
+_MEANING = (
+    " set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),"
+    " set_config('row_security', 'on', false), set_config('default_transaction_isolation', 'read committed', false),"
+    " set_config('default_transaction_deferrable', 'off', false)"
+)
+
 SESSION_SETTINGS = (
-    "select set_config('default_transaction_isolation', 'read committed', false),"
+    f"select{_READ_AND_WRITTEN},{_MEANING},"
+    " set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),"
+    " set_config('idle_session_timeout', '0', false),"
+    " case when current_setting('transaction_timeout', true) <> '0' then set_config('transaction_timeout', '0', false) end,"
     " set_config('idle_in_transaction_session_timeout', '60s', false),"
     " set_config('client_min_messages', 'warning', false),"
     " set_config('jit', 'off', false), pg_catalog.pg_postmaster_start_time()::text"
 )
-"""The last column distinguishes servers, and starts of one server."""
+"""For a worker's session, whose statements have deadlines on this side. The last column distinguishes servers, and starts
+of one server."""
+
+CLIENT_SETTINGS = (
+    f"select{_READ_AND_WRITTEN}, case when pg_catalog.pg_backend_pid() = %s then row({_MEANING.strip()})::text end"
+)
+"""For a client's session. Its time limits are the caller's own business. Behind a pooler (the pid is not the backend's) a
+backend is shared with other clients of the role, so what the pooler does not keep apart is not set."""
 
 Connection = AsyncConnection[TupleRow]
 
@@ -53,7 +79,50 @@ def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
     if sys.platform == "linux":
         wanted["tcp_user_timeout"] = 25_000  # ms; libpq knows the keyword everywhere, the kernel only here
     given = conninfo.conninfo_to_dict(dsn)
-    return {**wanted, **{k: v for k, v in given.items() if v is not None}}
+    # Agents write any Unicode text; PGCLIENTENCODING or the role may say LATIN1.
+    return {**wanted, **{k: v for k, v in given.items() if v is not None}, "client_encoding": "UTF8"}
+
+
+def open_client(dsn: str, application_name: str) -> "psycopg.Connection[TupleRow]":
+    """An autocommit session for a client: with the primary, or, where no host takes writes, with a server that can be
+    read. Raises psycopg.OperationalError when the database is away, psycopg.ProgrammingError for an unreadable DSN."""
+    arguments = connect_arguments(dsn, application_name)
+    try:
+        connection = psycopg.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        if not only_readable(error, dsn):
+            raise
+        connection = psycopg.connect(**{**arguments, "target_session_attrs": "any"}, autocommit=True)  # type: ignore[arg-type]
+    try:
+        connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+async def open_async_client(dsn: str, application_name: str) -> Connection:
+    """`open_client`, for asyncio."""
+    arguments = connect_arguments(dsn, application_name)
+    try:
+        connection = await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    except psycopg.OperationalError as error:
+        if not only_readable(error, dsn):
+            raise
+        arguments["target_session_attrs"] = "any"
+        connection = await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    try:
+        await connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+def only_readable(error: psycopg.OperationalError, dsn: str) -> bool:
+    """Whether a host answered, but none takes writes: a standby, or a role that may only read. False where the DSN itself
+    says which server it wants."""
+    return "session is read-only" in str(error) and "target_session_attrs" not in dsn
 
 
 def cut(connection: "psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]") -> None:

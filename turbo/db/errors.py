@@ -35,6 +35,15 @@ start-up (but not 57P04, a dropped database); a cancelled statement; a primary t
 promotion; serialisation, deadlock, locks."""
 
 
+OUTDATED_CODES = frozenset({"26000", "42P05", "XX000"})
+"""A prepared statement that is gone, or there already; an internal error, such as a cache look-up of a dropped object."""
+
+OUTDATED_FUNCTIONS = frozenset({"RevalidateCachedQuery", "plpgsql_param_eval_recfield", "plpgsql_param_eval_generic"})
+"""Functions of the server that refuse a plan made before a column changed its type: "cached plan must not change result
+type" (0A000), "type of parameter 18 (bigint) does not match that when preparing the plan" (42804). The messages are
+translated, the names are not."""
+
+
 class LaneClosed(psycopg.OperationalError):
     """The worker stops, and its lane has ended: trying again cannot help."""
 
@@ -54,6 +63,16 @@ def is_transient(error: BaseException) -> bool:
     return error.sqlstate in TRANSIENT_CODES or error.sqlstate.startswith(TRANSIENT_CLASSES)
 
 
+def is_outdated(error: BaseException) -> bool:
+    """Whether the session is at fault, and not the statement: the schema changed, and the session has plans from before. The
+    same statement may succeed on a new session."""
+    if not isinstance(error, psycopg.Error) or error.sqlstate is None:
+        return False
+    return error.sqlstate in OUTDATED_CODES or (
+        error.sqlstate in ("0A000", "42804") and error.diag.source_function in OUTDATED_FUNCTIONS
+    )
+
+
 KEY_GUARD = "agent_tasks_one_running_per_key"
 """The unique index that lets one task of a concurrency key run."""
 
@@ -66,7 +85,7 @@ def is_key_race(error: BaseException) -> bool:
 def is_about_one_row(error: BaseException) -> bool:
     """Whether one row that the statement writes may be the cause: its content, a constraint of the table's owner, a policy,
     an error in a trigger. Waiting does not help, and the statement may pass without that row."""
-    if not isinstance(error, psycopg.Error) or is_transient(error) or is_exhausted(error):
+    if not isinstance(error, psycopg.Error) or is_transient(error) or is_outdated(error) or is_exhausted(error):
         return False
     if error.sqlstate is None or error.sqlstate.startswith(("22", "23", "44", "54", "P0")):
         return error.sqlstate is not None or is_unstorable(error)

@@ -1,6 +1,6 @@
 """A lane: one connection with one user at a time, opened on demand and discarded after any connection error.
 
-    closed ──use──▶ open ──connection error, or no answer within the deadline──▶ closed ──use──▶ open …
+    closed ──use──▶ open ──connection error, outdated plans, or no answer within the deadline──▶ closed ──use──▶ open …
                      └── end_in, over: the worker stops ──▶ ended: every further use raises LaneClosed
 
 Its users retry with a Backoff capped at one second: a pool's own reconnect delays grow past a minute, while a new primary
@@ -19,7 +19,7 @@ from psycopg import errors
 
 from turbo.db.address import Address
 from turbo.db.connect import Connection, cut, open_session
-from turbo.db.errors import LaneClosed, LaneGivesWay, is_transient
+from turbo.db.errors import LaneClosed, LaneGivesWay, is_outdated, is_transient
 
 PLAN_SETTINGS = (
     "select set_config('plan_cache_mode', 'force_generic_plan', false), set_config('enable_seqscan', 'off', false)"
@@ -114,7 +114,8 @@ class Lane:
         """The lane's connection, for one statement or one transaction.
 
         A use that takes longer than `deadline` seconds loses its connection (a frozen server would hold it for ever) and
-        sees OperationalError. After any exception in the block, the connection is discarded unless it still works.
+        sees OperationalError. After any exception in the block, the connection is discarded unless it still works. One whose
+        plans are outdated does not (db.is_outdated).
         """
         async with self._turn:
             connection = await self._opened()
@@ -132,12 +133,17 @@ class Lane:
                 if connection.broken or not (isinstance(error, psycopg.Error) and _leaves_it_usable(error)):
                     if isinstance(error, psycopg.Error):
                         self._failed(error, connecting=False)
-                    self._connection = None
-                    await connection.close()
+                    await self._discard(connection)
+                elif is_outdated(error):
+                    await self._discard(connection)
                 raise
             finally:
                 timer.cancel()
                 self._used_since = None
+
+    async def _discard(self, connection: Connection) -> None:
+        self._connection = None
+        await connection.close()
 
     def leave(self, moved_to: str | None, waiting: float = 0.0) -> None:
         """The database is on server `moved_to` now: a use that waits for another server's answer fails at once. None: a

@@ -5,15 +5,19 @@ are right with any number of workers at once, after a replay, and for rows that 
 psycopg.Error and OSError (`db.DATABASE_ERRORS`); `db.is_transient` tells whether trying again may help.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import psycopg
 
 from turbo.db.connect import Connection
+from turbo.db.errors import is_outdated
 from turbo.db.lane import Lane
 from turbo.domain.claim import ClaimRef
 from turbo.sql import Variant, statement
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 
 class Store:
@@ -25,12 +29,22 @@ class Store:
     async def _rows(
         self, name: str, parameters: Mapping[str, object], deadline: float | None = None, variant: Variant | None = None
     ) -> list[Row]:
-        async with self._lane.use(deadline) as connection:
-            return await rows(connection, name, parameters, variant)
+        return await self._use(lambda connection: rows(connection, name, parameters, variant), deadline)
 
     async def _run(self, name: str, parameters: Mapping[str, object]) -> None:
-        async with self._lane.use() as connection:
-            await connection.execute(statement(name), parameters)
+        await self._rows(name, parameters)
+
+    async def _use(self, work: Callable[[Connection], Awaitable[T]], deadline: float | None = None) -> T:
+        """Do `work`, one statement, on the lane. A session that the schema has changed under is replaced, and the statement
+        is sent again: it was refused before it did anything."""
+        try:
+            async with self._lane.use(deadline) as connection:
+                return await work(connection)
+        except psycopg.Error as error:
+            if not is_outdated(error):
+                raise
+        async with self._lane.use(deadline) as connection:
+            return await work(connection)
 
 
 async def rows(

@@ -143,13 +143,17 @@ class WorkerRegistry(Store):
 
     async def gauges(self) -> list[dict[str, object]]:
         """The facts behind the fleet's gauges (observability.fleet_gauges)."""
-        async with self._lane.use(SLOW_SECONDS) as connection, connection.cursor(row_factory=dict_row) as cursor:
-            await cursor.execute(statement("workers/gauges"))
-            return await cursor.fetchall()
+        return await self._use(_gauges, SLOW_SECONDS)
 
     async def prune(self) -> None:
         """Delete the rows of workers that died long ago."""
         await self._run("workers/prune", {})
+
+
+async def _gauges(connection: Connection) -> list[dict[str, object]]:
+    async with connection.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(statement("workers/gauges"))
+        return await cursor.fetchall()
 
 
 async def beat(

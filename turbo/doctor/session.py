@@ -12,7 +12,6 @@ import psycopg
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.migrate import session as migrations
 from turbo.sql import statement
 
 DEADLINE_SECONDS = 10.0
@@ -41,7 +40,7 @@ class Session:
 
     def another(self) -> psycopg.Connection[Any]:
         """Another session, which the caller closes."""
-        return migrations.connect(self.dsn, db.connect_arguments(self.dsn, APPLICATION_NAME))
+        return db.open_client(self.dsn, APPLICATION_NAME)
 
     @property
     def connection(self) -> psycopg.Connection[Any]:

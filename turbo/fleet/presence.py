@@ -29,9 +29,8 @@ class Presence:
         self._dsn = dsn
         self._connection = self._connect()
 
-    def _connect(self) -> psycopg.Connection[dict[str, Any]]:
-        arguments = db.connect_arguments(self._dsn, "turbo fleet")
-        return psycopg.connect(**arguments, autocommit=True, row_factory=dict_row)  # type: ignore[arg-type]
+    def _connect(self) -> psycopg.Connection[Any]:
+        return db.open_client(self._dsn, "turbo fleet")
 
     def __enter__(self) -> "Presence":
         return self
@@ -43,7 +42,8 @@ class Presence:
 
     def rows(self) -> list[WorkerLine]:
         """The rows of all workers, including those outside the fleet. Raises psycopg.Error."""
-        return [WorkerLine(**row) for row in self._connection.execute(statement("status/workers"))]
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            return [WorkerLine(**row) for row in cursor.execute(statement("status/workers"), prepare=False)]
 
     def rows_or_none(self) -> list[WorkerLine] | None:
         """The same during a possible outage: None if the database is away, and a new connection for the next call."""

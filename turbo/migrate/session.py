@@ -45,7 +45,7 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
     (unless `read_only`), is older than PostgreSQL 14, or stores the database in another encoding than UTF-8.
     """
     try:
-        arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "client_encoding": "utf8"}
+        arguments = db.connect_arguments(dsn, APPLICATION_NAME)
     except psycopg.ProgrammingError as error:
         raise BadDsn(UNREADABLE_DSN) from error
     try:
@@ -75,7 +75,7 @@ def connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
     try:
         return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
     except psycopg.OperationalError as error:
-        if "session is read-only" not in str(error) or "target_session_attrs" in dsn:
+        if not db.only_readable(error, dsn):
             raise
     # No primary among the hosts. Reading from a standby is fine; for a change, _judge reports the problem.
     arguments = {**arguments, "target_session_attrs": "any"}

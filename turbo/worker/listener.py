@@ -294,7 +294,7 @@ class Listener(LoopService):
         try:
             await db.within(POLL_DEADLINE, connection, self._poller.poll(connection))
         except db.DATABASE_ERRORS as error:
-            if connection.closed or not db.is_lasting(error):
+            if connection.closed or not db.is_lasting(error) or db.is_outdated(error):
                 raise
             self._polling.failed(error)  # a revoked privilege: the session works, and notifications still arrive
         else:

@@ -38,9 +38,16 @@ promotion; serialisation, deadlock, locks."""
 OUTDATED_CODES = frozenset({"26000", "42P05", "XX000"})
 """A prepared statement that is gone, or there already; an internal error, such as a cache look-up of a dropped object."""
 
-OUTDATED_FUNCTIONS = frozenset({"RevalidateCachedQuery", "plpgsql_param_eval_recfield", "plpgsql_param_eval_generic"})
-"""Functions of the server that refuse a plan made before a column changed its type: "cached plan must not change result
-type" (0A000), "type of parameter 18 (bigint) does not match that when preparing the plan" (42804). The messages are
+OUTDATED_BY = frozenset(
+    {
+        ("0A000", "RevalidateCachedQuery"),
+        ("42804", "plpgsql_param_eval_recfield"),
+        ("42804", "plpgsql_param_eval_generic"),
+        ("42704", "lookup_type_cache"),
+    }
+)
+"""SQLSTATEs with many meanings, by the function of the server that refuses: "cached plan must not change result type", "type of
+parameter 18 (bigint) does not match that when preparing the plan", "type with OID 16410 does not exist". The messages are
 translated, the names are not."""
 
 
@@ -68,9 +75,7 @@ def is_outdated(error: BaseException) -> bool:
     same statement may succeed on a new session."""
     if not isinstance(error, psycopg.Error) or error.sqlstate is None:
         return False
-    return error.sqlstate in OUTDATED_CODES or (
-        error.sqlstate in ("0A000", "42804") and error.diag.source_function in OUTDATED_FUNCTIONS
-    )
+    return error.sqlstate in OUTDATED_CODES or (error.sqlstate, error.diag.source_function) in OUTDATED_BY
 
 
 KEY_GUARD = "agent_tasks_one_running_per_key"

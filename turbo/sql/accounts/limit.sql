@@ -17,7 +17,8 @@ insert into public.agent_accounts as a (account, host, state, reason, until, why
 select %(account)s, %(host)s, 'paused', 'usage_limit', ends.at, %(why)s from ends
 on conflict (account, host) do update
    set state = 'paused', reason = 'usage_limit', why = excluded.why,
-       until = case when a.state = 'paused' and a.reason = 'usage_limit' then greatest(a.until, excluded.until)
+       until = case when a.state = 'paused' and a.reason = 'usage_limit' and a.changed_at <= clock_timestamp() + interval '1 minute'
+                    then greatest(a.until, excluded.until)
                     else excluded.until end,
        probe_by = null, probe_since = null, probe_until = null, changed_at = clock_timestamp()
  where a.reason is distinct from 'manual'

@@ -11,7 +11,8 @@ with changed as (
          trips = case when a.good_since < clock_timestamp() - make_interval(secs => %(last)s) then 0 else a.trips end,
          probe_by = null, probe_since = null, probe_until = null, changed_at = clock_timestamp()
    where a.state = 'open'
-     and (a.good_since is null or a.good_since <= clock_timestamp() - make_interval(secs => %(fresh)s))
+     and (a.good_since is null
+          or a.good_since not between clock_timestamp() - make_interval(secs => %(fresh)s) and clock_timestamp())
   returning a.account
 )
 select clock_timestamp() from (select count(*) from changed) c

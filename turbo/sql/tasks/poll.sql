@@ -4,7 +4,8 @@
 -- due: rows promoted; the trigger wakes their queues. next_in: seconds to the next scheduled row, or null.
 -- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
 -- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
--- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe).
+-- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe). A row changed in
+-- the future: see accounts/probe.sql.
 -- ended_below, begun_below: transactions with lower ids have ended; those with ids from there on had not begun.
 -- statement_timestamp(), because clock_timestamp() is volatile and cannot be an index condition (191 ms against 0.11 ms
 -- with 1 M rows).
@@ -45,10 +46,14 @@ select (select count(*) from promoted) as due,
                 and t.cancel_requested_at is not null) as stop,
        (select jsonb_agg(jsonb_build_object('account', a.account, 'host', a.host, 'state', a.state, 'reason', a.reason,
                                             'probed', a.good_since is not null,
-                                            'in', extract(epoch from
-                                                    case a.state when 'paused' then nullif(a.until, 'infinity') when 'open' then null
-                                                      else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
-                                                    - statement_timestamp())))
+                                            'in', case when a.changed_at > statement_timestamp() + interval '1 minute'
+                                                            and (a.state <> 'paused' or isfinite(a.until))
+                                                            and a.state <> 'open'
+                                                         then 0::numeric
+                                                       else extract(epoch from
+                                                         case a.state when 'paused' then nullif(a.until, 'infinity') when 'open' then null
+                                                           else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
+                                                         - statement_timestamp()) end))
           from public.agent_accounts a
          where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
        pg_snapshot_xmin(n.snapshot)::text::bigint as ended_below,

@@ -44,7 +44,8 @@ with recursive hop as (
 ), served as (
   select q.queue, count(*) as workers
     from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
-   where w.state in ('up', 'paused') and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)
+   where w.state in ('up', 'paused') and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
+         and clock_timestamp() + make_interval(secs => w.lease_seconds)
    group by q.queue
 )
 select n.queue, coalesce(d.tasks, 0)::int as pending, coalesce(l.tasks, 0)::int as scheduled,

@@ -394,3 +394,29 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
         dsn, "select typname::text from pg_type where typtype = 'd' and typnamespace = 'public'::regnamespace"
     )
     assert {str(name) for (name,) in types} == set(TYPES)
+
+
+OTHERS = "agent_workers, agent_leader, agent_queues, agent_accounts, agent_progress"
+RESTORED = {
+    "without turbo_meta": "drop table turbo_meta, turbo_migrations",
+    "tasks and trail": f"drop table turbo_meta, turbo_migrations, {OTHERS}; drop sequence turbo_fence_seq;"
+    " drop domain turbo_task_id; drop domain turbo_status",
+    "tasks alone": f"drop table turbo_meta, turbo_migrations, agent_actions, {OTHERS}; drop sequence turbo_fence_seq;"
+    " drop domain turbo_task_id; drop domain turbo_status",
+}
+
+
+@pytest.mark.parametrize("what", RESTORED)
+def test_own_table_restored_in_part_gets_right_advice(dsn: str, what: str) -> None:
+    """Not to rename turbo's own columns and indexes: nothing of turbo's would find them again."""
+    query(dsn, "insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+    query(dsn, RESTORED[what])
+    (advice,) = plan(dsn).findings[:1]
+    with pytest.raises(MigrationError, match="agent_tasks is turbo's own table, but turbo_meta is missing") as refused:
+        migrate(dsn)
+    assert "RENAME" not in str(refused.value)
+    query(dsn, str(advice.do))
+    migrate(dsn)
+    assert query(dsn, "select task_id, status from agent_tasks") == [("t", "pending")]
+    with pytest.raises(psycopg.errors.CheckViolation, match="unknown status"):
+        query(dsn, "insert into agent_tasks (task_description, status) values ('x', 'assigned')")

@@ -13,6 +13,8 @@ from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey
 
 def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
     """All findings, refusals first. `twice`: columns of agent_tasks whose values turbo's unique index would refuse."""
+    if restored := _restored_in_part(survey):
+        return [restored]
     findings = [*_session(survey)]
     for table, known in ((survey.tasks, contract.TASKS), (survey.actions, contract.ACTIONS)):
         if table is not None:
@@ -70,6 +72,26 @@ def judge_rows(rows: Rows) -> list[Finding]:
             )
         )
     return findings
+
+
+def _restored_in_part(survey: Survey) -> Finding | None:
+    """agent_tasks has every column that only turbo uses, each of its type: turbo made it. Its names clash with nothing."""
+    if survey.begun or survey.tasks is None:
+        return None
+    for want in contract.TASKS:
+        if want.name in contract.TURBOS_OWN:
+            have = survey.tasks.column(want.name)
+            if have is None or have.kind not in want.kinds:
+                return None
+    known = {want.name for want in contract.TASKS}
+    adopted = "true" if any(column.name not in known for column in survey.tasks.columns) else "false"
+    return refuse(
+        "agent_tasks is turbo's own table, but turbo_meta is missing: only some of turbo's tables were restored. Restore "
+        "turbo_meta and turbo_migrations from the same backup; or create turbo_meta ('adopted' is true if the table was there "
+        "before turbo), and run turbo migrate again: it creates what is missing",
+        "CREATE TABLE public.turbo_meta (key text PRIMARY KEY, value jsonb NOT NULL); "
+        f"INSERT INTO public.turbo_meta VALUES ('adopted', '{adopted}');",
+    )
 
 
 def _session(survey: Survey) -> Iterator[Finding]:

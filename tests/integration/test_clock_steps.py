@@ -174,3 +174,17 @@ async def test_new_usage_limit_replaces_one_from_the_future(sql, stores):
     sql(STEP_BACK)
     await stores.accounts.limit("max", "*", **limit)
     assert sql("select until < now() + interval '16 minutes' from agent_accounts").fetchone() == (True,)
+
+
+async def test_task_inserted_by_a_clock_ahead_is_claimed(sql, stores):
+    """Not one that bypassed the triggers: pending by mistake, and due later."""
+    await stores.registry.register(ME, WorkerState.UP)
+    sql("insert into agent_tasks (task_id, task_description) values ('t', 'x'), ('bypassed', 'x')")
+    sql(
+        f"update agent_tasks set run_after = run_after + {AHEAD}, created_at = created_at + {AHEAD}, turbo_rev = turbo_rev + 1"
+    )
+    sql("update agent_tasks set created_at = now() where task_id = 'bypassed'")
+    assert (await stores.claims.poll(["default"])).runnable == ("default",)
+    (task,) = (await stores.claims.claim("default", 5, may_idle=True)).tasks
+    assert (task.task_id, task.waited_seconds) == ("t", 0)
+    assert (await stores.claims.poll(["default"])).runnable == ()

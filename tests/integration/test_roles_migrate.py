@@ -196,3 +196,17 @@ def test_notes_list_other_grants_and_row_security(dsn: str) -> None:
     assert "PUBLIC may SELECT, UPDATE on public.agent_tasks" in notes
     assert "row level security is on for public.agent_actions" in notes
     assert "PUBLIC may CREATE in schema public" in notes
+
+
+def test_migration_adds_what_workers_newly_read(dsn: str) -> None:
+    """Where the roles have their privileges already: nobody is to run --roles again after an upgrade."""
+    has = "select has_column_privilege('turbo_worker', 'agent_tasks', 'created_at', 'select')"
+    grant_roles(dsn)
+    query(dsn, "revoke select (created_at) on agent_tasks from turbo_worker")
+    query(dsn, "delete from turbo_migrations where name = 'judges'")
+    assert query(dsn, has) == [(False,)]
+    migrate(dsn)
+    assert query(dsn, has) == [(True,)]
+    query(dsn, "revoke all on agent_tasks from turbo_worker; delete from turbo_migrations where name = 'judges'")
+    migrate(dsn)
+    assert query(dsn, has) == [(False,)], "another database's roles get nothing here"

@@ -17,6 +17,7 @@ CHANGES = [
     "alter table agent_tasks alter column timeout_seconds type bigint",
     "alter table agent_tasks alter column retry_count type bigint",
     "alter table agent_tasks alter column task_type type varchar(100)",
+    "alter table agent_tasks alter column queue type varchar(100)",
     "alter table agent_tasks alter column error_message type varchar(5000)",
     "alter table agent_workers alter column queues type varchar(100)[]",
     "alter table agent_tasks add column extra text default 'x'",

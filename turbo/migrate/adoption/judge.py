@@ -10,6 +10,11 @@ from turbo.migrate.adoption.judge_columns import judge_columns, judge_ids, judge
 from turbo.migrate.adoption.sequences import judge_sequences
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey
 
+RECORD_META = (
+    "CREATE TABLE public.turbo_meta (key text PRIMARY KEY, value jsonb NOT NULL); "
+    "INSERT INTO public.turbo_meta VALUES ('adopted', '?');"
+)
+
 
 def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
     """All findings, refusals first. `twice`: columns of agent_tasks whose values turbo's unique index would refuse."""
@@ -89,8 +94,7 @@ def _restored_in_part(survey: Survey) -> Finding | None:
         "agent_tasks is turbo's own table, but turbo_meta is missing: only some of turbo's tables were restored. Restore "
         "turbo_meta and turbo_migrations from the same backup; or create turbo_meta ('adopted' is true if the table was there "
         "before turbo), and run turbo migrate again: it creates what is missing",
-        "CREATE TABLE public.turbo_meta (key text PRIMARY KEY, value jsonb NOT NULL); "
-        f"INSERT INTO public.turbo_meta VALUES ('adopted', '{adopted}');",
+        RECORD_META.replace("?", adopted),
     )
 
 

@@ -32,9 +32,9 @@ grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, l
 
 -- turbo_worker gets what the statements of turbo/sql/ use when a worker runs them.
 grant select (task_id, task_type, task_description, task_priority, input_data, status, output_data, error_message,
-              assigned_worker_id, timeout_seconds, max_retries, retry_count, started_at, completed_at, queue, run_after,
-              fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to, infra_count,
-              turbo_rev)
+              assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
+              run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
+              infra_count, turbo_rev)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,

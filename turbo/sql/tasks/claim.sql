@@ -11,8 +11,9 @@ with candidates as materialized (
     from public.agent_tasks t
    where t.status = 'pending'
      and t.queue = %(queue)s
-     -- guards against rows that bypassed the triggers, or got their time from a primary whose clock was ahead
-     and t.run_after <= statement_timestamp() + interval '1 second'
+     -- guards against rows that bypassed the triggers. A row from the future became pending by a clock that was ahead, before a
+     -- failover or a step back: it is due
+     and (t.run_after <= statement_timestamp() + interval '1 second' or t.created_at > statement_timestamp() + interval '1 second')
      and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
      and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
      and (t.concurrency_key is null

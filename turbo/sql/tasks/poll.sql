@@ -40,7 +40,8 @@ select (select count(*) from promoted) as due,
                 and (exists (select from promoted p where p.queue = q.queue)
                      or (select true from public.agent_tasks t  -- not EXISTS: may be planned as a hash of all pending rows
                                  where t.status = 'pending' and t.queue = q.queue
-                                   and t.run_after <= statement_timestamp() + interval '1 second' limit 1))) as runnable,
+                                   and (t.run_after <= statement_timestamp() + interval '1 second'
+                                        or t.created_at > statement_timestamp() + interval '1 second') limit 1))) as runnable,
        array(select t.task_id::text from public.agent_tasks t
               where t.status = 'running' and t.assigned_worker_id = %(worker)s
                 and t.cancel_requested_at is not null) as stop,

@@ -41,6 +41,10 @@ def test_minimal_insert_works(db):
         ("task_description", "''", "task_description is empty", "Write what the agent is to do"),
         ("task_description", "E' \\n\\t '", "task_description is empty", "Write what the agent is to do"),
         ("task_description", "null", "task_description is empty", "Write what the agent is to do"),
+        ("task_description, task_id", "'x', ''", "task_id is empty", "Leave task_id out"),
+        ("task_description, task_id", "'x', E' \\n\\t'", "task_id is empty", "Leave task_id out"),
+        ("task_description, task_id", "'x', repeat('i', 2049)", "task_id has 2049 bytes", "a hash of it"),
+        ("task_description, task_id", "'x', repeat('→', 683)", "task_id has 2049 bytes", "a hash of it"),
         ("task_description, timeout_seconds", "'x', -1", "timeout_seconds is -1", "at least 1"),
         ("task_description, timeout_seconds", "'x', 0", "timeout_seconds is 0", "at least 1"),
         ("task_description, max_retries", "'x', -1", "max_retries is -1", "0 for no retry"),
@@ -94,6 +98,60 @@ def test_null_for_a_default_becomes_the_default(db):
         " values ('x', null, null, null, null, null) returning queue, status, task_type, run_after <= now(), retry_count",
     )
     assert row == ("default", "pending", "default", True, 0)
+
+
+def test_longest_id_fits_every_index_of_turbo(db):
+    """2,688 random bytes, which the primary key takes, stopped every claim: the trail's index does not take them."""
+    random_text = "(select string_agg(md5(n::text), '') from generate_series(1, 64) n)"
+    db.execute(f"insert into agent_tasks (task_id, task_description) values ({random_text}, 'x')".encode())
+    (task_id,) = one(db, "select task_id from agent_tasks where octet_length(task_id) = 2048")
+    db.execute("insert into agent_actions (task_id, action_type) values (%s, 'claimed')", [task_id])
+    db.execute("insert into agent_progress (task_id, fencing_token, worker_id) values (%s, 1, 'w')", [task_id])
+
+
+def test_renamed_task_needs_a_valid_id_too(db):
+    db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+    for task_id in ("''", "' '", "null", "repeat('i', 2049)"):
+        with pytest.raises(psycopg.errors.CheckViolation, match="task_id is empty, or longer than 2048 bytes"):
+            db.execute(f"update agent_tasks set task_id = {task_id}".encode())
+    db.execute("update agent_tasks set task_id = 'u'")
+    db.execute("update agent_tasks set status = 'running', fencing_token = 7, turbo_rev = turbo_rev + 1")
+    with pytest.raises(psycopg.errors.ObjectInUse, match="its task_id cannot change"):
+        db.execute("update agent_tasks set task_id = 't'")
+
+
+ODD_SESSIONS = [
+    "standard_conforming_strings = off",
+    "datestyle = 'German, DMY'",
+    "intervalstyle = 'sql_standard'",
+    "timezone = 'Pacific/Kiritimati'",
+    "client_encoding = 'LATIN1'",
+    "search_path = ''",
+    "default_transaction_isolation = 'serializable'",
+    "row_security = off",
+    "array_nulls = off",
+    "transform_null_equals = on",
+    "plpgsql.extra_errors = 'all'",
+    "plpgsql.variable_conflict = 'use_variable'",
+]
+
+
+@pytest.mark.parametrize("setting", ODD_SESSIONS)
+def test_triggers_do_not_depend_on_the_session(dsn, setting):
+    """What the inserting session has set decides nothing: an ordinary row is taken, an edit is judged."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(f"set {setting}".encode())
+        db.execute("insert into public.agent_workers (worker_id, name, host, pid, version, slots, queues, idle)"
+                   " values ('w', 'w', 'h', 1, '0', 1, '{default}', true)")  # fmt: skip
+        row = "insert into public.agent_tasks (task_id, task_description{}) values ('{}', 'hello'{}) returning status"
+        assert one(db, row.format("", "a", "")) == ("pending",)
+        assert one(db, row.format(", run_after", "b", ", now() + interval '1 hour'")) == ("scheduled",)
+        with pytest.raises(psycopg.errors.CheckViolation, match="task_description is empty"):
+            db.execute("insert into public.agent_tasks (task_description) values (' ')")
+        db.execute("update public.agent_tasks set status = 'pending' where task_id = 'b'")
+        db.execute("update public.agent_tasks set status = 'cancelled'")
+        assert one(db, "select count(*) from public.agent_tasks where status = 'cancelled'") == (2,)
+        assert one(db, "select count(*) from public.agent_actions where action_type = 'edited'") == (3,)
 
 
 def test_repeated_idempotency_key_makes_one_task(db):

@@ -15,6 +15,8 @@ from typing import Any
 
 INT_MAX = 2**31 - 1
 KEY_MAX = 500
+ID_MAX = 2048
+"""Bytes of a task_id, as turbo_judge_insert has them."""
 _QUEUE = re.compile(r"[a-z0-9_-]{1,40}")
 
 ALIASES = {
@@ -63,6 +65,8 @@ class NewTask:
             raise BadField("task_description", "is empty: write what the agent should do")
         if self.task_id is not None and not self.task_id.strip():
             raise BadField("task_id", "is empty: omit it to get a generated id")
+        if len((self.task_id or "").encode()) > ID_MAX:
+            raise BadField("task_id", f"is longer than {ID_MAX} bytes: write a shorter id, or a hash of it")
         if self.queue is not None and not _QUEUE.fullmatch(self.queue):
             raise BadField("queue", f"{self.queue[:60]!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
         _whole("task_priority", self.task_priority, -INT_MAX)

@@ -103,7 +103,7 @@ async def test_probe_is_one_small_call_with_the_configured_model(bench: Bench) -
         (messages_api.expired_token(), OAUTH, OutcomeKind.AUTH_FAILED, 2),  # the CLI asks twice (2.1.197: once)
         (messages_api.text("ok"), {}, OutcomeKind.AUTH_FAILED, 0),
         (messages_api.usage_limit("five_hour", RESETS_AT), OAUTH, OutcomeKind.USAGE_LIMITED, 1),
-        (messages_api.error(529, "overloaded_error", "Overloaded"), KEY, OutcomeKind.FAILED, 1),
+        (messages_api.error(529, "overloaded_error", "Overloaded"), KEY, OutcomeKind.UNAVAILABLE, 1),
     ],
 )
 async def test_probe_reports_an_error_without_retries(

@@ -18,7 +18,7 @@ def bench(dsn: str, tmp_path: Path) -> Iterator[AccountsBench]:
 
 def test_failed_session_is_resumed_and_a_refused_one_forgotten(bench: AccountsBench) -> None:
     answers = [
-        messages_api.error(500, "api_error", "Internal server error"),
+        messages_api.error(418, "api_error", "I am a teapot"),
         messages_api.refusal(),
         messages_api.text("seven"),
     ]

@@ -29,12 +29,12 @@ def tried(outcome: Outcome, session: str | None = None) -> dict[str, Any]:
     return {"retry_count": 1, "agent_session_id": session or outcome.session_id}
 
 
-SERVER_ERROR = messages_api.error(500, "api_error", "Internal server error")
+ODD_ERROR = messages_api.error(418, "api_error", "I am a teapot")
 
 
 async def test_retry_resumes_the_session_and_counts_only_its_own_cost(bench: Bench) -> None:
     executor = bench.executor(resume=True, **ALLOWED)
-    bench.api.answer(bash("echo first"), SERVER_ERROR)
+    bench.api.answer(bash("echo first"), ODD_ERROR)
     first = await bench.do(executor, "count the sheep")
     assert (first.kind, first.session_id) == (OutcomeKind.FAILED, bench.sessions[0])
 

@@ -29,7 +29,10 @@ from tests.support.waiting import until
 PROBE_GOOD = {"403 for this request", "a flag the CLI does not know"}
 """Where the account is fine and the trouble is the task's or the executor's own; elsewhere the probe meets it as well."""
 
-REST_SECONDS = {"limit_jitter": 0.0, "backoff_first": 3600.0, "backoff_last": 3600.0}
+REST_SECONDS = {"limit_jitter": 0.0, "backoff_first": 3600.0, "backoff_last": 3600.0} | {
+    "outage_first": 3600.0,
+    "outage_last": 3600.0,
+}
 
 
 @dataclass
@@ -210,7 +213,8 @@ def metrics_page(bench: AccountsBench, worker_id: str) -> Page:
 
 def account_of(bench: AccountsBench, case: Case, page: Page) -> dict[str, object]:
     """The row and the gauge must say the same."""
-    query = "select state, reason from agent_accounts where account = %s and state <> 'open'"
+    reason = "coalesce(reason, case when unavailable then 'unavailable' end)"
+    query = f"select state, {reason} from agent_accounts where account = %s and state <> 'open'"
     rows = [f"{state} ({reason})" for state, reason in bench.sql(query, case.name)]
     gauges = [
         f"paused ({labels['reason']})"

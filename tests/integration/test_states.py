@@ -42,7 +42,7 @@ async def test_failed_run_is_retried_max_retries_times_then_fails(dsn, db):
         )
 
 
-@pytest.mark.parametrize("outcome", [OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED])
+@pytest.mark.parametrize("outcome", [OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED, OutcomeKind.UNAVAILABLE])
 async def test_account_trouble_uses_no_attempt(dsn, db, outcome):
     await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)")
     async with Rig(dsn) as rig:

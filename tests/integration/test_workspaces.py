@@ -298,7 +298,7 @@ def test_agent_session_is_resumed_in_its_worktree(dsn: str, tmp_path: Path) -> N
         before = checkout(repo)
         bench.api.answer(
             messages_api.tool("Bash", {"command": "pwd >where; echo one >one", "description": "x"}),
-            messages_api.error(500, "api_error", "Internal server error"),
+            messages_api.error(418, "api_error", "I am a teapot"),
             messages_api.tool("Bash", {"command": "pwd >>where; cat one >two", "description": "x"}),
             messages_api.text("both are there"),
         )

@@ -33,6 +33,9 @@ class TaskTruth:
         return self.former | set(self.claims) | self.recorded | self.consumed | self.told_late
 
 
+GIVEN_BACK = (OutcomeKind.AUTH_FAILED.value, OutcomeKind.USAGE_LIMITED.value, OutcomeKind.UNAVAILABLE.value)
+
+
 @dataclass
 class Truth:
     tasks: dict[str, TaskTruth] = field(default_factory=dict)
@@ -49,7 +52,7 @@ def expected(row: Row, result: RunResult) -> set[str]:
         return {"completed"}
     if outcome == OutcomeKind.CANCELLED.value:
         return {"cancelled"}
-    if outcome in (OutcomeKind.AUTH_FAILED.value, OutcomeKind.USAGE_LIMITED.value) or result.uncounted:
+    if outcome in GIVEN_BACK or result.uncounted:
         return {"pending"}
     if outcome == OutcomeKind.INFRASTRUCTURE.value:
         return {"failed"} if row["infra_count"] + 1 >= INFRA_CAP else {"scheduled"}

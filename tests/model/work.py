@@ -23,6 +23,7 @@ OUTCOMES = (
     OutcomeKind.TIMED_OUT,
     OutcomeKind.INFRASTRUCTURE,
     OutcomeKind.AUTH_FAILED,
+    OutcomeKind.UNAVAILABLE,
 )
 TRIES = (OutcomeKind.FAILED.value, OutcomeKind.TIMED_OUT.value)
 

@@ -86,15 +86,20 @@ class AccountsBench(workers.Bench):
         key: str = GOOD,
         *,
         breaker: bool = True,
+        outages: bool = True,
         ladder: bool = True,
         timings: dict[str, float] | None = None,
         **more: Any,
     ) -> WorkerProcess:
         """A worker of `host`, up. `key` is its API key; `login` in `more` overrides it. Without the `ladder` it looks
-        when it is told and when it polls, at no other time."""
+        when it is told and when it polls, at no other time. Without `outages` what is away fails its tasks."""
         login = more.pop("login", {"ANTHROPIC_API_KEY": key})
-        settings = {"breaker": breaker, "ladder": ladder, "timings": {**AT_ONCE, **(timings or {})}}
-        return self.start(self.claude(host, login=login, **more), json.dumps(settings)).listening()
+        settings = self.settings(breaker=breaker, outages=outages, ladder=ladder, timings=timings)
+        return self.start(self.claude(host, login=login, **more), settings).listening()
+
+    def settings(self, *, timings: dict[str, float] | None = None, **guards: bool) -> str:
+        """The argument of tests/support/programs/account_worker.py."""
+        return json.dumps({**guards, "timings": {**AT_ONCE, **(timings or {})}})
 
     def task(self, task_id: str, text: str | None = None, **columns: object) -> None:
         names = ["task_id", "task_description", *columns]
@@ -110,7 +115,8 @@ class AccountsBench(workers.Bench):
 
     def breakers(self) -> dict[tuple[str, str], tuple[str, str | None]]:
         """(account, host) → (state, reason), of what is not open."""
-        rows = self.sql("select account, host, state, reason from agent_accounts where state <> 'open'")
+        reason = "coalesce(reason, case when unavailable then 'unavailable' end)"
+        rows = self.sql(f"select account, host, state, {reason} from agent_accounts where state <> 'open'")
         return {(account, host): (state, reason) for account, host, state, reason in rows}
 
     def breaker(self, host: str, account: str = ACCOUNT) -> dict[str, Any]:
@@ -128,9 +134,11 @@ class AccountsBench(workers.Bench):
         query = "select status, retry_count, infra_count from agent_tasks where task_id = any(%s) order by task_id"
         return self.sql(query, list(task_ids))
 
-    def turbo(self, *arguments: str) -> None:
+    def turbo(self, *arguments: str) -> str:
+        """What it prints."""
         done = subprocess.run([TURBO, *arguments, "--dsn", self.dsn], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        return done.stdout
 
 
 def subscription() -> dict[str, str]:

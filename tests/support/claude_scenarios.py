@@ -190,6 +190,29 @@ SCENARIOS = {
     ),
     "529": Scenario((messages_api.error(529, "overloaded_error", "Overloaded"),)),
     "500": Scenario((messages_api.error(500, "api_error", "Internal server error"),)),
+    "503": Scenario((messages_api.page(503),)),
+    "408": Scenario((messages_api.error(408, "timeout_error", "Request timeout"),)),
+    "407 of a proxy": Scenario((messages_api.page(407),)),
+    "a connection refused": Scenario(
+        (messages_api.text("hello"),),
+        settings={"env": {"ANTHROPIC_BASE_URL": "http://127.0.0.1:9"}},
+        after=says("ECONNREFUSED"),
+    ),
+    "a name that does not resolve": Scenario(
+        (messages_api.text("hello"),),
+        settings={"env": {"ANTHROPIC_BASE_URL": "http://no-such-host.invalid"}},
+        after=says("DNS"),
+    ),
+    "no answer within the CLI's time": Scenario(
+        (messages_api.silent(),), settings={"env": {"API_TIMEOUT_MS": "1500"}}, after=says("Request timed out")
+    ),
+    "200 with a page of a proxy": Scenario((messages_api.page(200),)),
+    "400 with a page of a proxy": Scenario((messages_api.page(400),)),
+    "an answer that breaks off": Scenario((messages_api.broken_off(),)),
+    "an overload in the middle of an answer": Scenario((messages_api.overloaded_midway(),)),
+    "a task over its timeout during retries": Scenario(
+        (messages_api.error(529, "overloaded_error", "Overloaded"),), settings={"cli_max_retries": 10}, timeout=4.0
+    ),
     "a connection reset": Scenario((messages_api.reset(),), after=says("ECONNRESET")),
     "400": Scenario((messages_api.error(400, "invalid_request_error", "messages.0: something is wrong"),)),
     "a cancel while a tool runs": Scenario(

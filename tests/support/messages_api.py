@@ -109,6 +109,24 @@ def error(status: int, kind: str, message: str, **headers: str) -> Answer:
     return Answer(status, {"content-type": JSON, **named}, (json.dumps(body).encode(),))
 
 
+def page(status: int) -> Answer:
+    """What a proxy answers in place of the service."""
+    return Answer(status, {"content-type": "text/html"}, (b"<html><h1>Please wait</h1></html>",))
+
+
+def broken_off() -> Answer:
+    """The stream begins, and ends before the answer does."""
+    pieces = list(_message([_text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
+    return Answer(200, {"content-type": "text/event-stream"}, tuple(pieces[:3]))
+
+
+def overloaded_midway() -> Answer:
+    """The stream begins, and then reports an overload in place of the rest."""
+    pieces = list(_message([_text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
+    overload = _event("error", error={"type": "overloaded_error", "message": "Overloaded"})
+    return Answer(200, {"content-type": "text/event-stream"}, (*pieces[:2], overload))
+
+
 def usage_limit(claim: str, resets_at: int) -> Answer:
     """A subscription's limit. `claim`: five_hour, seven_day or seven_day_opus; the CLI reads it for OAuth only."""
     window = {"five_hour": "5h", "seven_day": "7d", "seven_day_opus": "7d_opus"}[claim]
@@ -225,6 +243,18 @@ class MessagesApi(ThreadingHTTPServer):
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
+
+    def go_away(self) -> None:
+        """From now on connections are refused."""
+        self.shutdown()
+        self.server_close()
+
+    def come_back(self) -> None:
+        """At the same port."""
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
+        self.server_activate()
+        self.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

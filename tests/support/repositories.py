@@ -1,13 +1,17 @@
 """Real git repositories for tests of workspaces, and the truth about whether a person's checkout was touched."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
+import signal
+import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.support.waiting import until
 from turbo.domain.outcome import Outcome
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.task import Task
@@ -81,6 +85,53 @@ def checkout(repo: Path) -> Mapping[str, str]:
 
 
 @dataclass
+class GitHost:
+    """A git host on loopback (`git daemon`) with one repository; to stop, and to start again at its port."""
+
+    origin: Path
+    port: int = 0
+    daemon: "subprocess.Popen[bytes] | None" = None
+
+    @property
+    def url(self) -> str:
+        return f"git://127.0.0.1:{self.port}/{self.origin.name}"
+
+    def start(self) -> None:
+        command = ["git", "daemon", "--reuseaddr", "--export-all", "--listen=127.0.0.1", f"--port={self.port}"]
+        where = [f"--base-path={self.origin.parent}", str(self.origin.parent)]
+        self.daemon = subprocess.Popen([*command, *where], stderr=subprocess.DEVNULL, start_new_session=True)
+        until(self.reachable, what="git daemon")
+
+    def stop(self) -> None:
+        daemon, self.daemon = self.daemon, None
+        if daemon is not None:
+            os.killpg(daemon.pid, signal.SIGKILL)
+            daemon.wait()
+
+    def reachable(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+            return True
+        return False
+
+    def clone(self, path: Path) -> Path:
+        git(self.origin, "clone", "--quiet", self.url, str(path))
+        return path
+
+
+@contextlib.contextmanager
+def git_host(path: Path) -> Iterator[GitHost]:
+    """Up, and reachable."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = int(probe.getsockname()[1])
+    one = GitHost(repository(path / "origin"), port)
+    one.start()
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+@dataclass
 class Workshop:
     """A `command` executor with workspaces, without a worker: `outcome = await shop.run("t1", "echo hi >f")`."""
 
@@ -105,6 +156,11 @@ class Workshop:
             exclusive=self.exclusive,
             grace_seconds=1.0,
         )
+
+    async def probe(self, **settings: object) -> dict[str, Outcome]:
+        """What each probe of the executor says."""
+        probes = self.place(**settings).dependencies(lambda: {**os.environ, **self.environment})
+        return {name: await probe() for name, probe in probes.items()}
 
     def task(self, task_id: str, stop: StopSignal | None = None, **fields: object) -> Run:
         self.claims += 1

@@ -284,6 +284,12 @@ TASK = {
         "paused (usage_limit) until the reset",
         "retries, usage_limit_pauses",
     ),
+    OutcomeKind.UNAVAILABLE: (
+        "pending; probe good: scheduled, then failed",
+        "no; probe good: from the 4th time",
+        "suspect; probe bad: paused (unavailable); probe good: open",
+        "retries",
+    ),
     OutcomeKind.INFRASTRUCTURE: (
         "pending; probe good: scheduled, then failed (poison)",
         "no",

@@ -16,21 +16,25 @@ from turbo.workspaces.repository import Repository
 LS = "ls; git log --oneline | wc -l"
 
 
-def failed(outcome: Outcome, says: str) -> None:
-    assert outcome.kind is OutcomeKind.FAILED, outcome
+def failed(outcome: Outcome, says: str, kind: OutcomeKind = OutcomeKind.FAILED) -> None:
+    assert outcome.kind is kind, outcome
     assert says in str(outcome.error)
     assert str(outcome.error).count("\n") == 0, "one line"
 
 
-async def test_directory_without_a_repository_fails(tmp_path: Path) -> None:
+def unavailable(outcome: Outcome, says: str) -> None:
+    failed(outcome, says, OutcomeKind.UNAVAILABLE)
+
+
+async def test_directory_without_a_repository_is_unavailable(tmp_path: Path) -> None:
     place = tmp_path / "empty"
     place.mkdir()
     shop = Workshop(tmp_path, place)
     assert "is not a git repository" in str(shop.place().missing(os.environ))
-    failed(await shop.run("t1"), f"repo {place} is not a git repository (name its top directory)")
+    unavailable(await shop.run("t1"), f"repo {place} is not a git repository (name its top directory)")
     gone = Workshop(tmp_path, tmp_path / "gone")
     assert "is not a directory" in str(gone.place().missing(os.environ))
-    failed(await gone.run("t1"), "is not a directory on this host")
+    unavailable(await gone.run("t1"), "is not a directory on this host")
     assert "not found on the PATH" in str(
         Workshop(tmp_path, repository(tmp_path / "r")).place().missing({"PATH": "/nowhere"})
     )
@@ -41,7 +45,9 @@ async def test_directory_inside_a_repository_is_not_the_repository(tmp_path: Pat
     home = repository(tmp_path / "home")
     (home / "project").mkdir()
     before = checkout(home)
-    failed(await Workshop(tmp_path, home / "project").run("t1"), "is not a git repository (name its top directory)")
+    unavailable(
+        await Workshop(tmp_path, home / "project").run("t1"), "is not a git repository (name its top directory)"
+    )
     assert checkout(home) == before
 
 
@@ -182,7 +188,7 @@ async def test_repository_of_another_user_is_refused(tmp_path: Path, monkeypatch
     for path in (repo, *repo.rglob("*")):
         os.chown(path, 12345, -1)
     shop = Workshop(tmp_path, repo)
-    failed(await shop.run("t1"), "detected dubious ownership")
+    unavailable(await shop.run("t1"), "detected dubious ownership")
     settings = tmp_path / "gitconfig"
     settings.write_text(f"[safe]\n\tdirectory = {repo}\n")
     shop.environment = {"GIT_CONFIG_GLOBAL": str(settings)}

@@ -295,10 +295,10 @@ async def test_fetch_brings_only_the_remote_branch(tmp_path: Path, repo: Path) -
     assert {**after, "refs": ""} == {**before, "refs": ""}
 
 
-async def test_failed_fetch_fails_the_task_without_a_prompt(tmp_path: Path, repo: Path) -> None:
+async def test_failed_fetch_is_an_outage_without_a_prompt(tmp_path: Path, repo: Path) -> None:
     git(repo, "remote", "add", "origin", "https://me:geheim@127.0.0.1:1/x.git")
     outcome = await Workshop(tmp_path, repo).run("t1", ref="origin/main", fetch=True)
-    assert outcome.kind is OutcomeKind.FAILED
+    assert (outcome.kind, outcome.away) == (OutcomeKind.UNAVAILABLE, f"remotes of {repo}")
     assert "git fetch in" in str(outcome.error)
     assert "geheim" not in str(outcome.error)
 
@@ -359,15 +359,21 @@ async def test_repository_serves_one_task_and_a_stop_ends_the_wait(
     assert (await shop.run("t1", "ls")).output == "readme\n"
 
 
+def counted(monkeypatch: pytest.MonkeyPatch, command: str) -> list[Path]:
+    """Where git runs `command`, from now on."""
+    where: list[Path] = []
+    call = Git.__call__
+
+    async def counting(self: Git, *arguments: str, **more: Any) -> str:
+        where.extend([self.where] if arguments[0] == command else [])
+        return await call(self, *arguments, **more)
+
+    monkeypatch.setattr(Git, "__call__", counting)
+    return where
+
+
 async def test_many_tasks_share_few_fetches(tmp_path: Path, repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched: list[str] = []
-    fetch = Repository.fetch
-
-    async def counted(self: Repository, ref: str) -> None:
-        fetched.append(ref)
-        await fetch(self, ref)
-
-    monkeypatch.setattr(Repository, "fetch", counted)
+    fetched = counted(monkeypatch, "fetch")
     clone = tmp_path / "clone"
     git(repo, "clone", "--quiet", str(repo), str(clone))
     newest = commit(repo, "second", readme="newer\n")

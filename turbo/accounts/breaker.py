@@ -4,6 +4,10 @@
       ▲                                    └──probe bad──▶ paused(auth) ──backoff──▶ half open ──probe bad──▶ paused
       └─────────────────────────────────probe good────────────────────────────────────┘
     open ──usage limit──▶ paused(usage_limit) ──its reset──▶ half open;   open ◀──by hand──▶ paused(manual)
+    open ──a run found its service away──▶ suspect ──probe bad──▶ paused(unavailable) ──a short backoff──▶ half open
+
+An account is a login and the service behind it. Repositories and their remotes (turbo.domain.dependency) have breakers too:
+they can only be unavailable, on one host.
 
 Two rows of `agent_accounts` make up one breaker: the row of this host (logins) and the row of every host, '*' (usage
 limits, manual pauses). It is closed while either is.
@@ -25,7 +29,8 @@ EVERY_HOST = "*"
 @dataclass(frozen=True, slots=True)
 class AccountTimings:
     """In seconds. `limit_*` clamp the reset that a service reports. `probe_lease` must be longer than a probe. A run that
-    has waited `verdict` seconds for a probe goes back without a verdict."""
+    has waited `verdict` seconds for a probe goes back without a verdict. `outage_*`: backoff and spread for what is away, which
+    is probed more often than a login: it comes back by itself, and all work waits for it."""
 
     backoff_first: float = 30.0
     backoff_last: float = 1800.0
@@ -34,6 +39,9 @@ class AccountTimings:
     limit_unknown: float = 900.0
     limit_jitter: float = 30.0
     resume_spread: float = 60.0
+    outage_first: float = 5.0
+    outage_last: float = 60.0
+    outage_spread: float = 5.0
     probe_lease: float = 120.0
     verdict: float = 150.0
     fresh: float = 60.0
@@ -140,13 +148,15 @@ class Breaker:
             return False
         mine = [row for row in rows if row.account == self.account]
         paused = self.here.paused or self.everywhere.paused
+        outage = self.reasons == {PauseReason.UNAVAILABLE}
         self.here = _row([row for row in mine if row.host != EVERY_HOST], now)
         self.everywhere = _row([row for row in mine if row.host == EVERY_HOST], now)
         if not self.closed_by_row:
             # A login that works again, or a new usage window, must not get every task of the fleet at once. A person's
             # resume takes effect at once.
             if paused and not self.probes and any(row.probed for row in mine):
-                self.resume_at = now + self.uniform(0.0, self.timings.resume_spread)
+                spread = self.timings.outage_spread if outage else self.timings.resume_spread
+                self.resume_at = now + self.uniform(0.0, spread)
             elif paused:
                 self.resume_at = now
             self.probes = False

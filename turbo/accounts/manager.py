@@ -9,6 +9,10 @@ and again. The task waits for a probe (turbo.accounts.prober), because one task 
 good, the task's content was at fault. A usage limit needs no probe. turbo.accounts.breaker draws what closes and opens an
 account.
 
+What is away (the service of an account, a repository, a remote) is handled in the same way. If a probe finds that it is there
+after all, the outage may have been shorter than the run: the first BLIPS times no attempt is counted, then it is the task's
+failure. So a task that alone makes a service fail cannot go on for ever.
+
 While an account is closed, claims leave out the task types that need it (turbo.worker.claim_gate). Changes by other
 workers arrive by NOTIFY (turbo_ctl: accounts) and with every poll.
 """
@@ -24,13 +28,14 @@ from typing import Any
 
 from turbo import db
 from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
-from turbo.accounts.prober import Prober, suspect
+from turbo.accounts.prober import NamedProbe, Prober, suspect
 from turbo.db.account_store import AccountRow, AccountStore
+from turbo.domain.dependency import described
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.domain.states import AccountState, PauseReason
 from turbo.domain.type_filter import TypeFilter, served_types
-from turbo.executors.protocol import Executor, Probes
+from turbo.executors.protocol import Depends, Executor, Probes
 from turbo.observability.metrics import Metrics
 from turbo.runtime.service import LoopService
 
@@ -39,6 +44,10 @@ log = logging.getLogger(__name__)
 WRITE_SECONDS = 5.0
 """How long a result waits for its limit to be written. The limit holds in this process at once, and an outage of the
 database must not keep the result from the spool."""
+
+BLIPS = 3
+"""How often a task may meet an outage that no probe confirms, without an attempt being counted. They are counted with the
+infrastructure failures, whose limit makes a task poison: rescues must still fit in."""
 
 CHANGE_SECONDS = 1.0
 RETRY_SECONDS = 5.0
@@ -49,9 +58,27 @@ def account_of(executor: Executor) -> str | None:
     return executor.account or (executor.name if isinstance(executor, Probes) else None)
 
 
+def needs_of(executor: Executor) -> frozenset[str]:
+    """What an executor needs, by the names of the breakers: its account, and its dependencies."""
+    account = account_of(executor)
+    needs = {account} if account is not None else set()
+    return frozenset(needs | set(executor.dependencies()) if isinstance(executor, Depends) else needs)
+
+
 def accounts_of(executors: Mapping[str, Executor]) -> tuple[str, ...]:
-    """The names of all accounts, sorted."""
-    return tuple(sorted({account for executor in executors.values() if (account := account_of(executor)) is not None}))
+    """The names of all accounts and dependencies, sorted."""
+    return tuple(sorted({name for executor in executors.values() for name in needs_of(executor)}))
+
+
+def _probes(executors: Mapping[str, Executor], name: str) -> list[NamedProbe]:
+    """Every way to probe an account or a dependency."""
+    some = []
+    for executor in executors.values():
+        if account_of(executor) == name and isinstance(executor, Probes):
+            some.append(NamedProbe(executor.name, executor.probe))
+        if isinstance(executor, Depends) and (probe := executor.dependencies().get(name)) is not None:
+            return [NamedProbe(executor.name, probe)]  # whoever asks, it is the same repository
+    return some
 
 
 class AccountManager(LoopService):
@@ -70,7 +97,7 @@ class AccountManager(LoopService):
         timings: AccountTimings | None = None,
     ) -> None:
         """`changed(types)` is called, synchronously, with the task types that may be claimed from now on. `shared`: the
-        accounts that the configuration names; see Prober."""
+        accounts that the configuration names; see Prober. `names`: of all breakers."""
         super().__init__()
         self._store = store
         self._host = host
@@ -79,15 +106,16 @@ class AccountManager(LoopService):
         self._types_changed = changed
         self._timings = timings or AccountTimings()
         self._account_of = {name: account for name, e in executors.items() if (account := account_of(e)) is not None}
+        self._needs = {name: needs_of(e) for name, e in executors.items()}
         self.names = accounts_of(executors)
-        users = {name: [e for e in executors.values() if account_of(e) == name] for name in self.names}
-        self._prober = Prober(store, host, users, shared, metrics, self._timings)
+        probes = {name: _probes(executors, name) for name in self.names}
+        self._prober = Prober(store, host, probes, shared, metrics, self._timings)
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
         self._changes = asyncio.Event()
         self._types = TypeFilter()
         self._probe_outage = db.outage(log, "cannot probe an account", "accounts are probed again")
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        for name in self.names:
+        for name in sorted(set(self._account_of.values())):
             metrics.auth_failures.labels(name)
             metrics.usage_limit_pauses.labels(name)
         self._export()
@@ -108,17 +136,26 @@ class AccountManager(LoopService):
                 return _task_failure(outcome, FailureKind.USAGE_LIMIT)
             await self._limit(breaker, outcome)
             return outcome
+        if outcome.kind is OutcomeKind.UNAVAILABLE:
+            return await self._away(run, outcome)
         if outcome.kind is OutcomeKind.INFRASTRUCTURE and breaker is not None and self._prober.able(breaker.account):
             # A host whose CLI is broken must pause, not turn every task into poison.
             good = await self._suspect(run, breaker, outcome, fresh=self._timings.fresh)
             return outcome if good else replace(outcome, uncounted=True)
         return outcome
 
+    async def _away(self, run: Running, outcome: Outcome) -> Outcome:
+        breaker = self._breakers.get(outcome.away or self._account_of.get(run.executor, ""))
+        if breaker is None or await self._suspect(run, breaker, outcome):
+            blip = run.task.infra_count < BLIPS
+            return replace(outcome, kind=OutcomeKind.INFRASTRUCTURE if blip else OutcomeKind.FAILED)
+        return outcome
+
     async def _suspect(self, run: Running, breaker: Breaker, outcome: Outcome, *, fresh: float = 0.0) -> bool | None:
         """Whether the account is good, although this run failed. None: no probe decided in time."""
         deadline = time.monotonic() + self._timings.verdict
         if not breaker.closed_by_row:
-            log.warning("account %s may not work on this host: %s", breaker.account, outcome.error)
+            log.warning("%s may not work on this host: %s", described(breaker.account), outcome.error)
         while time.monotonic() < deadline and not run.stop.is_set():
             breaker.suspect()
             self._publish()  # from here on, this process claims nothing more for it
@@ -154,7 +191,7 @@ class AccountManager(LoopService):
             here = next((row for row in rows if row.host != EVERY_HOST), None)
             opened = here is None or here.state is AccountState.OPEN
             if here is not None and (here.cleared or (opened and here.probed and not certain)):
-                log.info("account %s is fine: the run itself failed", breaker.account)
+                log.info("%s is fine: the run itself failed", described(breaker.account))
                 return True  # a later run may have made it suspect again
             if opened:
                 return None
@@ -224,7 +261,7 @@ class AccountManager(LoopService):
         was = breaker.closed_by_row
         if breaker.update(rows, asked_at, now) and was and not breaker.closed_by_row:
             wait = max(0.0, breaker.resume_at - now)
-            log.info("account %s is open again; this worker resumes in %.0f s", breaker.account, wait)
+            log.info("%s is open again; this worker resumes in %.0f s", described(breaker.account), wait)
 
     def _publish(self) -> None:
         """Make the current state known in this process: to claims, metrics and waiting runs."""
@@ -247,7 +284,7 @@ class AccountManager(LoopService):
         closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
 
         def able(executor: str) -> bool:
-            return self._account_of.get(executor) not in closed
+            return not closed & self._needs.get(executor, frozenset())
 
         return served_types(self._routes, able)
 

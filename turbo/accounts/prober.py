@@ -2,7 +2,8 @@
 
     suspect, or its pause has ended ──row lock, lease──▶ mine ──a minimal real call──▶ good: open
                                           └── another worker's: wait           ├── limit: paused until its reset
-                                                                               └── bad, or no answer: paused, backoff
+                                                                               ├── bad: paused, backoff
+                                                                               └── away: paused, a shorter backoff
 
 A probe may cost money and takes seconds, so exactly one worker makes it. If that worker is killed, its lease runs out.
 """
@@ -11,40 +12,53 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeVar
 
 from turbo import db
 from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
-from turbo.db.account_store import AccountStore
-from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.db.account_store import AccountStore, ProbeClaim
+from turbo.domain.dependency import described
+from turbo.domain.outcome import Outcome, OutcomeKind, Probe
 from turbo.domain.states import AccountState
-from turbo.executors.protocol import Executor, Probes
 from turbo.observability.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+CERTAIN = (OutcomeKind.SUCCEEDED, OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED, OutcomeKind.UNAVAILABLE)
+"""What decides about an account, whichever of its executors made the probe."""
+
 ADVICE = "if its login is gone: claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN in the account's env_file"
 
 
+@dataclass(frozen=True, slots=True)
+class NamedProbe:
+    """A probe, and the executor that makes it."""
+
+    executor: str
+    call: Probe
+
+
 class Prober:
-    """`shared`: the accounts that worker.yaml names. Each is one login on every host, so its limits apply everywhere. An
-    executor's unnamed account belongs to this host alone."""
+    """`probes`: by account or dependency; one without any cannot be probed. `shared`: the accounts that worker.yaml names.
+    Each is one login on every host, so its limits apply everywhere. An executor's unnamed account belongs to this host
+    alone."""
 
     def __init__(
         self,
         store: AccountStore,
         host: str,
-        executors: Mapping[str, Sequence[Executor]],
+        probes: Mapping[str, Sequence[NamedProbe]],
         shared: Collection[str],
         metrics: Metrics,
         timings: AccountTimings,
     ) -> None:
         self._store = store
         self._host = host
-        self._probes = {account: [e for e in some if isinstance(e, Probes)] for account, some in executors.items()}
+        self._probes = probes
         self._shared = frozenset(shared)
         self._metrics = metrics
         self._timings = timings
@@ -81,16 +95,16 @@ class Prober:
         Raises `db.DATABASE_ERRORS`."""
         account, store = breaker.account, self._store
         lease = self._timings.probe_lease * max(1, len(self._probes.get(account, ())))
-        state = await store.become_prober(account, host, lease=lease)
-        if state is None:
+        mine = await store.become_prober(account, host, lease=lease)
+        if mine is None:
             return False
         ends = time.monotonic() + lease
         breaker.probes = True
-        log.info("account %s is %s: probing", account, state.replace("_", " "))
-        outcome = await self._call(account, state)
+        log.info("%s is %s: probing", described(account), mine.state.replace("_", " "))
+        outcome = await self._call(account, mine)
         if outcome.kind is OutcomeKind.SUCCEEDED:
             if await self._write(ends, lambda: store.good(account, host, forget=self.able(account))):
-                log.info("account %s: probe good, open", account)
+                log.info("%s: probe good, open", described(account))
             return True
         breaker.probes = False
         if outcome.kind is OutcomeKind.USAGE_LIMITED:
@@ -107,20 +121,22 @@ class Prober:
             await self._bad(account, host, outcome, ends)
         return True
 
-    async def _call(self, account: str, state: AccountState) -> Outcome:
+    async def _call(self, account: str, mine: ProbeClaim) -> Outcome:
         """The account is good if one of its executors works: another's wrong model or flags are not its fault."""
         first: Outcome | None = None
-        for executor in self._probes.get(account, ()):
-            outcome = await executor.probe()
-            if outcome.kind in (OutcomeKind.SUCCEEDED, OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED):
+        for probe in self._probes.get(account, ()):
+            outcome = await probe.call()
+            if outcome.kind in CERTAIN:
                 return outcome
-            log.warning("account %s: executor %s cannot tell: %s", account, executor.name, outcome.error)
+            log.warning("%s: executor %s cannot tell: %s", described(account), probe.executor, outcome.error)
             first = first or outcome
         if first is not None:
             return first
         # No executor can probe this login, so the run's own report decides. After the backoff the next task is the probe.
-        if state is AccountState.HALF_OPEN:
+        if mine.state is AccountState.HALF_OPEN:
             return Outcome.succeeded()
+        if mine.unavailable:
+            return Outcome.unavailable("a run found its service away, and this account's executors cannot be probed")
         return Outcome(
             OutcomeKind.AUTH_FAILED, error="a run was refused, and this account's executors cannot be probed"
         )
@@ -128,21 +144,25 @@ class Prober:
     async def _bad(self, account: str, host: str, outcome: Outcome, ends: float) -> None:
         why = outcome.error or outcome.kind.value
         timings = self._timings
+        # A service that does not answer within the probe's time is away.
+        away = outcome.kind in (OutcomeKind.UNAVAILABLE, OutcomeKind.TIMED_OUT)
         seconds = await self._write(
             ends,
             lambda: self._store.bad(
                 account,
                 host,
-                first=timings.backoff_first,
-                last=timings.backoff_last,
+                unavailable=away,
+                first=timings.outage_first if away else timings.backoff_first,
+                last=timings.outage_last if away else timings.backoff_last,
                 jitter=random.uniform(0.8, 1.0),
                 why=why,
             ),
         )
         if seconds is not None:
             where = "every host" if host == EVERY_HOST else "this host"
+            advice = "" if away else f" ({ADVICE})"
             log.warning(
-                "account %s is paused on %s; next probe in %.0f s: %s (%s)", account, where, seconds, why, ADVICE
+                "%s is paused on %s; next probe in %.0f s: %s%s", described(account), where, seconds, why, advice
             )
 
     async def _write(self, ends: float, write: Callable[[], Awaitable[T]]) -> T:
@@ -161,4 +181,5 @@ async def suspect(
     store: AccountStore, account: str, outcome: Outcome, timings: AccountTimings, *, fresh: float = 0.0
 ) -> datetime:
     """Write a suspicion. Returns its time by the database's clock, for `AccountStore.rows(since=…)`."""
-    return await store.suspect(account, why=outcome.error, fresh=fresh, last=timings.backoff_last)
+    away = outcome.kind is OutcomeKind.UNAVAILABLE
+    return await store.suspect(account, why=outcome.error, unavailable=away, fresh=fresh, last=timings.backoff_last)

@@ -9,6 +9,7 @@ import typer
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect
 from turbo.cli.output import Column
+from turbo.domain.dependency import is_dependency
 from turbo.domain.states import FINAL, AccountState, PauseReason, TaskState, WorkerState
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def _workers(now: "FleetStatus", all_of_them: bool) -> None:
 
 def _host(host: str, workers: "list[WorkerLine]") -> tuple[object, ...]:
     live = [w for w in workers if w.live]
-    accounts = sorted({a for w in live for a in w.accounts})
+    accounts = sorted({a for w in live for a in w.accounts if not is_dependency(a)})
     return (host, len(live), sum(w.running for w in workers), sum(w.slots for w in live), ",".join(accounts))
 
 
@@ -159,11 +160,11 @@ def _queues(now: "FleetStatus") -> None:
 
 
 def _accounts(now: "FleetStatus") -> None:
-    if not now.accounts:
+    if not now.shown_accounts:
         return
-    _head(output.many(len({a.account for a in now.accounts}), "account"))
+    _head(output.many(len({a.account for a in now.shown_accounts}), "account"))
     rows = []
-    for a in now.accounts:
+    for a in now.shown_accounts:
         resets = ""
         if a.until is not None:
             resets = (

@@ -88,7 +88,7 @@ def _print(frame: "Frame") -> None:
         ),
         ("Workers", words.WORKERS, [words.worker_row(w) for w in frame.status.workers]),
         ("Queues", words.QUEUES, [words.queue_row(q) for q in frame.status.queues]),
-        ("Accounts", words.ACCOUNTS, [words.account_row(a) for a in frame.status.accounts]),
+        ("Accounts", words.ACCOUNTS, [words.account_row(a) for a in frame.status.shown_accounts]),
     ):
         if rows:
             typer.echo("")

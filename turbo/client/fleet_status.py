@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
 from turbo.domain.states import AccountState, TaskState, WorkerState
 
@@ -98,6 +99,11 @@ class FleetStatus:
     window_seconds: float
 
     @property
+    def shown_accounts(self) -> list[AccountLine]:
+        """All accounts, and what else executors depend on while it is not open."""
+        return [a for a in self.accounts if a.state != AccountState.OPEN or not is_dependency(a.account)]
+
+    @property
     def success_rate(self) -> float | None:
         """The share of completed among completed and failed tasks; cancelled tasks do not count."""
         ends = {
@@ -156,9 +162,11 @@ class FleetStatus:
             do = {
                 "auth": "log in on that host: run claude setup-token, and put the token in the account's env_file",
                 "usage_limit": "wait for its reset; other accounts continue",
+                "unavailable": advice(a.account),
                 "manual": f"turbo resume --account {a.account}",
             }.get(a.reason or "", "a probe decides within a minute")
-            findings.append(warn(f"account {a.account} is {a.state} on {where}: {a.reason or 'suspected'}{why}", do))
+            state = f"{described(a.account)} is {a.state} on {where}"
+            findings.append(warn(f"{state}: {a.reason or 'suspected'}{why}", do))
         return findings
 
     def _about_queues(self) -> list[Finding]:

@@ -26,6 +26,14 @@ class AccountRow:
     cleared: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeClaim:
+    """The row of which this worker became the prober. `unavailable`: it is closed because its service is away."""
+
+    state: AccountState
+    unavailable: bool
+
+
 class AccountStore(Store):
     """Bound to one worker on one host. `host` '*' in a call names the row of every host."""
 
@@ -42,12 +50,19 @@ class AccountStore(Store):
             for name, host, state, reason, seconds, probed, cleared in await self._rows("accounts/rows", parameters)
         )
 
-    async def suspect(self, account: str, *, why: str | None, fresh: float, last: float) -> datetime:
+    async def suspect(self, account: str, *, why: str | None, unavailable: bool, fresh: float, last: float) -> datetime:
         """Close the account on this host until a probe has decided. Returns the time by the database's clock.
 
-        It stays open if a probe was good within `fresh` seconds. Failures older than `last` seconds are forgotten."""
+        `unavailable`: because its service did not answer, not because of its login. It stays open if a probe was good
+        within `fresh` seconds. Failures older than `last` seconds are forgotten."""
         found: datetime = await self._one(
-            "accounts/suspect", account=account, host=self._host, why=why, fresh=fresh, last=last
+            "accounts/suspect",
+            account=account,
+            host=self._host,
+            why=why,
+            unavailable=unavailable,
+            fresh=fresh,
+            last=last,
         )
         return found
 
@@ -79,10 +94,12 @@ class AccountStore(Store):
             )
         )
 
-    async def become_prober(self, account: str, host: str, *, lease: float) -> AccountState | None:
+    async def become_prober(self, account: str, host: str, *, lease: float) -> ProbeClaim | None:
         """Take the row for `lease` seconds, to probe the account. None: another worker has it, or no probe is due."""
-        state = await self._one("accounts/probe", account=account, host=host, lease=lease)
-        return None if state is None else AccountState(state)
+        parameters = {"worker": self._worker_id, "account": account, "host": host, "lease": lease}
+        for state, unavailable in await self._rows("accounts/probe", parameters):
+            return ProbeClaim(AccountState(state), unavailable)
+        return None
 
     async def good(self, account: str, host: str, *, forget: bool) -> bool:
         """The probe was good: open. `forget`: earlier failures no longer lengthen the backoff.
@@ -90,12 +107,22 @@ class AccountStore(Store):
         False: this worker is not the prober any more."""
         return await self._one("accounts/good", account=account, host=host, forget=forget) is not None
 
-    async def bad(self, account: str, host: str, *, first: float, last: float, jitter: float, why: str) -> float | None:
+    async def bad(
+        self, account: str, host: str, *, unavailable: bool, first: float, last: float, jitter: float, why: str
+    ) -> float | None:
         """The probe was bad: closed for a backoff between `first` and `last` seconds. Returns the seconds.
 
+        `unavailable`: the service did not answer, which says nothing about the login.
         None: this worker is not the prober any more."""
         seconds = await self._one(
-            "accounts/bad", account=account, host=host, first=first, last=last, jitter=jitter, why=why
+            "accounts/bad",
+            account=account,
+            host=host,
+            unavailable=unavailable,
+            first=first,
+            last=last,
+            jitter=jitter,
+            why=why,
         )
         return None if seconds is None else float(seconds)
 

@@ -4,6 +4,7 @@
 `agent_tasks.failure_kind` and the label `reason` of `turbo_retries_total`.
 """
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,6 +16,7 @@ class OutcomeKind(StrEnum):
     CANCELLED = "cancelled"  # ended on request: a cancel, a hand edit, a drain, a lost lease
     AUTH_FAILED = "auth_failed"  # uncounted
     USAGE_LIMITED = "usage_limited"  # uncounted; `resets_at`: until when
+    UNAVAILABLE = "unavailable"  # a service, a remote or a repository is away or overloaded; uncounted
     INFRASTRUCTURE = "infrastructure"  # uncounted, except towards the poison cap
 
 
@@ -26,6 +28,7 @@ class FailureKind(StrEnum):
     POISON = "poison"
     AUTH = "auth"
     USAGE_LIMIT = "usage_limit"
+    UNAVAILABLE = "unavailable"
     INFRASTRUCTURE = "infrastructure"
     REFUSED = "refused"
     MAX_TURNS = "max_turns"
@@ -53,7 +56,8 @@ class Outcome:
     `error_message`; `final` means that a further attempt cannot help (bad request, no route): it fails at once.
     `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None leaves it open.
-    `resets_at` is Unix seconds. `extra` is merged into `output_data` beside `output` (a workspace, turns).
+    `resets_at` is Unix seconds. `away` names what is unavailable (turbo.domain.dependency); None: the service of the
+    executor's account. `extra` is merged into `output_data` beside `output` (a workspace, turns).
     """
 
     kind: OutcomeKind
@@ -66,6 +70,7 @@ class Outcome:
     session_id: str | None = None
     usage: tuple[ModelUsage, ...] = ()
     resets_at: float | None = None
+    away: str | None = None
     log: str | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
@@ -78,5 +83,13 @@ class Outcome:
         return cls(OutcomeKind.FAILED, error=error, failure_kind=kind, final=final)
 
     @classmethod
+    def unavailable(cls, error: str, away: str | None = None) -> "Outcome":
+        return cls(OutcomeKind.UNAVAILABLE, error=error, failure_kind=FailureKind.UNAVAILABLE, away=away)
+
+    @classmethod
     def infrastructure(cls, error: str) -> "Outcome":
         return cls(OutcomeKind.INFRASTRUCTURE, error=error, failure_kind=FailureKind.INFRASTRUCTURE)
+
+
+Probe = Callable[[], Awaitable[Outcome]]
+"""One minimal real call: succeeded, auth_failed, usage_limited or unavailable; anything else means "cannot tell"."""

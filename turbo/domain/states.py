@@ -45,10 +45,11 @@ class AccountState(StrEnum):
 
 
 class PauseReason(StrEnum):
-    """`agent_accounts.reason`, and the label of `turbo_account_paused{reason}`."""
+    """`agent_accounts.reason` (`unavailable`: the column of that name), and the label of `turbo_account_paused{reason}`."""
 
     AUTH = "auth"
     USAGE_LIMIT = "usage_limit"
+    UNAVAILABLE = "unavailable"  # its service, or the repository or remote that it stands for, is away
     MANUAL = "manual"
 
 

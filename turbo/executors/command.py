@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.executors.directories import Directories
@@ -136,6 +136,10 @@ class CommandExecutor:
             )
         except (EnvironmentRefused, OSError) as error:
             return str(error)
+
+    def dependencies(self) -> Mapping[str, Probe]:
+        """See `Depends`."""
+        return self._work_area.dependencies(lambda: self._environment.for_task(NO_TASK))
 
     def _outcome(self, result: ProcessResult, run: Run) -> Outcome:
         program = self._command[0]

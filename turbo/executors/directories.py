@@ -7,11 +7,11 @@ could choose where commands run. Symbolic links are resolved before the comparis
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from turbo.domain.outcome import FailureKind, Outcome
+from turbo.domain.outcome import FailureKind, Outcome, Probe
 from turbo.domain.run import Run
 from turbo.workspaces.area import Exclusive, Program, no_lock
 
@@ -28,6 +28,11 @@ class Directories:
         """See `WorkArea`. The program check finds a missing fixed directory (turbo.process.launch.obstacle)."""
         del environment
         return None
+
+    def dependencies(self, environment: Callable[[], Mapping[str, str]]) -> Mapping[str, Probe]:
+        """See `WorkArea`."""
+        del environment
+        return {}
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
         """See `WorkArea`."""

@@ -4,9 +4,10 @@ A worker builds each executor once from its section of worker.yaml; it then runs
 is one more file beside this one (docs/executors.md).
 """
 
+from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
-from turbo.domain.outcome import Outcome
+from turbo.domain.outcome import Outcome, Probe
 from turbo.domain.run import Run
 
 
@@ -50,5 +51,17 @@ class Probes(Protocol):
     """An executor that can test its account."""
 
     async def probe(self) -> Outcome:
-        """One minimal real call: succeeded, auth_failed or usage_limited; anything else means "cannot tell"."""
+        """See `Probe`."""
+        ...
+
+
+@runtime_checkable
+class Depends(Protocol):
+    """An executor that depends on more than its account, such as a repository."""
+
+    def dependencies(self) -> Mapping[str, Probe]:
+        """By name (turbo.domain.dependency), each with a probe that succeeds or is `unavailable`.
+
+        While one of them is unavailable on this host, none of the executor's tasks is claimed here. `Outcome.away` says
+        which one a run could not reach."""
         ...

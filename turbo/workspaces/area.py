@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
-from turbo.domain.outcome import Outcome
+from turbo.domain.outcome import Outcome, Probe
 from turbo.domain.run import Run
 from turbo.domain.task import Task
 
@@ -37,6 +37,10 @@ class WorkArea(Protocol):
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
         """Why no task could run on this host now, or None. Cheap: no process."""
+        ...
+
+    def dependencies(self, environment: Callable[[], Mapping[str, str]]) -> Mapping[str, Probe]:
+        """What may be away: by name (turbo.domain.dependency), each with its probe. `environment`: for the probes."""
         ...
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:

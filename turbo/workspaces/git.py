@@ -47,11 +47,21 @@ FULL_BYTES = 1024 * 1024
 _UNSEEN = "could not open directory"
 """A warning of git: it has left out whatever may be in a directory that it cannot read."""
 
+_SAID_BY_GIT = ("fatal:", "error:", "ssh:", "remote:")
+
 _FULL = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}
 
 
 class GitFailed(Exception):
     """git failed. The message contains the command, the directory and git's own message."""
+
+
+class RepositoryAway(GitFailed):
+    """The repository cannot be used: it is missing, damaged, locked or not ours. No task is the cause."""
+
+
+class RemoteAway(GitFailed):
+    """The remote cannot be reached, or refuses the login. No task is the cause."""
 
 
 class Stopped(Exception):
@@ -95,7 +105,7 @@ class Git:
     stop: StopSignal = field(default_factory=StopSignal)
     task_id: str = ""
 
-    async def __call__(self, *arguments: str, seconds: float = SECONDS, **variables: str) -> str:
+    async def __call__(self, *arguments: str, seconds: float = SECONDS, stdin: str = "", **variables: str) -> str:
         """Run it, and return its standard output. Raises GitFailed, Stopped, and OSError for a full disk.
 
         A directory that git could not read is a failure, too: what is in it must not be taken for nothing."""
@@ -106,6 +116,7 @@ class Git:
             log_path=Path(os.devnull),
             wall_seconds=seconds,
             stdout_bytes=OUTPUT_BYTES,
+            stdin=stdin.encode(),
             task_id=self.task_id,
         )
         try:
@@ -150,6 +161,6 @@ def _full(path: Path) -> bool:
 def error_text(stderr: str) -> str:
     """git's message on one line, without its advice."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip() and not line.startswith("hint:")]
-    errors = [line for line in lines if line.startswith(("fatal:", "error:"))] or lines
+    errors = [line for line in lines if line.startswith(_SAID_BY_GIT) or "errno=" in line] or lines
     text = "; ".join(line.removeprefix("fatal: ").removeprefix("error: ") for line in errors)
     return scrub(text)[:ERROR_CHARACTERS]  # a remote's URL may contain a password

@@ -60,8 +60,8 @@ async def make_worktree(repository: Repository, new: Record, home: Path, *, fetc
     """Create a branch and a worktree as in `new`, whose base is not known yet. If that fails, nothing is left."""
     requested_at = time.time()
     async with repository.alone():
-        if fetch and not repository.fetched_since(new.ref, requested_at):
-            await repository.fetch(new.ref)
+        if fetch:
+            await repository.fetch(new.ref, requested_at)
         record = replace(new, base=await repository.commit_of(new.ref))
         if await repository.branch_tip(record.branch) is not None:
             raise GitFailed(branch_exists(record.branch, repository.git.where))

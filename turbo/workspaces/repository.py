@@ -23,15 +23,30 @@ from pathlib import Path
 
 from turbo.domain.run import StopSignal
 from turbo.host.file_lock import FileLock
-from turbo.workspaces.git import SECONDS, Git, GitFailed, Stopped
+from turbo.workspaces.git import SECONDS, Git, GitFailed, RemoteAway, RepositoryAway, Stopped
 from turbo.workspaces.names import digest_of, ref_problem
 
 FETCH_SECONDS = 300.0
+REMOTE_SECONDS = 30.0
+"""For a remote to say what it has."""
+
 CHECKOUT_SECONDS = 900.0
 LOCK_POLL_SECONDS = (0.01, 0.03)
 TRIES = 6
 
 _HALF_MADE = re.compile(r"failed to read \S*commondir")
+_NO_SUCH_REF = "couldn't find remote ref"
+_LOCKED = re.compile(r"cannot lock ref|Unable to create '[^']*\.lock'|unable to (write|create)|object file|packfile")
+"""In a failed fetch: it is the repository that cannot take what the remote sent."""
+
+_TAKEN = re.compile(r"already exists|' exists|already checked out|is already used by worktree")
+"""In a failed change: the task's own branch or directory is in the way."""
+
+_FAULT = re.compile(
+    r"unable to read (tree|sha1 file)|bad (object|tree object)|object file \S+ is empty|loose object \S+ .*is corrupt"
+    r"|invalid object|missing (blob|tree|object)|not a git repository|bad config|was ended after"
+    r"|Read-only file system|Input/output error|Stale file handle|Permission denied"
+)
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 
@@ -50,13 +65,17 @@ class Repository:
     # ── reading ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def commit_of(self, ref: str) -> str:
-        """The commit of a ref. Raises GitFailed if there is none."""
+        """The commit of a ref. Raises GitFailed if there is none, RepositoryAway if the repository has lost it."""
         problem = ref_problem(ref)
         if problem is not None:
             raise GitFailed(f"the ref {ref!r:.200} {problem}")
         try:
             found = await self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
         except GitFailed:
+            if await self._lost(ref):
+                raise RepositoryAway(
+                    f"{self.git.where} has {ref!r:.200}, but not its commit: run git fsck there"
+                ) from None
             raise GitFailed(
                 f"{self.git.where} has no commit named {ref!r:.200} (run git fetch, or set fetch: true)"
             ) from None
@@ -64,6 +83,12 @@ class Repository:
         if not _COMMIT.fullmatch(commit):
             raise GitFailed(f"{self.git.where}: git gives no commit for {ref!r:.200}")
         return commit
+
+    async def _lost(self, ref: str) -> bool:
+        """Whether the ref exists, and its object does not."""
+        if _COMMIT.fullmatch(ref) or not await self.git.succeeds("rev-parse", "--verify", "--quiet", ref):
+            return False
+        return not await self.git.succeeds("cat-file", "-t", ref)
 
     async def branch_tip(self, branch: str) -> str | None:
         """The commit of a local branch; None if there is no such branch."""
@@ -93,40 +118,94 @@ class Repository:
         finally:
             lock.release()
 
-    async def fetch(self, ref: str) -> None:
+    async def fetch(self, ref: str, requested_at: float) -> None:
         """Bring one remote-tracking branch up to date, and nothing else, whatever refspecs are configured.
 
-        Within `alone`. A ref that is not a remote's branch is left as it is. A task that waited for another's fetch
-        needs none.
+        Within `alone`. A ref that is not a remote's branch is left as it is. Of the tasks that wait for each other, those
+        that asked before a fetch began need none of their own (`requested_at`, Unix seconds). If it failed, so do they: an
+        unreachable remote may take minutes to say so. Raises RemoteAway, RepositoryAway; GitFailed if it has no such
+        branch.
         """
-        stamp = self.lock.with_suffix(f".{digest_of(Path(ref))[:8]}.fetched")
-        for remote in (await self.git("remote")).split():
-            if ref.startswith(f"{remote}/"):
-                branch = ref.removeprefix(f"{remote}/")
-                began = time.time()
-                flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--refmap=")
-                spec = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
-                await self.git("fetch", *flags, "--end-of-options", remote, spec, seconds=FETCH_SECONDS)
-                stamp.touch()
-                os.utime(stamp, (began, began))
-                return
-
-    def fetched_since(self, ref: str, moment: float) -> bool:
-        """Whether a worker of this host began such a fetch after `moment` (Unix seconds), and it succeeded."""
+        remote = await self.remote_of(ref)
+        if remote is None or _since(self._stamp(ref, "fetched"), requested_at):
+            return
+        unreached = self._stamp(remote, "unreached")
+        if _since(unreached, requested_at):
+            raise RemoteAway(unreached.read_text())
+        branch = ref.removeprefix(f"{remote}/")
+        began = time.time()
+        flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--refmap=")
+        spec = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
         try:
-            return self.lock.with_suffix(f".{digest_of(Path(ref))[:8]}.fetched").stat().st_mtime >= moment
-        except OSError:
-            return False
+            await self.git("fetch", *flags, "--end-of-options", remote, spec, seconds=FETCH_SECONDS)
+        except GitFailed as error:
+            if _NO_SUCH_REF in str(error):
+                raise
+            if _LOCKED.search(str(error)):
+                raise RepositoryAway(str(error)) from None
+            _mark(unreached, began, str(error))
+            raise RemoteAway(str(error)) from None
+        _mark(self._stamp(ref, "fetched"), began)
+
+    async def remote_of(self, ref: str) -> str | None:
+        """The remote whose branch a ref names; None if it names none. Raises RepositoryAway."""
+        try:
+            remotes = (await self.git("remote")).split()
+        except GitFailed as error:
+            raise RepositoryAway(str(error)) from None
+        return next((remote for remote in remotes if ref.startswith(f"{remote}/")), None)
+
+    def _stamp(self, what: str, event: str) -> Path:
+        return self.lock.with_suffix(f".{digest_of(Path(what))[:8]}.{event}")
+
+    # ── probing ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def probe_remote(self, remote: str) -> None:
+        """Ask a remote for its HEAD. Raises RemoteAway."""
+        try:
+            await self.git("ls-remote", "--quiet", "--end-of-options", remote, "HEAD", seconds=REMOTE_SECONDS)
+        except GitFailed as error:
+            raise RemoteAway(str(error)) from None
+
+    async def probe(self, ref: str, tree: Path) -> None:
+        """Do what each task does: lock a new branch, and add a worktree. Nothing is left of either. Within `alone`.
+
+        `tree`: where the worktree may be for a moment. Raises RepositoryAway.
+        """
+        commit = await self._commit_or_none(ref) or await self._commit_or_none("HEAD")
+        if commit is None:  # without a commit, tasks fail by themselves
+            return
+        await self.remove(tree)
+        transaction = f"start\ncreate refs/heads/turbo/probe/{os.getpid()} {commit}\nprepare\nabort\n"
+        try:
+            await self.git("update-ref", "--stdin", stdin=transaction)
+            await self._change("worktree", "add", "--quiet", "--no-checkout", "--detach", "--", str(tree), commit)
+        except GitFailed as error:
+            raise RepositoryAway(str(error)) from None
+        finally:
+            await self.remove(tree)
+
+    async def _commit_or_none(self, ref: str) -> str | None:
+        try:
+            return await self.commit_of(ref)
+        except RepositoryAway:
+            raise
+        except GitFailed:
+            return None
+
+    # ── the task's branch and worktree ──────────────────────────────────────────────────────────────────────────────
 
     async def add(self, tree: Path, branch: str) -> Path:
-        """A worktree without files, on an existing branch. Within `alone`. Returns its own git directory."""
+        """A worktree without files, on an existing branch. Within `alone`. Returns its own git directory.
+
+        Raises RepositoryAway, or GitFailed if the branch is in use."""
         tree.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         await self._change("worktree", "add", "--quiet", "--no-checkout", "--", str(tree), branch)
         made = await Git(tree, self.git.environment, self.git.journal)("rev-parse", "--absolute-git-dir")
         return Path(made.strip())
 
     async def make_branch(self, branch: str, commit: str) -> None:
-        """Raises GitFailed if a branch of that name exists: it is not ours."""
+        """Raises GitFailed if a branch of that name exists: it is not ours. Raises RepositoryAway."""
         if not await self.git.succeeds("check-ref-format", "--branch", branch):
             raise GitFailed(f"git does not accept {branch!r:.200} as a branch name")
         try:
@@ -166,21 +245,40 @@ class Repository:
                 return
             except GitFailed as error:
                 if not left or not _HALF_MADE.search(str(error)):
-                    raise
+                    if _TAKEN.search(str(error)):
+                        raise
+                    raise RepositoryAway(str(error)) from None
                 await _pause()
 
 
 async def open_repository(git: Git, locks: Path) -> Repository:
-    """The repository whose top directory is `git.where`, bare and shallow ones included. Raises GitFailed."""
+    """The repository whose top directory is `git.where`, bare and shallow ones included. Raises RepositoryAway."""
     if not git.where.is_dir():
-        raise GitFailed(f"repo {git.where} is not a directory on this host")
+        raise RepositoryAway(f"repo {git.where} is not a directory on this host")
     try:
         common = (await git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
     except GitFailed as error:
         if "not a git repository" not in str(error):
-            raise
-        raise GitFailed(f"repo {git.where} is not a git repository (name its top directory)") from None
+            raise RepositoryAway(str(error)) from None
+        raise RepositoryAway(f"repo {git.where} is not a git repository (name its top directory)") from None
     return Repository(git, Path(common), locks / f"repository-{digest_of(Path(common).resolve())}.lock")
+
+
+def repository_fault(error: GitFailed) -> bool:
+    """Whether the cause is the repository, not what the task wants of it: damage, a disk that fails, no answer in time."""
+    return isinstance(error, RepositoryAway) or bool(_FAULT.search(str(error)))
+
+
+def _since(stamp: Path, moment: float) -> bool:
+    try:
+        return stamp.stat().st_mtime >= moment
+    except OSError:
+        return False
+
+
+def _mark(stamp: Path, began: float, text: str = "") -> None:
+    stamp.write_text(text)
+    os.utime(stamp, (began, began))
 
 
 async def _pause() -> None:

@@ -10,34 +10,39 @@ killed worker's program is gone, so no two tasks are ever in one worktree.
 From a row, git gets only `input_data.ref`, if `refs` allows it, and the task id in the branch's name.
 """
 
+import asyncio
 import dataclasses
 import fnmatch
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain import dependency
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.process.environment import EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed, at_home, obstacle
 from turbo.process.output import text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 from turbo.workspaces.area import Exclusive, Program
 from turbo.workspaces.changes import measure, snapshot
-from turbo.workspaces.git import Git, GitFailed, Stopped
+from turbo.workspaces.git import Git, GitFailed, RemoteAway, Stopped
 from turbo.workspaces.lifecycle import find_worktree, make_worktree, remove_worktree
 from turbo.workspaces.names import branch_of, home_of, ref_problem
 from turbo.workspaces.record import Policy, Record, Stage
-from turbo.workspaces.repository import Repository, open_repository
+from turbo.workspaces.repository import Repository, open_repository, repository_fault
 
 log = logging.getLogger(__name__)
 
 SETUP_OUTPUT_CHARACTERS = 2000
+PROBE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,7 @@ class Worktrees:
         self._journal = journal
         self._exclusive = exclusive
         self._grace_seconds = grace_seconds
+        self._unreached: str | None = None  # the remote that a task could not fetch from
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
         """See `WorkArea`."""
@@ -99,6 +105,17 @@ class Worktrees:
         if not (repo / ".git").exists() and not (repo / "HEAD").is_file():
             return f"workspace.repo {repo} is not a git repository (name its top directory)"
         return obstacle("git", environment.get("PATH"), None)
+
+    def dependencies(self, environment: Callable[[], Mapping[str, str]]) -> Mapping[str, Probe]:
+        """See `WorkArea`: the repository, and what is fetched from."""
+        repo = self._settings.repo
+        probes: dict[str, Probe] = {
+            dependency.repository(repo): partial(self._probe, environment, dependency.repository(repo), self._examine)
+        }
+        if self._settings.fetch:
+            away = dependency.remotes(repo)
+            probes[away] = partial(self._probe, environment, away, self._ask_remote)
+        return probes
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
         """See `WorkArea`."""
@@ -114,12 +131,43 @@ class Worktrees:
                 record = await self._set_up(repository, record, run, environment, home)
             except Stopped:
                 return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}")
+            except RemoteAway as error:
+                return Outcome.unavailable(f"workspace: {error}", dependency.remotes(self._settings.repo))
             except GitFailed as error:
+                if repository_fault(error):
+                    return Outcome.unavailable(f"workspace: {error}", dependency.repository(self._settings.repo))
                 return Outcome.failed(f"workspace: {error}")
             except SetupFailed as error:
                 return replace(Outcome.failed(f"workspace: {error}"), log=str(run.log_path))
             outcome = await program(Path(record.tree))
             return await self._close(repository, record, run, outcome, continued, home)
+
+    # ── whether they are there ──────────────────────────────────────────────────────────────────────────────────────
+
+    async def _probe(
+        self,
+        environment: Callable[[], Mapping[str, str]],
+        away: str,
+        call: Callable[[Repository], Awaitable[None]],
+    ) -> Outcome:
+        """See `Probe`. It fails for any reason: then a task would fail as well."""
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await call(await open_repository(Git(self._settings.repo, environment(), self._journal), self._locks))
+        except (GitFailed, OSError, EnvironmentRefused) as error:  # TimeoutError is an OSError
+            return Outcome.unavailable(str(error) or f"no answer within {PROBE_SECONDS:g} s", away)
+        return Outcome.succeeded()
+
+    async def _examine(self, repository: Repository) -> None:
+        async with repository.alone():
+            tree = self._root / f".probe-{self._executor}-{os.getpid()}"
+            await repository.probe(self._settings.ref, tree)
+
+    async def _ask_remote(self, repository: Repository) -> None:
+        remote = self._unreached or await repository.remote_of(self._settings.ref)
+        if remote is not None:
+            await repository.probe_remote(remote)
+            self._unreached = None
 
     def _requested_ref(self, task: Task) -> str | Outcome:
         """The configured ref, or the row's if the configuration allows it."""
@@ -163,7 +211,11 @@ class Worktrees:
             created_at=now,
             used_at=now,
         )
-        return await make_worktree(repository, new, home, fetch=settings.fetch), False
+        try:
+            return await make_worktree(repository, new, home, fetch=settings.fetch), False
+        except RemoteAway:
+            self._unreached = await repository.remote_of(ref)
+            raise
 
     def _mark_used(self, record: Record, home: Path) -> Record:
         record = replace(

@@ -7,13 +7,14 @@ import asyncio
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import AccountManager
 from turbo.config.worker import load_worker_config
 from turbo.db.claim_store import PollResult
-from turbo.domain.outcome import Outcome
+from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.observability import log
 from turbo.worker.wakeups import WakeUps
@@ -24,6 +25,10 @@ async def _as_it_is(_self: AccountManager, _run: Running, outcome: Outcome) -> O
     return outcome
 
 
+async def _fails(_self: AccountManager, _run: Running, outcome: Outcome) -> Outcome:
+    return replace(outcome, kind=OutcomeKind.FAILED)
+
+
 def _no_recheck(_self: WakeUps, _result: PollResult) -> None:
     return None
 
@@ -32,6 +37,8 @@ async def main(file: str, settings: str = "{}") -> int:
     wanted = json.loads(settings)
     if not wanted.get("breaker", True):
         AccountManager.review = _as_it_is  # type: ignore[method-assign]
+    if not wanted.get("outages", True):
+        AccountManager._away = _fails  # type: ignore[method-assign]
     if not wanted.get("rechecks", True):
         WakeUps.went_idle = _no_recheck  # type: ignore[method-assign]
     worker = Worker(

@@ -213,12 +213,12 @@ class Top(App[None]):
         tables["tasks"].show([words.task_row(t, names) for t in matches], empty, words.TASKS[frame.view])
         tables["workers"].show([words.worker_row(w) for w in frame.status.workers])
         tables["queues"].show([words.queue_row(q) for q in frame.status.queues])
-        tables["accounts"].show([words.account_row(a) for a in frame.status.accounts])
+        tables["accounts"].show([words.account_row(a) for a in frame.status.shown_accounts])
         titles = {
             "tasks": words.title(frame, len(matches), self.filtered),
             "workers": f"Workers: {len(frame.status.workers)}",
             "queues": f"Queues: {len(frame.status.queues)}",
-            "accounts": f"Accounts: {len({a.account for a in frame.status.accounts})}",
+            "accounts": f"Accounts: {len({a.account for a in frame.status.shown_accounts})}",
         }
         large = screen.has_class("large")
         for number, name in enumerate(PANELS, 1):

@@ -231,7 +231,7 @@ def strips(frame: Frame, width: int) -> list[Text]:
             + (f" {timestamps.duration(max(0.0, a.resets_in_seconds))}" if a.resets_in_seconds is not None else ""),
             "" if a.state == AccountState.OPEN else STYLES["paused"],
         )
-        for a in sorted(frame.status.accounts, key=lambda a: a.state == AccountState.OPEN)
+        for a in sorted(frame.status.shown_accounts, key=lambda a: a.state == AccountState.OPEN)
     ]
     return [strip(n, [(one_line(p), s) for p, s in parts], width) for n, parts in
             (("workers", workers), ("queues", queues), ("accounts", accounts))]  # fmt: skip

@@ -1,7 +1,7 @@
 """The `claude` executor: one task is one headless run of the Claude Code CLI.
 
     preamble + row's text on stdin ──▶ the CLI (cli.py) ──▶ what happened (verdict.py) ──▶ outcome
-         └── a retry resumes the task's session; if this host does not know it, the same run begins a new one, once
+         └── a retry resumes the task's session; if this host cannot resume it, the same run begins a new one, once
 
 The row provides the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml.
 Behaviour was measured with versions 2.1.330 and 2.1.197. All output of the CLI is in the attempt's log.
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.outcome import Outcome, OutcomeKind, Probe
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.executors.claude import verdict
@@ -42,11 +42,10 @@ RESUME_PROMPT = (
 PROBE_PROMPT = "Answer with the word ok."
 PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
 PROBE_SECONDS = 60.0
+MESSAGE_CHARACTERS = 300
 
 SHORTEST_GRACE_SECONDS = 5.0
 """The CLI takes up to 1.6 s to end its tools, which run in separate sessions; longer on a busy host."""
-
-UNKNOWN_SESSION = "No conversation found with session ID"
 
 
 class ClaudeExecutor:
@@ -156,9 +155,15 @@ class ClaudeExecutor:
         session = _uuid(run.task.agent_session_id) if self._resume else None
         if session is not None:
             ended, log_path = await call_cli(("--resume", session), RESUME_PROMPT.encode())
-            if UNKNOWN_SESSION not in ended.text + ended.stderr:
+            ended = replace(ended, resumed=True)
+            if not verdict.unresumable(ended):
                 return ended, log_path
-            log.info("session %s is not on this host: beginning a new one", session, extra={"task": run.task.task_id})
+            log.info(
+                "cannot resume session %s: beginning a new one: %s",
+                session,
+                ended.text.strip()[:MESSAGE_CHARACTERS],
+                extra={"task": run.task.task_id},
+            )
         return await call_cli(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
 
     def _prompt(self, task: Task) -> bytes:
@@ -185,7 +190,10 @@ class ClaudeExecutor:
             outcome = replace(
                 outcome, error=f"the agent was ended after {limit}; last output: {transcript.last_line or 'none'}"
             )
-        if situation.ends_session:
+        # A session that did not even begin to go on would hold up every further attempt in the same way.
+        stuck = ended.resumed and not transcript.begun and situation.kind is OutcomeKind.TIMED_OUT
+        ends_session = situation.ends_session or stuck
+        if ends_session:
             run.session_started("")  # the next attempt must not resume it
         extra = {
             "situation": situation.name if situation.kind is not OutcomeKind.SUCCEEDED else None,
@@ -196,11 +204,15 @@ class ClaudeExecutor:
         }
         return replace(
             outcome,
-            session_id="" if situation.ends_session else transcript.session_id,
+            session_id="" if ends_session else transcript.session_id,
             usage=transcript.usage,
             log=str(log_path) if log_path else None,
             extra={key: value for key, value in extra.items() if value is not None},
         )
+
+    def dependencies(self) -> Mapping[str, Probe]:
+        """See `Depends`."""
+        return self._work_area.dependencies(lambda: self._environment.for_task(NO_TASK))
 
     # ── this host ───────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -76,7 +76,8 @@ class Transcript:
     `begun`: there was an init line. Text before it comes from the CLI; later text may come from the agent. `error`
     and `api_error` are the CLI's names of the API error in its last message, None after an answer by the model.
     `answers` counts those. `auth_retries` counts consecutive retries after a refused login; `retries_left` is what
-    the CLI still plans. Token counts lag behind: an answer's full count comes only with the result.
+    the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since. Token counts lag
+    behind: an answer's full count comes only with the result.
     """
 
     begun: bool = False
@@ -89,6 +90,7 @@ class Transcript:
     limit: Limit | None = None
     auth_retries: int = 0
     retries_left: int = 0
+    retrying: bool = False
     answers: int = 0
     text: str = ""
     truncated: bool = False
@@ -153,11 +155,13 @@ class Transcript:
 
     def _retry(self, message: Mapping[str, Any]) -> StreamLine:
         self.auth_retries = self.auth_retries + 1 if message.get("error") == "authentication_failed" else 0
+        self.retrying = message.get("error") != "authentication_failed"
         self.retries_left = max(0, (_whole(message, "max_retries") or 0) - (_whole(message, "attempt") or 0))
         return StreamLine.RETRY
 
     def _assistant(self, message: Mapping[str, Any]) -> StreamLine:
         body = _object(message, "message")
+        self.retrying = False
         self._count_tokens(body)
         if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT

@@ -5,6 +5,7 @@ The first row that applies decides. Four principles sort the rows:
 - The result line decides, never the exit code alone: an interrupted CLI exits with 0, and an API error is a `success`.
 - A fault in the row's content (the prompt) fails the task, at once if a second attempt must fail as well.
 - A fault of the login is not the task's: no attempt is counted, and the account is checked.
+- A service that is away or overloaded is not the task's fault either: no attempt is counted, and it is probed.
 - A fault of this worker (flags, model, configuration, files) is not the task's either: no attempt is counted, up to a
   cap.
 
@@ -24,10 +25,14 @@ from turbo.process.running import Ending
 
 ERROR_CHARACTERS = 4000
 
+SIGNALLED = 128
+"""An exit code from here on tells of a signal."""
+
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """All that the verdict may use. `login_refused`: turbo ended the CLI, which kept retrying a refused login."""
+    """All that the verdict may use. `login_refused`: turbo ended the CLI, which kept retrying a refused login. `resumed`:
+    it was to go on with an earlier session."""
 
     ended_by: Ending
     returncode: int | None
@@ -35,6 +40,7 @@ class EndedRun:
     stderr: str = ""
     exit_text: str = ""
     login_refused: bool = False
+    resumed: bool = False
 
     @property
     def result(self) -> Result | None:
@@ -65,6 +71,11 @@ class EndedRun:
     def startup_output(self) -> str:
         """The CLI's output if it failed before an agent started, whose text could be anything; else empty."""
         return "" if self.transcript.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
+
+    @property
+    def conversation(self) -> bool:
+        """The model has answered, now or in the session that was resumed: a fault may be in what was said."""
+        return self.resumed or self.transcript.answers > 0
 
     @property
     def interrupted(self) -> bool:
@@ -119,7 +130,14 @@ LOGIN_ERRORS = frozenset(
         "named_profile_unusable",
     }
 )
-SERVER_ERRORS = frozenset({"server_error", "overloaded"})
+SERVER_ERRORS = frozenset({"server_error", "overloaded", "connection_failed"})
+SERVER_STATUS = (407, 408, 409, *range(500, 600))
+"""407 is a proxy's. The service's own 408 and 409 are temporary, and the CLI retries them too."""
+
+NOT_THE_SERVICE = re.compile(
+    r"API Error: (API returned an empty or malformed response|400 Bad Request$|405 Method Not Allowed$)"
+)
+"""Something else answered, such as a proxy, or the answer broke off. The service explains its own refusals."""
 TOO_LONG_ERRORS = frozenset({"message_over_context_limit", "autocompact_thrashing"})
 POLICY_ERRORS = frozenset({"dlp_request_denied", "safety_monitor_blocked"})
 
@@ -171,7 +189,26 @@ def _subtype(name: str) -> Callable[[EndedRun], bool]:
 
 
 def _server(e: EndedRun) -> bool:
-    return e.named(SERVER_ERRORS) or _status(*range(500, 600))(e)
+    return e.named(SERVER_ERRORS) or _status(*SERVER_STATUS)(e)
+
+
+def _not_the_service(e: EndedRun) -> bool:
+    return e.failed and e.error is None and bool(NOT_THE_SERVICE.match(e.text))
+
+
+def _kept_retrying(e: EndedRun) -> bool:
+    """Its time ran out while it waited for the service: the CLI's last word is that it tries a request again."""
+    return e.ended_by in (Ending.WALL, Ending.SILENT) and e.transcript.retrying
+
+
+def unresumable(e: EndedRun) -> bool:
+    """The CLI ended before a resumed session began, for a reason that is neither the service's nor the login's.
+
+    "No conversation found …" is one message of many: the session's file may be gone, unreadable or half written."""
+    if not e.resumed or e.transcript.begun or e.ended_by is not Ending.EXITED:
+        return False
+    by_itself = e.returncode is not None and 0 < e.returncode < SIGNALLED
+    return by_itself and judge(e).failure_kind is FailureKind.ERROR
 
 
 TABLE: tuple[Situation, ...] = (
@@ -199,7 +236,7 @@ TABLE: tuple[Situation, ...] = (
     Situation("out of budget", _subtype("error_max_budget_usd"), OutcomeKind.FAILED, FailureKind.BUDGET, final=True),
     Situation(
         "prompt too long",
-        lambda e: _too_long(e) and not e.transcript.answers,
+        lambda e: _too_long(e) and not e.conversation,
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
@@ -222,14 +259,20 @@ TABLE: tuple[Situation, ...] = (
     Situation(
         "rate limited (429)",
         lambda e: e.named({"rate_limit"}) or _status(429)(e),
-        OutcomeKind.FAILED,
-        FailureKind.ERROR,
+        OutcomeKind.UNAVAILABLE,
+        FailureKind.UNAVAILABLE,
     ),
-    Situation("overloaded (529)", _status(529), OutcomeKind.FAILED, FailureKind.ERROR),
-    Situation("server or network error", _server, OutcomeKind.FAILED, FailureKind.ERROR),
+    Situation("overloaded (529)", _status(529), OutcomeKind.UNAVAILABLE, FailureKind.UNAVAILABLE),
+    Situation("server or network error", _server, OutcomeKind.UNAVAILABLE, FailureKind.UNAVAILABLE),
+    Situation(
+        "answer of a proxy, or a broken one",
+        _not_the_service,
+        OutcomeKind.UNAVAILABLE,
+        FailureKind.UNAVAILABLE,
+    ),
     Situation(
         "request refused (400)",
-        lambda e: _status(400)(e) and not e.transcript.answers,
+        lambda e: _status(400)(e) and not e.conversation,
         OutcomeKind.FAILED,
         FailureKind.BAD_REQUEST,
         final=True,
@@ -255,6 +298,13 @@ TABLE: tuple[Situation, ...] = (
     # From here on there is no result.
     Situation(
         "ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED
+    ),
+    Situation(
+        "out of time while the CLI retried a request",
+        _kept_retrying,
+        OutcomeKind.UNAVAILABLE,
+        FailureKind.UNAVAILABLE,
+        message="the service did not answer, and the CLI kept retrying",
     ),
     Situation("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
     Situation("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),

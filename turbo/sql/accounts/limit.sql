@@ -16,7 +16,7 @@ with was as materialized (
 insert into public.agent_accounts as a (account, host, state, reason, until, why)
 select %(account)s, %(host)s, 'paused', 'usage_limit', ends.at, %(why)s from ends
 on conflict (account, host) do update
-   set state = 'paused', reason = 'usage_limit', why = excluded.why,
+   set state = 'paused', reason = 'usage_limit', unavailable = false, why = excluded.why,
        until = case when a.state = 'paused' and a.reason = 'usage_limit' and a.changed_at <= clock_timestamp() + interval '1 minute'
                     then greatest(a.until, excluded.until)
                     else excluded.until end,

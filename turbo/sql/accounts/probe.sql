@@ -2,7 +2,8 @@
 -- may take it, because the prober may have been killed.
 -- A suspect account is probed at once. A paused one becomes half open when `until` has passed; a manual pause has no
 -- `until` and is never probed. A row that was changed in the future is from before the database's clock was set back: its
--- times mean nothing, and one probe too early does no harm. Returns the state now: suspect or half_open.
+-- times mean nothing, and one probe too early does no harm. Returns the state now, suspect or half_open, and whether it is
+-- closed because its service is away.
 update public.agent_accounts a
    set probe_by = %(worker)s, probe_since = clock_timestamp(),
        probe_until = clock_timestamp() + make_interval(secs => %(lease)s),
@@ -12,4 +13,4 @@ update public.agent_accounts a
    and (a.state in ('suspect', 'half_open')
         or a.state = 'paused' and (a.until <= clock_timestamp()
                                    or a.until is not null and a.changed_at > clock_timestamp() + interval '1 minute'))
-returning a.state
+returning a.state, a.reason is null and a.unavailable

@@ -1,7 +1,8 @@
 -- The breakers of one account as this host sees them: its own row, and the row for all hosts ('*').
 -- tasks/poll.sql returns the same facts; this is for a worker that has just written and cannot wait for the next poll.
 -- cleared: has a good probe begun at or after `since`? A row changed in the future: see accounts/probe.sql.
-select a.account, a.host, a.state, a.reason,
+select a.account, a.host, a.state,
+       case when a.state <> 'open' then coalesce(a.reason, case when a.unavailable then 'unavailable' end) end as reason,
        case when a.state = 'open' or a.state = 'paused' and not coalesce(isfinite(a.until), false) then null
             when a.changed_at > clock_timestamp() + interval '1 minute' then 0
             else extract(epoch from case a.state when 'paused' then nullif(a.until, 'infinity')

@@ -1,5 +1,5 @@
 -- Status: the accounts that workers use, and those that are not open. resets_in_seconds: until `until`.
-select a.account, a.host, a.state, a.reason, a.why, a.until,
+select a.account, a.host, a.state, coalesce(a.reason, case when a.unavailable then 'unavailable' end) as reason, a.why, a.until,
        extract(epoch from a.until - clock_timestamp())::float8 as resets_in_seconds
   from public.agent_accounts a
  where a.state <> 'open'

@@ -41,7 +41,7 @@ with input as (
              then public.turbo_stopped_status(c.requested, c.run_after)
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
-           when c.outcome in ('auth_failed', 'usage_limited') or c.uncounted then 'pending'
+           when c.outcome in ('auth_failed', 'usage_limited', 'unavailable') or c.uncounted then 'pending'
            when c.outcome = 'infrastructure'
              then case when c.infra_count + 1 >= %(infra_cap)s then 'failed' else 'scheduled' end
            when not c.final and c.retry_count < c.max_retries then 'scheduled'

@@ -12,9 +12,9 @@ from tests.support.stores import Stores
 from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import AccountManager, accounts_of
 from turbo.db.lane import Lane
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.run import Run, Running
-from turbo.domain.states import StopCause
+from turbo.domain.states import PauseReason, StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import TypeFilter
 from turbo.executors.protocol import Executor
@@ -22,6 +22,7 @@ from turbo.observability.metrics import Metrics
 
 REFUSED = Outcome(OutcomeKind.AUTH_FAILED, error="401")
 LIMITED = Outcome(OutcomeKind.USAGE_LIMITED, error="limit")
+AWAY = Outcome.unavailable("529 Overloaded")
 BROKEN = Outcome.infrastructure("no such program")
 
 
@@ -50,6 +51,19 @@ class ProbedAgent(Agent):
 
 
 @dataclass
+class GitAgent(Agent):
+    """One without an account, whose repository is away or not, as the test says."""
+
+    repository: Outcome = field(default_factory=Outcome.succeeded)
+
+    def dependencies(self) -> dict[str, Probe]:
+        return {"repository /r": self.examine}
+
+    async def examine(self) -> Outcome:
+        return self.repository
+
+
+@dataclass
 class Side:
     """One worker's accounts."""
 
@@ -59,8 +73,9 @@ class Side:
     metrics: Metrics
     told: list[TypeFilter]
 
-    async def says(self, outcome: Outcome, executor: str = "agent") -> Outcome:
-        run = Running(Task(task_id="t", task_type="default", task_description="x"), executor, None)
+    async def says(self, outcome: Outcome, executor: str = "agent", infra_count: int = 0) -> Outcome:
+        task = Task(task_id="t", task_type="default", task_description="x", infra_count=infra_count)
+        run = Running(task, executor, None)
         return await self.accounts.review(run, outcome)
 
     async def sweep(self) -> None:
@@ -81,7 +96,7 @@ class Sides:
             stores.accounts,
             host,
             by_name,
-            {"default": executors[0].name, "noop": "noop"},
+            {"default": executors[0].name, "noop": "noop"} | {e.name: e.name for e in executors[1:]},
             metrics,
             told.append,
             shared={"max"},
@@ -108,6 +123,7 @@ async def sides(dsn: str) -> AsyncIterator[Sides]:
 
 
 STATE = "select state, reason, trips from agent_accounts"
+CAUSE = "select state, reason, unavailable, trips from agent_accounts"
 
 
 async def test_refusal_without_account_and_probe_fails_the_task(sides: Sides) -> None:
@@ -231,6 +247,101 @@ async def test_late_verdict_uses_no_attempt(sides: Sides) -> None:
     assert (await side.says(REFUSED)).kind is OutcomeKind.AUTH_FAILED
     assert side.accounts.types().include == ("noop",)
     assert sides.sql("select state from agent_accounts") == [("suspect",)]
+
+
+# ── what is away ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("probed", [AWAY, Outcome(OutcomeKind.TIMED_OUT, error="no answer")])
+async def test_service_away_pauses_for_a_short_backoff(sides: Sides, probed: Outcome) -> None:
+    agent = ProbedAgent()
+    side = sides.make(agent, outage_first=0.2, outage_last=0.3, backoff_first=3600.0)
+    agent.words.put_nowait(probed)
+    assert await side.says(AWAY) == AWAY, "no attempt is counted"
+    assert sides.sql(CAUSE) == [("paused", None, True, 1)]
+    assert (await side.stores.accounts.rows("max"))[0].reason is PauseReason.UNAVAILABLE
+    assert side.accounts.types() == TypeFilter(include=("noop",))
+    for _ in range(3):
+        agent.words.put_nowait(AWAY)
+    agent.words.put_nowait(Outcome.succeeded())
+    async with asyncio.timeout(10):
+        while side.accounts.types() != TypeFilter():
+            await asyncio.sleep(0.01)
+    assert sides.sql(CAUSE) == [("open", None, False, 0)]
+
+
+async def test_outage_that_no_probe_confirms_is_free_three_times(sides: Sides) -> None:
+    agent = ProbedAgent()
+    side = sides.make(agent)
+    for infra_count in (0, 1, 2, 3):
+        agent.words.put_nowait(Outcome.succeeded())
+        outcome = await side.says(AWAY, infra_count=infra_count)
+        counted = infra_count == 3
+        assert outcome.kind is (OutcomeKind.FAILED if counted else OutcomeKind.INFRASTRUCTURE)
+        assert outcome.failure_kind is FailureKind.UNAVAILABLE
+    assert (await sides.make(Agent(account=None)).says(AWAY)).kind is OutcomeKind.INFRASTRUCTURE
+
+
+async def test_probe_tells_a_dead_login_from_a_service_away(sides: Sides) -> None:
+    agent = ProbedAgent()
+    side = sides.make(agent, backoff_first=3600.0)
+    agent.words.put_nowait(REFUSED)
+    assert (await side.says(AWAY)).kind is OutcomeKind.UNAVAILABLE
+    assert sides.sql(CAUSE) == [("paused", "auth", False, 1)]
+    sides.sql("delete from agent_accounts")
+    await side.sweep()
+    agent.words.put_nowait(AWAY)
+    assert (await side.says(REFUSED)).kind is OutcomeKind.AUTH_FAILED
+    assert sides.sql(CAUSE) == [("paused", None, True, 1)], "nobody is told to log in"
+
+
+async def test_known_cause_outlasts_a_probe_without_an_answer(sides: Sides) -> None:
+    agent = ProbedAgent()
+    side = sides.make(agent, outage_first=0.05, outage_last=0.05)
+    sides.sql(
+        "insert into agent_accounts (account, host, state, reason, until) values"
+        " ('max', 'alpha', 'paused', 'auth', now()), ('max', '*', 'paused', 'usage_limit', now())"
+    )
+    await side.sweep()
+    agent.words.put_nowait(AWAY)
+    await agent.asked.get()
+    agent.words.put_nowait(Outcome.succeeded())
+    await agent.asked.get()
+    agent.words.put_nowait(AWAY)
+    await agent.asked.get()
+    await agent.asked.get()
+    query = "select host, reason, unavailable from agent_accounts where state <> 'open'"
+    assert sides.sql(query) == [("*", "usage_limit", False)], (
+        "the login is good, and the limit not yet known to be over"
+    )
+    agent.words.put_nowait(Outcome.succeeded())
+
+
+async def test_unprobeable_account_whose_service_is_away_backs_off(sides: Sides) -> None:
+    side = sides.make(Agent(), outage_first=0.1, outage_last=0.1)
+    assert await side.says(AWAY) == AWAY
+    assert sides.sql(CAUSE) == [("paused", None, True, 1)]
+    async with asyncio.timeout(10):  # the next task is the probe
+        while side.accounts.types() != TypeFilter():
+            await asyncio.sleep(0.01)
+
+
+async def test_repository_away_closes_only_who_needs_it(sides: Sides) -> None:
+    agent, git = ProbedAgent(), GitAgent("git", None)
+    side = sides.make(agent, git, outage_first=3600.0, outage_last=3600.0)
+    assert side.accounts.names == ("max", "repository /r")
+    git.repository = AWAY
+    outcome = await side.says(Outcome.unavailable("gone", "repository /r"), "git")
+    assert outcome.kind is OutcomeKind.UNAVAILABLE
+    assert side.accounts.types() == TypeFilter(exclude=("git",))
+    assert sides.sql("select account, host, unavailable from agent_accounts") == [("repository /r", "alpha", True)]
+    assert agent.asked.empty(), "no login is suspected"
+    git.repository = Outcome.succeeded()
+    sides.sql("update agent_accounts set until = now()")
+    await side.sweep()
+    async with asyncio.timeout(10):
+        while side.accounts.types() != TypeFilter():
+            await asyncio.sleep(0.01)
 
 
 async def _suspected(side: Side) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,6 +63,60 @@ async def test_session_missing_on_this_host_is_replaced_in_the_run(bench: Bench,
     assert bench.sessions == [outcome.session_id]
     assert outcome.session_id != session
     assert bench.api.requests[0].prompt.endswith("count the sheep")
+
+
+def a_directory(file: Path) -> None:
+    """Failed to resume session: EISDIR."""
+    file.unlink()
+    file.mkdir()
+
+
+def emptied(file: Path) -> None:
+    """No conversation found with session ID."""
+    file.write_text("")
+
+
+@pytest.mark.parametrize("damage", [a_directory, emptied])
+async def test_session_that_cannot_be_resumed_starts_over_in_the_same_run(
+    bench: Bench, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "turbo")
+    executor = bench.executor(resume=True)
+    first = await bench.do(executor, "count the sheep")
+    (file,) = bench.home.glob(".claude/projects/*/*.jsonl")
+    damage(file)
+    bench.api.answer(messages_api.text("seven"))
+    second = await bench.do(executor, "count the sheep", **tried(first))
+    assert (second.kind, second.output) == (OutcomeKind.SUCCEEDED, "seven")
+    assert second.session_id != first.session_id
+    assert bench.api.requests[-1].prompt.endswith("count the sheep")
+    assert f"cannot resume session {first.session_id}" in caplog.text
+
+
+async def test_session_that_hangs_at_its_start_is_not_resumed_again(bench: Bench) -> None:
+    executor = bench.executor(resume=True)
+    first = await bench.do(executor)
+    (file,) = bench.home.glob(".claude/projects/*/*.jsonl")
+    file.unlink()
+    os.mkfifo(file)
+    second = await bench.do(executor, timeout_seconds=3.0, **tried(first))
+    assert (second.kind, second.session_id) == (OutcomeKind.TIMED_OUT, "")
+    assert bench.sessions[-1] == ""
+
+
+async def test_refused_history_is_not_resumed_and_not_final(bench: Bench) -> None:
+    """The prompt was answered once: it is the conversation that the service does not take."""
+    executor = bench.executor(resume=True)
+    first = await bench.do(executor)
+    bench.api.answer(messages_api.error(400, "invalid_request_error", "messages.1: something is wrong"))
+    second = await bench.do(executor, **tried(first))
+    assert (second.kind, second.final, second.session_id) == (OutcomeKind.FAILED, False, "")
+    assert second.extra["situation"] == "conversation refused (400)"
+    bench.api.answer(
+        messages_api.error(400, "invalid_request_error", "prompt is too long: 250000 tokens > 200000 maximum")
+    )
+    third = await bench.do(executor, **tried(first))
+    assert (third.kind, third.final, third.session_id) == (OutcomeKind.FAILED, False, "")
 
 
 async def test_refused_session_is_not_offered_to_the_next_attempt(bench: Bench) -> None:

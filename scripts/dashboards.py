@@ -222,7 +222,7 @@ TASKS = [
         {
             "{{outcome}}": f"sum by (outcome) (rate(turbo_tasks_finished_total{{{QUEUE}}}[$__rate_interval]))",
         },
-        "succeeded, failed, timed_out, cancelled, auth_failed, usage_limited, infrastructure.",
+        "succeeded, failed, timed_out, cancelled, auth_failed, usage_limited, unavailable, infrastructure.",
         "ops",
     ),
     Panel(
@@ -268,7 +268,7 @@ ACCOUNTS = [
         {
             "{{account}} {{reason}} {{host}}": f"max by (account, reason, host) (turbo_account_paused{{{ACCOUNT}}})",
         },
-        "auth: not logged in on that host. usage_limit: until its reset, on every host. manual: turbo pause.",
+        "auth: not logged in on that host. usage_limit: until its reset, on every host. unavailable: its service is away. manual: turbo pause.",
         width=24,
     ),
     Panel(

@@ -66,8 +66,8 @@ STEPS = (
          quick=("--tasks", "60", "--faults", "5")),
     Step("chaos", "a fleet recovers from every fault, as fast as before it",
          (sys.executable, "-m", "tests.chaos"), r"^\||^\d+ rounds|^not as promised",
-         quick=("--only", "backends killed, once", "--rounds", "1", "--window", "1", "--seconds", "1"),
-         environment={"TURBO_PROVE": "1"}),
+         environment={"TURBO_PROVE": "1"},
+         quick=("--only", "backends killed, once", "--rounds", "1", "--window", "1", "--seconds", "1")),
 )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import psutil
 import psycopg
 
 from tests.chaos.fleet import LEASE_SECONDS, Fleet
+from tests.support.size import sized
 from tests.support.waiting import until
 
 Bites = Generator[list[str], None, None]
@@ -27,6 +28,7 @@ class Fault:
     inject: Callable[[Fleet, float], AbstractContextManager[list[str]]]
     through_proxy: bool = False
     small_disk: bool = False
+    fetching: bool = False
     at_least: float = 0.0  # seconds it must last to be what it says
 
     def __str__(self) -> str:
@@ -329,6 +331,26 @@ def disk_full(fleet: Fleet, seconds: float) -> Bites:
         filler.unlink()
     if warned:
         bites.append(f"{warned} workers warned")
+
+
+# ── what tasks depend on ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@fault("git host away", fetching=True, at_least=sized(2.0, 300.0))
+def git_host_away(fleet: Fleet, seconds: float) -> Bites:
+    """Each run begins with a fetch. No attempt may be counted."""
+    assert fleet.git is not None
+    fleet.git.stop()
+    bites: list[str] = []
+    yield bites
+    given_back = fleet.bench.sql("select count(*) from agent_actions where detail ->> 'outcome' = 'unavailable'")[0][0]
+    fleet.git.start()
+    if given_back:
+        bites.append(f"{given_back} runs given back")
+    ((counted, failed),) = fleet.bench.sql(
+        "select count(*) filter (where retry_count > 0), count(*) filter (where status = 'failed') from agent_tasks"
+    )
+    assert (counted, failed) == (0, 0), f"git host away: {counted} tasks lost an attempt, {failed} failed"
 
 
 # ── the network ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import conninfo
 
 from tests.support.proxy import Proxy, proxy
+from tests.support.repositories import GitHost, git_host
 from tests.support.size import sized
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
@@ -42,6 +43,7 @@ class Fleet:
     server: embedded.Server
     bench: Bench
     proxy: Proxy | None
+    git: GitHost | None = None
     without: Sequence[str] = ()
     workers: list[WorkerProcess] = field(default_factory=list)
     accepted: set[str] = field(default_factory=set)  # ids of tasks whose insert was acknowledged
@@ -64,6 +66,13 @@ class Fleet:
             "command": ["/bin/sh", str(program), str(self.bench.ledger), str(RUN_SECONDS)],
             "grace_seconds": 1,
         }
+        if self.git is not None:  # each run begins with a fetch
+            clone = self.bench.path / f"clone{n}"
+            if not clone.exists():
+                self.git.clone(clone)
+            config["executors"]["work"]["workspace"] = {
+                "kind": "worktree", "repo": str(clone), "ref": "origin/main", "fetch": True,
+            }  # fmt: skip
         config["executors"]["block"] = {"kind": "python", "handler": "turbo.testing:block"}
         config["routes"] |= {"default": "work", "block": "block"}
         return config
@@ -84,6 +93,11 @@ class Fleet:
                     self.restarts += 1
                     self.workers[n] = self.start(n)
 
+    @property
+    def backlog(self) -> int:
+        """A run that fetches takes longer, and at the end all of it is to be done."""
+        return BACKLOG if self.git is None else BACKLOG // 3
+
     # ── load ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def feed(self) -> None:
@@ -96,8 +110,8 @@ class Fleet:
                 if db is None:
                     db = psycopg.connect(self.server.dsn, autocommit=True, connect_timeout=2)
                 row = db.execute("select count(*) from agent_tasks where status = 'pending'").fetchone()
-                if row and row[0] < BACKLOG:
-                    ids = ids or [f"t{next(numbers)}" for _ in range(BACKLOG // 2)]
+                if row and row[0] < self.backlog:
+                    ids = ids or [f"t{next(numbers)}" for _ in range(self.backlog // 2)]
                     db.execute(
                         "insert into agent_tasks (task_id, task_description) select i, 'x' from unnest(%s::text[]) i"
                         " on conflict do nothing",
@@ -151,15 +165,19 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(path: Path, *, through_proxy: bool = False, without: Sequence[str] = ()) -> Iterator[Fleet]:
-    """Up and loaded. `without`: guards of tests/support/programs/unguarded.py that its workers do without."""
+def fleet(
+    path: Path, *, through_proxy: bool = False, fetching: bool = False, without: Sequence[str] = ()
+) -> Iterator[Fleet]:
+    """Up and loaded. `fetching`: its runs have worktrees, and fetch from a git host. `without`: guards of
+    tests/support/programs/unguarded.py that its workers do without."""
     with contextlib.ExitStack() as stack:
         # WAL is flushed late on purpose: a crash then surely forgets claims, which do not wait for the disk.
         settings = {"max_connections": "60", "wal_writer_delay": "2s", "log_min_messages": "fatal"}
         server = stack.enter_context(embedded.temporary(settings=settings))
         migrate(server.dsn)
         wire = stack.enter_context(proxy("127.0.0.1", server.port)) if through_proxy else None
-        one = Fleet(server, Bench(server.dsn, path), wire, without)
+        git = stack.enter_context(git_host(path / "git")) if fetching else None
+        one = Fleet(server, Bench(server.dsn, path), wire, git, without)
         stack.callback(one.bench.close)
         one.workers = [one.start(n) for n in range(WORKERS)]
         for worker in one.workers:

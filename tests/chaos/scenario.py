@@ -67,7 +67,8 @@ def measure(
     bites: dict[str, list[str]] = {}
     disks = small_disks(path, WORKERS) if any(f.small_disk for f in faults) else contextlib.nullcontext()
     through_proxy = any(f.through_proxy for f in faults)
-    with disks, fleet(path, through_proxy=through_proxy, without=without) as one:
+    fetching = any(f.fetching for f in faults)
+    with disks, fleet(path, through_proxy=through_proxy, fetching=fetching, without=without) as one:
         until(lambda: len(one.finished_at()) > 2 * WORKERS * SLOTS, 60, "warm", pause=LOOK_SECONDS)
         windows.append(quiet_window(window))
         for fault in faults:

@@ -21,6 +21,7 @@ TOGETHER = {
     "network": ["network delays 50 ms each way", "network drops everything", "connections half open",
                 "connections cut, twice a second"],
     "disk": ["disk full"],
+    "dependencies": ["git host away"],
     "crashes": ["crash (immediate) and recovery", "worker crash (SIGABRT)", "worker SIGKILL",
                 "worker SIGSTOP past its lease", "a worker's event loop stands still",
                 "a row refused in rescue and start-up"],
@@ -51,6 +52,12 @@ def test_without_the_spool_tasks_run_twice(tmp_path):
     """The control: what ended while the database was away is forgotten with its worker."""
     fault = named("database away, then its workers killed")
     assert measure("control", fault, tmp_path, window=WINDOW, seconds=SECONDS, without=["spool"]).repeated > 0
+
+
+def test_without_the_rule_a_git_host_away_fails_tasks(tmp_path):
+    """The control."""
+    with pytest.raises(AssertionError, match="lost an attempt"):
+        measure("control", named("git host away"), tmp_path, window=WINDOW, seconds=SECONDS, without=["unavailable"])
 
 
 def test_without_the_fence_a_late_result_is_recorded_twice(tmp_path):

@@ -77,7 +77,7 @@ def emptied(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [a_directory, emptied])
-async def test_session_that_cannot_be_resumed_starts_over_in_the_same_run(
+async def test_session_that_cannot_be_resumed_starts_over(
     bench: Bench, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "turbo")

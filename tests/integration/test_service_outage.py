@@ -17,6 +17,7 @@ from tests.support.workers import WorkerProcess
 
 SLOTS = 4
 TASKS = [f"t{n:02}" for n in range(sized(8, 16))]
+OUTAGE_SECONDS = sized(0.0, 300.0)
 OFTEN = {"outage_first": 0.5, "outage_last": 1.0, "outage_spread": 0.0}
 SLACK_SECONDS = 10.0
 """For a CLI to start and to answer on a busy machine."""
@@ -62,7 +63,8 @@ def test_overloaded_service_under_load_fails_no_task(bench: AccountsBench) -> No
     worker = bench.worker("alpha", timings=OFTEN, worker={"slots": SLOTS})
     for task_id in TASKS:
         bench.task(task_id, max_retries=0)
-    bench.until(lambda: bad_probes(worker) >= 4, 60)
+    until_at = time.monotonic() + OUTAGE_SECONDS
+    bench.until(lambda: bad_probes(worker) >= 4 and time.monotonic() > until_at, OUTAGE_SECONDS + 60)
     bench.until(lambda: untouched(bench))
     assert 1 <= bench.runs_of() <= SLOTS, "closed before anything was given back"
     assert paused(worker, bench, ACCOUNT) == 1

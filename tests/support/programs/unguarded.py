@@ -11,17 +11,21 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 
 from turbo import sql
+from turbo.accounts.manager import AccountManager
 from turbo.config.worker import load_worker_config
 from turbo.db import result_store
 from turbo.db.claim_store import ClaimStore, Reasserted
 from turbo.domain.claim import ClaimRef
+from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
+from turbo.domain.run import Running
 from turbo.domain.states import StopCause
 from turbo.host.spool import Spool, SpoolEntry
 from turbo.host.spool_writer import SpoolWriter
@@ -50,6 +54,16 @@ def edit(name: str, old: str, new: str) -> None:
 
 
 _edited: dict[str, str] = {}
+
+
+@guard
+def unavailable() -> None:
+    """What is away counts as the task's failure."""
+
+    async def fails(_self: AccountManager, _run: Running, outcome: Outcome) -> Outcome:
+        return replace(outcome, kind=OutcomeKind.FAILED)
+
+    AccountManager._away = fails  # type: ignore[method-assign]
 
 
 @guard

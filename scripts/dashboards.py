@@ -268,7 +268,8 @@ ACCOUNTS = [
         {
             "{{account}} {{reason}} {{host}}": f"max by (account, reason, host) (turbo_account_paused{{{ACCOUNT}}})",
         },
-        "auth: not logged in on that host. usage_limit: until its reset, on every host. unavailable: its service is away. manual: turbo pause.",
+        "auth: not logged in on that host. usage_limit: until its reset, on every host. "
+        "unavailable: its service is away. manual: turbo pause.",
         width=24,
     ),
     Panel(

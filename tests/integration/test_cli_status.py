@@ -124,6 +124,10 @@ def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> Non
          "account max is paused on every host: usage_limit (weekly limit)", "wait for its reset"),
         (["insert into agent_accounts (account, host, state, reason) values ('max', 'beta', 'paused', 'auth')"],
          "account max is paused on beta: auth", "setup-token"),
+        (["insert into agent_accounts (account, host, state, unavailable, why) values ('max', 'beta', 'paused', true, '529')"],
+         "account max is paused on beta: unavailable (529)", "check the service"),
+        (["insert into agent_accounts (account, host, state, unavailable) values ('remotes of /srv/p', 'beta', 'half_open', true)"],
+         "remotes of /srv/p is half_open on beta: unavailable", "check the git host"),
         (["insert into agent_queues (queue, reason, paused_by) values ('default', 'backup', 'me')"],
          "queue default is paused by me (backup): 0 tasks", "turbo resume --queue default"),
         (["insert into agent_tasks (task_description, queue) values ('x', 'nobody')"],
@@ -134,7 +138,7 @@ def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> Non
           "turbo_rev = turbo_rev + 1 where task_id = 'r1'"], "queue default: 1 running task should have stopped", "see which workers"),
         ([ended(f"x{i}", "beta-1-abcdef", "failed") for i in range(4)], "5 of 12 tasks failed in the last hour", "--status failed"),
     ],
-    ids=["none", "silent", "limit", "auth", "paused", "unserved", "old", "stuck", "failing"],
+    ids=["none", "silent", "limit", "auth", "service", "remotes", "paused", "unserved", "old", "stuck", "failing"],
 )  # fmt: skip
 def test_problems_come_first_with_advice(fleet: Shell, plant: list[str], what: str, do: str) -> None:
     sql(fleet, *plant)
@@ -154,6 +158,18 @@ def test_usage_limit_shows_its_reset(fleet: Shell) -> None:
     line = next(line for line in fleet("status").lines if line.startswith("max"))
     assert line.split()[:4] == ["max", "all", "paused", "usage_limit"]
     assert "(in 1h59m)" in line or "(in 2h00m)" in line
+
+
+def test_repositories_are_listed_only_while_they_are_away(fleet: Shell) -> None:
+    name = "repository /srv/p"
+    sql(fleet, f"update agent_workers set accounts = accounts || '{name}'::text")
+    assert name not in fleet("status").out
+    sql(
+        fleet,
+        f"insert into agent_accounts (account, host, state, unavailable) values ('{name}', 'beta', 'paused', true)",
+    )
+    line = next(line for line in fleet("status").lines if line.startswith(name))
+    assert line.split()[2:5] == ["beta", "paused", "unavailable"]
 
 
 def test_restarted_worker_hides_its_dead_predecessor(fleet: Shell) -> None:

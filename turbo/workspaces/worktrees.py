@@ -14,6 +14,7 @@ import asyncio
 import dataclasses
 import fnmatch
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress

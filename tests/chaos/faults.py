@@ -196,10 +196,8 @@ def burst(fleet: Fleet, seconds: float) -> Bites:
 @fault("rows refused in claim and promotion")
 def refused_rows(fleet: Fleet, seconds: float) -> Bites:
     """They stand before all others: the highest priority, and due for the longest."""
-    rule = (
-        "task_id not like 'refused%%' or status not in ('running', 'pending') or status = 'pending' and turbo_rev = 0"
-    )
-    fleet.bench.sql(f"alter table agent_tasks add constraint refuses check ({rule}) not valid".replace("%%", "%"))
+    rule = "left(task_id, 7) <> 'refused' or turbo_rev = 0 or status in ('failed', 'completed')"
+    fleet.bench.sql(f"alter table agent_tasks add constraint refuses check ({rule}) not valid")
     with psycopg.connect(fleet.server.dsn, autocommit=True) as db:
         db.execute("set session_replication_role = replica")
         db.execute(

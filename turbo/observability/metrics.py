@@ -143,7 +143,7 @@ class Metrics:
         )
         self.poisoned = Counter(
             "turbo_poisoned_tasks",
-            "Tasks failed as poison: too many of their runs ended with their worker, its machine or its tools.",
+            "Tasks failed as poison: too many of their runs ended with their worker or its tools, or their row is refused.",
             registry=r,
         )
         self.fenced = Counter(

@@ -87,7 +87,7 @@ async def test_invented_registration_is_rewritten(db, stores):
     db.execute("delete from agent_workers")  # lost by a failover
     await stores.registry.prune()
     assert db.execute("select queues from agent_workers").fetchone() == {"queues": []}, "the fault bit"
-    beat = {"worker": stores.worker_id, "busy": 1, "may_lead": True, "leader_lease": 30}
+    beat = {"worker": stores.worker_id, "busy": 1, "problems": "[]", "may_lead": True, "leader_lease": 30}
     assert db.execute(statement("workers/beat"), beat).fetchone()["alive"] is False
     await stores.registry.register(ME, WorkerState.UP)
     assert db.execute(statement("workers/beat"), beat).fetchone()["alive"] is True

@@ -49,6 +49,11 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
     "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
     "tasks/rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }
+# Around a refused row: one is left out, or nothing but a few is taken.
+for _name in ("tasks/claim", "tasks/poll", "tasks/rescue"):
+    _parameters, _limit = STATEMENTS[_name]
+    STATEMENTS[f"{_name} aside"] = ({**_parameters, "aside": ["pending10", "running51"]}, _limit)
+    STATEMENTS[f"{_name} only"] = ({**_parameters, "only": [f"pending{n}0" for n in range(10, 20)]}, _limit)
 PLANNED = ("while the table was empty", "never analysed", "analysed")
 Plan = dict[str, object]
 
@@ -60,7 +65,8 @@ def prepared(dsn: str) -> psycopg.Connection:
     connection.execute("set jit = off")
     for name, (parameters, _) in STATEMENTS.items():
         places = {key: f"${number}" for number, key in enumerate(parameters, 1)}
-        text = re.sub(r"%\((\w+)\)s", lambda m, places=places: places[m[1]], statement(name)).replace("%%", "%")
+        whole = statement(*name.split())  # type: ignore[arg-type]
+        text = re.sub(r"%\((\w+)\)s", lambda m, places=places: places[m[1]], whole).replace("%%", "%")
         connection.execute(f'prepare "{name}" as {text}')  # type: ignore[arg-type]
     return connection
 

@@ -23,7 +23,7 @@ from typing import Literal, LiteralString
 
 Variant = Literal["aside", "only", "which"]
 
-_TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|--[^\n]*|(?P<space>\s+)")
+_TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|(?:\s|--[^\n]*)+")
 _END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")
 
 
@@ -42,7 +42,7 @@ def statement(name: str, variant: Variant | None = None) -> LiteralString:
     text = source(name)
     if variant is not None:
         text = _varied(name, text, variant)
-    bare = _TOKEN.sub(lambda m: m["quoted"] or (" " if m["space"] else ""), text)
+    bare = _TOKEN.sub(lambda m: m["quoted"] or " ", text)
     return f"/* turbo {name}{f' {variant}' if variant else ''} */ {bare.strip()}"
 
 

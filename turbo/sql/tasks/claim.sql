@@ -9,7 +9,9 @@
 with candidates as materialized (
   select t.task_id, t.concurrency_key, t.task_priority, t.run_after
     from public.agent_tasks t
-   where t.status = 'pending'
+   where t.status
+         --if only: || ''
+         = 'pending'
      and t.queue = %(queue)s
      -- guards against rows that bypassed the triggers. A row from the future became pending by a clock that was ahead, before a
      -- failover or a step back: it is due
@@ -25,6 +27,7 @@ with candidates as materialized (
      and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
      -- a worker marked dead must not claim: its tasks would be rescued while it runs them
      and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
+     -- Around a refused row (turbo.db.row_by_row). Of a few tasks the claim's index is no way to any: with || it is not used.
      --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
      --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
    order by t.task_priority desc nulls last, t.run_after

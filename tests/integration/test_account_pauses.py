@@ -46,7 +46,7 @@ def test_pause_and_resume_reach_every_host_by_notify(bench: AccountsBench) -> No
 
 def test_poll_finds_a_pause_whose_notification_was_lost(bench: AccountsBench) -> None:
     polls = bench.worker("alpha", worker={"poll_seconds": 0.5})
-    deaf = bench.worker("beta", ladder=False)  # the control: it polls once an hour
+    deaf = bench.worker("beta", rechecks=False)  # the control: it polls once an hour
     bench.sql("alter table agent_accounts disable trigger turbo_notify_accounts")
     with psycopg.connect(bench.dsn, autocommit=True) as listener:
         listener.execute("listen turbo_ctl")

@@ -74,6 +74,10 @@ _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.
 _REQUESTED = """case when t.cancel_requested_at is null then 'pending'
  else public.turbo_stopped_status(t.cancel_to, t.run_after) end"""
 
+_OFF_BEAT = (
+    "not between clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)"
+    " and clock_timestamp() + make_interval(secs => w.heartbeat_seconds * 1.5)"
+)
 MUTATIONS = (
     # ── claiming
     Mutation(
@@ -249,7 +253,8 @@ MUTATIONS = (
         "workers/beat",
         (
             (
-                "and (w.counted_at is null or w.counted_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 0.9))",
+                "and (w.counted_at is null or w.counted_at not between"
+                " clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 0.9) and clock_timestamp())",
                 "",
             ),
         ),
@@ -259,12 +264,11 @@ MUTATIONS = (
         "workers/beat",
         (
             (
-                "and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5) and (w.counted_at",
+                f"and w.heartbeat_at {_OFF_BEAT} and (w.counted_at",
                 "and (w.counted_at",
             ),
             (
-                "where w.worker_id = s.worker_id"
-                " and w.heartbeat_at < clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)",
+                f"where w.worker_id = s.worker_id and w.heartbeat_at {_OFF_BEAT}",
                 "where w.worker_id = s.worker_id",
             ),
         ),

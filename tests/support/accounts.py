@@ -87,14 +87,14 @@ class AccountsBench(workers.Bench):
         *,
         breaker: bool = True,
         outages: bool = True,
-        ladder: bool = True,
+        rechecks: bool = True,
         timings: dict[str, float] | None = None,
         **more: Any,
     ) -> WorkerProcess:
-        """A worker of `host`, up. `key` is its API key; `login` in `more` overrides it. Without the `ladder` it looks
+        """A worker of `host`, up. `key` is its API key; `login` in `more` overrides it. Without `rechecks` it looks
         when it is told and when it polls, at no other time. Without `outages` what is away fails its tasks."""
         login = more.pop("login", {"ANTHROPIC_API_KEY": key})
-        settings = self.settings(breaker=breaker, outages=outages, ladder=ladder, timings=timings)
+        settings = self.settings(breaker=breaker, outages=outages, rechecks=rechecks, timings=timings)
         return self.start(self.claude(host, login=login, **more), settings).listening()
 
     def settings(self, *, timings: dict[str, float] | None = None, **guards: bool) -> str:

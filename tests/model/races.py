@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.fleet import QUEUES, Op
-from tests.model.forgotten import Forgotten
 from tests.model.people import ANY
+from tests.model.refused import Refused
 from turbo.db.claim_store import Claim
 
 
-class Races(Forgotten):
+class Races(Refused):
     @precondition(lambda self: len(self.truth.tasks) > 1)
     @rule(first=ANY, second=ANY, i=ANY, j=ANY, k=ANY)
     def two_at_once(self, first: int, second: int, i: int, j: int, k: int) -> None:

@@ -30,12 +30,15 @@ class Fault:
     small_disk: bool = False
     fetching: bool = False
     at_least: float = 0.0  # seconds it must last to be what it says
+    named: str = ""  # what `turbo status` says within a minute; "" where the fleet mends it at once, or it costs no task anything
 
     def __str__(self) -> str:
         return self.name
 
 
 FAULTS: list[Fault] = []
+
+UNREACHABLE = "cannot reach the database"
 
 
 def fault(name: str, **more: Any) -> Callable[[Callable[[Fleet, float], Bites]], Callable[..., Any]]:
@@ -50,13 +53,13 @@ def fault(name: str, **more: Any) -> Callable[[Callable[[Fleet, float], Bites]],
 # ── the server ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@fault("restart (fast)")
+@fault("restart (fast)", named=UNREACHABLE)
 def restart(fleet: Fleet, seconds: float) -> Bites:
     with away(fleet, "fast") as bites:
         yield bites
 
 
-@fault("crash (immediate) and recovery")
+@fault("crash (immediate) and recovery", named=UNREACHABLE)
 def crash(fleet: Fleet, seconds: float) -> Bites:
     with away(fleet, "immediate") as bites:
         yield bites
@@ -88,7 +91,7 @@ def repeated_kills(fleet: Fleet, seconds: float) -> Bites:
         bites.append(f"{sum(counts)} sessions killed")
 
 
-@fault("server frozen (SIGSTOP)")
+@fault("server frozen (SIGSTOP)", named=UNREACHABLE)
 def frozen(fleet: Fleet, seconds: float) -> Bites:
     postmaster = psutil.Process(fleet.server.pid)
     processes = [postmaster, *postmaster.children(recursive=True)]
@@ -108,7 +111,7 @@ def frozen(fleet: Fleet, seconds: float) -> Bites:
                 process.resume()
 
 
-@fault("connections exhausted, turbo's ended")
+@fault("connections exhausted, turbo's ended", named=UNREACHABLE)
 def exhaustion(fleet: Fleet, seconds: float) -> Bites:
     hogs: list[psycopg.Connection[Any]] = []
     refused = 0
@@ -133,7 +136,7 @@ def exhaustion(fleet: Fleet, seconds: float) -> Bites:
         one.close()
 
 
-@fault("idle in transaction, holding rows")
+@fault("idle in transaction, holding rows", named="is locked by another transaction")
 def idle_in_transaction(fleet: Fleet, seconds: float) -> Bites:
     held = "select task_id from agent_tasks where status = %s order by run_after limit %s for update skip locked"
     with psycopg.connect(fleet.server.dsn) as db:
@@ -193,7 +196,7 @@ def burst(fleet: Fleet, seconds: float) -> Bites:
 # ── rows that the database refuses ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@fault("rows refused in claim and promotion")
+@fault("rows refused in claim and promotion", named="task refused.* cannot be (claimed|promoted)")
 def refused_rows(fleet: Fleet, seconds: float) -> Bites:
     """They stand before all others: the highest priority, and due for the longest."""
     rule = "left(task_id, 7) <> 'refused' or turbo_rev = 0 or status in ('failed', 'completed')"
@@ -213,7 +216,7 @@ def refused_rows(fleet: Fleet, seconds: float) -> Bites:
         bites.append(f"{more} refusals logged")
 
 
-@fault("a row refused in rescue and start-up", at_least=LEASE_SECONDS)
+@fault("a row refused in rescue and start-up", at_least=LEASE_SECONDS, named="cannot be taken back")
 def refused_rescue(fleet: Fleet, seconds: float) -> Bites:
     """Whatever writes into one row of a worker is refused; then the worker is killed, and starts again on its host."""
     victim = fleet.workers[0]
@@ -261,7 +264,7 @@ def died(fleet: Fleet, number: signal.Signals) -> Iterator[list[str]]:
         bites.append(f"pid {victim.pid} ended by {number.name}")
 
 
-@fault("worker SIGSTOP past its lease", at_least=LEASE_SECONDS)
+@fault("worker SIGSTOP past its lease", at_least=LEASE_SECONDS, named="worker w0.* (does not answer|is dead)")
 def worker_stop(fleet: Fleet, seconds: float) -> Bites:
     """Until somebody else has done one of its tasks again."""
     worker = fleet.workers[0]
@@ -281,7 +284,7 @@ def worker_stop(fleet: Fleet, seconds: float) -> Bites:
         worker.kill(signal.SIGCONT)
 
 
-@fault("a worker's event loop stands still", at_least=LEASE_SECONDS)
+@fault("a worker's event loop stands still", named="event loop")
 def standstill(fleet: Fleet, seconds: float) -> Bites:
     """Until its watch has ended it, and another one has been started. Its task is closed before it does so again."""
     task = f"block{time.time_ns()}"
@@ -302,7 +305,7 @@ def standstill(fleet: Fleet, seconds: float) -> Bites:
     bites.append(f"{len(ended)} worker ended by its watch, exit code {ended[0].process.wait(5)}")
 
 
-@fault("database away, then its workers killed", at_least=2.0)
+@fault("database away, then its workers killed", at_least=2.0, named=UNREACHABLE)
 def away_and_killed(fleet: Fleet, seconds: float) -> Bites:
     """What ended meanwhile is in the spool of a dead worker, and nowhere else."""
     with away(fleet, "fast") as bites:
@@ -313,7 +316,7 @@ def away_and_killed(fleet: Fleet, seconds: float) -> Bites:
             bites.append(f"pid {worker.pid} killed")
 
 
-@fault("disk full", small_disk=True)
+@fault("disk full", small_disk=True, named="claims nothing: ")
 def disk_full(fleet: Fleet, seconds: float) -> Bites:
     fillers = []
     for n in range(len(fleet.workers)):
@@ -334,7 +337,7 @@ def disk_full(fleet: Fleet, seconds: float) -> Bites:
 # ── what tasks depend on ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@fault("git host away", fetching=True, at_least=sized(2.0, 300.0))
+@fault("git host away", fetching=True, at_least=sized(2.0, 300.0), named="remotes of .* unavailable")
 def git_host_away(fleet: Fleet, seconds: float) -> Bites:
     """Each run begins with a fetch. No attempt may be counted."""
     assert fleet.git is not None
@@ -366,7 +369,7 @@ def delays(fleet: Fleet, seconds: float) -> Bites:
     fleet.proxy.mode = "pass"
 
 
-@fault("network drops everything", through_proxy=True)
+@fault("network drops everything", through_proxy=True, named="worker w.* (does not answer|is dead)")
 def drops(fleet: Fleet, seconds: float) -> Bites:
     assert fleet.proxy is not None
     before, fleet.proxy.mode = fleet.proxy.lost_bytes, "drop"

@@ -24,6 +24,7 @@ from tests.support.size import sized
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
+from turbo.client.client import Client
 from turbo.migrate import migrate
 
 WORKERS, SLOTS, RUN_SECONDS = 2, sized(2, 4), sized(0.5, 0.3)
@@ -136,6 +137,14 @@ class Fleet:
 
     def stop(self) -> None:
         self._stop.set()
+
+    def status(self) -> str:
+        """What `turbo status` shows first."""
+        try:
+            with Client(self.server.dsn) as client:
+                return "\n".join(finding.what for finding in client.fleet().problems)
+        except psycopg.OperationalError as error:
+            return f"cannot reach the database: {error}"
 
     # ── the truth, afterwards ───────────────────────────────────────────────────────────────────────────────────────
 

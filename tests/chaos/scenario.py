@@ -5,6 +5,7 @@ before ──window──▶ fault ──its seconds──▶ recovering ──�
 
 import contextlib
 import itertools
+import re
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ RECOVERED = 0.8
 """Of the rate before, over one second: the first such second ends the recovery. A window's rate then is compared whole."""
 
 LIMIT_SECONDS = 90.0
+NAMED_SECONDS = 60.0
+"""`turbo status` and `turbo doctor` promise that nothing is silently wrong for longer."""
+
 LOOK_SECONDS = 0.25
 
 
@@ -74,6 +78,13 @@ def measure(
         for fault in faults:
             begun = time.time()
             with fault.inject(one, max(seconds, fault.at_least)) as bit:
+                if fault.named:
+                    until(
+                        lambda fault=fault: re.search(fault.named, one.status()),  # type: ignore[misc]
+                        NAMED_SECONDS,
+                        lambda fault=fault: f"status names {fault.name} as {fault.named!r}: {one.status()}",  # type: ignore[misc]
+                        pause=LOOK_SECONDS,
+                    )
                 time.sleep(max(0.0, max(seconds, fault.at_least) - (time.time() - begun)))
             broken.append((begun, time.time()))
             assert bit, f"{fault.name}: the fault did not bite"

@@ -196,7 +196,7 @@ def burst(fleet: Fleet, seconds: float) -> Bites:
 # ── rows that the database refuses ──────────────────────────────────────────────────────────────────────────────────────
 
 
-@fault("rows refused in claim and promotion", named="task refused.* cannot be (claimed|promoted)")
+@fault("rows refused in claim and promotion", named="task refused.* cannot (be claimed|become pending)")
 def refused_rows(fleet: Fleet, seconds: float) -> Bites:
     """They stand before all others: the highest priority, and due for the longest."""
     rule = "left(task_id, 7) <> 'refused' or turbo_rev = 0 or status in ('failed', 'completed')"

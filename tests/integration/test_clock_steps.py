@@ -132,18 +132,18 @@ STEP_BACK = (
 
 async def test_pause_and_probe_from_the_future_are_due(sql, stores):
     accounts = stores.accounts
-    await accounts.suspect("max", why="refused", fresh=0, last=1800)
-    assert await accounts.become_prober("max", "h", lease=120) is AccountState.SUSPECT
+    await accounts.suspect("max", why="refused", unavailable=False, fresh=0, last=1800)
+    assert (await accounts.become_prober("max", "h", lease=120)).state is AccountState.SUSPECT
     sql(STEP_BACK)
     (row,) = await accounts.rows("max")
     (polled,) = (await stores.claims.poll(["default"])).accounts
     assert (row.seconds, polled.seconds) == (0, 0), "the prober may be dead"
-    assert await accounts.become_prober("max", "h", lease=120) is AccountState.SUSPECT
+    assert (await accounts.become_prober("max", "h", lease=120)).state is AccountState.SUSPECT
     assert await accounts.become_prober("max", "h", lease=120) is None, "from here on its lease counts again"
     await accounts.bad("max", "h", first=600, last=1800, jitter=1, why="refused")
     assert await accounts.become_prober("max", "h", lease=120) is None
     sql(STEP_BACK)
-    assert await accounts.become_prober("max", "h", lease=120) is AccountState.HALF_OPEN
+    assert (await accounts.become_prober("max", "h", lease=120)).state is AccountState.HALF_OPEN
 
 
 async def test_manual_pause_from_the_future_stays(sql, dsn, stores):
@@ -158,13 +158,13 @@ async def test_manual_pause_from_the_future_stays(sql, dsn, stores):
 
 async def test_good_probe_from_the_future_proves_nothing(sql, stores):
     accounts = stores.accounts
-    since = await accounts.suspect("max", why="refused", fresh=0, last=1800)
+    since = await accounts.suspect("max", why="refused", unavailable=False, fresh=0, last=1800)
     await accounts.become_prober("max", "h", lease=120)
     assert await accounts.good("max", "h", forget=True)
     assert (await accounts.rows("max", since))[0].cleared
     sql(STEP_BACK)
     assert not (await accounts.rows("max", since + timedelta(seconds=1)))[0].cleared
-    await accounts.suspect("max", why="refused", fresh=60, last=1800)
+    await accounts.suspect("max", why="refused", unavailable=False, fresh=60, last=1800)
     assert (await accounts.rows("max"))[0].state is AccountState.SUSPECT
 
 

@@ -30,7 +30,7 @@ DECIDED = {
     "agent_actions": "action_id task_id action_type success executed_at execution_time_ms actor from_status to_status"
     " fencing_token detail",
     "agent_workers": "worker_id name host pid version slots queues labels accounts metrics_address state idle busy"
-    " started_at heartbeat_at heartbeat_seconds lease_seconds poll_seconds silent_beats counted_at",
+    " started_at heartbeat_at heartbeat_seconds lease_seconds poll_seconds silent_beats counted_at problems",
     "agent_leader": "one holder since expires_at",
     "agent_queues": "queue paused paused_at paused_by reason",
     "agent_accounts": "account host state reason until why trips probe_by probe_since"

@@ -13,7 +13,7 @@ import yaml
 from tests.support.prefork import TURBO
 from tests.support.shell import Shell
 from tests.support.waiting import until
-from tests.support.workers import Bench
+from tests.support.workers import AS_A_SHELL_DOES, Bench
 
 PLAIN = ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGXCPU")
 
@@ -110,6 +110,7 @@ def test_inherited_dispositions_lose_no_exit_code(bench: Bench) -> None:
 
 def test_signal_during_the_start_does_not_end_it(bench: Bench) -> None:
     """HUP and USR1 while the configuration is read: sent over and over until it listens."""
+    bench.program = AS_A_SHELL_DOES
     worker = bench.start()
     process = psutil.Process(worker.pid)
     until(lambda: process.num_threads() >= 1 and Path(f"/proc/{worker.pid}/cmdline").read_bytes().count(b"worker"))

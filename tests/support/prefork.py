@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -283,6 +284,7 @@ def _become(request: _Request) -> None:
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request.env)
+    time.tzset()
     os.chdir(request.cwd)
     for name, number, mode in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
         old: Any = getattr(sys, name)

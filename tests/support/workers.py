@@ -23,6 +23,9 @@ from tests.support.prefork import PROGRAMS, TURBO, Process
 from tests.support.sessions import Sessions
 from tests.support.waiting import until
 
+AS_A_SHELL_DOES = (sys.executable, TURBO, "worker", "--config")
+"""Not forked (tests.support.prefork): for tests of the start itself, and of what an interpreter sets up at its start."""
+
 UNGUARDED = (sys.executable, PROGRAMS / "unguarded.py")
 
 LEDGER_PROGRAM = """

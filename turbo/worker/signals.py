@@ -24,9 +24,10 @@ DRAINING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGPWR")
 
 LEFT_ALONE = frozenset(
     {"SIGKILL", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCHLD", "SIGCLD", "SIGPIPE", "SIGXFSZ", "SIGWINCH", "SIGURG",
-     "SIGINFO", "SIGABRT", "SIGIOT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGEMT"}
+     "SIGINFO", "SIGABRT", "SIGIOT", "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGSYS", "SIGEMT", "SIGPROF"}
 )  # fmt: skip
-"""Faults, job control, and what does nothing by default, or is ignored by Python."""
+"""Faults, job control, what does nothing by default or is ignored by Python, and the interpreter alarm's signal, which writes
+its stacks before it ends the worker (turbo.runtime.interpreter_alarm)."""
 
 
 class WorkerSignals:

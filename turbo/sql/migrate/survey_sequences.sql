@@ -12,8 +12,9 @@ with filled as (
     join pg_depend d on d.classid = 'pg_attrdef'::regclass and d.objid = v.oid and d.refclassid = 'pg_class'::regclass
    where v.adrelid = to_regclass(%(table)s)
 ), counted as (
-  select a.attname::text as column, format_type(b.oid, null) as type, f.identity, (select format('%%I.%%I', n.nspname, k.relname) from pg_class k join pg_namespace n on n.oid = k.relnamespace
-           where k.oid = s.seqrelid) as sequence,
+  select a.attname::text as column, format_type(b.oid, null) as type, f.identity,
+         (select format('%%I.%%I', n.nspname, k.relname) from pg_class k join pg_namespace n on n.oid = k.relnamespace
+            where k.oid = s.seqrelid) as sequence,
          format_type(s.seqtypid, null) as sequence_type, s.seqincrement as step,
          least(s.seqmax, case b.typname when 'int2' then 32767 when 'int4' then 2147483647
                                         else 9223372036854775807 end) as most,
@@ -28,6 +29,7 @@ with filled as (
    where s.seqincrement > 0 and b.typname in ('int2', 'int4', 'int8')
 )
 select c.column, c.type, c.identity, c.sequence, c.sequence_type, c.most / c.step as total,
-       greatest(c.most - c.last, 0) / c.step as left
+       -- greatest() passes over a null
+       case when c.last is not null then greatest(c.most - c.last, 0) / c.step end as left
   from counted c
  order by 1

@@ -5,11 +5,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.support.rig import Rig
+from tests.support.shell import Shell
 from tests.support.stores import Stores
 from turbo.db.lane import Lane
 from turbo.db.refusals import RefusalTimings
@@ -135,7 +137,7 @@ async def test_refused_task_fails_as_poison(
     assert len(refused[0].task) < 100  # type: ignore[attr-defined]
 
 
-async def test_poisoned_task_is_in_the_trail(dsn: str, owner: psycopg.Connection) -> None:
+async def test_poisoned_task_is_listed_and_in_the_trail(dsn: str, owner: psycopg.Connection, tmp_path: Path) -> None:
     owner.execute(INSERT, ["bad"])
     owner.execute(REFUSALS["check on the change"].encode())
     async with Rig(dsn, slots_size=4, timings=QUICK) as rig:
@@ -144,6 +146,9 @@ async def test_poisoned_task_is_in_the_trail(dsn: str, owner: psycopg.Connection
         await becomes(owner, "bad", "failed")
         trail = owner.execute("select action_type, from_status, to_status from agent_actions where task_id = 'bad'")
         assert trail.fetchall() == [("refused", "pending", "failed")]
+        listed = await asyncio.to_thread(Shell(dsn, tmp_path), "tasks", "--status", "failed", "--json")
+        (task,) = [line for line in listed.json if line["task_id"] == "bad"]
+        assert task["failure_kind"] == "poison"
         owner.execute("alter table agent_tasks drop constraint agent_tasks_check")
         owner.execute("update agent_tasks set status = 'pending' where task_id = 'bad'")
         assert (await rig.claimed())[0].task_id == "bad", "a person retried it"

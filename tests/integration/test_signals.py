@@ -15,7 +15,7 @@ from tests.support.shell import Shell
 from tests.support.waiting import until
 from tests.support.workers import AS_A_SHELL_DOES, Bench
 
-PLAIN = ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGPROF", "SIGIO", "SIGXCPU")
+PLAIN = ("SIGUSR1", "SIGUSR2", "SIGALRM", "SIGVTALRM", "SIGIO", "SIGXCPU")
 
 DEAF = """if True:
     import os, signal, sys

@@ -78,7 +78,7 @@ def measure(
         for fault in faults:
             begun = time.time()
             with fault.inject(one, max(seconds, fault.at_least)) as bit:
-                if fault.named:
+                if fault.named and not without:
                     until(
                         lambda fault=fault: re.search(fault.named, one.status()),  # type: ignore[misc]
                         NAMED_SECONDS,

@@ -140,7 +140,7 @@ async def test_pause_and_probe_from_the_future_are_due(sql, stores):
     assert (row.seconds, polled.seconds) == (0, 0), "the prober may be dead"
     assert (await accounts.become_prober("max", "h", lease=120)).state is AccountState.SUSPECT
     assert await accounts.become_prober("max", "h", lease=120) is None, "from here on its lease counts again"
-    await accounts.bad("max", "h", first=600, last=1800, jitter=1, why="refused")
+    await accounts.bad("max", "h", first=600, last=1800, jitter=1, why="refused", unavailable=False)
     assert await accounts.become_prober("max", "h", lease=120) is None
     sql(STEP_BACK)
     assert (await accounts.become_prober("max", "h", lease=120)).state is AccountState.HALF_OPEN

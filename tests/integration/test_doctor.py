@@ -252,7 +252,7 @@ def test_env_file_readable_by_others_fails(host: Host) -> None:
 
 def test_cli_missing_from_the_worker_path_fails(host: Host) -> None:
     host.start(path=SYSTEM_PATH).listening()
-    until(lambda: host.bench.sql("select from agent_workers where problems <> '[]'"), what="a beat with its problem")
+    until(lambda: host.bench.sql("select 1 from agent_workers where problems <> '[]'"), what="a beat with its problem")
     done = host.doctor(path=host.with_cli)  # the shell has it
     assert {name: one["level"] for name, one in wrong(done).items()} == {
         "executor claude": "fail",

@@ -35,7 +35,7 @@ def ran(bench, task_id: str, *, days: float, data: dict | None = None, status: s
     """A task that was really run, and whose files look as if that had been so many days ago."""
     bench.insert(task_id, data)
     bench.wait(task_id, status)
-    until(lambda: not bench.sql("select from agent_tasks where status = 'running'"))
+    until(lambda: not bench.sql("select 1 from agent_tasks where status = 'running'"))
     age(bench, task_id, days)
 
 

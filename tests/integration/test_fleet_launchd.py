@@ -13,6 +13,7 @@ import pytest
 from tests.support.fleet import FleetBench, free_ports, load
 from tests.support.launchd import Launchd, environment_of, launchd, spawned
 from tests.support.prefork import TURBO
+from tests.support.size import sized
 from tests.support.waiting import gone, until
 from tests.support.workers import Bench
 from turbo.fleet.operate import STEADY_SECONDS
@@ -27,6 +28,10 @@ def mac(bench: Bench) -> Iterator[Launchd]:
 @pytest.fixture
 def fleet(bench: Bench, mac: Launchd) -> FleetBench:
     return FleetBench(bench, bench.path / "home", (mac.bin,))
+
+
+INSTANCES = sized(2, 4)
+"""Of one worker, in a rolling restart."""
 
 
 def host(count: int = 1, **worker: object) -> dict[str, object]:
@@ -171,28 +176,30 @@ def roll(fleet: FleetBench) -> tuple[list[str], int]:
     return ids, least
 
 
+@pytest.mark.sized
 def test_rolling_restart_under_load_loses_and_repeats_nothing(fleet: FleetBench, mac: Launchd) -> None:
-    fleet.write(host(4))
+    fleet.write(host(INSTANCES))
     fleet.turbo("install")
     fleet.turbo("start")
-    old = until(lambda: len(fleet.ids()) == 4 and fleet.ids())
+    old = until(lambda: len(fleet.ids()) == INSTANCES and fleet.ids())
     ids, least = roll(fleet)
     new = fleet.ids()
-    assert set(old) == set(new) == {"mac-1", "mac-2", "mac-3", "mac-4"}
+    assert set(old) == set(new) == {f"mac-{n + 1}" for n in range(INSTANCES)}
     assert not set(old.values()) & set(new.values())
-    assert least == 3, "one at a time"
+    assert least == INSTANCES - 1, "one at a time"
     for task in ids:
         fleet.bench.wait(task)
     assert fleet.bench.runs() == dict.fromkeys(ids, 1)
     assert all(job.ends == [0] for jobs in mac.history.values() for job in jobs if not job.running)
 
 
+@pytest.mark.sized
 def test_without_the_drain_tasks_run_twice(fleet: FleetBench, mac: Launchd) -> None:
     """The control: `kickstart -k` and `pkill` do this."""
-    fleet.write(host(4))
+    fleet.write(host(INSTANCES))
     fleet.turbo("install")
     fleet.turbo("start")
-    until(lambda: len(fleet.ids()) == 4)
+    until(lambda: len(fleet.ids()) == INSTANCES)
     with load(fleet) as ids:
         until(lambda: len(ids) > 20)
         for job in list(mac.jobs.values()):

@@ -438,7 +438,7 @@ MUTATIONS = (
 )
 
 NOTICED_IN_CI = (
-    "a worker that is marked dead does not claim",
+    "the highest priority is claimed first",
     "a recorded result consumes its token",
     "a result must carry the row's token",
     "only tasks of dead workers are rescued",

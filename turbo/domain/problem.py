@@ -14,7 +14,6 @@ class ProblemKind(StrEnum):
     REFUSED_ROW = "refused_row"  # the database does not let turbo write a task's row
     REFUSED_RESULT = "refused_result"  # nor a task's result
     STUCK_RUN = "stuck_run"  # a thread goes on after the end of its run, and keeps a slot
-    UNAVAILABLE = "unavailable"  # a service, a remote or a repository is away
     EXECUTOR = "executor"  # what an executor needs is not on this host
     DEAF = "deaf"  # notifications do not arrive
 

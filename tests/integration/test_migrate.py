@@ -75,7 +75,11 @@ def test_search_path_of_the_role_changes_nothing(empty_dsn: str) -> None:
 
 
 def test_statement_timeout_of_the_role_does_not_interrupt(empty_dsn: str) -> None:
-    assert migrate(psycopg.conninfo.make_conninfo(empty_dsn, options="-c statement_timeout=1ms")).applied
+    """The first statement, which takes the limit off, must end in time itself."""
+    limited = psycopg.conninfo.make_conninfo(empty_dsn, options="-c statement_timeout=15ms")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        query(limited, "select pg_sleep(5)")
+    assert migrate(limited).applied
 
 
 # ── the history ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -155,6 +155,43 @@ def test_locked_row_holds_up_no_other_result(bench: Bench, locks: psycopg.Connec
     until(lambda: problems(bench) == {}, 10)
 
 
+async def test_locked_rows_hold_back_no_claim_and_lose_no_result(dsn: str, tmp_path: Path) -> None:
+    """Three of six rows. Each answer is a refusal for a lock, and the database answers all the same."""
+    held: list[str | None] = []
+    async with Rig(dsn, slots_size=6) as rig:
+        lane = Lane(dsn, "results", lock_seconds=1.0)
+        lane.prepare_statements(True)
+        spool = Spool(tmp_path / "spool")
+        completer = Completer(
+            ResultStore(lane, rig.worker_id, rig.stores.refusals),
+            SpoolWriter(spool, lambda _why: None, lambda _why: None),
+            rig.slots,
+            rig.wakeups,
+            rig.problems,
+            Metrics(),
+            held.append,
+        )
+        for _ in range(6):
+            await asyncio.to_thread(insert_one, dsn)
+        tasks = [(await rig.claimed())[0] for _ in range(6)]
+        completer.start(lambda _name, error: pytest.fail(str(error)))
+        with psycopg.connect(dsn) as locks, completer.recorded.watch() as recorded:
+            ids = [task.task_id for task in tasks[::2]]
+            locks.execute("select from agent_tasks where task_id = any(%s) for update", [ids])
+            for task in tasks:
+                await completer.submit(finished(task, rig.worker_id), durable=False)
+            for _ in range(3):
+                await asyncio.wait_for(recorded.get(), 30)
+            await until_async(lambda: rig.problems.count() == {ProblemKind.REFUSED_RESULT: 3}, 30)
+            assert len(list(spool.pending())) == 3, "a drain or a crash loses none of them"
+            assert held == []
+            locks.rollback()
+            for _ in range(3):
+                await asyncio.wait_for(recorded.get(), 30)
+        await completer.stop()
+        await lane.close()
+
+
 async def test_short_outage_holds_no_claim_back_and_a_long_one_does(dsn: str, role: Role, tmp_path: Path) -> None:
     """A switchover must not write presence rows; an outage that lasts must not pile up results."""
     held: list[str | None] = []

@@ -164,8 +164,7 @@ class ClaimStore(Store):
         return [(task_id, token) for task_id, token in found]
 
     async def _fail(self, statement: RowStatement, status: TaskState, ref: Ref, error: str, audit: bool) -> bool:
-        async with self._lane.use() as connection:
-            return await fail_as_poison(connection, self._worker_id, statement, status, ref, error, audit)
+        return await self._use(lambda own: fail_as_poison(own, self._worker_id, statement, status, ref, error, audit))
 
     async def poll(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
         """Promote due tasks and read what changed, on `connection` (the listener's) or on this store's lane."""

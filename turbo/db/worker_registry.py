@@ -8,6 +8,7 @@ from psycopg.rows import dict_row
 
 from turbo.db import result_store
 from turbo.db.connect import Connection
+from turbo.db.errors import DATABASE_ERRORS
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
@@ -123,15 +124,21 @@ class WorkerRegistry(Store):
             return [(task_id, token) for task_id, token in found]
 
         async def fail(ref: Ref, error: str, audit: bool) -> bool:
-            async with self._lane.use() as connection:
-                return await fail_as_poison(
-                    connection, self._worker_id, RowStatement.RESCUE, TaskState.RUNNING, ref, error, audit
+            return await self._use(
+                lambda own: fail_as_poison(
+                    own, self._worker_id, RowStatement.RESCUE, TaskState.RUNNING, ref, error, audit
                 )
+            )
 
         work = Work(send, which, wrote=int, fail=fail)
         while True:
             before = len(rescued)
-            _, failed = await self._unrescued.run(work)
+            try:
+                _, failed = await self._unrescued.run(work)
+            except DATABASE_ERRORS:
+                if rescued:
+                    return rescued  # they are to be counted and logged; the next beat asks for the others
+                raise
             if failed is not None or len(rescued) == before:
                 return rescued
 
@@ -169,7 +176,7 @@ async def beat(
     parameters = {
         "worker": worker_id,
         "busy": busy,
-        "problems": json.dumps(sanitize([asdict(problem) for problem in problems], set())),
+        "problems": json.dumps(sanitize([asdict(problem) for problem in problems], set()), ensure_ascii=False),
         "may_lead": may_lead,
         "leader_lease": leader_lease,
     }

@@ -170,8 +170,6 @@ class Claimer(LoopService):
                     self.claimed.emit(task)
                 if claim.again_in is not None:
                     self._wakeups.wake_in(queue, claim.again_in)
-                if claim.failed is not None:
-                    raise claim.failed
                 if claim.tasks and len(claim.tasks) < limit:
                     await asyncio.sleep(0)  # nothing waits for the next claim: let the runs begin before counting them
             finally:
@@ -183,4 +181,6 @@ class Claimer(LoopService):
                     waited.observe(task.waited_seconds)
             if claim.races:
                 self._metrics.claims.labels(queue, "lost").inc(claim.races)
+            if claim.failed is not None:
+                raise claim.failed
             return claim, limit

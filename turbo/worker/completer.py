@@ -152,7 +152,9 @@ class Completer(LoopService):
                 try:
                     await self._record(batch)
                 except db.DATABASE_ERRORS as error:
-                    self._waiting.extendleft(s for s in reversed(batch) if not (s.answered or s in self._refused))
+                    # Without those that were put aside: their timers send them again, or have done so meanwhile.
+                    aside = (*self._refused, *self._waiting)
+                    self._waiting.extendleft(s for s in reversed(batch) if not (s.answered or s in aside))
                     self._in_flight = []
                     # An error that waiting may not cure (a missing privilege) is tried again all the same: the privilege
                     # may be granted, and a result must not be thrown away.
@@ -173,6 +175,13 @@ class Completer(LoopService):
         if self._patience is None:
             self._patience = asyncio.get_running_loop().call_later(HOLD_SECONDS, self._hold)
 
+    def _database_answers(self) -> None:
+        """It takes no whole batch, but it answers: the wait for the next answer begins anew."""
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+        self._expect_answers()
+
     def _answers_came(self) -> None:
         if self._patience is not None:
             self._patience.cancel()
@@ -188,9 +197,12 @@ class Completer(LoopService):
         self._hold_claims(f"results cannot be recorded: {self._unable or 'the database does not answer'}")
 
     def _take(self) -> list[Submission]:
+        """The next batch. A result whose row was locked goes alone: it may make the whole batch wait for the lock again."""
         batch: list[Submission] = []
         size = 0
         while self._waiting and len(batch) < BATCH_RESULTS and (not batch or size < BATCH_BYTES):
+            if self._waiting[0].locked:
+                return batch or [self._waiting.popleft()]
             submission = self._waiting.popleft()
             size += submission.size
             batch.append(submission)
@@ -205,6 +217,7 @@ class Completer(LoopService):
             # A lock that a person holds is about one row, too, though waiting would help.
             if not (db.is_about_one_row(error) or isinstance(error, errors.LockNotAvailable)):
                 raise
+            self._database_answers()
             if len(batch) > 1:
                 half = len(batch) // 2
                 await self._record(batch[:half])
@@ -266,7 +279,7 @@ class Completer(LoopService):
             # An adopted audit trail may refer to agent_tasks: it can keep nothing about a task that is gone.
             await self._answered(submission, ResultAnswer(result.task_id, result.fencing_token, Verdict.GONE, None))
         elif isinstance(error, errors.LockNotAvailable):
-            self._wait_for_lock(submission)
+            await self._wait_for_lock(submission)
         elif db.is_unstorable(error) and "quarantined" not in result.detail:
             await self._quarantine(submission, error)
         else:
@@ -315,8 +328,9 @@ class Completer(LoopService):
                 submission.replayed["refused"] += 1
         self._put_aside(submission, REFUSED_SECONDS)
 
-    def _wait_for_lock(self, submission: Submission) -> None:
+    async def _wait_for_lock(self, submission: Submission) -> None:
         """Another transaction keeps the task's row locked. The others go on."""
+        submission.entry = submission.entry or await self._spool.put(submission.result)
         submission.locked += 1
         task_id = submission.result.task_id
         if submission.locked == 2:

@@ -14,7 +14,6 @@ starts it again, and the next worker of the host records its results and gives b
 import asyncio
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed
 from turbo.runtime.signal_relay import SignalRelay
 from turbo.worker.loop_health import LoopHealth
+from turbo.worker.signals import DRAINING_NUMBERS
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class LoopWatch:
         while not self._stopping.is_set():
             self._alarm.set()
             numbers = self._relay.read(self._every)
-            self._signals += sum(number in (signal.SIGTERM, signal.SIGINT) for number in numbers)
+            self._signals += sum(number in DRAINING_NUMBERS for number in numbers)
             now = time.monotonic()
             # A suspended process or machine stops this thread, too: that time does not count.
             self._look(min(now - looked, 2 * self._every))

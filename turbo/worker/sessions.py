@@ -71,7 +71,7 @@ class Sessions:
                 ProblemKind.SESSIONS,
                 what,
                 f"the database gives it no session for {what}: {db.reason(error)}",
-                "a worker needs four sessions: raise the role's CONNECTION LIMIT, max_connections or the pool's size; "
+                "if it is full: a worker needs four sessions; raise the role's CONNECTION LIMIT, max_connections or the pool's size; "
                 "turbo doctor counts them",
             )
 

@@ -21,6 +21,7 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 DRAINING = ("SIGTERM", "SIGINT", "SIGQUIT", "SIGPWR")
+DRAINING_NUMBERS = frozenset(getattr(signal, name) for name in DRAINING if hasattr(signal, name))
 
 LEFT_ALONE = frozenset(
     {"SIGKILL", "SIGSTOP", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCHLD", "SIGCLD", "SIGPIPE", "SIGXFSZ", "SIGWINCH", "SIGURG",

@@ -46,7 +46,8 @@ class Worker:
         parts = self.parts
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell ignores INT for its background jobs
+                loop.add_signal_handler(number, self.stop)
         running: list[Service] = []
         parts.loop_watch.start(parts.lifecycle.crashed)
         try:

@@ -79,7 +79,7 @@ class Record:
     @property
     def objects(self) -> Path:
         """Where the objects of `start_tree` are: not in the person's repository, and gone with the workspace."""
-        return Path(self.tree).parent / "objects"
+        return Path(self.tree).parent / ".objects"
 
     def save(self, home: Path) -> None:
         """Raises OSError (disk full)."""

@@ -129,7 +129,10 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.RUNNING, TaskState.FAILED): "out of attempts, or poison",
     (TaskState.RUNNING, TaskState.CANCELLED): "cancelled, after its program is gone",
     (TaskState.RUNNING, TaskState.SCHEDULED): "retry with backoff, rescue, infrastructure, a busy directory",
-    (TaskState.RUNNING, TaskState.PENDING): "released uncounted, or requeued by hand",
+    (
+        TaskState.RUNNING,
+        TaskState.PENDING,
+    ): "given back uncounted (released, or its login, limit or service was the cause), or requeued by hand",
     (TaskState.SCHEDULED, TaskState.CANCELLED): "cancelled by hand",
     (TaskState.PENDING, TaskState.CANCELLED): "cancelled by hand",
     (TaskState.SCHEDULED, TaskState.COMPLETED): "closed by hand, or late success of a rescued run",

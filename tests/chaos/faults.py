@@ -40,6 +40,9 @@ FAULTS: list[Fault] = []
 
 UNREACHABLE = "cannot reach the database"
 
+PROBE_SECONDS = 60.0
+"""The longest pause between two probes of what is away."""
+
 
 def fault(name: str, **more: Any) -> Callable[[Callable[[Fleet, float], Bites]], Callable[..., Any]]:
     def add(inject: Callable[[Fleet, float], Bites]) -> Callable[..., Any]:
@@ -349,6 +352,10 @@ def git_host_away(fleet: Fleet, seconds: float) -> Bites:
     yield bites
     given_back = fleet.bench.sql("select count(*) from agent_actions where detail ->> 'outcome' = 'unavailable'")[0][0]
     fleet.git.start()
+    resting = "select count(*) from agent_accounts where state <> 'open'"
+    until(
+        lambda: fleet.bench.sql(resting) == [(0,)], PROBE_SECONDS + 15, "each worker's probe has found it, in its turn"
+    )
     if given_back:
         bites.append(f"{given_back} runs given back")
     ((counted, failed),) = fleet.bench.sql(

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from tests.support.stores import Stores
+from tests.support.waiting import until_async
 from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import AccountManager, accounts_of
 from turbo.db.lane import Lane
@@ -157,9 +158,9 @@ async def test_unprobeable_account_backs_off_and_is_tested_by_a_task(sides: Side
         (row,) = await side.stores.accounts.rows("max")
         assert row.seconds is not None
         assert 0.1 * 2**trips * 0.8 - 0.1 < row.seconds <= 0.1 * 2**trips
-        async with asyncio.timeout(10):  # half open, and nobody to ask: the next task is the probe
-            while side.accounts.types() != TypeFilter():
-                await asyncio.sleep(0.01)
+        await until_async(
+            lambda: side.accounts.types() == TypeFilter(), 10
+        )  # half open, and nobody to ask: the next task is the probe
         assert sides.sql(STATE) == [("open", None, trips)]
     assert await side.says(BROKEN) == BROKEN, "a program that does not start blames no login"
 
@@ -264,9 +265,7 @@ async def test_service_away_pauses_for_a_short_backoff(sides: Sides, probed: Out
     for _ in range(3):
         agent.words.put_nowait(AWAY)
     agent.words.put_nowait(Outcome.succeeded())
-    async with asyncio.timeout(10):
-        while side.accounts.types() != TypeFilter():
-            await asyncio.sleep(0.01)
+    await until_async(lambda: side.accounts.types() == TypeFilter(), 10)
     assert sides.sql(CAUSE) == [("open", None, False, 0)]
 
 
@@ -321,9 +320,7 @@ async def test_unprobeable_account_whose_service_is_away_backs_off(sides: Sides)
     side = sides.make(Agent(), outage_first=0.1, outage_last=0.1)
     assert await side.says(AWAY) == AWAY
     assert sides.sql(CAUSE) == [("paused", None, True, 1)]
-    async with asyncio.timeout(10):  # the next task is the probe
-        while side.accounts.types() != TypeFilter():
-            await asyncio.sleep(0.01)
+    await until_async(lambda: side.accounts.types() == TypeFilter(), 10)  # the next task is the probe
 
 
 async def test_repository_away_closes_only_who_needs_it(sides: Sides) -> None:
@@ -339,9 +336,7 @@ async def test_repository_away_closes_only_who_needs_it(sides: Sides) -> None:
     git.repository = Outcome.succeeded()
     sides.sql("update agent_accounts set until = now()")
     await side.sweep()
-    async with asyncio.timeout(10):
-        while side.accounts.types() != TypeFilter():
-            await asyncio.sleep(0.01)
+    await until_async(lambda: side.accounts.types() == TypeFilter(), 10)
 
 
 async def _suspected(side: Side) -> None:

@@ -5,7 +5,7 @@ from datetime import timedelta
 import psycopg
 import pytest
 
-from tests.integration.test_hand_edits import ME, claim_one
+from tests.support.steps import ME, claim_one
 from tests.support.stores import Stores
 from turbo import Client, db
 from turbo.client.fleet_status import WorkerLine

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.support.requirements import missing
 from tests.support.stores import Stores
 from tests.support.waiting import until
 from turbo.db.lane import Lane
@@ -132,7 +133,7 @@ async def test_immutable_file_is_reported_once_and_the_rest_goes(bench, caplog):
     fixed = bench.path / "state/tasks/t/fixed"
     fixed.touch()
     if subprocess.run(["chattr", "+i", fixed], capture_output=True).returncode != 0:  # noqa: ASYNC221
-        pytest.skip("chattr +i needs root and a file system that knows it")
+        missing("chattr +i needs root and a file system that knows it")
     age_of_parents(bench, "t", 15)
     try:
         async with tidy(bench) as tidier:

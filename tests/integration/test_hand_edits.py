@@ -5,16 +5,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.rig import finished
-from tests.support.stores import Stores
-from turbo.db.lane import Lane
-from turbo.db.worker_registry import WorkerRow
+from tests.support.steps import ME, claim_one, ended, registered
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
-from turbo.domain.result import RunResult
 from turbo.domain.states import RescueReason, WorkerState
-
-ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 
 
 @pytest.fixture
@@ -25,16 +19,8 @@ def db(dsn):
 
 @pytest.fixture
 async def stores(dsn):
-    lanes = Lane(dsn, "claims"), Lane(dsn, "results")
-    stores = Stores("w-1-abc", *lanes)
-    await stores.registry.register(ME, WorkerState.UP)
-    yield stores
-    for lane in lanes:
-        await lane.close()
-
-
-def ended(held: ClaimRef, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> RunResult:
-    return finished(held, "w-1-abc", outcome, **more)
+    async with registered(dsn) as stores:
+        yield stores
 
 
 def insert(db, task_id="t", **columns):
@@ -59,11 +45,6 @@ def trail(db, task_id="t"):
         "select action_type, from_status, to_status, actor from agent_actions where task_id = %s order by action_id",
         [task_id],
     ).fetchall()
-
-
-async def claim_one(stores) -> ClaimRef:
-    claim = await stores.claims.claim("default", 1, may_idle=True)
-    return ClaimRef(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
 
 
 def test_pending_task_is_cancelled_at_once_and_by_name(db):

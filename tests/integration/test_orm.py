@@ -10,12 +10,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError as AlchemyError
 from sqlalchemy.orm import Session
 
-from tests.integration.test_hand_edits import ME, claim_one, ended
 from tests.support.orm import COLUMNS, AlchemyTask, alchemy_on, django_on, hibernate_save
-from tests.support.stores import Stores
-from turbo.db.lane import Lane
+from tests.support.steps import claim_one, ended, registered
 from turbo.domain.outcome import OutcomeKind
-from turbo.domain.states import RescueReason, WorkerState
+from turbo.domain.states import RescueReason
 
 
 @pytest.fixture
@@ -26,12 +24,8 @@ def db(dsn):
 
 @pytest.fixture
 async def stores(dsn):
-    lanes = Lane(dsn, "claims"), Lane(dsn, "results")
-    stores = Stores("w-1-abc", *lanes)
-    await stores.registry.register(ME, WorkerState.UP)
-    yield stores
-    for lane in lanes:
-        await lane.close()
+    async with registered(dsn) as stores:
+        yield stores
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from tests.support.rig import Rig
 from tests.support.shell import Shell
 from tests.support.stores import Stores
+from tests.support.waiting import until_async
 from turbo.db.lane import Lane
 from turbo.db.refusals import RefusalTimings
 from turbo.domain.claim import ClaimRef
@@ -80,10 +81,7 @@ def status(owner: psycopg.Connection, task_id: str) -> str | None:
 
 
 async def becomes(owner: psycopg.Connection, task_id: str, wanted: str, seconds: float = 15) -> None:
-    end = time.monotonic() + seconds
-    while status(owner, task_id) != wanted:
-        assert time.monotonic() < end, f"{task_id[:20]} is {status(owner, task_id)}, not {wanted}"
-        await asyncio.sleep(0.02)
+    await until_async(lambda: status(owner, task_id) == wanted, seconds, f"{task_id[:20]} becomes {wanted}")
 
 
 # ── the claim ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -123,8 +121,7 @@ async def test_refused_task_fails_as_poison(
         assert (await rig.claimed())[0].task_id == "good"
         await becomes(owner, LONG_ID, "failed")
         assert rig.started.empty()
-        while rig.problems.current:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: not rig.problems.current)
     query = "select failure_kind, error_message, fencing_token from agent_tasks where task_id = %s"
     row = owner.execute(query, [LONG_ID]).fetchone()
     assert row is not None
@@ -160,8 +157,7 @@ async def test_refusal_of_every_row_fails_none(dsn: str, owner: psycopg.Connecti
     owner.execute(REFUSALS["check on the change"].encode())
     async with Rig(dsn, slots_size=4, timings=QUICK) as rig:
         refused = rig.metrics.refused_rows.labels("claim")._value
-        while refused.get() < 60:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: refused.get() >= 60)
         await asyncio.sleep(5 * QUICK.patience)
         assert owner.execute("select distinct status from agent_tasks").fetchall() == [("pending",)]
         assert rig.problems.count()[ProblemKind.REFUSED_ROW] == 60
@@ -179,8 +175,7 @@ async def test_many_refused_rows_hold_up_nothing_for_long(dsn: str, owner: psyco
     owner.execute(REFUSALS["check on the change"].encode())
     async with Rig(dsn, slots_size=4, queues=("default", "other"), timings=QUICK) as rig:
         refused = rig.metrics.refused_rows.labels("claim")._value
-        while refused.get() < 100:
-            await asyncio.sleep(0.005)
+        await until_async(lambda: refused.get() >= 100, pause=0.005)
         begun = time.monotonic()
         owner.execute("insert into agent_tasks (task_id, task_description, queue) values ('elsewhere', 'x', 'other')")
         names = [(await rig.claimed(30))[0].task_id]
@@ -189,12 +184,8 @@ async def test_many_refused_rows_hold_up_nothing_for_long(dsn: str, owner: psyco
         assert sorted(names) == ["elsewhere", "good"]
         assert names[0] == "elsewhere"
         assert took < 3
-        until = time.monotonic() + 30
-        while owner.execute("select count(*) from agent_tasks where failure_kind = 'poison'").fetchone() != (300,):
-            assert time.monotonic() < until, owner.execute(
-                "select status, count(*) from agent_tasks group by 1"
-            ).fetchall()
-            await asyncio.sleep(0.1)
+        poison = "select count(*) from agent_tasks where failure_kind = 'poison'"
+        await until_async(lambda: owner.execute(poison).fetchone() == (300,), 30, "all are poison", pause=0.1)
 
 
 async def test_policy_of_the_owner_fails_no_task(dsn: str, owner: psycopg.Connection) -> None:
@@ -225,8 +216,7 @@ async def test_claim_names_an_exhausted_sequence(dsn: str, owner: psycopg.Connec
     owner.execute(INSERT, ["t"])
     bypassing(owner, SCHEDULED, "due", 1)
     async with Rig(dsn, slots_size=4, timings=QUICK) as rig:
-        while not rig.problems.current:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: rig.problems.current)
         (problem,) = rig.problems.current
         assert problem.what.startswith("no task can ")
         assert 'reached maximum value of sequence "old_serial"' in problem.what
@@ -266,8 +256,7 @@ async def test_refused_promotion_fails_as_poison(dsn: str, owner: psycopg.Connec
     async with Rig(dsn, slots_size=4, timings=QUICK) as rig:
         assert (await rig.claimed())[0].task_id == "good"
         await becomes(owner, "bad", "failed")
-        while rig.problems.current:
-            await asyncio.sleep(0.02)
+        await until_async(lambda: not rig.problems.current)
 
 
 async def test_poll_looks_although_no_row_can_be_promoted(dsn: str, owner: psycopg.Connection) -> None:
@@ -320,11 +309,12 @@ async def test_refused_rescue_fails_as_poison(dsn: str, owner: psycopg.Connectio
         bypassing(owner, RUNNING, name, "dead")
     owner.execute("alter table agent_tasks add check (task_id <> 'bad' or status <> 'scheduled') not valid")
     async with Rig(dsn, timings=QUICK) as rig:
-        end = time.monotonic() + 10
-        while status(owner, "bad") != "failed":
+
+        async def rescued() -> bool:
             await rig.stores.registry.rescue(RescueReason.WORKER_SILENT)
-            assert time.monotonic() < end
-            await asyncio.sleep(0.02)
+            return status(owner, "bad") == "failed"
+
+        await until_async(rescued, 10)
         assert status(owner, "good") != "failed"
         assert rig.metrics.poisoned._value.get() == 1
         row = owner.execute("select failure_kind, fencing_token from agent_tasks where task_id = 'bad'").fetchone()

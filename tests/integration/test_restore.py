@@ -8,9 +8,9 @@ import psycopg
 import pytest
 from psycopg import conninfo
 
-from tests.integration.test_hand_edits import ME, claim_one, ended
 from tests.support import database
 from tests.support.logins import login
+from tests.support.steps import ME, claim_one, ended
 from tests.support.stores import Stores
 from turbo import embedded
 from turbo.db.lane import Lane

@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
-from tests.integration.test_hand_edits import ME
+from tests.support.steps import ME
 from tests.support.stores import Stores
 from tests.support.waiting import until
 from tests.support.workers import Bench

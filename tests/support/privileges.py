@@ -6,9 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
-from tests.support.requirements import require
+from tests.support.requirements import missing, require
 
 
 def ordinary() -> tuple[str, ...]:
@@ -17,7 +15,7 @@ def ordinary() -> tuple[str, ...]:
         return ()
     prefix = (require("setpriv"), "--bounding-set=-dac_override,-dac_read_search,-fowner")
     if subprocess.run([*prefix, "true"], capture_output=True).returncode != 0:
-        pytest.skip("setpriv cannot drop capabilities here")
+        missing("setpriv cannot drop capabilities here")
     return prefix
 
 

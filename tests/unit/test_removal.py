@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.privileges import ordinary_python
+from tests.support.requirements import missing
 from turbo.host.removal import remove_tree, set_aside
 
 FILL = """if True:
@@ -105,7 +106,7 @@ def immutable(tmp_path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True)
     path.write_text("x")
     if subprocess.run(["chattr", "+i", path], capture_output=True).returncode != 0:
-        pytest.skip("chattr +i needs root and a file system that knows it")
+        missing("chattr +i needs root and a file system that knows it")
     yield path
     for one in tmp_path.rglob("immutable"):
         subprocess.run(["chattr", "-i", one], check=True)
@@ -131,7 +132,7 @@ def test_mount_inside_is_not_entered(tmp_path: Path, kind: str) -> None:
     (elsewhere / "file").write_text("mine")
     what = ["-t", "tmpfs", "none"] if kind == "tmpfs" else ["--bind", str(elsewhere)]
     if subprocess.run(["mount", *what, point], capture_output=True).returncode != 0:
-        pytest.skip("nothing can be mounted here")
+        missing("nothing can be mounted here")
     try:
         (point / "file").write_text("mine")
         remains = remove_tree(tree)

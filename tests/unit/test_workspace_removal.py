@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.privileges import ordinary_python
 from tests.support.repositories import Workshop, git, repository, told
+from tests.support.requirements import missing
 from turbo.host.removal import TRASH_PREFIX
 from turbo.workspaces.record import Policy
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
@@ -90,7 +91,7 @@ def trash(shop: Workshop) -> list[Path]:
 async def test_immutable_file_is_reported_once_and_retried(shop: Workshop, caplog: pytest.LogCaptureFixture) -> None:
     outcome = await shop.run("t1", "mkdir a; echo x >a/fixed; echo x >a/other; chattr +i a/fixed", policy=NEVER)
     if outcome.error is not None:
-        pytest.skip("chattr +i needs root and a file system that knows it")
+        missing("chattr +i needs root and a file system that knows it")
     assert told(outcome)["kept"] is False
     assert [p.name for p in trash(shop)[0].rglob("*") if p.is_file()] == ["fixed"], "all that could go has gone"
     assert git(shop.repo, "worktree", "list").count("\n") == 0

@@ -1,0 +1,35 @@
+"""Steps of one worker, `w-1-abc`, that a test takes by hand: claim a task, end it, with the worker's own statements."""
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from tests.support.rig import finished
+from tests.support.stores import Stores
+from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRow
+from turbo.domain.claim import ClaimRef
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.result import RunResult
+from turbo.domain.states import WorkerState
+
+ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
+
+
+@contextlib.asynccontextmanager
+async def registered(dsn: str) -> AsyncIterator[Stores]:
+    """The stores of the worker, which is registered as up."""
+    lanes = Lane(dsn, "claims"), Lane(dsn, "results")
+    stores = Stores("w-1-abc", *lanes)
+    await stores.registry.register(ME, WorkerState.UP)
+    yield stores
+    for lane in lanes:
+        await lane.close()
+
+
+async def claim_one(stores: Stores) -> ClaimRef:
+    claim = await stores.claims.claim("default", 1, may_idle=True)
+    return ClaimRef(claim.tasks[0].task_id, claim.tasks[0].fencing_token)
+
+
+def ended(held: ClaimRef, outcome: OutcomeKind = OutcomeKind.SUCCEEDED, **more: object) -> RunResult:
+    return finished(held, "w-1-abc", outcome, **more)

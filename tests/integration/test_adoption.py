@@ -22,13 +22,10 @@ from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.states import WorkerState
 from turbo.host.spool import Spool
-from turbo.host.spool_writer import SpoolWriter
 from turbo.maintenance.leadership import Leadership
 from turbo.maintenance.row_retention import RowRetention
 from turbo.migrate import SCHEMA_VERSION, Patience, migrate
 from turbo.observability.metrics import Metrics
-from turbo.runtime.problems import Problems
-from turbo.worker.completer import Completer
 
 
 @each
@@ -255,10 +252,7 @@ async def test_result_of_a_deleted_task_does_not_block_others(empty_dsn: str, tm
             past_the_triggers.execute("delete from agent_actions where task_id = %s", (one.task_id,))
             past_the_triggers.execute("delete from agent_tasks where task_id = %s", (one.task_id,))
         answers: dict[str, str] = {}
-        spool = SpoolWriter(Spool(tmp_path / "spool"), lambda _trouble: None, lambda _trouble: None)
-        completer = Completer(
-            rig.stores.results, spool, rig.slots, rig.wakeups, Problems(), Metrics(), lambda _why: None
-        )
+        completer = rig.completer(Spool(tmp_path / "spool"))
         with completer.recorded.watch() as recorded:
             for task in (one, other):
                 await completer.submit(finished(task, rig.worker_id), durable=False)

@@ -17,15 +17,11 @@ from tests.support.rig import Rig, finished
 from tests.support.waiting import until, until_async
 from tests.support.workers import Bench, WorkerProcess
 from turbo.db.lane import Lane
-from turbo.db.result_store import ResultStore
 from turbo.doctor import Level, examine
 from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import ProblemKind
 from turbo.host.spool import Spool
-from turbo.host.spool_writer import SpoolWriter
-from turbo.observability.metrics import Metrics
-from turbo.runtime.problems import Problems
-from turbo.worker.completer import HOLD_SECONDS, Completer
+from turbo.worker.completer import HOLD_SECONDS
 
 CHATTY = """
 import json, os, sys, time
@@ -162,15 +158,7 @@ async def test_locked_rows_hold_back_no_claim_and_lose_no_result(dsn: str, tmp_p
         lane = Lane(dsn, "results", lock_seconds=1.0)
         lane.prepare_statements(True)
         spool = Spool(tmp_path / "spool")
-        completer = Completer(
-            ResultStore(lane, rig.worker_id, rig.stores.refusals),
-            SpoolWriter(spool, lambda _why: None, lambda _why: None),
-            rig.slots,
-            rig.wakeups,
-            rig.problems,
-            Metrics(),
-            held.append,
-        )
+        completer = rig.completer(spool, lane=lane, hold_claims=held.append)
         for _ in range(6):
             await asyncio.to_thread(insert_one, dsn)
         tasks = [(await rig.claimed())[0] for _ in range(6)]
@@ -197,15 +185,7 @@ async def test_short_outage_holds_no_claim_back_and_a_long_one_does(dsn: str, ro
     held: list[str | None] = []
     async with Rig(dsn, slots_size=2) as rig:
         lane = Lane(role.dsn, "few results")
-        completer = Completer(
-            ResultStore(lane, rig.worker_id, rig.stores.refusals),
-            SpoolWriter(Spool(tmp_path / "spool"), lambda _why: None, lambda _why: None),
-            rig.slots,
-            rig.wakeups,
-            Problems(),
-            Metrics(),
-            held.append,
-        )
+        completer = rig.completer(Spool(tmp_path / "spool"), lane=lane, hold_claims=held.append)
         completer.start(lambda _name, error: pytest.fail(str(error)))
         try:
             for seconds, expected in ((1.0, False), (HOLD_SECONDS + 1, True)):

@@ -11,10 +11,7 @@ from tests.support.workers import Bench
 from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import ProblemKind
 from turbo.host.spool import Spool
-from turbo.host.spool_writer import SpoolWriter
-from turbo.observability.metrics import Metrics
 from turbo.worker import completer
-from turbo.worker.completer import Completer
 
 
 def test_result_refused_by_a_check_does_not_block_others(bench: Bench) -> None:
@@ -72,10 +69,7 @@ async def test_refused_result_is_sent_again(dsn: str, tmp_path: Path, monkeypatc
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         async with Rig(dsn) as rig:
             task, _ = await rig.claimed()
-            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None, lambda _trouble: None)
-            one = Completer(
-                rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics(), lambda _why: None
-            )
+            one = rig.completer(Spool(tmp_path))
             one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
             with one.recorded.watch() as recorded:
                 await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)
@@ -100,10 +94,7 @@ async def test_exhausted_sequence_quarantines_no_result(dsn: str, tmp_path: Path
             task, _ = await rig.claimed()
             db.execute("alter table agent_actions alter action_id set maxvalue 1000 restart 1000")
             db.execute("insert into agent_actions (action_type) values ('the last')")
-            spool = SpoolWriter(Spool(tmp_path), lambda _trouble: None, lambda _trouble: None)
-            one = Completer(
-                rig.stores.results, spool, rig.slots, rig.wakeups, rig.problems, Metrics(), lambda _why: None
-            )
+            one = rig.completer(Spool(tmp_path))
             one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
             with one.recorded.watch() as recorded:
                 await one.submit(finished(ClaimRef(task.task_id, task.fencing_token), rig.worker_id), durable=True)

@@ -3,7 +3,7 @@ when a run ends. Races are stepped with it: the test waits for what it needs to 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -11,7 +11,7 @@ from tests.support.stores import Stores
 from turbo.db.account_store import AccountRow
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals, RefusalTimings
-from turbo.db.result_store import ResultAnswer
+from turbo.db.result_store import ResultAnswer, ResultStore
 from turbo.db.worker_registry import WorkerRow
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
@@ -20,10 +20,13 @@ from turbo.domain.run import Running
 from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING
+from turbo.host.spool import Spool
+from turbo.host.spool_writer import SpoolWriter
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.claimer import Claimer
+from turbo.worker.completer import Completer
 from turbo.worker.listener import Listener
 from turbo.worker.poller import Poller
 from turbo.worker.recovery_gate import RecoveryGate
@@ -166,6 +169,14 @@ class Rig:
         """The claimer's TaskRunner: the run goes on until the test finishes it."""
         self.slots.take(Running(task, "rig", None))
         self.started.put_nowait((task, time.monotonic()))
+
+    def completer(
+        self, spool: Spool, *, lane: Lane | None = None, hold_claims: Callable[[str | None], None] = lambda _why: None
+    ) -> Completer:
+        """A completer on the rig's results, or on a lane of the test's. To be started and stopped by the test."""
+        store = self.stores.results if lane is None else ResultStore(lane, self.worker_id, self.stores.refusals)
+        writer = SpoolWriter(spool, lambda _trouble: None, lambda _trouble: None)
+        return Completer(store, writer, self.slots, self.wakeups, self.problems, Metrics(), hold_claims)
 
     async def claimed(self, seconds: float = 10.0) -> tuple[Task, float]:
         """The next task that was claimed, and when (monotonic seconds)."""

@@ -9,7 +9,6 @@ heartbeat goes on to the end of a drain, so that no other worker rescues what st
 
 import asyncio
 import logging
-import signal
 from collections.abc import Mapping
 
 from turbo import __version__
@@ -24,7 +23,8 @@ log = logging.getLogger(__name__)
 
 
 class Worker:
-    """One worker process. `await Worker(config, dsn=...).run()` returns when it has drained. `parts` is for tests."""
+    """One worker process. `await Worker(config, dsn=...).run()` returns when it has drained, after `stop`: whoever owns the
+    process handles its signals (turbo.worker.signals). `parts` is for tests."""
 
     def __init__(
         self,
@@ -44,10 +44,6 @@ class Worker:
 
         Raises OSError when the metrics endpoint cannot listen."""
         parts = self.parts
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            if signal.getsignal(number) is not signal.SIG_IGN:  # a shell ignores INT for its background jobs
-                loop.add_signal_handler(number, self.stop)
         running: list[Service] = []
         parts.loop_watch.start(parts.lifecycle.crashed)
         try:

@@ -17,6 +17,7 @@ from turbo.db.claim_store import PollResult
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.observability import log
+from turbo.worker.signals import WorkerSignals
 from turbo.worker.wakeups import WakeUps
 from turbo.worker.worker import Worker
 
@@ -47,6 +48,7 @@ async def main(file: str, settings: str = "{}") -> int:
         account_timings=AccountTimings(**wanted.get("timings", {})),
     )
     log.configure(worker.id)
+    WorkerSignals().handle(asyncio.get_running_loop(), worker.stop, worker.reload)
     return await worker.run()
 
 

@@ -15,6 +15,7 @@ from turbo.maintenance.spool_maintenance import SpoolMaintenance
 from turbo.observability import log
 from turbo.worker import heartbeat
 from turbo.worker.presence import WorkerPresence
+from turbo.worker.signals import WorkerSignals
 from turbo.worker.worker import Worker
 
 
@@ -60,6 +61,7 @@ async def main(file: str, defect: str) -> int:
     DEFECTS[defect]()
     worker = Worker(load_worker_config(Path(file)), dsn=os.environ["TURBO_DSN"])
     log.configure(worker.id)
+    WorkerSignals().handle(asyncio.get_running_loop(), worker.stop, worker.reload)
     return await worker.run()
 
 

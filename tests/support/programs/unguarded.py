@@ -36,6 +36,7 @@ from turbo.worker.completer import Completer
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.runner import Runner
+from turbo.worker.signals import WorkerSignals
 from turbo.worker.worker import Worker
 
 GUARDS: dict[str, Callable[[], None]] = {}
@@ -237,6 +238,7 @@ async def main(file: str, names: str = "[]") -> int:
             module.statement = statement  # type: ignore[attr-defined]
     one = Worker(load_worker_config(Path(file)), dsn=os.environ["TURBO_DSN"])
     log.configure(one.id)
+    WorkerSignals().handle(asyncio.get_running_loop(), one.stop, one.reload)
     return await one.run()
 
 

@@ -39,9 +39,8 @@ SILENT_SECONDS = 3.0
 VIEWS = list(View)
 PANELS = ("tasks", "workers", "queues", "accounts")
 WIDE, HIGH, LOW = 132, 30, 18
-OF_THE_TABLES = frozenset(
-    {"view", "follow", "cancel", "retry", "pause", "filter", "panel", "go", "unfilter", "filtered", "help"}
-)
+OF_THE_FILTER = frozenset({"filtered", "unfilter", "panel"})
+OF_THE_TABLES = frozenset({"view", "follow", "cancel", "retry", "pause", "filter", "go", "help"})
 
 
 class Top(App[None]):
@@ -62,19 +61,19 @@ class Top(App[None]):
     .large .strip, .low .strip, .low #problem { display: none; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("v", "view", "run/wait/ended"),
-        Binding("l", "follow", "log"),
-        Binding("c", "cancel", "cancel"),
-        Binding("r", "retry", "retry"),
-        Binding("p", "pause", "pause/resume"),
-        Binding("slash", "filter", "filter", key_display="/"),
+        # With priority: Textual acts on these before it decides which widget gets the next key.
+        Binding("v", "view", "run/wait/ended", priority=True),
+        Binding("l", "follow", "log", priority=True),
+        Binding("c", "cancel", "cancel", priority=True),
+        Binding("r", "retry", "retry", priority=True),
+        Binding("p", "pause", "pause/resume", priority=True),
+        Binding("slash", "filter", "filter", key_display="/", priority=True),
         Binding("tab", "panel(1)", "next table", show=False, priority=True),
         Binding("shift+tab", "panel(-1)", "previous table", show=False, priority=True),
-        *(Binding(str(n), f"go('{name}')", name, show=False) for n, name in enumerate(PANELS, 1)),
-        # With priority: the keys typed after them belong to the table already.
+        *(Binding(str(n), f"go('{name}')", name, show=False, priority=True) for n, name in enumerate(PANELS, 1)),
         Binding("enter", "filtered", "keep the filter", show=False, priority=True),
         Binding("escape", "unfilter", "no filter", show=False, priority=True),
-        Binding("question_mark", "help", "help", key_display="?"),
+        Binding("question_mark", "help", "help", key_display="?", priority=True),
         Binding("q,ctrl+c", "quit", "quit", key_display="q"),
     ]
     ENABLE_COMMAND_PALETTE = False
@@ -247,11 +246,14 @@ class Top(App[None]):
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Table keys are inactive while a log, a question or the help is in front."""
+        """Table keys are inactive while a filter is typed, or while a log, a question or the help is in front."""
         del parameters
-        if action == "filtered" and not isinstance(self.focused, Input):
+        if action not in OF_THE_TABLES | OF_THE_FILTER:
+            return True
+        if len(self.screen_stack) > 1:
             return False
-        return len(self.screen_stack) == 1 or action not in OF_THE_TABLES
+        typing = isinstance(self.focused, Input)
+        return not typing if action in OF_THE_TABLES else typing or action != "filtered"
 
     def action_view(self) -> None:
         self.view = VIEWS[(VIEWS.index(self.view) + 1) % len(VIEWS)]

@@ -1,7 +1,6 @@
 """Moving in: five differently odd old tables are adopted while they are in use, and the whole life of a task runs on each."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from tests.support import prefork
 from tests.support.adoption import LOCK_TIMEOUT, PATIENCE, contents, each, make, old_columns, places
 from tests.support.migrations import Background, everything, open_transaction, query
 from tests.support.odd_tables import PARTITIONED, POLLER, PREDECESSOR, OddTable, OldPoller
@@ -121,7 +121,7 @@ def moved_in(empty_dsn: str, tmp_path: Path, request: pytest.FixtureRequest) -> 
 
 
 def turbo(one: Bench, *arguments: str, code: int = 0) -> Any:
-    done = subprocess.run([TURBO, *arguments, "--dsn", one.dsn], capture_output=True, text=True, timeout=60)
+    done = prefork.run_text([TURBO, *arguments, "--dsn", one.dsn])
     assert done.returncode == code, (arguments, done.stdout, done.stderr)
     return json.loads(done.stdout) if "--json" in arguments else done.stdout
 

@@ -168,11 +168,11 @@ def roll(fleet: FleetBench) -> tuple[list[str], int]:
     with load(fleet) as ids:
         until(lambda: len(ids) > 20)
         restart = fleet.start("restart")
-        while restart.poll() is None:
+        while restart.runs:
             least = min(least, len(fleet.ids()))
             time.sleep(0.02)
-        said = restart.communicate()[0]
-    assert restart.returncode == 0, said
+        code, said = restart.ended()
+    assert code == 0, said
     return ids, least
 
 

@@ -7,7 +7,6 @@ test_roles.py, bad values with their hints in test_insert_rules.py.
 import contextlib
 import json
 import os
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.support import prefork
 from tests.support.logins import login
 from tests.support.prefork import TURBO
 from tests.support.waiting import until
@@ -272,9 +272,7 @@ def test_timestamp_outside_pythons_range_hides_no_list(dsn: str, website: psycop
         ["show", "made 4713-01-01 BC", "--json"],
     ):
         environment = {**os.environ, "TZ": "Asia/Tokyo", "COLUMNS": "200"}
-        shown = subprocess.run(
-            [TURBO, *command, "--dsn", dsn], capture_output=True, text=True, timeout=60, env=environment
-        )
+        shown = prefork.run_text([TURBO, *command, "--dsn", dsn], env=environment)
         assert shown.returncode == 0, shown.stderr
         wanted = {command[1]} if command[0] == "show" else {"plain", *(f"made {moment}" for moment in moments)}
         assert not {task_id for task_id in wanted if task_id not in shown.stdout}, shown.stdout

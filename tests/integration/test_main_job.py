@@ -10,7 +10,7 @@ import urllib.request
 import psycopg
 import pytest
 
-from tests.support import workers
+from tests.support import prefork, workers
 from tests.support.prefork import TURBO
 from tests.support.size import sized
 from tests.support.waiting import gone, until
@@ -109,7 +109,7 @@ def test_bad_input_fails_alone(bench):
     for name in ("deep", "huge"):
         query = "select failure_kind from agent_tasks where status = 'failed' and task_id = %s"
         assert until(lambda query=query, name=name: bench.sql(query, name)) == [("bad_request",)]
-        shown = subprocess.run([TURBO, "show", name, "--dsn", bench.dsn], capture_output=True, text=True)
+        shown = prefork.run_text([TURBO, "show", name, "--dsn", bench.dsn])
         assert shown.returncode == 0, shown.stderr
 
 
@@ -264,7 +264,7 @@ def test_invalid_configuration_is_one_message_and_exit_2(bench, change, says):
 
 def test_command_line_matches_the_table(bench):
     def turbo(*arguments: str, code: int = 0) -> str:
-        done = subprocess.run([TURBO, *arguments, "--dsn", bench.dsn], capture_output=True, text=True)
+        done = prefork.run_text([TURBO, *arguments, "--dsn", bench.dsn])
         assert done.returncode == code, done
         return done.stdout + done.stderr
 
@@ -284,7 +284,7 @@ def test_command_line_matches_the_table(bench):
     assert "no task 'nope'" in turbo("show", "nope", code=1)
     assert "no such task" in turbo("retry", "nope", code=1)
     assert "write what the agent should do" in turbo("submit", "  ", code=2)
-    done = subprocess.run([TURBO, "tasks", "--dsn", "host=127.0.0.1 port=1"], capture_output=True, text=True)
+    done = prefork.run_text([TURBO, "tasks", "--dsn", "host=127.0.0.1 port=1"])
     assert done.returncode == 1
     assert "cannot reach the database" in done.stderr
     assert len(done.stderr.splitlines()) == 1

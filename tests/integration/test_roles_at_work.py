@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.support import prefork
 from tests.support.logins import login, user
 from tests.support.prefork import TURBO
 from tests.support.waiting import until
@@ -49,9 +50,7 @@ def fleet(granted: str) -> Iterator[str]:
 
 
 def turbo(dsn: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [TURBO, *arguments], env={**os.environ, "TURBO_DSN": dsn}, capture_output=True, text=True, timeout=60
-    )
+    return prefork.run_text([TURBO, *arguments], env={**os.environ, "TURBO_DSN": dsn})
 
 
 def done(result: "subprocess.CompletedProcess[str]") -> str:

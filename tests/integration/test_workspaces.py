@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import messages_api
+from tests.support import messages_api, prefork
 from tests.support.accounts import accounts_bench
 from tests.support.prefork import TURBO
 from tests.support.repositories import IDENTITY, checkout, git, own_clone
@@ -75,7 +75,7 @@ def turbo(bench: Bench, *arguments: str, state: str = "state") -> "subprocess.Co
     environment = {**os.environ, "TURBO_DSN": bench.dsn}
     if arguments[0] == "diff":
         arguments = (*arguments, "--state-dir", str(bench.path / state))
-    return subprocess.run([TURBO, *arguments], env=environment, capture_output=True, text=True)
+    return prefork.run_text([TURBO, *arguments], env=environment)
 
 
 # ── twenty at once ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from tests.support import messages_api, workers
+from tests.support import messages_api, prefork, workers
 from tests.support.claude import OAUTH, the_cli
 from tests.support.messages_api import Answer, MessagesApi, Request
 from tests.support.prefork import TURBO
@@ -136,7 +135,7 @@ class AccountsBench(workers.Bench):
 
     def turbo(self, *arguments: str) -> str:
         """What it prints."""
-        done = subprocess.run([TURBO, *arguments, "--dsn", self.dsn], capture_output=True, text=True)
+        done = prefork.run_text([TURBO, *arguments, "--dsn", self.dsn])
         assert done.returncode == 0, done.stderr
         return done.stdout
 

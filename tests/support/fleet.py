@@ -3,14 +3,15 @@
 import contextlib
 import random
 import socket
-import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
+from tests.support import prefork
 from tests.support.prefork import TURBO
 from tests.support.workers import Bench
 
@@ -23,6 +24,25 @@ def free_ports(count: int) -> int:
             for port in range(first, first + count):
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
             return first
+
+
+@dataclass
+class Call:
+    """`turbo fleet` while it runs."""
+
+    process: prefork.Process
+    said: IO[bytes]
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def ended(self, seconds: float = 120.0) -> tuple[int, str]:
+        """Its exit code, and its output, standard error included."""
+        code = self.process.wait(seconds)
+        with self.said:
+            self.said.seek(0)
+            return code, self.said.read().decode()
 
 
 @dataclass
@@ -66,24 +86,18 @@ class FleetBench:
 
     def turbo(self, *words: str, code: int = 0, seconds: float = 120.0) -> str:
         """Its output, standard error included."""
-        done = self.start(*words)
-        out, _ = done.communicate(timeout=seconds)
-        assert done.returncode == code, (
-            f"turbo fleet {' '.join(words)} ended with {done.returncode}:\n{out}{self.logs()}"
-        )
+        ended, out = self.start(*words).ended(seconds)
+        assert ended == code, f"turbo fleet {' '.join(words)} ended with {ended}:\n{out}{self.logs()}"
         return out
 
-    def start(self, *words: str) -> "subprocess.Popen[str]":
+    def start(self, *words: str) -> "Call":
         path = ":".join([*map(str, self.path), "/usr/bin", "/bin"])
-        return subprocess.Popen(
-            [TURBO, "fleet", *words, "--file", self.file],
-            env={"PATH": path, "HOME": str(self.home), "TURBO_DSN": self.bench.dsn, "LANG": "C.UTF-8"}
-            | self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+        environment = {"PATH": path, "HOME": str(self.home), "TURBO_DSN": self.bench.dsn, "LANG": "C.UTF-8"}
+        said = tempfile.TemporaryFile()  # noqa: SIM115 - closed by Call.ended
+        process = prefork.popen(
+            [TURBO, "fleet", *words, "--file", self.file], env=environment | self.environment, stdout=said, stderr=said
         )
+        return Call(process, said)
 
     def logs(self) -> str:
         return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in sorted(self.home.glob("**/*.log")))

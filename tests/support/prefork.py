@@ -123,6 +123,14 @@ def run(
     return subprocess.CompletedProcess(words, code, out.all(timeout), err.all(timeout))
 
 
+def run_text(
+    args: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout: float = 60.0
+) -> "subprocess.CompletedProcess[str]":
+    """`subprocess.run` with `capture_output` and `text`. Raises subprocess.TimeoutExpired."""
+    done = run(args, env=os.environ if env is None else env, cwd=cwd, timeout=timeout)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
 def _can_fork(words: Sequence[str], env: Mapping[str, str]) -> bool:
     known = words[0] == str(TURBO) or (words[0] == sys.executable and Path(words[1]).parent == PROGRAMS)
     names = {name for name in (*env, *AT_START) if name.startswith(READ_AT_START)}

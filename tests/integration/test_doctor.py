@@ -21,6 +21,7 @@ import psycopg
 import pytest
 import yaml
 
+from tests.support import prefork
 from tests.support.claude import KEY, the_cli
 from tests.support.database import embedded_arguments
 from tests.support.pgbouncer import pgbouncer
@@ -85,12 +86,9 @@ class Host:
     ) -> Done:
         file = self.home / "doctor.yaml"
         file.write_text(yaml.safe_dump({**self.config, **config}))
-        done = subprocess.run(
+        done = prefork.run_text(
             [*wrapped, TURBO, "doctor", "--config", file, "--json", *arguments],
-            env={"HOME": str(self.home), "PATH": path, "TURBO_DSN": dsn or self.bench.dsn},
-            capture_output=True,
-            text=True,
-            timeout=60,
+            env={"HOME": str(self.home), "LANG": "C.UTF-8", "PATH": path, "TURBO_DSN": dsn or self.bench.dsn},
         )
         assert done.stderr == ""
         return Done(done.returncode, done.stdout)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import workers
+from tests.support import prefork, workers
 from tests.support.prefork import TURBO
 from tests.support.waiting import until
 from tests.support.workers import Bench
@@ -50,12 +50,11 @@ class Logs:
         self.out, self.err = bench.path / "out", bench.path / "err"
         place = bench.path / ("elsewhere" if away else "state")
         with self.out.open("wb") as out, self.err.open("wb") as err:
-            self.process = subprocess.Popen(
+            self.process = prefork.popen(
                 [TURBO, "logs", *arguments, "--state-dir", place],
                 env={**os.environ, "TURBO_DSN": bench.dsn},
                 stdout=out,
                 stderr=err,
-                stdin=subprocess.DEVNULL,
             )
 
     def ended(self) -> tuple[int, str, str]:

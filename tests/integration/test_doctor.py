@@ -265,7 +265,7 @@ def test_long_open_transaction_is_reported(host: Host) -> None:
     with psycopg.connect(host.bench.dsn, application_name="pg_dump") as held:
         held.execute("set transaction isolation level repeatable read")
         held.execute("select count(*) from agent_tasks")
-        done = host.doctor("--old-transaction", "0.2")
+        done = host.doctor("--old-transaction", "0.001")
         only(done, "transactions", "warn", "pg_dump, idle in transaction")
         assert f"pg_terminate_backend({held.info.backend_pid})" in wrong(done)["transactions"]["do"]
         assert wrong(host.doctor()) == {}, "it is not old yet"

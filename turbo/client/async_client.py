@@ -254,7 +254,7 @@ class AsyncClient:
         psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
         second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
         """
-        work = asyncio.ensure_future(_rows(connection, query, prepare))
+        work = asyncio.ensure_future(_rows(connection, query, prepare, connection.cursor_factory if self._owns else psycopg.AsyncCursor))
         try:
             done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
         except asyncio.CancelledError:
@@ -293,8 +293,10 @@ class AsyncClient:
             operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
 
 
-async def _rows(connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None) -> QueryResult:
-    async with psycopg.AsyncCursor(connection, row_factory=dict_row) as cursor:
+async def _rows(
+    connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None, kind: type[psycopg.AsyncCursor[Any]]
+) -> QueryResult:
+    async with kind(connection, row_factory=dict_row) as cursor:
         operations.prepare(cursor)
         await cursor.execute(statement(query.name), query.parameters, prepare=prepare)
         return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

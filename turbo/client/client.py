@@ -295,7 +295,8 @@ class Client:
 
     def _execute(self, query: Query, prepare: bool | None = None) -> QueryResult:
         # A plain cursor: the caller's connection may have another cursor class, with other parameters.
-        with psycopg.Cursor(self._connection, row_factory=dict_row) as cursor:
+        kind = self._connection.cursor_factory if self._owns else psycopg.Cursor
+        with kind(self._connection, row_factory=dict_row) as cursor:
             operations.prepare(cursor)
             cursor.execute(statement(query.name), query.parameters, prepare=prepare)
             return QueryResult(cursor.fetchall() if cursor.description else [], cursor.rowcount)

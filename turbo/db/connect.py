@@ -8,8 +8,8 @@ has it, `target_session_attrs=read-write` (a multi-host DSN finds the primary) a
 `idle_in_transaction_session_timeout`: the row locks of a vanished host would hide rows behind SKIP LOCKED.
 
 A session inherits settings from the environment, the role, the database and the server. What turbo depends on, it sets:
-the encoding when it connects, the rest right after. It leaves search_path alone, because the triggers of a table's owner
-may rely on it; turbo's own statements qualify every name.
+the encoding when it connects, the rest right after, and where its names are looked up (turbo.db.search_path). The statements
+that do so qualify every name themselves.
 """
 
 import asyncio
@@ -24,41 +24,50 @@ import psycopg
 from psycopg import AsyncConnection, conninfo
 from psycopg.rows import TupleRow
 
-from turbo.db import multihost
+from turbo.db import multihost, search_path
 from turbo.db.address import Address
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s is longer than any failover."""
 
 _READ_AND_WRITTEN = (
-    " set_config('DateStyle', 'ISO', false), set_config('standard_conforming_strings', 'on', false),"
-    " set_config('IntervalStyle', 'postgres', false)"
+    " pg_catalog.set_config('DateStyle', 'ISO', false), pg_catalog.set_config('standard_conforming_strings', 'on', false),"
+    " pg_catalog.set_config('IntervalStyle', 'postgres', false)"
 )
 """How values are written in text. A transaction pooler keeps these for each of its clients."""
 
 _MEANING = (
-    " set_config('extra_float_digits', '1', false), set_config('array_nulls', 'on', false),"
-    " set_config('row_security', 'on', false), set_config('default_transaction_isolation', 'read committed', false),"
-    " set_config('default_transaction_deferrable', 'off', false)"
+    " pg_catalog.set_config('extra_float_digits', '1', false), pg_catalog.set_config('array_nulls', 'on', false),"
+    " pg_catalog.set_config('row_security', 'on', false),"
+    " pg_catalog.set_config('default_transaction_isolation', 'read committed', false),"
+    " pg_catalog.set_config('default_transaction_deferrable', 'off', false)"
 )
+
+_OWN = "pg_catalog.pg_backend_pid() operator(pg_catalog.=) %s"
+"""Whether the backend is the one that was connected to: a pooler makes its own cancel keys."""
+
+_LOOKED_UP = f"pg_catalog.set_config('search_path', '{search_path.CLOSED}', false)"
 
 SESSION_SETTINGS = (
-    f"select{_READ_AND_WRITTEN},{_MEANING},"
-    " set_config('statement_timeout', '0', false), set_config('lock_timeout', '0', false),"
-    " set_config('idle_session_timeout', '0', false),"
-    " case when current_setting('transaction_timeout', true) <> '0' then set_config('transaction_timeout', '0', false) end,"
-    " set_config('idle_in_transaction_session_timeout', '60s', false),"
-    " set_config('client_min_messages', 'warning', false),"
-    " set_config('jit', 'off', false), pg_catalog.pg_postmaster_start_time()::text"
+    f"select pg_catalog.current_schemas(false)::pg_catalog.text[],{_READ_AND_WRITTEN},{_MEANING},"
+    " pg_catalog.set_config('statement_timeout', '0', false), pg_catalog.set_config('lock_timeout', '0', false),"
+    " pg_catalog.set_config('idle_session_timeout', '0', false),"
+    " case when pg_catalog.current_setting('transaction_timeout', true) operator(pg_catalog.<>) '0'::pg_catalog.text"
+    " then pg_catalog.set_config('transaction_timeout', '0', false) end,"
+    " pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),"
+    " pg_catalog.set_config('client_min_messages', 'warning', false),"
+    " pg_catalog.set_config('jit', 'off', false),"
+    f" case when {_OWN} then {_LOOKED_UP} end, pg_catalog.pg_postmaster_start_time()::pg_catalog.text"
 )
-"""For a worker's session, whose statements have deadlines on this side. The last column distinguishes servers, and starts
-of one server."""
+"""For a worker's session, whose statements have deadlines on this side. The first column has the schemas that its login would
+search, the one before the last is null behind a pooler, and the last distinguishes servers, and starts of one server."""
 
 CLIENT_SETTINGS = (
-    f"select{_READ_AND_WRITTEN}, case when pg_catalog.pg_backend_pid() = %s then row({_MEANING.strip()})::text end"
+    f"select pg_catalog.current_schemas(false)::pg_catalog.text[],{_READ_AND_WRITTEN},"
+    f" case when {_OWN} then row({_MEANING.strip()}, {_LOOKED_UP})::pg_catalog.text end"
 )
-"""For a client's session. Its time limits are the caller's own business. Behind a pooler (the pid is not the backend's) a
-backend is shared with other clients of the role, so what the pooler does not keep apart is not set."""
+"""For a client's session. Its time limits are the caller's own business. Behind a pooler (the last column is null) a backend is
+shared with other clients of the role, so what the pooler does not keep apart is not set."""
 
 Connection = AsyncConnection[TupleRow]
 
@@ -94,7 +103,8 @@ def open_client(dsn: str, application_name: str) -> "psycopg.Connection[TupleRow
             raise
         connection = psycopg.connect(**{**arguments, "target_session_attrs": "any"}, autocommit=True)  # type: ignore[arg-type]
     try:
-        connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
+        row = connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False).fetchone() or ((), None)
+        search_path.settle(connection, row[0], shared=row[-1] is None)
     except BaseException:
         connection.close()
         raise
@@ -112,7 +122,9 @@ async def open_async_client(dsn: str, application_name: str) -> Connection:
         arguments["target_session_attrs"] = "any"
         connection = await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
     try:
-        await connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
+        answer = await connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
+        row = await answer.fetchone() or ((), None)
+        await search_path.settle_async(connection, row[0], shared=row[-1] is None)
     except BaseException:
         await connection.close()
         raise
@@ -169,8 +181,10 @@ async def open_session(where: str | Address, application_name: str) -> tuple[Con
 
     async def settings() -> None:
         nonlocal server
-        row = await (await connection.execute(SESSION_SETTINGS)).fetchone()
-        server = str(row and row[-1])
+        answer = await connection.execute(SESSION_SETTINGS, [connection.info.backend_pid])
+        row = await answer.fetchone() or ((), None, "")
+        server = str(row[-1])
+        await search_path.settle_async(connection, row[0], shared=row[-2] is None)
 
     try:
         # Prepared statements are switched on once the listener has proved that no transaction pooler is in the way.

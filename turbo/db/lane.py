@@ -17,6 +17,7 @@ from typing import Protocol
 import psycopg
 from psycopg import errors
 
+from turbo.db import search_path
 from turbo.db.address import Address
 from turbo.db.connect import Connection, cut, open_session
 from turbo.db.errors import LaneClosed, LaneGivesWay, is_outdated, is_transient
@@ -124,6 +125,7 @@ class Lane:
             self._used_since = time.monotonic()
             try:
                 if self._prepare and not self._tuned:
+                    await search_path.keep(connection)
                     await connection.execute(PLAN_SETTINGS)
                     if self._lock_seconds is not None:
                         await connection.execute(LOCK_SETTINGS, [f"{self._lock_seconds * 1000:.0f}"])

@@ -14,6 +14,7 @@ import psycopg
 from psycopg.rows import TupleRow
 
 from turbo import db
+from turbo.db import search_path
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
@@ -115,5 +116,6 @@ class LockWatcher:
         if self._connection is None or self._connection.closed:
             arguments = db.connect_arguments(self._dsn, "turbo migrate (who blocks)")
             self._connection = Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+            self._connection.execute(search_path.CLOSE)
         rows = self._connection.execute(statement("migrate/blocking"), {"pid": self._pid}).fetchall()
         return tuple(Blocker(*row) for row in rows)

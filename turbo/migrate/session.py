@@ -17,6 +17,7 @@ from psycopg import errors
 from psycopg.rows import TupleRow
 
 from turbo import db
+from turbo.db import search_path
 from turbo.migrate.error import AGAIN, UNREADABLE_DSN, BadDsn, MigrationError
 from turbo.sql import statement
 
@@ -58,11 +59,7 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
     where = place(connection)  # while the connection is open
     with connection:
         try:
-            if read_only:
-                connection.execute("set default_transaction_read_only = on")
-            connection.execute(statement("migrate/session_settings"), {"lock_timeout": f"{lock_timeout:g}s"})
-            with suppress(psycopg.Error):
-                connection.execute(_NOTICE_A_DEAD_CLIENT)
+            _set_up(connection, dsn, lock_timeout, read_only)
             _judge(connection, read_only)
             yield connection
         except psycopg.Error as error:
@@ -80,6 +77,19 @@ def connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
     # No primary among the hosts. Reading from a standby is fine; for a change, _judge reports the problem.
     arguments = {**arguments, "target_session_attrs": "any"}
     return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+
+
+def _set_up(connection: Connection, dsn: str, lock_timeout: float, read_only: bool) -> None:
+    """Its settings. A backend that a pooler lends to others keeps none of them: only the path is set, for each statement."""
+    if pools_transactions(connection, dsn):
+        search_path.guard(connection)
+        return
+    connection.execute(search_path.CLOSE)
+    if read_only:
+        connection.execute("set default_transaction_read_only = on")
+    connection.execute(statement("migrate/session_settings"), {"lock_timeout": f"{lock_timeout:g}s"})
+    with suppress(psycopg.Error):
+        connection.execute(_NOTICE_A_DEAD_CLIENT)
 
 
 def _judge(connection: Connection, read_only: bool) -> None:
@@ -173,6 +183,7 @@ def pools_transactions(connection: Connection, dsn: str) -> bool:
         return False
     arguments = {**db.connect_arguments(dsn, APPLICATION_NAME), "connect_timeout": db.CONNECT_TIMEOUT}
     with Connection.connect(**arguments, autocommit=True, prepare_threshold=None) as second:  # type: ignore[arg-type]
+        # A pooler may share its backend: the path is left alone, and the only name looked up is qualified.
         for _ in range(5):
             mine = backend(connection)
             try:
@@ -187,5 +198,5 @@ def pools_transactions(connection: Connection, dsn: str) -> bool:
 
 def backend(connection: Connection) -> int:
     """The pid of the server process that answers; behind a pooler not `connection.info.backend_pid`."""
-    row = connection.execute("select pg_backend_pid()").fetchone()
+    row = connection.execute("select pg_catalog.pg_backend_pid()").fetchone()
     return int(row[0]) if row else 0

@@ -1,0 +1,41 @@
+-- The functions that run when turbo's tables are read or written, and that PostgreSQL does not bring: those of triggers, CHECK
+-- constraints, defaults, indexes and policies. One row each, with its owner and what calls it.
+-- fixed: its names mean the same in every session (it sets search_path itself, or has no names that are looked up when it runs).
+-- Asked once per session, at its start, by `turbo migrate` and by `turbo doctor`: the catalog only, 1 ms.
+with tables as (
+  select c.oid from pg_class c
+   where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'public') and c.relkind in ('r', 'p')
+     and c.relname in ('agent_tasks', 'agent_actions', 'agent_workers', 'agent_leader', 'agent_queues', 'agent_accounts',
+                       'agent_progress', 'turbo_meta', 'turbo_migrations')
+), whole as (
+  select t.oid from tables t union select h.inhrelid from pg_inherits h join tables t on t.oid = h.inhparent
+), callers as (
+  select 'pg_trigger'::regclass as class, g.oid from pg_trigger g join whole on whole.oid = g.tgrelid
+   where not g.tgisinternal and g.tgenabled <> 'D'
+  union all
+  select 'pg_constraint'::regclass, k.oid from pg_constraint k join whole on whole.oid = k.conrelid
+  union all
+  select 'pg_constraint'::regclass, k.oid from pg_constraint k
+    join pg_attribute a on a.atttypid = k.contypid join whole on whole.oid = a.attrelid
+   where k.contypid <> 0
+  union all
+  select 'pg_attrdef'::regclass, d.oid from pg_attrdef d join whole on whole.oid = d.adrelid
+  union all
+  select 'pg_class'::regclass, x.indexrelid from pg_index x join whole on whole.oid = x.indrelid
+  union all
+  select 'pg_policy'::regclass, p.oid from pg_policy p join whole on whole.oid = p.polrelid
+), called as (
+  select c.class, c.oid, coalesce(o.oprcode::oid, d.refobjid) as function
+    from callers c
+    join pg_depend d on d.classid = c.class and d.objid = c.oid and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+    left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+)
+select distinct p.oid::regprocedure::text as function, pg_get_userbyid(p.proowner)::text as owner,
+       pg_describe_object(c.class, c.oid, 0) as caller,
+       l.lanname in ('internal', 'c') or p.prosqlbody is not null
+         or exists (select from unnest(p.proconfig) s where starts_with(s, 'search_path=')) as fixed
+  from called c
+  join pg_proc p on p.oid = c.function
+  join pg_language l on l.oid = p.prolang
+ where p.oid >= 16384
+ order by 1, 3

@@ -6,7 +6,7 @@ from functools import cache
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
 from turbo.domain.finding import Finding, fail, ok, skip, warn
-from turbo.migrate import MigrationError, SchemaFit, check_schema, explain_schema, history
+from turbo.migrate import MigrationError, SchemaFit, check_schema, explain_schema, history, ownership
 from turbo.migrate import files as migrations
 from turbo.migrate.adoption.sequences import remedy, sequences, what
 
@@ -22,6 +22,7 @@ def checks(session: Session, *, as_worker: bool) -> list[Check]:
     schema_checks = [
         Check("table", lambda: _table(session), ("database",)),
         Check("schema", lambda: _schema(session), ("database",)),
+        Check("owners", lambda: _owners(session), ("schema",)),
         Check("triggers", lambda: _triggers(session), ("schema",)),
         Check("other triggers", lambda: _other_triggers(session), ("table",)),
         Check("indexes", lambda: _indexes(session), ("schema",)),
@@ -48,6 +49,21 @@ def _schema(session: Session) -> Finding:
     if state.version > state.latest:
         return warn(explanation.partition(": upgrade")[0], "this works; upgrade turbo on this host when you can")
     return ok(f"at version {state.version}, the latest")
+
+
+def _owners(session: Session) -> Finding:
+    """Whose code runs in turbo's sessions?"""
+    with session.deadline():
+        keeper = ownership.keeper(session.connection)
+        believed = [*ownership.trusted(session.connection), keeper]
+        strangers = ownership.strangers(session.connection, believed)
+        lost = ownership.lost_names(session.connection, believed)
+    if strangers:
+        more = f"; {len(strangers) - 1} more" if len(strangers) > 1 else ""
+        return fail(f"{strangers[0]}{more}", f"drop it, or make {keeper} its owner: ALTER … OWNER TO {keeper}")
+    if lost:
+        return fail(lost[0].what, lost[0].do)
+    return ok(f"turbo's tables and functions are owned by {keeper}, or by a role that is trusted as much")
 
 
 def _table(session: Session) -> Finding:

@@ -6,6 +6,7 @@ history.py    turbo_migrations: the files that a database has, and whether this 
 session.py    the connection: checked, and held exclusively
 blockers.py   the sessions that block a lock
 locks.py      which lock a statement takes, and who waits
+ownership.py  whose objects turbo uses
 runner.py     applies the missing files
 plan.py       shows them instead
 roles.py      roles and their privileges, on request

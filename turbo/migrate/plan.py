@@ -12,7 +12,7 @@ from psycopg.rows import TupleRow
 
 from turbo.domain.finding import Finding, warn
 from turbo.domain.states import Level
-from turbo.migrate import blockers, history, session
+from turbo.migrate import blockers, history, ownership, session
 from turbo.migrate.adoption import adopt, backfill
 from turbo.migrate.adoption.finding import sorted_by_level
 from turbo.migrate.adoption.judge import judge, judge_rows
@@ -62,6 +62,8 @@ class Plan:
 def plan(dsn: str = "") -> Plan:
     """The plan of `migrate(dsn)`. Changes nothing. Raises MigrationError as `migrate` does."""
     with session.open_session(dsn, lock_timeout=LOCK_SECONDS, read_only=True) as connection:
+        if owners := tuple(ownership.judge(connection)):  # nothing of theirs is read
+            return Plan(session.place(connection), 0, history.SCHEMA_VERSION, read(), findings=owners)
         state = history.status(connection)
         pending = history.pending(connection, read())
         known = Plan(session.place(connection), state.version, state.latest, pending)

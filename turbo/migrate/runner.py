@@ -24,7 +24,7 @@ from psycopg.rows import TupleRow
 from turbo import db
 from turbo.domain.states import Level
 from turbo.migrate import blockers as blocking
-from turbo.migrate import history, session
+from turbo.migrate import history, ownership, session
 from turbo.migrate.adoption import adopt, backfill, judge
 from turbo.migrate.adoption.finding import refusal, worded
 from turbo.migrate.adoption.survey import Survey, survey, twice
@@ -100,6 +100,7 @@ def migrate(
     patience = patience or Patience()
     files = read()
     with session.open_session(dsn, lock_timeout=patience.lock_timeout) as connection:
+        judge_owners(connection)
         before = history.status(connection)
         done: list[Applied] = []
         if history.pending(connection, files):
@@ -107,16 +108,24 @@ def migrate(
                 runner = _Runner(connection, dsn, patience, report)
                 try:
                     pending = history.pending(connection, files)
+                    judge_owners(connection)
                     if adopt.concerns(pending):
                         runner.judge()
                     runner.prepare()
                     for migration in pending:
                         done.append(runner.apply(migration))
                         on_applied(done[-1])
+                    judge_owners(connection, afterwards=True)
                 finally:
                     runner.close()
         after = history.status(connection)
         return MigrationReport(session.place(connection), before.version, after.version, after.latest, tuple(done))
+
+
+def judge_owners(connection: Connection, *, afterwards: bool = False) -> None:
+    """Raises MigrationError if somebody else made one of turbo's objects: before it is even read, or while turbo migrated."""
+    if findings := ownership.judge(connection):
+        raise MigrationError(refusal(findings, changed=afterwards))
 
 
 class _Runner:

@@ -1,0 +1,138 @@
+"""Objects of turbo's names that somebody else made before: `turbo migrate` does not use them, and doctor reports them."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from tests.support.migrations import OLD_TABLE, query
+from tests.support.database import fresh_database
+from tests.support.logins import login, user
+from tests.support.shell import Shell
+from tests.support.workers import Bench
+from turbo import db
+from turbo.migrate import MigrationError, history, migrate, plan
+
+SQUATS = {
+    "history": "create table turbo_migrations (version int primary key, name text, checksum text)",
+    "table": "create table turbo_meta (key text primary key, value jsonb)",
+    "tasks": OLD_TABLE,
+    "view": "create view agent_workers as select 1 as worker_id",
+    "sequence": "create sequence turbo_fence_seq",
+    "function": "create function turbo_judge_insert() returns trigger language plpgsql security definer as 'begin return new; end'",
+    "overload": "create function turbo_stopped_status(varchar, timestamptz) returns text language sql as 'select ''completed'''",
+    "type": "create domain turbo_status as text",
+}
+
+
+@pytest.fixture
+def open_dsn() -> Iterator[str]:
+    """A database where PUBLIC may create in public, the default before PostgreSQL 15."""
+    with fresh_database() as dsn:
+        query(dsn, "grant create on schema public to public")
+        yield dsn
+
+
+def objects(dsn: str) -> list[tuple[object, ...]]:
+    return query(dsn, "select relname::text from pg_class where relnamespace = 'public'::regnamespace order by 1")
+
+
+def test_objects_of_a_stranger_stop_the_migration(open_dsn: str) -> None:
+    with login(open_dsn) as mallory:
+        for name, squat in SQUATS.items():
+            query(mallory, squat)
+            before = objects(open_dsn)
+            with pytest.raises(MigrationError, match=f"belongs to {user(mallory)}.*[Nn]othing has been changed"):
+                migrate(open_dsn)
+            assert plan(open_dsn).refused, name
+            assert objects(open_dsn) == before, name
+            query(open_dsn, f"drop owned by {user(mallory)}")
+        migrate(open_dsn)
+
+
+def test_view_in_place_of_the_history_is_not_read(open_dsn: str) -> None:
+    with login(open_dsn) as mallory:
+        query(mallory, "create sequence read_by")
+        query(mallory, "create function spy() returns int language sql as 'select nextval(''public.read_by'')::int'")
+        query(mallory, "create view turbo_migrations as select spy() as version, 'x' as name, 'x' as checksum")
+        with pytest.raises(MigrationError, match=r"view public\.turbo_migrations belongs to"):
+            migrate(open_dsn)
+        assert plan(open_dsn).refused
+        with db.open_client(open_dsn, "x") as connection:
+            assert history.status(connection).version == 0
+        assert query(open_dsn, "select is_called from read_by") == [(False,)]
+
+
+def test_stranger_who_is_trusted_by_a_grant_is_accepted(open_dsn: str) -> None:
+    with login(open_dsn) as operator:
+        query(operator, OLD_TABLE)
+        with pytest.raises(MigrationError) as refused:
+            migrate(open_dsn)
+        grant = f'GRANT "{user(operator)}" TO "postgres";'
+        assert grant in str(refused.value)
+        query(open_dsn, grant)
+        migrate(open_dsn)
+        migrate(open_dsn)
+
+
+def test_later_migration_judges_owners_too(open_dsn: str) -> None:
+    migrate(open_dsn)
+    query(open_dsn, "delete from turbo_migrations where version > 6")
+    with login(open_dsn) as mallory:
+        query(open_dsn, f"alter function turbo_wake(text) owner to {user(mallory)}")
+        with pytest.raises(MigrationError, match=rf"function public.turbo_wake\(text\) belongs to {user(mallory)}"):
+            migrate(open_dsn)
+        query(open_dsn, "alter function turbo_wake(text) owner to postgres")
+    migrate(open_dsn)
+
+
+def test_trigger_of_a_strangers_function_is_refused(open_dsn: str, tmp_path) -> None:
+    with login(open_dsn) as mallory:
+        migrate(open_dsn)
+        query(open_dsn, f"grant trigger on agent_tasks to {user(mallory)}")
+        query(mallory, "create function spy() returns trigger language plpgsql as 'begin return null; end'")
+        query(mallory, "create trigger spy after update on agent_tasks for each row execute function spy()")
+        query(open_dsn, "delete from turbo_migrations where version > 6")
+        with pytest.raises(MigrationError, match=rf"calls the function public\.spy\(\), which belongs to {user(mallory)}"):
+            migrate(open_dsn)
+        query(open_dsn, "drop trigger spy on agent_tasks")
+        migrate(open_dsn)
+        query(mallory, "create trigger spy after update on agent_tasks for each row execute function spy()")
+        examined = Shell(open_dsn, tmp_path)("doctor")
+        assert user(mallory) in examined.out
+
+
+NOTE = """
+create table noted (task_id text);
+create function note() returns trigger language plpgsql as 'begin insert into noted values (new.task_id); return null; end';
+create trigger note after update of status on agent_tasks for each row execute function note();
+"""
+
+
+def test_owners_trigger_finds_its_table_where_public_is_closed(dsn: str, bench: Bench) -> None:
+    query(dsn, NOTE)
+    bench.start().listening()
+    bench.insert("a", task_type="noop")
+    bench.wait("a")
+    assert ("a",) in query(dsn, "select task_id from noted")
+
+
+def test_owners_trigger_is_refused_where_public_is_open(open_dsn: str) -> None:
+    migrate(open_dsn)
+    query(open_dsn, NOTE)
+    query(open_dsn, "delete from turbo_migrations where version > 6")
+    with pytest.raises(MigrationError) as refused:
+        migrate(open_dsn)
+    assert "PUBLIC may create in it" in str(refused.value)
+    assert "SET search_path = pg_catalog, pg_temp" in str(refused.value)
+    query(open_dsn, "alter function note() set search_path = public, pg_temp")
+    migrate(open_dsn)
+
+
+def test_doctor_names_an_object_of_a_stranger(dsn: str, tmp_path) -> None:
+    shell = Shell(dsn, tmp_path)
+    assert "owned by" in shell("doctor").out
+    with login(dsn) as mallory:
+        query(dsn, f"alter table agent_leader owner to {user(mallory)}")
+        assert f"agent_leader belongs to {user(mallory)}" in shell("doctor").out
+        query(dsn, "alter table agent_leader owner to postgres")

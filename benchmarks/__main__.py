@@ -29,7 +29,7 @@ def main() -> int:
         print(f"{name} is left out: {reason}", file=sys.stderr)
     said = (("--rounds", options.rounds), ("--only", options.only), ("--contenders", options.contenders))
     command = shlex.join(["python", "-m", "benchmarks", *(str(word) for pair in said if pair[1] for word in pair)])
-    with embedded.temporary(settings=SERVER_SETTINGS) as server:
+    with embedded.temporary(trust=True, settings=SERVER_SETTINGS) as server:
         bench = Bench(
             server,
             1 if options.quick else options.rounds,

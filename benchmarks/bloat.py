@@ -109,7 +109,7 @@ async def stream(dsn: str, tasks: int) -> Left:
 
 def measure(name: str, tasks: int) -> Left:
     settings = {"autovacuum_naptime": "5s", "shared_buffers": "512MB", "max_wal_size": "4GB"}
-    with embedded.temporary(settings=settings) as server:
+    with embedded.temporary(trust=True, settings=settings) as server:
         migrate(server.dsn)
         if VARIANTS[name]:
             with psycopg.connect(server.dsn, autocommit=True) as admin:

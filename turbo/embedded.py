@@ -7,22 +7,27 @@ the wheel (a clone in root's private home), the server runs from a copy of the b
     start(dir)  ──▶ runs until stopped, whichever process started it   (`turbo db start`)
     temporary() ──▶ dies with its parent, even after SIGKILL           (`make demo`, the tests)
 
-No password, loopback only, fsync on, max_connections 300. It inherits none of the caller's file descriptors.
+Loopback only, fsync on, max_connections 300. It inherits none of the caller's file descriptors. It asks for a password, because
+every user of the host can reach 127.0.0.1. The password is in a file that only its own user and root can read; the DSN
+names the file. A cluster of an earlier turbo, which asked for none, gets a password when it is started.
 """
 
 import contextlib
 import importlib.util
 import os
 import pwd
+import re
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 MAX_CONNECTIONS = 300
 START_SECONDS = 60
@@ -31,6 +36,13 @@ NEWEST = 18
 DIRECTORIES = {18: "pginstall18", 16: "pginstall"}
 """Where the wheel has each version of PostgreSQL."""
 COPY_ROOT = Path("/var/tmp")  # noqa: S108 - the copy's own directory is checked for its owner
+
+PASSWORD_FILE = "turbo.pgpass"
+"""In the data directory, which is closed to others. Without it, nobody has given the cluster a password yet."""
+
+_TRUST = re.compile(r"(?m)^(?!\s*#)(.*\s)trust([ \t]*(?:#.*)?)$")
+
+Report = Callable[[str], None]
 
 _DIE_WITH_PARENT = 'read -r _; "$0" -D "$1" -m immediate -s stop'
 
@@ -50,7 +62,13 @@ class Server:
 
     @property
     def dsn(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+        """Without the password: libpq reads it from the file that is named."""
+        named = f"?passfile={quote(str(self.password_file))}" if self.password_file.exists() else ""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres{named}"
+
+    @property
+    def password_file(self) -> Path:
+        return self.data_dir / PASSWORD_FILE
 
     @property
     def pid(self) -> int:
@@ -85,6 +103,9 @@ def default_data_dir() -> Path:
     return Path(base).expanduser() / "turbo" / "pg"
 
 
+def _unreported(_line: str) -> None: ...
+
+
 def start(
     data_dir: Path,
     *,
@@ -92,10 +113,13 @@ def start(
     version: int | None = None,
     bin_dir: Path | None = None,
     settings: Mapping[str, str] | None = None,
+    trust: bool = False,
+    report: Report = _unreported,
 ) -> Server:
     """Start a server in `data_dir`, creating the cluster if there is none. A running server is returned as it is.
 
-    An existing cluster keeps its PostgreSQL version; a new one gets `version` [default: 18]. Raises EmbeddedError when
+    A cluster without a password gets one, unless `trust` lets every user of this host in: for tests. `report` gets a line
+    when a cluster gets one that had none. An existing cluster keeps its PostgreSQL version; a new one gets `version` [default: 18]. Raises EmbeddedError when
     `version` or `bin_dir` belongs to another version than the cluster.
     """
     data_dir = data_dir.expanduser().absolute()
@@ -105,6 +129,9 @@ def start(
             raise EmbeddedError(
                 f"the server in {data_dir} is running on port {running_server.port}, not {port}: stop it first (`turbo db stop`)"
             )
+        if not trust and _is_open(running_server):
+            _protect_running(running_server)
+            report(_now_protected(running_server))
         return running_server
     cluster = cluster_version(data_dir)
     if bin_dir is None:
@@ -112,11 +139,16 @@ def start(
     server = Server(data_dir, port or free_port(), bin_dir, dict(settings or {}))
     if cluster is None:
         _initialise(server)
+        if not trust:
+            _protect(server)
     elif cluster != major(bin_dir):
         raise EmbeddedError(
             f"{data_dir} was made by PostgreSQL {cluster}, these programs are version {major(bin_dir)}: "
             "use another --data-dir"
         )
+    elif not trust and _is_open(server):
+        _protect(server)
+        report(_now_protected(server))
     _launch(server)
     return server
 
@@ -147,12 +179,13 @@ def temporary(
     bin_dir: Path | None = None,
     settings: Mapping[str, str] | None = None,
     parent: Path | None = None,
+    trust: bool = False,
 ) -> Iterator[Server]:
     """A server in a new directory. Both are removed at the end of the block, or of this process, however it ends."""
     home = Path(tempfile.mkdtemp(prefix="turbo-pg-", dir=parent))
     home.chmod(0o755)
     try:
-        with guarded(start(home / "data", version=version, bin_dir=bin_dir, settings=settings)) as server:
+        with guarded(start(home / "data", version=version, bin_dir=bin_dir, settings=settings, trust=trust)) as server:
             yield server
     finally:
         shutil.rmtree(home, ignore_errors=True)
@@ -282,6 +315,78 @@ def _initialise(server: Server) -> None:
     )
 
 
+def _is_open(server: Server) -> bool:
+    """Whether nobody has given it a password yet. A standby has its primary's."""
+    return not server.password_file.exists() and not (server.data_dir / "standby.signal").exists()
+
+
+def _now_protected(server: Server) -> str:
+    return f"the server in {server.data_dir} asks for a password from now on; {server.password_file} has it, and the DSN names it"
+
+
+def _protect(server: Server) -> None:
+    """Give a stopped cluster a password: no session is let in meanwhile. Safe to repeat after a kill: the file comes last."""
+    password = secrets.token_urlsafe(32)
+    options = ("-c", "log_statement=none", "-c", "password_encryption=scram-sha-256")
+    output = _run(
+        [str(server.bin_dir / "postgres"), "--single", "-D", str(server.data_dir), *options, "postgres"],
+        server.data_dir,
+        f"alter role postgres password '{password}'\n",
+    )
+    if "ERROR" in output:
+        raise EmbeddedError(f"the server in {server.data_dir} could not be given a password: {' '.join(output.split())[-300:]}")
+    _ask_for(server, password)
+
+
+def _protect_running(server: Server) -> None:
+    """Give a running server a password. Sessions that are open stay open."""
+    import psycopg
+
+    password = secrets.token_urlsafe(32)
+    try:
+        with psycopg.connect(server.dsn, autocommit=True, connect_timeout=10) as admin:
+            hidden = admin.pgconn.encrypt_password(password.encode(), b"postgres", b"scram-sha-256").decode()
+            admin.execute(f"alter role postgres password '{hidden}'".encode())
+            _ask_for(server, password)
+            admin.execute("select pg_catalog.pg_reload_conf()")
+    except psycopg.Error as error:
+        raise EmbeddedError(
+            f"the server in {server.data_dir} has no password file, and lets nobody in without it: {str(error).strip()}. Stop it "
+            "(`turbo db stop`) and start it again: it gets a new password then"
+        ) from error
+    end = time.monotonic() + 5
+    with contextlib.suppress(psycopg.OperationalError):
+        while time.monotonic() < end:  # until it has read the file
+            psycopg.connect(server.dsn.partition("?")[0], passfile=os.devnull, connect_timeout=5).close()
+            time.sleep(0.02)
+
+
+def _ask_for(server: Server, password: str) -> None:
+    hba = server.data_dir / "pg_hba.conf"
+    _write(hba, _TRUST.sub(r"\1scram-sha-256\2", _read(hba)))
+    _write(server.password_file, f"127.0.0.1:*:*:postgres:{password}\n")
+
+
+def _read(file: Path) -> str:
+    """A file of the data directory, itself: its owner may have put a link to another there."""
+    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW)) as source:
+        return source.read()
+
+
+def _write(file: Path, text: str) -> None:
+    """Replace a file in the data directory; only the server's user, and root, can read it."""
+    new = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(descriptor, "w") as out:
+        if os.geteuid() == 0:
+            user = pwd.getpwnam(SERVER_USER)
+            os.fchown(descriptor, user.pw_uid, user.pw_gid)
+        out.write(text)
+        out.flush()
+        os.fsync(descriptor)
+    new.rename(file)
+
+
 def _launch(server: Server) -> None:
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -319,13 +424,15 @@ def _launch(server: Server) -> None:
         raise EmbeddedError(f"{error}{f'; its log: {tail}' if tail else ''}") from None
 
 
-def _run(argv: list[str], data_dir: Path) -> str:
-    """Run one of the server's programs as its user. It gets none of our descriptors, except a file for its output."""
+def _run(argv: list[str], data_dir: Path, text_in: str | None = None) -> str:
+    """Run one of the server's programs as its user. It gets none of our descriptors, except a file for its output, and a pipe
+    with `text_in`."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k not in ("LC_ALL", "LANG")}
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, close_fds=True, cwd="/",
-            env={**environment, "LC_ALL": "C"}, **_as_server_user(),  # type: ignore[call-overload]
+            argv, stdout=output, stderr=output, close_fds=True, cwd="/",
+            **({"stdin": subprocess.DEVNULL} if text_in is None else {"input": text_in.encode()}),
+            env={**environment, "LC_ALL": "C", "PGPASSFILE": str(data_dir / PASSWORD_FILE)}, **_as_server_user(),  # type: ignore[call-overload]
         )  # fmt: skip
         output.seek(0)
         text = output.read().decode(errors="replace")

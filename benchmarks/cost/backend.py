@@ -123,7 +123,7 @@ def backend(rounds: Mapping[int, tuple[int, int]] = ROUNDS) -> Iterator[Backend]
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         raise CostError("valgrind is not installed: apt-get install valgrind")
-    with embedded.temporary(settings=SETTINGS) as server:
+    with embedded.temporary(trust=True, settings=SETTINGS) as server:
         migrate(server.dsn)
         with psycopg.connect(server.dsn, autocommit=True) as connection:
             for line in fill(rounds):

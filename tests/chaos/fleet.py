@@ -182,7 +182,7 @@ def fleet(
     with contextlib.ExitStack() as stack:
         # WAL is flushed late on purpose: a crash then surely forgets claims, which do not wait for the disk.
         settings = {"max_connections": "60", "wal_writer_delay": "2s", "log_min_messages": "fatal"}
-        server = stack.enter_context(embedded.temporary(settings=settings))
+        server = stack.enter_context(embedded.temporary(trust=True, settings=settings))
         migrate(server.dsn)
         wire = stack.enter_context(proxy("127.0.0.1", server.port)) if through_proxy else None
         git = stack.enter_context(git_host(path / "git")) if fetching else None

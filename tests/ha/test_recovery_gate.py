@@ -18,7 +18,7 @@ from turbo.worker.recovery_gate import OTHERS_SECONDS
 def test_claim_forgotten_by_a_crash_is_left_to_its_worker(tmp_path, without, runs):
     """`slow` is back half a second after `fast`, which has a free slot by then: as far apart as two listeners can be."""
     with (
-        embedded.temporary(settings={"wal_writer_delay": "10s", "autovacuum": "off"}) as server,
+        embedded.temporary(trust=True, settings={"wal_writer_delay": "10s", "autovacuum": "off"}) as server,
         workers.bench(server.dsn, tmp_path) as bench,
     ):
         migrate(server.dsn)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.database import DEBIAN
 from tests.support.prefork import TURBO
 from tests.support.waiting import gone, until
+from tests.support.workers import bench
 from turbo import embedded
+from turbo.migrate import migrate
 
 PARENT = """
 import sys, time
@@ -99,3 +103,87 @@ def test_root_runs_a_wheel_that_the_server_user_cannot_read(tmp_path):
     assert done.returncode == 0, done.stderr
     assert not done.stdout.startswith(str(tmp_path))
     shutil.rmtree(Path(done.stdout.strip()).parents[2])
+
+
+def without_password(dsn: str) -> str:
+    return psycopg.conninfo.make_conninfo(dsn, passfile=os.devnull)
+
+
+def refused(dsn: str) -> bool:
+    """Whether a user of this host who cannot read the password file is kept out."""
+    with pytest.raises(psycopg.OperationalError, match="no password supplied"):
+        psycopg.connect(without_password(dsn)).close()
+    return True
+
+
+@pytest.mark.parametrize("made_by", [*embedded.DIRECTORIES, "debian"])
+def test_server_asks_every_local_user_for_a_password(data_dir, made_by):
+    chosen = {"bin_dir": DEBIAN} if made_by == "debian" else {"version": made_by}
+    server = embedded.start(data_dir, **chosen)
+    with embedded.guarded(server):
+        assert refused(server.dsn)
+        with psycopg.connect(server.dsn) as db:
+            methods = {row[0] for row in db.execute("select distinct auth_method from pg_hba_file_rules")}
+        assert methods == {"scram-sha-256"}, "for replication and for a socket too"
+        secret = server.password_file
+        assert (stat.S_IMODE(secret.stat().st_mode), stat.S_IMODE(data_dir.stat().st_mode)) == (0o600, 0o700)
+        assert secret.stat().st_uid == data_dir.stat().st_uid
+        password = secret.read_text().strip().rpartition(":")[2]
+        assert len(password) >= 32
+        assert password not in server.dsn + (data_dir / "server.log").read_text()
+        assert server.run("psql", "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-Atc", "select 1") == "1\n"
+
+
+def test_dsn_of_the_server_works_in_a_worker_yaml(data_dir, tmp_path):
+    dsn = turbo_db("start", "--data-dir", str(data_dir))
+    assert "\n" not in dsn
+    assert "passfile=" in dsn
+    assert turbo_db("psql", "--data-dir", str(data_dir), "-Atc", "select 1") == "1"
+    migrate(dsn)
+    with bench(dsn, tmp_path) as fleet:
+        config = fleet.config() | {"database": {"dsn": dsn}}
+        worker = fleet.start(config, dsn="").listening()
+        fleet.insert("a", task_type="noop")
+        fleet.wait("a")
+        assert "password" not in worker.log
+    turbo_db("stop", "--data-dir", str(data_dir))
+    again = turbo_db("start", "--data-dir", str(data_dir))
+    with psycopg.connect(again) as db:  # on another port
+        assert db.execute("select count(*) from agent_tasks").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("state", ["stopped", "running"])
+def test_server_of_an_earlier_turbo_gets_a_password(data_dir, state):
+    option = ("--data-dir", str(data_dir))
+    server = embedded.start(data_dir, trust=True)
+    with psycopg.connect(server.dsn, autocommit=True) as db:
+        db.execute("create table kept ()")
+    hba = data_dir / "pg_hba.conf"
+    hba.write_text(hba.read_text() + "# trust nobody\nhost all all 10.0.0.0/8 reject\n")
+    if state == "stopped":
+        server.stop()
+    said, dsn = both(option)
+    assert "asks for a password from now on" in said
+    assert refused(dsn)
+    with psycopg.connect(dsn) as db:
+        assert db.execute("select to_regclass('kept')").fetchone() == ("kept",)
+    assert "# trust nobody\nhost all all 10.0.0.0/8 reject\n" in hba.read_text()
+    assert both(option) == ("", dsn), "and it is said once"
+
+
+def both(option: tuple[str, ...]) -> tuple[str, str]:
+    """What `turbo db start` writes to standard error, and the DSN on its standard output."""
+    done = subprocess.run([TURBO, "db", "start", *option], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stderr.strip(), done.stdout.strip()
+
+
+def test_lost_password_file_is_made_again_after_a_stop(data_dir):
+    option = ("--data-dir", str(data_dir))
+    both(option)
+    (data_dir / embedded.PASSWORD_FILE).unlink()
+    assert "Stop it" in turbo_db("start", *option, code=1)
+    turbo_db("stop", *option)
+    dsn = both(option)[1]
+    assert refused(dsn)
+    psycopg.connect(dsn).close()

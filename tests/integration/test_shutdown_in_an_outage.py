@@ -52,7 +52,7 @@ async def when_told(task):
 
 @pytest.fixture(scope="module")
 def server():
-    with embedded.temporary(settings={"autovacuum": "off"}) as server:
+    with embedded.temporary(trust=True, settings={"autovacuum": "off"}) as server:
         migrate(server.dsn)
         yield server
 

@@ -187,7 +187,7 @@ class Fleet:
 @contextlib.contextmanager
 def fleet(path: Path, tasks: int, seed: int) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(embedded.temporary(settings={"log_min_messages": "fatal"}))
+        server = stack.enter_context(embedded.temporary(trust=True, settings={"log_min_messages": "fatal"}))
         migrate(server.dsn)
         wire = stack.enter_context(proxy("127.0.0.1", server.port))
         one = Fleet(server, Bench(server.dsn, path), wire, random.Random(seed), tasks)

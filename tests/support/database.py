@@ -34,13 +34,17 @@ UNSYNCED = {"fsync": "off"}
 by it that it would not lose anyway: what it had written is in the page cache."""
 
 
+OPEN = {"trust": True}
+"""No password: it would cost every session 10 ms of hashing. tests/integration/test_embedded.py has servers as users have them."""
+
+
 def embedded_arguments() -> dict[str, object]:
     """The version that TURBO_TEST_PG asks for, as arguments of `embedded.temporary`."""
     chosen = os.environ.get("TURBO_TEST_PG", "18")
     if chosen != "debian":
-        return {"version": int(chosen)}
+        return {"version": int(chosen), **OPEN}
     require(str(DEBIAN / "postgres"))
-    return {"bin_dir": DEBIAN}
+    return {"bin_dir": DEBIAN, **OPEN}
 
 
 @contextlib.contextmanager

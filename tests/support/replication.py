@@ -95,7 +95,7 @@ class Nodes:
 def nodes(*, synchronous: bool = False, settings: Mapping[str, str] | None = None, **wheel: Any) -> Iterator[Nodes]:
     """A migrated pair, the standby streaming. `synchronous`: a commit waits for the standby, while this primary lives."""
     with contextlib.ExitStack() as stack:
-        primary = stack.enter_context(embedded.temporary(settings=settings, **wheel))
+        primary = stack.enter_context(embedded.temporary(trust=True, settings=settings, **wheel))
         migrate(primary.dsn)
         home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-"))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
@@ -107,7 +107,7 @@ def nodes(*, synchronous: bool = False, settings: Mapping[str, str] | None = Non
             os.chown(data_dir, user.pw_uid, user.pw_gid)
         copy = ("-D", str(data_dir), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-R", "-c", "fast")
         primary.run("pg_basebackup", *copy, "-X", "stream")
-        standby = stack.enter_context(embedded.guarded(embedded.start(data_dir, settings=settings, **wheel)))
+        standby = stack.enter_context(embedded.guarded(embedded.start(data_dir, trust=True, settings=settings, **wheel)))
         pair = Nodes(primary, standby)
         stack.callback(pair.thaw)
         until(lambda: one(primary.dsn, "select state from pg_stat_replication") == "streaming", what="streaming")

@@ -24,7 +24,7 @@ def start(
 ) -> None:
     """Start the server and leave it running.
 
-    The last line of output is the DSN. Starting a running server is safe.
+    The last line of output is the DSN. It names the file with the password. Starting a running server is safe.
 
     \b
     Example:
@@ -32,7 +32,9 @@ def start(
     """
     from turbo import embedded
 
-    server = embedded.start(data_dir or embedded.default_data_dir(), port=port)
+    server = embedded.start(
+        data_dir or embedded.default_data_dir(), port=port, report=lambda line: typer.echo(line, err=True)
+    )
     typer.echo(server.dsn)
 
 

@@ -37,7 +37,7 @@ DIRECTORIES = {18: "pginstall18", 16: "pginstall"}
 """Where the wheel has each version of PostgreSQL."""
 COPY_ROOT = Path("/var/tmp")  # noqa: S108 - the copy's own directory is checked for its owner
 
-PASSWORD_FILE = "turbo.pgpass"
+PASSWORD_FILE = "turbo.pgpass"  # noqa: S105 - the name of the file
 """In the data directory, which is closed to others. Without it, nobody has given the cluster a password yet."""
 
 _TRUST = re.compile(r"(?m)^(?!\s*#)(.*\s)trust([ \t]*(?:#.*)?)$")
@@ -119,8 +119,8 @@ def start(
     """Start a server in `data_dir`, creating the cluster if there is none. A running server is returned as it is.
 
     A cluster without a password gets one, unless `trust` lets every user of this host in: for tests. `report` gets a line
-    when a cluster gets one that had none. An existing cluster keeps its PostgreSQL version; a new one gets `version` [default: 18]. Raises EmbeddedError when
-    `version` or `bin_dir` belongs to another version than the cluster.
+    when a cluster gets one that had none. An existing cluster keeps its PostgreSQL version; a new one gets `version`
+    [default: 18]. Raises EmbeddedError when `version` or `bin_dir` belongs to another version than the cluster.
     """
     data_dir = data_dir.expanduser().absolute()
     running_server = running(data_dir, bin_dir=bin_dir)
@@ -334,7 +334,9 @@ def _protect(server: Server) -> None:
         f"alter role postgres password '{password}'\n",
     )
     if "ERROR" in output:
-        raise EmbeddedError(f"the server in {server.data_dir} could not be given a password: {' '.join(output.split())[-300:]}")
+        raise EmbeddedError(
+            f"the server in {server.data_dir} could not be given a password: {' '.join(output.split())[-300:]}"
+        )
     _ask_for(server, password)
 
 
@@ -369,7 +371,7 @@ def _ask_for(server: Server, password: str) -> None:
 
 def _read(file: Path) -> str:
     """A file of the data directory, itself: its owner may have put a link to another there."""
-    with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW)) as source:
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW)) as source:
         return source.read()
 
 
@@ -377,7 +379,7 @@ def _write(file: Path, text: str) -> None:
     """Replace a file in the data directory; only the server's user, and root, can read it."""
     new = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "w") as out:
+    with os.fdopen(descriptor, "w") as out:
         if os.geteuid() == 0:
             user = pwd.getpwnam(SERVER_USER)
             os.fchown(descriptor, user.pw_uid, user.pw_gid)

@@ -131,7 +131,9 @@ def test_server_asks_every_local_user_for_a_password(data_dir, made_by):
         password = secret.read_text().strip().rpartition(":")[2]
         assert len(password) >= 32
         assert password not in server.dsn + (data_dir / "server.log").read_text()
-        assert server.run("psql", "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-Atc", "select 1") == "1\n"
+        assert (
+            server.run("psql", "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-Atc", "select 1") == "1\n"
+        )
 
 
 def test_dsn_of_the_server_works_in_a_worker_yaml(data_dir, tmp_path):

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 
-from tests.support.migrations import OLD_TABLE, query
 from tests.support.database import fresh_database
 from tests.support.logins import login, user
+from tests.support.migrations import OLD_TABLE, query
 from tests.support.shell import Shell
 from tests.support.workers import Bench
 from turbo import db
@@ -93,7 +92,9 @@ def test_trigger_of_a_strangers_function_is_refused(open_dsn: str, tmp_path) -> 
         query(mallory, "create function spy() returns trigger language plpgsql as 'begin return null; end'")
         query(mallory, "create trigger spy after update on agent_tasks for each row execute function spy()")
         query(open_dsn, "delete from turbo_migrations where version > 6")
-        with pytest.raises(MigrationError, match=rf"calls the function public\.spy\(\), which belongs to {user(mallory)}"):
+        with pytest.raises(
+            MigrationError, match=rf"calls the function public\.spy\(\), which belongs to {user(mallory)}"
+        ):
             migrate(open_dsn)
         query(open_dsn, "drop trigger spy on agent_tasks")
         migrate(open_dsn)

@@ -11,7 +11,7 @@ from tests.support.logins import login
 from tests.support.pgbouncer import pgbouncer
 from tests.support.shell import Shell
 from tests.support.traps import SPRUNG, disarm, set_traps, sprung
-from tests.support.workers import Bench, bench
+from tests.support.workers import bench
 from turbo import AsyncClient, Client
 from turbo.migrate import grant_roles
 from turbo.sql import statement, statement_names
@@ -61,7 +61,7 @@ def use(dsn: str, shell: Shell) -> None:
     ):  # fmt: skip
         done = shell(*command)
         assert SPRUNG not in done.out + done.err, (command, done)
-        assert done.code == 0 or command[0] == "migrate" and "pooler" in done.err, (command, done)
+        assert done.code == 0 or (command[0] == "migrate" and "pooler" in done.err), (command, done)
     examined = shell("doctor")
     assert SPRUNG not in examined.out + examined.err
 
@@ -96,5 +96,7 @@ def test_pooler_in_transaction_mode_opens_no_trap(trapped: str, tmp_path: Path) 
             assert client.wait("done", 20).status == "completed"
         assert SPRUNG not in fleet.logs()
         with psycopg.connect(pool.dsn) as neighbour:
-            assert neighbour.execute("show search_path").fetchone() == ("public, pg_catalog",), "and its backend is as it was"
+            assert neighbour.execute("show search_path").fetchone() == ("public, pg_catalog",), (
+                "and its backend is as it was"
+            )
     assert sprung(trapped) == 0

@@ -107,7 +107,9 @@ def nodes(*, synchronous: bool = False, settings: Mapping[str, str] | None = Non
             os.chown(data_dir, user.pw_uid, user.pw_gid)
         copy = ("-D", str(data_dir), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-R", "-c", "fast")
         primary.run("pg_basebackup", *copy, "-X", "stream")
-        standby = stack.enter_context(embedded.guarded(embedded.start(data_dir, trust=True, settings=settings, **wheel)))
+        standby = stack.enter_context(
+            embedded.guarded(embedded.start(data_dir, trust=True, settings=settings, **wheel))
+        )
         pair = Nodes(primary, standby)
         stack.callback(pair.thaw)
         until(lambda: one(primary.dsn, "select state from pg_stat_replication") == "streaming", what="streaming")

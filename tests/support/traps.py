@@ -87,5 +87,7 @@ def disarm(admin: str) -> None:
 def sprung(admin: str) -> int:
     """How many traps were sprung so far."""
     with psycopg.connect(conninfo.make_conninfo(admin, options="-c search_path=pg_catalog,pg_temp")) as db:
-        (count,) = db.execute("select case when is_called then last_value else 0 end from public.sprung").fetchone() or (0,)
+        (count,) = db.execute(
+            "select case when is_called then last_value else 0 end from public.sprung"
+        ).fetchone() or (0,)
         return int(count)

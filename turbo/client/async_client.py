@@ -254,7 +254,9 @@ class AsyncClient:
         psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
         second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
         """
-        work = asyncio.ensure_future(_rows(connection, query, prepare, connection.cursor_factory if self._owns else psycopg.AsyncCursor))
+        work = asyncio.ensure_future(
+            _rows(connection, query, prepare, connection.cursor_factory if self._owns else psycopg.AsyncCursor)
+        )
         try:
             done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
         except asyncio.CancelledError:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, LiteralString
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
 from psycopg.pq import TransactionStatus
-from psycopg.sql import Composed, Identifier, SQL
+from psycopg.sql import SQL, Composed, Identifier
 
 from turbo.sql import statement
 

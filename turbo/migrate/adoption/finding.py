@@ -28,7 +28,9 @@ def sorted_by_level(findings: Iterable[Finding]) -> list[Finding]:
 def refusal(findings: Sequence[Finding], *, changed: bool = False) -> str:
     """The message of a refused migration: each reason, and what to run. `changed`: it was refused after its last statement."""
     reasons = [worded(finding) for finding in findings if finding.level is Level.REFUSE]
-    done = "The migration is applied, but do not use it before this is settled" if changed else "Nothing has been changed"
+    done = (
+        "The migration is applied, but do not use it before this is settled" if changed else "Nothing has been changed"
+    )
     if len(reasons) == 1:
         return f"{reasons[0]}. {done}"
     listed = "".join(f"\n  - {reason}" for reason in reasons)

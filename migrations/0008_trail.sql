@@ -73,7 +73,7 @@ begin
     if written <> '{}'
        and (ours or was = any (resting) or not has_column_privilege(by_whom, tg_relid, 'assigned_worker_id', 'update')) then
       insert into public.agent_actions (task_id, action_type, success, actor, detail)
-      values (old.task_id, 'edited', true, session_user, told);
+      select old.task_id, 'edited', true, session_user, told;
     end if;
     return new;
   end if;
@@ -108,7 +108,7 @@ begin
     if asked = was and was = any (resting) and written && texts
        or not has_column_privilege(by_whom, tg_relid, 'assigned_worker_id', 'update') then
       insert into public.agent_actions (task_id, action_type, success, actor, detail)
-      values (old.task_id, 'edited', true, session_user, coalesce(told, '{}') || jsonb_build_object('asked', asked));
+      select old.task_id, 'edited', true, session_user, coalesce(told, '{}') || jsonb_build_object('asked', asked);
     end if;
     return new;
   end if;
@@ -134,7 +134,7 @@ begin
     end if;
     if new.status is not distinct from old.status then
       insert into public.agent_actions (task_id, action_type, success, actor, detail)
-      values (old.task_id, 'edited', true, session_user, told);
+      select old.task_id, 'edited', true, session_user, told;
       return new;
     end if;
     asked := new.status::text;
@@ -160,7 +160,7 @@ begin
     new.fencing_token := null;     -- an old poller's claim, by this name or another: from here on the row is its own
     if not has_column_privilege(by_whom, tg_relid, 'assigned_worker_id', 'update') then
       insert into public.agent_actions (task_id, action_type, success, actor, detail)
-      values (old.task_id, 'edited', true, session_user, jsonb_build_object('asked', asked) || coalesce(told, '{}'));
+      select old.task_id, 'edited', true, session_user, jsonb_build_object('asked', asked) || coalesce(told, '{}');
     end if;
     return new;
 

@@ -201,7 +201,11 @@ def bulk_insert() -> Measure:
 
 def _worker_session(*statements: Prepared) -> tuple[str, ...]:
     """What a worker's session begins with."""
-    return (SESSION_SETTINGS, PLAN_SETTINGS, *(prepared.line for prepared in statements))
+    return (
+        SESSION_SETTINGS.replace("%s", "pg_backend_pid()"),
+        PLAN_SETTINGS,
+        *(prepared.line for prepared in statements),
+    )
 
 
 def _results(numbers: Iterable[int]) -> str:

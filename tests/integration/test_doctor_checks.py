@@ -179,7 +179,7 @@ def test_silent_server_is_not_waited_for(own_server: embedded.Server, monkeypatc
         with Session(own_server.dsn) as session:
             session.open()
             with pytest.raises(psycopg.OperationalError), session.deadline(0.5):
-                session.connection.execute("select count(*) from turbo_migrations")
+                session.connection.execute("select count(*) from public.turbo_migrations")
         assert time.monotonic() - began < 10
 
 

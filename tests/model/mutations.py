@@ -403,7 +403,7 @@ MUTATIONS = (
         "turbo_judge_update",
         (
             ("values (old.task_id, 'edited', true,", "select x.* from (values (old.task_id, 'edited', true,"),
-            ("'client', host(inet_client_addr()))));", "'client', host(inet_client_addr()))))) x where false;"),
+            ("|| coalesce(told, '{}'));", "|| coalesce(told, '{}'))) x where false;"),
         ),
     ),
     Mutation(

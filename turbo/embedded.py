@@ -335,7 +335,7 @@ def _protect(server: Server) -> None:
     )
     if "ERROR" in output:
         raise EmbeddedError(
-            f"the server in {server.data_dir} could not be given a password: {' '.join(output.split())[-300:]}"
+            f"the server in {server.data_dir} could not be given a password: {' '.join(output.replace(password, '…').split())[-300:]}"
         )
     _ask_for(server, password)
 

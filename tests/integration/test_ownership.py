@@ -20,6 +20,7 @@ SQUATS = {
     "sequence": "create sequence turbo_fence_seq",
     "function": "create function turbo_judge_insert() returns trigger language plpgsql security definer as 'begin return new; end'",
     "overload": "create function turbo_stopped_status(varchar, timestamptz) returns text language sql as 'select ''completed'''",
+    "index": "create table mine (a int); create index agent_tasks_claim on mine (a)",
     "type": "create domain turbo_status as text",
 }
 
@@ -101,6 +102,23 @@ def test_trigger_of_a_strangers_function_is_refused(open_dsn: str, tmp_path) -> 
         query(mallory, "create trigger spy after update on agent_tasks for each row execute function spy()")
         examined = Shell(open_dsn, tmp_path)("doctor")
         assert user(mallory) in examined.out
+
+
+def test_triggers_behind_a_foreign_key_and_domains_are_judged(open_dsn: str) -> None:
+    with login(open_dsn) as mallory:
+        migrate(open_dsn)
+        query(open_dsn, f"grant references on agent_tasks to {user(mallory)}")
+        query(mallory, "create table notes (task_id text references agent_tasks on delete cascade)")
+        query(mallory, "create function spy() returns trigger language plpgsql as 'begin return null; end'")
+        query(mallory, "create trigger spy after delete on notes for each row execute function spy()")
+        (refused,) = plan(open_dsn).findings
+        assert "trigger spy on table public.notes calls" in refused.what
+        query(mallory, "drop table notes")
+        query(mallory, "create domain label as text")
+        query(open_dsn, "alter table agent_tasks add column label label")
+        (refused,) = plan(open_dsn).findings
+        assert f"the type public.label belongs to {user(mallory)}" in refused.what
+        query(open_dsn, "alter table agent_tasks drop column label")
 
 
 NOTE = """

@@ -23,7 +23,8 @@ from turbo.sql import statement
 Connection = psycopg.Connection[Any]
 
 _CREATED = {
-    "relations": r"create\s+(?:unlogged\s+)?(?:table|sequence|view)\s+(?:if\s+not\s+exists\s+)?public\.(\w+)",
+    "relations": r"create\s+(?:unlogged\s+)?(?:table|sequence|view)\s+(?:if\s+not\s+exists\s+)?public\.(\w+)"
+    r"|create\s+(?:unique\s+)?index\s+(?:concurrently\s+)?(?:if\s+not\s+exists\s+)?(\w+)",
     "functions": r"create\s+(?:or\s+replace\s+)?function\s+public\.(\w+)",
     "types": r"create\s+(?:domain|type)\s+public\.(\w+)",
 }
@@ -34,7 +35,10 @@ _HISTORY = "turbo_migrations"
 def names() -> dict[str, list[str]]:
     """The names that the migrations create in schema public, by kind."""
     text = "\n".join(file.sql for file in read())
-    found = {kind: sorted(set(re.findall(pattern, text, re.IGNORECASE))) for kind, pattern in _CREATED.items()}
+    found = {
+        kind: sorted({next(filter(None, match.groups())) for match in re.finditer(pattern, text, re.IGNORECASE)})
+        for kind, pattern in _CREATED.items()
+    }
     return found | {"relations": [*found["relations"], _HISTORY]}
 
 

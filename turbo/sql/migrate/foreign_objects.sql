@@ -1,5 +1,6 @@
 -- What has one of turbo's names in schema public, and belongs to none of the roles %(trusted)s: (kind, name, owner). The schema
--- itself is one of them, because its owner may drop what is in it. A function counts whatever its arguments are.
+-- itself is one of them, because its owner may drop what is in it. A function counts whatever its arguments are, and so does the
+-- type of a column: the owner of a domain may give it a CHECK.
 select 'schema' as kind, n.nspname::text as name, pg_get_userbyid(n.nspowner)::text as owner
   from pg_namespace n
  where n.nspname = 'public' and pg_get_userbyid(n.nspowner) <> all (%(trusted)s::text[])
@@ -19,4 +20,11 @@ select 'type', format('public.%%I', t.typname), pg_get_userbyid(t.typowner)
   from pg_type t join pg_namespace n on n.oid = t.typnamespace
  where n.nspname = 'public' and t.typname = any (%(types)s::text[]) and pg_get_userbyid(t.typowner) <> all (%(trusted)s::text[])
    and t.typrelid = 0
+union all
+select distinct 'type', format_type(t.oid, null), pg_get_userbyid(t.typowner)
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+  join pg_type t on t.oid = a.atttypid
+ where n.nspname = 'public' and c.relname = any (%(relations)s::text[]) and c.relkind in ('r', 'p')
+   and pg_get_userbyid(t.typowner) <> all (%(trusted)s::text[])
  order by 1, 2

@@ -2,13 +2,20 @@
 -- constraints, defaults, indexes and policies. One row each, with its owner and what calls it.
 -- fixed: its names mean the same in every session (it sets search_path itself, or has no names that are looked up when it runs).
 -- Asked once per session, at its start, by `turbo migrate` and by `turbo doctor`: the catalog only, 1 ms.
-with tables as (
+with recursive tables as (
   select c.oid from pg_class c
    where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'public') and c.relkind in ('r', 'p')
      and c.relname in ('agent_tasks', 'agent_actions', 'agent_workers', 'agent_leader', 'agent_queues', 'agent_accounts',
                        'agent_progress', 'turbo_meta', 'turbo_migrations')
 ), whole as (
-  select t.oid from tables t union select h.inhrelid from pg_inherits h join tables t on t.oid = h.inhparent
+  select t.oid from tables t
+  union
+  select r.oid from whole w cross join lateral (
+    select h.inhrelid as oid from pg_inherits h where h.inhparent = w.oid
+    union all
+    -- tables whose rows a deletion or a change of ours deletes or changes: their triggers run in the same session
+    select k.conrelid from pg_constraint k
+     where k.confrelid = w.oid and k.contype = 'f' and (k.confdeltype in ('c', 'n', 'd') or k.confupdtype in ('c', 'n', 'd'))) r
 ), callers as (
   select 'pg_trigger'::regclass as class, g.oid from pg_trigger g join whole on whole.oid = g.tgrelid
    where not g.tgisinternal and g.tgenabled <> 'D'

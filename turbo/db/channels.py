@@ -7,6 +7,7 @@ turbo_heard         answers to questions: `<token> <worker id>`
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from psycopg import sql as compose
 
@@ -18,6 +19,9 @@ QUEUE_PREFIX = "turbo_q_"
 HEARD = "turbo_heard"
 QUESTION = "do you hear? "
 """A question begins with this; the rest comes back with the answer: `<rest> <worker id>`."""
+
+CROWDED: Final = 0.5
+"""Nothing is sent while the server's notification queue is fuller than this share (turbo_may_notify)."""
 
 
 def worker_channel(worker_id: str) -> str:
@@ -38,8 +42,9 @@ async def listen(connection: Connection, channels: Iterable[str]) -> None:
 class Notifier(Store):
     """Sends notifications, from a session that is not the listener's: a pooler may deliver a session's own to itself."""
 
-    async def notify(self, channel: str, payload: str) -> None:
-        await self._run("workers/notify", {"channel": channel, "payload": payload})
+    async def notify(self, channel: str, payload: str) -> bool:
+        """False: not sent, because the server's notification queue is more than half full."""
+        return bool(await self._rows("workers/notify", {"channel": channel, "payload": payload}))
 
     async def wake_all(self, queue: str) -> None:
         """Wake every idle worker of `queue`, as the insert trigger does where few are idle."""

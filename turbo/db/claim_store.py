@@ -167,7 +167,7 @@ class ClaimStore(Store):
         return await self._use(lambda own: fail_as_poison(own, self._worker_id, statement, status, ref, error, audit))
 
     async def poll(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
-        """Promote due tasks and read what changed, on `connection` (the listener's) or on this store's lane."""
+        """Promote due tasks of `queues` and read what changed, on `connection` (the listener's) or on this store's lane."""
         parameters = {
             "worker": self._worker_id,
             "queues": list(queues),
@@ -183,7 +183,7 @@ class ClaimStore(Store):
             return await _poll(connection, {**parameters, **_ids(variant, ids)}, variant)
 
         async def which(aside: Sequence[str]) -> list[Ref]:
-            found = await rows(connection, "tasks/poll", {"aside": list(aside)}, "which")
+            found = await rows(connection, "tasks/poll", {**parameters, "aside": list(aside)}, "which")
             return [(task_id, token) for task_id, token in found]
 
         async def fail(ref: Ref, error: str, audit: bool) -> bool:

@@ -53,12 +53,14 @@ class Rescued:
 
 @dataclass(frozen=True, slots=True)
 class BeatAnswer:
-    """What one beat brought back. `alive` False: the row is gone, or was marked dead; register again."""
+    """What one beat brought back. `alive` False: the row is gone, or was marked dead; register again. `queue_usage`: how full
+    the server's notification queue is, from 0 to 1."""
 
     alive: bool
     leads: bool
     died: tuple[str, ...]
     to_rescue: bool
+    queue_usage: float = 0.0
 
 
 class WorkerRegistry(Store):
@@ -180,5 +182,5 @@ async def beat(
         "may_lead": may_lead,
         "leader_lease": leader_lease,
     }
-    ((alive, leads, died, to_rescue, *_),) = await rows(connection, "workers/beat", parameters)
-    return BeatAnswer(bool(alive), bool(leads), tuple(died), bool(to_rescue))
+    ((alive, leads, died, to_rescue, queue_usage, *_),) = await rows(connection, "workers/beat", parameters)
+    return BeatAnswer(bool(alive), bool(leads), tuple(died), bool(to_rescue), float(queue_usage))

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import sql as compose
 
 from turbo import db
-from turbo.db.channels import HEARD, QUESTION, worker_channel
+from turbo.db.channels import CROWDED, HEARD, QUESTION, worker_channel
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
 from turbo.domain.finding import Finding, fail, ok, skip, warn
@@ -43,6 +43,8 @@ def _delivered(session: Session) -> Finding:
                 f"{where} is a pooler in transaction mode: it accepts LISTEN but delivers no notifications",
                 "point the DSN at PostgreSQL itself, or at a pool in session mode (PgBouncer: pool_mode = session)",
             )
+    if (share := session.rows("notify_queue")[0]["share"]) > CROWDED:
+        return fail(f"nothing is sent: the server's notification queue is {share:.0%} full", "see the check `notify queue`")
     channel, token = f"turbo_doctor_{secrets.token_hex(6)}", secrets.token_hex(8)
     with session.another() as listening:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(channel)))

@@ -17,6 +17,8 @@ _TRIGGER = re.compile(
     r"create\s+or\s+replace\s+trigger\s+(\w+)\s+(?:before|after)\b.*?\bon\s+public\.(\w+)", re.IGNORECASE | re.DOTALL
 )
 
+_DROPPED_INDEX = re.compile(r"^drop index concurrently if exists public\.(\w+);", re.MULTILINE)
+
 
 def checks(session: Session, *, as_worker: bool) -> list[Check]:
     schema_checks = [
@@ -108,7 +110,7 @@ def _triggers(session: Session) -> Finding:
     there = {str(row["name"]): row["enabled"] for row in _on_our_tables(session, set(_ours().values()))}
     missing = sorted(_ours().keys() - there.keys())
     if missing:
-        file = next(f for f in reversed(migrations.read()) if missing[0] in f.sql)
+        file = next(f for f in reversed(migrations.read()) if missing[0] in dict(_TRIGGER.findall(f.sql)))
         return fail(
             f"missing on {_ours()[missing[0]]}: {', '.join(missing)}; bad rows and hand edits are no longer checked, or "
             "workers are not woken",
@@ -139,13 +141,14 @@ def _other_triggers(session: Session) -> Finding:
 
 
 def _indexes(session: Session) -> Finding:
+    dropped = {name for file in migrations.read() for name in _DROPPED_INDEX.findall(file.sql)}
     definitions = {
         f"{index.schema}.{index.index}": " ".join(
             line for line in block.sql.split("\n") if line and not line.startswith("--")
         )
         for file in migrations.read()
         for block in file.blocks
-        if (index := block.concurrent_index) is not None
+        if (index := block.concurrent_index) is not None and index.index not in dropped
     }
     for row in session.rows("indexes", {"names": list(definitions)}):
         if row["valid"]:

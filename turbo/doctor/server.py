@@ -113,8 +113,15 @@ def _notify_queue(session: Session) -> Finding:
     share = session.rows("notify_queue")[0]["share"]
     if share < QUEUE_WARN:
         return ok(f"{share:.0%} full")
-    do = "a listening session is idle in a transaction: find it in pg_stat_activity and end it"
-    what = f"{share:.0%} full; when it is full, every transaction that notifies fails"
+    sessions = [
+        f"pid {s['pid']} (user {s['who']}, database {s['database']}, {s['state']} for {s['seconds']:.0f} s)"
+        for s in session.rows("open_transactions")
+    ]
+    do = "a session that listens in an open transaction keeps it from being emptied; end it: SELECT pg_terminate_backend(pid). "
+    do += f"The oldest open transactions: {'; '.join(sessions)}" if sessions else "This role sees no open transaction"
+    if not session.facts["sees_all"]:
+        do += "; those of other roles are hidden (grant pg_read_all_stats), but the server's log names the session's pid"
+    what = f"{share:.0%} full; above 50% inserts wake no worker, and workers poll every second"
     return fail(what, do) if share >= QUEUE_FAIL else warn(what, do)
 
 

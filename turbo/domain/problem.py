@@ -16,6 +16,7 @@ class ProblemKind(StrEnum):
     STUCK_RUN = "stuck_run"  # a thread goes on after the end of its run, and keeps a slot
     EXECUTOR = "executor"  # what an executor needs is not on this host
     DEAF = "deaf"  # notifications do not arrive
+    NOTIFY_QUEUE = "notify_queue"  # the server's notification queue is filling up: inserts wake nobody
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import logging
 
 from turbo.db.lane import Lane
 from turbo.maintenance.leadership import Leadership
+from turbo.worker.crowding import Crowding
 from turbo.worker.heartbeat import BEAT_DEADLINE, Beat
 from turbo.worker.listener import Listener
 from turbo.worker.recovery import Recovery
@@ -12,12 +13,20 @@ log = logging.getLogger(__name__)
 
 
 class BeatHandler:
-    def __init__(self, listener: Listener, lanes: tuple[Lane, ...], leadership: Leadership, recovery: Recovery) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        lanes: tuple[Lane, ...],
+        leadership: Leadership,
+        recovery: Recovery,
+        crowding: Crowding,
+    ) -> None:
         """`lanes`: those of claims and results, which must not wait for a server that the database has left."""
         self._listener = listener
         self._lanes = lanes
         self._leadership = leadership
         self._recovery = recovery
+        self._crowding = crowding
 
     def __call__(self, beat: Beat) -> None:
         if beat.moved_to is not None or beat.after_silence:
@@ -25,6 +34,7 @@ class BeatHandler:
             for lane in self._lanes:
                 lane.leave(beat.moved_to, waiting=0.0 if beat.moved_to else BEAT_DEADLINE)
         self._leadership.update(beat.answer.leads)
+        self._crowding.measured(beat.answer.queue_usage)
         if beat.answer.died:
             log.warning("marked dead, no beat within their lease: %s", ", ".join(beat.answer.died))
         if not beat.answer.alive:

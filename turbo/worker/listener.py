@@ -10,7 +10,8 @@ or a half-open connection is not noticed otherwise (not in 43 s).
 
 A pooler in transaction mode makes a listener deaf: LISTEN answers OK, and notifications arrive nowhere or at another
 client. So the proof is sent from another session: such a pooler would deliver a session's own by accident. A deaf worker is
-never idle (it must not hold the notify gate open) and polls every second.
+never idle (it must not hold the notify gate open) and polls every second. So does one whose proof cannot be sent, because the
+server's notification queue is filling up (turbo.worker.crowding).
 
 To find out whether a worker hears, ask on its own channel; a worker that hears answers on `turbo_heard`.
 """
@@ -110,6 +111,7 @@ class Listener(LoopService):
         self._own_channel = worker_channel(worker_id)
         self._proof: asyncio.Event | None = None
         self._proof_token = ""
+        self._unsent = False  # the proof, because the server's notification queue is filling up
         self._answering: asyncio.Task[None] | None = None
         self._announced = False
         self._connection: Connection | None = None
@@ -122,7 +124,7 @@ class Listener(LoopService):
         )
         self._proving = db.outage(log, "cannot send the proof of delivery", "the proof of delivery is sent")
         self._polling = db.outage(log, "cannot poll", "polling again")
-        self._deaf = False
+        self._deaf = self._said_unsent = False
         self.hears = False
         self.listening: Signal[bool] = Signal()
 
@@ -169,6 +171,15 @@ class Listener(LoopService):
 
     def _announce(self) -> None:
         if not self.hears:
+            if self._unsent:
+                if not self._said_unsent:
+                    log.warning(
+                        "the server's notification queue is more than half full, so nothing is sent to this worker. "
+                        "Polling every %g s.",
+                        DEAF_POLL_SECONDS,
+                    )
+                self._said_unsent = True
+                return
             if not self._deaf:
                 log.warning(
                     "notifications do not arrive: LISTEN is answered, but nothing is delivered; is a pooler in transaction "
@@ -188,10 +199,10 @@ class Listener(LoopService):
             for queue in self._queues:
                 log.info("listening on channel %s", queue_channel(queue))
             self._announced = True
-        elif self._deaf:
+        elif self._deaf or self._said_unsent:
             log.info("notifications arrive again")
         self._session.over()
-        self._deaf = False
+        self._deaf = self._said_unsent = False
         self._problems.clear(ProblemKind.DEAF, "")
 
     # ── proof of delivery ───────────────────────────────────────────────────────────────────────────────────────────
@@ -199,10 +210,13 @@ class Listener(LoopService):
     async def _prove(self, connection: Connection) -> bool:
         """Whether a notification that another session sends arrives here."""
         while True:
-            self._proof, self._proof_token = asyncio.Event(), secrets.token_hex(8)
+            self._proof, self._proof_token, self._unsent = asyncio.Event(), secrets.token_hex(8), False
             hearing = asyncio.create_task(self._hear(connection, PROOF_DEADLINE, until=self._proof))
             try:
-                await self._send_proof()
+                if not await self._send_proof():
+                    self._unsent = True
+                    await self._end_hearing(hearing)
+                    return False
             except ProofNotSent as error:
                 await self._end_hearing(hearing)
                 await self._proving.wait(error.cause)
@@ -220,15 +234,15 @@ class Listener(LoopService):
         self._proof.set()  # there is nothing to wait for
         await hearing
 
-    async def _send_proof(self) -> None:
+    async def _send_proof(self) -> bool:
         try:
-            await self._notifier.notify(self._own_channel, self._proof_token)
+            return await self._notifier.notify(self._own_channel, self._proof_token)
         except db.DATABASE_ERRORS as error:
             if not db.is_transient(error):
                 raise ProofNotSent(error) from error
             # That session may have died with the listener's last one, unused since: now it has a new one.
             try:
-                await self._notifier.notify(self._own_channel, self._proof_token)
+                return await self._notifier.notify(self._own_channel, self._proof_token)
             except db.DATABASE_ERRORS as again:
                 raise ProofNotSent(again) from again
 

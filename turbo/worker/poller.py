@@ -1,13 +1,19 @@
 """The poller: sends a poll, and hands its result to the parts of the worker that act on it."""
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from turbo.db.account_store import AccountRow
 from turbo.db.claim_store import ClaimStore, PollResult
 from turbo.db.connect import Connection
 from turbo.worker.wakeups import WakeUps
+
+ALSO_SECONDS = 120.0
+"""Twice the longest backoff of a rescued task."""
+
+ALSO_QUEUES = 100
 
 
 class BreakerObserver(Protocol):
@@ -33,10 +39,21 @@ class Poller:
         self._wakeups = wakeups
         self._accounts = accounts
         self._reconcile = reconcile
+        self._also: dict[str, float] = {}  # until when, in monotonic seconds
+
+    def promote_also(self, queues: Iterable[str]) -> None:
+        """Promote what falls due in these queues, too, for a while: this worker has just put rescued tasks into them, and
+        their own workers do not know when those are due."""
+        until = time.monotonic() + ALSO_SECONDS
+        self._also |= dict.fromkeys(sorted(set(queues) - set(self._queues))[:ALSO_QUEUES], until)
 
     async def read(self, connection: Connection | None = None) -> PollResult:
         """One poll, on `connection` or on the claims' lane. Raises `db.DATABASE_ERRORS`."""
-        return await self._store.poll(self._queues, connection)
+        if not self._also:
+            return await self._store.poll(self._queues, connection)
+        now = time.monotonic()
+        self._also = {queue: until for queue, until in self._also.items() if until > now}
+        return await self._store.poll((*self._queues, *self._also), connection)
 
     def act_on(self, result: PollResult) -> None:
         self._accounts.polled(result.accounts, result.asked_at)

@@ -1,6 +1,8 @@
 """The rescuer: takes back the tasks of dead workers, so that any worker can claim them."""
 
 import logging
+from collections.abc import Iterable
+from typing import Protocol
 
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.states import RescueReason, TaskState
@@ -10,11 +12,18 @@ from turbo.worker.wakeups import WakeUps
 log = logging.getLogger(__name__)
 
 
+class Promoter(Protocol):
+    """Promotes what falls due in queues that this worker may not serve (turbo.worker.poller)."""
+
+    def promote_also(self, queues: Iterable[str]) -> None: ...
+
+
 class Rescuer:
     """Two workers may rescue at once. A rescued task waits a short backoff before it runs again."""
 
-    def __init__(self, registry: WorkerRegistry, wakeups: WakeUps, metrics: Metrics) -> None:
+    def __init__(self, registry: WorkerRegistry, wakeups: WakeUps, poller: Promoter, metrics: Metrics) -> None:
         self._registry = registry
+        self._poller = poller
         self._wakeups = wakeups
         self._metrics = metrics
 
@@ -37,4 +46,5 @@ class Rescuer:
                 "rescued from dead worker %s: %s", rescued.was_on, rescued.status, extra={"task": rescued.task_id}
             )
         if found:
+            self._poller.promote_also({rescued.queue for rescued in found})
             self._wakeups.poll_soon()  # learn when the rescued tasks are due

@@ -62,6 +62,7 @@ class WakeUps:
         self._by_notify: set[str] = set()
         self._called: set[str] = set()
         self._poll_soon = False
+        self._poll_every: float | None = None  # seconds
         self._timers: dict[str, asyncio.TimerHandle] = {}
         # Timers, in monotonic seconds.
         self._next_due: float | None = None
@@ -117,6 +118,11 @@ class WakeUps:
         self._poll_soon = True
         self._event.set()
 
+    def poll_every(self, seconds: float | None) -> None:
+        """Poll so often from now on, because wake-ups are not sent; None: only when there is a reason."""
+        self._poll_every = seconds
+        self.poll_soon()
+
     def due_in(self, seconds: float) -> None:
         """A scheduled task is due in `seconds`; the earliest one sets the timer."""
         at = time.monotonic() + seconds + DUE_SLACK_SECONDS
@@ -138,6 +144,8 @@ class WakeUps:
             self.due_in(result.next_in)
         if result.again_in is not None:
             self.due_in(result.again_in)
+        if self._poll_every is not None:
+            self.due_in(self._poll_every)
         self._event.set()
         if result.ended_below >= self._slipped_below:
             self._recheck_at = None

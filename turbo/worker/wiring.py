@@ -50,6 +50,7 @@ from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.claimer import Claimer
 from turbo.worker.completer import Completer
 from turbo.worker.contact import DatabaseContact
+from turbo.worker.crowding import Crowding
 from turbo.worker.health import Health
 from turbo.worker.heartbeat import Heartbeat
 from turbo.worker.lifecycle import Lifecycle
@@ -260,7 +261,7 @@ def wire(
         lease_seconds=settings.lease_seconds,
         kill_when_cut_off=settings.on_lost_lease == "kill",
     )
-    rescuer = Rescuer(registry, wakeups, metrics)
+    rescuer = Rescuer(registry, wakeups, poller, metrics)
     recovery = Recovery(
         (claims, results),
         recovery_gate,
@@ -298,7 +299,7 @@ def wire(
         leadership,
         deadline,
         metrics,
-        BeatHandler(listener, (claims, results), leadership, recovery),
+        BeatHandler(listener, (claims, results), leadership, recovery, Crowding(wakeups, problems)),
         seconds=settings.heartbeat_seconds,
     )
     startup = Startup(claims, state, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn)

@@ -102,9 +102,10 @@ RELATIONS = (
         "agent_accounts",
         "agent_progress",
         "turbo_meta",
+        "agent_key_slots",
         "turbo_fence_seq",
     ),
-    *("agent_tasks_claim", "agent_tasks_due", "agent_tasks_running", "agent_tasks_one_running_per_key"),
+    *("agent_tasks_claim", "agent_tasks_scheduled", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
     "agent_workers_idle",
 )

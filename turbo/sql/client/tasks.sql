@@ -1,5 +1,6 @@
 -- Client.tasks: the newest tasks that match; a null parameter matches everything. Newest is by created_at, which has no
--- index: the table is read once and sorted up to the limit (figures for 1 M tasks: docs/cli.md).
+-- index: the table is read once and sorted up to the limit (figures for 1 M tasks: docs/cli.md). A task made tomorrow or later,
+-- as by a clock that was ahead, comes last.
 -- since: became runnable, started or ended at or after this time. worker: part of the worker's id. text: part of the
 -- description or the error, ignoring case.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.task_priority, t.retry_count,
@@ -14,5 +15,5 @@ select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_typ
    and (%(since)s::timestamptz is null or greatest(t.run_after, t.started_at, t.completed_at) >= %(since)s::timestamptz)
    and (%(text)s::text is null
         or position(lower(%(text)s::text) in lower(t.task_description || coalesce(' ' || t.error_message, ''))) > 0)
- order by t.created_at desc nulls last, t.task_id
+ order by case when t.created_at < statement_timestamp() + interval '1 day' then t.created_at end desc nulls last, t.task_id
  limit %(limit)s

@@ -10,3 +10,5 @@ select n.relation || ': ' || n.privilege as lacks
                 else has_any_column_privilege('public.' || n.relation, n.privilege) end
 union all
 select 'turbo_fence_seq: usage' where not has_sequence_privilege('public.turbo_fence_seq', 'usage')
+union all
+select 'turbo_take_key: execute' where not has_function_privilege('public.turbo_take_key(text)', 'execute')

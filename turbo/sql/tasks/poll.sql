@@ -1,7 +1,9 @@
--- The polled fallback of every notification, in one statement: promotes what is due, and reads what changed. Run by the
+-- The polled fallback of every notification, in one statement: promotes what is due in these queues, and reads what changed. Run by the
 -- claimer's rechecks, by its timer for the next due row, and every poll_seconds on the LISTEN connection itself, as proof
 -- that the connection is alive.
--- due: rows promoted; the trigger wakes their queues. next_in: seconds to the next scheduled row, or null.
+-- A thousand rows at most, the same number of each queue: a queue with a million due rows delays no other, and what is due
+-- in a queue that nobody serves stays as it is. due: rows promoted; the trigger wakes their queues. next_in: seconds to the next
+-- scheduled row of these queues, 0 if more may be due now, or null.
 -- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
 -- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
 -- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe). A row changed in
@@ -10,13 +12,16 @@
 -- statement_timestamp(), because clock_timestamp() is volatile and cannot be an index condition (191 ms against 0.11 ms
 -- with 1 M rows).
 with due as materialized (
-  select t.task_id from public.agent_tasks t
-   where t.status = 'scheduled' and t.run_after <= statement_timestamp()
-     --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
-     --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
-   order by t.run_after
-   limit 1000
-     for update skip locked
+  select d.task_id
+    from unnest(%(queues)s::text[]) q(queue)
+   cross join lateral (
+     select t.task_id from public.agent_tasks t
+      where t.status = 'scheduled' and t.queue = q.queue and t.run_after <= statement_timestamp()
+        --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+        --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
+      order by t.run_after
+      limit greatest(1, 1000 / greatest(1, cardinality(%(queues)s::text[])))
+        for update skip locked) d
 --end which: ) select d.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = d.task_id) from due d
 ), promoted as (
   update public.agent_tasks t
@@ -32,9 +37,14 @@ with due as materialized (
 )
 select (select count(*) from promoted) as due,
        -- the first row, not min(): a plan made while the table was small reads every scheduled row for min(), and stays
-       (select extract(epoch from t.run_after - statement_timestamp())::float8 from public.agent_tasks t
-         where t.status = 'scheduled' and t.run_after > statement_timestamp() and t.run_after < 'infinity'
-         order by t.run_after limit 1) as next_in,
+       case when (select count(*) from due) >= greatest(1, 1000 / greatest(1, cardinality(%(queues)s::text[]))) then 0
+            else (select extract(epoch from min(n.run_after) - statement_timestamp())::float8
+                    from unnest(%(queues)s::text[]) q(queue)
+                   cross join lateral (
+                     select t.run_after from public.agent_tasks t
+                      where t.status = 'scheduled' and t.queue = q.queue
+                        and t.run_after > statement_timestamp() and t.run_after < 'infinity'
+                      order by t.run_after limit 1) n) end as next_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)

@@ -8,6 +8,7 @@
 -- poolers, people can see it, and it expires soon after its holder falls silent, even if a dead TCP session lingers. The
 -- leader only does gauges and pruning.
 -- alive: false if the row is gone, marked dead, or created by workers/prune.sql (pid 0); then register again and reconcile.
+-- queue_usage: how full the server's notification queue is, from 0 to 1.
 -- died: workers that this beat marked dead. to_rescue: some dead worker still holds tasks, so run tasks/rescue.sql.
 with own as (
   update public.agent_workers
@@ -57,4 +58,5 @@ select exists (select from own) as alive,
                        and exists (select from public.agent_tasks t
                                     where t.status = 'running' and t.assigned_worker_id = d.worker_id
                                       and t.fencing_token > 0)) as to_rescue,
+       pg_notification_queue_usage() as queue_usage,
        set_config('synchronous_commit', 'off', true) as fast

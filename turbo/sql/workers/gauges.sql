@@ -1,14 +1,20 @@
 -- The leader's gauges in one cheap query: unfinished states only (counting 1 M finished rows would cost 150 ms).
-select 'tasks' as what, t.queue as label, t.status::text as state, count(*)::float8 as value
-  from public.agent_tasks t where t.status in ('pending', 'scheduled', 'running') group by t.queue, t.status
+-- Queues that no live worker serves are counted together, with a label of null: whoever inserts may invent names.
+with served as (
+  select distinct q.queue from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+   where w.state in ('up', 'paused')
+)
+select 'tasks' as what, s.queue as label, t.status::text as state, count(*)::float8 as value
+  from public.agent_tasks t left join served s on s.queue = t.queue
+ where t.status in ('pending', 'scheduled', 'running') group by s.queue, t.status
 union all
-select 'oldest', t.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where t.run_after > '-infinity')))::float8
-  from public.agent_tasks t where t.status = 'pending' group by t.queue
+select 'oldest', s.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where t.run_after > '-infinity')))::float8
+  from public.agent_tasks t left join served s on s.queue = t.queue
+ where t.status = 'pending' group by s.queue
 union all
 select 'workers', null, w.state, count(*)::float8 from public.agent_workers w group by w.state
 union all
-select 'served', q.queue, null, 1 from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
- where w.state in ('up', 'paused') group by q.queue
+select 'served', s.queue, null, 1 from served s
 union all
 select 'notify', null, null, pg_notification_queue_usage()
 union all

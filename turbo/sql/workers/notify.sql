@@ -1,2 +1,4 @@
--- Proof of delivery: one NOTIFY to the listener at each (re)connect, sent from another session.
+-- One NOTIFY from a worker, unless the server's notification queue is more than half full (turbo_may_notify): a full one would fail the
+-- statement. No row: it was not sent.
 select pg_notify(%(channel)s, %(payload)s)
+ where pg_notification_queue_usage() <= 0.5

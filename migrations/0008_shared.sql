@@ -4,25 +4,23 @@
 
 -- Whose claim is taking a concurrency_key now. A claim locks the row of the key's slot until it commits, and passes by a key
 -- whose row is locked: two batches that met the same keys in different orders would wait for each other's index entries. This
--- guards nothing else. Keys that share a slot pass each other by, for the milliseconds of a claim. Only turbo's workers may lock
--- the rows, through the function; an advisory lock could be held by any login.
+-- guards nothing else. Keys that share a slot pass each other by, for the milliseconds of a claim. Whoever may update the table,
+-- as workers may, can hold a lock; an advisory lock could be held by any login.
 create table if not exists public.agent_key_slots (
   slot integer primary key
 );
 insert into public.agent_key_slots (slot) select generate_series(0, 16383) on conflict (slot) do nothing;
 
 create or replace function public.turbo_take_key(key text) returns boolean
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-set enable_seqscan = off as $$
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
   perform from public.agent_key_slots s where s.slot = hashtext(key) & 16383 for update skip locked;
   -- without the row (a restore of some tables) nothing says that the key is being taken
   return found or not exists (select from public.agent_key_slots s where s.slot = hashtext(key) & 16383);
 end $$;
 revoke all on table public.agent_key_slots from public;
-revoke all on function public.turbo_take_key(text) from public;
 
--- Whoever may write a claim may call it: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
+-- Whoever may write a claim may lock them: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
 do $$
 declare
   worker record;
@@ -32,7 +30,7 @@ begin
      where p.table_schema = 'public' and p.table_name = 'agent_tasks' and p.column_name = 'fencing_token'
        and p.privilege_type = 'UPDATE'
   loop
-    execute format('grant execute on function public.turbo_take_key(text) to %s',
+    execute format('grant select, update on table public.agent_key_slots to %s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
   end loop;
 end $$;
@@ -44,6 +42,7 @@ end $$;
 create or replace function public.turbo_may_notify() returns boolean
 language sql volatile
 return pg_catalog.pg_notification_queue_usage() <= 0.5;
+revoke all on function public.turbo_may_notify() from public;
 
 create or replace function public.turbo_wake_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp

@@ -19,8 +19,9 @@ from turbo.sql import statement, statement_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 
-OPEN_FUNCTIONS = ("turbo_stopped_status",)
-"""They compute from their arguments alone: any role may call them, and statements of an upgraded worker can at once."""
+OPEN_FUNCTIONS = ("turbo_stopped_status", "turbo_take_key")
+"""They compute from their arguments alone, or read with the caller's own privileges: any role may call them, and statements of
+an upgraded worker can at once."""
 
 DECIDED = {
     "agent_tasks": "task_id task_type task_description task_priority input_data status output_data error_message"
@@ -35,6 +36,7 @@ DECIDED = {
     "agent_queues": "queue paused paused_at paused_by reason",
     "agent_accounts": "account host state reason until why trips probe_by probe_since"
     " probe_until good_since changed_at unavailable",
+    "agent_key_slots": "slot",
     "agent_progress": "task_id fencing_token worker_id text input_tokens output_tokens updated_at",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",

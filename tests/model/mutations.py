@@ -70,7 +70,7 @@ _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
 _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
  {_KNOWN_CLAIM})"""
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
- and r.concurrency_key = t.concurrency_key) and pg_try_advisory_xact_lock(1953852002, hashtext(t.concurrency_key)))"""
+ and r.concurrency_key = t.concurrency_key) and public.turbo_take_key(t.concurrency_key))"""
 _REQUESTED = """case when t.cancel_requested_at is null then 'pending'
  else public.turbo_stopped_status(t.cancel_to, t.run_after) end"""
 
@@ -352,8 +352,8 @@ MUTATIONS = (
         "tasks/poll",
         (
             (
-                "where t.status = 'scheduled' and t.run_after <=",
-                "where t.status in ('scheduled', 'running') and t.run_after <=",
+                "where t.status = 'scheduled' and t.queue = q.queue and t.run_after <=",
+                "where t.status in ('scheduled', 'running') and t.queue = q.queue and t.run_after <=",
             ),
         ),
     ),
@@ -362,8 +362,8 @@ MUTATIONS = (
         "tasks/poll",
         (
             (
-                "where t.status = 'scheduled' and t.run_after <= statement_timestamp() order",
-                "where t.status = 'scheduled' order",
+                "where t.status = 'scheduled' and t.queue = q.queue and t.run_after <= statement_timestamp() order",
+                "where t.status = 'scheduled' and t.queue = q.queue order",
             ),
         ),
     ),

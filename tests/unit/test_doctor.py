@@ -95,6 +95,7 @@ class Answers:
 
     def __init__(self, **answers: Any) -> None:
         self.answers = answers
+        self.facts = {"sees_all": True}
 
     def rows(self, name: str, _parameters: object = None) -> list[dict[str, Any]]:
         return [{"at": time.time() + self.answers["ahead"]}] if name == "clock" else [self.answers]
@@ -113,4 +114,7 @@ def test_wrong_clock_is_reported(ahead: float, text: str) -> None:
 
 @pytest.mark.parametrize(("share", "level"), [(0.0, Level.OK), (0.2, Level.WARN), (0.6, Level.FAIL)])
 def test_filling_notification_queue_is_reported(share: float, level: Level) -> None:
-    assert look("notify queue", Answers(share=share)).level is level
+    session = {"pid": 4711, "who": "anybody", "database": "other", "state": "idle in transaction", "seconds": 60.0}
+    verdict = look("notify queue", Answers(share=share, **session))
+    assert verdict.level is level
+    assert ("pid 4711 (user anybody, database other" in verdict.do) is (level is not Level.OK)

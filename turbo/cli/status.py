@@ -141,12 +141,12 @@ def _worker(w: "WorkerLine") -> tuple[object, ...]:
 def _queues(now: "FleetStatus") -> None:
     if not now.queues:
         return
-    _head(f"{output.many(len(now.queues), 'queue')}, {output.many(sum(q.pending for q in now.queues), 'task')} pending")
+    _head(f"{output.many(sum(q.queues for q in now.queues), 'queue')}, {output.many(sum(q.pending for q in now.queues), 'task')} pending")
     output.table(
         QUEUES,
         [
             (
-                q.queue,
+                q.shown,
                 q.pending,
                 q.running,
                 q.scheduled,

@@ -14,6 +14,10 @@ WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
 """A pending task older than this, in a queue that is served, is a problem."""
 POOR_RATE = 0.8
+QUEUES_LISTED = 500
+"""Whoever may insert may invent queues: a list of them has an end."""
+UNSERVED_NAMED = 10
+"""Of the queues that nobody serves, so many are problems of their own; the others are one."""
 FEW = 5
 """The success rate of fewer tasks than this is ignored."""
 
@@ -47,9 +51,12 @@ class WorkerLine:
 
 @dataclass(frozen=True, slots=True)
 class QueueLine:
-    """A queue that has live tasks, is served or is paused. `workers`: the live workers that serve it."""
+    """A queue that has live tasks, is served or is paused. `workers`: the live workers that serve it.
 
-    queue: str
+    Of more than QUEUES_LISTED queues, those with the fewest tasks, neither served nor paused, are one line with `queue` None;
+    `queues` is how many they are."""
+
+    queue: str | None
     pending: int
     scheduled: int
     running: int
@@ -60,6 +67,12 @@ class QueueLine:
     paused_reason: str | None
     paused_by: str | None
     paused_seconds: float | None
+    queues: int = 1
+
+    @property
+    def shown(self) -> str:
+        """Its name, for a list."""
+        return self.queue if self.queue is not None else f"and {_many(self.queues, 'other queue')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,11 +184,16 @@ class FleetStatus:
 
     def _about_queues(self) -> list[Finding]:
         findings = []
+        unserved = sorted(
+            (q for q in self.queues if q.workers == 0 and not q.paused and (q.pending or q.scheduled)),
+            key=lambda q: (q.queue is None, -q.pending - q.scheduled),
+        )
+        named = {q.queue for q in unserved[:UNSERVED_NAMED]} - {None}
         for q in self.queues:
             if q.stuck:
                 findings.append(
                     warn(
-                        f"queue {q.queue}: {_many(q.stuck, 'running task')} should have stopped, but did not within a minute",
+                        f"queue {q.shown}: {_many(q.stuck, 'running task')} should have stopped, but did not within a minute",
                         "see which workers have them: turbo tasks --status running",
                     )
                 )
@@ -187,7 +205,9 @@ class FleetStatus:
                         f"turbo resume --queue {q.queue}",
                     )
                 )
-            elif q.workers == 0 and (q.pending or q.scheduled):
+            elif q in unserved and q.queue not in named:
+                continue
+            elif q.queue in named:
                 findings.append(
                     warn(
                         f"queue {q.queue}: {_many(q.pending + q.scheduled, 'task')}; no live worker serves it",
@@ -201,6 +221,14 @@ class FleetStatus:
                         "add slots or workers, or check its account and task_type",
                     )
                 )
+        if others := [q for q in unserved if q.queue not in named]:
+            count, tasks = sum(q.queues for q in others), sum(q.pending + q.scheduled for q in others)
+            findings.append(
+                warn(
+                    f"{_many(count, 'more queue')}: {_many(tasks, 'task')}; no live worker serves them",
+                    "see who inserts into them; turbo status --json lists the first ones",
+                )
+            )
         return findings
 
     def _about_results(self) -> list[Finding]:

@@ -21,7 +21,15 @@ from psycopg.pq import Format, TransactionStatus
 from psycopg.types.json import set_json_loads
 
 from turbo import db
-from turbo.client.fleet_status import WINDOW_SECONDS, AccountLine, FinishedLine, FleetStatus, QueueLine, WorkerLine
+from turbo.client.fleet_status import (
+    QUEUES_LISTED,
+    WINDOW_SECONDS,
+    AccountLine,
+    FinishedLine,
+    FleetStatus,
+    QueueLine,
+    WorkerLine,
+)
 from turbo.client.models import (
     PREFIXES_SHOWN,
     Action,
@@ -353,7 +361,7 @@ def account_used(account: str) -> Steps[bool]:
 def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     return FleetStatus(
         [WorkerLine(**row) for row in (yield Query("status/workers")).rows],
-        [QueueLine(**row) for row in (yield Query("status/queues")).rows],
+        [QueueLine(**row) for row in (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows],
         [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
         [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
         window_seconds,

@@ -17,7 +17,7 @@ import psycopg
 
 from turbo import db
 from turbo.client.async_client import AsyncClient
-from turbo.client.fleet_status import AccountLine, FleetStatus, QueueLine, WorkerLine
+from turbo.client.fleet_status import QUEUES_LISTED, AccountLine, FleetStatus, QueueLine, WorkerLine
 from turbo.client.operations import Disconnect, Query, Steps
 
 SHOWN = 500
@@ -171,7 +171,7 @@ class Feed(AsyncClient):
     def _fleet(self) -> Steps[None]:
         seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)
         workers = [WorkerLine(**row) for row in (yield Query("status/workers")).rows]
-        queues = [QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED})).rows]
+        queues = [QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED, "limit": QUEUES_LISTED})).rows]
         accounts = [AccountLine(**row) for row in (yield Query("status/accounts")).rows]
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
         self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)
@@ -181,7 +181,7 @@ class Feed(AsyncClient):
     def _tasks(self, view: View) -> Steps[None]:
         parameters: dict[str, object] = {"limit": SHOWN}
         if view is View.WAITING:
-            names = [q.queue for q in self.frame.status.queues if q.pending]
+            names = [q.queue for q in self.frame.status.queues if q.pending and q.queue is not None]
             parameters |= {
                 "queues": names,
                 "each": max(WAITING_EACH, SHOWN // (len(names) or 1)),

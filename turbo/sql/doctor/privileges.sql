@@ -5,10 +5,9 @@ select n.relation || ': ' || n.privilege as lacks
                ('agent_workers', 'delete'), ('agent_leader', 'insert'), ('agent_leader', 'update'),
                ('agent_progress', 'insert'), ('agent_progress', 'update'), ('agent_progress', 'delete'),
                ('agent_accounts', 'select'), ('agent_accounts', 'insert'), ('agent_accounts', 'update'),
-               ('agent_queues', 'select'), ('turbo_migrations', 'select')) n(relation, privilege)
+               ('agent_queues', 'select'), ('agent_key_slots', 'select'), ('agent_key_slots', 'update'),
+                ('turbo_migrations', 'select')) n(relation, privilege)
  where not case when n.privilege = 'delete' then has_table_privilege('public.' || n.relation, n.privilege)
                 else has_any_column_privilege('public.' || n.relation, n.privilege) end
 union all
 select 'turbo_fence_seq: usage' where not has_sequence_privilege('public.turbo_fence_seq', 'usage')
-union all
-select 'turbo_take_key: execute' where not has_function_privilege('public.turbo_take_key(text)', 'execute')

@@ -9,7 +9,6 @@ revoke all on table
   public.agent_accounts, public.agent_progress, public.agent_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
-revoke all on function public.turbo_take_key(text) from public, turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
 
 -- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
 do $$
@@ -50,7 +49,7 @@ grant select, insert, update, delete on table public.agent_workers, public.agent
 grant select, insert, update on table public.agent_accounts to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
-grant execute on function public.turbo_take_key(text) to turbo_worker;      -- whoever may, can keep a concurrency_key from running
+grant select, update on table public.agent_key_slots to turbo_worker;      -- whoever may, can keep a concurrency_key from running
 
 -- turbo_reader and turbo_admin read everything, prompts and results included.
 grant select on table

@@ -1,5 +1,6 @@
 -- Status: unfinished tasks by queue, from the partial indexes alone (finished tasks are in none of them), with pauses and
--- live workers. oldest_seconds: since the oldest pending task became runnable. stuck: stops requested over a minute ago.
+-- live workers. At most `limit` rows: served and paused queues first, then those with the most tasks; the others are one row more,
+-- without a name: whoever inserts may invent queues. oldest_seconds: since the oldest pending task became runnable. stuck: stops requested over a minute ago.
 with live as (
   select t.queue, count(*) filter (where t.status = 'pending') as pending,
          count(*) filter (where t.status = 'scheduled') as scheduled,
@@ -16,15 +17,30 @@ with live as (
    where w.state in ('up', 'paused') and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
          and clock_timestamp() + make_interval(secs => w.lease_seconds)
    group by q.queue
+), queues as (
+  select n.queue, coalesce(l.pending, 0)::int as pending, coalesce(l.scheduled, 0)::int as scheduled,
+         coalesce(l.running, 0)::int as running, coalesce(l.stuck, 0)::int as stuck,
+         case when l.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - l.oldest))::float8 end as oldest_seconds,
+         coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
+         p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
+    from (select queue from live union select queue from served
+          union select queue from public.agent_queues where paused) n
+    left join live l on l.queue = n.queue
+    left join served s on s.queue = n.queue
+    left join public.agent_queues p on p.queue = n.queue and p.paused
+), ranked as (
+  select q.*, row_number() over (order by q.workers > 0 or q.paused desc, q.stuck > 0 desc, q.running > 0 desc,
+                                          q.pending + q.scheduled desc, q.queue) as place
+    from queues q
 )
-select n.queue, coalesce(l.pending, 0)::int as pending, coalesce(l.scheduled, 0)::int as scheduled,
-       coalesce(l.running, 0)::int as running, coalesce(l.stuck, 0)::int as stuck,
-       case when l.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - l.oldest))::float8 end as oldest_seconds,
-       coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
-       p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
-  from (select queue from live union select queue from served
-        union select queue from public.agent_queues where paused) n
-  left join live l on l.queue = n.queue
-  left join served s on s.queue = n.queue
-  left join public.agent_queues p on p.queue = n.queue and p.paused
- order by n.queue
+select r.queue, r.pending, r.scheduled, r.running, r.stuck, r.oldest_seconds, r.workers, r.paused, r.paused_reason, r.paused_by,
+       r.paused_seconds, 1 as queues
+  from ranked r
+ where r.place <= %(limit)s
+union all
+select null, sum(r.pending)::bigint, sum(r.scheduled)::bigint, sum(r.running)::bigint, sum(r.stuck)::bigint, max(r.oldest_seconds),
+       0, false, null, null, null, count(*)::int
+  from ranked r
+ where r.place > %(limit)s
+having count(*) > 0
+ order by 1 nulls last

@@ -1,6 +1,7 @@
 -- Top: status/queues.sql at a bounded cost, because it runs every two seconds. Counts stop at `most` + 1. The oldest pending
 -- task is the oldest of those that come first in their queue and priority. They are found by hopping along the claim
 -- index: one probe per queue and priority, 300 at most. 1 M pending rows cost as much as 10,000 do.
+-- At most `limit` rows, and one for all others, as in status/queues.sql.
 with recursive hop as (
   (select 1 as n, t.queue, t.task_priority, t.run_after
      from public.agent_tasks t
@@ -47,17 +48,32 @@ with recursive hop as (
    where w.state in ('up', 'paused') and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
          and clock_timestamp() + make_interval(secs => w.lease_seconds)
    group by q.queue
+), queues as (
+  select n.queue, coalesce(d.tasks, 0)::int as pending, coalesce(l.tasks, 0)::int as scheduled,
+         coalesce(r.tasks, 0)::int as running, coalesce(r.stuck, 0)::int as stuck,
+         case when d.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - d.oldest))::float8 end as oldest_seconds,
+         coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
+         p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
+    from (select queue from pending union select queue from scheduled union select queue from running
+          union select queue from served union select queue from public.agent_queues where paused) n
+    left join pending d on d.queue = n.queue
+    left join scheduled l on l.queue = n.queue
+    left join running r on r.queue = n.queue
+    left join served s on s.queue = n.queue
+    left join public.agent_queues p on p.queue = n.queue and p.paused
+), ranked as (
+  select q.*, row_number() over (order by q.workers > 0 or q.paused desc, q.stuck > 0 desc, q.running > 0 desc,
+                                          q.pending + q.scheduled desc, q.queue) as place
+    from queues q
 )
-select n.queue, coalesce(d.tasks, 0)::int as pending, coalesce(l.tasks, 0)::int as scheduled,
-       coalesce(r.tasks, 0)::int as running, coalesce(r.stuck, 0)::int as stuck,
-       case when d.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - d.oldest))::float8 end as oldest_seconds,
-       coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
-       p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
-  from (select queue from pending union select queue from scheduled union select queue from running
-        union select queue from served union select queue from public.agent_queues where paused) n
-  left join pending d on d.queue = n.queue
-  left join scheduled l on l.queue = n.queue
-  left join running r on r.queue = n.queue
-  left join served s on s.queue = n.queue
-  left join public.agent_queues p on p.queue = n.queue and p.paused
- order by n.queue
+select r.queue, r.pending, r.scheduled, r.running, r.stuck, r.oldest_seconds, r.workers, r.paused, r.paused_reason, r.paused_by,
+       r.paused_seconds, 1 as queues
+  from ranked r
+ where r.place <= %(limit)s
+union all
+select null, sum(r.pending)::bigint, sum(r.scheduled)::bigint, sum(r.running)::bigint, sum(r.stuck)::bigint, max(r.oldest_seconds),
+       0, false, null, null, null, count(*)::int
+  from ranked r
+ where r.place > %(limit)s
+having count(*) > 0
+ order by 1 nulls last

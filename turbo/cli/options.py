@@ -32,6 +32,9 @@ def _ids(incomplete: str) -> list[str]:
         return []
 
 
+LOCK_SECONDS = 10.0
+"""A command that waits so long for a lock of another session fails, and names that session if it can."""
+
 Dsn = Annotated[
     str | None,
     typer.Option(
@@ -80,7 +83,7 @@ TaskIds = Annotated[
 def connect(dsn: str | None) -> "Client":
     from turbo.client.client import Client
 
-    return Client(dsn or "")
+    return Client(dsn or "", lock_seconds=LOCK_SECONDS)
 
 
 def use_env_file(path: Path) -> "EnvFile":

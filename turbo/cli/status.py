@@ -141,7 +141,9 @@ def _worker(w: "WorkerLine") -> tuple[object, ...]:
 def _queues(now: "FleetStatus") -> None:
     if not now.queues:
         return
-    _head(f"{output.many(sum(q.queues for q in now.queues), 'queue')}, {output.many(sum(q.pending for q in now.queues), 'task')} pending")
+    _head(
+        f"{output.many(sum(q.queues for q in now.queues), 'queue')}, {output.many(sum(q.pending for q in now.queues), 'task')} pending"
+    )
     output.table(
         QUEUES,
         [

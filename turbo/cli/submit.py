@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turbo.cli import output, timestamps
-from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.options import LOCK_SECONDS, Dsn, Json, connect
 from turbo.cli.rejection import why_rejected
 from turbo.domain.states import TaskState
 
@@ -144,7 +144,7 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
         if isinstance(task.run_after, str):
             values["run_after"] = timestamps.option(timestamps.TimestampReader(client), "--after", task.run_after)
             task = new_task({"task_description": text, **values})
-        task_id, created = insert(client, task)
+        task_id, created = insert(client, task, dsn)
         if not created:
             output.notice(f"this idempotency key already has a task: {task_id}")
         if not wait:
@@ -167,17 +167,29 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
         raise typer.Exit(1)
 
 
-def insert(client: "Client", task: "NewTask") -> tuple[str, bool]:
+def insert(client: "Client", task: "NewTask", dsn: str | None) -> tuple[str, bool]:
     """Insert one task. Raises BadParameter if the database rejects it; exits 1 if the id is taken."""
     import psycopg
 
+    from turbo.migrate.blockers import LockWatcher, describe
+
+    watcher = LockWatcher(dsn or "", client.backend_pid, LOCK_SECONDS, lambda _blockers: None)
     try:
-        submitted = client.submit_many([task])[0]
+        with watcher.watching():
+            submitted = client.submit_many([task])[0]
+    except psycopg.errors.LockNotAvailable:
+        output.notice(
+            "turbo submit: another transaction that is not finished has inserted this id or idempotency key; nothing was "
+            f"inserted after {LOCK_SECONDS:g} s: {describe(watcher.seen)}"
+        )
+        raise typer.Exit(1) from None
     except psycopg.errors.UniqueViolation as error:
         output.notice(f"turbo submit: {why_rejected(error)}")
         raise typer.Exit(1) from None
     except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
         raise typer.BadParameter(why_rejected(error)) from None
+    finally:
+        watcher.close()
     return submitted.task_id, submitted.created
 
 

@@ -69,13 +69,23 @@ class Client:
     One thread at a time may use a client. Raises psycopg.Error.
     """
 
-    def __init__(self, dsn: str = "", connection: psycopg.Connection[Any] | None = None) -> None:
+    def __init__(
+        self, dsn: str = "", connection: psycopg.Connection[Any] | None = None, *, lock_seconds: float | None = None
+    ) -> None:
+        """`lock_seconds`: a statement that waits so long for a lock, on the client's own connection, fails with
+        psycopg.errors.LockNotAvailable. An insert waits for a transaction that has inserted the same id and is not finished."""
+        self._lock_seconds = lock_seconds
         self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection or self._connect()
 
     def _connect(self) -> psycopg.Connection[Any]:
-        return db.open_client(self._dsn, "turbo client")
+        return db.open_client(self._dsn, "turbo client", self._lock_seconds)
+
+    @property
+    def backend_pid(self) -> int:
+        """Of the server's process, as pg_blocking_pids takes it."""
+        return self._connection.info.backend_pid
 
     def __enter__(self) -> "Client":
         return self

@@ -69,6 +69,8 @@ CLIENT_SETTINGS = (
 """For a client's session. Its time limits are the caller's own business. Behind a pooler (the last column is null) a backend is
 shared with other clients of the role, so what the pooler does not keep apart is not set."""
 
+_CLIENT_LOCK_TIMEOUT = f"select case when {_OWN} then pg_catalog.set_config('lock_timeout', %s, false) end"
+
 Connection = AsyncConnection[TupleRow]
 
 T = TypeVar("T")
@@ -92,7 +94,7 @@ def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
     return {**wanted, **{k: v for k, v in given.items() if v is not None}, "client_encoding": "UTF8"}
 
 
-def open_client(dsn: str, application_name: str) -> "psycopg.Connection[TupleRow]":
+def open_client(dsn: str, application_name: str, lock_seconds: float | None = None) -> "psycopg.Connection[TupleRow]":
     """An autocommit session for a client: with the primary, or, where no host takes writes, with a server that can be
     read. Raises psycopg.OperationalError when the database is away, psycopg.ProgrammingError for an unreadable DSN."""
     arguments = connect_arguments(dsn, application_name)
@@ -105,6 +107,9 @@ def open_client(dsn: str, application_name: str) -> "psycopg.Connection[TupleRow
     try:
         row = connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False).fetchone() or ((), None)
         search_path.settle(connection, row[0], shared=row[-1] is None)
+        if lock_seconds is not None:
+            own = [connection.info.backend_pid, f"{lock_seconds * 1000:.0f}"]
+            connection.execute(_CLIENT_LOCK_TIMEOUT, own, prepare=False)
     except BaseException:
         connection.close()
         raise

@@ -44,7 +44,9 @@ def _delivered(session: Session) -> Finding:
                 "point the DSN at PostgreSQL itself, or at a pool in session mode (PgBouncer: pool_mode = session)",
             )
     if (share := session.rows("notify_queue")[0]["share"]) > CROWDED:
-        return fail(f"nothing is sent: the server's notification queue is {share:.0%} full", "see the check `notify queue`")
+        return fail(
+            f"nothing is sent: the server's notification queue is {share:.0%} full", "see the check `notify queue`"
+        )
     channel, token = f"turbo_doctor_{secrets.token_hex(6)}", secrets.token_hex(8)
     with session.another() as listening:
         listening.execute(compose.SQL("listen {}").format(compose.Identifier(channel)))

@@ -120,7 +120,9 @@ def _notify_queue(session: Session) -> Finding:
     do = "a session that listens in an open transaction keeps it from being emptied; end it: SELECT pg_terminate_backend(pid). "
     do += f"The oldest open transactions: {'; '.join(sessions)}" if sessions else "This role sees no open transaction"
     if not session.facts["sees_all"]:
-        do += "; those of other roles are hidden (grant pg_read_all_stats), but the server's log names the session's pid"
+        do += (
+            "; those of other roles are hidden (grant pg_read_all_stats), but the server's log names the session's pid"
+        )
     what = f"{share:.0%} full; above 50% inserts wake no worker, and workers poll every second"
     return fail(what, do) if share >= QUEUE_FAIL else warn(what, do)
 

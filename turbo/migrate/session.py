@@ -137,7 +137,8 @@ def exclusive(connection: Connection, dsn: str, *, wait_seconds: float, report: 
         if now >= deadline:
             raise MigrationError(
                 f"another turbo migrate is still running after {wait_seconds:g} s: {_holder(connection)}; "
-                "wait for it, or end it and run turbo migrate again"
+                "wait for it, or end it and run turbo migrate again (any login can hold this lock: if that session is not a "
+                "migration, nothing is lost by ending it)"
             )
         if now >= remind_at:
             report(f"waiting for another turbo migrate: {_holder(connection)}")
@@ -160,7 +161,8 @@ def _holder(connection: Connection) -> str:
     if row is None:
         return "it has just ended"
     pid, user, application, host, seconds = row
-    return f"pid {pid} ({application or 'no application_name'}, user {user}, at {host or 'a socket'}, for {seconds} s)"
+    what = f"{application or 'no application_name'}, user {user}, at {host or 'a socket'}, for {seconds} s"
+    return f"pid {pid} ({what}); to end it: select pg_terminate_backend({pid})"
 
 
 def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:

@@ -171,7 +171,9 @@ class Feed(AsyncClient):
     def _fleet(self) -> Steps[None]:
         seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)
         workers = [WorkerLine(**row) for row in (yield Query("status/workers")).rows]
-        queues = [QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED, "limit": QUEUES_LISTED})).rows]
+        queues = [
+            QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED, "limit": QUEUES_LISTED})).rows
+        ]
         accounts = [AccountLine(**row) for row in (yield Query("status/accounts")).rows]
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
         self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)

@@ -121,9 +121,9 @@ def worker_row(w: WorkerLine) -> ScreenRow:
 def queue_row(q: QueueLine) -> ScreenRow:
     state = "paused" if q.paused else "open" if q.workers else "unserved"
     return ScreenRow(
-        q.queue,
+        q.shown,
         (
-            q.queue, state, count(q.pending), str(q.running), count(q.scheduled), timestamps.duration(q.oldest_seconds),
+            q.shown, state, count(q.pending), str(q.running), count(q.scheduled), timestamps.duration(q.oldest_seconds),
             str(q.workers),
         ),
     )  # fmt: skip
@@ -242,7 +242,7 @@ def _queue(q: QueueLine) -> str:
     if q.pending:
         parts.append(f"{count(q.pending)} wait {timestamps.duration(q.oldest_seconds)}")
     parts += ["paused"] if q.paused else ["unserved"] if not q.workers else []
-    return f"{q.queue} {', '.join(parts) or 'empty'}"
+    return f"{q.shown} {', '.join(parts) or 'empty'}"
 
 
 def count(tasks: int) -> str:

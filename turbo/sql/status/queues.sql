@@ -1,6 +1,7 @@
 -- Status: unfinished tasks by queue, from the partial indexes alone (finished tasks are in none of them), with pauses and
 -- live workers. At most `limit` rows: served and paused queues first, then those with the most tasks; the others are one row more,
--- without a name: whoever inserts may invent queues. oldest_seconds: since the oldest pending task became runnable. stuck: stops requested over a minute ago.
+-- without a name: whoever inserts may invent queues. oldest_seconds: since the oldest pending task became runnable. stuck: stops
+-- requested over a minute ago.
 with live as (
   select t.queue, count(*) filter (where t.status = 'pending') as pending,
          count(*) filter (where t.status = 'scheduled') as scheduled,

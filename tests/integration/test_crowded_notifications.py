@@ -3,7 +3,6 @@
 The queue has 64 pages, the smallest that PostgreSQL 17 and later allow; before them it holds 8 GB.
 """
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 

@@ -1,8 +1,9 @@
 """What any login can hold or fill holds up nobody else: advisory locks, open transactions, invented queues, moments."""
 
-import subprocess
 import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -90,7 +91,7 @@ def test_submit_names_the_transaction_that_has_inserted_its_id(dsn: str, db: psy
         code += (
             "from turbo.cli.main import main; import sys; sys.argv = ['turbo', 'submit', 'x', '--id', 'same']; main()"
         )
-        python = [str(os.path.join(os.path.dirname(TURBO), "python")), "-c", code]
+        python = [str(Path(TURBO).parent / "python"), "-c", code]
         done = subprocess.run(python, env={**os.environ, "TURBO_DSN": mine}, capture_output=True, text=True, timeout=60)
         assert done.returncode == 1
         assert "another transaction that is not finished has inserted this id" in done.stderr

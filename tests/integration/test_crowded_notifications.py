@@ -45,9 +45,11 @@ def filled(dsn: str) -> Iterator[psycopg.Connection]:
             for _ in range(100):
                 db.execute("select pg_notify('anything', repeat('x', 7000) || i) from generate_series(1, 20) i")
         assert db.execute(USAGE).fetchone()[0] > 0.9
-        with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+        with contextlib.suppress(psycopg.errors.ProgramLimitExceeded):
             for _ in range(10):
                 db.execute("select pg_notify('anything', repeat('x', 7900))")
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded):
+            db.execute("select pg_notify('anything', repeat('x', 7900))")
         yield listener
 
 

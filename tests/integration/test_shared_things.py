@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.logins import login, user
 from tests.support.prefork import TURBO
+from tests.support.rig import Rig
 from tests.support.steps import claim_one, ended, registered
 from turbo import Client
 from turbo.client.fleet_status import QUEUES_LISTED
@@ -53,6 +54,11 @@ async def test_batches_that_meet_keys_in_two_orders_do_not_wait(dsn: str, db: ps
                 db.execute(INSERT, [name, key, priority])
             second.execute("set lock_timeout = '2s'")
             assert sorted(r[0] for r in second.execute(statement("tasks/claim"), CLAIM)) == ["b2", "plain"]
+            with second.transaction(force_rollback=True):  # the control: a claim that does not look waits for the first
+                second.execute("create or replace function turbo_take_key(key text) returns boolean return true")
+                second.execute("set local lock_timeout = '100ms'")
+                with pytest.raises(psycopg.errors.LockNotAvailable), second.transaction():
+                    second.execute(statement("tasks/claim"), CLAIM)
             first.rollback()
             assert [r[0] for r in second.execute(statement("tasks/claim"), CLAIM | {"n": 1})] == ["a1"]
 
@@ -165,3 +171,17 @@ def test_migrate_names_the_session_that_holds_its_lock(dsn: str, db: psycopg.Con
         assert f"user {user(anybody)}" in str(refused.value)
         assert f"select pg_terminate_backend({pid})" in str(refused.value)
     assert migrate(dsn).applied, "the migration is repeatable"
+
+
+async def test_rescuer_promotes_for_queues_it_does_not_serve(dsn: str, db: psycopg.Connection) -> None:
+    """Their own workers do not know when what it rescued is due."""
+    async with Rig(dsn) as rig:
+        db.execute("set session_replication_role = replica")
+        for queue in ("rescued", "strange"):
+            db.execute(
+                "insert into agent_tasks (task_description, queue, status) values ('x', %s, 'scheduled')", [queue]
+            )
+        assert (await rig.poller.poll()).due == 0
+        rig.poller.promote_also({"rescued", "default"})
+        assert (await rig.poller.poll()).due == 1
+        assert db.execute("select queue from agent_tasks where status = 'pending'").fetchall() == [("rescued",)]

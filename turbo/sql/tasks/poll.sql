@@ -1,6 +1,6 @@
--- The polled fallback of every notification, in one statement: promotes what is due in these queues, and reads what changed. Run by the
--- claimer's rechecks, by its timer for the next due row, and every poll_seconds on the LISTEN connection itself, as proof
--- that the connection is alive.
+-- The polled fallback of every notification, in one statement: promotes what is due in these queues, and reads what changed.
+-- Run by the claimer's rechecks, by its timer for the next due row, and every poll_seconds on the LISTEN connection itself,
+-- as proof that the connection is alive.
 -- A thousand rows at most, the same number of each queue: a queue with a million due rows delays no other, and what is due
 -- in a queue that nobody serves stays as it is. due: rows promoted; the trigger wakes their queues. next_in: seconds to the next
 -- scheduled row of these queues, 0 if more may be due now, or null.

@@ -153,7 +153,7 @@ def measures(connection: psycopg.Connection[tuple[object, ...]]) -> list[Measure
     finish = {"worker": RUNNER, "infra_cap": 5}
     claims = prepare(connection, "claims", statement("tasks/claim"), **claim, queue="claim-1-0", n=1)
     finishes = prepare(connection, "finishes", statement("tasks/finish"), **finish, results=_results(range(1)))
-    polls = prepare(connection, "polls", statement("tasks/poll"), **poll)
+    polls = prepare(connection, "polls", statement("tasks/poll_one"), **poll)
     makes_due = prepare(connection, "makes_due", MAKE_DUE, ids=_ids("due", range(1)))
 
     def claim_of(rows: int) -> Measure:

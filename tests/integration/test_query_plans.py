@@ -46,11 +46,12 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
         4 * 10,
     ),
     "tasks/poll": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
+    "tasks/poll_one": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
     "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
     "tasks/rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }
 # Around a refused row: one is left out, or nothing but a few is taken.
-for _name in ("tasks/claim", "tasks/poll", "tasks/rescue"):
+for _name in ("tasks/claim", "tasks/poll", "tasks/poll_one", "tasks/rescue"):
     _parameters, _limit = STATEMENTS[_name]
     STATEMENTS[f"{_name} aside"] = ({**_parameters, "aside": ["pending10", "running51"]}, _limit)
     STATEMENTS[f"{_name} only"] = ({**_parameters, "only": [f"pending{n}0" for n in range(10, 20)]}, _limit)

@@ -27,6 +27,9 @@ DEFAULT_TIMEOUT_SECONDS = 300
 MAX_TIMEOUT_SECONDS = 30 * 86_400
 KEY_RACE_ATTEMPTS = 20
 
+MOST_DUE = 1000
+"""Rows that a poll promotes, as in tasks/poll.sql."""
+
 REFUSED_BATCH = 100
 """Rows that a claim looks at, after the database refused one of those it would have taken."""
 
@@ -183,7 +186,7 @@ class ClaimStore(Store):
             return await _poll(connection, {**parameters, **_ids(variant, ids)}, variant)
 
         async def which(aside: Sequence[str]) -> list[Ref]:
-            found = await rows(connection, "tasks/poll", {**parameters, "aside": list(aside)}, "which")
+            found = await rows(connection, _poll_name(parameters), {**parameters, "aside": list(aside)}, "which")
             return [(task_id, token) for task_id, token in found]
 
         async def fail(ref: Ref, error: str, audit: bool) -> bool:
@@ -257,13 +260,23 @@ def _ids(variant: Variant | None, ids: Sequence[str]) -> dict[str, object]:
 
 async def _poll(connection: Connection, parameters: Mapping[str, object], variant: Variant | None) -> PollResult:
     asked_at = time.monotonic()
-    (row,) = await rows(connection, "tasks/poll", parameters, variant)
+    (row,) = await rows(connection, _poll_name(parameters), parameters, variant)
     due, next_in, runnable, stop, accounts, ended_below, begun_below, _ = row
     breakers = tuple(
         AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])
         for a in accounts or ()
     )
+    queues = parameters["queues"]
+    assert isinstance(queues, list)
+    if due >= max(1, MOST_DUE // max(1, len(queues))):
+        next_in = 0.0  # more may be due now
     return PollResult(due, next_in, tuple(runnable), tuple(stop), breakers, asked_at, ended_below, begun_below)
+
+
+def _poll_name(parameters: Mapping[str, object]) -> str:
+    queues = parameters["queues"]
+    assert isinstance(queues, list)
+    return "tasks/poll_one" if len(queues) == 1 else "tasks/poll"
 
 
 def _claim_order(task: Task) -> tuple[int, float]:

@@ -3,7 +3,7 @@
 -- as proof that the connection is alive.
 -- A thousand rows at most, the same number of each queue: a queue with a million due rows delays no other, and what is due
 -- in a queue that nobody serves stays as it is. due: rows promoted; the trigger wakes their queues. next_in: seconds to the next
--- scheduled row of these queues, 0 if more may be due now, or null.
+-- scheduled row of these queues, or null. tasks/poll_one.sql is the same for one queue, at less cost: change both.
 -- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
 -- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
 -- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe). A row changed in
@@ -37,14 +37,13 @@ with due as materialized (
 )
 select (select count(*) from promoted) as due,
        -- the first row, not min(): a plan made while the table was small reads every scheduled row for min(), and stays
-       case when (select count(*) from due) >= greatest(1, 1000 / greatest(1, cardinality(%(queues)s::text[]))) then 0
-            else (select extract(epoch from min(n.run_after) - statement_timestamp())::float8
-                    from unnest(%(queues)s::text[]) q(queue)
-                   cross join lateral (
-                     select t.run_after from public.agent_tasks t
-                      where t.status = 'scheduled' and t.queue = q.queue
-                        and t.run_after > statement_timestamp() and t.run_after < 'infinity'
-                      order by t.run_after limit 1) n) end as next_in,
+       (select extract(epoch from min(n.run_after) - statement_timestamp())::float8
+          from unnest(%(queues)s::text[]) q(queue)
+         cross join lateral (
+           select t.run_after from public.agent_tasks t
+            where t.status = 'scheduled' and t.queue = q.queue
+              and t.run_after > statement_timestamp() and t.run_after < 'infinity'
+            order by t.run_after limit 1) n) as next_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)

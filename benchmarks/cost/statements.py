@@ -149,7 +149,7 @@ def prepare(connection: psycopg.Connection[tuple[object, ...]], name: str, text:
 def measures(connection: psycopg.Connection[tuple[object, ...]]) -> list[Measure]:
     """All of them, for the filled database of `connection`."""
     claim = {"worker": WORKER, "may_idle": True, "only_types": None, "skip_types": None}
-    poll = {"worker": WORKER, "queues": ["due"], "accounts": [], "host": "here"}
+    poll = {"worker": WORKER, "queue": "due", "queues": ["due"], "accounts": [], "host": "here"}
     finish = {"worker": RUNNER, "infra_cap": 5}
     claims = prepare(connection, "claims", statement("tasks/claim"), **claim, queue="claim-1-0", n=1)
     finishes = prepare(connection, "finishes", statement("tasks/finish"), **finish, results=_results(range(1)))

@@ -177,6 +177,8 @@ class ClaimStore(Store):
             "accounts": self._accounts,
             "host": self._host,
         }
+        if len(queues) == 1:
+            parameters["queue"] = queues[0]
         if connection is None:
             return await self._use(lambda own: self._poll(own, parameters))
         return await self._poll(connection, parameters)

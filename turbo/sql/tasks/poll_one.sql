@@ -1,7 +1,7 @@
 -- The poll of one queue: tasks/poll.sql, whose head explains it, without the steps over several queues. They would cost it 9 %.
 with due as materialized (
   select t.task_id from public.agent_tasks t
-   where t.status = 'scheduled' and t.queue = (%(queues)s::text[])[1] and t.run_after <= statement_timestamp()
+   where t.status = 'scheduled' and t.queue = %(queue)s and t.run_after <= statement_timestamp()
      --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
      --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
    order by t.run_after
@@ -23,7 +23,7 @@ with due as materialized (
 select (select count(*) from promoted) as due,
        -- the first row, not min(): a plan made while the table was small reads every scheduled row for min(), and stays
        (select extract(epoch from t.run_after - statement_timestamp())::float8 from public.agent_tasks t
-         where t.status = 'scheduled' and t.queue = (%(queues)s::text[])[1]
+         where t.status = 'scheduled' and t.queue = %(queue)s
            and t.run_after > statement_timestamp() and t.run_after < 'infinity'
          order by t.run_after limit 1) as next_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)

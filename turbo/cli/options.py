@@ -1,6 +1,7 @@
 """Options that several commands share, and the values they accept."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,11 +24,16 @@ def _kinds(incomplete: str) -> list[str]:
     return [k.value for k in FailureKind if k.value.startswith(incomplete)]
 
 
+HARMLESS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}", re.ASCII)
+"""Ids that mean nothing to a shell, and are no option. The scripts of zsh evaluate what is offered, those of bash split and
+expand it, and put it on the line without quotes."""
+
+
 def _ids(incomplete: str) -> list[str]:
-    """The newest task ids with this prefix. Completion must never print an error."""
+    """The newest harmless task ids with this prefix, each whole. Completion must never print an error."""
     try:
         with connect(os.environ.get("TURBO_DSN")) as client:
-            return client.newest_ids(incomplete)
+            return [task_id for task_id in client.newest_ids(incomplete) if HARMLESS_ID.fullmatch(task_id)]
     except Exception:
         return []
 

@@ -153,7 +153,7 @@ def _by_filter(
     stopping = sum(task.status == TaskState.RUNNING for task in changed)
     more = f", {stopping} of them once their agents have stopped" if stopping else ""
     late = f"; {len(missed)} had changed meanwhile" if missed else ""
-    typer.echo(f"{'cancelled' if verb == 'cancel' else 'retried'} {len(changed)}{more}{late}")
+    output.echo(f"{'cancelled' if verb == 'cancel' else 'retried'} {len(changed)}{more}{late}")
 
 
 def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Change, *, as_json: bool) -> None:
@@ -175,7 +175,7 @@ def _by_id(client: "Client", given: Sequence[str], otherwise: str, change: Chang
     else:
         for task in changed:
             state = "its agent is being stopped" if task.status == TaskState.RUNNING else task.status
-            typer.echo(f"{output.visible(task.task_id)}: {state}")
+            output.echo(f"{task.task_id}: {state}")
         for task_id, why in refused.items():
             output.notice(f"{task_id}: {why}")
     if refused:

@@ -42,13 +42,13 @@ def check(
             output.notice(note)
         workers = sum(len(host.instances) for host in fleet.hosts)
         hosts = ", ".join(host.name for host in fleet.hosts)
-        typer.echo(f"{file}: valid: {output.many(workers, 'worker')} on {hosts}")
+        output.echo(f"{file}: valid: {output.many(workers, 'worker')} on {hosts}")
         return
     if env_file is not None:
         use_env_file(env_file)
     config = load_worker_config(file)
     queues = ", ".join(config.worker.queues)
-    typer.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
+    output.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
 
 
 @app.command()
@@ -63,7 +63,7 @@ def schema(kind: Annotated[Kind, typer.Argument()] = Kind.WORKER) -> None:
     from turbo.fleet.model import FleetConfig
 
     model = FleetConfig if kind is Kind.FLEET else WorkerConfig
-    typer.echo(json.dumps(model.model_json_schema(), indent=2))
+    output.echo_lines(json.dumps(model.model_json_schema(), indent=2))
 
 
 def _kind(file: Path) -> Kind:

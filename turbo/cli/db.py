@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from turbo.cli import output
+
 if TYPE_CHECKING:
     from turbo import embedded
 
@@ -33,9 +35,9 @@ def start(
     from turbo import embedded
 
     server = embedded.start(
-        data_dir or embedded.default_data_dir(), port=port, report=lambda line: typer.echo(line, err=True)
+        data_dir or embedded.default_data_dir(), port=port, report=lambda line: output.echo(line, err=True)
     )
-    typer.echo(server.dsn)
+    output.echo(server.dsn)
 
 
 @app.command()
@@ -56,10 +58,10 @@ def stop(
     chosen: Literal["fast", "immediate"] = "fast" if mode == "fast" else "immediate"
     server = embedded.running(data_dir or embedded.default_data_dir())
     if server is None:
-        typer.echo("not running")
+        output.echo("not running")
         return
     server.stop(chosen)
-    typer.echo("stopped")
+    output.echo("stopped")
 
 
 @app.command(
@@ -87,7 +89,7 @@ def url(data_dir: DataDir = None) -> None:
     Example:
       psql "$(turbo db url)"
     """
-    typer.echo(_running(data_dir).dsn)
+    output.echo(_running(data_dir).dsn)
 
 
 def _running(data_dir: Path | None) -> "embedded.Server":

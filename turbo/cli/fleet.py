@@ -54,11 +54,11 @@ def render(
     made = files.rendered(fleet, hosts)
     if out is None:
         for name, text in made.items():
-            typer.echo(f"==> {name} <==\n{text}")
+            output.echo_lines(f"==> {name} <==\n{text}")
         return
     written = files.write(made, out)
     for name in written:
-        typer.echo(f"{out / name}")
+        output.echo(f"{out / name}")
     output.notice(f"{len(made)} files, {len(written)} of them new or changed")
     for name in files.left_over(made, hosts, out):
         output.notice(f"{out / name} is no longer in {fleet.file}: delete it")
@@ -201,6 +201,6 @@ def _operator(file: Path | None, host: list[str] | None, dry_run: bool) -> "Oper
 
     _, hosts = _load(file, host)
     try:
-        return Operator(hosts, typer.echo, dry=dry_run)
+        return Operator(hosts, output.echo_lines, dry=dry_run)
     except LookupError as error:
         raise typer.BadParameter(str(error)) from None

@@ -3,8 +3,6 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-import typer
-
 from turbo import db
 from turbo.cli import output, timestamps
 from turbo.cli.output import Column
@@ -49,7 +47,7 @@ def show(report: "FleetReport", unreachable: "psycopg.Error | None", *, as_json:
         output.mark("warn", problem.what, problem.do)
     if not problems:
         output.mark("ok", "manager, agent_workers and /metrics agree")
-    typer.echo("")
+    output.echo()
     output.table(WORKERS, [_line(worker) for worker in report.workers])
     if report.others:
         names = ", ".join(f"{row.worker_id} on {row.host}" for row in report.others)

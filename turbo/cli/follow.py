@@ -64,7 +64,7 @@ def _line(tasks: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any
         )
     else:
         task = tasks[0]
-        text = f"{task.task_id}  {'being stopped' if task.stopping else task.status}"
+        text = f"{output.one_line(task.task_id)}  {'being stopped' if task.stopping else task.status}"
         if task.seconds is not None and not task.finished:
             text += (
                 f" in {timestamps.duration(-task.seconds)}"
@@ -72,7 +72,7 @@ def _line(tasks: "Sequence[TaskStatus]", ended: Counter[str], total: int) -> Any
                 else f" {timestamps.duration(task.seconds)}"
             )
         if task.assigned_worker_id:
-            text += f" on {task.assigned_worker_id}"
+            text += f" on {output.one_line(task.assigned_worker_id)}"
         if task.last_line:
             text += f"  {output.one_line(task.last_line)}"
     return Text(text if len(text) <= room else text[: room - 1] + "…")

@@ -72,7 +72,7 @@ def _show(run: "RunView", here: Path) -> None:
         _Log(file).copy()
     elif run.line is not None:
         _notice(run_log.only_progress(run))
-        typer.echo(run_log.progress_line(run))
+        output.echo(run_log.progress_line(run))
     else:
         _notice(f"{run.task_id} is {run.status}: {run_log.nothing(run)}")
         raise typer.Exit(1)
@@ -110,7 +110,7 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
                 last_notice = notice
             if run.line is not None and run_log.progress_line(run, clock=False) != last_line:
                 last_line = run_log.progress_line(run, clock=False)
-                typer.echo(run_log.progress_line(run))
+                output.echo(run_log.progress_line(run))
         until = time.monotonic() + ASK_SECONDS
         while True:
             if log is not None:
@@ -166,11 +166,11 @@ class _Log:
         """Print what was added since. A terminal gets it without control characters, a pipe gets it unchanged."""
         while chunk := self._file.read(CHUNK_BYTES):
             if sys.stdout.isatty():
-                sys.stdout.write(output.visible(self._decode(chunk), lines=True))
+                sys.stdout.write(self._decode(chunk))
             else:
                 sys.stdout.buffer.write(chunk)
         sys.stdout.flush()
 
 
 def _notice(text: str) -> None:
-    typer.echo(output.visible(text, lines=True), err=True)
+    output.echo_lines(output.indented(text, 4), err=True)

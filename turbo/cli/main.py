@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from turbo import __version__
-from turbo.cli.encoding import print_any_character
+from turbo.cli import output
+from turbo.cli.encoding import print_safely
 
 COMMANDS = {
     "db": ("turbo.cli.db", "app"),
@@ -56,7 +57,7 @@ UsageError: Any = typer.BadParameter.__base__
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"turbo {__version__}")
+        output.echo(f"turbo {__version__}")
         raise typer.Exit
 
 
@@ -106,7 +107,7 @@ def main() -> None:
     if sys.stdout is None:  # a wrapper closed it
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
-    print_any_character(stderr=asked != "worker")
+    print_safely(stand_ins_on_stderr=asked != "worker")
     if asked in MAY_BE_CUT_SHORT or asked.startswith("-") or "--help" in sys.argv:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     app = _build([asked] if asked in COMMANDS else list(COMMANDS))
@@ -147,13 +148,13 @@ def _wrong_usage(error: Any) -> int:
     context = getattr(error, "ctx", None)
     path = context.command_path if context is not None else "turbo"
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(error.format_message())
+        output.echo_lines(error.format_message())
     else:
         text = text.removeprefix("Invalid value: ").rstrip(".")
         for theirs, ours in PLAINER.items():
             text = text.replace(theirs, ours)
         text = text if text.startswith("-") else text[:1].lower() + text[1:]
-        print(f"{path}: {text} (see {path} --help)", file=sys.stderr)
+        output.notice(f"{path}: {text} (see {path} --help)")
     return 2
 
 
@@ -186,5 +187,6 @@ def _explain(error: Exception, command: str) -> int:
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"
-    print(f"turbo {command}: {scrub(text)}", file=sys.stderr)
+    # A configuration has a line for each problem. Further lines of any other text cannot pass for a line of turbo's.
+    output.echo_lines(f"turbo {command}: {output.indented(scrub(text), 0 if code == 2 else 4)}", err=True)
     return code

@@ -1,6 +1,5 @@
 """`turbo migrate`: bring the database to this turbo's schema, or show the plan for it."""
 
-import json
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from turbo import migrate as migrations
+from turbo.cli import output
 from turbo.cli.options import Dsn
 
 _DEFAULT = migrations.Patience()
@@ -60,65 +60,61 @@ def migrate(
         else:
             _apply(dsn or "", migrations.Patience(lock_timeout, attempts, wait), as_json, roles)
     except migrations.MigrationError as error:
-        typer.echo(f"turbo migrate: {error}", err=True)
+        output.echo_lines(f"turbo migrate: {output.indented(str(error), 4)}", err=True)
         raise typer.Exit(2 if isinstance(error, migrations.BadDsn) else 1) from None
 
 
 def _apply(dsn: str, patience: migrations.Patience, as_json: bool, roles: bool) -> None:
     def on_applied(migration: migrations.Applied) -> None:
         if not as_json:
-            typer.echo(f"{migration.label}  {migration.seconds * 1000:.0f} ms")
+            output.echo(f"{migration.label}  {migration.seconds * 1000:.0f} ms")
             sys.stdout.flush()
 
     def report_progress(line: str) -> None:
-        typer.echo(line, err=True)
+        output.echo(line, err=True)
 
     report = migrations.migrate(dsn, patience=patience, report=report_progress, on_applied=on_applied)
     granted = migrations.grant_roles(dsn, lock_timeout=patience.lock_timeout) if roles else None
     if as_json:
-        typer.echo(json.dumps(asdict(report) | ({"roles": asdict(granted)} if granted else {})))
+        output.print_json(asdict(report) | ({"roles": asdict(granted)} if granted else {}))
     elif report.applied:
-        typer.echo(f"{report.database} is at version {report.version}, the latest")
+        output.echo(f"{report.database} is at version {report.version}, the latest")
     else:
-        typer.echo(f"nothing to do: {migrations.explain_schema(report.version, report.latest)}")
+        output.echo(f"nothing to do: {migrations.explain_schema(report.version, report.latest)}")
     if granted and not as_json:
         made = f" ({', '.join(granted.created)} created)" if granted.created else ""
-        typer.echo(f"roles {', '.join(migrations.ROLES)} have their privileges{made}")
+        output.echo(f"roles {', '.join(migrations.ROLES)} have their privileges{made}")
         for note in granted.notes:
-            typer.echo(f"note: {note}", err=True)
+            output.notice(f"note: {note}")
 
 
 def _show_check(state: migrations.Plan, as_json: bool) -> int:
     behind = state.version < state.latest
     if as_json:
-        typer.echo(
-            json.dumps(
-                {"database": state.database, "version": state.version, "latest": state.latest, "behind": behind},
-            )
+        output.print_json(
+            {"database": state.database, "version": state.version, "latest": state.latest, "behind": behind}
         )
     else:
-        typer.echo(migrations.explain_schema(state.version, state.latest))
+        output.echo(migrations.explain_schema(state.version, state.latest))
     return 1 if behind else 0
 
 
 def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
     if as_json:
-        typer.echo(
-            json.dumps(_plan_document(planned) | ({"roles": migrations.roles_sql()} if roles else {}), default=str)
-        )
+        output.print_json(_plan_document(planned) | ({"roles": migrations.roles_sql()} if roles else {}))
         return
     if not planned.pending:
         nothing = f"nothing to do: {migrations.explain_schema(planned.version, planned.latest)}"
-        typer.echo(f"-- {nothing}" if roles else nothing)
+        output.echo(f"-- {nothing}" if roles else nothing)
     else:
-        typer.echo(
-            f"-- {planned.database}: from version {planned.version} to {planned.latest}. Nothing has been changed."
+        output.echo(
+            f"-- {_flat(planned.database)}: from version {planned.version} to {planned.latest}. Nothing has been changed."
         )
         if planned.tables:
             _show_existing(planned)
         _show_statements(planned)
     if roles:
-        typer.echo(f"\n-- ══ roles ══\n{migrations.roles_sql().rstrip()}")
+        output.echo_lines(f"\n-- ══ roles ══\n{migrations.roles_sql().rstrip()}")
 
 
 def _show_existing(planned: migrations.Plan) -> None:
@@ -128,31 +124,33 @@ def _show_existing(planned: migrations.Plan) -> None:
             rows = f"{sum(number for _, number in counted)} rows"
         else:
             rows = "rows never counted" if table.rows < 0 else f"about {table.rows} rows"
-        typer.echo(f"--\n-- {table.name}: {rows}, {table.size / 2**20:.1f} MB, owner {table.owner}")
+        output.echo_lines(f"--\n-- {table.name}: {rows}, {table.size / 2**20:.1f} MB, owner {_flat(table.owner)}")
         for column in table.columns:
             default = table.defaults.get(column.name) or ("identity" if column.identity else None)
             parts = [column.type, "not null" if column.required else "", f"default {default}" if default else ""]
-            typer.echo(_comment(f"  {column.name:24}{' '.join(part for part in parts if part)}"))
+            output.echo(_comment(f"  {column.name:24}{' '.join(part for part in parts if part)}"))
         for check in table.checks:
-            typer.echo(_comment(f"  check {check.name}: {check.expression}"))
-    typer.echo("--")
+            output.echo(_comment(f"  check {check.name}: {check.expression}"))
+    output.echo("--")
     for finding in planned.findings:
-        typer.echo(_comment(f"{finding.level}: {finding.what}") + (f"\n--   {_flat(finding.do)}" if finding.do else ""))
+        output.echo_lines(
+            _comment(f"{finding.level}: {finding.what}") + (f"\n--   {_flat(finding.do)}" if finding.do else "")
+        )
     for blocker in planned.in_the_way:
-        typer.echo(_comment(f"in the way now: {blocker}"))
+        output.echo(_comment(f"in the way now: {blocker}"))
 
 
 def _show_statements(planned: migrations.Plan) -> None:
     if planned.refused:
-        typer.echo("--\n-- Refused. These statements will run once the reasons above are resolved.")
+        output.echo_lines("--\n-- Refused. These statements will run once the reasons above are resolved.")
     label = ""
     for planned_statement in planned.statements:
         if planned_statement.label != label:
-            typer.echo(f"\n-- ══ {planned_statement.label} ══")
+            output.echo_lines(f"\n-- ══ {planned_statement.label} ══")
             label = planned_statement.label
         how = "in a transaction" if planned_statement.in_transaction else "outside a transaction"
         note = f" ({planned_statement.note})" if planned_statement.note else ""
-        typer.echo(f"\n-- {how}; {planned_statement.lock}{note}\n{planned_statement.sql.rstrip()}")
+        output.echo_lines(f"\n-- {how}; {planned_statement.lock}{note}\n{planned_statement.sql.rstrip()}")
 
 
 def _comment(text: str) -> str:
@@ -160,7 +158,8 @@ def _comment(text: str) -> str:
 
 
 def _flat(text: str) -> str:
-    return " ".join(text.split()) if "\n" in text else text.strip()
+    """One line: what follows a line end would be SQL, and no comment."""
+    return output.visible(" ".join(text.split()) if "\n" in text else text.strip())
 
 
 def _plan_document(planned: migrations.Plan) -> dict[str, object]:

@@ -1,24 +1,26 @@
 """What commands print: tables and colour at a terminal, plain and untruncated text in a pipe, JSON on request.
 
 Results go to standard output, everything else to standard error. NO_COLOR and COLUMNS are honoured (by rich). Text from a
-row or an agent is shown without its control characters, which could otherwise control the terminal.
+row or an agent never steers the terminal (turbo.domain.visible), and never looks like another field: it has one line, or
+its further lines are indented.
 """
 
-import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-import typer
-
-from turbo.cli.encoding import is_unicode
+from turbo.cli.encoding import VisibleStream, is_unicode
+from turbo.domain.visible import visible, visible_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
     from rich.text import Text
+
+__all__ = ["console", "echo", "notice", "one_line", "print_json", "table", "visible", "visible_json"]
 
 STYLES = {
     "running": "yellow", "completed": "green", "failed": "red", "cancelled": "bright_black", "pending": "cyan",
@@ -50,44 +52,69 @@ def at_terminal() -> bool:
 @cache
 def console(*, stderr: bool = False) -> "Console":
     from rich.console import Console
+    from rich.segment import Segment
 
     class Printer(Console):
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError  # main handles it as everywhere else; rich would exit 1
 
-    return Printer(stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+        def render(self, renderable: "RenderableType", options: "ConsoleOptions | None" = None) -> "Iterable[Segment]":
+            """What rich is about to style. Its escapes are in control segments, or come later, from the styles."""
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(visible(segment.text, lines=True), segment.style)
+
+    stream = sys.stderr if stderr else sys.stdout
+    file = stream.escapes if isinstance(stream, VisibleStream) else None
+    return Printer(file=file, stderr=stderr, highlight=False, soft_wrap=True, emoji=False, markup=False)
+
+
+def echo(text: str = "", *, err: bool = False) -> None:
+    """One line."""
+    echo_lines(visible(text), err=err)
+
+
+def echo_lines(text: str, *, err: bool = False) -> None:
+    """Lines, at once; no text of a row begins one. `print` and `typer.echo` are not used: see turbo.cli.encoding."""
+    stream = sys.stderr if err else sys.stdout
+    if stream is not None:  # a wrapper closed it
+        stream.write(f"{text}\n")
+        stream.flush()
 
 
 def print_json(value: object) -> None:
     """One document; indented at a terminal, and escaped where the encoding is not Unicode."""
-    escaped = not is_unicode(sys.stdout)
-    typer.echo(json.dumps(value, default=str, ensure_ascii=escaped, indent=2 if at_terminal() else None))
+    echo_lines(visible_json(value, ascii_only=not is_unicode(sys.stdout), indent=2 if at_terminal() else None))
 
 
-def print_lines(lines: Sequence[str]) -> None:
-    """For work that continues when the reader of the pipe has gone."""
+def print_unchanged(text: str) -> None:
+    """An agent's result. At a terminal it is made visible; a pipe gets it as it is, as it gets a log or a diff."""
+    stream = sys.stdout
+    to = stream.escapes if isinstance(stream, VisibleStream) and not at_terminal() else stream
+    to.write(f"{text}\n")
+    stream.flush()
+
+
+def print_ids(task_ids: Sequence[str]) -> None:
+    """One a line, for work that continues when the reader of the pipe has gone."""
     try:
-        typer.echo("\n".join(lines))
+        echo_lines("\n".join(map(visible, task_ids)))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def notice(text: str) -> None:
     """A line on standard error, beside the result."""
-    typer.echo(visible(text), err=True)
-
-
-def visible(text: str, *, lines: bool = False) -> str:
-    """`text` with its control characters escaped; `lines` keeps newlines and tabs."""
-    if text.isprintable():
-        return text
-    kept = "\n\t" if lines else ""
-    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+    echo(text, err=True)
 
 
 def one_line(value: object) -> str:
-    """White space collapsed, control characters escaped."""
+    """White space collapsed, and the rest visible."""
     return visible(" ".join(str(value).split()))
+
+
+def indented(text: str, by: int) -> str:
+    """`text` with its lines, the second and all others indented: none of them begins where a line of turbo's does."""
+    return visible(text.replace("\r\n", "\n"), lines=True).replace("\n", "\n" + " " * by)
 
 
 def styled(text: str, style: str = "") -> "Text":
@@ -110,7 +137,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]], indent: i
             cell.rjust(width) if column.right else cell.ljust(width)
             for cell, width, column in zip(row, widths, columns, strict=True)
         ]
-        typer.echo(" " * indent + (" " * GAP).join(padded).rstrip())
+        echo(" " * indent + (" " * GAP).join(padded).rstrip())
 
 
 def _fitted(columns: Sequence[Column], cells: Sequence[Sequence[str]], indent: int) -> Any:
@@ -159,18 +186,26 @@ def _least(column: Column, natural: int) -> int:
 
 
 def pairs(values: Mapping[str, object], width: int = 17) -> None:
-    """`name value` lines, for the values that are set. Further lines of a value are indented."""
+    """`name value` lines, for the values that are set. Further lines of a value are indented: they cannot pass for a name."""
     for name, value in values.items():
         if value is None:
             continue
-        text = json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else str(value)
-        text = visible(text, lines=True).replace("\n", "\n" + " " * width) if at_terminal() else text
+        text = visible_json(value) if isinstance(value, dict | list) else str(value)
         if at_terminal():
-            line = styled(f"{name:{width}}", "bold")
-            line.append_text(styled(text))
-            console().print(line)
+            _print_pair(name, text, width)
         else:
-            typer.echo(f"{name:{width}}{text}")
+            echo_lines(f"{name:{width}}{indented(text, width)}")
+
+
+def _print_pair(name: str, text: str, width: int) -> None:
+    """Wrapped here: the terminal would go on at the left edge, where the names are."""
+    from rich.table import Table
+
+    shown = Table.grid(padding=0)
+    shown.add_column(width=width, no_wrap=True)
+    shown.add_column(overflow="fold")
+    shown.add_row(styled(name, "bold"), styled(indented(text, 0).expandtabs()))
+    console().print(shown, soft_wrap=False)
 
 
 def many(count: int, what: str) -> str:
@@ -183,7 +218,7 @@ def heading(text: str) -> None:
     if at_terminal():
         console().print(styled(text, "bold"), soft_wrap=False)
     else:
-        typer.echo(text)
+        echo(text)
 
 
 MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "skip": "-"}
@@ -192,9 +227,10 @@ MARKS = {"ok": "✓", "warn": "!", "fail": "✗", "skip": "-"}
 def mark(level: str, what: str, do: str = "", name: str = "", width: int = 0) -> None:
     """One finding: `warn  name  what → do`. One line in a pipe, wrapped at a terminal."""
     text = one_line(what) + (f" → {one_line(do)}" if do else "")
+    name = one_line(name)
     label = f"{name:{width}}  " if name else ""
     if not at_terminal():
-        typer.echo(f"{level:4}  {label}{text}")
+        echo(f"{level:4}  {label}{text}")
         return
     from rich.table import Table
 

@@ -66,9 +66,9 @@ def _change(
     if as_json:
         output.print_json({what: name, "paused": pausing, "changed": changed})
     elif changed:
-        typer.echo(f"{'paused' if pausing else 'resumed'} {what} {name}")
+        output.echo(f"{'paused' if pausing else 'resumed'} {what} {name}")
     else:
-        typer.echo(f"{what} {name} was {'already paused' if pausing else 'not paused'}")
+        output.echo(f"{what} {name} was {'already paused' if pausing else 'not paused'}")
     if not known:
         output.notice(
             f"no live worker {'serves' if what == 'queue' else 'uses'} {what} {name}; check the name with turbo status"

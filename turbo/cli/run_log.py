@@ -63,7 +63,7 @@ def nothing(run: "RunView") -> str:
 def progress_line(run: "RunView", *, clock: bool = True) -> str:
     tokens = f"  ({run.input_tokens:,} tokens in, {run.output_tokens:,} out)" if run.input_tokens else ""
     now = f"{datetime.now():%H:%M:%S}  " if clock else ""
-    return f"{now}{output.visible(run.line or '', lines=True)}{tokens}"
+    return f"{now}{output.visible(run.line or '')}{tokens}"
 
 
 def ending(run: "RunView") -> str:

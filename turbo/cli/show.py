@@ -4,8 +4,6 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
@@ -138,7 +136,8 @@ def _usage(data: dict[str, Any]) -> str | None:
 
 
 def _timeline(task: "TaskRow", trail: "list[Action]") -> None:
-    typer.echo("\naudit trail")
+    output.echo()
+    output.heading("audit trail")
     rows: list[tuple[str, ...]] = [(timestamps.local_time(task.created_at, millis=True), "", "created", "", "", "")]
     before = task.created_at
     for action in trail:
@@ -168,6 +167,12 @@ def _detail(detail: Any) -> str:
     if not isinstance(detail, dict):
         return "" if detail is None else json.dumps(detail, ensure_ascii=False)
     if isinstance(workspace := detail.get("workspace"), dict):
-        detail = {**detail, "workspace": f"({_changed(workspace)})"}
+        detail = {**detail, "workspace": _changed(workspace)}
     ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
-    return " ".join(f"{k}={v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)}" for k, v in ordered)
+    return " ".join(f"{_plain(k)}={_plain(v)}" for k, v in ordered)
+
+
+def _plain(value: object) -> str:
+    """As it is if it is one word, else as JSON: no value can contain what looks like another name and its value."""
+    one_word = isinstance(value, str) and not any(c.isspace() or c in '="' for c in value)
+    return str(value) if one_word else json.dumps(value, ensure_ascii=False)

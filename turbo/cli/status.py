@@ -95,7 +95,7 @@ def status(
 
 
 def _head(text: str) -> None:
-    typer.echo("")
+    output.echo()
     output.heading(text)
 
 
@@ -118,7 +118,7 @@ def _workers(now: "FleetStatus", all_of_them: bool) -> None:
     )
     if len(live) > hosts:
         output.table(HOSTS, [_host(host, list(group)) for host, group in groupby(now.workers, lambda w: w.host)])
-        typer.echo("")
+        output.echo()
     shown = now.workers
     if not all_of_them and output.at_terminal() and len(shown) > WORKERS_SHOWN:
         shown = [w for w in shown if not w.live or w.state != WorkerState.UP]
@@ -203,7 +203,7 @@ def _finished(now: "FleetStatus") -> None:
     output.table(FINISHED, rows)
     if len(rows) > 1 and now.success_rate is not None:
         cost = _dollars(sum(f.cost_usd for f in now.finished))
-        typer.echo(f"total: {now.success_rate:.0%} success{f', {cost}' if cost else ''}")
+        output.echo(f"total: {now.success_rate:.0%} success{f', {cost}' if cost else ''}")
 
 
 def _dollars(amount: float) -> str:

@@ -149,7 +149,7 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
             output.notice(f"this idempotency key already has a task: {task_id}")
         if not wait:
             try:
-                output.print_json({"task_id": task_id, "created": created}) if as_json else typer.echo(task_id)
+                output.print_json({"task_id": task_id, "created": created}) if as_json else output.print_ids([task_id])
                 sys.stdout.flush()
             except BrokenPipeError:
                 raise
@@ -200,7 +200,7 @@ def _print_result(task: Any) -> None:
         if result is None:
             return
         text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-        typer.echo(output.visible(text, lines=True) if output.at_terminal() else text)
+        output.print_unchanged(text)
     else:
         kind = f" ({task.failure_kind})" if task.failure_kind else ""
         output.notice(f"{task.task_id}: {task.status}{kind}{f': {task.error_message}' if task.error_message else ''}")

@@ -61,7 +61,7 @@ def submit_many(
             for lines in _batches(source, reader, from_line, batch):
                 _insert(client, lines, sent, path)
                 if not as_json and not output.at_terminal():
-                    output.print_lines(sent.task_ids[-len(lines) :])
+                    output.print_ids(sent.task_ids[-len(lines) :])
                 advance(len(lines))
         existing = len(sent.task_ids) - sent.created
         if as_json and not wait:

@@ -79,7 +79,7 @@ def _print(frame: "Frame") -> None:
     names = words.worker_names(frame)
     width = output.console().width if output.at_terminal() else 200
     for line in (words.summary(frame), words.problem(frame), words.rates(frame, width)):
-        output.console().print(line, soft_wrap=True) if output.at_terminal() else typer.echo(line.plain)
+        output.console().print(line, soft_wrap=True) if output.at_terminal() else output.echo(line.plain)
     for title, columns, rows in (
         (
             words.title(frame, len(frame.tasks), ""),
@@ -91,6 +91,6 @@ def _print(frame: "Frame") -> None:
         ("Accounts", words.ACCOUNTS, [words.account_row(a) for a in frame.status.shown_accounts]),
     ):
         if rows:
-            typer.echo("")
+            output.echo()
             output.heading(title)
             output.table(columns, [row.cells for row in rows])

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from turbo.domain.states import FINAL
+from turbo.domain.visible import visible
 
 PREFIXES_SHOWN = 10
 
@@ -19,7 +20,7 @@ class AmbiguousTask(LookupError):
 
     def __init__(self, prefix: str, task_ids: Sequence[str]) -> None:
         self.task_ids = tuple(task_ids)
-        shown = ", ".join(self.task_ids[:PREFIXES_SHOWN])
+        shown = ", ".join(map(visible, self.task_ids[:PREFIXES_SHOWN]))
         more = ", …" if len(self.task_ids) > PREFIXES_SHOWN else ""
         super().__init__(f"{prefix!r} is a prefix of several ids: {shown}{more}")
 

@@ -1,8 +1,8 @@
 """Logging: one line per record, `time LEVEL message key=value …`, to stderr or to a file that this process rotates.
 
 The worker, task and attempt of a record are fields at its end (`extra={"task": …}`), so one grep follows a task. A
-task's text cannot forge a line, because newlines and other control characters are escaped. Passwords in connection
-strings are replaced with stars.
+task's text cannot forge a line, because newlines and other control characters are escaped; nor a field, because a quote
+inside quotes is escaped, and so is the `=` of `task=` in a message. Passwords in connection strings are replaced with stars.
 """
 
 import logging
@@ -11,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+from turbo.domain.visible import visible
 from turbo.observability.log_file import LogFile
 
 FIELDS = ("worker", "task", "attempt")
+_FIELD = re.compile(rf"({'|'.join(FIELDS)})=")
+_NEEDS_QUOTES = re.compile(r'[\s"=]')
 
 _URI_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
 _KEYWORD_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
@@ -25,12 +28,16 @@ def scrub(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A message: visible, and without anything that reads like a field."""
+    text = visible(text)
+    return _FIELD.sub(r"\1\\x3d", text) if "=" in text else text
 
 
 def _quoted(value: object) -> str:
-    text = _one_line(str(value))
-    return f'"{text}"' if not text or any(c in ' "=' for c in text) else text
+    text = visible(str(value))
+    if text and not _NEEDS_QUOTES.search(text):
+        return text
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 class LineFormatter(logging.Formatter):

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from turbo.domain.visible import visible
 from turbo.process.journal import Entry, Journal
 from turbo.process.tree import ProcessTree, end_tree
 
@@ -161,7 +162,9 @@ def main(arguments: list[str]) -> None:
     print(f"{now} the worker died without a goodbye; {len(ended)} of its programs were still running")
     for program in ended:
         entry = program.entry
-        print(f"{now} ended {entry.program or 'a program'} of task {entry.task_id}: pids {_list(program.pids)}")
+        print(
+            f"{now} ended {visible(entry.program) or 'a program'} of task {visible(entry.task_id)}: pids {_list(program.pids)}"
+        )
         if program.survivors:
             print(f"{now} still running after KILL: pids {_list(program.survivors)} (see their state in ps)")
 

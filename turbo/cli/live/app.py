@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import psycopg
+from rich.text import Text
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
+from textual.content import Content
 from textual.geometry import Size
 from textual.reactive import reactive
 from textual.widgets import Footer, Input, Static
@@ -27,7 +29,7 @@ from turbo.cli.live.dialogs import Confirm, Help
 from turbo.cli.live.feed import Feed, View
 from turbo.cli.live.log import LogScreen
 from turbo.cli.live.table import ScreenTable
-from turbo.cli.output import visible
+from turbo.cli.output import console, visible
 from turbo.client.models import Changed
 from turbo.domain.states import AccountState, TaskState
 from turbo.observability.log import scrub
@@ -35,6 +37,9 @@ from turbo.runtime.backoff import Backoff
 
 SILENT_SECONDS = 3.0
 """After this long without an answer, the screen shows how old it is."""
+
+ROOM_FOR_KEYS = 24
+"""Cells of a question that say which key is yes."""
 
 VIEWS = list(View)
 PANELS = ("tasks", "workers", "queues", "accounts")
@@ -85,6 +90,7 @@ class Top(App[None]):
     def __init__(self, feed: Feed, dsn: str, state_dir: Path, interval: float) -> None:
         """`feed` has its first frame already. `interval`: seconds between refreshes."""
         super().__init__(ansi_color=True)
+        self.error_console = console(stderr=True)  # for what it prints as it ends
         self._feed = feed
         self._where = db.describe(dsn)
         self._state_dir = state_dir
@@ -222,7 +228,7 @@ class Top(App[None]):
         large = screen.has_class("large")
         for number, name in enumerate(PANELS, 1):
             others = "" if large else "".join(f" · {n} {o}" for n, o in enumerate(PANELS, 1) if o != name)
-            tables[name].border_title = visible(f"{number} {titles[name]}{others}").replace("[", r"\[")
+            tables[name].border_title = Content(visible(f"{number} {titles[name]}{others}"))
 
     def _draw_head(self) -> None:
         screen = self.screen_stack[0]
@@ -241,7 +247,7 @@ class Top(App[None]):
         away.display = old
         if old:
             why = f"the database is away: {self._away}" if self._away else "the database does not answer"
-            away.update(visible(f"{silent:.0f} s old, trying again: {why}").replace("[", r"\["))
+            away.update(Content(visible(f"{silent:.0f} s old, trying again: {why}")))
 
     # ── keys ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -342,7 +348,9 @@ class Top(App[None]):
             if yes:
                 self.run_worker(work(), exclusive=False)
 
-        self.push_screen(Confirm(visible(question)), answered)
+        shown = Text(visible(question))
+        shown.truncate(self.size.width - ROOM_FOR_KEYS, overflow="ellipsis")  # a long name must not hide the keys
+        self.push_screen(Confirm(shown.plain), answered)
 
     async def _change(self, task_id: str, change: Callable[[str], Awaitable[list[Changed]]], otherwise: str) -> None:
         async def work() -> str:

@@ -13,7 +13,7 @@ from textual.widgets import Footer, Log, Static
 
 from turbo import db
 from turbo.cli import run_log
-from turbo.cli.output import visible
+from turbo.cli.output import indented, visible
 from turbo.client.async_client import AsyncClient
 from turbo.client.models import RunView, UnknownTask
 from turbo.host.state_dir import logs_of
@@ -44,7 +44,7 @@ class LogScreen(Screen[None]):
         self._line = ""
 
     def compose(self) -> ComposeResult:
-        yield Static(f"task {self._task_id}", id="source", classes="line", markup=False)
+        yield Static(visible(f"task {self._task_id}"), id="source", classes="line", markup=False)
         yield Log(max_lines=KEPT_LINES, id="log")
         yield Footer(compact=True, show_command_palette=False)
 
@@ -96,7 +96,7 @@ class LogScreen(Screen[None]):
         self._show_source(f"{run_log.ending(run)}\n{source}")
 
     def _show_source(self, text: str) -> None:
-        self.query_one("#source", Static).update(visible(text, lines=True).replace("[", r"\["))
+        self.query_one("#source", Static).update(indented(text, 2))
 
 
 class _Tail:

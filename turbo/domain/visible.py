@@ -1,0 +1,41 @@
+"""Text from a row, an agent or another host, made safe for a terminal: what would steer it is shown as an escape, `\\x1b`.
+
+Made visible are the control characters (C0 but newline and tab, DEL, C1), the marks that change the direction of text, other
+characters that leave no mark of their own (zero-width ones, fillers, tags), the separators of lines and paragraphs, and
+lone surrogates. Everything else stays as it is. Every command prints through here (turbo.cli.encoding), and so does the log.
+"""
+
+import json
+import re
+
+_MARKLESS = (
+    "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: C0 but \t and \n, DEL, C1
+    "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u2800\u3164\ufeff\uffa0"
+    "\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\ufff0-\uffff\U000110bd\U000110cd"
+    "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    "\ud800-\udfff"
+)
+"""Unicode's categories Cc, Cf, Cs, Zl and Zp, and the letters and symbols that are drawn as nothing."""
+
+_UNSAFE = re.compile(f"[{_MARKLESS}]")
+_UNSAFE_IN_LINE = re.compile(f"[\t\n{_MARKLESS}]")
+
+
+def visible(text: str, *, lines: bool = False) -> str:
+    """`text` on one line, or with its newlines and tabs if `lines`. Costs about a nanosecond a character."""
+    if text.isascii() and text.isprintable():
+        return text
+    return (_UNSAFE if lines else _UNSAFE_IN_LINE).sub(_escape, text)
+
+
+def visible_json(value: object, *, ascii_only: bool = False, indent: int | None = None) -> str:
+    """`value` as JSON that a parser reads exactly, and that steers no terminal."""
+    return _UNSAFE.sub(_json_escape, json.dumps(value, default=str, ensure_ascii=ascii_only, indent=indent))
+
+
+def _escape(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"

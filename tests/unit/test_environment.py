@@ -25,7 +25,7 @@ def secrets(path: Path, content: str = f"TOKEN={SECRET}\n", mode: int = 0o600) -
 
 def test_only_allowed_variables_are_inherited(monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = {
-        name: f"my {name}"
+        name: f"/my {name}"
         for name in ("HOME", "PATH", "LANG", "LC_ALL", "LC_TIME", "TMPDIR", "TERM", "TZ", "USER", "SHELL")
     }
     secret = ("TURBO_DSN", "PGPASSWORD", "PGHOST", "AWS_SECRET_ACCESS_KEY", "LD_PRELOAD", "TURBO_RUN", "LCX")

@@ -125,30 +125,21 @@ def test_entry_that_may_not_be_searched_is_passed_over(tmp_path: Path, good: Pat
     assert "may not be searched" in found["written out"]
 
 
-def test_relative_entry_means_the_run_directory(tmp_path: Path, good: Path) -> None:
-    """Where the directory is not known yet, only a run can tell; an empty entry alone promises nothing."""
-    cwd = tmp_path / "work"
-    own = program(cwd / "bin" / "own")
-    assert resolve("own", f"bin:{good.parent}", cwd) == str(own)
-    assert resolve("own", f"{good.parent}:", own.parent) == str(own)
-    assert find_program("own", {"PATH": f"bin:{good.parent}"}, cwd) == str(own)
-    assert obstacle("own", f"bin:{good.parent}", None) is None
-    assert obstacle("own", f"bin:{good.parent}", cwd) is None
-    assert "not found" in (obstacle("own", f":{good.parent}", None) or "")
-    executor = CommandExecutor("x", ["own"], journal=Journal(tmp_path / "journal"), env={"PATH": "bin"})
-    assert executor.missing() is None
-    agent = ClaudeExecutor("x", ["own"], journal=Journal(tmp_path / "journal"), env={"PATH": "bin"})
-    assert agent.missing() is None
-    agent = ClaudeExecutor("x", ["own"], journal=Journal(tmp_path / "journal"), env={"PATH": "bin"}, cwd=tmp_path)
-    assert "not on the PATH" in (agent.missing() or "")
-
-
-def test_claude_in_a_relative_entry_is_not_the_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative entry counts from the run's directory, never from the one in which the worker was started."""
-    program(tmp_path / "started" / "bin" / "claude")
-    monkeypatch.chdir(tmp_path / "started")
-    with pytest.raises(SpawnFailed, match="not on the PATH"):
-        find_program("claude", {"PATH": "bin"}, tmp_path)
+def test_relative_entry_of_the_path_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count from the run's directory, which a row may choose, or from the one in which the worker was started."""
+    own = program(tmp_path / "bin" / "own")
+    monkeypatch.chdir(tmp_path)
+    for path in ("bin", "./bin", "", ".", ":", "bin:/nowhere", "/nowhere:"):
+        for cwd in (tmp_path, own.parent):
+            with pytest.raises(SpawnFailed, match="not found"):
+                resolve("own", path, cwd)
+            assert "not found" in (obstacle("own", path, cwd) or "")
+        with pytest.raises(SpawnFailed, match="not on the PATH"):
+            find_program("own", {"PATH": path})
+        executor = CommandExecutor("x", ["own"], journal=Journal(tmp_path / "journal"), env={"PATH": path})
+        assert "not found" in (executor.missing() or "")
+        agent = ClaudeExecutor("x", ["own"], journal=Journal(tmp_path / "journal"), env={"PATH": path}, cwd=tmp_path)
+        assert "not on the PATH" in (agent.missing() or "")
 
 
 def test_only_a_file_without_x_is_found_and_named(tmp_path: Path) -> None:

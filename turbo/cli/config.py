@@ -47,6 +47,8 @@ def check(
     if env_file is not None:
         use_env_file(env_file)
     config = load_worker_config(file)
+    for warning in config.warnings():
+        output.notice(f"{file}: warning: {warning.subject}: {warning.what}")
     queues = ", ".join(config.worker.queues)
     output.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
 

@@ -8,14 +8,16 @@ import re
 import socket
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator
 
 from turbo.config.loader import ConfigError, Document, Section, Tree, expand, has_password, load, near, read
+from turbo.config.scripts import code_from_directory, code_from_rows
 from turbo.config.workspace import Workspace
 from turbo.domain.finding import Finding, fail
+from turbo.domain.states import Level
 
 __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 
@@ -145,7 +147,9 @@ class Program(Section):
 
     account: str | None = Field(default=None, description="Login and limits to use: a name under accounts.")
     command: list[str] = Field(
-        min_length=1, description="The program and its arguments; {input[key]}, {task_id} and {task_type} are replaced."
+        min_length=1,
+        description="The program and its arguments; {input[key]}, {task_id} and {task_type} are replaced. A relative program "
+        "counts from cwd, else from this file's directory.",
     )
     cwd: str | None = Field(default=None, description="Its working directory. null: one per task.")
     exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
@@ -156,6 +160,24 @@ class Program(Section):
     )
     grace_seconds: float = Field(default=5.0, gt=0, description="Time between TERM and KILL.")
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
+
+    @property
+    def relative_program(self) -> str | None:
+        """The program, if it is a relative path: never looked up in a directory that a row may choose."""
+        program = os.path.expanduser(self.command[0])  # noqa: PTH111
+        return program if "/" in program and not program.startswith("/") else None
+
+    def resolved(self, directory: Path) -> Self:
+        """Its relative program and its relative entries of PATH, made absolute: from `cwd`, else from the configuration's
+        directory."""
+        base = Path(self.cwd).absolute() if self.cwd is not None else directory
+        changed: dict[str, object] = {}
+        if (program := self.relative_program) is not None and self.workspace is None:
+            changed["command"] = [os.path.normpath(base / program), *self.command[1:]]
+        if (path := self.env.get("PATH")) is not None:
+            entries = [os.path.normpath(base / entry) for entry in path.split(os.pathsep) if entry]
+            changed["env"] = {**self.env, "PATH": os.pathsep.join(entries)}
+        return self.model_copy(update=changed)
 
 
 class CommandSection(Program):
@@ -257,6 +279,18 @@ class WorkerConfig(Document):
             findings.append(fail(what, subject="worker.lease_seconds"))
         return findings
 
+    def warnings(self) -> list[Finding]:
+        """What works, and gives a row more power than its author may have meant; `subject` is the key path."""
+        found = []
+        for name, section in self.executors.items():
+            if isinstance(section, CommandSection):
+                for what in code_from_rows(section.command):
+                    found.append(Finding(Level.WARN, what, subject=f"executors.{name}.command"))
+            if isinstance(section, Program) and section.workspace is None and self.worker.allowed_roots:
+                for what in code_from_directory(section.command):
+                    found.append(Finding(Level.WARN, what, subject=f"executors.{name}.command"))
+        return found
+
 
 def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
     if not isinstance(section, Program) or section.workspace is None:
@@ -264,6 +298,12 @@ def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
     if section.cwd is not None:
         what = "cannot be set together with workspace, which gives each task its own directory; remove one of them"
         yield fail(what, subject=f"{at}.cwd")
+    if (program := section.relative_program) is not None:
+        what = (
+            f"{program!r} would be a file of the task's worktree, which a task may have changed: write an absolute path, or "
+            f"[sh, {program}] if the worktree's own file is meant"
+        )
+        yield fail(what, subject=f"{at}.command")
     if section.exclusive_cwd:
         what = "is for a directory that tasks share; with workspace, each task has its own"
         yield fail(what, subject=f"{at}.exclusive_cwd")
@@ -274,9 +314,15 @@ def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
 def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -> WorkerConfig:
     """Read and check a worker.yaml. `overrides` maps key paths ("worker.slots") to values of the command line.
 
-    Raises ConfigError: one message, one line per problem.
+    Relative programs are resolved here, once. Raises ConfigError: one message, one line per problem.
     """
-    return load(path, WorkerConfig, overrides, _written_password)
+    config = load(path, WorkerConfig, overrides, _written_password)
+    directory = path.expanduser().absolute().parent
+    executors = {
+        name: section.resolved(directory) if isinstance(section, Program) else section
+        for name, section in config.executors.items()
+    }
+    return config.model_copy(update={"executors": executors})
 
 
 def database_dsn(path: Path, environment: Mapping[str, str]) -> str:

@@ -23,7 +23,7 @@ from turbo.domain.task import NO_TASK, Task
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
-from turbo.process.launch import at_home, obstacle
+from turbo.process.launch import fixed_program, obstacle
 from turbo.process.output import LastLine, text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
@@ -75,9 +75,9 @@ class CommandExecutor:
             raise ValueError(f"executor {name}: command contains a NUL character")
         self.name = name
         self.account = account
-        self._command = at_home(command)
         self._journal = journal
         fixed = cwd.expanduser().absolute() if cwd is not None else None
+        self._command = fixed_program(command, fixed, name)
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds

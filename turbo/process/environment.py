@@ -3,6 +3,8 @@
     HOME, PATH, LANG, … of the worker  ◀  `env` of the executor  ◀  the account's env file  ◀  TURBO_TASK_ID, …
                                     (each may replace what is to its left)
 
+Empty and relative entries of PATH are left out: they would count from the directory of the task, which a row may choose.
+
 The worker's own secrets are not on the list. TURBO_DSN and PG* never reach a program; naming one in `env` or an env
 file is a configuration error. Secrets belong in an env file, which must have mode 0600. It is read again whenever it
 has changed, and no message shows a value from it.
@@ -22,6 +24,11 @@ INHERITED_PREFIX = "LC_"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
+
+
+def absolute_path(path: str) -> str:
+    """A PATH without its empty and relative entries. An empty PATH would mean the current directory, too."""
+    return os.pathsep.join(entry for entry in path.split(os.pathsep) if entry.startswith("/")) or os.defpath
 
 
 class EnvironmentRefused(ValueError):
@@ -127,6 +134,8 @@ class ChildEnvironment:
         }
         environment |= self._env
         environment |= self._from_file()
+        if "PATH" in environment:
+            environment["PATH"] = absolute_path(environment["PATH"])
         environment["TURBO_TASK_ID"] = task.task_id
         environment["TURBO_TASK_TYPE"] = task.task_type
         environment["TURBO_ATTEMPT"] = str(task.attempt)

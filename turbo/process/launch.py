@@ -115,7 +115,7 @@ def resolve(name: str, path: str | None, cwd: Path) -> str:
     """The program's absolute path, looked up as a shell does in `cwd`. Raises SpawnFailed.
 
     An entry of `path` in which nothing can be found is passed over: missing, not a directory, or closed to this user.
-    An empty or relative entry counts from `cwd`.
+    So is an empty or relative one: a row may have chosen `cwd`, and must not choose the program.
     """
     if not os.path.isdir(cwd) and not _closed(cwd):  # noqa: PTH112 - Path.is_dir raises PermissionError
         raise SpawnFailed(f"cannot start {name}: its working directory {cwd} does not exist", errno.ENOENT)
@@ -147,12 +147,10 @@ class Found:
 
 
 def search(name: str, path: str, cwd: Path | None) -> Found:
-    """Search the entries of `path` as a shell does. `cwd` None: relative and empty entries are left out.
-
-    A name with a slash is no search: it counts from `cwd`."""
+    """Search the absolute entries of `path` as a shell does. A name with a slash is no search: it counts from `cwd`."""
     refused, closed = None, []
     for entry in [""] if "/" in name else path.split(os.pathsep):
-        if cwd is None and not entry.startswith("/"):
+        if not entry.startswith("/") and "/" not in name:
             continue
         candidate = str((cwd or Path("/")) / entry / name)
         if os.path.isfile(candidate):  # noqa: PTH113 - Path.is_file raises PermissionError
@@ -186,17 +184,32 @@ def at_home(command: Sequence[str]) -> tuple[str, ...]:
 def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:
     """Why a program could not be started now, or None.
 
-    Also None if only a run can tell: for a relative path or a relative entry of the PATH, in a directory that is not
-    known yet (`cwd` None). An empty entry, most often a stray colon, does not count as one.
+    `cwd`: the fixed directory of the runs, if there is one.
     """
-    relative = (name,) if "/" in name else tuple(filter(None, (path or "").split(os.pathsep)))
     try:
         resolve(name, path, cwd or Path("/"))
     except SpawnFailed as error:
-        if cwd is None and any(not part.startswith("/") for part in relative):
-            return None
         return str(error)
     return None
+
+
+def fixed_program(command: Sequence[str], cwd: Path | None, owner: str) -> tuple[str, ...]:
+    """An operator's argv with its program made absolute, unless that is looked up on the PATH: it counts from `cwd`, the fixed
+    directory, never from one that a row may choose. Raises ValueError if it is relative and there is none."""
+    command = at_home(command)
+    if "/" not in command[0] or command[0].startswith("/"):
+        return command
+    if cwd is None:
+        raise ValueError(f"executor {owner}: {relative_program(command[0])}")
+    return (os.path.normpath(cwd / command[0]), *command[1:])
+
+
+def relative_program(name: str) -> str:
+    """Why a relative program is refused, and what to write instead."""
+    return (
+        f"{name!r} would be looked up in the directory of the task, so a task could choose the program: write its absolute "
+        f"path, or set cwd; to run a file of the task's directory on purpose, write [sh, {name}]"
+    )
 
 
 def _explained(name: str, error: OSError | ValueError) -> SpawnFailed:

@@ -24,7 +24,7 @@ from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.claude.verdict import EndedRun
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.journal import Journal
-from turbo.process.launch import at_home, obstacle, search
+from turbo.process.launch import obstacle, search
 from turbo.process.output import text_of
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -89,7 +89,7 @@ class ClaudeCli:
         leave_seconds: float = LEAVE_SECONDS,
     ) -> None:
         self._owner = owner
-        self._command = at_home(command)
+        self._command = tuple(command)
         self._environment = environment
         self._journal = journal
         self._grace_seconds = grace_seconds
@@ -99,7 +99,7 @@ class ClaudeCli:
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment = self._environment.for_task(run.task)
-        program = find_program(self._command[0], environment, call.cwd)
+        program = find_program(self._command[0], environment)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *STREAM, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
@@ -139,12 +139,8 @@ class ClaudeCli:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            try:
-                program = find_program(self._command[0], environment, cwd)
-            except SpawnFailed as error:
-                return str(error) if obstacle(self._command[0], environment.get("PATH"), cwd) else None
-            return obstacle(program, environment.get("PATH"), cwd)
-        except (EnvironmentRefused, OSError) as error:
+            return obstacle(find_program(self._command[0], environment), environment.get("PATH"), cwd)
+        except (SpawnFailed, EnvironmentRefused, OSError) as error:
             return str(error)
 
     async def auth_status(self) -> bool | None:
@@ -224,15 +220,13 @@ class _CallMonitor:
 # ── finding it ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def find_program(name: str, environment: Mapping[str, str], cwd: Path | None = None) -> str:
-    """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed.
-
-    Relative entries of the PATH count from `cwd`, and are left out if it is not known (None)."""
+def find_program(name: str, environment: Mapping[str, str]) -> str:
+    """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
     if "/" in name:
         return os.path.expanduser(name)  # noqa: PTH111 - a Path would make ./claude a bare name
     path = environment.get("PATH", os.defpath)
     for places in (path, os.pathsep.join(_usual_directories(environment.get("HOME")))):
-        if (program := search(name, places, cwd).program) is not None:
+        if (program := search(name, places, None).program) is not None:
             return program
     raise SpawnFailed(
         f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_DIRECTORIES)}; "

@@ -26,6 +26,7 @@ from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
+from turbo.process.launch import fixed_program
 from turbo.process.running import Ending, SpawnFailed
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
@@ -117,7 +118,7 @@ class ClaudeExecutor:
         self._environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name)
         self._cli = ClaudeCli(
             name,
-            command,
+            fixed_program(command, fixed, name),
             self._environment,
             journal,
             grace_seconds=grace_seconds,

@@ -33,6 +33,7 @@ def check(
       turbo config check config/fleet.yaml
     """
     from turbo.config.worker import load_worker_config
+    from turbo.observability.endpoint import CLOSE_IT, exposed
 
     if _kind(file) is Kind.FLEET:
         from turbo.fleet.model import load_fleet
@@ -49,6 +50,8 @@ def check(
     config = load_worker_config(file)
     for warning in config.warnings():
         output.notice(f"{file}: warning: {warning.subject}: {warning.what}")
+    if open_to := exposed(config.metrics.host, config.metrics.tls and config.metrics.tls.client_ca):
+        output.notice(f"{file}: {open_to}; {CLOSE_IT}")
     queues = ", ".join(config.worker.queues)
     output.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
 

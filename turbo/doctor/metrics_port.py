@@ -1,4 +1,4 @@
-"""The metrics port: free, or used by a turbo worker."""
+"""The metrics port: free, or used by a turbo worker; and who can read it."""
 
 import errno
 import http.client
@@ -8,13 +8,21 @@ from collections.abc import Iterable
 
 from turbo.config.worker import MetricsSection
 from turbo.doctor.session import SessionRow
-from turbo.domain.finding import Finding, fail, ok
+from turbo.domain.finding import Finding, fail, ok, warn
+from turbo.domain.states import Level
+from turbo.observability.endpoint import CLOSE_IT, exposed
 
 ASK_SECONDS = 3.0
 
 
 def metrics_port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Finding:
     """`rows` are the live workers. One on this host with this port counts as ours, whatever it answers."""
+    found = _port(settings, rows, host)
+    open_to = exposed(settings.host, settings.tls and settings.tls.client_ca)
+    return warn(f"{found.what}; {open_to}", CLOSE_IT) if found.level is Level.OK and open_to else found
+
+
+def _port(settings: MetricsSection, rows: Iterable[SessionRow], host: str) -> Finding:
     if settings.port == 0:
         return ok("the worker will take any free port")
     where = f"{settings.host}:{settings.port}"

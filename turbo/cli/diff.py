@@ -42,14 +42,14 @@ def diff(
       turbo diff my_task_1
       turbo diff my_task_1 | git apply
     """
-    from turbo.host.state_dir import workspaces_of
+    from turbo.host.state_dir import files_of, workspaces_of
     from turbo.workspaces.diff import diff_of
     from turbo.workspaces.record import records_of
 
     with connect(dsn) as client:
         task = client.get(client.resolve(task_id))
         host = client.run(task.task_id).host
-    place = run_log.state_dir(state_dir)
+        place = files_of(run_log.state_dir(state_dir), client.database_id())
     records = records_of(workspaces_of(place), task.task_id)
     workspace = _workspace_data(task)
     host = host if task.status == TaskState.RUNNING and host else workspace.get("host") or host

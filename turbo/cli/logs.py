@@ -47,14 +47,14 @@ def logs(
       turbo logs my_task_1
       turbo logs t_9f3 -f
     """
-    from turbo.host.state_dir import logs_of
+    from turbo.host.state_dir import files_of, logs_of
 
     if follow and as_json:
         raise typer.BadParameter("--json prints what there is now: remove --follow")
     root = run_log.state_dir(state_dir)
     with connect(dsn) as client:
         run = client.run(client.resolve(task_id))
-        here = logs_of(root, run.task_id)
+        here = logs_of(files_of(root, client.database_id()), run.task_id)
         if follow:
             _follow(client, run, here)
         elif as_json:

@@ -120,6 +120,10 @@ class AsyncClient:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return await self._run(operations.run(task_id))
 
+    async def database_id(self) -> str | None:
+        """The identity of the database, to which workers tie what they keep on disk; None where its schema is from before."""
+        return await self._run(operations.database_id())
+
     async def trail(self, task_id: str) -> list[Action]:
         """The task's audit trail, oldest first."""
         return await self._run(operations.trail(task_id))

@@ -147,6 +147,10 @@ class Client:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return self._run(operations.run(task_id))
 
+    def database_id(self) -> str | None:
+        """The identity of the database, to which workers tie what they keep on disk; None where its schema is from before."""
+        return self._run(operations.database_id())
+
     def trail(self, task_id: str) -> list[Action]:
         """The task's audit trail, oldest first."""
         return self._run(operations.trail(task_id))

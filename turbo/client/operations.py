@@ -188,6 +188,15 @@ def get(task_id: str) -> Steps[TaskRow]:
     return TaskRow(**(yield from _row("client/task", task_id)))
 
 
+def database_id() -> Steps[str | None]:
+    """The identity of the database (turbo.db.identity); None where its schema is from before."""
+    try:
+        answer = yield Query("client/database_id")
+    except (psycopg.errors.UndefinedFunction, psycopg.errors.InsufficientPrivilege):
+        return None
+    return answer.rows[0]["database_id"] if answer.rows else None
+
+
 def run(task_id: str) -> Steps[RunView]:
     return RunView(**(yield from _row("client/run_view", task_id)))
 

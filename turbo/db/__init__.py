@@ -15,6 +15,7 @@ from turbo.db.connect import (
 )
 from turbo.db.errors import (
     DATABASE_ERRORS,
+    AnotherDatabase,
     LaneClosed,
     describe,
     is_about_one_row,
@@ -37,6 +38,7 @@ __all__ = [
     "CONNECT_TIMEOUT",
     "DATABASE_ERRORS",
     "Address",
+    "AnotherDatabase",
     "Connection",
     "Lane",
     "LaneClosed",

@@ -4,7 +4,7 @@
         └── a session cannot be opened, or HUP ──▶ has the file changed? ──▶ its login is used from now on
 
 Only the login may change: user, password and client certificate. A worker never moves to another database, because its
-spool would answer there. libpq itself reads a password file, a service file and certificates at each connect.
+spool would answer there (turbo.db.identity). libpq itself reads a password file, a service file and certificates at each connect.
 """
 
 import logging
@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from psycopg import ProgrammingError, conninfo
 
+from turbo.db.identity import DatabaseIdentity
 from turbo.process.environment import EnvFile, EnvironmentRefused
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ DsnIn = Callable[[Mapping[str, str]], str]
 
 
 class Address:
-    """A DSN whose login follows an env file. Any thread may use it."""
+    """A DSN whose login follows an env file. Any thread may use it. `identity`: of the database it must lead to."""
 
     def __init__(self, dsn: str, env_file: EnvFile | None = None, dsn_in: DsnIn | None = None) -> None:
         """`dsn` is what `dsn_in` gives for the file as it is now, which was put into this process's environment."""
@@ -40,6 +41,7 @@ class Address:
         self._values = dict(env_file.values()) if env_file is not None else {}
         self._at_start = dict(self._values)
         self._lock = threading.Lock()
+        self.identity = DatabaseIdentity()
         self._warned = ""
 
     @property

@@ -26,6 +26,7 @@ from psycopg.rows import TupleRow
 
 from turbo.db import multihost, search_path
 from turbo.db.address import Address
+from turbo.db.identity import IDENTITY
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s is longer than any failover."""
@@ -57,10 +58,13 @@ SESSION_SETTINGS = (
     " pg_catalog.set_config('idle_in_transaction_session_timeout', '60s', false),"
     " pg_catalog.set_config('client_min_messages', 'warning', false),"
     " pg_catalog.set_config('jit', 'off', false),"
+    " coalesce(pg_catalog.has_function_privilege("
+    "pg_catalog.to_regprocedure('public.turbo_database_id()'), 'execute'), false),"
     f" case when {_OWN} then {_LOOKED_UP} end, pg_catalog.pg_postmaster_start_time()::pg_catalog.text"
 )
 """For a worker's session, whose statements have deadlines on this side. The first column has the schemas that its login would
-search, the one before the last is null behind a pooler, and the last distinguishes servers, and starts of one server."""
+search. The third from the end tells whether the database has an identity (turbo.db.identity), the one before the last is null
+behind a pooler, and the last distinguishes servers, and starts of one server."""
 
 CLIENT_SETTINGS = (
     f"select pg_catalog.current_schemas(false)::pg_catalog.text[],{_READ_AND_WRITTEN},"
@@ -180,16 +184,20 @@ async def connect(where: str | Address, application_name: str) -> Connection:
 
 
 async def open_session(where: str | Address, application_name: str) -> tuple[Connection, str]:
-    """`connect`, and which server answered: the time its postmaster started."""
-    connection = await _open(where if isinstance(where, Address) else Address(where), application_name)
+    """`connect`, and which server answered: the time its postmaster started. Raises AnotherDatabase, too."""
+    address = where if isinstance(where, Address) else Address(where)
+    connection = await _open(address, application_name)
     server = ""
 
     async def settings() -> None:
         nonlocal server
         answer = await connection.execute(SESSION_SETTINGS, [connection.info.backend_pid])
-        row = await answer.fetchone() or ((), None, "")
+        row = await answer.fetchone() or ((), False, None, "")
         server = str(row[-1])
         await search_path.settle_async(connection, row[0], shared=row[-2] is None)
+        if address.identity.id is not None:
+            found = await (await connection.execute(IDENTITY)).fetchone() if row[-3] else None
+            address.identity.check(found[0] if found else None)
 
     try:
         # Prepared statements are switched on once the listener has proved that no transaction pooler is in the way.

@@ -59,6 +59,10 @@ class LaneGivesWay(psycopg.OperationalError):
     """The lane opens no session now: others of this worker need it more. Trying again later helps."""
 
 
+class AnotherDatabase(psycopg.OperationalError):
+    """A session leads to another database than this worker's: it is closed before anything is sent."""
+
+
 def is_transient(error: BaseException) -> bool:
     """Whether waiting can help: the database is away, busy, or changing its primary."""
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
@@ -160,7 +164,7 @@ def outage(
 
 def is_lasting(error: BaseException) -> bool:
     """Whether waiting alone will not help: a revoked privilege, a missing column."""
-    return isinstance(error, psycopg.Error) and not is_transient(error)
+    return isinstance(error, AnotherDatabase) or (isinstance(error, psycopg.Error) and not is_transient(error))
 
 
 def kind(error: BaseException) -> str:

@@ -1,9 +1,11 @@
 """Statements about workers: this worker's row, its heartbeat, and the tasks of dead workers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 
+from psycopg import DataError
 from psycopg.rows import dict_row
 
 from turbo.db import result_store
@@ -12,7 +14,8 @@ from turbo.db.errors import DATABASE_ERRORS
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
-from turbo.db.store import Store, rows
+from turbo.db.store import Store, claim_columns, rows
+from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import Problem
 from turbo.domain.states import RescueReason, RowStatement, TaskState, WorkerState
 from turbo.host.sanitize import sanitize
@@ -102,6 +105,21 @@ class WorkerRegistry(Store):
         """Remove the row, and give up the leader's lease."""
         await self._run("workers/deregister", {"worker": self._worker_id})
         await self._run("workers/resign", {"worker": self._worker_id})
+
+    # ── whose database, and whose files ─────────────────────────────────────────────────────────────────────────────
+
+    async def database_id(self) -> str | None:
+        """The identity of the database (turbo.db.identity)."""
+        ((found,),) = await self._rows("workers/identity", {})
+        return None if found is None else str(found)
+
+    async def known(self, claims_by_owner: Mapping[str, Iterable[ClaimRef]]) -> set[str]:
+        """The owners that this database knows, by a worker's id or by one of their claims."""
+        known: set[str] = set()
+        for owner, claims in claims_by_owner.items():
+            with suppress(DataError):  # task ids of another kind than this database's: not its own
+                known |= {row[0] for row in await self._rows("workers/known", {"owner": owner} | claim_columns(claims))}
+        return known
 
     # ── the tasks of dead workers ───────────────────────────────────────────────────────────────────────────────────
 

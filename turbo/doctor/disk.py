@@ -1,7 +1,6 @@
 """The state directory: journal, spool and logs of this host's workers."""
 
 import os
-import re
 import shutil
 import stat
 import tempfile
@@ -13,6 +12,7 @@ import psutil
 
 from turbo.doctor.check import Check
 from turbo.domain.finding import Finding, fail, ok, skip, warn
+from turbo.host.state_dir import OWNER, may_live, read_identity
 
 ROOM_BYTES = 500 * 1024 * 1024
 INODES = 1000
@@ -117,15 +117,15 @@ def spool(root: Path) -> Finding:
             places = ", ".join(f"{count} in {directory}" for directory, count in counts.items() if count)
             problems.append(f"results that could not be recorded: {places}")
             remedies.append(remedy)
-    dead = {home.name: len(list((home / "spool").glob("*.json"))) for home in homes if not _lives(home.name)}
+    dead = {home: len(list((home / "spool").glob("*.json"))) for home in homes if not may_live(home.name)}
     if any(dead.values()):
-        places = ", ".join(f"{count} of {name}" for name, count in dead.items() if count)
+        places = ", ".join(f"{count} of {_named(home)}" for home, count in dead.items() if count)
         problems.append(f"results that dead workers have not recorded: {places}")
-        remedies.append("start a worker with this state_dir: it records them before it claims tasks")
+        remedies.append("start a worker of that database with this state_dir: it records them before it claims tasks")
     return warn("; ".join(problems), "; ".join(remedies)) if problems else ok("no unrecorded results")
 
 
-def _lives(worker_id: str) -> bool:
-    """By the pid in the id. Trying the worker's lock could make a starting worker find it taken."""
-    pid = re.search(r"-(\d{1,9})-[0-9a-f]{6}$", worker_id)
-    return pid is not None and psutil.pid_exists(int(pid[1]))
+def _named(home: Path) -> str:
+    """A worker, and its database if that is known."""
+    database = read_identity(home / OWNER)
+    return f"{home.name} (database {database})" if database else home.name

@@ -1,5 +1,6 @@
 """From a section of worker.yaml to an executor. A new kind is one file beside this one and one branch here."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, ExecutorSection, Program, WorkerConfig
@@ -11,8 +12,14 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
 
 
-def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive = no_lock) -> dict[str, Executor]:
+def build_executors(
+    config: WorkerConfig,
+    journal: Journal,
+    exclusive: Exclusive = no_lock,
+    workspaces: Callable[[], Path] | None = None,
+) -> dict[str, Executor]:
     """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
+    `workspaces`: where the worktrees are, once the database is known [default: at the top of the state directory].
 
     Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
     """
@@ -27,7 +34,7 @@ def build_executors(config: WorkerConfig, journal: Journal, exclusive: Exclusive
     for name, section in config.executors.items():
         env_file = env_files.get(section.account) if section.account else None
         try:
-            work_area = _work_area(name, section, config, journal, exclusive)
+            work_area = _work_area(name, section, config, journal, exclusive, workspaces)
             built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area)
         except ValueError as error:  # EnvironmentRefused is one
             problems.append(f"executors.{name}: {error}")
@@ -66,7 +73,12 @@ def _policy(section: Program) -> Policy:
 
 
 def _work_area(
-    name: str, section: ExecutorSection, config: WorkerConfig, journal: Journal, exclusive: Exclusive
+    name: str,
+    section: ExecutorSection,
+    config: WorkerConfig,
+    journal: Journal,
+    exclusive: Exclusive,
+    workspaces: Callable[[], Path] | None,
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
         return None
@@ -86,7 +98,7 @@ def _work_area(
             setup_seconds=workspace.setup_seconds,
             policy=_policy(section),
         ),
-        root=workspaces_of(state_dir),
+        root=workspaces or workspaces_of(state_dir),
         locks=locks_of(state_dir),
         host=config.worker.this_host,
         journal=journal,

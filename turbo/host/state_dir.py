@@ -1,10 +1,17 @@
 """The state directory of a host: what its workers keep on disk, and who may touch the files of a dead worker.
 
-    <state_dir>/workers/<worker id>/{lock, journal/, spool/}     one per worker process; its lock is held while it lives
+    <state_dir>/workers/<worker id>/{lock, database, journal/, spool/}   one per worker process; its lock is held while it lives
     <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept for a while (turbo.maintenance.file_retention)
     <state_dir>/tasks/<task>/                                    a task's own working directory, unless one is configured
     <state_dir>/workspaces/<repo>/<task>/                        a task's git worktree and its record (turbo.workspaces)
     <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor, workspace, repository
+    <state_dir>/database                                         the identity of the database that logs/, tasks/ and
+                                                                 workspaces/ belong to: the first one that came here
+    <state_dir>/databases/<identity>/{logs, tasks, workspaces}   the same of every other database
+
+All but the locks belongs to one database (turbo.db.identity): what a worker finished for one never reaches another. Locks
+are about directories of the host, so all databases share them. `database` is empty in a worker's directory until the worker
+knows its database, and missing if a turbo from before identities made it.
 
 A worker is dead if its lock can be taken: the kernel releases the lock however the process ended. The process that
 takes it owns the dead worker's files, so two live workers never take over the same ones.
@@ -18,13 +25,25 @@ import logging
 import os
 import re
 import stat
+from collections.abc import Container
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
+from turbo.domain.claim import ClaimRef
+from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock, try_lock
 from turbo.host.removal import remove_tree
 
 log = logging.getLogger(__name__)
+
+OWNER = "database"
+"""The name of the files that say whose something is."""
+
+IDENTITY = re.compile(r"[A-Za-z0-9-]{1,64}")
+"""It becomes a file name."""
+
+LOGS_LOOKED_AT = 200
+"""How many logs of a turbo from before identities are shown to a database that may own them."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -45,9 +64,36 @@ def safe_name(task_id: str) -> str:
     return f"{_UNSAFE.sub('_', task_id)[:40].lstrip('.')}~{digest}"
 
 
-def logs_of(root: Path, task_id: str) -> Path:
-    """The directory with the logs of a task's runs on this host: `<attempt>-<token>.log`."""
-    return root / "logs" / safe_name(task_id)
+def logs_of(files: Path, task_id: str) -> Path:
+    """The directory with the logs of a task's runs on this host: `<attempt>-<token>.log`. `files`: see `files_of`."""
+    return files / "logs" / safe_name(task_id)
+
+
+def owner_of(root: Path) -> str | None:
+    """The database that has the files at the top of a state directory; None if it is not known yet."""
+    return read_identity(root / OWNER)
+
+
+def files_of(root: Path, database: str | None) -> Path:
+    """Where a state directory has the logs, working directories and worktrees of a database. None: one without identity."""
+    if database is None or not IDENTITY.fullmatch(database) or owner_of(root) == database:
+        return root
+    own = root / "databases" / database
+    return root if owner_of(root) is None and not own.is_dir() else own
+
+
+def all_files(root: Path) -> list[Path]:
+    """`files_of` every database that has used a state directory."""
+    return [root, *sorted(path for path in (root / "databases").glob("*") if path.is_dir())]
+
+
+def read_identity(path: Path) -> str | None:
+    """What a file `database` says: an identity, '' if it is not known yet. None without a file that can be read."""
+    try:
+        with path.open(encoding="ascii") as file:
+            return file.read(100).strip()
+    except (OSError, ValueError):
+        return None
 
 
 def locks_of(root: Path) -> Path:
@@ -60,22 +106,40 @@ def workspaces_of(root: Path) -> Path:
     return root / "workspaces"
 
 
+def may_live(worker_id: str) -> bool:
+    """Whether a process with the pid in a worker's id runs. Trying its lock could make a starting worker find it taken."""
+    pid = re.search(r"-(\d{1,9})-[0-9a-f]{6}$", worker_id)
+    if pid is None:
+        return False
+    try:
+        os.kill(int(pid[1]), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
+
+
 class WorkerHome:
     """One worker's directory, with its lock held. Gives each run its working directory and log path."""
 
-    def __init__(self, root: Path, worker_id: str, lock: FileLock) -> None:
-        self._root = root
+    def __init__(self, state: "StateDir", worker_id: str, lock: FileLock) -> None:
+        self._state = state
         self._lock = lock
         self.worker_id = worker_id
-        self.path = root / "workers" / worker_id
+        self.path = state.root / "workers" / worker_id
         self.journal = self.path / "journal"
         self.spool = self.path / "spool"
 
     def work_dir(self, task_id: str) -> Path:
-        return self._root / "tasks" / safe_name(task_id)
+        return self._state.files / "tasks" / safe_name(task_id)
 
     def log_path(self, task_id: str, attempt: int, token: int) -> Path:
-        return logs_of(self._root, task_id) / f"{attempt}-{token}.log"
+        return logs_of(self._state.files, task_id) / f"{attempt}-{token}.log"
+
+    def belongs_to(self, database: str) -> None:
+        """Note whose results it keeps, before there are any. Raises OSError."""
+        write_atomically(self.path / OWNER, database, durable=True)
 
     def remove(self) -> None:
         """Remove the directory, unless it still has results, and release the lock."""
@@ -92,6 +156,7 @@ class StateDir:
     def __init__(self, root: str | Path) -> None:
         """Creates `root` if it is missing (mode 0700). Raises StateDirUnusable."""
         self.root = Path(root).expanduser()
+        self.files = self.root  # of this worker's database, once it is known
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             state = self.root.stat()
@@ -113,31 +178,58 @@ class StateDir:
 
     @property
     def workspaces(self) -> Path:
-        return workspaces_of(self.root)
+        return workspaces_of(self.files)
 
     def retention_lock(self) -> AbstractContextManager[bool]:
-        """True for one worker of the host at a time."""
-        return try_lock(self.locks / "tidy")
+        """True for one worker of the host and of the database at a time."""
+        return try_lock(self.locks / ("tidy" if self.files == self.root else f"tidy-{self.files.name}"))
+
+    def use(self, database: str, *, claim: bool) -> None:
+        """From now on `files` is the database's. `claim`: take the top of the directory, if no other has it. Raises OSError."""
+        if claim and owner_of(self.root) is None:
+            draft = self.root / f".{OWNER}-{os.getpid()}"
+            write_atomically(draft, database, durable=True)
+            with suppress(FileExistsError):  # another database was faster
+                os.link(draft, self.root / OWNER)
+            draft.unlink(missing_ok=True)
+        self.files = self.root if owner_of(self.root) == database else self.root / "databases" / database
+        for name in ("logs", "tasks", "workspaces"):
+            (self.files / name).mkdir(exist_ok=True, mode=0o700, parents=True)
+
+    def unowned_logs(self) -> list[ClaimRef]:
+        """The latest runs that have logs at the top of the directory: evidence of whose they are. Only ids that are file names
+        as they are."""
+        paths = [path for path in self.root.glob("logs/*/*.log") if "~" not in path.parent.name]
+        latest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:LOGS_LOOKED_AT]
+        found = [(path.parent.name, path.stem.rpartition("-")[2]) for path in latest]
+        return [ClaimRef(task_id, int(token)) for task_id, token in found if token.isdecimal() and len(token) < 19]
+
+    def workers(self) -> dict[str, str | None]:
+        """The ids of the workers that have a directory, dead or alive, and the database of each (see `read_identity`)."""
+        homes = (home for home in sorted((self.root / "workers").iterdir()) if not home.name.startswith("."))
+        return {home.name: read_identity(home / OWNER) for home in homes if home.is_dir()}
 
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""
         home = self.root / "workers" / worker_id
         draft = home.with_name(f".{worker_id}")
         draft.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(draft / OWNER, "")
         lock = FileLock(draft / "lock")
         if not lock.take() or home.exists():
             raise StateDirUnusable(f"{home}: another process uses it, although the worker id is unique")
         draft.rename(home)  # so that another worker, looking for dead ones, never sees it unlocked
-        return WorkerHome(self.root, worker_id, lock)
+        return WorkerHome(self, worker_id, lock)
 
-    def dead_workers(self) -> list[WorkerHome]:
-        """The directories of workers whose process has died, with their locks taken: the caller owns them now."""
+    def dead_workers(self, among: Container[str] | None = None) -> list[WorkerHome]:
+        """The directories of workers whose process has died, with their locks taken: the caller owns them now. `among`: the
+        ids of those to look at, so that no lock of another database's worker is ever in the way of its own successor."""
         dead = []
         for home in sorted((self.root / "workers").iterdir()):
-            if not home.is_dir() or home.name.startswith("."):
+            if not home.is_dir() or home.name.startswith(".") or (among is not None and home.name not in among):
                 continue
             lock = FileLock(home / "lock")
             with suppress(OSError):  # another worker has taken it over and removed it
                 if lock.take():
-                    dead.append(WorkerHome(self.root, home.name, lock))
+                    dead.append(WorkerHome(self, home.name, lock))
         return dead

@@ -6,7 +6,7 @@
 Old is what no run has used for `files_days`: every run touches its directory when it begins, and writes its log until it
 ends. With `files_gb` the longest unused are deleted first until the rest fits, nothing younger than an hour. Files of a
 task that has run and is not finished are never deleted (it may be resumed). One worker of a host does this at a time.
-Worktrees have their own retention (turbo.workspaces.sweep).
+Each database has files, and bounds, of its own. Worktrees have their own retention (turbo.workspaces.sweep).
 """
 
 import asyncio
@@ -104,7 +104,7 @@ class FileRetention(LoopService):
     def _candidates(self) -> list[TaskFiles]:
         """What age or size would remove, the longest unused first."""
         everything = sorted(
-            files_by_task(self._state.root, sizes=self._bytes is not None), key=lambda files: files.touched
+            files_by_task(self._state.files, sizes=self._bytes is not None), key=lambda files: files.touched
         )
         now = time.time()
         total = sum(files.size for files in everything)
@@ -159,11 +159,11 @@ class FileRetention(LoopService):
 
     @property
     def _parents(self) -> tuple[Path, Path]:
-        return self._state.root / "tasks", self._state.root / "logs"
+        return self._state.files / "tasks", self._state.files / "logs"
 
 
 def files_by_task(root: Path, *, sizes: bool) -> list[TaskFiles]:
-    """The files under logs/ and tasks/ of a state directory, by task."""
+    """The files under logs/ and tasks/, by task. `root`: turbo.host.state_dir.files_of."""
     found: dict[str, TaskFiles] = {}
     for parent in (root / "tasks", root / "logs"):
         for path in parent.iterdir():

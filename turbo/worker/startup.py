@@ -1,10 +1,14 @@
 """Start-up: the database is there, its schema fits, and what dead workers of this host left has been dealt with.
 
-    schema fits? ──▶ dead workers: programs ended, results sent again, tasks rescued ──▶ registered ──▶ accounts known
+    schema fits? ──▶ which database? ──▶ its dead workers: programs ended, results sent again, tasks rescued
+        │                                                              └──▶ registered ──▶ accounts known
         └──────── any of it fails: log it once, wait (however long), begin again ◀────────┘
 
 Every step can be repeated. Nothing is claimed before all of it is done: a task that a dead worker of this host held must not
 begin again while its program still runs, or while its result lies in a spool.
+
+What another database's workers left is left alone: their own successors end their programs and send their results. What a
+turbo from before identities left belongs to the database that knows its worker or one of its claims.
 """
 
 import asyncio
@@ -13,10 +17,13 @@ from collections import Counter
 
 from turbo import db, migrate
 from turbo.accounts.manager import AccountManager
+from turbo.db.identity import DatabaseIdentity
 from turbo.db.lane import Lane
+from turbo.db.worker_registry import WorkerRegistry
+from turbo.domain.claim import ClaimRef
 from turbo.domain.states import RescueReason
 from turbo.host.spool import Spool
-from turbo.host.state_dir import StateDir
+from turbo.host.state_dir import IDENTITY, OWNER, StateDir, WorkerHome, may_live, owner_of
 from turbo.process.reaper import end_leftovers
 from turbo.runtime.outage import Outage
 from turbo.runtime.service import LoopService
@@ -43,7 +50,10 @@ class Startup(LoopService):
     def __init__(
         self,
         lane: Lane,
+        identity: DatabaseIdentity,
+        registry: WorkerRegistry,
         state: StateDir,
+        home: WorkerHome,
         spool: Spool,
         completer: Completer,
         rescuer: Rescuer,
@@ -53,10 +63,13 @@ class Startup(LoopService):
         host: str,
         dsn: str,
     ) -> None:
-        """`spool` is this worker's own."""
+        """`home` and `spool` are this worker's own. `identity` is settled here."""
         super().__init__()
         self._lane = lane
+        self._identity = identity
+        self._registry = registry
         self._state = state
+        self._home = home
         self._spool = spool
         self._completer = completer
         self._rescuer = rescuer
@@ -78,6 +91,7 @@ class Startup(LoopService):
         while True:
             try:
                 await self._check_schema()
+                await self._settle()
                 await self._recover_dead_workers()
                 await self._presence.register()
                 await self._accounts.learn()
@@ -93,9 +107,46 @@ class Startup(LoopService):
         if fit is not migrate.SchemaFit.OK:
             raise SchemaMismatch(fit, text)
 
+    async def _settle(self) -> None:
+        """Learn which database this is, and note on disk whose this worker's files are."""
+        database = await self._registry.database_id()
+        if database is None or not IDENTITY.fullmatch(database):
+            raise SchemaMismatch(
+                migrate.SchemaFit.BEHIND,
+                "the database has lost its identity: INSERT INTO turbo_meta VALUES ('database_id', "
+                "to_jsonb(gen_random_uuid()::text)), or put the old one back to keep what its workers have on their hosts",
+            )
+        self._identity.settle(database)
+        claim = owner_of(self._state.root) is None
+        if claim and (logged := await asyncio.to_thread(self._state.unowned_logs)):
+            claim = bool(await self._registry.known({"": logged}))
+        await asyncio.to_thread(self._state.use, database, claim=claim)
+        await asyncio.to_thread(self._home.belongs_to, database)
+
+    async def _own_workers(self) -> set[str]:
+        """The workers of this host, dead or alive, whose directories belong to this worker's database."""
+        databases = await asyncio.to_thread(self._state.workers)
+        own = {worker for worker, database in databases.items() if database in ("", self._identity.id)}
+        unmarked = [worker for worker, database in databases.items() if database is None]
+        claims = {worker: await asyncio.to_thread(_claims_in, self._state, worker) for worker in unmarked}
+        own |= await self._registry.known(claims)
+        for worker in sorted(databases.keys() - own):
+            if waiting := await asyncio.to_thread(_results_of_the_dead, self._state, worker):
+                whose = f"of database {databases[worker]}" if databases[worker] else "that this database does not know"
+                log.warning(
+                    "left alone: %d results of the dead worker %s, %s. A worker of its database with this state_dir records "
+                    "them. To give them to this one, write %s into %s",
+                    waiting,
+                    worker,
+                    whose,
+                    self._identity.id,
+                    self._state.root / "workers" / worker / OWNER,
+                )
+        return own
+
     async def _recover_dead_workers(self) -> None:
         """End what dead siblings of this host left running, send their results again, and give back the rest."""
-        dead = self._state.dead_workers()
+        dead = self._state.dead_workers(await self._own_workers())
         try:
             for home in dead:
                 ended = await asyncio.to_thread(end_leftovers, home.journal)
@@ -120,6 +171,19 @@ class Startup(LoopService):
         if replayed:
             answers = ", ".join(f"{count} {verdict}" for verdict, count in sorted(replayed.items()))
             log.info("results of earlier workers sent again: %s", answers)
+
+
+def _claims_in(state: StateDir, worker: str) -> list[ClaimRef]:
+    """The claims whose results a worker has on disk."""
+    spool = Spool(state.root / "workers" / worker / "spool")
+    results = (entry.result for entry in [*spool.pending(), *spool.recently_done()])
+    return [ClaimRef(result.task_id, result.fencing_token) for result in results]
+
+
+def _results_of_the_dead(state: StateDir, worker: str) -> int:
+    """How many results wait in the spool of a worker whose process is gone."""
+    waiting = len(list((state.root / "workers" / worker / "spool").glob("*.json")))
+    return 0 if waiting and may_live(worker) else waiting
 
 
 def _lasting(error: BaseException) -> bool:

@@ -121,7 +121,8 @@ def wire(
 
     Raises ConfigError, StateDirUnusable and OSError: what cannot be used on this host."""
     settings = config.worker
-    dsn = where.dsn if isinstance(where, Address) else where  # for messages
+    where = where if isinstance(where, Address) else Address(where)
+    dsn = where.dsn  # for messages
     host = settings.this_host
     worker_id = new_worker_id(settings.name or host)
 
@@ -151,7 +152,7 @@ def wire(
         state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
     )
     if executors is None:
-        executors = build_executors(config, journal, exclusive.enter)
+        executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces)
 
     # The database.
     sessions = Sessions(where, problems)
@@ -302,7 +303,9 @@ def wire(
         BeatHandler(listener, (claims, results), leadership, recovery, Crowding(wakeups, problems)),
         seconds=settings.heartbeat_seconds,
     )
-    startup = Startup(claims, state, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn)
+    startup = Startup(
+        claims, where.identity, registry, state, home, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn
+    )
     shutdown = Shutdown(
         deadline,
         lifecycle,
@@ -323,7 +326,7 @@ def wire(
         reconciler,
         Leader(registry, leadership, metrics),
         RowRetention(retention_store, leadership, metrics),
-        WorkspaceRetention(state.workspaces, state.locks, journal, workspace_policies(config)),
+        WorkspaceRetention(lambda: state.workspaces, state.locks, journal, workspace_policies(config)),
         FileRetention(registry, state, slots, days=settings.files_days, gigabytes=settings.files_gb),
         accounts,
         availability,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from turbo.host.state_dir import workspaces_of
+from turbo.host.state_dir import all_files, workspaces_of
 from turbo.workspaces.record import records
 
 BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
@@ -29,7 +29,7 @@ class KeptWorktree:
 
 
 def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
-    """Every worktree in a worker's state_dir, longest unused first. Never raises.
+    """Every worktree in a state directory, of all databases, longest unused first. Never raises.
 
     Reads the directories of each one: about a second for 100,000 files. What disappears meanwhile is left out.
     """
@@ -44,7 +44,8 @@ def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
             record.used_at,
             record.policy.max_bytes,
         )
-        for home, record in records(workspaces_of(state_dir))
+        for files in all_files(state_dir)
+        for home, record in records(workspaces_of(files))
         if Path(record.tree).is_dir()
     ]
     return sorted(worktrees, key=lambda worktree: worktree.used_at)

@@ -15,7 +15,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,16 +59,18 @@ class WorkspaceRetention(LoopService):
 
     def __init__(
         self,
-        root: Path,
+        root: Path | Callable[[], Path],
         locks: Path,
         journal: Journal,
         policies: Mapping[str, Policy],
         *,
         every: float = EVERY_SECONDS,
     ) -> None:
-        """`policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use."""
+        """`root`: the workspaces of this worker's database, which it may learn later.
+
+        `policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use."""
         super().__init__()
-        self._root = root
+        self._root = root if callable(root) else lambda: root
         self._locks = locks
         self._journal = journal
         self._policies = policies
@@ -117,7 +119,7 @@ class WorkspaceRetention(LoopService):
 
     async def _finish_removals(self) -> None:
         """What a worker that died was removing, and what could not be removed."""
-        for path in sorted(self._root.glob(f"{TRASH_PREFIX}*")):
+        for path in sorted(self._root().glob(f"{TRASH_PREFIX}*")):
             if remains := await asyncio.to_thread(remove_tree, path):
                 self._warn_once(f"cannot remove the rest of a workspace: {remains}")
 
@@ -134,7 +136,7 @@ class WorkspaceRetention(LoopService):
     def _candidates(self) -> list[Candidate]:
         return [
             Candidate(home, record, self._policies.get(record.executor, record.policy), size_of(home))
-            for home, record in records(self._root)
+            for home, record in records(self._root())
         ]
 
     def _excess(self, candidates: list[Candidate]) -> dict[str, int]:

@@ -69,7 +69,8 @@ class SetupFailed(Exception):
 
 
 class Worktrees:
-    """See `WorkArea`. `root`: the workspaces of the host. `locks`: its locks. `host`: its name, for people.
+    """See `WorkArea`. `root`: the workspaces of the worker's database, which it may learn later.
+    `locks`: its locks. `host`: its name, for people.
 
     `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories).
     """
@@ -81,7 +82,7 @@ class Worktrees:
         executor: str,
         settings: WorktreeSettings,
         *,
-        root: Path,
+        root: Path | Callable[[], Path],
         locks: Path,
         host: str,
         journal: Journal,
@@ -90,7 +91,7 @@ class Worktrees:
     ) -> None:
         self._executor = executor
         self._settings = settings
-        self._root = root
+        self._root = root if callable(root) else lambda: root
         self._locks = locks
         self._host = host
         self._journal = journal
@@ -123,7 +124,7 @@ class Worktrees:
         ref = self._requested_ref(run.task)
         if isinstance(ref, Outcome):
             return ref
-        home = home_of(self._root, self._settings.repo, run.task.task_id)
+        home = home_of(self._root(), self._settings.repo, run.task.task_id)
         async with self._exclusive(home, run.task):
             git = Git(self._settings.repo, environment, self._journal, stop=run.stop, task_id=run.task.task_id)
             try:
@@ -161,7 +162,7 @@ class Worktrees:
 
     async def _examine(self, repository: Repository) -> None:
         async with repository.alone():
-            tree = self._root / f".probe-{self._executor}-{os.getpid()}"
+            tree = self._root() / f".probe-{self._executor}-{os.getpid()}"
             await repository.probe(self._settings.ref, tree)
 
     async def _ask_remote(self, repository: Repository) -> None:

@@ -16,7 +16,7 @@ from turbo.cli import run_log
 from turbo.cli.output import indented, visible
 from turbo.client.async_client import AsyncClient
 from turbo.client.models import RunView, UnknownTask
-from turbo.host.state_dir import logs_of
+from turbo.host.state_dir import files_of, logs_of
 
 ASK_SECONDS = 1.0
 KEPT_LINES = 10_000
@@ -39,6 +39,7 @@ class LogScreen(Screen[None]):
         super().__init__()
         self._client = client
         self._task_id = task_id
+        self._state_dir = state_dir
         self._here = logs_of(state_dir, task_id)
         self._open: _Tail | None = None
         self._line = ""
@@ -62,8 +63,12 @@ class LogScreen(Screen[None]):
         self.query_one(Log).scroll_home(animate=False)
 
     async def _follow(self) -> None:
+        found = False
         while True:
             try:
+                if not found:
+                    self._here = logs_of(files_of(self._state_dir, await self._client.database_id()), self._task_id)
+                    found = True
                 run = await self._client.run(self._task_id)
             except UnknownTask as error:
                 self._show_source(str(error))

@@ -19,9 +19,9 @@ from turbo.sql import statement, statement_names
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 
-OPEN_FUNCTIONS = ("turbo_stopped_status", "turbo_take_key")
-"""They compute from their arguments alone, or read with the caller's own privileges: any role may call them, and statements of
-an upgraded worker can at once."""
+OPEN_FUNCTIONS = ("turbo_stopped_status", "turbo_take_key", "turbo_database_id")
+"""They compute from their arguments alone, read with the caller's own privileges, or tell what is no secret: any role may call
+them, and statements of an upgraded worker can at once."""
 
 DECIDED = {
     "agent_tasks": "task_id task_type task_description task_priority input_data status output_data error_message"

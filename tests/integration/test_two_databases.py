@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.support import database
-from tests.support.steps import finished
+from tests.support.rig import finished
 from tests.support.waiting import until
 from turbo.domain.claim import ClaimRef
 from turbo.host.spool import Spool
@@ -53,9 +54,10 @@ def claimed(dsn: str, task_id: str, worker: str) -> int:
     insert(dsn, task_id)
     ((token,),) = query(
         dsn,
-        "update agent_tasks set status = 'running', assigned_worker_id = %s, fencing_token = nextval('turbo_fence_seq'),"
+        "update agent_tasks set status = 'running', assigned_worker_id = %s, fencing_token = %s,"
         " started_at = now(), turbo_rev = turbo_rev + 1 where task_id = %s returning fencing_token",
         worker,
+        secrets.randbits(50),
         task_id,
     )
     return int(token)

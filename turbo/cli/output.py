@@ -30,6 +30,8 @@ STYLES = {
 """The style of each state, wherever it is shown."""
 
 GAP = 2
+MOST_PADDED = 200
+"""In a pipe, columns are aligned up to this width: one long cell must not make every line as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,7 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[object]], indent: i
     if at_terminal():
         console().print(_fitted(columns, cells, indent), soft_wrap=False)
         return
-    widths = [max(len(c.head), *(len(row[i]) for row in cells)) for i, c in enumerate(columns)]
+    widths = [min(MOST_PADDED, max(len(c.head), *(len(row[i]) for row in cells))) for i, c in enumerate(columns)]
     for row in ([c.head for c in columns], *cells):
         padded = [
             cell.rjust(width) if column.right else cell.ljust(width)

@@ -3,11 +3,14 @@
 `problems` are findings about the running fleet, the worst first. turbo.doctor checks its environment.
 """
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
+from turbo.domain.problem import written_problems
 from turbo.domain.states import AccountState, TaskState, WorkerState
 
 WINDOW_SECONDS = 3600.0
@@ -47,6 +50,11 @@ class WorkerLine:
     @property
     def live(self) -> bool:
         return self.state != WorkerState.DEAD and not self.silent
+
+
+def worker_lines(rows: Iterable[Mapping[str, Any]]) -> list[WorkerLine]:
+    """The rows of status/workers.sql."""
+    return [WorkerLine(**{**row, "problems": written_problems(row["problems"])}) for row in rows]
 
 
 @dataclass(frozen=True, slots=True)

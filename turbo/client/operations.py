@@ -9,7 +9,6 @@ Waiting polls by key: a finish does not notify, because that would cost every fi
 two polls is a tenth of the time waited so far, so an answer is at most a tenth late, and at most 2 s.
 """
 
-import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,6 @@ from typing import Any, Generic, TypeVar
 
 import psycopg
 from psycopg.pq import Format, TransactionStatus
-from psycopg.types.json import set_json_loads
 
 from turbo import db
 from turbo.client.fleet_status import (
@@ -28,7 +26,7 @@ from turbo.client.fleet_status import (
     FinishedLine,
     FleetStatus,
     QueueLine,
-    WorkerLine,
+    worker_lines,
 )
 from turbo.client.models import (
     PREFIXES_SHOWN,
@@ -44,7 +42,7 @@ from turbo.client.models import (
     UnknownTask,
 )
 from turbo.client.new_task import NewTask
-from turbo.client.timestamps import read_any_timestamp
+from turbo.db.values import read_bounded
 from turbo.runtime.backoff import Backoff
 
 WAIT_FIRST_SECONDS = 0.05
@@ -118,8 +116,7 @@ def prepare(cursor: "psycopg.Cursor[Any] | psycopg.AsyncCursor[Any]") -> None:
     """Let a cursor read every timestamp and every JSON value. The connection is not changed: it may be the caller's."""
     if not (cursor.connection.info.parameter_status("DateStyle") or "ISO").startswith("ISO"):
         cursor.format = Format.BINARY  # as text, psycopg reads timestamps in ISO style only
-    read_any_timestamp(cursor)
-    set_json_loads(_readable, cursor)
+    read_bounded(cursor)
 
 
 def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
@@ -127,14 +124,6 @@ def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
     server that takes no writes, and another one may by now. Nothing was done, and no transaction is open."""
     renewable = db.is_outdated(error) or isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
     return renewable and status == TransactionStatus.IDLE
-
-
-def _readable(raw: str | bytes) -> Any:
-    """Parsed JSON, or the text itself if Python cannot parse it (nested too deep, a number too long)."""
-    try:
-        return json.loads(raw)
-    except (ValueError, RecursionError):
-        return raw if isinstance(raw, str) else raw.decode()
 
 
 # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -369,7 +358,7 @@ def account_used(account: str) -> Steps[bool]:
 
 def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     return FleetStatus(
-        [WorkerLine(**row) for row in (yield Query("status/workers")).rows],
+        worker_lines((yield Query("status/workers")).rows),
         [QueueLine(**row) for row in (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows],
         [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
         [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],

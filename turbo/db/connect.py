@@ -27,6 +27,7 @@ from psycopg.rows import TupleRow
 from turbo.db import multihost, search_path
 from turbo.db.address import Address
 from turbo.db.identity import IDENTITY
+from turbo.db.values import read_bounded
 
 CONNECT_TIMEOUT = 5
 """Seconds to wait for one host of a DSN: the default of 130 s is longer than any failover."""
@@ -108,6 +109,7 @@ def open_client(dsn: str, application_name: str, lock_seconds: float | None = No
         if not only_readable(error, dsn):
             raise
         connection = psycopg.connect(**{**arguments, "target_session_attrs": "any"}, autocommit=True)  # type: ignore[arg-type]
+    read_bounded(connection)
     try:
         row = connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False).fetchone() or ((), None)
         search_path.settle(connection, row[0], shared=row[-1] is None)
@@ -130,6 +132,7 @@ async def open_async_client(dsn: str, application_name: str) -> Connection:
             raise
         arguments["target_session_attrs"] = "any"
         connection = await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    read_bounded(connection)
     try:
         answer = await connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
         row = await answer.fetchone() or ((), None)
@@ -199,6 +202,7 @@ async def open_session(where: str | Address, application_name: str) -> tuple[Con
             found = await (await connection.execute(IDENTITY)).fetchone() if row[-3] else None
             address.identity.check(found[0] if found else None)
 
+    read_bounded(connection)
     try:
         # Prepared statements are switched on once the listener has proved that no transaction pooler is in the way.
         connection.prepare_threshold = None

@@ -18,7 +18,7 @@ from turbo.db.channels import CROWDED, HEARD, QUESTION, worker_channel
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
 from turbo.domain.finding import Finding, fail, ok, skip, warn
-from turbo.domain.problem import ProblemKind
+from turbo.domain.problem import ProblemKind, written_problems
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 
 DELIVERY_SECONDS = 5.0
@@ -80,7 +80,7 @@ def _workers_hear(session: Session) -> Finding:
 def _problems(session: Session) -> Finding:
     """What live workers say is wrong with them, on whatever host they are."""
     workers = session.rows("workers")
-    problems = ((row["worker_id"], problem) for row in workers for problem in row["problems"])
+    problems = ((row["worker_id"], problem) for row in workers for problem in written_problems(row["problems"]))
     reported = [one for one in problems if one[1]["kind"] != ProblemKind.DEAF]  # `workers hear` asks them
     if not reported:
         return ok("no live worker reports one") if workers else skip("there is no live worker")

@@ -26,3 +26,17 @@ class Problem:
     kind: ProblemKind
     what: str
     do: str = ""
+
+
+MOST_READ = 50
+LONGEST_READ = 1000
+"""What is read of one worker's problems: how many, and characters of each text. Any worker may have written them."""
+
+
+def written_problems(value: object) -> list[dict[str, str]]:
+    """`agent_workers.problems` as its readers get it: of any JSON value, the objects with these three texts."""
+    found = value if isinstance(value, list) else []
+    objects = [one for one in found[:MOST_READ] if isinstance(one, dict)]
+    keys = ("kind", "what", "do")
+    texts = [{key: one.get(key) for key in keys} for one in objects if isinstance(one.get("what"), str)]
+    return [{key: text[:LONGEST_READ] if isinstance(text, str) else "" for key, text in one.items()} for one in texts]

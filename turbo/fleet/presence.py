@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.client.fleet_status import WorkerLine
+from turbo.client.fleet_status import WorkerLine, worker_lines
 from turbo.fleet.instance import Instance
 from turbo.fleet.manager import MARK, Manager, sections
 from turbo.fleet.shell import FleetError
@@ -43,7 +43,7 @@ class Presence:
     def rows(self) -> list[WorkerLine]:
         """The rows of all workers, including those outside the fleet. Raises psycopg.Error."""
         with self._connection.cursor(row_factory=dict_row) as cursor:
-            return [WorkerLine(**row) for row in cursor.execute(statement("status/workers"), prepare=False)]
+            return worker_lines(cursor.execute(statement("status/workers"), prepare=False))
 
     def rows_or_none(self) -> list[WorkerLine] | None:
         """The same during a possible outage: None if the database is away, and a new connection for the next call."""

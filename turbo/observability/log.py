@@ -18,13 +18,46 @@ FIELDS = ("worker", "task", "attempt")
 _FIELD = re.compile(rf"({'|'.join(FIELDS)})=")
 _NEEDS_QUOTES = re.compile(r'[\s"=]')
 
-_URI_PASSWORD = re.compile(r"(\w+://[^:/@\s]*:)[^@\s]+@")
-_KEYWORD_PASSWORD = re.compile(r"(password\s*=\s*)('(?:[^'\\]|\\.)*'|[^\s&]+)", re.IGNORECASE)
+LONGEST_MESSAGE = 16_384
+"""Characters of one message, and of one traceback, that are logged. A row or an agent may have written the text."""
+
+_WORD = re.compile(r"\S+")
+_URI_USER = re.compile(r"\w://[^:/]*+:")
+_KEYWORD_PASSWORD = re.compile(r"(password\s*+=\s*+)('(?:[^'\\]|\\.)*+'|[^\s&]+)", re.IGNORECASE)
 
 
 def scrub(text: str) -> str:
-    """Replace the passwords of connection strings with stars."""
-    return _KEYWORD_PASSWORD.sub(r"\1***", _URI_PASSWORD.sub(r"\1***@", text))
+    """Replace the passwords of connection strings with stars. Takes time in proportion to the text's length."""
+    if "://" in text and "@" in text:
+        text = _WORD.sub(lambda word: _scrubbed(word[0]), text)
+    return _KEYWORD_PASSWORD.sub(r"\1***", text)
+
+
+def _scrubbed(word: str) -> str:
+    """A text without blanks. What lies between `scheme://user:` and the next @ is a password."""
+    if "://" not in word:
+        return word
+    *parts, last = word.split("@")
+    for number, part in enumerate(parts):
+        user = _URI_USER.search(part)
+        if user is not None and user.end() < len(part):
+            parts[number] = f"{part[: user.end()]}***"
+    return "@".join([*parts, last])
+
+
+def _safe(text: str) -> str:
+    """Scrubbed, then cut. What is scrubbed is longer than what is shown: the cut must not hide the end of a password."""
+    scrubbed = scrub(text[: 2 * LONGEST_MESSAGE])
+    if len(scrubbed) <= LONGEST_MESSAGE:
+        return scrubbed
+    return f"{scrubbed[:LONGEST_MESSAGE]}… ({len(text):,} characters)"
+
+
+def _safe_trace(trace: str) -> str:
+    """A long traceback's first and last lines tell most: where it began, and the error."""
+    if len(trace) <= LONGEST_MESSAGE:
+        return scrub(trace)
+    return f"{_safe(trace)}\n{scrub(trace[-LONGEST_MESSAGE:])}"
 
 
 def _one_line(text: str) -> str:
@@ -49,9 +82,9 @@ class LineFormatter(logging.Formatter):
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         fields = {"worker": self._worker_id, **{f: record.__dict__[f] for f in FIELDS if f in record.__dict__}}
         tail = " ".join(f"{k}={_quoted(v)}" for k, v in fields.items() if v != "")
-        line = f"{stamp}.{int(record.msecs):03d}Z {record.levelname:7} {_one_line(scrub(record.getMessage()))} {tail}".rstrip()
+        line = f"{stamp}.{int(record.msecs):03d}Z {record.levelname:7} {_one_line(_safe(record.getMessage()))} {tail}".rstrip()
         if record.exc_info:
-            trace = scrub(self.formatException(record.exc_info))
+            trace = _safe_trace(self.formatException(record.exc_info))
             line += "\n" + "\n".join("    " + _one_line(part) for part in trace.splitlines())
         return line
 

@@ -17,7 +17,7 @@ import psycopg
 
 from turbo import db
 from turbo.client.async_client import AsyncClient
-from turbo.client.fleet_status import QUEUES_LISTED, AccountLine, FleetStatus, QueueLine, WorkerLine
+from turbo.client.fleet_status import QUEUES_LISTED, AccountLine, FleetStatus, QueueLine, worker_lines
 from turbo.client.operations import Disconnect, Query, Steps
 
 SHOWN = 500
@@ -170,7 +170,7 @@ class Feed(AsyncClient):
 
     def _fleet(self) -> Steps[None]:
         seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)
-        workers = [WorkerLine(**row) for row in (yield Query("status/workers")).rows]
+        workers = worker_lines((yield Query("status/workers")).rows)
         queues = [
             QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED, "limit": QUEUES_LISTED})).rows
         ]

@@ -5,9 +5,9 @@ select a.account, a.host, a.state,
        case when a.state <> 'open' then coalesce(a.reason, case when a.unavailable then 'unavailable' end) end as reason,
        case when a.state = 'open' or a.state = 'paused' and not coalesce(isfinite(a.until), false) then null
             when a.changed_at > clock_timestamp() + interval '1 minute' then 0
-            else extract(epoch from case a.state when 'paused' then nullif(a.until, 'infinity')
-                                                 else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
-                                    - clock_timestamp()) end::float8 as seconds,
+            else least(greatest(extract(epoch from case a.state when 'paused' then a.until
+                                                                else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end)
+                                    - extract(epoch from clock_timestamp()), -1e9), 1e9) end::float8 as seconds,
        a.good_since is not null as probed,
        coalesce(a.good_since between %(since)s::timestamptz and clock_timestamp(), false) as cleared
   from public.agent_accounts a

@@ -1,6 +1,7 @@
--- Status: the accounts that workers use, and those that are not open. resets_in_seconds: until `until`.
+-- Status: the accounts that workers use, and those that are not open. resets_in_seconds: until `until`;
+-- null if that is never.
 select a.account, a.host, a.state, coalesce(a.reason, case when a.unavailable then 'unavailable' end) as reason, a.why, a.until,
-       extract(epoch from a.until - clock_timestamp())::float8 as resets_in_seconds
+       (extract(epoch from nullif(a.until, 'infinity')) - extract(epoch from clock_timestamp()))::float8 as resets_in_seconds
   from public.agent_accounts a
  where a.state <> 'open'
 union all

@@ -22,8 +22,8 @@ with ended as materialized (
     ) u on e.usage is not null
 )
 select c.host, c.status, count(*)::int as tasks, (avg(c.execution_time_ms) / 1000)::float8 as mean_seconds,
-       coalesce(sum(c.input_tokens), 0)::bigint as input_tokens, coalesce(sum(c.output_tokens), 0)::bigint as output_tokens,
-       coalesce(sum(c.cost_usd), 0)::float8 as cost_usd
+       least(greatest(coalesce(sum(c.input_tokens), 0), 0), 1e18)::bigint as input_tokens, least(greatest(coalesce(sum(c.output_tokens), 0), 0), 1e18)::bigint as output_tokens,
+       least(greatest(coalesce(sum(c.cost_usd), 0), 0), 1e18)::float8 as cost_usd
   from counted c
  group by c.host, c.status
  order by c.host, c.status

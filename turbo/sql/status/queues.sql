@@ -21,9 +21,9 @@ with live as (
 ), queues as (
   select n.queue, coalesce(l.pending, 0)::int as pending, coalesce(l.scheduled, 0)::int as scheduled,
          coalesce(l.running, 0)::int as running, coalesce(l.stuck, 0)::int as stuck,
-         case when l.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - l.oldest))::float8 end as oldest_seconds,
+         case when l.oldest is not null then greatest(0, extract(epoch from clock_timestamp()) - extract(epoch from l.oldest))::float8 end as oldest_seconds,
          coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
-         p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
+         p.paused_by, (extract(epoch from clock_timestamp()) - extract(epoch from p.paused_at))::float8 as paused_seconds
     from (select queue from live union select queue from served
           union select queue from public.agent_queues where paused) n
     left join live l on l.queue = n.queue

@@ -3,9 +3,9 @@
 select w.worker_id, w.name, w.host, w.pid, w.version, w.slots, w.queues, w.accounts, w.metrics_address, w.state, w.idle, w.problems,
        (select count(*) from public.agent_tasks t
          where t.status = 'running' and t.assigned_worker_id = w.worker_id)::int as running,
-       case when w.heartbeat_at <= clock_timestamp() then extract(epoch from clock_timestamp() - w.heartbeat_at)
+       case when w.heartbeat_at <= clock_timestamp() then extract(epoch from clock_timestamp()) - extract(epoch from w.heartbeat_at)
             else w.silent_beats * w.heartbeat_seconds end::float8 as silent_seconds,
-       extract(epoch from clock_timestamp() - w.started_at)::float8 as up_seconds,
+       (extract(epoch from clock_timestamp()) - extract(epoch from w.started_at))::float8 as up_seconds,
        w.heartbeat_at not between clock_timestamp() - make_interval(secs => w.lease_seconds)
                               and clock_timestamp() + make_interval(secs => w.lease_seconds) as silent
   from public.agent_workers w

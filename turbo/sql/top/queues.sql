@@ -51,9 +51,9 @@ with recursive hop as (
 ), queues as (
   select n.queue, coalesce(d.tasks, 0)::int as pending, coalesce(l.tasks, 0)::int as scheduled,
          coalesce(r.tasks, 0)::int as running, coalesce(r.stuck, 0)::int as stuck,
-         case when d.oldest is not null then greatest(0, extract(epoch from clock_timestamp() - d.oldest))::float8 end as oldest_seconds,
+         case when d.oldest is not null then greatest(0, extract(epoch from clock_timestamp()) - extract(epoch from d.oldest))::float8 end as oldest_seconds,
          coalesce(s.workers, 0)::int as workers, coalesce(p.paused, false) as paused, p.reason as paused_reason,
-         p.paused_by, extract(epoch from clock_timestamp() - p.paused_at)::float8 as paused_seconds
+         p.paused_by, (extract(epoch from clock_timestamp()) - extract(epoch from p.paused_at))::float8 as paused_seconds
     from (select queue from pending union select queue from scheduled union select queue from running
           union select queue from served union select queue from public.agent_queues where paused) n
     left join pending d on d.queue = n.queue

@@ -6,6 +6,7 @@ with ended as materialized (
     from public.agent_tasks t
    where t.status in ('completed', 'failed', 'cancelled')
      and t.completed_at > statement_timestamp() - make_interval(secs => %(seconds)s::float8)
+     and t.completed_at < statement_timestamp() + interval '1 day'  -- a person may have written any moment
    order by t.completed_at desc
    limit %(most)s
 )

@@ -1,7 +1,7 @@
 -- Top, once a second: the running tasks, longest first, each with its last line of progress. Uses the index on running
 -- tasks: costs as much as the fleet has slots, whatever waits and whatever history holds.
 select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.assigned_worker_id as worker_id,
-       extract(epoch from clock_timestamp() - t.started_at)::float8 as seconds,
+       (extract(epoch from clock_timestamp()) - extract(epoch from t.started_at::timestamptz))::float8 as seconds,
        coalesce(p.text, '') as line, left(t.task_description, 200) as description,
        coalesce(p.input_tokens, 0) as input_tokens, coalesce(p.output_tokens, 0) as output_tokens,
        t.retry_count, t.max_retries, t.cancel_requested_at is not null as stopping

@@ -1,7 +1,7 @@
 -- Top, while its view of waiting tasks is open: the first tasks of each queue in claim order, then the next due ones.
 -- Uses the claim index and the index of due rows, no further than the limits.
 (select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.assigned_worker_id as worker_id,
-        extract(epoch from clock_timestamp() - t.run_after)::float8 as seconds,
+        (extract(epoch from clock_timestamp()) - extract(epoch from t.run_after))::float8 as seconds,
         '' as line, left(t.task_description, 200) as description, 0 as input_tokens, 0 as output_tokens,
         t.retry_count, t.max_retries, false as stopping
    from unnest(%(queues)s::text[]) with ordinality q(queue, n)
@@ -12,7 +12,7 @@
   order by q.n, t.task_priority desc nulls last, t.run_after)
 union all
 (select t.task_id::text, t.status::text, t.queue, t.task_type, t.assigned_worker_id,
-        extract(epoch from clock_timestamp() - t.run_after)::float8, '', left(t.task_description, 200), 0, 0,
+        (extract(epoch from clock_timestamp()) - extract(epoch from t.run_after))::float8, '', left(t.task_description, 200), 0, 0,
         t.retry_count, t.max_retries, false
    from public.agent_tasks t
   where t.status = 'scheduled'

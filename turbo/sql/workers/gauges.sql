@@ -8,7 +8,7 @@ select 'tasks' as what, s.queue as label, t.status::text as state, count(*)::flo
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status in ('pending', 'scheduled', 'running') group by s.queue, t.status
 union all
-select 'oldest', s.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where t.run_after > '-infinity')))::float8
+select 'oldest', s.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where isfinite(t.run_after))))::float8
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status = 'pending' group by s.queue
 union all

@@ -6,7 +6,7 @@ with unregistered as (
   insert into public.agent_workers (worker_id, name, host, pid, version, slots, queues)
   select distinct t.assigned_worker_id, t.assigned_worker_id, '', 0, '', 0, '{}'::text[]
     from public.agent_tasks t
-   where t.status = 'running' and t.fencing_token > 0 and t.assigned_worker_id is not null
+   where t.status = 'running' and t.fencing_token > 0 and octet_length(t.assigned_worker_id) <= 255  -- turbo_bound_worker refuses others
      and not exists (select from public.agent_workers w where w.worker_id = t.assigned_worker_id)
   on conflict (worker_id) do nothing
 ), stale_progress as (

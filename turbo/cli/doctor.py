@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import Dsn, Json, on_the_command_line
+from turbo.cli.options import LONGEST_SECONDS, Dsn, Json, finite, on_the_command_line
 from turbo.domain.states import Level
 
 if TYPE_CHECKING:
@@ -31,7 +31,13 @@ def doctor(
         Path | None, typer.Option(help="The file that `turbo worker --env-file` reads, if any.")
     ] = None,
     old_transaction: Annotated[
-        float, typer.Option(min=0, help="Warn about transactions open for longer than this many seconds.")
+        float,
+        typer.Option(
+            min=0,
+            max=LONGEST_SECONDS,
+            callback=finite,
+            help="Warn about transactions open for longer than this many seconds.",
+        ),
     ] = 300.0,
     as_json: Json = False,
     dsn: Dsn = None,

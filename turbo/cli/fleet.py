@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import Dsn, Json
+from turbo.cli.options import LONGEST_SECONDS, Dsn, Json, finite
 
 if TYPE_CHECKING:
     from turbo.fleet.instance import Host
@@ -125,7 +125,12 @@ def restart(
     file: File = None,
     host: OnHost = None,
     dry_run: DryRun = False,
-    up_within: Annotated[float, typer.Option(help="Seconds that a started worker may take to come up.")] = 60.0,
+    up_within: Annotated[
+        float,
+        typer.Option(
+            min=0, max=LONGEST_SECONDS, callback=finite, help="Seconds that a started worker may take to come up."
+        ),
+    ] = 60.0,
     dsn: Dsn = None,
 ) -> None:
     """Restart the workers one at a time.

@@ -8,7 +8,7 @@ import typer
 
 from turbo import migrate as migrations
 from turbo.cli import output
-from turbo.cli.options import Dsn
+from turbo.cli.options import LONGEST_SECONDS, Dsn, finite
 
 _DEFAULT = migrations.Patience()
 
@@ -25,11 +25,16 @@ def migrate(
         ),
     ] = False,
     lock_timeout: Annotated[
-        float, typer.Option(min=0.01, max=60, help="Seconds that one attempt waits for a table lock.")
+        float, typer.Option(min=0.01, max=60, callback=finite, help="Seconds that one attempt waits for a table lock.")
     ] = _DEFAULT.lock_timeout,
-    attempts: Annotated[int, typer.Option(min=1, help="Attempts to get a lock before giving up.")] = _DEFAULT.attempts,
+    attempts: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Attempts to get a lock before giving up.")
+    ] = _DEFAULT.attempts,
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for another turbo migrate to finish.")
+        float,
+        typer.Option(
+            min=0, max=LONGEST_SECONDS, callback=finite, help="Seconds to wait for another turbo migrate to finish."
+        ),
     ] = _DEFAULT.wait,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     dsn: Dsn = None,

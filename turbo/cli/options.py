@@ -1,5 +1,6 @@
 """Options that several commands share, and the values they accept."""
 
+import math
 import os
 import re
 from pathlib import Path
@@ -84,6 +85,16 @@ TaskIds = Annotated[
     list[str] | None,
     typer.Argument(autocompletion=_ids, help="Task ids, or unique prefixes of them.", show_default=False),
 ]
+
+
+LONGEST_SECONDS = 1_000_000_000
+
+
+def finite(value: float | None) -> float | None:
+    """For options with a fraction: click's ranges let `nan` pass. Raises BadParameter."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a number of seconds")
+    return value
 
 
 def connect(dsn: str | None) -> "Client":

@@ -53,7 +53,9 @@ def submit(
         bool, typer.Option("--wait", help="Wait for the task to end and print its result; exit 1 unless it completed.")
     ] = False,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="For many tasks: tasks per transaction.")] = BATCH,
-    from_line: Annotated[int, typer.Option(min=1, help="For many tasks: skip the lines before this one.")] = 1,
+    from_line: Annotated[
+        int, typer.Option(min=1, max=1_000_000_000, help="For many tasks: skip the lines before this one.")
+    ] = 1,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:

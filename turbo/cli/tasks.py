@@ -45,7 +45,7 @@ def tasks(
     since: SinceOption = None,
     failure_kind: KindOption = None,
     text: TextOption = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000_000, help="Show at most this many.")] = 50,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:

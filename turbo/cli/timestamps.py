@@ -4,6 +4,7 @@ Accepted: 10m, 2h30m, '+2 hours' (from now, by the database's clock), 2026-12-01
 it names another), and anything else that PostgreSQL reads as a timestamp ('tomorrow 06:00').
 """
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -13,6 +14,9 @@ import typer
 
 if TYPE_CHECKING:
     from turbo.client.client import Client
+
+LONGEST_TEXT = 200
+"""Characters. No moment takes more to write, and the patterns below are for short texts."""
 
 _LENGTH = re.compile(r"\s*[+-]?\s*(\d+(\.\d+)?\s*[a-z]+\s*)+", re.IGNORECASE)
 MONTHS = re.compile(r"\d\s*(mon|mons|month|months)\b", re.IGNORECASE)
@@ -58,19 +62,21 @@ class TimestampReader:
         self.after = lru_cache(maxsize=10_000)(self._after)
 
     def _after(self, text: str) -> datetime:
-        if text.lstrip().startswith("-") and _LENGTH.fullmatch(text):
+        if text.lstrip().startswith("-") and _LENGTH.fullmatch(text[:LONGEST_TEXT]):
             raise BadTimestamp(text, "is in the past")
         return self._read(text, ahead=True)
 
     def since(self, text: str) -> datetime:
         """A duration counts back from now, with or without a minus sign."""
-        if _LENGTH.fullmatch(text):
+        if _LENGTH.fullmatch(text[:LONGEST_TEXT]):
             text = text.lstrip().removeprefix("-")
         return self._read(text, ahead=False)
 
     def _read(self, text: str, *, ahead: bool) -> datetime:
         import psycopg
 
+        if len(text) > LONGEST_TEXT:
+            raise BadTimestamp(f"{text[:20]}…")
         try:
             if timestamp := _iso(text):
                 return timestamp
@@ -130,6 +136,8 @@ def duration(seconds: float | None) -> str:
     """6ms, 1.3s, 12s, 4m10s, 2h05m, 3d4h: two units are enough."""
     if seconds is None:
         return ""
+    if not math.isfinite(seconds):
+        return "never"
     sign, seconds = ("-", -seconds) if seconds < 0 else ("", seconds)
     if seconds < 0.9995:
         return f"{sign}{seconds * 1000:.0f}ms"

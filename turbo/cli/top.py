@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import Dsn
+from turbo.cli.options import Dsn, finite
 
 if TYPE_CHECKING:
     from turbo.cli.live.feed import Frame
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def top(
     once: Annotated[bool, typer.Option("--once", help="Print one frame and exit; works in a pipe too.")] = False,
-    interval: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between refreshes.")] = 1.0,
+    interval: Annotated[float, typer.Option(min=0.2, max=60, callback=finite, help="Seconds between refreshes.")] = 1.0,
     state_dir: Annotated[
         Path | None,
         typer.Option(

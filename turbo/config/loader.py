@@ -14,15 +14,15 @@ import types
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from psycopg import ProgrammingError, conninfo
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from turbo.domain.finding import Finding, fail
 
-_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]{0,4096}))?\}")
 
 Tree = dict[str, Any]
 
@@ -31,8 +31,19 @@ class ConfigError(Exception):
     """The configuration cannot be used. The message names file, key path, what was found and what is allowed."""
 
 
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # a kind of int in Python
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_bool)]
+Real = Annotated[float, BeforeValidator(_no_bool)]
+"""Numbers of a file: true is not 1, and a Real is finite. Each field has two bounds; a test sees to it."""
+
+
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False, allow_inf_nan=False)
 
 
 class Document(Section):
@@ -50,6 +61,14 @@ class Document(Section):
 
 
 D = TypeVar("D", bound=Document)
+
+FILE_BYTES = 1024 * 1024
+MOST_VALUES = 20_000
+"""Of one file, aliases resolved."""
+
+DEEPEST = 50
+LONGEST_DIGITS = 300
+"""Digits of one number: more than a float can have before its point."""
 
 
 def load(
@@ -100,21 +119,28 @@ def _within(where: str, other: str) -> bool:
 def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     """The tree as it is written, and the line of every key. Raises ConfigError."""
     try:
-        text = path.expanduser().read_text(encoding="utf-8")
+        with path.expanduser().open("rb") as file:
+            content = file.read(FILE_BYTES + 1)
+        text = content.decode("utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: is not UTF-8 text") from None
+    if len(content) > FILE_BYTES:
+        raise ConfigError(f"{path}: is longer than {FILE_BYTES} bytes, the most that a configuration may have")
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[str, int] = {}
         if node is not None:
+            _measure(node, path)
             _walk(node, "", lines, path)
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise ConfigError(f"{path}{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a date that is none, nesting without end
+        raise ConfigError(f"{path}: cannot be read as YAML: {str(error)[:200]}") from None
     if not isinstance(tree, dict):
         kind = "empty" if tree is None else f"a {type(tree).__name__}"
         raise ConfigError(f"{path}: is {kind}; expected the sections {', '.join(model.model_fields)}")
@@ -145,6 +171,38 @@ def has_password(dsn: str) -> bool:
         return bool(conninfo.conninfo_to_dict(_VARIABLE.sub("", dsn)).get("password"))
     except ProgrammingError:
         return False
+
+
+def _measure(root: yaml.Node, path: Path) -> None:
+    """Raises ConfigError for what no configuration needs: aliases that multiply or contain themselves, deep nesting, a
+    number without end."""
+    level, depth, values = [root], 0, 0
+    while level:
+        values += len(level)
+        depth += 1
+        if values > MOST_VALUES or depth > DEEPEST:
+            what = f"too many values (more than {MOST_VALUES})" if values > MOST_VALUES else "nested too deep"
+            raise ConfigError(f"{path}:{level[0].start_mark.line + 1}: {what}, or an alias that contains itself")
+        below: list[yaml.Node] = []
+        for node in level:
+            if isinstance(node, yaml.MappingNode):
+                for key, value in node.value:
+                    if not isinstance(key, yaml.ScalarNode):
+                        raise ConfigError(f"{path}:{key.start_mark.line + 1}: a key must be text")
+                    below.append(value)
+            elif isinstance(node, yaml.SequenceNode):
+                below += node.value
+            elif node.tag in _NUMBERS and len(node.value) > LONGEST_DIGITS:
+                raise ConfigError(
+                    f"{path}:{node.start_mark.line + 1}: a number of {len(node.value)} digits; "
+                    f"at most {LONGEST_DIGITS}, or put it in quotes if it is text"
+                )
+            if len(below) > MOST_VALUES:
+                break
+        level = below
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def _walk(node: yaml.Node, at: str, lines: dict[str, int], path: Path) -> None:
@@ -220,7 +278,7 @@ def _explain(model: type[Document], error: Any) -> Finding:
     shown = (
         ""
         if isinstance(value, dict | list) or "dsn" in where or error["type"] == "value_error"
-        else f" (found {value!r})"
+        else f" (found {value!r:.100})"
     )
     return fail(f"{message[0].lower()}{message[1:]}{shown}", subject=where)
 

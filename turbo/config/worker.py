@@ -13,7 +13,19 @@ from typing import Annotated, Any, Literal, Self
 from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator
 
-from turbo.config.loader import ConfigError, Document, Section, Tree, expand, has_password, load, near, read
+from turbo.config.loader import (
+    ConfigError,
+    Document,
+    Real,
+    Section,
+    Tree,
+    Whole,
+    expand,
+    has_password,
+    load,
+    near,
+    read,
+)
 from turbo.config.scripts import code_from_directory, code_from_rows
 from turbo.config.workspace import Workspace
 from turbo.domain.finding import Finding, fail
@@ -24,6 +36,9 @@ __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 QUEUE_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 WORKER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+LONGEST_SECONDS = 1_000_000_000
+"""31 years: in effect for ever, and still a length of time that the database and the operating system can add to now."""
 
 
 def _home(path: str | None) -> str | None:
@@ -58,29 +73,39 @@ class WorkerSection(Section):
     host: str | None = Field(
         default=None, description="This machine's name in accounts and the fleet. null: its hostname."
     )
-    slots: int = Field(default=10, ge=1, le=1000, description="How many tasks run at once.")
+    slots: Whole = Field(default=10, ge=1, le=1000, description="How many tasks run at once.")
     queues: list[str] = Field(default=["default"], min_length=1, description="Queues this worker serves.")
-    drain_seconds: float = Field(
-        default=30, ge=0, description="How long a shutdown waits for running tasks; 1800 suits agents."
+    drain_seconds: Real = Field(
+        default=30,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="How long a shutdown waits for running tasks; 1800 suits agents.",
     )
-    heartbeat_seconds: float = Field(default=10, gt=0, le=300, description="Time between two heartbeats.")
-    lease_seconds: float = Field(
-        default=60, gt=0, description="Silence, counted in heartbeats, after which other workers rescue its tasks."
+    heartbeat_seconds: Real = Field(default=10, gt=0, le=300, description="Time between two heartbeats.")
+    lease_seconds: Real = Field(
+        default=60,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="Silence, counted in heartbeats, after which other workers rescue its tasks.",
     )
-    poll_seconds: float = Field(
+    poll_seconds: Real = Field(
         default=30, gt=0, le=86_400, description="Interval of the fallback poll, in case a notification is lost."
     )
     state_dir: str = Field(
         default="~/.local/state/turbo",
         description="Directory of the journal, spool and logs: on a local disk, one per host.",
     )
-    files_days: float | None = Field(
+    files_days: Real | None = Field(
         default=14,
         ge=1,
+        le=36_500,
         description="Days after a task's last run until its logs and working directories are deleted. null: never.",
     )
-    files_gb: float | None = Field(
-        default=None, gt=0, description="Size limit for these files; the longest unused are deleted first. null: none."
+    files_gb: Real | None = Field(
+        default=None,
+        gt=0,
+        le=1_000_000,
+        description="Size limit for these files; the longest unused are deleted first. null: none.",
     )
     allowed_roots: list[str] = Field(default=[], description="Directories that a task's input_data.cwd may be in.")
     on_lost_lease: Literal["keep", "kill"] = Field(
@@ -121,7 +146,7 @@ class Tls(Section):
 
 class MetricsSection(Section):
     host: str = Field(default="127.0.0.1", description="The address the metrics endpoint listens on.")
-    port: int = Field(
+    port: Whole = Field(
         default=9464,
         ge=0,
         le=65535,
@@ -136,10 +161,10 @@ class Account(Section):
 
 
 class Retry(Section):
-    base_seconds: float = Field(
-        default=2.0, ge=0, description="Longest wait before the first retry; it doubles with each retry."
+    base_seconds: Real = Field(
+        default=2.0, ge=0, le=31_536_000, description="Longest wait before the first retry; it doubles with each retry."
     )
-    max_seconds: float = Field(default=300.0, ge=0, description="Longest wait before any retry.")
+    max_seconds: Real = Field(default=300.0, ge=0, le=31_536_000, description="Longest wait before any retry.")
 
 
 class Program(Section):
@@ -155,10 +180,10 @@ class Program(Section):
     exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
     workspace: Workspace | None = Field(default=None, description="A git worktree for each task, instead of cwd.")
     env: dict[str, str] = Field(default={}, description="Variables for the program, added to the few it inherits.")
-    silence_seconds: float | None = Field(
-        default=None, gt=0, description="Stop the program after this long without output."
+    silence_seconds: Real | None = Field(
+        default=None, gt=0, le=LONGEST_SECONDS, description="Stop the program after this long without output."
     )
-    grace_seconds: float = Field(default=5.0, gt=0, description="Time between TERM and KILL.")
+    grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time between TERM and KILL.")
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
 
     @property
@@ -191,14 +216,14 @@ class ClaudeSection(Program):
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
     disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
-    max_turns: int | None = Field(default=None, ge=1, description="--max-turns.")
-    max_budget_usd: float | None = Field(default=None, gt=0, description="--max-budget-usd, for one run.")
+    max_turns: Whole | None = Field(default=None, ge=1, le=1_000_000, description="--max-turns.")
+    max_budget_usd: Real | None = Field(default=None, gt=0, le=1_000_000, description="--max-budget-usd, for one run.")
     resume: bool = Field(default=False, description="A retry resumes the agent's session.")
-    cli_max_retries: int = Field(
+    cli_max_retries: Whole = Field(
         default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
     )
-    silence_seconds: float | None = Field(
-        default=600, gt=0, description="Stop the program after this long without output."
+    silence_seconds: Real | None = Field(
+        default=600, gt=0, le=LONGEST_SECONDS, description="Stop the program after this long without output."
     )
 
 
@@ -213,7 +238,7 @@ class PythonSection(Section):
     env: dict[str, str] = Field(
         default={}, description="With isolation: process, variables for it, added to the few it inherits."
     )
-    grace_seconds: float = Field(default=5.0, gt=0, description="Time that a cancelled function has to end.")
+    grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time that a cancelled function has to end.")
 
     @field_validator("handler")
     @classmethod
@@ -229,10 +254,12 @@ ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Fiel
 class RetentionSection(Section):
     """Days after which the leader deletes rows; null keeps them forever."""
 
-    completed_days: float | None = Field(default=None, ge=1, description="Completed tasks, since their end.")
-    failed_days: float | None = Field(default=None, ge=1, description="Failed tasks, since their end.")
-    cancelled_days: float | None = Field(default=None, ge=1, description="Cancelled tasks, since their end.")
-    actions_days: float | None = Field(default=None, ge=1, description="The audit trail of finished and deleted tasks.")
+    completed_days: Real | None = Field(default=None, ge=1, le=36_500, description="Completed tasks, since their end.")
+    failed_days: Real | None = Field(default=None, ge=1, le=36_500, description="Failed tasks, since their end.")
+    cancelled_days: Real | None = Field(default=None, ge=1, le=36_500, description="Cancelled tasks, since their end.")
+    actions_days: Real | None = Field(
+        default=None, ge=1, le=36_500, description="The audit trail of finished and deleted tasks."
+    )
 
 
 class WorkerConfig(Document):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from turbo.config.loader import Section
+from turbo.config.loader import Real, Section
 from turbo.workspaces.names import branch_problem, ref_problem
 
 
@@ -19,16 +19,19 @@ class Workspace(Section):
     branch: str = Field(default="turbo/{task_id}", description="The task's branch.")
     fetch: bool = Field(default=False, description="Fetch the remote's branch first.")
     setup: list[str] = Field(default=[], description="Command to run in a new worktree, before the program: [npm, ci].")
-    setup_seconds: float = Field(
-        default=600, gt=0, description="Time limit of setup; timeout_seconds limits the program."
+    setup_seconds: Real = Field(
+        default=600, gt=0, le=1_000_000_000, description="Time limit of setup; timeout_seconds limits the program."
     )
     keep: Literal["changed", "always", "never"] = Field(
         default="changed", description="Which worktrees to keep after a task succeeds."
     )
-    keep_days: float = Field(default=14, ge=1, description="Days without use until the sweep may delete a worktree.")
-    max_gb: float | None = Field(
+    keep_days: Real = Field(
+        default=14, ge=1, le=36_500, description="Days without use until the sweep may delete a worktree."
+    )
+    max_gb: Real | None = Field(
         default=None,
         gt=0,
+        le=1_000_000,
         description="Size limit of this executor's worktrees on this host; the longest unused are deleted first.",
     )
     sweep_unmerged: bool = Field(

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from turbo.config.loader import Document, Section, load
+from turbo.config.loader import Document, Real, Section, Whole, load
 from turbo.config.worker import queue_names
 from turbo.domain.finding import Finding, fail
 from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance
@@ -58,10 +58,10 @@ class WorkerDefaults(Section):
     env_file: str | None = Field(
         default=None, description="File with the worker's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
     )
-    drain_seconds: float | None = Field(
+    drain_seconds: Real | None = Field(
         default=None, ge=0, le=604_800, description="How long a stop waits for running tasks. null: as in worker.yaml."
     )
-    restart_throttle_seconds: int | None = Field(
+    restart_throttle_seconds: Whole | None = Field(
         default=None, ge=1, le=86_400, description="Minimum time between two starts after a crash. null: 10."
     )
 
@@ -105,11 +105,11 @@ class HostDefaults(WorkerDefaults):
 
 class WorkerEntry(WorkerDefaults):
     name: str = Field(description="Part of the worker id; with a count, name-1, name-2, …")
-    count: int = Field(default=1, ge=1, le=1000, description="Number of processes.")
-    slots: int | None = Field(
+    count: Whole = Field(default=1, ge=1, le=1000, description="Number of processes.")
+    slots: Whole | None = Field(
         default=None, ge=1, le=1000, description="Slots of each process. null: as in worker.yaml."
     )
-    metrics_port: int = Field(
+    metrics_port: Whole = Field(
         default=FIRST_PORT,
         ge=1,
         le=65535,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 LONGEST_TEXT = 200
 """Characters. No moment takes more to write, and the patterns below are for short texts."""
 
-_LENGTH = re.compile(r"\s*[+-]?\s*(\d+(\.\d+)?\s*[a-z]+\s*)+", re.IGNORECASE)
+_LENGTH = re.compile(r"\s*+(?:[+-]\s*+)?(?:\d++(?:\.\d++)?\s*+[a-z]++\s*+)++", re.IGNORECASE)
 MONTHS = re.compile(r"\d\s*(mon|mons|month|months)\b", re.IGNORECASE)
 
 

@@ -108,6 +108,12 @@ class WorkerSection(Section):
         description="Size limit for these files; the longest unused are deleted first. null: none.",
     )
     allowed_roots: list[str] = Field(default=[], description="Directories that a task's input_data.cwd may be in.")
+    max_input_mb: Real = Field(
+        default=8,
+        gt=0,
+        le=200,
+        description="Size limit of a task's description, and of its input_data, in million characters. A larger one fails at once.",
+    )
     on_lost_lease: Literal["keep", "kill"] = Field(
         default="keep",
         description="What happens to running tasks when the worker is cut off for longer than its lease.",

@@ -1,5 +1,6 @@
 """Statements about claims: take tasks, poll, and compare this worker's runs with those that the database has."""
 
+import asyncio
 import functools
 import json
 import time
@@ -18,6 +19,7 @@ from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
+from turbo.domain.limits import HEAVY_CHARACTERS, TYPE_CHARACTERS, USUAL_LIMITS, InputLimits, too_many_values
 from turbo.domain.states import AccountState, RowStatement, TaskState
 from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING, TypeFilter
@@ -32,6 +34,9 @@ MOST_DUE = 1000
 
 REFUSED_BATCH = 100
 """Rows that a claim looks at, after the database refused one of those it would have taken."""
+
+SHOWN_CHARACTERS = 1000
+"""What is kept of a description that is too long."""
 
 LOCKED_SECONDS = 5.0
 """Until the next look at an orphan whose row a person is editing."""
@@ -94,7 +99,14 @@ class ClaimStore(Store):
     """Bound to one worker. `accounts`: those whose breakers a poll reads."""
 
     def __init__(
-        self, lane: Lane, worker_id: str, refusals: Refusals, *, host: str = "", accounts: Sequence[str] = ()
+        self,
+        lane: Lane,
+        worker_id: str,
+        refusals: Refusals,
+        *,
+        host: str = "",
+        accounts: Sequence[str] = (),
+        limits: InputLimits = USUAL_LIMITS,
     ) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
@@ -103,6 +115,7 @@ class ClaimStore(Store):
         self._unpromoted = RefusedRows(RowStatement.PROMOTION, refusals)
         self._unreconciled = RefusedRows(RowStatement.RECONCILE, refusals)
         self._host = host
+        self._limits = limits
         self._accounts = list(accounts)
 
     async def open(self) -> None:
@@ -116,6 +129,8 @@ class ClaimStore(Store):
             "queue": queue,
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
+            "characters": self._limits.characters,
+            "type_characters": TYPE_CHARACTERS,
         }
         tasks: list[Task] = []
         idle_now: bool | None = None
@@ -127,11 +142,17 @@ class ClaimStore(Store):
             may = {"n": limit - len(tasks), "may_idle": may_idle and variant != "only"}
             found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
             races += lost
-            claimed = [_task(row, queue) for row in found if row[0] is not None]
-            tasks.extend(claimed)
+            before = len(tasks)
+            for row in found:
+                if row[0] is None:
+                    continue
+                task = _task(row, queue, self._limits)
+                tasks.append(task)
+                if task.heavy:
+                    await asyncio.sleep(0)  # the next one may be as heavy
             if found and found[0][-1] is not None:
                 idle_now = found[0][-1]
-            return len(claimed)
+            return len(tasks) - before
 
         async def which(aside: Sequence[str]) -> list[Ref]:
             return await self._which("tasks/claim", {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
@@ -286,7 +307,7 @@ def _claim_order(task: Task) -> tuple[int, float]:
     return (-task.priority if task.priority is not None else 1 << 32, -task.waited_seconds)
 
 
-def _task(row: tuple[Any, ...], queue: str) -> Task:
+def _task(row: tuple[Any, ...], queue: str, limits: InputLimits) -> Task:
     (
         task_id,
         task_type,
@@ -304,8 +325,10 @@ def _task(row: tuple[Any, ...], queue: str) -> Task:
         _idle_now,
     ) = row
     data: object = None
-    problem: str | None = None
-    if raw is not None:
+    problem = _too_long(task_type, description or "", raw or "", limits)
+    if problem is not None:
+        task_type, description = task_type[:TYPE_CHARACTERS], (description or "")[:SHOWN_CHARACTERS]
+    elif raw is not None:
         try:
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:
@@ -327,4 +350,18 @@ def _task(row: tuple[Any, ...], queue: str) -> Task:
         agent_session_id=session,
         waited_seconds=max(0.0, waited),
         input_error=problem,
+        heavy=raw is not None and len(raw) > HEAVY_CHARACTERS,
     )
+
+
+def _too_long(task_type: str, description: str, raw: str, limits: InputLimits) -> str | None:
+    """The first column that is longer than a worker takes. The claim has cut what is, so its real length is not known."""
+    most, remedy = limits.characters, "; worker.max_input_mb of worker.yaml sets the limit"
+    if len(raw) <= HEAVY_CHARACTERS and len(description) <= HEAVY_CHARACTERS and len(task_type) <= TYPE_CHARACTERS:
+        return None
+    if len(task_type) > TYPE_CHARACTERS:
+        return f"task_type is longer than {TYPE_CHARACTERS:,} characters"
+    for column, text in (("task_description", description), ("input_data", raw)):
+        if len(text) > most:
+            return f"{column} is longer than {most:,} characters{remedy}"
+    return too_many_values("input_data", raw)

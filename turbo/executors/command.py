@@ -92,7 +92,7 @@ class CommandExecutor:
             return await self._work_area.run(
                 run, environment, lambda directory: self._attempt(run, argv, environment, directory)
             )
-        except BadValue as error:
+        except (BadValue, RecursionError) as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
             if error.errno == errno.E2BIG:  # the row's values are too long for any host
@@ -186,7 +186,7 @@ def _value(match: re.Match[str], task: Task) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int | float):
-        return json.dumps(value)
+        return _json(value)
     if not isinstance(value, str):
         raise BadValue(f"input_data[{key!r}] must be text, a number or a boolean, not {_json_name(value)}")
     try:
@@ -201,7 +201,7 @@ def _json_name(value: object) -> str:
 
 
 def task_json(task: Task) -> bytes:
-    """The task as programs get it on stdin: one JSON object in UTF-8."""
+    """The task as programs get it on stdin: one JSON object in UTF-8. Raises as `_json`."""
     fields = {
         "task_id": task.task_id,
         "task_type": task.task_type,
@@ -211,7 +211,15 @@ def task_json(task: Task) -> bytes:
         "queue": task.queue,
     }
     # Inside a JSON string, the backslash form of a lone surrogate is also its JSON escape.
-    return json.dumps(fields, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return _json(fields).encode("utf-8", "backslashreplace")
+
+
+def _json(value: object) -> str:
+    """Raises BadValue for a number that JSON does not have; RecursionError for nesting near Python's limit."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise BadValue("input_data contains a number out of range") from None
 
 
 def _output(stdout: bytes, *, cut: bool) -> object:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from turbo.domain.limits import PATH_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, Probe
 from turbo.domain.run import Run
 from turbo.workspaces.area import Exclusive, Program, no_lock
@@ -62,7 +63,9 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
 
 def _row_directory(requested: object, allowed_roots: Iterable[Path]) -> Path | Outcome:
     if not isinstance(requested, str) or not requested.startswith("/") or "\0" in requested:
-        return _refused(f"input_data.cwd must be an absolute path, not {requested!r:.200}")
+        return _refused(f"input_data.cwd must be an absolute path, not {_shown(requested)}")
+    if (problem := too_long("input_data.cwd", bytes_of(requested), PATH_BYTES, "bytes")) is not None:
+        return _refused(problem)
     roots = [root.expanduser().resolve() for root in allowed_roots]
     try:
         directory = Path(requested).resolve()
@@ -78,6 +81,11 @@ def _row_directory(requested: object, allowed_roots: Iterable[Path]) -> Path | O
         allowed = ", ".join(map(str, roots)) or "none configured"
         return _refused(f"input_data.cwd {requested} is outside allowed_roots ({allowed})")
     return directory
+
+
+def _shown(requested: object) -> str:
+    """A value of a row in a message, without writing all of it down first."""
+    return repr(requested[:200]) if isinstance(requested, str) else f"{type(requested).__name__}"
 
 
 def _refused(why: str) -> Outcome:

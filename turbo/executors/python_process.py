@@ -65,6 +65,8 @@ class PythonProcess:
             return await self._directories.run(
                 run, environment, lambda directory: self._attempt(run, environment, directory)
             )
+        except RecursionError as error:
+            return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
@@ -82,7 +84,7 @@ class PythonProcess:
             # Not PYTHONPATH, which programs that the handler starts would inherit; and none relative to the task's directory.
             "path": [os.path.abspath(path) for path in sys.path],  # noqa: PTH100
             "handler": self._reference,
-            "task": dataclasses.asdict(run.task),
+            "task": {field.name: getattr(run.task, field.name) for field in dataclasses.fields(run.task)},
         }
         spec = ProcessSpec(
             argv=(sys.executable, "-P", str(CHILD)),

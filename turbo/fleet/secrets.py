@@ -9,7 +9,7 @@ from turbo.domain.finding import Finding, fail
 
 _KEY = re.compile(r"passw(or)?d|secret|token|api_?key|credential|^dsn$|^turbo_dsn$|^pg[a-z]+$", re.IGNORECASE)
 _VALUE = re.compile(r"\b(sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")
-_URI = re.compile(r"^\w+://[^/\s]*:[^/\s]*@")
+_URI = re.compile(r"^\w+://[^/\s:]*+:[^/\s]*@")
 _KEYWORD = re.compile(r"\bpassword\s*=", re.IGNORECASE)
 
 WHERE_TO = "put it in the env_file (KEY=VALUE lines, mode 0600) that `turbo worker --env-file` reads"

@@ -78,9 +78,14 @@ class RunningTasks(Collector):
         return GaugeMetricFamily("turbo_running_tasks", "Runs in progress.", labels=["executor", "account"])
 
 
+MOST_MODELS = 100
+OTHER_MODELS = "other"
+
+
 class Metrics:
     def __init__(self) -> None:
         self.registry = r = CollectorRegistry()
+        self._models: set[str] = set()
         ProcessCollector(registry=r)  # memory, CPU and descriptors of the worker itself; Linux only
         self.fleet = FleetGauges()
         r.register(self.fleet)
@@ -206,14 +211,22 @@ class Metrics:
     def record_usage(self, account: str, usage: Iterable[ModelUsage]) -> None:
         """Add the tokens and cost of one run."""
         for u in usage:
+            model = self._model(u.model)
             for kind, tokens in (
                 ("input", u.input_tokens),
                 ("output", u.output_tokens),
                 ("cache_read", u.cache_read_tokens),
                 ("cache_write", u.cache_write_tokens),
             ):
-                self.tokens.labels(account, u.model, kind).inc(max(0, tokens))
-            self.cost.labels(account, u.model).inc(max(0.0, u.cost_usd))
+                self.tokens.labels(account, model, kind).inc(max(0, tokens))
+            self.cost.labels(account, model).inc(max(0.0, u.cost_usd))
+
+    def _model(self, name: str) -> str:
+        """The label of a model. A program chooses the name, and each name is a series that stays."""
+        if name not in self._models and len(self._models) >= MOST_MODELS:
+            return OTHER_MODELS
+        self._models.add(name)
+        return name
 
 
 def _of_kind(kind: ProblemKind, count: Callable[[], Mapping[ProblemKind, int]]) -> float:

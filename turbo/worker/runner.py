@@ -125,6 +125,7 @@ class Runner:
         self._crashed = crashed
         self._reconcile = reconcile
         self._runs = Jobs(crashed)
+        self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
         self._killing = False
 
@@ -224,6 +225,9 @@ class Runner:
             )
         if task.input_error is not None:
             return Outcome.failed(task.input_error, FailureKind.BAD_REQUEST, final=True)
+        if task.heavy:
+            async with self._heavy:  # of several such runs, one in a turn of the event loop
+                await asyncio.sleep(0)
 
         def started(_pid: int) -> None:
             self._metrics.pickup.labels(task.queue).observe(task.waited_seconds + time.monotonic() - run.claimed_at)

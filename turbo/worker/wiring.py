@@ -26,6 +26,7 @@ from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
+from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.protocol import Executor
@@ -168,7 +169,14 @@ def wire(
     deadline = ShutdownDeadline(claims, results, progress_lane)
     account_names = accounts_of(executors)
     refusals = Refusals(problems, metrics)
-    claim_store = ClaimStore(claims, worker_id, refusals, host=host, accounts=account_names)
+    claim_store = ClaimStore(
+        claims,
+        worker_id,
+        refusals,
+        host=host,
+        accounts=account_names,
+        limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
+    )
     result_store = ResultStore(results, worker_id, refusals)
     registry = WorkerRegistry(claims, worker_id, refusals)
     notifier = Notifier(claims)

@@ -20,7 +20,7 @@ from turbo.workspaces.repository import Repository
 DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames")
 """Runs no program that the repository's attributes name."""
 
-_STAT = re.compile(r"(\d+) (file|insertion|deletion)")
+_STAT = re.compile(r"(?<!\d)(\d+) (file|insertion|deletion)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from turbo.domain import dependency
+from turbo.domain.limits import REF_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
@@ -179,7 +180,9 @@ class Worktrees:
         if (ref := data.get("ref")) is None:
             return self._settings.ref
         if not isinstance(ref, str):
-            return _refused(f"input_data.ref must be text, not {ref!r:.200}")
+            return _refused(f"input_data.ref must be text, not {type(ref).__name__}")
+        if (long := too_long("input_data.ref", bytes_of(ref), REF_BYTES, "bytes")) is not None:
+            return _refused(long)
         if (problem := ref_problem(ref)) is not None:
             return _refused(f"input_data.ref {ref!r:.200} {problem}")
         if not any(fnmatch.fnmatchcase(ref, pattern) for pattern in self._settings.refs):

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from turbo.domain.outcome import Outcome, OutcomeKind, Probe
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.executors.claude import verdict
@@ -134,6 +134,8 @@ class ClaudeExecutor:
 
         try:
             return await self._work_area.run(run, self._environment.for_task(run.task), program)
+        except RecursionError as error:
+            return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:

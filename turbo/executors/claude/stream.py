@@ -7,6 +7,7 @@ understand. A field that is missing or has another type counts as absent, and no
 in the attempt's log. Memory is bounded: only the agent's last text is kept.
 """
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,23 @@ TEXT_CHARACTERS = 1024 * 1024
 
 _TOOL_RESULT = b'{"type":"user"'
 """The start of lines that carry whole files and images. Nothing in them is needed, so they are not parsed."""
+
+MOST_VALUES = 200_000
+"""Of one line, at most one for each comma and bracket. A line with more was not written by the CLI, and is not parsed."""
+
+MOST_MODELS = 20
+"""Of one run. A model is a label of the metrics; what the others used is counted as OTHER_MODELS."""
+
+OTHER_MODELS = "other"
+NAME_CHARACTERS = 200
+"""Of a session's id, a model, a version, a name of an error: longer ones count as absent."""
+
+MOST_TOKENS = 10**12
+MOST_DOLLARS = 1e6
+"""What one run can use of a model. Sums over all runs of an hour stay within a bigint."""
+
+ANSWERS_COUNTED = 1000
+"""Answers whose lines may still come. Those of older ones are added up."""
 
 _MILLISECONDS = 1e11
 """Unix seconds reach this in the year 5138; a larger number is in milliseconds."""
@@ -96,6 +114,9 @@ class Transcript:
     truncated: bool = False
     lines: int = 0
     unreadable: int = 0
+    last_line: str = ""
+    input_tokens: int = 0
+    output_tokens: int = 0
     _usage: dict[str, ModelUsage] = field(default_factory=dict)
     _message_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -107,7 +128,7 @@ class Transcript:
         if line.startswith(_TOOL_RESULT):
             return StreamLine.OTHER
         try:
-            message = json.loads(line) if not cut else None
+            message = json.loads(line) if not cut and _is_short(line) else None
         except (ValueError, RecursionError):
             message = None
         if not isinstance(message, dict):
@@ -131,26 +152,13 @@ class Transcript:
         """Per model, for this run alone, from the result lines; empty without one."""
         return tuple(self._usage.values())
 
-    @property
-    def input_tokens(self) -> int:
-        return sum(tokens for tokens, _ in self._message_tokens.values())
-
-    @property
-    def output_tokens(self) -> int:
-        return sum(tokens for _, tokens in self._message_tokens.values())
-
-    @property
-    def last_line(self) -> str:
-        """The last line of the agent's text."""
-        return self.text.rstrip().rpartition("\n")[2][:500]
-
     # ── one method a kind of line ───────────────────────────────────────────────────────────────────────────────────
 
     def _init(self, message: Mapping[str, Any]) -> StreamLine:
         self.begun = True
-        self.session_id = _text(message, "session_id") or self.session_id
-        self.model = _text(message, "model") or self.model
-        self.version = _text(message, "claude_code_version") or self.version
+        self.session_id = _name(message, "session_id") or self.session_id
+        self.model = _name(message, "model") or self.model
+        self.version = _name(message, "claude_code_version") or self.version
         return StreamLine.INIT
 
     def _retry(self, message: Mapping[str, Any]) -> StreamLine:
@@ -165,7 +173,7 @@ class Transcript:
         self._count_tokens(body)
         if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT
-        self.error, self.api_error = _text(message, "error"), _text(message, "api_error")
+        self.error, self.api_error = _name(message, "error"), _name(message, "api_error")
         text = _message_text(body)
         # A message by the CLI itself carries an error name, or at least (in older versions) this model.
         if self.error is None and body.get("model") != "<synthetic>":
@@ -173,11 +181,12 @@ class Transcript:
             self.auth_retries = 0
             if text:
                 self.text, self.truncated = text[:TEXT_CHARACTERS], len(text) > TEXT_CHARACTERS
+                self.last_line = self.text.rstrip().rpartition("\n")[2][:500]
         return StreamLine.ASSISTANT
 
     def _limit(self, message: Mapping[str, Any]) -> StreamLine:
         info = _object(message, "rate_limit_info")
-        window, resets_at = _text(info, "rateLimitType"), _number(info, "resetsAt")
+        window, resets_at = _name(info, "rateLimitType"), _number(info, "resetsAt")
         if info.get("status") != "rejected":
             self.limit = None
         elif window is not None or resets_at is not None:  # a plain 429 is `rejected` too, but names no window
@@ -187,21 +196,21 @@ class Transcript:
     def _result(self, message: Mapping[str, Any]) -> StreamLine:
         errors, denials = message.get("errors"), message.get("permission_denials")
         text = _text(message, "result")
-        self.session_id = _text(message, "session_id") or self.session_id
+        self.session_id = _name(message, "session_id") or self.session_id
         self.result = Result(
-            subtype=_text(message, "subtype") or "",
+            subtype=_name(message, "subtype") or "",
             is_error=message.get("is_error") is not False,
             text=text[:TEXT_CHARACTERS] if text is not None else None,
-            errors=tuple(str(e)[:4000] for e in errors) if isinstance(errors, list) else (),
+            errors=tuple(str(e)[:4000] for e in errors[:100]) if isinstance(errors, list) else (),
             api_error_status=_whole(message, "api_error_status"),
-            terminal_reason=_text(message, "terminal_reason"),
-            stop_reason=_text(message, "stop_reason"),
+            terminal_reason=_name(message, "terminal_reason"),
+            stop_reason=_name(message, "stop_reason"),
             num_turns=_whole(message, "num_turns"),
             permission_denials=len(denials) if isinstance(denials, list) else 0,
             cost_usd=_number(message, "total_cost_usd") or 0.0,
             local_command="local_command" in message,
         )
-        self.api_error = _text(message, "api_error") or self.api_error
+        self.api_error = _name(message, "api_error") or self.api_error
         if text is not None and len(text) > TEXT_CHARACTERS:
             self.truncated = True
         self._add_usage(message)
@@ -215,22 +224,27 @@ class Transcript:
         since = message.get("model_usage_since_last_result")
         if isinstance(since, dict):
             for model, added in _models(since).items():
-                known = self._usage.get(model)
-                self._usage[model] = added if known is None else _sum(known, added)
+                name = model if model in self._usage or len(self._usage) < MOST_MODELS - 1 else OTHER_MODELS
+                known = self._usage.get(name)
+                self._usage[name] = replace(added, model=name) if known is None else _sum(known, added)
         else:
             self._usage = _models(_object(message, "modelUsage"))
 
     def _count_tokens(self, body: Mapping[str, Any]) -> None:
-        name, usage = _text(body, "id"), _object(body, "usage")
+        name, usage = _name(body, "id"), _object(body, "usage")
         if name is None:
             return
         into = sum(
-            _whole(usage, key) or 0
-            for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+            _tokens(usage, key) for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
         )
         # An answer comes in several lines, each with the counts so far.
         had_in, had_out = self._message_tokens.get(name, (0, 0))
-        self._message_tokens[name] = (max(had_in, into), max(had_out, _whole(usage, "output_tokens") or 0))
+        now_in, now_out = max(had_in, into), max(had_out, _tokens(usage, "output_tokens"))
+        self.input_tokens += now_in - had_in
+        self.output_tokens += now_out - had_out
+        self._message_tokens[name] = (now_in, now_out)
+        if len(self._message_tokens) > ANSWERS_COUNTED:
+            del self._message_tokens[next(iter(self._message_tokens))]
 
 
 def unix_seconds(stamp: float | None) -> float | None:
@@ -244,26 +258,32 @@ def _models(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
     return {
         model: ModelUsage(
             model=model,
-            input_tokens=_whole(used, "inputTokens") or 0,
-            output_tokens=_whole(used, "outputTokens") or 0,
-            cache_read_tokens=_whole(used, "cacheReadInputTokens") or 0,
-            cache_write_tokens=_whole(used, "cacheCreationInputTokens") or 0,
-            cost_usd=_number(used, "costUSD") or 0.0,
+            input_tokens=_tokens(used, "inputTokens"),
+            output_tokens=_tokens(used, "outputTokens"),
+            cache_read_tokens=_tokens(used, "cacheReadInputTokens"),
+            cache_write_tokens=_tokens(used, "cacheCreationInputTokens"),
+            cost_usd=min(_number(used, "costUSD") or 0.0, MOST_DOLLARS),
         )
-        for model, used in usage.items()
-        if isinstance(used, dict)
+        for model, used in itertools.islice(usage.items(), MOST_MODELS - 1)
+        if isinstance(used, dict) and len(model) <= NAME_CHARACTERS
     }
 
 
 def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
     return replace(
         left,
-        input_tokens=left.input_tokens + right.input_tokens,
-        output_tokens=left.output_tokens + right.output_tokens,
-        cache_read_tokens=left.cache_read_tokens + right.cache_read_tokens,
-        cache_write_tokens=left.cache_write_tokens + right.cache_write_tokens,
-        cost_usd=left.cost_usd + right.cost_usd,
+        input_tokens=min(left.input_tokens + right.input_tokens, MOST_TOKENS),
+        output_tokens=min(left.output_tokens + right.output_tokens, MOST_TOKENS),
+        cache_read_tokens=min(left.cache_read_tokens + right.cache_read_tokens, MOST_TOKENS),
+        cache_write_tokens=min(left.cache_write_tokens + right.cache_write_tokens, MOST_TOKENS),
+        cost_usd=min(left.cost_usd + right.cost_usd, MOST_DOLLARS),
     )
+
+
+def _is_short(line: bytes) -> bool:
+    if len(line) <= MOST_VALUES:
+        return True
+    return line.count(b",") + line.count(b"[") + line.count(b"{") <= MOST_VALUES
 
 
 def _message_text(body: Mapping[str, Any]) -> str:
@@ -289,6 +309,15 @@ def _number(fields: Mapping[str, Any], key: str) -> float | None:
     value = fields.get(key)
     sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62
     return float(value) if sound and value is not None else None
+
+
+def _name(fields: Mapping[str, Any], key: str) -> str | None:
+    value = _text(fields, key)
+    return value if value is not None and len(value) <= NAME_CHARACTERS else None
+
+
+def _tokens(fields: Mapping[str, Any], key: str) -> int:
+    return min(_whole(fields, key) or 0, MOST_TOKENS)
 
 
 def _whole(fields: Mapping[str, Any], key: str) -> int | None:

@@ -25,6 +25,9 @@ from turbo.process.running import Ending
 
 ERROR_CHARACTERS = 4000
 
+STARTUP_CHARACTERS = 32_768
+"""How much of a failed start's output is searched for its cause."""
+
 SIGNALLED = 128
 """An exit code from here on tells of a signal."""
 
@@ -70,7 +73,9 @@ class EndedRun:
     @property
     def startup_output(self) -> str:
         """The CLI's output if it failed before an agent started, whose text could be anything; else empty."""
-        return "" if self.transcript.begun or self.returncode == 0 else f"{self.text}\n{self.stderr}"
+        if self.transcript.begun or self.returncode == 0:
+            return ""
+        return f"{self.text[:STARTUP_CHARACTERS]}\n{self.stderr[:STARTUP_CHARACTERS]}"
 
     @property
     def conversation(self) -> bool:
@@ -143,11 +148,11 @@ POLICY_ERRORS = frozenset({"dlp_request_denied", "safety_monitor_blocked"})
 
 WORKER = re.compile(
     r"^error: |cannot be used with root|requires --verbose|Session ID \S+ is already in use|Invalid session ID"
-    r"|(env|sh|bash|node): .*(No such file|not found|command not found)",
+    r"|(env|sh|bash|node): .{0,300}(No such file|not found|command not found)",
     re.MULTILINE,
 )
 OVERSIZED = "piped stdin input exceeds"
-CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .* is corrupted")
+CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .{0,4096} is corrupted")
 
 
 def _answered(e: EndedRun) -> bool:

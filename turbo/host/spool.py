@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from turbo.domain.result import RunResult
+from turbo.host import json_file
 from turbo.host.atomic_file import sync_directory, write_atomically
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ FORMAT = 1
 NAMES_ON_DISK = {"uncounted": "untouched"}
 """Fields with another name in the file. Workers of several versions share a host and read each other's files."""
 DONE_SECONDS = 3600.0
+LONGEST_DELAY = 1e9
 
 
 class SpoolUnavailable(Exception):
@@ -128,13 +130,13 @@ class Spool:
     def _entries(self, directory: Path) -> Iterator[SpoolEntry]:
         for path in sorted(directory.glob("*.json")):
             try:
-                envelope = json.loads(path.read_text(encoding="ascii"))
-                if envelope["format"] > FORMAT:
+                envelope = json_file.read(path)
+                if json_file.whole(envelope, "format", 0, 2**31) > FORMAT:
                     continue  # written by a newer turbo, which will read it
-                body = envelope["result"]
+                body = json_file.text(envelope, "result")
                 if hashlib.sha256(body.encode()).hexdigest() != envelope["sha256"]:
                     raise ValueError("its checksum does not match")
-                result = _from_file(json.loads(body))
+                result = _from_file(json_file.parse(body))
             except OSError as error:
                 log.warning("spool file %s cannot be read: %s", path, error)
                 continue
@@ -163,10 +165,24 @@ def _to_file(result: RunResult) -> dict[str, Any]:
 
 
 def _from_file(fields: dict[str, Any]) -> RunResult:
+    """Raises ValueError, TypeError."""
     for name, on_disk in NAMES_ON_DISK.items():
         if on_disk in fields:
             fields[name] = fields.pop(on_disk)
-    return RunResult(**fields)
+    result = RunResult(**fields)
+    for name in ("task_id", "outcome", "finished_at", "worker_id", "queue", "executor"):
+        json_file.text(fields, name, "")
+    for name in ("error", "failure_kind", "agent_session_id"):
+        if fields.get(name) is not None:
+            json_file.text(fields, name)
+    json_file.whole(fields, "fencing_token", -(2**63), 2**63 - 1)
+    json_file.whole(fields, "execution_ms", 0, 2**62, 0)
+    json_file.real(fields, "retry_delay_seconds", 0.0, LONGEST_DELAY, 0.0)
+    if not isinstance(result.final, bool) or not isinstance(result.uncounted, bool):
+        raise ValueError("final or uncounted is not a boolean")
+    if not isinstance(result.detail, dict) or not isinstance(result.output, dict | None):
+        raise ValueError("output or detail is not an object")
+    return result
 
 
 def _reason(error: OSError) -> str:

@@ -13,9 +13,11 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 
 SUFFIX = ".json"
+ENTRY_BYTES = 1024 * 1024
 
 
 def new_cookie() -> str:
@@ -74,17 +76,17 @@ class Journal:
     def _read(self, path: Path) -> Entry | None:
         unreadable = Entry(cookie=path.stem, pid=0, start=0, boot="")
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = json_file.read(path, ENTRY_BYTES)
             known = Entry(
-                cookie=str(fields["cookie"]),
-                pid=int(fields["pid"]),
-                start=int(fields["start"]),
-                boot=str(fields["boot"]),
-                program=str(fields.get("program", "")),
-                task_id=str(fields.get("task_id", "")),
+                cookie=json_file.text(fields, "cookie"),
+                pid=json_file.whole(fields, "pid", 0, 2**31 - 1),
+                start=json_file.whole(fields, "start", 0, 2**63 - 1),
+                boot=json_file.text(fields, "boot"),
+                program=json_file.text(fields, "program", ""),
+                task_id=json_file.text(fields, "task_id", ""),
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError):
             return unreadable
         return replace(known, cookie=path.stem)

@@ -16,10 +16,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
+from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 from turbo.host.state_dir import safe_name
 
 FILE = "record.json"
+RECORD_BYTES = 1024 * 1024
+LATEST = 1e11
 
 Keep = Literal["changed", "always", "never"]
 
@@ -94,7 +97,10 @@ class Record:
 def load(home: Path) -> Record | None:
     """The record in `home`; None if there is none, or it cannot be read."""
     try:
-        fields = json.loads((home / FILE).read_text(encoding="utf-8"))
+        fields = json_file.read(home / FILE, RECORD_BYTES)
+        json_file.real(fields, "created_at", 0.0, LATEST)
+        json_file.real(fields, "used_at", 0.0, LATEST)
+        json_file.real(fields["policy"], "keep_days", 0.0, 1e6, 14.0)
         return Record(**fields | {"stage": Stage(fields["stage"]), "policy": Policy(**fields["policy"])})
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -1,0 +1,92 @@
+"""Files on the host's disk with any content: each is set aside or ignored, and nobody who reads one ends by it."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from turbo.domain.result import RunResult
+from turbo.host.spool import Spool
+from turbo.process.journal import Entry, Journal
+from turbo.workspaces.record import FILE, Policy, Record, Stage, load
+
+ODD = [
+    "Infinity",
+    "-Infinity",
+    "NaN",
+    "1e999",
+    "9" * 5000,
+    "-1",
+    "true",
+    '"x"',
+    "null",
+    "[]",
+    "{}",
+    "[" * 3000 + "]" * 3000,
+]
+WHOLE = [
+    "",
+    "[]",
+    "7",
+    '"x"',
+    "[" * 100_000,
+    "{",
+    "\x00",
+    '{"a": ' * 3000,
+    "9" * 5000,
+    '{"format": "x"}',
+    '{"result": 7}',
+]
+
+
+def spooled(fields: str) -> str:
+    return json.dumps({"format": 1, "sha256": hashlib.sha256(fields.encode()).hexdigest(), "result": fields})
+
+
+def with_field(fields: dict[str, Any], name: str, value: str) -> str:
+    marked = json.dumps(fields | {name: "@@"})
+    return marked.replace('"@@"', value)
+
+
+RESULT = asdict(RunResult("t", 7, "succeeded", worker_id="w"))
+ENTRY = asdict(Entry("c", 5, 7, "b"))
+RECORD = asdict(Record("t", "e", "h", "/r", "HEAD", "b", "br", "/t", "/g", Stage.READY, Policy(), 1.0, 2.0))
+
+
+def test_spool_sets_every_odd_file_aside(tmp_path: Path) -> None:
+    texts = [*WHOLE, *(spooled(text) for text in WHOLE)]
+    texts += [spooled(with_field(RESULT, name, value)) for name in RESULT for value in ODD]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number:05}.json").write_text(text)
+    spool = Spool(tmp_path)
+    good = spool.put(RunResult("good", 7, "succeeded", worker_id="w"))
+    found = spool.pending()
+    assert good.path in [entry.path for entry in found]
+    for entry in found:
+        result = entry.result
+        assert 0 <= result.execution_ms < 2**63
+        assert 0.0 <= result.retry_delay_seconds <= 1e9
+        assert -(2**63) <= result.fencing_token < 2**63
+        assert isinstance(result.task_id, str)
+        json.dumps(asdict(result), allow_nan=False)
+
+
+def test_journal_yields_the_cookie_of_every_odd_file(tmp_path: Path) -> None:
+    texts = [*WHOLE, *(with_field(ENTRY, name, value) for name in ENTRY for value in ODD)]
+    for number, text in enumerate(texts):
+        (tmp_path / f"{number:05}.json").write_text(text)
+    entries = Journal(tmp_path).entries()
+    assert [entry.cookie for entry in entries] == [f"{number:05}" for number in range(len(texts))]
+    assert all(0 <= entry.pid < 2**31 and entry.start >= 0 for entry in entries)
+
+
+@pytest.mark.parametrize("name", ["created_at", "used_at", "policy", "stage"])
+def test_record_with_an_odd_field_is_ignored(tmp_path: Path, name: str) -> None:
+    (tmp_path / FILE).write_text(json.dumps(RECORD))
+    assert load(tmp_path) is not None
+    for value in (*(with_field(RECORD, name, odd) for odd in ODD), *WHOLE):
+        (tmp_path / FILE).write_text(value)
+        assert load(tmp_path) is None or (name == "policy" and "{}" in value)

@@ -42,7 +42,16 @@ FINISHED = [
 ]
 STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
     "tasks/claim": (
-        {"worker": "w", "queue": "default", "n": 10, "may_idle": True, "only_types": None, "skip_types": None},
+        {
+            "worker": "w",
+            "queue": "default",
+            "n": 10,
+            "may_idle": True,
+            "only_types": None,
+            "skip_types": None,
+            "characters": 8_000_000,
+            "type_characters": 1000,
+        },
         4 * 10,
     ),
     "tasks/poll": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),

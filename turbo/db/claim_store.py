@@ -129,8 +129,7 @@ class ClaimStore(Store):
             "queue": queue,
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
-            "characters": self._limits.characters,
-            "type_characters": TYPE_CHARACTERS,
+            "characters": self._limits.characters + 1,
         }
         tasks: list[Task] = []
         idle_now: bool | None = None

@@ -70,10 +70,9 @@ with candidates as materialized (
    where w.worker_id = %(worker)s and w.state = 'up' and w.idle is distinct from (s.short and %(may_idle)s)
   returning w.idle
 )
--- One character more than the worker takes, so that it sees what is too long without receiving all of it.
-select c.task_id::text, left(coalesce(c.task_type, 'default'), %(type_characters)s + 1) as task_type,
-       left(c.task_description, %(characters)s + 1) as task_description,
-       left(c.input_data::text, %(characters)s + 1) as input_data,
+-- characters: one more than the worker takes, so that it sees what is too long without receiving all of it.
+select c.task_id::text, coalesce(c.task_type, 'default') as task_type, left(c.task_description, %(characters)s) as task_description,
+       left(c.input_data::text, %(characters)s) as input_data,
        c.task_priority, c.timeout_seconds, coalesce(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
        c.fencing_token, c.concurrency_key, c.agent_session_id, c.waited_seconds,
        (select f.idle from flag f) as idle_now

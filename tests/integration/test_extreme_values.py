@@ -3,6 +3,7 @@
 One worker and one look at everything: for each column and each value there is a row. What one of them breaks is broken for all.
 """
 
+import contextlib
 import json
 import urllib.request
 from typing import Any
@@ -88,6 +89,17 @@ def start(bench: Bench) -> WorkerProcess:
     return bench.start(config).listening()
 
 
+def lead(bench: Bench) -> None:
+    """Each value of the leader's one row: the worker beats on."""
+    beat = "select heartbeat_at from agent_workers where name = 'w'"
+    with psycopg.connect(bench.dsn, autocommit=True) as db:
+        for column, value in extremes(db, "agent_leader"):
+            before = bench.sql(beat)
+            with contextlib.suppress(psycopg.DataError, psycopg.IntegrityError):
+                db.execute(f"update agent_leader set {column} = {value}".encode())
+                until(lambda before=before: bench.sql(beat) > before)
+
+
 def strict(text: str) -> Any:
     def refuse(name: str) -> Any:
         raise AssertionError(f"{name} is not JSON")
@@ -122,6 +134,7 @@ def test_extreme_values_stop_neither_work_nor_readers(planted: Bench) -> None:
             strict(done.out)
     address = bench.sql("select metrics_address from agent_workers where name = 'w'")[0][0]
     until(lambda: "turbo_queue_tasks{" in urllib.request.urlopen(f"http://{address}/metrics").read().decode(), 30)
+    lead(bench)
     assert worker.process.poll() is None, worker.log[-3000:]
     for word in ("Traceback", "crashed", "no heartbeat", "cannot claim", "defect"):
         assert word not in worker.log, worker.log[-5000:]

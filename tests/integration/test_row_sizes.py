@@ -86,6 +86,10 @@ ROWS = {
     "a million lists": Hostile(
         {"input_data": "('[' || repeat('[],', 1000000) || '[]]')::jsonb"}, FailureKind.BAD_REQUEST, "at most 500,000"
     ),
+    "a table as one text": Hostile({"input_data": "jsonb_build_object('csv', repeat('1,2,3,', 1000000))"}),
+    "a million short texts": Hostile(
+        {"input_data": "('[' || repeat('\"\",', 1000000) || '1]')::jsonb"}, FailureKind.BAD_REQUEST, "at most 500,000"
+    ),
     "lists as many as may be": Hostile({"input_data": "('[' || repeat('[],', 240000) || '[]]')::jsonb"}),
     "integers of 4,000 digits": Hostile(
         {"input_data": "('[' || repeat(repeat('9', 4000) || ',', 1900) || '1]')::jsonb"}

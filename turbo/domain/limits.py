@@ -2,6 +2,7 @@
 event loop, so what is too long is refused by its length alone. Lengths are in characters unless they say bytes.
 """
 
+import re
 from dataclasses import dataclass
 
 PATH_BYTES = 4096
@@ -13,6 +14,9 @@ TYPE_CHARACTERS = 1000
 MOST_VALUES = 500_000
 """Values of one JSON document, at most one for each comma and bracket. A document of empty lists takes ten times as long to
 parse as a text of its size."""
+
+FEW_QUOTES = 200_000
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 HEAVY_CHARACTERS = 256 * 1024
 """From here on a document is worth a turn of the event loop for itself."""
@@ -42,5 +46,11 @@ def too_many_values(what: str, raw: str) -> str | None:
     """The failure, if a JSON text may hold more than MOST_VALUES."""
     if len(raw) <= MOST_VALUES:
         return None
-    values = raw.count(",") + raw.count("[") + raw.count("{")
+    values = _most_values(raw)
+    if values > MOST_VALUES and raw.count('"') <= FEW_QUOTES:  # the commas may be those of a long text
+        values = _most_values(_STRING.sub("", raw))
     return f"{what} has up to {values:,} values; at most {MOST_VALUES:,}" if values > MOST_VALUES else None
+
+
+def _most_values(raw: str) -> int:
+    return raw.count(",") + raw.count("[") + raw.count("{")

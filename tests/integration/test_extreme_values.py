@@ -67,14 +67,8 @@ def planted(bench: Bench) -> Bench:
             more |= {"completed_at": "now()", "assigned_worker_id": "'ghost'"} if state == "completed" else {}
             more |= {"run_after": "now() + interval '1 day'"} if state == "scheduled" else {}
             more |= {"fencing_token": "7", "assigned_worker_id": "'ag3'"} if state == "running" else {}
-            for bypass in (False, True):
-                plant(
-                    db,
-                    "agent_tasks",
-                    TASK | {"status": f"'{state}'"} | more,
-                    ["task_id", *(f"'{state}{'!' if bypass else ''}{i}'" for i in range(200))],
-                    bypass=bypass,
-                )
+            names = ["task_id", *(f"'{state}!{i}'" for i in range(200))]
+            plant(db, "agent_tasks", TASK | {"status": f"'{state}'"} | more, names, bypass=True)
         plant(db, "agent_progress", PROGRESS, ["task_id", *(f"'running!{i}'" for i in range(200))])
     return bench
 
@@ -123,7 +117,7 @@ def test_extreme_values_stop_neither_work_nor_readers(planted: Bench) -> None:
         ["show", "good", "--json"],
         ["top", "--once"],
         ["doctor", "--json"],
-        *(["show", task, "--json"] for task in ("completed2", "completed!20", "completed!40", "running!50")),
+        *(["show", task, "--json"] for task in ("completed!2", "completed!20", "completed!40", "running!50")),
     ):
         done = shell(*command)
         assert done.code == 0 or command[0] in ("doctor", "show"), (command, done.err[-3000:])

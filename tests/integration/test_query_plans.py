@@ -54,7 +54,10 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
         4 * 10,
     ),
     "tasks/poll": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
-    "tasks/poll_one": ({"worker": "w", "queue": "default", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
+    "tasks/poll_one": (
+        {"worker": "w", "queue": "default", "queues": ["default"], "accounts": [], "host": "h"},
+        4 * RUNNING,
+    ),
     "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
     "tasks/rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }

@@ -155,7 +155,7 @@ SCENARIOS = {
     ),
     "the key's organisation disabled": Scenario(
         (messages_api.error(400, "invalid_request_error", "This organization has been disabled."),),
-        after=says("belongs to a disabled organization"),
+        after=says("This organization has been disabled"),
     ),
     "credit too low": Scenario(
         (

@@ -80,7 +80,10 @@ async def test_flags_come_from_the_configuration(tmp_path: Path) -> None:
         max_budget_usd=0.05,
     )
     session = argv.index("--session-id")
-    assert argv[:session] == ["--mcp-config", "x.json", "-p", "--output-format", "stream-json", "--verbose"]
+    assert argv[:session] == [
+        *("--mcp-config", "x.json", "-p", "--output-format", "stream-json", "--verbose"),
+        *("--setting-sources", "user", "--add-dir", "."),
+    ]
     assert argv[session + 2 :] == [
         *("--model", "opus", "--permission-mode", "plan"),
         *("--allowedTools", "Read", "Bash(git log *)", "--disallowedTools", "WebFetch"),

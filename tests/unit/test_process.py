@@ -99,6 +99,27 @@ async def test_stdin_can_be_opened_by_name(spec: ProcessSpec, journal: Journal) 
     assert (await run(spec, journal, "cat", "/dev/stdin", stdin=b"first\nsecond")).stdout == b"first\nsecond"
 
 
+async def test_secret_is_handed_over_once_and_elsewhere(spec: ProcessSpec, journal: Journal) -> None:
+    before = len(list(Path("/dev/fd").iterdir()))
+    code = """if True:
+        import os
+        print(open(int(os.environ['FD'])).read())
+        print(sorted(os.environ))
+    """
+    result = await run(spec, journal, *python(code), handed={"FD": "süß"})
+    lines = result.stdout.decode().splitlines()
+    assert lines[0] == "süß"
+    assert "FD" in lines[1]
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert "süß" not in repr(replace(spec, handed={"FD": "süß"}))
+    for env, handed in ((ENV, {"FD": "x" * 5000}), (ENV | {"A": "\0"}, {"FD": "x"})):
+        with pytest.raises(SpawnFailed) as refused:
+            await run(spec, journal, "true", env=env, handed=handed)
+        assert "xxxxx" not in str(refused.value)
+    assert len(list(Path("/dev/fd").iterdir())) == before
+    assert journal.entries() == []
+
+
 async def test_program_inherits_only_three_descriptors(spec: ProcessSpec, journal: Journal) -> None:
     others = [os.open("/dev/null", os.O_RDONLY) for _ in range(3)]
     code = """if True:

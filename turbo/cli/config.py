@@ -32,7 +32,8 @@ def check(
       turbo config check config/worker.yaml
       turbo config check config/fleet.yaml
     """
-    from turbo.config.worker import load_worker_config
+    from turbo.config.worker import ClaudeSection, load_worker_config
+    from turbo.executors.claude.notes import notes
     from turbo.observability.endpoint import CLOSE_IT, exposed
 
     if _kind(file) is Kind.FLEET:
@@ -52,6 +53,9 @@ def check(
         output.notice(f"{file}: warning: {warning.subject}: {warning.what}")
     if open_to := exposed(config.metrics.host, config.metrics.tls and config.metrics.tls.client_ca):
         output.notice(f"{file}: {open_to}; {CLOSE_IT}")
+    for name, section in config.executors.items():
+        for finding in notes(name, section) if isinstance(section, ClaudeSection) else ():
+            output.notice(f"{file}: {finding.what}; {finding.do}")
     queues = ", ".join(config.worker.queues)
     output.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
 

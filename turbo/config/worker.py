@@ -225,6 +225,10 @@ class ClaudeSection(Program):
     max_turns: Whole | None = Field(default=None, ge=1, le=1_000_000, description="--max-turns.")
     max_budget_usd: Real | None = Field(default=None, gt=0, le=1_000_000, description="--max-budget-usd, for one run.")
     resume: bool = Field(default=False, description="A retry resumes the agent's session.")
+    trust_repository: bool = Field(
+        default=False,
+        description="Obey the settings, hooks and MCP servers in the working directory. false: only its CLAUDE.md is read.",
+    )
     cli_max_retries: Whole = Field(
         default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
     )

@@ -15,6 +15,7 @@ from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, Work
 from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
 from turbo.domain.finding import Finding, fail, ok, warn
+from turbo.executors.claude.notes import notes
 from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import build_executors
 from turbo.process.environment import EnvFile, EnvironmentRefused
@@ -40,6 +41,8 @@ def checks(
         whose = executor.account
         needs = (f"env file {whose}",) if whose is not None and config.accounts[whose].env_file is not None else ()
         checks_of_programs.append(Check(f"executor {name}", partial(_executor, config, name, environment), needs))
+        for note in notes(name, executor) if isinstance(executor, ClaudeSection) else ():
+            checks_of_programs.append(Check(f"trust {name}", lambda note=note: note))  # type: ignore[misc]
         if is_agent(executor):
             checks_of_programs.append(Check(f"directory {name}", partial(directory, config, name)))
     return checks_of_programs

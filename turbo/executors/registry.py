@@ -138,6 +138,7 @@ def _build(
             max_turns=section.max_turns,
             max_budget_usd=section.max_budget_usd,
             resume=section.resume,
+            trust_repository=section.trust_repository,
             silence_seconds=section.silence_seconds,
             grace_seconds=section.grace_seconds,
             cli_max_retries=section.cli_max_retries,

@@ -22,7 +22,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
@@ -55,7 +55,8 @@ class ProcessSpec:
     """What to run, and its limits. `cwd` is absolute. `env` is the whole environment.
 
     `grace_seconds` pass between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound
-    the log, which is created even if the program prints nothing. `task_id` is recorded in the journal.
+    the log, which is created even if the program prints nothing. `task_id` is recorded in the journal. `handed`: secrets
+    that the program reads from descriptors, by the variable that holds the descriptor's number.
     """
 
     argv: tuple[str, ...]
@@ -72,6 +73,7 @@ class ProcessSpec:
     head_bytes: int = HEAD_BYTES
     tail_bytes: int = TAIL_BYTES
     task_id: str = ""
+    handed: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ async def run_process(
     """
     if stop.is_set():
         return ProcessResult(Ending.STOPPED, None)
-    launched = launch(spec.argv, env=spec.env, cwd=spec.cwd, journal=journal, task_id=spec.task_id)
+    launched = launch(spec.argv, env=spec.env, cwd=spec.cwd, journal=journal, task_id=spec.task_id, handed=spec.handed)
     running = _Running(spec, launched, on_line, on_stdout)
     try:
         try:

@@ -20,6 +20,8 @@ from pathlib import Path
 
 from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
+from turbo.executors.claude.login import Login
+from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.claude.verdict import EndedRun
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
@@ -91,6 +93,7 @@ class ClaudeCli:
         self._owner = owner
         self._command = tuple(command)
         self._environment = environment
+        self._login = Login(command)
         self._journal = journal
         self._grace_seconds = grace_seconds
         self._leave_seconds = leave_seconds
@@ -98,11 +101,12 @@ class ClaudeCli:
 
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
-        environment = self._environment.for_task(run.task)
+        environment, handed = self._login.split(self._environment.for_task(run.task))
         program = find_program(self._command[0], environment)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *STREAM, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
+            handed=handed,
             cwd=call.cwd,
             log_path=run.log_path,
             wall_seconds=call.wall_seconds,
@@ -145,7 +149,7 @@ class ClaudeCli:
 
     async def auth_status(self) -> bool | None:
         """`claude auth status`: is there a login or a key? It may still be invalid. None: the CLI could not be run."""
-        _, result = await self._query("auth", "status")
+        _, result = await self._query(*UNTRUSTED, "auth", "status")
         return None if result is None else {0: True, 1: False}.get(result.returncode or 0)
 
     async def version(self) -> str | None:
@@ -160,12 +164,13 @@ class ClaudeCli:
         """The program that was run, and its result."""
         program = self._command[0]
         try:
-            environment = self._environment.for_task(NO_TASK)
+            environment, handed = self._login.split(self._environment.for_task(NO_TASK))
             program = find_program(program, environment)
             with tempfile.TemporaryDirectory(prefix="turbo-claude-") as directory:
                 spec = ProcessSpec(
                     argv=(program, *words),
                     env=_with_program_directory(program, environment),
+                    handed=handed,
                     cwd=Path(directory),
                     log_path=Path(directory) / "log",
                     wall_seconds=QUERY_SECONDS,

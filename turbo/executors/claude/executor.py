@@ -22,6 +22,8 @@ from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.executors.claude import verdict
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
+from turbo.executors.claude.login import without_login
+from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -57,7 +59,8 @@ class ClaudeExecutor:
     `work_area` replaces `cwd`, `exclusive` and `allowed_roots`: with a workspace per task, for example.
 
     `account` names the login. Without one, the executor's own name is used, so that a breaker protects it in any
-    case. `resume`: a retry continues the task's session. `max_turns`, `max_budget_usd` and `silence_seconds` None
+    case. `resume`: a retry continues the task's session. `trust_repository`: the CLI obeys the settings of its working
+    directory, as it does by itself (turbo.executors.claude.repository). `max_turns`, `max_budget_usd` and `silence_seconds` None
     mean no limit. `grace_seconds` (at least 5) pass between TERM and KILL, `leave_seconds` between a result and TERM.
     `cli_max_retries` bounds the CLI's own retries of a request. `preamble` precedes the row's text, which can
     therefore be neither a flag nor a command of the CLI.
@@ -87,6 +90,7 @@ class ClaudeExecutor:
         max_turns: int | None = None,
         max_budget_usd: float | None = None,
         resume: bool = False,
+        trust_repository: bool = False,
         silence_seconds: float | None = None,
         grace_seconds: float = SHORTEST_GRACE_SECONDS,
         leave_seconds: float = LEAVE_SECONDS,
@@ -111,6 +115,7 @@ class ClaudeExecutor:
         self._model = ("--model", model) if model else ()
         self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
         self._resume = resume
+        self._trust_repository = trust_repository
         self._silence_seconds = silence_seconds
         self._preamble = preamble
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
@@ -133,7 +138,7 @@ class ClaudeExecutor:
             return self._outcome(run, ended, log_path)
 
         try:
-            return await self._work_area.run(run, self._environment.for_task(run.task), program)
+            return await self._work_area.run(run, without_login(self._environment.for_task(run.task)), program)
         except RecursionError as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
@@ -144,14 +149,16 @@ class ClaudeExecutor:
     async def _attempt(self, run: Run, directory: Path) -> tuple[EndedRun, Path | None]:
         now = asyncio.get_running_loop().time
         until = now() + run.task.timeout_seconds
+        from_directory, variables = self._from_directory(run, directory)
 
         async def call_cli(which: tuple[str, str], stdin: bytes) -> tuple[EndedRun, Path | None]:
             call = Call(
-                flags=(*which, *self._model, *self._flags),
+                flags=(*from_directory, *which, *self._model, *self._flags),
                 stdin=stdin,
                 cwd=directory,
                 wall_seconds=max(0.0, until - now()),
                 silence_seconds=self._silence_seconds,
+                env=variables,
             )
             return await self._cli.call(run, call)
 
@@ -168,6 +175,17 @@ class ClaudeExecutor:
                 extra={"task": run.task.task_id},
             )
         return await call_cli(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
+
+    def _from_directory(self, run: Run, directory: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
+        """The flags and variables for what the CLI may take from its working directory."""
+        if self._trust_repository:
+            return (), {}
+        try:
+            flags, variables = instructions(directory)
+        except UnusableInstructions as problem:
+            log.warning("executor %s: %s", self.name, problem, extra={"task": run.task.task_id})
+            return UNTRUSTED, {}
+        return (*UNTRUSTED, *flags), variables
 
     def _prompt(self, task: Task) -> bytes:
         parts = [self._preamble, task.task_description]
@@ -215,7 +233,7 @@ class ClaudeExecutor:
 
     def dependencies(self) -> Mapping[str, Probe]:
         """See `Depends`."""
-        return self._work_area.dependencies(lambda: self._environment.for_task(NO_TASK))
+        return self._work_area.dependencies(lambda: without_login(self._environment.for_task(NO_TASK)))
 
     # ── this host ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -244,7 +262,8 @@ class ClaudeExecutor:
             with tempfile.TemporaryDirectory(prefix="turbo-probe-") as directory:
                 run = Run(NO_TASK, Path(directory), Path(directory) / "log")
                 call = Call(
-                    flags=(*PROBE_FLAGS, *self._model),
+                    # Its directory is empty, but the CLI also looks into the directories above: TMPDIR is everybody's.
+                    flags=(*UNTRUSTED, *PROBE_FLAGS, *self._model),
                     stdin=PROBE_PROMPT.encode(),
                     cwd=Path(directory),
                     wall_seconds=PROBE_SECONDS,

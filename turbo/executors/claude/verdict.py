@@ -114,7 +114,7 @@ LIMIT_ERRORS = frozenset({"usage_limit_reached", "model_requires_usage_credits",
 LOGIN = re.compile(
     r"Not logged in|Invalid API key|Failed to authenticate|Login expired|API Error: 40[13]\b|Credit balance is too low"
     r"|Your account does not have access|Your organization has (been )?disabled"
-    r"|Your ANTHROPIC_API_KEY belongs to a disabled"
+    r"|Your ANTHROPIC_API_KEY belongs to a disabled|API Error: 400 This organization has been disabled"
 )
 LOGIN_ERRORS = frozenset(
     {

@@ -1,5 +1,6 @@
 """`turbo worker`: run one worker process until a signal stops it."""
 
+import logging
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -41,10 +42,13 @@ def worker(
     """
     import asyncio
 
+    from turbo.process.concealment import conceal_environment
     from turbo.process.init import leave_orphans_to_init
 
+    conceal_environment()  # before init is forked, which lives as long
     leave_orphans_to_init()
 
+    from turbo.config.loader import has_password
     from turbo.config.worker import ConfigError, database_dsn, load_worker_config
     from turbo.db.address import Address
     from turbo.db.connect import connect_arguments
@@ -83,6 +87,11 @@ def worker(
             or (settings.database.dsn and database_dsn(path, variables))
         )
 
+    if (given_dsn := on_the_command_line(context, dsn)) is not None and has_password(given_dsn):
+        logging.getLogger(__name__).warning(
+            "--dsn contains a password, which the process list showed until the worker started; put it in ~/.pgpass (mode 0600), "
+            "a service file, or TURBO_DSN in an --env-file"
+        )
     address = Address(where, environment, dsn_in)
 
     def reload(worker_process: Worker) -> str:

@@ -1,6 +1,7 @@
 """The environment of this host's worker. It differs from the shell's: launchd gives a process almost none.
 
-For a running worker it is read from the process. Without one, the shell's environment is used, and the finding says so.
+For a running worker it is read from the process. Values that the worker has concealed are taken from the shell's. Without a
+worker, the shell's environment is used, and the finding says so.
 """
 
 import os
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 import psutil
 
 from turbo.doctor.session import SessionRow
+from turbo.process.concealment import concealed
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,11 @@ def of_worker(rows: Iterable[SessionRow], host: str, name: str | None) -> Worker
         try:
             process = psutil.Process(int(row["pid"]))
             if "worker" in process.cmdline() and (variables := process.environ()):
-                return WorkerEnvironment(variables, f"in the environment of worker {row['worker_id']}")
+                known = {name: os.environ.get(name) if concealed(value) else value for name, value in variables.items()}
+                return WorkerEnvironment(
+                    {name: value for name, value in known.items() if value is not None},
+                    f"in the environment of worker {row['worker_id']}",
+                )
         except (psutil.Error, OSError):  # it belongs to another user, or has ended
             continue
     return WorkerEnvironment(dict(os.environ), "in this shell's environment, because no worker runs here")

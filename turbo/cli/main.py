@@ -106,6 +106,10 @@ def main() -> None:
     """The console script."""
     if sys.stdout is None:  # a wrapper closed it
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if any(word.startswith("--dsn") for word in sys.argv):
+        from turbo.process.concealment import conceal_option
+
+        conceal_option("--dsn", sys.argv)
     asked = sys.argv[1] if len(sys.argv) > 1 else ""
     print_safely(stand_ins_on_stderr=asked != "worker")
     if asked in MAY_BE_CUT_SHORT or asked.startswith("-") or "--help" in sys.argv:
@@ -164,7 +168,6 @@ def _explain(error: Exception, command: str) -> int:
 
     from turbo import db
     from turbo.config.worker import ConfigError
-    from turbo.migrate.error import UNREADABLE_DSN
     from turbo.observability.log import scrub
 
     text = str(error)
@@ -175,8 +178,8 @@ def _explain(error: Exception, command: str) -> int:
         code = 2
     elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
         text = "the database has no turbo schema: run `turbo migrate`"
-    elif isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
-        text, code = UNREADABLE_DSN, 2
+    elif isinstance(error, db.UnreadableDsn):
+        text, code = str(error), 2
     elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
         text = f"cannot reach the database: {db.why_unreachable(error)} (check --dsn, TURBO_DSN or the PG* variables)"
     elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):

@@ -10,14 +10,15 @@ from turbo.db.connect import (
     only_readable,
     open_async_client,
     open_client,
+    open_readable,
     open_session,
     within,
 )
+from turbo.db.dsn import UnreadableDsn, describe
 from turbo.db.errors import (
     DATABASE_ERRORS,
     AnotherDatabase,
     LaneClosed,
-    describe,
     is_about_one_row,
     is_about_this_role,
     is_exhausted,
@@ -43,6 +44,7 @@ __all__ = [
     "Lane",
     "LaneClosed",
     "LaneObserver",
+    "UnreadableDsn",
     "connect",
     "connect_arguments",
     "cut",
@@ -59,6 +61,7 @@ __all__ = [
     "only_readable",
     "open_async_client",
     "open_client",
+    "open_readable",
     "open_session",
     "outage",
     "reason",

@@ -12,8 +12,9 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 
-from psycopg import ProgrammingError, conninfo
+from psycopg import conninfo
 
+from turbo.db.dsn import UnreadableDsn, parse
 from turbo.db.identity import DatabaseIdentity
 from turbo.process.environment import EnvFile, EnvironmentRefused
 
@@ -64,9 +65,10 @@ class Address:
                 if values == self._values:
                     return f"{self._file.path} has not changed"
                 dsn = self._with_login_of(values)
-            except (EnvironmentRefused, ProgrammingError, ValueError) as error:
-                text = str(error) if isinstance(error, ValueError) else "cannot be read as a connection string"
-                return self._warn(text if isinstance(error, EnvironmentRefused) else f"{self._file.path}: {text}")
+            except (EnvironmentRefused, UnreadableDsn, ValueError) as error:
+                return self._warn(
+                    str(error) if isinstance(error, EnvironmentRefused) else f"{self._file.path}: {error}"
+                )
             self._values = values
             self._warned = ""
             if dsn == self._dsn:
@@ -83,8 +85,8 @@ class Address:
 
     def _with_login_of(self, values: Mapping[str, str]) -> str:
         """The first DSN with the login that `values` give. Raises ValueError if they name another database."""
-        old = conninfo.conninfo_to_dict(self._first)
-        new = conninfo.conninfo_to_dict(self._dsn_in({**os.environ, **values}))
+        old = parse(self._first)
+        new = parse(self._dsn_in({**os.environ, **values}))
         moved = sorted(key for key in old.keys() | new.keys() if key not in LOGIN and old.get(key) != new.get(key))
         moved += [name for name in _PLACE_VARIABLES if values.get(name) != self._at_start.get(name)]
         if moved:

@@ -16,16 +16,17 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from typing import TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, conninfo
+from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from turbo.db import multihost, search_path
 from turbo.db.address import Address
+from turbo.db.dsn import parse, shown
 from turbo.db.identity import IDENTITY
 from turbo.db.values import read_bounded
 
@@ -82,7 +83,7 @@ T = TypeVar("T")
 
 
 def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
-    """libpq's keywords for a turbo session: those in `dsn`, and turbo's defaults for the others."""
+    """libpq's keywords for a turbo session: those in `dsn`, and turbo's defaults for the others. Raises UnreadableDsn."""
     wanted: dict[str, str | int] = {
         "application_name": application_name[:63],
         "connect_timeout": CONNECT_TIMEOUT,
@@ -94,7 +95,7 @@ def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
     }
     if sys.platform == "linux":
         wanted["tcp_user_timeout"] = 25_000  # ms; libpq knows the keyword everywhere, the kernel only here
-    given = conninfo.conninfo_to_dict(dsn)
+    given = parse(dsn)
     # Agents write any Unicode text; PGCLIENTENCODING or the role may say LATIN1.
     return {**wanted, **{k: v for k, v in given.items() if v is not None}, "client_encoding": "UTF8"}
 
@@ -102,13 +103,7 @@ def connect_arguments(dsn: str, application_name: str) -> dict[str, str | int]:
 def open_client(dsn: str, application_name: str, lock_seconds: float | None = None) -> "psycopg.Connection[TupleRow]":
     """An autocommit session for a client: with the primary, or, where no host takes writes, with a server that can be
     read. Raises psycopg.OperationalError when the database is away, psycopg.ProgrammingError for an unreadable DSN."""
-    arguments = connect_arguments(dsn, application_name)
-    try:
-        connection = psycopg.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
-    except psycopg.OperationalError as error:
-        if not only_readable(error, dsn):
-            raise
-        connection = psycopg.connect(**{**arguments, "target_session_attrs": "any"}, autocommit=True)  # type: ignore[arg-type]
+    connection = open_readable(psycopg.Connection, dsn, connect_arguments(dsn, application_name))
     read_bounded(connection)
     try:
         row = connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False).fetchone() or ((), None)
@@ -125,13 +120,11 @@ def open_client(dsn: str, application_name: str, lock_seconds: float | None = No
 async def open_async_client(dsn: str, application_name: str) -> Connection:
     """`open_client`, for asyncio."""
     arguments = connect_arguments(dsn, application_name)
-    try:
-        connection = await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
-    except psycopg.OperationalError as error:
-        if not only_readable(error, dsn):
-            raise
-        arguments["target_session_attrs"] = "any"
-        connection = await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    connection = await _open_async(arguments)
+    if isinstance(connection, psycopg.Error) and only_readable(connection, dsn):
+        connection = await _open_async(arguments | {"target_session_attrs": "any"})
+    if isinstance(connection, psycopg.Error):
+        raise shown(connection, dsn)
     read_bounded(connection)
     try:
         answer = await connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
@@ -143,7 +136,36 @@ async def open_async_client(dsn: str, application_name: str) -> Connection:
     return connection
 
 
-def only_readable(error: psycopg.OperationalError, dsn: str) -> bool:
+def open_readable(
+    kind: "type[psycopg.Connection[TupleRow]]", dsn: str, arguments: Mapping[str, str | int], **more: object
+) -> "psycopg.Connection[TupleRow]":
+    """An autocommit session with the primary; where no host takes writes, with a server that can be read. Raises
+    psycopg.OperationalError, which quotes nothing of a DSN that may be misread."""
+    connection = _open_blocking(kind, arguments, more)
+    if isinstance(connection, psycopg.Error) and only_readable(connection, dsn):
+        connection = _open_blocking(kind, {**arguments, "target_session_attrs": "any"}, more)
+    if isinstance(connection, psycopg.Error):
+        raise shown(connection, dsn)
+    return connection
+
+
+def _open_blocking(
+    kind: "type[psycopg.Connection[TupleRow]]", arguments: Mapping[str, str | int], more: Mapping[str, object]
+) -> "psycopg.Connection[TupleRow] | psycopg.Error":
+    try:
+        return kind.connect(**arguments, **more, autocommit=True)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        return error
+
+
+async def _open_async(arguments: Mapping[str, str | int]) -> Connection | psycopg.Error:
+    try:
+        return await AsyncConnection.connect(**arguments, autocommit=True)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        return error
+
+
+def only_readable(error: psycopg.Error, dsn: str) -> bool:
     """Whether a host answered, but none takes writes: a standby, or a role that may only read. False where the DSN itself
     says which server it wants."""
     return "session is read-only" in str(error) and "target_session_attrs" not in dsn
@@ -220,9 +242,18 @@ async def _open(address: Address, application_name: str) -> Connection:
     every failure counts.
     """
     dsn = address.dsn
+    opened = await _open_any(dsn, application_name)
+    if isinstance(opened, psycopg.OperationalError) and address.changed_since(dsn):
+        dsn = address.dsn
+        opened = await _open_any(dsn, application_name)
+    if isinstance(opened, psycopg.Error):
+        raise shown(opened, dsn)
+    return opened
+
+
+async def _open_any(dsn: str, application_name: str) -> Connection | psycopg.Error:
+    arguments = connect_arguments(dsn, application_name)
     try:
-        return await multihost.open_any(multihost.each_host(connect_arguments(dsn, application_name)))
-    except psycopg.OperationalError:
-        if not address.changed_since(dsn):
-            raise
-    return await multihost.open_any(multihost.each_host(connect_arguments(address.dsn, application_name)))
+        return await multihost.open_any(multihost.each_host(arguments))
+    except psycopg.Error as error:
+        return error

@@ -4,8 +4,8 @@ import asyncio
 import logging
 
 import psycopg
-from psycopg import conninfo
 
+from turbo.db.dsn import UnreadableDsn, Unshown
 from turbo.runtime.backoff import Backoff
 from turbo.runtime.outage import Outage
 
@@ -120,16 +120,6 @@ def is_unstorable(error: psycopg.Error) -> bool:
     return error.sqlstate.startswith(("22", "54")) and not is_exhausted(error)
 
 
-def describe(dsn: str) -> str:
-    """Where a DSN points, for messages: `host:port/dbname`, never a password."""
-    try:
-        known = conninfo.conninfo_to_dict(dsn)
-    except psycopg.ProgrammingError:
-        return "an unreadable DSN"
-    host, port = str(known.get("host") or "the default host"), known.get("port")
-    return f"{host}{f':{port}' if port else ''}/{known.get('dbname') or ''}"
-
-
 def reason(error: BaseException) -> str:
     """An error in one line, for a log."""
     text = " ".join(str(error).split())
@@ -146,6 +136,8 @@ def why_refused(error: psycopg.Error) -> str:
 
 def why_unreachable(error: BaseException) -> str:
     """Why no session could be opened, in one line, and what to check."""
+    if isinstance(error, Unshown | UnreadableDsn):
+        return str(error)
     text = reason(error).removeprefix("connection failed: ").removeprefix("connection is bad: ")
     text = text.partition(" Is the server running")[0].rstrip(".")
     if "does not exist" in text and "database" in text:

@@ -2,6 +2,8 @@
 
 import time
 
+import psycopg
+
 from turbo import db
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
@@ -28,9 +30,7 @@ def _reachable(session: Session) -> Finding:
     began = time.monotonic()
     try:
         session.open()
-    except Exception as error:  # an unreadable DSN, too
-        if not isinstance(error, OSError | ValueError) and type(error).__module__.partition(".")[0] != "psycopg":
-            raise
+    except (psycopg.Error, OSError, ValueError) as error:  # an unreadable DSN, too
         return fail(
             f"{db.describe(session.dsn)}: {db.why_unreachable(error)}",
             "start the server, or correct --dsn, TURBO_DSN or the PG* variables",

@@ -1,8 +1,5 @@
 """The errors that end `turbo migrate`: one message, for the operator."""
 
-UNREADABLE_DSN = "the DSN cannot be read: write postgresql://user@host:port/database, or host=… port=… dbname=…"
-"""libpq's own message quotes the DSN, and a password may be in it."""
-
 AGAIN = "Run turbo migrate again: it continues from here"
 
 

@@ -18,7 +18,7 @@ from psycopg.rows import TupleRow
 
 from turbo import db
 from turbo.db import search_path
-from turbo.migrate.error import AGAIN, UNREADABLE_DSN, BadDsn, MigrationError
+from turbo.migrate.error import AGAIN, BadDsn, MigrationError
 from turbo.sql import statement
 
 Connection = psycopg.Connection[TupleRow]
@@ -47,8 +47,8 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
     """
     try:
         arguments = db.connect_arguments(dsn, APPLICATION_NAME)
-    except psycopg.ProgrammingError as error:
-        raise BadDsn(UNREADABLE_DSN) from error
+    except db.UnreadableDsn as error:
+        raise BadDsn(str(error)) from error
     try:
         connection = connect(dsn, arguments)
     except psycopg.OperationalError as error:
@@ -69,14 +69,8 @@ def open_session(dsn: str, *, lock_timeout: float = 2.0, read_only: bool = False
 
 def connect(dsn: str, arguments: dict[str, str | int]) -> Connection:
     """A session with the primary; if `dsn` has none, with a standby. Raises psycopg.OperationalError."""
-    try:
-        return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
-    except psycopg.OperationalError as error:
-        if not db.only_readable(error, dsn):
-            raise
-    # No primary among the hosts. Reading from a standby is fine; for a change, _judge reports the problem.
-    arguments = {**arguments, "target_session_attrs": "any"}
-    return Connection.connect(**arguments, autocommit=True, prepare_threshold=None)  # type: ignore[arg-type]
+    # Without a primary among the hosts: reading from a standby is fine; for a change, _judge reports the problem.
+    return db.open_readable(Connection, dsn, arguments, prepare_threshold=None)
 
 
 def _set_up(connection: Connection, dsn: str, lock_timeout: float, read_only: bool) -> None:

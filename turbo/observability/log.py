@@ -21,6 +21,8 @@ _NEEDS_QUOTES = re.compile(r'[\s"=]')
 LONGEST_MESSAGE = 16_384
 """Characters of one message, and of one traceback, that are logged. A row or an agent may have written the text."""
 
+_DATABASE_PASSWORD = re.compile(r"(postgres(?:ql)?://[^:/@\s]{0,100}:)[^\n]{0,200}@", re.IGNORECASE)
+"""Up to the last "@" near by: one in the password itself ends it too early for libpq, and its rest is a secret as well."""
 _WORD = re.compile(r"\S+")
 _URI_USER = re.compile(r"\w://[^:/]*+:")
 _KEYWORD_PASSWORD = re.compile(r"(password\s*+=\s*+)('(?:[^'\\]|\\.)*+'|[^\s&]+)", re.IGNORECASE)
@@ -29,6 +31,7 @@ _KEYWORD_PASSWORD = re.compile(r"(password\s*+=\s*+)('(?:[^'\\]|\\.)*+'|[^\s&]+)
 def scrub(text: str) -> str:
     """Replace the passwords of connection strings with stars. Takes time in proportion to the text's length."""
     if "://" in text and "@" in text:
+        text = _DATABASE_PASSWORD.sub(r"\1***@", text)
         text = _WORD.sub(lambda word: _scrubbed(word[0]), text)
     return _KEYWORD_PASSWORD.sub(r"\1***", text)
 

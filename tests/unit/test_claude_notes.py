@@ -24,7 +24,7 @@ from turbo.executors.claude.notes import notes
         ({"command": ["claude", "--setting-sources=local"]}, ["local has no effect"]),
         ({"command": ["claude", "--mcp-config=.mcp.json"]}, [".mcp.json is looked up in the working directory"]),
         ({"command": ["claude", "--settings", "./s.json"]}, ["./s.json is looked up in the working directory"]),
-        ({"command": ["docker", "run", "claude"], "account": "a"}, ["docker is not called claude"]),
+        ({"command": ["docker", "run", "claude"], "account": "a"}, ["docker does not have claude in its name"]),
     ],
 )
 def test_section_gets_exactly_these_notes(settings: dict[str, object], says: list[str]) -> None:

@@ -18,7 +18,7 @@ DESCRIPTORS = {
 
 def takes_descriptors(command: Sequence[str]) -> bool:
     """Whether the command is the CLI itself. A wrapper (docker, sudo, ssh) may close descriptors, so it gets variables."""
-    return PurePath(command[0]).name.partition(".")[0] == "claude"
+    return "claude" in PurePath(command[0]).name
 
 
 def without_login(environment: Mapping[str, str]) -> dict[str, str]:

@@ -24,7 +24,7 @@ def notes(name: str, section: ClaudeSection) -> Iterator[Finding]:
         yield from _distrusted(at, section.command)
     if section.account is not None and not takes_descriptors(section.command):
         yield warn(
-            f"{at}.command: {section.command[0]} is not called claude, so it gets the login in its environment, where the "
+            f"{at}.command: {section.command[0]} does not have claude in its name, so it gets the login in its environment, where the "
             "agent can read it",
             "call the CLI itself, if you can",
         )

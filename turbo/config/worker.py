@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from psycopg import ProgrammingError, conninfo
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from turbo.config.loader import (
     ConfigError,
@@ -186,6 +186,10 @@ class Program(Section):
     exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
     workspace: Workspace | None = Field(default=None, description="A git worktree for each task, instead of cwd.")
     env: dict[str, str] = Field(default={}, description="Variables for the program, added to the few it inherits.")
+    run_as: str | None = Field(
+        default=None,
+        description="User to run it as; the worker is root, or may sudo without a password. null: the worker's.",
+    )
     silence_seconds: Real | None = Field(
         default=None, gt=0, le=LONGEST_SECONDS, description="Stop the program after this long without output."
     )
@@ -249,6 +253,15 @@ class PythonSection(Section):
         default={}, description="With isolation: process, variables for it, added to the few it inherits."
     )
     grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time that a cancelled function has to end.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_user(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "run_as" in section:
+            raise ValueError(
+                "run_as is for programs: a Python handler runs with the worker's rights; make it a command with a program of its own"
+            )
+        return section
 
     @field_validator("handler")
     @classmethod

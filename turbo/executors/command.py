@@ -22,6 +22,7 @@ from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program, obstacle
 from turbo.process.output import LastLine, text_of
@@ -42,7 +43,7 @@ class CommandExecutor:
     `command` is the template; its first element, the program, has no placeholders. `exclusive` keeps other tasks out
     of the working directory (turbo.executors.exclusive_directories). `work_area` replaces `cwd`, `exclusive` and
     `allowed_roots`: with a workspace per task, for example. `env_file` contains the account's secrets.
-    `grace_seconds` pass between TERM and KILL. `silence_seconds` None means no limit.
+    `grace_seconds` pass between TERM and KILL. `silence_seconds` None means no limit. `run_as`: another user than the worker's.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -64,6 +65,7 @@ class CommandExecutor:
         grace_seconds: float = 5.0,
         silence_seconds: float | None = None,
         account: str | None = None,
+        run_as: Identity | None = None,
     ) -> None:
         if not command or not command[0]:
             raise ValueError(f"executor {name}: command is empty: write the program and its arguments as a list")
@@ -78,11 +80,12 @@ class CommandExecutor:
         self._journal = journal
         fixed = cwd.expanduser().absolute() if cwd is not None else None
         self._command = fixed_program(command, fixed, name)
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
+        self._run_as = run_as
+        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
-        self._environment = ChildEnvironment(env or {}, file, owner=name)
+        self._environment = ChildEnvironment(env or {}, file, owner=name, run_as=run_as)
 
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
@@ -114,6 +117,7 @@ class CommandExecutor:
             silence_seconds=self._silence_seconds,
             grace_seconds=self._grace_seconds,
             task_id=run.task.task_id,
+            run_as=self._run_as,
         )
         last = LastLine()
 
@@ -132,7 +136,7 @@ class CommandExecutor:
         try:
             environment = self._environment.for_task(NO_TASK)
             return self._work_area.missing(environment) or obstacle(
-                self._command[0], environment.get("PATH"), self._work_area.fixed
+                self._command[0], environment.get("PATH"), self._work_area.fixed, self._run_as
             )
         except (EnvironmentRefused, OSError) as error:
             return str(error)

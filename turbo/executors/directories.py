@@ -3,17 +3,26 @@
 A row may name a directory only inside the roots that the operator has allowed. Otherwise everyone who can INSERT
 could choose where commands run. Symbolic links are resolved before the comparison.
 
+A program of another user (`run_as`) cannot enter the state directory. Its task's own directory is in that user's home; the
+one in the state directory only names it (`FOREIGN`), so that retention finds it (turbo.maintenance.file_retention).
+
 `Directories` is the plain work area (turbo.workspaces.area). turbo.workspaces gives each task a git worktree instead.
 """
 
+import asyncio
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.domain.limits import PATH_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, Probe
 from turbo.domain.run import Run
+from turbo.host.atomic_file import write_atomically
+from turbo.process.identity import FOREIGN, Identity
 from turbo.workspaces.area import Exclusive, Program, no_lock
 
 
@@ -24,6 +33,7 @@ class Directories:
     fixed: Path | None = None
     allowed_roots: tuple[Path, ...] = ()
     exclusive: Exclusive = no_lock
+    run_as: Identity | None = None
 
     def missing(self, environment: Mapping[str, str]) -> str | None:
         """See `WorkArea`. The program check finds a missing fixed directory (turbo.process.launch.obstacle)."""
@@ -41,6 +51,8 @@ class Directories:
         directory = working_directory(run, self.fixed, self.allowed_roots)
         if isinstance(directory, Outcome):
             return directory
+        if self.run_as is not None and directory == run.work_dir.absolute():
+            directory = await asyncio.to_thread(_foreign_directory, self.run_as, directory)
         async with self.exclusive(directory, run.task):
             return await program(directory)
 
@@ -59,6 +71,28 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.utime(run.work_dir)  # now in use (turbo.maintenance.file_retention)
     return run.work_dir.absolute()
+
+
+def _foreign_directory(user: Identity, directory: Path) -> Path:
+    """The user's own directory in place of this one, which remembers it. Raises OSError."""
+    place = user.place(directory)
+    write_atomically(directory / FOREIGN, json.dumps({"user": user.user, "directory": str(place)}))
+    user.make_directory(place)
+    return place
+
+
+@asynccontextmanager
+async def scratch_directory(user: Identity | None) -> AsyncIterator[tuple[Path, Path]]:
+    """An empty directory for a short call of a program, and a file for its log. Both are gone afterwards. Raises OSError."""
+    with tempfile.TemporaryDirectory(prefix="turbo-call-") as own:
+        if user is None:
+            yield Path(own), Path(own) / "log"
+            return
+        directory = await asyncio.to_thread(user.scratch)
+        try:
+            yield directory, Path(own) / "log"
+        finally:
+            await asyncio.to_thread(user.remove, directory)
 
 
 def _row_directory(requested: object, allowed_roots: Iterable[Path]) -> Path | Outcome:

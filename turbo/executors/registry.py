@@ -7,6 +7,7 @@ from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, Exec
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
 from turbo.process.environment import EnvFile
+from turbo.process.identity import Identity, checked_identity
 from turbo.process.journal import Journal
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
@@ -30,17 +31,37 @@ def build_executors(
     }
     roots = [Path(root) for root in config.worker.allowed_roots]
     built: dict[str, Executor] = {}
+    identities = Identities()
     problems: list[str] = []
     for name, section in config.executors.items():
         env_file = env_files.get(section.account) if section.account else None
         try:
-            work_area = _work_area(name, section, config, journal, exclusive, workspaces)
-            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area)
-        except ValueError as error:  # EnvironmentRefused is one
+            run_as = identities.of(section)
+            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as)
+            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area, run_as)
+        except ValueError as error:  # EnvironmentRefused and IdentityRefused are
             problems.append(f"executors.{name}: {error}")
     if problems:
         raise ConfigError("\n".join(problems))
     return built
+
+
+class Identities:
+    """The users that executors name, each tried once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Identity | None] = {}
+
+    def of(self, section: ExecutorSection) -> Identity | None:
+        """None: the worker's own. Raises IdentityRefused."""
+        if not isinstance(section, Program) or section.run_as is None:
+            return None
+        if section.run_as not in self._known:
+            self._known[section.run_as] = checked_identity(section.run_as)
+        identity = self._known[section.run_as]
+        if identity is not None and section.cwd is None:
+            identity.require_home()
+        return identity
 
 
 def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
@@ -79,6 +100,7 @@ def _work_area(
     journal: Journal,
     exclusive: Exclusive,
     workspaces: Callable[[], Path] | None,
+    run_as: Identity | None,
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
         return None
@@ -115,6 +137,7 @@ def _build(
     roots: list[Path],
     exclusive: Exclusive,
     work_area: WorkArea | None,
+    run_as: Identity | None,
 ) -> Executor:
     # Imported on use: a worker with python handlers only should not load the Claude executor.
     if isinstance(section, ClaudeSection):
@@ -142,6 +165,7 @@ def _build(
             silence_seconds=section.silence_seconds,
             grace_seconds=section.grace_seconds,
             cli_max_retries=section.cli_max_retries,
+            run_as=run_as,
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor
@@ -159,6 +183,7 @@ def _build(
             grace_seconds=section.grace_seconds,
             silence_seconds=section.silence_seconds,
             account=section.account,
+            run_as=run_as,
         )
     if section.isolation == "process":
         from turbo.executors.python_process import PythonProcess

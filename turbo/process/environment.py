@@ -3,7 +3,8 @@
     HOME, PATH, LANG, … of the worker  ◀  `env` of the executor  ◀  the account's env file  ◀  TURBO_TASK_ID, …
                                     (each may replace what is to its left)
 
-Empty and relative entries of PATH are left out: they would count from the directory of the task, which a row may choose.
+With `run_as`, HOME, USER and SHELL are that user's, and the worker's TMPDIR is left out. Empty and relative entries of PATH
+are left out: they would count from the directory of the task, which a row may choose.
 
 The worker's own secrets are not on the list. TURBO_DSN and PG* never reach a program; naming one in `env` or an env
 file is a configuration error. Secrets belong in an env file, which must have mode 0600. It is read again whenever it
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from turbo.domain.task import Task
+from turbo.process.identity import Identity
 
 INHERITED = ("HOME", "PATH", "LANG", "TMPDIR", "TERM", "TZ", "USER", "SHELL")
 INHERITED_PREFIX = "LC_"
@@ -112,10 +114,18 @@ def _value(text: str, where: str) -> str:
 class ChildEnvironment:
     """Builds the environment for one executor's programs. Raises EnvironmentRefused for a forbidden variable.
 
-    `owner` is the executor's name, for messages.
+    `owner` is the executor's name, for messages. `run_as`: whose HOME and name the programs get.
     """
 
-    def __init__(self, env: Mapping[str, str], env_file: EnvFile | None = None, *, owner: str = "executor") -> None:
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        env_file: EnvFile | None = None,
+        *,
+        owner: str = "executor",
+        run_as: Identity | None = None,
+    ) -> None:
+        self._run_as = run_as
         self._env = dict(env)
         self._file = env_file
         where = f"env of executor {owner}"
@@ -132,6 +142,8 @@ class ChildEnvironment:
         environment = {
             name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIX)
         }
+        if self._run_as is not None:
+            environment = self._run_as.own(environment)
         environment |= self._env
         environment |= self._from_file()
         if "PATH" in environment:

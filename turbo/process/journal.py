@@ -30,7 +30,8 @@ class Entry:
     """One running program.
 
     `pid` is also its process group and session. `start` and `boot` distinguish it from a later process with the same
-    pid (turbo.process.table). `program` and `task_id` are for people.
+    pid (turbo.process.table). `program` and `task_id` are for people. `user`: whose processes they are, if sudo is needed
+    to end them (turbo.process.identity).
     """
 
     cookie: str
@@ -39,6 +40,7 @@ class Entry:
     boot: str
     program: str = ""
     task_id: str = ""
+    user: str = ""
 
 
 class Journal:
@@ -84,6 +86,7 @@ class Journal:
                 boot=json_file.text(fields, "boot"),
                 program=json_file.text(fields, "program", ""),
                 task_id=json_file.text(fields, "task_id", ""),
+                user=json_file.text(fields, "user", ""),
             )
         except FileNotFoundError:
             return None

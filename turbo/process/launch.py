@@ -6,25 +6,41 @@
 So no program ever runs without a journal entry. The shell costs 0.6 ms, and its pid, session and start time become
 the program's own. "go" is the first line of stdin: a shell reads a pipe byte by byte, and leaves the rest to the
 program.
+
+With `run_as` the shell is already the other user's (turbo.process.identity). It gets the environment, the directory and
+the program as a second line of stdin, because sudo passes no environment on, and logs the arguments it is given. So it is
+that user who enters the directory and looks the program up.
 """
 
 import contextlib
 import errno
 import os
+import re
 import select
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.process import table as process_table
+from turbo.process.identity import Identity
 from turbo.process.journal import Entry, Journal, new_cookie
 
 _SHELL_SETS = ("PWD", "OLDPWD", "SHLVL")
 """What a shell adds to the environment. bash (macOS: sh) also sets `_`, which cannot be prevented."""
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 NAME = "turbo-launch-"
 """The shell's $0 is this and the cookie. It opens the shell's own messages, and no other text can."""
+
+FIRST_HANDED = 7
+"""A shell can open descriptors of one digit."""
+
+_HERE_DOCUMENT = (
+    rb'''"exec %(number)d<<_turbo_end${_turbo_n}\$_turbo_value${_turbo_n}_turbo_end${_turbo_n}"'''
+)
+"""Opens a descriptor that holds the value and a line end. The value is expanded once, so nothing in it is code."""
 
 LAUNCHER_GONE = 125
 """The launcher's exit code if it never got its "go"."""
@@ -40,7 +56,10 @@ class SpawnFailed(Exception):
 
 @dataclass(slots=True)
 class Launched:
-    """A program held before its exec. `go` lets it run; `abandon` ends it as if it had never been started."""
+    """A program held before its exec. `go` lets it run; `abandon` ends it as if it had never been started.
+
+    `handover`: what its stdin has to begin with, after "go".
+    """
 
     popen: "subprocess.Popen[bytes]"
     entry: Entry
@@ -48,6 +67,7 @@ class Launched:
     stdin: int
     stdout: int
     stderr: int
+    handover: bytes = b""
 
     def go(self) -> None:
         os.write(self.stdin, b"go\n")
@@ -60,6 +80,8 @@ class Launched:
     def exec_failure(self, returncode: int | None, stderr: bytes) -> str | None:
         """The shell's message if the exec itself failed, in a way that `resolve` could not foresee."""
         name = f"{NAME}{self.entry.cookie}: ".encode()
+        if self.entry.user and returncode == 1 and stderr.startswith(b"sudo: "):
+            return stderr.decode("utf-8", "replace").strip()
         if returncode not in (126, 127) or not stderr.startswith(name):
             return None
         return stderr[len(name) :].decode("utf-8", "replace").strip()
@@ -73,46 +95,41 @@ def launch(
     journal: Journal,
     task_id: str = "",
     handed: Mapping[str, str] | None = None,
+    run_as: Identity | None = None,
 ) -> Launched:
     """Start a held program, and journal it. Raises SpawnFailed; then nothing runs and nothing is journalled.
 
     `env` is the whole environment of the program, except TURBO_RUN and the names of `handed`, which are added. Each of
-    these holds the number of a descriptor from which its value can be read once. Takes about 1.5 ms.
+    these holds the number of a descriptor from which its value can be read once. Takes about 1.5 ms, and with sudo 10.
     """
-    program = resolve(argv[0], env.get("PATH"), cwd)
     cookie = new_cookie()
     outer = os.environ.get(process_table.COOKIE_VARIABLE)
     environment = {**env, process_table.COOKIE_VARIABLE: f"{outer}:{cookie}" if outer else cookie}
-    added = " ".join(name for name in _SHELL_SETS if name not in env)
-    script = f'read -r _turbo || exit {LAUNCHER_GONE}; unset _turbo {added}; exec "$@"'
-    # Whichever step fails, close what was opened.
-    our_ends, child_ends, handed_ends = [], [], []
+    our_ends: list[int] = []
+    handed_ends: list[int] = []
+    secrets = dict(handed or {})
     try:
-        for name, value in (handed or {}).items():
-            handed_ends.append(_pipe_with(name, value))
-            environment[name] = str(handed_ends[-1])
-        for we_write in (True, False, False):
-            reading, writing = os.pipe()
-            our_ends.append(writing if we_write else reading)
-            child_ends.append(reading if we_write else writing)
-        popen = subprocess.Popen(
-            ["/bin/sh", "-c", script, NAME + cookie, program, *argv[1:]],
-            stdin=child_ends[0],
-            stdout=child_ends[1],
-            stderr=child_ends[2],
-            env=environment,
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=handed_ends,
-        )
+        if run_as is None or not run_as.by_sudo:  # sudo closes all descriptors but the first three
+            for variable, value in secrets.items():
+                handed_ends.append(_pipe_with(variable, value))
+                environment[variable] = str(handed_ends[-1])
+            secrets = {}
+        if run_as is None:
+            program, handover = resolve(argv[0], env.get("PATH"), cwd), b""
+            popen = _start_here((program, *argv[1:]), environment, cwd, NAME + cookie, our_ends, handed_ends)
+        else:
+            program, handover = argv[0], _handover(argv, environment, cwd, secrets)
+            popen = _start_as(run_as, environment, NAME + cookie, our_ends, handed_ends)
     except (OSError, ValueError) as error:
         _close(our_ends)
         raise _explained(argv[0], error) from error
     finally:
-        _close(child_ends + handed_ends)
+        _close(handed_ends)
     started = process_table.find(popen.pid)
-    entry = Entry(cookie, popen.pid, started.start if started else 0, process_table.boot(), program, task_id)
-    launched = Launched(popen, entry, program, *our_ends)
+    user = run_as.user if run_as is not None and run_as.by_sudo else ""
+    entry = Entry(cookie, popen.pid, started.start if started else 0, process_table.boot(), program, task_id, user)
+    stdin, stdout, stderr = our_ends
+    launched = Launched(popen, entry, program, stdin, stdout, stderr, handover)
     try:
         journal.add(entry)
     except OSError as error:
@@ -134,6 +151,95 @@ def _pipe_with(name: str, value: str) -> int:
     finally:
         os.close(writing)
     return reading
+
+
+def _start_here(
+    argv: tuple[str, ...],
+    environment: Mapping[str, str],
+    cwd: Path,
+    name: str,
+    our_ends: list[int],
+    handed_ends: Sequence[int],
+) -> "subprocess.Popen[bytes]":
+    """The shell, as this user. Adds our ends of its pipes to `our_ends`, whatever happens."""
+    script = f'read -r _turbo || exit {LAUNCHER_GONE}; unset _turbo {_added(environment)}; exec "$@"'
+    with _pipes(our_ends) as (stdin, stdout, stderr):
+        return subprocess.Popen(
+            ["/bin/sh", "-c", script, name, *argv],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            env=environment,
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=handed_ends,
+        )
+
+
+def _start_as(
+    identity: Identity, environment: Mapping[str, str], name: str, our_ends: list[int], handed_ends: Sequence[int]
+) -> "subprocess.Popen[bytes]":
+    """The shell, as another user, with nothing of the program's own in its arguments."""
+    received = f"read -r _turbo || exit {LAUNCHER_GONE}"
+    script = f"""{received}; {received}
+_turbo_n='
+'
+eval "$_turbo"; unset _turbo _turbo_n {_added(environment)}; exec "$@\""""
+    with _pipes(our_ends) as (stdin, stdout, stderr):
+        if not identity.by_sudo:
+            for descriptor in (stdin, stdout, stderr, *handed_ends):
+                os.fchown(descriptor, identity.uid, identity.gid)  # so that the program may open /dev/stdout
+        return identity.popen(
+            ["/bin/sh", "-c", script, name],
+            env={},
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            pass_fds=handed_ends,
+        )
+
+
+def _handover(argv: tuple[str, ...], environment: Mapping[str, str], cwd: Path, handed: Mapping[str, str]) -> bytes:
+    """One line of shell for `_start_as`. Raises ValueError for what no program can receive."""
+    opens = b"".join(
+        b"_turbo_value=%s; eval %s; unset _turbo_value; export %s=%d; "
+        % (_quoted(value), _HERE_DOCUMENT % {b"number": number}, variable.encode(), number)
+        for number, (variable, value) in enumerate(handed.items(), FIRST_HANDED)
+    )
+    exports = b"".join(
+        b"export %s=%s; " % (os.fsencode(name), _quoted(value))
+        for name, value in environment.items()
+        if _VARIABLE.fullmatch(name)
+    )
+    words = b" ".join(map(_quoted, argv))
+    return b"%s%scd %s || exit 126; set -- %s\n" % (opens, exports, _quoted(f"{cwd}"), words)
+
+
+def _quoted(text: str) -> bytes:
+    """One word of the shell's, on one line, whatever its bytes."""
+    if "\0" in text:
+        raise ValueError("embedded null byte")
+    return b"'" + os.fsencode(text).replace(b"'", b"'\\''").replace(b"\n", b"'\"$_turbo_n\"'") + b"'"
+
+
+def _added(environment: Mapping[str, str]) -> str:
+    return " ".join(name for name in _SHELL_SETS if name not in environment)
+
+
+@contextlib.contextmanager
+def _pipes(our_ends: list[int]) -> Iterator[tuple[int, int, int]]:
+    """The child's stdin, stdout and stderr, closed here in the end."""
+    child_ends = []
+    try:
+        for we_write in (True, False, False):
+            reading, writing = os.pipe()
+            our_ends.append(writing if we_write else reading)
+            child_ends.append(reading if we_write else writing)
+        stdin, stdout, stderr = child_ends
+        yield stdin, stdout, stderr
+    finally:
+        _close(child_ends)
 
 
 def resolve(name: str, path: str | None, cwd: Path) -> str:
@@ -206,14 +312,16 @@ def at_home(command: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def obstacle(name: str, path: str | None, cwd: Path | None) -> str | None:
-    """Why a program could not be started now, or None.
+def obstacle(name: str, path: str | None, cwd: Path | None, run_as: Identity | None = None) -> str | None:
+    """Why a program could not be started now, or None. With `run_as`, only what this user can see counts.
 
     `cwd`: the fixed directory of the runs, if there is one.
     """
     try:
         resolve(name, path, cwd or Path("/"))
     except SpawnFailed as error:
+        if run_as is not None and error.errno == errno.EACCES:  # closed to us, perhaps not to that user
+            return None
         return str(error)
     return None
 

@@ -9,6 +9,7 @@ worker of the host calls `end_leftovers` itself before it claims, because the wa
 """
 
 import contextlib
+import logging
 import os
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from turbo.domain.visible import visible
 from turbo.process.journal import Entry, Journal
 from turbo.process.tree import ProcessTree, end_tree
+
+log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 2.0
 """From TERM to KILL for a dead worker's programs. An agent CLI ends its tools in 1.3 s, and all must be gone in 5 s."""
@@ -55,15 +58,19 @@ def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended
     journal = Journal(journal_dir)
     running: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
     for entry in journal.entries():
-        tree = ProcessTree(entry)
-        pids = tree.refresh()
+        try:
+            tree = ProcessTree(entry)
+            pids = tree.refresh()
+        except OSError as error:  # for example, sudo does not let us any more
+            log.error("cannot see whether %s of task %s still runs: %s", entry.program, entry.task_id, error)
+            continue
         if pids:
             running.append((tree, pids, end_tree(tree, grace)))
         else:
             journal.remove(entry.cookie)
     unfinished = [steps for _, _, steps in running]
     while unfinished:
-        delays = [(steps, next(steps, None)) for steps in unfinished]
+        delays = [(steps, _step(steps)) for steps in unfinished]
         unfinished = [steps for steps, delay in delays if delay is not None]
         time.sleep(min((delay for _, delay in delays if delay is not None), default=0.0))
     ended = [EndedProcess(tree.entry, pids, tree.living()) for tree, pids, _ in running]
@@ -71,6 +78,14 @@ def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended
         if not program.survivors:
             journal.remove(program.entry.cookie)
     return ended
+
+
+def _step(steps: Iterator[float]) -> float | None:
+    try:
+        return next(steps, None)
+    except OSError as error:
+        log.error("cannot end a program of a dead worker: %s", error)
+        return None
 
 
 class ReaperWatcher:

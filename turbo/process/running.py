@@ -17,6 +17,7 @@ Promises:
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -29,6 +30,7 @@ from pathlib import Path
 from turbo.domain.run import StopSignal
 from turbo.process.attempt_log import HEAD_BYTES, STDERR_MARK, TAIL_BYTES, AttemptLog, WholeLines
 from turbo.process.child_exit import call_at_exit
+from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import Launched, SpawnFailed, launch
 from turbo.process.output import Head, Lines, OnLine, Tail
@@ -56,7 +58,8 @@ class ProcessSpec:
 
     `grace_seconds` pass between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound
     the log, which is created even if the program prints nothing. `task_id` is recorded in the journal. `handed`: secrets
-    that the program reads from descriptors, by the variable that holds the descriptor's number.
+    that the program reads from descriptors, by the variable that holds the descriptor's number. `run_as`: another user than
+    the worker's, who enters `cwd` and looks the program up.
     """
 
     argv: tuple[str, ...]
@@ -74,6 +77,7 @@ class ProcessSpec:
     tail_bytes: int = TAIL_BYTES
     task_id: str = ""
     handed: Mapping[str, str] = field(default_factory=dict, repr=False)
+    run_as: Identity | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,15 @@ async def run_process(
     """
     if stop.is_set():
         return ProcessResult(Ending.STOPPED, None)
-    launched = launch(spec.argv, env=spec.env, cwd=spec.cwd, journal=journal, task_id=spec.task_id, handed=spec.handed)
+    launched = launch(
+        spec.argv,
+        env=spec.env,
+        cwd=spec.cwd,
+        journal=journal,
+        task_id=spec.task_id,
+        handed=spec.handed,
+        run_as=spec.run_as,
+    )
     running = _Running(spec, launched, on_line, on_stdout)
     try:
         try:
@@ -170,7 +182,7 @@ class _Running:
             launched.stdout: WholeLines(self._log),
             launched.stderr: WholeLines(self._log, STDERR_MARK),
         }
-        self._unwritten = memoryview(spec.stdin)
+        self._unwritten = memoryview(launched.handover + spec.stdin)
         self._started_at = self._last_output_at = self._ended_at = time.monotonic()
 
     def go(self) -> None:
@@ -216,7 +228,7 @@ class _Running:
                 self._launched.program,
                 error,
             )
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._launched.popen.pid, signal.SIGKILL)
 
     async def end_after_error(self) -> None:
@@ -256,7 +268,9 @@ class _Running:
         returncode = self._launched.popen.returncode
         failure = self._launched.exec_failure(returncode, self._stderr.data)
         if failure is not None:
-            raise SpawnFailed(f"cannot start {self._spec.argv[0]}: {failure}")
+            # The same cause as where the system itself says so (turbo.process.launch): no host can start it.
+            too_long = errno.E2BIG if os.strerror(errno.E2BIG) in failure else None
+            raise SpawnFailed(f"cannot start {self._spec.argv[0]}: {failure}", too_long)
         if self._callback_error is not None:
             raise self._callback_error
         return ProcessResult(

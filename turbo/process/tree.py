@@ -11,14 +11,14 @@ itself after TERM. If it is killed first, the refresh before that has found them
 A process is signalled only if its start is the one recorded when it was found. A reused pid belongs to a stranger.
 """
 
-import contextlib
 import os
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from turbo.process import table as process_table
+from turbo.process.identity import powers_over
 from turbo.process.journal import Entry
 from turbo.process.table import ProcessRow, ProcessTable
 
@@ -37,10 +37,11 @@ class ProcessTree:
     def __init__(self, entry: Entry) -> None:
         self.entry = entry
         self._members: dict[int, ProcessRow] = {}  # replaced, never changed in place
+        self._powers = powers_over(entry.user)
         self._other_boot = bool(entry.boot) and entry.boot != process_table.boot()
 
     def refresh(self, table: ProcessTable | None = None) -> tuple[int, ...]:
-        """Read the process table. Returns the pids of all live members. Raises OSError if it cannot be read."""
+        """Read the process table. Returns the pids of all live members. Raises OSError if it, or a cookie, cannot be read."""
         if self._other_boot:
             return ()
         table = process_table.snapshot() if table is None else table
@@ -48,12 +49,13 @@ class ProcessTree:
         program = table.get(self.entry.pid)
         if program is not None and self._is_program(program):
             members |= {row.pid: row for row in table.values() if row.group == program.pid}
-        for row in table.values():
-            # Descendants start after their ancestor, so most of the table needs no second file read.
-            if row.pid in members or row.zombie or row.start < self.entry.start:
-                continue
-            if process_table.has_cookie(row.pid, self.entry.cookie):
-                members[row.pid] = row
+        # Descendants start after their ancestor, so most of the table needs no second file read.
+        others = [
+            row.pid
+            for row in table.values()
+            if row.pid not in members and not row.zombie and row.start >= self.entry.start
+        ]
+        members |= {pid: table[pid] for pid in self._powers.with_cookie(others, self.entry.cookie)}
         # A reaper may carry the cookie itself: an agent may have started a worker, and that worker this reaper.
         for excluded in (0, 1, os.getpid()):
             members.pop(excluded, None)
@@ -74,15 +76,15 @@ class ProcessTree:
         row = process_table.find(self.entry.pid)
         if row is None or not self._is_program(row):
             return False
-        _signal(os.killpg, row.pid, number)
+        self._powers.signal([-row.pid], number)
         return True
 
     def signal_all(self, number: signal.Signals) -> None:
         """Signal the group, and all other members of the last refresh."""
         group = self.entry.pid if self.signal_group(number) else None
-        for row in self._members.values():
-            if row.group != group and _lives(row):
-                _signal(os.kill, row.pid, number)
+        others = [row.pid for row in self._members.values() if row.group != group and _lives(row)]
+        if others:
+            self._powers.signal(others, number)
 
     def _is_program(self, row: ProcessRow) -> bool:
         return row.pid > 1 and row.start == self.entry.start
@@ -141,9 +143,3 @@ def _add_children(members: dict[int, ProcessRow], table: ProcessTable) -> None:
 def _lives(seen: ProcessRow) -> bool:
     row = process_table.find(seen.pid)
     return row is not None and row.start == seen.start and not row.zombie
-
-
-def _signal(call: Callable[[int, int], None], pid: int, number: signal.Signals) -> None:
-    # The process has ended, or belongs to another user (a sudo in an agent), who alone can end it.
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        call(pid, number)

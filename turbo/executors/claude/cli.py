@@ -12,7 +12,6 @@ import errno
 import logging
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
@@ -24,7 +23,9 @@ from turbo.executors.claude.login import Login
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.claude.verdict import EndedRun
+from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
+from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import obstacle, search
 from turbo.process.output import text_of
@@ -89,7 +90,9 @@ class ClaudeCli:
         *,
         grace_seconds: float,
         leave_seconds: float = LEAVE_SECONDS,
+        run_as: Identity | None = None,
     ) -> None:
+        self._run_as = run_as
         self._owner = owner
         self._command = tuple(command)
         self._environment = environment
@@ -102,7 +105,7 @@ class ClaudeCli:
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment, handed = self._login.split(self._environment.for_task(run.task))
-        program = find_program(self._command[0], environment)
+        program = await self._find(environment)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *STREAM, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
@@ -115,6 +118,7 @@ class ClaudeCli:
             grace_seconds=self._grace_seconds,
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
+            run_as=self._run_as,
         )
         monitor = _CallMonitor(run, self._leave_seconds)
         try:
@@ -143,9 +147,31 @@ class ClaudeCli:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            return obstacle(find_program(self._command[0], environment), environment.get("PATH"), cwd)
-        except (SpawnFailed, EnvironmentRefused, OSError) as error:
+            try:
+                program = find_program(self._command[0], environment)
+            except SpawnFailed as error:
+                if self._run_as is not None and self._run_as.by_sudo:  # its home may be closed to us
+                    return None
+                return str(error)
+            return obstacle(program, environment.get("PATH"), cwd, self._run_as)
+        except (EnvironmentRefused, OSError) as error:
             return str(error)
+
+    async def _find(self, environment: Mapping[str, str]) -> str:
+        """`find_program`, and where only the user it runs as can look. Raises SpawnFailed, OSError."""
+        name = self._command[0]
+        try:
+            return find_program(name, environment)
+        except SpawnFailed:
+            if self._run_as is None or not self._run_as.by_sudo:
+                raise
+            path = os.pathsep.join(
+                [environment.get("PATH", os.defpath), *_usual_directories(environment.get("HOME"), look=False)]
+            )
+            found = await asyncio.to_thread(self._run_as.script, 'PATH=$1; command -v -- "$2"', path, name)
+            if found.returncode != 0:
+                raise
+            return os.fsdecode(found.stdout.strip())
 
     async def auth_status(self) -> bool | None:
         """`claude auth status`: is there a login or a key? It may still be invalid. None: the CLI could not be run."""
@@ -165,15 +191,16 @@ class ClaudeCli:
         program = self._command[0]
         try:
             environment, handed = self._login.split(self._environment.for_task(NO_TASK))
-            program = find_program(program, environment)
-            with tempfile.TemporaryDirectory(prefix="turbo-claude-") as directory:
+            program = await self._find(environment)
+            async with scratch_directory(self._run_as) as (directory, log_path):
                 spec = ProcessSpec(
                     argv=(program, *words),
                     env=_with_program_directory(program, environment),
                     handed=handed,
-                    cwd=Path(directory),
-                    log_path=Path(directory) / "log",
+                    cwd=directory,
+                    log_path=log_path,
                     wall_seconds=QUERY_SECONDS,
+                    run_as=self._run_as,
                 )
                 return program, await run_process(spec, stop=StopSignal(), journal=self._journal)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
@@ -240,11 +267,14 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
     )
 
 
-def _usual_directories(home: str | None) -> Iterator[str]:
+def _usual_directories(home: str | None, *, look: bool = True) -> Iterator[str]:
+    """Those that exist; with `look` False, those that may, without a version in their names."""
     for directory in USUAL_DIRECTORIES:
         if not directory.startswith("~/"):
             yield directory
-        elif home:  # Path.glob raises PermissionError
+        elif home and not look and "*" not in directory:
+            yield f"{home}/{directory[2:]}"
+        elif home and look:  # Path.glob raises PermissionError
             yield from sorted(glob(f"{escape(home)}/{directory[2:]}"), key=_by_version, reverse=True)  # noqa: PTH207
 
 

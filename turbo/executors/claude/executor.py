@@ -11,7 +11,6 @@ docs/executors.md lists what becomes of a task in each situation.
 import asyncio
 import json
 import logging
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +24,9 @@ from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.login import without_login
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.claude.verdict import EndedRun
-from turbo.executors.directories import Directories
+from turbo.executors.directories import Directories, scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
 from turbo.process.running import Ending, SpawnFailed
@@ -63,7 +63,8 @@ class ClaudeExecutor:
     directory, as it does by itself (turbo.executors.claude.repository). `max_turns`, `max_budget_usd` and `silence_seconds` None
     mean no limit. `grace_seconds` (at least 5) pass between TERM and KILL, `leave_seconds` between a result and TERM.
     `cli_max_retries` bounds the CLI's own retries of a request. `preamble` precedes the row's text, which can
-    therefore be neither a flag nor a command of the CLI.
+    therefore be neither a flag nor a command of the CLI. `run_as`: another user than the worker's, with a login and sessions
+    in a home of its own.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -96,6 +97,7 @@ class ClaudeExecutor:
         leave_seconds: float = LEAVE_SECONDS,
         cli_max_retries: int = 2,
         preamble: str = PREAMBLE,
+        run_as: Identity | None = None,
     ) -> None:
         if not command or not command[0]:
             raise ValueError(f"executor {name}: command is empty: write the CLI as a list, [claude]")
@@ -111,7 +113,8 @@ class ClaudeExecutor:
         self.name = name
         self.account: str | None = account or name
         fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive)
+        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
+        self._run_as = run_as
         self._model = ("--model", model) if model else ()
         self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
         self._resume = resume
@@ -120,7 +123,7 @@ class ClaudeExecutor:
         self._preamble = preamble
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
         defaults = DEFAULTS | {"CLAUDE_CODE_MAX_RETRIES": str(cli_max_retries)}
-        self._environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name)
+        self._environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name, run_as=run_as)
         self._cli = ClaudeCli(
             name,
             fixed_program(command, fixed, name),
@@ -128,6 +131,7 @@ class ClaudeExecutor:
             journal,
             grace_seconds=grace_seconds,
             leave_seconds=leave_seconds,
+            run_as=run_as,
         )
 
     async def run(self, run: Run) -> Outcome:
@@ -259,13 +263,13 @@ class ClaudeExecutor:
         request.
         """
         try:
-            with tempfile.TemporaryDirectory(prefix="turbo-probe-") as directory:
-                run = Run(NO_TASK, Path(directory), Path(directory) / "log")
+            async with scratch_directory(self._run_as) as (directory, log_path):
+                run = Run(NO_TASK, directory, log_path)
                 call = Call(
                     # Its directory is empty, but the CLI also looks into the directories above: TMPDIR is everybody's.
                     flags=(*UNTRUSTED, *PROBE_FLAGS, *self._model),
                     stdin=PROBE_PROMPT.encode(),
-                    cwd=Path(directory),
+                    cwd=directory,
                     wall_seconds=PROBE_SECONDS,
                     env={"CLAUDE_CODE_MAX_RETRIES": "0"},
                 )

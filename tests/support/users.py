@@ -79,7 +79,7 @@ class User:
         """The system's Python of the same version, with the modules of this one."""
         name = f"python{sys.version_info.major}.{sys.version_info.minor}"
         other = shutil.which(name, path="/usr/bin:/usr/local/bin")
-        modules = [ROOT, *(path for path in sys.path if path.endswith("site-packages"))]
+        modules: list[str | Path] = [ROOT, *(path for path in sys.path if path.endswith("site-packages"))]
         if other is None or not all(map(self._may_read, modules)):
             missing(f"user {self.name} can read neither {sys.executable} nor a {name} and {ROOT}")
         path = os.pathsep.join(map(str, modules))

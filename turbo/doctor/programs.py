@@ -11,15 +11,17 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, WorkerConfig
+from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, ExecutorSection, WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
 from turbo.domain.finding import Finding, fail, ok, warn
+from turbo.domain.task import NO_TASK
 from turbo.executors.claude.notes import notes
 from turbo.executors.protocol import Executor, NeedsProgram
-from turbo.executors.registry import build_executors
-from turbo.process.environment import EnvFile, EnvironmentRefused
+from turbo.executors.registry import Identities, build_executors
+from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
+from turbo.process.launch import at_home
 
 OLDEST_MEASURED = (2, 1, 197)
 
@@ -72,10 +74,21 @@ def _executor(config: WorkerConfig, name: str, find_environment: Callable[[], Wo
                 do or "install it, or use its absolute path in the executor's command",
             )
         section = config.executors[name]
+        if (refused := _as_its_user(section)) is not None:
+            return fail(refused, "let that user read the program and enter the directory, or name others")
         if isinstance(section, ClaudeSection):
             return asyncio.run(_claude(executor, section.account, environment))
         program = section.command[0] if isinstance(section, CommandSection) else section.handler
         return ok(f"found {program} ({environment.whose})")
+
+
+def _as_its_user(section: ExecutorSection) -> str | None:
+    """Why the user of `run_as` could not start the program, although this one could; None for the Claude CLI, which is tried."""
+    identity = Identities().of(section)
+    if identity is None or not isinstance(section, CommandSection):
+        return None
+    path = ChildEnvironment(section.env).for_task(NO_TASK).get("PATH")
+    return identity.obstacle(at_home(section.command)[0], path, Path(section.cwd) if section.cwd else None)
 
 
 async def _claude(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:

@@ -22,7 +22,7 @@ from turbo.domain.limits import PATH_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, Probe
 from turbo.domain.run import Run
 from turbo.host.atomic_file import write_atomically
-from turbo.process.identity import FOREIGN, Identity
+from turbo.process.identity import FOREIGN, Identity, IdentityRefused, identity_of
 from turbo.workspaces.area import Exclusive, Program, no_lock
 
 
@@ -79,6 +79,23 @@ def _foreign_directory(user: Identity, directory: Path) -> Path:
     write_atomically(directory / FOREIGN, json.dumps({"user": user.user, "directory": str(place)}))
     user.make_directory(place)
     return place
+
+
+def remove_foreign(directory: Path) -> None:
+    """Remove the directory that was used in place of a task's own, if another was. Raises OSError."""
+    try:
+        named = json.loads((directory / FOREIGN).read_text(encoding="utf-8"))
+        name, place = str(named["user"]), Path(named["directory"])
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError):  # not ours: a program of our own user made it
+        return
+    try:
+        user = identity_of(name)
+    except IdentityRefused:  # the user was deleted
+        return
+    if user is not None and place.is_relative_to(user.home / ".turbo") and ".." not in place.parts:
+        user.remove(place)
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, Exec
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
 from turbo.process.environment import EnvFile
-from turbo.process.identity import Identity, checked_identity
+from turbo.process.identity import Identity, IdentityRefused, checked_identity, identity_of
 from turbo.process.journal import Journal
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
@@ -62,6 +62,29 @@ class Identities:
         if identity is not None and section.cwd is None:
             identity.require_home()
         return identity
+
+
+def user_problems(config: WorkerConfig) -> list[str]:
+    """What this process could not do of what `run_as` asks for: another user may run the worker.
+
+    Raises ConfigError for what no worker on this host can do."""
+    refused, doubtful = [], []
+    for name, section in config.executors.items():
+        user = section.run_as if isinstance(section, Program) else None
+        if user is None:
+            continue
+        try:
+            identity_of(user)
+        except IdentityRefused as error:
+            refused.append(f"executors.{name}: {error}")
+            continue
+        try:
+            Identities().of(section)
+        except IdentityRefused as error:
+            doubtful.append(f"executors.{name}: {error}")
+    if refused:
+        raise ConfigError("\n".join(refused))
+    return doubtful
 
 
 def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
@@ -126,6 +149,7 @@ def _work_area(
         journal=journal,
         exclusive=exclusive,
         grace_seconds=section.grace_seconds,
+        run_as=run_as,
     )
 
 

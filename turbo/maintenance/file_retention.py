@@ -6,7 +6,8 @@
 Old is what no run has used for `files_days`: every run touches its directory when it begins, and writes its log until it
 ends. With `files_gb` the longest unused are deleted first until the rest fits, nothing younger than an hour. Files of a
 task that has run and is not finished are never deleted (it may be resumed). One worker of a host does this at a time.
-Each database has files, and bounds, of its own. Worktrees have their own retention (turbo.workspaces.sweep).
+Each database has files, and bounds, of its own. Worktrees have their own retention (turbo.workspaces.sweep). The directories
+of another user's programs (`run_as`) go with the ones that name them, and are not counted in `files_gb`.
 """
 
 import asyncio
@@ -24,6 +25,7 @@ from typing import Protocol
 from turbo import db
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.claim import ClaimRef
+from turbo.executors.directories import remove_foreign
 from turbo.host.removal import TRASH_PREFIX, remove_tree
 from turbo.host.state_dir import StateDir, safe_name
 from turbo.runtime.service import LoopService
@@ -144,6 +146,11 @@ class FileRetention(LoopService):
         return True
 
     def _remove_tree(self, path: Path) -> None:
+        try:
+            remove_foreign(path)
+        except OSError as error:
+            self._warn_once(f"cannot remove the directory that belongs to {path}: {error}. Each pass tries again")
+            return
         if remains := remove_tree(path):
             self._warn_once(f"cannot remove all of {path}: {remains}. Each pass tries again")
 

@@ -8,11 +8,12 @@ tree (`snapshot`), because nobody else has them.
 """
 
 import re
-import shutil
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from turbo.process.identity import Identity
+from turbo.workspaces import files
 from turbo.workspaces.git import Git, GitFailed
 from turbo.workspaces.record import Record
 from turbo.workspaces.repository import Repository
@@ -68,8 +69,8 @@ async def snapshot(git: Git, repository: Repository, record: Record) -> Record:
     state = await read_state(git)
     if state.head is None or (state.head == record.base and not state.uncommitted):
         return record
-    record.objects.mkdir(exist_ok=True, mode=0o700)
-    with IndexCopy(Path(record.git_dir), record.objects.parent) as index:
+    await files.make_directory(git.run_as, record.objects)
+    with IndexCopy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
 
         async def apart(*arguments: str) -> str:
             return await git(
@@ -100,7 +101,7 @@ async def own_uncommitted(git: Git, record: Record, state: WorktreeState) -> int
     """How many files have uncommitted changes that `setup` did not make, a new directory as one. Raises GitFailed, OSError."""
     if not record.start_tree or not state.uncommitted:
         return len(state.uncommitted)
-    with IndexCopy(Path(record.git_dir), record.objects.parent) as index:
+    with IndexCopy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
         await mark_new_files(git, index)
         names = ("diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--name-only", "-z", record.start_tree, "--")
         listed = await git(*names, GIT_INDEX_FILE=str(index), GIT_ALTERNATE_OBJECT_DIRECTORIES=start_objects(record))
@@ -117,7 +118,7 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
     commits = 0
     if state.head is not None and state.head != record.start:
         commits = int(await git("rev-list", "--count", "--end-of-options", f"{record.start}..{state.head}"))
-    with IndexCopy(Path(record.git_dir), home) as index:
+    with IndexCopy(Path(record.git_dir), home if git.run_as is None else record.objects.parent, git.run_as) as index:
         await mark_new_files(git, index)
         stat = await git(
             *DIFF,
@@ -139,20 +140,21 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
 
 
 class IndexCopy:
-    """A copy of a worktree's index, to which new files are added so that a diff shows them. Removed afterwards."""
+    """A copy of a worktree's index, to which new files are added so that a diff shows them. Removed afterwards.
 
-    def __init__(self, git_dir: Path, home: Path) -> None:
+    `user`: whose both directories are, if not this process's own."""
+
+    def __init__(self, git_dir: Path, home: Path, user: Identity | None = None) -> None:
+        self._user = user
         self._source = git_dir / "index"
         self._index = home / "index.copy"
 
     def __enter__(self) -> Path:
-        self._index.unlink(missing_ok=True)
-        if self._source.exists():
-            shutil.copyfile(self._source, self._index)
+        files.copy(self._user, self._source, self._index)
         return self._index
 
     def __exit__(self, *_: object) -> None:
-        self._index.unlink(missing_ok=True)
+        files.delete(self._user, self._index)
 
 
 QUIET = ("-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false")
@@ -179,7 +181,9 @@ async def at_risk(git: Git | None, repository: Repository, record: Record) -> st
             if uncommitted := await own_uncommitted(git, record, state):
                 return f"uncommitted changes ({uncommitted})"
             commits.add(state.head)
-            if commits - {None, record.base, record.start} and any((Path(record.git_dir) / "modules").glob("*")):
+            if commits - {None, record.base, record.start} and files.has_entries(
+                git.run_as, Path(record.git_dir) / "modules"
+            ):
                 return "commits, and submodules whose commits may exist nowhere else"
         for commit in commits - {None, record.base, record.start}:
             assert commit is not None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.host.state_dir import all_files, workspaces_of
+from turbo.workspaces.files import is_directory
 from turbo.workspaces.record import records
 
 BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
@@ -46,7 +47,7 @@ def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
         )
         for files in all_files(state_dir)
         for home, record in records(workspaces_of(files))
-        if Path(record.tree).is_dir()
+        if is_directory(Path(record.tree))
     ]
     return sorted(worktrees, key=lambda worktree: worktree.used_at)
 

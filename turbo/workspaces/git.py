@@ -16,6 +16,7 @@ from pathlib import Path
 
 from turbo.domain.run import StopSignal
 from turbo.observability.log import scrub
+from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed
 from turbo.process.running import Ending, ProcessSpec, run_process
@@ -96,7 +97,7 @@ def git_environment(environment: Mapping[str, str], where: Path, git_dir: Path |
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """git in the directory `where`, for one task. `git_dir`: see `git_environment`."""
+    """git in the directory `where`, for one task. `git_dir`: see `git_environment`. `run_as`: whose the repository is."""
 
     where: Path
     environment: Mapping[str, str]
@@ -104,6 +105,7 @@ class Git:
     git_dir: Path | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     task_id: str = ""
+    run_as: Identity | None = None
 
     async def __call__(self, *arguments: str, seconds: float = SECONDS, stdin: str = "", **variables: str) -> str:
         """Run it, and return its standard output. Raises GitFailed, Stopped, and OSError for a full disk.
@@ -118,6 +120,7 @@ class Git:
             stdout_bytes=OUTPUT_BYTES,
             stdin=stdin.encode(),
             task_id=self.task_id,
+            run_as=self.run_as,
         )
         try:
             result = await run_process(spec, stop=self.stop, journal=self.journal)

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from turbo.domain.run import StopSignal
 from turbo.host.removal import remove_tree, set_aside
+from turbo.workspaces import files
 from turbo.workspaces.git import GitFailed, Stopped
 from turbo.workspaces.record import FILE, Record, Stage, load
 from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exists
@@ -37,14 +38,14 @@ async def find_worktree(repository: Repository, home: Path) -> Record | None:
         record = load(home)  # still there if its branch has commits
     if record is None:
         return None
-    tree = Path(record.tree)
-    if tree.exists():
-        if not Path(record.git_dir).is_dir():
+    tree, user = Path(record.tree), repository.git.run_as
+    if await files.exists(user, tree):
+        if not await files.exists(user, Path(record.git_dir), directory=True):
             raise GitFailed(
                 f"{tree} has the files of an earlier run, but {repository.git.where} has no entry for it: save what you want to keep "
                 f"of it, then remove {home}"
             )
-        _unlock(repository, record)
+        await _unlock(repository, record)
         return record
     async with repository.alone():
         await repository.remove(tree)
@@ -65,9 +66,9 @@ async def make_worktree(repository: Repository, new: Record, home: Path, *, fetc
         record = replace(new, base=await repository.commit_of(new.ref))
         if await repository.branch_tip(record.branch) is not None:
             raise GitFailed(branch_exists(record.branch, repository.git.where))
-        if not (home / FILE).exists() and os.path.lexists(record.tree):
+        if not (home / FILE).exists():
             # The branch and the record go last, so this is the rest of a removal that could not be finished.
-            await _remove_files(Path(record.tree), home)
+            await _remove_tree_of(repository, record, home)
         record.save(home)
         try:
             await repository.make_branch(record.branch, record.base)
@@ -85,12 +86,29 @@ async def remove_worktree(repository: Repository, record: Record, home: Path) ->
     removed are logged, and left to the sweep under a name that is in nobody's way. Raises OSError if the worktree cannot
     even be moved: a mount point.
     """
-    aside = set_aside(Path(record.tree), _trash_of(home))
-    await repository.remove(Path(record.tree))
-    if aside is not None:
-        await _remove(aside, record.tree)
+    if repository.git.run_as is not None:
+        await _remove_tree_of(repository, record, home)
+        await repository.remove(Path(record.tree))
+    else:
+        aside = set_aside(Path(record.tree), _trash_of(home))
+        await repository.remove(Path(record.tree))
+        if aside is not None:
+            await _remove(aside, record.tree)
     if await repository.delete_branch(record.branch, record.start):
         await _remove_files(home, home)
+
+
+async def _remove_tree_of(repository: Repository, record: Record, home: Path) -> None:
+    """The files of a worktree, and nothing of git's."""
+    tree, user = Path(record.tree), repository.git.run_as
+    if user is None:
+        if os.path.lexists(tree):
+            await _remove_files(tree, home)
+        return
+    try:
+        await files.remove(user, tree.parent)  # which holds nothing but the worktree and its `objects`
+    except OSError as error:
+        log.warning("cannot remove all of %s: %s", tree, error, extra={"task": record.task_id})
 
 
 async def _remove_files(path: Path, home: Path) -> None:
@@ -140,9 +158,8 @@ async def _undo(repository: Repository, record: Record, home: Path) -> None:
         await remove_worktree(repository.with_stop(StopSignal()), record, home)
 
 
-def _unlock(repository: Repository, record: Record) -> None:
+async def _unlock(repository: Repository, record: Record) -> None:
     left = [Path(record.git_dir) / "index.lock", Path(record.git_dir) / "HEAD.lock"]
-    for path in (*left, repository.common / "refs" / "heads" / f"{record.branch}.lock"):
-        with suppress(FileNotFoundError):
-            path.unlink()
-            log.warning("removed %s, left by a killed program", path, extra={"task": record.task_id})
+    left.append(repository.common / "refs" / "heads" / f"{record.branch}.lock")
+    for path in await files.unlink(repository.git.run_as, left):
+        log.warning("removed %s, left by a killed program", path, extra={"task": record.task_id})

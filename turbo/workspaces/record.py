@@ -56,6 +56,8 @@ class Record:
     is the commit at which it began. Times are Unix seconds on this host's clock.
 
     `start_commit` and `start_tree`: the commit and the files with which `setup` left it, if it changed any; else empty.
+
+    `user`: whose the worktree is (`run_as`); empty for the worker's own user.
     """
 
     task_id: str
@@ -73,6 +75,7 @@ class Record:
     used_at: float
     start_commit: str = ""
     start_tree: str = ""
+    user: str = ""
 
     @property
     def start(self) -> str:
@@ -88,7 +91,7 @@ class Record:
         """Raises OSError (disk full)."""
         home.mkdir(parents=True, exist_ok=True, mode=0o700)
         fields = asdict(self)
-        for name in ("start_commit", "start_tree"):
+        for name in ("start_commit", "start_tree", "user"):
             if not fields[name]:  # so that an older turbo can read most records
                 del fields[name]
         write_atomically(home / FILE, json.dumps(fields))

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from turbo.domain.run import StopSignal
 from turbo.host.file_lock import FileLock
+from turbo.workspaces import files
 from turbo.workspaces.git import SECONDS, Git, GitFailed, RemoteAway, RepositoryAway, Stopped
 from turbo.workspaces.names import digest_of, ref_problem
 
@@ -199,9 +200,11 @@ class Repository:
         """A worktree without files, on an existing branch. Within `alone`. Returns its own git directory.
 
         Raises RepositoryAway, or GitFailed if the branch is in use."""
-        tree.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await files.make_directory(self.git.run_as, tree.parent)
         await self._change("worktree", "add", "--quiet", "--no-checkout", "--", str(tree), branch)
-        made = await Git(tree, self.git.environment, self.git.journal)("rev-parse", "--absolute-git-dir")
+        made = await Git(tree, self.git.environment, self.git.journal, run_as=self.git.run_as)(
+            "rev-parse", "--absolute-git-dir"
+        )
         return Path(made.strip())
 
     async def make_branch(self, branch: str, commit: str) -> None:
@@ -253,7 +256,7 @@ class Repository:
 
 async def open_repository(git: Git, locks: Path) -> Repository:
     """The repository whose top directory is `git.where`, bare and shallow ones included. Raises RepositoryAway."""
-    if not git.where.is_dir():
+    if git.run_as is None and not git.where.is_dir():  # another user's may be closed to us
         raise RepositoryAway(f"repo {git.where} is not a directory on this host")
     try:
         common = (await git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()

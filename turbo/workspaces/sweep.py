@@ -27,6 +27,7 @@ from turbo.process.directory_lock import DirectoryLock, lock_path
 from turbo.process.environment import ChildEnvironment
 from turbo.process.journal import Journal
 from turbo.runtime.service import LoopService
+from turbo.workspaces import files
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
@@ -135,7 +136,12 @@ class WorkspaceRetention(LoopService):
 
     def _candidates(self) -> list[Candidate]:
         return [
-            Candidate(home, record, self._policies.get(record.executor, record.policy), size_of(home))
+            Candidate(
+                home,
+                record,
+                self._policies.get(record.executor, record.policy),
+                size_of(home) + _size_elsewhere(record),
+            )
             for home, record in records(self._root())
         ]
 
@@ -164,7 +170,7 @@ class WorkspaceRetention(LoopService):
             async with repository.alone():
                 if not await self._may_remove(repository, candidate, now, over=over):
                     return False
-                tree = Path(candidate.record.tree).exists()
+                tree = await files.exists(repository.git.run_as, Path(candidate.record.tree))
                 await remove_worktree(repository, candidate.record, candidate.home)
             if tree:
                 log.info("swept the workspace %s", candidate.record.tree, extra={"task": candidate.record.task_id})
@@ -177,7 +183,9 @@ class WorkspaceRetention(LoopService):
 
     async def _repository(self, record: Record) -> Repository:
         environment = ChildEnvironment({}).for_task(NO_TASK)
-        return await open_repository(Git(Path(record.repo), environment, self._journal), self._locks)
+        user = files.owner_of(record.user)
+        environment = environment if user is None else user.own(environment)
+        return await open_repository(Git(Path(record.repo), environment, self._journal, run_as=user), self._locks)
 
     async def _may_remove(self, repository: Repository, candidate: Candidate, now: float, *, over: bool) -> bool:
         record, policy = candidate.record, candidate.policy
@@ -187,7 +195,8 @@ class WorkspaceRetention(LoopService):
             return True
         tree = Path(record.tree)
         git = None
-        if tree.exists() and record.stage is not Stage.CREATING:  # no program ever ran in an unfinished one
+        # No program ever ran in an unfinished one.
+        if record.stage is not Stage.CREATING and await files.exists(repository.git.run_as, tree):
             git = replace(repository.git, where=tree, git_dir=Path(record.git_dir))
         risk = await at_risk(git, repository, record)
         if not old and not over and (policy.keep == "always" or await self._changed(repository, git, record, risk)):
@@ -211,3 +220,11 @@ class WorkspaceRetention(LoopService):
         if text not in self._warned:
             self._warned.add(text)
             log.warning("%s", text)
+
+
+def _size_elsewhere(record: Record) -> int:
+    """Bytes of a worktree that is another user's, and so is not in its home."""
+    try:
+        return files.size(files.owner_of(record.user), Path(record.tree).parent)
+    except OSError:
+        return 0

@@ -29,6 +29,7 @@ from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.process.environment import EnvironmentRefused
+from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed, at_home, obstacle
 from turbo.process.output import text_of
@@ -73,7 +74,8 @@ class Worktrees:
     """See `WorkArea`. `root`: the workspaces of the worker's database, which it may learn later.
     `locks`: its locks. `host`: its name, for people.
 
-    `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories).
+    `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories). `run_as`: whose the
+    repository and the worktrees are, and as whom git, setup and the program run. Records and locks stay the worker's.
     """
 
     fixed: Path | None = None
@@ -89,7 +91,9 @@ class Worktrees:
         journal: Journal,
         exclusive: Exclusive,
         grace_seconds: float = 5.0,
+        run_as: Identity | None = None,
     ) -> None:
+        self._run_as = run_as
         self._executor = executor
         self._settings = settings
         self._root = root if callable(root) else lambda: root
@@ -103,6 +107,8 @@ class Worktrees:
     def missing(self, environment: Mapping[str, str]) -> str | None:
         """See `WorkArea`."""
         repo = self._settings.repo
+        if self._run_as is not None:  # the repository may be closed to us; its probe tells
+            return obstacle("git", environment.get("PATH"), None, self._run_as)
         if not repo.is_dir():
             return f"workspace.repo {repo} is not a directory"
         if not (repo / ".git").exists() and not (repo / "HEAD").is_file():
@@ -127,7 +133,14 @@ class Worktrees:
             return ref
         home = home_of(self._root(), self._settings.repo, run.task.task_id)
         async with self._exclusive(home, run.task):
-            git = Git(self._settings.repo, environment, self._journal, stop=run.stop, task_id=run.task.task_id)
+            git = Git(
+                self._settings.repo,
+                environment,
+                self._journal,
+                stop=run.stop,
+                task_id=run.task.task_id,
+                run_as=self._run_as,
+            )
             try:
                 repository = await open_repository(git, self._locks)
                 record, continued = await self._open(repository, ref, run.task, home)
@@ -156,14 +169,15 @@ class Worktrees:
         """See `Probe`. It fails for any reason: then a task would fail as well."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                await call(await open_repository(Git(self._settings.repo, environment(), self._journal), self._locks))
+                git = Git(self._settings.repo, environment(), self._journal, run_as=self._run_as)
+                await call(await open_repository(git, self._locks))
         except (GitFailed, OSError, EnvironmentRefused) as error:  # TimeoutError is an OSError
             return Outcome.unavailable(str(error) or f"no answer within {PROBE_SECONDS:g} s", away)
         return Outcome.succeeded()
 
     async def _examine(self, repository: Repository) -> None:
         async with repository.alone():
-            tree = self._root() / f".probe-{self._executor}-{os.getpid()}"
+            tree = self._place(self._root() / f".probe-{self._executor}-{os.getpid()}")
             await repository.probe(self._settings.ref, tree)
 
     async def _ask_remote(self, repository: Repository) -> None:
@@ -209,18 +223,23 @@ class Worktrees:
             ref=ref,
             base="",
             branch=branch_of(settings.branch, task.task_id),
-            tree=str(home / (settings.repo.name or "repo")),
+            tree=str(self._place(home) / (settings.repo.name or "repo")),
             git_dir="",
             stage=Stage.CREATING,
             policy=settings.policy,
             created_at=now,
             used_at=now,
+            user=self._run_as.user if self._run_as is not None else "",
         )
         try:
             return await make_worktree(repository, new, home, fetch=settings.fetch), False
         except RemoteAway:
             self._unreached = await repository.remote_of(ref)
             raise
+
+    def _place(self, path: Path) -> Path:
+        """Where the files of a workspace are: in its home, or where their user has what belongs there."""
+        return path if self._run_as is None else self._run_as.place(path)
 
     def _mark_used(self, record: Record, home: Path) -> Record:
         record = replace(
@@ -249,6 +268,7 @@ class Worktrees:
                 wall_seconds=self._settings.setup_seconds,
                 grace_seconds=self._grace_seconds,
                 task_id=run.task.task_id,
+                run_as=self._run_as,
             )
             try:
                 result = await run_process(spec, stop=run.stop, journal=self._journal)

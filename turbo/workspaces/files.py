@@ -1,0 +1,95 @@
+"""The few things that turbo does with the files of a worktree besides git: as the user whom they belong to.
+
+Those of another user (`run_as`) are only touched by a shell of that user. An agent's links and directories can lead that
+shell nowhere that the agent could not go itself, and a worker that is not root could not touch them at all.
+"""
+
+import asyncio
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+from turbo.process.identity import Identity, IdentityRefused, identity_of
+
+
+async def exists(user: Identity | None, path: Path, *, directory: bool = False) -> bool:
+    """Whether there is such a file, or directory. Raises OSError."""
+    if user is None:
+        return path.is_dir() if directory else path.exists()
+    return (await asyncio.to_thread(user.script, f'[ -{"d" if directory else "e"} "$1" ]', path)).returncode == 0
+
+
+async def make_directory(user: Identity | None, path: Path) -> None:
+    """With its parents, closed to other users. Raises OSError."""
+    if user is None:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    else:
+        await asyncio.to_thread(user.make_directory, path)
+
+
+async def remove(user: Identity, path: Path) -> None:
+    """Remove a directory with everything in it. Raises OSError."""
+    await asyncio.to_thread(user.remove, path)
+
+
+async def unlink(user: Identity | None, paths: list[Path]) -> list[Path]:
+    """Remove files, if they exist. Returns those that did. Raises OSError."""
+    if user is not None:
+        script = 'for path; do [ -e "$path" ] && rm -f -- "$path" && printf "%s\\n" "$path"; done; true'
+        return [Path(line) for line in (await asyncio.to_thread(user.run, script, *paths)).splitlines()]
+    removed = []
+    for path in paths:
+        with suppress(FileNotFoundError):
+            path.unlink()
+            removed.append(path)
+    return removed
+
+
+def copy(user: Identity | None, source: Path, target: Path) -> None:
+    """Copy a file, if there is one; `target` is replaced. Raises OSError."""
+    if user is not None:
+        user.run('rm -f -- "$2"; [ ! -e "$1" ] || cp -- "$1" "$2"', source, target)
+        return
+    target.unlink(missing_ok=True)
+    if source.exists():
+        shutil.copyfile(source, target)
+
+
+def delete(user: Identity | None, path: Path) -> None:
+    """Remove a file, if there is one. Raises OSError."""
+    if user is not None:
+        user.run('rm -f -- "$1"', path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def has_entries(user: Identity | None, directory: Path) -> bool:
+    """Whether a directory exists and is not empty. Raises OSError."""
+    if user is not None:
+        return bool(user.run('[ ! -d "$1" ] || ls -A -- "$1"', directory))
+    return any(directory.glob("*"))
+
+
+def size(user: Identity | None, directory: Path) -> int:
+    """Bytes on disk of another user's directory; 0 if there is none, or nobody may look."""
+    if user is None:
+        return 0
+    try:
+        words = user.run('[ ! -d "$1" ] || du -sk -- "$1" 2>/dev/null', directory).split()
+    except OSError:
+        return 0
+    return int(words[0]) * 1024 if words else 0
+
+
+def owner_of(name: str) -> Identity | None:
+    """The user of a record; None for this process's own. Raises OSError if there is no such user here any more."""
+    try:
+        return identity_of(name) if name else None
+    except IdentityRefused as error:
+        raise OSError(str(error)) from None
+
+
+def is_directory(path: Path) -> bool:
+    """False also for one that this process may not look at."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises PermissionError

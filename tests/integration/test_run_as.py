@@ -3,9 +3,8 @@
 What the user gets and what it cannot reach; that its programs end with all their descendants, however their run ends.
 """
 
-import json
 import os
-import signal
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,16 +12,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import psutil
+import psycopg
 import pytest
 import yaml
 from psycopg import conninfo
 
-from tests.support import users
+from tests.support import messages_api, users
+from tests.support.claude import KEY, bash, the_cli
+from tests.support.configs import config_of
+from tests.support.messages_api import MessagesApi
 from tests.support.users import Cast, User
 from tests.support.waiting import gone, until
 from tests.support.workers import Bench, WorkerProcess
+from turbo.config.worker import ConfigError, WorkerConfig
+from turbo.executors.registry import build_executors
+from turbo.process.identity import IdentityRefused, identity_of
+from turbo.process.journal import Journal
 
 PROGRAM = r"""
 case $1 in
@@ -32,7 +38,8 @@ who)
     echo "$HOME|$USER|$LOGNAME|$TOKEN"
     ;;
 attack)
-    worker=$2; state=$3; shift 3
+    set -- $2
+    worker=$1; state=$2; shift 2
     for path in /proc/$worker/environ /proc/$PPID/environ /proc/$worker/mem "$@"; do
         head -c 1 "$path" >/dev/null 2>&1 && echo "read $path"
         [ -w "$path" ] && echo "may write $path"
@@ -70,7 +77,7 @@ class Stage:
 
     def config(self, **executor: object) -> dict[str, Any]:
         program = self.cast.agents.write("program.sh", PROGRAM)
-        command = ["/bin/sh", str(program), "{input[do]}"]
+        command = ["/bin/sh", str(program), "{input[do]}", "{input[how]}"]
         section = {"kind": "command", "command": command, "run_as": self.cast.agents.name, "grace_seconds": 1}
         config = self.bench.config(state_dir=str(self.state), drain_seconds=0)
         return config | {"executors": {"x": section | executor}, "routes": {"default": "x"}}
@@ -130,72 +137,94 @@ def output(row: dict[str, Any]) -> list[str]:
 
 def test_program_has_the_users_rights_and_no_others(stage: Stage) -> None:
     agents, worker_user = stage.cast.agents, stage.cast.worker
-    token = worker_user.write("account.env", "TOKEN=\"it's $HOME\\n\\\\ secret\"\n", 0o600)
+    token = worker_user.write("account.env", 'TOKEN="it\'s $HOME\\n\\\\ secret"\n', 0o600)
     pgpass = worker_user.write(".pgpass", "*:*:*:*:x\n", 0o600)
-    config = stage.config(account="login", command=["/bin/sh", str(agents.home / "program.sh"), "{input[do]}"])
+    config = stage.config(account="login")
     config["accounts"] = {"login": {"env_file": str(token)}}
     worker = stage.start(config)
-    stage.bench.insert("who", {"do": "who"})
+    stage.bench.insert("who", {"do": "who", "how": ""})
     uid, groups, cwd, files, umask, names, home, *rest = output(stage.bench.wait("who"))
     assert uid == str(agents.uid)
     assert set(groups.split()) == {str(agents.gid), "60"}, "its primary and supplementary groups"
     assert (Path(cwd).name, Path(cwd).is_relative_to(agents.home), files) == ("who", True, "task")
     assert Path(cwd).stat().st_mode & 0o077 == 0
-    known = {"HOME", "LOGNAME", "PATH", "SHELL", "TOKEN", "TURBO_ATTEMPT", "TURBO_RUN", "TURBO_TASK_ID", "TURBO_TASK_TYPE", "USER"}
-    assert set(names.split()) <= known | {"LANG", "LC_CTYPE", "TERM", "TZ", "PWD", "OLDPWD", "SHLVL", "_"}, "no SUDO_*, and nothing of the worker's"
+    known = {
+        "HOME",
+        "LOGNAME",
+        "PATH",
+        "SHELL",
+        "TOKEN",
+        "TURBO_ATTEMPT",
+        "TURBO_RUN",
+        "TURBO_TASK_ID",
+        "TURBO_TASK_TYPE",
+        "USER",
+    }
+    assert set(names.split()) <= known | {"LANG", "LC_CTYPE", "TERM", "TZ", "PWD", "OLDPWD", "SHLVL", "_"}, (
+        "no SUDO_*, and nothing of the worker's"
+    )
     assert [home, *rest] == [f"{agents.home}|{agents.name}|{agents.name}|it's $HOME", "\\ secret"]
     assert umask
 
     log = stage.bench.row("who")["output_data"]["log"]
     spool = stage.state / "workers" / worker.worker_id / "spool"
-    targets = [stage.state, log, spool, token, pgpass, stage.state / "tasks", stage.state / "workers" / worker.worker_id / "journal"]
-    config["executors"]["x"]["command"] += [str(worker.pid), str(stage.state), *map(str, targets)]
-    worker.stop()
-    config["executors"]["x"]["command"] = ["/bin/sh", str(agents.home / "program.sh"), "attack", "{input[pid]}", *map(str, [stage.state, *targets])]
-    worker = stage.start(config)
-    stage.bench.insert("attack", {"pid": worker.pid})
+    targets = [
+        stage.state,
+        log,
+        spool,
+        token,
+        pgpass,
+        stage.state / "tasks",
+        stage.state / "workers" / worker.worker_id / "journal",
+    ]
+    reached = " ".join(map(str, targets))
+    stage.bench.insert("attack", {"do": "attack", "how": f"{worker.pid} {stage.state} {reached}"})
     assert output(stage.bench.wait("attack")) == [f"tried {len(targets)}"]
-    said = subprocess.run(["journalctl", "-q", "-t", "sudo"], capture_output=True, text=True).stdout if os.path.exists("/run/systemd/journal") else ""
-    assert "secret" not in said
+    assert not {p.name for p in agents.home.iterdir()} - {"program.sh", ".turbo", ".bashrc", ".profile", ".bash_logout"}
 
 
-@pytest.mark.parametrize("how", ["timeout", "cancel", "drain", "leaving", "stopped"])
-def test_program_ends_with_its_descendants(stage: Stage, how: str) -> None:
-    config = stage.config(command=["/bin/sh", str(stage.cast.agents.home / "program.sh"), "{input[do]}", "{input[how]}"])
-    worker = stage.start(config)
-    if how == "leaving":
-        stage.bench.insert("t", {"do": "linger", "how": how})
-        stage.bench.wait("t")
-    else:
-        stage.lingering("t", how)
-        if how == "timeout":
-            stage.bench.insert("short", {"do": "linger", "how": how}, timeout_seconds=1)
-            until(lambda: len(stage.kin()) == 8, 20, stage.bench.logs)
-            stage.bench.wait("short", "failed")
-            assert len(stage.kin()) == 4, "and nobody else's"
-            worker.stop()
-        elif how == "drain":
-            assert worker.stop() == 0, worker.log
-        else:
-            stage.bench.sql("update agent_tasks set status = 'cancelled' where task_id = 't'")
-            stage.bench.wait("t", "cancelled")
-    assert stage.kin() == [], worker.log
+def test_every_end_of_a_run_takes_its_descendants_along(stage: Stage) -> None:
+    bench = stage.bench
+    worker = stage.start()
+    bench.insert("leaving", {"do": "linger", "how": "leaving"})
+    bench.wait("leaving")
+    assert stage.kin() == []
+    first = stage.lingering("first")
+    stage.bench.insert("short", {"do": "linger", "how": "running"}, timeout_seconds=1)
+    bench.wait("short", "failed")
+    assert stage.kin() == first, "nobody else's"
+    stage.bench.sql("update agent_tasks set status = 'cancelled' where task_id = 'first'")
+    bench.wait("first", "cancelled")
+    assert stage.kin() == []
+    stage.lingering("stopped", "stopped")
+    stage.bench.sql("update agent_tasks set status = 'cancelled' where task_id = 'stopped'")
+    bench.wait("stopped", "cancelled")
+    assert stage.kin() == []
+    stage.lingering("drained")
+    assert worker.stop() == 0, worker.log
+    assert stage.kin() == []
     assert not list(stage.state.glob("workers/*/journal/*.json"))
     assert "still running after KILL" not in worker.log
 
 
 @pytest.mark.parametrize("watched", [True, False], ids=["watcher", "next worker"])
 def test_killed_worker_leaves_no_program(stage: Stage, watched: bool) -> None:
-    config = stage.config(command=["/bin/sh", str(stage.cast.agents.home / "program.sh"), "{input[do]}", "{input[how]}"])
+    config = stage.config()
     worker = stage.start(config)
     stage.lingering("t")
     if not watched:
-        (watcher,) = [p for p in psutil.Process(worker.pid).children() if "turbo.process.reaper" in " ".join(p.cmdline())]
+        (watcher,) = [
+            p for p in psutil.Process(worker.pid).children() if "turbo.process.reaper" in " ".join(p.cmdline())
+        ]
         watcher.kill()
     worker.kill()
     until(lambda: gone(worker.pid))
     if watched:
-        until(lambda: not stage.kin(), 20, lambda: "\n".join(str(f.read_text()) for f in stage.state.glob("workers/*/watcher.log")))
+        until(
+            lambda: not stage.kin(),
+            20,
+            lambda: "\n".join(str(f.read_text()) for f in stage.state.glob("workers/*/watcher.log")),
+        )
         return
     assert len(stage.kin()) == 4, "they live until somebody ends them"
     config["executors"]["y"] = {"kind": "python", "handler": "turbo.testing:noop"}
@@ -203,3 +232,180 @@ def test_killed_worker_leaves_no_program(stage: Stage, watched: bool) -> None:
     next_worker = stage.start(config)
     assert stage.kin() == [], next_worker.log
     assert "processes that dead worker" in next_worker.log
+
+
+GIT = "export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b"
+
+RETENTION = """
+import asyncio, sys, time
+from pathlib import Path
+from turbo.executors.directories import remove_foreign
+from turbo.process.journal import Journal
+from turbo.workspaces.sweep import WorkspaceRetention
+state = Path(sys.argv[1])
+sweep = WorkspaceRetention(state / "workspaces", state / "locks", Journal(state / "journal"), {})
+print(asyncio.run(sweep.once(time.time() + 30 * 86400)))
+remove_foreign(state / "tasks" / "plain")
+"""
+
+
+def test_worktree_belongs_to_the_user_and_is_measured(stage: Stage) -> None:
+    agents, worker_user, bench = stage.cast.agents, stage.cast.worker, stage.bench
+    agents.run(f"{GIT}; git init -q -b main project; cd project; echo 1 >readme; git add .; git commit -qm first")
+    # A filter that tells who runs it: git asks it for what the working copy has.
+    agents.run(
+        "cd project; git config filter.spy.clean 'id -u >>$HOME/spy; cat'; echo '*.txt filter=spy' >.git/info/attributes"
+    )
+    work = agents.write(
+        "work.sh", f"{GIT}; set -e; echo 2 >>readme; git commit -qam second; echo 3 >new.txt; test -e made\n"
+    )
+    config = stage.config(
+        command=["/bin/sh", str(work)],
+        workspace={
+            "kind": "worktree",
+            "repo": str(agents.home / "project"),
+            "setup": ["touch", "made"],
+            "sweep_unmerged": True,
+        },
+    )
+    config["executors"]["plain"] = stage.config()["executors"]["x"]
+    config["routes"]["plain"] = "plain"
+    worker = stage.start(config)
+    bench.insert("edit")
+    bench.insert("plain", {"do": "who", "how": ""}, task_type="plain")
+    space = bench.wait("edit")["output_data"]["workspace"]
+    assert "error" not in space, space
+    assert (space["commits"], space["files_changed"], space["insertions"], space["uncommitted"]) == (1, 2, 2, 1)
+    tree = Path(space["path"])
+    assert tree.is_relative_to(agents.home)
+    assert {path.lstat().st_uid for path in [tree, *tree.rglob("*"), *(agents.home / "project").rglob("*")]} == {
+        agents.uid
+    }
+    assert set((agents.home / "spy").read_text().split()) == {str(agents.uid)}, (
+        "git's filters never had another's rights"
+    )
+    bench.wait("plain")
+
+    command = [
+        sys.executable,
+        "-c",
+        "from turbo.cli.main import main; main()",
+        "diff",
+        "edit",
+        "--state-dir",
+        str(stage.state),
+    ]
+    diff, _ = worker_user.popen(command, {"TURBO_DSN": stage.dsn}).communicate()
+    assert b"+2" in diff, diff
+    assert b"+3" in diff, diff
+    assert worker.stop() == 0
+    swept, _ = worker_user.popen([sys.executable, "-c", RETENTION, str(stage.state)], {}).communicate()
+    assert swept == b"['edit']\n"
+    left = {path.name for path in (agents.home / ".turbo").glob("*/*")}
+    assert not left & {"edit", "plain"}, left
+    assert set((agents.home / "spy").read_text().split()) == {str(agents.uid)}
+
+
+CLAUDE = """
+import asyncio, json, sys
+from pathlib import Path
+from turbo.domain.run import Run
+from turbo.domain.task import Task
+from turbo.executors.claude.executor import ClaudeExecutor
+from turbo.process.identity import checked_identity
+from turbo.process.journal import Journal
+
+async def main(here, user, cli, url):
+    env = {"ANTHROPIC_BASE_URL": url, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1"}
+    executor = ClaudeExecutor(
+        "claude", [cli], journal=Journal(here / "journal"), env=env, env_file=here / "claude.env", model="sonnet",
+        cli_max_retries=0, resume=True, allowed_tools=["Bash"], run_as=checked_identity(user),
+    )
+    def run(**fields):
+        task = Task(task_id="t", task_type="x", task_description="count the sheep", timeout_seconds=60.0, **fields)
+        return Run(task, here / "tasks" / "t", here / "attempt.log")
+    assert executor.missing() is None
+    first = await executor.run(run())
+    second = await executor.run(run(agent_session_id=first.session_id, retry_count=1))
+    probe = await executor.probe()
+    print(json.dumps([first.kind, second.kind, second.output, second.session_id == first.session_id, probe.kind,
+                      bool(await executor.version()), await executor.auth_status()]))
+
+asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
+"""
+
+
+def test_claude_cli_works_and_resumes_as_the_user(cast: Cast) -> None:
+    agents, worker = cast.agents, cast.worker
+    cli = reachable_cli(agents)
+    worker.write("claude.env", "".join(f"{key}={value}\n" for key, value in KEY.items()), 0o600)
+    with MessagesApi(messages_api.text("seven")) as api:
+        api.answer(
+            bash('echo "it is $(id -u) in $HOME"'),
+            messages_api.error(418, "api_error", "x"),
+            messages_api.text("seven"),
+        )
+        process = worker.popen([sys.executable, "-c", CLAUDE, str(worker.home), agents.name, str(cli), api.url], {})
+        printed, _ = process.communicate(timeout=120)
+    answers = printed.decode().splitlines()
+    assert answers[-1] == '["failed", "succeeded", "seven", true, "succeeded", true, true]', printed.decode()
+    conversation = "".join(request.everything for request in api.requests)
+    assert f"it is {agents.uid} in {agents.home}" in conversation
+    sessions = list((agents.home / ".claude" / "projects").rglob("*.jsonl"))
+    assert sessions
+    assert {path.stat().st_uid for path in sessions} == {agents.uid}
+    assert not (worker.home / ".claude").exists()
+    scratch = [path for path in Path("/tmp").glob("turbo-????????") if path.stat().st_uid == agents.uid]
+    assert not scratch
+
+
+def reachable_cli(user: User) -> Path:
+    """The real CLI, or a copy of it that this user can run."""
+    cli = Path(the_cli()).resolve()
+    if user.may_read(cli):
+        return cli
+    return Path(shutil.copy(cli, user.home / "claude"))
+
+
+REFUSED = {
+    "nosuch": "this host has no user 'nosuch': create it (useradd --create-home nosuch)",
+    "root": "root is root, who may do everything",
+    "1001": "1001 is a number: write the user's name",
+    "#0": "#0 is a number",
+    "-u": "this host has no user '-u'",
+    "": "this host has no user ''",
+    "nobody": "nobody has no home directory that it can write to (/nonexistent)",
+}
+
+
+REFUSAL = """
+import sys
+from turbo.process.identity import IdentityRefused, checked_identity
+try:
+    checked_identity(sys.argv[1])
+except IdentityRefused as error:
+    print(error)
+"""
+
+
+def test_user_that_cannot_be_used_is_refused_at_once(cast: Cast, tmp_path: Path) -> None:
+    if not cast.root:
+        for user, reason in (("games", "password"), ("root", "root is root")):
+            said, _ = cast.worker.popen([sys.executable, "-c", REFUSAL, user], {}).communicate()
+            assert reason in said.decode(), user
+            if user == "games":
+                assert f"add this line with visudo: {cast.worker.name} ALL=(games) NOPASSWD: ALL" in said.decode()
+        return
+    for user, reason in REFUSED.items():
+        with pytest.raises(ConfigError) as error:
+            build_executors(configured(tmp_path, user), Journal(tmp_path))
+        assert f"executors.x: run_as: {reason}" in str(error.value), user
+    with pytest.raises(ValueError, match=r"run_as is for programs: a Python handler"):
+        configured(tmp_path, "games", kind="python", handler="turbo.testing:noop", isolation="process")
+    with pytest.raises(IdentityRefused, match="root is root"):
+        identity_of("root")
+
+
+def configured(path: Path, user: str, **section: object) -> WorkerConfig:
+    executor = section or {"kind": "command", "command": ["true"]}
+    return config_of(path, executors={"x": executor | {"run_as": user}}, routes={"default": "x"})

@@ -35,7 +35,7 @@ class User:
         self, command: Sequence[str | Path], environment: Mapping[str, str], output: int | IO[bytes] = subprocess.PIPE
     ) -> "subprocess.Popen[bytes]":
         """A process of this user, with no right of root's but that of reading files, where it could not run Python else."""
-        if Path(command[0]) == Path(sys.executable) and not self._may_read(sys.executable):
+        if Path(command[0]) == Path(sys.executable) and not self.may_read(sys.executable):
             command, environment = self._other_python(command, environment)
         return subprocess.Popen(
             [require("setpriv"), "--reuid", self.name, "--regid", str(self.gid), "--init-groups", *command],
@@ -47,8 +47,8 @@ class User:
         )
 
     def run(self, script: str, **environment: str) -> str:
-        """What a shell script prints, which must succeed."""
-        process = self.popen(["/bin/sh", "-ec", script], environment)
+        """What a shell script prints in its home, which must succeed."""
+        process = self.popen(["/bin/sh", "-ec", f"cd; {script}"], environment)
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 0, out
         return out.decode().strip()
@@ -70,7 +70,7 @@ class User:
                     found.append(process)
         return found
 
-    def _may_read(self, path: str | Path) -> bool:
+    def may_read(self, path: str | Path) -> bool:
         return subprocess.run(["setpriv", "--reuid", self.name, "--clear-groups", "test", "-r", path]).returncode == 0
 
     def _other_python(
@@ -80,7 +80,7 @@ class User:
         name = f"python{sys.version_info.major}.{sys.version_info.minor}"
         other = shutil.which(name, path="/usr/bin:/usr/local/bin")
         modules: list[str | Path] = [ROOT, *(path for path in sys.path if path.endswith("site-packages"))]
-        if other is None or not all(map(self._may_read, modules)):
+        if other is None or not all(map(self.may_read, modules)):
             missing(f"user {self.name} can read neither {sys.executable} nor a {name} and {ROOT}")
         path = os.pathsep.join(map(str, modules))
         return [str(other), *command[1:]], {**environment, "PYTHONPATH": path}

@@ -168,6 +168,11 @@ def checked_identity(user: str) -> Identity | None:
     remedy = f"run the worker as root, or add this line with visudo: {line}"
     if identity.by_sudo and _sudo(user)[0] == "sudo":
         raise IdentityRefused(f"run_as: {me} cannot start programs as {user}: there is no sudo here; {remedy}")
+    if identity.by_sudo and sys.platform == "linux" and process_table.find(1) is None:
+        raise IdentityRefused(
+            f"run_as: /proc hides other users' processes from {me} (hidepid), so it could not end those of {user}: "
+            "run the worker as root, or mount /proc without hidepid"
+        )
     try:
         result = identity.script("id -u")
     except OSError as error:
@@ -211,15 +216,16 @@ class OwnPowers:
 class SudoPowers:
     """Those of this process and of another user together. sudo itself answers to the user who called it."""
 
-    def __init__(self, identity: Identity) -> None:
-        self._identity = identity
+    def __init__(self, user: str) -> None:
+        # By name alone: a directory service that does not answer now must not keep a program from being ended.
+        self._identity = Identity(user, -1, -1, (), Path("/"), "", by_sudo=True)
         self._own = OwnPowers()
 
     def with_cookie(self, pids: Iterable[int], cookie: str) -> set[int]:
         known = set(pids)
         if not known or not cookie.isalnum():
             return set()
-        found = {int(word) for word in self._identity.run(_FIND, cookie).split() if word.isdigit()}
+        found = {int(word) for word in self._identity.run(_FIND, cookie).split() if word.isascii() and word.isdigit()}
         return self._own.with_cookie(known - found, cookie) | (known & found)
 
     def signal(self, pids: Sequence[int], number: signal.Signals) -> None:
@@ -243,14 +249,8 @@ done
 
 
 def powers_over(user: str) -> Powers:
-    """`user`: whom sudo is needed for; empty if the process's own powers do. Raises OSError if there is no such user."""
-    if not user or os.geteuid() == 0:
-        return OwnPowers()
-    try:
-        identity = identity_of(user)
-    except IdentityRefused as error:
-        raise OSError(str(error)) from None
-    return OwnPowers() if identity is None else SudoPowers(identity)
+    """`user`: whom sudo is needed for; empty if the process's own powers do."""
+    return OwnPowers() if not user or os.geteuid() == 0 else SudoPowers(user)
 
 
 def _sudo(user: str) -> list[str]:

@@ -117,7 +117,10 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
     state = await read_state(git)
     commits = 0
     if state.head is not None and state.head != record.start:
-        commits = int(await git("rev-list", "--count", "--end-of-options", f"{record.start}..{state.head}"))
+        count = (await git("rev-list", "--count", "--end-of-options", f"{record.start}..{state.head}")).strip()
+        if not (count.isascii() and count.isdigit()):  # a git that is not git's: the agent's user may have another
+            raise GitFailed(f"git rev-list in {git.where}: gives no number of commits")
+        commits = int(count)
     with IndexCopy(Path(record.git_dir), home if git.run_as is None else record.objects.parent, git.run_as) as index:
         await mark_new_files(git, index)
         stat = await git(

@@ -79,7 +79,7 @@ def size(user: Identity | None, directory: Path) -> int:
         words = user.run('[ ! -d "$1" ] || du -sk -- "$1" 2>/dev/null', directory).split()
     except OSError:
         return 0
-    return int(words[0]) * 1024 if words else 0
+    return int(words[0]) * 1024 if words and words[0].isascii() and words[0].isdigit() else 0
 
 
 def owner_of(name: str) -> Identity | None:

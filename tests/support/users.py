@@ -34,9 +34,10 @@ class User:
     def popen(
         self, command: Sequence[str | Path], environment: Mapping[str, str], output: int | IO[bytes] = subprocess.PIPE
     ) -> "subprocess.Popen[bytes]":
-        """A process of this user, with no right of root's but that of reading files, where it could not run Python else."""
-        if Path(command[0]) == Path(sys.executable) and not self.may_read(sys.executable):
-            command, environment = self._other_python(command, environment)
+        """A process of this user. Where it cannot run this Python, it runs the system's."""
+        if Path(command[0]) == Path(sys.executable):
+            command, more = self.python(*command[1:])
+            environment = {**environment, **more}
         return subprocess.Popen(
             [require("setpriv"), "--reuid", self.name, "--regid", str(self.gid), "--init-groups", *command],
             env={"PATH": os.defpath, "HOME": str(self.home), "USER": self.name, **environment},
@@ -73,17 +74,16 @@ class User:
     def may_read(self, path: str | Path) -> bool:
         return subprocess.run(["setpriv", "--reuid", self.name, "--clear-groups", "test", "-r", path]).returncode == 0
 
-    def _other_python(
-        self, command: Sequence[str | Path], environment: Mapping[str, str]
-    ) -> tuple[list[str | Path], dict[str, str]]:
-        """The system's Python of the same version, with the modules of this one."""
+    def python(self, *arguments: str | Path) -> tuple[list[str | Path], dict[str, str]]:
+        """A Python that this user can run, with arguments, and the variables it needs: this one, or else the system's."""
+        if self.may_read(sys.executable):
+            return [sys.executable, *arguments], {"PYTHONPATH": str(ROOT)}
         name = f"python{sys.version_info.major}.{sys.version_info.minor}"
         other = shutil.which(name, path="/usr/bin:/usr/local/bin")
         modules: list[str | Path] = [ROOT, *(path for path in sys.path if path.endswith("site-packages"))]
         if other is None or not all(map(self.may_read, modules)):
             missing(f"user {self.name} can read neither {sys.executable} nor a {name} and {ROOT}")
-        path = os.pathsep.join(map(str, modules))
-        return [str(other), *command[1:]], {**environment, "PYTHONPATH": path}
+        return [str(other), *arguments], {"PYTHONPATH": os.pathsep.join(map(str, modules))}
 
 
 @contextlib.contextmanager
@@ -105,13 +105,23 @@ def a_user(purpose: str, *groups: str) -> Iterator[User]:
     try:
         yield user
     finally:
-        for process in user.processes():
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(signal.SIGKILL)
-        until(lambda: not user.processes(), 10, name)
-        with _alone():
-            subprocess.run(["userdel", name], check=True)
-        shutil.rmtree(home, ignore_errors=True)
+        delete(name)
+
+
+def delete(name: str) -> None:
+    """Delete a user with its processes and its home directory, if there is such a user."""
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return
+    user = User(name, entry.pw_uid, entry.pw_gid, Path(entry.pw_dir))
+    for process in user.processes():
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(signal.SIGKILL)
+    until(lambda: not user.processes(), 10, name)
+    with _alone():
+        subprocess.run(["userdel", name], check=True)
+    shutil.rmtree(user.home, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -223,3 +223,8 @@ def test_wrong_kind_of_file_is_named(tmp_path):
         assert subprocess.run([TURBO, "config", "check", file], capture_output=True).returncode == 0
     with pytest.raises(ConfigError, match="hosts: unknown key"):
         load(tmp_path, LEAST + "hosts: {}\n")
+
+
+def test_default_state_directory_is_in_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    assert WorkerSection().state_dir == "/home/somebody/.local/state/turbo"

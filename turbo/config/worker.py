@@ -93,6 +93,7 @@ class WorkerSection(Section):
     )
     state_dir: str = Field(
         default="~/.local/state/turbo",
+        validate_default=True,
         description="Directory of the journal, spool and logs: on a local disk, one per host.",
     )
     files_days: Real | None = Field(

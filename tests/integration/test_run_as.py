@@ -41,7 +41,7 @@ attack)
     set -- $2
     worker=$1; state=$2; shift 2
     for path in /proc/$worker/environ /proc/$PPID/environ /proc/$worker/mem "$@"; do
-        head -c 1 "$path" >/dev/null 2>&1 && echo "read $path"
+        { head -c 1 "$path" || ls "$path"; } >/dev/null 2>&1 && echo "read $path"
         [ -w "$path" ] && echo "may write $path"
     done
     ls "$state" >/dev/null 2>&1 && echo "listed $state"
@@ -181,6 +181,23 @@ def test_program_has_the_users_rights_and_no_others(stage: Stage) -> None:
     stage.bench.insert("attack", {"do": "attack", "how": f"{worker.pid} {stage.state} {reached}"})
     assert output(stage.bench.wait("attack")) == [f"tried {len(targets)}"]
     assert not {p.name for p in agents.home.iterdir()} - {"program.sh", ".turbo", ".bashrc", ".profile", ".bash_logout"}
+
+
+def test_program_of_the_workers_user_reaches_all(stage: Stage) -> None:
+    """The control, and what the threat model says of the default."""
+    user = stage.cast.worker
+    token = user.write("account.env", "TOKEN=x\n", 0o600)
+    program = user.write("program.sh", PROGRAM)
+    config = stage.config(command=["/bin/sh", str(program), "{input[do]}", "{input[how]}"])
+    del config["executors"]["x"]["run_as"]
+    worker = stage.start(config)
+    spool = stage.state / "workers" / worker.worker_id / "spool"
+    stage.bench.insert("attack", {"do": "attack", "how": f"{worker.pid} {stage.state} {token} {spool}"})
+    reached = output(stage.bench.wait("attack"))
+    for path in (token, spool):
+        assert {f"read {path}", f"may write {path}"} <= set(reached)
+    assert {f"listed {stage.state}", f"may signal {worker.pid}", "wrote"} <= set(reached)
+    (stage.state / "workers" / "x").unlink()
 
 
 def test_every_end_of_a_run_takes_its_descendants_along(stage: Stage) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.prefork import TURBO
-from turbo.config.worker import ConfigError, load_worker_config
+from turbo.config.worker import ConfigError, WorkerSection, load_worker_config
 from turbo.domain.run import Run
 from turbo.domain.task import Task
 from turbo.executors.registry import build_executors

@@ -41,7 +41,7 @@ attack)
     set -- $2
     worker=$1; state=$2; shift 2
     for path in /proc/$worker/environ /proc/$PPID/environ /proc/$worker/mem "$@"; do
-        { head -c 1 "$path" || ls "$path"; } >/dev/null 2>&1 && echo "read $path"
+        if [ -d "$path" ]; then ls "$path"; else head -c 1 "$path"; fi >/dev/null 2>&1 && echo "read $path"
         [ -w "$path" ] && echo "may write $path"
     done
     ls "$state" >/dev/null 2>&1 && echo "listed $state"

@@ -36,6 +36,8 @@ who)
     id -u; id -G; pwd; cat >task; ls; umask
     tr '\n\0' ' \n' </proc/self/environ | cut -d= -f1 | sort | tr '\n' ' '; echo
     echo "$HOME|$USER|$LOGNAME|$TOKEN"
+    { echo opened >/dev/stdout; } 2>/dev/null
+    exit 0
     ;;
 attack)
     set -- $2
@@ -163,7 +165,9 @@ def test_program_has_the_users_rights_and_no_others(stage: Stage) -> None:
     assert set(names.split()) <= known | {"LANG", "LC_CTYPE", "TERM", "TZ", "PWD", "OLDPWD", "SHLVL", "_"}, (
         "no SUDO_*, and nothing of the worker's"
     )
-    assert [home, *rest] == [f"{agents.home}|{agents.name}|{agents.name}|it's $HOME", "\\ secret"]
+    # A pipe that the worker made belongs to the worker, who is not root and cannot give it away.
+    opened = ["opened"] if stage.cast.root else []
+    assert [home, *rest] == [f"{agents.home}|{agents.name}|{agents.name}|it's $HOME", "\\ secret", *opened]
     assert umask
 
     log = stage.bench.row("who")["output_data"]["log"]
@@ -271,7 +275,7 @@ def test_worktree_belongs_to_the_user_and_is_measured(stage: Stage) -> None:
     agents.run(f"{GIT}; git init -q -b main project; cd project; echo 1 >readme; git add .; git commit -qm first")
     # A filter that tells who runs it: git asks it for what the working copy has.
     agents.run(
-        "cd project; git config filter.spy.clean 'id -u >>$HOME/spy; cat'; echo '*.txt filter=spy' >.git/info/attributes"
+        f"cd project; git config filter.spy.clean 'id -u >>{agents.home}/spy; cat'; echo '*.txt filter=spy' >.git/info/attributes"
     )
     work = agents.write(
         "work.sh", f"{GIT}; set -e; echo 2 >>readme; git commit -qam second; echo 3 >new.txt; test -e made\n"

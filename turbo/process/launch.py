@@ -37,9 +37,7 @@ NAME = "turbo-launch-"
 FIRST_HANDED = 7
 """A shell can open descriptors of one digit."""
 
-_HERE_DOCUMENT = (
-    rb'''"exec %(number)d<<_turbo_end${_turbo_n}\$_turbo_value${_turbo_n}_turbo_end${_turbo_n}"'''
-)
+_HERE_DOCUMENT = rb'''"exec %(number)d<<_turbo_end${_turbo_n}\$_turbo_value${_turbo_n}_turbo_end${_turbo_n}"'''
 """Opens a descriptor that holds the value and a line end. The value is expanded once, so nothing in it is code."""
 
 LAUNCHER_GONE = 125

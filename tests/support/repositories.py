@@ -154,6 +154,7 @@ class Workshop:
             host="here",
             journal=self.journal,
             exclusive=self.exclusive,
+            env=IDENTITY | self.environment,
             grace_seconds=1.0,
         )
 

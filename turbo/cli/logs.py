@@ -69,7 +69,7 @@ def logs(
 def _show(run: "RunView", here: Path) -> None:
     file = run_log.log_file(run, here)
     if file is not None:
-        _Log(file).copy()
+        _Log(file, here).copy()
     elif run.line is not None:
         _notice(run_log.only_progress(run))
         output.echo(run_log.progress_line(run))
@@ -81,7 +81,10 @@ def _show(run: "RunView", here: Path) -> None:
 def _print_json(run: "RunView", here: Path) -> None:
     file = run_log.log_file(run, here)
     source = "log" if file is not None else "progress" if run.line is not None else None
-    text = file.read_text("utf-8", "replace") if file is not None else run.line
+    text = run.line
+    if file is not None:
+        with run_log.open_log(file, here) as opened:
+            text = opened.read().decode("utf-8", "replace")
     output.print_json({**asdict(run), "source": source, "file": None if file is None else str(file), "text": text})
 
 
@@ -98,7 +101,7 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
         if path is not None and (log is None or log.path != path):
             if log is not None:
                 log.copy()
-            log = _Log(path)
+            log = _Log(path, here)
         if log is None or (run.status == TaskState.RUNNING and path is None):
             notice = (
                 run_log.only_progress(run)
@@ -156,9 +159,9 @@ class _Asks:
 class _Log:
     """A log file that may still grow. Prints its heading when opened."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, here: Path) -> None:
         self.path = path
-        self._file = path.open("rb")
+        self._file = run_log.open_log(path, here)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         _notice(run_log.full_log(path))
 

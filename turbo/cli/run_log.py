@@ -7,10 +7,11 @@ running task, from the database.
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from turbo.cli import output
 from turbo.domain.states import TaskState
+from turbo.host.regular_file import open_regular
 
 if TYPE_CHECKING:
     from turbo.client.client import RunView
@@ -30,9 +31,17 @@ def state_dir(given: Path | None) -> Path:
 def log_file(run: "RunView", here: Path) -> Path | None:
     """The log of the task's latest run on this host: the one with its fencing token. For a task that is waiting or ended on
     another host, the latest log here. `here`: turbo.host.state_dir.logs_of."""
-    files = sorted(here.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    files = sorted(here.glob("*.log"), key=lambda path: path.lstat().st_mtime)
     mine = [path for path in files if path.stem.endswith(f"-{run.fencing_token}")]
     return next(iter(mine or ([] if run.status == TaskState.RUNNING else files[-1:])), None)
+
+
+def open_log(path: Path, here: Path) -> BinaryIO:
+    """A log of the directory `here`. Raises OSError for a link, a FIFO, and a file of another user's than the state directory's.
+
+    An agent may have put it there, and the person who reads it may be root.
+    """
+    return os.fdopen(open_regular(path, below=here.parent.parent), "rb")
 
 
 def full_log(path: Path) -> str:

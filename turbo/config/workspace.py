@@ -22,6 +22,11 @@ class Workspace(Section):
     setup_seconds: Real = Field(
         default=600, gt=0, le=1_000_000_000, description="Time limit of setup; timeout_seconds limits the program."
     )
+    git_config: str | None = Field(
+        default=None,
+        description="Configuration file for turbo's own git: credential helpers, proxies, filters. It uses no program "
+        "that ~/.gitconfig or the repository's configuration names.",
+    )
     keep: Literal["changed", "always", "never"] = Field(
         default="changed", description="Which worktrees to keep after a task succeeds."
     )
@@ -38,9 +43,11 @@ class Workspace(Section):
         default=False, description="The sweep also deletes worktrees with uncommitted changes or unmerged commits."
     )
 
-    @field_validator("repo")
+    @field_validator("repo", "git_config")
     @classmethod
-    def _absolute(cls, repo: str) -> str:
+    def _absolute(cls, repo: str | None) -> str | None:
+        if repo is None:
+            return None
         path = os.path.expanduser(repo)  # noqa: PTH111 - kept a string until it is used
         if not path.startswith("/") or "\0" in path:
             raise ValueError(f"{repo!r} must be an absolute path, or begin with ~/")

@@ -141,6 +141,7 @@ def _work_area(
             fetch=workspace.fetch,
             setup=tuple(workspace.setup),
             setup_seconds=workspace.setup_seconds,
+            git_config=None if workspace.git_config is None else Path(workspace.git_config),
             policy=_policy(section),
         ),
         root=workspaces or workspaces_of(state_dir),
@@ -148,6 +149,7 @@ def _work_area(
         host=config.worker.this_host,
         journal=journal,
         exclusive=exclusive,
+        env=section.env,
         grace_seconds=section.grace_seconds,
         run_as=run_as,
     )

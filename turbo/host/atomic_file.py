@@ -13,7 +13,7 @@ def write_atomically(path: Path, content: str, *, durable: bool = False, mode: i
     """
     draft = path.with_name(f".{path.name}.new")
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        descriptor = _create(draft, mode)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(content)
             if durable:
@@ -26,6 +26,16 @@ def write_atomically(path: Path, content: str, *, durable: bool = False, mode: i
         with suppress(OSError):
             draft.unlink(missing_ok=True)
         raise
+
+
+def _create(draft: Path, mode: int) -> int:
+    """A new file. What another process has left under its name goes first: it may be a link or a FIFO."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(draft, flags, mode)
+    except FileExistsError:
+        draft.unlink(missing_ok=True)
+        return os.open(draft, flags, mode)
 
 
 def sync_directory(directory: Path) -> None:

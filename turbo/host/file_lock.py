@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from turbo.host.regular_file import open_regular
+
 
 class FileLock:
     """The lock of one file, created with mode 0600. Each object holds its own, also within a process. Calls block."""
@@ -62,7 +64,7 @@ class FileLock:
         self.path.unlink(missing_ok=True)
 
     def _open(self) -> None:
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._descriptor = open_regular(self.path, flags=os.O_RDWR | os.O_CREAT)
 
     def _has_its_name(self) -> bool:
         try:

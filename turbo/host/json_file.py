@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from turbo.host.regular_file import read_regular
+
 MOST_BYTES = 256 * 1024 * 1024
 
 
@@ -25,12 +27,8 @@ def parse(text: str) -> dict[str, Any]:
 
 
 def read(path: Path, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
-    """The object in a file of UTF-8. Raises OSError, ValueError."""
-    with path.open("rb") as file:
-        content = file.read(most_bytes + 1)
-    if len(content) > most_bytes:
-        raise ValueError(f"it is longer than {most_bytes} bytes")
-    return parse(content.decode("utf-8"))
+    """The object in a regular file of UTF-8. Raises OSError (NotRegular for a link, a FIFO or a longer file), ValueError."""
+    return parse(read_regular(path, most_bytes).decode("utf-8"))
 
 
 def text(fields: Mapping[str, Any], name: str, default: str | None = None) -> str:

@@ -28,6 +28,7 @@ from typing import Any
 from turbo.domain.result import RunResult
 from turbo.host import json_file
 from turbo.host.atomic_file import sync_directory, write_atomically
+from turbo.host.regular_file import NotRegular
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,8 @@ NAMES_ON_DISK = {"uncounted": "untouched"}
 """Fields with another name in the file. Workers of several versions share a host and read each other's files."""
 DONE_SECONDS = 3600.0
 LONGEST_DELAY = 1e9
+ENTRY_BYTES = 1024**3
+"""Far more than a result that PostgreSQL accepts."""
 
 
 class SpoolUnavailable(Exception):
@@ -130,17 +133,22 @@ class Spool:
     def _entries(self, directory: Path) -> Iterator[SpoolEntry]:
         for path in sorted(directory.glob("*.json")):
             try:
-                envelope = json_file.read(path)
+                envelope = json_file.read(path, ENTRY_BYTES)
                 if json_file.whole(envelope, "format", 0, 2**31) > FORMAT:
                     continue  # written by a newer turbo, which will read it
                 body = json_file.text(envelope, "result")
                 if hashlib.sha256(body.encode()).hexdigest() != envelope["sha256"]:
                     raise ValueError("its checksum does not match")
                 result = _from_file(json_file.parse(body))
+            except NotRegular as error:
+                log.warning("spool file %s is not turbo's; moved to corrupt/", error)
+                with suppress(OSError):
+                    self._move(path, "corrupt")
+                continue
             except OSError as error:
                 log.warning("spool file %s cannot be read: %s", path, error)
                 continue
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 log.warning("spool file %s is damaged (%s); moved to corrupt/", path, error)
                 with suppress(OSError):
                     self._move(path, "corrupt")

@@ -12,7 +12,6 @@ of another user's programs (`run_as`) go with the ones that name them, and are n
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import time
@@ -29,6 +28,7 @@ from turbo.executors.directories import remove_foreign
 from turbo.host.removal import TRASH_PREFIX, remove_tree
 from turbo.host.state_dir import StateDir, safe_name
 from turbo.runtime.service import LoopService
+from turbo.workspaces.disk_usage import size_of
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ class FileRetention(LoopService):
                 await self.once()
             except db.DATABASE_ERRORS as error:
                 log.debug("file retention: %s", db.reason(error))
+            except OSError as error:
+                self._warn_once(f"cannot look through the files of tasks: {error}")
             await asyncio.sleep(self._every * random.uniform(0.9, 1.1))
 
     async def once(self) -> list[str]:
@@ -176,9 +178,12 @@ def files_by_task(root: Path, *, sizes: bool) -> list[TaskFiles]:
         for path in parent.iterdir():
             if path.name.startswith(TRASH_PREFIX) or path.is_symlink() or not path.is_dir():
                 continue
-            touched = _touched(path, deep=parent.name == "logs")
+            try:
+                touched = _touched(path, deep=parent.name == "logs")
+            except OSError:  # it went meanwhile
+                continue
             before = found.get(path.name, TaskFiles(path.name, 0.0, 0))
-            size = before.size + (_size(path) if sizes else 0)
+            size = before.size + (size_of(path) if sizes else 0)
             found[path.name] = TaskFiles(path.name, max(before.touched, touched), size)
     return list(found.values())
 
@@ -192,13 +197,3 @@ def _touched(path: Path, *, deep: bool) -> float:
                 with suppress(OSError):
                     newest = max(newest, one.lstat().st_mtime)
     return newest
-
-
-def _size(path: Path) -> int:
-    """Bytes on disk, links not followed."""
-    total = 0
-    for directory, _, files in os.walk(path):
-        for name in files:
-            with suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * 512  # noqa: PTH118 - many files
-    return total

@@ -11,6 +11,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from turbo.host.regular_file import open_regular
+
 HEAD_BYTES = 32 * 1024 * 1024
 TAIL_BYTES = 256 * 1024
 LINE_BYTES = 1024 * 1024
@@ -39,13 +41,13 @@ class AttemptLog:
         """Create the file now, even if the program prints nothing."""
         if self._file is not None or self.error is not None:
             return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             try:
-                self._file = os.open(self.path, flags, 0o600)
+                self._file = open_regular(self.path, flags=flags)
             except FileNotFoundError:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._file = os.open(self.path, flags, 0o600)
+                self._file = open_regular(self.path, flags=flags)
         except OSError as error:
             self.error = error
         else:

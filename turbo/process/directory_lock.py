@@ -85,7 +85,7 @@ def _end_leftovers_of(content: bytes, lock: Path) -> bool:
     try:
         holder = json.loads(content)
         journal, pid, start, boot = Path(holder["journal"]), holder["pid"], holder["start"], holder["boot"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         log.warning("%s: its last holder cannot be read; the directory is treated as free", lock)
         return True
     row = process_table.find(pid)

@@ -69,9 +69,7 @@ class Identity:
 
     def place(self, path: Path) -> Path:
         """Where this user's runs have what others have at `path` in the state directory, which this user cannot enter."""
-        parent = path.parent.absolute()
-        digest = hashlib.sha256(os.fsencode(parent)).hexdigest()[:8]
-        return self.home / ".turbo" / f"{parent.name}-{digest}" / path.name
+        return self.home / place_below_home(path)
 
     def script(self, text: str, *arguments: str | Path) -> "subprocess.CompletedProcess[bytes]":
         """Run a shell script as this user. Blocks, for a few milliseconds. Raises OSError, also if it takes too long."""
@@ -132,6 +130,13 @@ class Identity:
                 return f"user {self.user} cannot run {program}: not found, or not executable, on the PATH {path}"
             case _:
                 return f"user {self.user} cannot enter {cwd or self.home}: {_last_line(result.stderr)}"
+
+
+def place_below_home(path: Path) -> Path:
+    """Where, below the home of any user, `Identity.place` is. The digest keeps state directories apart."""
+    parent = path.parent.absolute()
+    digest = hashlib.sha256(os.fsencode(parent)).hexdigest()[:8]
+    return Path(".turbo") / f"{parent.name}-{digest}" / path.name
 
 
 def identity_of(user: str) -> Identity | None:

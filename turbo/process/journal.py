@@ -17,7 +17,7 @@ from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 
 SUFFIX = ".json"
-ENTRY_BYTES = 1024 * 1024
+ENTRY_BYTES = 64 * 1024
 
 
 def new_cookie() -> str:

@@ -3,24 +3,48 @@
 Changes are measured from the files with which the task began to the files as they are now. They include commits,
 uncommitted edits and untracked files, but not ignored ones. Only a copy of the index is written, and removed again.
 
+An agent may have made any of these files. No filter, hook or command of a repository is run, nor of one nested in it
+(turbo.workspaces.isolation). git's own `add` and `status` would run git in a nested one, with its configuration. So they
+are not used for it: its state is read by a git that is isolated as well.
+
 The task begins with the commit of the worktree's base, or with what `setup` made of it: then the files are stored as a
 tree (`snapshot`), because nobody else has them.
 """
 
+import asyncio
+import os
 import re
-from contextlib import suppress
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from turbo.host.regular_file import read_regular
 from turbo.process.identity import Identity
 from turbo.workspaces import files
 from turbo.workspaces.git import Git, GitFailed
+from turbo.workspaces.isolation import git_dirs, isolate
+from turbo.workspaces.names import is_commit
 from turbo.workspaces.record import Record
 from turbo.workspaces.repository import Repository
 
 DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames")
 """Runs no program that the repository's attributes name."""
 
+NESTED = 100
+NESTED_LEVELS = 4
+"""Checked-out submodules beyond these bounds are not examined; then the worktree counts as one with work in it."""
+
+INDEX_BYTES = 1024**3
+PACKED_REFS_BYTES = 64 * 1024**2
+
+_GITLINK = "160000 "
+_EMPTY_BLOB = {
+    40: "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
+    64: "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
+}
+"""By the length of an object's name: SHA-1, SHA-256."""
 _STAT = re.compile(r"(?<!\d)(\d+) (file|insertion|deletion)")
 
 
@@ -50,11 +74,39 @@ class Changes:
 
 async def read_state(git: Git) -> WorktreeState:
     """Raises GitFailed."""
-    status = await git("status", "--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
+    return await _read_state(git, NESTED_LEVELS)
+
+
+async def _read_state(git: Git, levels: int) -> WorktreeState:
+    flags = ("--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
+    nested = () if git.run_as is None else ("--ignore-submodules=none",)  # with that user's rights, git may look itself
+    status = await git("status", *flags, *nested)
     entries = [entry for entry in status.split("\0") if entry]
     oid = next((e.removeprefix("# branch.oid ") for e in entries if e.startswith("# branch.oid ")), "(initial)")
-    paths = tuple(_path_of(entry) for entry in entries if not entry.startswith("# "))
-    return WorktreeState(None if oid == "(initial)" else oid, paths)
+    paths = [_path_of(entry) for entry in entries if not entry.startswith("# ")]
+    if git.run_as is None:
+        paths += [path for path in await _nested_changed(git, levels) if path not in paths]
+    return WorktreeState(None if oid == "(initial)" else oid, tuple(paths))
+
+
+async def _nested_changed(git: Git, levels: int) -> list[str]:
+    """The submodules with uncommitted changes of their own."""
+    listed = await git("ls-files", "--stage", "-z")
+    paths = [entry.split("\t", 1)[1] for entry in listed.split("\0") if entry.startswith(_GITLINK)]
+    checked_out = [path for path in paths if os.path.lexists(git.where / path / ".git")]
+    if len(checked_out) > NESTED or (checked_out and not levels):
+        raise GitFailed(f"{git.where} has more than {NESTED} nested repositories, or {NESTED_LEVELS} levels of them")
+    return [path for path in checked_out if (await _state_of_nested(git, git.where / path, levels)).uncommitted]
+
+
+async def _state_of_nested(git: Git, top: Path, levels: int) -> WorktreeState:
+    try:
+        dirs = git_dirs(top)
+        with tempfile.TemporaryDirectory(prefix="turbo-nested-") as place:
+            isolated = isolate(Path(place), dirs, git.environment.get("HOME"), git.config)
+            return await _read_state(replace(git, where=top, git_dir=dirs.own, isolated=isolated), levels - 1)
+    except OSError as error:
+        raise GitFailed(f"the nested repository {top} cannot be examined: {error}") from None
 
 
 def _path_of(entry: str) -> str:
@@ -70,18 +122,27 @@ async def snapshot(git: Git, repository: Repository, record: Record) -> Record:
     if state.head is None or (state.head == record.base and not state.uncommitted):
         return record
     await files.make_directory(git.run_as, record.objects)
-    with IndexCopy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
+    async with index_copy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
 
-        async def apart(*arguments: str) -> str:
+        async def apart(*arguments: str, stdin: str = "") -> str:
             return await git(
                 *arguments,
+                stdin=stdin,
                 GIT_INDEX_FILE=str(index),
                 GIT_OBJECT_DIRECTORY=str(record.objects),
                 GIT_ALTERNATE_OBJECT_DIRECTORIES=_quoted(repository.common / "objects"),
             )
 
-        with suppress(GitFailed):  # a nested repository without a commit is left out
-            await apart(*QUIET, "add", "--all", "--ignore-errors", "--", ".")
+        if git.run_as is not None:
+            with suppress(GitFailed):
+                await apart(*ADD, "--all", "--", ".")
+        else:
+            changed = await apart("ls-files", "-z", "--modified", "--deleted", "--others", "--exclude-standard")
+            new = set(names(changed))
+            nested = {name for name in new if name.endswith("/")}
+            flags = ("--add", "--replace", "--remove", "-z", "--stdin")
+            await apart("update-index", *flags, stdin="".join(f"{name}\0" for name in new - nested))
+            await apart(*MARK, stdin=marks(record, nested))
         tree = (await apart("write-tree")).strip()
     return replace(record, start_commit=state.head, start_tree=tree)
 
@@ -101,11 +162,22 @@ async def own_uncommitted(git: Git, record: Record, state: WorktreeState) -> int
     """How many files have uncommitted changes that `setup` did not make, a new directory as one. Raises GitFailed, OSError."""
     if not record.start_tree or not state.uncommitted:
         return len(state.uncommitted)
-    with IndexCopy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
-        await mark_new_files(git, index)
-        names = ("diff", "--no-ext-diff", "--no-textconv", "--no-renames", "--name-only", "-z", record.start_tree, "--")
-        listed = await git(*names, GIT_INDEX_FILE=str(index), GIT_ALTERNATE_OBJECT_DIRECTORIES=start_objects(record))
-    changed = [name for name in listed.split("\0") if name]
+    async with index_copy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
+        await mark_new_files(git, record, index)
+        arguments = (
+            "diff",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-renames",
+            "--name-only",
+            "-z",
+            record.start_tree,
+            "--",
+        )
+        listed = await git(
+            *arguments, GIT_INDEX_FILE=str(index), GIT_ALTERNATE_OBJECT_DIRECTORIES=start_objects(record)
+        )
+    changed = names(listed)
     return sum(
         any(name == path or (path.endswith("/") and name.startswith(path)) for name in changed)
         for path in state.uncommitted
@@ -121,8 +193,9 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
         if not (count.isascii() and count.isdigit()):  # a git that is not git's: the agent's user may have another
             raise GitFailed(f"git rev-list in {git.where}: gives no number of commits")
         commits = int(count)
-    with IndexCopy(Path(record.git_dir), home if git.run_as is None else record.objects.parent, git.run_as) as index:
-        await mark_new_files(git, index)
+    own = home if git.run_as is None else record.objects.parent
+    async with index_copy(Path(record.git_dir), own, git.run_as) as index:
+        await mark_new_files(git, record, index)
         stat = await git(
             *DIFF,
             "--shortstat",
@@ -145,7 +218,9 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
 class IndexCopy:
     """A copy of a worktree's index, to which new files are added so that a diff shows them. Removed afterwards.
 
-    `user`: whose both directories are, if not this process's own."""
+    `user`: whose both directories are, if not this process's own. Blocks on the disk. Raises OSError: also for an index that is a
+    link, a FIFO, or larger than INDEX_BYTES.
+    """
 
     def __init__(self, git_dir: Path, home: Path, user: Identity | None = None) -> None:
         self._user = user
@@ -153,23 +228,78 @@ class IndexCopy:
         self._index = home / "index.copy"
 
     def __enter__(self) -> Path:
-        files.copy(self._user, self._source, self._index)
+        files.copy(self._user, self._source, self._index, INDEX_BYTES)
         return self._index
 
     def __exit__(self, *_: object) -> None:
         files.delete(self._user, self._index)
 
 
-QUIET = ("-c", "core.safecrlf=false", "-c", "advice.addEmbeddedRepo=false")
-NEW_FILES = ("add", "--intent-to-add", "--ignore-errors", "--", ".")
-
-
-async def mark_new_files(git: Git, index: Path) -> None:
-    """Stores no file content. A file that cannot be added (a nested repository without a commit) is left out."""
+@asynccontextmanager
+async def index_copy(git_dir: Path, home: Path, user: Identity | None) -> AsyncIterator[Path]:
+    """An IndexCopy, made and removed in a thread."""
+    copy = IndexCopy(git_dir, home, user)
+    index = await asyncio.to_thread(copy.__enter__)
     try:
-        await git(*QUIET, *NEW_FILES, GIT_INDEX_FILE=str(index))
-    except GitFailed:
+        yield index
+    finally:
+        await asyncio.to_thread(copy.__exit__)
+
+
+ADD = ("-c", "advice.addEmbeddedRepo=false", "add", "--ignore-errors")
+"""For another user's worktree (`run_as`): what a repository makes git run then has that user's rights, as its agent has."""
+
+NEW_FILES = ("ls-files", "-z", "--others", "--exclude-standard")
+MARK = ("update-index", "--replace", "-z", "--index-info")
+
+
+def names(listed: str) -> list[str]:
+    return [name for name in listed.split("\0") if name]
+
+
+def marks(record: Record, new: Iterable[str]) -> str:
+    """The input of MARK for what NEW_FILES lists: each becomes an entry without content."""
+    return "".join(_entries(Path(record.tree), _EMPTY_BLOB[len(record.base)], new))
+
+
+def _entries(tree: Path, empty: str, new: Iterable[str]) -> Iterator[str]:
+    for name in new:
+        if not name.endswith("/"):
+            yield f"100644 {empty} 0\t{name}\0"
+        elif (head := head_of(tree / name)) is not None:  # a nested repository without a commit is left out
+            yield f"160000 {head} 0\t{name.rstrip('/')}\0"
+
+
+def head_of(top: Path) -> str | None:
+    """The commit that a nested repository has checked out. Reads files; runs nothing."""
+    try:
+        dirs = git_dirs(top)
+        text = _small(dirs.own / "HEAD")
+        if text.startswith("ref: refs/") and ".." not in text:
+            name = text.removeprefix("ref: ")
+            try:
+                text = _small(dirs.common / name)
+            except FileNotFoundError:
+                packed = read_regular(dirs.common / "packed-refs", PACKED_REFS_BYTES).decode("ascii", "replace")
+                text = next((line.split(" ", 1)[0] for line in packed.splitlines() if line.endswith(f" {name}")), "")
+    except OSError:
+        return None
+    return text if is_commit(text) else None
+
+
+def _small(file: Path) -> str:
+    return read_regular(file, 4096).decode("utf-8", "replace").strip()
+
+
+async def mark_new_files(git: Git, record: Record, index: Path) -> None:
+    """Stores no file content. Raises GitFailed."""
+    if git.run_as is not None:
+        with suppress(GitFailed):  # a nested repository without a commit is left out
+            await git(*ADD, "--intent-to-add", "--", ".", GIT_INDEX_FILE=str(index))
         return
+    listed = await git(*NEW_FILES, GIT_INDEX_FILE=str(index))
+    if text := await asyncio.to_thread(marks, record, names(listed)):
+        await git(*MARK, stdin=text, GIT_INDEX_FILE=str(index))
 
 
 async def at_risk(git: Git | None, repository: Repository, record: Record) -> str | None:

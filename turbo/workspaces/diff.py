@@ -1,22 +1,30 @@
-"""What a task changed, as a diff: for `turbo diff`, even while the task runs. Synchronous and read-only."""
+"""What a task changed, as a diff: for `turbo diff`, even while the task runs. Synchronous and read-only.
 
+git runs isolated, as in a worker: it runs no program that the repository names, and ends in bounded time.
+"""
+
+import os
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from threading import Timer
+from typing import Any
 
 from turbo.domain.task import NO_TASK
 from turbo.process.environment import ChildEnvironment
-from turbo.process.identity import Identity
+from turbo.process.identity import Identity, powers_over
 from turbo.process.launch import resolve
 from turbo.workspaces import files
-from turbo.workspaces.changes import DIFF, NEW_FILES, IndexCopy, start_objects
-from turbo.workspaces.git import SECONDS, GitFailed, error_text, git_environment
+from turbo.workspaces.changes import ADD, DIFF, MARK, NEW_FILES, IndexCopy, marks, names, start_objects
+from turbo.workspaces.git import OUTPUT_BYTES, SECONDS, GitFailed, error_text, git_environment
+from turbo.workspaces.isolation import git_dirs, isolate
 from turbo.workspaces.record import Record
 
 CHUNK_BYTES = 256 * 1024
+DIFF_SECONDS = 300.0
 
 
 def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
@@ -25,57 +33,63 @@ def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
     If the worktree is gone, the diff goes from its commit to its branch. `flags` are those of git diff. Raises GitFailed,
     SpawnFailed, OSError.
     """
-    environment = ChildEnvironment({}).for_task(NO_TASK)
-    tree, git_dir = Path(record.tree), Path(record.git_dir)
     user = files.owner_of(record.user)
-    environment = environment if user is None else user.own(environment)
-    if not (tree.is_dir() if user is None else user.script('[ -d "$1" ]', tree).returncode == 0):
-        repo = Path(record.repo)
+    yield from _our_diff(record, flags) if user is None else _their_diff(user, record, flags)
+
+
+def _our_diff(record: Record, flags: Sequence[str]) -> Iterator[bytes]:
+    environment = ChildEnvironment({}).for_task(NO_TASK)
+    tree, repo = Path(record.tree), Path(record.repo)
+    dirs = git_dirs(repo)
+    with tempfile.TemporaryDirectory(prefix="turbo-diff-") as directory:
+        isolated = isolate(Path(directory) / "git", dirs, environment.get("HOME"))
+        if not tree.is_dir():
+            branch = f"refs/heads/{record.branch}"
+            variables = git_environment(environment, repo, dirs.own, isolated)
+            yield from _run((*DIFF, *flags, record.start, branch, "--"), variables, repo)
+            return
+        git_dir = dirs.common / "worktrees" / Path(record.git_dir).name
+        with IndexCopy(git_dir, Path(directory)) as index:
+            variables = git_environment(environment, tree, git_dir, isolated) | {
+                "GIT_INDEX_FILE": str(index),
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
+            }
+            new = b"".join(_run(NEW_FILES, variables, tree, seconds=SECONDS, limit=OUTPUT_BYTES))
+            if text := marks(record, names(os.fsdecode(new))):
+                b"".join(_run(MARK, variables, tree, os.fsencode(text), seconds=SECONDS))
+            yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree)
+
+
+def _their_diff(user: Identity, record: Record, flags: Sequence[str]) -> Iterator[bytes]:
+    """Of another user's worktree: all of it as that user, so what the repository makes git run has no more rights."""
+    environment = user.own(ChildEnvironment({}).for_task(NO_TASK))
+    tree, repo = Path(record.tree), Path(record.repo)
+    if user.script('[ -d "$1" ]', tree).returncode != 0:
         branch = f"refs/heads/{record.branch}"
-        yield from _run(user, (*DIFF, *flags, record.start, branch, "--"), git_environment(environment, repo), repo)
+        words = (*DIFF, *flags, record.start, branch, "--")
+        yield from _run(words, git_environment(environment, repo), repo, user=user)
         return
-    with _scratch(user) as directory, IndexCopy(git_dir, directory, user) as index:
-        variables = git_environment(environment, tree, git_dir) | {
-            "GIT_INDEX_FILE": str(index),
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
-        }
-        with _start(user, NEW_FILES, variables, tree, subprocess.DEVNULL, subprocess.DEVNULL) as process:
-            try:
-                process.wait(timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                raise
-        yield from _run(user, (*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree)
+    git_dir, scratch = Path(record.git_dir), user.scratch()
+    try:
+        with IndexCopy(git_dir, scratch, user) as index:
+            variables = git_environment(environment, tree, git_dir) | {
+                "GIT_INDEX_FILE": str(index),
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
+            }
+            with suppress(GitFailed):  # a nested repository without a commit is left out
+                b"".join(_run((*ADD, "--intent-to-add", "--", "."), variables, tree, seconds=SECONDS, user=user))
+            yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree, user=user)
+    finally:
+        user.remove(scratch)
 
 
 def _git(environment: Mapping[str, str], where: Path) -> str:
     return resolve("git", environment.get("PATH"), where)
 
 
-@contextmanager
-def _scratch(user: Identity | None) -> Iterator[Path]:
-    """An empty directory, gone afterwards."""
-    if user is None:
-        with tempfile.TemporaryDirectory(prefix="turbo-diff-") as directory:
-            yield Path(directory)
-        return
-    place = user.scratch()
-    try:
-        yield place
-    finally:
-        user.remove(place)
-
-
 def _start(
-    user: Identity | None,
-    arguments: tuple[str, ...],
-    environment: dict[str, str],
-    where: Path,
-    stdout: int,
-    stderr: int | IO[bytes],
+    user: Identity | None, arguments: Sequence[str], environment: dict[str, str], where: Path, **ends: Any
 ) -> "subprocess.Popen[bytes]":
-    """git, as the user whose the worktree is: what its repository makes git run has that user's rights, not ours."""
-    ends: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": stdout, "stderr": stderr}
     if user is None:
         return subprocess.Popen([_git(environment, where), *arguments], env=environment, cwd=where, **ends)
     enter = ["/bin/sh", "-c", 'cd -- "$1" && shift && exec git "$@"', "turbo", str(where)]
@@ -83,14 +97,54 @@ def _start(
 
 
 def _run(
-    user: Identity | None, arguments: tuple[str, ...], environment: dict[str, str], where: Path
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    where: Path,
+    stdin: bytes = b"",
+    *,
+    seconds: float = DIFF_SECONDS,
+    limit: int | None = None,
+    user: Identity | None = None,
 ) -> Iterator[bytes]:
-    with tempfile.TemporaryFile() as errors:
-        with _start(user, arguments, environment, where, subprocess.PIPE, errors) as process:
-            assert process.stdout is not None
+    """Its output in chunks. git and what it started are ended after `seconds`, and when the caller takes no more."""
+    what = f"git {arguments[0]} in {where}"
+    with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
+        given.write(stdin)
+        given.seek(0)
+        process = _start(
+            user, arguments, environment, where,
+            stdin=given, stdout=subprocess.PIPE, stderr=errors, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        late = Timer(seconds, _end, (process, user))
+        late.daemon = True
+        late.start()
+        got = 0
+        try:
             while chunk := process.stdout.read(CHUNK_BYTES):
+                got += len(chunk)
+                if limit is not None and got > limit:
+                    raise GitFailed(f"{what}: it lists more than {limit // 1024**2} MiB of names")
                 yield chunk
+            process.wait()
+        finally:
+            in_time = late.is_alive()
+            late.cancel()
+            if process.poll() is None:
+                _end(process, user)
+            process.stdout.close()
+            process.wait()
         if process.returncode != 0:
             errors.seek(0)
             text = errors.read(8192).decode("utf-8", "replace")
-            raise GitFailed(f"git diff in {where}: {error_text(text) or f'exit code {process.returncode}'}")
+            why = (
+                error_text(text) or f"exit code {process.returncode}"
+                if in_time
+                else f"it was ended after {seconds:g} s"
+            )
+            raise GitFailed(f"{what}: {why}")
+
+
+def _end(process: "subprocess.Popen[bytes]", user: Identity | None) -> None:
+    powers = powers_over(user.user if user is not None and user.by_sudo else "")
+    powers.signal([-process.pid], signal.SIGKILL)

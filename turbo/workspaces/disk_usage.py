@@ -1,6 +1,7 @@
 """Which worktrees this host keeps, and their size, for `turbo doctor` and retention's cap. Reads files, runs no git."""
 
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,9 @@ from pathlib import Path
 from turbo.host.state_dir import all_files, workspaces_of
 from turbo.workspaces.files import is_directory
 from turbo.workspaces.record import records
+
+SIZE_SECONDS = 30.0
+"""Enough for three million files."""
 
 BLOCK_BYTES = 512  # the unit of st_blocks on every file system (stat(2))
 
@@ -52,11 +56,17 @@ def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
     return sorted(worktrees, key=lambda worktree: worktree.used_at)
 
 
-def size_of(directory: Path) -> int:
-    """Bytes on disk of everything in it. A file with several names counts once; links are not followed."""
+def size_of(directory: Path, *, seconds: float = SIZE_SECONDS) -> int:
+    """Bytes on disk of everything in it. A file with several names counts once; links are not followed.
+
+    What it has not seen after `seconds`, or below a path that is too long for the kernel, is left out.
+    """
     seen: set[tuple[int, int]] = set()
     total = 0
+    end = time.monotonic() + seconds
     for entry in _below(directory):
+        if time.monotonic() > end:
+            break
         try:
             state = entry.stat(follow_symlinks=False)
         except OSError:

@@ -6,10 +6,10 @@ shell nowhere that the agent could not go itself, and a worker that is not root 
 
 import asyncio
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from turbo.host.regular_file import read_regular
 from turbo.process.identity import Identity, IdentityRefused, identity_of
 
 
@@ -46,14 +46,17 @@ async def unlink(user: Identity | None, paths: list[Path]) -> list[Path]:
     return removed
 
 
-def copy(user: Identity | None, source: Path, target: Path) -> None:
-    """Copy a file, if there is one; `target` is replaced. Raises OSError."""
+def copy(user: Identity | None, source: Path, target: Path, limit: int) -> None:
+    """Copy a regular file of at most `limit` bytes, if there is one; `target` is replaced. Raises OSError."""
     if user is not None:
-        user.run('rm -f -- "$2"; [ ! -e "$1" ] || cp -- "$1" "$2"', source, target)
+        user.run('rm -f -- "$2"; [ ! -f "$1" ] || cp -- "$1" "$2"', source, target)
         return
     target.unlink(missing_ok=True)
-    if source.exists():
-        shutil.copyfile(source, target)
+    with suppress(FileNotFoundError):
+        content = read_regular(source, limit)
+        created = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(created, "wb") as file:
+            file.write(content)
 
 
 def delete(user: Identity | None, path: Path) -> None:

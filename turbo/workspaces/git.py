@@ -3,8 +3,11 @@
 Each call is journalled like every program of a worker. So a killed worker's fetch or checkout is ended before the
 directory is used again.
 
-The environment is the executor's, for its credentials; the agent runs git with the same. GIT_* variables that would
-lead git elsewhere are removed. Messages are in English (LC_ALL=C), so that a full disk can be recognised.
+An agent may have written to the repository's configuration and to the user's. So git reads neither, but what
+turbo.workspaces.isolation makes of them, and the file of `workspace.git_config`.
+
+The environment is the executor's, without its account's secrets. GIT_* variables that would lead git elsewhere are
+removed. Messages are in English (LC_ALL=C), so that a full disk can be recognised.
 """
 
 import errno
@@ -20,11 +23,14 @@ from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed
 from turbo.process.running import Ending, ProcessSpec, run_process
+from turbo.workspaces.isolation import Isolated
 
 SECONDS = 60.0
 """For commands that only read; commands that move data have their own limits."""
 
-OUTPUT_BYTES = 4 * 1024 * 1024
+OUTPUT_BYTES = 32 * 1024 * 1024
+"""More is an error: a worktree with millions of new files cannot be measured."""
+
 ERROR_CHARACTERS = 600
 
 SETTINGS = {
@@ -35,15 +41,31 @@ SETTINGS = {
     "submodule.recurse": "false",
     "core.quotePath": "false",
     "advice.detachedHead": "false",
-    "protocol.ext.allow": "never",
+    "diff.ignoreSubmodules": "dirty",  # else git runs git in them, with their configuration
+    "core.safecrlf": "false",
+    "core.untrackedCache": "false",
+    "core.pager": "cat",
 }
 """Passed as GIT_CONFIG_*, which overrides every file."""
 
-KEPT_VARIABLES = ("GIT_SSH", "GIT_SSH_COMMAND", "GIT_SSL_CAINFO", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM")
+KEPT_VARIABLES = (
+    "GIT_SSH",
+    "GIT_SSH_COMMAND",
+    "GIT_SSL_CAINFO",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_SYSTEM",
+    "GIT_ALLOW_PROTOCOL",
+)
 """Variables that an operator may set in an executor's `env` to reach a remote."""
+
+PROTOCOLS = "file:git:http:https:ssh"
+"""No other remote helper is run: the URL is the repository's, and `ext::` is a command."""
 
 FULL_BYTES = 1024 * 1024
 """With less free space than this, a failure of git is blamed on the disk."""
+
+_FILTER_FAILED = " filter "
+"""In the message of a file whose filter is required and not configured: smudge filter x failed."""
 
 _UNSEEN = "could not open directory"
 """A warning of git: it has left out whatever may be in a directory that it cannot read."""
@@ -69,13 +91,22 @@ class Stopped(Exception):
     """The run was asked to end meanwhile."""
 
 
-def git_environment(environment: Mapping[str, str], where: Path, git_dir: Path | None = None) -> dict[str, str]:
+def git_environment(
+    environment: Mapping[str, str],
+    where: Path,
+    git_dir: Path | None = None,
+    isolated: Isolated | None = None,
+    config: Path | None = None,
+) -> dict[str, str]:
     """The environment for git in the directory `where`.
 
     With `git_dir`, git works on exactly that repository and this worktree, even if an agent has changed `.git`.
     Without it, `where` must be a repository itself: one further up (dotfiles in a home directory) is never used.
+    `isolated` replaces the repository's configuration and the user's; `config` is read instead of the latter.
     """
     clean = {k: v for k, v in environment.items() if not k.startswith("GIT_") or k in KEPT_VARIABLES}
+    if "PATH" in clean:  # a relative entry counts from the worktree, where an agent may have put a program
+        clean["PATH"] = os.pathsep.join(entry for entry in clean["PATH"].split(os.pathsep) if entry.startswith("/"))
     clean |= {
         "LC_ALL": "C",
         "GIT_TERMINAL_PROMPT": "0",
@@ -85,24 +116,38 @@ def git_environment(environment: Mapping[str, str], where: Path, git_dir: Path |
         "GIT_OPTIONAL_LOCKS": "0",
         "GIT_PAGER": "cat",
         "GIT_EDITOR": "true",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_LITERAL_PATHSPECS": "1",
+        "GIT_ALLOW_PROTOCOL": clean.get("GIT_ALLOW_PROTOCOL", PROTOCOLS),
         "GIT_CEILING_DIRECTORIES": str(where.parent),
         "GIT_CONFIG_COUNT": str(len(SETTINGS)),
     }
     for number, (key, value) in enumerate(SETTINGS.items()):
         clean |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
     if git_dir is not None:
-        clean |= {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(where)}
+        clean["GIT_DIR"] = str(git_dir)
+        if git_dir != where:  # bare: it has no files
+            clean["GIT_WORK_TREE"] = str(where)
+    if config is not None:
+        clean["GIT_CONFIG_GLOBAL"] = str(config)
+    elif isolated is not None and "GIT_CONFIG_GLOBAL" not in clean:
+        clean["GIT_CONFIG_GLOBAL"] = str(isolated.user)
+    if isolated is not None:
+        clean["GIT_COMMON_DIR"] = str(isolated.common)
     return clean
 
 
 @dataclass(frozen=True, slots=True)
 class Git:
-    """git in the directory `where`, for one task. `git_dir`: see `git_environment`. `run_as`: whose the repository is."""
+    """git in the directory `where`, for one task. `git_dir`, `isolated` and `config`: see `git_environment`. `run_as`: whose the
+    repository is."""
 
     where: Path
     environment: Mapping[str, str]
     journal: Journal
     git_dir: Path | None = None
+    isolated: Isolated | None = None
+    config: Path | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     task_id: str = ""
     run_as: Identity | None = None
@@ -113,12 +158,12 @@ class Git:
         A directory that git could not read is a failure, too: what is in it must not be taken for nothing."""
         spec = ProcessSpec(
             argv=("git", *arguments),
-            env=git_environment(self.environment, self.where, self.git_dir) | variables,
+            env=git_environment(self.environment, self.where, self.git_dir, self.isolated, self.config) | variables,
             cwd=self.where,
             log_path=Path(os.devnull),
             wall_seconds=seconds,
             stdout_bytes=OUTPUT_BYTES,
-            stdin=stdin.encode(),
+            stdin=stdin.encode("utf-8", "surrogateescape"),
             task_id=self.task_id,
             run_as=self.run_as,
         )
@@ -139,10 +184,26 @@ class Git:
                     raise OSError(number, f"{what}: {words}")
             if any(_full(path) for path in (self.where, self.git_dir) if path is not None):
                 raise OSError(errno.ENOSPC, f"{what}: No space left on device")
-            raise GitFailed(f"{what}: {error_text(result.stderr_tail) or result.exit_text}")
+            raise GitFailed(
+                f"{what}: {error_text(result.stderr_tail) or result.exit_text}{self._unread(result.stderr_tail)}"
+            )
+        if result.stdout_cut:
+            raise GitFailed(f"{what}: it lists more than {OUTPUT_BYTES // 1024**2} MiB of names")
         if _UNSEEN in result.stderr_tail:
             raise GitFailed(f"{what}: {error_text(result.stderr_tail)}")
         return result.stdout.decode("utf-8", "surrogateescape")
+
+    @property
+    def global_config(self) -> Path | None:
+        """What git reads in place of ~/.gitconfig; None if the environment names a file."""
+        if self.config is not None or self.isolated is None or "GIT_CONFIG_GLOBAL" in self.environment:
+            return self.config
+        return self.isolated.user
+
+    def _unread(self, stderr: str) -> str:
+        if self.isolated is None or self.config is not None or _FILTER_FAILED not in stderr:
+            return ""
+        return self.isolated.settings.unread_for("filter")
 
     async def succeeds(self, *arguments: str) -> bool:
         """Whether it exits with 0. Raises Stopped, OSError."""

@@ -20,7 +20,8 @@ from turbo.domain.run import StopSignal
 from turbo.host.removal import remove_tree, set_aside
 from turbo.workspaces import files
 from turbo.workspaces.git import GitFailed, Stopped
-from turbo.workspaces.record import FILE, Record, Stage, load
+from turbo.workspaces.record import FILE, Record, Stage, WrongRecord, load
+from turbo.workspaces.record import set_aside as put_aside
 from turbo.workspaces.repository import CHECKOUT_SECONDS, Repository, branch_exists
 
 log = logging.getLogger(__name__)
@@ -31,16 +32,16 @@ async def find_worktree(repository: Repository, home: Path) -> Record | None:
 
     Raises GitFailed, Stopped, OSError, as every function of this module.
     """
-    record = load(home)
+    record = _load(home)
     if record is not None and record.stage is Stage.CREATING:  # its worker died, or could not clean up
         async with repository.alone():
             await remove_worktree(repository, record, home)
-        record = load(home)  # still there if its branch has commits
+        record = _load(home)  # still there if its branch has commits
     if record is None:
         return None
     tree, user = Path(record.tree), repository.git.run_as
     if await files.exists(user, tree):
-        if not await files.exists(user, Path(record.git_dir), directory=True):
+        if not await files.exists(user, repository.git_dir_of(record), directory=True):
             raise GitFailed(
                 f"{tree} has the files of an earlier run, but {repository.git.where} has no entry for it: save what you want to keep "
                 f"of it, then remove {home}"
@@ -55,6 +56,16 @@ async def find_worktree(repository: Repository, home: Path) -> Record | None:
         record.save(home)
         record = await _add(repository, record, home)
     return await _fill(repository, record, home)
+
+
+def _load(home: Path) -> Record | None:
+    """The record, unless turbo did not write it: then it is set aside, and the task begins anew."""
+    try:
+        return load(home)
+    except WrongRecord as error:
+        log.warning("%s; set aside", error)
+        put_aside(home)
+        return None
 
 
 async def make_worktree(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
@@ -139,7 +150,7 @@ async def _add(repository: Repository, record: Record, home: Path) -> Record:
 
 async def _fill(repository: Repository, record: Record, home: Path) -> Record:
     """Check out its files. Outside `alone`, because this may take long."""
-    git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
+    git = repository.in_tree(record)
     try:
         await git("reset", "--hard", "--quiet", "--no-recurse-submodules", seconds=CHECKOUT_SECONDS)
         record = replace(record, stage=Stage.MADE)

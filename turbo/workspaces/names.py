@@ -8,6 +8,7 @@ from turbo.host.state_dir import safe_name
 
 TASK_ID = "{task_id}"
 
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\]")
 
 
@@ -27,6 +28,11 @@ def ref_problem(name: str) -> str | None:
     if any(part.startswith(".") or part.endswith(".lock") for part in name.split("/")):
         return "has a part that begins with '.' or ends with '.lock'"
     return None
+
+
+def is_commit(text: str) -> bool:
+    """Whether it is the full name of an object, in SHA-1 or SHA-256."""
+    return _COMMIT.fullmatch(text) is not None
 
 
 def branch_problem(template: str) -> str | None:

@@ -12,6 +12,7 @@ this failure is tried again.
 """
 
 import asyncio
+import errno
 import os
 import random
 import re
@@ -25,7 +26,9 @@ from turbo.domain.run import StopSignal
 from turbo.host.file_lock import FileLock
 from turbo.workspaces import files
 from turbo.workspaces.git import SECONDS, Git, GitFailed, RemoteAway, RepositoryAway, Stopped
+from turbo.workspaces.isolation import NotARepository, git_dirs, isolate
 from turbo.workspaces.names import digest_of, ref_problem
+from turbo.workspaces.record import Record
 
 FETCH_SECONDS = 300.0
 REMOTE_SECONDS = 30.0
@@ -53,11 +56,22 @@ _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """`git` runs in its top directory; `common` is its .git."""
+    """`git` runs in its top directory; `common` is its .git, links resolved."""
 
     git: Git
     common: Path
     lock: Path
+
+    def in_tree(self, record: Record) -> Git:
+        """git in a worktree of the repository. Raises GitFailed if the record names a git directory elsewhere."""
+        return replace(self.git, where=Path(record.tree), git_dir=self.git_dir_of(record))
+
+    def git_dir_of(self, record: Record) -> Path:
+        """The worktree's own git directory. Raises GitFailed, as `in_tree`."""
+        own = Path(record.git_dir)
+        if own.parent != self.common / "worktrees":
+            raise GitFailed(f"the record of {record.tree} names {own}, which is not in {self.common / 'worktrees'}")
+        return own
 
     def with_stop(self, stop: StopSignal) -> "Repository":
         """The same repository, for steps that another stop signal ends."""
@@ -139,9 +153,10 @@ class Repository:
         spec = f"+refs/heads/{branch}:refs/remotes/{remote}/{branch}"
         try:
             await self.git("fetch", *flags, "--end-of-options", remote, spec, seconds=FETCH_SECONDS)
-        except GitFailed as error:
-            if _NO_SUCH_REF in str(error):
+        except GitFailed as failed:
+            if _NO_SUCH_REF in str(failed):
                 raise
+            error = self._with_unread(failed)
             if _LOCKED.search(str(error)):
                 raise RepositoryAway(str(error)) from None
             _mark(unreached, began, str(error))
@@ -166,7 +181,13 @@ class Repository:
         try:
             await self.git("ls-remote", "--quiet", "--end-of-options", remote, "HEAD", seconds=REMOTE_SECONDS)
         except GitFailed as error:
-            raise RemoteAway(str(error)) from None
+            raise RemoteAway(str(self._with_unread(error))) from None
+
+    def _with_unread(self, error: GitFailed) -> GitFailed:
+        """With the settings that a remote may need and git did not get."""
+        isolated = self.git.isolated
+        unread = "" if isolated is None or self.git.config is not None else isolated.settings.unread_for("remote")
+        return GitFailed(f"{error}{unread}")
 
     async def probe(self, ref: str, tree: Path) -> None:
         """Do what each task does: lock a new branch, and add a worktree. Nothing is left of either. Within `alone`.
@@ -180,7 +201,7 @@ class Repository:
         transaction = f"start\ncreate refs/heads/turbo/probe/{os.getpid()} {commit}\nprepare\nabort\n"
         try:
             await self.git("update-ref", "--stdin", stdin=transaction)
-            await self._change("worktree", "add", "--quiet", "--no-checkout", "--detach", "--", str(tree), commit)
+            await self._add_worktree("--detach", "--", str(tree), commit)
         except GitFailed as error:
             raise RepositoryAway(str(error)) from None
         finally:
@@ -201,11 +222,22 @@ class Repository:
 
         Raises RepositoryAway, or GitFailed if the branch is in use."""
         await files.make_directory(self.git.run_as, tree.parent)
-        await self._change("worktree", "add", "--quiet", "--no-checkout", "--", str(tree), branch)
-        made = await Git(tree, self.git.environment, self.git.journal, run_as=self.git.run_as)(
-            "rev-parse", "--absolute-git-dir"
-        )
-        return Path(made.strip())
+        await self._add_worktree("--", str(tree), branch)
+        if self.git.isolated is None:
+            made = Git(tree, self.git.environment, self.git.journal, run_as=self.git.run_as)
+            return Path((await made("rev-parse", "--absolute-git-dir")).strip())
+        pointer = tree / ".git"
+        own = self.common / "worktrees" / Path(pointer.read_text(encoding="utf-8").strip()).name
+        pointer.write_text(f"gitdir: {own}\n", encoding="utf-8", errors="surrogateescape")  # not by way of `isolated`
+        return own
+
+    async def _add_worktree(self, *arguments: str) -> None:
+        if self.git.isolated is not None:
+            try:
+                (self.common / "worktrees").mkdir(exist_ok=True)
+            except OSError as error:
+                raise RepositoryAway(f"{self.common / 'worktrees'}: {error.strerror}") from None
+        await self._change("worktree", "add", "--quiet", "--no-checkout", *arguments)
 
     async def make_branch(self, branch: str, commit: str) -> None:
         """Raises GitFailed if a branch of that name exists: it is not ours. Raises RepositoryAway."""
@@ -255,9 +287,41 @@ class Repository:
 
 
 async def open_repository(git: Git, locks: Path) -> Repository:
-    """The repository whose top directory is `git.where`, bare and shallow ones included. Raises RepositoryAway."""
-    if git.run_as is None and not git.where.is_dir():  # another user's may be closed to us
+    """The repository whose top directory is `git.where`, bare and shallow ones included. Raises RepositoryAway, OSError.
+
+    Its git uses nothing of the repository's configuration but data (turbo.workspaces.isolation). With `run_as` it uses all of it:
+    git then has the rights of the agent's user, and no more.
+    """
+    if git.run_as is not None:
+        return await _open_theirs(git, locks)
+    if not git.where.is_dir():
         raise RepositoryAway(f"repo {git.where} is not a directory on this host")
+    try:
+        dirs = git_dirs(git.where)
+    except NotARepository:
+        raise RepositoryAway(f"repo {git.where} is not a git repository (name its top directory)") from None
+    except OSError as error:
+        raise RepositoryAway(f"repo {git.where}: {error}") from None
+    lock = locks / f"repository-{digest_of(dirs.common)}.lock"
+    config = git.config or (Path(named) if (named := git.environment.get("GIT_CONFIG_GLOBAL")) else None)
+    place = lock.with_suffix(f".{digest_of(config)[:8]}.git" if config else ".git")
+    try:
+        isolated = isolate(place, dirs, git.environment.get("HOME"), config)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise RepositoryAway(f"{place}: {error}") from None
+    git = replace(git, isolated=isolated)
+    try:
+        # Whether git accepts its owner (safe.directory) and its format. It reads the configuration, and runs nothing.
+        await replace(git, isolated=None, config=git.global_config)("rev-parse", "--git-common-dir")
+    except GitFailed as error:
+        raise RepositoryAway(str(error)) from None
+    return Repository(replace(git, git_dir=dirs.own), dirs.common, lock)
+
+
+async def _open_theirs(git: Git, locks: Path) -> Repository:
+    """One that belongs to another user: its directories may be closed to this process."""
     try:
         common = (await git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
     except GitFailed as error:

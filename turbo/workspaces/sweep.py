@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.domain.task import NO_TASK
@@ -32,7 +32,7 @@ from turbo.workspaces.changes import at_risk
 from turbo.workspaces.disk_usage import size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
 from turbo.workspaces.lifecycle import remove_worktree
-from turbo.workspaces.record import Policy, Record, Stage, records
+from turbo.workspaces.record import Policy, Record, Stage, WrongRecord, records, set_aside
 from turbo.workspaces.repository import Repository, open_repository
 
 log = logging.getLogger(__name__)
@@ -142,8 +142,13 @@ class WorkspaceRetention(LoopService):
                 self._policies.get(record.executor, record.policy),
                 size_of(home) + _size_elsewhere(record),
             )
-            for home, record in records(self._root())
+            for home, record in records(self._root(), self._set_aside)
         ]
+
+    def _set_aside(self, home: Path, error: WrongRecord) -> None:
+        with suppress(OSError):
+            set_aside(home)
+        self._warn_once(f"{error}; set aside")
 
     def _excess(self, candidates: list[Candidate]) -> dict[str, int]:
         """Bytes over the cap, by executor."""
@@ -197,7 +202,7 @@ class WorkspaceRetention(LoopService):
         git = None
         # No program ever ran in an unfinished one.
         if record.stage is not Stage.CREATING and await files.exists(repository.git.run_as, tree):
-            git = replace(repository.git, where=tree, git_dir=Path(record.git_dir))
+            git = repository.in_tree(record)
         risk = await at_risk(git, repository, record)
         if not old and not over and (policy.keep == "always" or await self._changed(repository, git, record, risk)):
             return False

@@ -27,8 +27,8 @@ from turbo.domain.limits import REF_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
-from turbo.domain.task import Task
-from turbo.process.environment import EnvironmentRefused
+from turbo.domain.task import NO_TASK, Task
+from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed, at_home, obstacle
@@ -53,7 +53,7 @@ class WorktreeSettings:
     """`repo` is absolute. `ref`: where a new branch begins. `refs`: patterns (fnmatch) for `input_data.ref`.
 
     `branch`: a template. `fetch`: update a remote's branch first. `setup`: argv, run in a new worktree for at most
-    `setup_seconds`.
+    `setup_seconds`. `git_config`: a configuration file for turbo's own git, instead of the user's.
     """
 
     repo: Path
@@ -63,6 +63,7 @@ class WorktreeSettings:
     fetch: bool = False
     setup: tuple[str, ...] = ()
     setup_seconds: float = 600.0
+    git_config: Path | None = None
     policy: Policy = field(default_factory=Policy)
 
 
@@ -74,6 +75,8 @@ class Worktrees:
     """See `WorkArea`. `root`: the workspaces of the worker's database, which it may learn later.
     `locks`: its locks. `host`: its name, for people.
 
+    `env` is what turbo's git gets of an executor's environment: not its account's secrets, which the repository's
+    remotes, filters and credential helpers have no use for.
     `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories). `run_as`: whose the
     repository and the worktrees are, and as whom git, setup and the program run. Records and locks stay the worker's.
     """
@@ -90,10 +93,12 @@ class Worktrees:
         host: str,
         journal: Journal,
         exclusive: Exclusive,
+        env: Mapping[str, str] | None = None,
         grace_seconds: float = 5.0,
         run_as: Identity | None = None,
     ) -> None:
         self._run_as = run_as
+        self._env = ChildEnvironment(env or {}, owner=executor, run_as=run_as)
         self._executor = executor
         self._settings = settings
         self._root = root if callable(root) else lambda: root
@@ -104,6 +109,16 @@ class Worktrees:
         self._grace_seconds = grace_seconds
         self._unreached: str | None = None  # the remote that a task could not fetch from
 
+    def _git(self, task: Task) -> Git:
+        """git in the repository, as turbo runs it."""
+        return Git(
+            self._settings.repo,
+            self._env.for_task(task),
+            self._journal,
+            config=self._settings.git_config,
+            run_as=self._run_as,
+        )
+
     def missing(self, environment: Mapping[str, str]) -> str | None:
         """See `WorkArea`."""
         repo = self._settings.repo
@@ -113,17 +128,19 @@ class Worktrees:
             return f"workspace.repo {repo} is not a directory"
         if not (repo / ".git").exists() and not (repo / "HEAD").is_file():
             return f"workspace.repo {repo} is not a git repository (name its top directory)"
+        if (config := self._settings.git_config) is not None and not config.is_file():
+            return f"workspace.git_config {config} is not a file"
         return obstacle("git", environment.get("PATH"), None)
 
-    def dependencies(self, environment: Callable[[], Mapping[str, str]]) -> Mapping[str, Probe]:
+    def dependencies(self, _environment: Callable[[], Mapping[str, str]]) -> Mapping[str, Probe]:
         """See `WorkArea`: the repository, and what is fetched from."""
         repo = self._settings.repo
         probes: dict[str, Probe] = {
-            dependency.repository(repo): partial(self._probe, environment, dependency.repository(repo), self._examine)
+            dependency.repository(repo): partial(self._probe, dependency.repository(repo), self._examine)
         }
         if self._settings.fetch:
             away = dependency.remotes(repo)
-            probes[away] = partial(self._probe, environment, away, self._ask_remote)
+            probes[away] = partial(self._probe, away, self._ask_remote)
         return probes
 
     async def run(self, run: Run, environment: Mapping[str, str], program: Program) -> Outcome:
@@ -133,14 +150,7 @@ class Worktrees:
             return ref
         home = home_of(self._root(), self._settings.repo, run.task.task_id)
         async with self._exclusive(home, run.task):
-            git = Git(
-                self._settings.repo,
-                environment,
-                self._journal,
-                stop=run.stop,
-                task_id=run.task.task_id,
-                run_as=self._run_as,
-            )
+            git = replace(self._git(run.task), stop=run.stop, task_id=run.task.task_id)
             try:
                 repository = await open_repository(git, self._locks)
                 record, continued = await self._open(repository, ref, run.task, home)
@@ -162,15 +172,13 @@ class Worktrees:
 
     async def _probe(
         self,
-        environment: Callable[[], Mapping[str, str]],
         away: str,
         call: Callable[[Repository], Awaitable[None]],
     ) -> Outcome:
         """See `Probe`. It fails for any reason: then a task would fail as well."""
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                git = Git(self._settings.repo, environment(), self._journal, run_as=self._run_as)
-                await call(await open_repository(git, self._locks))
+                await call(await open_repository(self._git(NO_TASK), self._locks))
         except (GitFailed, OSError, EnvironmentRefused) as error:  # TimeoutError is an OSError
             return Outcome.unavailable(str(error) or f"no answer within {PROBE_SECONDS:g} s", away)
         return Outcome.succeeded()
@@ -257,7 +265,7 @@ class Worktrees:
         if record.stage is Stage.READY:
             return record
         if self._settings.setup:
-            git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
+            git = repository.in_tree(record)
             # A restored worktree has the task's own commits already.
             unworked = (await git("rev-parse", "--verify", "--end-of-options", "HEAD")).strip() == record.base
             spec = ProcessSpec(
@@ -320,7 +328,7 @@ class Worktrees:
             "kept": True,
         }
         try:
-            git = replace(repository.git, where=Path(record.tree), git_dir=Path(record.git_dir))
+            git = repository.in_tree(record)
             changes = await measure(git, record, home)
             report |= dataclasses.asdict(changes)
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":

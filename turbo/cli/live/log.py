@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import os
 from pathlib import Path
 from typing import ClassVar
 
@@ -86,7 +87,7 @@ class LogScreen(Screen[None]):
         path = run_log.log_file(run, self._here)
         if path is not None:
             if self._open is None or self._open.path != path:
-                self._open = _Tail(path)
+                self._open = _Tail(path, self._here)
                 log.clear()
             log.write(self._open.more())
             source = run_log.full_log(path)
@@ -107,11 +108,11 @@ class LogScreen(Screen[None]):
 class _Tail:
     """A log file that may still grow. Starts near the end of a long one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, here: Path) -> None:
         self.path = path
-        self._file = path.open("rb")
+        self._file = run_log.open_log(path, here)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        size = path.stat().st_size
+        size = os.fstat(self._file.fileno()).st_size
         if size > TAIL_BYTES:
             self._file.seek(size - TAIL_BYTES)
             self._file.readline()

@@ -1,0 +1,124 @@
+"""A repository as turbo's own git sees it: its objects and refs, without its configuration and its hooks.
+
+    <place>/config                 written by turbo: what is data of the repository's configuration (git_config)
+           /user                   the same of the user's; git reads it instead of ~/.gitconfig
+           /HEAD, objects, refs, packed-refs, logs, worktrees, shallow, …      links to the repository's own
+           /info/exclude, attributes                                          links; an attribute only names a filter
+
+git takes this directory for the common one (GIT_COMMON_DIR), and the repository's for the rest: HEAD and the index. So
+no program that an agent has written into `.git/config`, or into ~/.gitconfig, is known to it. /etc/gitconfig is read:
+only an administrator can write it.
+"""
+
+import os
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from turbo.host.regular_file import read_regular
+from turbo.workspaces.git_config import Settings, data_of, filters_of, missing_filters
+
+_SHARED = ("HEAD", "objects", "refs", "packed-refs", "worktrees", "shallow", "reftable")
+_IF_PRESENT = ("logs", "lfs")
+"""git makes these directories where they are missing: then in the place, not in the repository."""
+_INFO = ("exclude", "attributes")
+_POINTER_BYTES = 65536
+
+
+class NotARepository(OSError):
+    """The directory is not the top of a repository."""
+
+
+@dataclass(frozen=True, slots=True)
+class GitDirs:
+    """`own`: with HEAD and the index. `common`: with objects, refs and configuration. Absolute, links resolved."""
+
+    own: Path
+    common: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Isolated:
+    """`common`: the directory that git takes for the common one. `user`: the configuration instead of the user's."""
+
+    common: Path
+    user: Path
+    settings: Settings
+
+
+def git_dirs(top: Path) -> GitDirs:
+    """Of the repository whose top directory is `top`, bare ones and worktrees included. Raises NotARepository, OSError."""
+    try:
+        pointed = top / ".git"
+        if pointed.is_dir():
+            own = pointed
+        elif os.path.lexists(pointed):
+            own = top / _pointer(pointed, "gitdir: ")
+        else:
+            own = top
+        common = own / _pointer(own / "commondir", "") if (own / "commondir").exists() else own
+        dirs = GitDirs(own.resolve(), common.resolve())
+    except ValueError as error:
+        raise NotARepository(str(error)) from error
+    if not (
+        os.path.lexists(dirs.own / "HEAD") and (dirs.common / "objects").is_dir() and (dirs.common / "refs").is_dir()
+    ):
+        raise NotARepository(f"{top} is not a git repository")
+    return dirs
+
+
+def _pointer(file: Path, prefix: str) -> str:
+    text = os.fsdecode(read_regular(file, _POINTER_BYTES))
+    if not text.startswith(prefix) or "\0" in text:
+        raise ValueError(f"{file}: not a pointer of git's")
+    return text.removeprefix(prefix).rstrip("\n")
+
+
+def isolate(place: Path, dirs: GitDirs, home: str | None, config: Path | None = None) -> Isolated:
+    """Make `place` such a directory, or bring it up to date. Any number of processes may do so at once.
+
+    `home`: the user's home directory. `config`: the operator's file, which git reads instead of the user's. A filter that
+    neither has, and that the repository requires, fails: a checkout without it would be wrong. Raises OSError.
+    """
+    (place / "info").mkdir(parents=True, exist_ok=True, mode=0o700)
+    for name in _SHARED:
+        _link(place / name, dirs.common / name)
+    for name in _IF_PRESENT:
+        if (dirs.common / name).exists() and ((place / name).is_symlink() or not (place / name).exists()):
+            _link(place / name, dirs.common / name)
+    for name in _INFO:
+        _link(place / "info" / name, dirs.common / "info" / name)
+    user = data_of(*_users_files(home))
+    repository = data_of(dirs.common / "config")
+    absent = missing_filters((*user.entries, *repository.entries), filters_of(config))
+    _replace(place / "config", Settings((*repository.entries, *absent)).written())
+    _replace(place / "user", user.written())
+    left_out = tuple(dict.fromkeys((*user.left_out, *repository.left_out)))
+    return Isolated(place, place / "user", Settings((*user.entries, *repository.entries), left_out))
+
+
+def _users_files(home: str | None) -> tuple[Path, ...]:
+    if not home:
+        return ()
+    return Path(home) / ".config" / "git" / "config", Path(home) / ".gitconfig"
+
+
+def _link(link: Path, target: Path) -> None:
+    with suppress(OSError):
+        if link.readlink() == target:
+            return
+    draft = link.with_name(f".{link.name}.{secrets.token_hex(4)}")
+    draft.symlink_to(target)
+    draft.replace(link)
+
+
+def _replace(path: Path, content: str) -> None:
+    data = content.encode("utf-8", "surrogateescape")
+    with suppress(OSError):
+        if read_regular(path, len(data)) == data:
+            return
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+        file.write(data)
+    draft.replace(path)

@@ -51,8 +51,9 @@ def open_regular(path: Path, *, below: Path | None = None, flags: int = os.O_RDO
 def read_regular(path: Path, limit: int, *, below: Path | None = None) -> bytes:
     """The content of a regular file of at most `limit` bytes. `below`: see `open_regular`. Raises OSError."""
     with os.fdopen(open_regular(path, below=below), "rb") as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+        large = os.fstat(file.fileno()).st_size > limit
+        content = b"" if large else file.read(limit + 1)
+    if large or len(content) > limit:
         raise NotRegular(f"{path}: is larger than {limit} bytes")
     return content
 
@@ -63,6 +64,8 @@ def _open(path: Path, flags: int, mode: int, directory: int | None = None) -> in
     except OSError as error:
         if path.is_symlink():
             raise NotRegular(f"{path}: is a symbolic link") from error
+        if error.errno == errno.ENXIO:
+            raise NotRegular(f"{path}: is a FIFO or a socket") from error
         raise
 
 

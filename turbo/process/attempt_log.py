@@ -44,10 +44,10 @@ class AttemptLog:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
             try:
-                self._file = open_regular(self.path, flags=flags)
+                self._file = _open(self.path, flags)
             except FileNotFoundError:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                self._file = open_regular(self.path, flags=flags)
+                self._file = _open(self.path, flags)
         except OSError as error:
             self.error = error
         else:
@@ -99,6 +99,13 @@ class AttemptLog:
                 rest = rest[os.write(self._file, rest) :]
         except OSError as error:
             self.error = error
+
+
+def _open(path: Path, flags: int) -> int:
+    """No link or FIFO that a program may have put there. The null device is for a program without a log."""
+    if path == Path(os.devnull):
+        return os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    return open_regular(path, flags=flags)
 
 
 class WholeLines:

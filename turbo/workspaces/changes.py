@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbo.host.regular_file import read_regular
+from turbo.host.regular_file import open_regular, read_regular
 from turbo.process.identity import Identity
 from turbo.workspaces import files
 from turbo.workspaces.git import Git, GitFailed
@@ -35,6 +35,9 @@ DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames")
 NESTED = 100
 NESTED_LEVELS = 4
 """Checked-out submodules beyond these bounds are not examined; then the worktree counts as one with work in it."""
+
+HUGE_BYTES = 4 * 1024**3
+"""A larger new file, sparse or not, is not in a diff: git would read it all. It counts as uncommitted."""
 
 INDEX_BYTES = 1024**3
 PACKED_REFS_BYTES = 64 * 1024**2
@@ -78,6 +81,8 @@ async def read_state(git: Git) -> WorktreeState:
 
 
 async def _read_state(git: Git, levels: int) -> WorktreeState:
+    if git.run_as is None and git.git_dir is not None:
+        _check_index(git.git_dir)
     flags = ("--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
     nested = () if git.run_as is None else ("--ignore-submodules=none",)  # with that user's rights, git may look itself
     status = await git("status", *flags, *nested)
@@ -87,6 +92,18 @@ async def _read_state(git: Git, levels: int) -> WorktreeState:
     if git.run_as is None:
         paths += [path for path in await _nested_changed(git, levels) if path not in paths]
     return WorktreeState(None if oid == "(initial)" else oid, tuple(paths))
+
+
+def _check_index(git_dir: Path) -> None:
+    """git would wait for a FIFO, and read an index of any size. Raises GitFailed."""
+    try:
+        with os.fdopen(open_regular(git_dir / "index")) as file:
+            if os.fstat(file.fileno()).st_size > INDEX_BYTES:
+                raise GitFailed(f"{git_dir / 'index'} is larger than {INDEX_BYTES} bytes")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise GitFailed(str(error)) from None
 
 
 async def _nested_changed(git: Git, levels: int) -> list[str]:
@@ -265,6 +282,9 @@ def marks(record: Record, new: Iterable[str]) -> str:
 def _entries(tree: Path, empty: str, new: Iterable[str]) -> Iterator[str]:
     for name in new:
         if not name.endswith("/"):
+            with suppress(OSError):
+                if (tree / name).lstat().st_size > HUGE_BYTES:
+                    continue
             yield f"100644 {empty} 0\t{name}\0"
         elif (head := head_of(tree / name)) is not None:  # a nested repository without a commit is left out
             yield f"160000 {head} 0\t{name.rstrip('/')}\0"

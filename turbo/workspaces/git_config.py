@@ -29,7 +29,7 @@ _DATA = {
         "sharedrepository", "excludesfile",
     },
     "extensions": {"objectformat", "partialclone", "refstorage"},
-    "remote": {"url", "promisor", "partialclonefilter", "lfsurl"},
+    "remote": {"url", "fetch", "promisor", "partialclonefilter", "lfsurl"},
     "url": {"insteadof"},
     "safe": {"directory"},
     "user": {"name", "email"},

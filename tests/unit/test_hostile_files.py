@@ -1,0 +1,288 @@
+"""Whatever lies on the disk: a record, a log, a spool file or a tree of an agent's making leads nobody, and holds up nobody."""
+
+import asyncio
+import json
+import logging
+import os
+import pickle
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.repositories import Workshop, git, repository, told
+from tests.support.requirements import missing
+from turbo.cli import diff as diff_command
+from turbo.cli.run_log import open_log
+from turbo.host.atomic_file import write_atomically
+from turbo.host.file_lock import FileLock
+from turbo.host.regular_file import NotRegular, read_regular
+from turbo.host.spool import Spool
+from turbo.maintenance.file_retention import files_by_task
+from turbo.process.attempt_log import AttemptLog
+from turbo.process.journal import Journal
+from turbo.workspaces.disk_usage import kept_worktrees, size_of
+from turbo.workspaces.record import WrongRecord, load, records_of
+from turbo.workspaces.sweep import DAY, WorkspaceRetention
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path, repository(tmp_path / "project"))
+
+
+# ── records ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+WRONG: dict[str, Any] = {
+    "a flag as base": {"base": "--output=pwned"},
+    "a flag as start": {"start_commit": "--output=pwned", "start_tree": ""},
+    "an empty base": {"base": ""},
+    "a branch with dots": {"branch": "../../x"},
+    "a flag as branch": {"branch": "-D"},
+    "another tree": {"tree": "/etc"},
+    "a tree that climbs": {"tree": "{home}/../../x/project"},
+    "another repository": {"repo": "/etc"},
+    "a relative repository": {"repo": "project"},
+    "another git directory": {"git_dir": "/etc"},
+    "another task": {"task_id": "t2"},
+    "a number for text": {"branch": 7},
+    "a list for text": {"tree": ["/etc"]},
+    "no moment": {"used_at": float("nan")},
+    "an endless moment": {"used_at": float("inf")},
+    "a moment as text": {"used_at": "x"},
+    "an unknown policy": {"policy": {"keep": "maybe"}},
+    "an endless policy": {"policy": {"keep_days": float("inf")}},
+    "no policy": {"policy": None},
+    "an unknown stage": {"stage": "x"},
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_wrong_record_is_one_line_and_set_aside(
+    what: str, shop: Workshop, caplog: pytest.LogCaptureFixture
+) -> None:
+    (home,) = await homes(shop, "t1")
+    fields = json.loads((home / "record.json").read_text())
+    change = {k: v.format(home=home) if isinstance(v, str) else v for k, v in WRONG[what].items()}
+    (home / "record.json").write_text(json.dumps(fields | change))
+    with pytest.raises(WrongRecord) as refused:
+        load(home)
+    assert str(refused.value).startswith(f"{home / 'record.json'}: ")
+    assert "\n" not in str(refused.value)
+    said: list[str] = []
+    assert records_of(shop.state.workspaces, "t1", lambda _, error: said.append(str(error))) == []
+    assert kept_worktrees(shop.state.root) == []
+    assert len(said) == 1
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert await sweep(shop).once(time.time() + 15 * DAY) == []
+    assert [record.getMessage() for record in caplog.records] == [f"{refused.value}; set aside"]
+    assert (home / "record.json.wrong").exists()
+    assert (home / "project" / "work").exists(), "nothing of it is removed"
+    assert git(shop.repo, "branch", "--list", "turbo/t1")
+
+
+@pytest.mark.parametrize("shape", ["deep", "fifo", "link", "huge", "directory"])
+async def test_odd_record_file_stops_nobody(shape: str, shop: Workshop) -> None:
+    for task in ("t1", "t2"):
+        (home,) = await homes(shop, task)
+        if task == "t2":
+            break
+        odd(home / "record.json", shape)
+    assert await asyncio.wait_for(sweep(shop).once(time.time() + 15 * DAY), 30) == []
+    assert [kept.task_id for kept in kept_worktrees(shop.state.root)] == ["t2"]
+    outcome = await shop.run("t1", "true", retry_count=1)
+    if shape != "directory":
+        assert "the branch turbo/t1 already exists" in str(outcome.error)
+
+
+async def test_record_of_a_newer_turbo_stays(shop: Workshop) -> None:
+    (home,) = await homes(shop, "t1")
+    fields = json.loads((home / "record.json").read_text())
+    (home / "record.json").write_text(json.dumps(fields | {"new": 1}))
+    await sweep(shop).once(time.time() + 15 * DAY)
+    assert (home / "record.json").exists()
+
+
+async def test_linked_workspace_is_not_entered(shop: Workshop, tmp_path: Path) -> None:
+    (home,) = await homes(shop, "t1")
+    elsewhere = tmp_path / "elsewhere"
+    home.parent.rename(elsewhere)
+    home.parent.symlink_to(elsewhere)
+    assert kept_worktrees(shop.state.root) == []
+    assert await sweep(shop).once(time.time() + 15 * DAY) == []
+    assert (elsewhere / "t1" / "record.json").exists()
+
+
+async def homes(shop: Workshop, task: str) -> list[Path]:
+    told(await shop.run(task, "echo work >work"))
+    return [file.parent for file in shop.state.workspaces.glob(f"*/{task}/record.json")]
+
+
+def sweep(shop: Workshop) -> WorkspaceRetention:
+    return WorkspaceRetention(shop.state.workspaces, shop.state.locks, shop.journal, {})
+
+
+def odd(path: Path, shape: str) -> None:
+    path.unlink(missing_ok=True)
+    if shape == "fifo":
+        os.mkfifo(path)
+    elif shape == "link":
+        path.symlink_to("/etc/passwd")
+    elif shape == "directory":
+        path.mkdir()
+    elif shape == "huge":
+        path.touch()
+        os.truncate(path, 2**42)
+    else:
+        path.write_text("[" * 100_000)
+
+
+# ── files that turbo opens ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("shape", ["deep", "fifo", "link", "huge"])
+def test_odd_files_of_a_dead_worker_are_passed_over(shape: str, tmp_path: Path) -> None:
+    spool, journal = Spool(tmp_path / "spool"), Journal(tmp_path / "journal")
+    spool.directory.mkdir()
+    journal.directory.mkdir()
+    odd(spool.directory / "1.json", shape)
+    odd(journal.directory / "1.json", shape)
+    assert spool.pending() == []
+    assert os.path.lexists(spool.directory / "corrupt" / "1.json")
+    assert [entry.pid for entry in journal.entries()] == [0]
+
+
+@pytest.mark.parametrize("shape", ["fifo", "link"])
+def test_writing_leads_to_no_other_file(shape: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+
+    def trap(path: Path) -> Path:
+        if shape == "fifo":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(victim)
+        return path
+
+    log = AttemptLog(trap(tmp_path / "1-1.log"))
+    log.write(b"x")
+    log.close()
+    assert isinstance(log.error, NotRegular)
+    trap(tmp_path / ".file.new")
+    write_atomically(tmp_path / "file", "content")
+    assert (tmp_path / "file").read_text() == "content"
+    with pytest.raises(NotRegular):
+        FileLock(trap(tmp_path / "lock")).take()
+    assert victim.read_text() == "precious"
+
+
+def test_log_of_a_task_is_no_way_to_another_file(tmp_path: Path) -> None:
+    here = tmp_path / "logs" / "t1"
+    here.mkdir(parents=True)
+    (here / "1-1.log").write_text("fine\n")
+    with open_log(here / "1-1.log", here) as file:
+        assert file.read() == b"fine\n"
+    (here / "1-2.log").symlink_to("/etc/passwd")
+    os.mkfifo(here / "1-3.log")
+    (tmp_path / "logs" / "t2").symlink_to("/etc")
+    for path in (here / "1-2.log", here / "1-3.log", tmp_path / "logs" / "t2" / "passwd"):
+        with pytest.raises(OSError, match=r"symbolic link|not a regular file|Not a directory|Too many levels"):
+            open_log(path, path.parent)
+    if os.geteuid() == 0:
+        os.chown(tmp_path, 12345, -1)
+        (here / "1-4.log").write_text("root's\n")  # a hard link to a file of root's
+        with pytest.raises(NotRegular, match="belongs to user 0"):
+            open_log(here / "1-4.log", here)
+
+
+def test_file_larger_than_its_limit_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("1234")
+    assert read_regular(tmp_path / "f", 4) == b"1234"
+    with pytest.raises(NotRegular, match="larger than 3 bytes"):
+        read_regular(tmp_path / "f", 3)
+
+
+# ── trees ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def deep(root: Path, levels: int) -> None:
+    """Deeper than any path may be long."""
+    root.mkdir(parents=True)
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        inside = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inside
+    os.close(here)
+
+
+def test_size_of_any_tree_is_found_in_bounded_time(tmp_path: Path) -> None:
+    root = tmp_path / "tasks" / "t1"
+    deep(root / "deep", 1500)
+    os.mkfifo(root / "fifo")
+    (root / "loop").symlink_to(root)
+    (root / "sparse").touch()
+    os.truncate(root / "sparse", 2**43)
+    (root / os.fsdecode(b"\xff\n\x1b")).write_bytes(b"x" * 10_000)
+    (tmp_path / "logs").mkdir()
+    (found,) = files_by_task(tmp_path, sizes=True)
+    assert 10_000 <= found.size < 2**30
+    began = time.monotonic()
+    size_of(root, seconds=0.0)
+    assert time.monotonic() - began < 1
+    subprocess.run(["rm", "-rf", root / "deep"], check=True)
+
+
+async def test_any_tree_is_measured_in_bounded_time(shop: Workshop) -> None:
+    script = r"""
+        mkfifo fifo; ln -s / root; truncate -s 8T sparse; printf x >"$(printf 'a\n\033b')"; mkdir -p a/b; echo x >a/b/.git
+        mkdir nested; mkfifo nested/.git; mkdir -p odd/.git/objects odd/.git/refs; mkfifo odd/.git/HEAD odd/.git/config
+        ln -s odd/.git .gitmodules
+        python3 -c 'import os
+for _ in range(3000): os.mkdir("d"); os.chdir("d")'; echo done
+    """
+    began = time.monotonic()
+    outcome = await shop.run("t1", script)
+    assert outcome.output == "done\n"
+    assert told(outcome)["kept"] is True
+    assert time.monotonic() - began < 40
+    (home,) = [file.parent for file in shop.state.workspaces.glob("*/t1/record.json")]
+    assert await sweep(shop).once(time.time() + 15 * DAY) == []
+    assert home.exists()
+    await asyncio.to_thread(lambda: subprocess.run(["rm", "-rf", home], check=True))
+
+
+# ── root ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def as_child(work: Callable[[], object]) -> object:
+    """What `work` returns in a process of its own."""
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            os.write(writing, pickle.dumps(work()))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(pid, 0)
+    with os.fdopen(reading, "rb") as file:
+        return pickle.loads(file.read())
+
+
+def test_diff_by_root_has_the_rights_of_the_owner(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only root can become another user")
+    os.chown(tmp_path, 12345, 12345)
+
+    def ids() -> object:
+        diff_command._become_owner_of(tmp_path)
+        return os.getresuid(), os.getresgid(), os.getgroups()
+
+    assert as_child(ids) == ((12345,) * 3, (12345,) * 3, [])
+    os.chown(tmp_path, 0, 0)
+    assert as_child(ids)[0] == (0,) * 3  # type: ignore[index]

@@ -152,10 +152,11 @@ class Git:
     task_id: str = ""
     run_as: Identity | None = None
 
-    async def __call__(self, *arguments: str, seconds: float = SECONDS, stdin: str = "", **variables: str) -> str:
+    async def __call__(self, *arguments: str, seconds: float | None = None, stdin: str = "", **variables: str) -> str:
         """Run it, and return its standard output. Raises GitFailed, Stopped, and OSError for a full disk.
 
         A directory that git could not read is a failure, too: what is in it must not be taken for nothing."""
+        seconds = SECONDS if seconds is None else seconds
         spec = ProcessSpec(
             argv=("git", *arguments),
             env=git_environment(self.environment, self.where, self.git_dir, self.isolated, self.config) | variables,

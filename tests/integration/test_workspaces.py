@@ -250,7 +250,8 @@ def test_worker_killed_while_making_a_worktree_leaves_no_remains(bench: Bench, m
     if moment == "setup":
         more["setup"] = ["/bin/sh", "-c", slow]
     else:
-        git(repo, "config", "filter.slow.smudge", f"{slow}; cat")
+        more["git_config"] = str(bench.path / "gitconfig")
+        (bench.path / "gitconfig").write_text(f'[filter "slow"]\n\tsmudge = "{slow}; cat"\n')
         (repo / ".git" / "info" / "attributes").write_text("LICENSE filter=slow\n")
     before = checkout(repo)
     first = bench.start(committers(bench, repo, "first", **more)).listening()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from turbo.cli.main import COMMANDS, _build
@@ -51,7 +52,9 @@ def test_every_number_of_a_file_has_two_bounds() -> None:
     unbounded = []
     assert len(numbers()) > 25
     for section, name in numbers():
-        bounds = section.model_fields[name].metadata
+        field = section.model_fields[name]
+        inner = [one.metadata for one in _types(field.annotation) if isinstance(one, FieldInfo)]
+        bounds = [bound for metadata in (field.metadata, *inner) for bound in metadata]
         if not any(isinstance(b, Ge | Gt) for b in bounds) or not any(isinstance(b, Le) for b in bounds):
             unbounded.append(f"{section.__name__}.{name}")
         if not any(

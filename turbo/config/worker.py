@@ -96,16 +96,12 @@ class WorkerSection(Section):
         validate_default=True,
         description="Directory of the journal, spool and logs: on a local disk, one per host.",
     )
-    files_days: Real | None = Field(
+    files_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
         default=14,
-        ge=1,
-        le=36_500,
         description="Days after a task's last run until its logs and working directories are deleted. null: never.",
     )
-    files_gb: Real | None = Field(
+    files_gb: Annotated[Real, Field(gt=0, le=1_000_000)] | None = Field(
         default=None,
-        gt=0,
-        le=1_000_000,
         description="Size limit for these files; the longest unused are deleted first. null: none.",
     )
     allowed_roots: list[str] = Field(default=[], description="Directories that a task's input_data.cwd may be in.")
@@ -191,8 +187,8 @@ class Program(Section):
         default=None,
         description="User to run it as; the worker is root, or may sudo without a password. null: the worker's.",
     )
-    silence_seconds: Real | None = Field(
-        default=None, gt=0, le=LONGEST_SECONDS, description="Stop the program after this long without output."
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=None, description="Stop the program after this long without output."
     )
     grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time between TERM and KILL.")
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
@@ -227,8 +223,10 @@ class ClaudeSection(Program):
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
     disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
-    max_turns: Whole | None = Field(default=None, ge=1, le=1_000_000, description="--max-turns.")
-    max_budget_usd: Real | None = Field(default=None, gt=0, le=1_000_000, description="--max-budget-usd, for one run.")
+    max_turns: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = Field(default=None, description="--max-turns.")
+    max_budget_usd: Annotated[Real, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None, description="--max-budget-usd, for one run."
+    )
     resume: bool = Field(default=False, description="A retry resumes the agent's session.")
     trust_repository: bool = Field(
         default=False,
@@ -237,8 +235,8 @@ class ClaudeSection(Program):
     cli_max_retries: Whole = Field(
         default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
     )
-    silence_seconds: Real | None = Field(
-        default=600, gt=0, le=LONGEST_SECONDS, description="Stop the program after this long without output."
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=600, description="Stop the program after this long without output."
     )
 
 
@@ -278,11 +276,17 @@ ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Fiel
 class RetentionSection(Section):
     """Days after which the leader deletes rows; null keeps them forever."""
 
-    completed_days: Real | None = Field(default=None, ge=1, le=36_500, description="Completed tasks, since their end.")
-    failed_days: Real | None = Field(default=None, ge=1, le=36_500, description="Failed tasks, since their end.")
-    cancelled_days: Real | None = Field(default=None, ge=1, le=36_500, description="Cancelled tasks, since their end.")
-    actions_days: Real | None = Field(
-        default=None, ge=1, le=36_500, description="The audit trail of finished and deleted tasks."
+    completed_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None, description="Completed tasks, since their end."
+    )
+    failed_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None, description="Failed tasks, since their end."
+    )
+    cancelled_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None, description="Cancelled tasks, since their end."
+    )
+    actions_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None, description="The audit trail of finished and deleted tasks."
     )
 
 

@@ -1,7 +1,7 @@
 """The `workspace` section of an executor in worker.yaml."""
 
 import os
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -33,10 +33,8 @@ class Workspace(Section):
     keep_days: Real = Field(
         default=14, ge=1, le=36_500, description="Days without use until the sweep may delete a worktree."
     )
-    max_gb: Real | None = Field(
+    max_gb: Annotated[Real, Field(gt=0, le=1_000_000)] | None = Field(
         default=None,
-        gt=0,
-        le=1_000_000,
         description="Size limit of this executor's worktrees on this host; the longest unused are deleted first.",
     )
     sweep_unmerged: bool = Field(

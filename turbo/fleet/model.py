@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -58,11 +58,11 @@ class WorkerDefaults(Section):
     env_file: str | None = Field(
         default=None, description="File with the worker's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
     )
-    drain_seconds: Real | None = Field(
-        default=None, ge=0, le=604_800, description="How long a stop waits for running tasks. null: as in worker.yaml."
+    drain_seconds: Annotated[Real, Field(ge=0, le=604_800)] | None = Field(
+        default=None, description="How long a stop waits for running tasks. null: as in worker.yaml."
     )
-    restart_throttle_seconds: Whole | None = Field(
-        default=None, ge=1, le=86_400, description="Minimum time between two starts after a crash. null: 10."
+    restart_throttle_seconds: Annotated[Whole, Field(ge=1, le=86_400)] | None = Field(
+        default=None, description="Minimum time between two starts after a crash. null: 10."
     )
 
     _paths = field_validator("config", "env_file")(lambda v: _absolute(v))
@@ -106,8 +106,8 @@ class HostDefaults(WorkerDefaults):
 class WorkerEntry(WorkerDefaults):
     name: str = Field(description="Part of the worker id; with a count, name-1, name-2, …")
     count: Whole = Field(default=1, ge=1, le=1000, description="Number of processes.")
-    slots: Whole | None = Field(
-        default=None, ge=1, le=1000, description="Slots of each process. null: as in worker.yaml."
+    slots: Annotated[Whole, Field(ge=1, le=1000)] | None = Field(
+        default=None, description="Slots of each process. null: as in worker.yaml."
     )
     metrics_port: Whole = Field(
         default=FIRST_PORT,

@@ -141,7 +141,7 @@ def test_retry_continues_in_its_worktree_and_reports_it(bench: Bench) -> None:
     assert lines["branch"] == "turbo/t"
     assert lines["changed"] == "2 commits, 3 files, +4 -0 lines; 2 uncommitted"
 
-    assert "workspace=(1 commit, 2 files, +2 -0 lines; 1 uncommitted)" in shown, "the trail, by try"
+    assert 'workspace="1 commit, 2 files, +2 -0 lines; 1 uncommitted"' in shown, "the trail, by try"
 
     diff = turbo(bench, "diff", "t")
     assert (diff.returncode, diff.stderr) == (0, "")

@@ -11,7 +11,8 @@ import pytest
 from turbo.domain.result import RunResult
 from turbo.host.spool import Spool
 from turbo.process.journal import Entry, Journal
-from turbo.workspaces.record import FILE, Policy, Record, Stage, load
+from turbo.workspaces.names import home_of
+from turbo.workspaces.record import FILE, Policy, Record, Stage, WrongRecord, load
 
 ODD = [
     "Infinity",
@@ -53,7 +54,13 @@ def with_field(fields: dict[str, Any], name: str, value: str) -> str:
 
 RESULT = asdict(RunResult("t", 7, "succeeded", worker_id="w"))
 ENTRY = asdict(Entry("c", 5, 7, "b"))
-RECORD = asdict(Record("t", "e", "h", "/r", "HEAD", "b", "br", "/t", "/g", Stage.READY, Policy(), 1.0, 2.0))
+
+
+def record_in(home: Path) -> dict[str, Any]:
+    git_dir = "/r/.git/worktrees/r"
+    return asdict(
+        Record("t", "e", "h", "/r", "HEAD", "b" * 40, "br", str(home / "r"), git_dir, Stage.READY, Policy(), 1.0, 2.0)
+    )
 
 
 def test_spool_sets_every_odd_file_aside(tmp_path: Path) -> None:
@@ -84,9 +91,16 @@ def test_journal_yields_the_cookie_of_every_odd_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["created_at", "used_at", "policy", "stage"])
-def test_record_with_an_odd_field_is_ignored(tmp_path: Path, name: str) -> None:
-    (tmp_path / FILE).write_text(json.dumps(RECORD))
-    assert load(tmp_path) is not None
-    for value in (*(with_field(RECORD, name, odd) for odd in ODD), *WHOLE):
-        (tmp_path / FILE).write_text(value)
-        assert load(tmp_path) is None or (name == "policy" and "{}" in value)
+def test_record_with_an_odd_field_is_wrong(tmp_path: Path, name: str) -> None:
+    home = home_of(tmp_path, Path("/r"), "t")
+    home.mkdir(parents=True)
+    record = record_in(home)
+    (home / FILE).write_text(json.dumps(record))
+    assert load(home) is not None
+    for value in (*(with_field(record, name, odd) for odd in ODD), *WHOLE):
+        (home / FILE).write_text(value)
+        if name == "policy" and "{}" in value:
+            assert load(home) is not None, "all of it has defaults"
+        else:
+            with pytest.raises(WrongRecord):
+                load(home)

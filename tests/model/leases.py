@@ -88,7 +88,7 @@ class Leases(Work):
     def rescued(self, rescued: list[Rescued]) -> None:
         # The dice of the backoff fall otherwise every time, and hypothesis wants a history to be the same twice.
         self.world.past_the_triggers(
-            "update agent_tasks t set run_after = clock_timestamp() + make_interval(secs => %s + i.n * 0.001)"
+            "update public.agent_tasks t set run_after = clock_timestamp() + make_interval(secs => %s + i.n * 0.001)"
             " from unnest(%s::text[]) with ordinality i(task_id, n) where t.task_id = i.task_id and t.status = 'scheduled'"
             " and t.run_after < clock_timestamp() + interval '2 minutes'",  # not what somebody asked for
             6 * SECOND,

@@ -42,9 +42,9 @@ class Fleet(Races):
 
     def settle(self) -> None:
         """All faults are over: every task must come to its end."""
-        self.world.admin.execute("delete from agent_queues")
+        self.world.admin.execute("delete from public.agent_queues")
         self.world.admin.execute(
-            "update agent_tasks set status = 'completed', completed_at = now() where status = 'running' and fencing_token is null"
+            "update public.agent_tasks set status = 'completed', completed_at = now() where status = 'running' and fencing_token is null"
         )
         for slot, worker in enumerate(self.slots):
             if worker is None:

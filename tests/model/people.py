@@ -39,7 +39,7 @@ class People(Base):
         self, task_id: str, key: str | None, priority: int | None, queue: str, delay: int = 0, retries: int = 0
     ) -> None:
         self.world.admin.execute(
-            "insert into agent_tasks (task_id, task_description, concurrency_key, task_priority, queue, max_retries,"
+            "insert into public.agent_tasks (task_id, task_description, concurrency_key, task_priority, queue, max_retries,"
             " run_after) values (%s, 'x', %s, %s, %s, %s, now() + make_interval(secs => %s))",
             [task_id, key, priority, queue, retries, delay * SECOND],
         )
@@ -62,7 +62,7 @@ class People(Base):
 
     def has_seen_bad_days(self, task_id: str, infra: int) -> None:
         if infra:
-            self.world.past_the_triggers("update agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
+            self.world.past_the_triggers("update public.agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
 
     def hand_op(self, i: int, k: int) -> Op | None:
         # Mostly what runs: there an edit is no plain thing.
@@ -76,9 +76,9 @@ class People(Base):
             "put off": f"run_after = {LATER}",
             "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
         }.get(what, f"status = '{what}'")
-        query = f"update agent_tasks set {sets} where task_id = '{task_id}'"
+        query = f"update public.agent_tasks set {sets} where task_id = '{task_id}'"
         if what == "delete":
-            query = f"delete from agent_tasks where task_id = '{task_id}'"
+            query = f"delete from public.agent_tasks where task_id = '{task_id}'"
         if what == "poll":
             query += " and status = 'pending' returning task_id"
         else:
@@ -89,7 +89,7 @@ class People(Base):
                 async with self.world.hand.use() as db:
                     rows = await (await db.execute(query)).fetchall()
                     row = await (
-                        await db.execute("select status, fencing_token from agent_tasks where task_id = %s", [task_id])
+                        await db.execute("select status, fencing_token from public.agent_tasks where task_id = %s", [task_id])
                     ).fetchone()
                     return "", row[0] if row else None, [rows, row]
             except (psycopg.errors.ObjectInUse, psycopg.errors.UniqueViolation) as error:
@@ -148,11 +148,11 @@ class People(Base):
                 if again
                 else "status = 'completed', completed_at = now()"
             )
-            self.world.admin.execute(f"update agent_tasks set {sets} where task_id = %s", [task_id])
+            self.world.admin.execute(f"update public.agent_tasks set {sets} where task_id = %s", [task_id])
 
     @rule(queue=st.sampled_from(QUEUES))
     def pause(self, queue: str) -> None:
         if queue in self.before.paused:
-            self.world.admin.execute("delete from agent_queues where queue = %s", [queue])
+            self.world.admin.execute("delete from public.agent_queues where queue = %s", [queue])
         else:
-            self.world.admin.execute("insert into agent_queues (queue) values (%s)", [queue])
+            self.world.admin.execute("insert into public.agent_queues (queue) values (%s)", [queue])

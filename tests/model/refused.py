@@ -45,7 +45,7 @@ class Refused(Forgotten):
 
     def refusing(self, worker: FakeWorker, task_id: str, op: Op) -> None:
         """Send it while the row is refused, as a worker that was refused nothing before."""
-        check = sql.SQL("alter table agent_tasks add constraint refuses check (task_id <> {}) not valid")
+        check = sql.SQL("alter table public.agent_tasks add constraint refuses check (task_id <> {}) not valid")
         known, worker.stores = worker.stores, Stores(worker.id, worker.claims, worker.results, host=worker.host)
         self.world.admin.execute(check.format(task_id))
         self.exact = False
@@ -53,7 +53,7 @@ class Refused(Forgotten):
             with patch("turbo.db.row_by_row.SECONDS", 60.0):  # a slow machine takes the same steps
                 op.take(self.run(op.send()), False)
         finally:
-            self.world.admin.execute("alter table agent_tasks drop constraint refuses")
+            self.world.admin.execute("alter table public.agent_tasks drop constraint refuses")
             worker.stores = known
 
     def others_were_claimed(self, worker: FakeWorker, task_id: str, before: dict[str, dict[str, object]]) -> None:

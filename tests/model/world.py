@@ -125,7 +125,7 @@ class World:
                 db.execute(f"delete from saved.{table}; insert into saved.{table} select * from public.{table}")
             db.execute(
                 "delete from saved.sequences;"
-                " insert into saved.sequences select 'turbo_fence_seq', last_value, is_called from turbo_fence_seq"
+                " insert into saved.sequences select 'turbo_fence_seq', last_value, is_called from public.turbo_fence_seq"
             )
 
     def fail_over(self) -> None:

@@ -6,19 +6,19 @@
 -- whose row is locked: two batches that met the same keys in different orders would wait for each other's index entries. This
 -- guards nothing else. Keys that share a slot pass each other by, for the milliseconds of a claim. Whoever may update the table,
 -- as workers may, can hold a lock; an advisory lock could be held by any login.
-create table if not exists public.agent_key_slots (
+create table if not exists public.turbo_key_slots (
   slot integer primary key
 );
-insert into public.agent_key_slots (slot) select generate_series(0, 16383) on conflict (slot) do nothing;
+insert into public.turbo_key_slots (slot) select generate_series(0, 16383) on conflict (slot) do nothing;
 
 create or replace function public.turbo_take_key(key text) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
-  perform from public.agent_key_slots s where s.slot = hashtext(key) & 16383 for update skip locked;
+  perform from public.turbo_key_slots s where s.slot = hashtext(key) & 16383 for update skip locked;
   -- without the row (a restore of some tables) nothing says that the key is being taken
-  return found or not exists (select from public.agent_key_slots s where s.slot = hashtext(key) & 16383);
+  return found or not exists (select from public.turbo_key_slots s where s.slot = hashtext(key) & 16383);
 end $$;
-revoke all on table public.agent_key_slots from public;
+revoke all on table public.turbo_key_slots from public;
 
 -- Whoever may write a claim may lock them: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
 do $$
@@ -30,7 +30,7 @@ begin
      where p.table_schema = 'public' and p.table_name = 'agent_tasks' and p.column_name = 'fencing_token'
        and p.privilege_type = 'UPDATE'
   loop
-    execute format('grant select, update on table public.agent_key_slots to %s',
+    execute format('grant select, update on table public.turbo_key_slots to %s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
   end loop;
 end $$;

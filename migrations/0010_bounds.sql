@@ -19,8 +19,8 @@ begin
     raise exception 'worker_id has % bytes, more than 255', octet_length(new.worker_id) using errcode = 'check_violation',
       hint = 'A worker makes its id of its name, its pid and six digits: choose a shorter name.';
   end if;
-  new.heartbeat_seconds := least(greatest(new.heartbeat_seconds, 0.001), 86400);
-  new.lease_seconds     := least(greatest(new.lease_seconds, 0.001), 1e9);
+  new.heartbeat_seconds := least(greatest(new.heartbeat_seconds, 0.0001), 86400);
+  new.lease_seconds     := least(greatest(new.lease_seconds, 0.0001), 1e9);
   new.poll_seconds      := least(greatest(new.poll_seconds, 0.001), 86400);
   new.slots             := least(greatest(new.slots, 0), 100000);
   new.busy              := least(greatest(new.busy, 0), 100000);

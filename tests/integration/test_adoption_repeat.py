@@ -60,7 +60,7 @@ def test_adoption_resumes_after_a_cut_at_any_statement(
         else:
             break
     monkeypatch.undo()
-    assert cuts > len(read()), "the fault bit"
+    assert cuts > 8, "the fault bit"
     assert migrate(empty_dsn).applied == ()
     assert [place for place in places(empty_dsn) if place in where] == where
     assert query(empty_dsn, "select count(*) from pg_index where not indisvalid") == [(0,)]

@@ -60,7 +60,7 @@ def test_interrupted_takeover_is_restarted(bench):
         second.said("waiting for the database")
     second.listening()
     bench.wait("t", seconds=20)
-    assert bench.trail("t")[:2] == ["claimed", "rescued"]
+    assert bench.trail("t")[:3] == ["claimed", "edited", "rescued"]
     assert [h.name for h in homes(bench)] == [second.worker_id], "nothing is left of the dead"
 
 

@@ -36,7 +36,7 @@ DECIDED = {
     "agent_queues": "queue paused paused_at paused_by reason",
     "agent_accounts": "account host state reason until why trips probe_by probe_since"
     " probe_until good_since changed_at unavailable",
-    "agent_key_slots": "slot",
+    "turbo_key_slots": "slot",
     "agent_progress": "task_id fencing_token worker_id text input_tokens output_tokens updated_at",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",

@@ -36,7 +36,7 @@ async def test_advisory_lock_starves_no_key(dsn: str, db: psycopg.Connection) ->
     with login(dsn, "turbo_submitter", "turbo_reader", "turbo_admin") as anybody, psycopg.connect(anybody) as holder:
         holder.execute("select pg_advisory_lock(1953852002, hashtext('k'))")
         holder.commit()
-        for held in ("select turbo_take_key('k')", "lock table agent_key_slots in access share mode"):
+        for held in ("select turbo_take_key('k')", "lock table turbo_key_slots in access share mode"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 holder.execute(held)  # type: ignore[call-overload]
             holder.rollback()

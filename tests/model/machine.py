@@ -44,7 +44,8 @@ class Fleet(Races):
         """All faults are over: every task must come to its end."""
         self.world.admin.execute("delete from public.agent_queues")
         self.world.admin.execute(
-            "update public.agent_tasks set status = 'completed', completed_at = now() where status = 'running' and fencing_token is null"
+            "update public.agent_tasks set status = 'completed', completed_at = now()"
+            " where status = 'running' and fencing_token is null"
         )
         for slot, worker in enumerate(self.slots):
             if worker is None:

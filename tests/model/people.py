@@ -62,7 +62,9 @@ class People(Base):
 
     def has_seen_bad_days(self, task_id: str, infra: int) -> None:
         if infra:
-            self.world.past_the_triggers("update public.agent_tasks set infra_count = %s where task_id = %s", infra, task_id)
+            self.world.past_the_triggers(
+                "update public.agent_tasks set infra_count = %s where task_id = %s", infra, task_id
+            )
 
     def hand_op(self, i: int, k: int) -> Op | None:
         # Mostly what runs: there an edit is no plain thing.
@@ -89,7 +91,9 @@ class People(Base):
                 async with self.world.hand.use() as db:
                     rows = await (await db.execute(query)).fetchall()
                     row = await (
-                        await db.execute("select status, fencing_token from public.agent_tasks where task_id = %s", [task_id])
+                        await db.execute(
+                            "select status, fencing_token from public.agent_tasks where task_id = %s", [task_id]
+                        )
                     ).fetchone()
                     return "", row[0] if row else None, [rows, row]
             except (psycopg.errors.ObjectInUse, psycopg.errors.UniqueViolation) as error:

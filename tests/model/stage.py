@@ -37,7 +37,9 @@ class Stage(Failover):
         elif over := [t for t, r in self.before.tasks.items() if r["status"] in FINAL and r["queue"] == queue]:
             self.numbers += 1
             self.do(self.edit(over[0], "pending"))
-            self.world.past_the_triggers("update public.agent_tasks set task_priority = %s where task_id = %s", first, over[0])
+            self.world.past_the_triggers(
+                "update public.agent_tasks set task_priority = %s where task_id = %s", first, over[0]
+            )
             self.has_seen_bad_days(over[0], infra)
         self.everything_holds()
 

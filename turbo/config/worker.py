@@ -165,9 +165,12 @@ class Account(Section):
 
 class Retry(Section):
     base_seconds: Real = Field(
-        default=2.0, ge=0, le=31_536_000, description="Longest wait before the first retry; it doubles with each retry."
+        default=2.0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="Longest wait before the first retry; it doubles with each retry.",
     )
-    max_seconds: Real = Field(default=300.0, ge=0, le=31_536_000, description="Longest wait before any retry.")
+    max_seconds: Real = Field(default=300.0, ge=0, le=LONGEST_SECONDS, description="Longest wait before any retry.")
 
 
 class Program(Section):

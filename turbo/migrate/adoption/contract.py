@@ -102,7 +102,7 @@ RELATIONS = (
         "agent_accounts",
         "agent_progress",
         "turbo_meta",
-        "agent_key_slots",
+        "turbo_key_slots",
         "turbo_fence_seq",
     ),
     *("agent_tasks_claim", "agent_tasks_scheduled", "agent_tasks_running", "agent_tasks_one_running_per_key"),

@@ -5,7 +5,7 @@ select n.relation || ': ' || n.privilege as lacks
                ('agent_workers', 'delete'), ('agent_leader', 'insert'), ('agent_leader', 'update'),
                ('agent_progress', 'insert'), ('agent_progress', 'update'), ('agent_progress', 'delete'),
                ('agent_accounts', 'select'), ('agent_accounts', 'insert'), ('agent_accounts', 'update'),
-               ('agent_queues', 'select'), ('agent_key_slots', 'select'), ('agent_key_slots', 'update'),
+               ('agent_queues', 'select'), ('turbo_key_slots', 'select'), ('turbo_key_slots', 'update'),
                 ('turbo_migrations', 'select')) n(relation, privilege)
  where not case when n.privilege = 'delete' then has_table_privilege('public.' || n.relation, n.privilege)
                 else has_any_column_privilege('public.' || n.relation, n.privilege) end

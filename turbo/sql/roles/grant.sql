@@ -6,7 +6,7 @@
 
 revoke all on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
-  public.agent_accounts, public.agent_progress, public.agent_key_slots, public.turbo_meta, public.turbo_migrations
+  public.agent_accounts, public.agent_progress, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
 
@@ -49,7 +49,7 @@ grant select, insert, update, delete on table public.agent_workers, public.agent
 grant select, insert, update on table public.agent_accounts to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
-grant select, update on table public.agent_key_slots to turbo_worker;      -- whoever may, can keep a concurrency_key from running
+grant select, update on table public.turbo_key_slots to turbo_worker;      -- whoever may, can keep a concurrency_key from running
 
 -- turbo_reader and turbo_admin read everything, prompts and results included.
 grant select on table

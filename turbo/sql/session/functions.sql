@@ -6,7 +6,7 @@ with recursive tables as (
   select c.oid from pg_class c
    where c.relnamespace = (select n.oid from pg_namespace n where n.nspname = 'public') and c.relkind in ('r', 'p')
      and c.relname in ('agent_tasks', 'agent_actions', 'agent_workers', 'agent_leader', 'agent_queues', 'agent_accounts',
-                       'agent_progress', 'agent_key_slots', 'turbo_meta', 'turbo_migrations')
+                       'agent_progress', 'turbo_key_slots', 'turbo_meta', 'turbo_migrations')
 ), whole as (
   select t.oid from tables t
   union

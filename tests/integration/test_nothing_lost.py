@@ -47,7 +47,7 @@ def test_killed_workers_task_runs_elsewhere_and_programs_end(bench):
     took = time.monotonic() - killed
     assert row["assigned_worker_id"] == second.worker_id
     assert bench.runs() == {"t": 2}
-    assert bench.trail("t") == ["claimed", "rescued", "promoted", "claimed", "finished"]
+    assert bench.trail("t") == ["claimed", "edited", "rescued", "promoted", "claimed", "finished"]
     assert row["retry_count"] == 0
     assert took < 4 + 2 * 1.5 + 2 + 5, "lease, two beats, backoff, and slack for a busy machine"
 

@@ -49,7 +49,7 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
             "may_idle": True,
             "only_types": None,
             "skip_types": None,
-            "characters": 8_000_001,
+            "characters": 16_000_001,
         },
         4 * 10,
     ),

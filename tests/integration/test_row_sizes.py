@@ -81,7 +81,7 @@ ROWS = {
     "input of 60 MB": Hostile(
         {"input_data": "jsonb_build_object('x', repeat('y', 60000000))"},
         FailureKind.BAD_REQUEST,
-        "input_data is longer than 8,000,000 characters; worker.max_input_mb",
+        "input_data is longer than 16,000,000 characters; worker.max_input_mb",
     ),
     "a million lists": Hostile(
         {"input_data": "('[' || repeat('[],', 1000000) || '[]]')::jsonb"}, FailureKind.BAD_REQUEST, "at most 500,000"

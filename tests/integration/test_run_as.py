@@ -195,10 +195,10 @@ def test_program_of_the_workers_user_reaches_all(stage: Stage) -> None:
     config = stage.config(command=["/bin/sh", str(program), "{input[do]}", "{input[how]}"])
     del config["executors"]["x"]["run_as"]
     worker = stage.start(config)
-    spool = stage.state / "workers" / worker.worker_id / "spool"
-    stage.bench.insert("attack", {"do": "attack", "how": f"{worker.pid} {stage.state} {token} {spool}"})
+    home = stage.state / "workers" / worker.worker_id
+    stage.bench.insert("attack", {"do": "attack", "how": f"{worker.pid} {stage.state} {token} {home}"})
     reached = output(stage.bench.wait("attack"))
-    for path in (token, spool):
+    for path in (token, home):
         assert {f"read {path}", f"may write {path}"} <= set(reached)
     assert {f"listed {stage.state}", f"may signal {worker.pid}", "wrote"} <= set(reached)
     (stage.state / "workers" / "x").unlink()

@@ -19,7 +19,7 @@ CHANGES = [
     "alter table agent_tasks alter column task_type type varchar(100)",
     "alter table agent_tasks alter column queue type varchar(100)",
     "alter table agent_tasks alter column error_message type varchar(5000)",
-    "alter table agent_workers alter column queues type varchar(100)[]",
+    "drop trigger turbo_bound_worker on agent_workers; alter table agent_workers alter column queues type varchar(100)[]",
     "alter table agent_tasks add column extra text default 'x'",
     "alter table agent_tasks drop column extra",
     "alter table agent_actions alter column actor type varchar(200)",

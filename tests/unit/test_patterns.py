@@ -29,6 +29,8 @@ SECONDS = 0.02
 
 MADE = {
     "process/environment.py single": r"'([^']*)'\s*(?:#.*)?",
+    "config/scripts.py": r"(?:-[a-z]*e|--eval|--execute)(?==|\{)",
+    "domain/visible.py": r"[\t\n\x00-\x1f]",
     "process/environment.py double": r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?',
 }
 """Patterns that are put together from parts."""

@@ -106,7 +106,7 @@ class WorkerSection(Section):
     )
     allowed_roots: list[str] = Field(default=[], description="Directories that a task's input_data.cwd may be in.")
     max_input_mb: Real = Field(
-        default=8,
+        default=16,
         gt=0,
         le=200,
         description="Size limit of a task's description, and of its input_data, in million characters. A larger one fails at once.",

@@ -26,7 +26,7 @@ HEAVY_CHARACTERS = 256 * 1024
 class InputLimits:
     """`characters`: of a task's description, and of its input_data as JSON."""
 
-    characters: int = 8_000_000
+    characters: int = 16_000_000
 
 
 USUAL_LIMITS = InputLimits()

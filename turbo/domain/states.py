@@ -122,7 +122,7 @@ def task_state(status: str | None) -> TaskState | None:
 FINAL = frozenset({TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED})
 
 TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
-    (TaskState.SCHEDULED, TaskState.PENDING): "due: promoted by any worker's poll",
+    (TaskState.SCHEDULED, TaskState.PENDING): "due: promoted by the poll of a worker that serves its queue",
     (TaskState.PENDING, TaskState.RUNNING): "claimed, or reasserted by the worker that runs it",
     (TaskState.SCHEDULED, TaskState.RUNNING): "reasserted: rescued, or its claim lost, while its worker runs it",
     (TaskState.RUNNING, TaskState.COMPLETED): "the program succeeded",

@@ -31,8 +31,8 @@ class Confirm(ModalScreen[bool]):
     Confirm Static { height: 1; width: 100%; padding: 0 1; background: yellow; color: black; text-style: bold; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("y", "dismiss(True)", "yes"),
-        Binding("n,escape,q,enter,space", "dismiss(False)", "no"),
+        Binding("y", "dismiss(True)", "yes", priority=True),
+        Binding("n,escape,q,enter,space", "dismiss(False)", "no", priority=True),
     ]
 
     def __init__(self, question: str) -> None:
@@ -48,7 +48,9 @@ class Help(ModalScreen[None]):
     Help { align: center middle; background: transparent; }
     Help Static { width: 76; height: auto; border: round $accent; padding: 0 1; background: $background; }
     """
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter,space", "dismiss(None)", "close")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,q,question_mark,enter,space", "dismiss(None)", "close", priority=True)
+    ]
 
     def compose(self) -> ComposeResult:
         box = Static(KEYS, markup=False)

@@ -31,7 +31,7 @@ class LogScreen(Screen[None]):
     LogScreen Log { height: 1fr; border-top: solid gray; background: transparent; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape,q,l", "leave", "back", key_display="esc"),
+        Binding("escape,q,l", "leave", "back", key_display="esc", priority=True),
         Binding("end,G", "end", "the end", show=True, key_display="end"),
         Binding("home,g", "home", "the beginning", show=False),
     ]

@@ -20,7 +20,15 @@ from turbo.sql import statement
 
 INSERT = "insert into agent_tasks (task_id, task_description, concurrency_key, task_priority) values (%s, 'x', %s, %s)"
 PROMOTE = {"worker": "w-1-abc", "accounts": [], "host": "h"}
-CLAIM = {"worker": "w-1-abc", "queue": "default", "n": 9, "may_idle": False, "only_types": None, "skip_types": None}
+CLAIM = {
+    "worker": "w-1-abc",
+    "queue": "default",
+    "n": 9,
+    "may_idle": False,
+    "only_types": None,
+    "skip_types": None,
+    "characters": 100,
+}
 
 
 @pytest.fixture

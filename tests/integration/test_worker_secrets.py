@@ -84,8 +84,17 @@ def test_program_finds_no_secret_of_its_worker(dsn: str, tmp_path: Path) -> None
 
 def test_concealed_values_stay_in_use_by_the_process(tmp_path: Path) -> None:
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": os.environ.get("PYTHONPATH", ""), "HOME": str(tmp_path)}
+    secret = [
+        f"postgresql://me:{SECRET}@h/db",
+        f"password={SECRET}",
+        f"postgresql://h/db?user=u&%70assword={SECRET}",
+        f"host=h oauth_client_secret={SECRET}",
+        f"host=h {SECRET}",
+    ]
+    plain = "host=h dbname=d passfile=/p"
+    words = [*(f"--dsn={dsn}" for dsn in secret[1:]), "--dsn", plain, "other=1"]
     process = subprocess.Popen(
-        [sys.executable, "-c", AFTER, "--dsn", f"postgresql://me:{SECRET}@h/db", f"--dsn=password={SECRET}", "other=1"],
+        [sys.executable, "-c", AFTER, "--dsn", secret[0], *words],
         env={**env, "PGPASSWORD": SECRET, "MY_OWN": SECRET, "EMPTY": "", "BYTES": os.fsdecode(b"\xff\xfe")},
         stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -96,6 +105,6 @@ def test_concealed_values_stay_in_use_by_the_process(tmp_path: Path) -> None:
     shown = watched.environ()
     assert "hush" not in str(shown)
     assert shown["HOME"] == str(tmp_path)
-    assert watched.cmdline()[-1] == "other=1"
+    assert watched.cmdline()[-2:] == [plain, "other=1"]
     _, problems = process.communicate("\n", timeout=30)
     assert process.returncode == 0, problems

@@ -31,11 +31,13 @@ MADE = {
     "process/environment.py single": r"'([^']*)'\s*(?:#.*)?",
     "config/scripts.py": r"(?:-[a-z]*e|--eval|--execute)(?==|\{)",
     "domain/visible.py": r"[\t\n\x00-\x1f]",
+    "migrate/ownership.py": r"create\s+(?:domain|type)\s+public\.(\w+)",
+    "observability/log.py": r"(worker|task|attempt)=",
     "process/environment.py double": r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?',
 }
 """Patterns that are put together from parts."""
 
-OUR_OWN_TEXT = {"sql/__init__.py", "migrate/files.py", "migrate/locks.py", "doctor/schema.py"}
+OUR_OWN_TEXT = {"migrate/ownership.py", "sql/__init__.py", "migrate/files.py", "migrate/locks.py", "doctor/schema.py"}
 """Read only files of this package."""
 
 

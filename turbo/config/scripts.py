@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 _PLACEHOLDER = re.compile(r"\{(?:task_id|task_type|input\[[^\[\]{}]+\])\}")
-_VERSION = re.compile(r"[-.\d]+$")
+_VERSION = "-.0123456789"
 
 _SHELL = r"-[A-Za-z]*c"
 _CODE_FLAGS = {
@@ -87,4 +87,4 @@ def _is_code(program: str, flag: str, word: str) -> bool:
 def _name(word: str) -> str:
     """The name of a program: `python` for /usr/bin/python3.11."""
     name = word.rpartition("/")[2]
-    return _VERSION.sub("", name) or name
+    return name.rstrip(_VERSION) or name

@@ -24,6 +24,12 @@ _SEEN = frozenset(
 _SEEN_PREFIXES = ("LC_", "PYTHON", "XDG_", "LD_", "DYLD_")
 """What people and `turbo doctor` look for in a worker's environment, and what the loader may read again."""
 
+_HARMLESS = frozenset(
+    {"host", "hostaddr", "port", "dbname", "user", "service", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey",
+     "application_name", "connect_timeout", "target_session_attrs", "options"}
+)  # fmt: skip
+"""Keywords of libpq without secrets. Its versions differ in those that have some."""
+
 _ARGUMENTS, _ENVIRONMENT = 45, 47
 """Fields of /proc/self/stat after the name: arg_start and env_start, each followed by its end."""
 
@@ -44,14 +50,24 @@ def conceal_environment() -> None:
 
 
 def conceal_option(option: str, arguments: Sequence[str]) -> None:
-    """Overwrite the values of `--option value` and `--option=value` in the process list, where they may hold a password."""
-    values = {os.fsencode(value) for value in _values(option, arguments) if "@" in value or "password" in value.lower()}
+    """Overwrite the DSNs of `--option value` and `--option=value` in the process list, unless they clearly hold no secret."""
+    values = {os.fsencode(value) for value in _values(option, arguments) if not _is_harmless(value)}
     if not values:
         return
     for address, text in _block(_ARGUMENTS, "_NSGetArgv"):
         for value in values:
             if text in (value, os.fsencode(option) + b"=" + value):
                 ctypes.memset(address + len(text) - len(value), ord(STAR), len(value))
+
+
+def _is_harmless(dsn: str) -> bool:
+    """Whether it can be read, and has nothing but keywords that say where and how to connect."""
+    from psycopg import ProgrammingError, conninfo
+
+    try:
+        return "@" not in dsn and conninfo.conninfo_to_dict(dsn).keys() <= _HARMLESS
+    except ProgrammingError:
+        return False
 
 
 def concealed(value: str) -> bool:

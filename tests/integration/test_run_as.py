@@ -362,7 +362,7 @@ def test_claude_cli_works_and_resumes_as_the_user(cast: Cast) -> None:
     worker.write("claude.env", "".join(f"{key}={value}\n" for key, value in KEY.items()), 0o600)
     with MessagesApi(messages_api.text("seven")) as api:
         api.answer(
-            bash('echo "it is $(id -u) in $HOME"'),
+            bash('echo "it is $(id -u) in $HOME"; printf "Graze on clo%s." ver >CLAUDE.md'),
             messages_api.error(418, "api_error", "x"),
             messages_api.text("seven"),
         )
@@ -372,6 +372,7 @@ def test_claude_cli_works_and_resumes_as_the_user(cast: Cast) -> None:
     assert answers[-1] == '["failed", "succeeded", "seven", true, "succeeded", true, true]', printed.decode()
     conversation = "".join(request.everything for request in api.requests)
     assert f"it is {agents.uid} in {agents.home}" in conversation
+    assert "Graze on clover." in conversation, "the instructions are read, also where only the user can look"
     sessions = list((agents.home / ".claude" / "projects").rglob("*.jsonl"))
     assert sessions
     assert {path.stat().st_uid for path in sessions} == {agents.uid}

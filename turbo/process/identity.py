@@ -133,8 +133,8 @@ class Identity:
 
 
 def place_below_home(path: Path) -> Path:
-    """Where, below the home of any user, `Identity.place` is. The digest keeps state directories apart."""
-    parent = path.parent.absolute()
+    """Where, below the home of any user, `Identity.place` is. The digest keeps state directories apart, however they are spelled."""
+    parent = Path(os.path.realpath(path.parent))
     digest = hashlib.sha256(os.fsencode(parent)).hexdigest()[:8]
     return Path(".turbo") / f"{parent.name}-{digest}" / path.name
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.host.state_dir import all_files, workspaces_of
-from turbo.workspaces.files import is_directory
-from turbo.workspaces.record import records
+from turbo.workspaces import files
+from turbo.workspaces.record import Record, records
 
 SIZE_SECONDS = 30.0
 """Enough for three million files."""
@@ -45,15 +45,32 @@ def kept_worktrees(state_dir: Path) -> list[KeptWorktree]:
             Path(record.repo),
             record.branch,
             Path(record.tree),
-            size_of(home),
+            size_of(home) + size_elsewhere(record),
             record.used_at,
             record.policy.max_bytes,
         )
-        for files in all_files(state_dir)
-        for home, record in records(workspaces_of(files))
-        if is_directory(Path(record.tree))
+        for of_database in all_files(state_dir)
+        for home, record in records(workspaces_of(of_database))
+        if _is_there(record)
     ]
     return sorted(worktrees, key=lambda worktree: worktree.used_at)
+
+
+def size_elsewhere(record: Record) -> int:
+    """Bytes of a worktree that is another user's (`run_as`), and so is not in its home; 0 if nobody may look."""
+    try:
+        return files.size(files.owner_of(record.user), Path(record.tree).parent)
+    except OSError:
+        return 0
+
+
+def _is_there(record: Record) -> bool:
+    tree = Path(record.tree)
+    try:
+        user = files.owner_of(record.user)
+        return files.is_directory(tree) if user is None else user.script('[ -d "$1" ]', tree).returncode == 0
+    except OSError:
+        return False
 
 
 def size_of(directory: Path, *, seconds: float = SIZE_SECONDS) -> int:

@@ -29,7 +29,7 @@ from turbo.process.journal import Journal
 from turbo.runtime.service import LoopService
 from turbo.workspaces import files
 from turbo.workspaces.changes import at_risk
-from turbo.workspaces.disk_usage import size_of
+from turbo.workspaces.disk_usage import size_elsewhere, size_of
 from turbo.workspaces.git import Git, GitFailed, Stopped
 from turbo.workspaces.lifecycle import remove_worktree
 from turbo.workspaces.record import Policy, Record, Stage, WrongRecord, records, set_aside
@@ -140,7 +140,7 @@ class WorkspaceRetention(LoopService):
                 home,
                 record,
                 self._policies.get(record.executor, record.policy),
-                size_of(home) + _size_elsewhere(record),
+                size_of(home) + size_elsewhere(record),
             )
             for home, record in records(self._root(), self._set_aside)
         ]
@@ -225,11 +225,3 @@ class WorkspaceRetention(LoopService):
         if text not in self._warned:
             self._warned.add(text)
             log.warning("%s", text)
-
-
-def _size_elsewhere(record: Record) -> int:
-    """Bytes of a worktree that is another user's, and so is not in its home."""
-    try:
-        return files.size(files.owner_of(record.user), Path(record.tree).parent)
-    except OSError:
-        return 0

@@ -185,7 +185,7 @@ class ClaudeExecutor:
         if self._trust_repository:
             return (), {}
         try:
-            flags, variables = instructions(directory)
+            flags, variables = instructions(directory, ours=self._run_as is None)
         except UnusableInstructions as problem:
             log.warning("executor %s: %s", self.name, problem, extra={"task": run.task.task_id})
             return UNTRUSTED, {}

@@ -21,9 +21,13 @@ _READ = ("CLAUDE.md", ".claude", ".claude/CLAUDE.md")
 """What the CLI opens through a link (measured). It does not follow one below `.claude/rules`."""
 
 
-def instructions(directory: Path) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Flags and variables with which the CLI reads the directory's instructions. Raises UnusableInstructions."""
-    for name in _READ:
+def instructions(directory: Path, *, ours: bool = True) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Flags and variables with which the CLI reads the directory's instructions. Raises UnusableInstructions.
+
+    `ours`: the CLI runs as this process's user. Another user's directory may be closed to us, and a link in it leads to nothing
+    that this user could not read anyway, so it is not looked into.
+    """
+    for name in _READ if ours else ():
         if (problem := _problem(directory, name)) is not None:
             raise UnusableInstructions(f"{name} in {directory} {problem}: its instructions are not read")
     return ("--add-dir", "."), {INSTRUCTIONS_VARIABLE: "1"}

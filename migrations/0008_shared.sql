@@ -32,6 +32,8 @@ begin
   loop
     execute format('grant select, update on table public.turbo_key_slots to %s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+    execute format('grant execute on function public.turbo_take_key(text) to %s',
+                   case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
   end loop;
 end $$;
 -- turbo: next

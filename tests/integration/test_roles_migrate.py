@@ -22,7 +22,9 @@ select c.relname || '.' || a.attname, a.attacl::text, null from pg_attribute a j
 
 def test_roles_are_made_on_request_and_again_harmlessly(empty_dsn: str) -> None:
     assert turbo_migrate("--dsn", empty_dsn).exit_code == 0
-    assert "turbo_" not in json.dumps(query(empty_dsn, ACLS)).replace("turbo_m", "").replace("turbo_fence", "")
+    assert "turbo_" not in json.dumps(query(empty_dsn, ACLS)).replace("turbo_m", "").replace("turbo_fence", "").replace(
+        "turbo_key", ""
+    )
     first = turbo_migrate("--dsn", empty_dsn, "--roles")
     assert first.exit_code == 0, first.stderr
     assert "turbo_submitter, turbo_worker, turbo_reader, turbo_admin have their privileges" in first.stdout
@@ -68,6 +70,19 @@ def test_roles_migrate_first(empty_dsn: str) -> None:
     with pytest.raises(MigrationError, match="run `turbo migrate` first"):
         grant_roles(empty_dsn)
     assert turbo_migrate("--dsn", empty_dsn, "--roles").exit_code == 0
+
+
+def test_roles_may_call_what_public_may_not(empty_dsn: str) -> None:
+    query(empty_dsn, "alter default privileges revoke execute on functions from public")
+    assert turbo_migrate("--dsn", empty_dsn).exit_code == 0
+    assert turbo_migrate("--dsn", empty_dsn, "--roles").exit_code == 0
+
+    def may(role: str, function: str) -> object:
+        return query(empty_dsn, f"select has_function_privilege('{role}', 'public.{function}', 'execute')")[0][0]
+
+    for function in ("turbo_take_key(text)", "turbo_stopped_status(text, timestamptz)", "turbo_database_id()"):
+        assert may("turbo_worker", function), function
+    assert not may("turbo_submitter", "turbo_take_key(text)"), "the fault bit"
 
 
 def test_missing_createrole_prints_what_to_run(own_server_dsn: str) -> None:

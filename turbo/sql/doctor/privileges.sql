@@ -11,3 +11,8 @@ select n.relation || ': ' || n.privilege as lacks
                 else has_any_column_privilege('public.' || n.relation, n.privilege) end
 union all
 select 'turbo_fence_seq: usage' where not has_sequence_privilege('public.turbo_fence_seq', 'usage')
+union all
+select f.name || ': execute'
+  from (values ('public.turbo_take_key(text)'), ('public.turbo_stopped_status(text, timestamptz)'),
+               ('public.turbo_database_id()')) f(name)
+ where not has_function_privilege(to_regprocedure(f.name), 'execute')

@@ -49,7 +49,23 @@ grant select, insert, update, delete on table public.agent_workers, public.agent
 grant select, insert, update on table public.agent_accounts to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
-grant select, update on table public.turbo_key_slots to turbo_worker;      -- whoever may, can keep a concurrency_key from running
+grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
+-- Every role may call these, unless the default privileges of their owner say otherwise.
+do $$
+declare
+  called record;
+begin
+  for called in
+    select f.name, r.role
+      from (values ('public.turbo_take_key(text)'), ('public.turbo_stopped_status(text, timestamptz)'),
+                   ('public.turbo_database_id()')) f(name)
+      cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_admin')) r(role)
+     where (r.role = 'turbo_worker' or f.name = 'public.turbo_database_id()')
+       and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
+  loop
+    execute format('grant execute on function %s to %I', called.name, called.role);
+  end loop;
+end $$;
 
 -- turbo_reader and turbo_admin read everything, prompts and results included.
 grant select on table

@@ -94,6 +94,10 @@ def test_pooler_in_transaction_mode_opens_no_trap(trapped: str, tmp_path: Path) 
         use(pool.dsn, Shell(pool.dsn, tmp_path))
         with Client(pool.dsn) as client:
             assert client.wait("done", 20).status == "completed"
+        with psycopg.connect(trapped) as holder, Client(pool.dsn, lock_seconds=0.3) as client:
+            holder.execute("insert into public.agent_tasks (task_id, task_description) values ('held', 'x')")
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                client.submit("x", task_id="held")
         assert SPRUNG not in fleet.logs()
         with psycopg.connect(pool.dsn) as neighbour:
             assert neighbour.execute("show search_path").fetchone() == ("public, pg_catalog",), (

@@ -21,6 +21,7 @@ from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import NotRegular, read_regular
 from turbo.host.spool import Spool
+from turbo.host.state_dir import owner_of, read_identity
 from turbo.maintenance.file_retention import files_by_task
 from turbo.process.attempt_log import AttemptLog
 from turbo.process.journal import Journal
@@ -161,6 +162,13 @@ def test_odd_files_of_a_dead_worker_are_passed_over(shape: str, tmp_path: Path) 
     assert spool.pending() == []
     assert os.path.lexists(spool.directory / "corrupt" / "1.json")
     assert [entry.pid for entry in journal.entries()] == [0]
+
+
+@pytest.mark.parametrize("shape", ["fifo", "link", "directory"])
+def test_identity_is_read_from_a_file_and_nothing_else(shape: str, tmp_path: Path) -> None:
+    odd(tmp_path / "database", shape)
+    assert read_identity(tmp_path / "database") is None
+    assert owner_of(tmp_path) is None
 
 
 @pytest.mark.parametrize("shape", ["fifo", "link"])

@@ -107,7 +107,7 @@ def open_client(dsn: str, application_name: str, lock_seconds: float | None = No
     read_bounded(connection)
     try:
         row = connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False).fetchone() or ((), None)
-        search_path.settle(connection, row[0], shared=row[-1] is None)
+        search_path.settle(connection, row[0], shared=row[-1] is None, lock_seconds=lock_seconds)
         if lock_seconds is not None:
             own = [connection.info.backend_pid, f"{lock_seconds * 1000:.0f}"]
             connection.execute(_CLIENT_LOCK_TIMEOUT, own, prepare=False)

@@ -29,6 +29,7 @@ CLOSE: LiteralString = "set search_path to pg_catalog, pg_temp"
 
 _FOR_SESSION: LiteralString = "select pg_catalog.set_config('search_path', %s, false)"
 _FOR_STATEMENT: LiteralString = "select pg_catalog.set_config('search_path', %s, true)"
+_LOCK_FOR_STATEMENT: LiteralString = "select pg_catalog.set_config('lock_timeout', %s, true)"
 
 
 def wider(functions: Iterable[Sequence[Any]]) -> bool:
@@ -42,16 +43,18 @@ def path_with(schemas: Iterable[Sequence[Any]]) -> str:
     return Composed(names).join(", ").as_string()
 
 
-def settle(connection: "Connection[Any]", schemas: Sequence[str], *, shared: bool) -> None:
+def settle(
+    connection: "Connection[Any]", schemas: Sequence[str], *, shared: bool, lock_seconds: float | None = None
+) -> None:
     """Give a new session its path. `schemas`: those that its login searches; `shared`: a pooler may lend its backend to others.
-    A session that is not shared has CLOSED already."""
+    A session that is not shared has CLOSED already. `lock_seconds`: how long a statement of a shared one waits for a lock."""
     if shared:
-        connection.cursor_factory = _guarded(CLOSED)
+        connection.cursor_factory = _guarded(CLOSED, lock_seconds)
     if not wider(connection.execute(statement("session/functions"), prepare=False).fetchall()):
         return
     path = path_with(connection.execute(statement("session/schemas"), {"schemas": schemas}, prepare=False).fetchall())
     if shared:
-        connection.cursor_factory = _guarded(path)
+        connection.cursor_factory = _guarded(path, lock_seconds)
     else:
         connection.execute(_FOR_SESSION, [path], prepare=False)
 
@@ -88,12 +91,15 @@ class _GuardedCursor(Cursor[Any]):
     """Sends each statement in a transaction with its path."""
 
     path: ClassVar[str] = CLOSED
+    lock_seconds: ClassVar[float | None] = None
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> "_GuardedCursor":
         if self.connection.info.transaction_status == TransactionStatus.IDLE and self.connection.autocommit:
             with self.connection.transaction():
                 return self.execute(query, params, **options)
         psycopg.Cursor(self.connection).execute(_FOR_STATEMENT, [self.path], prepare=False)
+        if self.lock_seconds is not None:
+            psycopg.Cursor(self.connection).execute(_LOCK_FOR_STATEMENT, [f"{self.lock_seconds:g}s"], prepare=False)
         super().execute(query, params, **options)
         return self
 
@@ -113,8 +119,8 @@ class _GuardedAsyncCursor(AsyncCursor[Any]):
 
 
 @cache
-def _guarded(path: str) -> type[_GuardedCursor]:
-    return type("GuardedCursor", (_GuardedCursor,), {"path": path})
+def _guarded(path: str, lock_seconds: float | None = None) -> type[_GuardedCursor]:
+    return type("GuardedCursor", (_GuardedCursor,), {"path": path, "lock_seconds": lock_seconds})
 
 
 @cache

@@ -32,6 +32,7 @@ from pathlib import Path
 from turbo.domain.claim import ClaimRef
 from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock, try_lock
+from turbo.host.regular_file import read_regular
 from turbo.host.removal import remove_tree
 
 log = logging.getLogger(__name__)
@@ -84,14 +85,13 @@ def files_of(root: Path, database: str | None) -> Path:
 
 def all_files(root: Path) -> list[Path]:
     """`files_of` every database that has used a state directory."""
-    return [root, *sorted(path for path in (root / "databases").glob("*") if path.is_dir())]
+    return [root, *sorted(path for path in (root / "databases").glob("*") if path.is_dir() and not path.is_symlink())]
 
 
 def read_identity(path: Path) -> str | None:
-    """What a file `database` says: an identity, '' if it is not known yet. None without a file that can be read."""
+    """What a file `database` says: an identity, '' if it is not known yet. None without a regular file that can be read."""
     try:
-        with path.open(encoding="ascii") as file:
-            return file.read(100).strip()
+        return read_regular(path, 100).decode("ascii").strip()
     except (OSError, ValueError):
         return None
 

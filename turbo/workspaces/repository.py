@@ -24,6 +24,7 @@ from pathlib import Path
 
 from turbo.domain.run import StopSignal
 from turbo.host.file_lock import FileLock
+from turbo.host.regular_file import read_regular
 from turbo.workspaces import files
 from turbo.workspaces.git import SECONDS, Git, GitFailed, RemoteAway, RepositoryAway, Stopped
 from turbo.workspaces.isolation import NotARepository, git_dirs, isolate
@@ -31,6 +32,7 @@ from turbo.workspaces.names import digest_of, ref_problem
 from turbo.workspaces.record import Record
 
 FETCH_SECONDS = 300.0
+ERROR_BYTES = 64 * 1024
 REMOTE_SECONDS = 30.0
 """For a remote to say what it has."""
 
@@ -146,7 +148,7 @@ class Repository:
             return
         unreached = self._stamp(remote, "unreached")
         if _since(unreached, requested_at):
-            raise RemoteAway(unreached.read_text())
+            raise RemoteAway(read_regular(unreached, ERROR_BYTES).decode("utf-8", "replace"))
         branch = ref.removeprefix(f"{remote}/")
         began = time.time()
         flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--refmap=")

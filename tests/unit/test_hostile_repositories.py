@@ -152,6 +152,29 @@ async def test_programs_of_a_nested_repository_are_not_run(shape: str, shop: Wor
     assert {"fsmonitor", "clean"} <= ran(shop), "the control: plain git runs them"
 
 
+@pytest.mark.parametrize("ignore", ["none", "untracked", "all"])
+async def test_gitmodules_neither_open_nor_hide_a_nested_repository(ignore: str, shop: Workshop) -> None:
+    config = shop.path / "config"
+    config.write_text(executing(shop))
+    quiet = "git -c core.fsmonitor=false -c diff.ignoreSubmodules=all"
+    make = f"""
+        git init -q nested; cd nested; echo x >inside; echo '* filter=x diff=x' >.gitattributes; git add .; git commit -qm x
+        cd ..; printf '[submodule "nested"]\n\tpath = nested\n\turl = ./nested\n\tignore = {ignore}\n' >.gitmodules
+        {quiet} add nested .gitmodules 2>/dev/null; {quiet} commit -qm nested; cd nested
+        echo y >>new; git add new; git commit -qm y; cat {config} >>.git/config; sleep 0.01; echo y >inside; cd ..
+        rm -f {shop.path}/ran-*
+    """
+    space = told(await shop.run("t1", make))
+    assert "error" not in space, space
+    assert (space["files_changed"], space["uncommitted"]) == (2, 1), ".gitmodules, and nested with a commit of its own"
+    assert b"+Subproject commit" in b"".join(diff_of(record_of(shop, "t1")))
+    repo = await open_repository(Git(shop.repo, dict(os.environ), shop.journal), shop.state.locks)
+    assert "uncommitted" in str(await at_risk(repo.in_tree(record_of(shop, "t1")), repo, record_of(shop, "t1")))
+    assert ran(shop) == set()
+    plain(Path(str(space["path"])), "status --ignore-submodules=none")
+    assert "clean" in ran(shop), "the control: plain git runs it"
+
+
 async def test_git_gets_no_secret_of_the_account(shop: Workshop) -> None:
     config = shop.path / "gitconfig"
     config.write_text(f'[filter "x"]\n\tclean = env >>{shop.path}/env; cat\n\tsmudge = env >>{shop.path}/env; cat\n')

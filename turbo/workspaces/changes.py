@@ -29,8 +29,14 @@ from turbo.workspaces.names import is_commit
 from turbo.workspaces.record import Record
 from turbo.workspaces.repository import Repository
 
-DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--find-renames")
-"""Runs no program that the repository's attributes name."""
+NOT_INSIDE = "--ignore-submodules=dirty"
+"""git runs no git in a nested repository, with that one's configuration. As an option: `ignore` in .gitmodules, which an agent
+may have written, overrides the setting, and could hide a nested repository, too."""
+
+PLAIN_DIFF = ("diff", "--no-ext-diff", "--no-textconv", "--submodule=short", NOT_INSIDE)
+"""Runs no program that the repository's attributes name, and none in a nested one."""
+
+DIFF = (*PLAIN_DIFF, "--find-renames")
 
 NESTED = 100
 NESTED_LEVELS = 4
@@ -84,8 +90,10 @@ async def _read_state(git: Git, levels: int) -> WorktreeState:
     if git.run_as is None and git.git_dir is not None:
         _check_index(git.git_dir)
     flags = ("--porcelain=v2", "--branch", "-z", "--untracked-files=normal", "--no-renames")
-    nested = () if git.run_as is None else ("--ignore-submodules=none",)  # with that user's rights, git may look itself
-    status = await git("status", *flags, *nested)
+    nested = (
+        NOT_INSIDE if git.run_as is None else "--ignore-submodules=none"
+    )  # with that user's rights, git may look itself
+    status = await git("status", *flags, nested)
     entries = [entry for entry in status.split("\0") if entry]
     oid = next((e.removeprefix("# branch.oid ") for e in entries if e.startswith("# branch.oid ")), "(initial)")
     paths = [_path_of(entry) for entry in entries if not entry.startswith("# ")]
@@ -181,16 +189,7 @@ async def own_uncommitted(git: Git, record: Record, state: WorktreeState) -> int
         return len(state.uncommitted)
     async with index_copy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
         await mark_new_files(git, record, index)
-        arguments = (
-            "diff",
-            "--no-ext-diff",
-            "--no-textconv",
-            "--no-renames",
-            "--name-only",
-            "-z",
-            record.start_tree,
-            "--",
-        )
+        arguments = (*PLAIN_DIFF, "--no-renames", "--name-only", "-z", record.start_tree, "--")
         listed = await git(
             *arguments, GIT_INDEX_FILE=str(index), GIT_ALTERNATE_OBJECT_DIRECTORIES=start_objects(record)
         )

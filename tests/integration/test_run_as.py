@@ -261,12 +261,15 @@ RETENTION = """
 import asyncio, sys, time
 from pathlib import Path
 from turbo.executors.directories import remove_foreign
+from turbo.process.identity import identity_of
 from turbo.process.journal import Journal
 from turbo.workspaces.sweep import WorkspaceRetention
 state = Path(sys.argv[1])
 sweep = WorkspaceRetention(state / "workspaces", state / "locks", Journal(state / "journal"), {})
 print(asyncio.run(sweep.once(time.time() + 30 * 86400)))
-remove_foreign(state / "tasks" / "plain")
+remove_foreign(state / "tasks" / "plain", state / "tasks" / "edit")
+print(identity_of(sys.argv[2]).run('ls -- "$1"', sys.argv[3]).split())
+remove_foreign(state / "tasks" / "plain", state / "tasks" / "plain")
 """
 
 
@@ -320,8 +323,11 @@ def test_worktree_belongs_to_the_user_and_is_measured(stage: Stage) -> None:
     assert b"+2" in diff, diff
     assert b"+3" in diff, diff
     assert worker.stop() == 0
-    swept, _ = worker_user.popen([sys.executable, "-c", RETENTION, str(stage.state)], {}).communicate()
-    assert swept == b"['edit']\n"
+    (place,) = (path.parent for path in (agents.home / ".turbo").glob("*/plain"))
+    swept, _ = worker_user.popen(
+        [sys.executable, "-c", RETENTION, str(stage.state), agents.name, str(place)], {}
+    ).communicate()
+    assert swept == b"['edit']\n['plain']\n", "a directory that names another one's is not believed"
     left = {path.name for path in (agents.home / ".turbo").glob("*/*")}
     assert not left & {"edit", "plain"}, left
     assert set((agents.home / "spy").read_text().split()) == {str(agents.uid)}

@@ -17,13 +17,16 @@ from tests.support.repositories import Workshop, git, repository, told
 from tests.support.requirements import missing
 from turbo.cli import diff as diff_command
 from turbo.cli.run_log import open_log
+from turbo.domain.claim import ClaimRef
 from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import NotRegular, read_regular
+from turbo.host.removal import TRASH_PREFIX
 from turbo.host.spool import Spool
-from turbo.host.state_dir import owner_of, read_identity
-from turbo.maintenance.file_retention import files_by_task
+from turbo.host.state_dir import StateDir, owner_of, read_identity
+from turbo.maintenance.file_retention import FileRetention, files_by_task
 from turbo.process.attempt_log import AttemptLog
+from turbo.process.identity import FOREIGN, Identity, identity_of
 from turbo.process.journal import Journal
 from turbo.workspaces.disk_usage import kept_worktrees, size_of
 from turbo.workspaces.record import WrongRecord, load, records_of
@@ -64,6 +67,9 @@ WRONG: dict[str, Any] = {
     "an unknown policy": {"policy": {"keep": "maybe"}},
     "an endless policy": {"policy": {"keep_days": float("inf")}},
     "no policy": {"policy": None},
+    "half a character in a path": {"tree": "{home}\ud800/project"},
+    "half a character in a repository": {"repo": "/\ud800"},
+    "half a character in an id": {"task_id": "\ud800"},
     "an unknown stage": {"stage": "x"},
 }
 
@@ -219,6 +225,139 @@ def test_file_larger_than_its_limit_is_not_read(tmp_path: Path) -> None:
     assert read_regular(tmp_path / "f", 4) == b"1234"
     with pytest.raises(NotRegular, match="larger than 3 bytes"):
         read_regular(tmp_path / "f", 3)
+
+
+# ── the directories of tasks ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Nothing:
+    """No task is unfinished, and no claim known."""
+
+    async def unfinished(self) -> list[str]:
+        return []
+
+    def known(self) -> list[ClaimRef]:
+        return []
+
+
+@pytest.fixture
+def removed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was removed as another user."""
+    found: list[Path] = []
+    monkeypatch.setattr(Identity, "remove", lambda _, path: found.append(path))
+    return found
+
+
+def another_user() -> Identity:
+    user = identity_of("nobody")
+    assert user is not None
+    return user
+
+
+def old_task(tmp_path: Path, name: str, content: str | None = None) -> Path:
+    directory = StateDir(tmp_path / "state").root / "tasks" / name
+    directory.mkdir()
+    (directory / "file").write_text("x")
+    if content is not None:
+        (directory / FOREIGN).write_text(content)
+    return directory
+
+
+def age(*directories: Path) -> None:
+    for directory in directories:
+        os.utime(directory, (1, 1))
+
+
+def retention(tmp_path: Path) -> FileRetention:
+    nothing: Any = Nothing()
+    return FileRetention(nothing, StateDir(tmp_path / "state"), nothing, days=14, gigabytes=None)
+
+
+def naming(user: object, directory: object) -> str:
+    return json.dumps({"user": user, "directory": directory})
+
+
+NOT_OURS: dict[str, str] = {
+    "no JSON": "{",
+    "a list": "[]",
+    "a number": "5",
+    "endless nesting": "[" * 200_000,
+    "a user as number": naming(0, "{place}"),
+    "a user with NUL": naming("nobody\0", "{place}"),
+    "half a character as user": naming("\ud800", "{place}"),
+    "an unknown user": naming("nosuch", "{place}"),
+    "root": naming("root", "{place}"),
+    "no directory": '{"user": "nobody"}',
+    "a directory as list": naming("nobody", ["{place}"]),
+    "NUL in the directory": naming("nobody", "{place}\0"),
+    "half a character in the directory": naming("nobody", "{place}\ud800"),
+    "another task's": naming("nobody", "{place}2"),
+    "all tasks'": naming("nobody", "{place}/.."),
+    "all of turbo's": naming("nobody", "{home}/.turbo"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_OURS)
+async def test_file_in_a_tasks_directory_names_nobody_elses(what: str, tmp_path: Path, removed: list[Path]) -> None:
+    directory = old_task(tmp_path, "t1")
+    place = another_user().place(directory)
+    content = NOT_OURS[what].replace("{place}", str(place)).replace("{home}", str(another_user().home))
+    (directory / FOREIGN).write_text(content)
+    age(directory)
+    assert await retention(tmp_path).once() == ["t1"]
+    assert removed == []
+    assert not list((tmp_path / "state" / "tasks").iterdir())
+
+
+@pytest.mark.parametrize("shape", ["fifo", "link", "huge", "directory", "closed"])
+async def test_odd_file_in_a_tasks_directory_holds_up_nobody(shape: str, tmp_path: Path, removed: list[Path]) -> None:
+    directories = [old_task(tmp_path, name) for name in ("t1", "t2")]
+    if shape == "closed":
+        directories[0].chmod(0)
+    else:
+        odd(directories[0] / FOREIGN, shape)
+    age(*directories)
+    assert await asyncio.wait_for(retention(tmp_path).once(), 10) == ["t1", "t2"]
+    assert removed == []
+    assert not list((tmp_path / "state" / "tasks").iterdir())
+
+
+async def test_directory_of_another_user_goes_with_its_task(tmp_path: Path, removed: list[Path]) -> None:
+    directory = old_task(tmp_path, "t1")
+    place = another_user().place(directory)
+    (directory / FOREIGN).write_text(naming("nobody", str(place)))
+    rest = old_task(tmp_path, f"{TRASH_PREFIX}t1", naming("nobody", str(place)))
+    age(directory)
+    tidier = retention(tmp_path)
+    await tidier.once()
+    assert removed == [place], "the name is in use until its own directory goes"
+    assert not rest.exists()
+    old_task(tmp_path, f"{TRASH_PREFIX}.0123abcd-t1", naming("nobody", str(place)))
+    old_task(tmp_path, f"{TRASH_PREFIX}0123abcd-t1", naming("nobody", str(place)))
+    await tidier.once()
+    assert removed == [place] * 2, "0123abcd-t1 is another task"
+
+
+async def test_directory_that_cannot_go_costs_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(_: Identity, path: Path) -> None:
+        raise RuntimeError("of a kind that nobody foresaw")
+
+    monkeypatch.setattr(Identity, "remove", fails)
+    directory = old_task(tmp_path, "t1")
+    (directory / FOREIGN).write_text(naming("nobody", str(another_user().place(directory))))
+    age(directory, old_task(tmp_path, "t2"), old_task(tmp_path, "x" * 255))
+    tidier = retention(tmp_path)
+    for _ in range(2):
+        await tidier.once()
+    said = sorted(record.getMessage() for record in caplog.records if record.levelno == logging.WARNING)
+    assert [line.partition(" /")[0] for line in said] == [
+        "cannot remove",
+        "cannot remove the directory that belongs to",
+    ]
+    left = {path.name: [inside.name for inside in path.iterdir()] for path in (tmp_path / "state" / "tasks").iterdir()}
+    assert left == {f"{TRASH_PREFIX}t1": [FOREIGN], "x" * 255: ["file"]}
 
 
 # ── trees ───────────────────────────────────────────────────────────────────────────────────────────────────────────

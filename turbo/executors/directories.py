@@ -21,9 +21,14 @@ from pathlib import Path
 from turbo.domain.limits import PATH_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, Probe
 from turbo.domain.run import Run
+from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
-from turbo.process.identity import FOREIGN, Identity, IdentityRefused, identity_of
+from turbo.host.regular_file import NotRegular
+from turbo.process.identity import FOREIGN, Identity, identity_of
 from turbo.workspaces.area import Exclusive, Program, no_lock
+
+FOREIGN_BYTES = 16 * 1024
+"""Two paths of the greatest length, escaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +86,18 @@ def _foreign_directory(user: Identity, directory: Path) -> Path:
     return place
 
 
-def remove_foreign(directory: Path) -> None:
-    """Remove the directory that was used in place of a task's own, if another was. Raises OSError."""
+def remove_foreign(directory: Path, known_as: Path) -> None:
+    """Remove the directory that was used in place of the task's own `known_as`, which is `directory` now. Raises OSError.
+
+    A program of the worker's own user may have written the file: it names the place that belongs to `known_as`, or nothing."""
     try:
-        named = json.loads((directory / FOREIGN).read_text(encoding="utf-8"))
-        name, place = str(named["user"]), Path(named["directory"])
-    except FileNotFoundError:
-        return
-    except (ValueError, KeyError, TypeError):  # not ours: a program of our own user made it
-        return
-    try:
-        user = identity_of(name)
-    except IdentityRefused:  # the user was deleted
-        return
-    if user is not None and place.is_relative_to(user.home / ".turbo") and ".." not in place.parts:
-        user.remove(place)
+        named = json_file.read(directory / FOREIGN, FOREIGN_BYTES)
+        user = identity_of(json_file.text(named, "user"))
+        place = json_file.text(named, "directory")
+    except (FileNotFoundError, NotADirectoryError, PermissionError, NotRegular, ValueError):
+        return  # none, or not ours; or the user was deleted (IdentityRefused)
+    if user is not None and place == str(user.place(known_as)):
+        user.remove(Path(place))
 
 
 @asynccontextmanager

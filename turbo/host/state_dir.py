@@ -91,7 +91,7 @@ def all_files(root: Path) -> list[Path]:
 def read_identity(path: Path) -> str | None:
     """What a file `database` says: an identity, '' if it is not known yet. None without a regular file that can be read."""
     try:
-        return read_regular(path, 100).decode("ascii").strip()
+        return read_regular(path, 4096).decode("ascii")[:100].strip()
     except (OSError, ValueError):
         return None
 

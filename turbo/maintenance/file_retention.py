@@ -12,7 +12,9 @@ of another user's programs (`run_as`) go with the ones that name them, and are n
 
 import asyncio
 import logging
+import os
 import random
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -27,6 +29,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.executors.directories import remove_foreign
 from turbo.host.removal import TRASH_PREFIX, remove_tree
 from turbo.host.state_dir import StateDir, safe_name
+from turbo.process.identity import FOREIGN
 from turbo.runtime.service import LoopService
 from turbo.workspaces.disk_usage import size_of
 
@@ -34,6 +37,9 @@ log = logging.getLogger(__name__)
 
 PASS_SECONDS = 3600.0
 YOUNG_SECONDS = 3600.0
+
+_GOING = re.compile(rf"{re.escape(TRASH_PREFIX)}(\.[0-9a-f]{{8}}-)?")
+"""What `_take` puts before a name, which never begins with a dot (turbo.host.state_dir.safe_name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +137,17 @@ class FileRetention(LoopService):
     def _take(self, path: Path, seen: TaskFiles) -> bool:
         """Delete one directory, unless a run has touched it since it was listed. True: its name is free."""
         going = path.with_name(f"{TRASH_PREFIX}{path.name}")
-        if going.exists():  # the rest of an earlier one, which could not be deleted
-            going = path.with_name(f"{TRASH_PREFIX}{secrets.token_hex(4)}-{path.name}")
+        if os.path.lexists(going):  # the rest of an earlier one, which could not be deleted
+            going = path.with_name(f"{TRASH_PREFIX}.{secrets.token_hex(4)}-{path.name}")
         try:
             path.rename(going)
+            touched = _touched(going, deep=path.parent.name == "logs")
         except FileNotFoundError:
             return True
         except OSError as error:
             self._warn_once(f"cannot remove {path}: {error.strerror}")
             return False
-        if _touched(going, deep=path.parent.name == "logs") > seen.touched:
+        if touched > seen.touched:
             with suppress(OSError):  # a new run has made another directory already
                 going.rename(path)
             return False
@@ -148,13 +155,24 @@ class FileRetention(LoopService):
         return True
 
     def _remove_tree(self, path: Path) -> None:
+        """Whatever a program has made of it costs no other directory, and not the worker: it is logged, and tried again."""
         try:
-            remove_foreign(path)
-        except OSError as error:
+            known_as = path.with_name(_GOING.sub("", path.name, count=1))
+            # In use again, the name has another directory of that user's, which may be the same one.
+            if path.parent.name == "tasks" and not os.path.lexists(known_as):
+                remove_foreign(path, known_as)
+            if remains := remove_tree(path):
+                self._warn_once(f"cannot remove all of {path}: {remains}. Each pass tries again")
+        except Exception as error:
             self._warn_once(f"cannot remove the directory that belongs to {path}: {error}. Each pass tries again")
-            return
-        if remains := remove_tree(path):
-            self._warn_once(f"cannot remove all of {path}: {remains}. Each pass tries again")
+            self._empty(path)
+
+    def _empty(self, path: Path) -> None:
+        """Remove what is in it, but for the file that names another user's directory."""
+        with suppress(OSError):
+            for inside in list(path.iterdir()):
+                if inside.name != FOREIGN:
+                    remove_tree(inside)
 
     def _warn_once(self, text: str) -> None:
         if text not in self._warned:

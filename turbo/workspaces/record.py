@@ -161,11 +161,20 @@ def problem_of(record: Record, home: Path) -> str | None:
         if name in ("created_at", "used_at"):
             if not _number(value, 0, LATEST):
                 return f"{name} is not a moment"
-        elif not isinstance(value, str):
+        elif not isinstance(value, str) or not _encodable(value):
             return f"{name} is not a text"
         elif name not in _FREE and (len(value) > VALUE_CHARACTERS or "\0" in value or "\n" in value):
             return f"{name} is not a text of one line"
     return _wrong_name(record) or _wrong_place(record, home) or _wrong_policy(record.policy)
+
+
+def _encodable(value: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold, and no path."""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _wrong_name(record: Record) -> str | None:

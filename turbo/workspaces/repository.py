@@ -32,13 +32,13 @@ from turbo.workspaces.names import digest_of, ref_problem
 from turbo.workspaces.record import Record
 
 FETCH_SECONDS = 300.0
-ERROR_BYTES = 64 * 1024
 REMOTE_SECONDS = 30.0
 """For a remote to say what it has."""
 
 CHECKOUT_SECONDS = 900.0
 LOCK_POLL_SECONDS = (0.01, 0.03)
 TRIES = 6
+NOTE_BYTES = 65536
 
 _HALF_MADE = re.compile(r"failed to read \S*commondir")
 _NO_SUCH_REF = "couldn't find remote ref"
@@ -148,7 +148,7 @@ class Repository:
             return
         unreached = self._stamp(remote, "unreached")
         if _since(unreached, requested_at):
-            raise RemoteAway(read_regular(unreached, ERROR_BYTES).decode("utf-8", "replace"))
+            raise RemoteAway(read_regular(unreached, NOTE_BYTES).decode("utf-8", "replace"))
         branch = ref.removeprefix(f"{remote}/")
         began = time.time()
         flags = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules", "--refmap=")
@@ -229,7 +229,7 @@ class Repository:
             made = Git(tree, self.git.environment, self.git.journal, run_as=self.git.run_as)
             return Path((await made("rev-parse", "--absolute-git-dir")).strip())
         pointer = tree / ".git"
-        own = self.common / "worktrees" / Path(pointer.read_text(encoding="utf-8").strip()).name
+        own = self.common / "worktrees" / Path(os.fsdecode(read_regular(pointer, NOTE_BYTES)).strip()).name
         pointer.write_text(f"gitdir: {own}\n", encoding="utf-8", errors="surrogateescape")  # not by way of `isolated`
         return own
 

@@ -183,6 +183,9 @@ class WorkspaceRetention(LoopService):
         except (GitFailed, Stopped, OSError) as error:
             self._warn_once(f"cannot sweep {candidate.home}: {error}")
             return False
+        except Exception as error:  # whatever an agent has made of it costs no other, and not the worker
+            self._warn_once(f"cannot sweep {candidate.home}: {type(error).__name__}: {error}")
+            return False
         finally:
             lock.release()
 

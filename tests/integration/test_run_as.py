@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,17 @@ from tests.support.users import Cast, User
 from tests.support.waiting import gone, until
 from tests.support.workers import Bench, WorkerProcess
 from turbo.config.worker import ConfigError, WorkerConfig
+from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.run import Run
+from turbo.domain.task import Task
 from turbo.executors.registry import build_executors
-from turbo.process.identity import IdentityRefused, identity_of
+from turbo.host.state_dir import StateDir
+from turbo.process.identity import Identity, IdentityRefused, identity_of
 from turbo.process.journal import Journal
+from turbo.workspaces import files
+from turbo.workspaces.area import no_lock
+from turbo.workspaces.sweep import DAY, WorkspaceRetention
+from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
 
 PROGRAM = r"""
 case $1 in
@@ -268,7 +277,7 @@ state = Path(sys.argv[1])
 sweep = WorkspaceRetention(state / "workspaces", state / "locks", Journal(state / "journal"), {})
 print(asyncio.run(sweep.once(time.time() + 30 * 86400)))
 remove_foreign(state / "tasks" / "plain", state / "tasks" / "edit")
-print(identity_of(sys.argv[2]).run('ls -- "$1"', sys.argv[3]).split())
+print("plain" in identity_of(sys.argv[2]).run('ls -- "$1"', sys.argv[3]).split())
 remove_foreign(state / "tasks" / "plain", state / "tasks" / "plain")
 """
 
@@ -327,10 +336,60 @@ def test_worktree_belongs_to_the_user_and_is_measured(stage: Stage) -> None:
     swept, _ = worker_user.popen(
         [sys.executable, "-c", RETENTION, str(stage.state), agents.name, str(place)], {}
     ).communicate()
-    assert swept == b"['edit']\n['plain']\n", "a directory that names another one's is not believed"
+    assert swept == b"['edit']\nTrue\n", "a directory that names another one's is not believed"
     left = {path.name for path in (agents.home / ".turbo").glob("*/*")}
     assert not left & {"edit", "plain"}, left
     assert set((agents.home / "spy").read_text().split()) == {str(agents.uid)}
+
+
+@pytest.mark.parametrize("first", ["own", "agents"])
+async def test_changed_run_as_touches_no_work(first: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / ".gitconfig").write_text("[safe]\n\tdirectory = *\n")
+    with users.a_user("changes") as agents:
+        agents.run(f"{GIT}; git init -q -b main project; cd project; echo 1 >readme; git add .; git commit -qm first")
+        state, journal = StateDir(tmp_path / "state"), Journal(tmp_path / "journal")
+        identity = identity_of(agents.name)
+        assert identity is not None
+
+        async def run(user: Identity | None) -> Outcome:
+            settings = WorktreeSettings(agents.home / "project")
+            place = {"root": state.workspaces, "locks": state.locks, "host": "here", "journal": journal}
+            area = Worktrees("x", settings, exclusive=no_lock, run_as=user, **place)  # type: ignore[arg-type]
+            home = {} if user is None else user.own({})
+
+            async def program(tree: Path) -> Outcome:
+                (tree / "work").write_text("precious")
+                if user is not None:
+                    os.chown(tree / "work", user.uid, user.gid)
+                return Outcome.succeeded()
+
+            task = Task(task_id="t", task_type="x", task_description="x", timeout_seconds=60.0)
+            return await area.run(Run(task, tmp_path / "work", tmp_path / "log"), os.environ | home, program)
+
+        before, after = (None, identity) if first == "own" else (identity, None)
+        space = (await run(before)).extra["workspace"]
+        assert isinstance(space, dict)
+        (record,) = state.workspaces.glob("*/t/record.json")
+        written = record.read_text()
+        refused = await run(after)
+        whose = "the worker's own user" if first == "own" else f"user {agents.name}"
+        assert refused.kind is OutcomeKind.FAILED
+        assert f"belongs to {whose}, but run_as has been changed since: save what you want" in str(refused.error)
+        assert record.read_text() == written
+        assert (Path(space["path"]) / "work").read_text() == "precious"
+        sweep = WorkspaceRetention(state.workspaces, state.locks, journal, {})
+        assert await sweep.once(time.time() + 30 * DAY) == []
+        continued = (await run(before)).extra["workspace"]
+        assert isinstance(continued, dict)
+        assert (continued["continued"], continued["uncommitted"]) == (True, 1)
+
+        assert not await files.exists(identity, agents.home / "no" / "such")
+        assert await files.exists(identity, agents.home / "project", directory=True)
+        assert not await files.exists(identity, agents.home / "project" / "readme", directory=True)
+        with pytest.raises(OSError, match="cannot look into it"):
+            await files.exists(identity, state.root / "no" / "such")
 
 
 CLAUDE = """

@@ -64,7 +64,7 @@ def _their_diff(user: Identity, record: Record, flags: Sequence[str]) -> Iterato
     """Of another user's worktree: all of it as that user, so what the repository makes git run has no more rights."""
     environment = user.own(ChildEnvironment({}).for_task(NO_TASK))
     tree, repo = Path(record.tree), Path(record.repo)
-    if user.script('[ -d "$1" ]', tree).returncode != 0:
+    if not files.exists_now(user, tree, directory=True):
         branch = f"refs/heads/{record.branch}"
         words = (*DIFF, *flags, record.start, branch, "--")
         yield from _run(words, git_environment(environment, repo), repo, user=user)

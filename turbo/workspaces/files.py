@@ -5,19 +5,41 @@ shell nowhere that the agent could not go itself, and a worker that is not root 
 """
 
 import asyncio
+import errno
 import os
+import stat
 from contextlib import suppress
 from pathlib import Path
 
 from turbo.host.regular_file import read_regular
 from turbo.process.identity import Identity, IdentityRefused, identity_of
 
+_LOOK = """
+[ -$1 "$2" ] && echo yes && exit
+path=$2
+while [ ! -e "$path" ] && [ -n "$path" ]; do path=${path%/*}; done
+if [ -d "$path" ] && [ ! -x "$path" ]; then echo "$path: cannot look into it" >&2; exit 1; fi
+echo no
+"""
+"""A path is missing only if the nearest directory that exists above it can be searched."""
+
 
 async def exists(user: Identity | None, path: Path, *, directory: bool = False) -> bool:
-    """Whether there is such a file, or directory. Raises OSError."""
-    if user is None:
-        return path.is_dir() if directory else path.exists()
-    return (await asyncio.to_thread(user.script, f'[ -{"d" if directory else "e"} "$1" ]', path)).returncode == 0
+    """Whether there is such a file, or directory. Raises OSError if nobody can tell: a directory above it is closed to the user."""
+    return await asyncio.to_thread(exists_now, user, path, directory=directory)
+
+
+def exists_now(user: Identity | None, path: Path, *, directory: bool = False) -> bool:
+    """The same. Blocks."""
+    if user is not None:
+        return user.run(_LOOK, "d" if directory else "e", path).strip() == "yes"
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+    return not directory or stat.S_ISDIR(mode)
 
 
 async def make_directory(user: Identity | None, path: Path) -> None:

@@ -33,6 +33,8 @@ async def find_worktree(repository: Repository, home: Path) -> Record | None:
     Raises GitFailed, Stopped, OSError, as every function of this module.
     """
     record = _load(home)
+    if record is not None:
+        _require_same_user(repository, record, home)
     if record is not None and record.stage is Stage.CREATING:  # its worker died, or could not clean up
         async with repository.alone():
             await remove_worktree(repository, record, home)
@@ -56,6 +58,18 @@ async def find_worktree(repository: Repository, home: Path) -> Record | None:
         record.save(home)
         record = await _add(repository, record, home)
     return await _fill(repository, record, home)
+
+
+def _require_same_user(repository: Repository, record: Record, home: Path) -> None:
+    """Another user could not see the files, and would take them for gone. Raises GitFailed."""
+    user = repository.git.run_as
+    if record.user == (user.user if user is not None else ""):
+        return
+    whose = f"user {record.user}" if record.user else "the worker's own user"
+    raise GitFailed(
+        f"the workspace {record.tree} belongs to {whose}, but run_as has been changed since: save what you want to keep of it, then "
+        f"remove it with its branch {record.branch} and {home}, or set run_as back"
+    )
 
 
 def _load(home: Path) -> Record | None:
@@ -97,6 +111,7 @@ async def remove_worktree(repository: Repository, record: Record, home: Path) ->
     removed are logged, and left to the sweep under a name that is in nobody's way. Raises OSError if the worktree cannot
     even be moved: a mount point.
     """
+    _require_same_user(repository, record, home)
     if repository.git.run_as is not None:
         await _remove_tree_of(repository, record, home)
         await repository.remove(Path(record.tree))

@@ -12,9 +12,9 @@ from tests.support.repositories import IDENTITY, Workshop, commit, git, reposito
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.diff import diff_of
-from turbo.workspaces.git import Git
+from turbo.workspaces.git import Git, GitFailed
 from turbo.workspaces.git_config import data_of, parse
-from turbo.workspaces.record import Record, load
+from turbo.workspaces.record import Policy, Record, load
 from turbo.workspaces.repository import open_repository
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
 
@@ -215,6 +215,30 @@ async def test_required_filter_is_refused_with_the_remedy(shop: Workshop) -> Non
     outcome = await shop.run("t1", "cat a.bin", git_config=config)
     assert outcome.output == "y\n"
     assert told(outcome)["files_changed"] == 0
+
+
+async def test_git_config_is_used_by_the_sweep_and_the_diff_too(shop: Workshop) -> None:
+    commit(shop.repo, "filtered", **{".gitattributes": "*.bin filter=up\n", "a.bin": "x\n"})
+    for name, value in (("smudge", "tr x y"), ("clean", "tr y x"), ("required", "true")):
+        git(shop.repo, "config", f"filter.up.{name}", value)
+    config = shop.path / "gitconfig"
+    config.write_text('[filter "up"]\n\tsmudge = tr x y\n\tclean = tr y x\n\trequired = true\n')
+    told(await shop.run("t1", "sleep 0.01; touch a.bin; git branch other", git_config=config, policy=Policy("always")))
+    told(await shop.run("t2", "echo yy >a.bin", git_config=config))
+    with pytest.raises(
+        GitFailed, match=r"does not use filter\.up\.smudge, filter\.up\.clean .*: see workspace\.git_config"
+    ):
+        b"".join(diff_of(record_of(shop, "t2")))
+    assert b"+xx" in b"".join(diff_of(record_of(shop, "t2"), config=config))
+
+    def sweep(executor: str) -> WorkspaceRetention:
+        places = (shop.state.workspaces, shop.state.locks, shop.journal)
+        return WorkspaceRetention(*places, {}, git_configs={executor: config})
+
+    os.utime(record_of(shop, "t1").tree + "/a.bin", (1, 1))
+    assert await sweep("another").once(time.time() + 15 * DAY) == []
+    assert await sweep("shop").once(time.time() + 15 * DAY) == ["t1"]
+    assert Path(record_of(shop, "t2").tree, "a.bin").exists()
 
 
 async def test_missing_credential_helper_is_named(shop: Workshop) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from tests.support.repositories import Workshop, checkout, commit, git, repository, told
+from turbo.cli import diff as diff_command
+from turbo.cli import run_log
 from turbo.config.worker import WorkerConfig
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.run import Snooze, StopSignal
@@ -426,3 +429,23 @@ async def test_configured_workspace_is_built_and_locked(tmp_path: Path, repo: Pa
     assert entered == [Path(str(space["path"])).parent]
     assert Path(str(space["path"])).is_relative_to(shop.state.workspaces)
     assert workspace_policies(config) == {"x": Policy(keep="always")}
+
+
+def test_git_config_of_each_executor_is_found_by_diff(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = {"kind": "worktree", "repo": "/repo"}
+    program = {"kind": "command", "command": ["ls"]}
+    executors = {
+        "named": program | {"workspace": workspace | {"git_config": "/etc/turbo/gitconfig"}},
+        "env": program | {"workspace": workspace, "env": {"GIT_CONFIG_GLOBAL": "/etc/global"}},
+        "none": program | {"workspace": workspace},
+        "plain": program | {"env": {"GIT_CONFIG_GLOBAL": "/etc/global"}},
+    }
+    file = tmp_path / "worker.yaml"
+    file.write_text(json.dumps({"executors": executors, "worker": {"state_dir": str(tmp_path / "state")}}))
+    monkeypatch.delenv("TURBO_CONFIG", raising=False)
+    assert diff_command._git_configs(None) == {}
+    expected = {"named": Path("/etc/turbo/gitconfig"), "env": Path("/etc/global")}
+    assert diff_command._git_configs(file) == expected
+    assert run_log.state_dir(None, file) == tmp_path / "state"
+    monkeypatch.setenv("TURBO_CONFIG", str(file))
+    assert diff_command._git_configs(None) == expected

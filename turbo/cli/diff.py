@@ -5,7 +5,7 @@ The diff goes to standard output (in a pipe, in a form that `git apply` accepts)
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +28,15 @@ def diff(
     stat: Annotated[bool, typer.Option("--stat", help="Show changed files and line counts only.")] = False,
     state_dir: Annotated[
         Path | None,
-        typer.Option(help="The worker's state directory. [default: as in TURBO_CONFIG, else ~/.local/state/turbo]"),
+        typer.Option(
+            help="The worker's state directory. [default: as in its configuration, else ~/.local/state/turbo]"
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", help="The worker's YAML file, for its executor's git_config. [default: TURBO_CONFIG]"
+        ),
     ] = None,
     as_json: Json = False,
     dsn: Dsn = None,
@@ -50,15 +58,17 @@ def diff(
     with connect(dsn) as client:
         task = client.get(client.resolve(task_id))
         host = client.run(task.task_id).host
-        place = files_of(run_log.state_dir(state_dir), client.database_id())
+        place = files_of(run_log.state_dir(state_dir, config), client.database_id())
+    git_configs = _git_configs(config)
     _become_owner_of(place)
     records = records_of(workspaces_of(place), task.task_id, lambda _, error: output.notice(f"{error}; ignored"))
     workspace = _workspace_data(task)
     host = host if task.status == TaskState.RUNNING and host else workspace.get("host") or host
     if not records or (host is not None and host != records[0].host):
-        _not_here(task, workspace, host, place)
+        _not_here(task, workspace, host, place, config)
         return
-    chunks = diff_of(records[0], *(["--stat"] if stat else [] if output.at_terminal() else ["--binary"]))
+    flags = ["--stat"] if stat else [] if output.at_terminal() else ["--binary"]
+    chunks = diff_of(records[0], *flags, config=git_configs.get(records[0].executor))
     if as_json:
         output.print_json(_document(records[0], b"".join(chunks)))
     elif output.at_terminal():
@@ -67,6 +77,14 @@ def diff(
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
         sys.stdout.flush()
+
+
+def _git_configs(config: Path | None) -> Mapping[str, Path]:
+    """By executor. They name programs, so they come from the operator's file, not from the record, which an agent may write."""
+    from turbo.executors.registry import workspace_git_configs
+
+    found = run_log.configuration(config)
+    return workspace_git_configs(found) if found is not None else {}
 
 
 def _become_owner_of(place: Path) -> None:
@@ -93,13 +111,13 @@ def _workspace_data(task: "TaskRow") -> dict[str, Any]:
     return workspace if isinstance(workspace, dict) else {}
 
 
-def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, place: Path) -> None:
+def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, place: Path, config: Path | None) -> None:
     if workspace.get("kept") is False and not workspace.get("files_changed") and not workspace.get("commits"):
         output.notice(f"{task.task_id} changed nothing; its worktree was removed")
         return
     if not workspace and task.status != TaskState.RUNNING:
         why = "it ran without a workspace" if task.finished else f"it is {task.status} and has no workspace yet"
-    elif host is None or host == _this_host():
+    elif host is None or host == _this_host(config):
         why = f"its workspace is not in {place} on this host: it was removed, or --state-dir is wrong"
     else:
         path = f", in {workspace['path']}" if workspace.get("path") and workspace.get("host") == host else ""
@@ -108,12 +126,12 @@ def _not_here(task: "TaskRow", workspace: dict[str, Any], host: str | None, plac
     raise typer.Exit(1)
 
 
-def _this_host() -> str:
+def _this_host(config: Path | None) -> str:
     """This machine's name, as its workers report it."""
-    from turbo.config.worker import WorkerSection, load_worker_config
+    from turbo.config.worker import WorkerSection
 
-    config = os.environ.get("TURBO_CONFIG")
-    return (load_worker_config(Path(config)).worker if config else WorkerSection()).this_host
+    found = run_log.configuration(config)
+    return (found.worker if found is not None else WorkerSection()).this_host
 
 
 def _document(record: "Record", text: bytes) -> dict[str, object]:

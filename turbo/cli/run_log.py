@@ -15,17 +15,26 @@ from turbo.host.regular_file import open_regular
 
 if TYPE_CHECKING:
     from turbo.client.client import RunView
+    from turbo.config.worker import WorkerConfig
 
 
-def state_dir(given: Path | None) -> Path:
-    """The worker's state directory: as given, else as in TURBO_CONFIG, else the default. Raises ConfigError."""
-    from turbo.config.worker import WorkerSection, load_worker_config
+def configuration(given: Path | None = None) -> "WorkerConfig | None":
+    """The worker's configuration: as given, else as in TURBO_CONFIG, else none. Raises ConfigError."""
+    from turbo.config.worker import load_worker_config
+
+    named = os.environ.get("TURBO_CONFIG")
+    path = given or (Path(named) if named else None)
+    return load_worker_config(path) if path is not None else None
+
+
+def state_dir(given: Path | None, config: Path | None = None) -> Path:
+    """The worker's state directory: as given, else as in its `configuration`, else the default. Raises ConfigError."""
+    from turbo.config.worker import WorkerSection
 
     if given is not None:
         return given.expanduser()
-    config = os.environ.get("TURBO_CONFIG")
-    section = load_worker_config(Path(config)).worker if config else WorkerSection()
-    return Path(section.state_dir).expanduser()
+    found = configuration(config)
+    return Path((found.worker if found is not None else WorkerSection()).state_dir).expanduser()
 
 
 def log_file(run: "RunView", here: Path) -> Path | None:

@@ -105,6 +105,17 @@ def workspace_policies(config: WorkerConfig) -> dict[str, Policy]:
     }
 
 
+def workspace_git_configs(config: WorkerConfig) -> dict[str, Path]:
+    """The configuration file that turbo's own git reads, for each executor whose workspace has one."""
+    found = {}
+    for name, section in config.executors.items():
+        if isinstance(section, Program) and section.workspace is not None:
+            named = section.workspace.git_config or section.env.get("GIT_CONFIG_GLOBAL")
+            if named:
+                found[name] = Path(named)
+    return found
+
+
 def _policy(section: Program) -> Policy:
     workspace = section.workspace
     assert workspace is not None

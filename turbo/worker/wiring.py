@@ -30,7 +30,12 @@ from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.protocol import Executor
-from turbo.executors.registry import build_executors, exclusive_directories, workspace_policies
+from turbo.executors.registry import (
+    build_executors,
+    exclusive_directories,
+    workspace_git_configs,
+    workspace_policies,
+)
 from turbo.host.spool import Spool
 from turbo.host.spool_writer import SpoolWriter
 from turbo.host.state_dir import StateDir, WorkerHome
@@ -334,7 +339,13 @@ def wire(
         reconciler,
         Leader(registry, leadership, metrics),
         RowRetention(retention_store, leadership, metrics),
-        WorkspaceRetention(lambda: state.workspaces, state.locks, journal, workspace_policies(config)),
+        WorkspaceRetention(
+            lambda: state.workspaces,
+            state.locks,
+            journal,
+            workspace_policies(config),
+            git_configs=workspace_git_configs(config),
+        ),
         FileRetention(registry, state, slots, days=settings.files_days, gigabytes=settings.files_gb),
         accounts,
         availability,

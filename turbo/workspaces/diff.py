@@ -19,7 +19,7 @@ from turbo.process.identity import Identity, powers_over
 from turbo.process.launch import resolve
 from turbo.workspaces import files
 from turbo.workspaces.changes import ADD, DIFF, MARK, NEW_FILES, IndexCopy, marks, names, start_objects
-from turbo.workspaces.git import OUTPUT_BYTES, SECONDS, GitFailed, error_text, git_environment
+from turbo.workspaces.git import OUTPUT_BYTES, SECONDS, GitFailed, error_text, git_environment, unread_filters
 from turbo.workspaces.isolation import git_dirs, isolate
 from turbo.workspaces.record import Record
 
@@ -27,52 +27,55 @@ CHUNK_BYTES = 256 * 1024
 DIFF_SECONDS = 300.0
 
 
-def diff_of(record: Record, *flags: str) -> Iterator[bytes]:
+def diff_of(record: Record, *flags: str, config: Path | None = None) -> Iterator[bytes]:
     """The diff from the files with which the task began to its files now, new ones included.
 
-    If the worktree is gone, the diff goes from its commit to its branch. `flags` are those of git diff. Raises GitFailed,
-    SpawnFailed, OSError.
+    If the worktree is gone, the diff goes from its commit to its branch. `flags` are those of git diff. `config`: the
+    executor's `workspace.git_config`. Raises GitFailed, SpawnFailed, OSError.
     """
     user = files.owner_of(record.user)
-    yield from _our_diff(record, flags) if user is None else _their_diff(user, record, flags)
+    yield from _our_diff(record, flags, config) if user is None else _their_diff(user, record, flags, config)
 
 
-def _our_diff(record: Record, flags: Sequence[str]) -> Iterator[bytes]:
+def _our_diff(record: Record, flags: Sequence[str], config: Path | None) -> Iterator[bytes]:
     environment = ChildEnvironment({}).for_task(NO_TASK)
     tree, repo = Path(record.tree), Path(record.repo)
     dirs = git_dirs(repo)
     with tempfile.TemporaryDirectory(prefix="turbo-diff-") as directory:
-        isolated = isolate(Path(directory) / "git", dirs, environment.get("HOME"))
+        isolated = isolate(Path(directory) / "git", dirs, environment.get("HOME"), config)
         if not tree.is_dir():
             branch = f"refs/heads/{record.branch}"
-            variables = git_environment(environment, repo, dirs.own, isolated)
+            variables = git_environment(environment, repo, dirs.own, isolated, config)
             yield from _run((*DIFF, *flags, record.start, branch, "--"), variables, repo)
             return
         git_dir = dirs.common / "worktrees" / Path(record.git_dir).name
         with IndexCopy(git_dir, Path(directory)) as index:
-            variables = git_environment(environment, tree, git_dir, isolated) | {
+            variables = git_environment(environment, tree, git_dir, isolated, config) | {
                 "GIT_INDEX_FILE": str(index),
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
             }
             new = b"".join(_run(NEW_FILES, variables, tree, seconds=SECONDS, limit=OUTPUT_BYTES))
             if text := marks(record, names(os.fsdecode(new))):
                 b"".join(_run(MARK, variables, tree, os.fsencode(text), seconds=SECONDS))
-            yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree)
+            try:
+                yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree)
+            except GitFailed as error:
+                raise GitFailed(f"{error}{unread_filters(str(error), isolated, config)}") from None
 
 
-def _their_diff(user: Identity, record: Record, flags: Sequence[str]) -> Iterator[bytes]:
+def _their_diff(user: Identity, record: Record, flags: Sequence[str], config: Path | None) -> Iterator[bytes]:
     """Of another user's worktree: all of it as that user, so what the repository makes git run has no more rights."""
     environment = user.own(ChildEnvironment({}).for_task(NO_TASK))
     tree, repo = Path(record.tree), Path(record.repo)
     if not files.exists_now(user, tree, directory=True):
         branch = f"refs/heads/{record.branch}"
         words = (*DIFF, *flags, record.start, branch, "--")
-        yield from _run(words, git_environment(environment, repo), repo, user=user)
+        yield from _run(words, git_environment(environment, repo, config=config), repo, user=user)
         return
     git_dir, scratch = Path(record.git_dir), user.scratch()
     try:
         with IndexCopy(git_dir, scratch, user) as index:
-            variables = git_environment(environment, tree, git_dir) | {
+            variables = git_environment(environment, tree, git_dir, config=config) | {
                 "GIT_INDEX_FILE": str(index),
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
             }

@@ -185,9 +185,8 @@ class Git:
                     raise OSError(number, f"{what}: {words}")
             if any(_full(path) for path in (self.where, self.git_dir) if path is not None):
                 raise OSError(errno.ENOSPC, f"{what}: No space left on device")
-            raise GitFailed(
-                f"{what}: {error_text(result.stderr_tail) or result.exit_text}{self._unread(result.stderr_tail)}"
-            )
+            unread = unread_filters(result.stderr_tail, self.isolated, self.config)
+            raise GitFailed(f"{what}: {error_text(result.stderr_tail) or result.exit_text}{unread}")
         if result.stdout_cut:
             raise GitFailed(f"{what}: it lists more than {OUTPUT_BYTES // 1024**2} MiB of names")
         if _UNSEEN in result.stderr_tail:
@@ -201,11 +200,6 @@ class Git:
             return self.config
         return self.isolated.user
 
-    def _unread(self, stderr: str) -> str:
-        if self.isolated is None or self.config is not None or _FILTER_FAILED not in stderr:
-            return ""
-        return self.isolated.settings.unread_for("filter")
-
     async def succeeds(self, *arguments: str) -> bool:
         """Whether it exits with 0. Raises Stopped, OSError."""
         try:
@@ -213,6 +207,13 @@ class Git:
         except GitFailed:
             return False
         return True
+
+
+def unread_filters(stderr: str, isolated: Isolated | None, config: Path | None) -> str:
+    """What to add to git's message if it failed for want of a filter that turbo's git does not use. Or ""."""
+    if isolated is None or config is not None or _FILTER_FAILED not in stderr:
+        return ""
+    return isolated.settings.unread_for("filter")
 
 
 def _full(path: Path) -> bool:

@@ -65,16 +65,19 @@ class WorkspaceRetention(LoopService):
         journal: Journal,
         policies: Mapping[str, Policy],
         *,
+        git_configs: Mapping[str, Path] | None = None,
         every: float = EVERY_SECONDS,
     ) -> None:
         """`root`: the workspaces of this worker's database, which it may learn later.
 
-        `policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use."""
+        `policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use.
+        `git_configs` by executor: `workspace.git_config`. They name programs, so no record has them."""
         super().__init__()
         self._root = root if callable(root) else lambda: root
         self._locks = locks
         self._journal = journal
         self._policies = policies
+        self._git_configs = git_configs or {}
         self._every = every
         self._warned: set[str] = set()
 
@@ -193,7 +196,9 @@ class WorkspaceRetention(LoopService):
         environment = ChildEnvironment({}).for_task(NO_TASK)
         user = files.owner_of(record.user)
         environment = environment if user is None else user.own(environment)
-        return await open_repository(Git(Path(record.repo), environment, self._journal, run_as=user), self._locks)
+        config = self._git_configs.get(record.executor)
+        git = Git(Path(record.repo), environment, self._journal, config=config, run_as=user)
+        return await open_repository(git, self._locks)
 
     async def _may_remove(self, repository: Repository, candidate: Candidate, now: float, *, over: bool) -> bool:
         record, policy = candidate.record, candidate.policy

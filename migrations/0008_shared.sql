@@ -40,11 +40,7 @@ end $$;
 -- The server has one notification queue, for all its databases. A session that listens in an open transaction keeps it from
 -- being emptied, and when it is full, a transaction that notifies fails at its commit, where no trigger can catch it. So nothing
 -- is sent while it is more than half full; workers then look every second. The other half is room for what is between this
--- look and its commit.
-create or replace function public.turbo_may_notify() returns boolean
-language sql volatile
-return pg_catalog.pg_notification_queue_usage() <= 0.5;
-revoke all on function public.turbo_may_notify() from public;
+-- look and its commit. Each trigger asks by itself: a function of turbo's own could be given an overload.
 
 create or replace function public.turbo_wake_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -56,7 +52,7 @@ declare
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     -- The snapshot of the flag may be hours old: no gate.
-    if current_setting('turbo.notify', true) = 'off' or not public.turbo_may_notify() then return null; end if;
+    if current_setting('turbo.notify', true) = 'off' or pg_notification_queue_usage() > 0.5 then return null; end if;
     perform pg_notify('turbo_q_' || i.queue, '')
        from (select distinct n.queue from new_rows n
               where n.status = 'pending' and n.queue ~ '^[a-z0-9_-]{1,40}$') i;
@@ -81,7 +77,7 @@ begin
              limit fleet.idle) s;
     if told = 0 then
       continue;
-    elsif not public.turbo_may_notify() then
+    elsif pg_notification_queue_usage() > 0.5 then
       return null;
     elsif fleet.idle <= 4 or 2 * told + 3 > fleet.idle or fleet.longest > 55 then
       perform pg_notify('turbo_q_' || fleet.queue, '');
@@ -110,9 +106,17 @@ begin
                       where w.idle and turbo_wake.queue = any (w.queues)
                         and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds))
   then return; end if;
-  if turbo_wake.queue ~ '^[a-z0-9_-]{1,40}$' and public.turbo_may_notify() then
+  if turbo_wake.queue ~ '^[a-z0-9_-]{1,40}$' and pg_notification_queue_usage() <= 0.5 then
     perform pg_notify('turbo_q_' || turbo_wake.queue, '');
   end if;
+end $$;
+
+-- The cast: an adopted queue may be varchar, and whoever may create in public could make a turbo_wake(varchar), which fits better.
+create or replace function public.turbo_wake_update() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  perform public.turbo_wake(new.queue::text);
+  return null;
 end $$;
 
 create or replace function public.turbo_wake_key() returns trigger
@@ -125,14 +129,14 @@ begin
             where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)) i
     where exists (select from public.agent_tasks t
                    where t.status = 'pending' and t.concurrency_key = old.concurrency_key and t.queue = i.queue)
-      and public.turbo_may_notify();
+      and pg_notification_queue_usage() <= 0.5;
   return null;
 end $$;
 
 create or replace function public.turbo_notify_control() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if current_setting('turbo.notify', true) is distinct from 'off' and public.turbo_may_notify() then
+  if current_setting('turbo.notify', true) is distinct from 'off' and pg_notification_queue_usage() <= 0.5 then
     perform pg_notify('turbo_ctl', tg_argv[0]);
   end if;
   return null;
@@ -333,7 +337,7 @@ begin
     new.started_at          := old.started_at;
     new.completed_at        := old.completed_at;
     raise notice 'task % is running on %: its agent is being stopped, then the task becomes %', old.task_id, old.assigned_worker_id, asked;
-    if current_setting('turbo.notify', true) is distinct from 'off' and public.turbo_may_notify() then
+    if current_setting('turbo.notify', true) is distinct from 'off' and pg_notification_queue_usage() <= 0.5 then
       perform pg_notify('turbo_ctl', 'stop ' || old.assigned_worker_id);
     end if;
 

@@ -3,17 +3,13 @@
 -- read these rows. One infinite lease would make all of them fail, so each value is brought within its bounds where it is
 -- written. A value is moved to its nearest bound and not refused: a refusal would stop the heartbeat of a worker whose row an
 -- older turbo wrote. NaN is greater than every number. The columns are listed so that a claim, which sets the idle flag of a
--- worker, pays for none of this.
-
--- A moment between the years 2000 and 9999, which every reader can subtract and show.
-create or replace function public.turbo_bound_moment(at timestamptz) returns timestamptz
-language sql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
-  select least(greatest(at, '2000-01-01 00:00:00+00'::timestamptz), '9999-12-30 00:00:00+00'::timestamptz)
-   where at is not null
-$$;
+-- worker, pays for none of this. A moment is between the years 2000 and 9999: every reader can subtract and show it.
 
 create or replace function public.turbo_bound_worker() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  earliest constant timestamptz := '2000-01-01 00:00:00+00';
+  latest   constant timestamptz := '9999-12-30 00:00:00+00';
 begin
   if tg_op = 'INSERT' and octet_length(new.worker_id) > 255 then
     raise exception 'worker_id has % bytes, more than 255', octet_length(new.worker_id) using errcode = 'check_violation',
@@ -25,9 +21,9 @@ begin
   new.slots             := least(greatest(new.slots, 0), 100000);
   new.busy              := least(greatest(new.busy, 0), 100000);
   new.silent_beats      := least(greatest(new.silent_beats, 0), 1000000000);
-  new.heartbeat_at      := public.turbo_bound_moment(new.heartbeat_at);
-  new.started_at        := public.turbo_bound_moment(new.started_at);
-  new.counted_at        := public.turbo_bound_moment(new.counted_at);
+  new.heartbeat_at      := case when new.heartbeat_at is not null then least(greatest(new.heartbeat_at, earliest), latest) end;
+  new.started_at        := case when new.started_at is not null then least(greatest(new.started_at, earliest), latest) end;
+  new.counted_at        := case when new.counted_at is not null then least(greatest(new.counted_at, earliest), latest) end;
   new.name              := left(new.name, 255);
   new.host              := left(new.host, 255);
   new.version           := left(new.version, 255);
@@ -51,14 +47,17 @@ end $$;
 -- `until` may be infinite: closed until a person opens it.
 create or replace function public.turbo_bound_account() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  earliest constant timestamptz := '2000-01-01 00:00:00+00';
+  latest   constant timestamptz := '9999-12-30 00:00:00+00';
 begin
   if new.until <> 'infinity' then
-    new.until := public.turbo_bound_moment(new.until);
+    new.until := case when new.until is not null then least(greatest(new.until, earliest), latest) end;
   end if;
-  new.probe_since := public.turbo_bound_moment(new.probe_since);
-  new.probe_until := public.turbo_bound_moment(new.probe_until);
-  new.good_since  := public.turbo_bound_moment(new.good_since);
-  new.changed_at  := public.turbo_bound_moment(new.changed_at);
+  new.probe_since := case when new.probe_since is not null then least(greatest(new.probe_since, earliest), latest) end;
+  new.probe_until := case when new.probe_until is not null then least(greatest(new.probe_until, earliest), latest) end;
+  new.good_since  := case when new.good_since is not null then least(greatest(new.good_since, earliest), latest) end;
+  new.changed_at  := case when new.changed_at is not null then least(greatest(new.changed_at, earliest), latest) end;
   new.trips       := least(greatest(new.trips, 0), 1000000);
   new.why         := left(new.why, 10000);
   return new;
@@ -66,8 +65,11 @@ end $$;
 
 create or replace function public.turbo_bound_queue() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  earliest constant timestamptz := '2000-01-01 00:00:00+00';
+  latest   constant timestamptz := '9999-12-30 00:00:00+00';
 begin
-  new.paused_at := public.turbo_bound_moment(new.paused_at);
+  new.paused_at := case when new.paused_at is not null then least(greatest(new.paused_at, earliest), latest) end;
   new.paused_by := left(new.paused_by, 255);
   new.reason    := left(new.reason, 10000);
   return new;
@@ -76,25 +78,31 @@ end $$;
 -- A leader's lease lasts for seconds.
 create or replace function public.turbo_bound_leader() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  earliest constant timestamptz := '2000-01-01 00:00:00+00';
+  latest   constant timestamptz := '9999-12-30 00:00:00+00';
 begin
-  new.since      := public.turbo_bound_moment(new.since);
-  new.expires_at := least(public.turbo_bound_moment(new.expires_at), clock_timestamp() + interval '1 day');
+  new.since      := case when new.since is not null then least(greatest(new.since, earliest), latest) end;
+  new.expires_at := least(greatest(new.expires_at, earliest), clock_timestamp() + interval '1 day');
   return new;
 end $$;
 
 create or replace function public.turbo_bound_progress() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  earliest constant timestamptz := '2000-01-01 00:00:00+00';
+  latest   constant timestamptz := '9999-12-30 00:00:00+00';
 begin
   new.input_tokens  := least(greatest(new.input_tokens, 0), 1000000000000000);
   new.output_tokens := least(greatest(new.output_tokens, 0), 1000000000000000);
-  new.updated_at    := public.turbo_bound_moment(new.updated_at);
+  new.updated_at    := case when new.updated_at is not null then least(greatest(new.updated_at, earliest), latest) end;
   new.text          := left(new.text, 1000);
   return new;
 end $$;
 
 revoke all on function
-  public.turbo_bound_moment(timestamptz), public.turbo_bound_worker(), public.turbo_bound_account(),
-  public.turbo_bound_queue(), public.turbo_bound_leader(), public.turbo_bound_progress()
+  public.turbo_bound_worker(), public.turbo_bound_account(), public.turbo_bound_queue(),
+  public.turbo_bound_leader(), public.turbo_bound_progress()
   from public;
 
 create or replace trigger turbo_bound_worker before insert or update of

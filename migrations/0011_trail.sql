@@ -148,7 +148,7 @@ begin
     new.started_at          := old.started_at;
     new.completed_at        := old.completed_at;
     raise notice 'task % is running on %: its agent is being stopped, then the task becomes %', old.task_id, old.assigned_worker_id, asked;
-    if current_setting('turbo.notify', true) is distinct from 'off' and public.turbo_may_notify() then
+    if current_setting('turbo.notify', true) is distinct from 'off' and pg_notification_queue_usage() <= 0.5 then
       perform pg_notify('turbo_ctl', 'stop ' || old.assigned_worker_id);
     end if;
 

@@ -1,32 +1,53 @@
 """A submitter who may create in public, the default before PostgreSQL 15, cannot make a session of turbo run a function."""
 
 import asyncio
+import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from tests.support.database import fresh_database
 from tests.support.logins import login
+from tests.support.migrations import query
 from tests.support.pgbouncer import pgbouncer
 from tests.support.shell import Shell
-from tests.support.traps import SPRUNG, disarm, set_traps, sprung
-from tests.support.workers import bench
+from tests.support.traps import SPRUNG, disarm, overload, set_traps, sprung
+from tests.support.workers import Bench, bench
 from turbo import AsyncClient, Client
-from turbo.migrate import grant_roles
-from turbo.sql import statement, statement_names
+from turbo.migrate import grant_roles, migrate
+from turbo.sql import source, statement, statement_names
+
+PACKAGE = Path(__file__).parents[2] / "turbo"
+
+
+@contextlib.contextmanager
+def traps_in(dsn: str) -> Iterator[str]:
+    """A submitter has set his traps. Yields his DSN."""
+    grant_roles(dsn)
+    query(dsn, "grant create on schema public to public")
+    with login(dsn, "turbo_submitter") as submitter:
+        set_traps(dsn, submitter, [statement(name) for name in statement_names()])
+        try:
+            yield submitter
+        finally:
+            disarm(dsn)
 
 
 @pytest.fixture
 def trapped(dsn: str) -> Iterator[str]:
-    """The database after a submitter has set his traps."""
-    grant_roles(dsn)
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute("grant create on schema public to public")
-    with login(dsn, "turbo_submitter") as submitter:
-        set_traps(dsn, submitter, [statement(name) for name in statement_names()])
+    with traps_in(dsn):
         yield dsn
-        disarm(dsn)
+
+
+VARCHAR_TABLE = """
+create table agent_tasks (
+  task_id varchar(100) primary key, task_type varchar(50), task_description varchar, status varchar(20) default 'pending',
+  queue varchar(50) default 'default', concurrency_key varchar(100), run_after timestamptz default now())
+"""
 
 
 def test_trap_springs_in_a_session_with_the_usual_path(trapped: str) -> None:
@@ -66,26 +87,90 @@ def use(dsn: str, shell: Shell) -> None:
     assert SPRUNG not in examined.out + examined.err
 
 
-def test_traps_are_not_sprung_by_turbo(trapped: str, tmp_path: Path) -> None:
-    with bench(trapped, tmp_path) as fleet:
-        worker = fleet.start(poll_seconds=1).listening()
-        use(trapped, Shell(trapped, tmp_path))
-        with Client(trapped) as client:
-            for task_id, data in (("ok", {}), ("bad", {"exit": 3})):
-                client.submit("x", task_id=task_id, input_data=data, max_retries=0)
-            client.submit("x", task_id="stopped", input_data={"seconds": 60})
-            assert client.wait("ok", 20).status == "completed"
-            assert client.wait("bad", 20).status == "failed"
-            for _ in client.progress("stopped", 20):
-                client.cancel("stopped")
-            assert client.get("stopped").status == "cancelled"
-            client.submit("x", task_id="kill", input_data={"seconds": 60})
-            next(run for run in client.progress("kill", 20) if run.status == "running")
-            worker.kill()
+CALL = re.compile(r"public\.(turbo_\w+)\(")
+
+
+def calls(text: str) -> Iterator[tuple[str, list[str]]]:
+    """Each call of a function of turbo's in `text`, with its arguments."""
+    for match in CALL.finditer(text):
+        arguments, depth = [""], 0
+        for letter in text[match.end() :]:
+            depth += {"(": 1, ")": -1}.get(letter, 0)
+            if depth < 0:
+                break
+            if letter == "," and depth == 0:
+                arguments.append("")
+            else:
+                arguments[-1] += letter
+        yield match[1], [argument.strip() for argument in arguments if argument.strip()]
+
+
+def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
+    """Any other call may mean an overload, of whoever may create in public."""
+    declared: dict[str, Any] = {
+        str(name): kinds
+        for name, kinds in query(
+            dsn,
+            "select proname::text, proargtypes::regtype[]::text[] from pg_proc where pronamespace = 'public'::regnamespace",
+        )
+    }
+    texts = [source(name) for name in statement_names()] + [path.read_text() for path in PACKAGE.rglob("*.py")]
+    texts += [
+        str(body) for (body,) in query(dsn, "select prosrc from pg_proc where pronamespace = 'public'::regnamespace")
+    ]
+    short = {"timestamp with time zone": "timestamptz"}
+    found = [call for text in texts for call in calls(text)]
+    for name, arguments in found:
+        assert name in declared, f"no function {name}"
+        kinds = [short.get(kind, kind) for kind in declared[name]]
+        assert [argument.rpartition("::")[2] for argument in arguments] == kinds, (name, arguments)
+    assert {name for name, _ in found} == {"turbo_take_key", "turbo_stopped_status", "turbo_database_id", "turbo_wake"}
+
+
+def test_traps_are_not_sprung_on_a_table_of_varchar(tmp_path: Path) -> None:
+    with fresh_database() as dsn:
+        query(dsn, VARCHAR_TABLE)
+        migrate(dsn)
+        with traps_in(dsn) as submitter, bench(dsn, tmp_path) as fleet:
+            overload(submitter)
             fleet.start(poll_seconds=1).listening()
-            next(run for run in client.progress("kill", 20) if run.status != "running")
-        assert SPRUNG not in fleet.logs()
-    assert sprung(trapped) == 0
+            live(dsn, fleet)
+        assert sprung(dsn) == 0
+
+
+def live(dsn: str, fleet: Bench) -> None:
+    """The lives of tasks: run, failed, stopped, run again by hand, rescued."""
+    with Client(dsn) as client, psycopg.connect(dsn, autocommit=True) as person:
+        person.execute("set search_path = pg_catalog, pg_temp")
+        for task_id, data in (("ok", {}), ("bad", {"exit": 3})):
+            client.submit("x", task_id=task_id, input_data=data, max_retries=0, concurrency_key=task_id)
+        client.submit("x", task_id="stopped", input_data={"seconds": 60})
+        assert client.wait("ok", 20).status == "completed"
+        assert client.wait("bad", 20).status == "failed"
+        person.execute("update public.agent_tasks set status = 'pending' where task_id = 'ok'")
+        assert client.wait("ok", 20).status == "completed"
+        for _ in client.progress("stopped", 20):
+            client.cancel("stopped")
+        assert client.get("stopped").status == "cancelled"
+        for task_id in ("kill", "end"):
+            client.submit("x", task_id=task_id, input_data={"seconds": 60})
+            next(run for run in client.progress(task_id, 20) if run.status == "running")
+        fleet.workers[-1].kill()
+        client.cancel("end")
+        fleet.start(poll_seconds=1).listening()
+        next(run for run in client.progress("kill", 20) if run.status != "running")
+        assert client.wait("end", 20).status == "cancelled"
+    assert SPRUNG not in fleet.logs()
+
+
+def test_traps_are_not_sprung_by_turbo(dsn: str, tmp_path: Path) -> None:
+    with traps_in(dsn) as submitter, bench(dsn, tmp_path) as fleet:
+        fleet.start(poll_seconds=1).listening()
+        use(dsn, Shell(dsn, tmp_path))
+        overload(submitter)
+        live(dsn, fleet)
+        assert "belongs to" in Shell(dsn, tmp_path)("doctor").out
+        assert sprung(dsn) == 0
 
 
 def test_pooler_in_transaction_mode_opens_no_trap(trapped: str, tmp_path: Path) -> None:

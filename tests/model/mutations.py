@@ -70,9 +70,9 @@ _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
 _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
  {_KNOWN_CLAIM})"""
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
- and r.concurrency_key = t.concurrency_key) and public.turbo_take_key(t.concurrency_key))"""
+ and r.concurrency_key = t.concurrency_key) and public.turbo_take_key(t.concurrency_key::text))"""
 _REQUESTED = """case when t.cancel_requested_at is null then 'pending'
- else public.turbo_stopped_status(t.cancel_to, t.run_after) end"""
+ else public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz) end"""
 
 _OFF_BEAT = (
     "not between clock_timestamp() - make_interval(secs => w.heartbeat_seconds * 1.5)"
@@ -215,13 +215,16 @@ MUTATIONS = (
     Mutation(
         "a release applies the requested status",
         "tasks/release",
-        (("then public.turbo_stopped_status(t.cancel_to, t.run_after)", "then 'pending'"),),
+        (("then public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz)", "then 'pending'"),),
     ),
     Mutation(
         "a release keeps the time that a person set",
         "tasks/release",
         (
-            ("turbo_stopped_status(t.cancel_to, t.run_after)", "turbo_stopped_status(t.cancel_to, null)"),
+            (
+                "turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz)",
+                "turbo_stopped_status(t.cancel_to::text, null::timestamptz)",
+            ),
             ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
         ),
     ),
@@ -240,7 +243,7 @@ MUTATIONS = (
     Mutation(
         "a rescue applies the requested status",
         "tasks/rescue",
-        (("when l.stopping then public.turbo_stopped_status(l.requested, 'infinity')", ""),),
+        (("when l.stopping then public.turbo_stopped_status(l.requested::text, 'infinity'::timestamptz)", ""),),
     ),
     Mutation(
         "a rescue keeps the time that a person set",
@@ -311,8 +314,8 @@ MUTATIONS = (
         "tasks/reconcile",
         (
             (
-                "else public.turbo_stopped_status(t.cancel_to, t.run_after)",
-                "else public.turbo_stopped_status(t.cancel_to, null)",
+                "else public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz)",
+                "else public.turbo_stopped_status(t.cancel_to::text, null::timestamptz)",
             ),
             ("else greatest(clock_timestamp(), t.run_after) end", "else clock_timestamp() end"),
         ),

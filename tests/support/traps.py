@@ -1,4 +1,5 @@
-"""A submitter's traps in schema public: functions and operators with the names that turbo's statements use.
+"""A submitter's traps in schema public: functions and operators with the names that turbo's statements use, and overloads of
+turbo's own functions, for every type that an argument of theirs may have.
 
 They stand first on the database's search path, as a DBA of long ago may have left it, and PUBLIC may create in public, the
 default before PostgreSQL 15. So every name that a session looks up on that path springs one.
@@ -61,6 +62,37 @@ begin
 end $do$
 """
 
+# Of a call whose arguments are not of exactly the declared types, one of these fits as well or better.
+_OVERLOADS = """
+do $do$
+declare
+  ours record;
+  kinds constant text[] := array['text', 'varchar', 'bpchar', 'name', '"char"', 'int4', 'int8', 'numeric', 'timestamptz', 'timestamp',
+                                 'date', 'jsonb', 'uuid', 'anyelement', 'anynonarray', 'variadic text[]', 'variadic varchar[]',
+                                 'variadic anyarray'];
+  arguments text;
+begin
+  for ours in
+    select p.proname, pg_get_function_result(p.oid) as res, p.pronargs
+      from pg_catalog.pg_proc p
+     where p.pronamespace = 'public'::regnamespace and p.proname ~ '^turbo_' and p.prorettype <> 'trigger'::regtype and p.pronargs > 0
+  loop
+    for arguments in
+      select k.kind from unnest(kinds) k(kind) where ours.pronargs = 1
+      union all
+      select format('%s, %s', a.kind, b.kind) from unnest(kinds) a(kind) cross join unnest(kinds) b(kind) where ours.pronargs = 2
+    loop
+      begin
+        execute format('create function public.%I(%s) returns %s language plpgsql as
+                        $f$ begin perform pg_catalog.nextval(''public.sprung''); raise ''a trap was sprung: %s''; end $f$',
+                       ours.proname, arguments, ours.res, ours.proname);
+      exception when others then null;     -- turbo's own, or no list of arguments
+      end;
+    end loop;
+  end loop;
+end $do$
+"""
+
 
 def names_in(statements: list[str]) -> list[str]:
     """Everything that looks like a call in these statements."""
@@ -75,6 +107,13 @@ def set_traps(admin: str, submitter: str, statements: list[str]) -> None:
     with psycopg.connect(admin, autocommit=True) as db:
         name = sql.Identifier(str(conninfo.conninfo_to_dict(admin)["dbname"]))
         db.execute(sql.SQL("alter database {} set search_path = public, pg_catalog").format(name))
+
+
+def overload(submitter: str) -> None:
+    """Also set traps beside turbo's own functions. From now on `turbo migrate` refuses, and doctor fails."""
+    with psycopg.connect(submitter, autocommit=True) as db:
+        db.execute("set search_path to pg_catalog, pg_temp")
+        db.execute(_OVERLOADS.encode())
 
 
 def disarm(admin: str) -> None:

@@ -21,7 +21,7 @@ QUESTION = "do you hear? "
 """A question begins with this; the rest comes back with the answer: `<rest> <worker id>`."""
 
 CROWDED: Final = 0.5
-"""Nothing is sent while the server's notification queue is fuller than this share (turbo_may_notify)."""
+"""Nothing is sent while the server's notification queue is fuller than this share (migrations/0008_shared.sql)."""
 
 
 def worker_channel(worker_id: str) -> str:

@@ -6,7 +6,9 @@
     retention/  what the leader deletes                  migrate/, roles/   `turbo migrate`
 
 Each file opens with a comment: its caller, the faults it must survive, and its cost. Every name is qualified with
-`public.`, because a pooler may hand a session to another client: no statement depends on a search path.
+`public.`, because a pooler may hand a session to another client: no statement depends on a search path. Each argument of a
+function of turbo's own is cast to exactly the type that the function declares: with any other, an overload in public, which a
+stranger may have made, could fit better.
 
 A statement over many rows may have variants, for the time after the database refused one of the rows
 (turbo.db.row_by_row). They are written as comments in the same file, so the usual text does not carry them:

@@ -4,7 +4,7 @@
 
 The server has one queue for all its databases. A session that listens in an open transaction keeps it from being emptied,
 and any login may do that. When it is full, every transaction that notifies fails at its commit. So neither triggers nor workers notify
-while it is more than half full (turbo_may_notify), and inserts wake nobody.
+while it is more than half full (migrations/0008_shared.sql), and inserts wake nobody.
 """
 
 import logging

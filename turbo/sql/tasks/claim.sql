@@ -23,7 +23,7 @@ with candidates as materialized (
                           where r.status = 'running' and r.concurrency_key = t.concurrency_key)
              -- skip a key that another claim is taking: two batches that met the same keys in different orders would wait
              -- for each other's index entries, a deadlock. This guards nothing else. Only workers may hold what it locks
-             and public.turbo_take_key(t.concurrency_key))
+             and public.turbo_take_key(t.concurrency_key::text))
      and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
      -- a worker marked dead must not claim: its tasks would be rescued while it runs them
      and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'

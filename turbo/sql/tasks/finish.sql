@@ -38,7 +38,7 @@ with input as (
          case
            -- a requested status overrides the result, but a cancel does not discard finished work
            when c.stopping and not (c.outcome = 'succeeded' and c.requested in ('cancelled', 'completed'))
-             then public.turbo_stopped_status(c.requested, c.run_after)
+             then public.turbo_stopped_status(c.requested::text, c.run_after::timestamptz)
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
            when c.outcome in ('auth_failed', 'usage_limited', 'unavailable') or c.uncounted then 'pending'

@@ -25,9 +25,10 @@ with mine as materialized (
 ), orphan as (
   update public.agent_tasks t
      set status = (case when t.cancel_requested_at is null then 'pending'
-                        else public.turbo_stopped_status(t.cancel_to, t.run_after) end)::public.turbo_status,
+                        else public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz) end)::public.turbo_status,
          completed_at = case when t.cancel_requested_at is not null
-                              and public.turbo_stopped_status(t.cancel_to, t.run_after) not in ('pending', 'scheduled')
+                              and public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz)
+                                  not in ('pending', 'scheduled')
                              then clock_timestamp() end,
          -- a person who postponed the task set its time
          run_after = case when t.cancel_requested_at is null then clock_timestamp()

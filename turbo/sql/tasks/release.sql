@@ -12,7 +12,8 @@ with r as (
          agent_session_id = nullif(coalesce(i.session, t.agent_session_id), ''),  -- '': do not resume it
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from (select t.task_id, t.fencing_token, i.session,
-                 case when t.cancel_requested_at is not null then public.turbo_stopped_status(t.cancel_to, t.run_after)
+                 case when t.cancel_requested_at is not null
+                        then public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz)
                       when %(delay)s::float8 > 0 then 'scheduled'
                       else 'pending' end as becomes
             from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(session)s::text[])

@@ -15,7 +15,8 @@ with lost as materialized (
      for update of t skip locked
 --end which: ) select l.task_id::text, l.fencing_token from lost l
 ), decided as materialized (
-  select l.*, case when l.stopping then public.turbo_stopped_status(l.requested, 'infinity')  -- it waits its backoff
+  select l.*, case when l.stopping      -- it waits its backoff
+                        then public.turbo_stopped_status(l.requested::text, 'infinity'::timestamptz)
                    when l.count >= %(infra_cap)s then 'failed'
                    else 'scheduled' end as becomes
     from lost l

@@ -148,6 +148,37 @@ def test_owners_trigger_is_refused_where_public_is_open(open_dsn: str) -> None:
     migrate(open_dsn)
 
 
+def test_migration_warns_where_public_is_open(open_dsn: str, tmp_path) -> None:
+    lines: list[str] = []
+    migrate(open_dsn, report=lines.append)
+    (warning,) = lines
+    assert "PUBLIC may create in schema public" in warning
+    assert "REVOKE CREATE ON SCHEMA public FROM PUBLIC;" in warning
+    assert "REVOKE CREATE" in Shell(open_dsn, tmp_path)("doctor").out
+    query(open_dsn, "revoke create on schema public from public")
+    migrate(open_dsn, report=lines.append)
+    assert len(lines) == 1
+
+
+def test_ambiguous_overload_is_named_and_stops_no_insert(dsn: str, bench: Bench, shell: Shell) -> None:
+    query(dsn, "grant create on schema public to public")
+    with login(dsn) as mallory:
+        bench.start().listening()
+        for overload in ("turbo_may_notify(int default 0)", "turbo_bound_moment(timestamptz, int default 0)"):
+            query(mallory, f"create function public.{overload} returns boolean language sql as 'select true'")
+        bench.insert("a", task_type="noop")
+        bench.wait("a")
+        query(dsn, "update agent_workers set heartbeat_at = heartbeat_at")
+        query(
+            mallory,
+            "create function public.turbo_database_id(int default 0) returns text language sql as 'select null'",
+        )
+        bench.start().said(
+            "`turbo doctor` names it and its owner. Drop it, and REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+        )
+        assert "turbo_database_id(integer) belongs to" in shell("doctor").out
+
+
 def test_doctor_names_an_object_of_a_stranger(dsn: str, tmp_path) -> None:
     shell = Shell(dsn, tmp_path)
     assert "owned by" in shell("doctor").out

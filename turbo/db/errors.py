@@ -120,10 +120,16 @@ def is_unstorable(error: psycopg.Error) -> bool:
     return error.sqlstate.startswith(("22", "54")) and not is_exhausted(error)
 
 
+_AMBIGUOUS = (
+    ". Somebody created a function of the same name: `turbo doctor` names it and its owner. Drop it, and "
+    "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+)
+
+
 def reason(error: BaseException) -> str:
     """An error in one line, for a log."""
-    text = " ".join(str(error).split())
-    return text[:300] or type(error).__name__
+    text = " ".join(str(error).split())[:300] or type(error).__name__
+    return text + _AMBIGUOUS if isinstance(error, psycopg.errors.AmbiguousFunction) else text
 
 
 def why_refused(error: psycopg.Error) -> str:

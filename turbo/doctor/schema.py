@@ -60,11 +60,14 @@ def _owners(session: Session) -> Finding:
         believed = [*ownership.trusted(session.connection), keeper]
         strangers = ownership.strangers(session.connection, believed)
         lost = ownership.lost_names(session.connection, believed)
+        open_schema = ownership.open_schema(session.connection)
     if strangers:
         more = f"; {len(strangers) - 1} more" if len(strangers) > 1 else ""
         return fail(f"{strangers[0]}{more}", f"drop it, or make {keeper} its owner: ALTER … OWNER TO {keeper}")
     if lost:
         return fail(lost[0].what, lost[0].do)
+    if open_schema:
+        return open_schema
     return ok(f"turbo's tables and functions are owned by {keeper}, or by a role that is trusted as much")
 
 

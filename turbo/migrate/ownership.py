@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from turbo.domain.finding import Finding, refuse
+from turbo.domain.finding import Finding, refuse, warn
 from turbo.migrate.adoption.finding import quoted
 from turbo.migrate.files import read
 from turbo.sql import statement
@@ -95,6 +95,18 @@ def strangers(connection: Connection, believed: Sequence[str]) -> list[Stranger]
         for function, owner, caller, _ in called
         if owner not in believed
     ]
+
+
+def open_schema(connection: Connection) -> Finding | None:
+    """A warning if every login may create in schema public. An overload of a function of turbo's is never called instead of it,
+    but one with defaults makes the call ambiguous."""
+    row = connection.execute(statement("migrate/open_schema")).fetchone()
+    if row is None or not row[0]:
+        return None
+    return warn(
+        "PUBLIC may create in schema public: any login can make a function that workers cannot tell from turbo's, and so stop them",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC;",
+    )
 
 
 def lost_names(connection: Connection, believed: Sequence[str]) -> list[Finding]:

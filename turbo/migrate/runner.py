@@ -101,6 +101,8 @@ def migrate(
     files = read()
     with session.open_session(dsn, lock_timeout=patience.lock_timeout) as connection:
         judge_owners(connection)
+        if finding := ownership.open_schema(connection):
+            report(f"warning: {worded(finding)}")
         before = history.status(connection)
         done: list[Applied] = []
         if history.pending(connection, files):

@@ -496,3 +496,22 @@ def test_user_that_cannot_be_used_is_refused_at_once(cast: Cast, tmp_path: Path)
 def configured(path: Path, user: str, **section: object) -> WorkerConfig:
     executor = section or {"kind": "command", "command": ["true"]}
     return config_of(path, executors={"x": executor | {"run_as": user}}, routes={"default": "x"})
+
+
+SLOW_SCRIPT = """
+import sys
+from turbo.process import identity
+identity.SCRIPT_SECONDS = 1.0
+try:
+    identity.checked_identity(sys.argv[1]).script("sleep 4711; true")
+except OSError as error:
+    print(error)
+"""
+
+
+def test_script_past_its_time_leaves_no_process(cast: Cast) -> None:
+    agents, worker = cast.agents, cast.worker
+    said, _ = worker.popen([sys.executable, "-c", SLOW_SCRIPT, agents.name], {}).communicate(timeout=60)
+    assert b"took longer than 1 s" in said
+    until(lambda: not [p for p in psutil.process_iter(["uids", "cmdline"])
+                       if p.info["uids"].real == agents.uid and "4711" in " ".join(p.info["cmdline"] or [])])  # fmt: skip

@@ -57,6 +57,8 @@ def test_variables_expand_after_parsing(tmp_path, monkeypatch):
         (LEAST + 'database: {dsn: "host=h password=geheim"}\n', "database.dsn: contains a password"),
         (LEAST + 'database: {dsn: "postgresql://u:geheim@h/d"}\n', "database.dsn: contains a password"),
         (LEAST + 'database: {dsn: "postgresql://h/d?password=geheim"}\n', "database.dsn: contains a password"),
+        (LEAST + 'database: {dsn: "postgresql://h/d?%70assword=geheim"}\n', "database.dsn: contains a password"),
+        (LEAST + 'database: {dsn: "host=h sslpassword=geheim"}\n', "database.dsn: contains a password"),
         (LEAST + 'worker: {state_dir: "${SURELY_NOT_SET}"}\n', "variable SURELY_NOT_SET is not set"),
         ("executors: {x: {kind: command, command: [cat], account: me}}\n", "no account 'me'"),
         (

@@ -29,7 +29,7 @@ from turbo.process.attempt_log import AttemptLog
 from turbo.process.identity import FOREIGN, Identity, identity_of
 from turbo.process.journal import Journal
 from turbo.workspaces.disk_usage import kept_worktrees, size_of
-from turbo.workspaces.record import WrongRecord, load, records_of
+from turbo.workspaces.record import WrongRecord, load, records_of, set_aside
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
 
 
@@ -97,6 +97,13 @@ async def test_wrong_record_is_one_line_and_set_aside(
     assert (home / "record.json.wrong").exists()
     assert (home / "project" / "work").exists(), "nothing of it is removed"
     assert git(shop.repo, "branch", "--list", "turbo/t1")
+
+
+def test_wrong_record_is_set_aside_past_any_file(tmp_path: Path) -> None:
+    (tmp_path / "record.json.wrong" / "full").mkdir(parents=True)
+    (tmp_path / "record.json").write_text("{}")
+    set_aside(tmp_path)
+    assert not (tmp_path / "record.json").exists()
 
 
 @pytest.mark.parametrize("shape", ["deep", "fifo", "link", "huge", "directory"])

@@ -165,10 +165,15 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
     return _VARIABLE.sub(replacement, text)
 
 
+_SECRET_KEYWORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
+"""Of libpq 18; an older one does not know the last three, and refuses them."""
+
+
 def has_password(dsn: str) -> bool:
-    """Whether a connection string, as written, holds a password."""
+    """Whether a connection string, as written, holds a password or another secret."""
     try:
-        return bool(conninfo.conninfo_to_dict(_VARIABLE.sub("", dsn)).get("password"))
+        written = conninfo.conninfo_to_dict(_VARIABLE.sub("", dsn))
+        return any(written.get(keyword) for keyword in _SECRET_KEYWORDS)
     except ProgrammingError:
         return False
 

@@ -84,6 +84,7 @@ class Identity:
             try:
                 stdout, stderr = process.communicate(timeout=SCRIPT_SECONDS)
             except subprocess.TimeoutExpired:
+                powers_over(self.user if self.by_sudo else "").signal([-process.pid], signal.SIGKILL)
                 process.kill()
                 raise OSError(f"a script as user {self.user} took longer than {SCRIPT_SECONDS:g} s") from None
         return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)

@@ -54,7 +54,7 @@ _EMPTY_BLOB = {
     64: "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
 }
 """By the length of an object's name: SHA-1, SHA-256."""
-_STAT = re.compile(r"(?<!\d)(\d+) (file|insertion|deletion)")
+_STAT = re.compile(r"(?<!\d)(\d{1,15}) (file|insertion|deletion)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,8 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
     commits = 0
     if state.head is not None and state.head != record.start:
         count = (await git("rev-list", "--count", "--end-of-options", f"{record.start}..{state.head}")).strip()
-        if not (count.isascii() and count.isdigit()):  # a git that is not git's: the agent's user may have another
+        # With `run_as`, the agent's user may have another git, or write into its pipe.
+        if not (count.isascii() and count.isdigit() and len(count) <= 15):
             raise GitFailed(f"git rev-list in {git.where}: gives no number of commits")
         commits = int(count)
     own = home if git.run_as is None else record.objects.parent

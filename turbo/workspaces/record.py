@@ -14,6 +14,7 @@ values is what turbo would have written there. Its names become arguments of git
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from dataclasses import fields as fields_of
@@ -150,7 +151,11 @@ def load(home: Path) -> Record | None:
 
 def set_aside(home: Path) -> None:
     """Take a wrong record out of the way. It stays, under another name, for a person. Raises OSError."""
-    (home / FILE).replace(home / f"{FILE}.wrong")
+    wrong = home / f"{FILE}.wrong"
+    try:
+        (home / FILE).replace(wrong)
+    except OSError:  # one of the two is a directory
+        (home / FILE).rename(f"{wrong}-{secrets.token_hex(4)}")
 
 
 def problem_of(record: Record, home: Path) -> str | None:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbo.domain.run import StopSignal
+from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import read_regular
 from turbo.workspaces import files
@@ -110,7 +111,8 @@ class Repository:
     async def branch_tip(self, branch: str) -> str | None:
         """The commit of a local branch; None if there is no such branch."""
         listed = await self.git("for-each-ref", "--format=%(refname) %(objectname)", "--", f"refs/heads/{branch}")
-        return dict(line.split(" ", 1) for line in listed.splitlines()).get(f"refs/heads/{branch}")
+        tips = dict(line.partition(" ")[::2] for line in listed.splitlines())
+        return tips.get(f"refs/heads/{branch}")
 
     async def held_elsewhere(self, commit: str, branch: str) -> bool:
         """Whether another branch, a remote's branch or a tag contains the commit."""
@@ -346,7 +348,7 @@ def _since(stamp: Path, moment: float) -> bool:
 
 
 def _mark(stamp: Path, began: float, text: str = "") -> None:
-    stamp.write_text(text)
+    write_atomically(stamp, text)
     os.utime(stamp, (began, began))
 
 

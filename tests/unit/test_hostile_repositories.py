@@ -134,7 +134,7 @@ async def test_programs_of_a_nested_repository_are_not_run(shape: str, shop: Wor
     config.write_text(executing(shop))
     make = f"""
         git init -q nested; cd nested; echo x >inside; echo '* filter=x diff=x' >.gitattributes; git add .; git commit -qm x
-        cat {config} >>.git/config; sleep 0.01; echo more >>inside; cd ..
+        cat {config} >>.git/config; sleep 0.01; echo y >inside; cd ..
     """
     if shape != "new":
         make += "git -c core.fsmonitor=false add nested 2>/dev/null; git -c core.fsmonitor=false commit -qm nested;"

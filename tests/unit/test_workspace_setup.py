@@ -111,6 +111,18 @@ async def test_sweep_takes_setup_for_nothing_and_work_for_work(shop: Workshop) -
     assert Path(record_of(shop, "clean-work").tree, "mine").exists()
 
 
+async def test_work_inside_a_nested_repository_is_work(shop: Workshop) -> None:
+    make = (
+        "git init -q nested; cd nested; echo x >inside; git add .; git commit -qm x; cd ..; git add nested 2>/dev/null"
+    )
+    setup = ("sh", "-ec", f"{make}; git commit -qm nested; echo generated >generated")
+    await shop.run("idle", "exit 1", setup=setup)
+    await shop.run("work", "echo mine >>nested/inside; exit 1", setup=setup)
+    sweep = WorkspaceRetention(shop.state.workspaces, shop.state.locks, shop.journal, {})
+    assert await sweep.once(time.time() + 15 * DAY) == ["idle"]
+    assert Path(record_of(shop, "work").tree, "nested", "inside").read_text() == "x\nmine\n"
+
+
 async def test_setup_that_changes_nothing_costs_no_snapshot(shop: Workshop) -> None:
     await shop.run("t1", "echo a >a", setup=("sh", "-c", "echo x >ignored"))
     record = record_of(shop, "t1")

@@ -49,6 +49,8 @@ INDEX_BYTES = 1024**3
 PACKED_REFS_BYTES = 64 * 1024**2
 
 _GITLINK = "160000 "
+_CHANGED_INSIDE = re.compile(r"[12u] .. S.(M.|.U) ")
+"""Of a submodule, in porcelain version 2: modified, or untracked content."""
 _EMPTY_BLOB = {
     40: "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391",
     64: "473a0f4c3be8a93681a267e3b1e9a7dcda1185436fe141f7749120a303721813",
@@ -60,10 +62,11 @@ _STAT = re.compile(r"(?<!\d)(\d{1,15}) (file|insertion|deletion)")
 @dataclass(frozen=True, slots=True)
 class WorktreeState:
     """`head`: the checked-out commit, None before the first. `uncommitted`: changed files; a new directory as one, ending
-    in a slash."""
+    in a slash. `inside`: those of them that are nested repositories with changes of their own, which no diff shows."""
 
     head: str | None
     uncommitted: tuple[str, ...]
+    inside: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +101,11 @@ async def _read_state(git: Git, levels: int) -> WorktreeState:
     oid = next((e.removeprefix("# branch.oid ") for e in entries if e.startswith("# branch.oid ")), "(initial)")
     paths = [_path_of(entry) for entry in entries if not entry.startswith("# ")]
     if git.run_as is None:
-        paths += [path for path in await _nested_changed(git, levels) if path not in paths]
-    return WorktreeState(None if oid == "(initial)" else oid, tuple(paths))
+        inside = await _nested_changed(git, levels)
+        paths += [path for path in inside if path not in paths]
+    else:
+        inside = [_path_of(entry) for entry in entries if _CHANGED_INSIDE.match(entry)]
+    return WorktreeState(None if oid == "(initial)" else oid, tuple(paths), frozenset(inside))
 
 
 def _check_index(git_dir: Path) -> None:
@@ -184,7 +190,9 @@ def _quoted(path: Path) -> str:
 
 
 async def own_uncommitted(git: Git, record: Record, state: WorktreeState) -> int:
-    """How many files have uncommitted changes that `setup` did not make, a new directory as one. Raises GitFailed, OSError."""
+    """How many files have uncommitted changes that `setup` did not make, a new directory as one. Raises GitFailed, OSError.
+
+    What is changed inside a nested repository counts, whoever did it: nobody keeps what it was at the start."""
     if not record.start_tree or not state.uncommitted:
         return len(state.uncommitted)
     async with index_copy(Path(record.git_dir), record.objects.parent, git.run_as) as index:
@@ -195,7 +203,7 @@ async def own_uncommitted(git: Git, record: Record, state: WorktreeState) -> int
         )
     changed = names(listed)
     return sum(
-        any(name == path or (path.endswith("/") and name.startswith(path)) for name in changed)
+        path in state.inside or any(name == path or (path.endswith("/") and name.startswith(path)) for name in changed)
         for path in state.uncommitted
     )
 

@@ -1,5 +1,6 @@
 """What an agent leaves in a repository is not run by turbo's git: each payload writes a file, as plain git shows first."""
 
+import contextlib
 import os
 import subprocess
 import time
@@ -173,6 +174,21 @@ async def test_gitmodules_neither_open_nor_hide_a_nested_repository(ignore: str,
     assert ran(shop) == set()
     plain(Path(str(space["path"])), "status --ignore-submodules=none")
     assert "clean" in ran(shop), "the control: plain git runs it"
+
+
+async def test_nested_repository_that_leads_in_a_circle_loses_no_result(shop: Workshop) -> None:
+    make = """
+        git init -q nested; cd nested; echo x >inside; git add .; git commit -qm x; cd ..; git add nested 2>/dev/null
+        git commit -qm nested; rm -rf nested/.git; ln -s circle nested/circle; echo 'gitdir: circle' >nested/.git
+        cp -r nested new; echo done
+    """
+    outcome = await shop.run("t1", make)
+    assert outcome.output == "done\n"
+    assert "cannot be examined: " in str(told(outcome)["error"])
+    with contextlib.suppress(GitFailed):
+        b"".join(diff_of(record_of(shop, "t1")))
+    sweep = WorkspaceRetention(shop.state.workspaces, shop.state.locks, shop.journal, {})
+    assert await sweep.once(time.time() + 15 * DAY) == []
 
 
 async def test_git_gets_no_secret_of_the_account(shop: Workshop) -> None:

@@ -59,7 +59,7 @@ def git_dirs(top: Path) -> GitDirs:
             own = top
         common = own / _pointer(own / "commondir", "") if (own / "commondir").exists() else own
         dirs = GitDirs(own.resolve(), common.resolve())
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # a circle of links is a RuntimeError
         raise NotARepository(str(error)) from error
     if not (
         os.path.lexists(dirs.own / "HEAD") and (dirs.common / "objects").is_dir() and (dirs.common / "refs").is_dir()

@@ -332,7 +332,7 @@ async def _open_theirs(git: Git, locks: Path) -> Repository:
         if "not a git repository" not in str(error):
             raise RepositoryAway(str(error)) from None
         raise RepositoryAway(f"repo {git.where} is not a git repository (name its top directory)") from None
-    return Repository(git, Path(common), locks / f"repository-{digest_of(Path(common).resolve())}.lock")
+    return Repository(git, Path(common), locks / f"repository-{digest_of(Path(os.path.realpath(common)))}.lock")
 
 
 def repository_fault(error: GitFailed) -> bool:

@@ -38,8 +38,8 @@ log = logging.getLogger(__name__)
 PASS_SECONDS = 3600.0
 YOUNG_SECONDS = 3600.0
 
-_GOING = re.compile(rf"{re.escape(TRASH_PREFIX)}(\.[0-9a-f]{{8}}-)?")
-"""What `_take` puts before a name, which never begins with a dot (turbo.host.state_dir.safe_name)."""
+_AGAIN = re.compile(r"\A\.[0-9a-f]{8}-")
+"""What `_take` may put between TRASH_PREFIX and a name, which never begins with a dot (turbo.host.state_dir.safe_name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ class FileRetention(LoopService):
     def _remove_tree(self, path: Path) -> None:
         """Whatever a program has made of it costs no other directory, and not the worker: it is logged, and tried again."""
         try:
-            known_as = path.with_name(_GOING.sub("", path.name, count=1))
+            known_as = path.with_name(_AGAIN.sub("", path.name.removeprefix(TRASH_PREFIX)))
             # In use again, the name has another directory of that user's, which may be the same one.
             if path.parent.name == "tasks" and not os.path.lexists(known_as):
                 remove_foreign(path, known_as)

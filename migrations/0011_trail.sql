@@ -16,7 +16,15 @@ declare
   resting constant text[] := array['scheduled', 'pending', 'completed', 'failed', 'cancelled'];
   final   constant text[] := array['completed', 'failed', 'cancelled'];
   texts   constant text[] := array['task_description', 'input_data', 'output_data', 'error_message'];
+  known   constant text[] := array[
+    'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
+    'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
+    'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id', 'failure_kind',
+    'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev'];
   written text[];       -- by the person, before this function changes anything
+  own     text;         -- a column of the deployment's own
+  differs boolean;
+  latest  timestamptz;
   told    jsonb;
   by_whom name    := case current_setting('role') when 'none' then session_user else current_setting('role')::name end;
 begin
@@ -50,6 +58,15 @@ begin
     case when new.cancel_requested_at is distinct from old.cancel_requested_at then 'cancel_requested_at' end,
     case when new.cancel_to           is distinct from old.cancel_to           then 'cancel_to' end,
     case when new.infra_count         is distinct from old.infra_count         then 'infra_count' end], null);
+  -- As text: not every type has an equality. A generated column is computed after this.
+  for own in
+    select a.attname from pg_attribute a
+     where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname <> all (known)
+     order by a.attnum
+  loop
+    execute format('select ($1).%1$I::text is distinct from ($2).%1$I::text', own) into differs using old, new;
+    if differs then written := array_append(written, own); end if;
+  end loop;
   if written <> '{}' then
     told := jsonb_strip_nulls(jsonb_build_object(
       'columns', written, 'application', nullif(current_setting('application_name'), ''), 'client', host(inet_client_addr()),
@@ -60,6 +77,16 @@ begin
                         ('output_data', octet_length(old.output_data::text), octet_length(new.output_data::text)),
                         ('error_message', octet_length(old.error_message), octet_length(new.error_message))) c(name, was, is_now)
           where c.name = any (written)) end));
+  end if;
+
+  -- A task that began or ended in the future would be among the latest until then, and retention would keep it. An old poller
+  -- may write the local time of another zone into a column without one.
+  latest := clock_timestamp() + (case when adopted then interval '1 day' else interval '0' end);
+  if new.completed_at is distinct from old.completed_at and (new.completed_at > latest or new.completed_at = '-infinity') then
+    new.completed_at := clock_timestamp();
+  end if;
+  if new.started_at is distinct from old.started_at and (new.started_at > latest or new.started_at = '-infinity') then
+    new.started_at := clock_timestamp();
   end if;
 
   if new.status is not distinct from old.status and new.queue is not distinct from old.queue

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from tests.support.logins import login
+from tests.support.shell import Shell
 from tests.support.steps import claim_one, ended, registered
 from turbo.migrate import grant_roles
 from turbo.sql import statement
@@ -55,6 +56,52 @@ def test_each_column_that_an_admin_may_write_is_told(admin: psycopg.Connection[A
     assert SECRET not in str(trail(admin))
     (detail,) = (detail for *_, detail in trail(admin) if detail["columns"] == ["task_description"])
     assert detail["bytes"] == {"task_description": [len(SECRET), 3]}
+
+
+def test_deployments_own_columns_are_told(dsn: str, admin: psycopg.Connection[Any]) -> None:
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute(
+            'alter table agent_tasks add column "a Note" text, add column doc json, add column place point,'
+            " add column double int generated always as (task_priority * 2) stored"
+        )
+        owner.execute('grant update ("a Note", doc, place) on agent_tasks to turbo_admin')
+    edits = {
+        "\"a Note\" = 'secret'": ["a Note"],
+        """doc = '"\\u0000"', place = '(1,2)'""": ["doc", "place"],
+        "status = 'failed', \"a Note\" = null": ["a Note"],
+        "task_priority = 1, doc = '[]'": ["task_priority", "doc"],
+    }
+    for edit, columns in edits.items():
+        before = len(trail(admin))
+        for _ in range(2):  # what changes nothing is not told
+            admin.execute(f"update agent_tasks set {edit} where task_id = 't'")
+        *_, (action, _, _, actor, detail) = trail(admin)
+        assert (len(trail(admin)), action, actor) == (before + 1, "edited", admin.info.user), edit
+        assert detail["columns"] == columns
+    assert "secret" not in str(trail(admin))
+
+
+@pytest.mark.parametrize("moment", ["infinity", "294276-12-31", "-infinity"])
+def test_task_cannot_have_ended_in_the_future(dsn: str, admin: psycopg.Connection[Any], moment: str) -> None:
+    ago = "select {} between clock_timestamp() - interval '1 minute' and clock_timestamp() from agent_tasks"
+    admin.execute("update agent_tasks set status = 'completed', completed_at = %s", [moment])
+    assert admin.execute(ago.format("completed_at")).fetchone() == (True,)
+    admin.execute("update agent_tasks set completed_at = %s", [moment])
+    assert admin.execute(ago.format("completed_at")).fetchone() == (True,)
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute("update agent_tasks set started_at = %s", [moment])
+        assert owner.execute(ago.format("started_at")).fetchone() == (True,)
+
+
+def test_end_in_the_future_is_in_no_list_of_the_latest(dsn: str, shell: Shell) -> None:
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("set session_replication_role = replica")  # a row from before
+        db.execute(
+            "insert into agent_tasks (task_id, task_description, status, completed_at) values ('t', 'x', 'completed', 'infinity')"
+        )
+        assert db.execute(statement("status/finished"), {"seconds": 3600}).fetchall() == []
+        assert db.execute(statement("top/ended"), {"limit": 5}).fetchall() == []
+    assert "0ms ago" in shell("tasks").out
 
 
 async def test_edit_of_a_result_is_told_and_answers_for_no_run(dsn: str, admin: psycopg.Connection[Any]) -> None:

@@ -91,8 +91,14 @@ def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
 def when(task: "TaskLine", now: datetime) -> str:
     """How long it has had its status: 'for 3m10s', '2h05m ago', 'in 10m00s'."""
     if task.completed_at is not None:
-        return f"{timestamps.duration(timestamps.seconds_between(task.completed_at, now))} ago"
+        return f"{timestamps.duration(_since(task.completed_at, now))} ago"
     if task.status == TaskState.RUNNING:
-        return f"for {timestamps.duration(timestamps.seconds_between(task.started_at, now))}"
+        return f"for {timestamps.duration(_since(task.started_at, now))}"
     waited = timestamps.seconds_between(task.run_after, now) or 0.0
     return f"in {timestamps.duration(-waited)}" if waited < 0 else f"for {timestamps.duration(waited)}"
+
+
+def _since(moment: datetime | None, now: datetime) -> float | None:
+    """Seconds, at least 0: a person, or a host whose clock is ahead, may have written a moment that is still to come."""
+    seconds = timestamps.seconds_between(moment, now)
+    return None if seconds is None else max(0.0, seconds)

@@ -6,6 +6,7 @@ with ended as materialized (
     from public.agent_tasks t
    where t.status in ('completed', 'failed', 'cancelled')
      and t.completed_at > statement_timestamp() - make_interval(secs => %(seconds)s::float8)
+     and t.completed_at < statement_timestamp() + interval '1 day'      -- a person may have written any moment
 ), counted as (
   select e.status, e.execution_time_ms, u.input_tokens, u.output_tokens, u.cost_usd,
          coalesce(w.host, regexp_replace(e.assigned_worker_id, '-[0-9]+-[0-9a-f]{6}$', ''), '') as host

@@ -1,7 +1,9 @@
 """Whatever text a row holds, in whatever column: no command of turbo's lets it steer a terminal or pass for another line."""
 
 import json
+import math
 import re
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -257,3 +259,14 @@ def test_commands_print_only_through_the_one_way_out() -> None:
         if re.search(r"(?<![\w.])print\(|typer\.(echo|secho)\(|import click", line)
     ]
     assert not found
+
+
+def test_json_has_no_number_that_json_lacks(dsn: str, shell: Shell) -> None:
+    numbers = [math.inf, -math.inf, math.nan, 1.5, {"a": (math.inf, None, "x")}]
+    document = json.loads(visible_json(numbers), parse_constant=pytest.fail)
+    assert document == ["Infinity", "-Infinity", "NaN", 1.5, {"a": ["Infinity", None, "x"]}]
+    data = f'{{"a": 1{"0" * 400}.5, "b": -1{"0" * 400}.5, "c": 1.5}}'
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_id, task_description, input_data) values ('t', 'x', %s)", [data])
+    shown = json.loads(shell("show", "t", "--json").out, parse_constant=pytest.fail)
+    assert shown["input_data"] == {"a": sys.float_info.max, "b": -sys.float_info.max, "c": 1.5}

@@ -2,10 +2,13 @@
 
 PostgreSQL accepts 4713 BC, the year 294276, infinity and NaN, and many who write rows can write them. One such row must not
 break a whole list, or end a worker. So a moment out of range is read as the earliest or latest `datetime`, an infinite number
-as the largest one that is still a length of time, and NaN as 0.
+as the largest one that is still a length of time, and NaN as 0. A number in JSON that no float can hold is read as the
+largest float.
 """
 
 import json
+import math
+import sys
 from datetime import UTC, datetime
 from typing import Any
 
@@ -91,9 +94,15 @@ def bounded(number: float) -> float:
 def _json(raw: str | bytes) -> Any:
     """Parsed JSON, or the text itself if Python cannot parse it (nested too deep, a number too long)."""
     try:
-        return json.loads(raw)
+        return json.loads(raw, parse_float=_json_float)
     except (ValueError, RecursionError):
         return raw if isinstance(raw, str) else raw.decode()
+
+
+def _json_float(text: str) -> float:
+    """jsonb has numbers that a float has not: the largest one, and no infinity, which JSON has not."""
+    number = float(text)
+    return number if math.isfinite(number) else math.copysign(sys.float_info.max, number)
 
 
 def read_bounded(

@@ -6,6 +6,7 @@ lone surrogates. Everything else stays as it is. Every command prints through he
 """
 
 import json
+import math
 import re
 
 _MARKLESS = (
@@ -29,8 +30,23 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def visible_json(value: object, *, ascii_only: bool = False, indent: int | None = None) -> str:
-    """`value` as JSON that a parser reads exactly, and that steers no terminal."""
-    return _UNSAFE.sub(_json_escape, json.dumps(value, default=str, ensure_ascii=ascii_only, indent=indent))
+    """`value` as JSON that a parser reads exactly, and that steers no terminal. A number that JSON lacks is its name, as text."""
+    try:
+        text = json.dumps(value, default=str, ensure_ascii=ascii_only, indent=indent, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_without_infinity(value), default=str, ensure_ascii=ascii_only, indent=indent)
+    return _UNSAFE.sub(_json_escape, text)
+
+
+def _without_infinity(value: object) -> object:
+    match value:
+        case dict():
+            return {key: _without_infinity(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_without_infinity(item) for item in value]
+        case float() if not math.isfinite(value):
+            return json.dumps(value)
+    return value
 
 
 def _escape(match: re.Match[str]) -> str:

@@ -128,6 +128,12 @@ begin
       hint = 'Write a moment, as in now() + interval ''1 year''.';
   end if;
 
+  if new.fencing_token is distinct from old.fencing_token
+     or new.agent_session_id is distinct from old.agent_session_id and new.agent_session_id is not null then
+    raise exception 'fencing_token and agent_session_id are turbo''s own' using errcode = 'check_violation',
+      hint = 'Leave both out of the UPDATE. To forget an agent''s session, set agent_session_id to null.';
+  end if;
+
   -- A row that turbo never claimed may be an old poller's, still at work beside turbo. What only such a poller does
   -- (running on either side, a status of its own, its own count of retries) passes untouched.
   if not ours and (not (was = any (resting) and asked = any (resting)) or new.retry_count is distinct from old.retry_count) then
@@ -140,11 +146,6 @@ begin
     return new;
   end if;
 
-  if new.fencing_token is distinct from old.fencing_token
-     or new.agent_session_id is distinct from old.agent_session_id and new.agent_session_id is not null then
-    raise exception 'fencing_token and agent_session_id are turbo''s own' using errcode = 'check_violation',
-      hint = 'Leave both out of the UPDATE. To forget an agent''s session, set agent_session_id to null.';
-  end if;
   if live and asked = was and new.assigned_worker_id is distinct from old.assigned_worker_id then
     raise exception 'task % is running on %', old.task_id, old.assigned_worker_id using errcode = 'object_in_use',
       hint = 'A worker has claimed it meanwhile. Whoever claims beside it must ask: UPDATE ... WHERE task_id = ... AND status = ''pending''.';

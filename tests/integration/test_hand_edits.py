@@ -137,7 +137,7 @@ def test_pending_runs_a_scheduled_task_now(db):
 
 def test_internal_columns_cannot_be_edited(db):
     insert(db)
-    for change in ("fencing_token = 5", "agent_session_id = 'x'"):
+    for change in ("fencing_token = 5", "agent_session_id = 'x'", "agent_session_id = 'x', retry_count = 1"):
         with pytest.raises(psycopg.errors.CheckViolation):
             db.execute(f"update agent_tasks set {change}")
 

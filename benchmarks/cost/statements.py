@@ -87,7 +87,7 @@ WARM = (
 )
 
 MAKE_DUE = (
-    "update agent_tasks set run_after = now() - interval '1 hour', turbo_rev = turbo_rev + 1"
+    "update public.agent_tasks set run_after = now() - interval '1 hour', turbo_rev = turbo_rev + 1"
     " where task_id = any (%(ids)s::text[])"
 )
 

@@ -63,7 +63,10 @@ def _owners(session: Session) -> Finding:
         open_schema = ownership.open_schema(session.connection)
     if strangers:
         more = f"; {len(strangers) - 1} more" if len(strangers) > 1 else ""
-        return fail(f"{strangers[0]}{more}", f"drop it, or make {keeper} its owner: ALTER … OWNER TO {keeper}")
+        return fail(
+            f"{strangers[0]}{more}",
+            f"drop it; only if you know what it does, make {keeper} its owner: ALTER … OWNER TO {keeper}",
+        )
     if lost:
         return fail(lost[0].what, lost[0].do)
     if open_schema:

@@ -176,7 +176,7 @@ async def test_gitmodules_neither_open_nor_hide_a_nested_repository(ignore: str,
     assert "clean" in ran(shop), "the control: plain git runs it"
 
 
-async def test_nested_repository_that_leads_in_a_circle_loses_no_result(shop: Workshop) -> None:
+async def test_nested_repository_in_a_circle_loses_no_result(shop: Workshop) -> None:
     make = """
         git init -q nested; cd nested; echo x >inside; git add .; git commit -qm x; cd ..; git add nested 2>/dev/null
         git commit -qm nested; rm -rf nested/.git; ln -s circle nested/circle; echo 'gitdir: circle' >nested/.git

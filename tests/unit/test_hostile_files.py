@@ -28,6 +28,7 @@ from turbo.maintenance.file_retention import FileRetention, files_by_task
 from turbo.process.attempt_log import AttemptLog
 from turbo.process.identity import FOREIGN, Identity, identity_of
 from turbo.process.journal import Journal
+from turbo.process.reaper import end_leftovers
 from turbo.workspaces.disk_usage import kept_worktrees, size_of
 from turbo.workspaces.record import WrongRecord, load, records_of, set_aside
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
@@ -175,6 +176,29 @@ def test_odd_files_of_a_dead_worker_are_passed_over(shape: str, tmp_path: Path) 
     assert spool.pending() == []
     assert os.path.lexists(spool.directory / "corrupt" / "1.json")
     assert [entry.pid for entry in journal.entries()] == [0]
+
+
+@pytest.mark.parametrize("shape", ["fifo", "link", "directory"])
+def test_journal_of_any_shape_has_no_entries(shape: str, tmp_path: Path) -> None:
+    if shape != "directory":
+        odd(tmp_path / "journal", shape)
+    else:
+        (tmp_path / "journal" / "x.json").mkdir(parents=True)
+    assert Journal(tmp_path / "journal").entries() == []
+    assert end_leftovers(tmp_path / "journal") == []
+
+
+def test_worker_directories_of_any_name_are_passed_by(shop: Workshop) -> None:
+    workers = shop.state.root / "workers"
+    workers.mkdir(exist_ok=True)
+    (workers / os.fsdecode(b"\xff\xfe")).mkdir()
+    (workers / "linked").symlink_to("/")
+    assert shop.state.workers() == {}
+    assert shop.state.dead_workers() == []
+    logs = shop.state.root / "logs" / "t"
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / "3-7.log").symlink_to("nowhere")
+    assert [claim.task_id for claim in shop.state.unowned_logs()] == ["t"]
 
 
 @pytest.mark.parametrize("shape", ["fifo", "link", "directory"])

@@ -96,6 +96,22 @@ def read_identity(path: Path) -> str | None:
         return None
 
 
+def _changed_at(path: Path) -> float:
+    """0 for what has disappeared."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def locks_of(root: Path) -> Path:
     """The directory with the locks of directories and repositories."""
     return root / "locks"
@@ -200,14 +216,21 @@ class StateDir:
         """The latest runs that have logs at the top of the directory: evidence of whose they are. Only ids that are file names
         as they are."""
         paths = [path for path in self.root.glob("logs/*/*.log") if "~" not in path.parent.name]
-        latest = sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)[:LOGS_LOOKED_AT]
+        latest = sorted(paths, key=_changed_at, reverse=True)[:LOGS_LOOKED_AT]
         found = [(path.parent.name, path.stem.rpartition("-")[2]) for path in latest]
         return [ClaimRef(task_id, int(token)) for task_id, token in found if token.isdecimal() and len(token) < 19]
 
     def workers(self) -> dict[str, str | None]:
         """The ids of the workers that have a directory, dead or alive, and the database of each (see `read_identity`)."""
-        homes = (home for home in sorted((self.root / "workers").iterdir()) if not home.name.startswith("."))
-        return {home.name: read_identity(home / OWNER) for home in homes if home.is_dir()}
+        return {home.name: read_identity(home / OWNER) for home in self._homes()}
+
+    def _homes(self) -> list[Path]:
+        """The directories of workers. No worker has an id that is not UTF-8, and none makes a link."""
+        return [
+            home
+            for home in sorted((self.root / "workers").iterdir())
+            if not home.name.startswith(".") and _is_text(home.name) and home.is_dir() and not home.is_symlink()
+        ]
 
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""
@@ -225,8 +248,8 @@ class StateDir:
         """The directories of workers whose process has died, with their locks taken: the caller owns them now. `among`: the
         ids of those to look at, so that no lock of another database's worker is ever in the way of its own successor."""
         dead = []
-        for home in sorted((self.root / "workers").iterdir()):
-            if not home.is_dir() or home.name.startswith(".") or (among is not None and home.name not in among):
+        for home in self._homes():
+            if among is not None and home.name not in among:
                 continue
             lock = FileLock(home / "lock")
             with suppress(OSError):  # another worker has taken it over and removed it

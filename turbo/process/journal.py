@@ -64,8 +64,8 @@ class Journal:
     def entries(self) -> list[Entry]:
         """The programs that run, or ran when their worker died. An unreadable file still yields its cookie."""
         try:
-            names = sorted(path for path in self.directory.iterdir() if path.suffix == SUFFIX)
-        except FileNotFoundError:
+            names = sorted(path for path in self.directory.iterdir() if path.suffix == SUFFIX and not path.is_dir())
+        except (FileNotFoundError, NotADirectoryError):
             return []
         return [entry for path in names if (entry := self._read(path)) is not None]
 

@@ -270,3 +270,10 @@ def test_json_has_no_number_that_json_lacks(dsn: str, shell: Shell) -> None:
         db.execute("insert into agent_tasks (task_id, task_description, input_data) values ('t', 'x', %s)", [data])
     shown = json.loads(shell("show", "t", "--json").out, parse_constant=pytest.fail)
     assert shown["input_data"] == {"a": sys.float_info.max, "b": -sys.float_info.max, "c": 1.5}
+
+
+def test_number_without_end_is_printed_at_any_depth() -> None:
+    deep: object = float("inf")
+    for _ in range(700):
+        deep = [deep]
+    assert visible_json(deep).count("[") == 700

@@ -169,3 +169,10 @@ def test_single_quoted_text_is_kept(value: str) -> None:
 
 def test_invalid_utf_8_reaches_the_program_unchanged() -> None:
     assert os.fsencode(parse_env(b"K=\xff\xfe", "f")["K"]) == b"\xff\xfe"
+
+
+def test_huge_env_file_is_refused_by_its_size(tmp_path):
+    path = secrets(tmp_path / "env", f"TOKEN={SECRET}")
+    os.truncate(path, 2**40)
+    with pytest.raises(EnvironmentRefused, match="is larger than"):
+        EnvFile(path).values()

@@ -178,6 +178,20 @@ def test_odd_files_of_a_dead_worker_are_passed_over(shape: str, tmp_path: Path) 
     assert [entry.pid for entry in journal.entries()] == [0]
 
 
+@pytest.mark.parametrize("shape", ["fifo", "link"])
+def test_probe_of_the_spool_writes_a_file_of_its_own(shape: str, tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    spool = Spool(tmp_path / "spool")
+    spool.directory.mkdir(exist_ok=True)
+    if shape == "fifo":
+        os.mkfifo(spool.directory / "probe.tmp")
+    else:
+        (spool.directory / "probe.tmp").symlink_to(victim)
+    spool.probe()
+    assert victim.read_text() == "precious"
+
+
 @pytest.mark.parametrize("shape", ["fifo", "link", "directory"])
 def test_journal_of_any_shape_has_no_entries(shape: str, tmp_path: Path) -> None:
     if shape != "directory":

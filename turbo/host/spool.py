@@ -120,7 +120,8 @@ class Spool:
         path = self.directory / "probe.tmp"
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with path.open("wb") as file:
+            path.unlink(missing_ok=True)  # a link or a FIFO that a program has left under the name
+            with path.open("xb") as file:
                 file.write(b"x" * 65536)
                 file.flush()
                 os.fsync(file.fileno())

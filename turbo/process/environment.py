@@ -37,6 +37,10 @@ class EnvironmentRefused(ValueError):
     """An `env` section or env file that cannot be used. The message names the place and the remedy."""
 
 
+ENV_FILE_BYTES = 1024 * 1024
+"""More than an environment can hold."""
+
+
 class EnvFile:
     """A file of KEY=VALUE lines with secrets, read again whenever it has changed."""
 
@@ -57,13 +61,15 @@ class EnvFile:
             seen = (state.st_ino, state.st_dev, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
             if seen != self._seen:
                 self._check(state)
-                self._values = parse_env(file.read(), str(self.path))
+                self._values = parse_env(file.read(ENV_FILE_BYTES), str(self.path))
                 self._seen = seen
         return self._values
 
     def _check(self, state: os.stat_result) -> None:
         if not stat.S_ISREG(state.st_mode):
             raise EnvironmentRefused(f"env_file {self.path}: is not a regular file")
+        if state.st_size > ENV_FILE_BYTES:
+            raise EnvironmentRefused(f"env_file {self.path}: is larger than {ENV_FILE_BYTES} bytes")
         if state.st_uid != os.geteuid():
             raise EnvironmentRefused(
                 f"env_file {self.path}: belongs to user {state.st_uid}, but the worker runs as user {os.geteuid()}: chown it"

@@ -170,7 +170,13 @@ def test_reaper_imports_the_turbo_of_its_worker(tmp_path: Path) -> None:
     assert str(package) not in [first, *others], "its rooms would be top-level modules"
 
 
-def test_goodbye_is_withheld_while_a_program_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("log", ["missing", "fifo", "link"])
+def test_goodbye_is_withheld_while_a_program_runs(log: str, tmp_path: Path) -> None:
+    """Whatever a program has put in place of the watcher's log."""
+    if log == "fifo":
+        os.mkfifo(tmp_path / "watcher.log")
+    elif log == "link":
+        (tmp_path / "watcher.log").symlink_to(tmp_path / "victim")
     journal = Journal(tmp_path / "journal")
     watcher = ReaperWatcher()
     watcher.start(journal.directory)
@@ -179,6 +185,7 @@ def test_goodbye_is_withheld_while_a_program_runs(tmp_path: Path) -> None:
     program.wait(timeout=10)
     assert program.returncode == -signal.SIGTERM
     until(lambda: not journalled(journal.directory), what="its entry is gone")
+    assert not (tmp_path / "victim").exists()
 
 
 def test_killed_watcher_is_noticed_and_replaced(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ _IMPORT_ROOT = Path(__file__).resolve().parents[2]
 _WATCH = """
 trap '' TERM INT HUP
 if read -r word && [ "$word" = bye ]; then exit 0; fi
-if true 2>/dev/null >>"$0"; then exec >>"$0" 2>&1; fi
+if [ ! -h "$0" ] && { [ -f "$0" ] || [ ! -e "$0" ]; } && true 2>/dev/null >>"$0"; then exec >>"$0" 2>&1; fi
 exec "$@"
 """
 # $0 is the log. The signals are ignored, in the reaper too: a service manager's stop reaches the whole control group,

@@ -17,6 +17,7 @@ from turbo.db.lane import Lane, LaneObserver
 from turbo.domain.states import RescueReason
 from turbo.host.spool import Spool
 from turbo.runtime.service import LoopService
+from turbo.runtime.signal import Signal
 from turbo.worker.completer import Completer
 from turbo.worker.contact import DatabaseContact
 from turbo.worker.presence import WorkerPresence
@@ -32,6 +33,8 @@ REPLAY_SECONDS = 3.0
 
 
 class Recovery(LoopService):
+    """`restored` is emitted with the number of the listener's session, once what its loss may have cost is put back."""
+
     name = "recovery"
 
     def __init__(
@@ -64,6 +67,7 @@ class Recovery(LoopService):
         self._registering = db.outage(log, "cannot register", "registered again")
         self._rescuing = db.outage(log, "cannot rescue", "rescuing again")
         self._session = 0  # counts the listener's sessions; negative while there is none
+        self.restored: Signal[int] = Signal()
 
     # ── the listener's side ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -117,6 +121,7 @@ class Recovery(LoopService):
         if session == self._session:  # else it was lost meanwhile, and perhaps with it what was put back
             self._lost = False
             self._gate.restored()
+            self.restored.emit(session)
         self._wakeups.poll_soon()
 
     # ── the heartbeat's side ────────────────────────────────────────────────────────────────────────────────────────

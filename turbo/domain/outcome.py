@@ -8,6 +8,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from turbo.domain.question import Asked
+
 
 class OutcomeKind(StrEnum):
     SUCCEEDED = "succeeded"
@@ -18,6 +20,7 @@ class OutcomeKind(StrEnum):
     USAGE_LIMITED = "usage_limited"  # uncounted; `resets_at`: until when
     UNAVAILABLE = "unavailable"  # a service, a remote or a repository is away or overloaded; uncounted
     INFRASTRUCTURE = "infrastructure"  # uncounted, except towards the poison cap
+    ASKED = "asked"  # a person is asked; uncounted. The answer goes to the next run
 
 
 class FailureKind(StrEnum):
@@ -34,6 +37,7 @@ class FailureKind(StrEnum):
     MAX_TURNS = "max_turns"
     BUDGET = "budget"
     BAD_REQUEST = "bad_request"
+    UNANSWERED = "unanswered"  # nobody answered in time, or it asked too often
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,8 @@ class Outcome:
     `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None leaves it open.
     `resets_at` is Unix seconds. `away` names what is unavailable (turbo.domain.dependency); None: the service of the
-    executor's account. `extra` is merged into `output_data` beside `output` (a workspace, turns).
+    executor's account. `asked` is what the kind `asked` asks. `extra` is merged into `output_data` beside `output` (a
+    workspace, turns).
     """
 
     kind: OutcomeKind
@@ -72,6 +77,7 @@ class Outcome:
     resets_at: float | None = None
     away: str | None = None
     log: str | None = None
+    asked: Asked | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     @classmethod
@@ -85,6 +91,10 @@ class Outcome:
     @classmethod
     def unavailable(cls, error: str, away: str | None = None) -> "Outcome":
         return cls(OutcomeKind.UNAVAILABLE, error=error, failure_kind=FailureKind.UNAVAILABLE, away=away)
+
+    @classmethod
+    def asks(cls, asked: Asked, *, session_id: str | None = None) -> "Outcome":
+        return cls(OutcomeKind.ASKED, asked=asked, session_id=session_id)
 
     @classmethod
     def infrastructure(cls, error: str) -> "Outcome":

@@ -11,7 +11,8 @@ class RunResult:
     `outcome` is an OutcomeKind's value. `output` is the whole of output_data. `execution_ms` is in milliseconds,
     `retry_delay_seconds` in seconds. `final`: no further attempt. `uncounted`: the task goes back as it was, because its
     account is paused. `agent_session_id`: the session a retry resumes; '' forbids that, None leaves it open.
-    `finished_at` is the host's clock when the result was put on disk, for people.
+    `question` is what the outcome `asked` asks (turbo.domain.question), `answer_within` how long its answer counts, in seconds;
+    None: for ever. `finished_at` is the host's clock when the result was put on disk, for people.
     """
 
     task_id: str
@@ -30,3 +31,5 @@ class RunResult:
     queue: str = "default"
     executor: str = ""
     detail: dict[str, Any] = field(default_factory=dict)
+    question: dict[str, Any] | None = None
+    answer_within: float | None = None

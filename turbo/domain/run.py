@@ -66,12 +66,22 @@ class Run:
     `progress` may be called as often as the executor likes; the worker throttles. `session_started(id)` tells the
     agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
     `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
-    is done.
+    is done. `may_ask`: a question of this run reaches a person; an executor asks none otherwise.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
 
-    __slots__ = ("_log_path", "_work_dir", "goes_on", "progress", "session_started", "started", "stop", "task")
+    __slots__ = (
+        "_log_path",
+        "_work_dir",
+        "goes_on",
+        "may_ask",
+        "progress",
+        "session_started",
+        "started",
+        "stop",
+        "task",
+    )
 
     def __init__(
         self,
@@ -83,6 +93,8 @@ class Run:
         progress: Callable[[Progress], None] = _ignore_progress,
         session_started: Callable[[str], None] = _ignore_session,
         goes_on: "Callable[[asyncio.Future[None]], None]" = _ignore_rest,
+        *,
+        may_ask: bool = True,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -92,6 +104,7 @@ class Run:
         self.progress = progress
         self.session_started = session_started
         self.goes_on = goes_on
+        self.may_ask = may_ask
 
     @property
     def work_dir(self) -> Path:

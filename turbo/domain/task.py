@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from turbo.domain.question import Answered
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -11,7 +13,8 @@ class Task:
     `timeout_seconds` is the wall limit of one run. `attempt` counts from 1. `fencing_token` names this claim: a
     second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
     `input_error`: why `input_data` could not be read (nested too deep, a number too long, too much of it); such a task fails
-    at once. `heavy`: `input_data` is so large that work on it takes a turn of the event loop.
+    at once. `heavy`: `input_data` is so large that work on it takes a turn of the event loop. `answers`: what earlier runs of
+    the task have asked, in that order, with the answers.
     """
 
     task_id: str
@@ -30,10 +33,16 @@ class Task:
     waited_seconds: float = 0.0
     input_error: str | None = None
     heavy: bool = False
+    answers: tuple[Answered, ...] = ()
 
     @property
     def attempt(self) -> int:
         return self.retry_count + 1
+
+    @property
+    def answer(self) -> str | None:
+        """The answer to the last question. None: nothing was asked, or nobody answered."""
+        return self.answers[-1].answer if self.answers else None
 
 
 NO_TASK = Task(task_id="", task_type="", task_description="")

@@ -20,6 +20,7 @@ from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
 from turbo.domain.limits import HEAVY_CHARACTERS, TYPE_CHARACTERS, USUAL_LIMITS, InputLimits, too_many_values
+from turbo.domain.question import Answered, answered
 from turbo.domain.states import AccountState, RowStatement, TaskState
 from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING, TypeFilter
@@ -130,6 +131,7 @@ class ClaimStore(Store):
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
             "characters": self._limits.characters + 1,
+            "host": self._host,
         }
         tasks: list[Task] = []
         idle_now: bool | None = None
@@ -142,10 +144,11 @@ class ClaimStore(Store):
             found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
             races += lost
             before = len(tasks)
+            answers = await self._answers([row[0] for row in found if row[-2]])
             for row in found:
                 if row[0] is None:
                     continue
-                task = _task(row, queue, self._limits)
+                task = _task(row, queue, self._limits, answers.get(row[0], ()))
                 tasks.append(task)
                 if task.heavy:
                     await asyncio.sleep(0)  # the next one may be as heavy
@@ -181,6 +184,13 @@ class ClaimStore(Store):
                     raise
                 # a sibling took the same concurrency_key; its commit is visible to the next attempt
         return [], KEY_RACE_ATTEMPTS
+
+    async def _answers(self, task_ids: Sequence[str]) -> dict[str, tuple[Answered, ...]]:
+        """What claimed tasks have asked, by task id. Without it a claim is as good as lost: its rows are given back."""
+        if not task_ids:
+            return {}
+        found = await self._rows("tasks/more", {"task_id": list(task_ids)})
+        return {task_id: answered(question, answer, earlier) for task_id, question, answer, earlier in found}
 
     async def _which(self, name: str, parameters: Mapping[str, object], aside: Sequence[str]) -> list[Ref]:
         found = await self._rows(name, {**parameters, "aside": list(aside)}, variant="which")
@@ -306,7 +316,7 @@ def _claim_order(task: Task) -> tuple[int, float]:
     return (-task.priority if task.priority is not None else 1 << 32, -task.waited_seconds)
 
 
-def _task(row: tuple[Any, ...], queue: str, limits: InputLimits) -> Task:
+def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, answers: tuple[Answered, ...]) -> Task:
     (
         task_id,
         task_type,
@@ -321,6 +331,7 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits) -> Task:
         key,
         session,
         waited,
+        _more,
         _idle_now,
     ) = row
     data: object = None
@@ -350,6 +361,7 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits) -> Task:
         waited_seconds=max(0.0, waited),
         input_error=problem,
         heavy=raw is not None and len(raw) > HEAVY_CHARACTERS,
+        answers=answers,
     )
 
 

@@ -170,6 +170,29 @@ class AskPolicy:
         return Asked(replace(question, then=then), self.within_seconds, self.remind_seconds)
 
 
+def answered(
+    question: Mapping[str, Any] | None, answer: str | None, earlier: Sequence[Mapping[str, Any]] | None
+) -> tuple[Answered, ...]:
+    """The questions of a task with their answers, in the order in which they were asked.
+
+    `question` and `answer` are its row's; `earlier` is from its audit trail, the newest first. Numbers fall there by one from
+    question to question; what does not fit is from before a retry by hand, which began to count anew. A document that is no
+    question is left out: nobody can answer it, and nothing is approved by it."""
+    found: list[Answered] = []
+    lowest: int | None = None
+    for document, text in ((question, answer), *((e.get("question"), e.get("answer")) for e in earlier or ())):
+        if document is None:
+            continue
+        try:
+            asked = Question.from_document(document)
+        except ValueError:
+            continue
+        if lowest is None or asked.number < lowest:
+            found.append(Answered(asked, text))
+            lowest = asked.number
+    return tuple(reversed(found))
+
+
 def singles(text: str, options: Sequence[str | Choice]) -> tuple[Single, ...]:
     """One question with its options."""
     choices = tuple(Choice(option) if isinstance(option, str) else option for option in options)

@@ -20,7 +20,9 @@ class TaskState(StrEnum):
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
+    BLOCKED = "blocked"  # waits for other tasks
     RUNNING = "running"
+    WAITING = "waiting"  # for a person's answer
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"

@@ -1,0 +1,13 @@
+-- What a claimed task brings besides its text: its last question and the answer, and those before. Sent for tasks of which the
+-- claim says `more`. earlier: the newest first; also those of before a retry by hand, which began to count anew from 1
+-- (turbo.db.claim_store leaves them out).
+select t.task_id::text as task_id, t.question, t.answer,
+       (select jsonb_agg(jsonb_build_object('question', e.detail -> 'question', 'answer', e.detail -> 'answer') order by e.executed_at desc)
+          from (select a.detail, a.executed_at
+                  from public.agent_actions a
+                 where a.task_id = t.task_id and a.action_type in ('answered', 'unanswered', 'edited')
+                   and a.detail -> 'question' ->> 'kind' in ('question', 'approval')
+                 order by a.executed_at desc
+                 limit 21) e) as earlier
+  from public.agent_tasks t
+ where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[])

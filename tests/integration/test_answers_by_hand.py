@@ -7,7 +7,10 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support.asking import (
+from tests.support.logins import login
+from tests.support.steps import claim_one, ended, registered
+from tests.support.waiting import until
+from tests.support.waiting_rows import (
     APPROVAL,
     HOST,
     ONE,
@@ -20,9 +23,6 @@ from tests.support.asking import (
     trail,
     waiting,
 )
-from tests.support.logins import login
-from tests.support.steps import claim_one, ended, registered
-from tests.support.waiting import until
 from turbo.domain.outcome import OutcomeKind
 from turbo.migrate import grant_roles
 
@@ -37,7 +37,7 @@ def db(dsn):
 
 @pytest.fixture
 async def stores(dsn):
-    async with registered(dsn, HOST) as stores:
+    async with registered(dsn) as stores:
         yield stores
 
 

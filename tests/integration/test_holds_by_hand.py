@@ -6,8 +6,19 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support.asking import APPROVAL, HOST, ONE, answer, insert, last_detail, record_question, row, trail, waiting
 from tests.support.steps import claim_one, ended, registered
+from tests.support.waiting_rows import (
+    APPROVAL,
+    HOST,
+    ONE,
+    answer,
+    insert,
+    last_detail,
+    record_question,
+    row,
+    trail,
+    waiting,
+)
 from turbo.domain.outcome import OutcomeKind
 
 FOREVER = datetime.datetime(9000, 1, 1, tzinfo=datetime.UTC)
@@ -22,7 +33,7 @@ def db(dsn):
 
 @pytest.fixture
 async def stores(dsn):
-    async with registered(dsn, HOST) as stores:
+    async with registered(dsn) as stores:
         yield stores
 
 

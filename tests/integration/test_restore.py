@@ -9,10 +9,10 @@ import pytest
 from psycopg import conninfo
 
 from tests.support import database
-from tests.support.asking import record_question
 from tests.support.logins import login
 from tests.support.steps import ME, claim_one, ended
 from tests.support.stores import Stores
+from tests.support.waiting_rows import record_question
 from turbo import embedded
 from turbo.db.lane import Lane
 from turbo.domain.outcome import OutcomeKind

@@ -16,7 +16,7 @@ ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 
 
 @contextlib.asynccontextmanager
-async def registered(dsn: str, host: str = "") -> AsyncIterator[Stores]:
+async def registered(dsn: str, host: str = "h") -> AsyncIterator[Stores]:
     """The stores of the worker, which is registered as up. `host`: whose pinned tasks it claims."""
     lanes = Lane(dsn, "claims"), Lane(dsn, "results")
     stores = Stores("w-1-abc", *lanes, host=host)

@@ -13,7 +13,8 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.question import MOST_QUESTIONS
 from turbo.sql import statement
 
-HOST = "here"
+HOST = "h"
+"""The host of the worker of tests/support/steps.py."""
 ONE: dict[str, Any] = {"kind": "question", "text": "Which?", "questions": [{"question": "Which?", "options": []}]}
 TWO = ONE | {"questions": [{"question": "Which database?"}, {"question": "Which version?"}]}
 APPROVAL: dict[str, Any] = {

@@ -4,12 +4,13 @@
 --   minus mine: it was released, or requeued by hand, and stays so.
 --   older than mine, my claim not in the audit trail: the database lost my claim, so it is taken back.
 --   older than mine, my claim in the audit trail: my row was deleted and this one only has its id, so it stays.
+-- A row that waits for an answer, or for other tasks, has lost that together with my claim.
 -- A concurrency key that another task runs by now stays with it: NOT EXISTS avoids 23505; on a conflict, one task per call.
 with i as (
   select t.task_id, i.token, t.status::text as was
     from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) i(task_id, token)
     join public.agent_tasks t on t.task_id = i.task_id
-   where t.status in ('pending', 'scheduled')
+   where t.status in ('pending', 'scheduled', 'waiting', 'blocked')
      and (t.fencing_token = i.token
           or (t.fencing_token is null or abs(t.fencing_token) < i.token)
              and not coalesce((select true from public.agent_actions a
@@ -21,7 +22,8 @@ with i as (
 ), r as (
   update public.agent_tasks t
      set status = 'running', assigned_worker_id = %(worker)s, fencing_token = i.token,
-         started_at = coalesce(t.started_at, clock_timestamp()), completed_at = null, turbo_rev = t.turbo_rev + 1
+         started_at = coalesce(t.started_at, clock_timestamp()), completed_at = null,
+         run_after = case when i.was = 'waiting' then clock_timestamp() else t.run_after end, turbo_rev = t.turbo_rev + 1
     from i
    where t.task_id = i.task_id
   returning t.task_id, t.fencing_token, i.was

@@ -114,7 +114,9 @@ class Leases(Work):
         async def send() -> tuple[Differences, tuple[ClaimRef, ...]]:
             found = await worker.stores.claims.reconcile(known)
             lost = [h for h in found.lost if h in worker.runs and not worker.runs[h].ended]
-            return found, (await worker.stores.claims.reassert(lost)).taken
+            return found, (
+                await worker.stores.claims.reassert({h: worker.runs[h].task.last_answered for h in lost})
+            ).taken
 
         def take(answer: tuple[Differences, tuple[ClaimRef, ...]], lost: bool) -> None:
             found, back = answer

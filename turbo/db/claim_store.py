@@ -269,13 +269,17 @@ class ClaimStore(Store):
         again_in = refused.again_in or (LOCKED_SECONDS if last["left"] else None)
         return Differences(tuple(orphans), tuple(last["lost"]), tuple(last["stop"]), again_in)
 
-    async def reassert(self, lost: Iterable[ClaimRef]) -> Reasserted:
-        """Take back claims that a failover lost. One by one: if a key now runs elsewhere, only that claim is lost."""
+    async def reassert(self, lost: Mapping[ClaimRef, Answered | None]) -> Reasserted:
+        """Take back claims that a failover lost, each with the last question and answer that its run was given.
+
+        One by one: if a key now runs elsewhere, only that claim is lost."""
         taken: list[ClaimRef] = []
         refused: list[ClaimRef] = []
-        for claim in lost:
+        for claim, answer in lost.items():
+            given = {"number": [answer and answer.question.number], "answer": [answer and answer.answer]}
             try:
-                taken += [ClaimRef(row[0], row[1]) for row in await self._rows("tasks/reassert", self._claims([claim]))]
+                found = await self._rows("tasks/reassert", self._claims([claim]) | given)
+                taken += [ClaimRef(row[0], row[1]) for row in found]
             except psycopg.Error as error:
                 if is_key_race(error):
                     continue

@@ -9,8 +9,7 @@
 -- ever is the year 9000. The question after the twentieth fails the task.
 with input as (
   select i.task_id::public.turbo_task_id as task_id, i.token, coalesce(i.question::jsonb, '{}') as question,
-         -- no later than the timer of any worker can reach
-         clock_timestamp() + make_interval(secs => least(i.within, 1e9)) as answer_by, i.output, i.ms,
+         case when i.within < 1e9 then clock_timestamp() + make_interval(secs => i.within) end as answer_by, i.output, i.ms,
          i.session, coalesce(i.worker, %(worker)s) as worker, i.detail,
          row_number() over (partition by i.task_id order by i.token desc) = 1 as newest
     from json_to_recordset(%(results)s::json)

@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 import psycopg
 import pytest
@@ -25,7 +26,7 @@ from turbo.domain.states import RescueReason, WorkerState
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 
-Connection = psycopg.AsyncConnection[dict[str, object]]
+Connection = psycopg.AsyncConnection[dict[str, Any]]
 INSERT = "insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)"
 CANCEL = "update agent_tasks set status = 'cancelled'"
 _FENCE = """and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
@@ -74,7 +75,7 @@ def without(guard: Mutation | None) -> Iterator[None]:
             yield
 
 
-async def row_of(db: Connection, task_id: str = "t") -> dict[str, object]:
+async def row_of(db: Connection, task_id: str = "t") -> dict[str, Any]:
     found = await (await db.execute("select * from agent_tasks where task_id = %s", [task_id])).fetchone()
     assert found is not None
     return found

@@ -13,7 +13,7 @@ class Standby:
         with psycopg.connect(dsn) as db:
             db.execute("create schema standby")
             for table in TABLES:
-                db.execute(f"create table standby.{table} (like public.{table})")  # type: ignore[arg-type]
+                db.execute(f"create table standby.{table} (like public.{table})")
 
     def caught_up(self) -> None:
         self._copy("public", "standby")
@@ -25,6 +25,6 @@ class Standby:
         with psycopg.connect(self._dsn) as db:
             db.execute("set session_replication_role = replica")
             for table in TABLES:
-                db.execute(f"delete from {target}.{table}")  # type: ignore[arg-type]
+                db.execute(f"delete from {target}.{table}")
                 copied = f"insert into {target}.{table} overriding system value select * from {source}.{table}"
-                db.execute(copied)  # type: ignore[arg-type]
+                db.execute(copied)

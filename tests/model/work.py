@@ -237,7 +237,18 @@ class Work(People):
         async def send() -> object:
             return await worker.stores.claims.poll(QUEUES)
 
-        return Op("sweep", worker, worker.claims, send, lambda *_: None)
+        return Op("sweep", worker, worker.claims, send, lambda *_: self.swept())
+
+    def swept(self) -> None:
+        """A question whose time is over has expired, and no other one."""
+        if not self.exact:
+            return
+        now = self.world.picture()
+        for task_id, row in self.before.tasks.items():
+            if row["status"] == "waiting":
+                expired = now.tasks[task_id]["status"] != "waiting"
+                assert expired == row["due"], f"{task_id} expired: {expired}, its time was over: {row['due']}"
+                self.seen["expired in a sweep"] += expired
 
     @precondition(lambda self: any(r["status"] in ("scheduled", "waiting") for r in self.before.tasks.values()))
     @rule(i=ANY)

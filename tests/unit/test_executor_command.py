@@ -378,7 +378,7 @@ def test_json_of_a_task_is_one_line() -> None:
 POLICY = AskPolicy(within_seconds=60, then=Then.FAIL, remind_seconds=30)
 
 
-def asking(line: str, before: str = "", code: int = 76) -> list[str]:
+def asking(line: str, before: str = "", code: int = 76) -> tuple[str, ...]:
     return python(f"import sys; sys.stdout.write({before!r} + {line!r}); sys.exit({code})")
 
 
@@ -460,7 +460,7 @@ async def test_long_output_before_a_question_is_no_matter(make: Make, tmp_path: 
     line = "json.dumps({'ask': {'text': chr(252) * 100_000}})"
     program = python(f"import json, sys; print('x\\n' * 3_000_000); print({line}); sys.exit(76)")
     outcome = await make(*program, ask=POLICY).run(run_of(tmp_path))
-    assert outcome.asked is not None
+    assert outcome.asked is not None, outcome.error
     assert (len(outcome.asked.question.text), outcome.truncated) == (100_000, True)
     assert outcome.output == "x\n" * 512 * 1024
 

@@ -343,6 +343,8 @@ class Runner:
         if "workspace" in outcome.extra:
             detail["workspace"] = outcome.extra["workspace"]
         asked = outcome.asked if outcome.kind is OutcomeKind.ASKED else None
+        if asked is not None and outcome.usage:  # the next run's output_data replaces this one's
+            detail["usage"] = [asdict(usage) for usage in outcome.usage]
         attempts = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         at_once = asked is not None or outcome.kind is OutcomeKind.SUCCEEDED
         result = RunResult(

@@ -1,7 +1,7 @@
 """turbo: an event-driven worker fleet for coding agents over PostgreSQL.
 
-`from turbo import Client` (and `AsyncClient`, `NewTask`, …): the user's side of the queue. They are imported on first use:
-`import turbo` alone loads neither psycopg nor anything else.
+`from turbo import Client` (and `AsyncClient`, `NewTask`, …): the user's side of the queue. `Ask`: what a python handler raises
+to ask a person. They are imported on first use: `import turbo` alone loads neither psycopg nor anything else.
 """
 
 __version__ = "0.1.0"
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
         UnknownTask,
     )
     from turbo.client.new_task import BadField, NewTask
+    from turbo.domain.asking import Ask
 
 __all__ = [
     "Action",
     "AmbiguousTask",
+    "Ask",
     "AsyncClient",
     "BadField",
     "Changed",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ask": "turbo.domain.asking",
     "AsyncClient": "turbo.client.async_client",
     "Client": "turbo.client.client",
     "BadField": "turbo.client.new_task",

@@ -1,6 +1,5 @@
 """A person answers with an UPDATE: each answer is taken once, and each wrong one is refused with the form of a right one."""
 
-import threading
 from typing import Any
 
 import psycopg
@@ -9,13 +8,13 @@ from psycopg import errors
 
 from tests.support.logins import login
 from tests.support.steps import claim_one, ended, registered
-from tests.support.waiting import until
 from tests.support.waiting_rows import (
     APPROVAL,
     HOST,
     ONE,
     TWO,
     answer,
+    in_another_session,
     insert,
     last_detail,
     record_question,
@@ -204,29 +203,6 @@ async def test_submitter_may_not_answer_and_an_approver_may(dsn, db, stores):
         name = session.info.user
     assert [row(db, task)["status"] for task in ("t", "held")] == ["pending", "pending"]
     assert db.execute("select distinct actor from agent_actions where action_type = 'answered'").fetchall() == [(name,)]
-
-
-def in_another_session(dsn: str, query: str) -> tuple[threading.Thread, list[Exception | int]]:
-    """Runs `query` in a session of its own, which is waited for until it waits for a lock."""
-    done: list[Exception | int] = []
-
-    def run() -> None:
-        try:
-            with psycopg.connect(dsn, autocommit=True, application_name="second") as second:
-                done.append(second.execute(query.encode()).rowcount)
-        except psycopg.Error as error:
-            done.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    with psycopg.connect(dsn, autocommit=True) as watcher:
-        until(
-            lambda: watcher.execute(
-                "select true from pg_stat_activity where application_name = 'second' and wait_event_type = 'Lock'"
-            ).fetchone(),
-            what="the second session waits for the row",
-        )
-    return thread, done
 
 
 async def test_second_of_two_answers_at_once_is_told(dsn, db, stores):

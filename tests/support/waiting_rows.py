@@ -1,6 +1,7 @@
 """Rows that wait for a person, as a run that asks leaves them; and what stands in the audit trail of a task."""
 
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from psycopg.rows import dict_row
 
 from tests.support.steps import claim_one
 from tests.support.stores import Stores
+from tests.support.waiting import until
 from turbo.domain.claim import ClaimRef
 from turbo.domain.question import MOST_QUESTIONS
 from turbo.sql import statement
@@ -82,3 +84,26 @@ async def waiting(
 
 def answer(db: Connection, text: str | None, task_id: str = "t") -> None:
     db.execute("update agent_tasks set answer = %s where task_id::text = %s", [text, task_id])
+
+
+def in_another_session(dsn: str, query: str) -> tuple[threading.Thread, list[Exception | int]]:
+    """Runs `query` in a session of its own, which is waited for until it waits for a lock."""
+    done: list[Exception | int] = []
+
+    def run() -> None:
+        try:
+            with psycopg.connect(dsn, autocommit=True, application_name="second") as second:
+                done.append(second.execute(query.encode()).rowcount)
+        except psycopg.Error as error:
+            done.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    with psycopg.connect(dsn, autocommit=True) as watcher:
+        until(
+            lambda: watcher.execute(
+                "select true from pg_stat_activity where application_name = 'second' and wait_event_type = 'Lock'"
+            ).fetchone(),
+            what="the second session waits for the row",
+        )
+    return thread, done

@@ -144,7 +144,7 @@ class ClaimStore(Store):
             found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
             races += lost
             before = len(tasks)
-            answers = await self._answers([row[0] for row in found if row[-2]])
+            answers = await self._answers([row[0] for row in found if row[-2] is not None])
             for row in found:
                 if row[0] is None:
                     continue

@@ -23,15 +23,20 @@ if TYPE_CHECKING:
         UnknownTask,
     )
     from turbo.client.new_task import BadField, NewTask
+    from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 
 __all__ = [
     "Action",
     "AmbiguousTask",
+    "AnswerRefused",
     "AsyncClient",
     "BadField",
     "Changed",
     "Client",
+    "MayNotAnswer",
     "NewTask",
+    "NotWaiting",
+    "OpenQuestion",
     "RunView",
     "Submitted",
     "TaskFilter",
@@ -47,6 +52,7 @@ _HOMES = {
     "Client": "turbo.client.client",
     "BadField": "turbo.client.new_task",
     "NewTask": "turbo.client.new_task",
+    **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
 }
 
 

@@ -20,12 +20,15 @@ from psycopg.pq import Format, TransactionStatus
 
 from turbo import db
 from turbo.client.fleet_status import (
+    QUESTIONS_LISTED,
     QUEUES_LISTED,
+    STRANDED_LOOKED_AT,
     WINDOW_SECONDS,
     AccountLine,
     FinishedLine,
     FleetStatus,
     QueueLine,
+    StrandedLine,
     worker_lines,
 )
 from turbo.client.models import (
@@ -42,8 +45,10 @@ from turbo.client.models import (
     UnknownTask,
 )
 from turbo.client.new_task import NewTask
+from turbo.client.questions import OpenQuestion, open_question
 from turbo.db.values import read_bounded
 from turbo.runtime.backoff import Backoff
+from turbo.sql import Variant
 
 WAIT_FIRST_SECONDS = 0.05
 WAIT_LAST_SECONDS = 2.0
@@ -60,6 +65,7 @@ class Query:
 
     name: str
     parameters: Mapping[str, object] = field(default_factory=dict)
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +138,8 @@ def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
 def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
     if not tasks:
         return []
-    rows = (yield Query("client/submit", columns(tasks))).rows
+    variant: Variant | None = "held" if any(task.hold for task in tasks) else None
+    rows = (yield Query("client/submit", columns(tasks), variant)).rows
     # The rows of INSERT … SELECT … ORDER BY return in that order; rows with a key are matched by it.
     unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
     created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
@@ -170,6 +177,7 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "max_retries": [t.max_retries for t in tasks],
         "idempotency_key": [t.idempotency_key for t in tasks],
         "concurrency_key": [t.concurrency_key for t in tasks],
+        "hold": [t.hold for t in tasks],
     }
 
 
@@ -221,8 +229,24 @@ def tasks(criteria: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
     return [TaskLine(**row) for row in (yield Query("client/tasks", parameters)).rows]
 
 
+def questions(
+    criteria: TaskFilter, kinds: Sequence[str] | None, task_ids: Sequence[str] | None, limit: int | None
+) -> Steps[list[OpenQuestion]]:
+    parameters = {
+        "task_ids": None if task_ids is None else list(task_ids),
+        "kinds": None if kinds is None else list(kinds),
+        "queue": criteria.queue,
+        "task_type": criteria.task_type,
+        "worker": criteria.worker,
+        "since": criteria.since,
+        "text": criteria.text,
+        "limit": limit,
+    }
+    return [open_question(row) for row in (yield Query("client/questions", parameters)).rows]
+
+
 def change(verb: str, task_ids: str | Sequence[str]) -> Steps[list[Changed]]:
-    """`verb`: cancel or retry."""
+    """`verb`: cancel, retry or retry_anew."""
     rows = (yield Query(f"client/{verb}", {"task_id": listed(task_ids)})).rows
     return [Changed(**row) for row in rows]
 
@@ -363,4 +387,6 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
         [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
         window_seconds,
+        (yield from questions(TaskFilter(), None, None, QUESTIONS_LISTED)),
+        [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows],
     )

@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.asking import DATABASE, PARTS, PUSH, ask, question
+from tests.support.open_questions import DATABASE, PARTS, PUSH, ask, question
 from tests.support.shell import Shell
 
 ODD = "clear \x1b[2J ring \x07\nstatus            completed\n\u202eand back\u200b"

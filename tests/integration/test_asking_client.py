@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from tests.integration.test_python_client import KINDS, Blocking
-from tests.support.asking import DATABASE, PARTS, PUSH, ask, question
+from tests.support.open_questions import DATABASE, PARTS, PUSH, ask, question
 from turbo import AnswerRefused, BadField, Changed, Client, MayNotAnswer, NewTask, NotWaiting, TaskFilter, UnknownTask
 
 

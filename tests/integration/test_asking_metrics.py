@@ -4,7 +4,7 @@ import psycopg
 from prometheus_client import generate_latest
 from psycopg.rows import dict_row
 
-from tests.support.asking import PUSH, ask
+from tests.support.open_questions import PUSH, ask
 from turbo import Client
 from turbo.observability.metrics import Metrics
 from turbo.sql import statement

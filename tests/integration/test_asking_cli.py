@@ -284,3 +284,22 @@ def test_submit_wait_shows_the_question_once_and_goes_on(shell: Shell) -> None:
     done = call.ended()
     assert done.code == 0, done.text
     assert done.text.count("the task waits for a person:") == 2
+
+
+def test_approver_sees_and_answers_with_nothing_more(shell: Shell) -> None:
+    ask(shell.dsn, "a", PUSH, host="alpha")
+    role = f"approver_{shell.dsn.split('dbname=')[1].split()[0]}"
+    sql(
+        shell,
+        f"create role {role} login; grant select on agent_tasks, agent_actions to {role};"
+        f"grant update (answer) on agent_tasks to {role}",
+    )
+    try:
+        as_approver = Shell(f"{shell.dsn} user={role}", shell.cwd)
+        assert as_approver("questions").lines[1].split()[:2] == ["a", "approval"]
+        assert "answer with      turbo approve a" in as_approver("show", "a").out
+        as_approver("cancel", "a").one_line(1, "permission denied")
+        assert as_approver("approve", "a").out == "a: approved\n"
+        assert "answered by      " + role in as_approver("show", "a").out
+    finally:
+        sql(shell, f"drop owned by {role}; drop role {role}")

@@ -169,18 +169,18 @@ def test_first_of_two_answers_at_once_counts(dsn: str) -> None:
 
 
 def test_only_some_roles_may_answer(dsn: str) -> None:
-    ask(dsn, "a", PUSH)
+    ask(dsn, "a", PUSH, host="alpha")
     with psycopg.connect(dsn, autocommit=True) as db:
         name = db.info.dbname
         roles = {kind: f"{kind}_{name}"[:60] for kind in ("reader", "approver")}
         for role in roles.values():
             db.execute(f'create role "{role}"')  # type: ignore[call-overload]
-            db.execute(f'grant select on agent_tasks, agent_actions, agent_workers to "{role}"')  # type: ignore[call-overload]
+            db.execute(f'grant select on agent_tasks, agent_actions to "{role}"')  # type: ignore[call-overload]
         db.execute(f'grant update (answer) on agent_tasks to "{roles["approver"]}"')  # type: ignore[call-overload]
         try:
             db.execute(f'set role "{roles["reader"]}"')  # type: ignore[call-overload]
             reader = Client(connection=db)
-            assert [q.task_id for q in reader.questions()] == ["a"]
+            assert [(q.task_id, q.host, q.host_live) for q in reader.questions()] == [("a", "alpha", None)]
             for attempt in (lambda: reader.answer("a", "yes"), lambda: reader.approve("a"), lambda: reader.deny(["a"])):
                 with pytest.raises(MayNotAnswer, match="turbo_approver"):
                     attempt()

@@ -80,6 +80,6 @@ def _row(one: "OpenQuestion") -> tuple[object, ...]:
         timestamps.duration(one.age),
         "" if left is None else f"in {timestamps.duration(left)}" if left > 0 else "now",
         one.queue,
-        "" if one.host is None else one.host if one.host_live else f"{one.host} (no worker)",
+        "" if one.host is None else f"{one.host} (no worker)" if one.host_live is False else one.host,
         asked.summary(one),
     )

@@ -12,7 +12,7 @@ from turbo.domain.question import Question
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
-    from turbo.client.client import Action, OpenQuestion, TaskRow
+    from turbo.client.client import Action, Client, OpenQuestion, TaskRow
 
 TRAIL = (
     Column("TIME", drop=3),
@@ -40,14 +40,23 @@ def show(
         whole = client.resolve(task_id)
         task = client.get(whole)
         trail = client.trail(whole)
-        status = next(iter(next(client.follow([whole]))), None) if not task.finished else None
+        last_line = _last_line(client, whole) if task.status == TaskState.RUNNING else None
         asks = client.questions(task_ids=[whole], limit=1)
     if as_json:
         output.print_json({**asdict(task), "trail": [asdict(a) for a in trail]})
         return
-    _head(task, status.last_line if status else None)
+    _head(task, last_line)
     output.pairs(_asks(asks[0]) if asks else _asked(task, trail))
     _timeline(task, trail)
+
+
+def _last_line(client: "Client", task_id: str) -> str | None:
+    import psycopg
+
+    try:
+        return next((status.last_line for status in next(client.follow([task_id]))), None)
+    except psycopg.errors.InsufficientPrivilege:  # turbo_approver sees tasks and their audit trail, and no more
+        return None
 
 
 def _head(task: "TaskRow", last_line: str | None) -> None:
@@ -104,7 +113,7 @@ def _asks(one: "OpenQuestion") -> dict[str, object]:
 def _host(one: "OpenQuestion") -> str | None:
     if one.host is None:
         return None
-    if one.host_live:
+    if one.host_live is not False:
         return f"{one.host}, which has its conversation"
     anew = f"turbo retry --anew {shlex.quote(one.task_id)}"
     return f"{one.host}, which has its conversation; no live worker there serves its queue. To begin anew elsewhere: {anew}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import psycopg
 
-from turbo.client.models import Changed, UnknownTask
+from turbo.client.models import Changed, TaskFilter, UnknownTask
 from turbo.client.new_task import check_text
 from turbo.client.operations import Query, Steps
 from turbo.client.questions import (
@@ -15,6 +15,7 @@ from turbo.client.questions import (
     NotWaiting,
     OpenQuestion,
     not_waiting,
+    open_question,
 )
 from turbo.domain.question import MOST_BYTES, QuestionKind
 
@@ -23,6 +24,34 @@ Answer = str | Mapping[str, str | Sequence[str]]
 
 Waiting = str | OpenQuestion
 """A task id. Or a question as `questions` gave it: then the answer counts only if the task still asks just that."""
+
+
+def questions(
+    criteria: TaskFilter, kinds: Sequence[str] | None, task_ids: Sequence[str] | None, limit: int | None
+) -> Steps[list[OpenQuestion]]:
+    parameters = {
+        "task_ids": None if task_ids is None else list(task_ids),
+        "kinds": None if kinds is None else list(kinds),
+        "queue": criteria.queue,
+        "task_type": criteria.task_type,
+        "worker": criteria.worker,
+        "since": criteria.since,
+        "text": criteria.text,
+        "limit": limit,
+    }
+    rows = (yield Query("client/questions", parameters)).rows
+    live = yield from _live_hosts({row["host"] for row in rows if row["host"] is not None})
+    return [open_question(row, live) for row in rows]
+
+
+def _live_hosts(hosts: set[str]) -> Steps[set[tuple[str, str]] | None]:
+    """Which of them have a live worker, with the queues that it serves. None: this role may not see workers."""
+    if not hosts:
+        return set()
+    if not (yield Query("client/may_see_workers")).rows[0]["may"]:
+        return None
+    rows = (yield Query("client/live_hosts", {"hosts": sorted(hosts)})).rows
+    return {(row["host"], row["queue"]) for row in rows}
 
 
 def answer(task: Waiting, text: Answer) -> Steps[Changed]:

@@ -14,7 +14,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.client import answering, operations
+from turbo.client import answering, operations, snapshot
 from turbo.client.answering import Answer, Waiting
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
@@ -180,7 +180,7 @@ class AsyncClient:
         Of `criteria`, `since` is when the task asked, `text` may be in the question, and statuses and failure_kind do not count.
         """
         chosen = criteria or TaskFilter(queue=queue)
-        return await self._run(operations.questions(chosen, kinds, task_ids, limit))
+        return await self._run(answering.questions(chosen, kinds, task_ids, limit))
 
     async def answer(self, task: Waiting, answer: Answer) -> Changed:
         """Answer what a task asks. It goes on at once: the task is pending then.
@@ -252,7 +252,7 @@ class AsyncClient:
 
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
-        return await self._run(operations.fleet())
+        return await self._run(snapshot.fleet())
 
     # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
 

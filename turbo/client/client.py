@@ -15,7 +15,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.client import answering, operations
+from turbo.client import answering, operations, snapshot
 from turbo.client.answering import Answer, Waiting
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.models import (
@@ -211,7 +211,7 @@ class Client:
         Of `criteria`, `since` is when the task asked, `text` may be in the question, and statuses and failure_kind do not count.
         """
         chosen = criteria or TaskFilter(queue=queue)
-        return self._run(operations.questions(chosen, kinds, task_ids, limit))
+        return self._run(answering.questions(chosen, kinds, task_ids, limit))
 
     def answer(self, task: Waiting, answer: Answer) -> Changed:
         """Answer what a task asks. It goes on at once: the task is pending then.
@@ -308,7 +308,7 @@ class Client:
 
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
-        return self._run(operations.fleet())
+        return self._run(snapshot.fleet())
 
     def read(self, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
         """One row of a read-only query, for a command's own questions, such as how the database reads a timestamp."""

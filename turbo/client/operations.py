@@ -19,18 +19,6 @@ import psycopg
 from psycopg.pq import Format, TransactionStatus
 
 from turbo import db
-from turbo.client.fleet_status import (
-    QUESTIONS_LISTED,
-    QUEUES_LISTED,
-    STRANDED_LOOKED_AT,
-    WINDOW_SECONDS,
-    AccountLine,
-    FinishedLine,
-    FleetStatus,
-    QueueLine,
-    StrandedLine,
-    worker_lines,
-)
 from turbo.client.models import (
     PREFIXES_SHOWN,
     Action,
@@ -45,7 +33,6 @@ from turbo.client.models import (
     UnknownTask,
 )
 from turbo.client.new_task import NewTask
-from turbo.client.questions import OpenQuestion, open_question
 from turbo.db.values import read_bounded
 from turbo.runtime.backoff import Backoff
 from turbo.sql import Variant
@@ -229,22 +216,6 @@ def tasks(criteria: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
     return [TaskLine(**row) for row in (yield Query("client/tasks", parameters)).rows]
 
 
-def questions(
-    criteria: TaskFilter, kinds: Sequence[str] | None, task_ids: Sequence[str] | None, limit: int | None
-) -> Steps[list[OpenQuestion]]:
-    parameters = {
-        "task_ids": None if task_ids is None else list(task_ids),
-        "kinds": None if kinds is None else list(kinds),
-        "queue": criteria.queue,
-        "task_type": criteria.task_type,
-        "worker": criteria.worker,
-        "since": criteria.since,
-        "text": criteria.text,
-        "limit": limit,
-    }
-    return [open_question(row) for row in (yield Query("client/questions", parameters)).rows]
-
-
 def change(verb: str, task_ids: str | Sequence[str]) -> Steps[list[Changed]]:
     """`verb`: cancel, retry or retry_anew."""
     rows = (yield Query(f"client/{verb}", {"task_id": listed(task_ids)})).rows
@@ -352,7 +323,7 @@ def _patiently(
             return result
 
 
-# ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────────
+# ── queues and accounts ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def served(queue: str) -> Steps[tuple[bool, bool]]:
@@ -378,15 +349,3 @@ def resume_account(account: str) -> Steps[bool]:
 
 def account_used(account: str) -> Steps[bool]:
     return bool((yield Query("accounts/used", {"account": account})).rows[0]["used"])
-
-
-def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
-    return FleetStatus(
-        worker_lines((yield Query("status/workers")).rows),
-        [QueueLine(**row) for row in (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows],
-        [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
-        [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
-        window_seconds,
-        (yield from questions(TaskFilter(), None, None, QUESTIONS_LISTED)),
-        [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows],
-    )

@@ -13,7 +13,7 @@ YES_OR_NO_KINDS = (QuestionKind.APPROVAL, QuestionKind.HOLD)
 
 
 class AnswerRefused(ValueError):
-    """The database takes this answer not. The message says why, and shows the form of an answer."""
+    """The database does not take this answer. The message says why, and shows the form of an answer."""
 
 
 class NotWaiting(AnswerRefused):
@@ -33,9 +33,10 @@ class MayNotAnswer(AnswerRefused):
 class OpenQuestion:
     """A task that waits for a person, and what it asks.
 
-    `kind`: question (the agent's: `questions`, each with options), approval (may `tool` be called with `input`?) or hold (may the
-    task run?). `host`: the only host that may run the task, because it has its conversation; None: any. `host_live`: whether a live
-    worker of that host serves its queue. `age`: seconds since it asked. `task_description` is truncated to 200 characters.
+    `kind`: question (the agent's: `questions`, each with options), approval (may `tool` be called with `input`?) or hold (may
+    the task run?). `host`: the only host that may run the task, because it has its conversation; None: any. `host_live`: whether a
+    live worker of that host serves its queue; None: no such host, or this role may not see workers. `age`: seconds since it asked.
+    `task_description` is truncated to 200 characters.
     """
 
     task_id: str
@@ -64,8 +65,8 @@ class OpenQuestion:
         return next((line for line in map(str.strip, self.text.splitlines()) if line), "")
 
 
-def open_question(row: Mapping[str, Any]) -> OpenQuestion:
-    """A row of client/questions.sql."""
+def open_question(row: Mapping[str, Any], live: set[tuple[str, str]] | None) -> OpenQuestion:
+    """A row of client/questions.sql. `live`: hosts with a queue that a live worker there serves; None: not known."""
     document = row["question"]
     try:
         asked = Question.from_document(document)
@@ -89,7 +90,7 @@ def open_question(row: Mapping[str, Any]) -> OpenQuestion:
         answer_by=row["answer_by"],
         age=row["age"],
         host=row["host"],
-        host_live=row["host_live"],
+        host_live=None if row["host"] is None or live is None else (row["host"], row["queue"]) in live,
         key=asked.asked_at,
     )
 

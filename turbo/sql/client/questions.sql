@@ -1,13 +1,8 @@
 -- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_resting: costs
 -- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
--- asked. text: part of the description or of the question. host_live: null without a pin to a host.
+-- asked. text: part of the description or of the question.
 select t.task_id::text as task_id, t.queue, t.task_type, left(t.task_description, 200) as task_description, t.question,
        q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, t.prefer_host as host,
-       case when t.prefer_host is not null
-         then exists (select from public.agent_workers w
-                       where w.host = t.prefer_host and t.queue = any (w.queues) and w.state in ('up', 'paused')
-                         and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
-                             and clock_timestamp() + make_interval(secs => w.lease_seconds)) end as host_live,
        greatest(0, extract(epoch from clock_timestamp() - q.asked_at))::float8 as age
   from public.agent_tasks t
  cross join lateral (select (t.question ->> 'asked_at')::timestamptz as asked_at) q

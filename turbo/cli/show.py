@@ -222,6 +222,8 @@ def _detail(detail: Any) -> str:
         return "" if detail is None else json.dumps(detail, ensure_ascii=False)
     if isinstance(workspace := detail.get("workspace"), dict):
         detail = {**detail, "workspace": _changed(workspace)}
+    if isinstance(question := detail.get("question"), dict):
+        detail = {**detail, "question": question.get("text")}
     ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
     return " ".join(f"{_plain(k)}={_plain(v)}" for k, v in ordered)
 

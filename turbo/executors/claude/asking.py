@@ -9,12 +9,15 @@ Nothing here knows how the CLI is spoken to (control.py).
 """
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from turbo.domain.question import MOST_BYTES, Answered, AskPolicy, Choice, Question, QuestionKind, Single
 from turbo.host.sanitize import sanitize
+
+log = logging.getLogger(__name__)
 
 QUESTION_TOOL = "AskUserQuestion"
 PLAN_TOOL = "ExitPlanMode"
@@ -56,10 +59,25 @@ UNANSWERED_CALL = (
     "Nobody approved this call in time, so it is denied and was not made. Go on without it, and say so in your final "
     "account."
 )
+UNKNOWN_OUTCOME = (
+    "A person approved this call. An earlier run was cut off while or before it was made, so it is not known whether it took "
+    "effect, and it was not made again now. Check that first. If it is still needed, make exactly this call again."
+)
+NOT_NOTED = "A person approved this call, but it could not be made now. Make exactly this call again."
 DENIED = (
     "A person was shown this call and denied it, so it was not made. Do not try to reach the same in another way. "
     "Go on without it, and say so in your final account."
 )
+
+
+class NotesApproved(Protocol):
+    """Which approved call was handed over last, over all runs of the task."""
+
+    def last(self) -> str | None: ...
+
+    def note(self, call: str) -> None:
+        """Raises OSError."""
+        ...
 
 
 class HoldsCalls(Protocol):
@@ -109,10 +127,12 @@ Decision = NoOpinion | Allow | Deny | Defer
 @dataclass(slots=True)
 class Desk:
     """The decisions of one process of the CLI. `answers`: what earlier runs of the task asked; the last one is new to the
-    agent, unless an earlier run was cut off after it had been handed over. `may_ask`: see Run."""
+    agent, unless an earlier run was cut off after it had been handed over, which `handed_over` knows of an approval.
+    `may_ask`: see Run."""
 
     policy: AskPolicy
     held: HoldsCalls
+    handed_over: NotesApproved
     answers: Sequence[Answered] = ()
     may_ask: bool = True
     questions_denied: int = 0
@@ -189,16 +209,28 @@ class Desk:
         last = self._last
         if last is None or call.subagent or not _asked_by(last.question, call):
             return None
+        if last.question.kind is QuestionKind.APPROVAL and last.approved:
+            return self._approved(call)
         self._last = None
         if last.question.kind is QuestionKind.QUESTION:
             if last.answer is None:
                 return Deny(UNANSWERED_QUESTION)
             return Allow({**call.input, "answers": _by_question(last)})
-        if last.approved:
-            return _allow(call)
         words = _denial(last)
         self._denied.append((call, words))
         return Deny(words)
+
+    def _approved(self, call: ToolCall) -> Decision:
+        """It is made, once. What an earlier run may have made already, the agent has to look at first."""
+        if self.handed_over.last() == call.id:
+            return Deny(UNKNOWN_OUTCOME)
+        try:
+            self.handed_over.note(call.id)
+        except OSError as error:
+            log.warning("an approved call was not made: it could not be noted before: %s", error)
+            return Deny(NOT_NOTED)
+        self._last = None
+        return _allow(call)
 
     def _ask(self, call: ToolCall, make: Callable[[], Question]) -> Decision:
         if self._deferred:

@@ -28,6 +28,7 @@ from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.control import Channel
 from turbo.executors.claude.flags import Flags, check_asking
+from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
 from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE, resume_prompt, task_prompt
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
@@ -174,7 +175,7 @@ class ClaudeExecutor:
             if policy is not None:
                 planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
                 flags = self._flags.asking(policy, resumed=resumed, planned=resumed and planned)
-                desk = Desk(policy, self._held, answers, may_ask=run.may_ask)
+                desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
                 channel = Channel(desk, prompt, resumed=resumed, holds=bool(policy.approve))
             call = Call(
                 flags=(*from_directory, *which, *self._model, *flags),

@@ -48,6 +48,7 @@ begin
     grant update (answer, prefer_host) on public.agent_tasks to turbo_admin;
   end if;
 end $$;
+-- turbo: next
 alter table public.agent_workers add column if not exists schema integer;
 comment on column public.agent_workers.schema is 'the schema that this worker knows; null: one from before 12';
 -- turbo: next

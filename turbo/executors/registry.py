@@ -180,6 +180,7 @@ def _build(
     # Imported on use: a worker with python handlers only should not load the Claude executor.
     if isinstance(section, ClaudeSection):
         from turbo.executors.claude.executor import ClaudeExecutor
+        from turbo.executors.held_calls import HeldCalls
 
         return ClaudeExecutor(
             name,
@@ -204,6 +205,8 @@ def _build(
             grace_seconds=section.grace_seconds,
             cli_max_retries=section.cli_max_retries,
             run_as=run_as,
+            ask=ask,
+            held=HeldCalls(ask.approve) if ask is not None and ask.approve else None,
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor

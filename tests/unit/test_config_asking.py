@@ -93,10 +93,10 @@ def test_approve_is_refused_where_no_call_can_be_held(executor: dict[str, object
     ],
     ids=["key", "flag", "flag with ="],
 )
-def test_ask_is_refused_in_a_mode_that_asks_nobody(executor: dict[str, object], tmp_path: Path) -> None:
-    (line,) = refused(tmp_path, {}, **executor)
-    assert line.startswith("executors.x.ask: executor x has permission_mode dontAsk, in which nobody is asked")
-    assert policy(None, **executor) is None
+def test_approve_is_refused_in_a_mode_that_refuses_all(executor: dict[str, object], tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, {"approve": ["Bash"]}, **executor)
+    assert line.startswith("executors.x.ask.approve: executor x has permission_mode dontAsk, which refuses")
+    assert policy({}, **executor) == AskPolicy()
 
 
 def test_config_check_names_the_executor_that_cannot_hold(tmp_path: Path) -> None:

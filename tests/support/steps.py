@@ -19,7 +19,7 @@ ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 async def registered(dsn: str) -> AsyncIterator[Stores]:
     """The stores of the worker, which is registered as up."""
     lanes = Lane(dsn, "claims"), Lane(dsn, "results")
-    stores = Stores("w-1-abc", *lanes)
+    stores = Stores("w-1-abc", *lanes, host="h")
     await stores.registry.register(ME, WorkerState.UP)
     yield stores
     for lane in lanes:

@@ -60,8 +60,8 @@ class Claim:
 class PollResult:
     """What a poll saw.
 
-    `next_in`: seconds until the next scheduled task is due, None without one. `again_in`: seconds after which to poll again
-    because of refused rows. `asked_at`: when it was sent, in monotonic
+    `next_in`: seconds until the next scheduled task is due, or a question's time is over; None without one.
+    `again_in`: seconds after which to poll again because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `ended_below`: transactions with lower ids had ended, and are
     seen. `begun_below`: transactions with this id or a higher one had not begun.
     """
@@ -200,7 +200,9 @@ class ClaimStore(Store):
         return await self._use(lambda own: fail_as_poison(own, self._worker_id, statement, status, ref, error, audit))
 
     async def poll(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
-        """Promote due tasks of `queues` and read what changed, on `connection` (the listener's) or on this store's lane."""
+        """Promote due tasks of `queues`, let questions expire, and read what changed.
+
+        Sent on `connection` (the listener's), or on this store's lane."""
         parameters = {
             "worker": self._worker_id,
             "queues": list(queues),
@@ -222,9 +224,10 @@ class ClaimStore(Store):
             return [(task_id, token) for task_id, token in found]
 
         async def fail(ref: Ref, error: str, audit: bool) -> bool:
-            return await fail_as_poison(
-                connection, self._worker_id, RowStatement.PROMOTION, TaskState.SCHEDULED, ref, error, audit
-            )
+            for status in (TaskState.SCHEDULED, TaskState.WAITING):
+                if await fail_as_poison(connection, self._worker_id, RowStatement.PROMOTION, status, ref, error, audit):
+                    return True
+            return False
 
         refused = self._unpromoted
         answers, failed = await refused.run(Work(send, which, wrote=lambda answer: answer.due, fail=fail, reads=True))
@@ -266,13 +269,17 @@ class ClaimStore(Store):
         again_in = refused.again_in or (LOCKED_SECONDS if last["left"] else None)
         return Differences(tuple(orphans), tuple(last["lost"]), tuple(last["stop"]), again_in)
 
-    async def reassert(self, lost: Iterable[ClaimRef]) -> Reasserted:
-        """Take back claims that a failover lost. One by one: if a key now runs elsewhere, only that claim is lost."""
+    async def reassert(self, lost: Mapping[ClaimRef, Answered | None]) -> Reasserted:
+        """Take back claims that a failover lost, each with the last question and answer that its run was given.
+
+        One by one: if a key now runs elsewhere, only that claim is lost."""
         taken: list[ClaimRef] = []
         refused: list[ClaimRef] = []
-        for claim in lost:
+        for claim, answer in lost.items():
+            given = {"number": [answer and answer.question.number], "answer": [answer and answer.answer]}
             try:
-                taken += [ClaimRef(row[0], row[1]) for row in await self._rows("tasks/reassert", self._claims([claim]))]
+                found = await self._rows("tasks/reassert", self._claims([claim]) | given)
+                taken += [ClaimRef(row[0], row[1]) for row in found]
             except psycopg.Error as error:
                 if is_key_race(error):
                     continue

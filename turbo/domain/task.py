@@ -40,6 +40,11 @@ class Task:
         return self.retry_count + 1
 
     @property
+    def last_answered(self) -> Answered | None:
+        """The last question with its answer. None: nothing was asked."""
+        return self.answers[-1] if self.answers else None
+
+    @property
     def answer(self) -> str | None:
         """The answer to the last question. None: nothing was asked, or nobody answered."""
         return self.answers[-1].answer if self.answers else None

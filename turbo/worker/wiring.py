@@ -187,7 +187,7 @@ def wire(
         accounts=account_names,
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
     )
-    result_store = ResultStore(results, worker_id, refusals)
+    result_store = ResultStore(results, worker_id, refusals, host=host)
     registry = WorkerRegistry(claims, worker_id, refusals)
     notifier = Notifier(claims)
     retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))

@@ -5,7 +5,7 @@ select t.task_id::text as task_id, t.question, t.answer,
        (select jsonb_agg(jsonb_build_object('question', e.detail -> 'question', 'answer', e.detail -> 'answer') order by e.executed_at desc)
           from (select a.detail, a.executed_at
                   from public.agent_actions a
-                 where a.task_id = t.task_id and a.action_type in ('answered', 'unanswered', 'edited')
+                 where a.task_id = t.task_id and a.action_type in ('answered', 'unanswered', 'edited', 'reasserted')
                    and a.detail -> 'question' ->> 'kind' in ('question', 'approval')
                  order by a.executed_at desc
                  limit 21) e) as earlier

@@ -274,8 +274,11 @@ def _build(
 
 def _held(ask: AskPolicy | None) -> "HoldsCalls | None":
     """The calls that wait for a person's approval. Raises ValueError for a rule that cannot be kept."""
-    del ask  # no rules yet: `approve` is refused
-    return None
+    if ask is None or not ask.approve:
+        return None
+    from turbo.executors.held_calls import HeldCalls
+
+    return HeldCalls(ask.approve)
 
 
 def _path(text: str | None) -> Path | None:

@@ -1,7 +1,7 @@
 """turbo: an event-driven worker fleet for coding agents over PostgreSQL.
 
-`from turbo import Client` (and `AsyncClient`, `NewTask`, …): the user's side of the queue. They are imported on first use:
-`import turbo` alone loads neither psycopg nor anything else.
+`from turbo import Client` (and `AsyncClient`, `NewTask`, …): the user's side of the queue. `Ask`: what a python handler raises
+to ask a person. They are imported on first use: `import turbo` alone loads neither psycopg nor anything else.
 """
 
 __version__ = "0.1.0"
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     )
     from turbo.client.new_task import BadField, NewTask
     from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
+    from turbo.domain.asking import Ask
 
 __all__ = [
     "Action",
     "AmbiguousTask",
     "AnswerRefused",
+    "Ask",
     "AsyncClient",
     "BadField",
     "Changed",
@@ -48,6 +50,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Ask": "turbo.domain.asking",
     "AsyncClient": "turbo.client.async_client",
     "Client": "turbo.client.client",
     "BadField": "turbo.client.new_task",

@@ -6,6 +6,7 @@ In worker.yaml: `noop: {kind: python, handler: "turbo.testing:noop"}`.
 import asyncio
 import time
 
+from turbo.domain.asking import Ask
 from turbo.domain.task import Task
 
 
@@ -44,3 +45,12 @@ async def fail_once(task: Task) -> str:
     if task.attempt == 1:
         raise RuntimeError("the first attempt fails")
     return f"attempt {task.attempt}"
+
+
+async def ask(task: Task) -> list[str | None]:
+    """Ask the description as a question, `input_data.times` times [default: 1], and return the answers."""
+    data = task.input_data
+    times = int(data.get("times", 1)) if isinstance(data, dict) else 1
+    if len(task.answers) < times:
+        raise Ask(task.task_description, options=["yes", "no"])
+    return [answered.answer for answered in task.answers]

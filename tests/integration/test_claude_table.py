@@ -92,7 +92,11 @@ def cases() -> list[Case]:
     columns = [cell.strip() for cell in heading.strip("|").split("|")]
     rows = {cells[0]: dict(zip(columns, cells, strict=True)) for cells in table_under(EXECUTORS, "| situation |")}
     shown = table_under(EXECUTORS, "| shown with the real CLI |")
-    every = [Case(name, n, SCENARIOS[name], rows[situation]) for n, (name, situation) in enumerate(shown)]
+    every = [
+        Case(name, n, SCENARIOS[name], rows[situation])
+        for n, (name, situation) in enumerate(shown)
+        if "ask" not in SCENARIOS[name].settings  # shown with the executor alone
+    ]
     return every if FULL else one_of_each(every)
 
 
@@ -169,9 +173,7 @@ def configuration(bench: AccountsBench, some: list[Case]) -> dict[str, object]:
         executor = one["executors"]["claude"]
         executor["env"] |= env
         home = bench.path / case.name
-        if case.shown == "a corrupt configuration file":
-            (home / ".claude").mkdir()
-            (home / ".claude" / ".claude.json").write_text('{"half')
+        case.scenario.before(home)
         if case.scenario.stand_in is not None:
             program = home / "claude"
             program.write_text(f"#!/bin/sh\n{case.scenario.stand_in}\n")

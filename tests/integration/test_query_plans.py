@@ -21,23 +21,33 @@ pytestmark = [pytest.mark.sized, pytest.mark.xdist_group("query_plans")]
 RUNNING = 100
 LOAD = """
 insert into agent_tasks (task_id, task_description, task_priority, status, run_after, completed_at, fencing_token,
-                         assigned_worker_id)
+                         assigned_worker_id, question)
 select s.status || n, 'x', 5 + n % 3, s.status,
-       now() + case s.status when 'scheduled' then interval '1 day' else - interval '1 day' end + n * interval '10 ms',
+       case when s.status = 'waiting' and n % 20 = 7 then '9000-01-01'
+            else now() + case when s.status in ('scheduled', 'waiting') then interval '1 day' else - interval '1 day' end
+                 + n * interval '10 ms' end,
        case s.status when 'completed' then now() end,
        case s.status when 'completed' then -n when 'running' then n end,
-       case s.status when 'completed' then 'somebody' when 'running' then case when n % 2 = 0 then 'w' else 'dead' end end
+       case s.status when 'completed' then 'somebody' when 'running' then case when n % 2 = 0 then 'w' else 'dead' end end,
+       case s.status when 'waiting' then '{{"kind": "question", "text": "?", "then": "proceed", "number": 1}}'::jsonb end
   from (select n, case when n <= 100 then 'running' when n % 10 < 3 then 'pending' when n % 10 < 6 then 'scheduled'
+                       when n % 10 = 7 then 'waiting'
                        else 'completed' end as status
           from generate_series(1, {rows}) n) s
 """
 TRAIL = """
 insert into agent_actions (task_id, action_type, fencing_token)
 select task_id, 'finished', abs(fencing_token) from agent_tasks where status = 'completed'
+union all
+select task_id, 'answered', null from agent_tasks where status = 'waiting'
 """
 FINISHED = [
     {"task_id": f"running{n}", "token": n, "outcome": "succeeded", "output": {}, "ms": 1, "delay": 0, "final": False}
     | {"uncounted": False, "worker": "w", "detail": None}
+    for n in range(1, RUNNING + 1)
+]
+ASKED = [
+    {"task_id": f"running{n}", "token": n, "outcome": "asked", "question": {"kind": "question", "text": "?"}, "ms": 1}
     for n in range(1, RUNNING + 1)
 ]
 STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
@@ -50,6 +60,7 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
             "only_types": None,
             "skip_types": None,
             "characters": 16_000_001,
+            "host": "h",
         },
         4 * 10,
     ),
@@ -59,6 +70,15 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
         4 * RUNNING,
     ),
     "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
+    "tasks/ask": (
+        {"worker": "w", "results": json.dumps(ASKED), "host": "h", "most": 20},
+        4 * RUNNING,
+    ),
+    "tasks/more": ({"task_id": [f"waiting{n}7" for n in range(20, 30)]}, 4 * RUNNING),
+    "tasks/reassert": (
+        {"worker": "w", "task_id": ["waiting127"], "token": [10**9], "number": [1], "answer": ["yes"]},
+        4 * 10,
+    ),
     "tasks/rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }
 # Around a refused row: one is left out, or nothing but a few is taken.
@@ -149,7 +169,8 @@ def test_rows_touched_are_bounded_by_rows_requested(seen, name, planned):
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("tasks/claim", 10), ("tasks/finish", RUNNING), ("tasks/rescue", RUNNING // 2)]
+    ("name", "rows"),
+    [("tasks/claim", 10), ("tasks/finish", RUNNING), ("tasks/ask", RUNNING), ("tasks/rescue", RUNNING // 2)],
 )
 def test_planned_statements_did_their_work(seen, name, rows):
     """The control: plans of statements that found nothing would prove nothing."""

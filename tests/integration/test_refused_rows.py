@@ -358,7 +358,7 @@ async def test_refused_reassert_loses_no_run(dsn: str, owner: psycopg.Connection
     owner.execute("insert into agent_tasks (task_id, task_description, status) values ('holder', 'x', 'completed')")
     owner.execute(REFUSALS["unique index"].encode())
     stores = Stores("w", Lane(dsn, "w"), Lane(dsn, "w"))
-    answer = await stores.claims.reassert([ClaimRef("bad", 5), ClaimRef("good", 5)])
+    answer = await stores.claims.reassert({ClaimRef("bad", 5): None, ClaimRef("good", 5): None})
     assert answer.taken == (ClaimRef("good", 5),)
     assert answer.refused == (ClaimRef("bad", 5),), "no other worker has it: its program goes on"
 

@@ -199,9 +199,9 @@ async def test_orphans_are_released_and_lost_claims_reasserted(dsn, db):
             )
             await db.execute("delete from agent_actions where task_id = 'mine'")
         assert (await rig.stores.claims.reconcile([held["mine"]])).lost == (held["mine"],)
-        assert (await rig.stores.claims.reassert([held["mine"]])).taken == (held["mine"],)
+        assert (await rig.stores.claims.reassert({held["mine"]: None})).taken == (held["mine"],)
         assert (await rig.stores.results.finish([finished(held["mine"], rig.worker_id)]))[0].verdict == "recorded"
-        assert (await rig.stores.claims.reassert([held["mine"]])).taken == (), "a finished task is not taken back"
+        assert (await rig.stores.claims.reassert({held["mine"]: None})).taken == (), "a finished task is not taken back"
 
 
 async def test_every_audited_transition_is_a_known_one(dsn, db):

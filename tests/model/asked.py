@@ -28,6 +28,7 @@ ENDS = {
     "succeeds again": OutcomeKind.SUCCEEDED,
     "breaks": OutcomeKind.INFRASTRUCTURE,
     "breaks again": OutcomeKind.INFRASTRUCTURE,
+    "asks": OutcomeKind.ASKED,
     "is released": None,
     "is taken": None,
 }

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
 from tests.model.fleet import HEARTBEAT, HOSTS, LEASE, FakeWorker, Home, Op
-from tests.model.truth import WAITING, Truth, look
+from tests.model.truth import QUEUED, Truth, look
 from tests.model.world import Picture, Row, World
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
@@ -112,12 +112,10 @@ class Base(RuleBasedStateMachine):
             ):
                 continue
             done = now["status"] == "completed" and wish in ("cancelled", "completed")
-            assert now["status"] == wish or (now["status"] in WAITING and wish in WAITING) or done, (
+            assert now["status"] == wish or (now["status"] in QUEUED and wish in QUEUED) or done, (
                 f"{task_id} became {now['status']}, asked was {wish}"
             )
-            early = (
-                wish in WAITING and now["status"] in WAITING and row["future"] and now["run_after"] < row["run_after"]
-            )
+            early = wish in QUEUED and now["status"] in QUEUED and row["future"] and now["run_after"] < row["run_after"]
             assert not early, f"{task_id} is due {now['run_after']}, asked was {wish} at {row['run_after']}"
 
     def do(self, op: Op | None, *, lost: bool = False) -> None:

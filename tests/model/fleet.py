@@ -81,6 +81,9 @@ class FakeWorker:
     def end(self, run: Run, outcome: OutcomeKind, **more: object) -> RunResult:
         """Its program is gone, and its result is on disk."""
         output = {"output": f"{run.task.task_id} {run.task.fencing_token}"}
+        if outcome is OutcomeKind.ASKED:
+            text = f"{run.task.task_id} {run.task.fencing_token}?"
+            more = {"question": {"kind": "question", "text": text, "then": "proceed"}, **more}
         result = finished(run.task, self.id, outcome, output=output, **more)
         run.ended = True
         self.spool[run.claim] = result

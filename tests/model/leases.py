@@ -114,7 +114,9 @@ class Leases(Work):
         async def send() -> tuple[Differences, tuple[ClaimRef, ...]]:
             found = await worker.stores.claims.reconcile(known)
             lost = [h for h in found.lost if h in worker.runs and not worker.runs[h].ended]
-            return found, (await worker.stores.claims.reassert(lost)).taken
+            return found, (
+                await worker.stores.claims.reassert({h: worker.runs[h].task.last_answered for h in lost})
+            ).taken
 
         def take(answer: tuple[Differences, tuple[ClaimRef, ...]], lost: bool) -> None:
             found, back = answer
@@ -126,6 +128,15 @@ class Leases(Work):
                 assert held.token not in truth.former, f"{held} was taken back, and is a deleted row's"
                 if held.token not in truth.claims:
                     truth.claims.append(held.token)
+                was = self.before.tasks[held.task_id]
+                if self.exact and was["status"] == "waiting" and was["question"]["kind"] != "hold":
+                    given = worker.runs[held].task.last_answered
+                    if given is not None and given.question.text == was["question"]["text"]:
+                        now = self.world.picture().tasks[held.task_id]
+                        assert now["answer"] == given.answer, (
+                            f"{held} was told {given.answer}, its row says {now['answer']}"
+                        )
+                        self.seen["reasserted with its answer"] += given.answer is not None
                 had = abs(self.before.tasks[held.task_id]["fencing_token"] or 0) if self.exact else 0
                 assert held.token >= had, f"{held} was taken back from a newer claim, {had}"
             picture = self.world.picture()

@@ -59,6 +59,9 @@ class Fleet(Races):
                 self.do(self.reconcile_op(2 * worker.slot, 0))
                 self.do(self.sweep_op(worker.slot, 0))
                 self.everything_holds()
+                for task_id in [t for t, r in self.before.tasks.items() if r["status"] == "waiting"]:
+                    self.do(self.edit(task_id, "answer"))
+                    self.everything_holds()
                 for queue in (0, 2, 2):
                     self.do(self.claim_op(worker.slot, queue))
                     self.everything_holds()

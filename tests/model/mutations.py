@@ -69,6 +69,10 @@ _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
  where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false)"""
 _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
  {_KNOWN_CLAIM})"""
+_ASK_FENCE = """and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
+ or c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(c.current_token) < i.token)
+ and not coalesce((select true from public.agent_actions a
+ where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))"""
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
  and r.concurrency_key = t.concurrency_key) and public.turbo_take_key(t.concurrency_key::text))"""
 _REQUESTED = """case when t.cancel_requested_at is null then 'pending'
@@ -155,7 +159,7 @@ MUTATIONS = (
         "a replay is distinguished from a late result",
         "tasks/finish",
         (
-            ("and a.action_type in ('finished', 'late')", "and a.action_type in ('never')"),
+            ("and a.action_type in ('finished', 'asked', 'late')", "and a.action_type in ('never')"),
             ("when d.current_token = - d.token", "when false"),
         ),
     ),
@@ -198,6 +202,99 @@ MUTATIONS = (
                 "and not coalesce((select true from public.agent_actions a where a.task_id = c.task_id"
                 " and a.fencing_token = c.token limit 1), false)",
                 "",
+            ),
+        ),
+    ),
+    # ── questions
+    Mutation("a question must carry the row's token", "tasks/ask", ((_ASK_FENCE, "and c.task_id is not null"),)),
+    Mutation(
+        "a recorded question consumes its token",
+        "tasks/ask",
+        (("fencing_token = - d.token,", "fencing_token = d.token,"),),
+    ),
+    Mutation(
+        "a question of a rescued run is accepted",
+        "tasks/ask",
+        (("and c.was in ('running', 'pending', 'scheduled')", "and c.was = 'running'"),),
+    ),
+    Mutation(
+        "a requested status is stronger than a question",
+        "tasks/ask",
+        (
+            (
+                "when c.stopping then public.turbo_stopped_status(c.requested::text, c.run_after::timestamptz) when",
+                "when",
+            ),
+        ),
+    ),
+    Mutation(
+        "a question pins its task to the host that asked",
+        "tasks/ask",
+        (("then %(host)s else t.prefer_host end", "then 'elsewhere' else t.prefer_host end"),),
+    ),
+    Mutation(
+        "a pinned task is claimed by its host only",
+        "tasks/claim",
+        (("and (t.prefer_host is null or t.prefer_host = %(host)s)", ""),),
+    ),
+    Mutation(
+        "an answer is taken by a task that waits only",
+        "turbo_take_answer",
+        (("if old.status::text <> 'waiting' or old.question is null then", "if old.question is null then"),),
+    ),
+    Mutation(
+        "a result keeps the question and its answer",
+        "tasks/finish",
+        (
+            (
+                "cancel_requested_at = null, cancel_to = null,",
+                "cancel_requested_at = null, cancel_to = null, answer = null,",
+            ),
+        ),
+    ),
+    Mutation(
+        "a release keeps the answer",
+        "tasks/release",
+        (
+            (
+                "cancel_requested_at = null, cancel_to = null,",
+                "cancel_requested_at = null, cancel_to = null, answer = null,",
+            ),
+        ),
+    ),
+    Mutation(
+        "only a question without an answer expires",
+        "tasks/poll",
+        (
+            (
+                "where t.status = 'waiting' and t.queue = q.queue and t.run_after <= statement_timestamp() and t.question",
+                "where t.status in ('waiting', 'pending') and t.queue = q.queue and t.run_after <= statement_timestamp()"
+                " and t.question",
+            ),
+        ),
+    ),
+    Mutation(
+        "only a question whose time is over expires",
+        "tasks/poll",
+        (
+            (
+                "where t.status = 'waiting' and t.queue = q.queue and t.run_after <= statement_timestamp() and t.question",
+                "where t.status = 'waiting' and t.queue = q.queue and t.question",
+            ),
+        ),
+    ),
+    Mutation(
+        "a run is taken back with the answer that it was given",
+        "tasks/reassert",
+        (("when (t.question ->> 'number')::int = i.number then i.answer end", "end"),),
+    ),
+    Mutation(
+        "a released hold gives back what was asked before",
+        "turbo_take_answer",
+        (
+            (
+                "new.question := old.question -> 'held'; new.answer := old.question ->> 'held_answer';",
+                "new.question := null; new.answer := null;",
             ),
         ),
     ),
@@ -341,7 +438,7 @@ MUTATIONS = (
     Mutation(
         "only a waiting task is taken back",
         "tasks/reassert",
-        (("where t.status in ('pending', 'scheduled')", "where true"),),
+        (("where t.status in ('pending', 'scheduled', 'waiting', 'blocked')", "where true"),),
     ),
     Mutation(
         "a lost registration gets a placeholder",
@@ -428,10 +525,15 @@ MUTATIONS = (
             ("claim", "tasks/claim", "+ 1) from claimed c"),
             ("rescue", "tasks/rescue", "r.count) from r"),
             ("release", "tasks/release", "%(reason)s::text) from r"),
-            ("promotion", "tasks/poll", "p.fencing_token from promoted p"),
+            ("promotion", "tasks/poll", "jsonb_build_object('question', p.question) end from promoted p"),
             ("orphan", "tasks/reconcile", '\'{"reason": "orphan"}\' from orphan o'),
-            ("reassertion", "tasks/reassert", "'running', r.fencing_token from r"),
+            ("reassertion", "tasks/reassert", "'answer', r.answer) end from r"),
         )
+    ),
+    Mutation(
+        "the audit trail has every question",
+        "tasks/ask",
+        (("where v.verdict in ('recorded', 'late', 'gone')", "where v.verdict = 'never'"),),
     ),
     Mutation(
         "the audit trail has every result",
@@ -444,6 +546,8 @@ NOTICED_IN_CI = (
     "the highest priority is claimed first",
     "a recorded result consumes its token",
     "a result must carry the row's token",
+    "a question must carry the row's token",
+    "an answer is taken by a task that waits only",
     "only tasks of dead workers are rescued",
     "a rescue keeps the token",
     "orphans are released",

@@ -8,15 +8,23 @@ from hypothesis.stateful import precondition, rule
 
 from tests.model.base import Base
 from tests.model.fleet import QUEUES, SECOND, Op
-from tests.model.truth import WAITING, TaskTruth
+from tests.model.truth import QUEUED, TaskTruth
 from turbo.domain.states import FINAL
 
 ANY = st.integers(0, 11)
 KEYS = (None, "a", "b")
-HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll")
-ASKS = {"later": "scheduled"}
+ANSWERS = {"answer": ("to ", "yes"), "also answer": ("also to ", "no, not now")}
+"""What is answered to a question (with its text), and to a hold."""
+HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll", "hold", *ANSWERS)
+ASKS = {"later": "scheduled", "hold": "waiting"}
 LATER = f"now() + make_interval(secs => {600 * SECOND})"
 TASKS_AT_MOST = 20
+REFUSALS = (
+    psycopg.errors.ObjectInUse,
+    psycopg.errors.UniqueViolation,
+    psycopg.errors.CheckViolation,
+    psycopg.errors.ObjectNotInPrerequisiteState,
+)
 
 
 class People(Base):
@@ -77,6 +85,11 @@ class People(Base):
             "later": f"status = 'scheduled', run_after = {LATER}",
             "put off": f"run_after = {LATER}",
             "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
+            "hold": "status = 'waiting'",
+            **{
+                name: f"answer = case question ->> 'kind' when 'hold' then '{hold}' else '{text}' || (question ->> 'text') end"
+                for name, (text, hold) in ANSWERS.items()
+            },
         }.get(what, f"status = '{what}'")
         query = f"update public.agent_tasks set {sets} where task_id = '{task_id}'"
         if what == "delete":
@@ -92,11 +105,11 @@ class People(Base):
                     rows = await (await db.execute(query)).fetchall()
                     row = await (
                         await db.execute(
-                            "select status, fencing_token from public.agent_tasks where task_id = %s", [task_id]
+                            "select status, fencing_token, answer from public.agent_tasks where task_id = %s", [task_id]
                         )
                     ).fetchone()
                     return "", row[0] if row else None, [rows, row]
-            except (psycopg.errors.ObjectInUse, psycopg.errors.UniqueViolation) as error:
+            except REFUSALS as error:
                 if self.world.hand.begin is not None:
                     await self.world.hand.end("rollback")
                     self.world.hand.begin = "begin"
@@ -111,6 +124,14 @@ class People(Base):
         if self.exact:
             assert not (live and what == "delete" and not refused), f"{task_id} was deleted under its agent"
         self.seen["refused by hand"] += bool(refused)
+        if what in ANSWERS:
+            if self.exact and row is not None:
+                told = row["status"] == "waiting"
+                assert told != bool(refused) or (found and found[1][2] == row["answer"]), (
+                    f"{task_id}: {row['status']}, {refused}"
+                )
+            self.seen["answered"] += not refused
+            return
         if refused or not found[0]:
             return
         if what == "delete":
@@ -129,13 +150,33 @@ class People(Base):
             self.seen["consumed by hand"] += bool(task.claims)
             task.consumed |= set(task.claims)
             if row["status"] in FINAL and what in ("pending", "later"):
-                assert status in WAITING
+                assert status in QUEUED
 
     @precondition(lambda self: self.truth.tasks)
-    @rule(i=ANY, what=st.sampled_from(HAND), of=st.sampled_from(("pending", "running", "scheduled")))
+    @rule(i=ANY, what=st.sampled_from(HAND), of=st.sampled_from(("pending", "running", "scheduled", "waiting")))
     def hand_edit(self, i: int, what: str, of: str) -> None:
         such = [t for t, r in self.before.tasks.items() if r["status"] == of and t in self.truth.tasks]
         self.do(self.edit(self.pick(such or sorted(self.truth.tasks), i), what))
+
+    @precondition(lambda self: any(r["status"] == "waiting" for r in self.before.tasks.values()))
+    @rule(i=ANY, what=st.sampled_from(list(ANSWERS)), twice=st.booleans())
+    def an_answer_comes(self, i: int, what: str, twice: bool) -> None:
+        task_id = self.pick(sorted(t for t, r in self.before.tasks.items() if r["status"] == "waiting"), i)
+        self.do(self.edit(task_id, what))
+        self.everything_holds()
+        if twice:
+            self.do(self.edit(task_id, "also answer"))
+
+    @precondition(lambda self: len(self.truth.tasks) < TASKS_AT_MOST)
+    @rule(priority=st.sampled_from([None, 5]))
+    def insert_held(self, priority: int | None) -> None:
+        self.numbers += 1
+        task_id = f"t{self.numbers}"
+        self.world.admin.execute(
+            "insert into public.agent_tasks (task_id, task_description, task_priority, status) values (%s, 'x', %s, 'waiting')",
+            [task_id, priority],
+        )
+        self.truth.tasks[task_id] = TaskTruth("waiting")
 
     @precondition(lambda self: any(r["status"] in FINAL for r in self.before.tasks.values()))
     @rule(i=ANY)

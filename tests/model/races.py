@@ -6,13 +6,13 @@ import psycopg
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
-from tests.model.fleet import QUEUES, Op
+from tests.model.fleet import QUEUES, SECOND, Op
 from tests.model.people import ANY
-from tests.model.refused import Refused
+from tests.model.questions import Questions
 from turbo.db.claim_store import Claim
 
 
-class Races(Refused):
+class Races(Questions):
     @precondition(lambda self: len(self.truth.tasks) > 1)
     @rule(first=ANY, second=ANY, i=ANY, j=ANY, k=ANY)
     def two_at_once(self, first: int, second: int, i: int, j: int, k: int) -> None:
@@ -71,3 +71,17 @@ class Races(Refused):
 
         self.exact = False
         self.claim_taken(two, self.run(race()), False)
+
+    @precondition(lambda self: len(self.workers) > 1)
+    @rule(i=ANY, j=ANY, answer=st.sampled_from(("answer", "also answer", "pending", "cancelled")), first=st.booleans())
+    def an_answer_meets_the_sweep(self, i: int, j: int, answer: str, first: bool) -> None:
+        """One is carried out and not committed while the other begins."""
+        if (found := self.starts_one(i)) is None:
+            return
+        worker, run = found
+        self.asks(worker, run, 30 * SECOND)
+        self.time_passes(35)
+        other = self.another(worker, j)
+        sweep, edit = self.sweeping(other), self.edit(run.task.task_id, answer)
+        self.side_by_side(*((edit, sweep) if first else (sweep, edit)))
+        self.everything_holds()

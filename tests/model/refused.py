@@ -62,6 +62,7 @@ class Refused(Forgotten):
         others = {
             t for t, r in before.items()
             if r["status"] == "pending" and r["queue"] == QUEUES[0] and r["concurrency_key"] is None and t != task_id
+            and r["prefer_host"] in (None, worker.host)
         }  # fmt: skip
         claimed = {
             t for t, r in self.before.tasks.items() if r["status"] == "running" and before[t]["status"] == "pending"

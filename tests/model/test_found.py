@@ -58,7 +58,7 @@ async def rescued(db, stores: Stores) -> None:
 async def test_reassertion_reports_the_previous_status(db, stores):
     held = await claimed(db, stores)
     await rescued(db, stores)
-    assert (await stores.claims.reassert([held])).taken == (held,)
+    assert (await stores.claims.reassert({held: None})).taken == (held,)
     assert trail(db)[-2:] == [("rescued", "running", "scheduled"), ("reasserted", "scheduled", "running")]
 
 

@@ -12,7 +12,8 @@ from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import FINAL, TRANSITIONS, TaskState
 
-WAITING = ("pending", "scheduled")
+QUEUED = ("pending", "scheduled")
+ASKED = OutcomeKind.ASKED.value
 SUCCEEDED = OutcomeKind.SUCCEEDED.value
 
 
@@ -47,11 +48,13 @@ def expected(row: Row, result: RunResult) -> set[str]:
     """What a recorded result makes of the row as it was."""
     outcome, wish = result.outcome, row["cancel_to"]
     if wish is not None and not (outcome == SUCCEEDED and wish in ("cancelled", "completed")):
-        return set(WAITING) if wish in WAITING else {wish}
+        return set(QUEUED) if wish in QUEUED else {wish}
     if outcome == SUCCEEDED:
         return {"completed"}
     if outcome == OutcomeKind.CANCELLED.value:
         return {"cancelled"}
+    if outcome == ASKED:
+        return {"waiting"}
     if outcome in GIVEN_BACK or result.uncounted:
         return {"pending"}
     if outcome == OutcomeKind.INFRASTRUCTURE.value:
@@ -84,7 +87,7 @@ def judge(task: TaskTruth | None, row: Row | None, result: RunResult, answer: Re
             return "late: it is a replay of what was recorded"
         holds = row is not None and not spent and token == newest and row["fencing_token"] == token
         if holds and row is not None:
-            if row["status"] == "running" or (result.outcome == SUCCEEDED and row["status"] in WAITING):
+            if row["status"] == "running" or (result.outcome in (SUCCEEDED, ASKED) and row["status"] in QUEUED):
                 return "late: nobody else has the task"
             if result.outcome == SUCCEEDED and row["status"] == "failed" and row["failure_kind"] == "poison":
                 return "late: nobody else has the task"
@@ -104,6 +107,7 @@ def look(picture: Picture, truth: Truth) -> None:
         _columns(row, task)
         if not task.polled:
             _trail(task_id, row, task, picture.trail.get(task_id, []))
+            _questions(task_id, row, picture.trail.get(task_id, [])[task.since :])
         if row["status"] == "running" and row["concurrency_key"] is not None:
             other = keys.setdefault(row["concurrency_key"], task_id)
             assert other == task_id, f"{other} and {task_id} both run with key {row['concurrency_key']}"
@@ -118,7 +122,7 @@ def _columns(row: Row, task: TaskTruth) -> None:
         assert token > 0, f"{name} runs with a consumed token"
         assert row["assigned_worker_id"] is not None, f"{name} runs nowhere"
         assert row["completed_at"] is None
-    elif status in WAITING and not task.polled:
+    elif status in (*QUEUED, "waiting") and not task.polled:
         assert row["assigned_worker_id"] is None, f"{name} waits and is assigned"
         assert row["cancel_requested_at"] is None, f"{name} waits with an old wish"
         assert row["completed_at"] is None, f"{name} waits and is completed"
@@ -156,18 +160,18 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
         assert was == status, f"{task_id}: {action} from {was}, but it was {status}"
         if was != becomes:
             assert (TaskState(was), TaskState(becomes)) in TRANSITIONS, f"{task_id}: {was} → {becomes} is no transition"
-        if action == "finished":
+        if action in ("finished", "asked"):
             finished.append(entry["fencing_token"])
-        if action in ("finished", "released", "rescued"):
+        if action in ("finished", "asked", "released", "rescued"):
             # what a run that was given up has to say of its failure, the rescue has said and counted
-            late = action == "finished" and entry["success"]
+            late = action in ("finished", "asked") and entry["success"]
             assert late or entry["fencing_token"] not in over, f"{task_id}: one claim is {action}, and was over"
             over.add(entry["fencing_token"])
         elif action == "reasserted":
             over.discard(entry["fencing_token"])
         if action in ("claimed", "reasserted"):
             spent = False
-        elif action in ("finished", "released"):
+        elif action in ("finished", "asked", "released"):
             spent = True
         elif action == "edited" and was != becomes:
             # what is put off keeps its token: nothing new has been asked of it
@@ -177,3 +181,42 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
     if spent is not None and row["fencing_token"] is not None:
         assert (row["fencing_token"] < 0) == spent, f"{task_id}: its token is {'not ' * spent}consumed"
     assert len(finished) == len(set(finished)), f"{task_id}: a result is recorded twice"
+
+
+def _questions(task_id: str, row: Row, trail: list[Row]) -> None:
+    """The row has the question that was asked last, of this task, with what a person answered to it, and nothing else."""
+    asked: str | None = None
+    answer: str | None = None
+    for entry in trail:
+        action, was, becomes = entry["action_type"], entry["from_status"], entry["to_status"]
+        question = (entry["detail"] or {}).get("question") or {}
+        held = question.get("kind") == "hold"
+        if action == "asked" and becomes == "waiting":
+            asked, answer = question["text"], None
+        elif action == "answered" and not held:
+            assert (question["text"], answer) == (asked, None), f"{task_id}: {asked} was answered with {answer} before"
+            answer = entry["detail"]["answer"]
+        elif action == "unanswered":
+            assert (question["text"], answer) == (asked, None), (
+                f"{task_id}: {asked} expired, and was answered: {answer}"
+            )
+        elif action == "reasserted" and was == "waiting":
+            answer = entry["detail"]["answer"]
+        elif action == "edited" and was in FINAL and becomes in QUEUED:
+            asked = answer = None  # a retry by hand begins anew
+    shown, given = row["question"] or {}, row["answer"]
+    if shown.get("kind") == "hold":
+        shown, given = shown.get("held") or {}, shown.get("held_answer") if row["status"] != "cancelled" else answer
+    assert (shown.get("text"), given) == (asked, answer), (
+        f"{task_id} has {shown.get('text')} with {given}; it asked {asked}, and was told {answer}"
+    )
+    assert asked is None or asked.startswith(f"{task_id} "), f"{task_id} has the question of another: {asked}"
+    assert answer is None or answer in answers_to(asked), f"{task_id} has the answer to another question: {answer}"
+    if row["status"] == "waiting":
+        assert row["question"] is not None, f"{task_id} waits for nothing"
+        assert row["answer"] is None, f"{task_id} waits, and is answered"
+
+
+def answers_to(question: str | None) -> tuple[str, str]:
+    """What people of the model answer."""
+    return f"to {question}", f"also to {question}"

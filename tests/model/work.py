@@ -7,7 +7,7 @@ from hypothesis.stateful import precondition, rule
 
 from tests.model.fleet import QUEUES, SECOND, FakeWorker, Op, Run
 from tests.model.people import ANY, People
-from tests.model.truth import SUCCEEDED, judge
+from tests.model.truth import SUCCEEDED, answers_to, judge
 from turbo.db.claim_store import Claim
 from turbo.db.result_store import ResultAnswer
 from turbo.domain.claim import ClaimRef
@@ -24,6 +24,8 @@ OUTCOMES = (
     OutcomeKind.INFRASTRUCTURE,
     OutcomeKind.AUTH_FAILED,
     OutcomeKind.UNAVAILABLE,
+    OutcomeKind.ASKED,
+    OutcomeKind.ASKED,
 )
 TRIES = (OutcomeKind.FAILED.value, OutcomeKind.TIMED_OUT.value)
 
@@ -50,6 +52,16 @@ class Work(People):
             assert token not in self.tokens, f"token {token} was handed out before, for {self.tokens.get(token)}"
             self.tokens[token] = ClaimRef(task.task_id, token)
             truth.claims.append(token)
+            for given in task.answers:
+                assert given.question.text.startswith(f"{task.task_id} "), f"{task.task_id} is told of {given.question}"
+                assert given.answer is None or given.answer in answers_to(given.question.text), (
+                    f"{task.task_id}: {given}"
+                )
+            if self.exact:
+                row = self.before.tasks[task.task_id]
+                assert (task.answers == ()) == (row["question"] is None), f"{task.task_id} is told {task.answers}"
+                assert task.answer == row["answer"], f"{task.task_id} is told {task.answer}, not {row['answer']}"
+            self.seen["goes on with an answer"] += task.answer is not None
             self.seen["claim lost on the wire" if lost else "claimed"] += 1
             if not lost:
                 worker.runs[ClaimRef(task.task_id, token)] = Run(task)
@@ -61,6 +73,7 @@ class Work(People):
         open_ = {
             t: r for t, r in before.tasks.items()
             if fit and r["status"] == "pending" and r["queue"] == queue and r["concurrency_key"] not in taken
+            and r["prefer_host"] in (None, worker.host)
         }  # fmt: skip
         got = {t.task_id for t in claim.tasks}
         assert got <= set(open_), f"{worker.id} claimed {got}, to be had were {set(open_)}"
@@ -140,7 +153,9 @@ class Work(People):
             wrong = judge(task, row, result, answer)
             assert not wrong, f"{held} {result.outcome}: {wrong}"
             told = [e for e in picture.trail.get(held.task_id, []) if e["fencing_token"] == held.token]
-            assert any(e["action_type"] in ("finished", "late") for e in told), f"{held}: the result is nowhere"
+            assert any(e["action_type"] in ("finished", "asked", "late") for e in told), (
+                f"{held}: the result is nowhere"
+            )
             self.seen[answer.verdict] += 1
             if task is not None and answer.verdict == "recorded":
                 if row is not None:
@@ -222,9 +237,20 @@ class Work(People):
         async def send() -> object:
             return await worker.stores.claims.poll(QUEUES)
 
-        return Op("sweep", worker, worker.claims, send, lambda *_: None)
+        return Op("sweep", worker, worker.claims, send, lambda *_: self.swept())
 
-    @precondition(lambda self: any(r["status"] == "scheduled" for r in self.before.tasks.values()))
+    def swept(self) -> None:
+        """A question whose time is over has expired, and no other one."""
+        if not self.exact:
+            return
+        now = self.world.picture()
+        for task_id, row in self.before.tasks.items():
+            if row["status"] == "waiting":
+                expired = now.tasks[task_id]["status"] != "waiting"
+                assert expired == row["due"], f"{task_id} expired: {expired}, its time was over: {row['due']}"
+                self.seen["expired in a sweep"] += expired
+
+    @precondition(lambda self: any(r["status"] in ("scheduled", "waiting") for r in self.before.tasks.values()))
     @rule(i=ANY)
     def sweep(self, i: int) -> None:
         self.do(self.sweep_op(i, 0))

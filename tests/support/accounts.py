@@ -17,7 +17,8 @@ from tests.support.messages_api import Answer, MessagesApi, Request
 from tests.support.prefork import TURBO
 from tests.support.waiting import until
 from tests.support.workers import WorkerProcess
-from turbo.executors.claude.executor import PREAMBLE, PROBE_PROMPT
+from turbo.executors.claude.executor import PROBE_PROMPT
+from turbo.executors.claude.prompts import PREAMBLE
 
 ACCOUNT = "max"
 BAD, GOOD = "sk-ant-bad-1234567890", "sk-ant-good-1234567890"

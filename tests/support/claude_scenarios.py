@@ -1,32 +1,36 @@
 """Every situation that the real Claude CLI can be brought into: what the API answers, and what must come of it."""
 
+import json
 import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import psutil
 
 from tests.support import messages_api
 from tests.support.claude import ALLOWED, KEY, OAUTH, RESETS_AT, Bench, bash
+from tests.support.claude_asking import ASKS, approving, calls, question
 from tests.support.messages_api import Answer
 from tests.support.waiting import until_async
 from turbo.domain.outcome import ModelUsage, Outcome
 from turbo.domain.run import Run
 from turbo.domain.states import StopCause
-from turbo.executors.claude.executor import PREAMBLE
+from turbo.executors.claude.prompts import PREAMBLE
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What the API answers, and what else is special. `act` runs beside the task; `after` checks more."""
+    """What the API answers, and what else is special. `before` gets the CLI's home; `act` runs beside the task; `after` checks
+    more."""
 
     answers: tuple[Answer, ...]
     login: dict[str, str] = field(default_factory=lambda: KEY)
     settings: dict[str, object] = field(default_factory=dict)
     prompt: str = "say hello"
     timeout: float = 60.0
-    before: Callable[[Bench], None] = lambda _bench: None
+    before: Callable[[Path], None] = lambda _home: None
     act: "Callable[[Bench, Run], object] | None" = None
     after: Callable[[Bench, Outcome], None] = lambda _bench, _outcome: None
     stand_in: str | None = None
@@ -72,9 +76,25 @@ def says(*texts: str) -> Callable[[Bench, Outcome], None]:
     return check
 
 
-def corrupt(bench: Bench) -> None:
-    (bench.home / ".claude").mkdir()
-    (bench.home / ".claude" / ".claude.json").write_text('{"half')
+def corrupt(home: Path) -> None:
+    (home / ".claude").mkdir()
+    (home / ".claude" / ".claude.json").write_text('{"half')
+
+
+def defers_everything(home: Path) -> None:
+    """A hook of the operator's own."""
+    says = {"hookSpecificOutput": {"hookEventName": "PreToolUse", "permissionDecision": "defer"}}
+    hook = {"type": "command", "command": f"echo '{json.dumps(says)}'"}
+    (home / ".claude").mkdir()
+    settings = {"hooks": {"PreToolUse": [{"matcher": "Bash", "hooks": [hook]}]}}
+    (home / ".claude" / "settings.json").write_text(json.dumps(settings))
+
+
+OLDER = {
+    "type": "control_response",
+    "response": {"subtype": "success", "request_id": "turbo-initialize", "response": {"commands": []}},
+}
+"""What 2.1.197 answers: it says nothing about what happens when a hook fails."""
 
 
 async def interrupt(bench: Bench, _run: Run) -> None:
@@ -101,6 +121,16 @@ def no_tool_is_left(bench: Bench, _outcome: Outcome) -> None:
 MEGABYTE = "0123456789abcdef" * 65536
 
 SCENARIOS = {
+    "a question of the agent's": Scenario((calls(question("Which database?")),), settings={"ask": ASKS}),
+    "a hook of the operator's own that defers": Scenario(
+        (bash("true"),), settings=ALLOWED, before=defers_everything, after=says("a hook in the CLI's own settings")
+    ),
+    "an approval, with an older CLI (a stand-in for the CLI)": Scenario(
+        (messages_api.text("hello"),),
+        settings=approving(),
+        stand_in=f"read -r line; echo '{json.dumps(OLDER)}'; exec sleep 60",
+        after=says("cannot hold calls"),
+    ),
     "an answer, with its usage": Scenario(
         (messages_api.text("hello there", cache_read=5, cache_write=3),), after=usage_is_told
     ),

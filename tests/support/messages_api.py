@@ -68,17 +68,22 @@ def text(
     return Answer(
         200,
         {"content-type": "text/event-stream"},
-        tuple(_message([_text_block(answer)], usage, output_tokens, stop_reason)),
+        tuple(_message([text_block(answer)], usage, output_tokens, stop_reason)),
     )
 
 
 def tool(name: str, arguments: Mapping[str, Any], *, say: str = "I will look.", output_tokens: int = 20) -> Answer:
     """A turn that ends in one tool call."""
     call = {"type": "tool_use", "id": "toolu_" + uuid.uuid4().hex[:24], "name": name, "input": {}}
-    blocks = [_text_block(say), (call, {"type": "input_json_delta", "partial_json": json.dumps(arguments)})]
-    return Answer(
-        200, {"content-type": "text/event-stream"}, tuple(_message(blocks, _usage(11, 0, 0), output_tokens, "tool_use"))
+    return turn(
+        [text_block(say), (call, {"type": "input_json_delta", "partial_json": json.dumps(arguments)})], output_tokens
     )
+
+
+def turn(blocks: list[tuple[dict[str, Any], dict[str, Any]]], output_tokens: int = 20) -> Answer:
+    """A turn of these blocks, which ends in calls."""
+    pieces = tuple(_message(blocks, _usage(11, 0, 0), output_tokens, "tool_use"))
+    return Answer(200, {"content-type": "text/event-stream"}, pieces)
 
 
 def refusal() -> Answer:
@@ -88,7 +93,7 @@ def refusal() -> Answer:
 
 def stalled() -> Answer:
     """The stream begins, and then nothing: no byte, no end."""
-    pieces = list(_message([_text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
+    pieces = list(_message([text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
     return Answer(200, {"content-type": "text/event-stream"}, tuple(pieces[:3]), "stall")
 
 
@@ -116,13 +121,13 @@ def page(status: int) -> Answer:
 
 def broken_off() -> Answer:
     """The stream begins, and ends before the answer does."""
-    pieces = list(_message([_text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
+    pieces = list(_message([text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
     return Answer(200, {"content-type": "text/event-stream"}, tuple(pieces[:3]))
 
 
 def overloaded_midway() -> Answer:
     """The stream begins, and then reports an overload in place of the rest."""
-    pieces = list(_message([_text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
+    pieces = list(_message([text_block("half an ans")], _usage(11, 0, 0), 5, "end_turn"))
     overload = _event("error", error={"type": "overloaded_error", "message": "Overloaded"})
     return Answer(200, {"content-type": "text/event-stream"}, (*pieces[:2], overload))
 
@@ -170,7 +175,7 @@ def _usage(input_tokens: int, cache_read: int, cache_write: int) -> dict[str, in
     }
 
 
-def _text_block(answer: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def text_block(answer: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return {"type": "text", "text": ""}, {"type": "text_delta", "text": answer}
 
 

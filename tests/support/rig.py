@@ -109,7 +109,9 @@ class Rig:
         self.worker_id = f"{self.name}-1-abcdef"
         self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
         self.problems, self.metrics = Problems(), Metrics()
-        self.stores = Stores(self.worker_id, *self.lanes, Refusals(self.problems, self.metrics, self.timings))
+        self.stores = Stores(
+            self.worker_id, *self.lanes, Refusals(self.problems, self.metrics, self.timings), host="here"
+        )
         self.slots = Slots(self.slots_size)
         self.gate = ClaimGate(self.problems)
         self.wakeups = RecordedWakeUps(self.queues, poll_seconds=self.poll_seconds, recheck=self.recheck)
@@ -174,7 +176,11 @@ class Rig:
         self, spool: Spool, *, lane: Lane | None = None, hold_claims: Callable[[str | None], None] = lambda _why: None
     ) -> Completer:
         """A completer on the rig's results, or on a lane of the test's. To be started and stopped by the test."""
-        store = self.stores.results if lane is None else ResultStore(lane, self.worker_id, self.stores.refusals)
+        store = (
+            self.stores.results
+            if lane is None
+            else ResultStore(lane, self.worker_id, self.stores.refusals, host="here")
+        )
         writer = SpoolWriter(spool, lambda _trouble: None, lambda _trouble: None)
         return Completer(store, writer, self.slots, self.wakeups, self.problems, Metrics(), hold_claims)
 

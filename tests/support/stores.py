@@ -29,7 +29,7 @@ class Stores:
         self.worker_id = worker_id
         self.refusals = refusals or Refusals(Problems(), Metrics())
         self.claims = ClaimStore(claims, worker_id, self.refusals, host=host, accounts=accounts)
-        self.results = ResultStore(results, worker_id, self.refusals)
+        self.results = ResultStore(results, worker_id, self.refusals, host=host)
         self.registry = WorkerRegistry(claims, worker_id, self.refusals)
         self.accounts = AccountStore(claims, worker_id, host)
         self.notifier = Notifier(claims)

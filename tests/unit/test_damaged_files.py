@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from turbo.domain.result import RunResult
-from turbo.host.spool import Spool
+from turbo.host.spool import QUESTION_ON_DISK, Spool
 from turbo.process.journal import Entry, Journal
 from turbo.workspaces.names import home_of
 from turbo.workspaces.record import FILE, Policy, Record, Stage, WrongRecord, load
@@ -53,6 +53,8 @@ def with_field(fields: dict[str, Any], name: str, value: str) -> str:
 
 
 RESULT = asdict(RunResult("t", 7, "succeeded", worker_id="w"))
+ASKED = RESULT | {"outcome": "asked"}
+QUESTION = {"question": {"kind": "question", "text": "Which?"}, "within": 60.0}
 ENTRY = asdict(Entry("c", 5, 7, "b"))
 
 
@@ -66,6 +68,10 @@ def record_in(home: Path) -> dict[str, Any]:
 def test_spool_sets_every_odd_file_aside(tmp_path: Path) -> None:
     texts = [*WHOLE, *(spooled(text) for text in WHOLE)]
     texts += [spooled(with_field(RESULT, name, value)) for name in RESULT for value in ODD]
+    texts += [spooled(with_field(ASKED, "detail", f'{{"{QUESTION_ON_DISK}": {value}}}')) for value in ODD]
+    for name in ("question", "within"):
+        odd = [f'{{"{QUESTION_ON_DISK}": {with_field(QUESTION, name, value)}}}' for value in ODD]
+        texts += [spooled(with_field(ASKED, "detail", value)) for value in odd]
     for number, text in enumerate(texts):
         (tmp_path / f"{number:05}.json").write_text(text)
     spool = Spool(tmp_path)
@@ -76,6 +82,8 @@ def test_spool_sets_every_odd_file_aside(tmp_path: Path) -> None:
         result = entry.result
         assert 0 <= result.execution_ms < 2**63
         assert 0.0 <= result.retry_delay_seconds <= 1e9
+        assert result.answer_within is None or 0.0 <= result.answer_within <= 1e9
+        assert (result.outcome == "asked") == isinstance(result.question, dict)
         assert -(2**63) <= result.fencing_token < 2**63
         assert isinstance(result.task_id, str)
         json.dumps(asdict(result), allow_nan=False)

@@ -12,10 +12,11 @@ import pytest
 from tests.support.processes import FAMILY, PYTHON, journalled, living, pids_in, python
 from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.question import Answered, AskPolicy, Choice, Question, QuestionKind, Single, Then
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
-from turbo.executors.command import BadValue, CommandExecutor, fill
+from turbo.executors.command import BadValue, CommandExecutor, fill, task_json
 from turbo.executors.protocol import Executor
 from turbo.process.journal import Journal
 
@@ -370,3 +371,160 @@ def test_json_of_a_task_is_one_line() -> None:
 
     assert b"\n" not in task_json(task(task_description="two\nlines"))
     assert json.loads(task_json(task(input_data={"x": "\ud800"})))["input_data"] == {"x": "\ud800"}
+
+
+# ── asking a person ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+POLICY = AskPolicy(within_seconds=60, then=Then.FAIL, remind_seconds=30)
+
+
+def asking(line: str, before: str = "", code: int = 76) -> tuple[str, ...]:
+    return python(f"import sys; sys.stdout.write({before!r} + {line!r}); sys.exit({code})")
+
+
+def ask_line(**form: object) -> str:
+    return json.dumps({"ask": form})
+
+
+async def test_exit_76_asks_with_the_last_line(make: Make, tmp_path: Path) -> None:
+    line = ask_line(text="Which database?", options=["PostgreSQL", {"label": "SQLite", "description": "one file"}])
+    outcome = await make(*asking(f"{line}\n\n", "looked around\nstill there\n"), ask=POLICY).run(run_of(tmp_path))
+    assert outcome.kind is OutcomeKind.ASKED
+    assert outcome.output == "looked around\nstill there"
+    assert outcome.log == str(tmp_path / "logs" / "t1.log")
+    asked = outcome.asked
+    assert asked is not None
+    assert (asked.within_seconds, asked.remind_seconds, asked.question.then) == (60, 30, Then.FAIL)
+    assert asked.question.text == "Which database?"
+    assert asked.question.questions == (
+        Single("Which database?", options=(Choice("PostgreSQL"), Choice("SQLite", "one file"))),
+    )
+
+
+async def test_several_questions_are_asked_at_once(make: Make, tmp_path: Path) -> None:
+    line = ask_line(questions=[{"question": "Which?", "multi": True, "options": ["a", "b"]}, {"question": "When?"}])
+    outcome = await make(*asking(line), ask=POLICY).run(run_of(tmp_path))
+    assert outcome.asked is not None
+    assert outcome.asked.question.text == "Which?\nWhen?"
+    assert [(one.question, one.multi) for one in outcome.asked.question.questions] == [
+        ("Which?", True),
+        ("When?", False),
+    ]
+    assert outcome.output is None
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("", "it printed nothing"),
+        ("what now?", "it is not JSON"),
+        ('{"ask": {"text": NaN}}', "it is not JSON"),
+        ('{"text": "x"}', 'the one key "ask"'),
+        ('{"ask": {"text": "x"}, "more": 1}', 'the one key "ask"'),
+        ('[{"ask": {"text": "x"}}]', 'the one key "ask"'),
+        ('{"ask": "x"}', "not text"),
+        ('{"ask": {}}', "text is missing"),
+        ('{"ask": {"text": " \\t\\n"}}', "text is empty"),
+        ('{"ask": {"text": 7}}', "text is text, not a number"),
+        ('{"ask": {"text": "x", "tool": "Bash"}}', "unknown key 'tool'"),
+        ('{"ask": {"text": "x", "options": "ab"}}', "options is a list, not text"),
+        ('{"ask": {"text": "x", "options": [1]}}', "not a number"),
+        ('{"ask": {"text": "x", "options": [""]}}', "an option is empty"),
+        ('{"ask": {"text": "x", "options": [{"description": "d"}]}}', "label of an option is missing"),
+        ('{"ask": {"text": "x", "options": [{"label": "a", "rule": "b"}]}}', "unknown key 'rule'"),
+        ('{"ask": {"questions": []}}', "questions is a list of objects"),
+        ('{"ask": {"questions": [{"question": "a"}, {"question": "a"}]}}', "same text"),
+        ('{"ask": {"questions": [{"question": "a"}], "options": ["b"]}}', "options belong to one"),
+        ('{"ask": {"text": "a\\u0000b"}}', "NUL"),
+        ('{"ask": {"text": "\\ud800"}}', "lone surrogate"),
+        ('{"ask": {"text": "x", "options": ["\\udfff"]}}', "lone surrogate"),
+        ('{"ask": ' + "[" * 100_000 + "]" * 100_000 + "}", "recursion"),
+        (json.dumps({"ask": {"text": "x" * 300 * 1024}}), "at most 262,144"),
+        (json.dumps({"ask": {"text": "x" * 3 * 1024 * 1024}}), "is not JSON"),
+    ],
+    ids=range(25),
+)
+async def test_what_is_no_question_fails(line: str, why: str, make: Make, tmp_path: Path) -> None:
+    (tmp_path / "line").write_text(line)
+    program = python(f"import sys; sys.stdout.write(open({str(tmp_path / 'line')!r}).read()); sys.exit(76)")
+    outcome = await make(*program, ask=POLICY).run(run_of(tmp_path))
+    assert (outcome.kind, outcome.failure_kind, outcome.final) == (OutcomeKind.FAILED, FailureKind.ERROR, False)
+    assert outcome.error is not None
+    assert "asks, but not with a question" in outcome.error
+    assert why in outcome.error
+    assert len(outcome.error) < 600
+    assert "questions_denied" not in outcome.extra
+
+
+async def test_long_output_before_a_question_is_no_matter(make: Make, tmp_path: Path) -> None:
+    line = "json.dumps({'ask': {'text': chr(252) * 100_000}})"
+    program = python(f"import json, sys; print('x\\n' * 3_000_000); print({line}); sys.exit(76)")
+    outcome = await make(*program, ask=POLICY).run(run_of(tmp_path))
+    assert outcome.asked is not None, outcome.error
+    assert (len(outcome.asked.question.text), outcome.truncated) == (100_000, True)
+    assert outcome.output == "x\n" * 512 * 1024
+
+
+@pytest.mark.parametrize("policy", [None, AskPolicy(questions=False)], ids=["no ask:", "no questions"])
+async def test_question_without_ask_is_denied(policy: AskPolicy | None, make: Make, tmp_path: Path) -> None:
+    outcome = await make(*asking(ask_line(text="May I?")), ask=policy).run(run_of(tmp_path))
+    assert (outcome.kind, outcome.extra) == (OutcomeKind.FAILED, {"questions_denied": 1})
+    assert outcome.error is not None
+    assert outcome.error.endswith("has no ask: in worker.yaml: May I?")
+
+
+async def test_question_of_a_run_that_may_not_ask_is_denied(make: Make, tmp_path: Path) -> None:
+    run = Run(task(), tmp_path / "work", tmp_path / "log", may_ask=False)
+    outcome = await make(*asking(ask_line(text="May I?")), ask=POLICY).run(run)
+    assert (outcome.kind, outcome.extra) == (OutcomeKind.FAILED, {"questions_denied": 1})
+
+
+async def test_exit_76_without_ask_and_question_is_a_failure(make: Make, tmp_path: Path) -> None:
+    outcome = await make(*asking("no question")).run(run_of(tmp_path))
+    assert (outcome.kind, outcome.extra) == (OutcomeKind.FAILED, {})
+    assert outcome.error is not None
+    assert "exit code 76" in outcome.error
+
+
+async def test_question_with_another_exit_code_is_none(make: Make, tmp_path: Path) -> None:
+    line = ask_line(text="May I?")
+    assert (await make(*asking(line, code=0), ask=POLICY).run(run_of(tmp_path))).kind is OutcomeKind.SUCCEEDED
+    assert (await make(*asking(line, code=75), ask=POLICY).run(run_of(tmp_path))).kind is OutcomeKind.INFRASTRUCTURE
+    assert (await make(*asking(line, code=1), ask=POLICY).run(run_of(tmp_path))).kind is OutcomeKind.FAILED
+
+
+def answered(text: str, answer: str | None, *more: str) -> Answered:
+    asked = tuple(Single(one) for one in more) or (Single(text),)
+    return Answered(Question(QuestionKind.QUESTION, text, asked), answer)
+
+
+def test_all_answers_so_far_are_on_standard_input() -> None:
+    earlier = (
+        answered("First?", "one"),
+        answered("Second?", None),
+        answered("A\nB", '{"A": "x", "B": "y"}', "A", "B"),
+        Answered(Question(QuestionKind.APPROVAL, "May it push?", tool="Bash"), "no"),
+    )
+    sent = json.loads(task_json(task(answers=earlier), answers=True))
+    assert sent["answers"] == [
+        {"question": "First?", "answer": "one"},
+        {"question": "Second?", "answer": None},
+        {"question": "A", "answer": "x"},
+        {"question": "B", "answer": "y"},
+        {"question": "May it push?", "answer": "no"},
+    ]
+    assert (sent["question"], sent["answer"]) == ("May it push?", "no")
+
+
+async def test_answers_are_there_with_ask_and_else_only_if_any(make: Make, tmp_path: Path) -> None:
+    program = python("import sys; print(sys.stdin.read())")
+
+    async def given(ask: AskPolicy | None, **more: object) -> dict[str, object]:
+        output = (await make(*program, ask=ask).run(run_of(tmp_path, **more))).output
+        assert isinstance(output, dict)
+        return {key: output[key] for key in ("question", "answer", "answers") if key in output}
+
+    assert await given(None) == {}
+    assert await given(POLICY) == {"question": None, "answer": None, "answers": []}
+    only = {"question": "Q", "answer": "A", "answers": [{"question": "Q", "answer": "A"}]}
+    assert await given(None, answers=(answered("Q", "A"),)) == only

@@ -6,6 +6,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from tests.support.configs import config_of
 from tests.support.waiting import gone, until_async
 from turbo.config.worker import ConfigError, load_worker_config
 from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.domain.question import Answered, Choice
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
@@ -224,3 +226,41 @@ def test_env_without_a_process_is_a_configuration_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"executors\.h\.env.*is for isolation: process"):
         load_worker_config(file)
     assert (PythonProcess.durable, PythonThread.durable) == (True, False)
+
+
+# ── asking a person ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+ASKING = """
+    import turbo
+
+    {0}def handler(task):
+        if len(task.answers) < 2:
+            raise turbo.Ask("Which?" + "!" * len(task.answers), options=["a", {{"label": "b", "description": "c"}}])
+        return [task.answer, [[one.question.text, one.question.number, one.answer] for one in task.answers]]
+"""
+
+
+@pytest.mark.parametrize("how", ["", "async "], ids=["def", "async"])
+async def test_handler_asks_and_finds_the_answers(how: str, make: Make, runs: Runs) -> None:
+    executor = make(ASKING.format(how), ask={"within_seconds": 9})
+    asked = (await executor.run(runs.of())).asked
+    assert asked is not None
+    assert (asked.within_seconds, asked.question.text) == (9, "Which?")
+    assert asked.question.questions[0].options == (Choice("a"), Choice("b", "c"))
+    first = Answered(replace(asked.question, number=1, asked_at="2026-01-01T00:00:00+00:00"), "a")
+    again = (await executor.run(runs.of(answers=(first,)))).asked
+    assert again is not None
+    assert again.question.text == "Which?!"
+    second = Answered(replace(again.question, number=2, expired=True), None)
+    outcome = await executor.run(runs.of(answers=(first, second)))
+    assert outcome.output == [None, [["Which?", 1, "a"], ["Which?!", 2, None]]]
+
+
+async def test_handler_that_asks_without_ask_is_denied(make: Make, runs: Runs) -> None:
+    outcome = await make(ASKING.format("")).run(runs.of())
+    assert (outcome.kind, outcome.extra) == (OutcomeKind.FAILED, {"questions_denied": 1})
+
+
+async def test_question_that_is_none_fails_the_handler(make: Make, runs: Runs) -> None:
+    outcome = await make("import turbo\ndef handler(task): raise turbo.Ask('')", ask={}).run(runs.of())
+    assert (outcome.kind, outcome.error) == (OutcomeKind.FAILED, "BadQuestion: text is empty")

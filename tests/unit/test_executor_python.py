@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import turbo
+from turbo.domain.asking import BadQuestion
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.question import AskPolicy, Choice, Single
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
@@ -29,9 +32,11 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     (tmp_path / "modules").mkdir()
     module = module_of(tmp_path)
 
-    def build(code: str, name: str = "handler", grace_seconds: float = 0.3) -> PythonExecutor:
+    def build(
+        code: str, name: str = "handler", grace_seconds: float = 0.3, ask: AskPolicy | None = None
+    ) -> PythonExecutor:
         (tmp_path / "modules" / f"{module}.py").write_text("import asyncio\nSEEN = []\n" + textwrap.dedent(code))
-        return PythonExecutor("light", f"{module}:{name}", grace_seconds=grace_seconds)
+        return PythonExecutor("light", f"{module}:{name}", grace_seconds=grace_seconds, ask=ask)
 
     yield build
     sys.modules.pop(module, None)
@@ -359,3 +364,80 @@ async def test_bundled_handlers_work(run: RunOf) -> None:
     assert (await outcome("fail")).error == "RuntimeError: do"
     assert (await outcome("fail_once")).kind is OutcomeKind.FAILED
     assert (await outcome("fail_once", retry_count=1)).output == "attempt 2"
+
+
+# ── asking a person ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+ASKING = """
+    from turbo import Ask
+
+    async def handler(task):
+        await asyncio.sleep(0)
+        raise Ask("Which database?", options=["PostgreSQL", {"label": "SQLite", "description": "one file"}])
+
+    async def at_once(task):
+        raise Ask(questions=[{"question": "Which?", "options": ["a"], "multi": True}, {"question": "When?"}])
+
+    async def bad(task):
+        raise Ask("a\\0b")
+
+    async def late(task):
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            raise Ask("May I go on?") from None
+"""
+
+
+async def test_handler_asks_by_raising(make: Make, run: RunOf, tmp_path: Path) -> None:
+    outcome = await make(ASKING, ask=AskPolicy(within_seconds=5)).run(run())
+    assert outcome.kind is OutcomeKind.ASKED
+    assert outcome.asked is not None
+    assert outcome.asked.within_seconds == 5
+    options = (Choice("PostgreSQL"), Choice("SQLite", "one file"))
+    assert outcome.asked.question.questions == (Single("Which database?", options=options),)
+    assert not (tmp_path / "logs").exists(), "a question is no failure, and has no traceback"
+
+
+async def test_handler_asks_several_questions(make: Make, run: RunOf) -> None:
+    asked = (await make(ASKING, "at_once", ask=AskPolicy()).run(run())).asked
+    assert asked is not None
+    assert asked.question.questions == (Single("Which?", options=(Choice("a"),), multi=True), Single("When?"))
+
+
+async def test_handler_that_asks_badly_fails(make: Make, run: RunOf) -> None:
+    outcome = await make(ASKING, "bad", ask=AskPolicy()).run(run())
+    assert outcome.kind is OutcomeKind.FAILED
+    assert outcome.error == "BadQuestion: text contains a NUL character, which the database cannot store"
+
+
+@pytest.mark.parametrize("policy", [None, AskPolicy(questions=False)], ids=["no ask:", "no questions"])
+async def test_handler_that_asks_without_ask_is_denied(policy: AskPolicy | None, make: Make, run: RunOf) -> None:
+    outcome = await make(ASKING, ask=policy).run(run())
+    assert (outcome.kind, outcome.extra) == (OutcomeKind.FAILED, {"questions_denied": 1})
+
+
+async def test_question_after_the_time_limit_is_too_late(make: Make, run: RunOf) -> None:
+    outcome = await make(ASKING, "late", ask=AskPolicy()).run(run(timeout_seconds=0.05))
+    assert outcome.kind is OutcomeKind.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (((), {}), "text is missing"),
+        (((" ",), {}), "text is empty"),
+        (((7,), {}), "not a number"),
+        ((("x", [1]), {}), "an option is text"),
+        ((("x",), {"options": [{"name": "a"}]}), "unknown key 'name'"),
+        ((("\ud800",), {}), "lone surrogate"),
+        ((("x" * 300 * 1024,), {}), "at most 262,144"),
+        ((("x",), {"options": ["a"], "questions": [{"question": "b"}]}), "options belong to one"),
+    ],
+    ids=range(8),
+)
+def test_question_that_is_none_is_refused(arguments: tuple[tuple[object, ...], dict[str, object]], why: str) -> None:
+    given, named = arguments
+    with pytest.raises(BadQuestion, match=why):
+        turbo.Ask(*given, **named)  # type: ignore[arg-type]
+    turbo.Ask("x", [Choice("a", "b")])

@@ -88,6 +88,7 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "error": task.error_message,
             "output": _output(data.get("output") if data else task.output_data),
             "usage": _usage(data),
+            "earlier runs": _earlier_runs(data.get("earlier_runs")),
             "log": data.get("log"),
             **_workspace(data.get("workspace")),
         }
@@ -187,6 +188,13 @@ def _usage(data: dict[str, Any]) -> str | None:
             tokens = f"{model.get('input_tokens', 0)} in, {model.get('output_tokens', 0)} out"
             parts.append(f"{model.get('model', '?')}: {tokens}, ${model.get('cost_usd') or 0:.4f}")
     return "; ".join(parts) or None
+
+
+def _earlier_runs(runs: object) -> str | None:
+    """What the runs before the last question used, a line each."""
+    if not isinstance(runs, list):
+        return None
+    return "\n".join(_usage(run) or "no usage known" for run in runs if isinstance(run, dict)) or None
 
 
 def _timeline(task: "TaskRow", trail: "list[Action]") -> None:

@@ -42,6 +42,10 @@ Real = Annotated[float, BeforeValidator(_no_bool)]
 """Numbers of a file: true is not 1, and a Real is finite. Each field has two bounds; a test sees to it."""
 
 
+LONGEST_SECONDS = 1_000_000_000
+"""31 years: in effect for ever, and still a length of time that the database and the operating system can add to now."""
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=False, allow_inf_nan=False)
 

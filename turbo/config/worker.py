@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, Self
 from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator, model_validator
 
+from turbo.config.asking import AskSection, with_permission_mode, without_approvals
 from turbo.config.loader import (
+    LONGEST_SECONDS,
     ConfigError,
     Document,
     Real,
@@ -36,9 +38,6 @@ __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 QUEUE_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 WORKER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-
-LONGEST_SECONDS = 1_000_000_000
-"""31 years: in effect for ever, and still a length of time that the database and the operating system can add to now."""
 
 
 def _home(path: str | None) -> str | None:
@@ -194,6 +193,7 @@ class Program(Section):
         default=None, description="Stop the program after this long without output."
     )
     grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time between TERM and KILL.")
+    ask: AskSection | None = Field(default=None, description="Its runs may ask a person. null: questions are denied.")
     _expand = field_validator("cwd", mode="after")(lambda v: _home(v))
 
     @property
@@ -255,6 +255,7 @@ class PythonSection(Section):
         default={}, description="With isolation: process, variables for it, added to the few it inherits."
     )
     grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time that a cancelled function has to end.")
+    ask: AskSection | None = Field(default=None, description="Its runs may ask a person. null: questions are denied.")
 
     @model_validator(mode="before")
     @classmethod
@@ -327,6 +328,7 @@ class WorkerConfig(Document):
                 what = f"no account {section.account!r}{near(section.account, self.accounts)}"
                 findings.append(fail(what, subject=f"executors.{name}.account"))
             findings += _workspace_problems(f"executors.{name}", section)
+            findings += _asking_problems(f"executors.{name}", name, section)
             if isinstance(section, PythonSection) and section.env and section.isolation != "process":
                 what = "is for isolation: process; otherwise the handler has the worker's own environment"
                 findings.append(fail(what, subject=f"executors.{name}.env"))
@@ -367,6 +369,13 @@ def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
         yield fail(what, subject=f"{at}.exclusive_cwd")
     if (problem := section.workspace.problem_of_fetch()) is not None:
         yield fail(problem, subject=f"{at}.workspace.fetch")
+
+
+def _asking_problems(at: str, name: str, section: ExecutorSection) -> Iterator[Finding]:
+    if isinstance(section, ClaudeSection):
+        yield from with_permission_mode(at, name, section.ask, section.permission_mode, section.command)
+    else:
+        yield from without_approvals(at, name, section.kind, section.ask)
 
 
 def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -> WorkerConfig:

@@ -43,6 +43,21 @@ LOCKED_SECONDS = 5.0
 """Until the next look at an orphan whose row a person is editing."""
 
 
+EARLIER_RUNS = 100
+"""Runs of a task that asks whose use is carried along."""
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """What tasks/more.sql says of one task: see `Task.answers` and `Task.earlier_runs`."""
+
+    answers: tuple[Answered, ...] = ()
+    earlier_runs: tuple[Mapping[str, object], ...] = ()
+
+
+NO_MORE = More()
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What one claim brought. `idle_now`: the new idle flag, None if it did not change. `races`: concurrency keys lost to
@@ -60,8 +75,8 @@ class Claim:
 class PollResult:
     """What a poll saw.
 
-    `next_in`: seconds until the next scheduled task is due, None without one. `again_in`: seconds after which to poll again
-    because of refused rows. `asked_at`: when it was sent, in monotonic
+    `next_in`: seconds until the next scheduled task is due, or a question's time is over; None without one.
+    `again_in`: seconds after which to poll again because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `ended_below`: transactions with lower ids had ended, and are
     seen. `begun_below`: transactions with this id or a higher one had not begun.
     """
@@ -144,11 +159,11 @@ class ClaimStore(Store):
             found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
             races += lost
             before = len(tasks)
-            answers = await self._answers([row[0] for row in found if row[-2]])
+            more = await self._more([row[0] for row in found if row[-2]])
             for row in found:
                 if row[0] is None:
                     continue
-                task = _task(row, queue, self._limits, answers.get(row[0], ()))
+                task = _task(row, queue, self._limits, more.get(row[0], NO_MORE))
                 tasks.append(task)
                 if task.heavy:
                     await asyncio.sleep(0)  # the next one may be as heavy
@@ -185,12 +200,16 @@ class ClaimStore(Store):
                 # a sibling took the same concurrency_key; its commit is visible to the next attempt
         return [], KEY_RACE_ATTEMPTS
 
-    async def _answers(self, task_ids: Sequence[str]) -> dict[str, tuple[Answered, ...]]:
-        """What claimed tasks have asked, by task id. Without it a claim is as good as lost: its rows are given back."""
+    async def _more(self, task_ids: Sequence[str]) -> dict[str, More]:
+        """What claimed tasks bring besides their text, by task id. Without it a claim is as good as lost: its rows are given
+        back."""
         if not task_ids:
             return {}
         found = await self._rows("tasks/more", {"task_id": list(task_ids)})
-        return {task_id: answered(question, answer, earlier) for task_id, question, answer, earlier in found}
+        return {
+            task_id: More(answered(question, answer, earlier), tuple((runs or ())[-EARLIER_RUNS:]))
+            for task_id, question, answer, earlier, runs in found
+        }
 
     async def _which(self, name: str, parameters: Mapping[str, object], aside: Sequence[str]) -> list[Ref]:
         found = await self._rows(name, {**parameters, "aside": list(aside)}, variant="which")
@@ -200,7 +219,9 @@ class ClaimStore(Store):
         return await self._use(lambda own: fail_as_poison(own, self._worker_id, statement, status, ref, error, audit))
 
     async def poll(self, queues: Sequence[str], connection: Connection | None = None) -> PollResult:
-        """Promote due tasks of `queues` and read what changed, on `connection` (the listener's) or on this store's lane."""
+        """Promote due tasks of `queues`, let questions expire, and read what changed.
+
+        Sent on `connection` (the listener's), or on this store's lane."""
         parameters = {
             "worker": self._worker_id,
             "queues": list(queues),
@@ -222,9 +243,10 @@ class ClaimStore(Store):
             return [(task_id, token) for task_id, token in found]
 
         async def fail(ref: Ref, error: str, audit: bool) -> bool:
-            return await fail_as_poison(
-                connection, self._worker_id, RowStatement.PROMOTION, TaskState.SCHEDULED, ref, error, audit
-            )
+            for status in (TaskState.SCHEDULED, TaskState.WAITING):
+                if await fail_as_poison(connection, self._worker_id, RowStatement.PROMOTION, status, ref, error, audit):
+                    return True
+            return False
 
         refused = self._unpromoted
         answers, failed = await refused.run(Work(send, which, wrote=lambda answer: answer.due, fail=fail, reads=True))
@@ -266,13 +288,17 @@ class ClaimStore(Store):
         again_in = refused.again_in or (LOCKED_SECONDS if last["left"] else None)
         return Differences(tuple(orphans), tuple(last["lost"]), tuple(last["stop"]), again_in)
 
-    async def reassert(self, lost: Iterable[ClaimRef]) -> Reasserted:
-        """Take back claims that a failover lost. One by one: if a key now runs elsewhere, only that claim is lost."""
+    async def reassert(self, lost: Mapping[ClaimRef, Answered | None]) -> Reasserted:
+        """Take back claims that a failover lost, each with the last question and answer that its run was given.
+
+        One by one: if a key now runs elsewhere, only that claim is lost."""
         taken: list[ClaimRef] = []
         refused: list[ClaimRef] = []
-        for claim in lost:
+        for claim, answer in lost.items():
+            given = {"number": [answer and answer.question.number], "answer": [answer and answer.answer]}
             try:
-                taken += [ClaimRef(row[0], row[1]) for row in await self._rows("tasks/reassert", self._claims([claim]))]
+                found = await self._rows("tasks/reassert", self._claims([claim]) | given)
+                taken += [ClaimRef(row[0], row[1]) for row in found]
             except psycopg.Error as error:
                 if is_key_race(error):
                     continue
@@ -316,7 +342,7 @@ def _claim_order(task: Task) -> tuple[int, float]:
     return (-task.priority if task.priority is not None else 1 << 32, -task.waited_seconds)
 
 
-def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, answers: tuple[Answered, ...]) -> Task:
+def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> Task:
     (
         task_id,
         task_type,
@@ -361,7 +387,8 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, answers: tuple[
         waited_seconds=max(0.0, waited),
         input_error=problem,
         heavy=raw is not None and len(raw) > HEAVY_CHARACTERS,
-        answers=answers,
+        answers=more.answers,
+        earlier_runs=more.earlier_runs,
     )
 
 

@@ -11,6 +11,8 @@ from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
 from turbo.db.store import Store, claim_columns
 from turbo.domain.claim import ClaimRef
+from turbo.domain.outcome import OutcomeKind
+from turbo.domain.question import MOST_QUESTIONS
 from turbo.domain.result import RunResult
 from turbo.domain.states import RowStatement, TaskState, Verdict, task_state
 
@@ -32,23 +34,41 @@ class ResultAnswer:
 
 
 class ResultStore(Store):
-    """Bound to one worker. Results go over a lane that no claim uses: a long batch of them never holds up a claim."""
+    """Bound to one worker, on `host`: a task that asks is pinned to it. Results go over a lane that no claim uses: a long
+    batch of them never holds up a claim."""
 
-    def __init__(self, lane: Lane, worker_id: str, refusals: Refusals) -> None:
+    def __init__(self, lane: Lane, worker_id: str, refusals: Refusals, *, host: str) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
         self._refusals = refusals
+        self._host = host
 
     async def finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
-        """Record a batch in one transaction with its audit trail. Every result gets an answer; see sql/tasks/finish.sql."""
-        parameters = {
-            "worker": self._worker_id,
-            "results": json.dumps([_document(result, self._worker_id) for result in results]),
-            "infra_cap": INFRA_CAP,
-        }
+        """Record a batch with its audit trail: its questions in one transaction (sql/tasks/ask.sql), then all other results
+        in another (sql/tasks/finish.sql). Every result gets an answer.
+
+        If the second raises, the questions are recorded all the same, and a replay of the batch answers `already` for them."""
+        asked = [result for result in results if result.outcome == OutcomeKind.ASKED]
+        if not asked:
+            return await self._finish(results)
+        answers = await self._ask(asked)
+        rest = [result for result in results if result.outcome != OutcomeKind.ASKED]
+        return answers + (await self._finish(rest) if rest else [])
+
+    async def _finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
+        return await self._record("tasks/finish", results, {"infra_cap": INFRA_CAP})
+
+    async def _ask(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
+        return await self._record("tasks/ask", results, {"host": self._host, "most": MOST_QUESTIONS})
+
+    async def _record(
+        self, statement: str, results: Sequence[RunResult], parameters: dict[str, object]
+    ) -> list[ResultAnswer]:
+        documents = json.dumps([_document(result, self._worker_id) for result in results])
+        found = await self._rows(statement, {**parameters, "worker": self._worker_id, "results": documents})
         return [
             ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes))
-            for task_id, token, verdict, becomes in await self._rows("tasks/finish", parameters)
+            for task_id, token, verdict, becomes in found
         ]
 
     async def release(
@@ -83,7 +103,8 @@ class ResultStore(Store):
 
 
 def _document(result: RunResult, worker_id: str) -> dict[str, object]:
-    """One result as sql/tasks/finish.sql reads it. Usual values are left out: server and client pay for every word."""
+    """One result as sql/tasks/finish.sql and sql/tasks/ask.sql read it. Usual values are left out: server and
+    client pay for every word."""
     document: dict[str, object] = {
         "task_id": result.task_id,
         "token": result.fencing_token,
@@ -107,4 +128,8 @@ def _document(result: RunResult, worker_id: str) -> dict[str, object]:
         document["kind"] = result.failure_kind
     if result.agent_session_id is not None:
         document["session"] = result.agent_session_id
+    if result.question is not None:
+        document["question"] = result.question
+    if result.answer_within is not None:
+        document["within"] = result.answer_within
     return document

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from psycopg import DataError
 from psycopg.rows import dict_row
@@ -21,13 +21,16 @@ from turbo.domain.states import RescueReason, RowStatement, TaskState, WorkerSta
 from turbo.host.sanitize import sanitize
 from turbo.sql import Variant, statement
 
+ASKING_SCHEMA = 12
+"""The first schema with tasks that wait for a person."""
+
 SLOW_SECONDS = 60.0
 """Deadline of statements that read much: counting a backlog, listing unfinished tasks."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
-    """What a worker writes about itself in `agent_workers`. Intervals are in seconds."""
+    """What a worker writes about itself in `agent_workers`. Intervals are in seconds. `schema`: the newest that it knows."""
 
     name: str
     host: str
@@ -41,6 +44,7 @@ class WorkerRow:
     heartbeat_seconds: float
     lease_seconds: float
     poll_seconds: float
+    schema: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +61,15 @@ class Rescued:
 @dataclass(frozen=True, slots=True)
 class BeatAnswer:
     """What one beat brought back. `alive` False: the row is gone, or was marked dead; register again. `queue_usage`: how full
-    the server's notification queue is, from 0 to 1."""
+    the server's notification queue is, from 0 to 1. `older`: of the queues whose tasks may ask, those that a live worker from
+    before ASKING_SCHEMA serves, with its id."""
 
     alive: bool
     leads: bool
     died: tuple[str, ...]
     to_rescue: bool
     queue_usage: float = 0.0
+    older: Mapping[str, str] = field(default_factory=dict)
 
 
 class WorkerRegistry(Store):
@@ -92,6 +98,7 @@ class WorkerRegistry(Store):
             "heartbeat": row.heartbeat_seconds,
             "lease": row.lease_seconds,
             "poll": row.poll_seconds,
+            "schema": row.schema,
         }
         await self._run("workers/register", parameters)
 
@@ -191,14 +198,17 @@ async def beat(
     problems: Sequence[Problem] = (),
     may_lead: bool,
     leader_lease: float,
+    asking: Sequence[str] = (),
 ) -> BeatAnswer:
-    """One beat, on the heartbeat's connection. `leader_lease` in seconds."""
+    """One beat, on the heartbeat's connection. `leader_lease` in seconds. `asking`: the queues whose tasks may ask a person."""
     parameters = {
         "worker": worker_id,
         "busy": busy,
         "problems": json.dumps(sanitize([asdict(problem) for problem in problems], set()), ensure_ascii=False),
         "may_lead": may_lead,
         "leader_lease": leader_lease,
+        "asking": list(asking) or None,
+        "asking_schema": ASKING_SCHEMA,
     }
-    ((alive, leads, died, to_rescue, queue_usage, *_),) = await rows(connection, "workers/beat", parameters)
-    return BeatAnswer(bool(alive), bool(leads), tuple(died), bool(to_rescue), float(queue_usage))
+    ((alive, leads, died, to_rescue, queue_usage, older, *_),) = await rows(connection, "workers/beat", parameters)
+    return BeatAnswer(bool(alive), bool(leads), tuple(died), bool(to_rescue), float(queue_usage), older or {})

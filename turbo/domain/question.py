@@ -61,7 +61,8 @@ class Single:
 @dataclass(frozen=True, slots=True)
 class Question:
     """What a person is asked. `questions` is for the kind `question`; `tool`, `input` and `rule` are for `approval`, where
-    `rule` is the one of `ask.approve` that holds the call. `number` counts the task's questions from 1."""
+    `rule` is the one of `ask.approve` that holds the call. `number` counts the task's questions from 1. `call` is the agent's
+    id of the call that asks, so that an answer reaches that call and no other."""
 
     kind: QuestionKind
     text: str
@@ -69,6 +70,7 @@ class Question:
     tool: str = ""
     input: Mapping[str, object] = field(default_factory=dict)
     rule: str = ""
+    call: str = ""
     then: Then | None = None
     number: int = 0
     asked_at: str | None = None
@@ -82,6 +84,8 @@ class Question:
             document["questions"] = [_single(single) for single in self.questions]
         elif self.kind is QuestionKind.APPROVAL:
             document |= {"tool": self.tool, "input": dict(self.input), "rule": self.rule}
+        if self.call:
+            document["call"] = self.call
         if self.then is not None:
             document["then"] = self.then.value
         return document
@@ -97,6 +101,7 @@ class Question:
                 tool=str(document.get("tool") or ""),
                 input=dict(document.get("input") or {}),
                 rule=str(document.get("rule") or ""),
+                call=str(document.get("call") or ""),
                 then=Then(document["then"]) if document.get("then") else None,
                 number=int(document.get("number") or 0),
                 asked_at=document.get("asked_at"),
@@ -132,7 +137,7 @@ class Answered:
             text = self.question.questions[0].question
             return {text: _from_object(self.answer, text)}
         answers = json.loads(self.answer)  # the database has taken only an object with these keys
-        return {key: str(value) for key, value in answers.items()}
+        return {key: _as_text(value) for key, value in answers.items()}
 
     @property
     def approved(self) -> bool:
@@ -225,4 +230,9 @@ def _from_object(answer: str, text: str) -> str:
         parsed = json.loads(answer)
     except (ValueError, RecursionError):
         return answer
-    return str(parsed[text]) if isinstance(parsed, dict) and set(parsed) == {text} else answer
+    return _as_text(parsed[text]) if isinstance(parsed, dict) and set(parsed) == {text} else answer
+
+
+def _as_text(value: object) -> str:
+    """One answer. A list is for a question with `multi`."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

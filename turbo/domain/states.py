@@ -5,9 +5,11 @@ Every other module takes these words from here; statements in turbo/sql write th
 The states of a task, and which may follow which:
 
     scheduled ──due──▶ pending ──claim──▶ running ──▶ completed | failed | cancelled
-        ▲                 ▲                 │
-        └── retry, rescue ┼─────────────────┤
-                          └──── release ────┘
+        ▲                 ▲ ▲               │ │
+        └── retry, rescue ┼─┼───────────────┤ │
+                          ├─┼── release ────┘ │
+                          │ └─answer── waiting ◀── question
+                       blocked
 
 docs/state-machine.md draws the same machine; a test holds the page and this module together.
 """
@@ -128,7 +130,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.PENDING, TaskState.RUNNING): "claimed, or reasserted by the worker that runs it",
     (TaskState.SCHEDULED, TaskState.RUNNING): "reasserted: rescued, or its claim lost, while its worker runs it",
     (TaskState.RUNNING, TaskState.COMPLETED): "the program succeeded",
-    (TaskState.RUNNING, TaskState.FAILED): "out of attempts, or poison",
+    (TaskState.RUNNING, TaskState.FAILED): "out of attempts, poison, or one question too many",
     (TaskState.RUNNING, TaskState.CANCELLED): "cancelled, after its program is gone",
     (TaskState.RUNNING, TaskState.SCHEDULED): "retry with backoff, rescue, infrastructure, a busy directory",
     (
@@ -142,6 +144,28 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.PENDING, TaskState.COMPLETED): "closed by hand, or late success of a rescued run",
     (TaskState.PENDING, TaskState.FAILED): "closed by hand, or poison: the database refuses its row",
     (TaskState.PENDING, TaskState.SCHEDULED): "postponed by hand",
+    (TaskState.RUNNING, TaskState.WAITING): "it asks a person",
+    (TaskState.SCHEDULED, TaskState.WAITING): "held by hand, or the late question of a rescued run",
+    (TaskState.PENDING, TaskState.WAITING): "held by hand, or the late question of a run that was given back",
+    (
+        TaskState.WAITING,
+        TaskState.PENDING,
+    ): "answered or released, nobody answered in time, or by hand without an answer",
+    (TaskState.WAITING, TaskState.SCHEDULED): "released, or set by hand, for later",
+    (
+        TaskState.WAITING,
+        TaskState.FAILED,
+    ): "nobody answered in time, closed by hand, or poison: the database refuses its row",
+    (TaskState.WAITING, TaskState.CANCELLED): "not released, or cancelled by hand",
+    (TaskState.WAITING, TaskState.COMPLETED): "closed by hand, or late success: its answer was lost",
+    (TaskState.WAITING, TaskState.RUNNING): "reasserted: its answer and its claim were lost, while its worker runs it",
+    (TaskState.BLOCKED, TaskState.PENDING): "unblocked by hand",
+    (TaskState.BLOCKED, TaskState.SCHEDULED): "unblocked by hand, for later",
+    (TaskState.BLOCKED, TaskState.WAITING): "held by hand, or the late question of a run whose claim was lost",
+    (TaskState.BLOCKED, TaskState.CANCELLED): "cancelled by hand",
+    (TaskState.BLOCKED, TaskState.COMPLETED): "closed by hand, or late success: its claim was lost",
+    (TaskState.BLOCKED, TaskState.FAILED): "closed by hand",
+    (TaskState.BLOCKED, TaskState.RUNNING): "reasserted: its claim was lost, while its worker runs it",
     (TaskState.COMPLETED, TaskState.PENDING): "retried by hand",
     (TaskState.FAILED, TaskState.PENDING): "retried by hand",
     (TaskState.CANCELLED, TaskState.PENDING): "retried by hand",

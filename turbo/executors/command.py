@@ -6,8 +6,9 @@
 For example, `[ruff, check, "{input[path]}"]` takes its last argument from the task's input_data. The row fills
 placeholders; it never chooses the program, and no value may begin with `-`.
 
-Exit code 0 is success. 75 (EX_TEMPFAIL) is a fault of the host or a service: no attempt is counted. Any other code is
-a failure.
+Exit code 0 is success. 75 (EX_TEMPFAIL) is a fault of the host or a service: no attempt is counted. With `ask:`, 76 asks a
+person: the last line of standard output is `{"ask": {"text": "…", "options": […]}}` (turbo.domain.asking). Any other code
+is a failure.
 """
 
 import dataclasses
@@ -17,19 +18,26 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from turbo.domain.asking import BadQuestion, pairs, question_of
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
+from turbo.domain.question import AskPolicy
 from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK, Task
+from turbo.executors import asking
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program, obstacle
-from turbo.process.output import LastLine, text_of
+from turbo.process.output import LastLine, Tail, text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 EX_TEMPFAIL = 75
+ASKS = 76
+LINE_BYTES = 2 * 1024 * 1024
+"""The longest line that may hold a question: six times a question's bytes, as escapes, and spaces."""
+
 PLACEHOLDER = re.compile(r"\{(?:(task_id|task_type)|input\[([^\[\]{}]+)\])\}")
 
 
@@ -44,6 +52,7 @@ class CommandExecutor:
     of the working directory (turbo.executors.exclusive_directories). `work_area` replaces `cwd`, `exclusive` and
     `allowed_roots`: with a workspace per task, for example. `env_file` contains the account's secrets.
     `grace_seconds` pass between TERM and KILL. `silence_seconds` None means no limit. `run_as`: another user than the worker's.
+    `ask`: its programs may ask a person; None: exit code 76 is a failure.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -66,6 +75,7 @@ class CommandExecutor:
         silence_seconds: float | None = None,
         account: str | None = None,
         run_as: Identity | None = None,
+        ask: AskPolicy | None = None,
     ) -> None:
         if not command or not command[0]:
             raise ValueError(f"executor {name}: command is empty: write the program and its arguments as a list")
@@ -81,6 +91,7 @@ class CommandExecutor:
         fixed = cwd.expanduser().absolute() if cwd is not None else None
         self._command = fixed_program(command, fixed, name)
         self._run_as = run_as
+        self._ask = ask
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
@@ -113,23 +124,43 @@ class CommandExecutor:
             cwd=directory,
             log_path=run.log_path,
             wall_seconds=run.task.timeout_seconds,
-            stdin=task_json(run.task),
+            stdin=task_json(run.task, answers=self._ask is not None or bool(run.task.answers)),
             silence_seconds=self._silence_seconds,
             grace_seconds=self._grace_seconds,
             task_id=run.task.task_id,
             run_as=self._run_as,
         )
-        last = LastLine()
+        last, end = LastLine(), Tail(LINE_BYTES)
 
         def on_stdout(chunk: bytes) -> None:
             last.feed(chunk)
+            if self._ask is not None:
+                end.feed(chunk)
             run.progress(Progress(last.text))
 
         result = await run_process(
             spec, stop=run.stop, journal=self._journal, on_stdout=on_stdout, on_start=run.started
         )
-        outcome = self._outcome(result, run)
+        outcome = self._asks(result, end, run) or self._outcome(result, run)
         return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)
+
+    def _asks(self, result: ProcessResult, end: Tail, run: Run) -> Outcome | None:
+        """The outcome of a program that asks. None: it does not, or may not and asks nothing that a person could answer."""
+        if result.ended_by is not Ending.EXITED or result.returncode != ASKS:
+            return None
+        stdout = end.data if self._ask is not None else result.stdout
+        before, line = _last_line(stdout)
+        who = f"{self._command[0]} (exit code {ASKS})"
+        try:
+            form = _ask_form(line)
+            question = question_of(form)
+        except (BadQuestion, RecursionError) as error:
+            if self._ask is None:
+                return None
+            return Outcome.failed(f"{who} asks, but not with a question on its last line of output: {error}")
+        outcome = asking.asks(question, who, self._ask, run)
+        printed = text_of(result.stdout, cut=True) if result.stdout_cut else before
+        return dataclasses.replace(outcome, output=printed or None, truncated=result.stdout_cut)
 
     def missing(self) -> str | None:
         """See `NeedsProgram`."""
@@ -204,9 +235,10 @@ def _json_name(value: object) -> str:
     return {dict: "an object", list: "a list", type(None): "null"}.get(type(value), type(value).__name__)
 
 
-def task_json(task: Task) -> bytes:
-    """The task as programs get it on stdin: one JSON object in UTF-8. Raises as `_json`."""
-    fields = {
+def task_json(task: Task, *, answers: bool = False) -> bytes:
+    """The task as programs get it on stdin: one JSON object in UTF-8. Raises as `_json`. `answers`: with what earlier runs
+    asked, in that order, and the last of it once more."""
+    fields: dict[str, object] = {
         "task_id": task.task_id,
         "task_type": task.task_type,
         "task_description": task.task_description,
@@ -214,6 +246,13 @@ def task_json(task: Task) -> bytes:
         "attempt": task.attempt,
         "queue": task.queue,
     }
+    if answers:
+        last = task.answers[-1] if task.answers else None
+        fields |= {
+            "question": last.question.text if last else None,
+            "answer": task.answer,
+            "answers": pairs(task.answers),
+        }
     # Inside a JSON string, the backslash form of a lone surrogate is also its JSON escape.
     return _json(fields).encode("utf-8", "backslashreplace")
 
@@ -236,6 +275,23 @@ def _output(stdout: bytes, *, cut: bool) -> object:
     except (ValueError, RecursionError):
         return text
     return parsed if isinstance(parsed, dict) else text
+
+
+def _last_line(stdout: bytes) -> tuple[str, str]:
+    """What was printed before the last line that is not blank, and that line."""
+    before, _, line = text_of(stdout, cut=False).rstrip().rpartition("\n")
+    return before, line.strip()
+
+
+def _ask_form(line: str) -> object:
+    """The value of `{"ask": …}`. Raises BadQuestion, RecursionError."""
+    try:
+        found = json.loads(line, parse_constant=_not_json)
+    except ValueError:
+        raise BadQuestion(f"it is not JSON: {line[:200]!r}" if line else "it printed nothing") from None
+    if not isinstance(found, dict) or set(found) != {"ask"}:
+        raise BadQuestion('expected an object with the one key "ask"')
+    return found["ask"]
 
 
 def _not_json(constant: str) -> object:

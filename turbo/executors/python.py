@@ -1,6 +1,6 @@
 """The `python` executor: an async callable in the worker's process, for light work and benchmarks.
 
-    handler(task) ──returns──▶ output          ──raises──▶ failed, the traceback in the log
+    handler(task) ──returns──▶ output          ──raises──▶ failed, the traceback in the log; Ask: a person is asked
         └── wall clock or stop: cancelled ──▶ timed out / cancelled; a handler that resists is dropped
 
 The handler runs in the caller's own asyncio task. If it returns without waiting, it costs no task, no timer and no
@@ -21,9 +21,12 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
+from turbo.domain.asking import Ask
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.question import AskPolicy
 from turbo.domain.run import Run
 from turbo.domain.task import Task
+from turbo.executors import asking
 from turbo.process.attempt_log import AttemptLog
 
 Handler = Callable[[Task], Coroutine[Any, Any, object]]
@@ -64,15 +67,24 @@ def _is_async(handler: Callable[..., object]) -> bool:
 class PythonExecutor:
     """Runs one handler for many tasks. `durable` is False: an fsync per result would cap these at 2,200 per second.
 
-    `grace_seconds`: how long a cancelled handler may take to clean up. Raises ValueError if the handler cannot be
-    used.
+    `grace_seconds`: how long a cancelled handler may take to clean up. `ask`: its handler may ask a person. Raises
+    ValueError if the handler cannot be used.
     """
 
     durable = False
 
-    def __init__(self, name: str, handler: str, *, grace_seconds: float = 5.0, account: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        handler: str,
+        *,
+        grace_seconds: float = 5.0,
+        account: str | None = None,
+        ask: AskPolicy | None = None,
+    ) -> None:
         self.name = name
         self.account = account
+        self._ask = ask
         self._reference = handler
         self._handler: Handler = load_handler(handler, f"executor {name}")
         self._grace_seconds = grace_seconds
@@ -97,6 +109,10 @@ class PythonExecutor:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             return self._on_raise(run, "the handler cancelled itself")
+        except Ask as ask:
+            if watched is not None and watched.ended_by is not None:
+                return self._on_end(run, watched)
+            return asking.asks(ask.question, self._reference, self._ask, run)
         except (Exception, SystemExit) as error:
             if watched is not None and watched.ended_by is not None:
                 return self._on_end(run, watched)

@@ -1,6 +1,6 @@
 """The process of one run with `isolation: process` (turbo.executors.python_process). A script: it imports turbo late.
 
-    stdin: {"path": sys.path, "handler": "module:function", "task": {…}}    stdout: {"output": …} or {"error": "…"}
+    stdin: {"path": sys.path, "handler": "module:function", "task": {…}}    stdout: {"output": …}, {"ask": {…}} or {"error": "…"}
 
 What the handler prints goes to stderr, and so to the log of the attempt: stdout is for the answer alone.
 """
@@ -24,7 +24,7 @@ def main() -> None:
         os.dup2(nothing.fileno(), 0)
     sys.path[:] = request["path"]
     try:
-        text = json.dumps({"output": _output(request)})
+        text = json.dumps(_answer(request))
     except BaseException as error:  # whatever it raises is its own failure
         traceback.print_exc()
         what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -36,12 +36,23 @@ def main() -> None:
     os._exit(0)  # threads that the handler left behind are not waited for
 
 
+def _answer(request: dict[str, Any]) -> dict[str, object]:
+    from turbo.domain.asking import Ask
+
+    try:
+        return {"output": _output(request)}
+    except Ask as ask:
+        return {"ask": ask.form}
+
+
 def _output(request: dict[str, Any]) -> object:
+    from turbo.domain.asking import answers_from_json
     from turbo.domain.task import Task
     from turbo.executors.python import load_handler
 
     handler = load_handler(request["handler"], "this process", sync=True)
-    output = handler(Task(**request["task"]))
+    task = request["task"]
+    output = handler(Task(**task | {"answers": answers_from_json(task["answers"])}))
     if inspect.isawaitable(output):
         output = asyncio.run(_await(output))
     try:

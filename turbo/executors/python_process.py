@@ -1,6 +1,6 @@
 """The `python` executor with `isolation: process`: each run in a process of its own, which a limit ends for good.
 
-    the task as JSON ──stdin──▶ turbo.executors.python_child ──handler(task)──▶ its value, or its error, as JSON on stdout
+    the task as JSON ──stdin──▶ turbo.executors.python_child ──handler(task)──▶ its value, question or error, as JSON on stdout
         └── wall clock or stop: TERM (an async handler is cancelled), grace, KILL; so for all its descendants
 
 It is a program like any other: with a journal entry, a watcher, a log of what it prints, the environment of programs (never
@@ -14,9 +14,12 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from turbo.domain.asking import answers_to_json
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.question import AskPolicy
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK
+from turbo.executors import asking
 from turbo.executors.directories import Directories
 from turbo.executors.python import load_handler
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -32,8 +35,8 @@ OUTPUT_BYTES = 64 * 1024 * 1024
 class PythonProcess:
     """Runs one handler, async or not, for many tasks. `durable`: a program's result is worth an fsync.
 
-    `env` and `env_file`: variables for the process. `grace_seconds` pass between TERM and KILL. Raises ValueError if the
-    handler or the environment cannot be used.
+    `env` and `env_file`: variables for the process. `grace_seconds` pass between TERM and KILL. `ask`: its handler may ask a
+    person. Raises ValueError if the handler or the environment cannot be used.
     """
 
     durable = True
@@ -48,9 +51,11 @@ class PythonProcess:
         env_file: EnvFile | None = None,
         grace_seconds: float = 5.0,
         account: str | None = None,
+        ask: AskPolicy | None = None,
     ) -> None:
         self.name = name
         self.account = account
+        self._ask = ask
         self._reference = handler
         load_handler(handler, f"executor {name}", sync=True)  # a mistake is found now, not in the first run
         self._journal = journal
@@ -80,11 +85,12 @@ class PythonProcess:
             return str(error)
 
     async def _attempt(self, run: Run, environment: Mapping[str, str], directory: Path) -> Outcome:
+        task = {field.name: getattr(run.task, field.name) for field in dataclasses.fields(run.task)}
         request = {
             # Not PYTHONPATH, which programs that the handler starts would inherit; and none relative to the task's directory.
             "path": [os.path.abspath(path) for path in sys.path],  # noqa: PTH100
             "handler": self._reference,
-            "task": {field.name: getattr(run.task, field.name) for field in dataclasses.fields(run.task)},
+            "task": task | {"answers": answers_to_json(run.task.answers)},
         }
         spec = ProcessSpec(
             argv=(sys.executable, "-P", str(CHILD)),
@@ -110,6 +116,8 @@ class PythonProcess:
                 return Outcome.failed(f"{self._reference} returned a value of more than {OUTPUT_BYTES} bytes")
             case Ending.EXITED if result.returncode == 0:
                 answer = _answer(result.stdout)
+                if answer is not None and "ask" in answer:
+                    return asking.outcome_of(answer["ask"], self._reference, self._ask, run)
                 if answer is not None:
                     error = answer.get("error")
                     return Outcome.succeeded(answer.get("output")) if error is None else Outcome.failed(str(error))

@@ -1,6 +1,6 @@
 """The `python` executor with `isolation: thread`: each run in a thread of its own, so that a handler may block.
 
-    handler(task) ──returns──▶ output          ──raises──▶ failed, the traceback in the log
+    handler(task) ──returns──▶ output          ──raises──▶ failed, the traceback in the log; Ask: a person is asked
         └── wall clock or stop: an async handler is cancelled ──grace──▶ timed out / cancelled
                                 └── the thread goes on: given up all the same, and its slot stays taken until it ends
 
@@ -21,9 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from turbo.domain.asking import Ask
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.question import AskPolicy, Question
 from turbo.domain.run import Run
 from turbo.domain.task import Task
+from turbo.executors import asking
 from turbo.executors.python import load_handler
 from turbo.process.attempt_log import AttemptLog
 
@@ -31,15 +34,24 @@ from turbo.process.attempt_log import AttemptLog
 class PythonThread:
     """Runs one handler, async or not, for many tasks. `durable` is False: see PythonExecutor.
 
-    `grace_seconds`: how long a handler may go on after its end was asked for. Raises ValueError if the handler cannot
-    be used.
+    `grace_seconds`: how long a handler may go on after its end was asked for. `ask`: its handler may ask a person. Raises
+    ValueError if the handler cannot be used.
     """
 
     durable = False
 
-    def __init__(self, name: str, handler: str, *, grace_seconds: float = 5.0, account: str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        handler: str,
+        *,
+        grace_seconds: float = 5.0,
+        account: str | None = None,
+        ask: AskPolicy | None = None,
+    ) -> None:
         self.name = name
         self.account = account
+        self._ask = ask
         self._reference = handler
         self._handler = load_handler(handler, f"executor {name}", sync=True)
         self._grace_seconds = grace_seconds
@@ -84,6 +96,8 @@ class PythonThread:
         return OutcomeKind.CANCELLED if run.stop.is_set() else OutcomeKind.TIMED_OUT
 
     def _outcome(self, answer: "_Answer", run: Run) -> Outcome:
+        if answer.asks is not None:
+            return asking.asks(answer.asks, self._reference, self._ask, run)
         if answer.error is None:
             return Outcome.succeeded(answer.output)
         if answer.trace is None:
@@ -101,9 +115,10 @@ class PythonThread:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a handler returned, or why it failed. `trace`: of an exception it raised."""
+    """What a handler returned or asks, or why it failed. `trace`: of an exception it raised."""
 
     output: object = None
+    asks: Question | None = None
     error: str | None = None
     trace: str | None = None
 
@@ -139,6 +154,8 @@ class _Call:
     def _run(self) -> None:
         try:
             self.answer = self._call()
+        except Ask as ask:
+            self.answer = _Answer(asks=ask.question)
         except BaseException as error:  # whatever it raises is its own failure
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             self.answer = _Answer(error=what, trace=traceback.format_exc())

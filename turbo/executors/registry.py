@@ -176,6 +176,7 @@ def _build(
     work_area: WorkArea | None,
     run_as: Identity | None,
 ) -> Executor:
+    ask = section.ask.policy if section.ask is not None else None
     # Imported on use: a worker with python handlers only should not load the Claude executor.
     if isinstance(section, ClaudeSection):
         from turbo.executors.claude.executor import ClaudeExecutor
@@ -221,6 +222,7 @@ def _build(
             silence_seconds=section.silence_seconds,
             account=section.account,
             run_as=run_as,
+            ask=ask,
         )
     if section.isolation == "process":
         from turbo.executors.python_process import PythonProcess
@@ -233,14 +235,17 @@ def _build(
             env_file=env_file,
             grace_seconds=section.grace_seconds,
             account=section.account,
+            ask=ask,
         )
     if section.isolation == "thread":
         from turbo.executors.python_thread import PythonThread
 
-        return PythonThread(name, section.handler, grace_seconds=section.grace_seconds, account=section.account)
+        return PythonThread(
+            name, section.handler, grace_seconds=section.grace_seconds, account=section.account, ask=ask
+        )
     from turbo.executors.python import PythonExecutor
 
-    return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=section.account)
+    return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=section.account, ask=ask)
 
 
 def _path(text: str | None) -> Path | None:

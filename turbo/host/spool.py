@@ -25,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.host import json_file
 from turbo.host.atomic_file import sync_directory, write_atomically
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 NAMES_ON_DISK = {"uncounted": "untouched"}
 """Fields with another name in the file. Workers of several versions share a host and read each other's files."""
+QUESTION_ON_DISK = "question on disk"
+"""Where the file has a result's question: in `detail`. A field of its own would make the file unreadable for a worker that
+knows no questions. Such a worker gives the task back uncounted, and its next run asks again."""
 DONE_SECONDS = 3600.0
 LONGEST_DELAY = 1e9
 ENTRY_BYTES = 1024**3
@@ -170,7 +174,12 @@ class Spool:
 
 
 def _to_file(result: RunResult) -> dict[str, Any]:
-    return {NAMES_ON_DISK.get(name, name): value for name, value in asdict(result).items()}
+    fields = {NAMES_ON_DISK.get(name, name): value for name, value in asdict(result).items()}
+    question, within = fields.pop("question"), fields.pop("answer_within")
+    if question is not None:
+        fields[NAMES_ON_DISK["uncounted"]] = True
+        fields["detail"][QUESTION_ON_DISK] = {"question": question, "within": within}
+    return fields
 
 
 def _from_file(fields: dict[str, Any]) -> RunResult:
@@ -178,7 +187,17 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
     for name, on_disk in NAMES_ON_DISK.items():
         if on_disk in fields:
             fields[name] = fields.pop(on_disk)
+    if not isinstance(fields.get("detail", {}), dict):
+        raise ValueError("detail is not an object")
+    if (asked := fields.get("detail", {}).pop(QUESTION_ON_DISK, None)) is not None:
+        fields |= {"question": asked["question"], "answer_within": asked["within"]}
     result = RunResult(**fields)
+    if not isinstance(result.question, dict | None):
+        raise ValueError("the question is not an object")
+    if (result.question is None) == (result.outcome == OutcomeKind.ASKED):
+        raise ValueError("it asks without a question, or has one and does not ask")
+    if result.answer_within is not None:
+        json_file.real(fields, "answer_within", 0.0, LONGEST_DELAY)
     for name in ("task_id", "outcome", "finished_at", "worker_id", "queue", "executor"):
         json_file.text(fields, name, "")
     for name in ("error", "failure_kind", "agent_session_id"):
@@ -189,8 +208,8 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
     json_file.real(fields, "retry_delay_seconds", 0.0, LONGEST_DELAY, 0.0)
     if not isinstance(result.final, bool) or not isinstance(result.uncounted, bool):
         raise ValueError("final or uncounted is not a boolean")
-    if not isinstance(result.detail, dict) or not isinstance(result.output, dict | None):
-        raise ValueError("output or detail is not an object")
+    if not isinstance(result.output, dict | None):
+        raise ValueError("output is not an object")
     return result
 
 

@@ -173,6 +173,12 @@ class Metrics:
             ["table"],
             registry=r,
         )
+        self.questions_denied = Counter(
+            "turbo_questions_denied",
+            "Questions of runs that nobody was asked: no `ask:`, or an older worker.",
+            ["executor"],
+            registry=r,
+        )
         self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
             "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
@@ -192,6 +198,8 @@ class Metrics:
             for executor in executors:
                 for outcome in OutcomeKind:
                     self.finished.labels(queue, executor, outcome.value)
+        for executor in executors:
+            self.questions_denied.labels(executor)
         for reason in RescueReason:
             self.rescued.labels(reason)
         for statement in RowStatement:

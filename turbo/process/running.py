@@ -7,6 +7,7 @@ Promises:
 
 - The program gets its own session and process group, the given environment, and TURBO_RUN.
 - Its stdin is written in full, then closed. It does not matter how slowly the program reads, or how much it prints meanwhile.
+  With `more_stdin` it stays open, and is closed when that is closed.
 - Output of any size takes bounded memory. The first `stdout_bytes` and the end of stderr are kept. Lines longer than
   `line_bytes` are cut and marked. The log is bounded too (turbo.process.attempt_log).
 - When `run_process` returns, raises or is cancelled, the program and its descendants are gone, whatever their session.
@@ -34,6 +35,7 @@ from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import Launched, SpawnFailed, launch
 from turbo.process.output import Head, Lines, OnLine, Tail
+from turbo.process.stdin import OpenStdin
 from turbo.process.tree import LEFT_BEHIND_SECONDS, ProcessTree, end_tree
 
 __all__ = ["Ending", "OnLine", "ProcessResult", "ProcessSpec", "SpawnFailed", "run_process"]
@@ -119,8 +121,10 @@ async def run_process(
     on_stdout: Callable[[bytes], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     enough: asyncio.Event | None = None,
+    more_stdin: OpenStdin | None = None,
 ) -> ProcessResult:
-    """Run it to its end. `on_start(pid)` is called once it runs. Setting `enough` ends it as a stop does.
+    """Run it to its end. `on_start(pid)` is called once it runs. Setting `enough` ends it as a stop does. `more_stdin` follows
+    `ProcessSpec.stdin`.
 
     `on_line` gets stdout by lines, `on_stdout` in chunks as they arrive. Raises SpawnFailed if the program could not
     be started. Raises what a callback raised, after the program is gone. When cancelled, it sends TERM and waits for
@@ -137,7 +141,7 @@ async def run_process(
         handed=spec.handed,
         run_as=spec.run_as,
     )
-    running = _Running(spec, launched, on_line, on_stdout)
+    running = _Running(spec, launched, on_line, on_stdout, more_stdin)
     try:
         try:
             running.go()
@@ -163,6 +167,7 @@ class _Running:
         launched: Launched,
         on_line: OnLine | None,
         on_stdout: Callable[[bytes], None] | None,
+        more_stdin: OpenStdin | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._spec = spec
@@ -183,6 +188,7 @@ class _Running:
             launched.stderr: WholeLines(self._log, STDERR_MARK),
         }
         self._unwritten = memoryview(launched.handover + spec.stdin)
+        self._more_stdin = more_stdin
         self._started_at = self._last_output_at = self._ended_at = time.monotonic()
 
     def go(self) -> None:
@@ -198,7 +204,9 @@ class _Running:
             self._launched.go()
         self._started_at = self._last_output_at = time.monotonic()
         os.set_blocking(self._launched.stdin, False)
-        self._loop.add_writer(self._launched.stdin, self._write)
+        if self._more_stdin is not None:
+            self._more_stdin.attach(self._write_when_ready)
+        self._write_when_ready()
 
     async def wait_for_ending(self, stop: StopSignal, enough: asyncio.Event | None) -> Ending:
         """Wait for the first reason to end."""
@@ -317,15 +325,28 @@ class _Running:
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # the program does not read its stdin, as it may
-            self._unwritten = memoryview(b"")
-        if not self._unwritten:
             self._close_stdin()
+            return
+        if not self._unwritten and self._more_stdin is not None:
+            self._unwritten = memoryview(self._more_stdin.take())
+        if self._unwritten:
+            return
+        if self._more_stdin is None or self._more_stdin.closed:
+            self._close_stdin()
+        else:
+            self._loop.remove_writer(self._launched.stdin)  # until `_write_when_ready`
+
+    def _write_when_ready(self) -> None:
+        if self._launched.stdin >= 0:
+            self._loop.add_writer(self._launched.stdin, self._write)
 
     def _close_stdin(self) -> None:
         if self._launched.stdin >= 0:
             self._loop.remove_writer(self._launched.stdin)
             os.close(self._launched.stdin)
             self._launched.stdin = -1
+            if self._more_stdin is not None:
+                self._more_stdin.close()
 
     def _read(self, descriptor: int) -> None:
         try:

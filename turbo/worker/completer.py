@@ -260,7 +260,7 @@ class Completer(LoopService):
             self._metrics.poisoned.inc()
         if answer.verdict is not Verdict.RECORDED or answer.becomes not in (TaskState.SCHEDULED, TaskState.PENDING):
             return
-        if result.outcome != OutcomeKind.CANCELLED:
+        if result.outcome not in (OutcomeKind.CANCELLED, OutcomeKind.ASKED):
             self._metrics.retries.labels(result.queue, result.failure_kind or FailureKind.ERROR.value).inc()
         if answer.becomes is TaskState.SCHEDULED:
             self._wakeups.due_in(result.retry_delay_seconds)
@@ -297,6 +297,10 @@ class Completer(LoopService):
         submission.entry = None
         submission.result = replace(
             result,
+            # A question that cannot be stored cannot be shown to anybody.
+            outcome=OutcomeKind.FAILED.value if result.question is not None else result.outcome,
+            question=None,
+            uncounted=result.uncounted and result.question is None,
             output={"quarantined": where, "worker_id": result.worker_id},
             error=f"the result could not be stored in the database ({error.sqlstate}); it is kept in {where}",
             failure_kind=result.failure_kind or (None if succeeded else FailureKind.ERROR.value),
@@ -361,4 +365,4 @@ class Completer(LoopService):
 
 def _size(result: RunResult, entry: SpoolEntry | None) -> int:
     """About how many bytes of a batch it takes."""
-    return len(str(result.output)) if entry else LIGHT_BYTES
+    return len(str(result.output)) + len(str(result.question)) if entry else LIGHT_BYTES

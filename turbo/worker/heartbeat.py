@@ -66,9 +66,10 @@ class Heartbeat:
         on_beat: Callable[[Beat], None],
         *,
         seconds: float,
+        asking: tuple[str, ...] = (),
     ) -> None:
         """`need` is told of the heartbeat's session, and `on_beat` is called, on the event loop that `start` is called from.
-        `seconds` is the interval between beats;
+        `seconds` is the interval between beats; `asking`: the queues whose tasks may ask a person;
         `deadline` bounds how long `stop` waits."""
         self._where = where
         self._worker_id = worker_id
@@ -81,6 +82,7 @@ class Heartbeat:
         self._metrics = metrics
         self._on_beat = on_beat
         self._seconds = seconds
+        self._asking = asking
         self.started = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._own_loop: asyncio.AbstractEventLoop | None = None
@@ -159,6 +161,7 @@ class Heartbeat:
             problems=self._problems.current,
             may_lead=self._leadership.may_lead,
             leader_lease=LEADER_LEASE_BEATS * self._seconds,
+            asking=self._asking,
         )
         return await db.within(BEAT_DEADLINE, connection, asking)
 

@@ -100,7 +100,8 @@ class Reconciler(LoopService):
             self._metrics.rescued.labels(RescueReason.ORPHAN).inc()
             log.warning("released: the answer to its claim was lost on the wire", extra={"task": claim.task_id})
         # A run that ended meanwhile is recorded, or about to be: its result decides.
-        lost = [claim for claim in differences.lost if claim in self._slots.running]
+        running = self._slots.running
+        lost = {claim: running[claim].task.last_answered for claim in differences.lost if claim in running}
         if lost:
             answer = await self._store.reassert(lost)
             for claim in lost:

@@ -1,7 +1,8 @@
 """The runner: one claimed task, from its slot to its result.
 
     claimed ──route──▶ executor ──Outcome──▶ RunResult ──▶ completer
-                 │                  └── ended by a drain: released, uncounted; by a lost lease: nothing to write
+                 │                  ├── ended by a drain: released, uncounted; by a lost lease: nothing to write
+                 │                  └── asks a person: its question is the result, uncounted
                  └── no route, unreadable input: failed at once
 
 No transaction is open while an agent runs. Nothing that a task does, an exception of an executor included, affects
@@ -9,6 +10,7 @@ another slot.
 """
 
 import asyncio
+import dataclasses
 import logging
 import random
 import time
@@ -19,20 +21,23 @@ from typing import Protocol
 
 from turbo import db
 from turbo.db.result_store import ResultStore
+from turbo.domain.asking import too_large
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
+from turbo.domain.question import Asked
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
 from turbo.executors.protocol import Executor
-from turbo.host.sanitize import sanitize_result
+from turbo.host.sanitize import sanitize, sanitize_result
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, Jobs
 from turbo.worker.completer import Completer
+from turbo.worker.question_gate import QuestionGate
 from turbo.worker.slots import Slots
 from turbo.worker.wakeups import WakeUps
 
@@ -103,6 +108,7 @@ class Runner:
         retry: RetryPolicy,
         problems: Problems,
         metrics: Metrics,
+        questions: QuestionGate,
         crashed: Crashed,
         *,
         reconcile: asyncio.Event,
@@ -122,6 +128,7 @@ class Runner:
         self._retry = retry
         self._problems = problems
         self._metrics = metrics
+        self._questions = questions
         self._crashed = crashed
         self._reconcile = reconcile
         self._runs = Jobs(crashed)
@@ -178,7 +185,7 @@ class Runner:
         if durable:
             log.info("started", extra=_fields(task))
         try:
-            outcome = await self._until_gone(run, executor)
+            outcome = _askable(await self._until_gone(run, executor))
             for reviewer in self._reviewers:
                 outcome = await reviewer.review(run, outcome)
         except Snooze as snooze:
@@ -229,6 +236,9 @@ class Runner:
             async with self._heavy:  # of several such runs, one in a turn of the event loop
                 await asyncio.sleep(0)
 
+        if not self._questions.known:
+            await self._questions.wait()
+
         def started(_pid: int) -> None:
             self._metrics.pickup.labels(task.queue).observe(task.waited_seconds + time.monotonic() - run.claimed_at)
 
@@ -246,6 +256,7 @@ class Runner:
                     progress=lambda progress: self._observer.progress(run, progress),
                     session_started=session,
                     goes_on=lambda gone: self._keep_slot(run, gone),
+                    may_ask=self._questions.may_ask(task.queue),
                 )
             )
         except Snooze:
@@ -323,35 +334,44 @@ class Runner:
         self._metrics.duration.labels(*labels).observe(seconds)
         if outcome.usage and run.account:
             self._metrics.record_usage(run.account, outcome.usage)
+        if (denied := outcome.extra.get("questions_denied")) and isinstance(denied, int):
+            self._metrics.questions_denied.labels(run.executor).inc(denied)
 
     def _result(self, run: Running, outcome: Outcome, seconds: float) -> RunResult:
         task = run.task
         detail: dict[str, object] = {"executor": run.executor, "attempt": task.attempt}
         if "workspace" in outcome.extra:
             detail["workspace"] = outcome.extra["workspace"]
+        asked = outcome.asked if outcome.kind is OutcomeKind.ASKED else None
+        if outcome.usage and (asked is not None or task.answers):  # each run's share, where several make one result
+            detail["usage"] = [asdict(usage) for usage in outcome.usage]
         attempts = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
+        at_once = asked is not None or outcome.kind is OutcomeKind.SUCCEEDED
         result = RunResult(
             task_id=task.task_id,
             fencing_token=task.fencing_token,
             outcome=outcome.kind.value,
-            output=self._output_data(outcome, seconds),
+            output=self._output_data(task, outcome, seconds),
             error=outcome.error,
             failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
             execution_ms=int(seconds * 1000),
-            retry_delay_seconds=0.0 if outcome.kind is OutcomeKind.SUCCEEDED else self._retry.delay(attempts),
+            retry_delay_seconds=0.0 if at_once else self._retry.delay(attempts),
             final=outcome.final,
-            uncounted=outcome.uncounted,
+            # A worker that does not know questions may find this result in a spool: it gives the task back uncounted.
+            uncounted=outcome.uncounted or asked is not None,
             agent_session_id=_session(run, outcome),
             worker_id=self._worker_id,
             queue=task.queue,
             executor=run.executor,
             detail=detail,
+            question=None if asked is None else _document(asked),
+            answer_within=None if asked is None else asked.within_seconds,
         )
         # Output from outside may hold characters that the database cannot store. An empty result needs no check.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
         return sanitize_result(result) if foreign or outcome.usage else result
 
-    def _output_data(self, outcome: Outcome, seconds: float) -> dict[str, object]:
+    def _output_data(self, task: Task, outcome: Outcome, seconds: float) -> dict[str, object]:
         output: dict[str, object] = {
             "output": outcome.output,
             "execution_time": round(seconds, 6),
@@ -361,6 +381,8 @@ class Runner:
             output["truncated"] = True
         if outcome.usage:
             output["usage"] = [asdict(usage) for usage in outcome.usage]
+        if task.earlier_runs:
+            output["earlier_runs"] = [dict(earlier) for earlier in task.earlier_runs]
         if outcome.log:
             output["log"] = outcome.log
         output.update(outcome.extra)
@@ -372,9 +394,44 @@ def _session(run: Running, outcome: Outcome) -> str | None:
     return run.session_id if outcome.session_id is None else outcome.session_id
 
 
+def _askable(outcome: Outcome) -> Outcome:
+    """The outcome; a failure in place of a question that the database cannot keep as it is: nothing of it may be cut."""
+    if outcome.kind is not OutcomeKind.ASKED:
+        return outcome
+    if outcome.asked is None:
+        problem: str | None = "its executor named no question"
+    else:
+        try:
+            document = _document(outcome.asked)
+            problem = too_large(document)
+            notes: set[str] = set()
+            if problem is None and sanitize(document, notes) and notes:
+                problem = f"the database cannot store the question as it is: {', '.join(sorted(notes))}"
+        except (TypeError, ValueError, RecursionError) as error:
+            problem = f"the question is not JSON: {error}"
+    if problem is None:
+        return outcome
+    return dataclasses.replace(
+        outcome,
+        kind=OutcomeKind.FAILED,
+        error=f"the run asks a person, but {problem}",
+        failure_kind=FailureKind.ERROR,
+        asked=None,
+    )
+
+
+def _document(asked: Asked) -> dict[str, object]:
+    document = asked.question.document()
+    if asked.remind_seconds is not None:
+        document["remind_seconds"] = asked.remind_seconds
+    return document
+
+
 def _log_end(task: Task, outcome: Outcome, seconds: float, level: int) -> None:
     if log.isEnabledFor(level):
         error = f": {outcome.error}" if outcome.error else ""
+        if outcome.asked is not None:
+            error = f": {outcome.asked.question.text[:200]}"
         log.log(level, "%s in %.1f s%s", outcome.kind.value, seconds, error, extra=_fields(task))
 
 

@@ -22,6 +22,7 @@ from turbo.db.address import Address
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
+from turbo.db.question_store import QuestionStore
 from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
@@ -42,8 +43,10 @@ from turbo.host.state_dir import StateDir, WorkerHome
 from turbo.maintenance.file_retention import FileRetention
 from turbo.maintenance.leader import Leader
 from turbo.maintenance.leadership import Leadership
+from turbo.maintenance.reminders import Reminders
 from turbo.maintenance.row_retention import RowRetention
 from turbo.maintenance.spool_maintenance import SpoolMaintenance
+from turbo.migrate import SCHEMA_VERSION
 from turbo.observability.endpoint import Endpoint, TlsFiles
 from turbo.observability.metrics import Metrics
 from turbo.process.journal import Journal
@@ -66,6 +69,7 @@ from turbo.worker.loop_watch import LoopWatch
 from turbo.worker.poller import Poller
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.progress import ProgressWriter
+from turbo.worker.question_gate import QuestionGate
 from turbo.worker.reconciler import Reconciler
 from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
@@ -142,6 +146,7 @@ def wire(
     leadership = Leadership()
     recovery_gate = RecoveryGate()
     wakeups = WakeUps(settings.queues, poll_seconds=settings.poll_seconds)
+    questions = QuestionGate(problems, _asking_queues(config))
     claiming, reconcile = asyncio.Lock(), asyncio.Event()
 
     # This host.
@@ -182,7 +187,7 @@ def wire(
         accounts=account_names,
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
     )
-    result_store = ResultStore(results, worker_id, refusals)
+    result_store = ResultStore(results, worker_id, refusals, host=host)
     registry = WorkerRegistry(claims, worker_id, refusals)
     notifier = Notifier(claims)
     retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))
@@ -244,6 +249,7 @@ def wire(
         RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
         problems,
         metrics,
+        questions,
         lifecycle.crashed,
         reconcile=reconcile,
     )
@@ -313,8 +319,9 @@ def wire(
         leadership,
         deadline,
         metrics,
-        BeatHandler(listener, (claims, results), leadership, recovery, Crowding(wakeups, problems)),
+        BeatHandler(listener, (claims, results), leadership, recovery, Crowding(wakeups, problems), questions),
         seconds=settings.heartbeat_seconds,
+        asking=questions.queues,
     )
     startup = Startup(
         claims, where.identity, registry, state, home, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn
@@ -338,6 +345,7 @@ def wire(
         SpoolMaintenance(spool_writer),
         reconciler,
         Leader(registry, leadership, metrics),
+        Reminders(QuestionStore(claims, worker_id), leadership),
         RowRetention(retention_store, leadership, metrics),
         WorkspaceRetention(
             lambda: state.workspaces,
@@ -394,7 +402,13 @@ def _row(config: WorkerConfig, host: str, accounts: tuple[str, ...]) -> WorkerRo
         heartbeat_seconds=settings.heartbeat_seconds,
         lease_seconds=settings.lease_seconds,
         poll_seconds=settings.poll_seconds,
+        schema=SCHEMA_VERSION,
     )
+
+
+def _asking_queues(config: WorkerConfig) -> tuple[str, ...]:
+    asks = any(section.ask is not None for section in config.executors.values())
+    return tuple(config.worker.queues) if asks else ()
 
 
 def _report_moves(problems: Problems, why: str | None) -> None:

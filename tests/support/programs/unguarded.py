@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from turbo.db.claim_store import ClaimStore, Reasserted
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
+from turbo.domain.question import Answered
 from turbo.domain.result import RunResult
 from turbo.domain.run import Running
 from turbo.domain.states import StopCause
@@ -71,6 +72,16 @@ def unavailable() -> None:
 def fence() -> None:
     """Results are recorded whoever has the task by now."""
     edit("tasks/finish", "c.current_token = c.token and (c.was = 'running'", "(true")
+
+
+@guard
+def ask_fence() -> None:
+    """A question is recorded whoever has the task by now, and however often it is sent."""
+    edit(
+        "tasks/ask",
+        "and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled') or c.was in",
+        "and (c.task_id is not null or c.was in",
+    )
 
 
 @guard
@@ -138,7 +149,7 @@ def lost_lease() -> None:
 def reassert() -> None:
     """A claim that the database lost is not taken back."""
 
-    async def nothing(_self: ClaimStore, _lost: Iterable[ClaimRef]) -> Reasserted:
+    async def nothing(_self: ClaimStore, _lost: Mapping[ClaimRef, Answered | None]) -> Reasserted:
         return Reasserted(())
 
     ClaimStore.reassert = nothing  # type: ignore[method-assign]

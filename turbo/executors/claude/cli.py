@@ -12,13 +12,15 @@ import errno
 import logging
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from glob import escape, glob
 from pathlib import Path
 
 from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
+from turbo.executors.claude.control import CHANNEL, CHANNEL_TOOL, Channel
 from turbo.executors.claude.login import Login
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
@@ -54,6 +56,7 @@ AUTH_RETRIES = 2
 """
 
 QUERY_SECONDS = 30.0
+UNFIT_SECONDS = 600.0
 LINE_BYTES = 16 * 1024 * 1024
 
 DEFAULTS = {
@@ -68,7 +71,8 @@ STREAM = ("-p", "--output-format", "stream-json", "--verbose")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the CLI. `flags` follow the configured command; `env` overrides everything else."""
+    """One call of the CLI. `flags` follow the configured command; `env` overrides everything else. With a `channel` the CLI's
+    stdin stays open: the prompt goes through it, and `stdin` is empty."""
 
     flags: Sequence[str]
     stdin: bytes
@@ -76,6 +80,21 @@ class Call:
     wall_seconds: float
     silence_seconds: float | None = None
     env: Mapping[str, str] | None = None
+    channel: Channel | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Unfit:
+    """A program that cannot do what an executor needs. It is tried again when it was replaced, or after UNFIT_SECONDS."""
+
+    program: str
+    identity: tuple[int, ...] | None
+    why: str
+    until: float
+
+    def stands(self, program: str) -> bool:
+        known = (program, _identity(program)) == (self.program, self.identity)
+        return known and time.monotonic() < self.until
 
 
 class ClaudeCli:
@@ -101,26 +120,29 @@ class ClaudeCli:
         self._grace_seconds = grace_seconds
         self._leave_seconds = leave_seconds
         self._version: str | None = None
+        self._unfit: _Unfit | None = None
 
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment, handed = self._login.split(self._environment.for_task(run.task))
         program = await self._find(environment)
+        channel = call.channel
+        how = STREAM if channel is None else (*CHANNEL, *CHANNEL_TOOL)
         spec = ProcessSpec(
-            argv=(program, *self._command[1:], *STREAM, *call.flags),
+            argv=(program, *self._command[1:], *how, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
             handed=handed,
             cwd=call.cwd,
             log_path=run.log_path,
             wall_seconds=call.wall_seconds,
-            stdin=call.stdin,
+            stdin=call.stdin if channel is None else channel.opening(),
             silence_seconds=call.silence_seconds,
             grace_seconds=self._grace_seconds,
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
         )
-        monitor = _CallMonitor(run, self._leave_seconds)
+        monitor = _CallMonitor(run, self._leave_seconds, channel)
         try:
             result = await run_process(
                 spec,
@@ -129,9 +151,12 @@ class ClaudeCli:
                 on_line=monitor.on_line,
                 on_start=run.started,
                 enough=monitor.enough,
+                more_stdin=channel.stdin if channel is not None else None,
             )
         finally:
             monitor.close()
+            if channel is not None:
+                channel.close()
         self._log_version(monitor.transcript.version, program)
         ended = EndedRun(
             result.ended_by,
@@ -141,7 +166,21 @@ class ClaudeCli:
             exit_text=result.exit_text,
             login_refused=monitor.login_refused,
         )
-        return ended, result.log_path
+        return self._with_channel(ended, channel, program), result.log_path
+
+    def _with_channel(self, ended: EndedRun, channel: Channel | None, program: str) -> EndedRun:
+        """What the channel knows of the call."""
+        if channel is None:
+            return replace(ended, questions_denied=ended.transcript.questions)
+        if channel.requests:
+            ended.transcript.begun = True  # a deferred call is carried out before the first init line
+        if channel.unfit is not None:
+            self._unfit = _Unfit(program, _identity(program), channel.unfit, time.monotonic() + UNFIT_SECONDS)
+        deferred = ended.result.deferred_call if ended.result is not None else None
+        desk = channel.desk
+        return replace(
+            ended, asked=desk.question(deferred or ""), unfit=channel.unfit, questions_denied=desk.questions_denied
+        )
 
     def missing(self, cwd: Path | None) -> str | None:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
@@ -153,6 +192,8 @@ class ClaudeCli:
                 if self._run_as is not None and self._run_as.by_sudo:  # its home may be closed to us
                     return None
                 return str(error)
+            if (unfit := self._unfit) is not None and unfit.stands(program):
+                return f"the Claude CLI {program} cannot be used: {unfit.why}"
             return obstacle(program, environment.get("PATH"), cwd, self._run_as)
         except (EnvironmentRefused, OSError) as error:
             return str(error)
@@ -216,15 +257,18 @@ class ClaudeCli:
 class _CallMonitor:
     """Reads one call, reports its progress to the run, and sets `enough` when nothing more is expected."""
 
-    def __init__(self, run: Run, leave_seconds: float) -> None:
+    def __init__(self, run: Run, leave_seconds: float, channel: Channel | None) -> None:
         self._run = run
         self._leave_seconds = leave_seconds
+        self._channel = channel
         self._leave_timer: asyncio.TimerHandle | None = None
         self.transcript = Transcript()
-        self.enough = asyncio.Event()
+        self.enough = asyncio.Event() if channel is None else channel.enough
         self.login_refused = False
 
     def on_line(self, line: bytes, cut: bool) -> None:
+        if self._channel is not None and self._channel.take(line, cut):
+            return
         known = self.transcript.session_id
         match self.transcript.read(line, cut):
             case StreamLine.INIT:
@@ -241,6 +285,8 @@ class _CallMonitor:
                 self.enough.set()
             case StreamLine.RESULT:
                 self.close()
+                if self._channel is not None:
+                    self._channel.close()  # the CLI waits for the end of its stdin, then leaves
                 self._leave_timer = asyncio.get_running_loop().call_later(self._leave_seconds, self.enough.set)
 
     def close(self) -> None:
@@ -265,6 +311,15 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
         "install the Claude CLI, or set the executor's command to its absolute path",
         errno.ENOENT,
     )
+
+
+def _identity(program: str) -> tuple[int, ...] | None:
+    """Of the program's file: another one after an update. None: it cannot be seen from here."""
+    try:
+        found = os.stat(program)  # noqa: PTH116
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _usual_directories(home: str | None, *, look: bool = True) -> Iterator[str]:

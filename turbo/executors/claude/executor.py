@@ -3,13 +3,16 @@
     preamble + row's text on stdin ──▶ the CLI (cli.py) ──▶ what happened (verdict.py) ──▶ outcome
          └── a retry resumes the task's session; if this host cannot resume it, the same run begins a new one, once
 
+With `ask`, stdin stays open, and every question and every held call comes to turbo first (control.py, asking.py):
+
+    a question ──deferred──▶ outcome `asked`, the session is left ──answer──▶ the next run resumes it, and the call is answered
+
 The row provides the text and nothing else: model, permission mode, tools, turns and budget come from worker.yaml.
 Behaviour was measured with versions 2.1.330 and 2.1.197. All output of the CLI is in the attempt's log.
 docs/executors.md lists what becomes of a task in each situation.
 """
 
 import asyncio
-import json
 import logging
 import uuid
 from collections.abc import Mapping, Sequence
@@ -17,11 +20,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
+from turbo.domain.question import Answered, AskPolicy, QuestionKind
 from turbo.domain.run import Run
-from turbo.domain.task import NO_TASK, Task
+from turbo.domain.task import NO_TASK
 from turbo.executors.claude import verdict
+from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
+from turbo.executors.claude.control import Channel
+from turbo.executors.claude.flags import Flags, check_asking
+from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
+from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE, resume_prompt, task_prompt
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories, scratch_directory
@@ -34,14 +43,6 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
 
-PREAMBLE = (
-    "Below is a task. Do it without asking back: nobody is there to answer. "
-    "End with a short account of what you did and found."
-)
-RESUME_PROMPT = (
-    "You were cut short at the task of this conversation. Look at what is done already, do the rest, "
-    "and end with a short account of all you did and found."
-)
 PROBE_PROMPT = "Answer with the word ok."
 PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
 PROBE_SECONDS = 60.0
@@ -65,6 +66,10 @@ class ClaudeExecutor:
     `cli_max_retries` bounds the CLI's own retries of a request. `preamble` precedes the row's text, which can
     therefore be neither a flag nor a command of the CLI. `run_as`: another user than the worker's, with a login and sessions
     in a home of its own.
+
+    `ask`: the agent may ask a person, and the calls that `held` holds need one's approval; `held` is required where `ask.approve`
+    has rules. Without `ask` the agent is offered no question. After an answer a run resumes the task's session, whatever
+    `resume` says.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -96,8 +101,10 @@ class ClaudeExecutor:
         grace_seconds: float = SHORTEST_GRACE_SECONDS,
         leave_seconds: float = LEAVE_SECONDS,
         cli_max_retries: int = 2,
-        preamble: str = PREAMBLE,
+        preamble: str | None = None,
         run_as: Identity | None = None,
+        ask: AskPolicy | None = None,
+        held: HoldsCalls | None = None,
     ) -> None:
         if not command or not command[0]:
             raise ValueError(f"executor {name}: command is empty: write the CLI as a list, [claude]")
@@ -106,7 +113,7 @@ class ClaudeExecutor:
                 f"executor {name}: grace_seconds is {grace_seconds:g}, but the agent needs at least "
                 f"{SHORTEST_GRACE_SECONDS:g} to end its tools"
             )
-        if not preamble[:1].isalpha():
+        if preamble is not None and not preamble[:1].isalpha():
             raise ValueError(
                 f"executor {name}: preamble must begin with a letter, or the CLI may take it for a command"
             )
@@ -116,7 +123,11 @@ class ClaudeExecutor:
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
         self._run_as = run_as
         self._model = ("--model", model) if model else ()
-        self._flags = _flags(permission_mode, allowed_tools, disallowed_tools, max_turns, max_budget_usd)
+        self._flags = Flags(permission_mode, tuple(allowed_tools), tuple(disallowed_tools), max_turns, max_budget_usd)
+        if ask is not None:
+            check_asking(name, command, ask, permission_mode, held)
+        self._ask = ask
+        self._held: HoldsCalls = held or _HoldsNothing()
         self._resume = resume
         self._trust_repository = trust_repository
         self._silence_seconds = silence_seconds
@@ -149,27 +160,38 @@ class ClaudeExecutor:
             return Outcome.infrastructure(str(error))
         except (EnvironmentRefused, OSError) as error:
             return Outcome.infrastructure(f"executor {self.name}: {error}")
+        except BufferError as error:
+            return Outcome.failed(f"executor {self.name}: {error}")
 
     async def _attempt(self, run: Run, directory: Path) -> tuple[EndedRun, Path | None]:
         now = asyncio.get_running_loop().time
         until = now() + run.task.timeout_seconds
         from_directory, variables = self._from_directory(run, directory)
+        answers = tuple(one for one in run.task.answers if one.question.kind is not QuestionKind.HOLD)
+        policy = self._policy(run, answers)
 
-        async def call_cli(which: tuple[str, str], stdin: bytes) -> tuple[EndedRun, Path | None]:
+        async def call_cli(which: tuple[str, str], prompt: str, *, resumed: bool) -> tuple[EndedRun, Path | None]:
+            flags, channel = self._flags.plain(), None
+            if policy is not None:
+                planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
+                flags = self._flags.asking(policy, resumed=resumed, planned=resumed and planned)
+                desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
+                channel = Channel(desk, prompt, resumed=resumed, holds=bool(policy.approve))
             call = Call(
-                flags=(*from_directory, *which, *self._model, *self._flags),
-                stdin=stdin,
+                flags=(*from_directory, *which, *self._model, *flags),
+                stdin=prompt.encode("utf-8", "replace") if channel is None else b"",
                 cwd=directory,
                 wall_seconds=max(0.0, until - now()),
                 silence_seconds=self._silence_seconds,
                 env=variables,
+                channel=channel,
             )
-            return await self._cli.call(run, call)
+            ended, log_path = await self._cli.call(run, call)
+            return replace(ended, resumed=resumed), log_path
 
-        session = _uuid(run.task.agent_session_id) if self._resume else None
+        session = _uuid(run.task.agent_session_id) if self._resume or answers else None
         if session is not None:
-            ended, log_path = await call_cli(("--resume", session), RESUME_PROMPT.encode())
-            ended = replace(ended, resumed=True)
+            ended, log_path = await call_cli(("--resume", session), resume_prompt(answers), resumed=True)
             if not verdict.unresumable(ended):
                 return ended, log_path
             log.info(
@@ -178,7 +200,19 @@ class ClaudeExecutor:
                 ended.text.strip()[:MESSAGE_CHARACTERS],
                 extra={"task": run.task.task_id},
             )
-        return await call_cli(("--session-id", str(uuid.uuid4())), self._prompt(run.task))
+        prompt = task_prompt(self._preamble_of(policy, run), run.task, answers)
+        return await call_cli(("--session-id", str(uuid.uuid4())), prompt, resumed=False)
+
+    def _policy(self, run: Run, answers: Sequence[Answered]) -> AskPolicy | None:
+        """None: the run has no control channel, and is offered no question. An answer is handed over in any case."""
+        if self._ask is not None and (run.may_ask or self._ask.approve):
+            return self._ask
+        return (self._ask or _ASKS_NOTHING) if answers else None
+
+    def _preamble_of(self, policy: AskPolicy | None, run: Run) -> str:
+        if self._preamble is not None:
+            return self._preamble
+        return ASKING_PREAMBLE if policy is not None and policy.questions and run.may_ask else PREAMBLE
 
     def _from_directory(self, run: Run, directory: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
         """The flags and variables for what the CLI may take from its working directory."""
@@ -190,15 +224,6 @@ class ClaudeExecutor:
             log.warning("executor %s: %s", self.name, problem, extra={"task": run.task.task_id})
             return UNTRUSTED, {}
         return (*UNTRUSTED, *flags), variables
-
-    def _prompt(self, task: Task) -> bytes:
-        parts = [self._preamble, task.task_description]
-        data = task.input_data
-        if isinstance(data, dict):
-            data = {key: value for key, value in data.items() if key != "cwd"}
-        if data not in (None, {}, []):
-            parts.append("Input data of the task, as JSON:\n" + json.dumps(data, ensure_ascii=False))
-        return "\n\n".join(parts).encode("utf-8", "replace")
 
     def _outcome(self, run: Run, ended: EndedRun, log_path: Path | None) -> Outcome:
         transcript, result = ended.transcript, ended.transcript.result
@@ -221,12 +246,15 @@ class ClaudeExecutor:
         if ends_session:
             run.session_started("")  # the next attempt must not resume it
         extra = {
-            "situation": situation.name if situation.kind is not OutcomeKind.SUCCEEDED else None,
+            "situation": situation.name if situation.kind not in (OutcomeKind.SUCCEEDED, OutcomeKind.ASKED) else None,
             "session_id": transcript.session_id,
             "model": transcript.model,
-            "num_turns": result.num_turns if result else None,
+            "num_turns": result.num_turns if result and transcript.answers else None,  # else it counts the past
             "permission_denials": result.permission_denials if result else None,
+            "questions_denied": ended.questions_denied or None,
         }
+        if ended.asked is not None and situation.kind is OutcomeKind.ASKED:
+            outcome = replace(outcome, asked=(self._ask or _ASKS_NOTHING).asked(ended.asked))
         return replace(
             outcome,
             session_id="" if ends_session else transcript.session_id,
@@ -285,25 +313,12 @@ class ClaudeExecutor:
         return await self._cli.auth_status()
 
 
-def _flags(
-    permission_mode: str | None,
-    allowed_tools: Sequence[str],
-    disallowed_tools: Sequence[str],
-    max_turns: int | None,
-    max_budget_usd: float | None,
-) -> tuple[str, ...]:
-    flags: list[str] = []
-    if permission_mode:
-        flags += ["--permission-mode", permission_mode]
-    if allowed_tools:
-        flags += ["--allowedTools", *allowed_tools]
-    if disallowed_tools:
-        flags += ["--disallowedTools", *disallowed_tools]
-    if max_turns is not None:
-        flags += ["--max-turns", str(max_turns)]
-    if max_budget_usd is not None:
-        flags += ["--max-budget-usd", f"{max_budget_usd:f}"]
-    return tuple(flags)
+_ASKS_NOTHING = AskPolicy(questions=False)
+
+
+class _HoldsNothing:
+    def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:  # noqa: ARG002
+        return None
 
 
 def _uuid(text: str | None) -> str | None:

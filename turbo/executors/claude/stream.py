@@ -25,6 +25,9 @@ _TOOL_RESULT = b'{"type":"user"'
 MOST_VALUES = 200_000
 """Of one line, at most one for each comma and bracket. A line with more was not written by the CLI, and is not parsed."""
 
+WHOLE_BYTES = 1024 * 1024
+"""A request of the control channel up to this size is parsed whatever it holds: the CLI waits for its answer."""
+
 MOST_MODELS = 20
 """Of one run. A model is a label of the metrics; what the others used is counted as OTHER_MODELS."""
 
@@ -62,9 +65,17 @@ class Limit:
     resets_at: float | None = None
 
 
+DEFERRED = "tool_deferred"
+DEFERRED_UNAVAILABLE = "tool_deferred_unavailable"
+
+_QUESTION_TOOL = "AskUserQuestion"
+_QUESTIONS_COUNTED = 1000
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A result line. `text` is the answer, or the CLI's message about an API error.
+    """A result line. `text` is the answer, or the CLI's message about an API error. `deferred_call` is the id of the call for
+    which the run stopped, if its `stop_reason` is DEFERRED: its subtype is `success` then, and its text empty.
 
     Results of a subtype `error_*` have `errors` instead. In versions that resume, `cost_usd` covers the whole session
     (2.1.330: 0.0001, 0.0002, … over its runs).
@@ -81,6 +92,7 @@ class Result:
     permission_denials: int = 0
     cost_usd: float = 0.0
     local_command: bool = False
+    deferred_call: str | None = None
 
     @property
     def succeeded(self) -> bool:
@@ -93,9 +105,9 @@ class Transcript:
 
     `begun`: there was an init line. Text before it comes from the CLI; later text may come from the agent. `error`
     and `api_error` are the CLI's names of the API error in its last message, None after an answer by the model.
-    `answers` counts those. `auth_retries` counts consecutive retries after a refused login; `retries_left` is what
-    the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since. Token counts lag
-    behind: an answer's full count comes only with the result.
+    `answers` counts those, `questions` the calls of AskUserQuestion. `auth_retries` counts consecutive retries after a refused
+    login; `retries_left` is what the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since.
+    Token counts lag behind: an answer's full count comes only with the result.
     """
 
     begun: bool = False
@@ -119,6 +131,7 @@ class Transcript:
     output_tokens: int = 0
     _usage: dict[str, ModelUsage] = field(default_factory=dict)
     _message_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _questions: set[str] = field(default_factory=set)
 
     def read(self, line: bytes, cut: bool = False) -> StreamLine:
         """Read one line of stdout. Lines with `cut` were too long to keep whole, and are no longer JSON."""
@@ -127,11 +140,8 @@ class Transcript:
         self.lines += 1
         if line.startswith(_TOOL_RESULT):
             return StreamLine.OTHER
-        try:
-            message = json.loads(line) if not cut and _is_short(line) else None
-        except (ValueError, RecursionError):
-            message = None
-        if not isinstance(message, dict):
+        message = parsed(line, cut)
+        if message is None:
             self.unreadable += 1
             return StreamLine.OTHER
         match message.get("type"), message.get("subtype"):
@@ -152,6 +162,10 @@ class Transcript:
         """Per model, for this run alone, from the result lines; empty without one."""
         return tuple(self._usage.values())
 
+    @property
+    def questions(self) -> int:
+        return len(self._questions)
+
     # ── one method a kind of line ───────────────────────────────────────────────────────────────────────────────────
 
     def _init(self, message: Mapping[str, Any]) -> StreamLine:
@@ -171,6 +185,7 @@ class Transcript:
         body = _object(message, "message")
         self.retrying = False
         self._count_tokens(body)
+        self._count_questions(body)
         if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT
         self.error, self.api_error = _name(message, "error"), _name(message, "api_error")
@@ -209,6 +224,7 @@ class Transcript:
             permission_denials=len(denials) if isinstance(denials, list) else 0,
             cost_usd=_number(message, "total_cost_usd") or 0.0,
             local_command="local_command" in message,
+            deferred_call=_name(_object(message, "deferred_tool_use"), "id"),
         )
         self.api_error = _name(message, "api_error") or self.api_error
         if text is not None and len(text) > TEXT_CHARACTERS:
@@ -230,6 +246,13 @@ class Transcript:
         else:
             self._usage = _models(_object(message, "modelUsage"))
 
+    def _count_questions(self, body: Mapping[str, Any]) -> None:
+        for part in _parts(body):
+            if part.get("type") == "tool_use" and part.get("name") == _QUESTION_TOOL:
+                call = _name(part, "id")
+                if call is not None and len(self._questions) < _QUESTIONS_COUNTED:
+                    self._questions.add(call)
+
     def _count_tokens(self, body: Mapping[str, Any]) -> None:
         name, usage = _name(body, "id"), _object(body, "usage")
         if name is None:
@@ -245,6 +268,17 @@ class Transcript:
         self._message_tokens[name] = (now_in, now_out)
         if len(self._message_tokens) > ANSWERS_COUNTED:
             del self._message_tokens[next(iter(self._message_tokens))]
+
+
+def parsed(line: bytes, cut: bool, *, control: bool = False) -> dict[str, Any] | None:
+    """One line of stdout as an object, or None. `control`: it may be a request of the control channel."""
+    if cut or not (_is_short(line) or (control and len(line) <= WHOLE_BYTES)):
+        return None
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if isinstance(message, dict) else None
 
 
 def unix_seconds(stamp: float | None) -> float | None:
@@ -290,8 +324,12 @@ def _message_text(body: Mapping[str, Any]) -> str:
     content = body.get("content")
     if isinstance(content, str):
         return content
-    parts = content if isinstance(content, list) else []
-    return "".join(_text(part, "text") or "" for part in parts if isinstance(part, dict))
+    return "".join(_text(part, "text") or "" for part in _parts(body))
+
+
+def _parts(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = body.get("content")
+    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
 
 
 def _object(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:

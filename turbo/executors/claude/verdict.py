@@ -1,8 +1,9 @@
 """What became of a run of the Claude CLI, decided by one table.
 
-The first row that applies decides. Four principles sort the rows:
+The first row that applies decides. These principles sort the rows:
 
 - The result line decides, never the exit code alone: an interrupted CLI exits with 0, and an API error is a `success`.
+- So is a run that stopped because a call was deferred: its `stop_reason` is looked at first.
 - A fault in the row's content (the prompt) fails the task, at once if a second attempt must fail as well.
 - A fault of the login is not the task's: no attempt is counted, and the account is checked.
 - A service that is away or overloaded is not the task's fault either: no attempt is counted, and it is probed.
@@ -19,8 +20,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.question import Question
 from turbo.executors.claude.reset import reset_in
-from turbo.executors.claude.stream import Result, Transcript
+from turbo.executors.claude.stream import DEFERRED, DEFERRED_UNAVAILABLE, Result, Transcript
 from turbo.process.running import Ending
 
 ERROR_CHARACTERS = 4000
@@ -35,7 +37,8 @@ SIGNALLED = 128
 @dataclass(frozen=True, slots=True)
 class EndedRun:
     """All that the verdict may use. `login_refused`: turbo ended the CLI, which kept retrying a refused login. `resumed`:
-    it was to go on with an earlier session."""
+    it was to go on with an earlier session. `asked`: what the call asks for which it stopped, if turbo has deferred it. `unfit`:
+    why turbo gave this CLI no prompt. `questions_denied`: how many questions of the agent no person has seen."""
 
     ended_by: Ending
     returncode: int | None
@@ -44,6 +47,9 @@ class EndedRun:
     exit_text: str = ""
     login_refused: bool = False
     resumed: bool = False
+    asked: Question | None = None
+    unfit: str | None = None
+    questions_denied: int = 0
 
     @property
     def result(self) -> Result | None:
@@ -155,6 +161,14 @@ OVERSIZED = "piped stdin input exceeds"
 CORRUPT = re.compile(r"Configuration error in |Claude configuration file at .{0,4096} is corrupted")
 
 
+def _stopped_for(reason: str) -> Callable[[EndedRun], bool]:
+    return lambda e: e.result is not None and e.result.stop_reason == reason
+
+
+def _asked(e: EndedRun) -> bool:
+    return e.asked is not None and _stopped_for(DEFERRED)(e)
+
+
 def _answered(e: EndedRun) -> bool:
     # The CLI may have been ended after its result: it does not exit while a background task of the agent runs.
     return bool(e.result and e.result.succeeded) and (e.returncode == 0 or e.ended_by is not Ending.EXITED)
@@ -217,6 +231,31 @@ def unresumable(e: EndedRun) -> bool:
 
 
 TABLE: tuple[Situation, ...] = (
+    # A result that stopped for a deferred call says `success`, so these are first.
+    Situation("a person is asked", _asked, OutcomeKind.ASKED),
+    Situation(
+        "a call deferred by a hook that is not turbo's",
+        _stopped_for(DEFERRED),
+        OutcomeKind.FAILED,
+        FailureKind.ERROR,
+        ends_session=True,
+        message="a hook in the CLI's own settings deferred a call, and nobody will answer it: set `ask` for this executor, or "
+        "remove that hook",
+    ),
+    Situation(
+        "a deferred call cannot be carried out",
+        _stopped_for(DEFERRED_UNAVAILABLE),
+        OutcomeKind.FAILED,
+        FailureKind.ERROR,
+        ends_session=True,
+    ),
+    Situation(
+        "CLI cannot hold calls for approval",
+        lambda e: e.unfit is not None,
+        OutcomeKind.INFRASTRUCTURE,
+        FailureKind.INFRASTRUCTURE,
+        message="this Claude CLI gets no task of an executor with `ask`",
+    ),
     Situation(
         "a local command of the CLI ran, no agent",
         lambda e: bool(e.result and e.result.local_command),
@@ -342,6 +381,8 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
     if row.kind is OutcomeKind.SUCCEEDED:
         assert ended.result is not None
         return Outcome.succeeded(ended.result.text or "", truncated=transcript.truncated)
+    if row.kind is OutcomeKind.ASKED:
+        return Outcome(row.kind, output=transcript.text or None, truncated=transcript.truncated)
     resets_at = None
     if row.kind is OutcomeKind.USAGE_LIMITED:
         reported = transcript.limit.resets_at if transcript.limit else None
@@ -359,5 +400,5 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
 
 def _error_text(row: Situation, ended: EndedRun) -> str:
     how = ended.exit_text if ended.result is None and ended.ended_by is Ending.EXITED else ""
-    words = (row.message or f"Claude: {row.name}", how, ended.text.strip())
+    words = (row.message or f"Claude: {row.name}", ended.unfit, how, ended.text.strip())
     return ": ".join(word for word in words if word)[:ERROR_CHARACTERS]

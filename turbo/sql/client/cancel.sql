@@ -2,5 +2,5 @@
 -- A running task keeps its status, with the requested one recorded, until its program is gone.
 update public.agent_tasks t
    set status = 'cancelled'
- where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[]) and t.status in ('pending', 'scheduled', 'running')
+ where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[]) and t.status in ('pending', 'scheduled', 'blocked', 'running', 'waiting')
 returning t.task_id::text as task_id, t.status::text as status

@@ -1,12 +1,17 @@
 -- Records questions: the runs that ended by asking a person. Batched, fenced and idempotent, with the answers of tasks/finish.sql:
 -- recorded | already | late | gone. A statement of its own, because to write `question` there would make every finish dearer.
+-- Called by the completer, before that statement, for the same batch.
 -- Accepted from a running claim, and from a rescued one whose task was not claimed since; also if the database lost the claim
--- (see tasks/finish.sql). A requested status is stronger than the question.
+-- (see tasks/finish.sql). A requested status is stronger than the question. Of two results of one task in a batch the newer counts.
+-- Whatever the answer, the question is in the audit trail. A replay never writes over an answer, or over the next question: the
+-- token is consumed, and stays so when a person answers.
 -- The task counts no attempt, and is pinned to the host that has its conversation and directory. run_after is its deadline; for
 -- ever is the year 9000. The question after the twentieth fails the task.
 with input as (
-  select i.task_id::public.turbo_task_id as task_id, i.token, i.question::jsonb as question, i.within, i.output, i.ms,
-         i.session, coalesce(i.worker, %(worker)s) as worker, i.detail
+  select i.task_id::public.turbo_task_id as task_id, i.token, coalesce(i.question::jsonb, '{}') as question,
+         case when i.within < 1e9 then clock_timestamp() + make_interval(secs => i.within) end as answer_by, i.output, i.ms,
+         i.session, coalesce(i.worker, %(worker)s) as worker, i.detail,
+         row_number() over (partition by i.task_id order by i.token desc) = 1 as newest
     from json_to_recordset(%(results)s::json)
          as i(task_id text, token bigint, question text, within float8, output text, ms bigint, session text, worker text,
               detail text)
@@ -19,26 +24,26 @@ with input as (
    order by t.task_id                        -- every batch locks in the same order, as tasks/finish.sql does
      for update of t
 ), decided as materialized (
-  select i.*, c.task_id is null as gone, c.was, c.current_token, c.stopping, c.number,
-         c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
-         or c.was in ('pending', 'scheduled', 'waiting') and (c.current_token is null or abs(c.current_token) < i.token)
-            and not coalesce((select true from public.agent_actions a
-                               where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false)
+  select i.*, c.task_id is null as gone, c.was, c.current_token, c.stopping,
+         i.newest
+         and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
+              or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
+                 and (c.current_token is null or abs(c.current_token) < i.token)
+                 and not coalesce((select true from public.agent_actions a
+                                    where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))
            as accepted,
          case when c.stopping then public.turbo_stopped_status(c.requested::text, c.run_after::timestamptz)
               when c.number > %(most)s then 'failed'
-              else 'waiting' end as becomes
+              else 'waiting' end as becomes,
+         i.question || jsonb_strip_nulls(jsonb_build_object(
+           'number', c.number, 'asked_at', clock_timestamp(), 'answer_by', i.answer_by)) as shown
     from input i
     left join current c on c.task_id = i.task_id
 ), done as (
   update public.agent_tasks t
      set status             = d.becomes::public.turbo_status,
          fencing_token      = - d.token,                  -- consumed: a replay answers 'already'
-         question           = case when d.becomes = 'waiting' then
-                                d.question || jsonb_strip_nulls(jsonb_build_object(
-                                  'number', d.number, 'asked_at', clock_timestamp(),
-                                  'answer_by', clock_timestamp() + make_interval(secs => d.within)))
-                              else t.question end,
+         question           = case when d.becomes = 'waiting' then d.shown else t.question end,
          answer             = case when d.becomes = 'waiting' then null else t.answer end,
          prefer_host        = case when d.becomes = 'waiting' then %(host)s else t.prefer_host end,
          output_data        = coalesce(d.output::jsonb, t.output_data),
@@ -46,9 +51,9 @@ with input as (
                                    then format('it has asked %%s questions, and asks another one', %(most)s::int) end,
          failure_kind       = case when d.becomes = 'failed' and not d.stopping then 'unanswered' end,
          execution_time_ms  = least(d.ms, 2147483647),
-         run_after          = case when d.becomes = 'waiting'
-                                     then coalesce(clock_timestamp() + make_interval(secs => d.within), '9000-01-01 00:00:00+00')
-                                   when d.becomes = 'pending' then clock_timestamp()
+         run_after          = case when d.becomes = 'waiting' then coalesce(d.answer_by, '9000-01-01 00:00:00+00')
+                                   when d.becomes = 'scheduled' then t.run_after       -- a person set it
+                                   when d.becomes = 'pending' or d.was = 'waiting' then clock_timestamp()
                                    else t.run_after end,
          completed_at       = case when d.becomes in ('completed', 'failed', 'cancelled') then clock_timestamp() end,
          assigned_worker_id = case when d.becomes in ('completed', 'failed', 'cancelled')
@@ -57,9 +62,9 @@ with input as (
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
    where d.accepted and t.task_id = d.task_id and t.task_id = any (array(select a.task_id from decided a where a.accepted))
-  returning t.task_id, d.token, t.question
+  returning t.task_id, d.token
 ), verdict as materialized (
-  select d.*, coalesce(x.question, d.question) as shown,
+  select d.*,
          case
            when x.task_id is not null then 'recorded'
            when d.current_token = - d.token
@@ -79,7 +84,10 @@ with input as (
   select v.task_id, case v.verdict when 'recorded' then 'asked' else 'late' end, true, v.worker, v.was,
          case v.verdict when 'recorded' then v.becomes else v.was end, v.token, least(v.ms, 2147483647),
          coalesce(v.detail::jsonb, '{}') || jsonb_build_object('outcome', 'asked', 'question', v.shown)
-           || case when v.verdict <> 'recorded' then jsonb_build_object('verdict', v.verdict) else '{}' end
+           || case when v.verdict <> 'recorded'
+                   then jsonb_strip_nulls(jsonb_build_object('verdict', v.verdict, 'output',
+                          case when length(v.output) <= 262144 then v.output::jsonb else to_jsonb(left(v.output, 262144)) end))
+                   else '{}' end
     from verdict v
    where v.verdict in ('recorded', 'late', 'gone')
 )

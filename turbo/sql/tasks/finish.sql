@@ -30,8 +30,9 @@ with input as (
                 or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
          -- Or the database lost the claim and its audit row (an asynchronous failover, a crash before the WAL was flushed).
          -- Tokens grow, so a waiting row with an older token does not know this claim, and was not claimed since. If the
-         -- audit trail knows the claim, its row was deleted, and this one only has the same id.
-         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled') and (c.current_token is null or abs(c.current_token) < c.token)
+         -- audit trail knows the claim, its row was deleted, and this one only has the same id. A row that waits for an answer
+         -- or for other tasks has lost that, too.
+         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(c.current_token) < c.token)
             and not coalesce((select true from public.agent_actions a
                                where a.task_id = c.task_id and a.fencing_token = c.token limit 1), false)
            as accepted,
@@ -68,7 +69,7 @@ with input as (
          infra_count        = t.infra_count + (d.outcome = 'infrastructure' and not d.uncounted)::int,
          run_after          = case when d.stopping and d.becomes = 'scheduled' then t.run_after
                                    when d.becomes = 'scheduled' then clock_timestamp() + make_interval(secs => d.delay)
-                                   when d.becomes = 'pending' then clock_timestamp()
+                                   when d.becomes = 'pending' or d.was = 'waiting' then clock_timestamp()
                                    else t.run_after end,
          completed_at       = case when d.becomes in ('completed', 'failed', 'cancelled') then clock_timestamp() end,
          assigned_worker_id = case when d.becomes in ('pending', 'scheduled') then null
@@ -91,7 +92,7 @@ with input as (
              -- not EXISTS, which may be planned as a hash of the whole audit trail
              or (select true from public.agent_actions a
                   where a.task_id = d.task_id and a.fencing_token = d.token
-                    and a.action_type in ('finished', 'late') limit 1) then 'already'
+                    and a.action_type in ('finished', 'asked', 'late') limit 1) then 'already'
            when d.gone then 'gone'
            else 'late'
          end as verdict

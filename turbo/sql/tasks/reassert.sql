@@ -4,12 +4,15 @@
 --   minus mine: it was released, or requeued by hand, and stays so.
 --   older than mine, my claim not in the audit trail: the database lost my claim, so it is taken back.
 --   older than mine, my claim in the audit trail: my row was deleted and this one only has its id, so it stays.
+-- A row that waits for an answer, or for other tasks, has lost that together with my claim. It gets the answer again that my run
+-- was given (number: to which question), and a hold is taken from it: it was released before I claimed it.
 -- A concurrency key that another task runs by now stays with it: NOT EXISTS avoids 23505; on a conflict, one task per call.
 with i as (
-  select t.task_id, i.token, t.status::text as was
-    from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[]) i(task_id, token)
+  select t.task_id, i.token, t.status::text as was, i.number, i.answer, t.question ->> 'kind' = 'hold' as held
+    from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(number)s::int[], %(answer)s::text[])
+         i(task_id, token, number, answer)
     join public.agent_tasks t on t.task_id = i.task_id
-   where t.status in ('pending', 'scheduled')
+   where t.status in ('pending', 'scheduled', 'waiting', 'blocked')
      and (t.fencing_token = i.token
           or (t.fencing_token is null or abs(t.fencing_token) < i.token)
              and not coalesce((select true from public.agent_actions a
@@ -21,12 +24,19 @@ with i as (
 ), r as (
   update public.agent_tasks t
      set status = 'running', assigned_worker_id = %(worker)s, fencing_token = i.token,
-         started_at = coalesce(t.started_at, clock_timestamp()), completed_at = null, turbo_rev = t.turbo_rev + 1
+         started_at = coalesce(t.started_at, clock_timestamp()), completed_at = null,
+         run_after = case when i.was = 'waiting' then clock_timestamp() else t.run_after end,
+         question  = case when i.was = 'waiting' and i.held then t.question -> 'held' else t.question end,
+         answer    = case when i.was <> 'waiting' then t.answer
+                          when i.held then t.question ->> 'held_answer'
+                          when (t.question ->> 'number')::int = i.number then i.answer end, turbo_rev = t.turbo_rev + 1
     from i
    where t.task_id = i.task_id
-  returning t.task_id, t.fencing_token, i.was
+  returning t.task_id, t.fencing_token, i.was, t.question, t.answer
 ), audit as (
-  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
-  select r.task_id, 'reasserted', true, %(worker)s, r.was, 'running', r.fencing_token from r
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  select r.task_id, 'reasserted', true, %(worker)s, r.was, 'running', r.fencing_token,
+         case when r.was = 'waiting' then jsonb_build_object('question', r.question, 'answer', r.answer) end
+    from r
 )
 select r.task_id::text, r.fencing_token as token from r

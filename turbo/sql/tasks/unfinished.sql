@@ -2,4 +2,4 @@
 -- retention, at most once an hour and only if a file is old enough to go. Costs a scan of the pending rows.
 select t.task_id::text
   from public.agent_tasks t
- where t.status in ('pending', 'scheduled', 'running') and t.fencing_token is not null
+ where t.status in ('pending', 'scheduled', 'blocked', 'running', 'waiting') and t.fencing_token is not null

@@ -9,6 +9,8 @@
 -- leader only does gauges and pruning.
 -- alive: false if the row is gone, marked dead, or created by workers/prune.sql (pid 0); then register again and reconcile.
 -- queue_usage: how full the server's notification queue is, from 0 to 1.
+-- older: of the queues whose tasks may ask a person, those that a live worker serves which does not know tasks that wait, with
+-- one such worker each. Not looked for without such queues.
 -- died: workers that this beat marked dead. to_rescue: some dead worker still holds tasks, so run tasks/rescue.sql.
 with own as (
   update public.agent_workers
@@ -59,4 +61,11 @@ select exists (select from own) as alive,
                                     where t.status = 'running' and t.assigned_worker_id = d.worker_id
                                       and t.fencing_token > 0)) as to_rescue,
        pg_notification_queue_usage() as queue_usage,
+       case when %(asking)s::text[] is not null
+            then (select json_object_agg(q.queue, o.worker_id)
+                    from unnest(%(asking)s::text[]) q(queue)
+                    join lateral (select w.worker_id from public.agent_workers w
+                                   where w.state <> 'dead' and coalesce(w.schema, 0) < %(asking_schema)s
+                                     and w.queues && array[q.queue]
+                                   order by w.worker_id limit 1) o on true) end as older,
        set_config('synchronous_commit', 'off', true) as fast

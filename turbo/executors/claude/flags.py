@@ -1,0 +1,77 @@
+"""The CLI's flags that come from worker.yaml, for runs that may ask a person and for those that may not."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from turbo.domain.question import AskPolicy
+from turbo.executors.claude.asking import PLAN_TOOL, PLAN_TOOLS, HoldsCalls
+from turbo.executors.claude.control import settings
+
+_CHANNEL_FLAGS = ("--permission-prompt-tool", "--permission-prompts", "--input-format")
+"""turbo sets these, or they take back what it sets."""
+
+_HOOKLESS = ("--bare", "--safe-mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """`permission_mode`: the CLI's; None: its own default."""
+
+    permission_mode: str | None = None
+    allowed_tools: tuple[str, ...] = ()
+    disallowed_tools: tuple[str, ...] = ()
+    max_turns: int | None = None
+    max_budget_usd: float | None = None
+
+    def plain(self) -> tuple[str, ...]:
+        """For a run that asks nothing."""
+        return self._words(self.permission_mode, self.disallowed_tools)
+
+    def asking(self, policy: AskPolicy, *, resumed: bool, planned: bool) -> tuple[str, ...]:
+        """For a run with a control channel. `planned`: a person was shown a plan, so the session is in plan mode, which the
+        configured mode would end before the answer comes."""
+        plan_tools = () if PLAN_TOOL in policy.approve else PLAN_TOOLS
+        # With a host that denies whatever would be asked, `default` does what `dontAsk` does, and lets questions through.
+        mode = "default" if self.permission_mode == "dontAsk" else self.permission_mode
+        words = self._words("plan" if planned and not plan_tools else mode, (*self.disallowed_tools, *plan_tools))
+        return (*words, "--settings", settings(policy.approve, resumed=resumed)) if policy.approve else words
+
+    def _words(self, permission_mode: str | None, disallowed_tools: Sequence[str]) -> tuple[str, ...]:
+        words: list[str] = []
+        if permission_mode:
+            words += ["--permission-mode", permission_mode]
+        if self.allowed_tools:
+            words += ["--allowedTools", *self.allowed_tools]
+        if disallowed_tools:
+            words += ["--disallowedTools", *disallowed_tools]
+        if self.max_turns is not None:
+            words += ["--max-turns", str(self.max_turns)]
+        if self.max_budget_usd is not None:
+            words += ["--max-budget-usd", f"{self.max_budget_usd:f}"]
+        return tuple(words)
+
+
+def check_asking(
+    name: str, command: Sequence[str], policy: AskPolicy, permission_mode: str | None, held: HoldsCalls | None
+) -> None:
+    """Raises ValueError where `ask` could not be kept. With `approve`, that would let calls through."""
+    words = [part for word in command[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    for flag in _CHANNEL_FLAGS:
+        if flag in words:
+            raise ValueError(f"executor {name}: {flag} in command does not go with ask, which uses the same channel")
+    if not policy.approve:
+        return
+    if held is None:
+        raise ValueError(f"executor {name}: ask.approve needs rules that hold calls")
+    if permission_mode == "dontAsk" or ("--permission-mode", "dontAsk") in pairwise(words):
+        raise ValueError(
+            f"executor {name}: permission_mode dontAsk does not go with ask.approve: it would refuse what a person has "
+            "approved; without it, turbo refuses every call that is neither allowed nor approved"
+        )
+    for flag in (*_HOOKLESS, "--settings"):
+        if flag in words:
+            raise ValueError(
+                f"executor {name}: {flag} in command does not go with ask.approve, which needs the CLI's hooks and passes "
+                "--settings itself; put settings into ~/.claude/settings.json"
+            )

@@ -329,3 +329,13 @@ def test_command_to_approve_is_shown_once(shell: Shell) -> None:
     assert "asks             May the agent run this command?\n" in head
     assert "command          git push origin main\n" in head
     assert head.count("git push origin main") == 1
+
+
+def test_logs_follow_through_a_question(shell: Shell) -> None:
+    ask(shell.dsn, "t", ago=0)
+    call = shell.terminal("logs", "t", "-f", columns=150)
+    call.said("it waits for a person: Which database? (turbo answer t)")
+    sql(shell, "update agent_tasks set status = 'completed' where task_id = 't'")
+    assert call.ended().code == 0
+    once = shell("logs", "t")
+    assert "waits for a person" not in once.err

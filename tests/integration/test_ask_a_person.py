@@ -60,7 +60,9 @@ def test_page_works_as_written(bench: Bench, tmp_path: Path) -> None:
             worker.wait(30)
     assert ran > 12
     found = dict(
-        bench.sql("select task_id::text, output_data ->> 'output' from agent_tasks where status = 'completed'")
+        bench.sql(
+            "select task_id::text, rtrim(output_data ->> 'output', E'\\n') from agent_tasks where status = 'completed'"
+        )
     )
     assert found == {"release_7": "deployed now", "release_8": "deployed tonight", "release_9": "deployed tonight"}
     assert bench.row("rename")["status"] == "waiting", "released, it asks"

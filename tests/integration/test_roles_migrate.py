@@ -88,7 +88,7 @@ def test_roles_may_call_what_public_may_not(empty_dsn: str) -> None:
 
 
 def test_missing_createrole_prints_what_to_run(own_server_dsn: str) -> None:
-    """A cluster of its own: the four roles must not be there yet."""
+    """A cluster of its own: the five roles must not be there yet."""
     assert query(own_server_dsn, "select rolname from pg_roles where rolname like 'turbo%'") == []
     with login(own_server_dsn) as owner:
         tables = "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"

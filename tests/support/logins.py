@@ -1,4 +1,4 @@
-"""Logins in turbo's four roles, for the length of a test. Roles belong to the cluster that all tests share, so each login
+"""Logins in turbo's five roles, for the length of a test. Roles belong to the cluster that all tests share, so each login
 has a name of its own and is dropped again; the four group roles stay."""
 
 import contextlib

@@ -99,7 +99,7 @@ def killed_while_asking(bench: Bench, without: tuple[str, ...] = ()) -> Asking:
     return one
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(sized(300, 1500))
 def test_every_answer_reaches_the_task_that_asked_once(bench: Bench) -> None:
     one = killed_while_asking(bench)
 

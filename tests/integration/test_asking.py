@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from tests.model.mutations import Mutation, applied
 from tests.support.asking import asks
+from tests.support.rig import Rig, finished
 from tests.support.steps import ME, claim_one, ended, registered
 from tests.support.stores import Stores
 from tests.support.waiting import until_async
@@ -23,6 +24,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.question import MOST_QUESTIONS, Then
 from turbo.domain.states import RescueReason, WorkerState
+from turbo.host.spool import Spool
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 
@@ -496,3 +498,22 @@ async def test_pinned_task_waits_for_its_host(dsn, db, stores, guard):
         assert (await other.claims.claim("default", 1, may_idle=True)).tasks[0].answer == "PostgreSQL"
     for lane in lanes:
         await lane.close()
+
+
+async def test_question_that_cannot_be_stored_fails_its_task(dsn, db, tmp_path):
+    """Whoever made it has left in what PostgreSQL has no place for. The whole of it is kept, and nobody waits for it."""
+    await db.execute(INSERT)
+    async with Rig(dsn) as rig:
+        task, _ = await rig.claimed()
+        completer = rig.completer(Spool(tmp_path))
+        completer.start(rig._crashed)
+        with completer.recorded.watch() as recorded:
+            bad = {"kind": "question", "text": "\x00?", "then": "proceed"}
+            result = finished(task, rig.worker_id, OutcomeKind.ASKED, question=bad, uncounted=True)
+            await completer.submit(result, durable=True)
+            _, found = await asyncio.wait_for(recorded.get(), 20)
+        await completer.stop()
+        assert (found.verdict, found.becomes) == ("recorded", "failed")
+        row = await row_of(db)
+        assert (row["failure_kind"], row["question"]) == ("error", None)
+        assert [str(path) for path in tmp_path.glob("quarantine/*.json")] == [row["output_data"]["quarantined"]]

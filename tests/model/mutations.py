@@ -547,7 +547,7 @@ NOTICED_IN_CI = (
     "a recorded result consumes its token",
     "a result must carry the row's token",
     "a question must carry the row's token",
-    "an answer is taken by a task that waits only",
+    "a pinned task is claimed by its host only",
     "only tasks of dead workers are rescued",
     "a rescue keeps the token",
     "orphans are released",

@@ -2,7 +2,7 @@
 -- turbo: compatible-from 3
 -- Tasks that wait for a person. A run that asks ends, and its row waits in status `waiting`: without a slot, a process or a login,
 -- and in no claim's way. An answer, written into the row by any SQL client, makes it `pending` again.
--- `blocked` rows wait for other tasks.
+-- `blocked` rows wait for other tasks. turbo.migrate.adoption has widened an adopted enum or CHECK on status before this file.
 
 -- A column of these names that is there already is the deployment's own, and means something else: nothing is changed then.
 do $$
@@ -29,20 +29,28 @@ comment on column public.agent_tasks.answer is
   'the answer to question: UPDATE agent_tasks SET answer = ''...'' WHERE task_id = ... AND status = ''waiting'' (turbo)';
 comment on column public.agent_tasks.prefer_host is
   'the host that has the task''s conversation and directory: no other one runs it; null: any host (turbo)';
-alter table public.agent_workers add column if not exists schema integer;
-comment on column public.agent_workers.schema is 'the schema that this worker knows; null: one from before 12';
--- turbo: next
--- An enum gets the new states, to stay; its values cannot be used in the transaction that adds them.
+-- Who may write a claim may record questions: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
+-- turbo_admin may answer, and let another host run a task.
 do $$
 declare
-  enum regtype := (select t.oid from pg_attribute a join pg_type t on t.oid = a.atttypid and t.typtype = 'e'
-                    where a.attrelid = 'public.agent_tasks'::regclass and a.attname = 'status');
+  worker record;
 begin
-  if enum is not null then
-    execute format('alter type %s add value if not exists %L', enum, 'waiting');
-    execute format('alter type %s add value if not exists %L', enum, 'blocked');
+  for worker in
+    select distinct p.grantee from information_schema.column_privileges p
+     where p.table_schema = 'public' and p.table_name = 'agent_tasks' and p.column_name = 'fencing_token'
+       and p.privilege_type = 'UPDATE'
+  loop
+    execute format('grant select (question, answer, prefer_host), update (question, answer, prefer_host) on public.agent_tasks to %s',
+                   case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+  end loop;
+  if exists (select from pg_catalog.pg_roles where rolname = 'turbo_admin')
+     and has_column_privilege('turbo_admin', 'public.agent_tasks', 'agent_session_id', 'update') then
+    grant update (answer, prefer_host) on public.agent_tasks to turbo_admin;
   end if;
 end $$;
+-- turbo: next
+alter table public.agent_workers add column if not exists schema integer;
+comment on column public.agent_workers.schema is 'the schema that this worker knows; null: one from before 12';
 -- turbo: next
 -- What rests, by its queue and the moment it is due: scheduled rows, and questions by their deadline.
 create index concurrently if not exists agent_tasks_resting
@@ -56,8 +64,8 @@ create or replace function public.turbo_hold(description text, run_after timesta
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select jsonb_strip_nulls(jsonb_build_object(
     'kind', 'hold', 'text', left(description, 2000), 'asked_at', clock_timestamp(),
-    'run_after', case when run_after > now() then run_after end,
-    'number', held -> 'number', 'held', held, 'held_answer', held_answer))
+    'run_after', case when run_after > now() then run_after end, 'number', held -> 'number', 'held_answer', held_answer))
+    || case when held is null then '{}' else jsonb_build_object('held', held) end   -- whole: with the nulls of a call's input
 $$;
 revoke all on function public.turbo_hold(text, timestamptz, jsonb, text) from public;
 
@@ -91,14 +99,15 @@ begin
   new.max_retries     := coalesce(new.max_retries, 3);
   new.infra_count     := coalesce(new.infra_count, 0);
   new.turbo_rev       := coalesce(new.turbo_rev, 0);
+  new.question        := nullif(new.question, 'null');    -- what some mappers write for none
   if new.task_id is null and not adopted then
     new.task_id := 't_' || left(replace(gen_random_uuid()::text, '-', ''), 20);
   end if;
 
   -- A data-only restore brings back rows as turbo left them: claimed, running, finished. It is taken as one from the owner of
   -- the table (the role set with SET ROLE, if any), by COPY or where turbo.restore is on. It gives nobody anything: an owner
-  -- may switch triggers off.
-  if new.turbo_rev between 1 and 9007199254740992 and isfinite(new.run_after)
+  -- may switch triggers off. A row that is held may never have been written by turbo: it has a question, and turbo_rev 0.
+  if new.turbo_rev between (case when new.question is null then 1 else 0 end) and 9007199254740992 and isfinite(new.run_after)
      and (adopted or new.status::text in ('scheduled', 'pending', 'blocked', 'running', 'waiting', 'completed', 'failed', 'cancelled'))
      and (current_query() ~* '^[[:space:]]*copy[[:space:]]' or coalesce(current_setting('turbo.restore', true), '') = 'on')
      and (select pg_has_role(case current_setting('role') when 'none' then session_user else current_setting('role')::name end,
@@ -214,9 +223,21 @@ begin
       old.task_id, old.turbo_rev, coalesce(new.turbo_rev::text, 'null') using errcode = 'serialization_failure',
       hint = 'Read the row again, and write only the columns that you change; leave turbo_rev out of the UPDATE.';
   end if;
+  new.question := nullif(new.question, 'null');     -- what some mappers write for none
   if new.question is distinct from old.question then
     raise exception 'question is turbo''s own' using errcode = 'check_violation',
       hint = 'Leave it out of the UPDATE. To answer it: SET answer = ''...''.';
+  end if;
+  if new.answer is distinct from old.answer then      -- the rest of its rules: turbo_take_answer
+    if was is distinct from 'waiting' or old.question is null then
+      raise exception 'task % does not wait for an answer: it %', old.task_id,
+        case when was = 'waiting' then 'was asked nothing' else 'is ' || was end using errcode = 'object_not_in_prerequisite_state',
+        hint = 'Somebody answered before, or its time is over. SELECT task_id, question FROM agent_tasks WHERE status = ''waiting'' shows who waits.';
+    end if;
+    if asked is distinct from was then
+      raise exception 'answer task % or change its status, not both at once', old.task_id using errcode = 'check_violation',
+        hint = 'Write only: SET answer = ''...''.';
+    end if;
   end if;
   written := array_remove(array[
     case when new.task_id             is distinct from old.task_id             then 'task_id' end,
@@ -275,6 +296,9 @@ begin
     new.started_at := clock_timestamp();
   end if;
 
+  -- Its host was not told of it: others may run it now.
+  if new.prefer_host is distinct from old.prefer_host and asked = 'pending' then perform public.turbo_wake(new.queue::text); end if;
+
   if new.status is not distinct from old.status and new.queue is not distinct from old.queue
      and new.task_id is not distinct from old.task_id and new.run_after is not distinct from old.run_after
      and new.concurrency_key is not distinct from old.concurrency_key
@@ -322,7 +346,8 @@ begin
 
   -- A row that turbo never claimed may be an old poller's, still at work beside turbo. What only such a poller does
   -- (running on either side, a status of its own, its own count of retries) passes untouched.
-  if not ours and (not (was = any (resting) and asked = any (resting)) or new.retry_count is distinct from old.retry_count) then
+  if not ours and (not (was = any (resting) and asked = any (resting)) or new.retry_count is distinct from old.retry_count
+                   or adopted and 'blocked' in (was, asked)) then
     -- It is not told either, unless this role cannot be a poller: it may not write what a claim writes.
     if asked = was and was = any (resting) and written && texts
        or not has_column_privilege(by_whom, tg_relid, 'assigned_worker_id', 'update') then
@@ -402,7 +427,14 @@ begin
       raise exception 'task % is over: it cannot be held', old.task_id using errcode = 'check_violation',
         hint = 'Write ''pending'' to run it again.';
     end if;
-    new.question      := public.turbo_hold(new.task_description::text, new.run_after::timestamptz, old.question, old.answer);
+    -- a save of every column that was read while the task waited
+    if new.run_after is distinct from old.run_after
+       and date_trunc('milliseconds', new.run_after)
+           in ('9000-01-01 00:00:00+00', date_trunc('milliseconds', (old.question ->> 'answer_by')::timestamptz)) then
+      raise exception 'task % has changed since it was read: it does not wait any more', old.task_id using errcode = 'serialization_failure',
+        hint = 'Read the row again, and write only the columns that you change. To hold the task: SET status = ''waiting''.';
+    end if;
+    new.question      := public.turbo_hold(new.task_description::text, new.run_after::timestamptz, old.question::jsonb, old.answer::text);
     new.answer        := null;
     new.run_after     := '9000-01-01 00:00:00+00';
     new.fencing_token := - abs(old.fencing_token);
@@ -424,7 +456,7 @@ begin
         shown        := old.question;
         new.question := old.question || '{"expired": true}';
       end if;
-      if new.run_after > now() then new.status := 'scheduled'; else new.status := 'pending'; end if;
+      if new.run_after > now() then new.status := 'scheduled'; else new.status := 'pending'; new.run_after := now(); end if;
     elsif asked = 'pending' then
       if new.run_after is distinct from old.run_after and new.run_after > now() then new.status := 'scheduled';
       else new.run_after := now();
@@ -452,31 +484,25 @@ begin
   return new;
 end $$;
 
--- An answer. Fires where `answer` is in the SET list and differs, after the judge of updates: by its name.
--- The first of two answers counts; the second finds that the row no longer waits. Raising the revision makes the answer visible to
--- whoever read the row before.
+-- An answer to a row that waits. Fires where `answer` is in the SET list, after the judge of updates (by its name), which has
+-- refused an answer to any other row, and written what else was edited into the trail. The first of two answers counts; the
+-- second finds that the row no longer waits. The revision rises: whoever read the row before must read it again.
 create or replace function public.turbo_take_answer() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   kind    text := old.question ->> 'kind';
-  many    boolean := jsonb_array_length(coalesce(old.question -> 'questions', '[]')) > 1;
+  many    boolean := case when jsonb_typeof(old.question -> 'questions') = 'array'
+                          then jsonb_array_length(old.question -> 'questions') > 1 else false end;
   form    text;
   given   jsonb;
   wrong   text;
 begin
+  if new.answer is not distinct from old.answer or new.turbo_rev <> old.turbo_rev or new.status <> old.status then return new; end if;
   form := case when many then (select jsonb_object_agg(q ->> 'question', '...')::text
                                  from jsonb_array_elements(old.question -> 'questions') q)
-               when kind = 'approval' then 'yes, always, no, or: no, because ...'
+               when kind = 'approval' then 'yes, always, no, or no with a reason'
                when kind = 'hold' then 'yes or no'
                else 'the answer as text' end;
-  if old.status::text <> 'waiting' or old.question is null then
-    raise exception 'task % does not wait for an answer: it is %', old.task_id, old.status using errcode = 'object_not_in_prerequisite_state',
-      hint = 'Somebody answered before, or its time is over. SELECT task_id, question FROM agent_tasks WHERE status = ''waiting'' shows who waits.';
-  end if;
-  if new.status is distinct from old.status then
-    raise exception 'answer task % or change its status, not both at once', old.task_id using errcode = 'check_violation',
-      hint = 'Write only: SET answer = ''...''.';
-  end if;
   if new.answer is null or new.answer !~ '[^[:space:]]' then
     raise exception 'the answer to task % is empty', old.task_id using errcode = 'check_violation', hint = 'Write ' || form || '.';
   end if;
@@ -509,6 +535,9 @@ begin
      where not coalesce(case jsonb_typeof(given -> (q ->> 'question'))
                           when 'string' then given ->> (q ->> 'question') ~ '[^[:space:]]'
                           when 'array'  then jsonb_array_length(given -> (q ->> 'question')) > 0
+                                             and not exists (select from jsonb_array_elements(given -> (q ->> 'question')) e(chosen)
+                                                              where jsonb_typeof(e.chosen) not in ('string', 'number', 'boolean')
+                                                                 or e.chosen #>> '{}' !~ '[^[:space:]]')
                           when 'number' then true when 'boolean' then true end, false);
     if wrong is not null then
       raise exception 'the answer to task % leaves out %', old.task_id, wrong using errcode = 'check_violation', hint = 'Write ' || form || '.';
@@ -521,15 +550,14 @@ begin
   if kind = 'hold' and new.answer ~* '^[[:space:]]*no\M' then
     new.status := 'cancelled'; new.completed_at := clock_timestamp(); new.error_message := 'not released: ' || new.answer;
   elsif kind = 'hold' then
-    new.run_after := greatest(clock_timestamp(), (old.question ->> 'run_after')::timestamptz);
+    new.run_after := greatest(clock_timestamp(), (new.question ->> 'run_after')::timestamptz);
     new.status    := case when new.run_after > clock_timestamp() + interval '1 millisecond' then 'scheduled' else 'pending' end;
   else
     new.status := 'pending';
   end if;
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select old.task_id, 'answered', true, session_user, 'waiting', new.status::text, old.fencing_token,
-         jsonb_strip_nulls(jsonb_build_object(
-           'question', old.question, 'answer', new.answer,
+         jsonb_build_object('question', old.question, 'answer', new.answer) || jsonb_strip_nulls(jsonb_build_object(
            'application', nullif(current_setting('application_name'), ''), 'client', host(inet_client_addr())));
   if kind = 'hold' and new.status::text <> 'cancelled' then
     new.question := old.question -> 'held'; new.answer := old.question ->> 'held_answer';
@@ -538,6 +566,6 @@ begin
 end $$;
 revoke all on function public.turbo_take_answer() from public;
 
+-- Its condition is in the function: every statement copies the text of a WHEN clause, a claim too.
 create or replace trigger zz_turbo_take_answer before update of answer on public.agent_tasks for each row
-  when (new.answer is distinct from old.answer and new.turbo_rev = old.turbo_rev)
   execute function public.turbo_take_answer();

@@ -182,7 +182,8 @@ TASKS = [
         "Live tasks by queue and state",
         "stacked",
         {"{{queue}} {{status}}": f"max by (queue, status) (turbo_queue_tasks{{{QUEUE}}})"},
-        "Scheduled, pending and running rows. Queues that no worker serves are counted together as other.",
+        "Unfinished rows; waiting: for a person, blocked: for other tasks. Queues that no worker serves are counted together as "
+        "other.",
     ),
     Panel(
         "Oldest runnable task",
@@ -190,6 +191,22 @@ TASKS = [
         {"{{queue}}": f"max by (queue) (turbo_queue_oldest_runnable_age_seconds{{{QUEUE}}})"},
         "How far the queue is behind.",
         "s",
+    ),
+    Panel(
+        "Oldest open question",
+        "lines",
+        {"{{queue}}": f"max by (queue) (turbo_oldest_question_age_seconds{{{QUEUE}}})"},
+        "How long a task has waited for a person's answer: turbo questions. Tasks that are held on purpose do not count.",
+        "s",
+    ),
+    Panel(
+        "Waiting for a person, and stranded",
+        "lines",
+        {
+            "waiting {{queue}}": f"max by (queue) (turbo_queue_tasks{{{QUEUE}, status='waiting'}})",
+            "stranded {{queue}}": f"max by (queue) (turbo_stranded_tasks{{{QUEUE}}})",
+        },
+        "Stranded: answered, and only a host without a live worker could go on with them. turbo status names it.",
     ),
     Panel(
         "Pickup: runnable to agent started",

@@ -23,17 +23,22 @@ if TYPE_CHECKING:
         UnknownTask,
     )
     from turbo.client.new_task import BadField, NewTask
+    from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
     from turbo.domain.asking import Ask
 
 __all__ = [
     "Action",
     "AmbiguousTask",
+    "AnswerRefused",
     "Ask",
     "AsyncClient",
     "BadField",
     "Changed",
     "Client",
+    "MayNotAnswer",
     "NewTask",
+    "NotWaiting",
+    "OpenQuestion",
     "RunView",
     "Submitted",
     "TaskFilter",
@@ -50,6 +55,7 @@ _HOMES = {
     "Client": "turbo.client.client",
     "BadField": "turbo.client.new_task",
     "NewTask": "turbo.client.new_task",
+    **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
 }
 
 

@@ -148,7 +148,9 @@ def prepare(connection: psycopg.Connection[tuple[object, ...]], name: str, text:
 
 def measures(connection: psycopg.Connection[tuple[object, ...]]) -> list[Measure]:
     """All of them, for the filled database of `connection`."""
-    claim = {"worker": WORKER, "may_idle": True, "only_types": None, "skip_types": None, "characters": 16_000_001}
+    claim = {"worker": WORKER, "may_idle": True, "only_types": None, "skip_types": None, "host": "here"} | {
+        "characters": 16_000_001
+    }
     poll = {"worker": WORKER, "queue": "due", "queues": ["due"], "accounts": [], "host": "here"}
     finish = {"worker": RUNNER, "infra_cap": 5}
     claims = prepare(connection, "claims", statement("tasks/claim"), **claim, queue="claim-1-0", n=1)

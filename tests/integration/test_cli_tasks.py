@@ -150,7 +150,9 @@ def test_ids_print_a_line_each_and_exit_1_on_any_failure(some: Shell) -> None:
 
 
 def test_filter_in_a_pipe_needs_yes(some: Shell) -> None:
-    some("cancel", "--queue", "day").one_line(2, "cancel 2 tasks (scheduled, pending, running)? Nothing was changed")
+    some("cancel", "--queue", "day").one_line(
+        2, "cancel 2 tasks (scheduled, pending, blocked, waiting, running)? Nothing was changed"
+    )
     assert ids(some, "--status", "cancelled") == []
     assert some("cancel", "--queue", "day", "--yes").out == "cancelled 2\n"
     assert set(ids(some, "--status", "cancelled")) == {"p1", "s1"}

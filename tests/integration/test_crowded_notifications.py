@@ -68,7 +68,7 @@ async def until_idle(db: psycopg.AsyncConnection, workers: int = 1) -> None:
 
 
 async def test_full_queue_fails_no_statement_of_turbo(small_queue, db):
-    """Insert in both isolations, claim, finish with a waiting key, promotion, hand edits, pauses, a worker's own NOTIFY."""
+    """Insert in both isolations, claim, finish with a waiting key, promotion, hand edits, answers, pauses, a worker's own NOTIFY."""
 
     async def later_is_due() -> bool:
         cursor = await db.execute("select run_after <= now() from agent_tasks where task_id = 'later'")
@@ -96,6 +96,16 @@ async def test_full_queue_fails_no_statement_of_turbo(small_queue, db):
             )
             await until_async(later_is_due, 10)
             assert (await other.poller.poll()).due == 1
+            await db.execute(
+                "insert into agent_tasks (task_id, task_description, queue, status) values ('held', 'x', 'other', 'waiting')"
+            )
+            await db.execute("update agent_tasks set answer = 'yes' where task_id = 'held'")
+            await db.execute(
+                "insert into agent_tasks (task_id, task_description, queue) values ('pinned', 'x', 'nobody')"
+            )
+            await db.execute("update agent_workers set queues = '{nobody}' where name = 'other'")
+            for host in ("elsewhere", None):
+                await db.execute("update agent_tasks set prefer_host = %s where task_id = 'pinned'", [host])
 
 
 def test_worker_polls_while_the_queue_is_full_and_says_so(small_queue, tmp_path):

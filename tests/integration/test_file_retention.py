@@ -63,6 +63,8 @@ async def test_old_files_of_finished_tasks_go_and_no_others(bench):
     ran(bench, "Old with a hashed name", days=15)
     ran(bench, "young", days=13)
     ran(bench, "to be tried again", days=15, data={"exit": 1}, status="scheduled")
+    ran(bench, "held", days=15, data={"exit": 1}, status="scheduled")
+    bench.sql("update agent_tasks set status = 'waiting' where task_id = 'held'")
     locked = bench.path / "state/tasks/old/module"
     locked.mkdir()
     (locked / "file").write_text("x")
@@ -71,7 +73,7 @@ async def test_old_files_of_finished_tasks_go_and_no_others(bench):
     async with tidy(bench) as tidier:
         assert sorted(await tidier.once()) == sorted([safe_name("old"), safe_name("Old with a hashed name")])
         assert there(bench, "old") == there(bench, "Old with a hashed name") == [False, False]
-        assert there(bench, "young") == there(bench, "to be tried again") == [True, True]
+        assert there(bench, "young") == there(bench, "to be tried again") == there(bench, "held") == [True, True]
         assert await tidier.once() == []
         bench.sql("update agent_tasks set status = 'cancelled' where task_id = 'to be tried again'")
         assert await tidier.once() == [safe_name("to be tried again")], "what kept it was that it was not over"

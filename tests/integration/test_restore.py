@@ -12,6 +12,7 @@ from tests.support import database
 from tests.support.logins import login
 from tests.support.steps import ME, claim_one, ended
 from tests.support.stores import Stores
+from tests.support.waiting_rows import record_question
 from turbo import embedded
 from turbo.db.lane import Lane
 from turbo.domain.outcome import OutcomeKind
@@ -19,6 +20,7 @@ from turbo.domain.states import RescueReason, WorkerState
 from turbo.migrate import grant_roles
 
 STATES = ("completed", "failed", "running", "rescued", "retried", "cancelled", "pending", "scheduled")
+ASKED = ("waiting", "held", "denied", "answered")
 
 
 @pytest.fixture
@@ -42,8 +44,15 @@ async def used(dsn):
         db.execute(
             "insert into agent_tasks (task_id, task_description, status, run_after) values"
             " ('cancelled', 'x', 'cancelled', now()), ('pending', 'x', 'pending', now()),"
-            " ('scheduled', 'x', 'scheduled', '2099-01-01')"
+            " ('scheduled', 'x', 'scheduled', '2099-01-01'), ('held', 'x', 'waiting', now()), ('denied', 'x', 'waiting', now())"
         )
+        db.execute("update agent_tasks set answer = 'no' where task_id = 'denied'")
+        for state in ("waiting", "answered"):
+            db.execute(
+                "insert into agent_tasks (task_id, task_description, task_priority) values (%s, 'x', 9)", [state]
+            )
+            record_question(db, await claim_one(stores))
+        db.execute("update agent_tasks set answer = '16' where task_id = 'answered'")
     for lane in lanes:
         await lane.close()
     return dsn
@@ -81,7 +90,7 @@ def rows(dsn: str, *, but: str = "") -> list[tuple]:
 @pytest.mark.parametrize("how", ["pg_restore", "plain", "inserts"])
 async def test_data_only_restore_brings_back_every_row(used, tmp_path, how):
     before = rows(used)
-    assert {row[0] for row in before} == set(STATES)
+    assert {row[0] for row in before} == {*STATES, *ASKED}
     form = {"pg_restore": ["-Fc"], "plain": [], "inserts": ["--column-inserts"]}[how]
     file = dump(used, tmp_path, *form)
     with database.migrated_database() as other:

@@ -27,7 +27,9 @@ def test_roles_are_made_on_request_and_again_harmlessly(empty_dsn: str) -> None:
     )
     first = turbo_migrate("--dsn", empty_dsn, "--roles")
     assert first.exit_code == 0, first.stderr
-    assert "turbo_submitter, turbo_worker, turbo_reader, turbo_admin have their privileges" in first.stdout
+    assert (
+        "turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin have their privileges" in first.stdout
+    )
     once = query(empty_dsn, ACLS)
     assert all(role in json.dumps(once) for role in ROLES)
     second = json.loads(turbo_migrate("--dsn", empty_dsn, "--roles", "--json").stdout)

@@ -89,10 +89,12 @@ async def test_old_finished_rows_go_and_all_others_stay(db: psycopg.Connection, 
         finished(db, "failed 91 days ago", "failed", 91, run_after=91),
         finished(db, "poison, its token still alive", "failed", 91, token=7, run_after=91),
         finished(db, "cancelled by hand while it waited", "cancelled", 8, token=None),
+        finished(db, "held, and denied", "cancelled", 8, token=None),
     }
     db.execute(
         "insert into agent_actions (task_id, action_type, actor, from_status, to_status)"
-        " values ('cancelled by hand while it waited', 'edited', 'ana', 'pending', 'cancelled')"
+        " values ('cancelled by hand while it waited', 'edited', 'ana', 'pending', 'cancelled'),"
+        " ('held, and denied', 'answered', 'ana', 'waiting', 'cancelled')"
     )
     stays = {
         finished(db, "completed 29 days ago", days=29),
@@ -104,7 +106,10 @@ async def test_old_finished_rows_go_and_all_others_stay(db: psycopg.Connection, 
         finished(db, "of another system", "archived"),
         finished(db, "of another system, done", "done", token=None),
         finished(db, "in progress at an old poller", "in_progress", token=None),
-        *(finished(db, f"{status} with an old end", status) for status in ("pending", "scheduled", "running")),
+        *(
+            finished(db, f"{status} with an old end", status)
+            for status in ("pending", "scheduled", "running", "waiting", "blocked")
+        ),
     }
     db.execute(
         "insert into agent_tasks (task_id, task_description, status, fencing_token, run_after)"
@@ -112,7 +117,7 @@ async def test_old_finished_rows_go_and_all_others_stay(db: psycopg.Connection, 
     )
     async with leader(dsn) as one:
         await one.once()
-        assert one.deleted == {"completed": 1, "cancelled": 2, "failed": 2}
+        assert one.deleted == {"completed": 1, "cancelled": 3, "failed": 2}
     assert left(db) == stays | {"no end known"}
     assert not goes & left(db)
 
@@ -231,13 +236,16 @@ async def test_losing_leadership_stops_after_the_batch(
 
 async def test_audit_trail_has_its_own_age(db: psycopg.Connection, dsn: str) -> None:
     finished(db, "done", days=1)
-    db.execute("insert into agent_tasks (task_id, task_description, status) values ('waits', 'x', 'pending')")
+    db.execute("insert into agent_tasks (task_id, task_description, status) values ('waits', 'x', 'pending'),"
+               " ('asked', 'x', 'waiting'), ('needs', 'x', 'blocked')")  # fmt: skip
     rows = [
         ("done", "claimed", "w", 31, False),
         ("done", "finished", "w", 1, True),
         ("deleted long ago", "finished", "w", 31, False),
         (None, "claimed", "w", 31, False),
         ("waits", "promoted", "w", 31, True),
+        ("asked", "asked", "w", 31, True),
+        ("needs", "edited", "w", 31, True),
         ("done", "logged by an old poller", None, 4000, True),
     ]
     for task, action, actor, days, _ in rows:
@@ -252,7 +260,7 @@ async def test_audit_trail_has_its_own_age(db: psycopg.Connection, dsn: str) -> 
     assert {(r[0], r[1]) for r in db.execute("select task_id, action_type from agent_actions")} == {
         (task, action) for task, action, _, _, keep in rows if keep
     }
-    assert left(db) == {"done", "waits"}
+    assert left(db) == {"done", "waits", "asked", "needs"}
 
 
 async def test_audit_trail_of_many_pages_is_read_through(

@@ -124,7 +124,13 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
         assert name in declared, f"no function {name}"
         kinds = [short.get(kind, kind) for kind in declared[name]]
         assert [argument.rpartition("::")[2] for argument in arguments] == kinds, (name, arguments)
-    assert {name for name, _ in found} == {"turbo_take_key", "turbo_stopped_status", "turbo_database_id", "turbo_wake"}
+    assert {name for name, _ in found} == {
+        "turbo_take_key",
+        "turbo_stopped_status",
+        "turbo_database_id",
+        "turbo_wake",
+        "turbo_hold",
+    }
 
 
 def test_traps_are_not_sprung_on_a_table_of_varchar(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
 
 
 @contextlib.asynccontextmanager
-async def registered(dsn: str) -> AsyncIterator[Stores]:
-    """The stores of the worker, which is registered as up."""
+async def registered(dsn: str, host: str = "h") -> AsyncIterator[Stores]:
+    """The stores of the worker, which is registered as up. `host`: whose pinned tasks it claims."""
     lanes = Lane(dsn, "claims"), Lane(dsn, "results")
-    stores = Stores("w-1-abc", *lanes, host="h")
+    stores = Stores("w-1-abc", *lanes, host=host)
     await stores.registry.register(ME, WorkerState.UP)
     yield stores
     for lane in lanes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Change = Callable[["Client", Sequence[str]], "list[Changed]"]
 
 AT_ONCE = 500
-RESTING = (TaskState.SCHEDULED, TaskState.PENDING)
+RESTING = (TaskState.SCHEDULED, TaskState.PENDING, TaskState.BLOCKED, TaskState.WAITING)
 LIVE = (*RESTING, TaskState.RUNNING)
 FINISHED = (TaskState.COMPLETED, TaskState.FAILED, TaskState.CANCELLED)
 
@@ -72,6 +72,12 @@ def retry(
     failure_kind: KindOption = None,
     since: SinceOption = None,
     text: TextOption = None,
+    anew: Annotated[
+        bool,
+        typer.Option(
+            "--anew", help="Forget the agent's conversation and the host that has it. Also for tasks that wait or rest."
+        ),
+    ] = False,
     yes: Yes = False,
     as_json: Json = False,
     dsn: Dsn = None,
@@ -80,24 +86,29 @@ def retry(
 
     Each task starts over with its first attempt. A filter selects failed tasks only, unless --status is given.
 
+    A task that has asked a person can go on only on the host that has its conversation. If that host is gone, --anew lets
+    it begin a new conversation on any host, with its questions and answers in the prompt.
+
     \b
     Examples:
       turbo retry my_task_1
       turbo retry --failure-kind usage_limit --since 1d
       turbo retry --status failed,cancelled --queue night --yes
+      turbo retry --anew my_task_1
     """
+    possible = (*RESTING, *FINISHED) if anew else FINISHED
     with connect(dsn) as client:
-        criteria = _filter(client, task_ids, status, queue, task_type, worker, failure_kind, since, text, FINISHED)
+        criteria = _filter(client, task_ids, status, queue, task_type, worker, failure_kind, since, text, possible)
         if criteria is not None:
             if status is None:
                 criteria = replace(criteria, statuses=(TaskState.FAILED,))
-            _by_filter(client, criteria, "retry", lambda c, ids: c.retry(ids), yes=yes, as_json=as_json)
+            _by_filter(client, criteria, "retry", lambda c, ids: c.retry(ids, anew=anew), yes=yes, as_json=as_json)
         else:
             _by_id(
                 client,
                 task_ids or [],
-                "only finished tasks can be retried",
-                lambda c, ids: c.retry(ids),
+                "a running task has its conversation" if anew else "only finished tasks can be retried",
+                lambda c, ids: c.retry(ids, anew=anew),
                 as_json=as_json,
             )
 

@@ -4,12 +4,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import nullcontext
+from datetime import datetime
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from turbo.cli import output, timestamps
+from turbo.cli import asked, output, timestamps
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LOOK_FOR_WORKERS_AFTER = 1.0
 WONDER_AFTER = 10.0
+QUESTIONS_SHOWN = 20
 INTERRUPTED = 130
 
 
@@ -34,6 +36,7 @@ def follow(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
 def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     ended: Counter[str] = Counter()
     doubts = _Doubts(client)
+    questions = _Questions(client, alone=len(task_ids) == 1)
     live = sys.stderr.isatty()
     shown = output.console(stderr=True).status("", spinner="dots") if live else nullcontext()
     with shown as status:
@@ -41,6 +44,8 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
             for task in tasks:
                 if task.finished:
                     ended[task.status] += 1
+                elif task.status == TaskState.WAITING:
+                    questions.about(task)
                 elif (
                     task.seconds is not None
                     and task.status == TaskState.PENDING
@@ -100,6 +105,28 @@ class _Doubts:
                 f"queue {queue} is served, but the task still waits: every slot may be busy, its concurrency key in use, its "
                 "account paused (turbo status), or its executor's program missing (turbo doctor --config FILE)"
             )
+
+
+class _Questions:
+    """Shows what a task asks, once: whole if it is the only one that is waited for, else its first line."""
+
+    def __init__(self, client: "Client", *, alone: bool) -> None:
+        self._client = client
+        self._alone = alone
+        self._shown: set[tuple[str, datetime | None]] = set()
+
+    def about(self, task: "TaskStatus") -> None:
+        if task.question is None or (task.task_id, task.asked_at) in self._shown:
+            return
+        self._shown.add((task.task_id, task.asked_at))
+        if self._alone and (found := self._client.questions(task_ids=[task.task_id], limit=1)):
+            output.notice("the task waits for a person:")
+            output.echo_lines(asked.text_of(found[0]), err=True)
+        elif len(self._shown) <= QUESTIONS_SHOWN:
+            what, how = output.one_line(task.question), asked.command(task.task_id, task.kind)
+            output.notice(f"{task.task_id} waits for a person: {what} ({how})")
+        elif len(self._shown) == QUESTIONS_SHOWN + 1:
+            output.notice("more tasks wait for a person: turbo questions")
 
 
 def _away(error: BaseException | None) -> None:

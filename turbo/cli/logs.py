@@ -9,6 +9,7 @@ import codecs
 import sys
 import time
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,6 +96,7 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
     """Until the task is finished. Later attempts are followed too, wherever they run."""
     log: _Log | None = None
     last_notice = last_line = ""
+    last_asked: datetime | None = None
     asks = _Asks(client)
     while True:
         path = run_log.log_file(run, here)
@@ -114,6 +116,11 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
             if run.line is not None and run_log.progress_line(run, clock=False) != last_line:
                 last_line = run_log.progress_line(run, clock=False)
                 output.echo(run_log.progress_line(run))
+        if run.asked_at is not None and run.asked_at != last_asked:
+            last_asked = run.asked_at
+            if log is not None:
+                log.copy()
+                _notice(f"{run.task_id} {run_log.asks(run)}")
         until = time.monotonic() + ASK_SECONDS
         while True:
             if log is not None:

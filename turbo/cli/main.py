@@ -25,6 +25,10 @@ COMMANDS = {
     "tasks": ("turbo.cli.tasks", "tasks"),
     "show": ("turbo.cli.show", "show"),
     "diff": ("turbo.cli.diff", "diff"),
+    "questions": ("turbo.cli.questions", "questions"),
+    "answer": ("turbo.cli.answer", "answer"),
+    "approve": ("turbo.cli.approve", "approve"),
+    "deny": ("turbo.cli.approve", "deny"),
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
     "pause": ("turbo.cli.pause", "pause"),
@@ -47,6 +51,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
+    | {"questions", "answer", "deny"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -85,6 +90,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo tasks --status failed --since 1h
           turbo show my_task_1
           turbo diff my_task_1                      # what it changed in its workspace
+          turbo questions                           # who waits for you
         \b
         Look after the fleet:
           turbo status                              # problems come first

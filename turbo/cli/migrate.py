@@ -21,7 +21,7 @@ def migrate(
     roles: Annotated[
         bool,
         typer.Option(
-            "--roles", help="Also create turbo's four roles and grant their privileges; with --plan, print the SQL."
+            "--roles", help="Also create turbo's five roles and grant their privileges; with --plan, print the SQL."
         ),
     ] = False,
     lock_timeout: Annotated[
@@ -98,9 +98,12 @@ def _show_check(state: migrations.Plan, as_json: bool) -> int:
     if as_json:
         output.print_json(
             {"database": state.database, "version": state.version, "latest": state.latest, "behind": behind}
+            | {"refused": list(state.refusals)}
         )
     else:
         output.echo(migrations.explain_schema(state.version, state.latest))
+        for reason in state.refusals:
+            output.echo(f"turbo migrate would refuse: {reason}")
     return 1 if behind else 0
 
 

@@ -39,6 +39,32 @@ def _ids(incomplete: str) -> list[str]:
         return []
 
 
+def _question_kinds(incomplete: str) -> list[str]:
+    from turbo.domain.question import QuestionKind
+
+    return [k.value for k in QuestionKind if k.value.startswith(incomplete)]
+
+
+def _waiting(incomplete: str, kinds: list[str] | None) -> list[str]:
+    try:
+        with connect(os.environ.get("TURBO_DSN")) as client:
+            task_ids = [one.task_id for one in client.questions(kinds=kinds, limit=COMPLETED_OF)]
+    except Exception:
+        return []
+    return [task_id for task_id in task_ids if task_id.startswith(incomplete) and HARMLESS_ID.fullmatch(task_id)][:50]
+
+
+def _waiting_ids(incomplete: str) -> list[str]:
+    """The harmless ids of tasks that wait for a person, the longest first."""
+    return _waiting(incomplete, None)
+
+
+def _yes_or_no_ids(incomplete: str) -> list[str]:
+    """Of those that wait for an approval or for their release."""
+    return _waiting(incomplete, ["approval", "hold"])
+
+
+COMPLETED_OF = 500
 LOCK_SECONDS = 10.0
 """A command that waits so long for a lock of another session fails, and names that session if it can."""
 
@@ -57,7 +83,7 @@ Status = Annotated[
         "--status",
         "-s",
         autocompletion=_statuses,
-        help="scheduled, pending, running, completed, failed or cancelled; comma-separated or repeated.",
+        help="scheduled, pending, blocked, running, waiting, completed, failed or cancelled; comma-separated or repeated.",
     ),
 ]
 QueueOption = Annotated[str | None, typer.Option("--queue", "-q", help="Only tasks of this queue.")]
@@ -80,6 +106,27 @@ TextOption = Annotated[
 ]
 
 
+SinceAskedOption = Annotated[
+    str | None, typer.Option("--since", help="Only tasks that asked since: 1h, 2d, 2026-12-01T09:00.")
+]
+QuestionKinds = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--kind",
+        "-k",
+        autocompletion=_question_kinds,
+        help="Only what waits for this: question, approval or hold; comma-separated or repeated.",
+    ),
+]
+WaitingId = Annotated[
+    str, typer.Argument(autocompletion=_waiting_ids, help="Id of a task that waits, or a unique prefix of it.")
+]
+WaitingIds = Annotated[
+    list[str] | None,
+    typer.Argument(
+        autocompletion=_yes_or_no_ids, help="Ids of tasks that wait, or unique prefixes of them.", show_default=False
+    ),
+]
 TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Task id, or a unique prefix of it.")]
 TaskIds = Annotated[
     list[str] | None,

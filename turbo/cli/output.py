@@ -24,7 +24,8 @@ __all__ = ["console", "echo", "notice", "one_line", "print_json", "table", "visi
 
 STYLES = {
     "running": "yellow", "completed": "green", "failed": "red", "cancelled": "bright_black", "pending": "cyan",
-    "scheduled": "blue", "up": "green", "draining": "yellow", "paused": "yellow", "dead": "red", "open": "green",
+    "waiting": "magenta", "blocked": "blue", "scheduled": "blue",
+    "up": "green", "draining": "yellow", "paused": "yellow", "dead": "red", "open": "green",
     "suspect": "yellow", "half_open": "yellow", "ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_black",
 }  # fmt: skip
 """The style of each state, wherever it is shown."""

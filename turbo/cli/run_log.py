@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from turbo.cli import output
+from turbo.cli import asked, output
 from turbo.domain.states import TaskState
 from turbo.host.regular_file import open_regular
 
@@ -68,6 +68,8 @@ def nothing(run: "RunView") -> str:
     """Why there is nothing to show."""
     if run.status == TaskState.RUNNING:
         return f"worker {run.worker_id} on host {run.host} runs it; no output yet"
+    if run.question is not None:
+        return f"no log on this host; it {asks(run)}"
     if not run.finished:
         return "no log on this host; it waits to run"
     if run.log is not None:
@@ -78,6 +80,11 @@ def nothing(run: "RunView") -> str:
     return "it has no log"
 
 
+def asks(run: "RunView") -> str:
+    """For a task that waits for a person."""
+    return f"waits for a person: {output.one_line(run.question)} ({asked.command(run.task_id, run.kind)})"
+
+
 def progress_line(run: "RunView", *, clock: bool = True) -> str:
     tokens = f"  ({run.input_tokens:,} tokens in, {run.output_tokens:,} out)" if run.input_tokens else ""
     now = f"{datetime.now():%H:%M:%S}  " if clock else ""
@@ -85,4 +92,6 @@ def progress_line(run: "RunView", *, clock: bool = True) -> str:
 
 
 def ending(run: "RunView") -> str:
+    if run.question is not None:
+        return f"{run.task_id} {asks(run)}"
     return f"{run.task_id} is {run.status}{f': {run.error_message}' if run.error_message else ''}"

@@ -1,4 +1,4 @@
-"""Which tasks: by the filter options that `tasks`, `cancel` and `retry` share, or by ids and prefixes of ids."""
+"""Which tasks: by the filter options that `tasks`, `questions`, `cancel`, `retry`, … share, or by ids and prefixes of ids."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -22,6 +22,20 @@ def statuses(given: Sequence[str] | None) -> tuple[str, ...] | None:
     for word in words:
         if word not in known:
             raise typer.BadParameter(f"--status {word!r}: must be one of {', '.join(known)}")
+    return tuple(dict.fromkeys(words))
+
+
+def kinds(given: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The kinds in --kind. Raises BadParameter for an unknown one."""
+    from turbo.domain.question import QuestionKind
+
+    if not given:
+        return None
+    words = [word.strip() for part in given for word in part.split(",") if word.strip()]
+    known = [kind.value for kind in QuestionKind]
+    for word in words:
+        if word not in known:
+            raise typer.BadParameter(f"--kind {word!r}: must be one of {', '.join(known)}")
     return tuple(dict.fromkeys(words))
 
 

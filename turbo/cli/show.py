@@ -1,16 +1,18 @@
 """`turbo show`: one task in full, with its audit trail."""
 
 import json
+import shlex
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from turbo.cli import output, timestamps
+from turbo.cli import asked, output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
+from turbo.domain.question import Question
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
-    from turbo.client.client import Action, TaskRow
+    from turbo.client.client import Action, Client, OpenQuestion, TaskRow
 
 TRAIL = (
     Column("TIME", drop=3),
@@ -38,12 +40,23 @@ def show(
         whole = client.resolve(task_id)
         task = client.get(whole)
         trail = client.trail(whole)
-        status = next(iter(next(client.follow([whole]))), None) if not task.finished else None
+        last_line = _last_line(client, whole) if task.status == TaskState.RUNNING else None
+        asks = client.questions(task_ids=[whole], limit=1)
     if as_json:
         output.print_json({**asdict(task), "trail": [asdict(a) for a in trail]})
         return
-    _head(task, status.last_line if status else None)
+    _head(task, last_line)
+    output.pairs(_asks(asks[0]) if asks else _asked(task, trail))
     _timeline(task, trail)
+
+
+def _last_line(client: "Client", task_id: str) -> str | None:
+    import psycopg
+
+    try:
+        return next((status.last_line for status in next(client.follow([task_id]))), None)
+    except psycopg.errors.InsufficientPrivilege:  # turbo_approver sees tasks and their audit trail, and no more
+        return None
 
 
 def _head(task: "TaskRow", last_line: str | None) -> None:
@@ -62,7 +75,7 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "timeout": None if task.timeout_seconds is None else f"{task.timeout_seconds} s",
             "worker": task.assigned_worker_id,
             "created": timestamps.local_time(task.created_at) or None,
-            "runnable": timestamps.local_time(task.run_after) or None,
+            "runnable": (timestamps.local_time(task.run_after) if task.status != TaskState.WAITING else "") or None,
             "started": timestamps.local_time(task.started_at) or None,
             "ended": timestamps.local_time(task.completed_at) or None,
             "took": took,
@@ -75,10 +88,52 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "error": task.error_message,
             "output": _output(data.get("output") if data else task.output_data),
             "usage": _usage(data),
+            "earlier runs": _earlier_runs(data.get("earlier_runs")),
             "log": data.get("log"),
             **_workspace(data.get("workspace")),
         }
     )
+
+
+def _asks(one: "OpenQuestion") -> dict[str, object]:
+    """What it waits for, and how to answer it."""
+    deadline = None
+    if one.answer_by is not None:
+        deadline = f"{timestamps.local_time(one.answer_by)}; then {asked.THEN.get(one.then or '', 'it goes on')}"
+    return {
+        **asked.fields(one),
+        "asked": f"{timestamps.local_time(one.asked_at)} ({timestamps.duration(one.age)} ago)"
+        if one.asked_at
+        else None,
+        "answer by": deadline,
+        "host": _host(one),
+        "answer with": asked.commands(one.task_id, one),
+    }
+
+
+def _host(one: "OpenQuestion") -> str | None:
+    if one.host is None:
+        return None
+    if one.host_live is not False:
+        return f"{one.host}, which has its conversation"
+    anew = f"turbo retry --anew {shlex.quote(one.task_id)}"
+    return f"{one.host}, which has its conversation; no live worker there serves its queue. To begin anew elsewhere: {anew}"
+
+
+def _asked(task: "TaskRow", trail: "list[Action]") -> dict[str, object]:
+    """What it asked last, and what was answered."""
+    pin = f"{task.prefer_host}, which has its conversation" if task.prefer_host and not task.finished else None
+    if not isinstance(task.question, dict):
+        return {"host": pin}
+    try:
+        shown = asked.fields(Question.from_document(task.question))
+    except ValueError:
+        shown = {"asks": str(task.question.get("text"))}
+    shown = {{"asks": "asked"}.get(name, name): value for name, value in shown.items()}
+    last = next((a for a in reversed(trail) if a.action_type in ("answered", "unanswered")), None)
+    by = f"{last.actor}, {timestamps.local_time(last.executed_at)}" if last and task.answer is not None else None
+    nobody = "nobody did in time" if task.answer is None and task.question.get("expired") else None
+    return {**shown, "answer": task.answer if task.answer is not None else nobody, "answered by": by, "host": pin}
 
 
 def _output(value: object) -> object:
@@ -135,6 +190,13 @@ def _usage(data: dict[str, Any]) -> str | None:
     return "; ".join(parts) or None
 
 
+def _earlier_runs(runs: object) -> str | None:
+    """What the runs before the last question used, a line each."""
+    if not isinstance(runs, list):
+        return None
+    return "\n".join(_usage(run) or "no usage known" for run in runs if isinstance(run, dict)) or None
+
+
 def _timeline(task: "TaskRow", trail: "list[Action]") -> None:
     output.echo()
     output.heading("audit trail")
@@ -168,6 +230,8 @@ def _detail(detail: Any) -> str:
         return "" if detail is None else json.dumps(detail, ensure_ascii=False)
     if isinstance(workspace := detail.get("workspace"), dict):
         detail = {**detail, "workspace": _changed(workspace)}
+    if isinstance(question := detail.get("question"), dict):
+        detail = {**detail, "question": question.get("text")}
     ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
     return " ".join(f"{_plain(k)}={_plain(v)}" for k, v in ordered)
 

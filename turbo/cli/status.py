@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli import output, timestamps
+from turbo.cli import asked, output, timestamps
 from turbo.cli.options import Dsn, Json, connect
 from turbo.cli.output import Column
 from turbo.domain.dependency import is_dependency
@@ -40,9 +40,18 @@ QUEUES = (
     Column("PENDING", right=True),
     Column("RUNNING", right=True),
     Column("SCHEDULED", drop=2, right=True),
+    Column("WAITING", drop=2, right=True),
+    Column("BLOCKED", drop=3, right=True),
     Column("OLDEST", drop=1, right=True),
     Column("WORKERS", drop=3, right=True),
     Column("STATE"),
+)
+QUESTIONS = (
+    Column("TASK"),
+    Column("KIND", drop=2),
+    Column("SINCE", right=True),
+    Column("HOST", drop=3, flexible=True),
+    Column("ASKS", drop=1, flexible=True),
 )
 ACCOUNTS = (
     Column("ACCOUNT", flexible=True),
@@ -73,7 +82,8 @@ def status(
 ) -> None:
     """Show the fleet on one screen.
 
-    Problems come first, then hosts and workers, queues, accounts, and the tasks that ended in the last hour.
+    Problems come first, then what waits for a person, hosts and workers, queues, accounts, and the tasks that ended in the
+    last hour.
 
     \b
     Examples:
@@ -88,6 +98,7 @@ def status(
         output.print_json({"problems": problems, "success_rate": now.success_rate, **lines})
         return
     _problems(now)
+    _questions(now)
     _workers(now, all_of_them)
     _queues(now)
     _accounts(now)
@@ -105,6 +116,18 @@ def _problems(now: "FleetStatus") -> None:
         output.mark("ok", "no problems")
     for problem in problems:
         output.mark("warn", problem.what, problem.do)
+
+
+def _questions(now: "FleetStatus") -> None:
+    if not now.questions:
+        return
+    waiting = max(sum(q.waiting for q in now.queues), len(now.questions))
+    more = f"; the first {len(now.questions)}, all with turbo questions" if waiting > len(now.questions) else ""
+    _head(f"{output.many(waiting, 'task')} {'waits' if waiting == 1 else 'wait'} for a person{more}")
+    output.table(
+        QUESTIONS,
+        [(q.task_id, q.kind, timestamps.duration(q.age), q.host or "", asked.summary(q)) for q in now.questions],
+    )
 
 
 def _workers(now: "FleetStatus", all_of_them: bool) -> None:
@@ -152,6 +175,8 @@ def _queues(now: "FleetStatus") -> None:
                 q.pending,
                 q.running,
                 q.scheduled,
+                q.waiting,
+                q.blocked,
                 timestamps.duration(q.oldest_seconds),
                 q.workers,
                 "paused" if q.paused else "unserved" if not q.workers else "open",

@@ -49,8 +49,15 @@ def submit(
     max_retries: Annotated[int | None, typer.Option(help="Retries after the first attempt. [default: 3]")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submitting the same key twice creates one task.")] = None,
     concurrency_key: Annotated[str | None, typer.Option(help="At most one task per key runs at a time.")] = None,
+    hold: Annotated[
+        bool, typer.Option("--hold", help="Hold the task until a person releases it: turbo approve ID.")
+    ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Wait for the task to end and print its result; exit 1 unless it completed.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Wait for the task to end and print its result; exit 1 unless it completed. Questions are shown.",
+        ),
     ] = False,
     batch: Annotated[int, typer.Option(min=1, max=10_000, help="For many tasks: tasks per transaction.")] = BATCH,
     from_line: Annotated[
@@ -66,6 +73,7 @@ def submit(
       turbo submit "Review src/auth.py" --type review --priority 8 --wait
       git diff | turbo submit - --after 10m
       turbo submit --file tasks.jsonl --queue night
+      turbo submit "Deploy release 7" --hold
 
     Each line of a JSONL file is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or
     their short names (text, type, input, …). A line may also be a string: the text alone. The first line of a CSV file
@@ -84,6 +92,7 @@ def submit(
         "max_retries": max_retries,
         "idempotency_key": idempotency_key,
         "concurrency_key": concurrency_key,
+        "hold": hold or None,
         "task_id": task_id,
     }
     if (text is None) == (file is None):

@@ -136,6 +136,10 @@ class TaskFile:
                 if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", cell):
                     return BadTaskFileLine(number, f"column {name}: must be a whole number, not {cell[:40]!r}")
                 values[column] = int(cell)
+            elif column == "hold":
+                if cell.strip().lower() not in ("true", "false"):
+                    return BadTaskFileLine(number, f"column {name}: must be true or false, not {cell[:40]!r}")
+                values[column] = cell.strip().lower() == "true"
             else:
                 values[column] = cell
         return values

@@ -55,6 +55,7 @@ def tasks(
     Examples:
       turbo tasks --status failed --since 1h
       turbo tasks --worker alpha --status running
+      turbo tasks --status waiting              # for a person: turbo questions
       turbo tasks --text auth.py --json | jq -r '.[].task_id'
     """
     from turbo.cli.selection import task_filter
@@ -84,8 +85,12 @@ def _row(task: "TaskLine", now: datetime) -> tuple[object, ...]:
         task.task_type,
         f"{attempt}/{(task.max_retries or 0) + 1}" if task.retry_count else "",
         task.assigned_worker_id,
-        task.task_description,
+        f"asks: {first_line(task.question)}" if task.question is not None else task.task_description,
     )
+
+
+def first_line(text: str) -> str:
+    return next((line for line in map(str.strip, text.splitlines()) if line), "")
 
 
 def when(task: "TaskLine", now: datetime) -> str:
@@ -94,6 +99,10 @@ def when(task: "TaskLine", now: datetime) -> str:
         return f"{timestamps.duration(_since(task.completed_at, now))} ago"
     if task.status == TaskState.RUNNING:
         return f"for {timestamps.duration(_since(task.started_at, now))}"
+    if task.status == TaskState.WAITING and task.asked_at is not None:
+        return f"for {timestamps.duration(_since(task.asked_at, now))}"
+    if task.status == TaskState.BLOCKED:
+        return f"for {timestamps.duration(_since(task.created_at, now))}"
     waited = timestamps.seconds_between(task.run_after, now) or 0.0
     return f"in {timestamps.duration(-waited)}" if waited < 0 else f"for {timestamps.duration(waited)}"
 

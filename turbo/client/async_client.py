@@ -14,7 +14,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.client import operations
+from turbo.client import answering, operations, snapshot
+from turbo.client.answering import Answer, Waiting
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
@@ -30,6 +31,7 @@ from turbo.client.operations import (
     Stream,
     T,
 )
+from turbo.client.questions import OpenQuestion
 from turbo.sql import statement
 
 
@@ -91,6 +93,7 @@ class AsyncClient:
         max_retries: int | None = None,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        hold: bool = False,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
@@ -105,6 +108,7 @@ class AsyncClient:
             max_retries=max_retries,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            hold=hold or None,
         )
         return await self._run(operations.submit(task))
 
@@ -152,9 +156,55 @@ class AsyncClient:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer."""
         return await self._run(operations.change("cancel", task_ids))
 
-    async def retry(self, task_ids: str | Sequence[str]) -> list[Changed]:
-        """Run finished tasks again. Unknown and unfinished ids are not in the answer."""
-        return await self._run(operations.change("retry", task_ids))
+    async def retry(self, task_ids: str | Sequence[str], *, anew: bool = False) -> list[Changed]:
+        """Run finished tasks again. Unknown and unfinished ids are not in the answer.
+
+        `anew`: forget the agent's conversation, and the host that has it. The next run begins a new one, on any host; a task that
+        waits or rests is changed, too, and keeps its status.
+        """
+        return await self._run(operations.change("retry_anew" if anew else "retry", task_ids))
+
+    # ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def questions(
+        self,
+        criteria: TaskFilter | None = None,
+        *,
+        kinds: Sequence[str] | None = None,
+        task_ids: Sequence[str] | None = None,
+        queue: str | None = None,
+        limit: int | None = 50,
+    ) -> list[OpenQuestion]:
+        """Who waits for a person, the longest first. `kinds`: only question, approval or hold. `limit` None: all of them.
+
+        Of `criteria`, `since` is when the task asked, `text` may be in the question, and statuses and failure_kind do not count.
+        """
+        chosen = criteria or TaskFilter(queue=queue)
+        return await self._run(answering.questions(chosen, kinds, task_ids, limit))
+
+    async def answer(self, task: Waiting, answer: Answer) -> Changed:
+        """Answer what a task asks. It goes on at once: the task is pending then.
+
+        `answer`: text, or one of the options' labels; where several questions were asked, a mapping from their exact texts. `task`:
+        its id, or its OpenQuestion: then the answer counts only if it still asks just that. Raises UnknownTask, NotWaiting (another
+        answer was first), AnswerRefused (its message shows the form), MayNotAnswer, BadField.
+        """
+        return await self._run(answering.answer(task, answer))
+
+    async def approve(self, tasks: Waiting | Sequence[Waiting], *, always: bool = False) -> list[Changed]:
+        """Say yes to approvals and holds. `always`: to every call of this task that the same rule holds; not for holds.
+
+        Several tasks are one statement, all or none; those that do not wait for this are not in the answer. One task, given
+        as such: raises UnknownTask, NotWaiting. Raises AnswerRefused, MayNotAnswer.
+        """
+        return await self._run(answering.approve(tasks, always=always))
+
+    async def deny(self, tasks: Waiting | Sequence[Waiting], because: str | None = None) -> list[Changed]:
+        """Say no to approvals and holds. The agent gets the reason, and goes on; a task that was held is cancelled.
+
+        Several tasks, and errors: as for `approve`.
+        """
+        return await self._run(answering.deny(tasks, because))
 
     async def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
         """Wait until the task is finished, however it ends. Raises TimeoutError after `timeout` seconds, UnknownTask."""
@@ -202,7 +252,7 @@ class AsyncClient:
 
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
-        return await self._run(operations.fleet())
+        return await self._run(snapshot.fleet())
 
     # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -304,5 +354,5 @@ async def _rows(
 ) -> QueryResult:
     async with kind(connection, row_factory=dict_row) as cursor:
         operations.prepare(cursor)
-        await cursor.execute(statement(query.name), query.parameters, prepare=prepare)
+        await cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
         return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

@@ -15,7 +15,8 @@ import psycopg
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.client import operations
+from turbo.client import answering, operations, snapshot
+from turbo.client.answering import Answer, Waiting
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.models import (
     Action,
@@ -42,15 +43,20 @@ from turbo.client.operations import (
     Stream,
     T,
 )
+from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.sql import statement
 
 __all__ = [
     "Action",
     "AmbiguousTask",
+    "AnswerRefused",
     "BadField",
     "Changed",
     "Client",
+    "MayNotAnswer",
     "NewTask",
+    "NotWaiting",
+    "OpenQuestion",
     "RunView",
     "Submitted",
     "TaskFilter",
@@ -114,6 +120,7 @@ class Client:
         max_retries: int | None = None,
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
+        hold: bool = False,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one.
 
@@ -132,6 +139,7 @@ class Client:
             max_retries=max_retries,
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
+            hold=hold or None,
         )
         return self._run(operations.submit(task))
 
@@ -179,9 +187,55 @@ class Client:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer."""
         return self._run(operations.change("cancel", task_ids))
 
-    def retry(self, task_ids: str | Sequence[str]) -> list[Changed]:
-        """Run finished tasks again. Unknown and unfinished ids are not in the answer."""
-        return self._run(operations.change("retry", task_ids))
+    def retry(self, task_ids: str | Sequence[str], *, anew: bool = False) -> list[Changed]:
+        """Run finished tasks again. Unknown and unfinished ids are not in the answer.
+
+        `anew`: forget the agent's conversation, and the host that has it. The next run begins a new one, on any host; a task that
+        waits or rests is changed, too, and keeps its status.
+        """
+        return self._run(operations.change("retry_anew" if anew else "retry", task_ids))
+
+    # ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def questions(
+        self,
+        criteria: TaskFilter | None = None,
+        *,
+        kinds: Sequence[str] | None = None,
+        task_ids: Sequence[str] | None = None,
+        queue: str | None = None,
+        limit: int | None = 50,
+    ) -> list[OpenQuestion]:
+        """Who waits for a person, the longest first. `kinds`: only question, approval or hold. `limit` None: all of them.
+
+        Of `criteria`, `since` is when the task asked, `text` may be in the question, and statuses and failure_kind do not count.
+        """
+        chosen = criteria or TaskFilter(queue=queue)
+        return self._run(answering.questions(chosen, kinds, task_ids, limit))
+
+    def answer(self, task: Waiting, answer: Answer) -> Changed:
+        """Answer what a task asks. It goes on at once: the task is pending then.
+
+        `answer`: text, or one of the options' labels; where several questions were asked, a mapping from their exact texts. `task`:
+        its id, or its OpenQuestion: then the answer counts only if it still asks just that. Raises UnknownTask, NotWaiting (another
+        answer was first), AnswerRefused (its message shows the form), MayNotAnswer, BadField.
+        """
+        return self._run(answering.answer(task, answer))
+
+    def approve(self, tasks: Waiting | Sequence[Waiting], *, always: bool = False) -> list[Changed]:
+        """Say yes to approvals and holds. `always`: to every call of this task that the same rule holds; not for holds.
+
+        Several tasks are one statement, all or none; those that do not wait for this are not in the answer. One task, given
+        as such: raises UnknownTask, NotWaiting. Raises AnswerRefused, MayNotAnswer.
+        """
+        return self._run(answering.approve(tasks, always=always))
+
+    def deny(self, tasks: Waiting | Sequence[Waiting], because: str | None = None) -> list[Changed]:
+        """Say no to approvals and holds. The agent gets the reason, and goes on; a task that was held is cancelled.
+
+        Several tasks, and errors: as for `approve`.
+        """
+        return self._run(answering.deny(tasks, because))
 
     def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
         """Wait until the task is finished, however it ends. Raises TimeoutError after `timeout` seconds, UnknownTask.
@@ -254,7 +308,7 @@ class Client:
 
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
-        return self._run(operations.fleet())
+        return self._run(snapshot.fleet())
 
     def read(self, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
         """One row of a read-only query, for a command's own questions, such as how the database reads a timestamp."""
@@ -312,7 +366,7 @@ class Client:
         kind = self._connection.cursor_factory if self._owns else psycopg.Cursor
         with kind(self._connection, row_factory=dict_row) as cursor:
             operations.prepare(cursor)
-            cursor.execute(statement(query.name), query.parameters, prepare=prepare)
+            cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
             return QueryResult(cursor.fetchall() if cursor.description else [], cursor.rowcount)
 
     def _check_may_wait(self) -> None:

@@ -4,10 +4,11 @@
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from turbo.client.questions import OpenQuestion
 from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
 from turbo.domain.problem import written_problems
@@ -17,6 +18,11 @@ WINDOW_SECONDS = 3600.0
 OLD_SECONDS = 300.0
 """A pending task older than this, in a queue that is served, is a problem."""
 POOR_RATE = 0.8
+OLD_QUESTION_SECONDS = 4 * 3600.0
+"""A question that is open for longer is a problem; the alert TurboQuestionOpen has the same limit."""
+QUESTIONS_LISTED = 10
+STRANDED_LOOKED_AT = 1000
+"""Pending tasks of each queue, in claim order."""
 QUEUES_LISTED = 500
 """Whoever may insert may invent queues: a list of them has an end."""
 UNSERVED_NAMED = 10
@@ -61,6 +67,8 @@ def worker_lines(rows: Iterable[Mapping[str, Any]]) -> list[WorkerLine]:
 class QueueLine:
     """A queue that has live tasks, is served or is paused. `workers`: the live workers that serve it.
 
+    `waiting`: for a person's answer; `asked_seconds`: the longest of them. `blocked`: for other tasks.
+
     Of more than QUEUES_LISTED queues, those with the fewest tasks, neither served nor paused, are one line with `queue` None;
     `queues` is how many they are."""
 
@@ -76,6 +84,9 @@ class QueueLine:
     paused_by: str | None
     paused_seconds: float | None
     queues: int = 1
+    waiting: int = 0
+    blocked: int = 0
+    asked_seconds: float | None = None
 
     @property
     def shown(self) -> str:
@@ -97,6 +108,18 @@ class AccountLine:
 
 
 @dataclass(frozen=True, slots=True)
+class StrandedLine:
+    """Tasks of a queue whose conversation is on `host`, where no live worker serves that queue: nobody can run them. `task_id`: one
+    of them. `waiting`: how many of the `tasks` still wait for an answer."""
+
+    queue: str
+    host: str
+    task_id: str
+    tasks: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
 class FinishedLine:
     """Tasks that ended within the window on one host with one status. Input tokens include cached ones."""
 
@@ -111,13 +134,15 @@ class FinishedLine:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """The whole snapshot. `finished` covers the last `window_seconds`."""
+    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest."""
 
     workers: list[WorkerLine]
     queues: list[QueueLine]
     accounts: list[AccountLine]
     finished: list[FinishedLine]
     window_seconds: float
+    questions: list[OpenQuestion] = field(default_factory=list)
+    stranded: list[StrandedLine] = field(default_factory=list)
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -141,6 +166,7 @@ class FleetStatus:
             *self._reported_by_workers(),
             *self._about_accounts(),
             *self._about_queues(),
+            *self._about_questions(),
             *self._about_results(),
         ]
 
@@ -239,6 +265,22 @@ class FleetStatus:
             )
         return findings
 
+    def _about_questions(self) -> list[Finding]:
+        findings = [
+            warn(
+                f"queue {s.queue}: {_many(s.tasks, 'task')} can run only on {s.host}, which has {_whose(s.tasks)} conversation, but"
+                f" no live worker there serves the queue: {s.task_id}{', ...' if s.tasks > 1 else ''}",
+                f"start a worker on {s.host}; or let the task begin a new conversation anywhere: turbo retry --anew {s.task_id}",
+            )
+            for s in self.stranded
+        ]
+        oldest = max((q.asked_seconds for q in self.queues if q.asked_seconds is not None), default=0.0)
+        if oldest > OLD_QUESTION_SECONDS:
+            findings.append(
+                warn(f"the oldest question has been open for {oldest / 3600:.0f} h", "answer it: turbo questions")
+            )
+        return findings
+
     def _about_results(self) -> list[Finding]:
         rate = self.success_rate
         failed = sum(f.tasks for f in self.finished if f.status == TaskState.FAILED)
@@ -250,6 +292,10 @@ class FleetStatus:
 
 def _who(workers: list[str]) -> str:
     return f"worker {workers[0]}" if len(workers) == 1 else f"{len(workers)} workers ({workers[0]}, …)"
+
+
+def _whose(count: int) -> str:
+    return "its" if count == 1 else "their"
 
 
 def _many(count: int, what: str) -> str:

@@ -27,7 +27,9 @@ class AmbiguousTask(LookupError):
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task with every column. Times are the database's; `output_data` and `input_data` are parsed JSON."""
+    """A task with every column. Times are the database's; `output_data`, `input_data` and `question` are parsed JSON.
+
+    `question` is what the task asks, or last asked, a person; `prefer_host` the only host that may run it (None: any)."""
 
     task_id: str
     task_type: str | None
@@ -54,6 +56,9 @@ class TaskRow:
     agent_session_id: str | None
     cancel_requested_at: datetime | None
     cancel_to: str | None
+    question: Any = None
+    answer: str | None = None
+    prefer_host: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -68,7 +73,8 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """A task in a list: `task_description` is truncated to 200 characters."""
+    """A task in a list: `task_description` and `question` are truncated to 200 characters. `question` and `asked_at`: what the task
+    asks a person, and since when; None unless it waits for the answer."""
 
     task_id: str
     status: str
@@ -86,6 +92,9 @@ class TaskLine:
     task_description: str
     cancel_requested_at: datetime | None = None
     cancel_to: str | None = None
+    prefer_host: str | None = None
+    question: str | None = None
+    asked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +121,9 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """The current status of a task. `seconds`: how long it has run, or has waited (negative: due in)."""
+    """The current status of a task. `seconds`: how long it has run, or has waited (negative: due in).
+
+    `question`, `kind` and `asked_at`: what it asks a person, truncated to 200 characters; None unless it waits for the answer."""
 
     task_id: str
     status: str
@@ -123,6 +134,10 @@ class TaskStatus:
     stopping: bool
     last_line: str | None
     seconds: float | None
+    question: str | None = None
+    kind: str | None = None
+    asked_at: datetime | None = None
+    prefer_host: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -154,7 +169,7 @@ class Changed:
 @dataclass(frozen=True, slots=True)
 class RunView:
     """A task's latest run. `line` is its last output while it runs, None without any; `log` is the path of its log on the
-    worker's host, once it has ended."""
+    worker's host, once it has ended. `question`, `kind` and `asked_at`: as in TaskStatus."""
 
     task_id: str
     status: str
@@ -166,6 +181,9 @@ class RunView:
     line: str | None
     input_tokens: int
     output_tokens: int
+    question: str | None = None
+    kind: str | None = None
+    asked_at: datetime | None = None
 
     @property
     def finished(self) -> bool:

@@ -43,7 +43,8 @@ class BadField(ValueError):
 class NewTask:
     """A task to insert; the columns of agent_tasks by their names. None: the column's default.
 
-    `input_data` is any JSON value, `timeout_seconds` at least 1, `max_retries` at least 0. Raises BadField.
+    `input_data` is any JSON value, `timeout_seconds` at least 1, `max_retries` at least 0. `hold`: the task waits
+    until a person releases it (status `waiting`). Raises BadField.
     """
 
     task_description: str
@@ -57,10 +58,11 @@ class NewTask:
     max_retries: int | None = None
     idempotency_key: str | None = None
     concurrency_key: str | None = None
+    hold: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("task_description", "task_id", "task_type", "queue", "idempotency_key", "concurrency_key"):
-            _text(name, getattr(self, name))
+            check_text(name, getattr(self, name))
         if self.task_description is None or not self.task_description.strip():
             raise BadField("task_description", "is empty: write what the agent should do")
         if self.task_id is not None and not self.task_id.strip():
@@ -75,6 +77,8 @@ class NewTask:
         for name in ("idempotency_key", "concurrency_key"):
             if len(getattr(self, name) or "") > KEY_MAX:
                 raise BadField(name, f"is longer than {KEY_MAX} characters: write a shorter key, or a hash of it")
+        if self.hold is not None and not isinstance(self.hold, bool):
+            raise BadField("hold", f"must be true or false, not {_kind(self.hold)}")
         self.input_json()
 
     def input_json(self) -> str | None:
@@ -120,7 +124,8 @@ def column_named(name: str) -> str:
     raise BadField(name[:60], what)
 
 
-def _text(name: str, value: object) -> None:
+def check_text(name: str, value: object) -> None:
+    """Raises BadField for what is no text, or what PostgreSQL cannot store."""
     if value is None:
         return
     if not isinstance(value, str):

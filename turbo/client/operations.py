@@ -19,15 +19,6 @@ import psycopg
 from psycopg.pq import Format, TransactionStatus
 
 from turbo import db
-from turbo.client.fleet_status import (
-    QUEUES_LISTED,
-    WINDOW_SECONDS,
-    AccountLine,
-    FinishedLine,
-    FleetStatus,
-    QueueLine,
-    worker_lines,
-)
 from turbo.client.models import (
     PREFIXES_SHOWN,
     Action,
@@ -44,6 +35,7 @@ from turbo.client.models import (
 from turbo.client.new_task import NewTask
 from turbo.db.values import read_bounded
 from turbo.runtime.backoff import Backoff
+from turbo.sql import Variant
 
 WAIT_FIRST_SECONDS = 0.05
 WAIT_LAST_SECONDS = 2.0
@@ -60,6 +52,7 @@ class Query:
 
     name: str
     parameters: Mapping[str, object] = field(default_factory=dict)
+    variant: Variant | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +125,8 @@ def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
 def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
     if not tasks:
         return []
-    rows = (yield Query("client/submit", columns(tasks))).rows
+    variant: Variant | None = "held" if any(task.hold for task in tasks) else None
+    rows = (yield Query("client/submit", columns(tasks), variant)).rows
     # The rows of INSERT … SELECT … ORDER BY return in that order; rows with a key are matched by it.
     unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
     created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
@@ -170,6 +164,7 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "max_retries": [t.max_retries for t in tasks],
         "idempotency_key": [t.idempotency_key for t in tasks],
         "concurrency_key": [t.concurrency_key for t in tasks],
+        "hold": [t.hold for t in tasks],
     }
 
 
@@ -222,7 +217,7 @@ def tasks(criteria: TaskFilter, limit: int | None) -> Steps[list[TaskLine]]:
 
 
 def change(verb: str, task_ids: str | Sequence[str]) -> Steps[list[Changed]]:
-    """`verb`: cancel or retry."""
+    """`verb`: cancel, retry or retry_anew."""
     rows = (yield Query(f"client/{verb}", {"task_id": listed(task_ids)})).rows
     return [Changed(**row) for row in rows]
 
@@ -328,7 +323,7 @@ def _patiently(
             return result
 
 
-# ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────────
+# ── queues and accounts ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def served(queue: str) -> Steps[tuple[bool, bool]]:
@@ -354,13 +349,3 @@ def resume_account(account: str) -> Steps[bool]:
 
 def account_used(account: str) -> Steps[bool]:
     return bool((yield Query("accounts/used", {"account": account})).rows[0]["used"])
-
-
-def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
-    return FleetStatus(
-        worker_lines((yield Query("status/workers")).rows),
-        [QueueLine(**row) for row in (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows],
-        [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
-        [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
-        window_seconds,
-    )

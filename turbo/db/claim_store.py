@@ -43,6 +43,21 @@ LOCKED_SECONDS = 5.0
 """Until the next look at an orphan whose row a person is editing."""
 
 
+EARLIER_RUNS = 100
+"""Runs of a task that asks whose use is carried along."""
+
+
+@dataclass(frozen=True, slots=True)
+class More:
+    """What tasks/more.sql says of one task: see `Task.answers` and `Task.earlier_runs`."""
+
+    answers: tuple[Answered, ...] = ()
+    earlier_runs: tuple[Mapping[str, object], ...] = ()
+
+
+NO_MORE = More()
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What one claim brought. `idle_now`: the new idle flag, None if it did not change. `races`: concurrency keys lost to
@@ -144,11 +159,11 @@ class ClaimStore(Store):
             found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
             races += lost
             before = len(tasks)
-            answers = await self._answers([row[0] for row in found if row[-2]])
+            more = await self._more([row[0] for row in found if row[-2] is not None])
             for row in found:
                 if row[0] is None:
                     continue
-                task = _task(row, queue, self._limits, answers.get(row[0], ()))
+                task = _task(row, queue, self._limits, more.get(row[0], NO_MORE))
                 tasks.append(task)
                 if task.heavy:
                     await asyncio.sleep(0)  # the next one may be as heavy
@@ -185,12 +200,16 @@ class ClaimStore(Store):
                 # a sibling took the same concurrency_key; its commit is visible to the next attempt
         return [], KEY_RACE_ATTEMPTS
 
-    async def _answers(self, task_ids: Sequence[str]) -> dict[str, tuple[Answered, ...]]:
-        """What claimed tasks have asked, by task id. Without it a claim is as good as lost: its rows are given back."""
+    async def _more(self, task_ids: Sequence[str]) -> dict[str, More]:
+        """What claimed tasks bring besides their text, by task id. Without it a claim is as good as lost: its rows are given
+        back."""
         if not task_ids:
             return {}
         found = await self._rows("tasks/more", {"task_id": list(task_ids)})
-        return {task_id: answered(question, answer, earlier) for task_id, question, answer, earlier in found}
+        return {
+            task_id: More(answered(question, answer, earlier), tuple((runs or ())[-EARLIER_RUNS:]))
+            for task_id, question, answer, earlier, runs in found
+        }
 
     async def _which(self, name: str, parameters: Mapping[str, object], aside: Sequence[str]) -> list[Ref]:
         found = await self._rows(name, {**parameters, "aside": list(aside)}, variant="which")
@@ -323,7 +342,7 @@ def _claim_order(task: Task) -> tuple[int, float]:
     return (-task.priority if task.priority is not None else 1 << 32, -task.waited_seconds)
 
 
-def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, answers: tuple[Answered, ...]) -> Task:
+def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> Task:
     (
         task_id,
         task_type,
@@ -338,7 +357,7 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, answers: tuple[
         key,
         session,
         waited,
-        _more,
+        _question,
         _idle_now,
     ) = row
     data: object = None
@@ -368,7 +387,8 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, answers: tuple[
         waited_seconds=max(0.0, waited),
         input_error=problem,
         heavy=raw is not None and len(raw) > HEAVY_CHARACTERS,
-        answers=answers,
+        answers=more.answers,
+        earlier_runs=more.earlier_runs,
     )
 
 

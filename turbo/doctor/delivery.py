@@ -14,6 +14,7 @@ import psycopg
 from psycopg import sql as compose
 
 from turbo import db
+from turbo.client.fleet_status import OLD_QUESTION_SECONDS, STRANDED_LOOKED_AT
 from turbo.db.channels import CROWDED, HEARD, QUESTION, worker_channel
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
@@ -31,6 +32,7 @@ def checks(session: Session) -> list[Check]:
         Check("notifications", lambda: _delivered(session), ("writable",)),
         Check("workers hear", lambda: _workers_hear(session), ("notifications", "schema")),
         Check("worker problems", lambda: _problems(session), ("schema",)),
+        Check("questions", lambda: _questions(session), ("schema",)),
     ]
 
 
@@ -87,6 +89,25 @@ def _problems(session: Session) -> Finding:
     (worker_id, first), more = reported[0], len(reported) - 1
     also = f"; {more} more: turbo status lists them" if more else ""
     return warn(f"worker {worker_id}: {first['what']}{also}", first["do"])
+
+
+def _questions(session: Session) -> Finding:
+    """What waits for a person; and what a person's answer cannot help, because only one host may go on with it, which is away."""
+    stranded = session.statement("status/stranded", {"most": STRANDED_LOOKED_AT})
+    if stranded:
+        first, tasks = stranded[0], sum(row["tasks"] for row in stranded)
+        return warn(
+            f"{tasks} task{'s' if tasks > 1 else ''} cannot run: only {first['host']} has the conversation of {first['task_id']},"
+            f" and no live worker there serves queue {first['queue']}",
+            f"start a worker on {first['host']}, or: turbo retry --anew {first['task_id']}",
+        )
+    row = session.rows("questions")[0]
+    if not row["waiting"]:
+        return ok("no task waits for a person")
+    waits = f"{row['waiting']} task{'s wait' if row['waiting'] > 1 else ' waits'} for a person"
+    if (oldest := row["oldest_seconds"] or 0.0) > OLD_QUESTION_SECONDS:
+        return warn(f"{waits}; the oldest question has been open for {oldest / 3600:.0f} h", "turbo questions")
+    return ok(f"{waits}: turbo questions")
 
 
 def _silent(session: Session, workers: list[SessionRow]) -> list[SessionRow]:

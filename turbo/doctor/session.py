@@ -62,8 +62,12 @@ class Session:
 
     def rows(self, name: str, parameters: Mapping[str, object] | None = None) -> list[SessionRow]:
         """`turbo/sql/doctor/<name>.sql`."""
+        return self.statement(f"doctor/{name}", parameters)
+
+    def statement(self, name: str, parameters: Mapping[str, object] | None = None) -> list[SessionRow]:
+        """`turbo/sql/<name>.sql`."""
         with self.deadline(), self.connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(statement(f"doctor/{name}"), parameters or {}).fetchall()
+            return cursor.execute(statement(name), parameters or {}).fetchall()
 
     @property
     def facts(self) -> SessionRow:

@@ -1,5 +1,6 @@
 """A claimed task, as executors and python handlers see it: a frozen value, never a row."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from turbo.domain.question import Answered
@@ -14,7 +15,8 @@ class Task:
     second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
     `input_error`: why `input_data` could not be read (nested too deep, a number too long, too much of it); such a task fails
     at once. `heavy`: `input_data` is so large that work on it takes a turn of the event loop. `answers`: what earlier runs of
-    the task have asked, in that order, with the answers.
+    the task have asked, in that order, with the answers. `earlier_runs`: what the runs of a task that asks have used so far, as
+    `output_data.earlier_runs` keeps it.
     """
 
     task_id: str
@@ -34,6 +36,7 @@ class Task:
     input_error: str | None = None
     heavy: bool = False
     answers: tuple[Answered, ...] = ()
+    earlier_runs: tuple[Mapping[str, object], ...] = ()
 
     @property
     def attempt(self) -> int:

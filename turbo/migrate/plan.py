@@ -4,6 +4,7 @@ The session is read-only and waits half a second at most. If a table is locked e
 shows the rest.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -13,8 +14,8 @@ from psycopg.rows import TupleRow
 from turbo.domain.finding import Finding, warn
 from turbo.domain.states import Level
 from turbo.migrate import blockers, history, ownership, session
-from turbo.migrate.adoption import adopt, backfill
-from turbo.migrate.adoption.finding import sorted_by_level
+from turbo.migrate.adoption import adopt, backfill, upgrade
+from turbo.migrate.adoption.finding import sorted_by_level, worded
 from turbo.migrate.adoption.judge import judge, judge_rows
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey, inspect_rows, survey, twice
 from turbo.migrate.files import Migration, read
@@ -56,7 +57,12 @@ class Plan:
 
     @property
     def refused(self) -> bool:
-        return any(finding.level is Level.REFUSE for finding in self.findings)
+        return bool(self.refusals)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """Why `migrate` would change nothing, each with the statement to run."""
+        return tuple(worded(finding) for finding in self.findings if finding.level is Level.REFUSE)
 
 
 def plan(dsn: str = "") -> Plan:
@@ -67,9 +73,12 @@ def plan(dsn: str = "") -> Plan:
         state = history.status(connection)
         pending = history.pending(connection, read())
         known = Plan(session.place(connection), state.version, state.latest, pending)
-        if not adopt.concerns(pending):
-            return _with_statements(known, None)
         try:
+            if upgrade.concerns(pending):
+                existing = survey(connection)
+                return _with_statements(known, None, tuple(upgrade.judge(existing)), widening=_widening(existing))
+            if not adopt.concerns(pending):
+                return _with_statements(known, None)
             existing = survey(connection)
             judged = judge(existing, twice(connection, adopt.keys_of_its_own(existing)))
             rows = inspect_rows(connection, existing.tasks)
@@ -97,16 +106,14 @@ def _with_statements(
     connection: Connection | None = None,
     judged: tuple[Finding, ...] = (),
     rows: Rows | None = None,
+    widening: Sequence[PlannedStatement] = (),
 ) -> Plan:
     statements: list[PlannedStatement] = []
     for file in known.pending:
+        if file.version == upgrade.BEFORE:
+            statements += widening
         if existing is not None and file.version == adopt.STEPS_BEFORE:
-            statements += [
-                PlannedStatement(
-                    "adoption", step.block.sql, step.in_transaction, lock_of(step.block, existing), step.why
-                )
-                for step in adopt.steps(existing)
-            ]
+            statements += _planned(adopt.steps(existing), existing)
         if existing is not None and existing.tasks is not None and file.version == adopt.BACKFILL_BEFORE:
             statements += _backfill(existing)
         for block in file.blocks:
@@ -125,6 +132,17 @@ def _with_statements(
         known.database, known.version, known.latest, known.pending, tables, rows,
         tuple(sorted_by_level(all_findings)), tuple(statements), blocking,
     )  # fmt: skip
+
+
+def _widening(existing: Survey) -> list[PlannedStatement]:
+    return _planned(upgrade.steps(existing), existing)
+
+
+def _planned(steps: Sequence[adopt.Step], existing: Survey) -> list[PlannedStatement]:
+    return [
+        PlannedStatement("adoption", step.block.sql, step.in_transaction, lock_of(step.block, existing), step.why)
+        for step in steps
+    ]
 
 
 def _backfill(existing: Survey) -> list[PlannedStatement]:

@@ -1,4 +1,4 @@
-"""`turbo migrate --roles`: four group roles without login, each with exactly the privileges it needs.
+"""`turbo migrate --roles`: five group roles without login, each with exactly the privileges it needs.
 
     missing? ──▶ created (needs CREATEROLE) ──▶ all grants in one transaction ──▶ notes about this database
 
@@ -22,7 +22,7 @@ from turbo.sql import source, statement
 
 Connection = psycopg.Connection[TupleRow]
 
-ROLES = ("turbo_submitter", "turbo_worker", "turbo_reader", "turbo_admin")
+ROLES = ("turbo_submitter", "turbo_worker", "turbo_reader", "turbo_approver", "turbo_admin")
 
 _NOTHING_GRANTED = ("01006", "01007")
 """SQLSTATEs of the warnings that a REVOKE or GRANT did less than requested."""
@@ -46,7 +46,7 @@ def roles_sql() -> str:
 
 
 def grant_roles(dsn: str = "", *, lock_timeout: float = 2.0) -> RolesReport:
-    """Create the missing ones of the four roles, and set their privileges in this database.
+    """Create the missing ones of the five roles, and set their privileges in this database.
 
     Raises MigrationError, with the statements to run, if the session lacks the privileges; nothing is granted then.
     """

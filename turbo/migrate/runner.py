@@ -13,7 +13,7 @@ recorded with its last transaction. After a kill at any point, the next run cont
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,7 +25,7 @@ from turbo import db
 from turbo.domain.states import Level
 from turbo.migrate import blockers as blocking
 from turbo.migrate import history, ownership, session
-from turbo.migrate.adoption import adopt, backfill, judge
+from turbo.migrate.adoption import adopt, backfill, judge, upgrade
 from turbo.migrate.adoption.finding import refusal, worded
 from turbo.migrate.adoption.survey import Survey, survey, twice
 from turbo.migrate.error import AGAIN, MigrationError
@@ -113,6 +113,8 @@ def migrate(
                     judge_owners(connection)
                     if adopt.concerns(pending):
                         runner.judge()
+                    elif upgrade.concerns(pending):
+                        runner.judge_upgrade()
                     runner.prepare()
                     for migration in pending:
                         done.append(runner.apply(migration))
@@ -159,10 +161,18 @@ class _Runner:
             if finding.level is Level.WARN:
                 self._report(f"note: {worded(finding)}")
 
+    def judge_upgrade(self) -> None:
+        """Raises MigrationError, before anything is changed, if turbo's agent_tasks cannot take the new states and columns."""
+        findings = upgrade.judge(self._survey())
+        if any(finding.level is Level.REFUSE for finding in findings):
+            raise MigrationError(refusal(findings))
+
     def apply(self, migration: Migration) -> Applied:
         started = time.monotonic()
         if migration.version == adopt.STEPS_BEFORE:
-            self._adopt()
+            self._take_steps(adopt.steps(self._survey()))
+        if migration.version == upgrade.BEFORE:
+            self._take_steps(upgrade.steps(self._survey()))
         if migration.version == adopt.BACKFILL_BEFORE:
             self._backfill()
         for block in migration.blocks:
@@ -172,8 +182,8 @@ class _Runner:
     def _survey(self) -> Survey:
         return self._attempts("adoption", None, lambda: survey(self._connection))
 
-    def _adopt(self) -> None:
-        for step in adopt.steps(self._survey()):
+    def _take_steps(self, steps: Sequence[adopt.Step]) -> None:
+        for step in steps:
             self._block("adoption", step.block, in_transaction=step.in_transaction)
 
     def _backfill(self) -> None:

@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from turbo.domain.states import TaskState, WorkerState
 
-LIVE_STATES = (TaskState.SCHEDULED, TaskState.PENDING, TaskState.RUNNING)
+LIVE_STATES = (TaskState.SCHEDULED, TaskState.PENDING, TaskState.BLOCKED, TaskState.RUNNING, TaskState.WAITING)
 OTHER = "other"
 
 
@@ -37,6 +37,8 @@ class FleetGauges(Collector):
         served = {str(f["label"]) for f in facts if f["what"] == "served"}
         counts: dict[tuple[str, str], float] = {(q, s.value): 0.0 for q in served for s in LIVE_STATES}
         ages: dict[str, float] = dict.fromkeys(served, 0.0)
+        open_for: dict[str, float] = dict.fromkeys(served, 0.0)
+        stuck: dict[str, float] = dict.fromkeys(served, 0.0)
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
         single = {"notify": 0.0, "transaction": 0.0}
         for f in facts:
@@ -47,15 +49,23 @@ class FleetGauges(Collector):
                 counts[key] = counts.get(key, 0.0) + value
             elif what == "oldest":
                 ages[queue] = max(ages.get(queue, 0.0), value)
+            elif what == "question":
+                open_for[queue] = max(open_for.get(queue, 0.0), value)
+            elif what == "stranded":
+                stuck[queue] = stuck.get(queue, 0.0) + value
             elif what == "workers":
                 states[str(f["state"])] = value
             elif what in single:
                 single[what] = value
-        tasks, oldest, workers, notify, transaction = families = _families()
+        tasks, oldest, question, stranded, workers, notify, transaction = families = _families()
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
         for queue, value in sorted(ages.items()):
             oldest.add_metric([queue], value)
+        for queue, value in sorted(open_for.items()):
+            question.add_metric([queue], value)
+        for queue, value in sorted(stuck.items()):
+            stranded.add_metric([queue], value)
         for state, value in states.items():
             workers.add_metric([state], value)
         notify.add_metric([], single["notify"])
@@ -71,6 +81,16 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
         GaugeMetricFamily(
             "turbo_queue_oldest_runnable_age_seconds",
             "How long the oldest runnable task has waited. Leader only.",
+            labels=["queue"],
+        ),
+        GaugeMetricFamily(
+            "turbo_oldest_question_age_seconds",
+            "How long the oldest question to a person has been open; holds do not count. Leader only.",
+            labels=["queue"],
+        ),
+        GaugeMetricFamily(
+            "turbo_stranded_tasks",
+            "Answered tasks that only one host may go on with, where no live worker serves their queue. Leader only.",
             labels=["queue"],
         ),
         GaugeMetricFamily("turbo_workers", "Workers of the fleet, by state. Leader only.", labels=["state"]),

@@ -16,6 +16,7 @@ A statement over many rows may have variants, for the time after the database re
 
     --if aside: and …     a condition that leaves out the tasks %(aside)s
     --if only: and …      a condition that takes none but the tasks %(only)s
+    --if held: …          for tasks that are inserted to wait for their release (client/submit)
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 
@@ -24,7 +25,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, LiteralString
 
-Variant = Literal["aside", "only", "which"]
+Variant = Literal["aside", "only", "which", "held"]
 
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|(?:\s|--[^\n]*)+")
 _END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")

@@ -343,7 +343,7 @@ class Runner:
         if "workspace" in outcome.extra:
             detail["workspace"] = outcome.extra["workspace"]
         asked = outcome.asked if outcome.kind is OutcomeKind.ASKED else None
-        if asked is not None and outcome.usage:  # the next run's output_data replaces this one's
+        if outcome.usage and (asked is not None or task.answers):  # each run's share, where several make one result
             detail["usage"] = [asdict(usage) for usage in outcome.usage]
         attempts = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         at_once = asked is not None or outcome.kind is OutcomeKind.SUCCEEDED
@@ -351,7 +351,7 @@ class Runner:
             task_id=task.task_id,
             fencing_token=task.fencing_token,
             outcome=outcome.kind.value,
-            output=self._output_data(outcome, seconds),
+            output=self._output_data(task, outcome, seconds),
             error=outcome.error,
             failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
             execution_ms=int(seconds * 1000),
@@ -371,7 +371,7 @@ class Runner:
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
         return sanitize_result(result) if foreign or outcome.usage else result
 
-    def _output_data(self, outcome: Outcome, seconds: float) -> dict[str, object]:
+    def _output_data(self, task: Task, outcome: Outcome, seconds: float) -> dict[str, object]:
         output: dict[str, object] = {
             "output": outcome.output,
             "execution_time": round(seconds, 6),
@@ -381,6 +381,8 @@ class Runner:
             output["truncated"] = True
         if outcome.usage:
             output["usage"] = [asdict(usage) for usage in outcome.usage]
+        if task.earlier_runs:
+            output["earlier_runs"] = [dict(earlier) for earlier in task.earlier_runs]
         if outcome.log:
             output["log"] = outcome.log
         output.update(outcome.extra)

@@ -19,6 +19,7 @@ KEYS = """\
  ?               these keys
  q               quit
 
+ Who waits for you: turbo questions, answer, approve, deny.
  Counts stop at 10000+. The list holds 500 tasks at most.
  From the shell: turbo status, tasks, logs -f, cancel, retry, pause."""
 

@@ -1,9 +1,10 @@
 """The live data of `turbo top`: what is queried how often, and the rates computed from it.
 
     every refresh      the tasks of the chosen view                                                    1 statement
-    every 2nd refresh  workers, queues, accounts, tasks ended in the last 20 s (first time: 10 min)     4 statements
+    every 2nd refresh  workers, queues, accounts, stranded tasks, tasks ended in the last 20 s          5 statements
+                       (first time: 10 min)
 
-At one refresh a second that is three statements a second. Each uses an index and is bounded: its cost does not grow with
+At one refresh a second that is four statements a second at most. Each uses an index and is bounded: its cost does not grow with
 the number of waiting or ended tasks (sql/top/). Rates are kept here, in spans of ten seconds of the database's clock.
 """
 
@@ -17,7 +18,15 @@ import psycopg
 
 from turbo import db
 from turbo.client.async_client import AsyncClient
-from turbo.client.fleet_status import QUEUES_LISTED, AccountLine, FleetStatus, QueueLine, worker_lines
+from turbo.client.fleet_status import (
+    QUEUES_LISTED,
+    STRANDED_LOOKED_AT,
+    AccountLine,
+    FleetStatus,
+    QueueLine,
+    StrandedLine,
+    worker_lines,
+)
 from turbo.client.operations import Disconnect, Query, Steps
 
 SHOWN = 500
@@ -131,6 +140,15 @@ class Frame:
         return sum(q.pending for q in self.status.queues)
 
     @property
+    def asking(self) -> int:
+        """Tasks that wait for a person."""
+        return sum(q.waiting for q in self.status.queues)
+
+    @property
+    def blocked(self) -> int:
+        return sum(q.blocked for q in self.status.queues)
+
+    @property
     def running(self) -> int:
         return sum(q.running for q in self.status.queues)
 
@@ -177,7 +195,8 @@ class Feed(AsyncClient):
         accounts = [AccountLine(**row) for row in (yield Query("status/accounts")).rows]
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
         self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)
-        self.frame.status = FleetStatus(workers, queues, accounts, [], 0.0)
+        stranded = [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows]
+        self.frame.status = FleetStatus(workers, queues, accounts, [], 0.0, [], stranded)
         self._rated = True
 
     def _tasks(self, view: View) -> Steps[None]:

@@ -58,6 +58,8 @@ QUEUES = (
     Column("PENDING", right=True),
     Column("RUNNING", right=True),
     Column("SCHEDULED", drop=2, right=True),
+    Column("WAITING", drop=2, right=True),
+    Column("BLOCKED", drop=4, right=True),
     Column("OLDEST", drop=1, right=True),
     Column("WORKERS", drop=3, right=True),
 )
@@ -104,7 +106,9 @@ def task_row(task: LiveTask, workers: Mapping[str, str]) -> ScreenRow:
             cells: tuple[str, ...] = (task.task_id, kind, queue, age, attempts, tokens, worker, line)
             if task.stopping:
                 cells = (*cells[:-1], f"(being stopped) {line}")
-        case TaskState.PENDING | TaskState.SCHEDULED:
+        case TaskState.WAITING if task.line:
+            cells = (task.task_id, state, age, queue, kind, attempts, f"asks: {line}")
+        case TaskState.PENDING | TaskState.SCHEDULED | TaskState.WAITING | TaskState.BLOCKED:
             cells = (task.task_id, state, age, queue, kind, attempts, line)
         case _:
             cells = (task.task_id, state, age, queue, kind, attempts, worker, line)
@@ -123,7 +127,8 @@ def queue_row(q: QueueLine) -> ScreenRow:
     return ScreenRow(
         q.shown,
         (
-            q.shown, state, count(q.pending), str(q.running), count(q.scheduled), timestamps.duration(q.oldest_seconds),
+            q.shown, state, count(q.pending), str(q.running), count(q.scheduled), count(q.waiting),
+            count(q.blocked), timestamps.duration(q.oldest_seconds),
             str(q.workers),
         ),
     )  # fmt: skip
@@ -142,8 +147,8 @@ def title(frame: Frame, matching: int, filtered: str) -> str:
     if frame.view is View.RUNNING:
         text, total = f"Running tasks: {frame.running}", frame.running
     elif frame.view is View.WAITING:
-        text, total = f"Waiting tasks: {count(frame.waiting)} pending", frame.waiting + scheduled
-        text += f", {count(scheduled)} scheduled" if scheduled else ""
+        text = f"Waiting tasks: {count(frame.waiting)} pending" + _others(frame, ", ")
+        total = frame.waiting + scheduled + frame.asking + frame.blocked
     else:
         text, total = f"Ended tasks: the newest {len(frame.tasks)}", len(frame.tasks)
     if filtered:
@@ -157,9 +162,17 @@ def summary(frame: Frame) -> Text:
     live = [w for w in status.workers if w.live]
     busy, slots = sum(w.running for w in live), sum(w.slots for w in live)
     hosts = len({w.host for w in live})
-    scheduled = sum(q.scheduled for q in status.queues)
     text = f"{many(len(live), 'worker')} on {many(hosts, 'host')} · {busy}/{slots} slots busy · {count(frame.waiting)} pending"
-    return Text(text + (f" · {count(scheduled)} scheduled" if scheduled else ""), no_wrap=True, overflow="ellipsis")
+    return Text(text + _others(frame, " · "), no_wrap=True, overflow="ellipsis")
+
+
+def _others(frame: Frame, gap: str) -> str:
+    """What rests beside the pending tasks: those that wait for a person, for their time, for other tasks."""
+    scheduled = sum(q.scheduled for q in frame.status.queues)
+    parts = [f"{count(frame.asking)} asking a person"] if frame.asking else []
+    parts += [f"{count(scheduled)} scheduled"] if scheduled else []
+    parts += [f"{count(frame.blocked)} blocked"] if frame.blocked else []
+    return "".join(f"{gap}{part}" for part in parts)
 
 
 def problem(frame: Frame) -> Text:

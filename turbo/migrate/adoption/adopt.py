@@ -8,7 +8,7 @@ everything it accepted before (docs/adr/0007). Each table is altered once, in a 
 table. The steps derive from the existing tables, so after a kill the next run makes only the remaining ones.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -18,7 +18,7 @@ from turbo.migrate.adoption import contract
 from turbo.migrate.adoption.contract import ExpectedColumn
 from turbo.migrate.adoption.finding import quoted
 from turbo.migrate.adoption.judge_columns import can_widen
-from turbo.migrate.adoption.survey import AdoptedTable, Survey, TableColumn
+from turbo.migrate.adoption.survey import AdoptedTable, CheckConstraint, Survey, TableColumn
 from turbo.migrate.files import Block, Migration
 
 MARK = (
@@ -96,25 +96,55 @@ def _tasks(survey: Survey, tasks: AdoptedTable) -> Iterator[Step]:
         default, numbered = _new_id(tasks, key)
         parts += default
         after = numbered + after
-    widened = [
-        c
-        for c in tasks.checks
-        if f"agent_tasks.{c.name}" in survey.refused and can_widen(survey, f"agent_tasks.{c.name}")
-    ]
+    widened = _widened(survey, tasks)
+    parts += _replacing(survey, widened)
+    parts += _storage(tasks, contract.TASKS_STORAGE)
+    if parts:
+        yield _catalog_only(tasks, parts, after + _to_validate(widened))
+    yield from _validation(survey, tasks, widened)
+
+
+def widening(survey: Survey) -> list[Step]:
+    """Only what makes the status of an agent_tasks that is turbo's already take the states in `survey.refused`, and an enum all."""
+    if survey.tasks is None:
+        return []
+    widened = _widened(survey, survey.tasks)
+    left = [*_enum_values(survey.tasks)]
+    if widened:
+        left.append(_catalog_only(survey.tasks, _replacing(survey, widened), _to_validate(widened)))
+    return [*left, *_validation(survey, survey.tasks, widened)]
+
+
+def _widened(survey: Survey, tasks: AdoptedTable) -> list[CheckConstraint]:
+    names = [name for name in survey.refused if can_widen(survey, name)]
+    return [check for check in tasks.checks if f"agent_tasks.{check.name}" in names]
+
+
+def _replacing(survey: Survey, widened: Sequence[CheckConstraint]) -> Iterator[str]:
     for check in widened:
         states = ", ".join(f"'{s}'" for s in survey.refused[f"agent_tasks.{check.name}"])
-        parts.append(f"drop constraint {quoted(check.name)}")
-        parts.append(
+        yield f"drop constraint {quoted(check.name)}"
+        yield (
             f"add constraint {quoted(check.name)} check (({check.expression}) or status in ({states}))"
             f"{' no inherit' if check.no_inherit else ''} not valid"
         )
-    to_validate = [*survey.unvalidated, *(check.name for check in widened if check.validated)]
-    for name in to_validate[len(survey.unvalidated) :]:
-        after += f"insert into public.turbo_meta (key, value) values ({_literal(UNVALIDATED + name)}, 'true') on conflict do nothing;\n"  # noqa: S608
-    parts += _storage(tasks, contract.TASKS_STORAGE)
-    if parts:
-        yield Step(Block(_alter(tasks, parts) + after, 1), True, "changes the catalog only: no row is read or written")
-    for name in to_validate:
+
+
+def _to_validate(widened: Sequence[CheckConstraint]) -> str:
+    keys = (_literal(UNVALIDATED + check.name) for check in widened if check.validated)
+    return "".join(
+        f"insert into public.turbo_meta (key, value) values ({key}, 'true') on conflict do nothing;\n"  # noqa: S608
+        for key in keys
+    )
+
+
+def _catalog_only(tasks: AdoptedTable, parts: Iterable[str], after: str) -> Step:
+    text = _alter(tasks, [*parts]) + after
+    return Step(Block(text, 1), True, "changes the catalog only: no row is read or written")
+
+
+def _validation(survey: Survey, tasks: AdoptedTable, widened: Sequence[CheckConstraint]) -> Iterator[Step]:
+    for name in (*survey.unvalidated, *(check.name for check in widened if check.validated)):
         text = (
             f"alter table public.agent_tasks validate constraint {quoted(name)};\n"
             f"delete from public.turbo_meta where key = {_literal(UNVALIDATED + name)};\n"

@@ -71,6 +71,12 @@ TASKS = (
 TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "infra_count", "turbo_rev"})
 """Columns of agent_tasks that only turbo uses. If one exists before turbo, the names clash."""
 
+RESERVED = ("question", "answer", "prefer_host")
+"""Columns of agent_tasks that migrations/0012_asking.sql adds. One that is there before it has another meaning."""
+
+TURBOS_MARK = "(turbo)"
+"""What the comment of a reserved column ends with once it is turbo's."""
+
 # turbo does not use its key, which only needs a default.
 ACTIONS = (
     ExpectedColumn("task_id", None, ID_TYPES),
@@ -105,7 +111,7 @@ RELATIONS = (
         "turbo_key_slots",
         "turbo_fence_seq",
     ),
-    *("agent_tasks_claim", "agent_tasks_scheduled", "agent_tasks_running", "agent_tasks_one_running_per_key"),
+    *("agent_tasks_claim", "agent_tasks_resting", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
     "agent_workers_idle",
 )
@@ -132,7 +138,10 @@ ROWS: tuple[tuple[str, dict[str, str]], ...] = (
     ("scheduled", _COMMON),
     ("scheduled", _COMMON | {"started_at": "now", "retry_count": "1", "error_message": "x", "execution_time_ms": "5"}),
     ("pending", _COMMON),
+    ("blocked", _COMMON),
     ("running", _STARTED),
+    ("waiting", _COMMON),
+    ("waiting", _COMMON | {"started_at": "now", "execution_time_ms": "5", "output_data": "{}"}),
     ("completed", _ENDED | {"output_data": "{}"}),
     ("failed", _ENDED | {"error_message": "x", "retry_count": "3", "failure_kind": "error"}),
     ("cancelled", _ENDED),
@@ -152,6 +161,10 @@ TRAIL_ROWS: tuple[dict[str, str], ...] = tuple(
         ("reasserted", "pending", "running"),
         ("late", "running", "failed"),
         ("edited", "pending", "cancelled"),
+        ("asked", "running", "waiting"),
+        ("answered", "waiting", "pending"),
+        ("unanswered", "waiting", "pending"),
+        ("reminded", "waiting", "waiting"),
     )
 )
 

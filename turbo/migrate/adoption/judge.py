@@ -6,7 +6,7 @@ from turbo.domain.finding import Finding, note, refuse, warn
 from turbo.domain.states import TaskState
 from turbo.migrate.adoption import contract
 from turbo.migrate.adoption.finding import quoted, sorted_by_level
-from turbo.migrate.adoption.judge_columns import judge_columns, judge_ids, judge_states
+from turbo.migrate.adoption.judge_columns import judge_columns, judge_ids, judge_reserved, judge_states
 from turbo.migrate.adoption.sequences import judge_sequences
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey
 
@@ -30,6 +30,7 @@ def judge(survey: Survey, twice: Sequence[str] = ()) -> list[Finding]:
             findings += _neighbours(table, quiet=survey.quiet)
             findings += judge_sequences(table.name, table.sequences)
     if survey.tasks is not None:
+        findings += judge_reserved(survey.tasks)
         findings += judge_ids(survey.tasks, survey.actions)
         findings += judge_states(survey)
     for column in twice:
@@ -61,6 +62,15 @@ def judge_rows(rows: Rows) -> list[Finding]:
                 "UPDATE public.agent_tasks SET run_after = <your column> WHERE status = 'scheduled';",
             )
         )
+    for state in (TaskState.WAITING, TaskState.BLOCKED):
+        if counted.get(state):
+            findings.append(
+                warn(
+                    f"{counted[state]} rows are '{state}' already. In turbo such a row waits for a person or for other tasks, and no "
+                    "worker runs it. Rows inserted as 'waiting' from now on are held until somebody answers yes, or sets them to "
+                    "'pending'",
+                )
+            )
     if counted.get("running"):
         findings.append(
             note(
@@ -88,7 +98,7 @@ def _restored_in_part(survey: Survey) -> Finding | None:
             have = survey.tasks.column(want.name)
             if have is None or have.kind not in want.kinds:
                 return None
-    known = {want.name for want in contract.TASKS}
+    known = {*(want.name for want in contract.TASKS), *contract.RESERVED}
     adopted = "true" if any(column.name not in known for column in survey.tasks.columns) else "false"
     return refuse(
         "agent_tasks is turbo's own table, but turbo_meta is missing: only some of turbo's tables were restored. Restore "

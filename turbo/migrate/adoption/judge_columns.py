@@ -95,6 +95,13 @@ def _clash(where: str, table: str, name: str, why: str) -> Finding:
     )
 
 
+def judge_reserved(tasks: AdoptedTable) -> Iterator[Finding]:
+    """Columns that a later migration adds, and that are there before it."""
+    for column in tasks.columns:
+        if column.name in contract.RESERVED and not column.comment.endswith(contract.TURBOS_MARK):
+            yield _clash("public.agent_tasks", "agent_tasks", column.name, "has another meaning in turbo")
+
+
 def judge_ids(tasks: AdoptedTable, actions: AdoptedTable | None) -> Iterator[Finding]:
     key = tasks.column("task_id")
     if key is None or tasks.kind != "r":

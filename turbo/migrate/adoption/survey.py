@@ -45,6 +45,7 @@ class TableColumn:
     enum: str | None
     labels: list[str]
     may_alter_type: bool
+    comment: str = ""
 
     @property
     def filled(self) -> bool:
@@ -161,7 +162,7 @@ def inspect_rows(connection: Connection, tasks: AdoptedTable | None) -> Rows | N
         with connection.transaction():
             connection.execute("select set_config('statement_timeout', %s, true)", (str(_ROWS_MILLISECONDS),))
             statuses = connection.execute(statement("migrate/survey_statuses")).fetchall()
-            known = {column.name for column in contract.TASKS}
+            known = {*(column.name for column in contract.TASKS), *contract.RESERVED}
             theirs = [c.name for c in tasks.columns if c.name not in known and c.kind in _TIMESTAMPS]
             put_off: list[tuple[Any, ...]] = []
             if theirs:

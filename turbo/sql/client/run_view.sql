@@ -2,7 +2,10 @@
 -- A line of progress counts only while its own claim is running. The token is positive while the run lasts.
 select t.task_id::text as task_id, t.status::text as status, abs(t.fencing_token) as fencing_token,
        t.assigned_worker_id as worker_id, w.host, t.output_data ->> 'log' as log, t.error_message,
-       p.text as line, coalesce(p.input_tokens, 0) as input_tokens, coalesce(p.output_tokens, 0) as output_tokens
+       p.text as line, coalesce(p.input_tokens, 0) as input_tokens, coalesce(p.output_tokens, 0) as output_tokens,
+       case when t.status = 'waiting' then left(t.question ->> 'text', 200) end as question,
+       case when t.status = 'waiting' then t.question ->> 'kind' end as kind,
+       case when t.status = 'waiting' then (t.question ->> 'asked_at')::timestamptz end as asked_at
   from public.agent_tasks t
   left join public.agent_workers w on w.worker_id = t.assigned_worker_id
   left join public.agent_progress p on p.task_id = t.task_id and p.fencing_token = t.fencing_token and t.status = 'running'

@@ -16,7 +16,7 @@ with batch as materialized (
    where d.ctid = any (array(
            select s.ctid from batch s
             -- one probe of the primary key per row, whatever the planner assumes about the table
-            where not coalesce((select t.status in ('pending', 'scheduled', 'running')
+            where not coalesce((select t.status in ('pending', 'scheduled', 'running', 'waiting', 'blocked')
                                   from public.agent_tasks t where t.task_id = s.task_id), false)))
   returning 1
 )

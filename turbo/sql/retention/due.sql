@@ -3,7 +3,7 @@
 -- Age counts from completed_at and from run_after, whichever is later. An adopted table's completed_at has no zone, but its
 -- history got run_after when it was adopted: none of it is deleted at once.
 -- A row that turbo never claimed (fencing_token is null) may belong to an old poller and stays. The exception is a waiting
--- task that a person cancelled, which the audit trail shows.
+-- or held task that a person cancelled or denied, which the audit trail shows.
 -- Ages are in seconds; null keeps tasks for ever.
 with batch as materialized (
   select t.task_id, t.completed_at, t.run_after, t.status::text as status, t.fencing_token,
@@ -28,7 +28,8 @@ select array(select s.task_id::text
                 and (s.fencing_token is not null
                      or s.status = 'cancelled'
                         and exists (select from public.agent_actions a
-                                     where a.task_id::text = s.task_id::text and a.action_type = 'edited' and a.to_status = 'cancelled'))
+                                     where a.task_id::text = s.task_id::text and a.action_type in ('edited', 'answered')
+                                       and a.to_status = 'cancelled'))
               order by s.task_id) as due,
        (select count(*) from batch) as looked_at,
        (select l.completed_at::text from last l) as after,

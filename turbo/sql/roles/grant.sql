@@ -2,20 +2,20 @@
 -- any other on turbo's tables. Running it again changes nothing. docs/security.md explains it; a test compares both with
 -- what a member of each role can really do.
 -- Nothing is granted to PUBLIC or with grant option, and no default privileges are set: a later table is closed to all
--- four roles until it is listed here.
+-- five roles until it is listed here.
 
 revoke all on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
   public.agent_accounts, public.agent_progress, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
-  from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
-revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
+  from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
 -- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
 do $$
 begin
   if not (select bool_and(has_schema_privilege(r, 'public', 'usage'))
-            from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_admin']) r) then
-    grant usage on schema public to turbo_submitter, turbo_worker, turbo_reader, turbo_admin;
+            from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_approver', 'turbo_admin']) r) then
+    grant usage on schema public to turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
   end if;
 end $$;
 
@@ -34,11 +34,11 @@ grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, l
 grant select (task_id, task_type, task_description, task_priority, input_data, status, output_data, error_message,
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
-              infra_count, turbo_rev)
+              infra_count, turbo_rev, question, answer, prefer_host)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
-              infra_count, turbo_rev)
+              infra_count, turbo_rev, question, answer, prefer_host)
   on public.agent_tasks to turbo_worker;
 grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, if configured
 grant select on table public.agent_actions to turbo_worker;
@@ -59,7 +59,8 @@ begin
     select f.name, r.role
       from (values ('public.turbo_take_key(text)'), ('public.turbo_stopped_status(text, timestamptz)'),
                    ('public.turbo_database_id()')) f(name)
-      cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_admin')) r(role)
+      cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
+                        ('turbo_admin')) r(role)
      where (r.role = 'turbo_worker' or f.name = 'public.turbo_database_id()')
        and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
   loop
@@ -73,14 +74,19 @@ grant select on table
   public.agent_accounts, public.agent_progress, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
--- turbo_admin submits, edits by hand, cancels, retries, deletes and pauses. It may not write what a claim relies on: token,
+-- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
+grant select on table public.agent_tasks, public.agent_actions to turbo_approver;
+grant update (answer) on public.agent_tasks to turbo_approver;
+
+-- turbo_admin submits, edits by hand, answers, cancels, retries, deletes and pauses. It may not write what a claim relies on: token,
 -- revision, requested status, worker. Nor may it write the audit trail, or TRUNCATE: no row trigger could protect a running
 -- task from that.
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
   on public.agent_tasks to turbo_admin;
 grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
-              max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id)
+              max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id,
+              answer, prefer_host)
   on public.agent_tasks to turbo_admin;
 grant delete on table public.agent_tasks to turbo_admin;
 grant insert, update, delete on table public.agent_queues, public.agent_accounts to turbo_admin;
@@ -93,14 +99,15 @@ declare
     'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
-    'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev'];
+    'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host'];
   other_columns text;
   used record;
 begin
   select string_agg(quote_ident(attname), ', ' order by attnum) into other_columns
     from pg_catalog.pg_attribute
    where attrelid = 'public.agent_tasks'::regclass and attnum > 0 and not attisdropped and attgenerated = ''
-     and attname <> all (turbo_columns);
+     and attname <> all (turbo_columns)
+     and coalesce(col_description(attrelid, attnum), '') not like '%(turbo)';    -- nobody's until it is listed
   if other_columns is not null then
     execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', other_columns);
     execute format('grant update (%s) on public.agent_tasks to turbo_admin', other_columns);

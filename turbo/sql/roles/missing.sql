@@ -1,5 +1,5 @@
--- Which of the four roles are missing in this cluster, and may this session create them?
-select array(select w.role from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_admin'])
+-- Which of the five roles are missing in this cluster, and may this session create them?
+select array(select w.role from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_approver', 'turbo_admin'])
                      with ordinality as w(role, n)
               where not exists (select from pg_catalog.pg_roles r where r.rolname = w.role)
               order by w.n) as missing,

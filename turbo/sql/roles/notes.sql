@@ -1,4 +1,4 @@
--- What else decides who may do what with turbo's tables in this database, beside turbo's four roles. One note per row.
+-- What else decides who may do what with turbo's tables in this database, beside turbo's five roles. One note per row.
 select format('PUBLIC may %s on %s, and so may every role that can connect (revoke all on %s from public)',
               string_agg(distinct x.privilege_type, ', '), c.oid::regclass, c.oid::regclass)
   from pg_catalog.pg_class c
@@ -21,4 +21,4 @@ select 'PUBLIC may CREATE in schema public (the default before PostgreSQL 15): r
 union all
 select format('%s is a superuser: grants do not limit it (alter role %s nosuperuser)', rolname, rolname)
   from pg_catalog.pg_roles
- where rolname in ('turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_admin') and rolsuper
+ where rolname in ('turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_approver', 'turbo_admin') and rolsuper

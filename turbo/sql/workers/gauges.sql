@@ -8,6 +8,31 @@ select 'tasks' as what, s.queue as label, t.status::text as state, count(*)::flo
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status in ('pending', 'scheduled', 'running') group by s.queue, t.status
 union all
+select 'tasks', s.queue, t.status::text, count(*)::float8           -- by agent_tasks_resting
+  from public.agent_tasks t left join served s on s.queue = t.queue
+ where t.status in ('waiting', 'blocked') group by s.queue, t.status
+union all
+-- A hold is no question: somebody wants the task to wait.
+select 'question', s.queue, null,
+       greatest(0, extract(epoch from clock_timestamp() - min((t.question ->> 'asked_at')::timestamptz)))::float8
+  from public.agent_tasks t left join served s on s.queue = t.queue
+ where t.status = 'waiting' and t.question ->> 'kind' <> 'hold' group by s.queue
+union all
+-- Answered, and only one host may go on with it, where no live worker serves its queue: among the first 1,000 of each queue.
+select 'stranded', n.queue, null, count(*)::float8
+  from (select distinct s.queue from served s) n
+ cross join lateral (select t.prefer_host
+                       from public.agent_tasks t
+                      where t.status = 'pending' and t.queue = n.queue
+                      order by t.task_priority desc nulls last, t.run_after
+                      limit 1000) p
+ where p.prefer_host is not null
+   and not exists (select from public.agent_workers w
+                    where w.host = p.prefer_host and n.queue = any (w.queues) and w.state in ('up', 'paused')
+                      and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
+                          and clock_timestamp() + make_interval(secs => w.lease_seconds))
+ group by n.queue
+union all
 select 'oldest', s.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where isfinite(t.run_after))))::float8
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status = 'pending' group by s.queue

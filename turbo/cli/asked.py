@@ -1,0 +1,112 @@
+"""How a question is shown: whole, with its options, and with the command that answers it.
+
+All of it was written by an agent, or by whoever inserted the task. What may be approved is never cut: a list shows first lines, and
+everything else shows the whole call.
+"""
+
+import json
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from turbo.cli import output
+from turbo.domain.question import QuestionKind, Single
+
+if TYPE_CHECKING:
+    from turbo.client.questions import OpenQuestion
+    from turbo.domain.question import Question
+
+FIELD_WIDTH = 17
+THEN = {
+    "proceed": "the task goes on without an answer",
+    "deny": "the call is denied",
+    "fail": "the task fails",
+}
+
+
+def fields(asked: "Question | OpenQuestion") -> dict[str, object]:
+    """Name and value, for `output.pairs`: no line of a value can pass for a name."""
+    if asked.kind == QuestionKind.HOLD:
+        return {"held": asked.text}
+    if asked.kind == QuestionKind.APPROVAL:
+        rest = dict(asked.input)
+        command = rest.pop("command", None) if isinstance(rest.get("command"), str) else None
+        return {
+            "asks": asked.text,
+            "tool": asked.tool or None,
+            "command": command,
+            "input": _input(rest) if rest else None,
+            "rule": asked.rule or None,
+        }
+    if len(asked.questions) <= 1:
+        options = _options(asked.questions[0]) if asked.questions else None
+        own = asked.questions[0].question if asked.questions else asked.text
+        return {
+            "asks": asked.text or own,
+            "question": own if own != asked.text and asked.text else None,
+            "options": options,
+        }
+    shown: dict[str, object] = {"asks": asked.text or None}
+    for number, single in enumerate(asked.questions, 1):
+        shown |= {f"question {number}": single.question, f"options {number}": _options(single)}
+    return shown
+
+
+def menu(single: Single) -> list[str]:
+    """A line for each option, with its number."""
+    return [
+        f"{number:>3}  {output.one_line(choice.label)}"
+        + (f": {output.one_line(choice.description)}" if choice.description else "")
+        for number, choice in enumerate(single.options, 1)
+    ]
+
+
+def commands(task_id: str, asked: "Question | OpenQuestion") -> str:
+    """What to type, one command a line."""
+    name = shlex.quote(task_id)
+    if asked.kind == QuestionKind.HOLD:
+        return f"turbo approve {name}\nturbo deny {name}"
+    if asked.kind == QuestionKind.APPROVAL:
+        return f"turbo approve {name}\nturbo deny {name} --because '...'"
+    if len(asked.questions) > 1:
+        form = json.dumps({single.question: "..." for single in asked.questions}, ensure_ascii=False)
+        return f"turbo answer {name}\nturbo answer {name} {shlex.quote(form)}"
+    return f"turbo answer {name}\nturbo answer {name} '...'"
+
+
+def command(task_id: str, kind: str | None) -> str:
+    """The one command to begin with."""
+    return f"turbo {'answer' if kind == QuestionKind.QUESTION else 'approve'} {shlex.quote(task_id)}"
+
+
+def text_of(asked: "OpenQuestion") -> str:
+    """The question as lines, for standard error: further lines of a value are indented."""
+    shown = {"task": asked.task_id, **fields(asked), "answer with": commands(asked.task_id, asked)}
+    return "\n".join(
+        f"{name:{FIELD_WIDTH}}{output.indented(str(value), FIELD_WIDTH)}"
+        for name, value in shown.items()
+        if value is not None
+    )
+
+
+def summary(asked: "OpenQuestion") -> str:
+    """On one line, for a list."""
+    more = f" (and {len(asked.questions) - 1} more)" if len(asked.questions) > 1 else ""
+    if asked.kind != QuestionKind.APPROVAL:
+        return f"{asked.first_line}{more}"
+    call = asked.input.get("command")
+    called = call if isinstance(call, str) else json.dumps(dict(asked.input), ensure_ascii=False) if asked.input else ""
+    return f"{asked.tool}: {called}" if asked.tool else asked.first_line
+
+
+def _options(single: Single) -> str | None:
+    head = ["several may be chosen:"] if single.multi and single.options else []
+    return "\n".join([*head, *(line.strip() for line in menu(single))]) or None
+
+
+def _input(values: dict[str, Any]) -> str:
+    """`name: value`, texts as they are; their further lines are indented, so that none can pass for a name."""
+    lines = []
+    for name, value in values.items():
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        lines.append(f"{output.one_line(name)}: " + text.replace("\r\n", "\n").replace("\n", "\n    "))
+    return "\n".join(lines)

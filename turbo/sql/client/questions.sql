@@ -1,0 +1,19 @@
+-- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_resting: costs
+-- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
+-- asked. text: part of the description or of the question.
+select t.task_id::text as task_id, t.queue, t.task_type, left(t.task_description, 200) as task_description, t.question,
+       q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, t.prefer_host as host,
+       greatest(0, extract(epoch from clock_timestamp() - q.asked_at))::float8 as age
+  from public.agent_tasks t
+ cross join lateral (select (t.question ->> 'asked_at')::timestamptz as asked_at) q
+ where t.status = 'waiting' and t.question is not null
+   and (%(task_ids)s::text[] is null or t.task_id = any (%(task_ids)s::text[]::public.turbo_task_id[]))
+   and (%(kinds)s::text[] is null or t.question ->> 'kind' = any (%(kinds)s::text[]))
+   and (%(queue)s::text is null or t.queue = %(queue)s::text)
+   and (%(task_type)s::text is null or t.task_type = %(task_type)s::text)
+   and (%(worker)s::text is null or position(%(worker)s::text in t.assigned_worker_id) > 0)
+   and (%(since)s::timestamptz is null or q.asked_at >= %(since)s::timestamptz)
+   and (%(text)s::text is null
+        or position(lower(%(text)s::text) in lower(t.task_description || coalesce(' ' || (t.question ->> 'text'), ''))) > 0)
+ order by q.asked_at, t.task_id
+ limit %(limit)s

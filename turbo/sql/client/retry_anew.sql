@@ -1,0 +1,9 @@
+-- Client.retry with `anew`: the same update that a person may type. Forgets the conversation, and the host that has it: the next run,
+-- on any host, begins a new one. A finished task runs again; one that waits or rests keeps its status. A running task is left out: its
+-- worker has the conversation.
+update public.agent_tasks t
+   set status = case when t.status in ('completed', 'failed', 'cancelled') then 'pending' else t.status::text end::public.turbo_status,
+       agent_session_id = null, prefer_host = null
+ where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[])
+   and t.status in ('pending', 'scheduled', 'blocked', 'waiting', 'completed', 'failed', 'cancelled')
+returning t.task_id::text as task_id, t.status::text as status

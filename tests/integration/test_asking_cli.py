@@ -303,3 +303,39 @@ def test_approver_sees_and_answers_with_nothing_more(shell: Shell) -> None:
         assert "answered by      " + role in as_approver("show", "a").out
     finally:
         sql(shell, f"drop owned by {role}; drop role {role}")
+
+
+def test_waiting_tasks_are_cancelled(shell: Shell) -> None:
+    ask(shell.dsn, "a")
+    ask(shell.dsn, "b", PUSH)
+    shell("submit", "x", "--id", "h", "--hold")
+    assert shell("cancel", "a").out == "a: cancelled\n"
+    assert shell("cancel", "--status", "waiting", "--yes").out == "cancelled 2\n"
+    assert [row(shell, name)[0] for name in ("a", "b", "h")] == ["cancelled"] * 3
+    shell("answer", "a", "SQLite").one_line(1, "task a does not wait for an answer: it is cancelled")
+
+
+def test_questions_that_the_text_repeats_are_shown_once(shell: Shell) -> None:
+    ask(shell.dsn, "a", question(DATABASE, PARTS, text="Which database?\nWhich parts?"))
+    out = shell("show", "a").out
+    assert "question 1       Which database?\n" in out
+    assert "options 2        several may be chosen:\n                 1  api\n" in out
+    assert out.split("audit trail")[0].count("Which database?") == 2, "as the question, and in the form of the answer"
+
+
+def test_command_to_approve_is_shown_once(shell: Shell) -> None:
+    ask(shell.dsn, "a", {**PUSH, "text": "May the agent run this command? git push origin main"})
+    head = shell("show", "a").out.split("audit trail")[0]
+    assert "asks             May the agent run this command?\n" in head
+    assert "command          git push origin main\n" in head
+    assert head.count("git push origin main") == 1
+
+
+def test_logs_follow_through_a_question(shell: Shell) -> None:
+    ask(shell.dsn, "t", ago=0)
+    call = shell.terminal("logs", "t", "-f", columns=150)
+    call.said("it waits for a person: Which database? (turbo answer t)")
+    sql(shell, "update agent_tasks set status = 'completed' where task_id = 't'")
+    assert call.ended().code == 0
+    once = shell("logs", "t")
+    assert "waits for a person" not in once.err

@@ -14,6 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.support import database
+from tests.support.open_questions import ask
 from tests.support.prefork import TURBO
 from tests.support.terminal import Terminal, terminal
 from tests.support.waiting import until
@@ -152,6 +153,23 @@ def test_keys_cancel_retry_and_follow_waiting_tasks(small: tuple[Bench, Terminal
     screen.keys("Escape")
     screen.hides("turbo top: keys")
     assert "cancel task" not in screen.screen()
+
+
+def test_waiting_tasks_show_what_they_ask(small: tuple[Bench, Terminal]) -> None:
+    bench, screen = small
+    ask(bench.dsn, "asks", ago=7500, queue="night")  # which no worker serves
+    ask(bench.dsn, "pinned", host="gone", queue="night")
+    bench.sql("insert into agent_tasks (task_id, task_description, status) values ('held', 'Deploy it', 'waiting')")
+    screen.shows("3 asking a person", "1 task can run only on gone")
+    screen.keys("v")
+    seen = screen.shows("Waiting tasks: 0 pending, 3 asking a person", "asks: Deploy it")
+    rows = [
+        words for line in seen.splitlines() if len(words := line.lstrip("▌ ").split()) > 3 and words[1] == "waiting"
+    ]
+    assert [words[0] for words in rows] == ["asks", "pinned", "held"]
+    assert (rows[0][2], rows[0][-3:]) == ("2h05m", ["asks:", "Which", "database?"])
+    screen.keys("3")
+    screen.shows("WAITING")
 
 
 def test_keys_pause_and_resume_a_queue_and_an_account(small: tuple[Bench, Terminal]) -> None:

@@ -1,5 +1,6 @@
 """Which calls wait for a person: what a rule may be, and which calls of which tools it holds."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -221,3 +222,12 @@ def test_the_parsers_are_loaded_for_shell_rules_only() -> None:
         [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["False", "True"]
+
+
+def test_every_rule_of_the_guide_is_understood() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "approval-rules.md").read_text()
+    table = page.partition("| rule | holds |")[2].partition("\n\n")[0]
+    rules = re.findall(r"`([^`]+)`", "\n".join(line.split("|")[1] for line in table.splitlines()[2:]))
+    assert len(rules) > 10
+    for rule in rules:
+        HeldCalls([rule])

@@ -31,7 +31,7 @@ def fields(asked: "Question | OpenQuestion") -> dict[str, object]:
         rest = dict(asked.input)
         command = rest.pop("command", None) if isinstance(rest.get("command"), str) else None
         return {
-            "asks": asked.text,
+            "asks": asked.text.removesuffix(command or "").strip() or asked.text,  # the command is shown below
             "tool": asked.tool or None,
             "command": command,
             "input": _input(rest) if rest else None,
@@ -45,7 +45,8 @@ def fields(asked: "Question | OpenQuestion") -> dict[str, object]:
             "question": own if own != asked.text and asked.text else None,
             "options": options,
         }
-    shown: dict[str, object] = {"asks": asked.text or None}
+    repeated = asked.text.split() == " ".join(single.question for single in asked.questions).split()
+    shown: dict[str, object] = {"asks": None if repeated else asked.text or None}
     for number, single in enumerate(asked.questions, 1):
         shown |= {f"question {number}": single.question, f"options {number}": _options(single)}
     return shown

@@ -77,8 +77,8 @@ def submit(
 
     Each line of a JSONL file is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or
     their short names (text, type, input, …). A line may also be a string: the text alone. The first line of a CSV file
-    names the columns; input.path sets a key of input_data. Options fill in what a line leaves out. Every line is checked
-    before the first task is inserted.
+    names the columns; input.path sets a key of input_data. With hold: true, a task waits for its release. Options fill in
+    what a line leaves out. Every line is checked before the first task is inserted.
     """
     from turbo.client.client import BadField
 

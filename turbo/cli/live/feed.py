@@ -20,7 +20,6 @@ from turbo import db
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import (
     QUEUES_LISTED,
-    STRANDED_LOOKED_AT,
     AccountLine,
     FleetStatus,
     QueueLine,
@@ -195,7 +194,7 @@ class Feed(AsyncClient):
         accounts = [AccountLine(**row) for row in (yield Query("status/accounts")).rows]
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
         self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)
-        stranded = [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows]
+        stranded = [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": WAITING_EACH})).rows]
         self.frame.status = FleetStatus(workers, queues, accounts, [], 0.0, [], stranded)
         self._rated = True
 
@@ -206,6 +205,7 @@ class Feed(AsyncClient):
             parameters |= {
                 "queues": names,
                 "each": max(WAITING_EACH, SHOWN // (len(names) or 1)),
+                "later": [q.queue for q in self.frame.status.queues if q.scheduled and q.queue is not None],
                 "limit": WAITING_EACH,
             }
         tasks = [LiveTask(**row) for row in (yield Query(f"top/{view}", parameters)).rows]

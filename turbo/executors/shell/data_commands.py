@@ -23,7 +23,7 @@ EVALUATING = names(
 """Builtins that set variables, or evaluate subscripts in their arguments."""
 
 OPTIONS: dict[str, re.Pattern[str]] = {
-    "hash": re.compile(r"-\w*p"),
+    "hash": re.compile(r"-\w*p|[^=]+="),
     "enable": re.compile(r"-\w*f"),
     "mapfile": re.compile(r"-\w*C"),
     "readarray": re.compile(r"-\w*C"),

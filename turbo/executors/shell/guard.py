@@ -167,18 +167,23 @@ class Examination:
         """Words from `start` on that an unknown program may run, or hand to a shell."""
         words = invocation.words
         self._work(len(words))
+        for document in invocation.documents:
+            self.maybe_text(document or "")
         for at in range(start, len(words)):
             word = words[at]
             name = _name(word)
             if name is not None and self._may_begin(name.lower()):
                 self._maybe_run(words[at:])
+            elif name is not None and self._may_begin(name.lower().lstrip("!:")):  # of an editor: :!git push
+                self._maybe_run([literal_word(name.lstrip("!:")), *words[at + 1 :]])
             if not word.parts or (word.parts == (word.parts[0],) and not isinstance(word.parts[0], str)):
                 continue
             text = word.as_text
             if ALIVE.search(text):
                 self.maybe_text(text)
-                for inside in {text.partition("=")[2], text.rpartition("=")[2]} - {text, ""}:
-                    self.maybe_text(inside)
+                for mark in "=:":
+                    for inside in {text.partition(mark)[2], text.rpartition(mark)[2]} - {text, ""}:
+                        self.maybe_text(inside)
 
     def _may_begin(self, name: str) -> bool:
         return self._open_heads or name in self._heads or name in HANDLERS or name.startswith("git-")

@@ -217,6 +217,10 @@ class Lexer(ABC):
             if self._peek() == "[":
                 raise Unreadable("a subscript that only some shells know")
             atoms.append(hole)
+        elif self._peek(3) == "$\\\n":
+            raise Unreadable("a line that goes on inside an expansion")
+        elif following and following in "=~^+:":
+            raise Unreadable("an expansion that only some shells know")
         else:
             self._at += 1
             atoms.append(Quoted("$"))
@@ -228,6 +232,8 @@ class Lexer(ABC):
         if self._at >= self._limit:
             raise Unreadable("a quote without its end")
         self._at += 1
+        if "\\'" in self._text[begin : self._at]:
+            raise Unreadable("a quote inside $'…', which plain shells end there")
         try:
             return ansi_c(self._text[begin : self._at - 1])
         except ValueError as error:

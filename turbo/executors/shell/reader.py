@@ -280,6 +280,8 @@ class Reader(Lexer):
             if empty is None:
                 raise Unreadable("a parenthesis inside a command")
             self._at = empty.end()
+        elif self._peek() not in ("{", "\n", "[", ""):
+            raise Unreadable("a function with an unusual body")
 
     def _test(self) -> None:
         """`[[ … ]]`, after its opening."""

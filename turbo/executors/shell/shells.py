@@ -38,13 +38,14 @@ def shell(examiner: Examiner, invocation: Invocation) -> None:
             at += option in ("-", "--")
             break
         if option.startswith("--"):
-            at += _long_option(option)
+            at += _long_option(words, at)
             continue
         text_follows |= "c" in option
         if "s" in option[1:] and not text_follows:
             break
         at += 2 if re.search(r"[oOT]", option[1:]) and option[0] in "-+" else 1
     if text_follows:
+        _check_dialect(invocation.name, words[at].literal if at < len(words) else None)
         _run_text(examiner, words[at] if at < len(words) else None)
     elif at < len(words) and not (words[at].literal or "x").startswith("-"):
         if not is_file(words[at]):
@@ -54,10 +55,13 @@ def shell(examiner: Examiner, invocation: Invocation) -> None:
         standard_input(examiner, invocation)
 
 
-def _long_option(option: str) -> int:
-    if option.startswith(("--rc", "--in")) and "=" not in option:
-        return 2
-    return 1
+def _long_option(words: Sequence[Word], at: int) -> int:
+    """How many words it takes."""
+    if not words[at].head.startswith(("--rc", "--in")):
+        return 1
+    if at + 1 < len(words) and not is_file(words[at + 1]):
+        raise Unreadable("a shell that reads its commands from somewhere else")
+    return 2
 
 
 def _run_text(examiner: Examiner, word: Word | None) -> None:
@@ -65,6 +69,12 @@ def _run_text(examiner: Examiner, word: Word | None) -> None:
     if text is None:
         raise Unreadable("a shell whose text only the shell knows")
     examiner.text(text)
+
+
+def _check_dialect(name: str, text: str | None) -> None:
+    """What is arithmetic or a test to bash and zsh is commands to a plain shell."""
+    if name not in ("bash", "zsh") and re.search(r"(?<!\$)\(\(|\[\[", text or ""):
+        raise Unreadable("(( or [[ in a shell that may not know it")
 
 
 def standard_input(examiner: Examiner, invocation: Invocation) -> None:
@@ -75,6 +85,7 @@ def standard_input(examiner: Examiner, invocation: Invocation) -> None:
     for document in invocation.documents:
         if document is None:
             raise Unreadable("a shell that reads its commands from its input")
+        _check_dialect(invocation.name, document)
         examiner.text(document)
 
 

@@ -38,13 +38,8 @@ def confirm(text: str, reading: Reading) -> None:
     if tree is None or tree.root_node.has_error:
         raise Unreadable("the shell's grammar does not know it")
     for node in nodes(tree):
-        if node.type in COMMANDS and _start(node) not in reading.starts:
+        if node.type in COMMANDS and node.start_byte not in reading.starts:
             raise Unreadable("a command that the reader has missed")
-
-
-def _start(node: tree_sitter.Node) -> int:
-    """Where the command's name begins, or an assignment before it."""
-    return node.start_byte
 
 
 def nodes(tree: tree_sitter.Tree) -> Iterator[tree_sitter.Node]:

@@ -16,7 +16,7 @@ COMMANDS = names(
 """The text is a command, to which words are added."""
 
 UNSEEN = re.compile(
-    r"GIT_CONFIG_(?:COUNT|PARAMETERS|KEY_\d+|VALUE_\d+)|BASH_FUNC_.*|SHELLOPTS|BASHOPTS|IFS|(?:GNU)?MAKEFLAGS|MFLAGS|PERL5OPT|RUBYOPT"
+    r"GIT_CONFIG_(?:COUNT|PARAMETERS|KEY_\d+|VALUE_\d+)|BASH_FUNC_.*|SHELLOPTS|BASHOPTS|IFS|BASH_ALIASES|BASH_CMDS|functions|aliases|galiases|saliases|commands|builtins|(?:GNU)?MAKEFLAGS|MFLAGS|PERL5OPT|RUBYOPT"
 )
 """The text changes what other text means."""
 

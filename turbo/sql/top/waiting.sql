@@ -1,6 +1,6 @@
 -- Top, while its view of waiting tasks is open: who waits for a person, and what it asks; the first tasks of each queue in claim order;
--- the next due ones; and those that wait for other tasks. Uses the claim index, that of due rows and agent_tasks_resting, no further
--- than the limits.
+-- the next due ones of the queues `later`; and those that wait for other tasks. Uses the claim index and agent_tasks_resting, no
+-- further than the limits.
 (select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.assigned_worker_id as worker_id,
         greatest(0, extract(epoch from clock_timestamp() - (t.question ->> 'asked_at')::timestamptz))::float8 as seconds,
         coalesce(left(t.question ->> 'text', 200), '') as line, left(t.task_description, 200) as description,
@@ -24,8 +24,11 @@ union all
 (select t.task_id::text, t.status::text, t.queue, t.task_type, t.assigned_worker_id,
         (extract(epoch from clock_timestamp()) - extract(epoch from t.run_after))::float8, '', left(t.task_description, 200), 0, 0,
         t.retry_count, t.max_retries, false
-   from public.agent_tasks t
-  where t.status = 'scheduled'
+   from unnest(%(later)s::text[]) q(queue)
+  cross join lateral (select * from public.agent_tasks w
+                       where w.status = 'scheduled' and w.queue = q.queue
+                       order by w.run_after
+                       limit %(limit)s) t
   order by t.run_after
   limit %(limit)s)
 union all

@@ -18,14 +18,14 @@ select 'question', s.queue, null,
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status = 'waiting' and t.question ->> 'kind' <> 'hold' group by s.queue
 union all
--- Answered, and only one host may go on with it, where no live worker serves its queue: among the first 1,000 of each queue.
+-- Answered, and only one host may go on with it, where no live worker serves its queue: among the first 200 of each queue.
 select 'stranded', n.queue, null, count(*)::float8
   from (select distinct s.queue from served s) n
  cross join lateral (select t.prefer_host
                        from public.agent_tasks t
                       where t.status = 'pending' and t.queue = n.queue
                       order by t.task_priority desc nulls last, t.run_after
-                      limit 1000) p
+                      limit 200) p
  where p.prefer_host is not null
    and not exists (select from public.agent_workers w
                     where w.host = p.prefer_host and n.queue = any (w.queues) and w.state in ('up', 'paused')

@@ -75,7 +75,9 @@ class Scripted:
 async def test_question_is_recorded_as_it_is_or_fails(dsn: str, tmp_path: Path) -> None:
     executor = Scripted()
     config = config_of(
-        tmp_path, executors={"x": {"kind": "command", "command": ["true"], "ask": {}}}, routes={"default": "scripted"}
+        tmp_path,
+        executors={"scripted": {"kind": "command", "command": ["true"], "ask": {}}},
+        routes={"default": "scripted"},
     )
     worker = Worker(config, dsn=dsn, executors={"scripted": executor})
     running = asyncio.create_task(worker.run())

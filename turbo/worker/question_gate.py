@@ -20,30 +20,30 @@ FIRST_SECONDS = 10.0
 
 
 class QuestionGate:
-    """Told by each heartbeat which older workers live. `queues`: those whose tasks may ask; none: nothing here asks."""
+    """Told by each heartbeat which older workers live. `executors`: those with `ask:`. `queues`: those whose tasks may ask;
+    none, if no executor has it."""
 
-    def __init__(self, problems: Problems, queues: tuple[str, ...]) -> None:
-        self.queues = queues
+    def __init__(self, problems: Problems, queues: tuple[str, ...], executors: frozenset[str]) -> None:
+        self.queues = queues if executors else ()
+        self._executors = executors
         self._problems = problems
         self._older: dict[str, str] = {}
         self._known = asyncio.Event()
-        if not queues:
-            self._known.set()
 
-    @property
-    def known(self) -> bool:
-        return self._known.is_set()
+    def must_wait(self, executor: str) -> bool:
+        """Whether a run of this executor has to wait for the first heartbeat."""
+        return executor in self._executors and not self._known.is_set()
 
-    async def wait(self) -> None:
-        """Until the first heartbeat, or FIRST_SECONDS."""
+    async def wait(self, seconds: float = FIRST_SECONDS) -> None:
+        """Until the first heartbeat, or `seconds`."""
         try:
-            async with asyncio.timeout(FIRST_SECONDS):
+            async with asyncio.timeout(seconds):
                 await self._known.wait()
         except TimeoutError:
             log.warning("no heartbeat was recorded yet, so this run may not ask")
 
     def may_ask(self, queue: str) -> bool:
-        return self.known and queue not in self._older
+        return queue not in self._older and self._known.is_set()
 
     def measured(self, older: Mapping[str, str]) -> None:
         """`older`: queue → the id of a live worker that serves it and is older."""

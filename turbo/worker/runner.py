@@ -236,7 +236,7 @@ class Runner:
             async with self._heavy:  # of several such runs, one in a turn of the event loop
                 await asyncio.sleep(0)
 
-        if not self._questions.known:
+        if self._questions.must_wait(run.executor):
             await self._questions.wait()
 
         def started(_pid: int) -> None:

@@ -146,7 +146,8 @@ def wire(
     leadership = Leadership()
     recovery_gate = RecoveryGate()
     wakeups = WakeUps(settings.queues, poll_seconds=settings.poll_seconds)
-    questions = QuestionGate(problems, _asking_queues(config))
+    asking = frozenset(name for name, section in config.executors.items() if section.ask is not None)
+    questions = QuestionGate(problems, tuple(settings.queues), asking)
     claiming, reconcile = asyncio.Lock(), asyncio.Event()
 
     # This host.
@@ -404,11 +405,6 @@ def _row(config: WorkerConfig, host: str, accounts: tuple[str, ...]) -> WorkerRo
         poll_seconds=settings.poll_seconds,
         schema=SCHEMA_VERSION,
     )
-
-
-def _asking_queues(config: WorkerConfig) -> tuple[str, ...]:
-    asks = any(section.ask is not None for section in config.executors.values())
-    return tuple(config.worker.queues) if asks else ()
 
 
 def _report_moves(problems: Problems, why: str | None) -> None:

@@ -32,6 +32,9 @@ WORKERS, SLOTS, RUN_SECONDS = 2, sized(2, 4), sized(0.5, 0.3)
 BACKLOG = 60
 LEASE_SECONDS = 4
 PROGRAM = """
+case "$TURBO_TASK_ID" in *7)  # asks, once
+  grep -q 'A<' || { printf '{"ask": {"text": "%s?"}}' "$TURBO_TASK_ID"; exit 76; };;
+esac
 printf '%s begin %s\\n' "$TURBO_TASK_ID" $$ >>"$1"; sleep "$2"; printf '%s end %s\\n' "$TURBO_TASK_ID" $$ >>"$1"
 printf '{"by": %s}' $$
 """
@@ -66,6 +69,7 @@ class Fleet:
             "kind": "command",
             "command": ["/bin/sh", str(program), str(self.bench.ledger), str(RUN_SECONDS)],
             "grace_seconds": 1,
+            "ask": {},
         }
         if self.git is not None:  # each run begins with a fetch
             clone = self.bench.path / f"clone{n}"
@@ -129,10 +133,16 @@ class Fleet:
         if db is not None:
             db.close()
 
+    def answer(self) -> None:
+        """A person who answers whatever is asked, as soon as the database lets him."""
+        while not self._stop.wait(0.1):
+            with contextlib.suppress(psycopg.Error), psycopg.connect(self.server.dsn, connect_timeout=2) as db:
+                db.execute("update agent_tasks set answer = 'A<' || task_id || '>' where status = 'waiting'")
+
     def drained(self, seconds: float = 60.0) -> None:
         """Feed no more, and wait until nothing is left to do."""
         self._fed.set()
-        left = "select count(*) from agent_tasks where status in ('pending', 'scheduled', 'running')"
+        left = "select count(*) from agent_tasks where status in ('pending', 'scheduled', 'running', 'waiting')"
         until(lambda: self.bench.sql(left) == [(0,)], seconds, f"drained; {self.bench.logs()[-6000:]}")
 
     def stop(self) -> None:
@@ -162,7 +172,11 @@ class Fleet:
         return len(self.accepted - done)
 
     def recorded_twice(self) -> int:
-        query = "select task_id from agent_actions where action_type = 'finished' and success group by 1 having count(*) > 1"
+        """A result, or an answer."""
+        query = (
+            "select task_id from agent_actions where action_type = 'finished' and success or action_type = 'answered'"
+            " group by task_id, action_type having count(*) > 1"
+        )
         return len(self.bench.sql(query))
 
     def ledger(self, what: str) -> Counter[str]:
@@ -191,7 +205,7 @@ def fleet(
         one.workers = [one.start(n) for n in range(WORKERS)]
         for worker in one.workers:
             worker.listening()
-        threads = [threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise)]
+        threads = [threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise, one.answer)]
         for thread in threads:
             thread.start()
         stack.callback(lambda: [thread.join(30) for thread in threads])

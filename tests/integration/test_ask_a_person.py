@@ -4,8 +4,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.markdown import blocks, printed_as
 from tests.support.prefork import TURBO
 from tests.support.requirements import require
@@ -17,7 +15,6 @@ NOT_RUN = ("claude", "roles")
 
 
 def test_page_works_as_written(bench: Bench, tmp_path: Path) -> None:
-    pytest.importorskip("turbo.config.asking")
     here = tmp_path / "reader"
     here.mkdir()
     environment = {"TURBO_DSN": bench.dsn, "PATH": f"{TURBO.parent}:/usr/local/bin:/usr/bin:/bin", "HOME": str(here)}

@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg.rows import dict_row
 
+from tests.support.asking import question
 from tests.support.configs import config_of
+from tests.support.rig import Rig, finished
 from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.question import AskPolicy, Question, QuestionKind, Then
 from turbo.domain.run import Run
+from turbo.host.spool import Spool
 from turbo.worker.worker import Worker
 
 
@@ -120,3 +124,25 @@ async def test_question_is_recorded_as_it_is_or_fails(dsn: str, tmp_path: Path) 
         assert (row["status"], row["failure_kind"], row["question"]) == ("failed", "error", None), task_id
         assert str(row["error_message"]).startswith(f"the run asks a person, but {why}"), task_id
     assert executor.may_ask == [True] * len(ENDS)
+
+
+async def test_worker_polls_at_the_deadline_of_its_question(dsn: str, tmp_path: Path) -> None:
+    """It is busy and woken by nothing: its next poll would be in an hour."""
+    async with Rig(dsn, recheck=False) as rig, await psycopg.AsyncConnection.connect(dsn, autocommit=True) as db:
+        await db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+        task, _ = await rig.claimed()
+        completer = rig.completer(Spool(tmp_path / "spool"))
+        completer.start(lambda name, error: pytest.fail(f"{name}: {error!r}"))
+        result = finished(
+            task, rig.worker_id, OutcomeKind.ASKED, question=question(), answer_within=0.3, agent_session_id=""
+        )
+        await completer.submit(result, durable=False)
+
+        async def expired() -> bool:
+            row = await (await db.execute("select question ->> 'expired' from agent_tasks")).fetchone()
+            return row == ("true",)
+
+        async with asyncio.timeout(10):
+            while not await expired():
+                await asyncio.sleep(0.02)
+        await completer.stop()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import database
 from tests.support.logins import login
-from tests.support.migrations import Background, open_transaction, query, turbo_migrate
+from tests.support.migrations import OLD_TABLE, Background, open_transaction, query, turbo_migrate
 from tests.support.odd_tables import ENUM, PREDECESSOR, UUIDS, OddTable
 from turbo.domain.states import TaskState
 from turbo.migrate import SCHEMA_VERSION, MigrationError, Patience, grant_roles, migrate, plan
@@ -229,3 +229,31 @@ def test_workers_and_admins_need_no_new_grants_by_hand(empty_dsn: str, to_before
         ("turbo_worker", "prefer_host", both),
         ("turbo_worker", "question", both),
     ]
+
+
+def test_program_of_the_deployment_keeps_its_blocked_rows(empty_dsn: str) -> None:
+    """On an adopted table, in rows that turbo never claimed: `blocked` may be its own word, and passes untouched."""
+    query(empty_dsn, OLD_TABLE)
+    query(
+        empty_dsn,
+        "insert into agent_tasks (task_id, task_description, status) values ('old', 'x', 'blocked'), ('ask', 'x', 'waiting')",
+    )
+    migrate(empty_dsn)
+    query(empty_dsn, "insert into agent_tasks (task_id, task_description, status) values ('new', 'x', 'blocked')")
+    for status in ("running", "blocked", "pending", "blocked", "completed"):
+        query(empty_dsn, f"update agent_tasks set status = '{status}' where task_id in ('old', 'new')")
+        assert query(empty_dsn, "select distinct status from agent_tasks where task_id in ('old', 'new')") == [
+            (status,)
+        ]
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="it was asked nothing"):
+        query(empty_dsn, "update agent_tasks set answer = 'yes' where task_id = 'ask'")
+    query(empty_dsn, "update agent_tasks set status = 'pending' where task_id = 'ask'")
+    assert query(empty_dsn, "select status, question, run_after <= now() from agent_tasks where task_id = 'ask'") == [
+        ("pending", None, True)
+    ]
+
+
+def test_plan_tells_of_rows_that_wait_already(empty_dsn: str) -> None:
+    query(empty_dsn, OLD_TABLE)
+    query(empty_dsn, "insert into agent_tasks (task_id, task_description, status) values ('ask', 'x', 'waiting')")
+    assert "1 rows are 'waiting' already" in turbo_migrate("--dsn", empty_dsn, "--plan").stdout

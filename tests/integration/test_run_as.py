@@ -3,6 +3,7 @@
 What the user gets and what it cannot reach; that its programs end with all their descendants, however their run ends.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from psycopg import conninfo
 
 from tests.support import messages_api, users
 from tests.support.claude import KEY, bash, the_cli
+from tests.support.claude_asking import calls, question
 from tests.support.configs import config_of
 from tests.support.messages_api import MessagesApi
 from tests.support.users import Cast, User
@@ -395,6 +397,7 @@ async def test_changed_run_as_touches_no_work(first: str, tmp_path: Path, monkey
 CLAUDE = """
 import asyncio, json, sys
 from pathlib import Path
+from turbo.domain.question import Answered, AskPolicy
 from turbo.domain.run import Run
 from turbo.domain.task import Task
 from turbo.executors.claude.executor import ClaudeExecutor
@@ -403,9 +406,12 @@ from turbo.process.journal import Journal
 
 async def main(here, user, cli, url):
     env = {"ANTHROPIC_BASE_URL": url, "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1", "DISABLE_TELEMETRY": "1"}
-    executor = ClaudeExecutor(
-        "claude", [cli], journal=Journal(here / "journal"), env=env, env_file=here / "claude.env", model="sonnet",
-        cli_max_retries=0, resume=True, allowed_tools=["Bash"], run_as=checked_identity(user),
+    executor, asking = (
+        ClaudeExecutor(
+            "claude", [cli], journal=Journal(here / "journal"), env=env, env_file=here / "claude.env", model="sonnet",
+            cli_max_retries=0, resume=True, allowed_tools=["Bash"], run_as=checked_identity(user), ask=ask,
+        )
+        for ask in (None, AskPolicy())
     )
     def run(**fields):
         task = Task(task_id="t", task_type="x", task_description="count the sheep", timeout_seconds=60.0, **fields)
@@ -414,8 +420,11 @@ async def main(here, user, cli, url):
     first = await executor.run(run())
     second = await executor.run(run(agent_session_id=first.session_id, retry_count=1))
     probe = await executor.probe()
+    third = await asking.run(run())
+    answer = Answered(third.asked.question, "Postgres")
+    fourth = await asking.run(run(agent_session_id=third.session_id, answers=(answer,)))
     print(json.dumps([first.kind, second.kind, second.output, second.session_id == first.session_id, probe.kind,
-                      bool(await executor.version()), await executor.auth_status()]))
+                      third.kind, fourth.output, bool(await executor.version()), await executor.auth_status()]))
 
 asyncio.run(main(Path(sys.argv[1]), *sys.argv[2:]))
 """
@@ -430,11 +439,15 @@ def test_claude_cli_works_and_resumes_as_the_user(cast: Cast) -> None:
             bash('echo "it is $(id -u) in $HOME"; printf "Graze on clo%s." ver >CLAUDE.md'),
             messages_api.error(418, "api_error", "x"),
             messages_api.text("seven"),
+            messages_api.text("ok"),
+            calls(question("Which database?")),
+            messages_api.text("eight"),
         )
         process = worker.popen([sys.executable, "-c", CLAUDE, str(worker.home), agents.name, str(cli), api.url], {})
         printed, _ = process.communicate(timeout=120)
     answers = printed.decode().splitlines()
-    assert answers[-1] == '["failed", "succeeded", "seven", true, "succeeded", true, true]', printed.decode()
+    ended = ["failed", "succeeded", "seven", True, "succeeded", "asked", "eight", True, True]
+    assert json.loads(answers[-1]) == ended, printed.decode()
     conversation = "".join(request.everything for request in api.requests)
     assert f"it is {agents.uid} in {agents.home}" in conversation
     assert "Graze on clover." in conversation, "the instructions are read, also where only the user can look"

@@ -239,8 +239,8 @@ MUTATIONS = (
     ),
     Mutation(
         "an answer is taken by a task that waits only",
-        "turbo_take_answer",
-        (("if old.status::text <> 'waiting' or old.question is null then", "if old.question is null then"),),
+        "turbo_judge_update",
+        (("if was is distinct from 'waiting' or old.question is null then", "if old.question is null then"),),
     ),
     Mutation(
         "a result keeps the question and its answer",

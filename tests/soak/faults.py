@@ -74,7 +74,7 @@ def edited(fleet: Fleet) -> bool:
     which = (
         "completed', 'failed', 'cancelled"
         if wish == "pending" and fleet.random.random() < 0.7
-        else "pending', 'running', 'scheduled"
+        else "pending', 'running', 'scheduled', 'waiting"
     )
     ids = fleet.bench.sql(f"select task_id from agent_tasks where status in ('{which}') order by random() limit 1")
     if not ids:

@@ -1,5 +1,5 @@
 """Four workers on two hosts' worth of state directories, a supervisor that starts again whatever ended, and a load with a
-ledger outside turbo: keys, priorities, tasks that fail once, tasks that fail always, light ones."""
+ledger outside turbo: keys, priorities, tasks that fail once, tasks that fail always, tasks that ask, light ones."""
 
 import contextlib
 import itertools
@@ -29,8 +29,14 @@ SLOTS = 3
 QUEUE = "default"
 LEASE_SECONDS = 5
 BACKLOG = 60
-PROGRAM = """printf '%s begin %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"; sleep "$2"; printf '%s end %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"
-printf '{"task": "%s"}' "$TURBO_TASK_ID"; test "$TURBO_ATTEMPT" -gt "$3"
+PROGRAM = """printf '%s begin %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"; sleep "$2"
+if [ "$4" -gt 0 ]; then
+  told=$(grep -o 'A<[^>]*>' | sort -u | tr '\\n' ' ')
+  number=$(printf '%s' "$told" | wc -w)
+  if [ "$number" -lt "$4" ]; then printf '{"ask": {"text": "%s.q%s"}}' "$TURBO_TASK_ID" "$((number))"; exit 76; fi
+fi
+printf '%s end %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"
+printf '{"task": "%s", "told": "%s"}' "$TURBO_TASK_ID" "${told% }"; test "$TURBO_ATTEMPT" -gt "$3"
 """
 
 
@@ -44,6 +50,7 @@ class Fleet:
     workers: list[WorkerProcess] = field(default_factory=list)
     stopped: set[int] = field(default_factory=set)  # pids that are frozen at the moment
     accepted: dict[str, int] = field(default_factory=dict)  # task → how many of its first tries fail
+    asking: dict[str, int] = field(default_factory=dict)  # task → how many questions it asks
     touched: set[str] = field(default_factory=set)  # by hand
     crashes: int = 0  # of the server: they forget claims that were not on disk
     restarts: int = 0
@@ -60,7 +67,8 @@ class Fleet:
         ):  # a shell reads it as it runs it: one that is written anew ends early, and with success
             program.write_text(PROGRAM)
         command = ["/bin/sh", str(program), str(self.bench.ledger), "{input[seconds]}", "{input[fails]}"]
-        config["executors"]["work"] = {"kind": "command", "command": command, "grace_seconds": 1}
+        command.append("{input[asks]}")
+        config["executors"]["work"] = {"kind": "command", "command": command, "grace_seconds": 1, "ask": {}}
         config["routes"]["default"] = "work"
         return config
 
@@ -84,8 +92,10 @@ class Fleet:
             task_id, kind = f"t{number}", dice.random()
             fails = 9 if kind < 0.03 else 1 if kind < 0.10 else 0
             key = f"k{dice.randrange(5)}" if dice.random() < 0.15 else None
-            data = f'{{"seconds": "{dice.choice((0, 0, 0.1, 0.3, 1.0))}", "fails": "{fails}"}}'
+            asks = dice.randrange(1, 4) if 0.1 <= kind < 0.25 else 0
+            data = f'{{"seconds": "{dice.choice((0, 0, 0.1, 0.3, 1.0))}", "fails": "{fails}", "asks": "{asks}"}}'
             values = [task_id, "echo" if fails == 0 and kind > 0.6 else "work", data, dice.randrange(10), key]
+            self.asking[task_id] = asks
             while not self._stop.is_set():
                 with contextlib.suppress(psycopg.Error):
                     waiting = self.bench.sql("select count(*) from agent_tasks where status = 'pending'")[0][0]
@@ -98,6 +108,22 @@ class Fleet:
                         self.accepted[task_id] = fails
                         break
                 self._stop.wait(0.05)
+
+    def answer(self) -> None:
+        """A person who answers what is asked, in random order, some of it twice: the second answer is refused."""
+        dice = random.Random(self.random.random())
+        query = (
+            "select task_id, question ->> 'text' from agent_tasks where status = 'waiting' order by random() limit 5"
+        )
+        while not self._stop.wait(0.1):
+            with contextlib.suppress(psycopg.OperationalError):
+                for task_id, text in self.bench.sql(query):
+                    for _ in range(dice.randrange(1, 3)):
+                        with contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState):
+                            update = (
+                                "update agent_tasks set answer = %s where task_id = %s and question ->> 'text' = %s"
+                            )
+                            self.bench.sql(f"{update} returning 1", f"A<{text}>", task_id, text)
 
     def open(self) -> int:
         """How many tasks are not over, those not inserted yet included; the whole number while the database is away."""
@@ -167,8 +193,12 @@ class Fleet:
         if row["task_type"] == "work" and not always_fails:
             if not ended:
                 yield f"{task_id} is completed, and its program never came to its end"
-            if (row["output_data"] or {}).get("output") != {"task": task_id}:
-                yield f"{task_id} has the output {row['output_data']}"
+            told = " ".join(f"A<{task_id}.q{n}>" for n in range(self.asking[task_id]))
+            if (row["output_data"] or {}).get("output") != {"task": task_id, "told": told}:
+                yield f"{task_id} has the output {row['output_data']}, and was to be told {told}"
+            given = Counter(e["detail"]["question"]["text"] for e in entries if e["action_type"] == "answered")
+            if given != Counter(f"{task_id}.q{n}" for n in range(self.asking[task_id])):
+                yield f"{task_id} was answered {given}"
         if row["retry_count"] > row["max_retries"]:
             yield f"{task_id} has {row['retry_count']} retries"
 
@@ -195,7 +225,7 @@ def fleet(path: Path, tasks: int, seed: int) -> Iterator[Fleet]:
         one.workers = [one.start(n) for n in range(len(HOSTS))]
         for worker in one.workers:
             worker.listening()
-        threads = [threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise)]
+        threads = [threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise, one.answer)]
         for thread in threads:
             thread.start()
         stack.callback(lambda: [thread.join(30) for thread in threads])

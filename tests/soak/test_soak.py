@@ -11,3 +11,4 @@ def test_random_faults_lose_nothing_and_repeat_nothing(tmp_path):
     assert not report.complaints, str(report)
     assert sum(report.bites.values()) >= 20, "the faults bit"
     assert {"killed", "session ended", "answer lost"} <= set(report.bites)
+    assert report.actions["answered"] >= 10

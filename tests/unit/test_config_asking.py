@@ -11,6 +11,8 @@ from turbo.cli.main import _build
 from turbo.config.loader import ConfigError
 from turbo.config.worker import WorkerConfig, load_worker_config
 from turbo.domain.question import AskPolicy, Then
+from turbo.executors.registry import build_executors
+from turbo.process.journal import Journal
 
 COMMAND = {"kind": "command", "command": ["true"]}
 PYTHON = {"kind": "python", "handler": "turbo.testing:noop"}
@@ -93,10 +95,27 @@ def test_approve_is_refused_where_no_call_can_be_held(executor: dict[str, object
     ],
     ids=["key", "flag", "flag with ="],
 )
-def test_ask_is_refused_in_a_mode_that_asks_nobody(executor: dict[str, object], tmp_path: Path) -> None:
-    (line,) = refused(tmp_path, {}, **executor)
-    assert line.startswith("executors.x.ask: executor x has permission_mode dontAsk, in which nobody is asked")
-    assert policy(None, **executor) is None
+def test_approve_is_refused_in_a_mode_that_refuses_all(executor: dict[str, object], tmp_path: Path) -> None:
+    (line,) = refused(tmp_path, {"approve": ["Bash"]}, **executor)
+    assert line.startswith("executors.x.ask.approve: executor x has permission_mode dontAsk, which refuses")
+    assert policy({}, **executor) == AskPolicy()
+
+
+@pytest.mark.parametrize("rule", ["Bash(", "bash(git push)", "Shell(x)"])
+def test_config_check_refuses_a_rule_that_is_none(rule: str, tmp_path: Path) -> None:
+    file = tmp_path / "worker.yaml"
+    rules = ["Bash(git push *)", rule]
+    file.write_text(yaml.safe_dump({"executors": {"agent": {"kind": "claude", "ask": {"approve": rules}}}}))
+    done = CliRunner().invoke(_build(["config"]), ["config", "check", str(file)])
+    assert isinstance(done.exception, ConfigError)
+    assert str(done.exception).startswith(f"executors.agent: the rule {rule!r} is not understood")
+    file.write_text(yaml.safe_dump({"executors": {"agent": {"kind": "claude", "ask": {"approve": rules[:1]}}}}))
+    assert CliRunner().invoke(_build(["config"]), ["config", "check", str(file)]).exit_code == 0
+    with pytest.raises(ConfigError, match="is not understood"):
+        build_executors(
+            config_of(tmp_path, executors={"agent": {"kind": "claude", "ask": {"approve": rules}}}, routes={}),
+            Journal(tmp_path / "journal"),
+        )
 
 
 def test_config_check_names_the_executor_that_cannot_hold(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def check(
     """
     from turbo.config.worker import ClaudeSection, load_worker_config
     from turbo.executors.claude.notes import notes
-    from turbo.executors.registry import user_problems
+    from turbo.executors.registry import asking_problems, user_problems
     from turbo.observability.endpoint import CLOSE_IT, exposed
 
     if _kind(file) is Kind.FLEET:
@@ -57,6 +57,7 @@ def check(
     for name, section in config.executors.items():
         for finding in notes(name, section) if isinstance(section, ClaudeSection) else ():
             output.notice(f"{file}: {finding.what}; {finding.do}")
+    asking_problems(config)
     for note in user_problems(config):
         output.notice(note)
     queues = ", ".join(config.worker.queues)

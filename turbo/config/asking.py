@@ -63,14 +63,15 @@ def without_approvals(at: str, name: str, kind: str, section: AskSection | None)
 def with_permission_mode(
     at: str, name: str, section: AskSection | None, mode: str | None, command: Sequence[str]
 ) -> Iterator[Finding]:
-    """For the Claude CLI. `command` may name the mode, too."""
-    if section is None:
+    """For the Claude CLI, which refuses in the mode dontAsk what a person has approved. `command` may name the mode, too."""
+    if section is None or not section.approve:
         return
     flags = [b if a == "--permission-mode" else a.removeprefix("--permission-mode=") for a, b in _with_next(command)]
     if mode == "dontAsk" or "dontAsk" in flags:
         yield fail(
-            f"executor {name} has permission_mode dontAsk, in which nobody is asked; remove ask, or choose another mode",
-            subject=f"{at}.ask",
+            f"executor {name} has permission_mode dontAsk, which refuses what a person has approved; choose another mode: turbo "
+            "refuses every call that is neither allowed nor approved",
+            subject=f"{at}.ask.approve",
         )
 
 

@@ -159,7 +159,7 @@ class ClaimStore(Store):
             found, lost = await self._claim({**parameters, **may, **_ids(variant, ids)}, variant)
             races += lost
             before = len(tasks)
-            more = await self._more([row[0] for row in found if row[-2]])
+            more = await self._more([row[0] for row in found if row[-2] is not None])
             for row in found:
                 if row[0] is None:
                     continue
@@ -357,7 +357,7 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> 
         key,
         session,
         waited,
-        _more,
+        _question,
         _idle_now,
     ) = row
     data: object = None

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, ExecutorSection, Program, WorkerConfig
+from turbo.domain.question import AskPolicy
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
 from turbo.process.environment import EnvFile
@@ -11,6 +13,9 @@ from turbo.process.identity import Identity, IdentityRefused, checked_identity, 
 from turbo.process.journal import Journal
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
+
+if TYPE_CHECKING:
+    from turbo.executors.claude.asking import HoldsCalls
 
 
 def build_executors(
@@ -85,6 +90,23 @@ def user_problems(config: WorkerConfig) -> list[str]:
     if refused:
         raise ConfigError("\n".join(refused))
     return doubtful
+
+
+def asking_problems(config: WorkerConfig) -> None:
+    """Raises ConfigError for an `ask:` that its executor could not keep."""
+    refused = []
+    for name, section in config.executors.items():
+        if not isinstance(section, ClaudeSection) or section.ask is None:
+            continue
+        from turbo.executors.claude.flags import check_asking
+
+        try:
+            policy = section.ask.policy
+            check_asking(name, section.command, policy, section.permission_mode, _held(policy))
+        except ValueError as error:
+            refused.append(f"executors.{name}: {error}")
+    if refused:
+        raise ConfigError("\n".join(refused))
 
 
 def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
@@ -204,6 +226,8 @@ def _build(
             grace_seconds=section.grace_seconds,
             cli_max_retries=section.cli_max_retries,
             run_as=run_as,
+            ask=ask,
+            held=_held(ask),
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor
@@ -246,6 +270,15 @@ def _build(
     from turbo.executors.python import PythonExecutor
 
     return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=section.account, ask=ask)
+
+
+def _held(ask: AskPolicy | None) -> "HoldsCalls | None":
+    """The calls that wait for a person's approval. Raises ValueError for a rule that cannot be kept."""
+    if ask is None or not ask.approve:
+        return None
+    from turbo.executors.held_calls import HeldCalls
+
+    return HeldCalls(ask.approve)
 
 
 def _path(text: str | None) -> Path | None:

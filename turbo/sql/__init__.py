@@ -3,6 +3,7 @@
     tasks/      claim to finish, run by workers          client/   what a user reads and changes
     workers/    a worker's own row, beats, leadership    status/, top/      `turbo status`, `turbo top`
     accounts/   the breakers of accounts                 doctor/            `turbo doctor`
+    questions/  reminders, written by the leader
     retention/  what the leader deletes                  migrate/, roles/   `turbo migrate`
 
 Each file opens with a comment: its caller, the faults it must survive, and its cost. Every name is qualified with

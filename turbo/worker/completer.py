@@ -258,6 +258,8 @@ class Completer(LoopService):
         """Count what became of the task, and wake the claimer for its next attempt."""
         if answer.becomes is TaskState.FAILED and result.outcome == OutcomeKind.INFRASTRUCTURE:
             self._metrics.poisoned.inc()
+        if answer.becomes is TaskState.WAITING and result.answer_within is not None:
+            self._wakeups.due_in(result.answer_within)  # a poll takes it out of `waiting` then
         if answer.verdict is not Verdict.RECORDED or answer.becomes not in (TaskState.SCHEDULED, TaskState.PENDING):
             return
         if result.outcome not in (OutcomeKind.CANCELLED, OutcomeKind.ASKED):

@@ -240,7 +240,8 @@ class Client:
     def wait(self, task_id: str, timeout: float | None = None) -> TaskRow:
         """Wait until the task is finished, however it ends. Raises TimeoutError after `timeout` seconds, UnknownTask.
 
-        Waits through an outage of the database. Your own connection must be in autocommit mode and outside a transaction, because
+        A task that asks a person is not finished: `wait` goes on until it has been answered and has ended. It waits through an
+        outage of the database. Your own connection must be in autocommit mode and outside a transaction, because
         a task is claimed only after its commit; else RuntimeError.
         """
         for _ in self.follow(task_id, timeout):
@@ -252,9 +253,9 @@ class Client:
     ) -> Iterator[list[TaskStatus]]:
         """Poll until all are finished. Yields the status of those that were unfinished at the previous poll.
 
-        Waits through an outage of the database, unless the connection is the caller's: calls `away(error)` when the outage
-        starts and `away(None)` when it ends. Raises TimeoutError after `timeout` seconds, UnknownTask for a deleted task,
-        and RuntimeError as `wait` does.
+        A status says what a task asks a person, if it does. Waits through an outage of the database, unless the connection is
+        the caller's: calls `away(error)` when the outage starts and `away(None)` when it ends. Raises TimeoutError after
+        `timeout` seconds, UnknownTask for a deleted task, and RuntimeError as `wait` does.
         """
         self._check_may_wait()
         return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))

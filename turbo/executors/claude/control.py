@@ -32,7 +32,7 @@ from turbo.executors.claude.asking import (
     ToolCall,
 )
 from turbo.executors.claude.stream import parsed
-from turbo.process.stdin import OpenStdin
+from turbo.process.stdin import MOST_UNREAD, OpenStdin
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Channel:
     cannot be relied on for that gets no prompt: `unfit` says why, and `enough` is set. `requests` counts those of the CLI."""
 
     def __init__(self, desk: Desk, prompt: str, *, resumed: bool, holds: bool) -> None:
-        self.stdin = OpenStdin()
+        self.stdin = OpenStdin(MOST_UNREAD + 6 * len(prompt.encode("utf-8", "replace")))
         self.desk = desk
         self.enough = asyncio.Event()
         self.unfit: str | None = None

@@ -89,3 +89,10 @@ async def test_executor_that_asks_nothing_counts_what_it_denies(bench: Bench) ->
     told = await bench.do(bench.executor(ask=AskPolicy(questions=False)))
     assert (told.output, told.extra["questions_denied"]) == ("chose one", 1)
     assert "Nobody can be asked in this run" in results(bench)
+
+    run = bench.run()
+    run.may_ask = False
+    bench.api.answer(calls(question("Which database?")), messages_api.text("chose one"))
+    off = await bench.executor(ask=ASKS).run(run)
+    assert (off.output, off.extra["questions_denied"]) == ("chose one", 1)
+    assert PREAMBLE in bench.api.requests[-2].prompt

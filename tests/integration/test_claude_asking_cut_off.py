@@ -71,6 +71,17 @@ async def test_without_the_gate_a_late_hook_lets_it_through(bench: Bench) -> Non
     assert pushes(bench) == 1
 
 
+@pytest.mark.parametrize("own", [[], ["--settings", "{}"]])
+async def test_denial_outlives_the_rule_and_ask_itself(bench: Bench, own: list[str]) -> None:
+    bench.api.answer(calls(shell(PUSH)), messages_api.text("went on"))
+    first = await bench.do(bench.executor(**approving()))
+    without = bench.executor(allowed_tools=["Bash"], command=[*between(bench, "late"), *own])
+    second = await bench.do(without, **answered(first, "no, not today"))
+    assert (second.output, pushes(bench)) == ("went on", 0)
+    assert "not today" in bench.api.requests[-1].everything
+    assert (second.session_id == first.session_id) == (not own)
+
+
 async def test_late_hook_hands_over_approvals_and_answers(bench: Bench) -> None:
     bench.api.answer(calls(shell(PUSH)), calls(question("Which database?")), messages_api.text("done"))
     executor = bench.executor(**approving(command=between(bench, "late")))

@@ -32,7 +32,7 @@ from turbo.executors.claude.asking import (
     ToolCall,
 )
 from turbo.executors.claude.stream import parsed
-from turbo.process.stdin import OpenStdin
+from turbo.process.stdin import MOST_UNREAD, OpenStdin
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Channel:
     cannot be relied on for that gets no prompt: `unfit` says why, and `enough` is set. `requests` counts those of the CLI."""
 
     def __init__(self, desk: Desk, prompt: str, *, resumed: bool, holds: bool) -> None:
-        self.stdin = OpenStdin()
+        self.stdin = OpenStdin(MOST_UNREAD + 6 * len(prompt.encode("utf-8", "replace")))
         self.desk = desk
         self.enough = asyncio.Event()
         self.unfit: str | None = None
@@ -83,9 +83,10 @@ class Channel:
         self._waiting: asyncio.TimerHandle | None = None
 
     def opening(self) -> bytes:
-        """The first line for the CLI, which has ANSWER_SECONDS to answer it."""
-        late = f"it has not answered turbo's first request within {ANSWER_SECONDS:g} s"
-        self._waiting = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._cannot, late)
+        """The first line for the CLI, which has ANSWER_SECONDS to answer it, unless it is busy with an earlier session."""
+        if not self._resumed:
+            late = f"it has not answered turbo's first request within {ANSWER_SECONDS:g} s"
+            self._waiting = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._cannot, late)
         # Which calls are held is decided here: a rule for one tool may hold calls of others.
         matcher = "*" if self._holds else "|".join((QUESTION_TOOL, *PLAN_TOOLS))
         hook = {"matcher": matcher, "hookCallbackIds": ["turbo"], "timeout": HOOK_SECONDS, "onFailure": "block"}

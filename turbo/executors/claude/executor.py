@@ -27,7 +27,7 @@ from turbo.executors.claude import verdict
 from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.control import Channel
-from turbo.executors.claude.flags import Flags, check_asking
+from turbo.executors.claude.flags import Flags, check_asking, flags_of
 from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
 from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE, resume_prompt, task_prompt
@@ -126,6 +126,7 @@ class ClaudeExecutor:
         self._flags = Flags(permission_mode, tuple(allowed_tools), tuple(disallowed_tools), max_turns, max_budget_usd)
         if ask is not None:
             check_asking(name, command, ask, permission_mode, held)
+        self._own_settings = "--settings" in flags_of(command)
         self._ask = ask
         self._held: HoldsCalls = held or _HoldsNothing()
         self._resume = resume
@@ -169,14 +170,17 @@ class ClaudeExecutor:
         from_directory, variables = self._from_directory(run, directory)
         answers = tuple(one for one in run.task.answers if one.question.kind is not QuestionKind.HOLD)
         policy = self._policy(run, answers)
+        # What a person has denied stays denied, although the rule may be gone from the configuration.
+        held = policy is not None and bool(policy.approve or [one for one in answers if one.question.tool])
+        holds = held and not self._own_settings  # of two --settings the CLI takes one, and holding takes one of turbo's
 
         async def call_cli(which: tuple[str, str], prompt: str, *, resumed: bool) -> tuple[EndedRun, Path | None]:
             flags, channel = self._flags.plain(), None
             if policy is not None:
                 planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
-                flags = self._flags.asking(policy, resumed=resumed, planned=resumed and planned)
+                flags = self._flags.asking(policy, holds=holds, resumed=resumed, planned=resumed and planned)
                 desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
-                channel = Channel(desk, prompt, resumed=resumed, holds=bool(policy.approve))
+                channel = Channel(desk, prompt, resumed=resumed, holds=holds)
             call = Call(
                 flags=(*from_directory, *which, *self._model, *flags),
                 stdin=prompt.encode("utf-8", "replace") if channel is None else b"",
@@ -189,7 +193,8 @@ class ClaudeExecutor:
             ended, log_path = await self._cli.call(run, call)
             return replace(ended, resumed=resumed), log_path
 
-        session = _uuid(run.task.agent_session_id) if self._resume or answers else None
+        goes_on = (self._resume or answers) and holds == held
+        session = _uuid(run.task.agent_session_id) if goes_on else None
         if session is not None:
             ended, log_path = await call_cli(("--resume", session), resume_prompt(answers), resumed=True)
             if not verdict.unresumable(ended):

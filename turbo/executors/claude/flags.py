@@ -28,14 +28,15 @@ class Flags:
         """For a run that asks nothing."""
         return self._words(self.permission_mode, self.disallowed_tools)
 
-    def asking(self, policy: AskPolicy, *, resumed: bool, planned: bool) -> tuple[str, ...]:
-        """For a run with a control channel. `planned`: a person was shown a plan, so the session is in plan mode, which the
-        configured mode would end before the answer comes."""
+    def asking(self, policy: AskPolicy, *, holds: bool, resumed: bool, planned: bool) -> tuple[str, ...]:
+        """For a run with a control channel. `holds`: calls are held, by a rule of today or of an earlier run. `planned`: a
+        person was shown a plan, so the session is in plan mode, which the configured mode would end before the answer comes.
+        """
         plan_tools = () if PLAN_TOOL in policy.approve else PLAN_TOOLS
         # With a host that denies whatever would be asked, `default` does what `dontAsk` does, and lets questions through.
         mode = "default" if self.permission_mode == "dontAsk" else self.permission_mode
         words = self._words("plan" if planned and not plan_tools else mode, (*self.disallowed_tools, *plan_tools))
-        return (*words, "--settings", settings(policy.approve, resumed=resumed)) if policy.approve else words
+        return (*words, "--settings", settings(policy.approve, resumed=resumed)) if holds else words
 
     def _words(self, permission_mode: str | None, disallowed_tools: Sequence[str]) -> tuple[str, ...]:
         words: list[str] = []
@@ -52,11 +53,16 @@ class Flags:
         return tuple(words)
 
 
+def flags_of(command: Sequence[str]) -> list[str]:
+    """The operator's own flags and their values, one a word."""
+    return [part for word in command[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
+
+
 def check_asking(
     name: str, command: Sequence[str], policy: AskPolicy, permission_mode: str | None, held: HoldsCalls | None
 ) -> None:
     """Raises ValueError where `ask` could not be kept. With `approve`, that would let calls through."""
-    words = [part for word in command[1:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    words = flags_of(command)
     for flag in _CHANNEL_FLAGS:
         if flag in words:
             raise ValueError(f"executor {name}: {flag} in command does not go with ask, which uses the same channel")

@@ -317,7 +317,19 @@ def wire(
         seconds=settings.heartbeat_seconds,
     )
     startup = Startup(
-        claims, where.identity, registry, state, home, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn
+        claims,
+        where.identity,
+        registry,
+        state,
+        home,
+        spool,
+        completer,
+        rescuer,
+        presence,
+        accounts,
+        problems,
+        host=host,
+        dsn=dsn,
     )
     shutdown = Shutdown(
         deadline,

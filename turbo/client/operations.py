@@ -20,12 +20,16 @@ from psycopg.pq import Format, TransactionStatus
 
 from turbo import db
 from turbo.client.fleet_status import (
+    ACCOUNTS_LISTED,
+    HOSTS_LISTED,
     QUEUES_LISTED,
     WINDOW_SECONDS,
-    AccountLine,
+    WORKERS_LISTED,
     FinishedLine,
     FleetStatus,
     QueueLine,
+    account_lines,
+    left_out,
     worker_lines,
 )
 from turbo.client.models import (
@@ -357,10 +361,16 @@ def account_used(account: str) -> Steps[bool]:
 
 
 def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
+    workers = (yield Query("status/workers", {"limit": WORKERS_LISTED})).rows
+    queues = (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows
+    accounts = (yield Query("status/accounts", {"limit": ACCOUNTS_LISTED})).rows
+    finished = (yield Query("status/finished", {"seconds": window_seconds, "limit": HOSTS_LISTED})).rows
     return FleetStatus(
-        worker_lines((yield Query("status/workers")).rows),
-        [QueueLine(**row) for row in (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows],
-        [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
-        [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
+        worker_lines(workers),
+        [QueueLine(**row) for row in queues],
+        account_lines(accounts),
+        [FinishedLine(**row) for row in finished],
         window_seconds,
+        left_out(workers),
+        left_out(accounts),
     )

@@ -196,7 +196,7 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
     for name in ("error", "failure_kind", "agent_session_id"):
         if fields.get(name) is not None:
             json_file.text(fields, name)
-    json_file.whole(fields, "fencing_token", -(2**63), 2**63 - 1)
+    json_file.whole(fields, "fencing_token", 1 - 2**63, 2**63 - 1)
     json_file.whole(fields, "execution_ms", 0, 2**62, 0)
     json_file.real(fields, "retry_delay_seconds", 0.0, LONGEST_DELAY, 0.0)
     if not isinstance(result.final, bool) or not isinstance(result.uncounted, bool):

@@ -42,6 +42,7 @@ RESUME_PROMPT = (
     "You were cut short at the task of this conversation. Look at what is done already, do the rest, "
     "and end with a short account of all you did and found."
 )
+NOTHING_TO_DO = "task_description is empty, and there is no input_data: write what the agent is to do"
 PROBE_PROMPT = "Answer with the word ok."
 PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
 PROBE_SECONDS = 60.0
@@ -137,6 +138,9 @@ class ClaudeExecutor:
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
 
+        if not run.task.task_description.strip() and _data(run.task) in (None, {}, []):
+            return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
+
         async def program(directory: Path) -> Outcome:
             ended, log_path = await self._attempt(run, directory)
             return self._outcome(run, ended, log_path)
@@ -193,9 +197,7 @@ class ClaudeExecutor:
 
     def _prompt(self, task: Task) -> bytes:
         parts = [self._preamble, task.task_description]
-        data = task.input_data
-        if isinstance(data, dict):
-            data = {key: value for key, value in data.items() if key != "cwd"}
+        data = _data(task)
         if data not in (None, {}, []):
             parts.append("Input data of the task, as JSON:\n" + json.dumps(data, ensure_ascii=False))
         return "\n\n".join(parts).encode("utf-8", "replace")
@@ -283,6 +285,12 @@ class ClaudeExecutor:
     async def auth_status(self) -> bool | None:
         """Is there a login or a key? It may still be invalid. None: the CLI could not be run."""
         return await self._cli.auth_status()
+
+
+def _data(task: Task) -> object:
+    """What the prompt shows of a task's data."""
+    data = task.input_data
+    return {key: value for key, value in data.items() if key != "cwd"} if isinstance(data, dict) else data
 
 
 def _flags(

@@ -392,6 +392,22 @@ async def test_odd_file_in_a_tasks_directory_holds_up_nobody(shape: str, tmp_pat
     assert not list((tmp_path / "state" / "tasks").iterdir())
 
 
+@pytest.mark.parametrize("name", ["tasks", "logs", "locks"])
+async def test_link_in_place_of_the_tasks_costs_no_file_elsewhere(name: str, tmp_path: Path) -> None:
+    """A program has made it since the start."""
+    directory = old_task(tmp_path, "t1")
+    tidier = retention(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "precious").mkdir(parents=True)
+    age(elsewhere / "precious", directory)
+    state = tmp_path / "state"
+    (state / name).rename(tmp_path / "moved")
+    (state / name).symlink_to(elsewhere)
+    with pytest.raises(NotRegular, match=f"{name} is a symbolic link"):
+        await tidier.once()
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
+
+
 async def test_directory_of_another_user_goes_with_its_task(tmp_path: Path, removed: list[Path]) -> None:
     directory = old_task(tmp_path, "t1")
     place = another_user().place(directory)

@@ -61,7 +61,7 @@ class Identities:
         identity = self._known[section.run_as]
         if identity is not None and section.cwd is None:
             identity.require_home("" if section.workspace is not None else ", or set the executor's cwd")
-        if identity is not None and (named := _git_config(section)) is not None:
+        if identity is not None and (named := _git_config(section)) is not None and named[0].is_absolute():
             identity.require_readable(*named)
         return identity
 

@@ -120,7 +120,7 @@ class Identity:
     def require_readable(self, file: Path, key: str) -> None:
         """Refuse a file, named by a key of the configuration, that this user cannot read. Raises IdentityRefused."""
         try:
-            result = self.script('[ -f "$1" ] && [ -r "$1" ]', file)
+            result = self.script('[ -r "$1" ] && [ ! -d "$1" ]', file)
         except OSError as error:
             raise IdentityRefused(f"run_as: {error}") from None
         if result.returncode != 0:

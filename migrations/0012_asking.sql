@@ -217,6 +217,7 @@ declare
   latest  timestamptz;
   told    jsonb;
   by_whom name    := case current_setting('role') when 'none' then session_user else current_setting('role')::name end;
+  consumed bigint := case when old.fencing_token > 0 then - old.fencing_token else old.fencing_token end;   -- answers for no result
 begin
   if new.turbo_rev is distinct from old.turbo_rev then
     raise exception 'task % has changed since it was read: its turbo_rev is %, not %',
@@ -401,7 +402,7 @@ begin
     new.completed_at        := old.completed_at;
     raise notice 'task % is running on %: its agent is being stopped, then the task becomes %', old.task_id, old.assigned_worker_id, asked;
     if current_setting('turbo.notify', true) is distinct from 'off' and pg_notification_queue_usage() <= 0.5 then
-      perform pg_notify('turbo_ctl', 'stop ' || old.assigned_worker_id);
+      perform pg_notify('turbo_ctl', 'stop ' || left(old.assigned_worker_id, 255));
     end if;
 
   elsif asked <> all (resting) then
@@ -419,7 +420,7 @@ begin
   elsif asked = any (final) then
     new.completed_at  := case when new.completed_at is not distinct from old.completed_at and was <> all (final)
                               then clock_timestamp() else new.completed_at end;
-    new.fencing_token := - abs(old.fencing_token);      -- a result still in some spool must not answer for this
+    new.fencing_token := consumed;      -- a result still in some spool must not answer for this
     if was = 'waiting' and new.run_after is not distinct from old.run_after then new.run_after := clock_timestamp(); end if;
 
   elsif asked = 'waiting' then
@@ -437,7 +438,7 @@ begin
     new.question      := public.turbo_hold(new.task_description::text, new.run_after::timestamptz, old.question::jsonb, old.answer::text);
     new.answer        := null;
     new.run_after     := '9000-01-01 00:00:00+00';
-    new.fencing_token := - abs(old.fencing_token);
+    new.fencing_token := consumed;
 
   elsif asked = 'blocked' then
     raise exception 'task % waits for no other task: it cannot be blocked', old.task_id using errcode = 'check_violation',
@@ -473,7 +474,7 @@ begin
       new.question := null; new.answer := null; new.prefer_host := null;
     end if;
     new.cancel_requested_at := null; new.cancel_to := null;
-    new.fencing_token := - abs(old.fencing_token);      -- an old spool file must not answer for the new run
+    new.fencing_token := consumed;      -- an old spool file must not answer for the new run
   end if;
 
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
@@ -496,6 +497,7 @@ declare
   form    text;
   given   jsonb;
   wrong   text;
+  consumed bigint := case when old.fencing_token > 0 then - old.fencing_token else old.fencing_token end;   -- answers for no result
 begin
   if new.answer is not distinct from old.answer or new.turbo_rev <> old.turbo_rev or new.status <> old.status then return new; end if;
   form := case when many then (select jsonb_object_agg(q ->> 'question', '...')::text
@@ -546,7 +548,7 @@ begin
 
   new.turbo_rev     := old.turbo_rev + 1;
   new.run_after     := clock_timestamp();
-  new.fencing_token := - abs(old.fencing_token);
+  new.fencing_token := consumed;
   if kind = 'hold' and new.answer ~* '^[[:space:]]*no\M' then
     new.status := 'cancelled'; new.completed_at := clock_timestamp(); new.error_message := 'not released: ' || new.answer;
   elsif kind = 'hold' then

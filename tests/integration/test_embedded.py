@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.database import DEBIAN
 from tests.support.prefork import TURBO
+from tests.support.users import User, a_user
 from tests.support.waiting import gone, until
 from tests.support.workers import bench
 from turbo import embedded
@@ -134,6 +135,27 @@ def test_server_asks_every_local_user_for_a_password(data_dir, made_by):
         assert (
             server.run("psql", "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "-Atc", "select 1") == "1\n"
         )
+
+
+def test_only_root_and_the_servers_user_can_read_its_files(data_dir):
+    """Whatever the umask is, and however its parent is open."""
+    umask = os.umask(0)
+    try:
+        server = embedded.start(data_dir)
+    finally:
+        os.umask(umask)
+    data_dir.parent.chmod(0o755)
+    with embedded.guarded(server), a_user("reader") as reader:
+        every = [data_dir, *data_dir.rglob("*")]
+        assert server.password_file in every
+        assert not [path for path in every if reader.may_read(path)]
+        assert {path.stat().st_uid for path in every} == {data_dir.stat().st_uid}
+        server_user = User("nobody", data_dir.stat().st_uid, 65534, Path("/"))
+        assert server_user.may_read(server.password_file), "its own programs use it"
+        listed = subprocess.run(["ps", "axww"], capture_output=True, text=True, check=True).stdout
+        password = server.password_file.read_text().strip().rpartition(":")[2]
+        assert password not in listed
+        psycopg.connect(server.dsn).close()
 
 
 def test_dsn_of_the_server_works_in_a_worker_yaml(data_dir, tmp_path):

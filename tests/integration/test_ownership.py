@@ -1,6 +1,7 @@
 """Objects of turbo's names that somebody else made before: `turbo migrate` does not use them, and doctor reports them."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,27 @@ def test_objects_of_a_stranger_stop_the_migration(open_dsn: str) -> None:
             assert objects(open_dsn) == before, name
             query(open_dsn, f"drop owned by {user(mallory)}")
         migrate(open_dsn)
+
+
+def test_every_command_names_the_strangers_object_once(open_dsn: str, tmp_path: Path) -> None:
+    shell = Shell(open_dsn, tmp_path)
+    with login(open_dsn) as mallory:
+        query(
+            mallory,
+            "create sequence turbo_fence_seq; create table turbo_meta (key text); create domain turbo_status as text",
+        )
+        names = ["sequence public.turbo_fence_seq", "table public.turbo_meta", "type public.turbo_status"]
+        for command in (["migrate"], ["migrate", "--check"], ["migrate", "--plan"]):
+            done = shell(*command)
+            shown = done.out + done.err
+            assert done.code == 1
+            assert [shown.count(name) for name in names] == [1, 1, 1], (command, shown)
+            assert shown.count("GRANT") == 1, (command, shown)
+            assert "no turbo schema yet" not in shown
+        document = shell("migrate", "--check", "--json").json
+        assert (document["behind"], len(document["refused"])) == (True, 3)
+        assert "turbo migrate is refused: the sequence public.turbo_fence_seq" in shell("doctor").out
+    assert "no turbo schema yet" in shell("migrate", "--check").out
 
 
 def test_view_in_place_of_the_history_is_not_read(open_dsn: str) -> None:

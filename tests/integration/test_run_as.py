@@ -25,6 +25,7 @@ from tests.support.claude import KEY, bash, the_cli
 from tests.support.claude_asking import calls, question
 from tests.support.configs import config_of
 from tests.support.messages_api import MessagesApi
+from tests.support.requirements import missing
 from tests.support.users import Cast, User
 from tests.support.waiting import gone, until
 from tests.support.workers import Bench, WorkerProcess
@@ -504,6 +505,51 @@ def test_user_that_cannot_be_used_is_refused_at_once(cast: Cast, tmp_path: Path)
         configured(tmp_path, "games", kind="python", handler="turbo.testing:noop", isolation="process")
     with pytest.raises(IdentityRefused, match="root is root"):
         identity_of("root")
+
+
+def test_git_config_that_the_user_cannot_read_is_said(cast: Cast, dsn: str, tmp_path: Path) -> None:
+    """At the start, by config check and by doctor: git itself would pass over it."""
+    agents, worker = cast.agents, cast.worker
+    agents.run(f"{GIT}; git init -q -b main project; cd project; git commit -q --allow-empty -m first")
+    closed = worker.write("gitconfig", "[credential]\n", 0o600)
+    section = {
+        "kind": "command", "command": ["true"], "run_as": agents.name,
+        "workspace": {"kind": "worktree", "repo": str(agents.home / "project"), "git_config": str(closed)},
+    }  # fmt: skip
+    config = {
+        "worker": {"state_dir": str(worker.home / "state")},
+        "metrics": {"port": 0},
+        "executors": {"x": section},
+        "routes": {"default": "x"},
+    }
+    file = worker.write("worker.yaml", yaml.safe_dump(config), 0o600)
+    why = f"executors.x: run_as: {agents.name} cannot read {closed} (workspace.git_config)"
+    for command, prefix in {
+        ("worker", "--config"): f"{file}: ",
+        ("config", "check"): f"{file}: warning: ",
+        ("doctor", "--config"): "",
+    }.items():
+        arguments = ("-c", "from turbo.cli.main import main; main()", *command, str(file))
+        said, _ = worker.popen([sys.executable, *arguments], {"TURBO_DSN": dsn}).communicate(timeout=60)
+        assert prefix + why.removeprefix("" if prefix else "executors.x: ") in said.decode(), command
+    opened = agents.write("gitconfig", "[credential]\n")
+    section["workspace"]["git_config"] = str(opened)  # type: ignore[index]
+    file = worker.write("worker.yaml", yaml.safe_dump(config), 0o600)
+    arguments = ("-c", "from turbo.cli.main import main; main()", "config", "check", str(file))
+    said, _ = worker.popen([sys.executable, *arguments], {"TURBO_DSN": dsn}).communicate(timeout=60)
+    assert b"warning" not in said, "control"
+
+
+def test_advice_about_a_home_fits_the_section(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        missing("only root starts programs as nobody")
+    repo = tmp_path / "repo"
+    workspace = {"kind": "worktree", "repo": str(repo)}
+    for more, advised in ({}, True), ({"workspace": workspace}, False):
+        with pytest.raises(ConfigError) as error:
+            build_executors(configured(tmp_path, "nobody", kind="command", command=["true"], **more), Journal(tmp_path))
+        assert "has no home directory" in str(error.value)
+        assert ("set the executor's cwd" in str(error.value)) is advised
 
 
 def configured(path: Path, user: str, **section: object) -> WorkerConfig:

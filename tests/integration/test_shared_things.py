@@ -11,6 +11,7 @@ import pytest
 from tests.support.logins import login, user
 from tests.support.prefork import TURBO
 from tests.support.rig import Rig
+from tests.support.shell import Shell
 from tests.support.steps import claim_one, ended, registered
 from turbo import Client
 from turbo.client.fleet_status import QUEUES_LISTED
@@ -149,6 +150,50 @@ def test_invented_queues_end_no_list_and_no_gauge(dsn: str, db: psycopg.Connecti
     assert (rest.queue, rest.queues, rest.pending) == (None, 2001 - QUEUES_LISTED, 2001 - QUEUES_LISTED)
     assert len(status.problems) < 20
     assert any("1990 more queues" in problem.what for problem in status.problems)
+
+
+def test_invented_workers_and_accounts_end_no_list(dsn: str, db: psycopg.Connection, shell: Shell) -> None:
+    """Real ones come first: workers that live, and accounts that they use."""
+    workers = (
+        "insert into agent_workers (worker_id, name, host, pid, version, slots, queues, accounts, state, started_at, problems)"
+        " select %s || i, 'w', 'h' || i, 1, '0', 1, array['q' || i], array['a' || i], %s, now() + %s::interval, %s"
+        " from generate_series(1, %s) i"
+    )
+    reported = '[{"kind": "deaf", "what": "what", "do": ""}]'
+    db.execute(workers, ["zz", "up", "-1 hour", "[]", 1])  # type: ignore[arg-type]
+    db.execute(workers, ["dead", "dead", "-2 hours", "[]", 600])  # type: ignore[arg-type]
+    db.execute(workers, ["up", "up", "0", reported, 2000])  # type: ignore[arg-type]
+    db.execute(
+        "update agent_workers set problems = jsonb_set(problems, '{0,what}', to_jsonb(worker_id)) where problems <> '[]'"
+    )
+    db.execute(
+        "insert into agent_accounts (account, host, state, reason)"
+        " select '0' || i, '*', 'paused', 'manual' from generate_series(1, 900) i"
+    )
+    db.execute("insert into agent_accounts (account, host, state, reason) values ('a1', '*', 'paused', 'manual')")
+    db.execute("set session_replication_role = replica")
+    db.execute(
+        "insert into agent_tasks (task_description, status, completed_at, assigned_worker_id)"
+        " select 'x', 'completed', now(), 'host' || i || '-1-abcdef' from generate_series(1, 700) i"
+    )
+    with Client(dsn) as client:
+        status = client.fleet()
+    assert (len(status.workers), status.more_workers) == (500, 2101)
+    assert "zz1" in {worker.worker_id for worker in status.workers}
+    assert all(worker.live for worker in status.workers)
+    assert (len(status.accounts), status.more_accounts) == (500, 2400)
+    assert {a.state for a in status.accounts if a.account == "a1"} == {"paused"}
+    assert len(status.problems) < 120
+    assert len(status.finished) == 501
+    assert sum(line.tasks for line in status.finished) == 700
+    facts = db.execute(statement("workers/gauges")).fetchall()
+    assert len([fact for fact in facts if fact[0] == "served"]) == 500
+    document = shell("status", "--json").json
+    assert (document["more_workers"], document["more_accounts"]) == (2101, 2400)
+    for command in (["status"], ["top", "--once"]):
+        shown = shell(*command).out
+        assert "2101 more" in shown
+        assert "2400 more" in shown
 
 
 @pytest.mark.parametrize("made", ["infinity", "2999-01-01", "-infinity"])

@@ -229,6 +229,18 @@ def test_top_shows_a_row_as_it_is_written(poisoned: Shell) -> None:
 # ── the one function ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+_IGNORABLE = (
+    "ad 34f 61c 115f-1160 17b4-17b5 180b-180f 200b-200f 202a-202e 2060-206f 3164 fe00-fe0f feff ffa0 fff0-fff8 1bca0-1bca3"
+    " 1d173-1d17a e0000-e0fff"
+)
+IGNORABLE = [
+    number
+    for ends in (part.split("-") for part in _IGNORABLE.split())
+    for number in range(int(ends[0], 16), int(ends[-1], 16) + 1)
+]
+"""Default_Ignorable_Code_Point in DerivedCoreProperties.txt of Unicode 16."""
+
+
 def test_every_character_that_steers_is_made_visible() -> None:
     for number in range(0x110000):
         c = chr(number)
@@ -241,6 +253,13 @@ def test_every_character_that_steers_is_made_visible() -> None:
             )
         else:
             assert visible(c, lines=True).isascii(), hex(number)
+    for number in IGNORABLE:
+        assert visible(f"a{chr(number)}b").isascii(), hex(number)
+        assert visible_json(f"a{chr(number)}b").isascii(), hex(number)
+    assert visible("⚠\ufe0f 1\ufe0f\u20e3 💥\ufe0e") == "⚠\ufe0f 1\ufe0f\u20e3 💥\ufe0e"
+    assert visible("⚠\ufe0f\ufe0f1\ufe0fx\ufe0f") == "⚠\ufe0f\\ufe0f1\\ufe0fx\\ufe0f"
+    assert visible("\ufe0f") == "\\ufe0f"
+    assert json.loads(visible_json("⚠\ufe0f1\ufe0f")) == "⚠\ufe0f1\ufe0f"
     assert visible("a\n\tb") == "a\\n\\tb"
     assert visible("a\n\tb", lines=True) == "a\n\tb"
     assert visible("naïve 日本語 💥 → ✓ e\u0301 ❤\ufe0f") == "naïve 日本語 💥 → ✓ e\u0301 ❤\ufe0f"

@@ -64,10 +64,11 @@ def applied(mutation: Mutation, db: "psycopg.Connection[object]") -> Iterator[No
             yield
 
 
-_SINCE = "abs(c.current_token) < c.token"
+_LEAST = "-9223372036854775807"
+_SINCE = f"abs(greatest(c.current_token, {_LEAST})) < c.token"
 _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
  where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false)"""
-_REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(t.fencing_token) < i.token)
+_REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(greatest(t.fencing_token, {_LEAST})) < i.token)
  {_KNOWN_CLAIM})"""
 _ASK_FENCE = """and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
  or c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(c.current_token) < i.token)
@@ -121,7 +122,8 @@ MUTATIONS = (
         "tasks/claim",
         (
             (
-                "greatest(nextval('public.turbo_fence_seq'), (abs(coalesce(t.fencing_token, 0)) >> 20) + 1)",
+                f"greatest(nextval('public.turbo_fence_seq'),"
+                f" least(abs(greatest(coalesce(t.fencing_token, 0), {_LEAST})) >> 20, 8796093022206) + 1)",
                 "nextval('public.turbo_fence_seq')",
             ),
         ),
@@ -431,7 +433,7 @@ MUTATIONS = (
         "a consumed claim is not taken back",
         "tasks/reassert",
         (
-            ("or abs(t.fencing_token) < i.token)", "or abs(t.fencing_token) <= i.token)"),
+            (f"{_LEAST})) < i.token)", f"{_LEAST})) <= i.token)"),
             (_KNOWN_CLAIM, ""),
         ),
     ),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from turbo.domain.outcome import OutcomeKind
+from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.run import Run
 from turbo.domain.task import Task
 from turbo.executors.claude.cli import find_program
@@ -132,3 +132,16 @@ def test_agent_never_receives_the_database(tmp_path: Path) -> None:
 def test_account_defaults_to_the_executor(tmp_path: Path) -> None:
     assert ClaudeExecutor("c", journal=Journal(tmp_path)).account == "c"
     assert ClaudeExecutor("c", journal=Journal(tmp_path), account="alpha-max").account == "alpha-max"
+
+
+@pytest.mark.parametrize("data", [None, {}, {"cwd": "/tmp"}])
+async def test_nothing_to_do_fails_before_the_cli_starts(tmp_path: Path, data: object) -> None:
+    program(tmp_path / "claude")
+    executor = ClaudeExecutor("c", [str(tmp_path / "claude")], journal=Journal(tmp_path / "journal"), cwd=tmp_path)
+    outcome = await executor.run(Run(Task("t", "x", " \n", data), tmp_path, tmp_path / "log"))
+    assert outcome.failure_kind is FailureKind.BAD_REQUEST
+    assert outcome.final
+    assert "task_description is empty" in str(outcome.error)
+    assert not (tmp_path / "argv.txt").exists()
+    outcome = await executor.run(Run(Task("t", "x", "", {"files": 1}), tmp_path, tmp_path / "log"))
+    assert outcome.kind is OutcomeKind.SUCCEEDED

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.prefork import TURBO
-from turbo.config.worker import ConfigError, WorkerSection, load_worker_config
+from tests.unit.test_config_bounds import sections
+from turbo.config.worker import ConfigError, WorkerConfig, WorkerSection, load_worker_config
 from turbo.domain.run import Run
 from turbo.domain.task import Task
 from turbo.executors.registry import build_executors
@@ -32,6 +33,18 @@ def test_example_is_valid(monkeypatch):
     assert config.routes["default"] == "claude"
 
 
+def test_example_has_every_key_of_the_configuration():
+    """In some section, perhaps commented out."""
+    text = EXAMPLE.read_text()
+    keys = {
+        f"{section.__name__}.{name}"
+        for section in sections(WorkerConfig)
+        for name in section.model_fields
+        if not re.search(rf"(?m)(?:^|[{{,#]) *{name}:", text)
+    }
+    assert keys == set()
+
+
 def test_variables_expand_after_parsing(tmp_path, monkeypatch):
     monkeypatch.setenv("HERE", "a: [b")
     monkeypatch.delenv("NOT_SET", raising=False)
@@ -54,6 +67,9 @@ def test_variables_expand_after_parsing(tmp_path, monkeypatch):
         (LEAST + "worker: {name: a/b}\n", "letters, digits, dot"),
         (LEAST + "worker: {queues: [a, a]}\n", "lists a queue twice"),
         (LEAST + "worker: {lease_seconds: 5}\n", "at least twice heartbeat_seconds"),
+        (LEAST + "worker: {heartbeat_seconds: 0.0001}\n", "heartbeat_seconds: must be greater than or equal to 0.1"),
+        (LEAST + "worker: {poll_seconds: 0.0001}\n", "poll_seconds: must be greater than or equal to 0.1"),
+        (LEAST + "worker: {lease_seconds: 0.1}\n", "lease_seconds: must be greater than or equal to 0.2"),
         (LEAST + 'database: {dsn: "host=h password=geheim"}\n', "database.dsn: contains a password"),
         (LEAST + 'database: {dsn: "postgresql://u:geheim@h/d"}\n', "database.dsn: contains a password"),
         (LEAST + 'database: {dsn: "postgresql://h/d?password=geheim"}\n', "database.dsn: contains a password"),

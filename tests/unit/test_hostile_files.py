@@ -18,6 +18,7 @@ from tests.support.requirements import missing
 from turbo.cli import diff as diff_command
 from turbo.cli.run_log import open_log
 from turbo.domain.claim import ClaimRef
+from turbo.domain.result import RunResult
 from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import NotRegular, read_regular
@@ -27,7 +28,7 @@ from turbo.host.state_dir import StateDir, owner_of, read_identity
 from turbo.maintenance.file_retention import FileRetention, files_by_task
 from turbo.process.attempt_log import AttemptLog
 from turbo.process.identity import FOREIGN, Identity, identity_of
-from turbo.process.journal import Journal
+from turbo.process.journal import Entry, Journal
 from turbo.process.reaper import end_leftovers
 from turbo.workspaces.disk_usage import kept_worktrees, size_of
 from turbo.workspaces.record import WrongRecord, load, records_of, set_aside
@@ -190,6 +191,30 @@ def test_probe_of_the_spool_writes_a_file_of_its_own(shape: str, tmp_path: Path)
         (spool.directory / "probe.tmp").symlink_to(victim)
     spool.probe()
     assert victim.read_text() == "precious"
+
+
+def test_links_in_a_spool_lead_no_result_elsewhere(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    spool = Spool(tmp_path / "spool")
+    spool.directory.symlink_to(elsewhere)
+    entry, refused = (spool.put(RunResult("t", 7, "succeeded", worker_id="w")) for _ in range(2))
+    (spool.directory / "1.json").write_text("{")
+    for name in ("done", "corrupt", "quarantine"):
+        (spool.directory / name).symlink_to(elsewhere)
+    assert len(spool.pending()) == 2
+    spool.done(entry)
+    spool.quarantine(refused, "why")
+    assert len(spool.recently_done()) == 1
+    other = Spool(tmp_path / "other")
+    other.adopt(spool)
+    assert len(other.recently_done()) == 1
+    assert not list(elsewhere.iterdir())
+    journal = Journal(tmp_path / "journal")
+    journal.directory.symlink_to(elsewhere)
+    with pytest.raises(NotRegular, match="journal: is a symbolic link"):
+        journal.add(Entry("c", 5, 7, "b"))
+    assert not list(elsewhere.iterdir())
 
 
 @pytest.mark.parametrize("shape", ["fifo", "link", "directory"])
@@ -365,6 +390,22 @@ async def test_odd_file_in_a_tasks_directory_holds_up_nobody(shape: str, tmp_pat
     assert await asyncio.wait_for(retention(tmp_path).once(), 10) == ["t1", "t2"]
     assert removed == []
     assert not list((tmp_path / "state" / "tasks").iterdir())
+
+
+@pytest.mark.parametrize("name", ["tasks", "logs", "locks"])
+async def test_link_in_place_of_the_tasks_costs_no_file_elsewhere(name: str, tmp_path: Path) -> None:
+    """A program has made it since the start."""
+    directory = old_task(tmp_path, "t1")
+    tidier = retention(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "precious").mkdir(parents=True)
+    age(elsewhere / "precious", directory)
+    state = tmp_path / "state"
+    (state / name).rename(tmp_path / "moved")
+    (state / name).symlink_to(elsewhere)
+    with pytest.raises(NotRegular, match=f"{name} is a symbolic link"):
+        await tidier.once()
+    assert [path.name for path in elsewhere.iterdir()] == ["precious"]
 
 
 async def test_directory_of_another_user_goes_with_its_task(tmp_path: Path, removed: list[Path]) -> None:

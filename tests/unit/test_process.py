@@ -267,6 +267,8 @@ async def test_missing_program_is_named_with_the_path_searched(spec: ProcessSpec
         await run(spec, journal, "no-such-program", env={"PATH": "/nowhere:/bin"})
     with pytest.raises(SpawnFailed, match=r"cannot start \./missing: no such file under"):
         await run(spec, journal, "./missing")
+    with pytest.raises(SpawnFailed, match=r"cannot start /no/such: no such file$"):
+        await run(spec, journal, "/no/such")
 
 
 async def test_non_executable_program_is_named(spec: ProcessSpec, journal: Journal) -> None:

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 
 from turbo.cli.live.columns import fit, line, sparkline
 from turbo.cli.live.feed import LiveTask, Rates
+from turbo.cli.live.format import account_row
 from turbo.cli.output import Column
+from turbo.client.fleet_status import AccountLine
 from turbo.domain.visible import visible
 
 
@@ -71,3 +73,9 @@ def test_sparkline_names_its_maximum() -> None:
     assert sparkline([0, 1, 2, 4, 8], 5) == "▁▂▃▅█" or sparkline([0, 1, 2, 4, 8], 5)[-1] == "▇"
     assert sparkline([0, 0], 5) == "▁▁"
     assert sparkline([1, 2, 3], 0) == ""
+
+
+def test_accounts_with_blanks_in_their_names_stay_apart() -> None:
+    names = [("a b", "c"), ("a", "b c")]
+    lines = [AccountLine(account, host, "open", None, None, None, None) for account, host in names]
+    assert len({account_row(line).key for line in lines}) == 2

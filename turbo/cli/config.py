@@ -32,7 +32,8 @@ def check(
       turbo config check config/worker.yaml
       turbo config check config/fleet.yaml
     """
-    from turbo.config.worker import ClaudeSection, load_worker_config
+    from turbo.config.loader import in_file
+    from turbo.config.worker import ClaudeSection, ConfigError, load_worker_config
     from turbo.executors.claude.notes import notes
     from turbo.executors.registry import asking_problems, user_problems
     from turbo.observability.endpoint import CLOSE_IT, exposed
@@ -53,13 +54,16 @@ def check(
     for warning in config.warnings():
         output.notice(f"{file}: warning: {warning.subject}: {warning.what}")
     if open_to := exposed(config.metrics.host, config.metrics.tls and config.metrics.tls.client_ca):
-        output.notice(f"{file}: {open_to}; {CLOSE_IT}")
+        output.notice(f"{file}: warning: {open_to}; {CLOSE_IT}")
     for name, section in config.executors.items():
         for finding in notes(name, section) if isinstance(section, ClaudeSection) else ():
-            output.notice(f"{file}: {finding.what}; {finding.do}")
-    asking_problems(config)
-    for note in user_problems(config):
-        output.notice(note)
+            output.notice(f"{file}: warning: {finding.what}; {finding.do}")
+    try:
+        asking_problems(config)
+        for note in user_problems(config):
+            output.notice(f"{file}: warning: {note}")
+    except ConfigError as error:
+        raise in_file(error, file) from None
     queues = ", ".join(config.worker.queues)
     output.echo(f"{file}: valid: {output.many(len(config.executors), 'executor')}, queues {queues}")
 

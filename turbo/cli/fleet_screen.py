@@ -28,6 +28,9 @@ WORKERS = (
 )
 
 
+OTHERS_NAMED = 20
+
+
 def show(report: "FleetReport", unreachable: "psycopg.Error | None", *, as_json: bool) -> int:
     """Print the report and return the exit code. `unreachable`: why agent_workers could not be read."""
     problems = list(report.everything)
@@ -50,8 +53,9 @@ def show(report: "FleetReport", unreachable: "psycopg.Error | None", *, as_json:
     output.echo()
     output.table(WORKERS, [_line(worker) for worker in report.workers])
     if report.others:
-        names = ", ".join(f"{row.worker_id} on {row.host}" for row in report.others)
-        output.notice(f"also in agent_workers: {names}")
+        names = ", ".join(f"{row.worker_id} on {row.host}" for row in report.others[:OTHERS_NAMED])
+        more = len(report.others) - OTHERS_NAMED
+        output.notice(f"also in agent_workers: {names}{f', and {more} more' if more > 0 else ''}")
     return 1 if problems else 0
 
 

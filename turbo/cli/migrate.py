@@ -9,6 +9,8 @@ import typer
 from turbo import migrate as migrations
 from turbo.cli import output
 from turbo.cli.options import LONGEST_SECONDS, Dsn, finite
+from turbo.domain.states import Level
+from turbo.migrate.adoption.finding import worded
 
 _DEFAULT = migrations.Patience()
 
@@ -95,16 +97,17 @@ def _apply(dsn: str, patience: migrations.Patience, as_json: bool, roles: bool) 
 
 def _show_check(state: migrations.Plan, as_json: bool) -> int:
     behind = state.version < state.latest
+    refusals = [finding for finding in state.findings if finding.level is Level.REFUSE]
     if as_json:
-        output.print_json(
-            {"database": state.database, "version": state.version, "latest": state.latest, "behind": behind}
-            | {"refused": list(state.refusals)}
-        )
+        known = {"database": state.database, "version": state.version, "latest": state.latest, "behind": behind}
+        output.print_json(known | {"refused": [{"what": finding.what, "do": finding.do} for finding in refusals]})
+    elif refusals:
+        output.echo(f"{state.database}: turbo migrate is refused:")
+        for finding in refusals:
+            output.echo_lines(f"  - {output.indented(worded(finding), 4)}")
     else:
         output.echo(migrations.explain_schema(state.version, state.latest))
-        for reason in state.refusals:
-            output.echo(f"turbo migrate would refuse: {reason}")
-    return 1 if behind else 0
+    return 1 if behind or refusals else 0
 
 
 def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
@@ -118,7 +121,7 @@ def _show_plan(planned: migrations.Plan, as_json: bool, roles: bool) -> None:
         output.echo(
             f"-- {_flat(planned.database)}: from version {planned.version} to {planned.latest}. Nothing has been changed."
         )
-        if planned.tables:
+        if planned.tables or planned.findings:
             _show_existing(planned)
         _show_statements(planned)
     if roles:

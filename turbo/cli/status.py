@@ -147,6 +147,12 @@ def _workers(now: "FleetStatus", all_of_them: bool) -> None:
         shown = [w for w in shown if not w.live or w.state != WorkerState.UP]
         output.notice(f"{output.many(len(now.workers) - len(shown), 'worker')} up; list them with --all")
     output.table(WORKERS, [_worker(w) for w in shown])
+    _say_left_out(now.more_workers, "worker")
+
+
+def _say_left_out(count: int, what: str) -> None:
+    if count:
+        output.echo(f"and {output.many(count, f'more {what}')}, not listed")
 
 
 def _host(host: str, workers: "list[WorkerLine]") -> tuple[object, ...]:
@@ -201,6 +207,7 @@ def _accounts(now: "FleetStatus") -> None:
             resets = "by hand"
         rows.append((a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets))
     output.table(ACCOUNTS, rows)
+    _say_left_out(now.more_accounts, "account")
 
 
 def _finished(now: "FleetStatus") -> None:
@@ -214,7 +221,7 @@ def _finished(now: "FleetStatus") -> None:
         mean = sum(m * n for m, n in means) / sum(n for _, n in means) if means else None
         rows.append(
             (
-                host or "(by hand)",
+                "(other hosts)" if host is None else host or "(by hand)",
                 tasks[TaskState.COMPLETED],
                 tasks[TaskState.FAILED],
                 tasks[TaskState.CANCELLED],

@@ -73,6 +73,10 @@ def _no_terminal() -> str:
     return ""
 
 
+def _more(left_out: int) -> str:
+    return f" ({left_out} more are not listed)" if left_out else ""
+
+
 def _print(frame: "Frame") -> None:
     from turbo.cli.live import format as words
 
@@ -86,9 +90,17 @@ def _print(frame: "Frame") -> None:
             words.TASKS[frame.view],
             [words.task_row(t, names) for t in frame.tasks],
         ),
-        ("Workers", words.WORKERS, [words.worker_row(w) for w in frame.status.workers]),
+        (
+            f"Workers{_more(frame.status.more_workers)}",
+            words.WORKERS,
+            [words.worker_row(w) for w in frame.status.workers],
+        ),
         ("Queues", words.QUEUES, [words.queue_row(q) for q in frame.status.queues]),
-        ("Accounts", words.ACCOUNTS, [words.account_row(a) for a in frame.status.shown_accounts]),
+        (
+            f"Accounts{_more(frame.status.more_accounts)}",
+            words.ACCOUNTS,
+            [words.account_row(a) for a in frame.status.shown_accounts],
+        ),
     ):
         if rows:
             output.echo()

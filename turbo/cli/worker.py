@@ -48,7 +48,7 @@ def worker(
     conceal_environment()  # before init is forked, which lives as long
     leave_orphans_to_init()
 
-    from turbo.config.loader import has_password
+    from turbo.config.loader import has_password, in_file
     from turbo.config.worker import ConfigError, database_dsn, load_worker_config
     from turbo.db.address import Address
     from turbo.db.connect import connect_arguments
@@ -103,7 +103,10 @@ def worker(
         return "; ".join(filter(None, (opened, address.reload(), worker_process.reload())))
 
     async def run() -> int:
-        worker_process = Worker(settings, dsn=address)
+        try:
+            worker_process = Worker(settings, dsn=address)
+        except ConfigError as error:
+            raise in_file(error, path) from None
         log.configure(worker_process.id, log_file)
         signals.handle(asyncio.get_running_loop(), worker_process.stop, partial(reload, worker_process))
         return await worker_process.run()

@@ -3,7 +3,7 @@
 `problems` are findings about the running fleet, the worst first. turbo.doctor checks its environment.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -23,8 +23,10 @@ OLD_QUESTION_SECONDS = 4 * 3600.0
 QUESTIONS_LISTED = 10
 STRANDED_LOOKED_AT = 1000
 """Pending tasks of each queue, in claim order."""
-QUEUES_LISTED = 500
-"""Whoever may insert may invent queues: a list of them has an end."""
+QUEUES_LISTED = WORKERS_LISTED = ACCOUNTS_LISTED = HOSTS_LISTED = 500
+"""Whoever may insert may invent queues, and a worker may invent workers, accounts and hosts: each list has an end."""
+PROBLEMS_NAMED = 50
+"""Of the problems of workers and of accounts, so many are listed; the others are one."""
 UNSERVED_NAMED = 10
 """Of the queues that nobody serves, so many are problems of their own; the others are one."""
 FEW = 5
@@ -60,7 +62,16 @@ class WorkerLine:
 
 def worker_lines(rows: Iterable[Mapping[str, Any]]) -> list[WorkerLine]:
     """The rows of status/workers.sql."""
-    return [WorkerLine(**{**row, "problems": written_problems(row["problems"])}) for row in rows]
+    return [WorkerLine(**_line(row) | {"problems": written_problems(row["problems"])}) for row in rows]
+
+
+def left_out(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many more rows there are than these, of status/workers.sql or status/accounts.sql."""
+    return max(0, rows[0]["of_all"] - len(rows)) if rows else 0
+
+
+def _line(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name != "of_all"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +118,11 @@ class AccountLine:
     resets_in_seconds: float | None
 
 
+def account_lines(rows: Iterable[Mapping[str, Any]]) -> list[AccountLine]:
+    """The rows of status/accounts.sql."""
+    return [AccountLine(**_line(row)) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class StrandedLine:
     """Tasks of a queue whose conversation is on `host`, where no live worker serves that queue: nobody can run them. `task_id`: one
@@ -121,9 +137,10 @@ class StrandedLine:
 
 @dataclass(frozen=True, slots=True)
 class FinishedLine:
-    """Tasks that ended within the window on one host with one status. Input tokens include cached ones."""
+    """Tasks that ended within the window on one host with one status. Input tokens include cached ones. `host`: '' if no worker
+    ran them; None: all hosts beyond the HOSTS_LISTED ones with the most tasks."""
 
-    host: str
+    host: str | None
     status: str
     tasks: int
     mean_seconds: float | None
@@ -134,7 +151,8 @@ class FinishedLine:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest."""
+    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `more_workers` and
+    `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them at most."""
 
     workers: list[WorkerLine]
     queues: list[QueueLine]
@@ -143,6 +161,8 @@ class FleetStatus:
     window_seconds: float
     questions: list[OpenQuestion] = field(default_factory=list)
     stranded: list[StrandedLine] = field(default_factory=list)
+    more_workers: int = 0
+    more_accounts: int = 0
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -162,9 +182,9 @@ class FleetStatus:
     def problems(self) -> list[Finding]:
         """Findings, the worst first."""
         return [
-            *self._about_workers(),
-            *self._reported_by_workers(),
-            *self._about_accounts(),
+            *_first(self._about_workers(), "about workers"),
+            *_first(self._reported_by_workers(), "that workers report"),
+            *_first(self._about_accounts(), "about accounts"),
             *self._about_queues(),
             *self._about_questions(),
             *self._about_results(),
@@ -288,6 +308,14 @@ class FleetStatus:
         if rate is None or rate >= POOR_RATE or total < FEW:
             return []
         return [warn(f"{failed} of {total} tasks failed in the last hour", "turbo tasks --status failed --since 1h")]
+
+
+def _first(findings: list[Finding], about: str) -> list[Finding]:
+    """At most PROBLEMS_NAMED of them, and one for the others."""
+    if len(findings) <= PROBLEMS_NAMED:
+        return findings
+    what = f"{_many(len(findings) - PROBLEMS_NAMED, 'more problem')} {about}"
+    return [*findings[:PROBLEMS_NAMED], warn(what, "turbo status --json lists what it knows of each")]
 
 
 def _who(workers: list[str]) -> str:

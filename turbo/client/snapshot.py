@@ -2,15 +2,19 @@
 
 from turbo.client import answering
 from turbo.client.fleet_status import (
+    ACCOUNTS_LISTED,
+    HOSTS_LISTED,
     QUESTIONS_LISTED,
     QUEUES_LISTED,
     STRANDED_LOOKED_AT,
     WINDOW_SECONDS,
-    AccountLine,
+    WORKERS_LISTED,
     FinishedLine,
     FleetStatus,
     QueueLine,
     StrandedLine,
+    account_lines,
+    left_out,
     worker_lines,
 )
 from turbo.client.models import TaskFilter
@@ -18,12 +22,20 @@ from turbo.client.operations import Query, Steps
 
 
 def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
+    workers = (yield Query("status/workers", {"limit": WORKERS_LISTED})).rows
+    queues = (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows
+    accounts = (yield Query("status/accounts", {"limit": ACCOUNTS_LISTED})).rows
+    finished = (yield Query("status/finished", {"seconds": window_seconds, "limit": HOSTS_LISTED})).rows
+    questions = yield from answering.questions(TaskFilter(), None, None, QUESTIONS_LISTED)
+    stranded = (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows
     return FleetStatus(
-        worker_lines((yield Query("status/workers")).rows),
-        [QueueLine(**row) for row in (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows],
-        [AccountLine(**row) for row in (yield Query("status/accounts")).rows],
-        [FinishedLine(**row) for row in (yield Query("status/finished", {"seconds": window_seconds})).rows],
+        worker_lines(workers),
+        [QueueLine(**row) for row in queues],
+        account_lines(accounts),
+        [FinishedLine(**row) for row in finished],
         window_seconds,
-        (yield from answering.questions(TaskFilter(), None, None, QUESTIONS_LISTED)),
-        [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows],
+        questions,
+        [StrandedLine(**row) for row in stranded],
+        left_out(workers),
+        left_out(accounts),
     )

@@ -31,6 +31,11 @@ class ConfigError(Exception):
     """The configuration cannot be used. The message names file, key path, what was found and what is allowed."""
 
 
+def in_file(error: ConfigError, path: Path) -> ConfigError:
+    """An error that was found after the file was read, with its name in each line."""
+    return ConfigError("\n".join(f"{path}: {line}" for line in str(error).splitlines()))
+
+
 def _no_bool(value: Any) -> Any:
     if isinstance(value, bool):  # a kind of int in Python
         raise ValueError(f"must be a number, not {str(value).lower()}")

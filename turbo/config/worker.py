@@ -39,6 +39,9 @@ QUEUE_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 WORKER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
+SHORTEST_SECONDS = 0.1
+"""Between two statements of a worker that come by themselves: each of them costs the whole fleet's database."""
+
 
 def _home(path: str | None) -> str | None:
     return None if path is None else os.path.expanduser(path)  # noqa: PTH111 - kept a string until it is used
@@ -80,15 +83,18 @@ class WorkerSection(Section):
         le=LONGEST_SECONDS,
         description="How long a shutdown waits for running tasks; 1800 suits agents.",
     )
-    heartbeat_seconds: Real = Field(default=10, gt=0, le=300, description="Time between two heartbeats.")
+    heartbeat_seconds: Real = Field(default=10, ge=SHORTEST_SECONDS, le=300, description="Time between two heartbeats.")
     lease_seconds: Real = Field(
         default=60,
-        gt=0,
+        ge=2 * SHORTEST_SECONDS,
         le=LONGEST_SECONDS,
         description="Silence, counted in heartbeats, after which other workers rescue its tasks.",
     )
     poll_seconds: Real = Field(
-        default=30, gt=0, le=86_400, description="Interval of the fallback poll, in case a notification is lost."
+        default=30,
+        ge=SHORTEST_SECONDS,
+        le=86_400,
+        description="Interval of the fallback poll, in case a notification is lost.",
     )
     state_dir: str = Field(
         default="~/.local/state/turbo",

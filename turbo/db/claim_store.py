@@ -19,7 +19,14 @@ from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
-from turbo.domain.limits import HEAVY_CHARACTERS, TYPE_CHARACTERS, USUAL_LIMITS, InputLimits, too_many_values
+from turbo.domain.limits import (
+    HEAVY_CHARACTERS,
+    KEY_CHARACTERS,
+    TYPE_CHARACTERS,
+    USUAL_LIMITS,
+    InputLimits,
+    too_many_values,
+)
 from turbo.domain.question import Answered, answered
 from turbo.domain.states import AccountState, RowStatement, TaskState
 from turbo.domain.task import Task
@@ -361,7 +368,8 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> 
         _idle_now,
     ) = row
     data: object = None
-    problem = _too_long(task_type, description or "", raw or "", limits)
+    seconds = float(timeout) if timeout is not None else DEFAULT_TIMEOUT_SECONDS
+    problem = _unfit(seconds, key) or _too_long(task_type, description or "", raw or "", limits)
     if problem is not None:
         task_type, description = task_type[:TYPE_CHARACTERS], (description or "")[:SHOWN_CHARACTERS]
     elif raw is not None:
@@ -369,7 +377,6 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> 
             data = json.loads(raw)
         except (ValueError, RecursionError) as error:
             problem = f"input_data cannot be read: {error}"
-    seconds = float(timeout) if timeout is not None else DEFAULT_TIMEOUT_SECONDS
     return Task(
         task_id=task_id,
         task_type=task_type,
@@ -377,9 +384,9 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> 
         input_data=data,
         queue=queue,
         priority=priority,
-        timeout_seconds=min(max(seconds, 1.0), MAX_TIMEOUT_SECONDS),
+        timeout_seconds=min(seconds, MAX_TIMEOUT_SECONDS) if seconds >= 1 else 1.0,
         retry_count=retries,
-        max_retries=3 if max_retries is None else max_retries,
+        max_retries=3 if max_retries is None else max(0, max_retries),
         infra_count=infra,
         fencing_token=token,
         concurrency_key=key,
@@ -390,6 +397,15 @@ def _task(row: tuple[Any, ...], queue: str, limits: InputLimits, more: More) -> 
         answers=more.answers,
         earlier_runs=more.earlier_runs,
     )
+
+
+def _unfit(seconds: float, key: str | None) -> str | None:
+    """What an insert would have refused: a person with the right to UPDATE may write it all the same."""
+    if not seconds >= 1:  # nor is NaN
+        return f"timeout_seconds is {seconds:g}; write at least 1, or null for {DEFAULT_TIMEOUT_SECONDS}"
+    if key is not None and len(key) > KEY_CHARACTERS:
+        return f"concurrency_key is longer than {KEY_CHARACTERS} characters; write a shorter one, or a hash of it"
+    return None
 
 
 def _too_long(task_type: str, description: str, raw: str, limits: InputLimits) -> str | None:

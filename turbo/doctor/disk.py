@@ -12,7 +12,8 @@ import psutil
 
 from turbo.doctor.check import Check
 from turbo.domain.finding import Finding, fail, ok, skip, warn
-from turbo.host.state_dir import OWNER, may_live, read_identity
+from turbo.host.regular_file import NotRegular
+from turbo.host.state_dir import OWNER, may_live, read_identity, refuse_links
 
 ROOM_BYTES = 500 * 1024 * 1024
 INODES = 1000
@@ -83,6 +84,10 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
     if stat.S_IMODE(state.st_mode) & 0o077:
         return fail(f"other users can read {root} (mode {stat.S_IMODE(state.st_mode):04o})", f"chmod 700 {root}")
     try:
+        refuse_links(root)
+    except NotRegular as error:
+        return fail(str(error), "no worker starts with it: move what it leads to here, or set another worker.state_dir")
+    try:
         with tempfile.NamedTemporaryFile(prefix=".doctor-", dir=root) as file:
             file.write(b"x" * PROBE_BYTES)
             file.flush()
@@ -122,7 +127,17 @@ def spool(root: Path) -> Finding:
         places = ", ".join(f"{count} of {_named(home)}" for home, count in dead.items() if count)
         problems.append(f"results that dead workers have not recorded: {places}")
         remedies.append("start a worker of that database with this state_dir: it records them before it claims tasks")
+    if odd := [str(home / "lock") for home in homes if _is_odd(home / "lock")]:
+        problems.append(f"not a regular file: {', '.join(odd)}, so nobody takes over what its worker leaves")
+        remedies.append("if that worker is dead, remove it, and start a worker with this state_dir")
     return warn("; ".join(problems), "; ".join(remedies)) if problems else ok("no unrecorded results")
+
+
+def _is_odd(lock: Path) -> bool:
+    try:
+        return not stat.S_ISREG(lock.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def _named(home: Path) -> str:

@@ -40,6 +40,9 @@ def _schema(session: Session) -> Finding:
         state = history.status(session.connection)
         explanation = explain_schema(state.version, state.latest, state.compatible_from)
         match check_schema(state.version, state.latest, state.compatible_from):
+            case SchemaFit.BEHIND if state.version == 0 and (refused := ownership.judge(session.connection)):
+                more = f"; {len(refused) - 1} more" if len(refused) > 1 else ""
+                return fail(f"turbo migrate is refused: {refused[0].what}{more}", "turbo migrate --check has all of it")
             case SchemaFit.BEHIND:
                 return fail(explanation.partition(": run `")[0], "turbo migrate")
             case SchemaFit.TOO_NEW:

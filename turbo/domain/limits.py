@@ -10,6 +10,8 @@ PATH_BYTES = 4096
 
 REF_BYTES = 255
 TYPE_CHARACTERS = 1000
+KEY_CHARACTERS = 500
+"""Of a concurrency key, as the trigger on inserts has it. The claim cuts a longer one after one more."""
 
 MOST_VALUES = 500_000
 """Values of one JSON document, at most one for each comma and bracket. A document of empty lists takes ten times as long to

@@ -13,6 +13,7 @@ class ProblemKind(StrEnum):
     DISK = "disk"  # the spool takes no result, so nothing is claimed
     REFUSED_ROW = "refused_row"  # the database does not let turbo write a task's row
     REFUSED_RESULT = "refused_result"  # nor a task's result
+    LEFT_BEHIND = "left_behind"  # what a dead worker left on this host cannot be taken over
     STUCK_RUN = "stuck_run"  # a thread goes on after the end of its run, and keeps a slot
     EXECUTOR = "executor"  # what an executor needs is not on this host
     OLDER_WORKER = "older_worker"  # it does not know tasks that wait, so questions are off

@@ -13,10 +13,10 @@ class Task:
     `task_id` is text whatever the column's type is. `input_data` is the parsed JSON value (usually a dict, or None).
     `timeout_seconds` is the wall limit of one run. `attempt` counts from 1. `fencing_token` names this claim: a
     second run of the same task has another. `waited_seconds`: runnable → claimed, on the database's clock.
-    `input_error`: why `input_data` could not be read (nested too deep, a number too long, too much of it); such a task fails
-    at once. `heavy`: `input_data` is so large that work on it takes a turn of the event loop. `answers`: what earlier runs of
-    the task have asked, in that order, with the answers. `earlier_runs`: what the runs of a task that asks have used so far, as
-    `output_data.earlier_runs` keeps it.
+    `input_error`: why the row cannot be run (input_data nested too deep, a number too long, too much of it, a time limit below
+    one second); such a task fails at once. `heavy`: `input_data` is so large that work on it takes a turn of the event loop.
+    `answers`: what earlier runs of the task have asked, in that order, with the answers. `earlier_runs`: what the runs of a task
+    that asks have used so far, as `output_data.earlier_runs` keeps it.
     """
 
     task_id: str

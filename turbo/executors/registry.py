@@ -65,7 +65,9 @@ class Identities:
             self._known[section.run_as] = checked_identity(section.run_as)
         identity = self._known[section.run_as]
         if identity is not None and section.cwd is None:
-            identity.require_home()
+            identity.require_home("" if section.workspace is not None else ", or set the executor's cwd")
+        if identity is not None and (named := _git_config(section)) is not None and named[0].is_absolute():
+            identity.require_readable(*named)
         return identity
 
 
@@ -131,11 +133,19 @@ def workspace_git_configs(config: WorkerConfig) -> dict[str, Path]:
     """The configuration file that turbo's own git reads, for each executor whose workspace has one."""
     found = {}
     for name, section in config.executors.items():
-        if isinstance(section, Program) and section.workspace is not None:
-            named = section.workspace.git_config or section.env.get("GIT_CONFIG_GLOBAL")
-            if named:
-                found[name] = Path(named)
+        if isinstance(section, Program) and (named := _git_config(section)) is not None:
+            found[name] = named[0]
     return found
+
+
+def _git_config(section: Program) -> tuple[Path, str] | None:
+    """The configuration file of turbo's own git for an executor, and the key that names it."""
+    if section.workspace is None:
+        return None
+    if section.workspace.git_config:
+        return Path(section.workspace.git_config), "workspace.git_config"
+    named = section.env.get("GIT_CONFIG_GLOBAL")
+    return (Path(named), "env.GIT_CONFIG_GLOBAL") if named else None
 
 
 def _policy(section: Program) -> Policy:

@@ -22,6 +22,10 @@ from turbo.sql import statement
 CONNECT_AGAIN_SECONDS = 1.0
 
 
+MOST_WORKERS = 5000
+"""Rows that are read: more than a fleet has."""
+
+
 class Presence:
     """Reads agent_workers over one connection, reopened when lost. `with Presence(dsn) as presence: …`"""
 
@@ -43,7 +47,7 @@ class Presence:
     def rows(self) -> list[WorkerLine]:
         """The rows of all workers, including those outside the fleet. Raises psycopg.Error."""
         with self._connection.cursor(row_factory=dict_row) as cursor:
-            return worker_lines(cursor.execute(statement("status/workers"), prepare=False))
+            return worker_lines(cursor.execute(statement("status/workers"), {"limit": MOST_WORKERS}, prepare=False))
 
     def rows_or_none(self) -> list[WorkerLine] | None:
         """The same during a possible outage: None if the database is away, and a new connection for the next call."""

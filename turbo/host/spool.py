@@ -71,7 +71,7 @@ class Spool:
         content = json.dumps({"format": FORMAT, "sha256": hashlib.sha256(body.encode()).hexdigest(), "result": body})
         path = self.directory / f"{next(self._numbers):020d}.json"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(self.directory)
             write_atomically(path, content, durable=True)
         except OSError as error:
             raise SpoolUnavailable(f"{self.directory}: {_reason(error)}") from error
@@ -92,7 +92,7 @@ class Spool:
         """
         for entry in [*other.pending(), *other.recently_done()]:
             target_dir = self.directory / "done" if entry.path.parent.name == "done" else self.directory
-            target_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(target_dir)
             target = target_dir / entry.path.name
             while target.exists():
                 target = target_dir / f"{next(self._numbers):020d}.json"
@@ -123,7 +123,7 @@ class Spool:
         """Test whether a result could be written now. Raises SpoolUnavailable."""
         path = self.directory / "probe.tmp"
         try:
-            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _make(self.directory)
             path.unlink(missing_ok=True)  # a link or a FIFO that a program has left under the name
             with path.open("xb") as file:
                 file.write(b"x" * 65536)
@@ -136,6 +136,9 @@ class Spool:
                 path.unlink(missing_ok=True)
 
     def _entries(self, directory: Path) -> Iterator[SpoolEntry]:
+        if self.directory.is_symlink() or directory.is_symlink():
+            log.warning("%s is not turbo's: it is, or is behind, a symbolic link, and is not read", directory)
+            return
         for path in sorted(directory.glob("*.json")):
             try:
                 envelope = json_file.read(path, ENTRY_BYTES)
@@ -163,14 +166,23 @@ class Spool:
     def _move(self, path: Path, where: str) -> Path:
         target = self.directory / where / path.name
         try:
+            if target.parent.is_symlink():
+                target.parent.unlink()
             path.replace(target)
         except FileNotFoundError:
-            target.parent.mkdir(exist_ok=True, mode=0o700)
+            _make(target.parent)
             with suppress(FileNotFoundError):
                 path.replace(target)
         with suppress(OSError):
             os.utime(target)
         return target
+
+
+def _make(directory: Path) -> None:
+    """Create it, if it is missing. A link in its place goes: turbo makes none. Raises OSError."""
+    if directory.is_symlink():
+        directory.unlink()
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
 
 
 def _to_file(result: RunResult) -> dict[str, Any]:
@@ -203,7 +215,7 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
     for name in ("error", "failure_kind", "agent_session_id"):
         if fields.get(name) is not None:
             json_file.text(fields, name)
-    json_file.whole(fields, "fencing_token", -(2**63), 2**63 - 1)
+    json_file.whole(fields, "fencing_token", 1 - 2**63, 2**63 - 1)
     json_file.whole(fields, "execution_ms", 0, 2**62, 0)
     json_file.real(fields, "retry_delay_seconds", 0.0, LONGEST_DELAY, 0.0)
     if not isinstance(result.final, bool) or not isinstance(result.uncounted, bool):

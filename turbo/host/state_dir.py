@@ -25,14 +25,14 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Container
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from turbo.domain.claim import ClaimRef
 from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock, try_lock
-from turbo.host.regular_file import read_regular
+from turbo.host.regular_file import NotRegular, read_regular
 from turbo.host.removal import remove_tree
 
 log = logging.getLogger(__name__)
@@ -42,6 +42,9 @@ OWNER = "database"
 
 IDENTITY = re.compile(r"[A-Za-z0-9-]{1,64}")
 """It becomes a file name."""
+
+OF_A_DATABASE = ("logs", "tasks", "workspaces")
+DIRECTORIES = ("workers", "locks", *OF_A_DATABASE)
 
 LOGS_LOOKED_AT = 200
 """How many logs of a turbo from before identities are shown to a database that may own them."""
@@ -86,6 +89,15 @@ def files_of(root: Path, database: str | None) -> Path:
 def all_files(root: Path) -> list[Path]:
     """`files_of` every database that has used a state directory."""
     return [root, *sorted(path for path in (root / "databases").glob("*") if path.is_dir() and not path.is_symlink())]
+
+
+def refuse_links(root: Path, *directories: Path) -> None:
+    """Refuse a link where turbo has a directory: it would make and delete files wherever the link leads. `root` itself may be
+    one. `directories`: those whose content is looked at, besides `root`. Raises NotRegular."""
+    own = [directory for directory in directories if directory != root]
+    for path in [*own, *(directory / name for directory in (root, *own) for name in (*DIRECTORIES, "databases"))]:
+        if path.is_symlink():
+            raise NotRegular(f"{path} is a symbolic link, which turbo does not follow: put a directory in its place")
 
 
 def read_identity(path: Path) -> str | None:
@@ -176,7 +188,8 @@ class StateDir:
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             state = self.root.stat()
-            for name in ("workers", "logs", "tasks", "locks", "workspaces"):
+            refuse_links(self.root)
+            for name in DIRECTORIES:
                 (self.root / name).mkdir(exist_ok=True, mode=0o700)
         except OSError as error:
             raise StateDirUnusable(f"state_dir {self.root}: cannot be used: {error.strerror}") from error
@@ -209,7 +222,8 @@ class StateDir:
                 os.link(draft, self.root / OWNER)
             draft.unlink(missing_ok=True)
         self.files = self.root if owner_of(self.root) == database else self.root / "databases" / database
-        for name in ("logs", "tasks", "workspaces"):
+        refuse_links(self.root, self.root / "databases", self.files)
+        for name in OF_A_DATABASE:
             (self.files / name).mkdir(exist_ok=True, mode=0o700, parents=True)
 
     def unowned_logs(self) -> list[ClaimRef]:
@@ -244,15 +258,23 @@ class StateDir:
         draft.rename(home)  # so that another worker, looking for dead ones, never sees it unlocked
         return WorkerHome(self, worker_id, lock)
 
-    def dead_workers(self, among: Container[str] | None = None) -> list[WorkerHome]:
+    def dead_workers(
+        self, among: Container[str] | None = None, odd: Callable[[Path, OSError], object] | None = None
+    ) -> list[WorkerHome]:
         """The directories of workers whose process has died, with their locks taken: the caller owns them now. `among`: the
-        ids of those to look at, so that no lock of another database's worker is ever in the way of its own successor."""
+        ids of those to look at, so that no lock of another database's worker is ever in the way of its own successor. `odd`
+        gets each directory whose lock is not one, and the reason: whether its worker is dead is not known."""
         dead = []
         for home in self._homes():
             if among is not None and home.name not in among:
                 continue
             lock = FileLock(home / "lock")
-            with suppress(OSError):  # another worker has taken it over and removed it
+            try:
                 if lock.take():
                     dead.append(WorkerHome(self, home.name, lock))
+            except FileNotFoundError:  # another worker has taken it over and removed it
+                continue
+            except OSError as error:
+                if odd is not None:
+                    odd(home, error)
         return dead

@@ -23,12 +23,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
+
 from turbo import db
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.claim import ClaimRef
 from turbo.executors.directories import remove_foreign
 from turbo.host.removal import TRASH_PREFIX, remove_tree
-from turbo.host.state_dir import StateDir, safe_name
+from turbo.host.state_dir import StateDir, refuse_links, safe_name
 from turbo.process.identity import FOREIGN
 from turbo.runtime.service import LoopService
 from turbo.workspaces.disk_usage import size_of
@@ -87,14 +89,16 @@ class FileRetention(LoopService):
         while self._seconds is not None or self._bytes is not None:
             try:
                 await self.once()
-            except db.DATABASE_ERRORS as error:
+            except (psycopg.Error, TimeoutError) as error:
                 log.debug("file retention: %s", db.reason(error))
             except OSError as error:
                 self._warn_once(f"cannot look through the files of tasks: {error}")
             await asyncio.sleep(self._every * random.uniform(0.9, 1.1))
 
     async def once(self) -> list[str]:
-        """One pass. Returns the names of what was removed; raises `db.DATABASE_ERRORS`: then nothing is removed."""
+        """One pass. Returns the names of what was removed; raises `db.DATABASE_ERRORS`, also if a link has taken the place of
+        a directory: then nothing is removed."""
+        refuse_links(self._state.root, self._state.root / "databases", self._state.files)
         with self._state.retention_lock() as mine:
             if not mine:
                 return []

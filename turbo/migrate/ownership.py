@@ -56,11 +56,15 @@ def keeper(connection: Connection) -> str:
 
 def judge(connection: Connection) -> list[Finding]:
     """A refusal for each object whose owner is not trusted, and for each function that would no longer find its names. Reads the
-    catalog only."""
+    catalog only. What makes an owner trusted is said once, after the last of its objects."""
     believed, user = trusted(connection), quoted(connection.info.user)
+    found = strangers(connection, believed)
+    last = {one.owner: number for number, one in enumerate(found)}
     return [
         refuse(f"{one}. If {one.owner} may be trusted with that", f"GRANT {quoted(one.owner)} TO {user};")
-        for one in strangers(connection, believed)
+        if last[one.owner] == number
+        else refuse(str(one))
+        for number, one in enumerate(found)
     ] + lost_names(connection, believed)
 
 

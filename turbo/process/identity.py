@@ -104,8 +104,9 @@ class Identity:
         """Remove a directory with everything in it. Links are not followed. Raises OSError if something is left."""
         self.run('[ -d "$1" ] && [ ! -L "$1" ] && chmod -R u+rwX -- "$1" 2>/dev/null; rm -rf -- "$1"', path)
 
-    def require_home(self) -> None:
-        """Refuse a user without a home directory, in which its tasks' directories would be. Raises IdentityRefused."""
+    def require_home(self, otherwise: str = "") -> None:
+        """Refuse a user without a home directory, in which its tasks' directories would be. `otherwise`: how to do without one.
+        Raises IdentityRefused."""
         try:
             result = self.script('cd -- "$1" && [ -w . ]', self.home)
         except OSError as error:
@@ -113,7 +114,19 @@ class Identity:
         if result.returncode != 0:
             raise IdentityRefused(
                 f"run_as: {self.user} has no home directory that it can write to ({self.home}), for its tasks' directories and "
-                "sessions: create one (useradd --create-home), or set the executor's cwd"
+                f"sessions: create one (useradd --create-home){otherwise}"
+            )
+
+    def require_readable(self, file: Path, key: str) -> None:
+        """Refuse a file, named by a key of the configuration, that this user cannot read. Raises IdentityRefused."""
+        try:
+            result = self.script('[ -r "$1" ] && [ ! -d "$1" ]', file)
+        except OSError as error:
+            raise IdentityRefused(f"run_as: {error}") from None
+        if result.returncode != 0:
+            raise IdentityRefused(
+                f"run_as: {self.user} cannot read {file} ({key}), and its git would go on without it: let that user read the "
+                "file and enter its directories, or name another"
             )
 
     def scratch(self) -> Path:

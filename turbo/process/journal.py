@@ -15,6 +15,7 @@ from pathlib import Path
 
 from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
+from turbo.host.regular_file import NotRegular
 
 SUFFIX = ".json"
 ENTRY_BYTES = 64 * 1024
@@ -62,7 +63,10 @@ class Journal:
         self._path(cookie).unlink(missing_ok=True)
 
     def entries(self) -> list[Entry]:
-        """The programs that run, or ran when their worker died. An unreadable file still yields its cookie."""
+        """The programs that run, or ran when their worker died. An unreadable file still yields its cookie. No link in place of
+        the directory is followed: what is in another one is nobody's entry."""
+        if self.directory.is_symlink():
+            return []
         try:
             names = sorted(path for path in self.directory.iterdir() if path.suffix == SUFFIX and not path.is_dir())
         except (FileNotFoundError, NotADirectoryError):
@@ -73,6 +77,8 @@ class Journal:
         return self.directory / f"{cookie}{SUFFIX}"
 
     def _write(self, entry: Entry) -> None:
+        if self.directory.is_symlink():
+            raise NotRegular(f"{self.directory}: is a symbolic link")
         write_atomically(self._path(entry.cookie), json.dumps(asdict(entry)))
 
     def _read(self, path: Path) -> Entry | None:

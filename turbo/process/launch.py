@@ -257,7 +257,12 @@ def resolve(name: str, path: str | None, cwd: Path) -> str:
     if found.refused is not None:
         raise SpawnFailed(f"cannot start {name}: {found.refused} is not executable (chmod +x?)", errno.EACCES)
     closed = f" (may not be searched: {', '.join(found.closed)})" if found.closed else ""
-    where = f"no such file under {cwd}" if "/" in name else f"not found on the PATH searched: {searched or '(empty)'}"
+    if name.startswith("/"):
+        where = "no such file"
+    elif "/" in name:
+        where = f"no such file under {cwd}"
+    else:
+        where = f"not found on the PATH searched: {searched or '(empty)'}"
     if "/" in name and os.path.isdir(cwd / name):  # noqa: PTH112
         where = f"{cwd / name} is a directory"
     raise SpawnFailed(f"cannot start {name}: {where}{closed}", errno.EACCES if closed else errno.ENOENT)

@@ -12,8 +12,10 @@ turbo from before identities left belongs to the database that knows its worker 
 """
 
 import asyncio
+import errno
 import logging
 from collections import Counter
+from pathlib import Path
 
 from turbo import db, migrate
 from turbo.accounts.manager import AccountManager
@@ -21,17 +23,23 @@ from turbo.db.identity import DatabaseIdentity
 from turbo.db.lane import Lane
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.claim import ClaimRef
+from turbo.domain.problem import ProblemKind
 from turbo.domain.states import RescueReason
+from turbo.host.regular_file import NotRegular
 from turbo.host.spool import Spool
 from turbo.host.state_dir import IDENTITY, OWNER, StateDir, WorkerHome, may_live, owner_of
 from turbo.process.reaper import end_leftovers
 from turbo.runtime.outage import Outage
+from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
 from turbo.worker.completer import Completer
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.rescuer import Rescuer
 
 log = logging.getLogger(__name__)
+
+_ABOUT_THE_HOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Reasons of the disk or of this process: another directory would fail alike, so start-up waits."""
 
 
 class SchemaMismatch(Exception):
@@ -59,6 +67,7 @@ class Startup(LoopService):
         rescuer: Rescuer,
         presence: WorkerPresence,
         accounts: AccountManager,
+        problems: Problems,
         *,
         host: str,
         dsn: str,
@@ -75,6 +84,8 @@ class Startup(LoopService):
         self._rescuer = rescuer
         self._presence = presence
         self._accounts = accounts
+        self._problems = problems
+        self._said: set[str] = set()
         self._host = host
         self._dsn = dsn
 
@@ -145,25 +156,49 @@ class Startup(LoopService):
         return own
 
     async def _recover_dead_workers(self) -> None:
-        """End what dead siblings of this host left running, send their results again, and give back the rest."""
-        dead = self._state.dead_workers(await self._own_workers())
+        """End what dead siblings of this host left running, send their results again, and give back the rest.
+
+        A directory that cannot be taken over is left as it is: its worker's lease ends, and its tasks are rescued then."""
+        dead = self._state.dead_workers(await self._own_workers(), self._left_alone)
         try:
-            for home in dead:
-                ended = await asyncio.to_thread(end_leftovers, home.journal)
-                if ended:
-                    log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
-                # Results that were not recorded, and recorded ones that a failover may have lost.
-                await asyncio.to_thread(self._spool.adopt, Spool(home.spool))
-            if not dead:
+            taken_over = [home for home in dead if await self._take_over(home)]
+            if not taken_over:
                 return
             await self._replay()
-            if await self._rescuer.mark_dead([home.worker_id for home in dead], self._host):
+            if await self._rescuer.mark_dead([home.worker_id for home in taken_over], self._host):
                 await self._rescuer.rescue(RescueReason.WORKER_RESTARTED)
-            for home in dead:
-                home.remove()
+            for home in taken_over:
+                try:
+                    home.remove()
+                except OSError as error:
+                    self._left_alone(home.path, error)
         finally:
             for home in dead:
                 home.close()  # else no other worker could adopt it as long as this process lives
+
+    async def _take_over(self, home: WorkerHome) -> bool:
+        """End the programs of a dead worker, and take its results. Raises OSError if this host's disk is the reason."""
+        try:
+            ended = await asyncio.to_thread(end_leftovers, home.journal)
+            if ended:
+                log.warning("ended %d processes that dead worker %s left behind", len(ended), home.worker_id)
+            # Results that were not recorded, and recorded ones that a failover may have lost.
+            await asyncio.to_thread(self._spool.adopt, Spool(home.spool))
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno in _ABOUT_THE_HOST:
+                raise
+            self._left_alone(home.path, error)
+            return False
+        self._problems.clear(ProblemKind.LEFT_BEHIND, home.worker_id)
+        return True
+
+    def _left_alone(self, home: Path, error: Exception) -> None:
+        what = f"what the worker {home.name} left in {home} cannot be taken over: {error}"
+        do = "if that worker is dead, see what is there, and correct or remove it; a worker that starts tries again"
+        if home.name not in self._said:  # start-up may begin again
+            self._said.add(home.name)
+            log.warning("%s; %s", what, do)
+        self._problems.report(ProblemKind.LEFT_BEHIND, home.name, what, do)
 
     async def _replay(self) -> None:
         entries = await asyncio.to_thread(lambda: [*self._spool.pending(), *self._spool.recently_done()])
@@ -176,7 +211,11 @@ class Startup(LoopService):
 def _claims_in(state: StateDir, worker: str) -> list[ClaimRef]:
     """The claims whose results a worker has on disk."""
     spool = Spool(state.root / "workers" / worker / "spool")
-    results = (entry.result for entry in [*spool.pending(), *spool.recently_done()])
+    try:
+        results = [entry.result for entry in [*spool.pending(), *spool.recently_done()]]
+    except OSError as error:
+        log.warning("cannot read what the worker %s left: %s", worker, error)
+        return []
     return [ClaimRef(result.task_id, result.fencing_token) for result in results]
 
 
@@ -186,6 +225,10 @@ def _results_of_the_dead(state: StateDir, worker: str) -> int:
     return 0 if waiting and may_live(worker) else waiting
 
 
+def _is_of_the_disk(error: BaseException) -> bool:
+    return isinstance(error, NotRegular) or (isinstance(error, OSError) and error.filename is not None)
+
+
 def _lasting(error: BaseException) -> bool:
     """A migration under way changes the schema within seconds; a revoked privilege stays revoked."""
     return not isinstance(error, SchemaMismatch) and db.is_lasting(error)
@@ -193,7 +236,9 @@ def _lasting(error: BaseException) -> bool:
 
 def _kind(error: BaseException) -> str:
     """A migration under way shows several versions: one line for each verdict."""
-    return str(error.fit) if isinstance(error, SchemaMismatch) else db.kind(error)
+    if isinstance(error, SchemaMismatch):
+        return str(error.fit)
+    return "disk" if _is_of_the_disk(error) else db.kind(error)
 
 
 def _reason(error: BaseException, dsn: str) -> str:
@@ -201,4 +246,6 @@ def _reason(error: BaseException, dsn: str) -> str:
         return str(error)
     if db.is_lasting(error):
         return db.reason(error)
+    if _is_of_the_disk(error):
+        return f"waiting for the state directory: {error}"
     return f"waiting for the database at {db.describe(dsn)}: {db.reason(error)}"

@@ -325,7 +325,19 @@ def wire(
         asking=questions.queues,
     )
     startup = Startup(
-        claims, where.identity, registry, state, home, spool, completer, rescuer, presence, accounts, host=host, dsn=dsn
+        claims,
+        where.identity,
+        registry,
+        state,
+        home,
+        spool,
+        completer,
+        rescuer,
+        presence,
+        accounts,
+        problems,
+        host=host,
+        dsn=dsn,
     )
     shutdown = Shutdown(
         deadline,

@@ -130,6 +130,8 @@ class Worktrees:
             return f"workspace.repo {repo} is not a git repository (name its top directory)"
         if (config := self._settings.git_config) is not None and not config.is_file():
             return f"workspace.git_config {config} is not a file"
+        if config is not None and not os.access(config, os.R_OK):
+            return f"workspace.git_config {config} cannot be read by this worker"
         return obstacle("git", environment.get("PATH"), None)
 
     def dependencies(self, _environment: Callable[[], Mapping[str, str]]) -> Mapping[str, Probe]:

@@ -221,9 +221,10 @@ class Top(App[None]):
         tables["accounts"].show([words.account_row(a) for a in frame.status.shown_accounts])
         titles = {
             "tasks": words.title(frame, len(matches), self.filtered),
-            "workers": f"Workers: {len(frame.status.workers)}",
+            "workers": f"Workers: {words.listed(len(frame.status.workers), frame.status.more_workers)}",
             "queues": f"Queues: {len(frame.status.queues)}",
-            "accounts": f"Accounts: {len({a.account for a in frame.status.shown_accounts})}",
+            "accounts": "Accounts: "
+            + words.listed(len({a.account for a in frame.status.shown_accounts}), frame.status.more_accounts),
         }
         large = screen.has_class("large")
         for number, name in enumerate(PANELS, 1):
@@ -320,7 +321,7 @@ class Top(App[None]):
             self.notify("choose a queue (3) or an account (4) first", severity="warning")
             return
         if self._panel.id == "accounts":
-            account = next(a for a in status.accounts if f"{a.account} {a.host}" == row.key)
+            account = next(a for a in status.accounts if words.account_key(a) == row.key)
             if account.state == AccountState.OPEN:
                 self._ask(f"pause account {account.account} on every host?", lambda: self._done(
                     self._feed.pause_account(account.account, "turbo top"), f"account {account.account} is paused"))  # fmt: skip
@@ -330,7 +331,9 @@ class Top(App[None]):
             return
         tasks = {t.task_id: t.queue for t in self._feed.frame.tasks}
         queue = row.key if self._panel.id == "queues" else tasks[row.key]
-        if any(q.queue == queue and q.paused for q in status.queues):
+        if self._panel.id == "queues" and queue not in {q.queue for q in status.queues}:
+            self.notify("these are several queues: choose one (3)", severity="warning")
+        elif any(q.queue == queue and q.paused for q in status.queues):
             self._ask(f"resume queue {queue}?", lambda: self._done(
                 self._feed.resume_queue(queue), f"queue {queue} is open"))  # fmt: skip
         else:

@@ -19,11 +19,14 @@ import psycopg
 from turbo import db
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import (
+    ACCOUNTS_LISTED,
     QUEUES_LISTED,
-    AccountLine,
+    WORKERS_LISTED,
     FleetStatus,
     QueueLine,
     StrandedLine,
+    account_lines,
+    left_out,
     worker_lines,
 )
 from turbo.client.operations import Disconnect, Query, Steps
@@ -187,15 +190,24 @@ class Feed(AsyncClient):
 
     def _fleet(self) -> Steps[None]:
         seconds = 2.0 * BUCKET_SECONDS if self._rated else float(HISTORY_SECONDS)
-        workers = worker_lines((yield Query("status/workers")).rows)
+        workers = (yield Query("status/workers", {"limit": WORKERS_LISTED})).rows
         queues = [
             QueueLine(**row) for row in (yield Query("top/queues", {"most": COUNTED, "limit": QUEUES_LISTED})).rows
         ]
-        accounts = [AccountLine(**row) for row in (yield Query("status/accounts")).rows]
+        accounts = (yield Query("status/accounts", {"limit": ACCOUNTS_LISTED})).rows
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
         self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)
         stranded = [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": WAITING_EACH})).rows]
-        self.frame.status = FleetStatus(workers, queues, accounts, [], 0.0, [], stranded)
+        self.frame.status = FleetStatus(
+            worker_lines(workers),
+            queues,
+            account_lines(accounts),
+            [],
+            0.0,
+            stranded=stranded,
+            more_workers=left_out(workers),
+            more_accounts=left_out(accounts),
+        )
         self._rated = True
 
     def _tasks(self, view: View) -> Steps[None]:

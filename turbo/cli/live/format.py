@@ -134,11 +134,19 @@ def queue_row(q: QueueLine) -> ScreenRow:
     )  # fmt: skip
 
 
+def account_key(a: AccountLine) -> str:
+    """Of one account on one host. Either name may hold a blank; neither holds a NUL."""
+    return f"{a.account}\0{a.host}"
+
+
 def account_row(a: AccountLine) -> ScreenRow:
     resets = "" if a.resets_in_seconds is None else timestamps.duration(max(0.0, a.resets_in_seconds))
-    return ScreenRow(
-        f"{a.account} {a.host}", (a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets)
-    )
+    return ScreenRow(account_key(a), (a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets))
+
+
+def listed(shown: int, more: int) -> str:
+    """How many are in a list, and how many are not."""
+    return f"{shown}, and {more} more" if more else str(shown)
 
 
 def title(frame: Frame, matching: int, filtered: str) -> str:

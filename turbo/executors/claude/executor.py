@@ -30,7 +30,7 @@ from turbo.executors.claude.control import Channel
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
 from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
-from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE, resume_prompt, task_prompt
+from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE, resume_prompt, shown_data, task_prompt
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories, scratch_directory
@@ -43,6 +43,7 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
 
+NOTHING_TO_DO = "task_description is empty, and there is no input_data: write what the agent is to do"
 PROBE_PROMPT = "Answer with the word ok."
 PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
 PROBE_SECONDS = 60.0
@@ -148,6 +149,9 @@ class ClaudeExecutor:
 
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
+
+        if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []):
+            return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
 
         async def program(directory: Path) -> Outcome:
             ended, log_path = await self._attempt(run, directory)

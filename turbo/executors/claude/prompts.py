@@ -38,12 +38,16 @@ _UNANSWERED = (
 def task_prompt(preamble: str, task: Task, answers: Sequence[Answered]) -> str:
     """The first prompt of a session."""
     parts = [preamble, task.task_description]
-    data = task.input_data
-    if isinstance(data, dict):
-        data = {key: value for key, value in data.items() if key != "cwd"}
+    data = shown_data(task)
     if data not in (None, {}, []):
         parts.append("Input data of the task, as JSON:\n" + json.dumps(data, ensure_ascii=False))
     return "\n\n".join([*parts, *_retold(answers)])
+
+
+def shown_data(task: Task) -> object:
+    """What the prompt shows of a task's data."""
+    data = task.input_data
+    return {key: value for key, value in data.items() if key != "cwd"} if isinstance(data, dict) else data
 
 
 def resume_prompt(answers: Sequence[Answered]) -> str:

@@ -28,7 +28,7 @@ with input as (
          i.newest
          and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
               or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
-                 and (c.current_token is null or abs(c.current_token) < i.token)
+                 and (c.current_token is null or abs(greatest(c.current_token, -9223372036854775807)) < i.token)
                  and not coalesce((select true from public.agent_actions a
                                     where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))
            as accepted,

@@ -51,7 +51,9 @@ with candidates as materialized (
   update public.agent_tasks t
      set status = 'running', assigned_worker_id = %(worker)s, started_at = clock_timestamp(), completed_at = null,
          -- grows per row even if a failover rewound the sequence, and never repeats: sequence bits, then random bits
-         fencing_token = greatest(nextval('public.turbo_fence_seq'), (abs(coalesce(t.fencing_token, 0)) >> 20) + 1) << 20
+         -- A worker that lies may have written any number: the bounds keep every sum, and the token's sign.
+         fencing_token = greatest(nextval('public.turbo_fence_seq'),
+                           least(abs(greatest(coalesce(t.fencing_token, 0), -9223372036854775807)) >> 20, 8796093022206) + 1) << 20
                          | floor(random() * 1048576)::bigint,
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
    -- The rows are locked, so they are still pending. An array, not a join: it stays a look-up by primary key even if the
@@ -63,7 +65,7 @@ with candidates as materialized (
 ), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,
-         jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0)::bigint + 1)
+         jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', greatest(c.retry_count, 0)::bigint + 1)
     from claimed c
 ), flag as (
   update public.agent_workers w
@@ -75,8 +77,8 @@ with candidates as materialized (
 -- characters: one more than the worker takes, so that it sees what is too long without receiving all of it.
 select c.task_id::text, coalesce(c.task_type, 'default') as task_type, left(c.task_description, %(characters)s) as task_description,
        left(c.input_data::text, %(characters)s) as input_data,
-       c.task_priority, c.timeout_seconds, coalesce(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
-       c.fencing_token, c.concurrency_key, c.agent_session_id, c.waited_seconds, c.question,
+       c.task_priority, c.timeout_seconds, greatest(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
+       c.fencing_token, left(c.concurrency_key::text, 501) as concurrency_key, c.agent_session_id, c.waited_seconds, c.question,
        (select f.idle from flag f) as idle_now
   -- losing a claim costs nothing (the task is claimed again), so the commit does not wait for the disk
   from (select set_config('synchronous_commit', 'off', true)) s

@@ -12,7 +12,7 @@ with input as (
          as i(task_id text, token bigint, outcome text, output text, error text, kind text, ms bigint, delay float8,
               final bool, uncounted bool, session text, worker text, detail text)
 ), current as materialized (
-  select t.task_id, t.status::text as was, t.fencing_token as current_token, coalesce(t.retry_count, 0) as retry_count,
+  select t.task_id, t.status::text as was, t.fencing_token as current_token, greatest(t.retry_count, 0) as retry_count,
          coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
          t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested, t.run_after
     from public.agent_tasks t
@@ -32,7 +32,8 @@ with input as (
          -- Tokens grow, so a waiting row with an older token does not know this claim, and was not claimed since. If the
          -- audit trail knows the claim, its row was deleted, and this one only has the same id. A row that waits for an answer
          -- or for other tasks has lost that, too.
-         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(c.current_token) < c.token)
+         or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled', 'waiting', 'blocked')
+            and (c.current_token is null or abs(greatest(c.current_token, -9223372036854775807)) < c.token)
             and not coalesce((select true from public.agent_actions a
                                where a.task_id = c.task_id and a.fencing_token = c.token limit 1), false)
            as accepted,

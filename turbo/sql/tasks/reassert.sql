@@ -14,7 +14,7 @@ with i as (
     join public.agent_tasks t on t.task_id = i.task_id
    where t.status in ('pending', 'scheduled', 'waiting', 'blocked')
      and (t.fencing_token = i.token
-          or (t.fencing_token is null or abs(t.fencing_token) < i.token)
+          or (t.fencing_token is null or abs(greatest(t.fencing_token, -9223372036854775807)) < i.token)
              and not coalesce((select true from public.agent_actions a
                                 where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))
      and (t.concurrency_key is null

@@ -1,8 +1,10 @@
 -- The leader's gauges in one cheap query: unfinished states only (counting 1 M finished rows would cost 150 ms).
--- Queues that no live worker serves are counted together, with a label of null: whoever inserts may invent names.
+-- Queues that no live worker serves are counted together, with a label of null: whoever inserts may invent names. So are served
+-- ones beyond the first 500, those of the most workers first: a worker may serve a queue of any name.
 with served as (
-  select distinct q.queue from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
-   where w.state in ('up', 'paused')
+  select q.queue from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
+   where w.state in ('up', 'paused') and octet_length(q.queue) <= 255
+   group by q.queue order by count(*) desc, q.queue limit 500
 )
 select 'tasks' as what, s.queue as label, t.status::text as state, count(*)::float8 as value
   from public.agent_tasks t left join served s on s.queue = t.queue

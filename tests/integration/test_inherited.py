@@ -20,6 +20,7 @@ SUBSET = (
     "tests/unit/test_environment.py",
     "tests/unit/test_log_file.py",
     "tests/unit/test_workspace_names.py",
+    "tests/integration/test_inherited.py::test_run_keeps_what_it_compiles",
 )
 """A few tests that depend on signals, a terminal, the locale, the umask or the environment."""
 
@@ -28,12 +29,18 @@ HOSTILE = {
     "PGHOST": "192.0.2.1", "PGDATABASE": "production", "PGUSER": "app", "PGOPTIONS": "-c search_path=elsewhere",
     "TURBO_DSN": "postgresql://192.0.2.1/production", "TURBO_CONFIG": "/nonexistent", "TURBO_RUN": "aa:bb",
     "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-    "PYTHONIOENCODING": "ascii", "PYTHONPATH": "/nonexistent",
+    "PYTHONIOENCODING": "ascii", "PYTHONPATH": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1",
     "GIT_DIR": "/nonexistent", "ANTHROPIC_API_KEY": "sk-theirs", "CLAUDE_CONFIG_DIR": "/nonexistent",
     "XDG_CONFIG_HOME": "/nonexistent", "XDG_DATA_HOME": "/nonexistent",
 }  # fmt: skip
 
 BADLY = "trap '' INT QUIT HUP TERM; umask 077; ulimit -c 0; exec \"$@\" </dev/null"
+
+
+def test_run_keeps_what_it_compiles() -> None:
+    """Else each of its processes would compile the package anew."""
+    done = subprocess.run([sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"], capture_output=True)
+    assert (sys.dont_write_bytecode, done.stdout) == (False, b"False\n")
 
 
 @pytest.mark.parametrize(("workers", "subset"), [([], SUBSET[:1]), (["-n", "1"], SUBSET)], ids=["serial", "xdist"])

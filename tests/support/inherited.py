@@ -25,7 +25,8 @@ KEPT = re.compile(
 )
 """Variables that say where this machine keeps things, and those that are meant for the tests. Nothing else is kept."""
 
-HARMLESS = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
+HARMLESS = ("PYTHONUNBUFFERED",)
+"""Kept. PYTHONDONTWRITEBYTECODE is not: every process of turbo would compile the package anew, which is more than a second."""
 
 FIXED = {"LANG": "C.UTF-8", "TERM": "xterm-256color"}
 

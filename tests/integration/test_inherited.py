@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import database
+from tests.support import database, prefork
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +41,14 @@ def test_run_keeps_what_it_compiles() -> None:
     """Else each of its processes would compile the package anew."""
     done = subprocess.run([sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"], capture_output=True)
     assert (sys.dont_write_bytecode, done.stdout) == (False, b"False\n")
+
+
+def test_run_forks_the_processes_of_turbo(tmp_path: Path) -> None:
+    """In a run without xdist too, whose environment is cleaned after its first imports."""
+    with (tmp_path / "said").open("wb") as said:
+        process = prefork.popen([prefork.TURBO, "--version"], env=os.environ, stdout=said, stderr=said)
+        assert process.wait(60) == 0
+    assert isinstance(process, prefork.Forked)
 
 
 @pytest.mark.parametrize(("workers", "subset"), [([], SUBSET[:1]), (["-n", "1"], SUBSET)], ids=["serial", "xdist"])

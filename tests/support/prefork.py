@@ -42,6 +42,12 @@ READ_AT_START = ("LANG", "LC_", "PYTHON")
 """Variables that Python reads at its start: a process that needs other values is started in the ordinary way."""
 
 
+def keep_environment() -> None:
+    """Once per process, before its first test, and after the environment has been cleaned (tests/support/inherited.py)."""
+    AT_START.clear()
+    AT_START.update(os.environ)
+
+
 class Forked:
     """A process, with the methods of `subprocess.Popen` that tests use."""
 

@@ -30,6 +30,7 @@ HOSTILE = {
     "TURBO_DSN": "postgresql://192.0.2.1/production", "TURBO_CONFIG": "/nonexistent", "TURBO_RUN": "aa:bb",
     "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
     "PYTHONIOENCODING": "ascii", "PYTHONPATH": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
     "GIT_DIR": "/nonexistent", "ANTHROPIC_API_KEY": "sk-theirs", "CLAUDE_CONFIG_DIR": "/nonexistent",
     "XDG_CONFIG_HOME": "/nonexistent", "XDG_DATA_HOME": "/nonexistent",
 }  # fmt: skip

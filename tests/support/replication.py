@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import psycopg
 
-from tests.support.database import embedded_arguments, migrated_server
+from tests.support.database import embedded_arguments, migrated_server, place
 from tests.support.waiting import gone, until
 from turbo import embedded
 
@@ -96,7 +96,7 @@ def nodes(*, synchronous: bool = False) -> Iterator[Nodes]:
     """A migrated pair, the standby streaming. `synchronous`: a commit waits for the standby, while this primary lives."""
     with contextlib.ExitStack() as stack:
         primary = stack.enter_context(migrated_server({}))
-        home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-"))
+        home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-", dir=place()))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         home.chmod(0o755)
         data_dir = home / "data"

@@ -21,7 +21,7 @@ demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted thro
 	@$(BIN)/python scripts/demo.py
 
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
-	@$(BIN)/python -m pytest -m quiet
+	@$(BIN)/python -m pytest -m quiet -n 2 --dist loadgroup
 	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-6} --dist loadgroup
 
 quick: $(STAMP)  ## Run the unit tests and a task's path through a real worker, in at most 90 s

@@ -7,7 +7,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import database, inherited, workers
+from tests.support import database, inherited, prefork, workers
 from turbo import embedded
 
 # A busy machine makes drawing slow; that is no property of the code.
@@ -27,6 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
         shared = database.SharedServer()
         shared.offer()
         config.add_cleanup(shared.close)
+    prefork.keep_environment()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

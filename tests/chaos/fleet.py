@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 from psycopg import conninfo
 
+from tests.support.database import migrated_server
 from tests.support.proxy import Proxy, proxy
 from tests.support.repositories import GitHost, git_host
 from tests.support.size import sized
@@ -25,7 +26,6 @@ from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.client.client import Client
-from turbo.migrate import migrate
 
 WORKERS, SLOTS, RUN_SECONDS = 2, sized(2, 4), sized(0.5, 0.3)
 """Small: 8 runs a second. Full: 27 a second, about what two cores can do."""
@@ -196,8 +196,7 @@ def fleet(
     with contextlib.ExitStack() as stack:
         # WAL is flushed late on purpose: a crash then surely forgets claims, which do not wait for the disk.
         settings = {"max_connections": "60", "wal_writer_delay": "2s", "log_min_messages": "fatal"}
-        server = stack.enter_context(embedded.temporary(trust=True, settings=settings))
-        migrate(server.dsn)
+        server = stack.enter_context(migrated_server(settings))
         wire = stack.enter_context(proxy("127.0.0.1", server.port)) if through_proxy else None
         git = stack.enter_context(git_host(path / "git")) if fetching else None
         one = Fleet(server, Bench(server.dsn, path), wire, git, without)

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from tests.support import workers
+from tests.support.database import migrated_server
 from tests.support.waiting import until
-from turbo import embedded
-from turbo.migrate import migrate
 from turbo.worker.recovery_gate import OTHERS_SECONDS
 
 
@@ -18,10 +17,9 @@ from turbo.worker.recovery_gate import OTHERS_SECONDS
 def test_claim_forgotten_by_a_crash_is_left_to_its_worker(tmp_path, without, runs):
     """`slow` is back half a second after `fast`, which has a free slot by then: as far apart as two listeners can be."""
     with (
-        embedded.temporary(trust=True, settings={"wal_writer_delay": "10s", "autovacuum": "off"}) as server,
+        migrated_server({"wal_writer_delay": "10s", "autovacuum": "off"}) as server,
         workers.bench(server.dsn, tmp_path) as bench,
     ):
-        migrate(server.dsn)
         quiet: dict[str, Any] = {
             "slots": 1,
             "heartbeat_seconds": 20,

@@ -1,10 +1,10 @@
 """Commands at a terminal or in a pipe whose encoding lacks characters: they print others instead, and go on."""
 
 import json
-import subprocess
 
 import pytest
 
+from tests.support import prefork
 from tests.support.prefork import TURBO
 from tests.support.shell import Shell
 from tests.support.workers import Bench, WorkerProcess
@@ -13,13 +13,7 @@ TEXT = "naïve → 日本語 💥 ✓"
 
 
 def run(shell: Shell, encoding: str, *arguments: str) -> tuple[int, bytes, bytes]:
-    done = subprocess.run(
-        [TURBO, *arguments],
-        capture_output=True,
-        env=shell.environment({"PYTHONIOENCODING": encoding}),
-        cwd=shell.cwd,
-        timeout=60,
-    )
+    done = prefork.run([TURBO, *arguments], env=shell.environment({"PYTHONIOENCODING": encoding}), cwd=shell.cwd)
     return done.returncode, done.stdout, done.stderr
 
 

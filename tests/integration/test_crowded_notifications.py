@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Iterator
 import psycopg
 import pytest
 
-from tests.support.database import UNSYNCED, embedded_arguments
+from tests.support.database import UNSYNCED, embedded_arguments, migrated_server
 from tests.support.logins import login
 from tests.support.rig import Rig
 from tests.support.waiting import until, until_async
 from tests.support.workers import bench
-from turbo import embedded
-from turbo.migrate import grant_roles, migrate
+from turbo.migrate import grant_roles
 
 USAGE = "select pg_notification_queue_usage()"
 INSERT = "insert into agent_tasks (task_id, task_description, queue, concurrency_key) values (%s, 'x', %s, %s)"
@@ -28,8 +27,7 @@ def small_queue() -> Iterator[str]:
     if "bin_dir" in arguments or arguments["version"] == 16:
         pytest.skip("the queue of PostgreSQL before 17 holds 8 GB")
     settings = {"max_notify_queue_pages": "64", **UNSYNCED}
-    with embedded.temporary(settings=settings, **arguments) as server:  # type: ignore[arg-type]
-        migrate(server.dsn)
+    with migrated_server(settings) as server:
         grant_roles(server.dsn)
         yield server.dsn
 

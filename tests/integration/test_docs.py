@@ -22,7 +22,7 @@ NOT_HERE = {"make test": "it is what runs this"}
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[tuple[Path, Mapping[str, str], Path]]:
-    """The files of the repository as they are now, the environment made already; what a new terminal there has set."""
+    """The files of the repository as they are now, compiled, the environment made already; what a new terminal there has set."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
@@ -38,6 +38,11 @@ def clone(tmp_path: Path) -> Iterator[tuple[Path, Mapping[str, str], Path]]:
         if name and (ROOT / name).is_file():
             (here / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, here / name)
+    for compiled in (ROOT / "turbo").rglob("*.pyc"):
+        there = here / compiled.relative_to(ROOT)
+        if there.parents[1].is_dir():
+            there.parent.mkdir(exist_ok=True)
+            shutil.copy2(compiled, there)
     # Not a link to the whole: `make venv` in the clone must never clear the real one.
     (here / ".venv").mkdir()
     for entry in (ROOT / ".venv").iterdir():

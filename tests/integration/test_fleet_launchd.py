@@ -43,6 +43,7 @@ LABEL = "com.agent-turbo.mac"
 
 
 def test_one_yaml_file_starts_workers_that_run_tasks(fleet: FleetBench, mac: Launchd) -> None:
+    mac.forks = False
     fleet.write(host(slots=3))
     assert "mac on alpha: installed" in fleet.turbo("install")
     assert mac.jobs == {}, "installed is not started"

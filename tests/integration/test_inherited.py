@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import database
+from tests.support import database, prefork
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,6 +20,7 @@ SUBSET = (
     "tests/unit/test_environment.py",
     "tests/unit/test_log_file.py",
     "tests/unit/test_workspace_names.py",
+    "tests/integration/test_inherited.py::test_run_keeps_what_it_compiles",
 )
 """A few tests that depend on signals, a terminal, the locale, the umask or the environment."""
 
@@ -28,12 +29,27 @@ HOSTILE = {
     "PGHOST": "192.0.2.1", "PGDATABASE": "production", "PGUSER": "app", "PGOPTIONS": "-c search_path=elsewhere",
     "TURBO_DSN": "postgresql://192.0.2.1/production", "TURBO_CONFIG": "/nonexistent", "TURBO_RUN": "aa:bb",
     "PYTHONOPTIMIZE": "2", "PYTHONWARNINGS": "error", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-    "PYTHONIOENCODING": "ascii", "PYTHONPATH": "/nonexistent",
+    "PYTHONIOENCODING": "ascii", "PYTHONPATH": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1",
+    "PYTHONUNBUFFERED": "1",
     "GIT_DIR": "/nonexistent", "ANTHROPIC_API_KEY": "sk-theirs", "CLAUDE_CONFIG_DIR": "/nonexistent",
     "XDG_CONFIG_HOME": "/nonexistent", "XDG_DATA_HOME": "/nonexistent",
 }  # fmt: skip
 
 BADLY = "trap '' INT QUIT HUP TERM; umask 077; ulimit -c 0; exec \"$@\" </dev/null"
+
+
+def test_run_keeps_what_it_compiles() -> None:
+    """Else each of its processes would compile the package anew."""
+    done = subprocess.run([sys.executable, "-c", "import sys; print(sys.dont_write_bytecode)"], capture_output=True)
+    assert (sys.dont_write_bytecode, done.stdout) == (False, b"False\n")
+
+
+def test_run_forks_the_processes_of_turbo(tmp_path: Path) -> None:
+    """In a run without xdist too, whose environment is cleaned after its first imports."""
+    with (tmp_path / "said").open("wb") as said:
+        process = prefork.popen([prefork.TURBO, "--version"], env=os.environ, stdout=said, stderr=said)
+        assert process.wait(60) == 0
+    assert isinstance(process, prefork.Forked)
 
 
 @pytest.mark.parametrize(("workers", "subset"), [([], SUBSET[:1]), (["-n", "1"], SUBSET)], ids=["serial", "xdist"])

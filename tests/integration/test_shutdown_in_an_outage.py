@@ -11,11 +11,10 @@ import psycopg
 import pytest
 
 from tests.support import workers
+from tests.support.database import migrated_server
 from tests.support.waiting import gone, until
-from turbo import embedded
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS
-from turbo.migrate import migrate
 from turbo.worker.shutdown_deadline import END_SECONDS
 
 TALKS = """
@@ -52,8 +51,7 @@ async def when_told(task):
 
 @pytest.fixture(scope="module")
 def server():
-    with embedded.temporary(trust=True, settings={"autovacuum": "off"}) as server:
-        migrate(server.dsn)
+    with migrated_server({"autovacuum": "off"}) as server:
         yield server
 
 

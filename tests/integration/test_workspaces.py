@@ -6,12 +6,14 @@ import pty
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import messages_api, prefork
+from tests.support import database, messages_api, prefork
 from tests.support.accounts import accounts_bench
 from tests.support.prefork import TURBO
 from tests.support.repositories import IDENTITY, checkout, git, own_clone
@@ -52,6 +54,13 @@ while gate and not os.path.exists(gate):
 print(task["task_id"])
 sys.exit(data.get("exit", 0) if task["attempt"] == 1 else 0)
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is room: each worktree is a thousand files, made and deleted."""
+    with tempfile.TemporaryDirectory(prefix="turbo-worktrees-", dir=database.place()) as path:
+        yield Path(path)
 
 
 def committers(bench: Bench, repo: Path, name: str = "w", *, shared: bool = False, **more: Any) -> dict[str, Any]:

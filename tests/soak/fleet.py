@@ -17,12 +17,12 @@ import psycopg
 from psycopg import conninfo
 
 from tests.model.truth import trail_holds
+from tests.support.database import migrated_server
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 from turbo.domain.states import FINAL
-from turbo.migrate import migrate
 
 HOSTS = ("alpha", "alpha", "beta", "beta")
 SLOTS = 3
@@ -217,8 +217,7 @@ class Fleet:
 @contextlib.contextmanager
 def fleet(path: Path, tasks: int, seed: int) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(embedded.temporary(trust=True, settings={"log_min_messages": "fatal"}))
-        migrate(server.dsn)
+        server = stack.enter_context(migrated_server({"log_min_messages": "fatal"}))
         wire = stack.enter_context(proxy("127.0.0.1", server.port))
         one = Fleet(server, Bench(server.dsn, path), wire, random.Random(seed), tasks)
         stack.callback(one.bench.close)

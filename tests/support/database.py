@@ -1,4 +1,5 @@
-"""The tests' PostgreSQL: one server for each run, one database for each test, copied from a migrated template.
+"""The tests' PostgreSQL: one server for each run, one database for each test, copied from a migrated template. A server for one
+test alone starts from a copy of one migrated cluster.
 
 TURBO_TEST_DSN names a server to use as it is. TURBO_TEST_DB=container starts one with testcontainers. Otherwise the
 embedded server runs and ends with the test run: TURBO_TEST_PG=16 or 18 chooses the wheel's version, and
@@ -9,13 +10,16 @@ import contextlib
 import functools
 import multiprocessing.connection
 import os
+import shutil
+import subprocess
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 from psycopg import conninfo
 
@@ -26,12 +30,17 @@ from turbo.migrate import migrate
 DEBIAN = Path("/usr/lib/postgresql/15/bin")
 
 ADDRESS = "TURBO_TEST_SERVER"
-"""The variable that names the socket of the run's server."""
+"""The variable that names the socket where the run's controller answers. Without it, a process has no run that it belongs to."""
 
 
 UNSYNCED = {"fsync": "off"}
 """The disk is not waited for: DROP DATABASE syncs every file of the server, 0.3 to 0.9 s a test. A killed server loses nothing
 by it that it would not lose anyway: what it had written is in the page cache."""
+
+
+MEMORY, ENOUGH = Path("/dev/shm"), 4 << 30
+"""Where the servers have their files if so many bytes are free there: ext4 takes its time to find an inode for a new file while
+many have just been deleted, which is what databases that come and go do. It was a tenth of all that a run computed."""
 
 
 OPEN = {"trust": True}
@@ -66,7 +75,7 @@ def _server() -> Iterator[str]:
             yield dsn
     else:
         settings = {"max_prepared_transactions": "10", "synchronous_commit": "on", **UNSYNCED}
-        with embedded.temporary(settings=settings, **embedded_arguments()) as server:  # type: ignore[arg-type]
+        with embedded.temporary(settings=settings, parent=place(), **embedded_arguments()) as server:  # type: ignore[arg-type]
             yield server.dsn
 
 
@@ -83,16 +92,17 @@ class TestServer:
 
 
 class SharedServer:
-    """The run's one server. It starts when a test of this process, or of a worker of xdist, first asks for it.
+    """The run's one server, and the cluster that others are copied from. Each is made when a test first asks for it.
 
         server() in a test ──▶ connect to the controller; it starts the server once, and answers with DSN and template
+        cluster()          ──▶ …; it makes the cluster once, and answers with its directory
 
-    The controller owns the server: a worker that has run out of tests must not take the server away from the others.
+    The controller owns them: a worker that has run out of tests must not take the server away from the others.
     """
 
     def __init__(self) -> None:
         self._stack = contextlib.ExitStack()
-        self._started: TestServer | None = None
+        self._made: dict[str, object] = {}
 
     def offer(self) -> None:
         """From now on this process and its children find it through their environment."""
@@ -106,6 +116,7 @@ class SharedServer:
         self._stack.close()
 
     def _answer(self, listener: multiprocessing.connection.Listener) -> None:
+        makers = {"server": _server_with_template, "cluster": _stopped_cluster}
         while True:
             try:
                 connection = listener.accept()
@@ -113,20 +124,64 @@ class SharedServer:
                 return
             with connection:
                 try:
-                    if self._started is None:
-                        self._started = self._stack.enter_context(_server_with_template())
-                    connection.send((self._started.dsn, self._started.template))
+                    what = connection.recv()
+                    if what not in self._made:
+                        self._made[what] = self._stack.enter_context(makers[what]())
+                    connection.send(self._made[what])
                 except Exception as error:
                     connection.send(repr(error))
+
+
+def _ask(what: str) -> object:
+    with multiprocessing.connection.Client(os.environ[ADDRESS], "AF_UNIX") as connection:
+        connection.send(what)
+        answer = connection.recv()
+    assert not isinstance(answer, str), answer
+    return answer
 
 
 @functools.cache
 def server() -> TestServer:
     """The run's server, from any of its processes. Starts it on first use."""
-    with multiprocessing.connection.Client(os.environ[ADDRESS], "AF_UNIX") as connection:
-        answer = connection.recv()
-    assert not isinstance(answer, str), answer
-    return TestServer(*answer)
+    answer = _ask("server")
+    assert isinstance(answer, TestServer)
+    return answer
+
+
+@functools.cache
+def cluster() -> Path:
+    """A migrated cluster that no server runs on, to be copied. Makes it on first use."""
+    answer = _ask("cluster")
+    assert isinstance(answer, Path)
+    return answer
+
+
+@contextlib.contextmanager
+def _stopped_cluster() -> Iterator[Path]:
+    home = _new_home()
+    try:
+        made = embedded.start(home / "data", settings=UNSYNCED, **embedded_arguments())  # type: ignore[arg-type]
+        with embedded.guarded(made):
+            migrate(made.dsn)
+            made.stop()
+        yield made.data_dir
+    finally:
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _new_home() -> Path:
+    home = Path(tempfile.mkdtemp(prefix="turbo-pg-", dir=place()))
+    home.chmod(0o755)
+    return home
+
+
+def place() -> Path | None:
+    """For the directories of servers; None for the usual place."""
+    try:
+        there = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    return MEMORY if min(there.f_bavail * there.f_frsize, psutil.virtual_memory().available) >= ENOUGH else None
 
 
 @contextlib.contextmanager
@@ -164,9 +219,24 @@ def migrated_database() -> contextlib.AbstractContextManager[str]:
 
 
 @contextlib.contextmanager
-def migrated_server() -> Iterator[embedded.Server]:
-    """A server that a test may stop, freeze and start again, with turbo's schema in its database."""
-    settings = {"max_prepared_transactions": "10", "autovacuum": "off", **UNSYNCED}
-    with embedded.temporary(settings=settings, **embedded_arguments()) as server:  # type: ignore[arg-type]
-        migrate(server.dsn)
-        yield server
+def migrated_server(settings: Mapping[str, str] | None = None) -> Iterator[embedded.Server]:
+    """A server that a test may stop, freeze and start again, with turbo's schema in its database `postgres`.
+
+    `settings` instead of the usual ones: then it waits for the disk, as a user's server does.
+    """
+    if settings is None:
+        settings = {"max_prepared_transactions": "10", "autovacuum": "off", **UNSYNCED}
+    if ADDRESS not in os.environ:  # `python -m tests.soak` and its like
+        with embedded.temporary(settings=settings, **embedded_arguments()) as server:  # type: ignore[arg-type]
+            migrate(server.dsn)
+            yield server
+        return
+    home = _new_home()
+    try:
+        # A tenth of what initdb and the migrations cost.
+        subprocess.run(["cp", "-Rp", cluster(), home / "data"], check=True)
+        started = embedded.start(home / "data", settings=settings, **embedded_arguments())  # type: ignore[arg-type]
+        with embedded.guarded(started) as server:
+            yield server
+    finally:
+        shutil.rmtree(home, ignore_errors=True)

@@ -25,8 +25,6 @@ KEPT = re.compile(
 )
 """Variables that say where this machine keeps things, and those that are meant for the tests. Nothing else is kept."""
 
-HARMLESS = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
-
 FIXED = {"LANG": "C.UTF-8", "TERM": "xterm-256color"}
 
 TERMINAL_SIGNALS = ("SIGINT", "SIGQUIT", "SIGHUP", "SIGTERM", "SIGPIPE", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGCHLD",
@@ -67,9 +65,12 @@ def clean_environment() -> None:
 def restart_without_python_settings(config: pytest.Config) -> None:
     """PYTHONOPTIMIZE, PYTHONWARNINGS, PYTHONUTF8 and the rest already act on this interpreter: begin again without them.
 
+    Of those that change no result, PYTHONDONTWRITEBYTECODE would let every process compile the package anew, for more than a
+    second, and PYTHONUNBUFFERED would keep most commands from being forked (tests/support/prefork.py).
+
     Not under a debugger, which would lose us.
     """
-    acting = [name for name in os.environ if name.startswith("PYTHON") and name not in HARMLESS]
+    acting = [name for name in os.environ if name.startswith("PYTHON")]
     if not acting or sys.gettrace() is not None:
         return
     config.pluginmanager.getplugin("capturemanager").stop_global_capturing()

@@ -5,8 +5,9 @@
                      └───────────────────────┘
     bootout ──▶ TERM … KILL after ExitTimeOut ──▶ gone; the first bootstrap after that comes too early
 
-A process is started with ProgramArguments, EnvironmentVariables and WorkingDirectory exactly as stated: nothing else in its
-environment. What launchd itself would add or do differently is not known here: nothing of this was run on a Mac.
+A process gets ProgramArguments, EnvironmentVariables and WorkingDirectory exactly as stated: nothing else in its environment.
+A turbo is forked (tests/support/prefork.py) unless `forks` is false: then it is started as launchd starts it. What launchd itself
+would add or do differently is not known here: nothing of this was run on a Mac.
 
 `launchctl` (a script in `bin`) tells it the verbs; every call is recorded. It has launchctl's traps: `bootout` does not wait
 (36), and a bootstrap before the label is free fails (5).
@@ -19,7 +20,6 @@ import re
 import signal
 import socketserver
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,14 +27,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-PROGRAM = """#!{python} -SE
-import socket, sys
-with socket.create_connection(("127.0.0.1", {port})) as s:
-    s.sendall("\\0".join(sys.argv[1:]).encode() + b"\\n")
-    code, _, text = s.makefile().read().partition(" ")
-(sys.stderr if int(code) else sys.stdout).write(text)
-sys.exit(int(code))
+from tests.support import prefork
+
+PROGRAM = """#!/bin/bash
+exec 3<>/dev/tcp/127.0.0.1/{port}
+printf '%s\\t' "$@" >&3
+echo >&3
+read -r code <&3
+[ "$code" = 0 ] && exec cat <&3
+cat <&3 >&2
+exit "$code"
 """
+"""Sends its words, each with a tab behind it; is answered with a code, and on the next lines what to print."""
 
 
 @dataclass
@@ -42,7 +46,7 @@ class Job:
     """`starts`: when each process was started (monotonic). `ends`: the exit code of each, negative for a signal."""
 
     plist: dict[str, Any]
-    process: "subprocess.Popen[bytes] | None" = None
+    process: prefork.Process | None = None
     starts: list[float] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
     leaving: bool = False
@@ -62,6 +66,7 @@ class Launchd:
     """`with launchd(path) as one: …`"""
 
     def __init__(self, path: Path) -> None:
+        self.forks = True
         self.jobs: dict[str, Job] = {}
         self.history: dict[str, list[Job]] = {}
         self.calls: list[tuple[tuple[str, ...], int]] = []
@@ -74,17 +79,17 @@ class Launchd:
 
         class Handler(socketserver.StreamRequestHandler):
             def handle(self) -> None:
-                words = self.rfile.readline().decode().rstrip("\n").split("\0")
+                words = self.rfile.readline().decode().rstrip("\n").split("\t")[:-1]
                 code, text = outer._answer(*words)
                 outer.calls.append((tuple(words), code))
-                self.wfile.write(f"{code} {text}".encode())
+                self.wfile.write(f"{code}\n{text}".encode())
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
         self.bin = path / "bin"
         self.bin.mkdir(parents=True)
         program = self.bin / "launchctl"
-        program.write_text(PROGRAM.format(python=sys.executable, port=self._server.server_address[1]))
+        program.write_text(PROGRAM.format(port=self._server.server_address[1]))
         program.chmod(0o755)
 
     def verbs(self, label: str) -> list[tuple[str, int]]:
@@ -180,14 +185,14 @@ class Launchd:
         plist = job.plist
         streams = Path(plist["StandardOutPath"]), Path(plist["StandardErrorPath"])
         with streams[0].open("ab") as out, streams[1].open("ab") as err, self._lock:
-            job.process = subprocess.Popen(
+            job.process = prefork.popen(
                 plist["ProgramArguments"],
                 env=plist["EnvironmentVariables"],
-                cwd=plist["WorkingDirectory"],
-                stdin=subprocess.DEVNULL,
+                cwd=Path(plist["WorkingDirectory"]),
                 stdout=out,
                 stderr=err,
-                start_new_session=True,
+                new_session=True,
+                forks=self.forks,
             )
             job.starts.append(time.monotonic())
 

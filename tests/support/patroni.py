@@ -25,6 +25,7 @@ import psutil
 import psycopg
 import yaml
 
+from tests.support.database import place
 from tests.support.requirements import missing
 from tests.support.waiting import until
 from turbo import embedded
@@ -242,7 +243,7 @@ def cluster() -> Iterator[Cluster]:
     """Three nodes, whole; gone with the block, or with this process, however that ends."""
     patroni = program()
     bin_dir = embedded.binaries(18)
-    root = Path(tempfile.mkdtemp(prefix="turbo-patroni-"))
+    root = Path(tempfile.mkdtemp(prefix="turbo-patroni-", dir=place()))
     root.chmod(0o755)
     nodes = []
     for name in ("n1", "n2", "n3"):

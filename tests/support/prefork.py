@@ -3,15 +3,17 @@
     a test ──arguments, environment, directory, three descriptors──▶ the prefork server ──fork──▶ turbo, as if just started
            ◀──its pid, later how it ended──────────────────────────┘ has imported turbo, and runs nothing
 
-Each process of a test run has one server, started on first use; it ends with that process. What comes out is a process of its
-own with its own interpreter state: it can be stopped, killed and frozen. What differs from `turbo` started by a shell: its
-parent is the server, its command line in the process table is the server's, and /proc shows the server's environment. Tests
-of these things, of locales and of start-up itself start the console script.
+Each process of a test run has one server, started on first use; it ends with that process. It has one more for each other set
+of the variables that Python reads at its start (READ_AT_START). What comes out is a process of its own with its own interpreter
+state: it can be stopped, killed and frozen. What differs from `turbo` started by a shell: its parent is the server, its command
+line in the process table is the server's, and /proc shows the server's environment. Tests of these things and of start-up itself
+start the console script.
 """
 
 import array
 import contextlib
 import errno
+import fcntl
 import functools
 import gc
 import json
@@ -22,6 +24,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -39,7 +42,13 @@ AT_START = dict(os.environ)
 """What the server is started with, whatever a test has changed since."""
 
 READ_AT_START = ("LANG", "LC_", "PYTHON")
-"""Variables that Python reads at its start: a process that needs other values is started in the ordinary way."""
+"""Variables that Python reads at its start, among them those of the locale."""
+
+
+def keep_environment() -> None:
+    """Once per process, before its first test, and after the environment has been cleaned (tests/support/inherited.py)."""
+    AT_START.clear()
+    AT_START.update(os.environ)
 
 
 class Forked:
@@ -88,14 +97,26 @@ def popen(
     stdin: int | IO[bytes] = subprocess.DEVNULL,
     stdout: int | IO[bytes],
     stderr: int | IO[bytes],
+    new_session: bool = False,
+    forks: bool = True,
 ) -> Process:
-    """`subprocess.Popen` for `turbo`, and for the workers in tests/support/programs; ordinary for anything else."""
+    """`subprocess.Popen` for `turbo`, and for the workers in tests/support/programs; ordinary for anything else, and unless it
+    `forks`. The leader of a new session that has a terminal as its standard input is controlled by it."""
     words = [str(word) for word in args]
-    if not _can_fork(words, env):
-        return subprocess.Popen(words, env=dict(env), cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr)
+    if not (forks and _can_fork(words)):
+        return subprocess.Popen(
+            words,
+            env=dict(env),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=new_session,
+            preexec_fn=_control if new_session else None,
+        )
     with contextlib.ExitStack() as stack:
         streams = [_descriptor(stream, stack) for stream in (stdin, stdout, stderr)]
-        return _server().fork(words, env, cwd or Path.cwd(), streams)
+        return _server(env).fork(words, env, cwd or Path.cwd(), streams, new_session=new_session)
 
 
 def run(
@@ -108,10 +129,10 @@ def run(
 ) -> "subprocess.CompletedProcess[bytes]":
     """`subprocess.run` with `capture_output`. Raises subprocess.TimeoutExpired."""
     words = [str(word) for word in args]
-    if not _can_fork(words, env):
+    if not _can_fork(words):
         return subprocess.run(words, input=stdin, capture_output=True, env=dict(env), cwd=cwd, timeout=timeout)
     (their_in, our_in), (our_out, their_out), (our_err, their_err) = os.pipe(), os.pipe(), os.pipe()
-    process = _server().fork(words, env, cwd or Path.cwd(), [their_in, their_out, their_err])
+    process = _server(env).fork(words, env, cwd or Path.cwd(), [their_in, their_out, their_err])
     for descriptor in (their_in, their_out, their_err):
         os.close(descriptor)
     threading.Thread(target=_feed, args=[our_in, stdin], daemon=True).start()
@@ -131,10 +152,18 @@ def run_text(
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def _can_fork(words: Sequence[str], env: Mapping[str, str]) -> bool:
-    known = words[0] == str(TURBO) or (words[0] == sys.executable and Path(words[1]).parent == PROGRAMS)
-    names = {name for name in (*env, *AT_START) if name.startswith(READ_AT_START)}
-    return known and all(env.get(name) == AT_START.get(name) for name in names)
+def _control() -> None:
+    """The leader of a session is controlled by the terminal that is its standard input."""
+    if os.isatty(0):
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def _can_fork(words: Sequence[str]) -> bool:
+    return words[0] == str(TURBO) or (words[0] == sys.executable and Path(words[1]).parent == PROGRAMS)
+
+
+def _read_at_start(env: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in env.items() if name.startswith(READ_AT_START))
 
 
 def _descriptor(stream: int | IO[bytes], stack: contextlib.ExitStack) -> int:
@@ -172,16 +201,16 @@ def _feed(descriptor: int, text: bytes) -> None:
 
 
 class _Server:
-    """This process's server, and the processes that it started."""
+    """A server of this process, and the processes that it started."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_at_start: frozenset[tuple[str, str]]) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tests.support.prefork", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
-                env=AT_START,
+                env=dict({*AT_START.items()} - _read_at_start(AT_START) | read_at_start),
                 cwd=Path(__file__).parents[2],
                 stdin=subprocess.DEVNULL,
             )
@@ -192,8 +221,17 @@ class _Server:
         self._request: Sequence[str] = ()
         threading.Thread(target=self._listen, daemon=True).start()
 
-    def fork(self, words: Sequence[str], env: Mapping[str, str], cwd: Path, streams: Sequence[int]) -> Forked:
-        request = json.dumps({"args": list(words), "env": dict(env), "cwd": str(cwd)}).encode()
+    def fork(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str],
+        cwd: Path,
+        streams: Sequence[int],
+        *,
+        new_session: bool = False,
+    ) -> Forked:
+        asked = {"args": list(words), "env": dict(env), "cwd": str(cwd), "new_session": new_session}
+        request = json.dumps(asked).encode()
         with self._lock:
             self._request = words
             self._answer.clear()
@@ -216,12 +254,12 @@ class _Server:
 
 
 @functools.cache
-def _server_of(_pid: int) -> _Server:
-    return _Server()
+def _server_of(_pid: int, read_at_start: frozenset[tuple[str, str]]) -> _Server:
+    return _Server(read_at_start)
 
 
-def _server() -> _Server:
-    return _server_of(os.getpid())
+def _server(env: Mapping[str, str]) -> _Server:
+    return _server_of(os.getpid(), _read_at_start(env))
 
 
 # ── the server ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -232,6 +270,7 @@ class _Request:
     args: list[str]
     env: dict[str, str]
     cwd: str
+    new_session: bool
     streams: list[int]
 
 
@@ -290,6 +329,9 @@ def _become(request: _Request) -> None:
     for number, descriptor in enumerate(request.streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
+    if request.new_session:
+        os.setsid()
+        _control()
     os.environ.clear()
     os.environ.update(request.env)
     time.tzset()

@@ -13,7 +13,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 import psycopg
 
+from tests.support.database import embedded_arguments, migrated_server, place
 from tests.support.waiting import gone, until
 from turbo import embedded
-from turbo.migrate import migrate
 
 
 @dataclass
@@ -92,12 +92,11 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(*, synchronous: bool = False, settings: Mapping[str, str] | None = None, **wheel: Any) -> Iterator[Nodes]:
+def nodes(*, synchronous: bool = False) -> Iterator[Nodes]:
     """A migrated pair, the standby streaming. `synchronous`: a commit waits for the standby, while this primary lives."""
     with contextlib.ExitStack() as stack:
-        primary = stack.enter_context(embedded.temporary(trust=True, settings=settings, **wheel))
-        migrate(primary.dsn)
-        home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-"))
+        primary = stack.enter_context(migrated_server({}))
+        home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-", dir=place()))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         home.chmod(0o755)
         data_dir = home / "data"
@@ -107,9 +106,8 @@ def nodes(*, synchronous: bool = False, settings: Mapping[str, str] | None = Non
             os.chown(data_dir, user.pw_uid, user.pw_gid)
         copy = ("-D", str(data_dir), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres", "-R", "-c", "fast")
         primary.run("pg_basebackup", *copy, "-X", "stream")
-        standby = stack.enter_context(
-            embedded.guarded(embedded.start(data_dir, trust=True, settings=settings, **wheel))
-        )
+        started = embedded.start(data_dir, **embedded_arguments())  # type: ignore[arg-type]
+        standby = stack.enter_context(embedded.guarded(started))
         pair = Nodes(primary, standby)
         stack.callback(pair.thaw)
         until(lambda: one(primary.dsn, "select state from pg_stat_replication") == "streaming", what="streaming")

@@ -10,7 +10,6 @@ import re
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Mapping
@@ -87,15 +86,14 @@ class Terminal:
         self._ours = ours
         self._said = b""
         self._typed = ""
-        self.process = subprocess.Popen(
+        self.process = prefork.popen(
             argv,
             env={**env, "TERM": "xterm-256color"},
             cwd=cwd,
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+            new_session=True,
         )
         os.close(theirs)
 

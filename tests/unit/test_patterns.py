@@ -23,6 +23,7 @@ with warnings.catch_warnings():
     import sre_parse
 
 CALLS = {"compile", "search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"}
+CALL = re.compile(rf"\bre\s*\.\s*({'|'.join(CALLS)})\s*\(")
 LENGTH = 6000
 SECONDS = 0.02
 """For LENGTH characters: a linear pattern takes less than 0.002, a quadratic one 0.03 and more."""
@@ -61,7 +62,10 @@ def patterns() -> dict[str, tuple[str, int, bool]]:
     found = {name: (text, 0, True) for name, text in MADE.items()}
     root = Path(turbo.__file__).parent
     for file in sorted(root.rglob("*.py")):
-        tree = ast.parse(file.read_text())
+        source = file.read_text()
+        if not CALL.search(source):
+            continue
+        tree = ast.parse(source)
         name_of = {
             one.value: one.targets[0].id
             for one in ast.walk(tree)
@@ -86,13 +90,15 @@ def patterns() -> dict[str, tuple[str, int, bool]]:
 
 
 @cache
-def _sources() -> str:
-    return "\n".join(file.read_text() for file in sorted(Path(turbo.__file__).parent.rglob("*.py")))
+def _searching() -> set[str]:
+    """The names of the compiled patterns that are tried at every place of a text."""
+    call = re.compile(r"\b(\w+)\.(?:search|sub|subn|findall|finditer|split)\(")
+    return {name for file in Path(turbo.__file__).parent.rglob("*.py") for name in call.findall(file.read_text())}
 
 
 def _anchored(name: str | None) -> bool:
     """Whether a compiled pattern is only tried where the text begins."""
-    return name is not None and not re.search(rf"\b{name}\.(search|sub|subn|findall|finditer|split)\(", _sources())
+    return name is not None and name not in _searching()
 
 
 def _samples(tree: Any) -> list[str]:

@@ -134,7 +134,7 @@ def test_column_of_another_meaning_is_named_and_kept(empty_dsn: str, to_before, 
     assert (done.exit_code, f"agent_tasks.{name} exists already" in done.stdout) == (1, True)
     assert f"RENAME COLUMN {name} TO old_{name}" in done.stdout
     refused = json.loads(turbo_migrate("--dsn", empty_dsn, "--check", "--json").stdout)["refused"]
-    assert [name in reason for reason in refused] == [True]
+    assert [name in reason["what"] for reason in refused] == [True]
     assert turbo_migrate("--dsn", empty_dsn, "--plan").exit_code == 1
     with pytest.raises(MigrationError, match=f"{name} exists already and has another meaning"):
         migrate(empty_dsn)

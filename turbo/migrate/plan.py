@@ -15,7 +15,7 @@ from turbo.domain.finding import Finding, warn
 from turbo.domain.states import Level
 from turbo.migrate import blockers, history, ownership, session
 from turbo.migrate.adoption import adopt, backfill, upgrade
-from turbo.migrate.adoption.finding import sorted_by_level, worded
+from turbo.migrate.adoption.finding import sorted_by_level
 from turbo.migrate.adoption.judge import judge, judge_rows
 from turbo.migrate.adoption.survey import AdoptedTable, Rows, Survey, inspect_rows, survey, twice
 from turbo.migrate.files import Migration, read
@@ -57,12 +57,7 @@ class Plan:
 
     @property
     def refused(self) -> bool:
-        return bool(self.refusals)
-
-    @property
-    def refusals(self) -> tuple[str, ...]:
-        """Why `migrate` would change nothing, each with the statement to run."""
-        return tuple(worded(finding) for finding in self.findings if finding.level is Level.REFUSE)
+        return any(finding.level is Level.REFUSE for finding in self.findings)
 
 
 def plan(dsn: str = "") -> Plan:

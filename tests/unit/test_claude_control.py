@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from turbo.domain.question import AskPolicy
 from turbo.executors.claude import asking
 from turbo.executors.claude.asking import Desk
-from turbo.executors.claude.control import GATE, Channel, settings
+from turbo.executors.claude.control import Channel, new_gate, settings
 
 READY = {"hook_on_failure_supported": True, "hooks_applied": True, "session_state": "idle"}
 
@@ -33,7 +33,13 @@ class Nothing:
 
 def channel(*, resumed: bool = False, approve: tuple[str, ...] = ("Bash(git push *)",)) -> Channel:
     policy = AskPolicy(approve=approve)
-    return Channel(Desk(policy, Holds(), Nothing()), "do it", resumed=resumed, holds=bool(approve))
+    return Channel(
+        Desk(policy, Holds(), Nothing()),
+        "do it",
+        resumed=resumed,
+        holds=bool(approve),
+        gate="GATE" if resumed else None,
+    )
 
 
 def said(made: Channel) -> list[dict[str, Any]]:
@@ -113,7 +119,7 @@ async def test_resumed_cli_at_a_deferred_call_gets_no_prompt() -> None:
     assert said(made) == []
     assert not made.take(line({"type": "user", "message": {"content": [{"type": "tool_result"}]}}).replace(b": ", b":"))
     (opened,) = said(made)
-    assert opened["request"] == {"subtype": "apply_flag_settings", "settings": {"env": {GATE: "1"}}}
+    assert opened["request"] == {"subtype": "apply_flag_settings", "settings": {"env": {"GATE": "1"}}}
 
 
 async def test_resumed_cli_without_one_gets_the_gate_and_the_prompt() -> None:
@@ -124,7 +130,7 @@ async def test_resumed_cli_without_one_gets_the_gate_and_the_prompt() -> None:
 
 
 def test_gate_is_closed_only_in_resumed_runs() -> None:
-    first, resumed = (json.loads(settings(["Bash(git push *)"], resumed=again)) for again in (False, True))
+    first, resumed = (json.loads(settings(["Bash(git push *)"], gate)) for gate in (None, new_gate()))
     assert first == {"permissions": {"ask": ["Bash(git push *)"]}, "disableAllHooks": False}
     (gate,) = resumed["hooks"]["PreToolUse"]
     assert (gate["matcher"], gate["hooks"][0]["onFailure"]) == ("*", "block")

@@ -43,7 +43,9 @@ OUR_OWN_TEXT = {"migrate/ownership.py", "sql/__init__.py", "migrate/files.py", "
 
 
 def _text(node: ast.expr) -> str | None:
-    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+    """The pattern written there; one of bytes as the text with the same characters."""
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value.decode("latin-1") if isinstance(value, bytes) else value if isinstance(value, str) else None
 
 
 def _flags(call: ast.Call) -> int:

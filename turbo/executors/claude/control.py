@@ -9,13 +9,14 @@ counts as a denial.
 
 **The gate.** A resumed CLI carries out its deferred call at once, often before it has read `initialize`, and so without our
 hook (measured with 2.1.330, 2.1.332 and 2.1.197). So where calls are held, a hook of its own settings sends every call to
-`can_use_tool` until the variable GATE is set in the CLI, which happens when the deferred call is done.
+`can_use_tool` until a variable of a random name is set in the CLI, which happens when the deferred call is done.
 """
 
 import asyncio
 import json
 import logging
 import re
+import secrets
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -47,29 +48,34 @@ ANSWER_SECONDS = 120.0
 CARRY_SECONDS = 2.0
 """How long an older CLI, which does not tell whether it carries out a deferred call, may take to begin."""
 
-GATE = "TURBO_HOOKS_READY"
 _ASK = '{"hookSpecificOutput":{"hookEventName":"PreToolUse","permissionDecision":"ask"}}'
 _INITIALIZE, _OPEN_GATE = "turbo-initialize", "turbo-gate"
-_TOOL_RESULT = b'{"type":"user"'
+_TOOL_RESULT, _INIT = b'{"type":"user"', b'"subtype":"init"'
 _REQUEST_ID = re.compile(rb'"request_id"\s*:\s*"([\w.-]{1,200})"')
 _MOST_UNREADABLE_IDS = 8
 
 
-def settings(approve: Sequence[str], *, resumed: bool) -> str:
+def new_gate() -> str:
+    """The name of a variable that nobody can have set."""
+    return f"TURBO_HOOKS_READY_{secrets.token_hex(8)}"
+
+
+def settings(approve: Sequence[str], gate: str | None) -> str:
     """`--settings` of a CLI whose calls are held: it asks for them although our hook should fail. Hooks are on."""
     chosen: dict[str, Any] = {"permissions": {"ask": list(approve)}, "disableAllHooks": False}
-    if resumed:
-        command = f"[ \"${GATE}\" = 1 ] || echo '{_ASK}'"
-        gate = {"type": "command", "command": command, "timeout": HOOK_SECONDS, "onFailure": "block"}
-        chosen["hooks"] = {"PreToolUse": [{"matcher": "*", "hooks": [gate]}]}
+    if gate is not None:
+        command = f"[ \"${gate}\" = 1 ] || echo '{_ASK}'"
+        hook = {"type": "command", "command": command, "timeout": HOOK_SECONDS, "onFailure": "block"}
+        chosen["hooks"] = {"PreToolUse": [{"matcher": "*", "hooks": [hook]}]}
     return json.dumps(chosen)
 
 
 class Channel:
     """One call of the CLI. `prompt` is sent when nothing deferred is carried out. `holds`: calls are held, so a CLI that
-    cannot be relied on for that gets no prompt: `unfit` says why, and `enough` is set. `requests` counts those of the CLI."""
+    cannot be relied on for that gets no prompt: `unfit` says why, and `enough` is set. `gate`: the one in its settings, if it
+    has one. `requests` counts those of the CLI."""
 
-    def __init__(self, desk: Desk, prompt: str, *, resumed: bool, holds: bool) -> None:
+    def __init__(self, desk: Desk, prompt: str, *, resumed: bool, holds: bool, gate: str | None) -> None:
         self.stdin = OpenStdin(MOST_UNREAD + 6 * len(prompt.encode("utf-8", "replace")))
         self.desk = desk
         self.enough = asyncio.Event()
@@ -79,7 +85,7 @@ class Channel:
         self._prompt = prompt
         self._resumed = resumed
         self._holds = holds
-        self._gated = resumed and holds
+        self._gate = gate
         self._waiting: asyncio.TimerHandle | None = None
 
     def opening(self) -> bytes:
@@ -94,7 +100,7 @@ class Channel:
 
     def take(self, line: bytes, cut: bool = False) -> bool:
         """Whether this line of stdout belongs to the channel. Answers it then."""
-        if line.startswith(_TOOL_RESULT) and self._gated:
+        if line.startswith(_TOOL_RESULT) or _INIT in line[:200]:
             self._open_gate()  # the deferred call is done
         if b"control_re" not in line:
             if b"command_lifecycle" in line[:200]:
@@ -139,15 +145,15 @@ class Channel:
         self.enough.set()
 
     def _send_prompt(self) -> None:
-        if self._gated:
-            self._open_gate()  # nothing is deferred
+        self._open_gate()  # nothing is deferred
         message = {"role": "user", "content": self._prompt.encode("utf-8", "replace").decode()}
         self.stdin.write(_line({"type": "user", "uuid": str(uuid.uuid4()), "message": message}))
 
     def _open_gate(self) -> None:
-        self._gated = False
-        opened = {"env": {GATE: "1"}}
-        self.stdin.write(_line(_request(_OPEN_GATE, subtype="apply_flag_settings", settings=opened)))
+        if self._gate is not None:
+            opened = {"env": {self._gate: "1"}}
+            self.stdin.write(_line(_request(_OPEN_GATE, subtype="apply_flag_settings", settings=opened)))
+            self._gate = None
 
     def _carried(self) -> None:
         """A turn has begun: with the prompt, or with a deferred call."""

@@ -26,7 +26,7 @@ from turbo.domain.task import NO_TASK
 from turbo.executors.claude import verdict
 from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
-from turbo.executors.claude.control import Channel
+from turbo.executors.claude.control import Channel, new_gate
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
 from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
@@ -182,9 +182,10 @@ class ClaudeExecutor:
             flags, channel = self._flags.plain(), None
             if policy is not None:
                 planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
-                flags = self._flags.asking(policy, holds=holds, resumed=resumed, planned=resumed and planned)
+                gate = new_gate() if resumed and holds else None
+                flags = self._flags.asking(policy, holds=holds, gate=gate, planned=resumed and planned)
                 desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
-                channel = Channel(desk, prompt, resumed=resumed, holds=holds)
+                channel = Channel(desk, prompt, resumed=resumed, holds=holds, gate=gate)
             call = Call(
                 flags=(*from_directory, *which, *self._model, *flags),
                 stdin=prompt.encode("utf-8", "replace") if channel is None else b"",

@@ -28,15 +28,16 @@ class Flags:
         """For a run that asks nothing."""
         return self._words(self.permission_mode, self.disallowed_tools)
 
-    def asking(self, policy: AskPolicy, *, holds: bool, resumed: bool, planned: bool) -> tuple[str, ...]:
-        """For a run with a control channel. `holds`: calls are held, by a rule of today or of an earlier run. `planned`: a
-        person was shown a plan, so the session is in plan mode, which the configured mode would end before the answer comes.
+    def asking(self, policy: AskPolicy, *, holds: bool, gate: str | None, planned: bool) -> tuple[str, ...]:
+        """For a run with a control channel. `holds`: calls are held, by a rule of today or of an earlier run. `gate`: see
+        control.py. `planned`: a person was shown a plan, so the session is in plan mode, which the configured mode would end
+        before the answer comes.
         """
         plan_tools = () if PLAN_TOOL in policy.approve else PLAN_TOOLS
         # With a host that denies whatever would be asked, `default` does what `dontAsk` does, and lets questions through.
         mode = "default" if self.permission_mode == "dontAsk" else self.permission_mode
         words = self._words("plan" if planned and not plan_tools else mode, (*self.disallowed_tools, *plan_tools))
-        return (*words, "--settings", settings(policy.approve, resumed=resumed)) if holds else words
+        return (*words, "--settings", settings(policy.approve, gate)) if holds else words
 
     def _words(self, permission_mode: str | None, disallowed_tools: Sequence[str]) -> tuple[str, ...]:
         words: list[str] = []

@@ -1,0 +1,96 @@
+"""What workers of schema 11 send, on the schema of this turbo: they share the queue, and touch nothing that waits.
+
+tests/support/schema_11 has their statements as they were.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.steps import registered
+from tests.support.waiting_rows import ONE, answer, insert, row, waiting
+
+OLDER = Path(__file__).parents[1] / "support" / "schema_11"
+
+
+@pytest.fixture
+def db(dsn):
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def stores(dsn):
+    async with registered(dsn) as stores:
+        yield stores
+
+
+def older(db, name: str, **parameters: object) -> list[tuple[Any, ...]]:
+    lines = (OLDER / f"{name}.sql").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+    return db.execute(text.encode(), parameters).fetchall()
+
+
+def claim(db) -> list[tuple[str, int]]:
+    """(task, token) of what it claims."""
+    found = older(
+        db,
+        "claim",
+        worker="w-1-abc",
+        queue="default",
+        n=9,
+        may_idle=True,
+        only_types=None,
+        skip_types=None,
+        characters=99,
+    )
+    return [(row[0], row[9]) for row in found if row[0] is not None]
+
+
+def poll(db) -> int:
+    (found,) = older(db, "poll", worker="w-1-abc", queues=["default"], accounts=[], host="h")
+    return int(found[0])
+
+
+async def test_older_worker_leaves_what_waits(db, stores):
+    await waiting(db, stores, ONE | {"then": "fail"}, within=3600)
+    db.execute("update agent_tasks set run_after = now() - interval '1 second'")
+    insert(db, "held", status="waiting")
+    before = [row(db), row(db, "held")]
+    assert (poll(db), claim(db)) == (0, [])
+    assert [row(db), row(db, "held")] == before
+
+
+async def test_older_worker_claims_promotes_and_finishes(db, stores):
+    insert(db, "later", run_after="2999-01-01")
+    db.execute("set session_replication_role = replica")
+    db.execute("update agent_tasks set run_after = now() - interval '1 second'")
+    db.execute("set session_replication_role = origin")
+    insert(db, "held", status="waiting")
+    answer(db, "yes", "held")
+    assert poll(db) == 1
+    claimed = claim(db)
+    assert {task for task, _ in claimed} == {"later", "held"}
+    results = [
+        {"task_id": task, "token": token, "outcome": "succeeded", "output": "{}", "ms": 1} for task, token in claimed
+    ]
+    answers = older(db, "finish", worker="w-1-abc", infra_cap=5, results=json.dumps(results))
+    assert [found[2] for found in answers] == ["recorded", "recorded"]
+    assert (row(db, "later")["status"], row(db, "held")["status"]) == ("completed", "completed")
+
+
+def test_older_poll_is_served_by_the_new_index(db):
+    """It looks for due rows by status, queue and moment, as agent_tasks_scheduled had them."""
+    db.execute(
+        "insert into agent_tasks (task_description, run_after) select 'x', '2999-01-01' from generate_series(1, 3000)"
+    )
+    db.execute("analyze agent_tasks")
+    plan = db.execute(
+        "explain select task_id from agent_tasks where status = 'scheduled' and queue = 'default'"
+        " and run_after <= statement_timestamp() order by run_after limit 10 for update skip locked"
+    ).fetchall()
+    assert "agent_tasks_resting" in str(plan)
+    assert "Sort" not in str(plan)

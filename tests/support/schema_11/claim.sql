@@ -1,0 +1,81 @@
+-- Claims up to n tasks of one queue in one round trip. Called by the claimer, one at a time per worker. READ COMMITTED.
+-- Costs the same on an empty table, with 1 M pending rows and with 1 M finished ones: the partial index agent_tasks_claim
+-- is read in claim order, and only as far as the limit.
+-- 23505 on agent_tasks_one_running_per_key means that another session claimed the same key after this snapshot: claim
+-- again at once. NOT EXISTS makes that rare; the index makes it impossible to run both.
+-- The rows come in no order (a sort node costs every claim 25 µs): the caller sorts.
+-- Always returns at least one row; task_id is null when nothing was claimed. idle_now is the new idle flag, or null if it
+-- did not change. The notify gate reads that flag, so this statement sets it.
+with candidates as materialized (
+  select t.task_id, t.concurrency_key, t.task_priority, t.run_after
+    from public.agent_tasks t
+   where t.status
+         --if only: || ''
+         = 'pending'
+     and t.queue = %(queue)s
+     -- guards against rows that bypassed the triggers. A row from the future became pending by a clock that was ahead, before a
+     -- failover or a step back: it is due
+     and (t.run_after <= statement_timestamp() + interval '1 second' or t.created_at > statement_timestamp() + interval '1 second')
+     and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
+     and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
+     and (t.concurrency_key is null
+          or not exists (select from public.agent_tasks r
+                          where r.status = 'running' and r.concurrency_key = t.concurrency_key)
+             -- skip a key that another claim is taking: two batches that met the same keys in different orders would wait
+             -- for each other's index entries, a deadlock. This guards nothing else. Only workers may hold what it locks
+             and public.turbo_take_key(t.concurrency_key::text))
+     and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
+     -- a worker marked dead must not claim: its tasks would be rescued while it runs them
+     and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
+     -- Around a refused row (turbo.db.row_by_row). Of a few tasks the claim's index is no way to any: with || it is not used.
+     --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+     --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
+   order by t.task_priority desc nulls last, t.run_after
+   limit %(n)s
+   for update of t skip locked
+--end which: ) select c.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = c.task_id)
+--|              from candidates c order by c.task_priority desc nulls last, c.run_after
+), first_of_key as (
+  -- the first candidate of each key in claim order; the subquery runs only for rows with a key (a window function costs
+  -- every claim 30 µs)
+  select c.task_id
+    from candidates c
+   where c.concurrency_key is null
+      or not exists (select from candidates b
+                      where b.concurrency_key = c.concurrency_key
+                        and (coalesce(b.task_priority, -2147483649), c.run_after, c.task_id)
+                          > (coalesce(c.task_priority, -2147483649), b.run_after, b.task_id))
+), claimed as (
+  update public.agent_tasks t
+     set status = 'running', assigned_worker_id = %(worker)s, started_at = clock_timestamp(), completed_at = null,
+         -- grows per row even if a failover rewound the sequence, and never repeats: sequence bits, then random bits
+         fencing_token = greatest(nextval('public.turbo_fence_seq'), (abs(coalesce(t.fencing_token, 0)) >> 20) + 1) << 20
+                         | floor(random() * 1048576)::bigint,
+         cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
+   -- The rows are locked, so they are still pending. An array, not a join: it stays a look-up by primary key even if the
+   -- plan was made for an empty table and is still used with a million rows.
+   where t.task_id = any (array(select o.task_id from first_of_key o))
+  returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
+            t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
+            case when isfinite(t.run_after) then extract(epoch from clock_timestamp() - t.run_after)::float8 else 0 end as waited_seconds
+), audit as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
+  select c.task_id, 'claimed', true, %(worker)s, 'pending', 'running', c.fencing_token,
+         jsonb_build_object('waited_seconds', round(c.waited_seconds::numeric, 6), 'attempt', coalesce(c.retry_count, 0)::bigint + 1)
+    from claimed c
+), flag as (
+  update public.agent_workers w
+     set idle = s.short and %(may_idle)s
+    from (select count(*) < %(n)s as short from claimed) s
+   where w.worker_id = %(worker)s and w.state = 'up' and w.idle is distinct from (s.short and %(may_idle)s)
+  returning w.idle
+)
+-- characters: one more than the worker takes, so that it sees what is too long without receiving all of it.
+select c.task_id::text, coalesce(c.task_type, 'default') as task_type, left(c.task_description, %(characters)s) as task_description,
+       left(c.input_data::text, %(characters)s) as input_data,
+       c.task_priority, c.timeout_seconds, coalesce(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
+       c.fencing_token, c.concurrency_key, c.agent_session_id, c.waited_seconds,
+       (select f.idle from flag f) as idle_now
+  -- losing a claim costs nothing (the task is claimed again), so the commit does not wait for the disk
+  from (select set_config('synchronous_commit', 'off', true)) s
+  left join claimed c on true

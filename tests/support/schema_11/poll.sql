@@ -1,0 +1,75 @@
+-- The polled fallback of every notification, in one statement: promotes what is due in these queues, and reads what changed.
+-- Run by the claimer's rechecks, by its timer for the next due row, and every poll_seconds on the LISTEN connection itself,
+-- as proof that the connection is alive.
+-- A thousand rows at most, the same number of each queue: a queue with a million due rows delays no other, and what is due
+-- in a queue that nobody serves stays as it is. due: rows promoted; the trigger wakes their queues. next_in: seconds to the next
+-- scheduled row of these queues, or null. tasks/poll_one.sql is the same for one queue, at less cost: change both.
+-- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
+-- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
+-- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe). A row changed in
+-- the future: see accounts/probe.sql.
+-- ended_below, begun_below: transactions with lower ids have ended; those with ids from there on had not begun.
+-- statement_timestamp(), because clock_timestamp() is volatile and cannot be an index condition (191 ms against 0.11 ms
+-- with 1 M rows).
+with due as materialized (
+  select d.task_id
+    from unnest(%(queues)s::text[]) q(queue)
+   cross join lateral (
+     select t.task_id from public.agent_tasks t
+      where t.status = 'scheduled' and t.queue = q.queue and t.run_after <= statement_timestamp()
+        --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+        --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
+      order by t.run_after
+      limit greatest(1, 1000 / greatest(1, cardinality(%(queues)s::text[])))
+        for update skip locked) d
+--end which: ) select d.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = d.task_id) from due d
+), promoted as (
+  update public.agent_tasks t
+     set status = 'pending', turbo_rev = t.turbo_rev + 1
+    from due
+   -- The rows are locked, so they are still scheduled. The array keeps this a look-up by primary key, whatever plan was
+   -- made first; with the status as a condition it became a scan of all scheduled rows.
+   where t.task_id = due.task_id and t.task_id = any (array(select d.task_id from due d))
+  returning t.task_id, t.queue, t.fencing_token
+), audit as (
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
+  select p.task_id, 'promoted', true, %(worker)s, 'scheduled', 'pending', p.fencing_token from promoted p
+)
+select (select count(*) from promoted) as due,
+       -- the first row, not min(): a plan made while the table was small reads every scheduled row for min(), and stays
+       (select extract(epoch from min(n.run_after) - statement_timestamp())::float8
+          from unnest(%(queues)s::text[]) q(queue)
+         cross join lateral (
+           select t.run_after from public.agent_tasks t
+            where t.status = 'scheduled' and t.queue = q.queue
+              and t.run_after > statement_timestamp() and t.run_after < 'infinity'
+            order by t.run_after limit 1) n) as next_in,
+       array(select q.queue from unnest(%(queues)s::text[]) q(queue)
+              where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
+                and (exists (select from promoted p where p.queue = q.queue)
+                     or (select true from public.agent_tasks t  -- not EXISTS: may be planned as a hash of all pending rows
+                                 where t.status = 'pending' and t.queue = q.queue
+                                   and (t.run_after <= statement_timestamp() + interval '1 second'
+                                        or t.created_at > statement_timestamp() + interval '1 second') limit 1))) as runnable,
+       array(select t.task_id::text from public.agent_tasks t
+              where t.status = 'running' and t.assigned_worker_id = %(worker)s
+                and t.cancel_requested_at is not null) as stop,
+       (select jsonb_agg(jsonb_build_object('account', a.account, 'host', a.host, 'state', a.state,
+                                            'reason', coalesce(a.reason, case when a.unavailable then 'unavailable' end),
+                                            'probed', a.good_since is not null,
+                                            'in', case when a.changed_at > statement_timestamp() + interval '1 minute'
+                                                            and (a.state <> 'paused' or isfinite(a.until))
+                                                            and a.state <> 'open'
+                                                         then 0::numeric
+                                                       when a.state = 'open' or a.state = 'paused' and not coalesce(isfinite(a.until), false)
+                                                         then null
+                                                       else least(greatest(extract(epoch from
+                                                         case a.state when 'paused' then a.until
+                                                           else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end)
+                                                         - extract(epoch from statement_timestamp()), -1e9), 1e9) end))
+          from public.agent_accounts a
+         where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
+       pg_snapshot_xmin(n.snapshot)::text::bigint as ended_below,
+       pg_snapshot_xmax(n.snapshot)::text::bigint as begun_below,
+       set_config('synchronous_commit', 'off', true) as fast
+  from (select pg_current_snapshot() as snapshot) n

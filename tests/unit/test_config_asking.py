@@ -108,7 +108,7 @@ def test_config_check_refuses_a_rule_that_is_none(rule: str, tmp_path: Path) -> 
     file.write_text(yaml.safe_dump({"executors": {"agent": {"kind": "claude", "ask": {"approve": rules}}}}))
     done = CliRunner().invoke(_build(["config"]), ["config", "check", str(file)])
     assert isinstance(done.exception, ConfigError)
-    assert str(done.exception).startswith(f"executors.agent: the rule {rule!r} is not understood")
+    assert str(done.exception).startswith(f"{file}: executors.agent: the rule {rule!r} is not understood")
     file.write_text(yaml.safe_dump({"executors": {"agent": {"kind": "claude", "ask": {"approve": rules[:1]}}}}))
     assert CliRunner().invoke(_build(["config"]), ["config", "check", str(file)]).exit_code == 0
     with pytest.raises(ConfigError, match="is not understood"):

@@ -23,7 +23,7 @@ EVALUATING = names(
 """Builtins that set variables, or evaluate subscripts in their arguments."""
 
 OPTIONS: dict[str, re.Pattern[str]] = {
-    "hash": re.compile(r"-\w*p|[^=]+="),
+    "hash": re.compile(r"-\w*p"),
     "enable": re.compile(r"-\w*f"),
     "mapfile": re.compile(r"-\w*C"),
     "readarray": re.compile(r"-\w*C"),
@@ -41,5 +41,8 @@ OPTIONS: dict[str, re.Pattern[str]] = {
 
 
 def data_option(invocation: Invocation) -> bool:
+    """One of them is among the arguments."""
+    if invocation.name == "hash" and any("=" in word.head for word in invocation.words[1:]):  # zsh: hash NAME=PROGRAM
+        return True
     danger = OPTIONS.get(invocation.name)
     return danger is not None and any(danger.match(word.head) for word in invocation.words[1:])

@@ -59,9 +59,10 @@ class Fleet(Races):
                 self.do(self.reconcile_op(2 * worker.slot, 0))
                 self.do(self.sweep_op(worker.slot, 0))
                 self.everything_holds()
-                for task_id in [t for t, r in self.before.tasks.items() if r["status"] == "waiting"]:
-                    self.do(self.edit(task_id, "answer"))
-                    self.everything_holds()
+                for task_id, row in self.before.tasks.items():
+                    if row["status"] == "waiting":  # what an old poller ran, and a person then held, has no question
+                        self.do(self.edit(task_id, "pending" if row["question"] is None else "answer"))
+                        self.everything_holds()
                 for queue in (0, 2, 2):
                     self.do(self.claim_op(worker.slot, queue))
                     self.everything_holds()

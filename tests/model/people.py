@@ -126,7 +126,7 @@ class People(Base):
         self.seen["refused by hand"] += bool(refused)
         if what in ANSWERS:
             if self.exact and row is not None:
-                told = row["status"] == "waiting"
+                told = row["status"] == "waiting" and row["question"] is not None
                 assert told != bool(refused) or (found and found[1][2] == row["answer"]), (
                     f"{task_id}: {row['status']}, {refused}"
                 )

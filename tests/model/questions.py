@@ -32,6 +32,8 @@ class Questions(Refused):
         for what, replayed in rounds:
             self.asks(worker, run, 30 * SECOND, then)
             if what == "expires":
+                self.is_heard(worker)
+                self.step(self.sweeping(worker))  # too early
                 self.time_passes(35)
                 self.is_heard(worker)
                 self.step(self.sweeping(worker))

@@ -88,6 +88,7 @@ async def test_invented_registration_is_rewritten(db, stores):
     await stores.registry.prune()
     assert db.execute("select queues from agent_workers").fetchone() == {"queues": []}, "the fault bit"
     beat = {"worker": stores.worker_id, "busy": 1, "problems": "[]", "may_lead": True, "leader_lease": 30}
+    beat |= {"asking": [], "asking_schema": 12}
     assert db.execute(statement("workers/beat"), beat).fetchone()["alive"] is False
     await stores.registry.register(ME, WorkerState.UP)
     assert db.execute(statement("workers/beat"), beat).fetchone()["alive"] is True

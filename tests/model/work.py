@@ -245,7 +245,7 @@ class Work(People):
             return
         now = self.world.picture()
         for task_id, row in self.before.tasks.items():
-            if row["status"] == "waiting":
+            if row["status"] == "waiting" and row["question"] is not None:
                 expired = now.tasks[task_id]["status"] != "waiting"
                 assert expired == row["due"], f"{task_id} expired: {expired}, its time was over: {row['due']}"
                 self.seen["expired in a sweep"] += expired

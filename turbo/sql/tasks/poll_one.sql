@@ -65,10 +65,12 @@ select (select count(*) from promoted) as due,
                                                             and (a.state <> 'paused' or isfinite(a.until))
                                                             and a.state <> 'open'
                                                          then 0::numeric
-                                                       else extract(epoch from
-                                                         case a.state when 'paused' then nullif(a.until, 'infinity') when 'open' then null
-                                                           else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end
-                                                         - statement_timestamp()) end))
+                                                       when a.state = 'open' or a.state = 'paused' and not coalesce(isfinite(a.until), false)
+                                                         then null
+                                                       else least(greatest(extract(epoch from
+                                                         case a.state when 'paused' then a.until
+                                                           else coalesce(a.probe_until, a.changed_at + interval '10 seconds') end)
+                                                         - extract(epoch from statement_timestamp()), -1e9), 1e9) end))
           from public.agent_accounts a
          where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
        pg_snapshot_xmin(n.snapshot)::text::bigint as ended_below,

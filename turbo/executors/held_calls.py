@@ -10,7 +10,7 @@ every simple command of a shell text is compared, wherever it stands, and what c
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -79,6 +79,10 @@ class HeldCalls:
         self._shell = tuple(rule for rule in self._rules if rule.for_shells)
         self._patterns = tuple(rule for rule in self._shell if rule.command is not None)
         self._guard = _guard([rule.command for rule in self._patterns if rule.command is not None])
+
+    def without(self, rules: Collection[str]) -> "HeldCalls":
+        """The other rules alone: a text may hold commands of several rules, of which `held_by` names one."""
+        return HeldCalls([rule.text for rule in self._rules if rule.text not in rules])
 
     def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:
         """The text of the rule that holds this call; None: it may be made. Never raises: what is not understood is held."""

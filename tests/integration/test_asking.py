@@ -32,7 +32,8 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 INSERT = "insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)"
 CANCEL = "update agent_tasks set status = 'cancelled'"
 _FENCE = """and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
- or c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(c.current_token) < i.token)
+ or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
+ and (c.current_token is null or abs(greatest(c.current_token, -9223372036854775807)) < i.token)
  and not coalesce((select true from public.agent_actions a
  where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))"""
 NO_FENCE = Mutation("a question must carry the row's token", "tasks/ask", ((_FENCE, "and c.task_id is not null"),))

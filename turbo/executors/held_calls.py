@@ -67,7 +67,8 @@ class Rule:
     def holds_tool(self, name: str) -> bool:
         """It is about this tool."""
         if self.mcp is not None:
-            return len(name) > LONGEST_MCP_NAME or fnmatchcase(name, self.mcp)
+            # `a__b` may be the tool b of the server a, or a server of that name.
+            return len(name) > LONGEST_MCP_NAME or fnmatchcase(name, self.mcp) or fnmatchcase(name, f"{self.mcp}__*")
         return SYNONYMS.get(name, name) == SYNONYMS.get(self.tool, self.tool)
 
 
@@ -174,8 +175,7 @@ def _mcp_rule(text: str, tool: str, argument: str | None) -> Rule:
         raise ValueError(f"the arguments of an MCP tool are not compared: write {tool}, which holds every call of it")
     if not MCP.fullmatch(tool) or tool.strip("_*") == "mcp":
         raise ValueError("write mcp__server__tool, or mcp__server__* for every tool of that server")
-    name = tool if "__" in tool.removeprefix("mcp__") or tool.endswith("*") else tool + "__*"
-    return Rule(text, tool, mcp=name)
+    return Rule(text, tool, mcp=tool)
 
 
 def _is_in_domain(url: object, domain: str) -> bool:

@@ -233,6 +233,19 @@ async def test_cancel_before_the_question_is_recorded_wins(db, stores, guard, be
         assert row["completed_at"] is not None
 
 
+@pytest.mark.parametrize(("status", "output"), [("completed", {"mine": 1}), ("failed", None)])
+async def test_words_of_a_person_who_closes_it_survive_a_question(db, stores, status, output):
+    await db.execute(INSERT)
+    held = await claim_one(stores)
+    close = "update agent_tasks set status = %s::text, output_data = %s, error_message = 'my reason'"
+    await db.execute(close, [status, None if output is None else json.dumps(output)])
+    (found,) = await stores.results.finish([asks(held)])
+    row = await row_of(db)
+    assert (found.becomes, row["status"]) == (status, status)
+    assert row["output_data"] == (output or {"run": held.token})
+    assert row["error_message"] == (None if output else "my reason")
+
+
 async def test_cancel_that_waits_for_the_question_ends_the_wait(dsn, db, stores):
     await db.execute(INSERT)
     held = await claim_one(stores)

@@ -32,7 +32,8 @@ Connection = psycopg.AsyncConnection[dict[str, Any]]
 INSERT = "insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)"
 CANCEL = "update agent_tasks set status = 'cancelled'"
 _FENCE = """and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
- or c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(c.current_token) < i.token)
+ or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
+ and (c.current_token is null or abs(greatest(c.current_token, -9223372036854775807)) < i.token)
  and not coalesce((select true from public.agent_actions a
  where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))"""
 NO_FENCE = Mutation("a question must carry the row's token", "tasks/ask", ((_FENCE, "and c.task_id is not null"),))
@@ -230,6 +231,19 @@ async def test_cancel_before_the_question_is_recorded_wins(db, stores, guard, be
     if guard is None:
         assert (row["question"], row["prefer_host"]) == (None, None)
         assert row["completed_at"] is not None
+
+
+@pytest.mark.parametrize(("status", "output"), [("completed", {"mine": 1}), ("failed", None)])
+async def test_words_of_a_person_who_closes_it_survive_a_question(db, stores, status, output):
+    await db.execute(INSERT)
+    held = await claim_one(stores)
+    close = "update agent_tasks set status = %s::text, output_data = %s, error_message = 'my reason'"
+    await db.execute(close, [status, None if output is None else json.dumps(output)])
+    (found,) = await stores.results.finish([asks(held)])
+    row = await row_of(db)
+    assert (found.becomes, row["status"]) == (status, status)
+    assert row["output_data"] == (output or {"run": held.token})
+    assert row["error_message"] == (None if output else "my reason")
 
 
 async def test_cancel_that_waits_for_the_question_ends_the_wait(dsn, db, stores):

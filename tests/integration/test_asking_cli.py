@@ -247,16 +247,17 @@ def test_tasks_and_status_show_what_waits(shell: Shell) -> None:
 @pytest.mark.parametrize("answered", [False, True])
 def test_row_pinned_to_a_dead_host_is_a_problem(shell: Shell, answered: bool) -> None:
     sql(shell, WORKER)
-    ask(shell.dsn, "a", host="gone")
+    odd = "a; reboot"  # whoever inserts chooses the id, and an operator copies the command
+    ask(shell.dsn, odd, host="gone")
     if answered:
-        assert shell("answer", "a", "SQLite").code == 0
+        assert shell("answer", odd, "SQLite").code == 0
     (problem,) = shell("status", "--json").json["problems"]
     assert "queue default: 1 task can run only on gone" in problem["what"]
-    assert problem["do"].endswith("turbo retry --anew a")
+    assert problem["do"].endswith("turbo retry --anew 'a; reboot'")
     doctor = {check["name"]: check for check in shell("doctor", "--json").json["checks"]}
     assert doctor["questions"]["level"] == "warn"
-    assert "turbo retry --anew a" in doctor["questions"]["do"]
-    assert shell("retry", "--anew", "a").out == f"a: {'pending' if answered else 'waiting'}\n"
+    assert "turbo retry --anew 'a; reboot'" in doctor["questions"]["do"]
+    assert shell("retry", "--anew", odd).out == f"{odd}: {'pending' if answered else 'waiting'}\n"
     assert shell("status", "--json").json["problems"] == []
 
 

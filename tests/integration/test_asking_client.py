@@ -53,6 +53,11 @@ def test_questions_list_who_waits_the_longest_first(client: Any, dsn: str) -> No
     assert names(criteria=TaskFilter(text="GIT push")) == ["young"]
     assert names(criteria=TaskFilter(since=young.asked_at)) == ["young", "held"]
     assert names(limit=1) == ["old"]
+    with psycopg.connect(dsn, autocommit=True) as db:
+        for worker in ("w-alpha-1", "w-beta-1"):  # the second run asked what it waits for now
+            db.execute("insert into agent_actions (task_id, action_type, actor) values ('old', 'asked', %s)", [worker])
+    assert names(criteria=TaskFilter(worker="beta")) == ["old"]
+    assert names(criteria=TaskFilter(worker="alpha")) == []
 
 
 def test_answer_makes_its_task_pending(client: Any, dsn: str) -> None:

@@ -5,12 +5,13 @@ import psycopg
 from tests.support.steps import ended
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
-from turbo.domain.question import Question, QuestionKind, Then, singles
+from turbo.domain.question import Choice, Question, QuestionKind, Single, Then
 from turbo.domain.result import RunResult
 
 
 def question(text: str = "Which database?", then: Then | None = Then.PROCEED) -> dict[str, object]:
-    return Question(QuestionKind.QUESTION, text, singles(text, ("PostgreSQL", "SQLite")), then=then).document()
+    single = Single(text, options=(Choice("PostgreSQL"), Choice("SQLite")))
+    return Question(QuestionKind.QUESTION, text, (single,), then=then).document()
 
 
 def asks(

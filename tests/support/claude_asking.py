@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tests.support import messages_api
@@ -10,6 +10,7 @@ from tests.support.claude import Bench
 from tests.support.messages_api import Answer
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.question import Answered, AskPolicy, Question
+from turbo.executors.held_calls import HeldCalls
 
 ASKS = AskPolicy()
 APPROVES = AskPolicy(approve=("Bash(git push *)",))
@@ -22,10 +23,16 @@ class HoldsPushes:
     def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:
         return "Bash(git push *)" if tool == "Bash" and "git push" in str(call.get("command")) else None
 
+    def without(self, rules: Collection[str]) -> HeldCalls:
+        return HeldCalls([])
+
 
 class HoldsPlans:
     def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:
         return "ExitPlanMode" if tool == "ExitPlanMode" else None
+
+    def without(self, rules: Collection[str]) -> HeldCalls:
+        return HeldCalls([])
 
 
 def approving(**settings: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """turbo's side of the CLI's control channel, without a CLI: what it sends, and what it makes of odd lines."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from turbo.domain.question import AskPolicy
 from turbo.executors.claude import asking
 from turbo.executors.claude.asking import Desk
 from turbo.executors.claude.control import Channel, new_gate, settings
+from turbo.executors.held_calls import HeldCalls
 
 READY = {"hook_on_failure_supported": True, "hooks_applied": True, "session_state": "idle"}
 
@@ -22,6 +23,9 @@ class Holds:
         if call.get("command") == "break":
             raise LookupError("a rule that fails")
         return "Bash(git push *)" if tool == "Bash" and call.get("command") == "git push" else None
+
+    def without(self, rules: Collection[str]) -> HeldCalls:
+        return HeldCalls([])
 
 
 class Nothing:

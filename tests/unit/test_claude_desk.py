@@ -1,6 +1,5 @@
 """What becomes of a call in a run that may ask: which are asked, with which words others are denied, and how answers match."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -8,16 +7,10 @@ import pytest
 from turbo.domain.question import MOST_BYTES, Answered, AskPolicy, Question
 from turbo.executors.claude import asking
 from turbo.executors.claude.asking import Allow, Defer, Deny, Desk, NoOpinion, ToolCall, same
+from turbo.executors.held_calls import HeldCalls
 
 OPTIONS = [{"label": "Postgres", "description": "the usual"}, {"label": "SQLite"}]
 RULES = ("Bash(git push *)", "ExitPlanMode")
-
-
-class Holds:
-    def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:
-        if tool == "ExitPlanMode":
-            return tool
-        return "Bash(git push *)" if str(call.get("command")).startswith("git push") else None
 
 
 class Noted:
@@ -37,7 +30,8 @@ class Full(Noted):
 
 
 def desk(*answers: Answered, may_ask: bool = True, noted: Noted | None = None, **policy: Any) -> Desk:
-    return Desk(AskPolicy(**{"approve": RULES, **policy}), Holds(), noted or Noted(), answers, may_ask=may_ask)
+    rules = AskPolicy(**{"approve": RULES, **policy})
+    return Desk(rules, HeldCalls(rules.approve), noted or Noted(), answers, may_ask=may_ask)
 
 
 def questions(*texts: str, call: str = "q1", **more: object) -> ToolCall:
@@ -164,6 +158,25 @@ def test_earlier_denial_stands_and_earlier_approval_does_not() -> None:
     one = desk(no, yes, last)
     assert isinstance(one.before(push("c2")), Deny)
     assert one.before(push("c3", command="git push b")) == Defer()
+
+
+def test_denial_stands_when_its_rule_is_gone() -> None:
+    one = desk(Answered(shown(push()), "no"), approve=("ExitPlanMode",))
+    first, second = one.before(push()), one.before(push("c2"))
+    assert isinstance(first, Deny)
+    assert second == first
+    assert one.before(push("c3", command="git push other")) == NoOpinion()
+
+
+def test_always_covers_its_own_rule_and_no_other() -> None:
+    """A text may hold two commands, of which the first rule alone is named."""
+    one = desk(Answered(shown(push()), "always"), approve=(*RULES, "Bash(rm -rf *)"))
+    assert isinstance(one.before(push("c2", command="git push a && git push b")), Allow)
+    both = push("c3", command="git push a; rm -rf b")
+    assert one.before(both) == Defer()
+    assert one.question("c3") == asking._approval(both, "Bash(rm -rf *)")
+    unreadable = push("c4", command="$(cat x) y")
+    assert desk(Answered(shown(push()), "always"), approve=(*RULES, "Bash(rm -rf *)")).before(unreadable) == Defer()
 
 
 def test_call_of_an_earlier_run_is_looked_at_before_it_is_made() -> None:

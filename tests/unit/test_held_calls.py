@@ -98,6 +98,7 @@ def test_a_rule_for_an_mcp_server_holds_its_tools() -> None:
     assert holds("mcp__github__create_*", "mcp__github__create_issue")
     assert not holds("mcp__github__create_*", "mcp__github__list")
     assert holds("mcp__*__delete", "mcp__x__delete")
+    assert holds("mcp__my__server", "mcp__my__server__push"), "a server's name may hold two underscores"
 
 
 @pytest.mark.parametrize(

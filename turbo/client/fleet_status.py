@@ -1,8 +1,9 @@
-"""A snapshot of the fleet, as `turbo status` shows it: four queries whose cost does not grow with history.
+"""A snapshot of the fleet, as `turbo status` shows it: queries whose cost does not grow with history.
 
 `problems` are findings about the running fleet, the worst first. turbo.doctor checks its environment.
 """
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -290,7 +291,8 @@ class FleetStatus:
             warn(
                 f"queue {s.queue}: {_many(s.tasks, 'task')} can run only on {s.host}, which has {_whose(s.tasks)} conversation, but"
                 f" no live worker there serves the queue: {s.task_id}{', ...' if s.tasks > 1 else ''}",
-                f"start a worker on {s.host}; or let the task begin a new conversation anywhere: turbo retry --anew {s.task_id}",
+                f"start a worker on {s.host}; or let the task begin a new conversation anywhere:"
+                f" turbo retry --anew {shlex.quote(s.task_id)}",
             )
             for s in self.stranded
         ]

@@ -1,5 +1,6 @@
 """What waits for a person, and why an answer is refused."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -102,6 +103,6 @@ def not_waiting(task_id: str, status: str | None, kind: str | None, wanted: tupl
         return NotWaiting(f"task {name} does not wait for an answer: it is {status}")
     if wanted is not None and kind not in wanted:
         return NotWaiting(
-            f"task {name} asks a {kind}, and waits for no {' or '.join(wanted)}: answer it with turbo answer {name} ..."
+            f"task {name} asks a {kind}, and waits for no {' or '.join(wanted)}: answer it with turbo answer {shlex.quote(name)} ..."
         )
     return NotWaiting(f"task {name} asks something else by now: look again with turbo questions")

@@ -6,6 +6,7 @@ finds a worker without notifications from any machine, even while its slots are 
 """
 
 import secrets
+import shlex
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -99,7 +100,7 @@ def _questions(session: Session) -> Finding:
         return warn(
             f"{tasks} task{'s' if tasks > 1 else ''} cannot run: only {first['host']} has the conversation of {first['task_id']},"
             f" and no live worker there serves queue {first['queue']}",
-            f"start a worker on {first['host']}, or: turbo retry --anew {first['task_id']}",
+            f"start a worker on {first['host']}, or: turbo retry --anew {shlex.quote(first['task_id'])}",
         )
     row = session.rows("questions")[0]
     if not row["waiting"]:

@@ -198,12 +198,6 @@ def answered(
     return tuple(reversed(found))
 
 
-def singles(text: str, options: Sequence[str | Choice]) -> tuple[Single, ...]:
-    """One question with its options."""
-    choices = tuple(Choice(option) if isinstance(option, str) else option for option in options)
-    return (Single(text, options=choices),)
-
-
 def _single(single: Single) -> dict[str, object]:
     return {
         "question": single.question,

@@ -10,7 +10,7 @@ every simple command of a shell text is compared, wherever it stands, and what c
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -67,7 +67,8 @@ class Rule:
     def holds_tool(self, name: str) -> bool:
         """It is about this tool."""
         if self.mcp is not None:
-            return len(name) > LONGEST_MCP_NAME or fnmatchcase(name, self.mcp)
+            # `a__b` may be the tool b of the server a, or a server of that name.
+            return len(name) > LONGEST_MCP_NAME or fnmatchcase(name, self.mcp) or fnmatchcase(name, f"{self.mcp}__*")
         return SYNONYMS.get(name, name) == SYNONYMS.get(self.tool, self.tool)
 
 
@@ -79,6 +80,10 @@ class HeldCalls:
         self._shell = tuple(rule for rule in self._rules if rule.for_shells)
         self._patterns = tuple(rule for rule in self._shell if rule.command is not None)
         self._guard = _guard([rule.command for rule in self._patterns if rule.command is not None])
+
+    def without(self, rules: Collection[str]) -> "HeldCalls":
+        """The other rules alone: a text may hold commands of several rules, of which `held_by` names one."""
+        return HeldCalls([rule.text for rule in self._rules if rule.text not in rules])
 
     def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:
         """The text of the rule that holds this call; None: it may be made. Never raises: what is not understood is held."""
@@ -170,8 +175,7 @@ def _mcp_rule(text: str, tool: str, argument: str | None) -> Rule:
         raise ValueError(f"the arguments of an MCP tool are not compared: write {tool}, which holds every call of it")
     if not MCP.fullmatch(tool) or tool.strip("_*") == "mcp":
         raise ValueError("write mcp__server__tool, or mcp__server__* for every tool of that server")
-    name = tool if "__" in tool.removeprefix("mcp__") or tool.endswith("*") else tool + "__*"
-    return Rule(text, tool, mcp=name)
+    return Rule(text, tool, mcp=tool)
 
 
 def _is_in_domain(url: object, domain: str) -> bool:

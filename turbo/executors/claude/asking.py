@@ -10,7 +10,7 @@ Nothing here knows how the CLI is spoken to (control.py).
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -87,6 +87,10 @@ class HoldsCalls(Protocol):
         """The rule that holds this call until a person has approved it, or None."""
         ...
 
+    def without(self, rules: Collection[str]) -> "HoldsCalls":
+        """The other rules alone: a call may be held by several, of which `held_by` names one."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -138,6 +142,7 @@ class Desk:
     questions_denied: int = 0
     _last: Answered | None = None
     _always: frozenset[str] = frozenset()
+    _others: HoldsCalls | None = None
     _denied: list[tuple[ToolCall, str]] = field(default_factory=list)
     _allowed: dict[str, tuple[ToolCall, Allow]] = field(default_factory=dict)
     _deferred: dict[str, Question] = field(default_factory=dict)
@@ -146,6 +151,7 @@ class Desk:
         self._last = self.answers[-1] if self.answers else None
         approvals = [one for one in self.answers if one.question.kind is QuestionKind.APPROVAL]
         self._always = frozenset(one.question.rule for one in approvals if one.always)
+        self._others = self.held.without(self._always) if self._always else None
         self._denied = [
             (ToolCall(one.question.tool, one.question.input, ""), _denial(one))
             for one in approvals
@@ -189,13 +195,15 @@ class Desk:
                 return self._deny_question(NOBODY)
             return self._ask(call, lambda: _question(call))
         rule = self.held.held_by(call.tool, call.input)
-        if rule is None:
-            return Deny(NOBODY) if call.tool in PLAN_TOOLS and PLAN_TOOL not in self.policy.approve else NoOpinion()
-        if rule in self._always:
-            return _allow(call)
-        for denied, words in self._denied:
+        if self._others is not None and rule in self._always:
+            rule = self._others.held_by(call.tool, call.input)
+            if rule is None:
+                return _allow(call)
+        for denied, words in self._denied:  # although its rule may have left the configuration
             if denied.tool == call.tool and same(denied.input, call.input):
                 return Deny(words)
+        if rule is None:
+            return Deny(NOBODY) if call.tool in PLAN_TOOLS and PLAN_TOOL not in self.policy.approve else NoOpinion()
         if call.subagent:
             return Deny(SUBAGENT)
         if not self.may_ask:

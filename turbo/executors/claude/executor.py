@@ -15,7 +15,7 @@ docs/executors.md lists what becomes of a task in each situation.
 import asyncio
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,6 +329,9 @@ _ASKS_NOTHING = AskPolicy(questions=False)
 class _HoldsNothing:
     def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:  # noqa: ARG002
         return None
+
+    def without(self, rules: Collection[str]) -> "_HoldsNothing":  # noqa: ARG002
+        return self
 
 
 def _uuid(text: str | None) -> str | None:

@@ -11,7 +11,10 @@ select t.task_id::text as task_id, t.queue, t.task_type, left(t.task_description
    and (%(kinds)s::text[] is null or t.question ->> 'kind' = any (%(kinds)s::text[]))
    and (%(queue)s::text is null or t.queue = %(queue)s::text)
    and (%(task_type)s::text is null or t.task_type = %(task_type)s::text)
-   and (%(worker)s::text is null or position(%(worker)s::text in t.assigned_worker_id) > 0)
+   -- from the audit trail: a row that waits has no worker
+   and (%(worker)s::text is null
+        or coalesce((select position(%(worker)s::text in a.actor) > 0 from public.agent_actions a
+                      where a.task_id = t.task_id and a.action_type = 'asked' order by a.executed_at desc limit 1), false))
    and (%(since)s::timestamptz is null or q.asked_at >= %(since)s::timestamptz)
    and (%(text)s::text is null
         or position(lower(%(text)s::text) in lower(t.task_description || coalesce(' ' || (t.question ->> 'text'), ''))) > 0)

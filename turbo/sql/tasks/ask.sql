@@ -24,7 +24,7 @@ with input as (
    order by t.task_id                        -- every batch locks in the same order, as tasks/finish.sql does
      for update of t
 ), decided as materialized (
-  select i.*, c.task_id is null as gone, c.was, c.current_token, c.stopping,
+  select i.*, c.task_id is null as gone, c.was, c.current_token, c.stopping, c.requested,
          i.newest
          and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
               or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
@@ -46,8 +46,11 @@ with input as (
          question           = case when d.becomes = 'waiting' then d.shown else t.question end,
          answer             = case when d.becomes = 'waiting' then null else t.answer end,
          prefer_host        = case when d.becomes = 'waiting' then %(host)s else t.prefer_host end,
-         output_data        = coalesce(d.output::jsonb, t.output_data),
-         error_message      = case when d.becomes = 'failed' and not d.stopping
+         -- whoever stopped it may have written these
+         output_data        = case when d.stopping and d.requested = 'completed' and t.output_data is not null then t.output_data
+                                   else coalesce(d.output::jsonb, t.output_data) end,
+         error_message      = case when d.stopping and d.becomes <> 'completed' then t.error_message
+                                   when d.becomes = 'failed'
                                    then format('it has asked %%s questions, and asks another one', %(most)s::int) end,
          failure_kind       = case when d.becomes = 'failed' and not d.stopping then 'unanswered' end,
          execution_time_ms  = least(d.ms, 2147483647),

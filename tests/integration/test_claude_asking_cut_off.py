@@ -174,7 +174,7 @@ async def test_retry_says_that_an_approved_calls_outcome_is_unknown(bench: Bench
 
     third = await bench.do(executor, **answered(first, "yes"))
     assert (third.output, pushes(bench)) == ("done", 1)
-    assert "it is not known whether it took effect" in results(bench)
+    assert "not known whether" in results(bench), "said of the call, or with the prompt of a resume that came too late"
     # Its agent has looked, and makes the call again: the approval still holds for that one.
     (bench.home / "work" / "ready").touch()
     bench.api.answer(calls(shell(push)), calls(shell(push)))
@@ -199,7 +199,6 @@ async def test_call_cut_off_before_it_was_deferred_is_not_made(bench: Bench) -> 
     assert (killed.kind, pushes(bench)) == (OutcomeKind.FAILED, 0)
     again = await bench.do(bench.executor(**approving(resume=True)), agent_session_id=killed.session_id, retry_count=1)
     assert (asked(again).input["command"], pushes(bench)) == (PUSH, 0)
-    assert again.session_id == killed.session_id
 
 
 # ── begun anew ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -93,7 +93,7 @@ def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
     [
         (["taks"], "no such command 'taks'. Did you mean 'tasks'"),
         (["tasks", "--stat", "failed"], "no such option: --stat (did you mean --status"),
-        (["tasks", "--status", "fialed"], "one of scheduled, pending, running"),
+        (["tasks", "--status", "fialed"], "one of scheduled, pending, blocked, running, waiting"),
         (["tasks", "--limit", "0"], "greater than or equal to 1"),
         (["tasks", "--since", "whenever"], "write 1h, 2d, 2026-12-01T09:00"),
         (["tasks", "--failure-kind", "bad"], "one of error, timed_out"),

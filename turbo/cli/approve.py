@@ -51,7 +51,7 @@ def approve(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Approve the call that a task waits for, or release a task that is held.
+    """Approve a call that a task waits for, or release a held task.
 
     The call is shown whole first. At a terminal, a confirmation is asked for.
 
@@ -84,7 +84,9 @@ def deny(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Deny the call that a task waits for; the agent goes on without it. A task that is held is cancelled.
+    """Deny a call that a task waits for, or cancel a held task.
+
+    After a denial the agent goes on without the call, and is told the reason.
 
     \b
     Examples:

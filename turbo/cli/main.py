@@ -91,6 +91,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo show my_task_1
           turbo diff my_task_1                      # what it changed in its workspace
           turbo questions                           # who waits for you
+
         \b
         Look after the fleet:
           turbo status                              # problems come first

@@ -66,7 +66,7 @@ def submit(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Insert a task and print its id, or insert many tasks from a file.
+    """Insert a task and print its id, or many tasks from a file.
 
     \b
     Examples:

@@ -71,7 +71,8 @@ _KNOWN_CLAIM = """and not coalesce((select true from public.agent_actions a
 _REASSERT_AGE = f"""and (t.fencing_token = i.token or (t.fencing_token is null or abs(greatest(t.fencing_token, {_LEAST})) < i.token)
  {_KNOWN_CLAIM})"""
 _ASK_FENCE = f"""and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
- or c.was in ('pending', 'scheduled', 'waiting', 'blocked') and (c.current_token is null or abs(greatest(c.current_token, {_LEAST})) < i.token)
+ or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
+ and (c.current_token is null or abs(greatest(c.current_token, {_LEAST})) < i.token)
  and not coalesce((select true from public.agent_actions a
  where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))"""
 _BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'

@@ -152,6 +152,26 @@ async def test_question_waits_and_its_answer_reaches_the_next_run(db, stores):
     assert await trail_of(db) == ["claimed", "asked", "answered", "claimed", "asked", "answered", "claimed", "finished"]
 
 
+async def test_answers_of_before_a_retry_by_hand_count_no_more(db, stores):
+    """Also where the clock stood later then than now; and within a series the clock's order means nothing."""
+    await db.execute(INSERT)
+    for text in ("old 1", "old 2", "old 3"):
+        await stores.results.finish([asks(await claim_one(stores), text)])
+        await answer(db, "always")
+    await stores.results.finish([ended(await claim_one(stores))])
+    await db.execute("update agent_actions set executed_at = executed_at + interval '1 day'")
+    await db.execute("update agent_tasks set status = 'pending'")
+    for text in ("new 1", "new 2", "new 3"):
+        await stores.results.finish([asks(await claim_one(stores), text)])
+        await answer(db, f"to {text}")
+        await db.execute(
+            "update agent_actions set executed_at = now() - executed_at + now() where detail->>'answer' like 'to%'"
+        )
+    (task,) = (await stores.claims.claim("default", 1, may_idle=True)).tasks
+    given = [(a.question.text, a.answer) for a in task.answers]
+    assert given == [(text, f"to {text}") for text in ("new 1", "new 2", "new 3")]
+
+
 async def test_every_result_of_a_mixed_batch_gets_its_answer(db, stores):
     await db.execute(
         "insert into agent_tasks (task_id, task_description, max_retries) select 't' || n, 'x', 0 from generate_series(1, 4) n"

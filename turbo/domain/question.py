@@ -6,7 +6,8 @@
     {"kind": "approval", "text": "…", "tool": "Bash", "input": {"command": "git push"}, "rule": "Bash(git push *)"}
     {"kind": "hold", "text": "…"}
 
-The database adds `asked_at`, `answer_by` and `number` when it records the question, and `expired` when nobody answered in time.
+The database adds `asked_at`, `answer_by`, `number` and `series` when it records the question, and `expired` when nobody answered in
+time.
 What is in these documents was written by an agent: it is hostile text wherever it is shown.
 """
 
@@ -180,22 +181,20 @@ def answered(
 ) -> tuple[Answered, ...]:
     """The questions of a task with their answers, in the order in which they were asked.
 
-    `question` and `answer` are its row's; `earlier` is from its audit trail, the newest first. Numbers fall there by one from
-    question to question; what does not fit is from before a retry by hand, which began to count anew. A document that is no
-    question is left out: nobody can answer it, and nothing is approved by it."""
-    found: list[Answered] = []
-    lowest: int | None = None
+    `question` and `answer` are its row's; `earlier` is from its audit trail, the newest first. A retry by hand begins a new
+    `series`: an approval of before counts no more, whatever the clock says. A document that is no question is left out: nobody can
+    answer it, and nothing is approved by it."""
+    found: dict[int, Answered] = {}
+    series = question.get("series") if isinstance(question, dict) else None
     for document, text in ((question, answer), *((e.get("question"), e.get("answer")) for e in earlier or ())):
-        if document is None:
+        if not isinstance(document, dict) or document.get("series") != series:
             continue
         try:
             asked = Question.from_document(document)
         except ValueError:
             continue
-        if lowest is None or asked.number < lowest:
-            found.append(Answered(asked, text))
-            lowest = asked.number
-    return tuple(reversed(found))
+        found.setdefault(asked.number, Answered(asked, text))
+    return tuple(found[number] for number in sorted(found))
 
 
 def _single(single: Single) -> dict[str, object]:

@@ -18,7 +18,9 @@ with input as (
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as current_token, t.cancel_requested_at is not null as stopping,
          coalesce(t.cancel_to, 'cancelled') as requested, t.run_after,
-         coalesce((t.question ->> 'number')::int, 0) + 1 as number
+         case jsonb_typeof(t.question -> 'number') when 'number' then least((t.question ->> 'number')::numeric, 1000)::int
+                                                   else 0 end + 1 as number,
+         t.question ->> 'series' as series
     from public.agent_tasks t
    where t.task_id = any (array(select a.task_id from input a))
    order by t.task_id                        -- every batch locks in the same order, as tasks/finish.sql does
@@ -36,7 +38,7 @@ with input as (
               when c.number > %(most)s then 'failed'
               else 'waiting' end as becomes,
          i.question || jsonb_strip_nulls(jsonb_build_object(
-           'number', c.number, 'asked_at', clock_timestamp(), 'answer_by', i.answer_by)) as shown
+           'number', c.number, 'series', coalesce(c.series, i.token::text), 'asked_at', clock_timestamp(), 'answer_by', i.answer_by)) as shown
     from input i
     left join current c on c.task_id = i.task_id
 ), done as (

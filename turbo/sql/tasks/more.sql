@@ -1,7 +1,7 @@
 -- What a claimed task brings besides its text: its last question and the answer, and those before. Sent for tasks of which the
 -- claim says `more`. earlier_runs: what the runs since the first question used, the last one included; from output_data, which
--- the next result replaces. earlier: the newest first; also those of before a retry by hand, which began to count anew from 1
--- (turbo.db.claim_store leaves them out).
+-- the next result replaces. earlier: the newest first; also those of before a retry by hand, which began another series
+-- (turbo.domain.question leaves them out).
 select t.task_id::text as task_id, t.question, t.answer,
        (select jsonb_agg(jsonb_build_object('question', e.detail -> 'question', 'answer', e.detail -> 'answer') order by e.executed_at desc)
           from (select a.detail, a.executed_at

@@ -243,8 +243,8 @@ def test_long_texts_of_a_row_are_cut_in_lists(shell: Shell) -> None:
     assert len(shell("tasks", "--json").json) == 6
     assert {len(task["task_type"]) for task in shell("tasks", "--json").json} == {1000}
     with Client(shell.dsn) as client:
-        (status,) = next(client.follow(["running"]))
-    assert len(str(status)) < 5000
+        (followed,) = next(client.follow(["running"]))
+    assert len(str(followed)) < 5000
     with psycopg.connect(shell.dsn, row_factory=dict_row) as db:
         read_bounded(db)
         rows = [

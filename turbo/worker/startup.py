@@ -169,10 +169,10 @@ class Startup(LoopService):
 
     async def _recover(self, workers: Sequence[str]) -> None:
         odd: list[tuple[Path, Exception]] = []
-        dead = await asyncio.to_thread(self._state.dead_workers, workers, lambda home, why: odd.append((home, why)))
+        dead = await asyncio.to_thread(self._state.dead_workers, workers, lambda path, why: odd.append((path, why)))
         try:
-            for home, why in odd:
-                self._left_alone(home, why)
+            for path, why in odd:
+                self._left_alone(path, why)
             taken_over = [home for home in dead if await self._take_over(home)]
             if not taken_over:
                 return

@@ -266,13 +266,14 @@ begin
     case when new.cancel_to           is distinct from old.cancel_to           then 'cancel_to' end,
     case when new.infra_count         is distinct from old.infra_count         then 'infra_count' end,
     case when new.prefer_host         is distinct from old.prefer_host         then 'prefer_host' end], null);
-  -- As text: not every type has an equality. A generated column is computed after this.
+  -- By their bytes: not every type has an equality, and the text of a float or a date is what the session's settings make of
+  -- it. A generated column is computed after this.
   for own in
     select a.attname from pg_attribute a
      where a.attrelid = tg_relid and a.attnum > 0 and not a.attisdropped and a.attgenerated = '' and a.attname <> all (known)
      order by a.attnum
   loop
-    execute format('select ($1).%1$I::text is distinct from ($2).%1$I::text', own) into differs using old, new;
+    execute format('select record_image_ne(row(($1).%1$I), row(($2).%1$I))', own) into differs using old, new;
     if differs then written := array_append(written, own); end if;
   end loop;
   if written <> '{}' then

@@ -4,9 +4,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from tests.support.shell import Shell
 from tests.support.workers import Bench
+from turbo import Client
+from turbo.db.values import read_bounded
+from turbo.sql import statement
 
 ODD = "clear \x1b[2J and ring \x07 the bell, with ümläuts and 漢字"
 
@@ -213,3 +217,44 @@ def test_account_is_paused_on_every_host_and_resumed(shell: Shell) -> None:
     assert "turbo resume --account max" in shell("status").out
     assert shell("resume", "-a", "max").out == "resumed account max\n"
     assert shell("resume", "-a", "max", "--json").json == {"account": "max", "paused": False, "changed": False}
+
+
+def test_long_texts_of_a_row_are_cut_in_lists(shell: Shell) -> None:
+    """In whichever list the row stands. One of 200 MB would cost each reader as much memory, several times."""
+    for status in ("pending", "scheduled", "running", "failed", "waiting", "blocked"):
+        sql(
+            shell,
+            "insert into agent_tasks (task_id, task_type, task_description) values (%s, repeat('T', 100000), 'x')",
+            status,
+        )
+        sql(
+            shell,
+            "update agent_tasks set status = %s, assigned_worker_id = repeat('w', 100000), failure_kind = repeat('f', 100000),"
+            " fencing_token = 7, started_at = now(), completed_at = now(), prefer_host = repeat('h', 100000),"
+            " cancel_to = repeat('c', 100000), cancel_requested_at = now(), turbo_rev = turbo_rev + 1,"
+            """ question = '{"kind": "question", "text": "?", "asked_at": "2026-01-01"}' where task_id = %s""",
+            status,
+            status,
+        )
+    for words in (("tasks",), ("tasks", "--json"), ("top", "--once"), ("questions",), ("questions", "--json")):
+        done = shell(*words)
+        assert done.code == 0, done.err
+        assert 0 < len(done.out) < 50_000, words
+    assert len(shell("tasks", "--json").json) == 6
+    assert {len(task["task_type"]) for task in shell("tasks", "--json").json} == {1000}
+    with Client(shell.dsn) as client:
+        (followed,) = next(client.follow(["running"]))
+    assert len(str(followed)) < 5000
+    with psycopg.connect(shell.dsn, row_factory=dict_row) as db:
+        read_bounded(db)
+        rows = [
+            row
+            for name, more in (
+                ("top/running", {}),
+                ("top/ended", {}),
+                ("top/waiting", {"queues": ["default"], "later": ["default"], "each": 9}),
+            )
+            for row in db.execute(statement(name), {"limit": 9, **more})
+        ]
+    assert len(rows) == 6
+    assert max(len(str(row)) for row in rows) < 2000

@@ -1,6 +1,7 @@
 """What dead workers left in the state directory, of any shape: the next worker starts, says what it leaves alone, and shows it."""
 
 import os
+import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,3 +109,25 @@ def test_link_in_the_state_directory_is_refused(bench: Bench, shell: Shell) -> N
     assert not list(elsewhere.iterdir())
     doctor = shell("doctor", "--config", next(bench.path.glob("*.yaml")))
     assert f"{state / name} is a symbolic link" in doctor.out
+
+
+def test_more_dead_homes_than_open_files_are_taken_over(bench: Bench) -> None:
+    """Each lock that is held is an open file. Any program of the worker's user can make such directories."""
+    workers = StateDir(bench.path / "state").root / "workers"
+    for number in range(300):
+        home = workers / f"d-{990_000_000 + number}-abcdef"
+        home.mkdir()
+        for name in ("lock", "database"):
+            (home / name).touch()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        worker = bench.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    worker.listening()
+    limits = Path(f"/proc/{worker.process.pid}/limits")
+    if limits.exists():
+        (line,) = [line for line in limits.read_text().splitlines() if line.startswith("Max open files")]
+        assert line.split()[3] == "256", "the fault bites"
+    assert [home.name for home in workers.iterdir()] == [worker.worker_id]

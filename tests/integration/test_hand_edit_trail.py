@@ -59,6 +59,30 @@ def test_each_column_that_an_admin_may_write_is_told(admin: psycopg.Connection[A
     assert detail["bytes"] == {"task_description": [len(SECRET), 3]}
 
 
+def test_no_setting_of_a_session_hides_an_edit(dsn: str, admin: psycopg.Connection[Any]) -> None:
+    """The values differ, and their texts are the same with these settings."""
+    with psycopg.connect(dsn, autocommit=True) as owner:
+        owner.execute(
+            "alter table agent_tasks add column price float8, add column weight float4, add column list float8[],"
+            " add column moment timestamptz, add column long text, add column doc json"
+        )
+        owner.execute("grant update (price, weight, list, moment, long, doc) on agent_tasks to turbo_admin")
+    text = "(select string_agg(md5(n::text), '') from generate_series(1, 1000) n)"  # stored beside the row, compressed
+    first = f"price = 1234.5, weight = 1.5, list = '{{1234.5}}', moment = '2020-01-01 00:30+00', long = {text}, doc = '{{}}'"
+    admin.execute(f"update agent_tasks set {first} where task_id = 't'".encode())
+    admin.execute("set extra_float_digits = -15; set timezone = 'X0X-1,0/0,364/23'; set datestyle = 'SQL'")
+    admin.execute("set bytea_output = 'escape'; set intervalstyle = 'iso_8601'")
+    edits = {
+        "price": "1399", "weight": "1.6", "list": "'{1399}'", "moment": "moment + interval '1 microsecond'",
+        "long": "long || 'x'", "doc": "'[]'",
+    }  # fmt: skip
+    for column, value in edits.items():
+        before = len(trail(admin))
+        admin.execute(f"update agent_tasks set {column} = {value} where task_id = 't'".encode())
+        admin.execute(f"update agent_tasks set {column} = {column} where task_id = 't'".encode())
+        assert [detail["columns"] for *_, detail in trail(admin)[before:]] == [[column]]
+
+
 def test_deployments_own_columns_are_told(dsn: str, admin: psycopg.Connection[Any]) -> None:
     with psycopg.connect(dsn, autocommit=True) as owner:
         owner.execute(
@@ -100,7 +124,7 @@ def test_end_in_the_future_is_in_no_list_of_the_latest(dsn: str, shell: Shell) -
         db.execute(
             "insert into agent_tasks (task_id, task_description, status, completed_at) values ('t', 'x', 'completed', 'infinity')"
         )
-        assert db.execute(statement("status/finished"), {"seconds": 3600}).fetchall() == []
+        assert db.execute(statement("status/finished"), {"seconds": 3600, "limit": 5}).fetchall() == []
         assert db.execute(statement("top/ended"), {"limit": 5}).fetchall() == []
     assert "0ms ago" in shell("tasks").out
 

@@ -15,7 +15,7 @@ from turbo.db.claim_store import DEFAULT_TIMEOUT_SECONDS
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
-from turbo.domain.states import Verdict
+from turbo.domain.states import RescueReason, Verdict
 from turbo.host.spool import Spool
 from turbo.migrate import grant_roles
 
@@ -73,6 +73,30 @@ async def test_lies_of_a_running_row_stop_no_cancel(dsn: str, db: psycopg.Connec
         db.execute("update agent_tasks set status = 'pending' where task_id = 'lowest'")
         row = db.execute("select status, fencing_token from agent_tasks where task_id = 'lowest'").fetchone()
         assert row == ("pending", LOWEST)
+
+
+@pytest.mark.parametrize("count", [2**31 - 1, -(2**31), 5000])
+async def test_count_of_a_liar_stops_no_rescue(dsn: str, db: psycopg.Connection, count: int) -> None:
+    """Also not of a task that is being stopped, whose new moment is computed from the count."""
+    async with registered(dsn) as stores:
+        insert(db, "bad", "stopping", "good")
+        await stores.claims.claim("default", 3, may_idle=True)
+        db.execute("update agent_tasks set status = 'scheduled' where task_id = 'stopping'")
+        with login(dsn, "turbo_worker") as liar, psycopg.connect(liar, autocommit=True) as lying:
+            lie = "update agent_tasks set infra_count = %s, turbo_rev = turbo_rev + 1 where task_id <> 'good'"
+            lying.execute(lie, [count])
+        db.execute("update agent_workers set state = 'dead'")
+        await stores.registry.rescue(RescueReason.WORKER_SILENT)
+        statuses = dict(db.execute("select task_id, status from agent_tasks").fetchall())
+        bad = "failed" if count > 0 else "scheduled"
+        assert statuses == {"bad": bad, "stopping": "scheduled", "good": "scheduled"}
+        db.execute("update agent_tasks set status = 'pending'")
+        db.execute("update agent_workers set state = 'up'")
+        db.execute("update agent_tasks set infra_count = %s, turbo_rev = turbo_rev + 1 where task_id = 'bad'", [count])
+        held = {task.task_id: task for task in (await stores.claims.claim("default", 3, may_idle=True)).tasks}
+        ends = [ended(ClaimRef(t, held[t].fencing_token), OutcomeKind.INFRASTRUCTURE) for t in ("bad", "good")]
+        answers = {answer.task_id: answer.becomes for answer in await stores.results.finish(ends)}
+        assert answers == {"bad": bad, "good": "scheduled"}
 
 
 def test_token_without_a_negative_is_set_aside(tmp_path: Path) -> None:

@@ -143,6 +143,33 @@ def test_triggers_behind_a_foreign_key_and_domains_are_judged(open_dsn: str) -> 
         query(open_dsn, "alter table agent_tasks drop column label")
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "create domain outer_type as {}.label",
+        "create domain outer_type as {}.label[]",
+        "create type outer_type as (one int, two {}.label)",
+        "create type span as range (subtype = {}.label); create domain outer_type as span",
+        "create type span as range (subtype = {}.label); create domain outer_type as span_multirange",
+    ],
+)
+def test_type_beneath_the_type_of_a_column_is_judged(dsn: str, made: str) -> None:
+    """Its owner may give it a CHECK at any time, which runs with the rights of whoever writes the column."""
+    with login(dsn) as mallory:
+        own = user(mallory)
+        query(dsn, f"create schema {own} authorization {own}; grant usage on schema {own} to public")
+        query(mallory, f"create domain {own}.label as text")
+        query(dsn, made.format(own))
+        query(dsn, "alter table agent_tasks add column label outer_type")
+        (refused,) = plan(dsn).findings
+        assert f"the type {own}.label belongs to {own}" in refused.what
+        query(mallory, f"create function {own}.spy(text) returns boolean language plpgsql as 'begin return true; end'")
+        query(mallory, f"alter domain {own}.label add constraint c check ({own}.spy(value::text)) not valid")
+        assert any(f"calls the function {own}.spy(text)" in finding.what for finding in plan(dsn).findings)
+        query(dsn, "alter table agent_tasks drop column label")
+        assert not plan(dsn).findings
+
+
 NOTE = """
 create table noted (task_id text);
 create function note() returns trigger language plpgsql as 'begin insert into noted values (new.task_id); return null; end';

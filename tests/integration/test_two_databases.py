@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from tests.support import database
+from tests.support.pgbouncer import pgbouncer
 from tests.support.rig import finished
 from tests.support.waiting import until
 from turbo.domain.claim import ClaimRef
@@ -159,6 +160,51 @@ def test_running_worker_never_writes_to_another_database(bench, tmp_path, other)
     assert query(bench.dsn, "select abs(fencing_token) from agent_tasks where task_id = 't'") == [(token,)]
     worker.kill(signal.SIGTERM)
     assert worker.stop() == 0
+
+
+def test_pooler_that_leads_elsewhere_gets_nothing_sent(bench, tmp_path, other):
+    """The entry of a transaction pooler is changed under open sessions, while a task runs."""
+    ours, theirs = (str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]) for dsn in (bench.dsn, other))
+    with pgbouncer(bench.dsn, "transaction") as pool:
+        entry = psycopg.conninfo.make_conninfo(pool.dsn, dbname="entry")
+        pool.lead("entry", ours)
+        worker = bench.start(dsn=entry)
+        worker.said("notifications do not arrive")
+        gate = tmp_path / "gate"
+        bench.insert("t", {"gate": str(gate)})
+        bench.wait("t", "running")
+        ((token,),) = query(bench.dsn, "select fencing_token from agent_tasks where task_id = 't'")
+        insert(other, "t")
+        query(other, "update agent_tasks set queue = 'nobody'")
+        pool.lead("entry", theirs)
+        until(lambda: identity(entry) == identity(other), what="the fault bit")
+        insert(other, "bait")
+        gate.touch()
+        for lane in ("cannot claim", "cannot record results, keeping them"):
+            worker.said(f"{lane}: the DSN leads to another database than before")
+        spool = Spool(worker.state_dir / "workers" / worker.worker_id / "spool")
+        until(lambda: len(spool.pending()) == 1)
+        tasks = "select task_id, status from agent_tasks order by 1"
+        assert query(other, tasks) == [("bait", "pending"), ("t", "pending")]
+        assert query(other, "select count(*) from agent_actions where actor = %s", worker.worker_id) == [(0,)]
+        assert query(other, "select count(*) from agent_workers") == [(0,)]
+        assert status(bench.dsn, "t") == "running"
+        pool.lead("entry", ours)
+        bench.wait("t", "completed", 30)
+        assert query(bench.dsn, "select abs(fencing_token) from agent_tasks where task_id = 't'") == [(token,)]
+        assert worker.stop() == 0
+
+
+def test_pooler_that_leads_to_an_unmigrated_database_is_named(bench):
+    """Without turbo's function: PostgreSQL itself refuses."""
+    with pgbouncer(bench.dsn, "transaction") as pool, database.fresh_database() as empty:
+        entry = psycopg.conninfo.make_conninfo(pool.dsn, dbname="entry")
+        pool.lead("entry", str(psycopg.conninfo.conninfo_to_dict(bench.dsn)["dbname"]))
+        worker = bench.start(dsn=entry)
+        worker.said("notifications do not arrive")
+        pool.lead("entry", str(psycopg.conninfo.conninfo_to_dict(empty)["dbname"]))
+        worker.said("the DSN leads to another database than before: it has no identity")
+        assert worker.stop() == 0
 
 
 def test_new_identity_of_the_same_name_is_another_database(bench):

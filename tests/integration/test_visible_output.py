@@ -296,3 +296,25 @@ def test_number_without_end_is_printed_at_any_depth() -> None:
     for _ in range(700):
         deep = [deep]
     assert visible_json(deep).count("[") == 700
+
+
+@pytest.mark.parametrize("levels", [500, 700, 900, 2000])
+def test_deep_json_of_a_row_is_printed_as_json(dsn: str, shell: Shell, levels: int) -> None:
+    """What is too deep for Python is the text of the JSON. At a terminal the writer indents, with calls for each level."""
+    deep = "jsonb_build_object('a', (repeat('[', %(n)s) || repeat(']', %(n)s))::jsonb)"
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(
+            f"insert into agent_tasks (task_id, task_description, input_data) values ('deep', 'x', {deep})".encode(),
+            {"n": levels},
+        )
+        db.execute(
+            "update agent_tasks set status = 'completed', output_data = input_data where task_id = 'deep'",
+        )
+    terminal = shell.terminal("show", "deep", "--json").ended()
+    for done in (shell("show", "deep", "--json"), terminal):
+        assert done.code == 0, (done.err, done.out[-300:])
+        row = json.loads(done.text)
+        for found in (row["input_data"], row["output_data"]):
+            text = found if isinstance(found, str) else json.dumps(found)
+            assert text.count("[") == text.count("]") == levels
+    assert shell("show", "deep").code == 0

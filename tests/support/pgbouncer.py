@@ -36,6 +36,14 @@ class PgBouncer:
             for command in ("RELOAD", f"KILL {name}", f"RESUME {name}"):
                 db.execute(command.encode())
 
+    def lead(self, entry: str, database: str) -> None:
+        """From now on the entry's transactions reach `database`. Sessions of clients stay open."""
+        text = re.sub(rf"(?m)^{entry} = .*\n", "", self.file.read_text())
+        (place,) = re.findall(r"(?m)^\* = (.*)$", text)
+        self.file.write_text(text.replace("[databases]\n", f"[databases]\n{entry} = {place} dbname={database}\n"))
+        with psycopg.connect(conninfo.make_conninfo(self.dsn, dbname="pgbouncer"), autocommit=True) as db:
+            db.execute("RELOAD")
+
 
 @contextlib.contextmanager
 def pgbouncer(dsn: str, mode: str, *, pool_size: int = 20) -> Iterator[PgBouncer]:

@@ -143,6 +143,17 @@ def test_mistake_is_one_line_with_its_place(
         "defaults: {config: 'postgresql://me:geheim@h/d'}",
         "defaults: {config: 'host=h password=geheim'}",
         "defaults: {drain_seconds: 'postgresql://h/d?password=geheim'}",
+        "defaults: {executable: '/x/turbo --dsn postgresql://u:geheim@h/db'}",
+        "defaults: {executable: '/x/turbo --dsn=host=h password=geheim'}",
+        "defaults: {executable: '/x/turbo --dsn postgresql://h/db?user=u&%70assword=geheim'}",
+        "defaults: {home: '/x host=h sslpassword=geheim'}",
+        "defaults: {home: '/x host=h oauth_client_secret=geheim'}",
+        "defaults: {env_file: 'PGPASSWORD=geheim'}",
+        "defaults: {label: 'postgresql:u:geheim@beta'}",
+        "defaults: {home: '${PATH:-postgresql://u:geheim@h/db}'}",
+        "hosts: {a: {address: 'me:geheim@beta'}}",
+        "hosts: {sk-ant-api03-geheimgeheimgeheim: {manager: systemd, workers: [{name: w}], home: '${TURBO_UNSET}'}}",
+        "'postgresql://u:geheim@h/db': 1",
         "hosts: {a: {ssh: 'me:geheim@there'}}",
         "hosts: {a: {workers: [{name: sk-ant-oat01-geheimgeheimgeheim}]}}",
     ],
@@ -156,6 +167,23 @@ def test_secret_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:
         assert any("hosts.a.ssh: write [user@]host" in line for line in lines)
     else:
         assert sum("put it in the env_file" in line for line in lines) == 1
+
+
+@pytest.mark.parametrize(
+    "value", ["*geheim", "!geheim x", "!!python/object:geheim x", "!!int geheim", "&geheim 1\nb: &geheim 2"]
+)
+def test_secret_that_looks_like_yaml_is_not_repeated(tmp_path: Path, value: str) -> None:
+    """A password that nobody quoted. worker.yaml is read by the same function."""
+    with pytest.raises(ConfigError, match=r"fleet\.yaml") as error:
+        load_text(tmp_path, f"password: {value}\n")
+    assert "geheim" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["/opt/tokens", "/home/me@work", "${TURBO_X:-/h}", "/srv/${TURBO_X:-me}@x", "/h/passwords", "/a-sk-b"]
+)
+def test_ordinary_text_is_no_secret(tmp_path: Path, text: str) -> None:
+    load(tmp_path, executable=f"{text}/turbo")
 
 
 def test_password_from_the_environment_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

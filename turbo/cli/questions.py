@@ -1,6 +1,5 @@
 """`turbo questions`: who waits for a person."""
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -58,7 +57,7 @@ def questions(
         criteria = task_filter(client, None, queue, task_type, worker, None, since, text)
         found = client.questions(criteria, kinds=kinds(kind), limit=limit)
     if as_json:
-        output.print_json([asdict(one) for one in found])
+        output.print_json([output.columns(one) for one in found])
         return
     if not found:
         output.notice(

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from turbo.cli import asked, output, timestamps
@@ -43,7 +42,7 @@ def show(
         last_line = _last_line(client, whole) if task.status == TaskState.RUNNING else None
         asks = client.questions(task_ids=[whole], limit=1)
     if as_json:
-        output.print_json({**asdict(task), "trail": [asdict(a) for a in trail]})
+        output.print_json({**output.columns(task), "trail": [output.columns(a) for a in trail]})
         return
     _head(task, last_line)
     output.pairs(_asks(asks[0]) if asks else _asked(task, trail))

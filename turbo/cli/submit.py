@@ -2,7 +2,6 @@
 
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -173,7 +172,7 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
             output.notice(task_id)
         follow(client, [task_id])
         result = client.get(task_id)
-        output.print_json(asdict(result)) if as_json else _print_result(result)
+        output.print_json(output.columns(result)) if as_json else _print_result(result)
     if result.status != TaskState.COMPLETED:
         raise typer.Exit(1)
 

@@ -73,8 +73,8 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskLine:
-    """A task in a list: `task_description` and `question` are truncated to 200 characters. `question` and `asked_at`: what the task
-    asks a person, and since when; None unless it waits for the answer."""
+    """A task in a list: `task_description` and `question` are truncated to 200 characters, `task_type` to 1,000. `question` and
+    `asked_at`: what the task asks a person, and since when; None unless it waits for the answer."""
 
     task_id: str
     status: str

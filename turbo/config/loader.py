@@ -22,7 +22,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from turbo.domain.finding import Finding, fail
 
-_VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:[^}$]|\$(?!\{))*+))?\}")
+VARIABLE = re.compile(r"\$\$|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>(?:[^}$]|\$(?!\{))*+))?\}")
 
 Tree = dict[str, Any]
 
@@ -100,7 +100,7 @@ def load(
     tree = _expand(tree, "", unset)
     errors += [problem for problem in (expanded(tree) if expanded else ()) if problem not in errors]
     secret = [error.subject for error in errors]
-    errors += unset
+    errors += [finding for finding in unset if not any(_within(finding.subject, hidden) for hidden in secret)]
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         target = tree.setdefault(section, {})
@@ -121,8 +121,8 @@ def load(
 
 
 def _within(where: str, other: str) -> bool:
-    """Whether one of two key paths contains the other."""
-    return f"{where}.".startswith(f"{other}.") or f"{other}.".startswith(f"{where}.")
+    """Whether one of two key paths contains the other. The empty one contains all."""
+    return not (where and other) or f"{where}.".startswith(f"{other}.") or f"{other}.".startswith(f"{where}.")
 
 
 def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
@@ -147,13 +147,24 @@ def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ConfigError(f"{path}{where}: is not YAML: {getattr(error, 'problem', None) or error}") from None
+        raise ConfigError(
+            f"{path}{where}: is not YAML: {_unquoted(getattr(error, 'problem', None) or error)}"
+        ) from None
     except (ValueError, TypeError, OverflowError, RecursionError) as error:  # a date that is none, nesting without end
-        raise ConfigError(f"{path}: cannot be read as YAML: {str(error)[:200]}") from None
+        raise ConfigError(f"{path}: cannot be read as YAML: {_unquoted(error)[:200]}") from None
     if not isinstance(tree, dict):
         kind = "empty" if tree is None else f"a {type(tree).__name__}"
         raise ConfigError(f"{path}: is {kind}; expected the sections {', '.join(model.model_fields)}")
     return tree, lines
+
+
+_QUOTED = re.compile(r"(['\"])(?![<\\]).{2,}\1", re.DOTALL)
+
+
+def _unquoted(problem: object) -> str:
+    """A parser's problem without the text of the file: an unquoted password may look like an alias or a tag. Single characters,
+    and what the parser calls its tokens, stay."""
+    return _QUOTED.sub("'…'", str(problem))
 
 
 def near(name: str, known: Iterable[object]) -> str:
@@ -171,7 +182,7 @@ def expand(text: str, environment: Mapping[str, str]) -> str:
     def replacement(match: re.Match[str]) -> str:
         return "$" if match[0] == "$$" else environment.get(match["name"]) or match["default"] or ""
 
-    return _VARIABLE.sub(replacement, text)
+    return VARIABLE.sub(replacement, text)
 
 
 _SECRET_KEYWORDS = ("password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key")
@@ -181,7 +192,7 @@ _SECRET_KEYWORDS = ("password", "sslpassword", "oauth_client_secret", "scram_cli
 def has_password(dsn: str) -> bool:
     """Whether a connection string, as written, holds a password or another secret."""
     try:
-        written = conninfo.conninfo_to_dict(_VARIABLE.sub("", dsn))
+        written = conninfo.conninfo_to_dict(VARIABLE.sub("", dsn))
         return any(written.get(keyword) for keyword in _SECRET_KEYWORDS)
     except ProgrammingError:
         return False
@@ -264,7 +275,7 @@ def _expand(value: Any, at: str, errors: list[Finding]) -> Any:
             return ""
         return value
 
-    return _VARIABLE.sub(replacement, value)
+    return VARIABLE.sub(replacement, value)
 
 
 def _explain(model: type[Document], error: Any) -> Finding:

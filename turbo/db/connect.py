@@ -219,7 +219,7 @@ async def open_session(where: str | Address, application_name: str) -> tuple[Con
         answer = await connection.execute(SESSION_SETTINGS, [connection.info.backend_pid])
         row = await answer.fetchone() or ((), False, None, "")
         server = str(row[-1])
-        await search_path.settle_async(connection, row[0], shared=row[-2] is None)
+        await search_path.settle_async(connection, row[0], shared=row[-2] is None, identity=address.identity)
         if address.identity.id is not None:
             found = await (await connection.execute(IDENTITY)).fetchone() if row[-3] else None
             address.identity.check(found[0] if found else None)

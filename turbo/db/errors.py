@@ -60,7 +60,7 @@ class LaneGivesWay(psycopg.OperationalError):
 
 
 class AnotherDatabase(psycopg.OperationalError):
-    """A session leads to another database than this worker's: it is closed before anything is sent."""
+    """A session leads to another database than this worker's: it is closed, and the statement is not sent."""
 
 
 def is_transient(error: BaseException) -> bool:

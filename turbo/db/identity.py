@@ -4,7 +4,8 @@
 
 What a worker keeps on disk (results, logs, working directories) belongs to one database. A service file, a changed name
 server, or a database that was dropped and made again can lead the same DSN to another one. So every session that a settled
-worker opens reads the identity first. Copies of a database (a dump, a template, a base backup) have the same identity.
+worker opens reads the identity first. Behind a pooler that lends backends, one session meets many: there each statement's
+transaction reads it first (turbo.db.search_path). Copies of a database (a dump, a template, a base backup) have the same identity.
 """
 
 from turbo.db.errors import AnotherDatabase

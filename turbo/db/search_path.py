@@ -7,7 +7,8 @@ the session that uses it. turbo's statements qualify the names of its tables, bu
                                                         └──yes──▶ also the schemas of the login's path that only trusted
                                                                   roles can create in (sql/session/schemas.sql)
 
-A pooler lends a backend to other clients, so there the path is set for each statement, in a transaction with it.
+A pooler lends a backend to other clients, so there the path is set for each statement, in a transaction with it. Its next
+backend may be another database's: the same query reads the identity (turbo.db.identity), before the statement is sent.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,10 +16,12 @@ from functools import cache
 from typing import Any, ClassVar, LiteralString
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor
+from psycopg import AsyncConnection, AsyncCursor, Connection, Cursor, errors
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 from psycopg.sql import SQL, Composed, Identifier
 
+from turbo.db.identity import DatabaseIdentity
 from turbo.sql import statement
 
 CLOSED = "pg_catalog, pg_temp"
@@ -29,7 +32,10 @@ CLOSE: LiteralString = "set search_path to pg_catalog, pg_temp"
 
 _FOR_SESSION: LiteralString = "select pg_catalog.set_config('search_path', %s, false)"
 _FOR_STATEMENT: LiteralString = "select pg_catalog.set_config('search_path', %s, true)"
+_FOR_STATEMENT_OF: LiteralString = "select pg_catalog.set_config('search_path', %s, true), public.turbo_database_id()"
 _LOCK_FOR_STATEMENT: LiteralString = "select pg_catalog.set_config('lock_timeout', %s, true)"
+
+_NO_IDENTITY = (errors.UndefinedFunction, errors.InvalidSchemaName, errors.InsufficientPrivilege)
 
 
 def wider(functions: Iterable[Sequence[Any]]) -> bool:
@@ -59,17 +65,24 @@ def settle(
         connection.execute(_FOR_SESSION, [path], prepare=False)
 
 
-async def settle_async(connection: "AsyncConnection[Any]", schemas: Sequence[str], *, shared: bool) -> None:
-    """`settle`, for asyncio."""
+async def settle_async(
+    connection: "AsyncConnection[Any]",
+    schemas: Sequence[str],
+    *,
+    shared: bool,
+    identity: DatabaseIdentity | None = None,
+) -> None:
+    """`settle`, for asyncio. `identity`: from now on, a statement of a shared session raises AnotherDatabase, and is not sent,
+    where the backend is another database's."""
     if shared:
-        connection.cursor_factory = _guarded_async(CLOSED)
+        connection.cursor_factory = _guarded_async(CLOSED, identity)
     functions = await connection.execute(statement("session/functions"), prepare=False)
     if not wider(await functions.fetchall()):
         return
     found = await connection.execute(statement("session/schemas"), {"schemas": schemas}, prepare=False)
     path = path_with(await found.fetchall())
     if shared:
-        connection.cursor_factory = _guarded_async(path)
+        connection.cursor_factory = _guarded_async(path, identity)
     else:
         await connection.execute(_FOR_SESSION, [path], prepare=False)
 
@@ -108,14 +121,29 @@ class _GuardedAsyncCursor(AsyncCursor[Any]):
     """`_GuardedCursor`, for asyncio."""
 
     path: ClassVar[str] = CLOSED
+    identity: ClassVar[DatabaseIdentity | None] = None
 
     async def execute(self, query: Any, params: Any = None, **options: Any) -> "_GuardedAsyncCursor":
         if self.connection.info.transaction_status == TransactionStatus.IDLE and self.connection.autocommit:
             async with self.connection.transaction():
                 return await self.execute(query, params, **options)
-        await psycopg.AsyncCursor(self.connection).execute(_FOR_STATEMENT, [self.path], prepare=False)
+        if self.identity is None or self.identity.id is None:
+            await psycopg.AsyncCursor(self.connection).execute(_FOR_STATEMENT, [self.path], prepare=False)
+        else:
+            await self._check(self.identity)
         await super().execute(query, params, **options)
         return self
+
+    async def _check(self, identity: DatabaseIdentity) -> None:
+        """Set the path, and raise AnotherDatabase where this transaction's backend is another database's."""
+        cursor = psycopg.AsyncCursor(self.connection, row_factory=tuple_row)
+        try:
+            await cursor.execute(_FOR_STATEMENT_OF, [self.path], prepare=False)
+        except _NO_IDENTITY:
+            identity.check(None)
+            raise
+        _, found = await cursor.fetchone() or (None, None)
+        identity.check(found)
 
 
 @cache
@@ -124,5 +152,5 @@ def _guarded(path: str, lock_seconds: float | None = None) -> type[_GuardedCurso
 
 
 @cache
-def _guarded_async(path: str) -> type[_GuardedAsyncCursor]:
-    return type("GuardedAsyncCursor", (_GuardedAsyncCursor,), {"path": path})
+def _guarded_async(path: str, identity: DatabaseIdentity | None = None) -> type[_GuardedAsyncCursor]:
+    return type("GuardedAsyncCursor", (_GuardedAsyncCursor,), {"path": path, "identity": identity})

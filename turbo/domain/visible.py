@@ -37,9 +37,15 @@ def visible(text: str, *, lines: bool = False) -> str:
 
 
 def visible_json(value: object, *, ascii_only: bool = False, indent: int | None = None) -> str:
-    """`value` as JSON that a parser reads exactly, and that steers no terminal. A number that JSON lacks is its name, as text."""
+    """`value` as JSON that a parser reads exactly, and that steers no terminal. A number that JSON lacks is its name, as text.
+
+    What is nested too deep to be indented is not: the writer that indents calls itself for each level."""
     try:
         text = json.dumps(value, default=str, ensure_ascii=ascii_only, indent=indent, allow_nan=False)
+    except RecursionError:
+        if indent is None:
+            raise
+        return visible_json(value, ascii_only=ascii_only)
     except ValueError:
         text = json.dumps(_without_infinity(value), default=str, ensure_ascii=ascii_only, indent=indent)
     return _UNSAFE.sub(_json_escape, text)

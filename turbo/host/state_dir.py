@@ -25,7 +25,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Callable, Container
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
@@ -239,12 +239,7 @@ class StateDir:
         return {home.name: read_identity(home / OWNER) for home in self._homes()}
 
     def _homes(self) -> list[Path]:
-        """The directories of workers. No worker has an id that is not UTF-8, and none makes a link."""
-        return [
-            home
-            for home in sorted((self.root / "workers").iterdir())
-            if not home.name.startswith(".") and _is_text(home.name) and home.is_dir() and not home.is_symlink()
-        ]
+        return [home for home in sorted((self.root / "workers").iterdir()) if _is_home(home)]
 
     def open_worker(self, worker_id: str) -> WorkerHome:
         """This process's own directory. Its lock is held until `close`, or until the process ends."""
@@ -259,15 +254,15 @@ class StateDir:
         return WorkerHome(self, worker_id, lock)
 
     def dead_workers(
-        self, among: Container[str] | None = None, odd: Callable[[Path, OSError], object] | None = None
+        self, among: Iterable[str] | None = None, odd: Callable[[Path, OSError], object] | None = None
     ) -> list[WorkerHome]:
         """The directories of workers whose process has died, with their locks taken: the caller owns them now. `among`: the
         ids of those to look at, so that no lock of another database's worker is ever in the way of its own successor. `odd`
-        gets each directory whose lock is not one, and the reason: whether its worker is dead is not known."""
+        gets each directory whose lock is not one, and the reason: whether its worker is dead is not known.
+
+        Each of them keeps a file open."""
         dead = []
-        for home in self._homes():
-            if among is not None and home.name not in among:
-                continue
+        for home in self._homes() if among is None else filter(_is_home, map((self.root / "workers").joinpath, among)):
             lock = FileLock(home / "lock")
             try:
                 if lock.take():
@@ -278,3 +273,8 @@ class StateDir:
                 if odd is not None:
                     odd(home, error)
         return dead
+
+
+def _is_home(path: Path) -> bool:
+    """Whether it is the directory of a worker. No worker has an id that is not UTF-8, and none makes a link."""
+    return not path.name.startswith(".") and _is_text(path.name) and path.is_dir() and not path.is_symlink()

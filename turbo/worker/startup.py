@@ -15,6 +15,7 @@ import asyncio
 import errno
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from turbo import db, migrate
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 _ABOUT_THE_HOST = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 """Reasons of the disk or of this process: another directory would fail alike, so start-up waits."""
+
+PORTION = 50
+"""Directories of dead workers that are taken over together. The lock of each is an open file, and a process has a thousand."""
 
 
 class SchemaMismatch(Exception):
@@ -159,8 +163,16 @@ class Startup(LoopService):
         """End what dead siblings of this host left running, send their results again, and give back the rest.
 
         A directory that cannot be taken over is left as it is: its worker's lease ends, and its tasks are rescued then."""
-        dead = self._state.dead_workers(await self._own_workers(), self._left_alone)
+        own = sorted(await self._own_workers())
+        for first in range(0, len(own), PORTION):
+            await self._recover(own[first : first + PORTION])
+
+    async def _recover(self, workers: Sequence[str]) -> None:
+        odd: list[tuple[Path, Exception]] = []
+        dead = await asyncio.to_thread(self._state.dead_workers, workers, lambda path, why: odd.append((path, why)))
         try:
+            for path, why in odd:
+                self._left_alone(path, why)
             taken_over = [home for home in dead if await self._take_over(home)]
             if not taken_over:
                 return
@@ -169,7 +181,7 @@ class Startup(LoopService):
                 await self._rescuer.rescue(RescueReason.WORKER_RESTARTED)
             for home in taken_over:
                 try:
-                    home.remove()
+                    await asyncio.to_thread(home.remove)
                 except OSError as error:
                     self._left_alone(home.path, error)
         finally:

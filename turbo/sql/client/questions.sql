@@ -1,8 +1,8 @@
 -- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_resting: costs
 -- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
 -- asked. text: part of the description or of the question.
-select t.task_id::text as task_id, t.queue, t.task_type, left(t.task_description, 200) as task_description, t.question,
-       q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, t.prefer_host as host,
+select t.task_id::text as task_id, t.queue, left(t.task_type, 1000) as task_type, left(t.task_description, 200) as task_description, t.question,
+       q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, left(t.prefer_host, 255) as host,
        greatest(0, extract(epoch from clock_timestamp() - q.asked_at))::float8 as age
   from public.agent_tasks t
  cross join lateral (select (t.question ->> 'asked_at')::timestamptz as asked_at) q

@@ -1,11 +1,14 @@
 -- Client.tasks: the newest tasks that match; a null parameter matches everything. Newest is by created_at, which has no
 -- index: the table is read once and sorted up to the limit (figures for 1 M tasks: docs/cli.md). A task made tomorrow or later,
 -- as by a clock that was ahead, comes last.
+-- Every text is truncated: a row may hold a gigabyte of it.
 -- since: became runnable, started or ended at or after this time. worker: part of the worker's id. text: part of the
 -- description, the error or the question, ignoring case.
-select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.task_priority, t.retry_count,
-       t.max_retries, t.assigned_worker_id, t.created_at, t.run_after, t.started_at, t.completed_at, t.failure_kind,
-       left(t.task_description, 200) as task_description, t.cancel_requested_at, t.cancel_to, t.prefer_host,
+select t.task_id::text as task_id, t.status::text as status, t.queue, left(t.task_type, 1000) as task_type, t.task_priority, t.retry_count,
+       t.max_retries, left(t.assigned_worker_id, 255) as assigned_worker_id, t.created_at, t.run_after, t.started_at,
+       t.completed_at, left(t.failure_kind, 100) as failure_kind,
+       left(t.task_description, 200) as task_description, t.cancel_requested_at,
+       left(t.cancel_to, 100) as cancel_to, left(t.prefer_host, 255) as prefer_host,
        case when t.status = 'waiting' then left(t.question ->> 'text', 200) end as question,
        case when t.status = 'waiting' then (t.question ->> 'asked_at')::timestamptz end as asked_at
   from public.agent_tasks t

@@ -13,7 +13,7 @@ with input as (
               final bool, uncounted bool, session text, worker text, detail text)
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as current_token, greatest(t.retry_count, 0) as retry_count,
-         coalesce(t.max_retries, 3) as max_retries, t.infra_count, t.failure_kind as had_kind,
+         coalesce(t.max_retries, 3) as max_retries, least(greatest(t.infra_count, 0), 1000000) as infra_count, t.failure_kind as had_kind,
          t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested, t.run_after
     from public.agent_tasks t
    -- Arrays, here and below, stay look-ups by primary key. With a join, a plan made for an empty table later merged with
@@ -67,7 +67,7 @@ with input as (
                                    else d.kind end,
          execution_time_ms  = least(d.ms, 2147483647),
          retry_count        = d.retry_count + (d.outcome in ('failed', 'timed_out') and d.becomes = 'scheduled' and not d.stopping)::int,
-         infra_count        = t.infra_count + (d.outcome = 'infrastructure' and not d.uncounted)::int,
+         infra_count        = d.infra_count + (d.outcome = 'infrastructure' and not d.uncounted)::int,
          run_after          = case when d.stopping and d.becomes = 'scheduled' then t.run_after
                                    when d.becomes = 'scheduled' then clock_timestamp() + make_interval(secs => d.delay)
                                    when d.becomes = 'pending' or d.was = 'waiting' then clock_timestamp()

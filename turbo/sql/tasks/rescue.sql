@@ -1,9 +1,10 @@
 -- Takes back the tasks of dead workers, 500 per pass. Run by any worker whose beat returns to_rescue; safe with two at once.
 -- The token stays: a late success is accepted until the task is claimed again. A rescued task waits a short backoff, so
 -- that it does not fail the same way at once; at the cap it is failed as poison.
+-- A worker that lies may have written any count: the bounds keep every sum, also in the search for a refused row.
 -- Rows that turbo never claimed (an old poller's) stay as they are.
 with lost as materialized (
-  select t.task_id, t.assigned_worker_id as was_on, t.fencing_token, t.infra_count + 1 as count,
+  select t.task_id, t.assigned_worker_id as was_on, t.fencing_token, least(greatest(t.infra_count, 0), 1000000) + 1 as count,
          t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested
     from public.agent_tasks t
    where t.status = 'running' and t.fencing_token > 0
@@ -31,7 +32,7 @@ with lost as materialized (
          run_after     = case when d.becomes = 'scheduled'
                               -- a person who postponed the task set its time
                               then greatest(case when d.stopping then t.run_after end,
-                                            clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, d.count)) * (0.5 + random() / 2))
+                                            clock_timestamp() + least(interval '1 minute', interval '1 second' * power(2, least(d.count, 10))) * (0.5 + random() / 2))
                               else t.run_after end,
          infra_count = d.count, assigned_worker_id = case when d.becomes = 'scheduled' then null else t.assigned_worker_id end,
          started_at = case when d.becomes = 'scheduled' then null else t.started_at end,

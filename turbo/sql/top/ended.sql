@@ -1,5 +1,5 @@
 -- Top, while its view of ended tasks is open: the newest first. Uses the index on completed_at, no further than the limit.
-select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.assigned_worker_id as worker_id,
+select t.task_id::text as task_id, t.status::text as status, t.queue, left(t.task_type, 1000) as task_type, left(t.assigned_worker_id, 255) as worker_id,
        (extract(epoch from clock_timestamp()) - extract(epoch from t.completed_at::timestamptz))::float8 as seconds,
        coalesce(left(t.error_message, 500), '') as line, left(t.task_description, 200) as description,
        0 as input_tokens, 0 as output_tokens, t.retry_count, t.max_retries, false as stopping

@@ -63,7 +63,8 @@ drop index concurrently if exists public.agent_tasks_scheduled;
 create or replace function public.turbo_hold(description text, run_after timestamptz, held jsonb, held_answer text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select jsonb_strip_nulls(jsonb_build_object(
-    'kind', 'hold', 'text', left(description, 2000), 'asked_at', clock_timestamp(),
+    'kind', 'hold', 'asked_at', clock_timestamp(),
+    'text', left(description, 2000) || case when length(description) > 2000 then ' … (the rest is in task_description)' else '' end,
     'run_after', case when run_after > now() then run_after end, 'number', held -> 'number', 'held_answer', held_answer))
     || case when held is null then '{}' else jsonb_build_object('held', held) end   -- whole: with the nulls of a call's input
 $$;

@@ -46,6 +46,10 @@ def update(db, change: str) -> None:
 
 async def test_inserted_hold_runs_once_it_is_released(db, stores):
     insert(db, status="waiting")
+    insert(db, "long", status="waiting", task_description="y" * 2001)
+    cut = row(db, "long")["question"]["text"]
+    assert (cut[:2000], cut[2000:]) == ("y" * 2000, " … (the rest is in task_description)")
+    db.execute("delete from agent_tasks where task_id = 'long'")
     held = row(db)
     assert (held["status"], held["run_after"], held["question"]["kind"]) == ("waiting", FOREVER, "hold")
     assert (held["question"]["text"], "run_after" in held["question"]) == ("x", False)

@@ -105,7 +105,7 @@ def _dialog(client: "Client", task_id: str) -> "Changed":
     if not found:
         raise not_waiting(task_id, client.get(task_id).status, None, None)
     one = found[0]
-    output.echo_lines(asked.text_of(one), err=True)
+    asked.print_whole(one)
     try:
         given = _asked_for(one)
     except (EOFError, KeyboardInterrupt) as error:
@@ -121,9 +121,10 @@ def _asked_for(one: "OpenQuestion") -> str | dict[str, str]:
         return _one(one.questions[0] if one.questions else Single(one.text))
     given = {}
     for number, single in enumerate(one.questions, 1):
-        output.echo_lines(f"\n{number} of {len(one.questions)}: {output.indented(single.question, 4)}", err=True)
-        for line in asked.menu(single):
-            output.echo_lines(line, err=True)
+        head = f"{number} of {len(one.questions)}: "
+        output.notice("")
+        output.pairs({head: single.question}, len(head), err=True)
+        asked.print_menu(single)
         given[single.question] = _one(single)
     return given
 

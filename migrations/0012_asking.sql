@@ -375,6 +375,10 @@ begin
       if old.question ->> 'kind' = 'hold' then
         new.question  := new.question || jsonb_build_object('run_after', new.run_after);
         new.run_after := old.run_after;
+      elsif new.run_after <= (old.question ->> 'asked_at')::timestamptz then    -- as in a save of what was read before it asked
+        raise exception 'run_after is %, and task % has asked at %', new.run_after, old.task_id, old.question ->> 'asked_at'
+          using errcode = 'check_violation',
+          hint = 'Write a later moment: run_after is the deadline of an answer. To let it go on without one: SET status = ''pending''.';
       else
         new.question := new.question || jsonb_build_object('answer_by', new.run_after);
       end if;

@@ -401,7 +401,7 @@ async def test_question_expires_as_its_then_says(db, stores, then, becomes, queu
     assert found.due == 0
     assert 50 < found.next_in <= 60, "the timer of a worker"
     assert found.runnable == ()
-    await db.execute("update agent_tasks set run_after = now() - interval '1 s' where task_id = 't'")
+    await db.execute("update agent_tasks set run_after = now() where task_id = 't'")
     found = await stores.claims.poll(queues)
     assert (found.due, found.next_in) == (1, None)
     row = await row_of(db)

@@ -77,6 +77,16 @@ def test_several_questions_take_a_json_object(shell: Shell) -> None:
     assert json.loads(row(shell, "a")[1] or "") == given
 
 
+def test_answer_as_text_approves_nothing_unseen(shell: Shell) -> None:
+    ask(shell.dsn, "call", PUSH)
+    shell("submit", "x", "--id", "held", "--hold")
+    for name in ("call", "held"):
+        for given in ({}, {"stdin": "yes"}):
+            words = ["answer", name, *(["yes"] if not given else [])]
+            shell(*words, **given).one_line(2, f"turbo approve {name} and turbo deny {name} show of what")
+        assert row(shell, name) == ("waiting", None)
+
+
 def test_hold_is_shown_whole_before_it_is_released(shell: Shell) -> None:
     """What will run: the whole text, its data, where and when."""
     end = "THEN DELETE THE DATABASE"

@@ -83,6 +83,18 @@ def test_moment_of_a_hold_moves_with_run_after(db):
     assert trail(db) == [("edited", None, None), ("edited", None, None), ("answered", "waiting", "scheduled")]
 
 
+async def test_deadline_before_the_question_is_refused(db, stores):
+    """As a save of every column writes it, that was read while the task waited for the answer before."""
+    await waiting(db, stores)
+    before = row(db)
+    with pytest.raises(errors.CheckViolation, match="has asked at") as refused:
+        db.execute("update agent_tasks set run_after = (question ->> 'asked_at')::timestamptz - interval '1 second'")
+    assert "SET status = 'pending'" in refused.value.diag.message_hint
+    assert row(db) == before
+    db.execute("update agent_tasks set run_after = (question ->> 'asked_at')::timestamptz + interval '1 second'")
+    assert row(db)["run_after"] != before["run_after"]
+
+
 @pytest.mark.parametrize(
     "release", ["status = 'pending', run_after = '2001-01-01'", "status = 'scheduled', run_after = now()"]
 )

@@ -56,10 +56,9 @@ def answer(
     with connect(dsn) as client:
         whole = client.resolve(task_id)
         try:
-            if text is not None and text != "-":
-                changed = send(client, whole, text)
-            elif text == "-" or not sys.stdin.isatty():
-                changed = send(client, whole, _read(whole))
+            if text is not None or not sys.stdin.isatty():
+                _only_a_question(client, whole)
+                changed = send(client, whole, text if text is not None and text != "-" else _read(whole))
             else:
                 changed = _dialog(client, whole)
         except BadField as error:
@@ -80,6 +79,16 @@ def send(client: "Client", task: "str | OpenQuestion", answer: "str | dict[str, 
         raise
     except AnswerRefused as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _only_a_question(client: "Client", task_id: str) -> None:
+    """Nothing is approved or released that this command has not shown. Raises BadParameter."""
+    found = client.questions(task_ids=[task_id], limit=1)
+    if found and found[0].kind != QuestionKind.QUESTION:
+        name = shlex.quote(task_id)
+        raise typer.BadParameter(
+            f"task {task_id} asks no question, but for an approval: turbo approve {name} and turbo deny {name} show of what"
+        )
 
 
 def _read(task_id: str) -> str:
@@ -109,7 +118,8 @@ def _dialog(client: "Client", task_id: str) -> "Changed":
     try:
         given = _asked_for(one)
     except (EOFError, KeyboardInterrupt) as error:
-        output.notice("\nnothing was changed")
+        output.notice("")
+        output.notice("nothing was changed")
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     return send(client, one, given)
 

@@ -1,6 +1,7 @@
 """`turbo questions`, `answer`, `approve`, `deny`, holds, and how other commands show what waits for a person."""
 
 import json
+import shlex
 from typing import Any
 
 import psycopg
@@ -75,6 +76,14 @@ def test_several_questions_take_a_json_object(shell: Shell) -> None:
     given = {"Which database?": "SQLite", "Which parts?": "api"}
     assert shell("answer", "a", json.dumps(given)).code == 0
     assert json.loads(row(shell, "a")[1] or "") == given
+
+
+def test_shown_command_of_several_questions_can_be_pasted(shell: Shell) -> None:
+    odd = {"question": "a\x9bb\u202e'\"c", "options": []}
+    ask(shell.dsn, "a", question(odd, PARTS))
+    command = shlex.split(next(line for line in shell("show", "a").lines if "turbo answer a '" in line))
+    assert shell("answer", "a", command[-1]).code == 0
+    assert json.loads(row(shell, "a")[1] or "") == {odd["question"]: "...", PARTS["question"]: "..."}
 
 
 def test_answer_as_text_approves_nothing_unseen(shell: Shell) -> None:

@@ -80,7 +80,7 @@ def commands(task_id: str, asked: "Question | OpenQuestion") -> str:
     if asked.kind == QuestionKind.APPROVAL:
         return f"turbo approve {name}\nturbo deny {name} --because '...'"
     if len(asked.questions) > 1:
-        form = json.dumps({single.question: "..." for single in asked.questions}, ensure_ascii=False)
+        form = visible_json({single.question: "..." for single in asked.questions})
         return f"turbo answer {name}\nturbo answer {name} {shlex.quote(form)}"
     return f"turbo answer {name}\nturbo answer {name} '...'"
 

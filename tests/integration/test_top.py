@@ -301,6 +301,19 @@ def test_long_backlog_costs_no_more_than_a_short_one(dsn: str) -> None:
     assert everything > 1.2 * many, "without the bound it does grow"
 
 
+def test_many_scheduled_rows_are_not_all_read(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute(
+            "insert into agent_tasks (task_description, run_after)"
+            " select 'x', now() + interval '1 day' from generate_series(1, 20000)"
+        )
+        db.execute("vacuum analyze agent_tasks")
+        query = "explain (analyze, format json) " + statement("top/queues")
+        (found,) = db.execute(query, {"most": 500, "limit": 500}).fetchone() or ()
+    assert "501" in re.findall(r"'Actual Rows': (\d+)", str(found)), "counting stops"
+    assert max(map(int, re.findall(r"'Actual Rows': (\d+)", str(found)))) <= 501
+
+
 def test_other_commands_do_not_load_textual(dsn: str) -> None:
     program = (
         "import sys; from turbo.cli.main import main\n"

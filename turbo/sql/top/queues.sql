@@ -1,7 +1,7 @@
 -- Top: status/queues.sql at a bounded cost, because it runs every two seconds. Counts stop at `most` + 1. The oldest pending
 -- task is the oldest of those that come first in their queue and priority. They are found by hopping along the claim
 -- index: one probe per queue and priority, 300 at most. 1 M pending rows cost as much as 10,000 do.
--- Waiting and blocked ones are counted up to `most` + 1 in all.
+-- Scheduled ones are counted up to `most` + 1 in all, and so are waiting and blocked ones.
 -- At most `limit` rows, and one for all others, as in status/queues.sql.
 with recursive hop as (
   (select 1 as n, t.queue, t.task_priority, t.run_after
@@ -35,7 +35,7 @@ with recursive hop as (
     from (select h.queue, min(h.run_after) as oldest from hop h group by h.queue) o
 ), scheduled as (
   select s.queue, count(*) as tasks
-    from (select t.queue from public.agent_tasks t where t.status = 'scheduled' order by t.run_after limit %(most)s + 1) s
+    from (select t.queue from public.agent_tasks t where t.status = 'scheduled' limit %(most)s + 1) s
    group by s.queue
 ), resting as (
   select a.queue, count(*) filter (where a.status = 'waiting') as waiting, count(*) filter (where a.status = 'blocked') as blocked,

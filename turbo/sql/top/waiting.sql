@@ -1,6 +1,6 @@
 -- Top, while its view of waiting tasks is open: who waits for a person, and what it asks; the first tasks of each queue in claim order;
 -- the next due ones of the queues `later`; and those that wait for other tasks. Uses the claim index and agent_tasks_resting, no
--- further than the limits.
+-- further than the limits; but what waits for a person is read whole, for the longest.
 (select t.task_id::text as task_id, t.status::text as status, t.queue, t.task_type, t.assigned_worker_id as worker_id,
         greatest(0, extract(epoch from clock_timestamp() - (t.question ->> 'asked_at')::timestamptz))::float8 as seconds,
         coalesce(left(t.question ->> 'text', 200), '') as line, left(t.task_description, 200) as description,

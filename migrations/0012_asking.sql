@@ -63,7 +63,8 @@ drop index concurrently if exists public.agent_tasks_scheduled;
 create or replace function public.turbo_hold(description text, run_after timestamptz, held jsonb, held_answer text) returns jsonb
 language sql stable set search_path = pg_catalog, pg_temp as $$
   select jsonb_strip_nulls(jsonb_build_object(
-    'kind', 'hold', 'text', left(description, 2000), 'asked_at', clock_timestamp(),
+    'kind', 'hold', 'asked_at', clock_timestamp(),
+    'text', left(description, 2000) || case when length(description) > 2000 then ' … (the rest is in task_description)' else '' end,
     'run_after', case when run_after > now() then run_after end, 'number', held -> 'number', 'held_answer', held_answer))
     || case when held is null then '{}' else jsonb_build_object('held', held) end   -- whole: with the nulls of a call's input
 $$;
@@ -375,6 +376,10 @@ begin
       if old.question ->> 'kind' = 'hold' then
         new.question  := new.question || jsonb_build_object('run_after', new.run_after);
         new.run_after := old.run_after;
+      elsif new.run_after <= (old.question ->> 'asked_at')::timestamptz then    -- as in a save of what was read before it asked
+        raise exception 'run_after is %, and task % has asked at %', new.run_after, old.task_id, old.question ->> 'asked_at'
+          using errcode = 'check_violation',
+          hint = 'Write a later moment: run_after is the deadline of an answer. To let it go on without one: SET status = ''pending''.';
       else
         new.question := new.question || jsonb_build_object('answer_by', new.run_after);
       end if;
@@ -486,6 +491,23 @@ begin
   return new;
 end $$;
 
+-- The first characters of a text as in JSON: control characters, those that turn the direction of text and those that leave no
+-- mark are escaped, because psql prints the messages of a server as they are.
+create or replace function public.turbo_shown(shown text, most integer) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+  select coalesce(string_agg(
+           case when c in ('"', '\') then '\' || c
+                when ascii(c) <@ '{[0,31],[127,159],[173,173],[847,847],[1536,1541],[1564,1564],[1757,1757],[1807,1807],[2192,2193],
+                                   [2274,2274],[4447,4448],[6068,6069],[6155,6159],[8203,8207],[8232,8238],[8288,8303],[10240,10240],
+                                   [12644,12644],[65024,65039],[65279,65279],[65440,65440],[65520,65535]}'::int4multirange
+                     then '\u' || lpad(to_hex(ascii(c)), 4, '0')
+                when ascii(c) > 65535 and ascii(c) <@ '{[69821,69821],[69837,69837],[78896,78911],[94180,94180],[113824,113827],
+                                   [119129,119129],[119155,119162],[917504,921599]}'::int4multirange then '?'
+                else c end, '' order by n), '') || case when length(shown) > most then '…' else '' end
+    from regexp_split_to_table(left(shown, most), '') with ordinality x(c, n)
+$$;
+revoke all on function public.turbo_shown(text, integer) from public;
+
 -- An answer to a row that waits. Fires where `answer` is in the SET list, after the judge of updates (by its name), which has
 -- refused an answer to any other row, and written what else was edited into the trail. The first of two answers counts; the
 -- second finds that the row no longer waits. The revision rises: whoever read the row before must read it again.
@@ -495,27 +517,29 @@ declare
   kind    text := old.question ->> 'kind';
   many    boolean := case when jsonb_typeof(old.question -> 'questions') = 'array'
                           then jsonb_array_length(old.question -> 'questions') > 1 else false end;
+  name    text;         -- of the task; as all that others wrote, made visible and cut for the messages
   form    text;
   given   jsonb;
   wrong   text;
   consumed bigint := case when old.fencing_token > 0 then - old.fencing_token else old.fencing_token end;   -- answers for no result
 begin
   if new.answer is not distinct from old.answer or new.turbo_rev <> old.turbo_rev or new.status <> old.status then return new; end if;
-  form := case when many then (select jsonb_object_agg(q ->> 'question', '...')::text
-                                 from jsonb_array_elements(old.question -> 'questions') q)
+  name := public.turbo_shown(old.task_id::text, 200::integer);
+  form := case when many then (select '{' || string_agg('"' || public.turbo_shown((q ->> 'question')::text, 80::integer) || '": "..."', ', ' order by n) || '}'
+                                 from jsonb_array_elements(old.question -> 'questions') with ordinality x(q, n))
                when kind = 'approval' then 'yes, always, no, or no with a reason'
                when kind = 'hold' then 'yes or no'
                else 'the answer as text' end;
   if new.answer is null or new.answer !~ '[^[:space:]]' then
-    raise exception 'the answer to task % is empty', old.task_id using errcode = 'check_violation', hint = 'Write ' || form || '.';
+    raise exception 'the answer to task % is empty', name using errcode = 'check_violation', hint = 'Write ' || form || '.';
   end if;
   if octet_length(new.answer) > 262144 then
-    raise exception 'the answer to task % has % bytes, more than 262144', old.task_id, octet_length(new.answer) using errcode = 'check_violation',
+    raise exception 'the answer to task % has % bytes, more than 262144', name, octet_length(new.answer) using errcode = 'check_violation',
       hint = 'Write a shorter answer, or put the rest where the agent can read it.';
   end if;
   if kind = 'hold' and new.answer !~* '^[[:space:]]*(yes[[:space:]]*$|no\M)'
      or kind = 'approval' and new.answer !~* '^[[:space:]]*((yes|always)[[:space:]]*$|no\M)' then
-    raise exception 'the answer to task % is neither yes nor no', old.task_id using errcode = 'check_violation', hint = 'Write ' || form || '.';
+    raise exception 'the answer to task % is neither yes nor no', name using errcode = 'check_violation', hint = 'Write ' || form || '.';
   end if;
   if many then
     begin
@@ -523,17 +547,21 @@ begin
     exception when data_exception or program_limit_exceeded then null;
     end;
     if jsonb_typeof(given) is distinct from 'object' then
-      raise exception 'task % asks % questions, and the answer is no JSON object', old.task_id, jsonb_array_length(old.question -> 'questions')
+      raise exception 'task % asks % questions, and the answer is no JSON object', name, jsonb_array_length(old.question -> 'questions')
         using errcode = 'check_violation', hint = 'Write ' || form || '.';
     end if;
-    select string_agg(quote_literal(left(k.key, 80)), ', ') into wrong
+    if (select count(*) > count(distinct k.key) from json_object_keys(new.answer::json) k(key)) then
+      raise exception 'the answer to task % answers a question twice', name using errcode = 'check_violation',
+        hint = 'Write ' || form || '.';
+    end if;
+    select left(string_agg('''' || public.turbo_shown(k.key::text, 80::integer) || '''', ', '), 1000) into wrong
       from jsonb_object_keys(given) k(key)
      where not exists (select from jsonb_array_elements(old.question -> 'questions') q where q ->> 'question' = k.key);
     if wrong is not null then
-      raise exception 'task % does not ask %', old.task_id, wrong using errcode = 'check_violation',
+      raise exception 'task % does not ask %', name, wrong using errcode = 'check_violation',
         hint = 'The keys are the exact texts of the questions. Write ' || form || '.';
     end if;
-    select string_agg(quote_literal(left(q ->> 'question', 80)), ', ') into wrong
+    select string_agg('''' || public.turbo_shown((q ->> 'question')::text, 80::integer) || '''', ', ') into wrong
       from jsonb_array_elements(old.question -> 'questions') q
      where not coalesce(case jsonb_typeof(given -> (q ->> 'question'))
                           when 'string' then given ->> (q ->> 'question') ~ '[^[:space:]]'
@@ -543,7 +571,7 @@ begin
                                                                  or e.chosen #>> '{}' !~ '[^[:space:]]')
                           when 'number' then true when 'boolean' then true end, false);
     if wrong is not null then
-      raise exception 'the answer to task % leaves out %', old.task_id, wrong using errcode = 'check_violation', hint = 'Write ' || form || '.';
+      raise exception 'the answer to task % leaves out %', name, wrong using errcode = 'check_violation', hint = 'Write ' || form || '.';
     end if;
   end if;
 

@@ -1,5 +1,6 @@
 """A person answers with an UPDATE: each answer is taken once, and each wrong one is refused with the form of a right one."""
 
+import json
 from typing import Any
 
 import psycopg
@@ -23,6 +24,7 @@ from tests.support.waiting_rows import (
     waiting,
 )
 from turbo.domain.outcome import OutcomeKind
+from turbo.domain.visible import visible
 from turbo.migrate import grant_roles
 
 FOREVER = 9000
@@ -90,6 +92,7 @@ GIVEN: list[tuple[dict[str, Any], str | None, str]] = [
     (TWO, '{"Which database?": "x", "Which version?": [""]}', "leaves out 'Which version?'"),
     (TWO, '{"Which database?": "x", "Which version?": {"a": 1}}', "leaves out 'Which version?'"),
     (TWO, '{"Which database?": "x", "Which version?": "16", "which version?": "16"}', "does not ask 'which version?'"),
+    (TWO, '{"Which database?": "x", "Which version?": "16", "Which database?": "y"}', "answers a question twice"),
     (APPROVAL, "sure", "neither yes nor no"),
     (APPROVAL, "yes please", "neither yes nor no"),
     (APPROVAL, "yes\nno", "neither yes nor no"),
@@ -110,8 +113,28 @@ async def test_bad_answer_is_refused_with_its_form(db, stores):
         assert len(str(refused.value)) < 1000
         assert row(db) == before
     assert trail(db) == []
-    assert '{"Which version?": "...", "Which database?": "..."}.' in hints
+    assert '{"Which database?": "...", "Which version?": "..."}.' in hints
     assert hints > {"the answer as text.", "yes, always, no, or no with a reason."}
+
+
+async def test_refusal_shows_hostile_text_as_escapes_and_cut(db, stores):
+    """psql prints what a server says as it is: task ids, keys, and the agent's questions."""
+    steers = "\x1b[2J\x1b]0;x\x07\x9b2J\u202e\u200b\U000e0041"
+    name = "t\x1b[2J"
+    long = {"question": "y" * 200_000}
+    insert(db, name)
+    record_question(db, await claim_one(stores), TWO | {"questions": [{"question": f'{steers} "a\\b"'}, long]})
+    for given in ("no object", json.dumps({"other" + steers: 1}), json.dumps({long["question"]: "x"})):
+        with pytest.raises(errors.CheckViolation) as refused:
+            answer(db, given, name)
+        said = refused.value.diag
+        shown = f"{said.message_primary} {said.message_hint}"
+        assert visible(shown) == shown
+        assert len(shown) < 700
+        assert "t\\u001b[2J" in shown
+    assert """leaves out '\\u001b[2J\\u001b]0;x\\u0007\\u009b2J\\u202e\\u200b? \\"a\\\\b\\"'""" in shown
+    assert '": "...", "yyy' in shown
+    assert 'y…": "..."}.' in shown
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,22 @@ async def somebody_waits(db: Connection) -> object:
 # ── asking and answering ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
+async def test_clock_that_stepped_back_brings_no_old_answer(db, stores):
+    """After a retry by hand, the answers of before it are no answers any more, whatever the times in the trail say."""
+    await db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+    for turn in ("OLD", "NEW"):
+        for number in ("1", "2"):
+            (run,) = (await stores.claims.claim("default", 1, may_idle=True)).tasks
+            await stores.results.finish([asks(ClaimRef("t", run.fencing_token), f"Which {number}?")])
+            await answer(db, turn + number)
+        (run,) = (await stores.claims.claim("default", 1, may_idle=True)).tasks
+        assert [a.answer for a in run.answers] == [f"{turn}1", f"{turn}2"]
+        if turn == "OLD":
+            await stores.results.finish([ended(ClaimRef("t", run.fencing_token))])
+            await db.execute("update agent_actions set executed_at = executed_at + interval '1 hour'")
+            await db.execute("update agent_tasks set status = 'pending'")
+
+
 async def test_question_waits_and_its_answer_reaches_the_next_run(db, stores):
     await db.execute(
         "insert into agent_tasks (task_id, task_description, max_retries, concurrency_key) values ('t', 'x', 0, 'k')"
@@ -421,7 +437,7 @@ async def test_question_expires_as_its_then_says(db, stores, then, becomes, queu
     assert found.due == 0
     assert 50 < found.next_in <= 60, "the timer of a worker"
     assert found.runnable == ()
-    await db.execute("update agent_tasks set run_after = now() - interval '1 s' where task_id = 't'")
+    await db.execute("update agent_tasks set run_after = now() where task_id = 't'")
     found = await stores.claims.poll(queues)
     assert (found.due, found.next_in) == (1, None)
     row = await row_of(db)

@@ -47,7 +47,7 @@ async def test_adopted_task_asks_expires_and_is_answered(empty_dsn: str, table: 
             assert replayed.verdict == "already"
             (one,) = client.questions()
             assert (one.task_id, one.text, one.host_live) == (task_id, "Which database?", True)
-            db.execute(f"update agent_tasks set run_after = now() - interval '1 second' where {only}")
+            db.execute(f"update agent_tasks set run_after = now() where {only}")
             assert (await stores.claims.poll(["default"])).due == 1
             assert (row()["status"], row()["question"]["expired"]) == ("pending", True)  # type: ignore[index]
 

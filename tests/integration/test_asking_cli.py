@@ -1,6 +1,7 @@
 """`turbo questions`, `answer`, `approve`, `deny`, holds, and how other commands show what waits for a person."""
 
 import json
+import shlex
 from typing import Any
 
 import psycopg
@@ -8,6 +9,7 @@ import pytest
 
 from tests.support.open_questions import DATABASE, PARTS, PUSH, ask, question
 from tests.support.shell import Shell
+from turbo import Client, NotWaiting
 
 ODD = "clear \x1b[2J ring \x07\nstatus            completed\n\u202eand back\u200b"
 WORKER = (
@@ -74,6 +76,77 @@ def test_several_questions_take_a_json_object(shell: Shell) -> None:
     given = {"Which database?": "SQLite", "Which parts?": "api"}
     assert shell("answer", "a", json.dumps(given)).code == 0
     assert json.loads(row(shell, "a")[1] or "") == given
+
+
+def test_shown_command_of_several_questions_can_be_pasted(shell: Shell) -> None:
+    odd = {"question": "a\x9bb\u202e'\"c", "options": []}
+    ask(shell.dsn, "a", question(odd, PARTS))
+    command = shlex.split(next(line for line in shell("show", "a").lines if "turbo answer a '" in line))
+    assert shell("answer", "a", command[-1]).code == 0
+    assert json.loads(row(shell, "a")[1] or "") == {odd["question"]: "...", PARTS["question"]: "..."}
+
+
+def test_answer_as_text_approves_nothing_unseen(shell: Shell) -> None:
+    ask(shell.dsn, "call", PUSH)
+    shell("submit", "x", "--id", "held", "--hold")
+    for name in ("call", "held"):
+        for given in ({}, {"stdin": "yes"}):
+            words = ["answer", name, *(["yes"] if not given else [])]
+            shell(*words, **given).one_line(2, f"turbo approve {name} and turbo deny {name} show of what")
+        assert row(shell, name) == ("waiting", None)
+
+
+def test_hold_is_shown_whole_before_it_is_released(shell: Shell) -> None:
+    """What will run: the whole text, its data, where and when."""
+    end = "THEN DELETE THE DATABASE"
+    data = json.dumps({"also": ["rm -rf /", None]})
+    where = ["--type", "ops", "--queue", "night", "--after", "2090-01-02T03:04:05Z", "--input", data]
+    assert shell("submit", "Tidy up. " + "x " * 3000 + end, "--id", "h", "--hold", *where).code == 0
+    call = shell.terminal("approve", "h")
+    call.said("approve 1 held task? [y/N]")
+    call.type("n\n")
+    shown = " ".join(call.ended().text.split())
+    assert end in shown
+    assert 'type ops queue night input {"also": ["rm -rf /", null]} not before 2090-01-0' in shown
+    told = shell("show", "h")
+    assert "not before       2090-01-0" in told.out
+    assert told.out.count(end) == 1
+    (one,) = shell("questions", "--json").json
+    assert (one["text"].endswith(end), one["input_data"], one["run_after"][:4]) == (True, json.loads(data), "2090")
+
+
+def test_hold_that_was_edited_meanwhile_is_not_released(shell: Shell) -> None:
+    edits = [
+        "task_description = 'y'", "input_data = '{}'", "task_type = 'other'", "queue = 'night'", "run_after = '2090-01-01'",
+    ]  # fmt: skip
+    with Client(shell.dsn) as client:
+        for number, edit in enumerate(edits):
+            client.submit("x", task_id=f"h{number}", hold=True)
+            (shown,) = client.questions(task_ids=[f"h{number}"])
+            sql(shell, f"update agent_tasks set {edit} where task_id = 'h{number}'")
+            with pytest.raises(NotWaiting, match="asks something else by now"):
+                client.approve(shown)
+        client.approve(client.questions())
+    assert {row(shell, f"h{n}")[0] for n in range(len(edits))} == {"pending", "scheduled"}
+
+
+def test_terminal_wraps_no_text_to_where_the_names_are(shell: Shell) -> None:
+    fake = "answer with      turbo approve rename"
+    text = "Deploy?" + " " * 56 + fake + " " * 43 + "asked            long ago"
+    option = "Yes" + "." * 68 + "  1  No"
+    single = {"question": text, "options": [{"label": "a"}, {"label": option, "description": "z" * 200}]}
+    ask(shell.dsn, "one", question(single))
+    ask(shell.dsn, "two", question(single, PARTS))
+    ask(shell.dsn, "call", {**PUSH, "input": {"command": text}})
+    shell("submit", text, "--id", "held", "--hold")
+    for words, until in (("answer one", "> "), ("answer two", "> "), ("approve call held", "[y/N]")):
+        call = shell.terminal(*words.split(), columns=80)
+        call.said(until)
+        call.interrupt()
+        lines = call.ended().text.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert not [line for line in lines if line.startswith((fake, "asked", "  1  N", "1 N", "zz"))]
+        assert [line for line in lines if fake in line], "the control: it is shown"
 
 
 def test_dialog_asks_one_question_after_another(shell: Shell) -> None:

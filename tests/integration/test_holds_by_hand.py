@@ -46,6 +46,10 @@ def update(db, change: str) -> None:
 
 async def test_inserted_hold_runs_once_it_is_released(db, stores):
     insert(db, status="waiting")
+    insert(db, "long", status="waiting", task_description="y" * 2001)
+    cut = row(db, "long")["question"]["text"]
+    assert (cut[:2000], cut[2000:]) == ("y" * 2000, " … (the rest is in task_description)")
+    db.execute("delete from agent_tasks where task_id = 'long'")
     held = row(db)
     assert (held["status"], held["run_after"], held["question"]["kind"]) == ("waiting", FOREVER, "hold")
     assert (held["question"]["text"], "run_after" in held["question"]) == ("x", False)
@@ -77,6 +81,18 @@ def test_moment_of_a_hold_moves_with_run_after(db):
     db.execute("update agent_tasks set run_after = %s, answer = 'yes'", [moved + datetime.timedelta(days=1)])
     assert (row(db)["status"], row(db)["run_after"]) == ("scheduled", moved + datetime.timedelta(days=1))
     assert trail(db) == [("edited", None, None), ("edited", None, None), ("answered", "waiting", "scheduled")]
+
+
+async def test_deadline_before_the_question_is_refused(db, stores):
+    """As a save of every column writes it, that was read while the task waited for the answer before."""
+    await waiting(db, stores)
+    before = row(db)
+    with pytest.raises(errors.CheckViolation, match="has asked at") as refused:
+        db.execute("update agent_tasks set run_after = (question ->> 'asked_at')::timestamptz - interval '1 second'")
+    assert "SET status = 'pending'" in refused.value.diag.message_hint
+    assert row(db) == before
+    db.execute("update agent_tasks set run_after = (question ->> 'asked_at')::timestamptz + interval '1 second'")
+    assert row(db)["run_after"] != before["run_after"]
 
 
 @pytest.mark.parametrize(

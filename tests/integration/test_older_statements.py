@@ -57,7 +57,7 @@ def poll(db) -> int:
 
 async def test_older_worker_leaves_what_waits(db, stores):
     await waiting(db, stores, ONE | {"then": "fail"}, within=3600)
-    db.execute("update agent_tasks set run_after = now() - interval '1 second'")
+    db.execute("update agent_tasks set run_after = now()")
     insert(db, "held", status="waiting")
     before = [row(db), row(db, "held")]
     assert (poll(db), claim(db)) == (0, [])
@@ -67,7 +67,7 @@ async def test_older_worker_leaves_what_waits(db, stores):
 async def test_older_worker_claims_promotes_and_finishes(db, stores):
     insert(db, "later", run_after="2999-01-01")
     db.execute("set session_replication_role = replica")
-    db.execute("update agent_tasks set run_after = now() - interval '1 second'")
+    db.execute("update agent_tasks set run_after = now()")
     db.execute("set session_replication_role = origin")
     insert(db, "held", status="waiting")
     answer(db, "yes", "held")

@@ -130,6 +130,7 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
         "turbo_database_id",
         "turbo_wake",
         "turbo_hold",
+        "turbo_shown",
     }
 
 

@@ -13,6 +13,7 @@ from turbo.domain.question import AskPolicy
 from turbo.executors.claude import asking
 from turbo.executors.claude.asking import Desk
 from turbo.executors.claude.control import Channel, new_gate, settings
+from turbo.executors.claude.handed_over import Handed
 from turbo.executors.held_calls import HeldCalls
 
 READY = {"hook_on_failure_supported": True, "hooks_applied": True, "session_state": "idle"}
@@ -29,10 +30,10 @@ class Holds:
 
 
 class Nothing:
-    def last(self) -> str | None:
+    def last(self) -> Handed | None:
         return None
 
-    def note(self, call: str) -> None: ...
+    def note(self, handed: Handed) -> None: ...
 
 
 def channel(*, resumed: bool = False, approve: tuple[str, ...] = ("Bash(git push *)",)) -> Channel:
@@ -73,6 +74,28 @@ def decision(made: Channel) -> str | None:
     (answer,) = said(made)
     body = answer["response"].get("response", {}).get("hookSpecificOutput", {})
     return None if not body else str(body["permissionDecision"])
+
+
+def tool_result(**block: object) -> bytes:
+    content = [{"type": "tool_result", "content": "x", **block}]
+    return json.dumps({"type": "user", "message": {"content": content}}, separators=(",", ":")).encode()
+
+
+@pytest.mark.parametrize(
+    ("got", "cut", "ending", "over"),
+    [
+        (tool_result(tool_use_id="c1"), False, False, True),
+        (tool_result(tool_use_id="c2"), True, False, True),  # its end may hold the id
+        (tool_result(tool_use_id="c2"), False, False, False),
+        (tool_result(tool_use_id="c2", content='"tool_use_id":"c1"'), False, False, False),
+        (tool_result(tool_use_id="c1"), False, True, False),  # what it says then is of the end of its run
+    ],
+)
+async def test_result_of_an_approved_call_is_known_by_its_id(got: bytes, cut: bool, ending: bool, over: bool) -> None:
+    desk = Desk(AskPolicy(), Holds(), Nothing(), under_way=Handed("c1", asked="c1"))
+    made = Channel(desk, "do it", resumed=False, holds=False, gate=None, ending=lambda: ending)
+    assert not made.take(got, cut)
+    assert (desk.under_way is None) is over
 
 
 # ── its beginning ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,7 @@ import pytest
 from turbo.domain.question import MOST_BYTES, Answered, AskPolicy, Question
 from turbo.executors.claude import asking
 from turbo.executors.claude.asking import Allow, Defer, Deny, Desk, NoOpinion, ToolCall, same
+from turbo.executors.claude.handed_over import Handed
 from turbo.executors.held_calls import HeldCalls
 
 OPTIONS = [{"label": "Postgres", "description": "the usual"}, {"label": "SQLite"}]
@@ -14,18 +15,18 @@ RULES = ("Bash(git push *)", "ExitPlanMode")
 
 
 class Noted:
-    def __init__(self, last: str | None = None) -> None:
+    def __init__(self, last: Handed | None = None) -> None:
         self.noted = last
 
-    def last(self) -> str | None:
+    def last(self) -> Handed | None:
         return self.noted
 
-    def note(self, call: str) -> None:
-        self.noted = call
+    def note(self, handed: Handed) -> None:
+        self.noted = handed
 
 
 class Full(Noted):
-    def note(self, call: str) -> None:
+    def note(self, handed: Handed) -> None:
         raise OSError("no space left on device")
 
 
@@ -179,12 +180,34 @@ def test_always_covers_its_own_rule_and_no_other() -> None:
     assert desk(Answered(shown(push()), "always"), approve=(*RULES, "Bash(rm -rf *)")).before(unreadable) == Defer()
 
 
-def test_call_of_an_earlier_run_is_looked_at_before_it_is_made() -> None:
-    noted = Noted("c1")
-    one = desk(Answered(shown(push()), "yes"), noted=noted)
-    assert one.before(push()) == Deny(asking.UNKNOWN_OUTCOME)
-    assert isinstance(one.before(push("c2")), Allow)
-    assert noted.noted == "c2"
+@pytest.mark.parametrize("first", ["c1", "c2"])
+def test_call_of_an_earlier_run_is_looked_at_before_it_is_made(first: str) -> None:
+    """Its outcome is not known: the agent is told so once, whether it is the same call or an equal one."""
+    noted = Noted(Handed("c1", asked="c1"))
+    answer = Answered(shown(push()), "yes")
+    assert desk(answer, noted=noted).before(push(first)) == Deny(asking.UNKNOWN_OUTCOME)
+    one = desk(answer, noted=noted)  # a later run
+    assert one.before(push(first)) == one.before(push("c1")) == Deny(asking.UNKNOWN_OUTCOME)
+    assert isinstance(one.before(push("c3")), Allow)
+    assert noted.noted == Handed("c3", asked="c1")
+
+
+def test_approval_is_used_up_when_the_result_has_come() -> None:
+    noted = Noted()
+    answer = Answered(shown(push()), "yes")
+    one = desk(answer, noted=noted)
+    assert isinstance(one.before(push()), Allow)
+    one.result_came()
+    assert one.before(push("c2")) == Defer()
+    later = desk(answer, noted=noted)  # a retry gets the same answer
+    assert later.before(push("c2")) == Defer()
+    assert desk(answer, noted=noted).before(push()) == Deny(asking.UNKNOWN_OUTCOME), "the CLI carries it out again"
+    # The next approval is another one.
+    next_one = Answered(shown(push("c2")), "yes")
+    assert isinstance(desk(answer, next_one, noted=noted).before(push("c2")), Allow)
+    # An approval of the rule is not used up.
+    always = desk(Answered(shown(push()), "always"), noted=Noted(Handed("c1", asked="c1", over=True)))
+    assert isinstance(always.before(push("c2")), Allow)
 
 
 def test_approval_that_cannot_be_noted_is_not_carried_out() -> None:

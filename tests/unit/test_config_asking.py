@@ -55,7 +55,9 @@ def test_ask_is_the_policy_of_its_executor() -> None:
     ("section", "where", "why"),
     [
         (True, "ask", "is a section: write ask: {} for its defaults"),
-        ("yes", "ask", "must be a valid dictionary"),
+        ("yes", "ask", "is a section: write ask: {} for its defaults"),
+        ([1], "ask", "is a section: write ask: {} for its defaults"),
+        ({"then": "fail"}, "ask", "then: fail needs within_seconds"),
         ({"question": True}, "ask.question", "unknown key; did you mean 'questions'?"),
         ({"then": "deny"}, "ask.then", "must be 'proceed' or 'fail' (found 'deny')"),
         ({"within_seconds": 0}, "ask.within_seconds", "greater than 0"),
@@ -68,7 +70,7 @@ def test_ask_is_the_policy_of_its_executor() -> None:
         ({"approve": "Bash"}, "ask.approve", "must be a valid list"),
         ({"approve": [" "]}, "ask.approve", "contains an empty rule"),
     ],
-    ids=range(13),
+    ids=range(15),
 )
 def test_bad_ask_is_one_clear_error(section: object, where: str, why: str, tmp_path: Path) -> None:
     (line,) = refused(tmp_path, section)

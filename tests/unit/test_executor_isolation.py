@@ -256,6 +256,14 @@ async def test_handler_asks_and_finds_the_answers(how: str, make: Make, runs: Ru
     assert outcome.output == [None, [["Which?", 1, "a"], ["Which?!", 2, None]]]
 
 
+@pytest.mark.parametrize(("more", "kind"), [("", OutcomeKind.ASKED), (", OSError()", OutcomeKind.FAILED)])
+async def test_question_in_a_group_of_errors_is_asked(more: str, kind: OutcomeKind, make: Make, runs: Runs) -> None:
+    """As asyncio.TaskGroup raises it; with another error in the group, the handler has failed."""
+    code = f"import turbo\ndef handler(task): raise ExceptionGroup('g', [turbo.Ask('Which?'){more}])"
+    outcome = await make(code, ask={}).run(runs.of())
+    assert (outcome.kind, "ExceptionGroup" in str(outcome.error)) == (kind, bool(more))
+
+
 async def test_handler_that_asks_without_ask_is_denied(make: Make, runs: Runs) -> None:
     outcome = await make(ASKING.format("")).run(runs.of())
     assert (outcome.kind, outcome.extra) == (OutcomeKind.FAILED, {"questions_denied": 1})

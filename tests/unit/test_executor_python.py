@@ -378,6 +378,10 @@ ASKING = """
     async def at_once(task):
         raise Ask(questions=[{"question": "Which?", "options": ["a"], "multi": True}, {"question": "When?"}])
 
+    async def in_group(task):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(handler(task))
+
     async def bad(task):
         raise Ask("a\\0b")
 
@@ -389,8 +393,9 @@ ASKING = """
 """
 
 
-async def test_handler_asks_by_raising(make: Make, run: RunOf, tmp_path: Path) -> None:
-    outcome = await make(ASKING, ask=AskPolicy(within_seconds=5)).run(run())
+@pytest.mark.parametrize("name", ["handler", "in_group"])
+async def test_handler_asks_by_raising(name: str, make: Make, run: RunOf, tmp_path: Path) -> None:
+    outcome = await make(ASKING, name, ask=AskPolicy(within_seconds=5)).run(run())
     assert outcome.kind is OutcomeKind.ASKED
     assert outcome.asked is not None
     assert outcome.asked.within_seconds == 5
@@ -429,12 +434,17 @@ async def test_question_after_the_time_limit_is_too_late(make: Make, run: RunOf)
         (((" ",), {}), "text is empty"),
         (((7,), {}), "not a number"),
         ((("x", [1]), {}), "an option is text"),
+        ((("x", "abc"), {}), "options is a list"),
+        ((("x", {"label": "a"}), {}), "options is a list"),
+        ((("x", 7), {}), "options is a list"),
+        (((), {"questions": "abc"}), "questions is a list"),
+        (((), {"questions": [7]}), "each of questions is an object"),
         ((("x",), {"options": [{"name": "a"}]}), "unknown key 'name'"),
         ((("\ud800",), {}), "lone surrogate"),
         ((("x" * 300 * 1024,), {}), "at most 262,144"),
         ((("x",), {"options": ["a"], "questions": [{"question": "b"}]}), "options belong to one"),
     ],
-    ids=range(8),
+    ids=range(13),
 )
 def test_question_that_is_none_is_refused(arguments: tuple[tuple[object, ...], dict[str, object]], why: str) -> None:
     given, named = arguments

@@ -56,10 +56,9 @@ def answer(
     with connect(dsn) as client:
         whole = client.resolve(task_id)
         try:
-            if text is not None and text != "-":
-                changed = send(client, whole, text)
-            elif text == "-" or not sys.stdin.isatty():
-                changed = send(client, whole, _read(whole))
+            if text is not None or not sys.stdin.isatty():
+                _only_a_question(client, whole)
+                changed = send(client, whole, text if text is not None and text != "-" else _read(whole))
             else:
                 changed = _dialog(client, whole)
         except BadField as error:
@@ -80,6 +79,16 @@ def send(client: "Client", task: "str | OpenQuestion", answer: "str | dict[str, 
         raise
     except AnswerRefused as error:
         raise typer.BadParameter(str(error)) from None
+
+
+def _only_a_question(client: "Client", task_id: str) -> None:
+    """Nothing is approved or released that this command has not shown. Raises BadParameter."""
+    found = client.questions(task_ids=[task_id], limit=1)
+    if found and found[0].kind != QuestionKind.QUESTION:
+        name = shlex.quote(task_id)
+        raise typer.BadParameter(
+            f"task {task_id} asks no question, but for an approval: turbo approve {name} and turbo deny {name} show of what"
+        )
 
 
 def _read(task_id: str) -> str:
@@ -105,11 +114,12 @@ def _dialog(client: "Client", task_id: str) -> "Changed":
     if not found:
         raise not_waiting(task_id, client.get(task_id).status, None, None)
     one = found[0]
-    output.echo_lines(asked.text_of(one), err=True)
+    asked.print_whole(one)
     try:
         given = _asked_for(one)
     except (EOFError, KeyboardInterrupt) as error:
-        output.notice("\nnothing was changed")
+        output.notice("")
+        output.notice("nothing was changed")
         raise typer.Exit(130 if isinstance(error, KeyboardInterrupt) else 1) from None
     return send(client, one, given)
 
@@ -121,9 +131,10 @@ def _asked_for(one: "OpenQuestion") -> str | dict[str, str]:
         return _one(one.questions[0] if one.questions else Single(one.text))
     given = {}
     for number, single in enumerate(one.questions, 1):
-        output.echo_lines(f"\n{number} of {len(one.questions)}: {output.indented(single.question, 4)}", err=True)
-        for line in asked.menu(single):
-            output.echo_lines(line, err=True)
+        head = f"{number} of {len(one.questions)}: "
+        output.notice("")
+        output.pairs({head: single.question}, len(head), err=True)
+        asked.print_menu(single)
         given[single.question] = _one(single)
     return given
 

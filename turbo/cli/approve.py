@@ -65,8 +65,10 @@ def approve(
         shown, refused, by_filter = _selected(client, task_ids, queue, task_type, kind, worker, since, text)
         if always:
             shown, refused = _without_holds(shown, refused)
-        if shown:
-            output.echo_lines("\n\n".join(asked.text_of(one) for one in shown), err=True)
+        for number, one in enumerate(shown):
+            if number:
+                output.notice("")
+            asked.print_whole(one)
         _confirm(f"approve {_what(shown)}?", len(shown), by_filter, yes)
         _answer(client, shown, refused, "approved", lambda c, some: c.approve(some, always=always), as_json=as_json)
 

@@ -8,14 +8,13 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
-from turbo.cli import output
-from turbo.domain.question import QuestionKind, Single
+from turbo.cli import output, timestamps
+from turbo.domain.question import Question, QuestionKind, Single
+from turbo.domain.visible import visible_json
 
 if TYPE_CHECKING:
     from turbo.client.questions import OpenQuestion
-    from turbo.domain.question import Question
 
-FIELD_WIDTH = 17
 THEN = {
     "proceed": "the task goes on without an answer",
     "deny": "the call is denied",
@@ -26,7 +25,7 @@ THEN = {
 def fields(asked: "Question | OpenQuestion") -> dict[str, object]:
     """Name and value, for `output.pairs`: no line of a value can pass for a name."""
     if asked.kind == QuestionKind.HOLD:
-        return {"held": asked.text}
+        return {"held": asked.text, **hold_fields(asked)}
     if asked.kind == QuestionKind.APPROVAL:
         rest = dict(asked.input)
         command = rest.pop("command", None) if isinstance(rest.get("command"), str) else None
@@ -52,13 +51,25 @@ def fields(asked: "Question | OpenQuestion") -> dict[str, object]:
     return shown
 
 
-def menu(single: Single) -> list[str]:
-    """A line for each option, with its number."""
-    return [
-        f"{number:>3}  {output.one_line(choice.label)}"
+def hold_fields(asked: "Question | OpenQuestion") -> dict[str, object]:
+    """What is released besides the description."""
+    if isinstance(asked, Question):
+        return {}
+    return {
+        "type": asked.task_type,
+        "queue": asked.queue,
+        "input": visible_json(asked.input_data) if asked.input_data is not None else None,
+        "not before": timestamps.local_time(asked.run_after) or None,
+    }
+
+
+def menu(single: Single) -> dict[str, object]:
+    """For `output.pairs`: the number of each option, and its text on one line."""
+    return {
+        f"{number:>3}": output.one_line(choice.label)
         + (f": {output.one_line(choice.description)}" if choice.description else "")
         for number, choice in enumerate(single.options, 1)
-    ]
+    }
 
 
 def commands(task_id: str, asked: "Question | OpenQuestion") -> str:
@@ -69,7 +80,7 @@ def commands(task_id: str, asked: "Question | OpenQuestion") -> str:
     if asked.kind == QuestionKind.APPROVAL:
         return f"turbo approve {name}\nturbo deny {name} --because '...'"
     if len(asked.questions) > 1:
-        form = json.dumps({single.question: "..." for single in asked.questions}, ensure_ascii=False)
+        form = visible_json({single.question: "..." for single in asked.questions})
         return f"turbo answer {name}\nturbo answer {name} {shlex.quote(form)}"
     return f"turbo answer {name}\nturbo answer {name} '...'"
 
@@ -79,14 +90,14 @@ def command(task_id: str, kind: str | None) -> str:
     return f"turbo {'answer' if kind == QuestionKind.QUESTION else 'approve'} {shlex.quote(task_id)}"
 
 
-def text_of(asked: "OpenQuestion") -> str:
-    """The question as lines, for standard error: further lines of a value are indented."""
+def print_whole(asked: "OpenQuestion") -> None:
+    """On standard error. Further lines of a value are indented, also those that a terminal is too narrow for."""
     shown = {"task": asked.task_id, **fields(asked), "answer with": commands(asked.task_id, asked)}
-    return "\n".join(
-        f"{name:{FIELD_WIDTH}}{output.indented(str(value), FIELD_WIDTH)}"
-        for name, value in shown.items()
-        if value is not None
-    )
+    output.pairs(shown, err=True)
+
+
+def print_menu(single: Single) -> None:
+    output.pairs(menu(single), 5, err=True)
 
 
 def summary(asked: "OpenQuestion") -> str:
@@ -101,7 +112,7 @@ def summary(asked: "OpenQuestion") -> str:
 
 def _options(single: Single) -> str | None:
     head = ["several may be chosen:"] if single.multi and single.options else []
-    return "\n".join([*head, *(line.strip() for line in menu(single))]) or None
+    return "\n".join([*head, *(f"{number.strip()}  {text}" for number, text in menu(single).items())]) or None
 
 
 def _input(values: dict[str, Any]) -> str:

@@ -121,7 +121,7 @@ class _Questions:
         self._shown.add((task.task_id, task.asked_at))
         if self._alone and (found := self._client.questions(task_ids=[task.task_id], limit=1)):
             output.notice("the task waits for a person:")
-            output.echo_lines(asked.text_of(found[0]), err=True)
+            asked.print_whole(found[0])
         elif len(self._shown) <= QUESTIONS_SHOWN:
             what, how = output.one_line(task.question), asked.command(task.task_id, task.kind)
             output.notice(f"{task.task_id} waits for a person: {what} ({how})")

@@ -47,9 +47,10 @@ class Column:
     right: bool = False
 
 
-def at_terminal() -> bool:
-    """Whether standard output is a terminal."""
-    return sys.stdout.isatty()
+def at_terminal(*, err: bool = False) -> bool:
+    """Whether standard output, or standard error, is a terminal."""
+    stream = sys.stderr if err else sys.stdout
+    return stream is not None and stream.isatty()
 
 
 @cache
@@ -200,19 +201,19 @@ def _least(column: Column, natural: int) -> int:
     return min(natural, column.least) if column.flexible else natural
 
 
-def pairs(values: Mapping[str, object], width: int = 17) -> None:
+def pairs(values: Mapping[str, object], width: int = 17, *, err: bool = False) -> None:
     """`name value` lines, for the values that are set. Further lines of a value are indented: they cannot pass for a name."""
     for name, value in values.items():
         if value is None:
             continue
         text = visible_json(value) if isinstance(value, dict | list) else str(value)
-        if at_terminal():
-            _print_pair(name, text, width)
+        if at_terminal(err=err):
+            _print_pair(name, text, width, err)
         else:
-            echo_lines(f"{name:{width}}{indented(text, width)}")
+            echo_lines(f"{name:{width}}{indented(text, width)}", err=err)
 
 
-def _print_pair(name: str, text: str, width: int) -> None:
+def _print_pair(name: str, text: str, width: int, err: bool) -> None:
     """Wrapped here: the terminal would go on at the left edge, where the names are."""
     from rich.table import Table
 
@@ -220,7 +221,7 @@ def _print_pair(name: str, text: str, width: int) -> None:
     shown.add_column(width=width, no_wrap=True)
     shown.add_column(overflow="fold")
     shown.add_row(styled(name, "bold"), styled(indented(text, 0).expandtabs()))
-    console().print(shown, soft_wrap=False)
+    console(stderr=err).print(shown, soft_wrap=False)
 
 
 def many(count: int, what: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from turbo.cli import asked, output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
-from turbo.domain.question import Question
+from turbo.domain.question import Question, QuestionKind
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
@@ -99,8 +99,11 @@ def _asks(one: "OpenQuestion") -> dict[str, object]:
     deadline = None
     if one.answer_by is not None:
         deadline = f"{timestamps.local_time(one.answer_by)}; then {asked.THEN.get(one.then or '', 'it goes on')}"
+    shown = asked.fields(one)
+    if one.kind == QuestionKind.HOLD:  # the rest is the task's own, and stands above
+        shown = {"held": "until a person releases it", "not before": shown["not before"]}
     return {
-        **asked.fields(one),
+        **shown,
         "asked": f"{timestamps.local_time(one.asked_at)} ({timestamps.duration(one.age)} ago)"
         if one.asked_at
         else None,

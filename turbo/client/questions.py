@@ -37,7 +37,8 @@ class OpenQuestion:
     `kind`: question (the agent's: `questions`, each with options), approval (may `tool` be called with `input`?) or hold (may
     the task run?). `host`: the only host that may run the task, because it has its conversation; None: any. `host_live`: whether a
     live worker of that host serves its queue; None: no such host, or this role may not see workers. `age`: seconds since it asked.
-    `task_description` is truncated to 200 characters.
+    `task_description` is truncated to 200 characters. Of a hold, `text` is the whole description, and `input_data` and `run_after`
+    (None: at once) are what it will run with.
     """
 
     task_id: str
@@ -58,7 +59,9 @@ class OpenQuestion:
     host: str | None
     host_live: bool | None
     key: str | None
-    """Tells it from the other questions of its task."""
+    """Tells it from the other questions of its task, and a hold from the same task after an edit."""
+    input_data: Any = None
+    run_after: datetime | None = None
 
     @property
     def first_line(self) -> str:
@@ -80,7 +83,7 @@ def open_question(row: Mapping[str, Any], live: set[tuple[str, str]] | None) -> 
         task_type=row["task_type"],
         task_description=row["task_description"],
         kind=asked.kind.value,
-        text=asked.text,
+        text=asked.text if row["held"] is None else row["held"],
         questions=asked.questions,
         tool=asked.tool,
         input=asked.input,
@@ -92,7 +95,9 @@ def open_question(row: Mapping[str, Any], live: set[tuple[str, str]] | None) -> 
         age=row["age"],
         host=row["host"],
         host_live=None if row["host"] is None or live is None else (row["host"], row["queue"]) in live,
-        key=asked.asked_at,
+        key=row["key"],
+        input_data=row["input_data"],
+        run_after=row["run_after"],
     )
 
 

@@ -1,6 +1,6 @@
 """The section `ask:` of an executor: whether its runs may ask a person, and what happens until somebody answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -35,9 +35,15 @@ class AskSection(Section):
     @model_validator(mode="before")
     @classmethod
     def _not_a_flag(cls, section: Any) -> Any:
-        if isinstance(section, bool):
+        if not isinstance(section, Mapping | AskSection):
             raise ValueError("is a section: write ask: {} for its defaults, or leave it out to deny questions")
         return section
+
+    @model_validator(mode="after")
+    def _fails_some_day(self) -> "AskSection":
+        if self.then == "fail" and self.within_seconds is None:
+            raise ValueError("then: fail needs within_seconds: without it, an answer is waited for for ever")
+        return self
 
     @field_validator("approve")
     @classmethod

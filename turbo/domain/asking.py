@@ -8,7 +8,7 @@ nothing of a question is cut or replaced, because its exact text is the key of i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from turbo.domain.limits import too_long
@@ -43,12 +43,21 @@ class Ask(Exception):
         if text is not None:
             form["text"] = text
         if options:
-            form["options"] = [_option_form(option) for option in options]
+            form["options"] = _listed(options, _option_form)
         if questions:
-            form["questions"] = [dict(question) for question in questions]
+            form["questions"] = _listed(questions, _question_form)
         super().__init__(text)
         self.form = form
         self.question = question_of(form)
+
+
+def ask_of(error: BaseException) -> Ask | None:
+    """The question that a handler raised: itself, or as the only one of a group, as asyncio.TaskGroup raises it."""
+    if isinstance(error, Ask):
+        return error
+    if isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        return ask_of(error.exceptions[0])
+    return None
 
 
 def question_of(form: object) -> Question:
@@ -172,6 +181,16 @@ def _known_keys(form: Mapping[Any, object], known: Sequence[str], what: str) -> 
 def _kind(value: object) -> str:
     names: dict[type, str] = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+def _listed(several: Any, form: Callable[[object], object]) -> object:
+    """Text is a sequence too; `question_of` refuses what is none."""
+    is_list = isinstance(several, Iterable) and not isinstance(several, str | bytes | Mapping)
+    return [form(one) for one in several] if is_list else several
+
+
+def _question_form(question: object) -> object:
+    return dict(question) if isinstance(question, Mapping) else question
 
 
 def _option_form(option: object) -> object:

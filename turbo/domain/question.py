@@ -137,7 +137,7 @@ class Answered:
         if len(self.question.questions) == 1:
             text = self.question.questions[0].question
             return {text: _from_object(self.answer, text)}
-        answers = json.loads(self.answer)  # the database has taken only an object with these keys
+        answers = _parsed(self.answer)  # the database has taken only an object with these keys
         return {key: _as_text(value) for key, value in answers.items()}
 
     @property
@@ -218,14 +218,30 @@ def _from_single(single: Mapping[str, Any]) -> Single:
 
 
 def _from_object(answer: str, text: str) -> str:
-    """One question may be answered by text, or by the object that several take."""
+    """One question may be answered by text, or by the object that several take. What would be no answer there, is text."""
     try:
-        parsed = json.loads(answer)
+        parsed = _parsed(answer)
     except (ValueError, RecursionError):
         return answer
-    return _as_text(parsed[text]) if isinstance(parsed, dict) and set(parsed) == {text} else answer
+    if not isinstance(parsed, dict) or set(parsed) != {text}:
+        return answer
+    value = parsed[text]
+    chosen = value if isinstance(value, list) else [value]
+    said = chosen and all(isinstance(one, bool) or (isinstance(one, str) and one.strip()) for one in chosen)
+    return _as_text(value) if said else answer
+
+
+def _parsed(answer: str) -> Any:
+    """The JSON of an answer, its numbers as they are written. Raises ValueError, RecursionError."""
+    return json.loads(answer, parse_int=str, parse_float=str, parse_constant=_no_number)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _as_text(value: object) -> str:
     """One answer. A list is for a question with `multi`."""
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(map(_as_text, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Coroutine, Generator
 from types import coroutine
 from typing import Any
 
-from turbo.domain.asking import Ask
+from turbo.domain.asking import ask_of
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.question import AskPolicy
 from turbo.domain.run import Run
@@ -109,13 +109,11 @@ class PythonExecutor:
             if (task := asyncio.current_task()) is not None and task.cancelling():
                 raise
             return self._on_raise(run, "the handler cancelled itself")
-        except Ask as ask:
-            if watched is not None and watched.ended_by is not None:
-                return self._on_end(run, watched)
-            return asking.asks(ask.question, self._reference, self._ask, run)
         except (Exception, SystemExit) as error:
             if watched is not None and watched.ended_by is not None:
                 return self._on_end(run, watched)
+            if (ask := ask_of(error)) is not None:
+                return asking.asks(ask.question, self._reference, self._ask, run)
             return self._on_raise(run, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
         if watched.ended_by is not None:
             return self._on_end(run, watched)

@@ -37,11 +37,14 @@ def main() -> None:
 
 
 def _answer(request: dict[str, Any]) -> dict[str, object]:
-    from turbo.domain.asking import Ask
+    from turbo.domain.asking import ask_of
 
     try:
         return {"output": _output(request)}
-    except Ask as ask:
+    except Exception as error:
+        ask = ask_of(error)
+        if ask is None:
+            raise
         return {"ask": ask.form}
 
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from turbo.domain.asking import Ask
+from turbo.domain.asking import ask_of
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.question import AskPolicy, Question
 from turbo.domain.run import Run
@@ -154,11 +154,10 @@ class _Call:
     def _run(self) -> None:
         try:
             self.answer = self._call()
-        except Ask as ask:
-            self.answer = _Answer(asks=ask.question)
         except BaseException as error:  # whatever it raises is its own failure
+            ask = ask_of(error)
             what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self.answer = _Answer(error=what, trace=traceback.format_exc())
+            self.answer = _Answer(asks=ask.question) if ask else _Answer(error=what, trace=traceback.format_exc())
         with suppress(RuntimeError):  # the worker's loop has ended
             self._loop.call_soon_threadsafe(self._over)
 

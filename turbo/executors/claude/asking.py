@@ -11,10 +11,11 @@ Nothing here knows how the CLI is spoken to (control.py).
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from turbo.domain.question import MOST_BYTES, Answered, AskPolicy, Choice, Question, QuestionKind, Single
+from turbo.executors.claude.handed_over import Handed
 from turbo.host.sanitize import sanitize
 
 log = logging.getLogger(__name__)
@@ -73,9 +74,9 @@ DENIED = (
 class NotesApproved(Protocol):
     """Which approved call was handed over last, over all runs of the task."""
 
-    def last(self) -> str | None: ...
+    def last(self) -> Handed | None: ...
 
-    def note(self, call: str) -> None:
+    def note(self, handed: Handed) -> None:
         """Raises OSError."""
         ...
 
@@ -131,8 +132,8 @@ Decision = NoOpinion | Allow | Deny | Defer
 @dataclass(slots=True)
 class Desk:
     """The decisions of one process of the CLI. `answers`: what earlier runs of the task asked; the last one is new to the
-    agent, unless an earlier run was cut off after it had been handed over, which `handed_over` knows of an approval.
-    `may_ask`: see Run."""
+    agent, unless an earlier run has handed it over, which `handed_over` knows of an approval. `under_way`: the approved call of
+    which no result came yet. `may_ask`: see Run."""
 
     policy: AskPolicy
     held: HoldsCalls
@@ -140,6 +141,7 @@ class Desk:
     answers: Sequence[Answered] = ()
     may_ask: bool = True
     questions_denied: int = 0
+    under_way: Handed | None = None
     _last: Answered | None = None
     _always: frozenset[str] = frozenset()
     _others: HoldsCalls | None = None
@@ -187,6 +189,16 @@ class Desk:
         """What the deferred call asks; None if it was not deferred here."""
         return self._deferred.get(call_id)
 
+    def result_came(self) -> None:
+        """Of the approved call that is under way."""
+        if self.under_way is None:
+            return
+        handed, self.under_way = replace(self.under_way, over=True), None
+        try:
+            self.handed_over.note(handed)
+        except OSError as error:
+            log.warning("the result of an approved call could not be noted: %s", error)
+
     def _decide(self, call: ToolCall) -> Decision:
         if (answer := self._answer(call)) is not None:
             return answer
@@ -213,12 +225,12 @@ class Desk:
         return self._ask(call, lambda: _approval(call, rule))
 
     def _answer(self, call: ToolCall) -> Decision | None:
-        """For the call that a person was shown, and only for that one; once."""
+        """For the call that a person was shown, and only for that one; once. None: no answer is for this call."""
         last = self._last
         if last is None or call.subagent or not _asked_by(last.question, call):
             return None
         if last.question.kind is QuestionKind.APPROVAL and last.approved:
-            return self._approved(call)
+            return self._approved(call, last.question.call)
         self._last = None
         if last.question.kind is QuestionKind.QUESTION:
             if last.answer is None:
@@ -228,17 +240,32 @@ class Desk:
         self._denied.append((call, words))
         return Deny(words)
 
-    def _approved(self, call: ToolCall) -> Decision:
-        """It is made, once. What an earlier run may have made already, the agent has to look at first."""
-        if self.handed_over.last() == call.id:
-            return Deny(UNKNOWN_OUTCOME)
+    def _approved(self, call: ToolCall, asked: str) -> Decision | None:
+        """It is made, once; None where that is over, so that an equal call is asked anew. What an earlier run may have made
+        already, the agent has to look at first."""
+        noted = self.handed_over.last()
+        if noted is not None and (noted.asked == asked or noted.call == call.id):
+            if call.id in (noted.call, noted.told) or not (noted.over or noted.told):
+                self._note_told(replace(noted, told=noted.told or call.id))
+                return Deny(UNKNOWN_OUTCOME)
+            if noted.over:
+                self._last = None
+                return None
+        handed = Handed(call.id, asked)
         try:
-            self.handed_over.note(call.id)
+            self.handed_over.note(handed)
         except OSError as error:
             log.warning("an approved call was not made: it could not be noted before: %s", error)
             return Deny(NOT_NOTED)
         self._last = None
+        self.under_way = handed
         return _allow(call)
+
+    def _note_told(self, handed: Handed) -> None:
+        try:
+            self.handed_over.note(handed)
+        except OSError as error:
+            log.warning("it could not be noted that the outcome of an approved call is not known: %s", error)
 
     def _ask(self, call: ToolCall, make: Callable[[], Question]) -> Decision:
         if self._deferred:

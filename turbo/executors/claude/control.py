@@ -73,9 +73,18 @@ def settings(approve: Sequence[str], gate: str | None) -> str:
 class Channel:
     """One call of the CLI. `prompt` is sent when nothing deferred is carried out. `holds`: calls are held, so a CLI that
     cannot be relied on for that gets no prompt: `unfit` says why, and `enough` is set. `gate`: the one in its settings, if it
-    has one. `requests` counts those of the CLI."""
+    has one. `ending`: whether the run is being ended. `requests` counts those of the CLI."""
 
-    def __init__(self, desk: Desk, prompt: str, *, resumed: bool, holds: bool, gate: str | None) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        prompt: str,
+        *,
+        resumed: bool,
+        holds: bool,
+        gate: str | None,
+        ending: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.stdin = OpenStdin(MOST_UNREAD + 6 * len(prompt.encode("utf-8", "replace")))
         self.desk = desk
         self.enough = asyncio.Event()
@@ -86,6 +95,7 @@ class Channel:
         self._resumed = resumed
         self._holds = holds
         self._gate = gate
+        self._ending = ending
         self._waiting: asyncio.TimerHandle | None = None
 
     def opening(self) -> bytes:
@@ -100,6 +110,8 @@ class Channel:
 
     def take(self, line: bytes, cut: bool = False) -> bool:
         """Whether this line of stdout belongs to the channel. Answers it then."""
+        if line.startswith(_TOOL_RESULT):
+            self._result_came(line, cut)
         if line.startswith(_TOOL_RESULT) or _INIT in line[:200]:
             self._open_gate()  # the deferred call is done
         if b"control_re" not in line:
@@ -122,6 +134,14 @@ class Channel:
         """Nothing more is expected of the agent."""
         self._stop_waiting()
         self.stdin.close()
+
+    def _result_came(self, line: bytes, cut: bool) -> None:
+        """Of an approved call, by its id. What a call says that is ended with its run, is not its outcome."""
+        made = self.desk.under_way
+        if made is None or self._ending():
+            return
+        if cut or b'"tool_use_id":' + json.dumps(made.call).encode() in line:  # within a text, the quotes are escaped
+            self.desk.result_came()
 
     # ── its answers ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -185,7 +185,7 @@ class ClaudeExecutor:
                 gate = new_gate() if resumed and holds else None
                 flags = self._flags.asking(policy, holds=holds, gate=gate, planned=resumed and planned)
                 desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
-                channel = Channel(desk, prompt, resumed=resumed, holds=holds, gate=gate)
+                channel = Channel(desk, prompt, resumed=resumed, holds=holds, gate=gate, ending=run.stop.is_set)
             call = Call(
                 flags=(*from_directory, *which, *self._model, *flags),
                 stdin=prompt.encode("utf-8", "replace") if channel is None else b"",

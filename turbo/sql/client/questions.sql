@@ -1,11 +1,17 @@
 -- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_resting: costs
 -- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
--- asked. text: part of the description or of the question.
+-- asked. text: part of the description or of the question. A hold comes with all that is released with it. key: as in
+-- client/answer.sql.
 select t.task_id::text as task_id, t.queue, left(t.task_type, 1000) as task_type, left(t.task_description, 200) as task_description, t.question,
+       case when q.hold then t.task_description end as held, case when q.hold then t.input_data end as input_data,
+       case when q.hold then (t.question ->> 'run_after')::timestamptz end as run_after,
+       case when q.hold then concat(t.question ->> 'asked_at', ' ', md5(row(t.task_description, t.input_data, t.task_type, t.queue,
+                                                                            t.question ->> 'run_after')::text))
+            else t.question ->> 'asked_at' end as key,
        q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, left(t.prefer_host, 255) as host,
        greatest(0, extract(epoch from clock_timestamp() - q.asked_at))::float8 as age
   from public.agent_tasks t
- cross join lateral (select (t.question ->> 'asked_at')::timestamptz as asked_at) q
+ cross join lateral (select (t.question ->> 'asked_at')::timestamptz as asked_at, t.question ->> 'kind' = 'hold' as hold) q
  where t.status = 'waiting' and t.question is not null
    and (%(task_ids)s::text[] is null or t.task_id = any (%(task_ids)s::text[]::public.turbo_task_id[]))
    and (%(kinds)s::text[] is null or t.question ->> 'kind' = any (%(kinds)s::text[]))

@@ -100,7 +100,7 @@ def test_end_in_the_future_is_in_no_list_of_the_latest(dsn: str, shell: Shell) -
         db.execute(
             "insert into agent_tasks (task_id, task_description, status, completed_at) values ('t', 'x', 'completed', 'infinity')"
         )
-        assert db.execute(statement("status/finished"), {"seconds": 3600}).fetchall() == []
+        assert db.execute(statement("status/finished"), {"seconds": 3600, "limit": 5}).fetchall() == []
         assert db.execute(statement("top/ended"), {"limit": 5}).fetchall() == []
     assert "0ms ago" in shell("tasks").out
 

@@ -579,7 +579,8 @@ begin
   new.run_after     := clock_timestamp();
   new.fencing_token := consumed;
   if kind = 'hold' and new.answer ~* '^[[:space:]]*no\M' then
-    new.status := 'cancelled'; new.completed_at := clock_timestamp(); new.error_message := 'not released: ' || new.answer;
+    new.status := 'cancelled'; new.completed_at := clock_timestamp(); 
+    new.error_message := concat_ws(': ', 'not released', nullif(regexp_replace(new.answer, '^[[:space:]]*no[[:space:],.:;-]*', '', 'i'), ''));
   elsif kind = 'hold' then
     new.run_after := greatest(clock_timestamp(), (new.question ->> 'run_after')::timestamptz);
     new.status    := case when new.run_after > clock_timestamp() + interval '1 millisecond' then 'scheduled' else 'pending' end;

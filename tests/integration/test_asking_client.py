@@ -85,6 +85,16 @@ def test_several_questions_take_a_mapping(client: Any, dsn: str) -> None:
     assert json.loads(client.get("a").answer) == {"Which database?": "SQLite", "Which parts?": "api, docs"}
 
 
+def test_answer_of_another_type_is_refused_with_words(client: Any, dsn: str) -> None:
+    ask(dsn, "a", question(DATABASE, PARTS))
+    for wrong in (None, 5, ["x"], b"x", {"Which database?": None}, {"Which database?": 5}, {"Which database?": [1]}):
+        with pytest.raises(AnswerRefused, match=r"is text, or a (mapping|list)"):
+            client.answer("a", wrong)
+    with pytest.raises(BadField, match="NUL"):
+        client.answer("a", {"Which database?": "a\0", "Which parts?": "api"})
+    assert client.get("a").status == "waiting"
+
+
 @pytest.mark.parametrize("size", [262_145, 10_000_000])
 def test_answer_too_long_is_refused_with_its_size(client: Any, dsn: str, size: int) -> None:
     ask(dsn, "a")

@@ -111,7 +111,7 @@ async def test_denied_hold_is_cancelled_with_the_reason(db, stores):
     insert(db, status="waiting")
     answer(db, "no, wait for the release")
     now = row(db)
-    assert (now["status"], now["error_message"]) == ("cancelled", "not released: no, wait for the release")
+    assert (now["status"], now["error_message"]) == ("cancelled", "not released: wait for the release")
     assert now["completed_at"] is not None
     assert trail(db) == [("answered", "waiting", "cancelled")]
     update(db, "status = 'pending'")

@@ -117,14 +117,14 @@ def _host(one: "OpenQuestion") -> str | None:
     if one.host is None:
         return None
     if one.host_live is not False:
-        return f"{one.host}, which has its conversation"
+        return f"{one.host}, where it asked"
     anew = f"turbo retry --anew {shlex.quote(one.task_id)}"
-    return f"{one.host}, which has its conversation; no live worker there serves its queue. To begin anew elsewhere: {anew}"
+    return f"{one.host}, where it asked; no live worker there serves its queue. To begin anew elsewhere: {anew}"
 
 
 def _asked(task: "TaskRow", trail: "list[Action]") -> dict[str, object]:
     """What it asked last, and what was answered."""
-    pin = f"{task.prefer_host}, which has its conversation" if task.prefer_host and not task.finished else None
+    pin = f"{task.prefer_host}, where it asked" if task.prefer_host and not task.finished else None
     if not isinstance(task.question, dict):
         return {"host": pin}
     try:

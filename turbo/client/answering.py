@@ -76,15 +76,29 @@ def written(answer: Answer) -> str:
     """As it stands in the row. Raises AnswerRefused, BadField."""
     if isinstance(answer, str):
         text = answer
-    else:
-        values = {key: value if isinstance(value, str) else ", ".join(value) for key, value in answer.items()}
+    elif isinstance(answer, Mapping):
+        values = {key: _chosen(key, value) for key, value in answer.items()}
+        for value in values.values():
+            check_text("answer", value)
         text = json.dumps(values, ensure_ascii=False)
+    else:
+        raise AnswerRefused(
+            f"an answer is text, or a mapping from each question to its answer, not {type(answer).__name__}"
+        )
     check_text("answer", text)
     if (size := len(text.encode())) > MOST_BYTES:
         raise AnswerRefused(
             f"the answer has {size} bytes, more than {MOST_BYTES}: write a shorter one, or put the rest where the agent can read it"
         )
     return text
+
+
+def _chosen(question: str, value: object) -> str:
+    """One answer, or several options. Raises AnswerRefused."""
+    several = [value] if isinstance(value, str) else value
+    if not isinstance(several, Sequence) or not all(isinstance(one, str) for one in several):
+        raise AnswerRefused(f"the answer to {question!r} is text, or a list of texts, not {type(value).__name__}")
+    return ", ".join(several)
 
 
 def _yes_or_no(tasks: Waiting | Sequence[Waiting], text: str, kinds: tuple[QuestionKind, ...]) -> Steps[list[Changed]]:

@@ -70,6 +70,34 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
 $$;
 revoke all on function public.turbo_hold(text, timestamptz, jsonb, text) from public;
 
+-- Whoever may write claims may write any question. What statements compute with is refused unless they can, also in what a hold
+-- keeps: one row must not make the lists of all tasks fail. Fires where `question` is in the SET list: in no claim, and no finish.
+create or replace function public.turbo_bound_question() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  one jsonb;
+begin
+  new.question := nullif(new.question, 'null');
+  one := new.question;
+  for level in 1 .. 10 loop
+    exit when one is null;
+    if jsonb_typeof(one) <> 'object'
+       or not isfinite((one ->> 'asked_at')::timestamptz)
+       or (one ->> 'answer_by')::timestamptz is null and one ->> 'answer_by' is not null      -- the casts fail
+       or (one ->> 'run_after')::timestamptz is null and one ->> 'run_after' is not null
+       or (one ->> 'number')::int not between 0 and 1000000
+       or (one ->> 'remind_seconds')::float8 > 0 and (one ->> 'remind_seconds')::float8 not between 0.001 and 1e9 then
+      raise exception 'this is no question' using errcode = 'check_violation';
+    end if;
+    one := nullif(one -> 'held', 'null');
+  end loop;
+  if one is not null then
+    raise exception 'this is no question: it holds another one, and that another one, many times' using errcode = 'check_violation';
+  end if;
+  return new;
+end $$;
+revoke all on function public.turbo_bound_question() from public;
+
 create or replace function public.turbo_judge_insert() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -598,6 +626,8 @@ begin
 end $$;
 revoke all on function public.turbo_take_answer() from public;
 
+create or replace trigger turbo_bound_question before update of question on public.agent_tasks for each row
+  execute function public.turbo_bound_question();
 -- Its condition is in the function: every statement copies the text of a WHEN clause, a claim too.
 create or replace trigger zz_turbo_take_answer before update of answer on public.agent_tasks for each row
   execute function public.turbo_take_answer();

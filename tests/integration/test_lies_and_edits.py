@@ -1,6 +1,7 @@
 """What a worker that lies writes into a row, and what an admin writes there that no insert could: others go on, and each such
 row has one clear end."""
 
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.support.logins import login
+from tests.support.shell import Shell
 from tests.support.steps import claim_one, ended, registered
 from turbo import Client
 from turbo.db.claim_store import DEFAULT_TIMEOUT_SECONDS
@@ -97,6 +99,40 @@ async def test_count_of_a_liar_stops_no_rescue(dsn: str, db: psycopg.Connection,
         ends = [ended(ClaimRef(t, held[t].fencing_token), OutcomeKind.INFRASTRUCTURE) for t in ("bad", "good")]
         answers = {answer.task_id: answer.becomes for answer in await stores.results.finish(ends)}
         assert answers == {"bad": bad, "good": "scheduled"}
+
+
+GOOD = {"kind": "question", "text": "?", "asked_at": "2026-01-01 00:00:00+00", "number": 1, "remind_seconds": 60}
+QUESTIONS: dict[str, object] = {
+    "no object": [GOOD],
+    "a text": "?",
+    "no moment": GOOD | {"asked_at": "nonsense"},
+    "no finite moment": GOOD | {"asked_at": "infinity"},
+    "no deadline": GOOD | {"answer_by": "soon"},
+    "a hold until never": GOOD | {"kind": "hold", "run_after": "x"},
+    "no number": GOOD | {"number": "first"},
+    "a number out of range": GOOD | {"number": 2**31 - 1},
+    "reminders without end": GOOD | {"remind_seconds": 1e-300},
+    "a number of 400 digits": GOOD | {"remind_seconds": 10**400},
+    "a hold of one": {"kind": "hold", "held": GOOD | {"asked_at": "nonsense"}},
+}
+
+
+def test_question_of_a_liar_breaks_no_list(dsn: str, db: psycopg.Connection, shell: Shell) -> None:
+    """A question that turbo could not have written is refused; any other is shown."""
+    insert(db, "t", "bare")
+    write = (
+        "update agent_tasks set status = 'waiting', question = %s::jsonb, turbo_rev = turbo_rev + 1 where task_id = %s"
+    )
+    with login(dsn, "turbo_worker") as liar, psycopg.connect(liar, autocommit=True) as lying:
+        for name, question in QUESTIONS.items():
+            with pytest.raises((psycopg.DataError, psycopg.IntegrityError)):
+                lying.execute(write, [json.dumps(question), "t"])
+            assert db.execute("select question from agent_tasks where task_id = 't'").fetchone() == (None,), name
+        lying.execute(write, [json.dumps(GOOD | {"questions": [1, {"question": 5}], "input": [1], "text": 7}), "t"])
+        lying.execute(write, ["{}", "bare"])
+    for words in (("tasks",), ("status",), ("top", "--once"), ("questions", "--json"), ("show", "t"), ("show", "bare")):
+        done = shell(*words)
+        assert done.code == 0, (words, done.err)
 
 
 def test_token_without_a_negative_is_set_aside(tmp_path: Path) -> None:

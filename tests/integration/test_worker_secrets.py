@@ -90,6 +90,9 @@ def test_concealed_values_stay_in_use_by_the_process(tmp_path: Path) -> None:
         f"postgresql://h/db?user=u&%70assword={SECRET}",
         f"host=h oauth_client_secret={SECRET}",
         f"host=h {SECRET}",
+        f"host=h user='u password={SECRET}'",
+        f"dbname=postgresql://u:{SECRET}",
+        f"host=h options='-c x.y={SECRET}'",
     ]
     plain = "host=h dbname=d passfile=/p"
     words = [*(f"--dsn={dsn}" for dsn in secret[1:]), "--dsn", plain, "other=1"]

@@ -10,6 +10,7 @@ variable of any name. The memory itself stays readable for a debugger of the sam
 
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,8 @@ _HARMLESS = frozenset(
      "application_name", "connect_timeout", "target_session_attrs", "options"}
 )  # fmt: skip
 """Keywords of libpq without secrets. Its versions differ in those that have some."""
+
+_SUSPICIOUS = re.compile(r"[=\s]|://")
 
 _ARGUMENTS, _ENVIRONMENT = 45, 47
 """Fields of /proc/self/stat after the name: arg_start and env_start, each followed by its end."""
@@ -61,11 +64,15 @@ def conceal_option(option: str, arguments: Sequence[str]) -> None:
 
 
 def _is_harmless(dsn: str) -> bool:
-    """Whether it can be read, and has nothing but keywords that say where and how to connect."""
+    """Whether it can be read, and has nothing but keywords that say where and how to connect. A value with an equals sign, a
+    blank or a URI in it may be a password behind a quote that slipped."""
     from psycopg import ProgrammingError, conninfo
 
     try:
-        return "@" not in dsn and conninfo.conninfo_to_dict(dsn).keys() <= _HARMLESS
+        given = conninfo.conninfo_to_dict(dsn)
+        return (
+            "@" not in dsn and given.keys() <= _HARMLESS and not any(_SUSPICIOUS.search(str(v)) for v in given.values())
+        )
     except ProgrammingError:
         return False
 

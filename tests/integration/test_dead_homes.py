@@ -1,7 +1,6 @@
 """What dead workers left in the state directory, of any shape: the next worker starts, says what it leaves alone, and shows it."""
 
 import os
-import resource
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -119,12 +118,8 @@ def test_more_dead_homes_than_open_files_are_taken_over(bench: Bench) -> None:
         home.mkdir()
         for name in ("lock", "database"):
             (home / name).touch()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-    try:
-        worker = bench.start()
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    bench.program = ("sh", "-c", 'ulimit -Sn 256 && exec "$0" "$@"', *bench.program)
+    worker = bench.start()
     worker.listening()
     limits = Path(f"/proc/{worker.process.pid}/limits")
     if limits.exists():

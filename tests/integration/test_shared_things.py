@@ -29,6 +29,7 @@ CLAIM = {
     "only_types": None,
     "skip_types": None,
     "characters": 100,
+    "host": "h",
 }
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import codecs
+import contextlib
 import os
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +10,7 @@ from typing import ClassVar
 import psycopg
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
+from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widgets import Footer, Log, Static
 
@@ -64,6 +66,10 @@ class LogScreen(Screen[None]):
         self.query_one(Log).scroll_home(animate=False)
 
     async def _follow(self) -> None:
+        with contextlib.suppress(NoMatches):  # the screen was left meanwhile, and has lost its widgets
+            await self._show_until_over()
+
+    async def _show_until_over(self) -> None:
         found = False
         while True:
             try:

@@ -71,12 +71,14 @@ $$;
 revoke all on function public.turbo_hold(text, timestamptz, jsonb, text) from public;
 
 -- Whoever may write claims may write any question. What statements compute with is refused unless they can, also in what a hold
--- keeps: one row must not make the lists of all tasks fail. Fires where `question` is in the SET list: in no claim, and no finish.
+-- keeps: one row must not make the lists of all tasks fail. Fires where `question` is in the SET list: for a question and for each
+-- row that a poll promotes, but in no claim and no finish.
 create or replace function public.turbo_bound_question() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   one jsonb;
 begin
+  if new.question is not distinct from old.question then return new; end if;       -- a promotion
   new.question := nullif(new.question, 'null');
   one := new.question;
   for level in 1 .. 10 loop
@@ -607,7 +609,7 @@ begin
   new.run_after     := clock_timestamp();
   new.fencing_token := consumed;
   if kind = 'hold' and new.answer ~* '^[[:space:]]*no\M' then
-    new.status := 'cancelled'; new.completed_at := clock_timestamp(); 
+    new.status := 'cancelled'; new.completed_at := clock_timestamp();
     new.error_message := concat_ws(': ', 'not released', nullif(regexp_replace(new.answer, '^[[:space:]]*no[[:space:],.:;-]*', '', 'i'), ''));
   elsif kind = 'hold' then
     new.run_after := greatest(clock_timestamp(), (new.question ->> 'run_after')::timestamptz);

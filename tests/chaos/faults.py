@@ -225,10 +225,7 @@ def refused_rows(fleet: Fleet, seconds: float) -> Bites:
 def refused_rescue(fleet: Fleet, seconds: float) -> Bites:
     """Whatever writes into one row of a worker is refused; then the worker is killed, and starts again on its host."""
     victim = fleet.workers[0]
-    query = "select task_id from agent_tasks where status = 'running' and assigned_worker_id = %s limit 1"
-    until(lambda: fleet.bench.sql(query, victim.worker_id), 20, "it runs something")
-    ((task_id,),) = fleet.bench.sql(query, victim.worker_id)
-    fleet.bench.sql(f"alter table agent_tasks add constraint refuses check (task_id <> '{task_id}') not valid")
+    task_id = until(lambda: refused_while_it_runs(fleet, victim.worker_id), 20, "a row that it runs is refused")
     bites: list[str] = []
     victim.kill()
     said = f"task={task_id}"
@@ -238,6 +235,17 @@ def refused_rescue(fleet: Fleet, seconds: float) -> Bites:
     fleet.bench.sql("alter table agent_tasks drop constraint refuses")
     if state == "running":
         bites.append(f"{task_id} stayed with its dead worker")
+
+
+def refused_while_it_runs(fleet: Fleet, worker_id: str) -> str | None:
+    """A task of this worker whose row takes nothing from now on; None if each one that was found had ended by then."""
+    query = "select task_id from agent_tasks where status = 'running' and assigned_worker_id = %s"
+    for (task_id,) in fleet.bench.sql(query + " limit 1", worker_id):
+        fleet.bench.sql(f"alter table agent_tasks add constraint refuses check (task_id <> '{task_id}') not valid")
+        if (task_id,) in fleet.bench.sql(query, worker_id):
+            return str(task_id)
+        fleet.bench.sql("alter table agent_tasks drop constraint refuses")
+    return None
 
 
 def refused_in_log(fleet: Fleet, task: str) -> bool:

@@ -122,6 +122,13 @@ class Asked:
     within_seconds: float | None = None
     remind_seconds: float | None = None
 
+    def document(self) -> dict[str, object]:
+        """The question as the database keeps it, with when to remind of it."""
+        document = self.question.document()
+        if self.remind_seconds is not None:
+            document["remind_seconds"] = self.remind_seconds
+        return document
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:

@@ -10,7 +10,6 @@ another slot.
 """
 
 import asyncio
-import dataclasses
 import logging
 import random
 import time
@@ -21,18 +20,17 @@ from typing import Protocol
 
 from turbo import db
 from turbo.db.result_store import ResultStore
-from turbo.domain.asking import too_large
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
-from turbo.domain.question import Asked
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
+from turbo.executors.asking import DENIED, askable
 from turbo.executors.protocol import Executor
-from turbo.host.sanitize import sanitize, sanitize_result
+from turbo.host.sanitize import sanitize_result
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, Jobs
@@ -185,7 +183,7 @@ class Runner:
         if durable:
             log.info("started", extra=_fields(task))
         try:
-            outcome = _askable(await self._until_gone(run, executor))
+            outcome = askable(await self._until_gone(run, executor))
             for reviewer in self._reviewers:
                 outcome = await reviewer.review(run, outcome)
         except Snooze as snooze:
@@ -334,7 +332,7 @@ class Runner:
         self._metrics.duration.labels(*labels).observe(seconds)
         if outcome.usage and run.account:
             self._metrics.record_usage(run.account, outcome.usage)
-        if (denied := outcome.extra.get("questions_denied")) and isinstance(denied, int):
+        if (denied := outcome.extra.get(DENIED)) and isinstance(denied, int):
             self._metrics.questions_denied.labels(run.executor).inc(denied)
 
     def _result(self, run: Running, outcome: Outcome, seconds: float) -> RunResult:
@@ -364,7 +362,7 @@ class Runner:
             queue=task.queue,
             executor=run.executor,
             detail=detail,
-            question=None if asked is None else _document(asked),
+            question=None if asked is None else asked.document(),
             answer_within=None if asked is None else asked.within_seconds,
         )
         # Output from outside may hold characters that the database cannot store. An empty result needs no check.
@@ -392,39 +390,6 @@ class Runner:
 def _session(run: Running, outcome: Outcome) -> str | None:
     """The session that a retry may resume; '' when it must not resume any (the executor's last word counts)."""
     return run.session_id if outcome.session_id is None else outcome.session_id
-
-
-def _askable(outcome: Outcome) -> Outcome:
-    """The outcome; a failure in place of a question that the database cannot keep as it is: nothing of it may be cut."""
-    if outcome.kind is not OutcomeKind.ASKED:
-        return outcome
-    if outcome.asked is None:
-        problem: str | None = "its executor named no question"
-    else:
-        try:
-            document = _document(outcome.asked)
-            problem = too_large(document)
-            notes: set[str] = set()
-            if problem is None and sanitize(document, notes) and notes:
-                problem = f"the database cannot store the question as it is: {', '.join(sorted(notes))}"
-        except (TypeError, ValueError, RecursionError) as error:
-            problem = f"the question is not JSON: {error}"
-    if problem is None:
-        return outcome
-    return dataclasses.replace(
-        outcome,
-        kind=OutcomeKind.FAILED,
-        error=f"the run asks a person, but {problem}",
-        failure_kind=FailureKind.ERROR,
-        asked=None,
-    )
-
-
-def _document(asked: Asked) -> dict[str, object]:
-    document = asked.question.document()
-    if asked.remind_seconds is not None:
-        document["remind_seconds"] = asked.remind_seconds
-    return document
 
 
 def _log_end(task: Task, outcome: Outcome, seconds: float, level: int) -> None:

@@ -23,6 +23,7 @@ from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.question import Answered, AskPolicy, QuestionKind
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK
+from turbo.executors.asking import DENIED
 from turbo.executors.claude import verdict
 from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
@@ -261,7 +262,7 @@ class ClaudeExecutor:
             "model": transcript.model,
             "num_turns": result.num_turns if result and transcript.answers else None,  # else it counts the past
             "permission_denials": result.permission_denials if result else None,
-            "questions_denied": ended.questions_denied or None,
+            DENIED: ended.questions_denied or None,
         }
         if ended.asked is not None and situation.kind is OutcomeKind.ASKED:
             outcome = replace(outcome, asked=(self._ask or _ASKS_NOTHING).asked(ended.asked))

@@ -1,12 +1,16 @@
-"""What only the integration tests need: an empty database, the DSN of a server, and `turbo` as a person calls it."""
+"""What only the integration tests need: an empty database, the DSN of a server, a person's session, the statements of a worker, and
+`turbo` as a person calls it."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from tests.support import database
 from tests.support.shell import Shell
+from tests.support.steps import registered
+from tests.support.stores import Stores
 from turbo import embedded
 
 
@@ -26,3 +30,17 @@ def own_server_dsn(own_server: embedded.Server) -> str:
 def shell(dsn: str, tmp_path: Path) -> Shell:
     """`turbo`, as a person calls it, on this test's database."""
     return Shell(dsn, tmp_path)
+
+
+@pytest.fixture
+def db(dsn: str) -> Iterator[psycopg.Connection]:
+    """A person's session."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+async def stores(dsn: str) -> AsyncIterator[Stores]:
+    """The statements of a worker that is up."""
+    async with registered(dsn) as stores:
+        yield stores

@@ -4,21 +4,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from tests.support.steps import registered
 from tests.support.waiting import until
 from tests.support.waiting_rows import APPROVAL, ONE, answer, in_another_session, row, trail, waiting
-
-
-@pytest.fixture
-def db(dsn):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def stores(dsn):
-    async with registered(dsn) as stores:
-        yield stores
 
 
 def pass_deadline(db) -> None:

@@ -8,7 +8,7 @@ import pytest
 from psycopg import errors
 
 from tests.support.logins import login
-from tests.support.steps import claim_one, ended, registered
+from tests.support.steps import claim_one, ended
 from tests.support.waiting_rows import (
     APPROVAL,
     HOST,
@@ -28,18 +28,6 @@ from turbo.domain.visible import visible
 from turbo.migrate import grant_roles
 
 FOREVER = 9000
-
-
-@pytest.fixture
-def db(dsn):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def stores(dsn):
-    async with registered(dsn) as stores:
-        yield stores
 
 
 async def test_answer_makes_the_row_pending_and_is_told(db, stores):

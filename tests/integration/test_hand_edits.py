@@ -5,22 +5,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.steps import ME, claim_one, ended, registered
+from tests.support.steps import ME, claim_one, ended
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.states import RescueReason, WorkerState
-
-
-@pytest.fixture
-def db(dsn):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def stores(dsn):
-    async with registered(dsn) as stores:
-        yield stores
 
 
 def insert(db, task_id="t", **columns):

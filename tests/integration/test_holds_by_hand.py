@@ -25,18 +25,6 @@ FOREVER = datetime.datetime(9000, 1, 1, tzinfo=datetime.UTC)
 LATER = datetime.datetime(2999, 1, 1, 12, tzinfo=datetime.UTC)
 
 
-@pytest.fixture
-def db(dsn):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def stores(dsn):
-    async with registered(dsn) as stores:
-        yield stores
-
-
 def update(db, change: str) -> None:
     db.execute(f"update agent_tasks set {change}")
 

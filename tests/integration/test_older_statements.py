@@ -7,25 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psycopg
-import pytest
-
-from tests.support.steps import registered
 from tests.support.waiting_rows import ONE, answer, insert, row, waiting
 
 OLDER = Path(__file__).parents[1] / "support" / "schema_11"
-
-
-@pytest.fixture
-def db(dsn):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def stores(dsn):
-    async with registered(dsn) as stores:
-        yield stores
 
 
 def older(db, name: str, **parameters: object) -> list[tuple[Any, ...]]:

@@ -11,21 +11,9 @@ from sqlalchemy.exc import OperationalError as AlchemyError
 from sqlalchemy.orm import Session
 
 from tests.support.orm import COLUMNS, AlchemyTask, alchemy_on, django_on, hibernate_save
-from tests.support.steps import claim_one, ended, registered
+from tests.support.steps import claim_one, ended
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.states import RescueReason
-
-
-@pytest.fixture
-def db(dsn):
-    with psycopg.connect(dsn, autocommit=True) as connection:
-        yield connection
-
-
-@pytest.fixture
-async def stores(dsn):
-    async with registered(dsn) as stores:
-        yield stores
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import psycopg
 
 from tests.chaos.fleet import LEASE_SECONDS, Fleet
+from tests.support.processes import freeze, thaw
 from tests.support.size import sized
 from tests.support.waiting import until
 
@@ -96,11 +96,7 @@ def repeated_kills(fleet: Fleet, seconds: float) -> Bites:
 
 @fault("server frozen (SIGSTOP)", named=UNREACHABLE)
 def frozen(fleet: Fleet, seconds: float) -> Bites:
-    postmaster = psutil.Process(fleet.server.pid)
-    processes = [postmaster, *postmaster.children(recursive=True)]
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.suspend()
+    processes = freeze(fleet.server.pid)
     bites: list[str] = []
     try:
         yield bites
@@ -109,9 +105,7 @@ def frozen(fleet: Fleet, seconds: float) -> Bites:
             raise AssertionError("the frozen server answered")
         bites.append(f"{len(processes)} processes stopped, a connect timed out")
     finally:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
+        thaw(processes)
 
 
 @fault("connections exhausted, turbo's ended", named=UNREACHABLE)

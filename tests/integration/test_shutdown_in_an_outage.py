@@ -6,12 +6,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import psycopg
 import pytest
 
 from tests.support import workers
 from tests.support.database import migrated_server
+from tests.support.processes import freeze, thaw
 from tests.support.waiting import gone, until
 from turbo.embedded import Server
 from turbo.fleet.instance import STOP_MARGIN_SECONDS
@@ -65,18 +65,13 @@ def bench(server, tmp_path):
 @contextlib.contextmanager
 def frozen(server: Server) -> Iterator[None]:
     """Its sockets stay open, and nothing answers: to the end of the block, which the block shows."""
-    postmaster = psutil.Process(server.pid)
-    processes = [postmaster, *postmaster.children(recursive=True)]
-    for process in processes:
-        process.suspend()
+    processes = freeze(server.pid)
     try:
         yield
         with pytest.raises(psycopg.OperationalError, match="timeout"):
             psycopg.connect(server.dsn, connect_timeout=2)
     finally:
-        for process in reversed(processes):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.resume()
+        thaw(processes)
 
 
 def with_program(bench: workers.Bench, text: str, **worker: object) -> dict[str, Any]:

@@ -8,7 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tests.support.waiting import gone
 
@@ -84,3 +87,22 @@ class Saved:
 
 def journalled(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.json")) if directory.is_dir() else []
+
+
+def freeze(pid: int) -> list[psutil.Process]:
+    """Stop a process with all its descendants, those included that it starts meanwhile. Returns those that are stopped."""
+    top = psutil.Process(pid)
+    top.suspend()  # first: it starts no more
+    stopped = [top]
+    for process in top.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # a session that ended meanwhile
+            process.suspend()
+            stopped.append(process)
+    return stopped
+
+
+def thaw(processes: Iterable[psutil.Process]) -> None:
+    """Let them go on, the last one first."""
+    for process in reversed([*processes]):
+        with suppress(psutil.NoSuchProcess):
+            process.resume()

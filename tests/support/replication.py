@@ -9,7 +9,6 @@ import contextlib
 import os
 import pwd
 import shutil
-import signal
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import psutil
 import psycopg
 
+from tests.support import processes as running
 from tests.support.database import embedded_arguments, migrated_server, place
 from tests.support.waiting import gone, until
 from turbo import embedded
@@ -57,7 +57,7 @@ class Nodes:
         """From now on nothing that the primary commits reaches the standby: its WAL sender is frozen."""
         pid = one(self.primary.dsn, "select pid from pg_stat_replication")
         assert pid, "the standby streams"
-        self._stop([psutil.Process(pid)])
+        self._stopped += running.freeze(pid)
 
     def kill(self) -> None:
         """SIGKILL to the primary with everything it runs, as when its host loses power."""
@@ -70,12 +70,11 @@ class Nodes:
 
     def freeze(self) -> None:
         """SIGSTOP to the primary with everything it runs: its sockets stay open and nothing answers."""
-        self._stop(self._processes())
+        self._stopped += running.freeze(self.primary.pid)
 
     def thaw(self) -> None:
-        while self._stopped:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                self._stopped.pop().send_signal(signal.SIGCONT)
+        running.thaw(self._stopped)
+        self._stopped.clear()
 
     def promote(self) -> None:
         """The standby becomes the primary; it takes writes when this returns."""
@@ -84,11 +83,6 @@ class Nodes:
     def _processes(self) -> list[psutil.Process]:
         postmaster = psutil.Process(self.primary.pid)
         return [postmaster, *postmaster.children(recursive=True)]
-
-    def _stop(self, processes: list[psutil.Process]) -> None:
-        for process in processes:
-            process.send_signal(signal.SIGSTOP)
-        self._stopped += processes
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ empty and kept while it grew, planned on tables nobody analysed, and on analysed
 import json
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -81,6 +82,16 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
     ),
     "tasks/rescue": ({"worker": "w", "infra_cap": 5, "reason": "worker_silent"}, 4 * RUNNING),
 }
+# Past a crowd of refused rows: nearly all pending rows are before the position.
+_NEARLY_ALL = {"moment": f"{datetime.now(UTC) - timedelta(days=1, seconds=20) + ROWS * timedelta(milliseconds=10)}"}
+STATEMENTS["tasks/claim_after"] = (
+    {"queue": "default", **_NEARLY_ALL, "after_id": "pending1", "aside": []},
+    4 * RUNNING,
+)
+STATEMENTS["tasks/poll_after"] = (
+    {"queues": ["default"], "moment": "-infinity", "after_id": None, "aside": []},
+    4 * RUNNING,
+)
 # Around a refused row: one is left out, or nothing but a few is taken.
 for _name in ("tasks/claim", "tasks/poll", "tasks/poll_one", "tasks/rescue"):
     _parameters, _limit = STATEMENTS[_name]
@@ -176,3 +187,7 @@ def test_planned_statements_did_their_work(seen, name, rows):
     """The control: plans of statements that found nothing would prove nothing."""
     updates = [n for n in nodes(seen["analysed"][name]) if n["Node Type"] == "ModifyTable"]
     assert any(n.get("Relation Name") == "agent_tasks" and n["Actual Rows"] == rows for n in updates)
+
+
+def test_look_past_a_crowd_found_rows(seen):
+    assert [seen[planned]["tasks/claim_after"]["Actual Rows"] for planned in PLANNED] == [100, 100, 100]

@@ -38,6 +38,11 @@ TRIGGER = (
     " create trigger owner_rule before update on agent_tasks for each row execute function owner_rule()"
 )
 ALLOWED = "status in ('pending', 'scheduled', 'failed')"
+CROWD = (
+    "insert into agent_tasks (task_id, task_description, status, task_priority, run_after)"
+    " select 'bad' || coalesce(%(priority)s::int, 0) || '-' || n, 'x', %(status)s, %(priority)s::int, now() - interval '1 s'"
+    " from generate_series(1, 60) n"
+)
 REFUSALS = {
     "check": "alter table agent_tasks add constraint owner_check check (task_id not like 'bad%') not valid",
     "check on the change": f"alter table agent_tasks add check (task_id not like 'bad%' or {ALLOWED}) not valid",
@@ -61,10 +66,10 @@ def owner(dsn: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
-def bypassing(owner: psycopg.Connection, statement: str, *parameters: object) -> None:
+def bypassing(owner: psycopg.Connection, statement: str, *parameters: object, **named: object) -> None:
     """As rows get in past the triggers: replication, a restore."""
     owner.execute("set session_replication_role = replica")
-    owner.execute(statement, parameters)  # type: ignore[arg-type]
+    owner.execute(statement, named or parameters)  # type: ignore[arg-type]
     owner.execute("set session_replication_role = origin")
 
 
@@ -188,6 +193,45 @@ async def test_many_refused_rows_hold_up_nothing_for_long(dsn: str, owner: psyco
         await until_async(lambda: owner.execute(poison).fetchone() == (300,), 30, "all are poison", pause=0.1)
 
 
+async def test_crowd_of_refused_rows_stops_no_queue(dsn: str, owner: psycopg.Connection) -> None:
+    """More rows are refused than a worker sets aside, and nothing else of their queue can be claimed."""
+    owner.execute(CROWD, {"status": "pending", "priority": 7})
+    owner.execute(CROWD, {"status": "pending", "priority": None})
+    owner.execute(INSERT, ["behind"])
+    owner.execute(REFUSALS["check"].encode())
+    timings = RefusalTimings(first=0.05, longest=0.2, patience=1, most_aside=25)
+    async with Rig(dsn, slots_size=4, timings=timings) as rig:
+        assert (await rig.claimed(20))[0].task_id == "behind", "older rows are gone over"
+        assert rig.problems.count()[ProblemKind.REFUSED_ROW] == 26
+        what = rig.problems.current[0].what
+        assert what.startswith(
+            "more than 25 tasks of queue default cannot be claimed: the database refuses their rows: "
+        )
+        assert '"owner_check"' in what
+        owner.execute(INSERT, ["low"])
+        assert (await rig.claimed(5))[0].task_id == "low", "a new row is found at once"
+        owner.execute("alter table agent_tasks drop constraint owner_check")
+        rest = [(await rig.claimed(20))[0].task_id for _ in range(2)]
+        assert all(name.startswith("bad") for name in rest)
+
+
+async def test_crowd_that_the_owner_leaves_fails_as_poison(dsn: str, owner: psycopg.Connection) -> None:
+    owner.execute(CROWD, {"status": "pending", "priority": 7})
+    owner.execute(REFUSALS["check on the change"].encode())
+    timings = RefusalTimings(first=0.05, longest=0.2, patience=0.1, most_aside=10)
+    async with Rig(dsn, slots_size=4, timings=timings) as rig:
+        await until_async(lambda: rig.problems.count()[ProblemKind.REFUSED_ROW] == 11)
+        poison = "select count(*) from agent_tasks where failure_kind = 'poison'"
+        assert owner.execute(poison).fetchone() == (0,), "nothing else was claimed"
+        for number in range(40):  # a row that is claimed is the evidence that the others are at fault
+            owner.execute(INSERT, [f"good{number}"])
+            await rig.finish((await rig.claimed(5))[0])
+            if owner.execute(poison).fetchone() == (60,):
+                break
+        await until_async(lambda: owner.execute(poison).fetchone() == (60,), 30)
+        await until_async(lambda: not rig.problems.current, 30)
+
+
 async def test_policy_of_the_owner_fails_no_task(dsn: str, owner: psycopg.Connection) -> None:
     """Row level security lets this worker read a row, and not write it: another worker may."""
     owner.execute("create role limited login; grant all on all tables in schema public to limited")
@@ -257,6 +301,17 @@ async def test_refused_promotion_fails_as_poison(dsn: str, owner: psycopg.Connec
         assert (await rig.claimed())[0].task_id == "good"
         await becomes(owner, "bad", "failed")
         await until_async(lambda: not rig.problems.current)
+
+
+async def test_crowd_of_refused_promotions_stops_no_other(dsn: str, owner: psycopg.Connection) -> None:
+    bypassing(owner, CROWD, status="scheduled", priority=None)
+    owner.execute(REFUSALS["check"].encode())
+    timings = RefusalTimings(first=0.05, patience=60, most_aside=10)
+    async with Rig(dsn, slots_size=4, timings=timings) as rig:
+        await until_async(lambda: rig.problems.count()[ProblemKind.REFUSED_ROW] == 11)
+        assert rig.problems.current[0].what.startswith("more than 10 tasks cannot become pending: ")
+        bypassing(owner, SCHEDULED, "later", -0.5)
+        assert (await rig.claimed(10))[0].task_id == "later"
 
 
 async def test_poll_looks_although_no_row_can_be_promoted(dsn: str, owner: psycopg.Connection) -> None:

@@ -16,7 +16,7 @@ from turbo.db.connect import Connection
 from turbo.db.errors import is_about_one_row, is_key_race
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
-from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
+from turbo.db.row_by_row import Position, Ref, RefusedRows, Work, fail_as_poison, rows_after
 from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
 from turbo.domain.limits import (
@@ -181,9 +181,12 @@ class ClaimStore(Store):
         async def which(aside: Sequence[str]) -> list[Ref]:
             return await self._which("tasks/claim", {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
 
+        async def after(position: Position, aside: Sequence[str]) -> tuple[Position, list[tuple[Ref, Position]]]:
+            return await self._use(lambda own: rows_after(own, "tasks/claim_after", {"queue": queue}, position, aside))
+
         refused = self._unclaimable.get(queue)
         if refused is None:
-            refused = self._unclaimable[queue] = RefusedRows(RowStatement.CLAIM, self._refusals)
+            refused = self._unclaimable[queue] = RefusedRows(RowStatement.CLAIM, self._refusals, queue)
         _, failed = await refused.run(
             Work(
                 send,
@@ -191,6 +194,7 @@ class ClaimStore(Store):
                 wrote=int,
                 fail=functools.partial(self._fail, RowStatement.CLAIM, TaskState.PENDING),
                 full=lambda: len(tasks) >= limit,
+                after=after,
             )
         )
         tasks.sort(key=_claim_order)
@@ -255,8 +259,12 @@ class ClaimStore(Store):
                     return True
             return False
 
+        async def after(position: Position, aside: Sequence[str]) -> tuple[Position, list[tuple[Ref, Position]]]:
+            return await rows_after(connection, "tasks/poll_after", {"queues": parameters["queues"]}, position, aside)
+
         refused = self._unpromoted
-        answers, failed = await refused.run(Work(send, which, wrote=lambda answer: answer.due, fail=fail, reads=True))
+        work = Work(send, which, wrote=lambda answer: answer.due, fail=fail, reads=True, after=after)
+        answers, failed = await refused.run(work)
         if failed is not None:
             raise failed
         due = sum(answer.due for answer in answers)

@@ -40,11 +40,13 @@ REMEDY = "correct the row, or change the constraint, index or trigger that refus
 @dataclass(frozen=True, slots=True)
 class RefusalTimings:
     """Seconds. A refused row is tried again after `first`, then after twice as long, up to `longest`. It is failed once it
-    has been refused for `patience`: the owner may be in the middle of a deployment."""
+    has been refused for `patience`: the owner may be in the middle of a deployment. `most_aside`: how many rows of one statement
+    are tried again one by one."""
 
     first: float = 1.0
     longest: float = 300.0
     patience: float = 15.0
+    most_aside: int = 1000
 
 
 class Refusals:
@@ -109,11 +111,28 @@ class Refusals:
             "give the column of this sequence the type bigint, and the sequence, too; turbo doctor shows the statements",
         )
 
+    def crowded(
+        self, statement: RowStatement, queue: str | None, most: int, error: psycopg.Error, goes_on: bool
+    ) -> None:
+        """More than `most` rows of a queue, or of all, are refused. `goes_on`: the statement gets past them."""
+        of_queue = "" if queue is None else f" of queue {shown(queue)}"
+        what = f"more than {most:,} tasks{of_queue} cannot {_DOING[statement]}: the database refuses their rows: {why_refused(error)}"
+        do = "; the others go on, those that came before later" if goes_on else "; the others wait until then"
+        self._problems.report(ProblemKind.REFUSED_ROW, _crowd(statement, queue), what, REMEDY + do, first=True)
+
+    def dispersed(self, statement: RowStatement, queue: str | None) -> None:
+        """There are fewer again."""
+        self._problems.clear(ProblemKind.REFUSED_ROW, _crowd(statement, queue))
+
     def took(self) -> None:
         """A statement wrote rows."""
         if self._exhausted:
             self._exhausted = False
             self._problems.clear(ProblemKind.REFUSED_ROW, "")
+
+
+def _crowd(statement: RowStatement, queue: str | None) -> str:
+    return f"\0{statement}\0{queue}"  # no task's id has a NUL
 
 
 def shown(task_id: str) -> str:

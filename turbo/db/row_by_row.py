@@ -12,12 +12,16 @@ it is about. Promises:
 - The usual statement is sent as it is. Its variants (turbo.sql) are sent only while a row is refused.
 - A row is set aside only if it was refused alone. It is failed only if the same statement took another row since: what
   refuses every row is wrong with the table, or with this worker's privileges, and fails no task.
-- One call sends at most STATEMENTS statements more, in about SECONDS seconds. What is left is for the next call.
+- One call sends at most STATEMENTS statements more, in about SECONDS seconds; twice as many past a crowd. What is left is for
+  the next call.
 - What is set aside is remembered by this worker only. A row it loses sight of is refused again, and set aside again.
+- Any number of refused rows stops neither claims nor promotions. Of more than RefusalTimings.most_aside none is remembered:
+  two positions go over the rows by age, past those that are refused. One is ahead of all rows that were there when it became
+  too many, so it finds a new row within a second. The other goes over the old ones again and again.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -35,8 +39,14 @@ SECONDS = 0.3
 SOON_SECONDS = 0.05
 """Until the next call, if this one did not get through all rows: other queues and other statements have their turn."""
 
-MOST_ASIDE = 1000
-"""Rows of one statement that are set aside. With more, the statement waits until one of them is taken or gone."""
+NEW_SECONDS = 1.0
+"""Until the next look at what has come, where more rows are refused than are set aside."""
+
+SUSPICIOUS_SECONDS = 0.25
+"""Between two calls over the old rows, as long as every row is refused."""
+
+PASS_SECONDS = 30.0
+"""Between two passes over the old rows: some of them could not be claimed at the time, for instance for their key."""
 
 SUSPICIOUS = 20
 """After so many refusals in a row it may be every row that is refused: then one row is tried again, not all of them."""
@@ -49,12 +59,30 @@ Ref = tuple[str, int | None]
 
 
 @dataclass(frozen=True, slots=True)
+class Position:
+    """A place among the rows of a statement by their age: a moment as PostgreSQL writes it, and an id of that moment."""
+
+    moment: str
+    task_id: str | None = None
+
+
+NOW = Position("now")
+BEGINNING = Position("-infinity")
+
+
+After = Callable[[Position, Sequence[str]], Awaitable[tuple[Position, Sequence[tuple[Ref, Position]]]]]
+"""The rows after a position, at most a hundred, without some ids: each with its own position, and the given position, with
+the moment for NOW."""
+
+
+@dataclass(frozen=True, slots=True)
 class Work(Generic[Answer]):
     """A statement over many rows, as turbo.sql has its variants.
 
     `send` sends one with the ids that it leaves out or takes. `which`: what it would take now, in its order, without some
     ids. `wrote`: how many rows an answer is about. `fail` fails one task as poison (`audit`: with an audit row), False if
-    it has changed meanwhile. `full`: no more rows are wanted. `reads`: an answer is needed even if it takes no row.
+    it has changed meanwhile. `full`: no more rows are wanted. `reads`: an answer is needed even if it takes no row. `after`: its
+    rows by age. Without that, and with too many rows set aside, the statement waits until one of them is taken or gone.
     """
 
     send: Callable[[Variant | None, Sequence[str]], Awaitable[Answer]]
@@ -63,6 +91,7 @@ class Work(Generic[Answer]):
     fail: Callable[[Ref, str, bool], Awaitable[bool]]
     full: Callable[[], bool] = lambda: False
     reads: bool = False
+    after: After | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -75,11 +104,21 @@ class _Row:
     pause: float
 
 
+@dataclass(slots=True, eq=False)
+class _Crowd:
+    """More refused rows than are set aside. Every row is after `new`, or is met by `old` on its next pass."""
+
+    new: Position = NOW
+    old: Position = BEGINNING
+    passed: bool = False  # the old rows were gone over once
+    pass_at: float = 0.0  # when they may be gone over again, in monotonic seconds
+
+
 class _Budget:
     """Statements and seconds that one call may use."""
 
-    def __init__(self) -> None:
-        self._left = STATEMENTS
+    def __init__(self, statements: int = STATEMENTS) -> None:
+        self._left = statements
         self._until = time.monotonic() + SECONDS
 
     def take(self) -> bool:
@@ -91,8 +130,10 @@ class _Budget:
 class RefusedRows:
     """What one statement was refused, and the way around it. One user at a time; another one takes no rows meanwhile."""
 
-    def __init__(self, statement: RowStatement, refusals: Refusals) -> None:
+    def __init__(self, statement: RowStatement, refusals: Refusals, queue: str | None = None) -> None:
+        """`queue`: the only one whose rows the statement writes."""
         self._statement = statement
+        self._queue = queue
         self._refusals = refusals
         self._timings = refusals.timings
         self._rows: dict[str, _Row] = {}
@@ -101,12 +142,23 @@ class RefusedRows:
         self._probe_at = 0.0  # with SUSPICIOUS refusals in a row: when one row is tried again
         self._probe_pause = 0.0
         self._again_at: float | None = None
+        self._crowd: _Crowd | None = None
+        self._freed_at = float("-inf")  # when a row was last set aside no more
+        self._last_refusal: psycopg.Error | None = None
         self._busy = False
 
     @property
     def any(self) -> bool:
         """Whether the usual statement is not enough for now."""
-        return bool(self._rows) or self._again_at is not None
+        return self._refuses or self._again_at is not None
+
+    @property
+    def _refuses(self) -> bool:
+        return bool(self._rows) or self._crowd is not None
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._rows) < self._timings.most_aside
 
     @property
     def again_in(self) -> float | None:
@@ -122,7 +174,7 @@ class RefusedRows:
         An error that is not about a row is raised if there is no answer yet, and returned with the answers otherwise: what
         they took is taken. No answer at all: every row was refused."""
         self._again_at = None
-        if not self._rows:
+        if not self._refuses:
             try:
                 answer = await work.send(None, ())
             except psycopg.Error as error:
@@ -158,11 +210,15 @@ class RefusedRows:
 
     async def _around(self, work: Work[Answer], answers: list[Answer]) -> bool:
         """Take what can be taken. False: not all of it was reached."""
+        if self._crowd is not None and work.after is not None:
+            return await self._past_a_crowd(work, work.after, self._crowd, answers)
         budget = _Budget()
         await self._retry(work, answers, budget)
         while not work.full():
-            if len(self._rows) >= MOST_ASIDE:
+            if not self._has_room:
+                self._crowded(work)
                 return False
+            self._dispersed()
             if not budget.take():
                 self._again_at = time.monotonic() + SOON_SECONDS
                 return False
@@ -182,11 +238,64 @@ class RefusedRows:
                 return True
         return True
 
-    async def _walk(self, work: Work[Answer], refs: Sequence[Ref], answers: list[Answer], budget: _Budget) -> None:
+    def _crowded(self, work: Work[Answer]) -> None:
+        """There are more refused rows than are set aside."""
+        if self._last_refusal is not None:
+            most, goes_on = self._timings.most_aside, work.after is not None
+            self._refusals.crowded(self._statement, self._queue, most, self._last_refusal, goes_on)
+        if self._crowd is None:
+            self._crowd = _Crowd()
+            self._again_at = time.monotonic() + SOON_SECONDS
+
+    def _dispersed(self) -> None:
+        if self._crowd is not None:
+            self._crowd = None
+            self._refusals.dispersed(self._statement, self._queue)
+
+    async def _past_a_crowd(self, work: Work[Answer], after: After, crowd: _Crowd, answers: list[Answer]) -> bool:
+        """Take what has come since the crowd was noticed, try the rows set aside, and go on over the old ones. The new ones come
+        first, so that no number of rows set aside delays them."""
+        crowd.new, all_new = await self._walk_after(work, after, crowd.new, answers, _Budget())
+        budget = _Budget()
+        await self._retry(work, answers, budget)
+        pause = SUSPICIOUS_SECONDS if self._suspicious else SOON_SECONDS
+        if self._rests(crowd):
+            pause = NEW_SECONDS if all_new else SOON_SECONDS
+        else:
+            crowd.old, all_old = await self._walk_after(work, after, crowd.old, answers, budget)
+            if all_old and self._has_room:
+                self._dispersed()
+            elif all_old:
+                crowd.old, crowd.passed, crowd.pass_at = BEGINNING, True, time.monotonic() + PASS_SECONDS
+        self._again_at = time.monotonic() + pause
+        return bool(answers)
+
+    def _rests(self, crowd: _Crowd) -> bool:
+        """Whether the old rows are left alone for now. They have all been tried once; the rest is to find those that could not be
+        claimed then, and to set more of them aside as others are failed."""
+        if self._has_room or not crowd.passed:
+            return False
+        now = time.monotonic()
+        return now < crowd.pass_at or now < self._freed_at + PASS_SECONDS
+
+    async def _walk_after(
+        self, work: Work[Answer], after: After, position: Position, answers: list[Answer], budget: _Budget
+    ) -> tuple[Position, bool]:
+        """Take what comes after a position. How far that went, and whether it was everything."""
+        while budget.take() and not (work.full() and position is not NOW):
+            position, found = await after(position, list(self._rows))
+            if not found:
+                return position, True
+            done = await self._walk(work, [ref for ref, _ in found], answers, budget)
+            if done:
+                position = found[done - 1][1]
+        return position, False
+
+    async def _walk(self, work: Work[Answer], refs: Sequence[Ref], answers: list[Answer], budget: _Budget) -> int:
         """Take `refs` in portions: half as many after a refusal, twice as many after none. A row refused alone is set
-        aside."""
+        aside. Returns how many were tried: the rows of a portion that filled the last slot may be claimable still."""
         place, size = 0, len(refs)
-        while place < len(refs) and not work.full() and len(self._rows) < MOST_ASIDE and budget.take():
+        while place < len(refs) and not work.full() and (self._has_room or self._crowd is not None) and budget.take():
             portion = refs[place : place + size]
             try:
                 answer = await work.send("only", [task_id for task_id, _ in portion])
@@ -200,8 +309,11 @@ class RefusedRows:
             else:
                 answers.append(answer)
                 self._took(work.wrote(answer))
+                if work.full():
+                    break
                 place += len(portion)
                 size *= 2
+        return place
 
     async def _retry(self, work: Work[Answer], answers: list[Answer], budget: _Budget) -> None:
         """Try rows alone whose pause is over."""
@@ -247,11 +359,14 @@ class RefusedRows:
             self._probe_at = time.monotonic() + self._probe_pause
 
     def _set_aside(self, ref: Ref, error: psycopg.Error) -> None:
+        """In a crowd without room the row is passed over."""
         now = time.monotonic()
-        self._rows[ref[0]] = _Row(ref, now, now + self._timings.first, self._timings.first)
+        self._last_refusal = error
         self._refusal()
         self._refusals.refused(self._statement, ref[0], error)
-        self._refusals.report(self._statement, ref[0], error)
+        if self._has_room:
+            self._rows[ref[0]] = _Row(ref, now, now + self._timings.first, self._timings.first)
+            self._refusals.report(self._statement, ref[0], error)
 
     async def _refused_again(self, row: _Row, error: psycopg.Error, work: Work[Answer]) -> None:
         now = time.monotonic()
@@ -287,6 +402,7 @@ class RefusedRows:
 
     def _forget(self, row: _Row) -> None:
         self._rows.pop(row.ref[0], None)
+        self._freed_at = time.monotonic()
         self._refusals.forget(row.ref[0])
 
     def _exhausted(self, error: psycopg.Error) -> None:
@@ -306,3 +422,15 @@ async def fail_as_poison(
     """Fail a task that still has `status` and its token. False: it has not, or a person is editing it."""
     parameters = {"worker": worker_id, "statement": statement, "status": status, "error": error, "audit": audit}
     return bool(await rows(connection, "tasks/set_aside", {**parameters, "task_id": ref[0], "token": ref[1]}))
+
+
+async def rows_after(
+    connection: Connection, name: str, parameters: Mapping[str, object], position: Position, aside: Sequence[str]
+) -> tuple[Position, list[tuple[Ref, Position]]]:
+    """An `After`, by a statement such as tasks/claim_after."""
+    more = {"moment": position.moment, "after_id": position.task_id, "aside": list(aside)}
+    found = await rows(connection, name, {**parameters, **more})
+    since = Position(found[0][0], position.task_id)
+    return since, [
+        ((task_id, token), Position(moment, task_id)) for _, task_id, token, moment in found if task_id is not None
+    ]

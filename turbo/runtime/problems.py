@@ -26,12 +26,12 @@ class Problems:
         self._known: dict[tuple[ProblemKind, str], Problem] = {}
         self._changing = threading.Lock()
 
-    def report(self, kind: ProblemKind, key: str, what: str, do: str = "") -> None:
+    def report(self, kind: ProblemKind, key: str, what: str, do: str = "", *, first: bool = False) -> None:
         """`key` distinguishes problems of one kind; a second report with it replaces the first. `what`: the observation;
-        `do`: the remedy. Both are for people, and hold no secret."""
-        problem = Problem(kind, what[:LONGEST_TEXT], do[:LONGEST_TEXT])
+        `do`: the remedy. Both are for people, and hold no secret. `first`: before all others of its kind."""
+        problem = {(kind, key): Problem(kind, what[:LONGEST_TEXT], do[:LONGEST_TEXT])}
         with self._changing:
-            self._known = {**self._known, (kind, key): problem}
+            self._known = problem | self._known | problem if first else self._known | problem
 
     def clear(self, kind: ProblemKind, key: str) -> None:
         """It is over; does nothing if it was not reported."""
@@ -41,7 +41,7 @@ class Problems:
 
     @property
     def current(self) -> tuple[Problem, ...]:
-        """At most MOST_PROBLEMS, the oldest of each kind first; what is left out is counted in one more."""
+        """At most MOST_PROBLEMS, of each kind the oldest first; what is left out is counted in one more."""
         known = sorted(self._known.values(), key=lambda problem: list(ProblemKind).index(problem.kind))
         if len(known) <= MOST_PROBLEMS:
             return tuple(known)

@@ -1,0 +1,25 @@
+-- Due rows of some queues that came after a position, oldest first, a hundred at most: as tasks/claim_after.sql, for tasks/poll.
+-- Costs a look into an index for each queue, and the rows of the position's own moment.
+with position as materialized (
+  select %(moment)s::text::timestamptz as moment, %(after_id)s::text::public.turbo_task_id as task_id
+)
+select p.moment::text as since, found.task_id::text, found.fencing_token, found.run_after::text
+  from position p
+  left join lateral (
+    select t.*
+      from unnest(%(queues)s::text[]) q(queue)
+     cross join lateral (
+       (select t.task_id, t.fencing_token, t.run_after from public.agent_tasks t
+         where t.status = 'scheduled' and t.queue = q.queue and t.run_after >= p.moment and t.run_after <= statement_timestamp()
+           and (t.run_after > p.moment or p.task_id is null or t.task_id > p.task_id)
+           and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+         order by t.run_after, t.task_id limit 100)
+       union all
+       (select t.task_id, t.fencing_token, t.run_after from public.agent_tasks t
+         where t.status = 'waiting' and t.queue = q.queue and t.run_after >= p.moment and t.run_after <= statement_timestamp()
+           and t.question ? 'then'
+           and (t.run_after > p.moment or p.task_id is null or t.task_id > p.task_id)
+           and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+         order by t.run_after, t.task_id limit 100)) t
+     order by t.run_after, t.task_id limit 100) found on true
+ order by found.run_after, found.task_id

@@ -272,16 +272,16 @@ GIT = "export GIT_CONFIG_GLOBAL=/dev/null GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b
 RETENTION = """
 import asyncio, sys, time
 from pathlib import Path
-from turbo.executors.directories import remove_foreign
+from turbo.executors import foreign
 from turbo.process.identity import identity_of
 from turbo.process.journal import Journal
 from turbo.workspaces.sweep import WorkspaceRetention
 state = Path(sys.argv[1])
 sweep = WorkspaceRetention(state / "workspaces", state / "locks", Journal(state / "journal"), {})
 print(asyncio.run(sweep.once(time.time() + 30 * 86400)))
-remove_foreign(state / "tasks" / "plain", state / "tasks" / "edit")
+foreign.remove(state / "tasks" / "plain", state / "tasks" / "edit")
 print("plain" in identity_of(sys.argv[2]).run('ls -- "$1"', sys.argv[3]).split())
-remove_foreign(state / "tasks" / "plain", state / "tasks" / "plain")
+foreign.remove(state / "tasks" / "plain", state / "tasks" / "plain")
 """
 
 

@@ -17,8 +17,11 @@ from tests.support.repositories import Workshop, git, repository, told
 from tests.support.requirements import missing
 from turbo.cli import diff as diff_command
 from turbo.cli.run_log import open_log
+from turbo.doctor.former_users import former_users
 from turbo.domain.claim import ClaimRef
 from turbo.domain.result import RunResult
+from turbo.domain.states import Level
+from turbo.executors import foreign
 from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import NotRegular, read_regular
@@ -27,7 +30,7 @@ from turbo.host.spool import Spool
 from turbo.host.state_dir import StateDir, owner_of, read_identity
 from turbo.maintenance.file_retention import FileRetention, files_by_task
 from turbo.process.attempt_log import AttemptLog
-from turbo.process.identity import FOREIGN, Identity, identity_of
+from turbo.process.identity import FOREIGN, Identity, identity_of, place_below_home
 from turbo.process.journal import Entry, Journal
 from turbo.process.reaper import end_leftovers
 from turbo.workspaces.disk_usage import kept_worktrees, size_of
@@ -422,6 +425,47 @@ async def test_directory_of_another_user_goes_with_its_task(tmp_path: Path, remo
     old_task(tmp_path, f"{TRASH_PREFIX}0123abcd-t1", naming("nobody", str(place)))
     await tidier.once()
     assert removed == [place] * 2, "0123abcd-t1 is another task"
+
+
+async def test_directory_of_a_deleted_user_stays_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No worker can become that user. A person learns where it is, and its name goes once the directory does."""
+    directory = old_task(tmp_path, "t1")
+    gone, there = (tmp_path / home / place_below_home(directory) for home in ("gone", "a b"))
+    there.mkdir(parents=True)
+    former = [{"user": "nosuch", "directory": str(there)}, {"user": "x", "directory": str(gone)}]
+    (directory / FOREIGN).write_text(json.dumps({"user": "nosuch", "directory": str(gone), "former": former}))
+    age(directory)
+    tidier = retention(tmp_path)
+    await tidier.once()
+    (going,) = (tmp_path / "state" / "tasks").iterdir()
+    assert [inside.name for inside in going.iterdir()] == [FOREIGN]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"{there}: run_as: this host has no user 'nosuch'" in line
+    finding = former_users(tmp_path / "state")
+    assert finding.level is Level.WARN
+    assert f"{there} (user nosuch)" in finding.what
+    assert str(gone) not in finding.what
+    assert finding.do.endswith(f"as root: rm -rf -- '{there}'")
+    there.rmdir()
+    await tidier.once()
+    assert not going.exists()
+    assert former_users(tmp_path / "state").level is Level.OK
+
+
+async def test_directory_of_a_replaced_user_goes_too(
+    tmp_path: Path, removed: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """run_as was changed between two runs of a task."""
+    monkeypatch.setattr(Identity, "make_directory", lambda *_: None)
+    directory = old_task(tmp_path, "t1")
+    (directory / FOREIGN / "x").mkdir(parents=True)  # by an earlier run, without run_as
+    users = [user for name in ("nobody", "games") if (user := identity_of(name)) is not None]
+    for user in (*users, users[0]):
+        assert foreign.use(user, directory) == user.place(directory)
+    age(directory)
+    await retention(tmp_path).once()
+    assert removed == [user.place(directory) for user in users]
+    assert not list((tmp_path / "state" / "tasks").iterdir())
 
 
 async def test_directory_that_cannot_go_costs_no_other(

@@ -10,6 +10,7 @@ surroundings.py  the environment of this host's worker
 programs.py      env files, the executors' programs and logins, shared directories
 metrics_port.py  the metrics port: free, or used by a worker
 worktrees.py     the worktrees of finished tasks
+former_users.py  what programs of users of an earlier run_as have left
 examination.py   runs all checks, in order
 
 Nothing is changed in the database or on the disk, except for a probe file that is removed again.

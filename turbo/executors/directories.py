@@ -4,13 +4,12 @@ A row may name a directory only inside the roots that the operator has allowed. 
 could choose where commands run. Symbolic links are resolved before the comparison.
 
 A program of another user (`run_as`) cannot enter the state directory. Its task's own directory is in that user's home; the
-one in the state directory only names it (`FOREIGN`), so that retention finds it (turbo.maintenance.file_retention).
+one in the state directory only names it (turbo.executors.foreign), so that retention finds it.
 
 `Directories` is the plain work area (turbo.workspaces.area). turbo.workspaces gives each task a git worktree instead.
 """
 
 import asyncio
-import json
 import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -21,14 +20,9 @@ from pathlib import Path
 from turbo.domain.limits import PATH_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, Probe
 from turbo.domain.run import Run
-from turbo.host import json_file
-from turbo.host.atomic_file import write_atomically
-from turbo.host.regular_file import NotRegular
-from turbo.process.identity import FOREIGN, Identity, identity_of
+from turbo.executors import foreign
+from turbo.process.identity import Identity
 from turbo.workspaces.area import Exclusive, Program, no_lock
-
-FOREIGN_BYTES = 16 * 1024
-"""Two paths of the greatest length, escaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +51,7 @@ class Directories:
         if isinstance(directory, Outcome):
             return directory
         if self.run_as is not None and directory == run.work_dir.absolute():
-            directory = await asyncio.to_thread(_foreign_directory, self.run_as, directory)
+            directory = await asyncio.to_thread(foreign.use, self.run_as, directory)
         async with self.exclusive(directory, run.task):
             return await program(directory)
 
@@ -76,28 +70,6 @@ def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     os.utime(run.work_dir)  # now in use (turbo.maintenance.file_retention)
     return run.work_dir.absolute()
-
-
-def _foreign_directory(user: Identity, directory: Path) -> Path:
-    """The user's own directory in place of this one, which remembers it. Raises OSError."""
-    place = user.place(directory)
-    write_atomically(directory / FOREIGN, json.dumps({"user": user.user, "directory": str(place)}))
-    user.make_directory(place)
-    return place
-
-
-def remove_foreign(directory: Path, known_as: Path) -> None:
-    """Remove the directory that was used in place of the task's own `known_as`, which is `directory` now. Raises OSError.
-
-    A program of the worker's own user may have written the file: it names the place that belongs to `known_as`, or nothing."""
-    try:
-        named = json_file.read(directory / FOREIGN, FOREIGN_BYTES)
-        user = identity_of(json_file.text(named, "user"))
-        place = json_file.text(named, "directory")
-    except (FileNotFoundError, NotADirectoryError, PermissionError, NotRegular, ValueError):
-        return  # none, or not ours; or the user was deleted (IdentityRefused)
-    if user is not None and place == str(user.place(known_as)):
-        user.remove(Path(place))
 
 
 @asynccontextmanager

@@ -14,7 +14,6 @@ import asyncio
 import logging
 import os
 import random
-import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -28,7 +27,7 @@ import psycopg
 from turbo import db
 from turbo.db.worker_registry import WorkerRegistry
 from turbo.domain.claim import ClaimRef
-from turbo.executors.directories import remove_foreign
+from turbo.executors import foreign
 from turbo.host.removal import TRASH_PREFIX, remove_tree
 from turbo.host.state_dir import StateDir, refuse_links, safe_name
 from turbo.process.identity import FOREIGN
@@ -39,9 +38,6 @@ log = logging.getLogger(__name__)
 
 PASS_SECONDS = 3600.0
 YOUNG_SECONDS = 3600.0
-
-_AGAIN = re.compile(r"\A\.[0-9a-f]{8}-")
-"""What `_take` may put between TRASH_PREFIX and a name, which never begins with a dot (turbo.host.state_dir.safe_name)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +157,10 @@ class FileRetention(LoopService):
     def _remove_tree(self, path: Path) -> None:
         """Whatever a program has made of it costs no other directory, and not the worker: it is logged, and tried again."""
         try:
-            known_as = path.with_name(_AGAIN.sub("", path.name.removeprefix(TRASH_PREFIX)))
+            known_as = foreign.name_before(path)
             # In use again, the name has another directory of that user's, which may be the same one.
             if path.parent.name == "tasks" and not os.path.lexists(known_as):
-                remove_foreign(path, known_as)
+                foreign.remove(path, known_as)
             if remains := remove_tree(path):
                 self._warn_once(f"cannot remove all of {path}: {remains}. Each pass tries again")
         except Exception as error:

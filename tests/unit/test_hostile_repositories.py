@@ -321,3 +321,44 @@ async def test_odd_index_cannot_hold_up_or_lead_the_worker(damage: str, shop: Wo
     assert "error" in told(outcome)
     assert patience() < 30
     assert not list(shop.state.workspaces.glob("*/t1/index.copy"))
+
+
+COMMON = "$(git rev-parse --git-common-dir)"
+WAITED_FOR = {
+    ".gitignore": "mkfifo .gitignore",
+    ".gitattributes": "mkfifo .gitattributes",
+    "below": "mkdir -p a/b; mkfifo a/b/.gitignore",
+    "attributes below a tracked directory": "mkdir a; echo x >a/x; git add a; git commit -qm a; echo y >a/x; mkfifo a/.gitattributes",
+    "sparse": "truncate -s 1T .gitignore",
+    "exclude": f"rm -f {COMMON}/info/exclude; mkdir -p {COMMON}/info; mkfifo {COMMON}/info/exclude",
+    "attributes": f"mkdir -p {COMMON}/info; rm -f {COMMON}/info/attributes; mkfifo {COMMON}/info/attributes",
+    "a ref": f"branch={COMMON}/$(git symbolic-ref HEAD); rm $branch; mkfifo $branch",
+    "the user's own list": "mkdir -p $HOME/.config/git; mkfifo $HOME/.config/git/ignore",
+}
+
+
+@pytest.mark.parametrize("what", WAITED_FOR)
+async def test_fifo_that_git_would_read_holds_no_slot(
+    what: str, shop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turbo.workspaces.git.USUAL_SECONDS", 0.2)
+    monkeypatch.setattr("turbo.workspaces.diff.USUAL_SECONDS", 0.2)
+    began = time.monotonic()
+    outcome = await shop.run("t1", f"echo x >>readme; {WAITED_FOR[what]}; echo done")
+    assert outcome.output == "done\n"
+    assert "is a FIFO, a device, or larger than git should read: remove it" in str(told(outcome)["error"])
+    with contextlib.suppress(GitFailed) if what == "a ref" else pytest.raises(GitFailed, match="remove it"):
+        b"".join(diff_of(record_of(shop, "t1")))
+    assert time.monotonic() - began < 8
+
+
+async def test_fifo_named_by_a_configuration_holds_no_slot(shop: Workshop) -> None:
+    """`core.excludesFile` is data, so turbo's git uses it from the next task on."""
+    await shop.run("t1", "echo x >>readme; mkfifo ~/list; git config core.excludesFile '~/list'")
+    began = time.monotonic()
+    outcome = await shop.run("t2", "echo done")
+    assert outcome.kind is OutcomeKind.UNAVAILABLE
+    assert "/list is a FIFO" in str(outcome.error), "a person has to remove it, or the setting"
+    with pytest.raises(GitFailed, match="/list is a FIFO"):
+        b"".join(diff_of(record_of(shop, "t1")))
+    assert time.monotonic() - began < 8

@@ -21,6 +21,7 @@ from turbo.workspaces import files
 from turbo.workspaces.changes import ADD, DIFF, MARK, NEW_FILES, IndexCopy, marks, names, start_objects
 from turbo.workspaces.git import OUTPUT_BYTES, SECONDS, GitFailed, error_text, git_environment, unread_filters
 from turbo.workspaces.isolation import git_dirs, isolate
+from turbo.workspaces.odd_files import REASON, USUAL_SECONDS, OddFile, Places
 from turbo.workspaces.record import Record
 
 CHUNK_BYTES = 256 * 1024
@@ -46,7 +47,8 @@ def _our_diff(record: Record, flags: Sequence[str], config: Path | None) -> Iter
         if not tree.is_dir():
             branch = f"refs/heads/{record.branch}"
             variables = git_environment(environment, repo, dirs.own, isolated, config)
-            yield from _run((*DIFF, *flags, record.start, branch, "--"), variables, repo)
+            places = Places(repo, environment, dirs.own, isolated)
+            yield from _run((*DIFF, *flags, record.start, branch, "--"), variables, places)
             return
         git_dir = dirs.common / "worktrees" / Path(record.git_dir).name
         with IndexCopy(git_dir, Path(directory)) as index:
@@ -54,11 +56,12 @@ def _our_diff(record: Record, flags: Sequence[str], config: Path | None) -> Iter
                 "GIT_INDEX_FILE": str(index),
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
             }
-            new = b"".join(_run(NEW_FILES, variables, tree, seconds=SECONDS, limit=OUTPUT_BYTES))
+            places = Places(tree, environment, git_dir, isolated)
+            new = b"".join(_run(NEW_FILES, variables, places, seconds=SECONDS, limit=OUTPUT_BYTES))
             if text := marks(record, names(os.fsdecode(new))):
-                b"".join(_run(MARK, variables, tree, os.fsencode(text), seconds=SECONDS))
+                b"".join(_run(MARK, variables, places, os.fsencode(text), seconds=SECONDS))
             try:
-                yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree)
+                yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, places)
             except GitFailed as error:
                 raise GitFailed(f"{error}{unread_filters(str(error), isolated, config)}") from None
 
@@ -70,7 +73,7 @@ def _their_diff(user: Identity, record: Record, flags: Sequence[str], config: Pa
     if not files.exists_now(user, tree, directory=True):
         branch = f"refs/heads/{record.branch}"
         words = (*DIFF, *flags, record.start, branch, "--")
-        yield from _run(words, git_environment(environment, repo, config=config), repo, user=user)
+        yield from _run(words, git_environment(environment, repo, config=config), Places(repo, environment, user=user))
         return
     git_dir, scratch = Path(record.git_dir), user.scratch()
     try:
@@ -79,9 +82,10 @@ def _their_diff(user: Identity, record: Record, flags: Sequence[str], config: Pa
                 "GIT_INDEX_FILE": str(index),
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
             }
+            places = Places(tree, environment, git_dir, user=user)
             with suppress(GitFailed):  # a nested repository without a commit is left out
-                b"".join(_run((*ADD, "--intent-to-add", "--", "."), variables, tree, seconds=SECONDS, user=user))
-            yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, tree, user=user)
+                b"".join(_run((*ADD, "--intent-to-add", "--", "."), variables, places, seconds=SECONDS))
+            yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, places)
     finally:
         user.remove(scratch)
 
@@ -102,15 +106,20 @@ def _start(
 def _run(
     arguments: Sequence[str],
     environment: dict[str, str],
-    where: Path,
+    places: Places,
     stdin: bytes = b"",
     *,
     seconds: float = DIFF_SECONDS,
     limit: int | None = None,
-    user: Identity | None = None,
 ) -> Iterator[bytes]:
-    """Its output in chunks. git and what it started are ended after `seconds`, and when the caller takes no more."""
+    """Its output in chunks. git and what it started are ended after `seconds`, when it waits for a file that is none, and when the
+    caller takes no more."""
+    where, user = places.where, places.user
     what = f"git {arguments[0]} in {where}"
+    try:
+        places.refuse_known()
+    except OddFile as error:
+        raise GitFailed(f"{what}: {error}") from None
     with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as given:
         given.write(stdin)
         given.seek(0)
@@ -120,8 +129,11 @@ def _run(
         )  # fmt: skip
         assert process.stdout is not None
         late = Timer(seconds, _end, (process, user))
-        late.daemon = True
-        late.start()
+        odd: list[Path] = []
+        watch = Timer(USUAL_SECONDS, _end_if_odd, (process, places, odd))
+        for timer in (late, watch):
+            timer.daemon = True
+            timer.start()
         got = 0
         try:
             while chunk := process.stdout.read(CHUNK_BYTES):
@@ -133,10 +145,13 @@ def _run(
         finally:
             in_time = late.is_alive()
             late.cancel()
+            watch.cancel()
             if process.poll() is None:
                 _end(process, user)
             process.stdout.close()
             process.wait()
+        if process.returncode != 0 and odd:
+            raise GitFailed(f"{what}: {odd[0]} {REASON}")
         if process.returncode != 0:
             errors.seek(0)
             text = errors.read(8192).decode("utf-8", "replace")
@@ -146,6 +161,12 @@ def _run(
                 else f"it was ended after {seconds:g} s"
             )
             raise GitFailed(f"{what}: {why}")
+
+
+def _end_if_odd(process: "subprocess.Popen[bytes]", places: Places, odd: list[Path]) -> None:
+    if (found := places.anywhere()) is not None and process.poll() is None:
+        odd.append(found)
+        _end(process, places.user)
 
 
 def _end(process: "subprocess.Popen[bytes]", user: Identity | None) -> None:

@@ -10,6 +10,7 @@ The environment is the executor's, without its account's secrets. GIT_* variable
 removed. Messages are in English (LC_ALL=C), so that a full disk can be recognised.
 """
 
+import asyncio
 import errno
 import os
 import shutil
@@ -18,12 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from turbo.domain.run import StopSignal
+from turbo.domain.states import StopCause
 from turbo.observability.log import scrub
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import SpawnFailed
 from turbo.process.running import Ending, ProcessSpec, run_process
 from turbo.workspaces.isolation import Isolated
+from turbo.workspaces.odd_files import REASON, USUAL_SECONDS, OddFile, Places
 
 SECONDS = 60.0
 """For commands that only read; commands that move data have their own limits."""
@@ -77,6 +80,10 @@ _FULL = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.E
 
 class GitFailed(Exception):
     """git failed. The message contains the command, the directory and git's own message."""
+
+
+class InTheWay(GitFailed):
+    """git would wait for a file, or read it without end. The message names it."""
 
 
 class RepositoryAway(GitFailed):
@@ -157,6 +164,12 @@ class Git:
 
         A directory that git could not read is a failure, too: what is in it must not be taken for nothing."""
         seconds = SECONDS if seconds is None else seconds
+        what = f"git {arguments[0]} in {self.where}"
+        places = Places(self.where, self.environment, self.git_dir, self.isolated, self.run_as)
+        try:
+            places.refuse_known()
+        except OddFile as odd:
+            raise InTheWay(f"{what}: {odd}") from None
         spec = ProcessSpec(
             argv=("git", *arguments),
             env=git_environment(self.environment, self.where, self.git_dir, self.isolated, self.config) | variables,
@@ -168,15 +181,20 @@ class Git:
             task_id=self.task_id,
             run_as=self.run_as,
         )
+        stop = StopSignal()
+        watch = asyncio.create_task(self._watch(stop, places))
         try:
-            result = await run_process(spec, stop=self.stop, journal=self.journal)
+            result = await run_process(spec, stop=stop, journal=self.journal)
         except SpawnFailed as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise OSError(error.errno, str(error)) from error
             raise GitFailed(str(error)) from error
+        finally:
+            watch.cancel()
         if result.ended_by is Ending.STOPPED:
+            if watch.done() and not watch.cancelled() and (found := watch.result()) is not None:
+                raise InTheWay(f"{what}: {found} {REASON}")
             raise Stopped
-        what = f"git {arguments[0]} in {self.where}"
         if result.ended_by is not Ending.EXITED:
             raise GitFailed(f"{what} was ended after {seconds:g} s")
         if result.returncode != 0:
@@ -193,6 +211,18 @@ class Git:
             raise GitFailed(f"{what}: {error_text(result.stderr_tail)}")
         return result.stdout.decode("utf-8", "surrogateescape")
 
+    async def _watch(self, stop: StopSignal, places: Places) -> Path | None:
+        """End git when the run is to end, or when it waits for a file that is none: that one is returned."""
+        odd = None
+        try:
+            await asyncio.wait_for(self.stop.wait(), USUAL_SECONDS)
+        except TimeoutError:
+            odd = await asyncio.to_thread(places.anywhere)
+            if odd is None:
+                await self.stop.wait()
+        stop.set(self.stop.cause or StopCause.CANCEL)
+        return odd
+
     @property
     def global_config(self) -> Path | None:
         """What git reads in place of ~/.gitconfig; None if the environment names a file."""
@@ -201,9 +231,11 @@ class Git:
         return self.isolated.user
 
     async def succeeds(self, *arguments: str) -> bool:
-        """Whether it exits with 0. Raises Stopped, OSError."""
+        """Whether it exits with 0. Raises Stopped, InTheWay, OSError."""
         try:
             await self(*arguments)
+        except InTheWay:
+            raise
         except GitFailed:
             return False
         return True

@@ -27,9 +27,10 @@ from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import read_regular
 from turbo.workspaces import files
-from turbo.workspaces.git import SECONDS, Git, GitFailed, RemoteAway, RepositoryAway, Stopped
+from turbo.workspaces.git import SECONDS, Git, GitFailed, InTheWay, RemoteAway, RepositoryAway, Stopped
 from turbo.workspaces.isolation import NotARepository, git_dirs, isolate
 from turbo.workspaces.names import digest_of, ref_problem
+from turbo.workspaces.odd_files import OddFile, Places
 from turbo.workspaces.record import Record
 
 FETCH_SECONDS = 300.0
@@ -89,6 +90,8 @@ class Repository:
             raise GitFailed(f"the ref {ref!r:.200} {problem}")
         try:
             found = await self.git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
+        except InTheWay as error:
+            raise RepositoryAway(str(error)) from None
         except GitFailed:
             if await self._lost(ref):
                 raise RepositoryAway(
@@ -316,6 +319,10 @@ async def open_repository(git: Git, locks: Path) -> Repository:
             raise
         raise RepositoryAway(f"{place}: {error}") from None
     git = replace(git, isolated=isolated)
+    try:
+        Places(git.where, git.environment, dirs.own, isolated).refuse_known()
+    except OddFile as error:
+        raise RepositoryAway(f"repo {git.where}: {error}") from None
     try:
         # Whether git accepts its owner (safe.directory) and its format. It reads the configuration, and runs nothing.
         await replace(git, isolated=None, config=git.global_config)("rev-parse", "--git-common-dir")

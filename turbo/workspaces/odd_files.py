@@ -1,0 +1,156 @@
+"""Files of a repository that git would wait for, or read without end: a FIFO or a device in the place of a file, a huge list.
+
+An agent may have made them. git opens `.gitignore` and its like without looking, and a FIFO holds it until it is ended. Where turbo
+knows the place, it looks before git starts, which takes some microseconds. The others, in any directory, are looked for once git
+has taken longer than usual.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from turbo.process.identity import Identity
+from turbo.workspaces.isolation import Isolated
+
+IN_A_TREE = (".gitignore", ".gitattributes", ".gitmodules")
+"""What git reads in any directory of a worktree, or in the top one. It follows no link there."""
+
+_IN_A_REPOSITORY = (
+    "HEAD", "packed-refs", "shallow", "commondir", "gitdir", "config.worktree", "info/exclude", "info/attributes", "info/grafts",
+    "info/sparse-checkout", "objects/info/alternates", "logs/HEAD",
+)  # fmt: skip
+_OF_A_USER = ("ignore", "attributes")
+"""In ~/.config/git."""
+
+LIST_BYTES = 16 * 1024**2
+"""A longer list of patterns is read whole all the same."""
+
+LOOK_SECONDS = 20.0
+
+USUAL_SECONDS = 2.0
+"""git has ended by then, unless it works on much, or waits for a file that is none."""
+
+REASON = "is a FIFO, a device, or larger than git should read: remove it"
+
+
+class OddFile(OSError):
+    """Such a file. The message names it."""
+
+
+_FIND = """
+find "$1" -name ".git[aim]*" ! -type f ! -type d ! -type l -print
+find "$2" ! -type f ! -type d ! -type l -print
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where git reads such files. `environment`, `git_dir`, `isolated`: as for turbo.workspaces.git. `user`: whose they are, if not
+    this process's own."""
+
+    where: Path
+    environment: Mapping[str, str]
+    git_dir: Path | None = None
+    isolated: Isolated | None = None
+    user: Identity | None = None
+
+    def refuse_known(self) -> None:
+        """Refuse the first of the files in known places that is odd: reads a few directory entries. Raises OddFile.
+
+        Another user's are not looked at."""
+        if self.user is None and (odd := self._known()) is not None:
+            raise OddFile(f"{odd} {REASON}")
+
+    def _known(self) -> Path | None:
+        for path in (self.where / name for name in IN_A_TREE):
+            if _is_odd(path, follow=False):
+                return path
+        places = [self.git_dir, self.isolated.common if self.isolated is not None else None]
+        paths = [place / name for place in places if place is not None for name in _IN_A_REPOSITORY]
+        paths += _users(self.isolated, self.environment)
+        return next((path for path in paths if _is_odd(path, follow=True)), None)
+
+    def anywhere(self) -> Path | None:
+        """The first odd file that is found in the worktree, and in the repository. Blocks: reads all their directories, for some
+        seconds at most. Never raises."""
+        if self.user is not None:
+            return _as_user(self.user, self.where, self.git_dir)
+        until = time.monotonic() + LOOK_SECONDS
+        for entry in _below(self.where, until):
+            if entry.name in IN_A_TREE and _is_odd(Path(entry.path), follow=False):
+                return Path(entry.path)
+        places = [] if self.git_dir is None else [self.git_dir]
+        if self.isolated is not None:  # links to the repository's own
+            places += [path.resolve() for path in _entries(self.isolated.common)]
+        for place in places:
+            if _is_special(place):
+                return place
+            for entry in _below(place, until):
+                if _is_special(Path(entry.path)):
+                    return Path(entry.path)
+        return None
+
+
+def _users(isolated: Isolated | None, environment: Mapping[str, str]) -> list[Path]:
+    home = environment.get("HOME", "")
+    base = environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else "")
+    paths = [Path(base) / "git" / name for name in _OF_A_USER] if base else []
+    for section, _, key, value in isolated.settings.entries if isolated is not None else ():
+        if (section, key) == ("core", "excludesfile") and value:
+            paths.append(Path(f"{home}/{value[2:]}" if value.startswith("~/") else value))
+    return [path for path in paths if path.is_absolute()]
+
+
+def _is_odd(path: Path, *, follow: bool) -> bool:
+    try:
+        state = path.stat() if follow else path.lstat()
+    except (OSError, ValueError):
+        return False
+    if path.name != "packed-refs" and stat.S_ISREG(state.st_mode) and state.st_size > LIST_BYTES:
+        return True
+    return _special(state)
+
+
+def _is_special(path: Path) -> bool:
+    try:
+        return _special(path.lstat())
+    except OSError:
+        return False
+
+
+def _special(state: os.stat_result) -> bool:
+    """Whether reading it could wait, or never end. /dev/null is empty, and people link to it."""
+    null = stat.S_ISCHR(state.st_mode) and state.st_rdev == os.makedev(1, 3)
+    return (stat.S_ISFIFO(state.st_mode) or stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode)) and not null
+
+
+def _below(directory: Path, until: float) -> Iterator["os.DirEntry[str]"]:
+    waiting = [str(directory)]
+    while waiting and time.monotonic() < until:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    yield entry
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+        except (OSError, ValueError):
+            continue
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _as_user(user: Identity, where: Path, git_dir: Path | None) -> Path | None:
+    try:
+        found = user.script(_FIND, where, git_dir or where / ".git").stdout
+    except OSError:
+        return None
+    lines = os.fsdecode(found).splitlines()
+    return Path(lines[0]) if lines else None

@@ -190,3 +190,21 @@ def test_log_cannot_control_the_terminal(talkers: Bench) -> None:
     os.close(ours)
     assert rb"\x1b[31mattempt 1 line 0" in seen
     assert b"\x1b" not in seen
+
+
+def test_log_of_any_size_is_shown_in_bounded_time(talkers: Bench) -> None:
+    """A program may write to the log of its run by name: turbo's own is never so long."""
+    gate = gates(talkers, 1)[0]
+    gate.touch()
+    talkers.insert("t", {"gates": [str(gate)]})
+    talkers.wait("t")
+    (log,) = (talkers.path / "state" / "logs" / "t").glob("*.log")
+    os.truncate(log, 1 << 40)
+    with log.open("ab") as file:
+        file.write(b"behind it\n")
+    left_out = "bytes without content are left out here\nbehind it\n"
+    status, out, _ = Logs(talkers, "t", "-f").ended()
+    assert (status, out.endswith(left_out)) == (0, True), out[-300:]
+    assert len(out) < 10_000
+    status, out, _ = Logs(talkers, "t", "--json").ended()
+    assert json.loads(out)["text"].endswith(left_out)

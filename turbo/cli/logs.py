@@ -26,7 +26,6 @@ ASK_SECONDS = 1.0
 """Between two queries: the database has a new line once a second at most."""
 
 READ_SECONDS = 0.2
-CHUNK_BYTES = 256 * 1024
 
 
 def logs(
@@ -85,7 +84,8 @@ def _print_json(run: "RunView", here: Path) -> None:
     text = run.line
     if file is not None:
         with run_log.open_log(file, here) as opened:
-            text = opened.read().decode("utf-8", "replace")
+            reader = run_log.LogReader(opened)
+            text = b"".join(iter(reader.more, b"")).decode("utf-8", "replace")
     output.print_json({**asdict(run), "source": source, "file": None if file is None else str(file), "text": text})
 
 
@@ -168,15 +168,16 @@ class _Log:
 
     def __init__(self, path: Path, here: Path) -> None:
         self.path = path
-        self._file = run_log.open_log(path, here)
+        self._reader = run_log.LogReader(run_log.open_log(path, here))
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         _notice(run_log.full_log(path))
 
     def copy(self) -> None:
-        """Print what was added since. A terminal gets it without control characters, a pipe gets it unchanged."""
-        while chunk := self._file.read(CHUNK_BYTES):
+        """Print what was added since, MOST_BYTES of it all. A terminal gets it without control characters, a pipe gets it
+        unchanged, but for holes."""
+        while chunk := self._reader.more():
             if sys.stdout.isatty():
-                sys.stdout.write(self._decode(chunk))
+                sys.stdout.write(run_log.without_runs_of_nul(self._decode(chunk)))
             else:
                 sys.stdout.buffer.write(chunk)
         sys.stdout.flush()

@@ -4,7 +4,9 @@ The full log is a file in the state directory of the worker that ran the task. O
 running task, from the database.
 """
 
+import errno
 import os
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,6 +18,8 @@ from turbo.host.regular_file import open_regular
 if TYPE_CHECKING:
     from turbo.client.client import RunView
     from turbo.config.worker import WorkerConfig
+
+_NULS = re.compile("\0{9,}")
 
 
 def configuration(given: Path | None = None) -> "WorkerConfig | None":
@@ -51,6 +55,62 @@ def open_log(path: Path, here: Path) -> BinaryIO:
     An agent may have put it there, and the person who reads it may be root.
     """
     return os.fdopen(open_regular(path, below=here.parent.parent), "rb")
+
+
+MOST_BYTES = 64 * 1024 * 1024
+"""More than a worker writes into a log (turbo.process.attempt_log). A program may have made a file of any size of it."""
+
+HOLE_BYTES = 64 * 1024
+CHUNK_BYTES = 256 * 1024
+
+
+class LogReader:
+    """Reads a log that may still grow, in pieces. In place of a hole, and of what is beyond MOST_BYTES, it gives a note."""
+
+    def __init__(self, file: BinaryIO, start: int = 0) -> None:
+        """`start`: in bytes."""
+        self._file = file
+        self._at = start
+        self._left = MOST_BYTES
+
+    def more(self) -> bytes:
+        """The next piece, at most CHUNK_BYTES and a note; nothing at the end, for now. Raises OSError."""
+        if self._left <= 0:
+            return b""
+        descriptor = self._file.fileno()
+        note = b""
+        data = _next_data(descriptor, self._at)
+        if data - self._at >= HOLE_BYTES:
+            note = b"\n[turbo] %d bytes without content are left out here\n" % (data - self._at)
+            self._at = data
+        chunk = os.pread(descriptor, min(_extent(descriptor, self._at), CHUNK_BYTES, self._left), self._at)
+        self._at += len(chunk)
+        self._left -= len(chunk) + len(note)
+        if self._left <= 0:
+            chunk += b"\n[turbo] the file is larger than a log of turbo's: the rest is not shown\n"
+        return note + chunk
+
+
+def _next_data(descriptor: int, start: int) -> int:
+    """Where a hole that begins at `start` ends; `start` itself if there is none, or the file system cannot tell."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_DATA)
+    except OSError as error:
+        size = os.fstat(descriptor).st_size
+        return max(start, size) if error.errno == errno.ENXIO else start
+
+
+def _extent(descriptor: int, start: int) -> int:
+    """Bytes from `start` to the next hole; CHUNK_BYTES if there is none, or nobody can tell."""
+    try:
+        return os.lseek(descriptor, start, os.SEEK_HOLE) - start or CHUNK_BYTES
+    except OSError:
+        return CHUNK_BYTES
+
+
+def without_runs_of_nul(text: str) -> str:
+    """For a terminal, where each of them takes four characters."""
+    return _NULS.sub(lambda run: f"[turbo: {len(run[0])} NUL characters]", text)
 
 
 def full_log(path: Path) -> str:

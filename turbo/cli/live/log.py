@@ -116,12 +116,14 @@ class _Tail:
 
     def __init__(self, path: Path, here: Path) -> None:
         self.path = path
-        self._file = run_log.open_log(path, here)
+        file = run_log.open_log(path, here)
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-        size = os.fstat(self._file.fileno()).st_size
-        if size > TAIL_BYTES:
-            self._file.seek(size - TAIL_BYTES)
-            self._file.readline()
+        start = max(0, os.fstat(file.fileno()).st_size - TAIL_BYTES)
+        self._reader = run_log.LogReader(file, start)
+        self._in_first_line = start > 0
 
     def more(self) -> str:
-        return visible(self._decode(self._file.read(TAIL_BYTES * 4)), lines=True).replace("\t", "    ")
+        found = b"".join(self._reader.more() for _ in range(4))
+        if self._in_first_line and found:
+            found, self._in_first_line = found.partition(b"\n")[2], False
+        return visible(run_log.without_runs_of_nul(self._decode(found)), lines=True).replace("\t", "    ")

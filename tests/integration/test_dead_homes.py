@@ -10,7 +10,8 @@ import pytest
 from tests.support.requirements import missing
 from tests.support.rig import finished
 from tests.support.shell import Shell
-from tests.support.workers import Bench
+from tests.support.waiting import until
+from tests.support.workers import Bench, WorkerProcess
 from turbo.domain.claim import ClaimRef
 from turbo.host.regular_file import NotRegular
 from turbo.host.spool import Spool
@@ -64,7 +65,7 @@ def test_one_odd_home_keeps_no_worker_from_starting(bench: Bench, shell: Shell) 
     (state / "workers" / ABROAD / "database").write_text("")
     for name in ("spool", "journal"):
         (state / "workers" / ABROAD / name).symlink_to(abroad)
-    worker = bench.start().listening()
+    worker = bench.start(bench.config(poll_seconds=1, heartbeat_seconds=1)).listening()
     bench.insert("ours")
     bench.wait("ours")
     assert not (state / "workers" / FINE).exists(), "control: another's is taken over"
@@ -80,7 +81,25 @@ def test_one_odd_home_keeps_no_worker_from_starting(bench: Bench, shell: Shell) 
     doctor = shell("doctor", "--config", next(bench.path.glob("*.yaml")))
     for home in LOCKS.values():
         assert str(state / "workers" / home / "lock") in doctor.out
+    workers = state / "workers"
+    for home in (LOCKS["fifo"], LOCKS["link"]):
+        (workers / home / "lock").unlink()
+    (workers / LOCKS["directory"]).rename(bench.path / "taken away")
+    (workers / ABROAD / "spool").unlink()
+    (workers / ABROAD / "journal").unlink()
+    until(
+        lambda: problems_of(bench, worker) == [str(workers / KEPT)],
+        20,
+        lambda: f"{problems_of(bench, worker)} {worker.log}",
+    )
+    assert not (workers / LOCKS["fifo"]).exists(), "taken over"
     assert worker.stop() == 0
+
+
+def problems_of(bench: Bench, worker: WorkerProcess) -> list[str]:
+    """The directories that its problems name."""
+    (problems,) = bench.sql("select problems from agent_workers where worker_id = %s", worker.worker_id)
+    return [problem["what"].partition(" left in ")[2].partition(" cannot ")[0] for problem in problems[0]]
 
 
 def test_link_in_the_state_directory_is_refused(bench: Bench, shell: Shell) -> None:

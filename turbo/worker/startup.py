@@ -7,6 +7,8 @@
 Every step can be repeated. Nothing is claimed before all of it is done: a task that a dead worker of this host held must not
 begin again while its program still runs, or while its result lies in a spool.
 
+A directory that cannot be taken over is passed by, and is a problem of this worker's. It is tried again for as long as there is one.
+
 What another database's workers left is left alone: their own successors end their programs and send their results. What a
 turbo from before identities left belongs to the database that knows its worker or one of its claims.
 """
@@ -15,7 +17,7 @@ import asyncio
 import errno
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from turbo import db, migrate
@@ -27,7 +29,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.problem import ProblemKind
 from turbo.domain.states import RescueReason
 from turbo.host.regular_file import NotRegular
-from turbo.host.spool import Spool
+from turbo.host.spool import Spool, SpoolEntry
 from turbo.host.state_dir import IDENTITY, OWNER, StateDir, WorkerHome, may_live, owner_of
 from turbo.process.reaper import end_leftovers
 from turbo.runtime.outage import Outage
@@ -55,7 +57,7 @@ class SchemaMismatch(Exception):
 
 
 class Startup(LoopService):
-    """`started` is set once all of it is done; the service ends there."""
+    """`started` is set once all of it is done. The service ends when no directory is left to be tried again."""
 
     name = "start-up"
 
@@ -75,8 +77,10 @@ class Startup(LoopService):
         *,
         host: str,
         dsn: str,
+        again_seconds: float,
     ) -> None:
-        """`home` and `spool` are this worker's own. `identity` is settled here."""
+        """`home` and `spool` are this worker's own. `identity` is settled here. `again_seconds`: until a directory that could not be
+        taken over is tried again."""
         super().__init__()
         self._lane = lane
         self._identity = identity
@@ -90,11 +94,13 @@ class Startup(LoopService):
         self._accounts = accounts
         self._problems = problems
         self._said: set[str] = set()
+        self._left: set[str] = set()
+        self._again_seconds = again_seconds
         self._host = host
         self._dsn = dsn
 
     async def run(self) -> None:
-        """Returns when all is done; waits for the database as long as it takes."""
+        """Returns when nothing is left; waits for the database as long as it takes."""
         outage = Outage(
             log,
             "cannot start",
@@ -115,6 +121,24 @@ class Startup(LoopService):
                 await outage.wait(error)
         outage.over()
         self.started.set()
+        while self._left:
+            await asyncio.sleep(self._again_seconds)
+            await self._try_again()
+
+    async def _try_again(self) -> None:
+        """Take over what could not be taken over before: a person may have corrected it, or removed it."""
+        before, self._left = self._left, set()
+        try:
+            there = (await asyncio.to_thread(self._state.workers)).keys() & before
+            known = {entry.path for entry in await asyncio.to_thread(self._on_disk)}
+            for first in range(0, len(there), PORTION):
+                await self._recover(sorted(there)[first : first + PORTION], known)
+        except db.DATABASE_ERRORS as error:
+            log.debug("cannot take over what dead workers left: %s", db.reason(error))
+            self._left = before
+        for worker in before - self._left:
+            self._problems.clear(ProblemKind.LEFT_BEHIND, worker)
+            self._said.discard(worker)
 
     async def _check_schema(self) -> None:
         async with self._lane.use() as connection:
@@ -167,7 +191,8 @@ class Startup(LoopService):
         for first in range(0, len(own), PORTION):
             await self._recover(own[first : first + PORTION])
 
-    async def _recover(self, workers: Sequence[str]) -> None:
+    async def _recover(self, workers: Sequence[str], known: Collection[Path] = ()) -> None:
+        """`known`: results that need not be sent again."""
         odd: list[tuple[Path, Exception]] = []
         dead = await asyncio.to_thread(self._state.dead_workers, workers, lambda path, why: odd.append((path, why)))
         try:
@@ -176,7 +201,7 @@ class Startup(LoopService):
             taken_over = [home for home in dead if await self._take_over(home)]
             if not taken_over:
                 return
-            await self._replay()
+            await self._replay(known)
             if await self._rescuer.mark_dead([home.worker_id for home in taken_over], self._host):
                 await self._rescuer.rescue(RescueReason.WORKER_RESTARTED)
             for home in taken_over:
@@ -201,19 +226,22 @@ class Startup(LoopService):
                 raise
             self._left_alone(home.path, error)
             return False
-        self._problems.clear(ProblemKind.LEFT_BEHIND, home.worker_id)
         return True
 
     def _left_alone(self, home: Path, error: Exception) -> None:
         what = f"what the worker {home.name} left in {home} cannot be taken over: {error}"
-        do = "if that worker is dead, see what is there, and correct or remove it; a worker that starts tries again"
+        do = f"if that worker is dead, see what is there, and correct or remove it; tried again every {self._again_seconds:g} s"
         if home.name not in self._said:  # start-up may begin again
             self._said.add(home.name)
             log.warning("%s; %s", what, do)
+        self._left.add(home.name)
         self._problems.report(ProblemKind.LEFT_BEHIND, home.name, what, do)
 
-    async def _replay(self) -> None:
-        entries = await asyncio.to_thread(lambda: [*self._spool.pending(), *self._spool.recently_done()])
+    def _on_disk(self) -> list[SpoolEntry]:
+        return [*self._spool.pending(), *self._spool.recently_done()]
+
+    async def _replay(self, known: Collection[Path]) -> None:
+        entries = [entry for entry in await asyncio.to_thread(self._on_disk) if entry.path not in known]
         replayed: Counter[str] = await self._completer.replay(entries, None)
         if replayed:
             answers = ", ".join(f"{count} {verdict}" for verdict, count in sorted(replayed.items()))

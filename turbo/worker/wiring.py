@@ -338,6 +338,7 @@ def wire(
         problems,
         host=host,
         dsn=dsn,
+        again_seconds=settings.poll_seconds,
     )
     shutdown = Shutdown(
         deadline,

@@ -164,6 +164,7 @@ def test_invented_workers_and_accounts_end_no_list(dsn: str, db: psycopg.Connect
     db.execute(workers, ["zz", "up", "-1 hour", "[]", 1])  # type: ignore[arg-type]
     db.execute(workers, ["dead", "dead", "-2 hours", "[]", 600])  # type: ignore[arg-type]
     db.execute(workers, ["up", "up", "0", reported, 2000])  # type: ignore[arg-type]
+    db.execute(workers, ["busy", "up", "0", "[]", 1])  # type: ignore[arg-type]
     db.execute(
         "update agent_workers set problems = jsonb_set(problems, '{0,what}', to_jsonb(worker_id)) where problems <> '[]'"
     )
@@ -177,10 +178,13 @@ def test_invented_workers_and_accounts_end_no_list(dsn: str, db: psycopg.Connect
         "insert into agent_tasks (task_description, status, completed_at, assigned_worker_id)"
         " select 'x', 'completed', now(), 'host' || i || '-1-abcdef' from generate_series(1, 700) i"
     )
+    db.execute(
+        "insert into agent_tasks (task_description, status, assigned_worker_id) values ('x', 'running', 'busy1'), ('x', 'running', 'dead600')"
+    )
     with Client(dsn) as client:
         status = client.fleet()
-    assert (len(status.workers), status.more_workers) == (500, 2101)
-    assert "zz1" in {worker.worker_id for worker in status.workers}
+    assert (len(status.workers), status.more_workers) == (500, 2102)
+    assert {"zz1", "busy1"} <= {worker.worker_id for worker in status.workers}
     assert all(worker.live for worker in status.workers)
     assert (len(status.accounts), status.more_accounts) == (500, 2400)
     assert {a.state for a in status.accounts if a.account == "a1"} == {"paused"}
@@ -190,11 +194,12 @@ def test_invented_workers_and_accounts_end_no_list(dsn: str, db: psycopg.Connect
     facts = db.execute(statement("workers/gauges")).fetchall()
     assert len([fact for fact in facts if fact[0] == "served"]) == 500
     document = shell("status", "--json").json
-    assert (document["more_workers"], document["more_accounts"]) == (2101, 2400)
+    assert (document["more_workers"], document["more_accounts"]) == (2102, 2400)
     for command in (["status"], ["top", "--once"]):
         shown = shell(*command).out
-        assert "2101 more" in shown
+        assert "2102 more" in shown
         assert "2400 more" in shown
+    assert " and 1992 more; these workers poll" in shell("doctor").out
 
 
 @pytest.mark.parametrize("made", ["infinity", "2999-01-01", "-infinity"])

@@ -23,6 +23,9 @@ from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.domain.problem import ProblemKind, written_problems
 from turbo.migrate.session import behind_pooler, place, pools_transactions
 
+NAMED = 10
+"""Of the workers that do not answer, so many are named: whoever may write here may invent workers."""
+
 DELIVERY_SECONDS = 5.0
 ANSWER_SECONDS = 5.0
 """A worker answers within milliseconds; one that is reconnecting is back within a second."""
@@ -73,7 +76,8 @@ def _workers_hear(session: Session) -> Finding:
     if not deaf:
         count = f"{len(workers)} live worker{'' if len(workers) == 1 else 's'}"
         return ok(f"{count} answered a notification")
-    named = ", ".join(f"{row['worker_id']} on {row['host']}" for row in deaf)
+    named = ", ".join(f"{row['worker_id']} on {row['host']}" for row in deaf[:NAMED])
+    named += f" and {len(deaf) - NAMED} more" if len(deaf) > NAMED else ""
     return fail(
         f"live, but without notifications: {named}; these workers poll every second and react late",
         "check the worker's log: its DSN leads through a pooler in transaction mode, or its event loop is blocked",

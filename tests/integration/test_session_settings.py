@@ -9,6 +9,8 @@ import pytest
 from psycopg import conninfo, sql
 
 from tests.support.logins import login, user
+from tests.support.migrations import query
+from tests.support.passing_pooler import passing_pooler
 from tests.support.pgbouncer import pgbouncer
 from tests.support.replication import nodes
 from tests.support.shell import Shell
@@ -150,6 +152,27 @@ def looks(shell: Shell) -> None:
         assert done.code == 0 or "no log" in done.err, (command, done)
         assert "read-only" not in done.err, (command, done)
     shell("cancel", "t").one_line(1, "read-only transaction: this server is a standby")
+
+
+async def test_pooler_that_passes_on_a_real_key_is_noticed(dsn: str) -> None:
+    """Its backends stay as they were, and each statement has its path on whichever backend it runs."""
+    show = "select pg_catalog.current_setting('search_path'), pg_catalog.pg_backend_pid()"
+    where = conninfo.conninfo_to_dict(dsn)
+    (usual,) = query(dsn, "show search_path")[0]
+    with passing_pooler(str(where["host"]), int(str(where["port"]))) as pooler:
+        pooled = conninfo.make_conninfo(dsn, host="127.0.0.1", port=pooler.port)
+        with db.open_client(pooled, "turbo") as client:
+            seen = [client.execute(show, prepare=False).fetchone() or () for _ in range(4)]
+            left = [psycopg.Cursor(client).execute(show, prepare=False).fetchone() or () for _ in range(4)]
+            told = client.info.backend_pid
+        worker = await db.connect(pooled, "turbo")
+        async with worker:
+            theirs = [await (await worker.execute(show)).fetchone() or () for _ in range(4)]
+            left += [await (await psycopg.AsyncCursor(worker).execute(show)).fetchone() or () for _ in range(4)]
+    assert len({row[1] for row in (*seen, *theirs)}) == 4, "the control: each statement has another backend"
+    assert told in {row[1] for row in seen}, "the control: the key is a real one's"
+    assert {row[0] for row in (*seen, *theirs)} == {"pg_catalog, pg_temp"}
+    assert {row[0] for row in left} == {usual}
 
 
 def test_role_that_may_only_read_can_look(dsn: str, tmp_path, bench: Bench) -> None:

@@ -179,7 +179,8 @@ def test_invented_workers_and_accounts_end_no_list(dsn: str, db: psycopg.Connect
         " select 'x', 'completed', now(), 'host' || i || '-1-abcdef' from generate_series(1, 700) i"
     )
     db.execute(
-        "insert into agent_tasks (task_description, status, assigned_worker_id) values ('x', 'running', 'busy1'), ('x', 'running', 'dead600')"
+        "insert into agent_tasks (task_description, status, assigned_worker_id)"
+        " values ('x', 'running', 'busy1'), ('x', 'running', 'dead600')"
     )
     with Client(dsn) as client:
         status = client.fleet()

@@ -246,3 +246,35 @@ def test_wrong_kind_of_file_is_named(tmp_path):
 def test_default_state_directory_is_in_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     assert WorkerSection().state_dir == "/home/somebody/.local/state/turbo"
+
+
+def test_key_that_nothing_follows_is_no_null(tmp_path: Path) -> None:
+    """YAML takes `run_as:` with its value in a comment for null: the program would run as the worker's user."""
+    file = tmp_path / "worker.yaml"
+    file.write_text(
+        """
+executors:
+  x: {kind: command, command: [x], ask: , run_as: , workspace: , cwd: null}
+  y:
+metrics:
+  tls:
+    # certfile: x
+  port:
+accounts:
+  main:
+retention:
+  completed_days: null
+"""
+    )
+    with pytest.raises(ConfigError) as refused:
+        load_worker_config(file)
+    section = "write its keys below it, or {} for its defaults"
+    assert [line.removeprefix(f"{file}:") for line in str(refused.value).splitlines()] == [
+        f"3: executors.x.ask: nothing follows it: {section}, or leave it out",
+        "3: executors.x.run_as: nothing follows it: write its value, or null for none, or leave it out",
+        f"3: executors.x.workspace: nothing follows it: {section}, or leave it out",
+        f"6: metrics.tls: nothing follows it: {section}, or leave it out",
+        "8: metrics.port: nothing follows it: write its value, or leave it out",
+        f"10: accounts.main: is a section: {section}",
+        f"4: executors.y: is a section: {section}",
+    ]

@@ -92,10 +92,11 @@ def load(
     `written` checks the file as written, `expanded` checks it after its variables are expanded. Values that these two report
     are secrets, and no message shows them. Raises ConfigError: one message, one line per problem.
     """
-    tree, lines = read(path, model)
+    tree, lines, empty = _read(path, model)
     if (kind := model.other_kind(tree.keys(), path)) is not None:
         raise ConfigError(f"{path}: {kind}")
     errors: list[Finding] = list(written(tree)) if written else []
+    errors += [finding for where in empty if (finding := _nothing(model, where)) is not None]
     unset: list[Finding] = []
     tree = _expand(tree, "", unset)
     errors += [problem for problem in (expanded(tree) if expanded else ()) if problem not in errors]
@@ -127,6 +128,11 @@ def _within(where: str, other: str) -> bool:
 
 def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     """The tree as it is written, and the line of every key. Raises ConfigError."""
+    return _read(path, model)[:2]
+
+
+def _read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int], list[str]]:
+    """`read`, and the keys that nothing follows."""
     try:
         with path.expanduser().open("rb") as file:
             content = file.read(FILE_BYTES + 1)
@@ -140,9 +146,10 @@ def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         lines: dict[str, int] = {}
+        empty: list[str] = []
         if node is not None:
             _measure(node, path)
-            _walk(node, "", lines, path)
+            _walk(node, "", lines, empty, path)
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -155,7 +162,7 @@ def read(path: Path, model: type[Document]) -> tuple[Tree, dict[str, int]]:
     if not isinstance(tree, dict):
         kind = "empty" if tree is None else f"a {type(tree).__name__}"
         raise ConfigError(f"{path}: is {kind}; expected the sections {', '.join(model.model_fields)}")
-    return tree, lines
+    return tree, lines, empty
 
 
 _QUOTED = re.compile(r"(['\"])(?![<\\]).{2,}\1", re.DOTALL)
@@ -227,11 +234,12 @@ def _measure(root: yaml.Node, path: Path) -> None:
         level = below
 
 
+_NULL = "tag:yaml.org,2002:null"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
-def _walk(node: yaml.Node, at: str, lines: dict[str, int], path: Path) -> None:
-    """Record the line of every key. Raises ConfigError for a duplicate key."""
+def _walk(node: yaml.Node, at: str, lines: dict[str, int], empty: list[str], path: Path) -> None:
+    """Record the line of every key, and the keys that nothing follows. Raises ConfigError for a duplicate key."""
     if isinstance(node, yaml.MappingNode):
         seen = set()
         for key, value in node.value:
@@ -241,12 +249,14 @@ def _walk(node: yaml.Node, at: str, lines: dict[str, int], path: Path) -> None:
                 raise ConfigError(f"{path}:{line}: {where}: appears twice; keep one")
             seen.add(key.value)
             lines[where] = line
-            _walk(value, where, lines, path)
+            if isinstance(value, yaml.ScalarNode) and value.tag == _NULL and not value.value:
+                empty.append(where)
+            _walk(value, where, lines, empty, path)
     elif isinstance(node, yaml.SequenceNode):
         for i, value in enumerate(node.value):
             where = f"{at}.{i}"
             lines[where] = value.start_mark.line + 1
-            _walk(value, where, lines, path)
+            _walk(value, where, lines, empty, path)
 
 
 def _line(lines: Mapping[str, int], where: str) -> str:
@@ -278,6 +288,22 @@ def _expand(value: Any, at: str, errors: list[Finding]) -> Any:
     return VARIABLE.sub(replacement, value)
 
 
+def _nothing(model: type[Document], where: str) -> Finding | None:
+    """For a key of the model that nothing follows: YAML takes that for null, which may switch off what the key asks for."""
+    *above, name = where.split(".")
+    _, owners = _follow(model, above)
+    fields = [owner.model_fields[name] for owner in owners if name in owner.model_fields]
+    if not fields:
+        return None
+    if any(_models([field.annotation]) for field in fields):
+        return fail(f"nothing follows it: {_SECTION}, or leave it out", subject=where)
+    null = ", or null for none" if any(type(None) in _options([field.annotation]) for field in fields) else ""
+    return fail(f"nothing follows it: write its value{null}, or leave it out", subject=where)
+
+
+_SECTION = "write its keys below it, or {} for its defaults"
+
+
 def _explain(model: type[Document], error: Any) -> Finding:
     """One pydantic error as a finding."""
     place, models = _follow(model, error["loc"])
@@ -298,6 +324,8 @@ def _explain(model: type[Document], error: Any) -> Finding:
         return fail(
             f"{str(context.get('tag', ''))!r} is not a {key} of {owner}: use one of {kinds}", subject=f"{where}.{key}"
         )
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return fail(f"is a section: {_SECTION}", subject=where)
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     value = error.get("input")
     shown = (

@@ -46,8 +46,13 @@ _MEANING = (
     " pg_catalog.set_config('default_transaction_deferrable', 'off', false)"
 )
 
-_OWN = "pg_catalog.pg_backend_pid() operator(pg_catalog.=) %s"
-"""Whether the backend is the one that was connected to: a pooler makes its own cancel keys."""
+_OWN = (
+    "(pg_catalog.pg_backend_pid() operator(pg_catalog.=) %s"
+    " and coalesce(pg_catalog.inet_client_port(), -1) operator(pg_catalog.=) %s)"
+)
+"""Whether the backend is the one that was connected to, and at the other end of this socket (`ends`). A pooler makes its own cancel
+keys, or passes on those of the first backend that it lends. What only forwards bytes looks the same: such a session counts as
+shared, too, until notifications arrive (turbo.db.lane)."""
 
 _LOOKED_UP = f"pg_catalog.set_config('search_path', '{search_path.CLOSED}', false)"
 
@@ -79,6 +84,14 @@ _CLIENT_LOCK_TIMEOUT = f"select case when {_OWN} then pg_catalog.set_config('loc
 
 Connection = AsyncConnection[TupleRow]
 
+
+def ends(connection: "psycopg.AsyncConnection[TupleRow] | psycopg.Connection[TupleRow]") -> list[int]:
+    """The pid of the backend that a session was told, and the port of this end of its socket: -1 for one without ports."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as twin:
+        name = twin.getsockname()
+    return [connection.info.backend_pid, name[1] if isinstance(name, tuple) else -1]
+
+
 T = TypeVar("T")
 
 
@@ -106,10 +119,10 @@ def open_client(dsn: str, application_name: str, lock_seconds: float | None = No
     connection = open_readable(psycopg.Connection, dsn, connect_arguments(dsn, application_name))
     read_bounded(connection)
     try:
-        row = connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False).fetchone() or ((), None)
+        row = connection.execute(CLIENT_SETTINGS, ends(connection), prepare=False).fetchone() or ((), None)
         search_path.settle(connection, row[0], shared=row[-1] is None, lock_seconds=lock_seconds)
         if lock_seconds is not None:
-            own = [connection.info.backend_pid, f"{lock_seconds * 1000:.0f}"]
+            own = [*ends(connection), f"{lock_seconds * 1000:.0f}"]
             connection.execute(_CLIENT_LOCK_TIMEOUT, own, prepare=False)
     except BaseException:
         connection.close()
@@ -127,7 +140,7 @@ async def open_async_client(dsn: str, application_name: str) -> Connection:
         raise shown(connection, dsn)
     read_bounded(connection)
     try:
-        answer = await connection.execute(CLIENT_SETTINGS, [connection.info.backend_pid], prepare=False)
+        answer = await connection.execute(CLIENT_SETTINGS, ends(connection), prepare=False)
         row = await answer.fetchone() or ((), None)
         await search_path.settle_async(connection, row[0], shared=row[-1] is None)
     except BaseException:
@@ -216,7 +229,7 @@ async def open_session(where: str | Address, application_name: str) -> tuple[Con
 
     async def settings() -> None:
         nonlocal server
-        answer = await connection.execute(SESSION_SETTINGS, [connection.info.backend_pid])
+        answer = await connection.execute(SESSION_SETTINGS, ends(connection))
         row = await answer.fetchone() or ((), False, None, "")
         server = str(row[-1])
         await search_path.settle_async(connection, row[0], shared=row[-2] is None, identity=address.identity)

@@ -60,7 +60,7 @@ def _delivered(session: Session) -> Finding:
             session.connection.execute("select pg_notify(%s, %s)", [channel, token])
         for payload in _payloads(listening, DELIVERY_SECONDS):
             if payload == token:
-                how = "through a pooler in session mode" if pooled else "from another session"
+                how = "through a pooler in session mode, or a proxy," if pooled else "from another session"
                 return ok(f"a NOTIFY {how} arrives")
     return fail(
         f"{where} accepts LISTEN, but a NOTIFY from another session does not arrive",

@@ -168,8 +168,12 @@ def _refuse_transaction_pooling(connection: Connection, dsn: str) -> None:
 
 
 def behind_pooler(connection: Connection) -> bool:
-    """Whether a pooler is in between. It makes its own cancel keys, so the pid in them is not the backend's."""
-    return backend(connection) != connection.info.backend_pid
+    """Whether a pooler may be in between. It makes its own cancel keys, so the pid in them is not the backend's, or passes on those
+    of the first backend that it lends, which is not at the other end of this socket."""
+    row = connection.execute(
+        "select pg_catalog.pg_backend_pid(), coalesce(pg_catalog.inet_client_port(), -1)", prepare=False
+    ).fetchone()
+    return row is None or list(row) != db.ends(connection)
 
 
 def pools_transactions(connection: Connection, dsn: str) -> bool:

@@ -164,6 +164,32 @@ def test_any_request_gets_one_answer():
     assert {answer.count(b"HTTP/1.1") for answer in answers.values()} == {1}
 
 
+def test_odd_format_gets_the_page_and_fills_no_log(caplog):
+    """prometheus-client compares the version in `Accept` with a number, whatever it is."""
+    registry = CollectorRegistry()
+    Gauge("one", "for the page", registry=registry).set(1)
+    request = b"GET /metrics HTTP/1.1\r\nAccept: text/plain; version=..q=1.0.0q=x\r\n\r\n"
+    with serving(registry) as port, closing(connected(port, request)) as client:
+        answer = rest(client)
+    assert answer.startswith(b"HTTP/1.1 200 OK")
+    assert b"\none 1.0\n" in answer
+    assert not caplog.records
+
+
+def test_pages_that_fail_are_logged_once_a_minute(caplog):
+    class Broken:
+        def collect(self) -> None:
+            raise RuntimeError("of a collector")
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry._collector_to_names[Broken()] = []  # type: ignore[index]
+    with serving(registry) as port:
+        for _ in range(3):
+            with closing(connected(port, b"GET /metrics HTTP/1.1\r\n\r\n")) as client:
+                assert b" 500 " in rest(client)
+    assert [record.message for record in caplog.records] == ["a page of the metrics endpoint failed"]
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.0.2.1", "alpha.example"])
 def test_open_address_is_exposed_without_client_ca(host):
     assert "can read the metrics page" in (exposed(host, None) or "")

@@ -138,12 +138,19 @@ class Endpoint:
         return _text("404 Not Found", "try /metrics, /healthz or /readyz")
 
     def _page(self, request: Request) -> Response:
-        """The registry, in the format and the encoding that the client asks for: prometheus-client's WSGI application."""
+        """The registry, in the format and the encoding that the client asks for; as plain text if that cannot be read."""
+        try:
+            return self._rendered(request, request.headers.get("accept", ""))
+        except Exception:  # of the library, for instance about a version in `accept` that is none
+            return self._rendered(request, "")
+
+    def _rendered(self, request: Request, accept: str) -> Response:
+        """By prometheus-client's WSGI application."""
         environ = {
             "REQUEST_METHOD": "GET" if request.method == "HEAD" else request.method,
             "PATH_INFO": request.path,
             "QUERY_STRING": request.query,
-            "HTTP_ACCEPT": request.headers.get("accept", ""),
+            "HTTP_ACCEPT": accept,
             "HTTP_ACCEPT_ENCODING": request.headers.get("accept-encoding", ""),
         }
         head: list[tuple[str, tuple[tuple[str, str], ...]]] = []

@@ -17,6 +17,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 BACKLOG = 128
 ACCEPT_AGAIN_SECONDS = 0.1
 """After an accept that failed: the process has no descriptor left."""
+
+LOG_SECONDS = 60.0
+"""Between two log lines about pages that failed."""
 
 STOP_SECONDS = 2.0
 """How long open connections may take to close when the server stops."""
@@ -90,6 +94,7 @@ class HttpServer:
         self._stopping: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._run, name="turbo-http", daemon=True)
         self._running = threading.Event()
+        self._logged_at = float("-inf")
 
     def start(self, host: str, port: int) -> int:
         """Returns the port. Raises OSError if the address cannot be had."""
@@ -222,11 +227,18 @@ class HttpServer:
         except BadRequest as error:
             response = Response(str(error), (), b"")
         except Exception:
-            log.exception("a page of the metrics endpoint failed")
+            self._log_failure()
             response = Response("500 Internal Server Error", (), b"")
         headers = [*response.headers, ("Content-Length", str(len(response.body))), ("Connection", "close")]
         lines = [f"HTTP/1.1 {response.status}", *(f"{name}: {value}" for name, value in headers), "", ""]
         return "\r\n".join(lines).encode("latin-1") + (b"" if method == "HEAD" else response.body)
+
+    def _log_failure(self) -> None:
+        """Whoever can connect may ask for a page that fails as often as they like."""
+        now = time.monotonic()
+        if now - self._logged_at >= LOG_SECONDS:
+            self._logged_at = now
+            log.exception("a page of the metrics endpoint failed")
 
 
 def parse(head: bytes) -> Request:

@@ -81,3 +81,31 @@ def test_tab_in_zsh_neither_runs_nor_inserts_an_id(offered: Shell, tmp_path: Pat
         shown = screen.shows(*HARMLESS)
     assert not [line for line in shown.splitlines() if "$(" in line or "id>F" in line], shown
     assert not (place / "F").exists()
+
+
+def test_tab_in_a_live_bash_offers_harmless_ids(offered: Shell, tmp_path: Path) -> None:
+    """Also of those that wait: 600 hostile ones have waited longer, with more in them than anybody wants to load."""
+    with psycopg.connect(offered.dsn, autocommit=True) as db:
+        hold = (
+            "insert into agent_tasks (task_id, task_description, input_data, status)"
+            " select %s || n, 'x', %s, 'waiting' from generate_series(1, %s) n"
+        )
+        db.execute(hold, ["w_$(id>F)", '"x"', 600])  # type: ignore[arg-type]
+        db.execute(hold, ["w_`id>F`", f'"{"x" * 1_000_000}"', 5])  # type: ignore[arg-type]
+        db.execute(hold, ["w_good", '"x"', 1])  # type: ignore[arg-type]
+    script = offered(_TURBO_COMPLETE="source_bash").out
+    (tmp_path / "bashrc").write_text(
+        f"PS1='ready> '\nPATH={shlex.quote(str(TURBO.parent))}:$PATH\ncd {shlex.quote(str(tmp_path))}\n{script}\n"
+        "bind 'set bell-style none'\n"
+    )
+    bash = ["bash", "--noprofile", "--rcfile", tmp_path / "bashrc", "-i"]
+    with terminal(bash, 100, 30, {"TURBO_DSN": offered.dsn, "HOME": tmp_path}) as screen:
+        screen.shows("ready>")
+        screen.keys("turbo answer w_", "Tab")
+        screen.shows("turbo answer w_good1")
+        screen.keys("C-u", "turbo show t_", "Tab")
+        screen.shows("turbo show t_good")
+        screen.keys("Tab", "Tab")
+        shown = screen.shows(*HARMLESS)
+    assert "id>F" not in shown
+    assert not (tmp_path / "F").exists()

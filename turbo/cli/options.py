@@ -48,10 +48,9 @@ def _question_kinds(incomplete: str) -> list[str]:
 def _waiting(incomplete: str, kinds: list[str] | None) -> list[str]:
     try:
         with connect(os.environ.get("TURBO_DSN")) as client:
-            task_ids = [one.task_id for one in client.questions(kinds=kinds, limit=COMPLETED_OF)]
+            return [task_id for task_id in client.waiting_ids(incomplete, kinds) if HARMLESS_ID.fullmatch(task_id)]
     except Exception:
         return []
-    return [task_id for task_id in task_ids if task_id.startswith(incomplete) and HARMLESS_ID.fullmatch(task_id)][:50]
 
 
 def _waiting_ids(incomplete: str) -> list[str]:
@@ -64,7 +63,6 @@ def _yes_or_no_ids(incomplete: str) -> list[str]:
     return _waiting(incomplete, ["approval", "hold"])
 
 
-COMPLETED_OF = 500
 LOCK_SECONDS = 10.0
 """A command that waits so long for a lock of another session fails, and names that session if it can."""
 

@@ -140,6 +140,11 @@ class AsyncClient:
         """Ids with this prefix, newest tasks first, for shell completion."""
         return await self._run(operations.newest_ids(prefix, limit))
 
+    async def waiting_ids(self, prefix: str, kinds: Sequence[str] | None = None, limit: int = 50) -> list[str]:
+        """Ids with this prefix of tasks that wait for a person, the longest first, for shell completion. `kinds`: question,
+        approval, hold."""
+        return await self._run(operations.waiting_ids(prefix, kinds, limit))
+
     async def tasks(
         self,
         criteria: TaskFilter | None = None,

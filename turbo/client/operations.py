@@ -206,6 +206,11 @@ def newest_ids(prefix: str, limit: int) -> Steps[list[str]]:
     return [str(row["task_id"]) for row in rows]
 
 
+def waiting_ids(prefix: str, kinds: Sequence[str] | None, limit: int) -> Steps[list[str]]:
+    parameters = {"pattern": _like(prefix), "kinds": kinds and list(kinds), "limit": limit}
+    return [str(row["task_id"]) for row in (yield Query("client/waiting_ids", parameters)).rows]
+
+
 def _like(prefix: str) -> str:
     """A LIKE pattern for this prefix."""
     return "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"

@@ -1,6 +1,7 @@
 """What a program can read of the worker that runs it: nothing secret in its environment and its arguments."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,3 +112,28 @@ def test_concealed_values_stay_in_use_by_the_process(tmp_path: Path) -> None:
     assert watched.cmdline()[-2:] == [plain, "other=1"]
     _, problems = process.communicate("\n", timeout=30)
     assert process.returncode == 0, problems
+
+
+def test_parent_that_still_shows_the_password_is_named(tmp_path: Path) -> None:
+    """As sudo does, which stays: nobody else can overwrite its arguments."""
+    file = tmp_path / "worker.yaml"
+    file.write_text(yaml.safe_dump({"worker": {"state_dir": str(tmp_path / "state")}, "metrics": {"port": 0},
+                                    "executors": {"x": {"kind": "command", "command": ["true"]}}}))  # fmt: skip
+    away = f"host=127.0.0.1 port=1 dbname=d user=u password={SECRET}"
+    with (tmp_path / "log").open("wb") as out:
+        shell = subprocess.Popen(
+            ["/bin/sh", "-c", '"$@" & wait', "sh", TURBO, "worker", "--config", file, "--dsn", away],
+            stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    try:
+        until(lambda: "waiting for the database" in (tmp_path / "log").read_text())
+        log = (tmp_path / "log").read_text()
+        assert f"can read the database's password in the arguments of process {shell.pid} (sh)" in log
+        assert log.count("the arguments of process") == 1
+        assert SECRET not in log
+    finally:
+        os.killpg(shell.pid, signal.SIGTERM)
+        shell.wait()
+        until(
+            lambda: not [p for p in psutil.process_iter(["cmdline"]) if str(file) in " ".join(p.info["cmdline"] or [])]
+        )

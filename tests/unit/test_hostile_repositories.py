@@ -5,12 +5,16 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.repositories import IDENTITY, Workshop, commit, git, repository, told
+from turbo.doctor.former_users import former_users
 from turbo.domain.outcome import Outcome, OutcomeKind
+from turbo.domain.states import Level
+from turbo.process.identity import place_below_home
 from turbo.workspaces.changes import at_risk
 from turbo.workspaces.diff import diff_of
 from turbo.workspaces.git import Git, GitFailed
@@ -362,3 +366,18 @@ async def test_fifo_named_by_a_configuration_holds_no_slot(shop: Workshop) -> No
     with pytest.raises(GitFailed, match="/list is a FIFO"):
         b"".join(diff_of(record_of(shop, "t1")))
     assert time.monotonic() - began < 8
+
+
+async def test_worktree_of_a_deleted_user_is_named_by_the_doctor(shop: Workshop) -> None:
+    """No worker can sweep it."""
+    await shop.run("t1", WORK)
+    record = record_of(shop, "t1")
+    (home,) = shop.state.workspaces.glob("*/t1")
+    place = shop.path / "former" / place_below_home(home)
+    replace(record, user="nosuch", tree=str(place / "project")).save(home)
+    finding = former_users(shop.state.root)
+    assert finding.level is Level.WARN
+    assert f"{place} (user nosuch)" in finding.what
+    sweep = WorkspaceRetention(shop.state.workspaces, shop.state.locks, shop.journal, {})
+    assert await sweep.once(time.time() + 30 * DAY) == []
+    assert load(home) is not None

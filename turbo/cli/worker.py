@@ -42,7 +42,7 @@ def worker(
     """
     import asyncio
 
-    from turbo.process.concealment import conceal_environment
+    from turbo.process.concealment import conceal_environment, showing
     from turbo.process.init import leave_orphans_to_init
 
     conceal_environment()  # before init is forked, which lives as long
@@ -92,6 +92,17 @@ def worker(
             "--dsn contains a password, which the process list showed until the worker started; put it in ~/.pgpass (mode 0600), "
             "a service file, or TURBO_DSN in an --env-file"
         )
+    if has_password(where) or os.environ.get("PGPASSWORD"):
+        password = os.environ.get("PGPASSWORD")
+        for pid, program in showing(
+            [where if has_password(where) else "", f"PGPASSWORD={password}" if password else ""]
+        ):
+            logging.getLogger(__name__).warning(
+                "every user of this host can read the database's password in the arguments of process %d (%s), which has started this "
+                "worker and lives as long: put it in ~/.pgpass (mode 0600), a service file, or TURBO_DSN in an --env-file",
+                pid,
+                program,
+            )
     address = Address(where, environment, dsn_in)
 
     def reload(worker_process: Worker) -> str:

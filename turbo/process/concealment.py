@@ -13,6 +13,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from turbo.process.environment import INHERITED
@@ -61,6 +62,22 @@ def conceal_option(option: str, arguments: Sequence[str]) -> None:
         for value in values:
             if text in (value, os.fsencode(option) + b"=" + value):
                 ctypes.memset(address + len(text) - len(value), ord(STAR), len(value))
+
+
+def showing(secrets: Iterable[str]) -> list[tuple[int, str]]:
+    """The processes above this one whose arguments hold one of these texts, with their names: `sudo` and a shell live as long as what
+    they started, and only they could overwrite their own."""
+    import psutil
+
+    wanted = [secret for secret in secrets if secret]
+    found = []
+    with suppress(psutil.Error):
+        for process in psutil.Process().parents() if wanted else ():
+            with suppress(psutil.Error):
+                line = " ".join(process.cmdline())
+                if any(secret in line for secret in wanted):
+                    found.append((process.pid, process.name()))
+    return found
 
 
 def _is_harmless(dsn: str) -> bool:

@@ -15,9 +15,9 @@ it is about. Promises:
 - One call sends at most STATEMENTS statements more, in about SECONDS seconds; twice as many past a crowd. What is left is for
   the next call.
 - What is set aside is remembered by this worker only. A row it loses sight of is refused again, and set aside again.
-- Any number of refused rows stops neither claims nor promotions. Of more than RefusalTimings.most_aside none is remembered:
-  two positions go over the rows by age, past those that are refused. One is ahead of all rows that were there when it became
-  too many, so it finds a new row within a second. The other goes over the old ones again and again.
+- Any number of refused rows stops neither claims nor promotions. At most RefusalTimings.most_aside of them are remembered. Two
+  positions go over the rows by age, past those that are refused. One is ahead of all rows that were there when it became too
+  many, so it finds a new row within a second. The other goes over the old ones again and again.
 """
 
 import time
@@ -43,7 +43,7 @@ NEW_SECONDS = 1.0
 """Until the next look at what has come, where more rows are refused than are set aside."""
 
 SUSPICIOUS_SECONDS = 0.25
-"""Between two calls over the old rows, as long as every row is refused."""
+"""Between two calls over the old rows, as long as every row is refused, and once all have been tried."""
 
 PASS_SECONDS = 30.0
 """Between two passes over the old rows: some of them could not be claimed at the time, for instance for their key."""
@@ -106,12 +106,14 @@ class _Row:
 
 @dataclass(slots=True, eq=False)
 class _Crowd:
-    """More refused rows than are set aside. Every row is after `new`, or is met by `old` on its next pass."""
+    """More refused rows than one call gets through. Every row is after `new`, or is met by `old` on its next pass. `reported`: more
+    than are set aside, too."""
 
     new: Position = NOW
     old: Position = BEGINNING
     passed: bool = False  # the old rows were gone over once
     pass_at: float = 0.0  # when they may be gone over again, in monotonic seconds
+    reported: bool = False
 
 
 class _Budget:
@@ -220,6 +222,8 @@ class RefusedRows:
                 return False
             self._dispersed()
             if not budget.take():
+                if self._suspicious and work.after is not None:
+                    self._crowd = _Crowd()
                 self._again_at = time.monotonic() + SOON_SECONDS
                 return False
             aside = list(self._rows)
@@ -240,16 +244,17 @@ class RefusedRows:
 
     def _crowded(self, work: Work[Answer]) -> None:
         """There are more refused rows than are set aside."""
-        if self._last_refusal is not None:
-            most, goes_on = self._timings.most_aside, work.after is not None
-            self._refusals.crowded(self._statement, self._queue, most, self._last_refusal, goes_on)
         if self._crowd is None:
             self._crowd = _Crowd()
             self._again_at = time.monotonic() + SOON_SECONDS
+        if not self._crowd.reported and self._last_refusal is not None:
+            self._crowd.reported = True
+            most, goes_on = self._timings.most_aside, work.after is not None
+            self._refusals.crowded(self._statement, self._queue, most, self._last_refusal, goes_on)
 
     def _dispersed(self) -> None:
-        if self._crowd is not None:
-            self._crowd = None
+        crowd, self._crowd = self._crowd, None
+        if crowd is not None and crowd.reported:
             self._refusals.dispersed(self._statement, self._queue)
 
     async def _past_a_crowd(self, work: Work[Answer], after: After, crowd: _Crowd, answers: list[Answer]) -> bool:
@@ -258,7 +263,9 @@ class RefusedRows:
         crowd.new, all_new = await self._walk_after(work, after, crowd.new, answers, _Budget())
         budget = _Budget()
         await self._retry(work, answers, budget)
-        pause = SUSPICIOUS_SECONDS if self._suspicious else SOON_SECONDS
+        if not self._has_room:
+            self._crowded(work)
+        pause = SOON_SECONDS if self._has_room or not (self._suspicious or crowd.passed) else SUSPICIOUS_SECONDS
         if self._rests(crowd):
             pause = NEW_SECONDS if all_new else SOON_SECONDS
         else:

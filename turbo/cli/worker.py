@@ -52,7 +52,7 @@ def worker(
     from turbo.config.worker import ConfigError, database_dsn, load_worker_config
     from turbo.db.address import Address
     from turbo.db.connect import connect_arguments
-    from turbo.host.state_dir import StateDirUnusable
+    from turbo.host.state_dir import StateDirUnusable, replaceable_by
     from turbo.observability import log
     from turbo.worker.signals import WorkerSignals
     from turbo.worker.worker import Worker
@@ -77,6 +77,8 @@ def worker(
     except OSError as error:
         raise ConfigError(f"--log-file {log_file}: cannot be written: {error.strerror}") from None
 
+    if (why := replaceable_by(Path(settings.worker.state_dir))) is not None:
+        logging.getLogger(__name__).warning("state_dir: %s; put it below a directory of root's or of this user's", why)
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or settings.database.dsn
     connect_arguments(where, "turbo worker")  # an unreadable DSN is an error now, not an outage to wait for
 

@@ -13,11 +13,13 @@ import psutil
 from turbo.doctor.check import Check
 from turbo.domain.finding import Finding, fail, ok, skip, warn
 from turbo.host.regular_file import NotRegular
-from turbo.host.state_dir import OWNER, may_live, read_identity, refuse_links
+from turbo.host.state_dir import OWNER, may_live, read_identity, refuse_links, replaceable_by
 
 ROOM_BYTES = 500 * 1024 * 1024
 INODES = 1000
 PROBE_BYTES = 64 * 1024
+
+REPLACEABLE = "set worker.state_dir to a directory below one that belongs to root or to the worker's user"
 
 REFUSED = {
     "quarantine": "read the reason in each task's error, then delete the quarantined files",
@@ -97,6 +99,8 @@ def state_directory(root: Path, mounts: Sequence[Mount]) -> Finding:
             f"{root} is not writable: {error.strerror}; a worker keeps results in memory and claims nothing",
             f"free some space on {mount.mountpoint if mount else 'its disk'}",
         )
+    if (why := replaceable_by(root)) is not None:
+        return warn(why, REPLACEABLE)
     free = shutil.disk_usage(root).free
     inodes = os.statvfs(root).f_favail
     if free < ROOM_BYTES or 0 < inodes < INODES:

@@ -100,6 +100,22 @@ def refuse_links(root: Path, *directories: Path) -> None:
             raise NotRegular(f"{path} is a symbolic link, which turbo does not follow: put a directory in its place")
 
 
+def replaceable_by(root: Path) -> str | None:
+    """Who else can put another directory in the place of `root`, because of a directory above it; None if nobody can.
+
+    A worker of root's with the HOME of the user who called sudo has such a state directory."""
+    for above in (path := root.expanduser().resolve()).parents:
+        try:
+            state = above.stat()
+        except OSError:
+            continue
+        if state.st_uid not in (0, os.geteuid()):
+            return f"{above} belongs to user {state.st_uid}, who can put another directory in the place of {path}"
+        if state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX:
+            return f"every user can write to {above}, and put another directory in the place of {path}"
+    return None
+
+
 def read_identity(path: Path) -> str | None:
     """What a file `database` says: an identity, '' if it is not known yet. None without a regular file that can be read."""
     try:

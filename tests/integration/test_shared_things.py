@@ -203,6 +203,21 @@ def test_invented_workers_and_accounts_end_no_list(dsn: str, db: psycopg.Connect
     assert " and 1992 more; these workers poll" in shell("doctor").out
 
 
+def test_status_loads_nothing_of_what_a_hold_releases(dsn: str, db: psycopg.Connection) -> None:
+    """A submitter may hold ten tasks of any size; `turbo top` asks every two seconds."""
+    db.execute(
+        "insert into agent_tasks (task_id, task_description, input_data, status)"
+        " values ('held', repeat('x', 1000000), to_jsonb(repeat('y', 1000000)), 'waiting')"
+    )
+    with Client(dsn) as client:
+        (listed,) = client.fleet().questions
+        (whole,) = client.questions()
+        assert len(listed.text) < 2100
+        assert listed.input_data is None
+        assert (len(whole.text), len(whole.input_data)) == (1000000, 1000000)
+        assert client.approve([listed])[0].task_id == "held", "what is answered is what was looked at"
+
+
 @pytest.mark.parametrize("made", ["infinity", "2999-01-01", "-infinity"])
 def test_moment_of_an_insert_hides_no_task_in_lists(dsn: str, db: psycopg.Connection, made: str) -> None:
     with login(dsn, "turbo_submitter") as submitter, psycopg.connect(submitter, autocommit=True) as inserting:

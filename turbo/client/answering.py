@@ -27,9 +27,16 @@ Waiting = str | OpenQuestion
 
 
 def questions(
-    criteria: TaskFilter, kinds: Sequence[str] | None, task_ids: Sequence[str] | None, limit: int | None
+    criteria: TaskFilter,
+    kinds: Sequence[str] | None,
+    task_ids: Sequence[str] | None,
+    limit: int | None,
+    *,
+    whole: bool = True,
 ) -> Steps[list[OpenQuestion]]:
+    """`whole`: with all that a hold releases."""
     parameters = {
+        "whole": whole,
         "task_ids": None if task_ids is None else list(task_ids),
         "kinds": None if kinds is None else list(kinds),
         "queue": criteria.queue,

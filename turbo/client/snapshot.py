@@ -26,7 +26,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     queues = (yield Query("status/queues", {"limit": QUEUES_LISTED})).rows
     accounts = (yield Query("status/accounts", {"limit": ACCOUNTS_LISTED})).rows
     finished = (yield Query("status/finished", {"seconds": window_seconds, "limit": HOSTS_LISTED})).rows
-    questions = yield from answering.questions(TaskFilter(), None, None, QUESTIONS_LISTED)
+    questions = yield from answering.questions(TaskFilter(), None, None, QUESTIONS_LISTED, whole=False)
     stranded = (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows
     return FleetStatus(
         worker_lines(workers),

@@ -1,9 +1,10 @@
 -- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_resting: costs
 -- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
--- asked. text: part of the description or of the question. A hold comes with all that is released with it. key: as in
--- client/answer.sql.
+-- asked. text: part of the description or of the question. A hold comes with all that is released with it, if `whole`: that
+-- may be hundreds of megabytes. key: as in client/answer.sql.
 select t.task_id::text as task_id, t.queue, left(t.task_type, 1000) as task_type, left(t.task_description, 200) as task_description, t.question,
-       case when q.hold then t.task_description end as held, case when q.hold then t.input_data end as input_data,
+       case when q.hold and %(whole)s::boolean then t.task_description end as held,
+       case when q.hold and %(whole)s::boolean then t.input_data end as input_data,
        case when q.hold then (t.question ->> 'run_after')::timestamptz end as run_after,
        case when q.hold then concat(t.question ->> 'asked_at', ' ', md5(row(t.task_description, t.input_data, t.task_type, t.queue,
                                                                             t.question ->> 'run_after')::text))

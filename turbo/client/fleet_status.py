@@ -152,9 +152,8 @@ class FinishedLine:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest, of a hold without all
-    that it releases. `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and
-    ACCOUNTS_LISTED of them at most."""
+    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `more_workers` and
+    `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them at most."""
 
     workers: list[WorkerLine]
     queues: list[QueueLine]

@@ -15,8 +15,9 @@ from turbo.db.account_store import AccountRow, pause_reason
 from turbo.db.connect import Connection
 from turbo.db.errors import is_about_one_row, is_key_race
 from turbo.db.lane import Lane
+from turbo.db.positions import Found, Position, rows_after
 from turbo.db.refusals import Refusals
-from turbo.db.row_by_row import Position, Ref, RefusedRows, Work, fail_as_poison, rows_after
+from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
 from turbo.domain.limits import (
@@ -181,7 +182,7 @@ class ClaimStore(Store):
         async def which(aside: Sequence[str]) -> list[Ref]:
             return await self._which("tasks/claim", {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
 
-        async def after(position: Position, aside: Sequence[str]) -> tuple[Position, list[tuple[Ref, Position]]]:
+        async def after(position: Position, aside: Sequence[str]) -> Found:
             return await self._use(lambda own: rows_after(own, "tasks/claim_after", {"queue": queue}, position, aside))
 
         refused = self._unclaimable.get(queue)
@@ -259,7 +260,7 @@ class ClaimStore(Store):
                     return True
             return False
 
-        async def after(position: Position, aside: Sequence[str]) -> tuple[Position, list[tuple[Ref, Position]]]:
+        async def after(position: Position, aside: Sequence[str]) -> Found:
             return await rows_after(connection, "tasks/poll_after", {"queues": parameters["queues"]}, position, aside)
 
         refused = self._unpromoted

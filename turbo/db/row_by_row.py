@@ -21,7 +21,7 @@ it is about. Promises:
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -29,6 +29,7 @@ import psycopg
 
 from turbo.db.connect import Connection
 from turbo.db.errors import is_about_one_row, is_about_this_role, is_exhausted, why_refused
+from turbo.db.positions import BEGINNING, NOW, After, Position
 from turbo.db.refusals import REMEDY, Refusals
 from turbo.db.store import rows
 from turbo.domain.states import RowStatement, TaskState
@@ -56,23 +57,6 @@ EXHAUSTED_SECONDS = 5.0
 Answer = TypeVar("Answer")
 Ref = tuple[str, int | None]
 """A task's id and its fencing token."""
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """A place among the rows of a statement by their age: a moment as PostgreSQL writes it, and an id of that moment."""
-
-    moment: str
-    task_id: str | None = None
-
-
-NOW = Position("now")
-BEGINNING = Position("-infinity")
-
-
-After = Callable[[Position, Sequence[str]], Awaitable[tuple[Position, Sequence[tuple[Ref, Position]]]]]
-"""The rows after a position, at most a hundred, without some ids: each with its own position, and the given position, with
-the moment for NOW."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,15 +413,3 @@ async def fail_as_poison(
     """Fail a task that still has `status` and its token. False: it has not, or a person is editing it."""
     parameters = {"worker": worker_id, "statement": statement, "status": status, "error": error, "audit": audit}
     return bool(await rows(connection, "tasks/set_aside", {**parameters, "task_id": ref[0], "token": ref[1]}))
-
-
-async def rows_after(
-    connection: Connection, name: str, parameters: Mapping[str, object], position: Position, aside: Sequence[str]
-) -> tuple[Position, list[tuple[Ref, Position]]]:
-    """An `After`, by a statement such as tasks/claim_after."""
-    more = {"moment": position.moment, "after_id": position.task_id, "aside": list(aside)}
-    found = await rows(connection, name, {**parameters, **more})
-    since = Position(found[0][0], position.task_id)
-    return since, [
-        ((task_id, token), Position(moment, task_id)) for _, task_id, token, moment in found if task_id is not None
-    ]

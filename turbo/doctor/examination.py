@@ -9,18 +9,7 @@ import psycopg
 
 from turbo import db
 from turbo.config.worker import WorkerConfig
-from turbo.doctor import (
-    delivery,
-    disk,
-    former_users,
-    metrics_port,
-    programs,
-    schema,
-    server,
-    sessions,
-    surroundings,
-    worktrees,
-)
+from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, sessions, surroundings, worktrees
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
 from turbo.domain.finding import Finding, fail, skip
@@ -76,7 +65,6 @@ def _checks(
     host = _Host(session, config)
     yield from disk.checks(Path(config.worker.state_dir))
     yield from worktrees.checks(Path(config.worker.state_dir))
-    yield from former_users.checks(Path(config.worker.state_dir))
     yield Check("metrics port", lambda: metrics_port.metrics_port(config.metrics, host.workers, host.name))
     yield from programs.checks(config, env_file, lambda: host.surroundings)
 

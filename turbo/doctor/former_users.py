@@ -3,7 +3,6 @@
 import shlex
 from pathlib import Path
 
-from turbo.doctor.check import Check
 from turbo.domain.finding import Finding, ok, warn
 from turbo.executors import foreign
 from turbo.host.state_dir import all_files, workspaces_of
@@ -11,10 +10,6 @@ from turbo.workspaces import files
 from turbo.workspaces.record import records
 
 NAMED = 5
-
-
-def checks(state_dir: Path) -> list[Check]:
-    return [Check("former users", lambda: former_users(state_dir))]
 
 
 def former_users(state_dir: Path) -> Finding:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from turbo.doctor.check import Check
+from turbo.doctor.former_users import former_users
 from turbo.domain.finding import Finding, ok, warn
 from turbo.workspaces.disk_usage import KeptWorktree, kept_worktrees
 
@@ -15,7 +16,10 @@ DAY = 86_400.0
 
 
 def checks(state_dir: Path) -> list[Check]:
-    return [Check("worktrees", lambda: worktrees(kept_worktrees(state_dir), time.time()))]
+    return [
+        Check("worktrees", lambda: worktrees(kept_worktrees(state_dir), time.time())),
+        Check("former users", lambda: former_users(state_dir)),
+    ]
 
 
 def worktrees(kept: list[KeptWorktree], now: float) -> Finding:

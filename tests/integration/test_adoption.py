@@ -59,7 +59,7 @@ def test_table_is_adopted_beside_an_open_reader_and_a_poller(empty_dsn: str, tab
         # a real worker beside the poller: each runs what it claims
         with bench(dsn, tmp_path) as one:
             one.start().listening()
-            until(lambda: sum(one.runs().values()) >= 5, what=f"turbo runs old rows\n{one.logs()}")
+            until(lambda: sum(one.runs().values()) >= 5, what=lambda: f"turbo runs old rows\n{one.logs()}")
             poller.does(3)
             poller.stop()
             everyone = waiting | set(poller.inserted)

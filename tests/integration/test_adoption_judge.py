@@ -9,7 +9,7 @@ from tests.support.logins import login
 from tests.support.migrations import OLD_TABLE, everything, query, turbo_migrate
 from tests.support.odd_tables import ENUM, ODD_TABLES, PREDECESSOR, OddTable
 from turbo.migrate import MigrationError, migrate, plan
-from turbo.migrate.adoption.contract import ACTIONS, ACTIONS_STORAGE, RELATIONS, RESERVED, TASKS, TASKS_STORAGE, TYPES
+from turbo.migrate.adoption.contract import ACTIONS, ACTIONS_STORAGE, ADDED, RELATIONS, TASKS, TASKS_STORAGE, TYPES
 
 ACTIONS_TABLE = (
     "create table agent_actions (id serial primary key, task_id text, action_type text, success boolean,"
@@ -383,8 +383,9 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
             "select attname::text, format_type(atttypid, atttypmod), typname::text from pg_attribute join pg_type t on t.oid = atttypid"
             f" where attrelid = '{table}'::regclass and attnum > 0 and attname <> 'action_id' order by attnum",
         )
-        later = RESERVED if table == "agent_tasks" else ()
-        assert [name for name, _, _ in columns] == [*(want.name for want in known), *later]
+        later = {*ADDED} if table == "agent_tasks" else set()
+        names = [name for name, _, _ in columns]
+        assert (names[: len(known)], {*names[len(known) :]}) == ([want.name for want in known], later)
         for (name, type_, kind), want in zip(columns, known, strict=not later):
             assert kind in want.kinds, name
             added = want.add.split(" not null")[0].split(" default")[0] if want.add else type_
@@ -394,7 +395,11 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
     made = query(
         dsn, "select relname::text from pg_class where relnamespace = 'public'::regnamespace and relname !~ '_pkey$'"
     )
-    named = {*RELATIONS, "agent_tasks", "agent_actions", "turbo_migrations", "agent_actions_action_id_seq"}
+    made_with_them = {
+        *("agent_actions_action_id_seq", "agent_unsettled_note_id_seq", "agent_conversations_conversation_seq"),
+        *("agent_conversations_conversation_place_key", "agent_messages_message_id_seq"),
+    }
+    named = {*RELATIONS, "agent_tasks", "agent_actions", "turbo_migrations", *made_with_them}
     assert {str(name) for (name,) in made} == named
     types = query(
         dsn, "select typname::text from pg_type where typtype = 'd' and typnamespace = 'public'::regnamespace"
@@ -402,13 +407,16 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
     assert {str(name) for (name,) in types} == set(TYPES)
 
 
-OTHERS = "agent_workers, agent_leader, agent_queues, agent_accounts, agent_progress"
+OTHERS = (
+    "agent_workers, agent_leader, agent_queues, agent_accounts, agent_progress, agent_dependencies, agent_blocked,"
+    " agent_unsettled, agent_conversations, agent_messages"
+)
 RESTORED = {
     "without turbo_meta": "drop table turbo_meta, turbo_migrations",
     "tasks and trail": f"drop table turbo_meta, turbo_migrations, {OTHERS}; drop sequence turbo_fence_seq;"
-    " drop domain turbo_task_id; drop domain turbo_status",
+    " drop domain turbo_task_id cascade; drop domain turbo_status",
     "tasks alone": f"drop table turbo_meta, turbo_migrations, agent_actions, {OTHERS}; drop sequence turbo_fence_seq;"
-    " drop domain turbo_task_id; drop domain turbo_status",
+    " drop domain turbo_task_id cascade; drop domain turbo_status",
 }
 
 

@@ -106,7 +106,7 @@ def _refused(connection: Connection, text: str) -> MigrationError:
     foreign = connection.execute(statement("roles/foreign_owner")).fetchall()
     whose = (
         "; ".join(f"{table} belongs to {owner}" for table, owner in foreign)
-        or "another role owns one of turbo's tables"
+        or "another role owns one of turbo's tables or functions"
     )
     return MigrationError(
         f"{_user(connection)} cannot grant on all of turbo's tables ({text}): {whose}. Run turbo migrate --roles as a "

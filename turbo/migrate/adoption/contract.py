@@ -71,8 +71,14 @@ TASKS = (
 TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "infra_count", "turbo_rev"})
 """Columns of agent_tasks that only turbo uses. If one exists before turbo, the names clash."""
 
-RESERVED = ("question", "answer", "prefer_host")
-"""Columns of agent_tasks that migrations/0012_asking.sql adds. One that is there before it has another meaning."""
+RESERVED = (
+    *("question", "answer", "prefer_host"),
+    *("needs", "on_needs_failed", "continues", "needed", "conversation", "submitted_by"),
+)
+"""Columns of agent_tasks that migrations/0012_asking.sql and 0013_work.sql add. One that is there before it has another meaning."""
+
+ADDED = (*RESERVED, "parent_task_id")
+"""All columns of agent_tasks that later migrations add. parent_task_id may be there before, with the same meaning."""
 
 TURBOS_MARK = "(turbo)"
 """What the comment of a reserved column ends with once it is turbo's."""
@@ -80,7 +86,7 @@ TURBOS_MARK = "(turbo)"
 # turbo does not use its key, which only needs a default.
 ACTIONS = (
     ExpectedColumn("task_id", None, ID_TYPES),
-    ExpectedColumn("action_type", "text", TEXT, least=10),
+    ExpectedColumn("action_type", "text", TEXT, least=12),
     ExpectedColumn("success", "boolean", frozenset({"bool"})),
     ExpectedColumn("executed_at", "timestamptz", TIMESTAMP, default="clock_timestamp()"),
     ExpectedColumn("execution_time_ms", "bigint", frozenset({"int4", "int8"}), nullable=True),
@@ -109,11 +115,14 @@ RELATIONS = (
         "agent_progress",
         "turbo_meta",
         "turbo_key_slots",
-        "turbo_fence_seq",
+        *("turbo_fence_seq", "turbo_look_seq"),
+        *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
     ),
-    *("agent_tasks_claim", "agent_tasks_resting", "agent_tasks_running", "agent_tasks_one_running_per_key"),
+    *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
     "agent_workers_idle",
+    *("agent_tasks_one_running_per_conversation", "agent_dependencies_needs", "agent_blocked_ready"),
+    *("agent_messages_open", "agent_messages_waiting", "agent_messages_task"),
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""
@@ -165,6 +174,10 @@ TRAIL_ROWS: tuple[dict[str, str], ...] = tuple(
         ("answered", "waiting", "pending"),
         ("unanswered", "waiting", "pending"),
         ("reminded", "waiting", "waiting"),
+        ("blocked", "cancelled", "blocked"),
+        ("unblocked", "blocked", "pending"),
+        ("needs_failed", "blocked", "cancelled"),
+        ("undelivered", "completed", "completed"),
     )
 )
 

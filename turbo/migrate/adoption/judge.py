@@ -98,7 +98,7 @@ def _restored_in_part(survey: Survey) -> Finding | None:
             have = survey.tasks.column(want.name)
             if have is None or have.kind not in want.kinds:
                 return None
-    known = {*(want.name for want in contract.TASKS), *contract.RESERVED}
+    known = {*(want.name for want in contract.TASKS), *contract.ADDED}
     adopted = "true" if any(column.name not in known for column in survey.tasks.columns) else "false"
     return refuse(
         "agent_tasks is turbo's own table, but turbo_meta is missing: only some of turbo's tables were restored. Restore "

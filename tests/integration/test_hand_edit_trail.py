@@ -33,7 +33,7 @@ EDITS = {
     "task_type": "'z'", "task_description": "'new'", "task_priority": "9", "input_data": "'{\"a\": 1}'",
     "output_data": "'{\"output\": 1}'", "error_message": "'e'", "timeout_seconds": "9", "max_retries": "9", "retry_count": "1",
     "completed_at": "'2001-01-01'", "idempotency_key": "'k'", "queue": "'q'", "run_after": "'2001-01-01'", "concurrency_key": "'k'",
-    "agent_session_id": "null", "prefer_host": "'h'",
+    "agent_session_id": "null", "prefer_host": "'h'", "needs": "null", "parent_task_id": "'p'",
 }  # fmt: skip
 
 
@@ -45,7 +45,7 @@ def test_each_column_that_an_admin_may_write_is_told(admin: psycopg.Connection[A
     # an answer is told as such: tests/integration/test_answers_by_hand.py
     assert {name for (name,) in may} - {"status", "answer"} == EDITS.keys(), "what an admin may write"
     for column, value in EDITS.items():
-        if column == "agent_session_id":  # it may only be set to null
+        if value == "null":  # it may only be set to null: tests/integration/test_blocked_by_hand.py
             continue
         before = len(trail(admin))
         admin.execute(f"update agent_tasks set {column} = {value} where task_id = 't'")

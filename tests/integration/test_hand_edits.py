@@ -209,7 +209,7 @@ async def test_requested_run_after_survives_any_end_of_the_run(db, stores, how):
         db.execute("update agent_workers set state = 'dead'")
         assert [r.status for r in await stores.registry.rescue(RescueReason.WORKER_SILENT)] == ["scheduled"]
     elif how == "released":
-        assert await stores.results.release([(held, None)], "drain") == [held]
+        assert (await stores.results.release([(held, None)], "drain")).claims == (held,)
     elif how == "an orphan":
         assert (await stores.claims.reconcile([])).orphans == (held,)
     else:

@@ -60,7 +60,7 @@ def test_minimal_insert_works(db):
             "task_description, agent_session_id",
             "'x', 'abc'",
             "may not set fencing_token or agent_session_id",
-            "someone else's",
+            "name its task in continues",
         ),
         ("task_description, turbo_rev", "'x', 9223372036854775807", "may not set turbo_rev", "turbo's own"),
         ("task_description, infra_count", "'x', 5", "may not set turbo_rev", "turbo's own"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.waiting_rows import ONE, answer, insert, row, waiting
+from tests.support.work_rows import count, edges, notes, tie
 
 OLDER = Path(__file__).parents[1] / "support" / "schema_11"
 
@@ -66,6 +67,36 @@ async def test_older_worker_claims_promotes_and_finishes(db, stores):
     assert (row(db, "later")["status"], row(db, "held")["status"]) == ("completed", "completed")
 
 
+async def test_older_worker_leaves_blocked_tasks_and_ends_their_needs(db, stores):
+    insert(db, "plan")
+    insert(db, needs=["plan"])
+    insert(db, "reply", continues="plan")
+    before = [row(db), row(db, "reply"), notes(db)]
+    assert poll(db) == 0
+    ((task, token),) = claim(db)
+    assert [row(db), row(db, "reply"), notes(db)] == before
+    tie(db, "t", "plan")
+    older(
+        db,
+        "finish",
+        worker="w-1-abc",
+        infra_cap=5,
+        results=json.dumps([{"task_id": task, "token": token, "outcome": "succeeded", "output": "{}", "ms": 1}]),
+    )
+    assert (row(db, "plan")["status"], row(db, "plan")["needed"], notes(db)) == ("completed", True, ["reply"])
+    db.execute("delete from agent_unsettled")
+    assert db.execute("select turbo_unsettled()").fetchone() == (True,), "its end is found without a note"
+
+
+def test_older_retention_of_a_need_lets_its_dependent_go(db):
+    """It does not know that others wait: the need had completed, and that counts."""
+    insert(db, "plan", status="completed", completed_at="2001-01-01", run_after="2001-01-01")
+    insert(db, needs=["plan"])
+    tie(db, "t", "plan")
+    ((deleted, *_),) = older(db, "retention_tasks", task_id=["plan"], completed=60, failed=60, cancelled=60)
+    assert (deleted, count(db, "t"), edges(db, "t")) == (1, (0, None), [("plan", True)])
+
+
 def test_older_poll_is_served_by_the_new_index(db):
     """It looks for due rows by status, queue and moment, as agent_tasks_scheduled had them."""
     db.execute(
@@ -76,5 +107,5 @@ def test_older_poll_is_served_by_the_new_index(db):
         "explain select task_id from agent_tasks where status = 'scheduled' and queue = 'default'"
         " and run_after <= statement_timestamp() order by run_after limit 10 for update skip locked"
     ).fetchall()
-    assert "agent_tasks_resting" in str(plan)
+    assert "agent_tasks_at_rest" in str(plan)
     assert "Sort" not in str(plan)

@@ -13,6 +13,7 @@ from tests.support.logins import login
 from tests.support.steps import ME, claim_one, ended
 from tests.support.stores import Stores
 from tests.support.waiting_rows import record_question
+from tests.support.work_rows import past_the_judges, place, tie
 from turbo import embedded
 from turbo.db.lane import Lane
 from turbo.domain.outcome import OutcomeKind
@@ -109,6 +110,58 @@ async def test_data_only_restore_brings_back_every_row(used, tmp_path, how):
             assert [r.task_id for r in await stores.registry.rescue(RescueReason.WORKER_SILENT)] == ["running"]
         assert [t.task_id for t in (await stores.claims.claim("default", 9, may_idle=True)).tasks] == ["pending"]
         await lane.close()
+
+
+TABLES_OF_WORK = ("agent_tasks", "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations")
+
+
+def of_work(dsn: str) -> dict[str, list[tuple]]:
+    with psycopg.connect(dsn) as db:
+        return {
+            table: db.execute(f"select * from {table} order by 1, 2".encode()).fetchall() for table in TABLES_OF_WORK
+        }
+
+
+@pytest.mark.parametrize("how", ["pg_restore", "inserts"])
+def test_data_only_restore_brings_back_what_waits(dsn, tmp_path, how):
+    """Also rows that turbo never wrote, and those whose needs come after them, or are gone."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        for task_id in ("plan", "gone", "first"):
+            db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [task_id])
+        for task_id in ("new", "tied", "by hand", "closed", "lost", "freed"):
+            db.execute(
+                "insert into agent_tasks (task_id, task_description, needs) values (%s, 'x', '{plan,gone}')", [task_id]
+            )
+        db.execute(
+            "insert into agent_tasks (task_id, task_description, status, needs) values ('held', 'x', 'waiting', '{plan}')"
+        )
+        db.execute("insert into agent_tasks (task_id, task_description, continues) values ('reply', 'x', 'first')")
+        db.execute("insert into agent_tasks (task_id, task_description, submitted_by) values ('old', 'x', null)")
+        db.execute(
+            "insert into agent_tasks (task_id, task_description, idempotency_key, turbo_rev) values ('slot', 'x', 'schedule a@1', -1)"
+        )
+        past_the_judges(db, "update agent_tasks set submitted_by = null where task_id = 'old'")
+        tie(db, "tied", "plan", "gone")
+        place(db, "first", "reply")
+        db.execute("update agent_tasks set status = 'pending' where task_id = 'by hand'")
+        db.execute("update agent_tasks set status = 'completed' where task_id = 'closed'")
+        db.execute("update agent_tasks set status = 'pending', needs = null where task_id = 'freed'")
+        db.execute("delete from agent_tasks where task_id = 'gone'")
+        db.execute("update agent_tasks set task_description = 'last' where task_id = 'plan'")
+        db.execute("vacuum full agent_tasks")
+    before = of_work(dsn)
+    file = dump(dsn, tmp_path, *(["-Fc"] if how == "pg_restore" else ["--column-inserts"]))
+    with database.migrated_database() as other:
+        if how == "pg_restore":
+            done = run("pg_restore", "--data-only", "--exit-on-error", "-d", other, file, dsn=other)
+        else:
+            options = {"PGOPTIONS": "-c turbo.restore=on"}
+            done = run("psql", "-X", "-v", "ON_ERROR_STOP=1", "-f", file, dsn=other, **options)
+        assert done.returncode == 0, done.stderr
+        assert of_work(other) == before
+        with psycopg.connect(other, autocommit=True) as db:
+            db.execute("insert into agent_tasks (task_id, task_description, needs) values ('next', 'x', '{plan}')")
+            assert db.execute("select status from agent_tasks where task_id = 'next'").fetchone() == ("blocked",)
 
 
 COPIED = (

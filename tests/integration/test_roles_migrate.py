@@ -24,7 +24,7 @@ def test_roles_are_made_on_request_and_again_harmlessly(empty_dsn: str) -> None:
     assert turbo_migrate("--dsn", empty_dsn).exit_code == 0
     assert "turbo_" not in json.dumps(query(empty_dsn, ACLS)).replace("turbo_m", "").replace("turbo_fence", "").replace(
         "turbo_key", ""
-    )
+    ).replace("turbo_look", "")
     first = turbo_migrate("--dsn", empty_dsn, "--roles")
     assert first.exit_code == 0, first.stderr
     assert (
@@ -82,7 +82,12 @@ def test_roles_may_call_what_public_may_not(empty_dsn: str) -> None:
     def may(role: str, function: str) -> object:
         return query(empty_dsn, f"select has_function_privilege('{role}', 'public.{function}', 'execute')")[0][0]
 
-    for function in ("turbo_take_key(text)", "turbo_stopped_status(text, timestamptz)", "turbo_database_id()"):
+    for function in (
+        "turbo_take_key(text)",
+        "turbo_take_conversation(bigint)",
+        "turbo_stopped_status(text, timestamptz)",
+        "turbo_database_id()",
+    ):
         assert may("turbo_worker", function), function
     assert not may("turbo_submitter", "turbo_take_key(text)"), "the fault bit"
 
@@ -95,6 +100,9 @@ def test_missing_createrole_prints_what_to_run(own_server_dsn: str) -> None:
         for (table,) in query(own_server_dsn, tables):
             query(own_server_dsn, f"alter table {table} owner to {user(owner)}")
         query(own_server_dsn, f"alter sequence turbo_fence_seq owner to {user(owner)}")
+        functions = "select oid::regprocedure from pg_proc where pronamespace = 'public'::regnamespace"
+        for (function,) in query(own_server_dsn, functions):
+            query(own_server_dsn, f"alter function {function} owner to {user(owner)}")
         refused = turbo_migrate("--dsn", owner, "--roles")
         assert refused.exit_code == 1
         create = " ".join(f"CREATE ROLE {role} NOLOGIN;" for role in ROLES)

@@ -123,14 +123,34 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
     for name, arguments in found:
         assert name in declared, f"no function {name}"
         kinds = [short.get(kind, kind) for kind in declared[name]]
-        assert [argument.rpartition("::")[2] for argument in arguments] == kinds, (name, arguments)
+        assert [argument.rpartition("::")[2].removeprefix("public.") for argument in arguments] == kinds, (
+            name,
+            arguments,
+        )
     assert {name for name, _ in found} == {
         "turbo_take_key",
+        "turbo_take_conversation",
         "turbo_stopped_status",
         "turbo_database_id",
         "turbo_wake",
         "turbo_hold",
         "turbo_shown",
+        *("turbo_tell_settler", "turbo_note_work", "turbo_note_need", "turbo_waiters", "turbo_untie", "turbo_is_there"),
+        *("turbo_judge_needs", "turbo_judge_continues", "turbo_default_of"),
+        *("turbo_left_over", "turbo_tasks_left_over", "turbo_messages_left_over", "turbo_same_task", "turbo_unsettled"),
+        *(
+            "turbo_older_queues",
+            "turbo_last_status",
+            "turbo_forget_untied",
+            "turbo_had_run",
+            "turbo_needs_failed",
+            "turbo_as_task_id",
+            "turbo_can_be_tied",
+            "turbo_place",
+            "turbo_place_follow_ups",
+            "turbo_left_the_line",
+            "turbo_close_ranks",
+        ),
     }
 
 

@@ -6,7 +6,8 @@
 
 revoke all on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
-  public.agent_accounts, public.agent_progress, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
+  public.agent_accounts, public.agent_progress, public.agent_dependencies, public.agent_blocked, public.agent_unsettled,
+  public.agent_conversations, public.agent_messages, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
@@ -19,13 +20,16 @@ begin
   end if;
 end $$;
 
--- turbo_submitter adds tasks and follows them. It changes none: rows have no owner, so a role that may cancel one task
--- may cancel all of them.
-grant select on table public.agent_tasks, public.agent_actions, public.agent_progress, public.agent_queues
+-- turbo_submitter adds tasks and follows them. It changes none: a role that may cancel one task may cancel all of them. It goes
+-- on with its own tasks only (continues): submitted_by is whose they are, and nobody may write it.
+grant select on table public.agent_tasks, public.agent_actions, public.agent_progress, public.agent_queues,
+  public.agent_dependencies, public.agent_blocked, public.agent_unsettled, public.agent_conversations, public.agent_messages
   to turbo_submitter;
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
-              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
+              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
+              parent_task_id, continues)
   on public.agent_tasks to turbo_submitter;
+grant insert (task_id, body) on public.agent_messages to turbo_submitter;      -- to its own tasks: turbo_judge_message
 -- is my queue served, and where is my task's log?
 grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, lease_seconds)
   on public.agent_workers to turbo_submitter;
@@ -34,31 +38,44 @@ grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, l
 grant select (task_id, task_type, task_description, task_priority, input_data, status, output_data, error_message,
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
-              infra_count, turbo_rev, question, answer, prefer_host)
+              infra_count, turbo_rev, question, answer, prefer_host, needs, on_needs_failed, continues, needed,
+              conversation, ctid)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
-              infra_count, turbo_rev, question, answer, prefer_host)
+              infra_count, turbo_rev, question, answer, prefer_host, needed, conversation)
   on public.agent_tasks to turbo_worker;
 grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, if configured
 grant select on table public.agent_actions to turbo_worker;
 grant insert (task_id, action_type, success, actor, from_status, to_status, fencing_token, execution_time_ms, detail)
   on public.agent_actions to turbo_worker;
-grant select, insert, update, delete on table public.agent_workers, public.agent_leader, public.agent_progress
+grant select, insert, update, delete on table public.agent_workers, public.agent_leader, public.agent_progress,
+  public.agent_dependencies, public.agent_blocked, public.agent_unsettled      -- the settler's
   to turbo_worker;
+grant select, insert, update on table public.agent_conversations to turbo_worker;
+grant select on table public.agent_messages to turbo_worker;
+grant update (delivered_at, fencing_token) on public.agent_messages to turbo_worker;
 grant select, insert, update on table public.agent_accounts to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
 grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
--- Every role may call these, unless the default privileges of their owner say otherwise.
+-- Every role may call the first five, unless the default privileges of their owner say otherwise.
 do $$
 declare
   called record;
 begin
   for called in
     select f.name, r.role
-      from (values ('public.turbo_take_key(text)'), ('public.turbo_stopped_status(text, timestamptz)'),
-                   ('public.turbo_database_id()')) f(name)
+      from (values ('public.turbo_take_key(text)'), ('public.turbo_take_conversation(bigint)'),
+                   ('public.turbo_stopped_status(text, timestamptz)'),
+                   ('public.turbo_database_id()'), ('public.turbo_same_task(double precision, double precision)'),
+                   ('public.turbo_left_over(text)'), ('public.turbo_tasks_left_over(integer)'),
+                   ('public.turbo_messages_left_over()'), ('public.turbo_unsettled()'), ('public.turbo_older_queues()'),
+                   ('public.turbo_last_status(public.turbo_task_id)'), ('public.turbo_had_run(public.turbo_task_id)'),
+                   ('public.turbo_needs_failed(public.turbo_task_id)'),
+                   ('public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[])'),
+                   ('public.turbo_place_follow_ups(bigint, integer)'), ('public.turbo_left_the_line(public.turbo_task_id)'),
+                   ('public.turbo_close_ranks(public.turbo_task_id)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
                         ('turbo_admin')) r(role)
      where (r.role = 'turbo_worker' or f.name = 'public.turbo_database_id()')
@@ -71,7 +88,8 @@ end $$;
 -- turbo_reader and turbo_admin read everything, prompts and results included.
 grant select on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
-  public.agent_accounts, public.agent_progress, public.turbo_meta, public.turbo_migrations
+  public.agent_accounts, public.agent_progress, public.agent_dependencies, public.agent_blocked, public.agent_unsettled,
+  public.agent_conversations, public.agent_messages, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
 -- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
@@ -82,13 +100,15 @@ grant update (answer) on public.agent_tasks to turbo_approver;
 -- revision, requested status, worker. Nor may it write the audit trail, or TRUNCATE: no row trigger could protect a running
 -- task from that.
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
-              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
+              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
+              parent_task_id, continues)
   on public.agent_tasks to turbo_admin;
 grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
               max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id,
-              answer, prefer_host)
+              answer, prefer_host, needs, parent_task_id)
   on public.agent_tasks to turbo_admin;
 grant delete on table public.agent_tasks to turbo_admin;
+grant insert (task_id, body) on public.agent_messages to turbo_admin;
 grant insert, update, delete on table public.agent_queues, public.agent_accounts to turbo_admin;
 
 -- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
@@ -99,7 +119,8 @@ declare
     'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
-    'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host'];
+    'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host',
+    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by'];
   other_columns text;
   used record;
 begin

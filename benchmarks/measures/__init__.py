@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from benchmarks.bench import Bench, Table
-from benchmarks.measures import claim, herd, idle, inserts, pickup, start, throughput
+from benchmarks.measures import claim, graphs, herd, idle, inserts, pickup, start, throughput
 
 MEASURES: dict[str, Callable[[Bench], Table]] = {
     "pickup": pickup.pickup,
@@ -14,5 +14,6 @@ MEASURES: dict[str, Callable[[Bench], Table]] = {
     "start": start.start,
     "inserts": inserts.inserts,
     "claim": claim.claim,
+    "graphs": graphs.graphs,
     "herd": herd.herd,
 }

@@ -11,8 +11,9 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import WorkerState
+from turbo.migrate import SCHEMA_VERSION
 
-ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30)
+ME = WorkerRow("w", "h", 1, "0", 10, ("default",), {}, (), None, 10, 60, 30, SCHEMA_VERSION)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
-from turbo.executors.claude.control import CHANNEL, CHANNEL_TOOL, Channel
+from turbo.executors.claude.control import Channel
 from turbo.executors.claude.login import Login
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
@@ -127,7 +127,7 @@ class ClaudeCli:
         environment, handed = self._login.split(self._environment.for_task(run.task))
         program = await self._find(environment)
         channel = call.channel
-        how = STREAM if channel is None else (*CHANNEL, *CHANNEL_TOOL)
+        how = STREAM if channel is None else channel.flags
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *how, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
@@ -154,9 +154,9 @@ class ClaudeCli:
                 more_stdin=channel.stdin if channel is not None else None,
             )
         finally:
-            monitor.close()
             if channel is not None:
-                channel.close()
+                channel.over()
+            monitor.close()
         self._log_version(monitor.transcript.version, program)
         ended = EndedRun(
             result.ended_by,
@@ -170,7 +170,7 @@ class ClaudeCli:
 
     def _with_channel(self, ended: EndedRun, channel: Channel | None, program: str) -> EndedRun:
         """What the channel knows of the call."""
-        if channel is None:
+        if channel is None or channel.desk is None:
             return replace(ended, questions_denied=ended.transcript.questions)
         if channel.requests:
             ended.transcript.begun = True  # a deferred call is carried out before the first init line
@@ -265,11 +265,13 @@ class _CallMonitor:
         self.transcript = Transcript()
         self.enough = asyncio.Event() if channel is None else channel.enough
         self.login_refused = False
+        if channel is not None:
+            channel.on_closed = self._leave
 
     def on_line(self, line: bytes, cut: bool) -> None:
         if self._channel is not None and self._channel.take(line, cut):
             return
-        known = self.transcript.session_id
+        known, answers = self.transcript.session_id, self.transcript.answers
         match self.transcript.read(line, cut):
             case StreamLine.INIT:
                 self.close()
@@ -277,6 +279,8 @@ class _CallMonitor:
                     self._run.session_started(self.transcript.session_id)
             case StreamLine.ASSISTANT:
                 self.close()  # another turn after a result
+                if self._channel is not None and self.transcript.answers > answers:
+                    self._channel.answered()
                 self._run.progress(
                     Progress(self.transcript.last_line, self.transcript.input_tokens, self.transcript.output_tokens),
                 )
@@ -285,9 +289,18 @@ class _CallMonitor:
                 self.enough.set()
             case StreamLine.RESULT:
                 self.close()
-                if self._channel is not None:
-                    self._channel.close()  # the CLI waits for the end of its stdin, then leaves
-                self._leave_timer = asyncio.get_running_loop().call_later(self._leave_seconds, self.enough.set)
+                if self._channel is None:
+                    self._leave()
+                elif self.transcript.result is not None:
+                    self._channel.turn_over(
+                        self.transcript.result
+                    )  # the CLI waits for the end of its stdin, then leaves
+
+    def _leave(self) -> None:
+        """Nothing more is expected of the CLI, once it has a result."""
+        if self.transcript.result is not None:
+            self.close()
+            self._leave_timer = asyncio.get_running_loop().call_later(self._leave_seconds, self.enough.set)
 
     def close(self) -> None:
         if self._leave_timer is not None:

@@ -1,8 +1,12 @@
-"""turbo's side of the CLI's control channel, for runs that may ask: lines of JSON on the CLI's stdin and stdout.
+"""turbo's side of the CLI's stdin, which stays open during a run: the prompt, messages to the agent, and the control channel of
+runs that may ask. Lines of JSON on the CLI's stdin and stdout.
 
     initialize ──▶ its answer: can this CLI hold calls? ──▶ the prompt ──────────────────────────▶ requests ──▶ result
         └── no: the call ends here                  └── a deferred call is carried out first ──┘   each is answered;
                                                                                                    then stdin is closed
+
+Without the control channel the prompt is the first line. Where people may send messages (courier.py), stdin stays open after a
+result as long as the CLI has one to begin with, and for one last look into the mailbox.
 
 Each request of the CLI gets an answer at once, also one that cannot be read: the CLI would wait for it. What goes wrong here
 counts as a denial.
@@ -21,6 +25,8 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from turbo.domain.mailbox import Mailbox
+from turbo.domain.work import Message
 from turbo.executors.claude.asking import (
     PLAN_TOOLS,
     QUESTION_TOOL,
@@ -32,7 +38,8 @@ from turbo.executors.claude.asking import (
     Desk,
     ToolCall,
 )
-from turbo.executors.claude.stream import parsed
+from turbo.executors.claude.courier import Courier, user_message
+from turbo.executors.claude.stream import DEFERRED, Result, parsed
 from turbo.process.stdin import MOST_UNREAD, OpenStdin
 
 log = logging.getLogger(__name__)
@@ -45,12 +52,15 @@ HOOK_SECONDS = 60
 ANSWER_SECONDS = 120.0
 """For the start of the CLI on a busy host; it takes half a second on an idle one."""
 
+NEXT_TURN_SECONDS = 60.0
+"""After a result, how long the CLI may take to begin with a message that it has. It takes 0.1 s on an idle host."""
+
 CARRY_SECONDS = 2.0
 """How long an older CLI, which does not tell whether it carries out a deferred call, may take to begin."""
 
 _ASK = '{"hookSpecificOutput":{"hookEventName":"PreToolUse","permissionDecision":"ask"}}'
-_INITIALIZE, _OPEN_GATE = "turbo-initialize", "turbo-gate"
-_TOOL_RESULT, _INIT = b'{"type":"user"', b'"subtype":"init"'
+_INITIALIZE, _OPEN_GATE, _WITHDRAW = "turbo-initialize", "turbo-gate", "turbo-withdraw"
+_TOOL_RESULT, _ASSISTANT, _INIT = b'{"type":"user"', b'{"type":"assistant"', b'"subtype":"init"'
 _REQUEST_ID = re.compile(rb'"request_id"\s*:\s*"([\w.-]{1,200})"')
 _MOST_UNREADABLE_IDS = 8
 
@@ -71,13 +81,14 @@ def settings(approve: Sequence[str], gate: str | None) -> str:
 
 
 class Channel:
-    """One call of the CLI. `prompt` is sent when nothing deferred is carried out. `holds`: calls are held, so a CLI that
-    cannot be relied on for that gets no prompt: `unfit` says why, and `enough` is set. `gate`: the one in its settings, if it
-    has one. `ending`: whether the run is being ended. `requests` counts those of the CLI."""
+    """One call of the CLI. `desk` None: the run asks nothing, and has no control channel. `prompt` is sent when nothing deferred is
+    carried out. `holds`: calls are held, so a CLI that cannot be relied on for that gets no prompt: `unfit` says why, and `enough`
+    is set. `gate`: the one in its settings, if it has one. `ending`: whether the run is being ended. `requests` counts those of the
+    CLI. `on_closed` is called once, when nothing more is sent."""
 
     def __init__(
         self,
-        desk: Desk,
+        desk: Desk | None,
         prompt: str,
         *,
         resumed: bool,
@@ -90,16 +101,31 @@ class Channel:
         self.enough = asyncio.Event()
         self.unfit: str | None = None
         self.requests = 0
+        self.courier: Courier | None = None
+        self.on_closed: Callable[[], None] = lambda: None
         self._begun = False
+        self._sent = False
+        self._ended = False  # there was a result
         self._prompt = prompt
         self._resumed = resumed
         self._holds = holds
         self._gate = gate
         self._ending = ending
         self._waiting: asyncio.TimerHandle | None = None
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        return CHANNEL if self.desk is None else (*CHANNEL, *CHANNEL_TOOL)
+
+    def delivers(self, mailbox: Mailbox, in_prompt: Sequence[Message]) -> None:
+        """Messages are handed over from here; the prompt contains some."""
+        self.courier = Courier(mailbox, lambda message: self.stdin.write(_line(message)), in_prompt)
 
     def opening(self) -> bytes:
         """The first line for the CLI, which has ANSWER_SECONDS to answer it, unless it is busy with an earlier session."""
+        if self.desk is None:
+            return _line(self._prompted())
         if not self._resumed:
             late = f"it has not answered turbo's first request within {ANSWER_SECONDS:g} s"
             self._waiting = asyncio.get_running_loop().call_later(ANSWER_SECONDS, self._cannot, late)
@@ -114,9 +140,11 @@ class Channel:
             self._result_came(line, cut)
         if line.startswith(_TOOL_RESULT) or _INIT in line[:200]:
             self._open_gate()  # the deferred call is done
+        if self._waiting is not None and self._ended and (_INIT in line[:200] or line.startswith(_ASSISTANT)):
+            self._stop_waiting()  # it has begun with a message
         if b"control_re" not in line:
             if b"command_lifecycle" in line[:200]:
-                self._carried()
+                self._lifecycle(parsed(line, cut) or {})
             return False
         message = parsed(line, cut, control=True)
         if message is None:
@@ -130,15 +158,56 @@ class Channel:
                 return False
         return True
 
+    def answered(self) -> None:
+        """The model has answered, in the main conversation."""
+        if self.courier is not None:
+            self.courier.answered()
+
+    def turn_over(self, result: Result) -> None:
+        """A result came. The CLI waits for the next prompt, or for the end of its stdin."""
+        self._ended = True
+        if self.courier is None or result.stop_reason == DEFERRED or self._ending():
+            self.close()
+            return
+        self.courier.turn_over()
+        if self.courier.acknowledged or (self.courier.on_way and result.succeeded):
+            self._expect_turn()
+        elif not result.succeeded:  # it may be unable to begin at all
+            self.close()
+        elif self._looking is None:
+            self._looking = asyncio.create_task(self._last_look(self.courier))
+
+    async def _last_look(self, courier: Courier) -> None:
+        more = await courier.more()
+        self._looking = None
+        if more and not self._ending():
+            self._expect_turn()
+        else:
+            self.close()
+
+    def _expect_turn(self) -> None:
+        self._stop_waiting()
+        self._waiting = asyncio.get_running_loop().call_later(NEXT_TURN_SECONDS, self.close)
+
     def close(self) -> None:
         """Nothing more is expected of the agent."""
         self._stop_waiting()
-        self.stdin.close()
+        if self._looking is not None:
+            self._looking.cancel()
+        if not self.stdin.closed:
+            self.stdin.close()
+            self.on_closed()
+
+    def over(self) -> None:
+        """The CLI is gone."""
+        self.close()
+        if self.courier is not None:
+            self.courier.close()
 
     def _result_came(self, line: bytes, cut: bool) -> None:
         """Of an approved call, by its id. What a call says that is ended with its run, is not its outcome."""
-        made = self.desk.under_way
-        if made is None or self._ending():
+        made = self.desk.under_way if self.desk is not None else None
+        if self.desk is None or made is None or self._ending():
             return
         if cut or b'"tool_use_id":' + json.dumps(made.call).encode() in line:  # within a text, the quotes are escaped
             self.desk.result_came()
@@ -166,8 +235,14 @@ class Channel:
 
     def _send_prompt(self) -> None:
         self._open_gate()  # nothing is deferred
-        message = {"role": "user", "content": self._prompt.encode("utf-8", "replace").decode()}
-        self.stdin.write(_line({"type": "user", "uuid": str(uuid.uuid4()), "message": message}))
+        self.stdin.write(_line(self._prompted()))
+
+    def _prompted(self) -> dict[str, Any]:
+        number = str(uuid.uuid4())
+        self._sent = True
+        if self.courier is not None:
+            self.courier.prompted(number)
+        return user_message(number, self._prompt)
 
     def _open_gate(self) -> None:
         if self._gate is not None:
@@ -177,8 +252,18 @@ class Channel:
 
     def _carried(self) -> None:
         """A turn has begun: with the prompt, or with a deferred call."""
-        self._begun = True
         self._stop_waiting()
+        if not self._begun:
+            self._begun = True
+            if not self._sent and self.courier is not None:
+                self.courier.carried()
+
+    def _lifecycle(self, message: Mapping[str, Any]) -> None:
+        """A receipt: of the prompt, of a message, or of a deferred call."""
+        state = message.get("state")
+        known = self.courier is not None and self.courier.receipt(message.get("command_uuid"), state)
+        if (self.desk is not None and not self._ended) or (known and state == "started"):
+            self._carried()
 
     def _stop_waiting(self) -> None:
         if self._waiting is not None:
@@ -194,12 +279,21 @@ class Channel:
         if not isinstance(number, str):
             return
         match request.get("subtype"):
-            case "hook_callback":
-                self._answer(number, _hook(self._decided(self.desk.before, _object(request, "input"), "tool_input")))
-            case "can_use_tool":
+            case "hook_callback" if self.desk is not None:
+                decision = self._decided(self.desk.before, _object(request, "input"), "tool_input")
+                if isinstance(decision, Defer):
+                    self._withdraw()
+                self._answer(number, _hook(decision))
+            case "can_use_tool" if self.desk is not None:
                 self._answer(number, _permission(self._decided(self.desk.permission, request, "input")))
             case other:
                 self._refuse(number, f"turbo does not answer {str(other)[:100]}")
+
+    def _withdraw(self) -> None:
+        """The run ends by asking. A message that the CLI keeps would be its next prompt, and drop the question."""
+        number = self.courier.withdraw() if self.courier is not None else None
+        if number is not None:
+            self.stdin.write(_line(_request(_WITHDRAW, subtype="cancel_async_message", message_uuid=number)))
 
     def _decided(self, decide: Callable[[ToolCall], Decision], fields: Mapping[str, Any], key: str) -> Decision:
         try:

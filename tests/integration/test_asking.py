@@ -51,9 +51,9 @@ NO_PIN = Mutation(
     "a pinned task is for its host", "tasks/claim", (("and (t.prefer_host is null or t.prefer_host = %(host)s)", ""),)
 )
 NO_SKIP = Mutation(
-    "the poll leaves what somebody is answering",
-    "tasks/poll_one",
-    (("order by t.run_after limit 1000 for update skip locked) w", "order by t.run_after limit 1000 for update) w"),),
+    "the expiry leaves what somebody is answering",
+    "tasks/expire",
+    (("for update skip locked) d", "for update) d"),),
 )
 
 
@@ -265,7 +265,7 @@ async def test_cancel_before_the_question_is_recorded_wins(db, stores, guard, be
     assert row["cancel_to"] is None
     assert await trail_of(db) == ["claimed", "edited", "asked"]
     if guard is None:
-        assert (row["question"], row["prefer_host"]) == (None, None)
+        assert (row["question"], row["prefer_host"]) == (None, "h"), "a follow-up goes on where it ran"
         assert row["completed_at"] is not None
 
 
@@ -474,7 +474,7 @@ async def test_answer_under_way_is_not_overtaken_by_the_expiry(dsn, db, stores, 
             if guard is None:
                 assert (await asyncio.wait_for(poll, 10)).due == 0
             else:
-                await until_async(lambda: somebody_waits(db), what="the poll waits for a person")
+                await until_async(lambda: somebody_waits(db), what="the expiry waits for a person")
         await poll
     row = await row_of(db)
     assert (row["status"], row["answer"]) == ("pending", "SQLite")

@@ -13,6 +13,7 @@ from psycopg import sql
 
 from tests.support.database import migrated_database
 from tests.support.size import sized
+from turbo.db.claimed import MORE_PARAMETERS
 from turbo.db.lane import PLAN_SETTINGS
 from turbo.sql import statement
 
@@ -70,12 +71,13 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
         {"worker": "w", "queue": "default", "queues": ["default"], "accounts": [], "host": "h"},
         4 * RUNNING,
     ),
-    "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5}, 4 * RUNNING),
+    "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5, "host": "h"}, 4 * RUNNING),
+    "tasks/expire": ({"worker": "w", "queues": ["default"]}, 4 * RUNNING),
     "tasks/ask": (
         {"worker": "w", "results": json.dumps(ASKED), "host": "h", "most": 20},
         4 * RUNNING,
     ),
-    "tasks/more": ({"task_id": [f"waiting{n}7" for n in range(20, 30)]}, 4 * RUNNING),
+    "tasks/more": ({"task_id": [f"waiting{n}7" for n in range(20, 30)], **MORE_PARAMETERS}, 4 * RUNNING),
     "tasks/reassert": (
         {"worker": "w", "task_id": ["waiting127"], "token": [10**9], "number": [1], "answer": ["yes"]},
         4 * 10,
@@ -93,7 +95,7 @@ STATEMENTS["tasks/poll_after"] = (
     4 * RUNNING,
 )
 # Around a refused row: one is left out, or nothing but a few is taken.
-for _name in ("tasks/claim", "tasks/poll", "tasks/poll_one", "tasks/rescue"):
+for _name in ("tasks/claim", "tasks/poll", "tasks/poll_one", "tasks/expire", "tasks/rescue"):
     _parameters, _limit = STATEMENTS[_name]
     STATEMENTS[f"{_name} aside"] = ({**_parameters, "aside": ["pending10", "running51"]}, _limit)
     STATEMENTS[f"{_name} only"] = ({**_parameters, "only": [f"pending{n}0" for n in range(10, 20)]}, _limit)

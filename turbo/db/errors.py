@@ -82,13 +82,14 @@ def is_outdated(error: BaseException) -> bool:
     return error.sqlstate in OUTDATED_CODES or (error.sqlstate, error.diag.source_function) in OUTDATED_BY
 
 
-KEY_GUARD = "agent_tasks_one_running_per_key"
-"""The unique index that lets one task of a concurrency key run."""
+GUARDS = ("agent_tasks_one_running_per_key", "agent_tasks_one_running_per_conversation")
+"""The unique indexes that let one task of a concurrency key, and one of a conversation, run at a time."""
 
 
 def is_key_race(error: BaseException) -> bool:
-    """Whether another session claimed the same concurrency key meanwhile: the same statement finds it taken, and passes."""
-    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name == KEY_GUARD
+    """Whether another session claimed a task of the same concurrency key or conversation meanwhile: the same statement finds it
+    taken, and passes."""
+    return isinstance(error, psycopg.errors.UniqueViolation) and error.diag.constraint_name in GUARDS
 
 
 def is_about_one_row(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ _DOING = {
     RowStatement.REASSERT: "be taken back after an outage",
     RowStatement.PROGRESS: "show its progress",
     RowStatement.RETENTION: "be deleted",
+    RowStatement.SETTLE: "wait, or be let go",
 }
 REMEDY = "correct the row, or change the constraint, index or trigger that refuses it"
 
@@ -135,6 +136,8 @@ def _crowd(statement: RowStatement, queue: str | None) -> str:
     return f"\0{statement}\0{queue}"  # no task's id has a NUL
 
 
-def shown(task_id: str) -> str:
-    """A task's id as people can read it: an id may have thousands of characters."""
+def shown(task_id: str | None) -> str:
+    """A task's id as people can read it: an id may have thousands of characters. None: a row past the triggers named nothing."""
+    if task_id is None:
+        return "null"
     return task_id if len(task_id) <= 60 else f"{task_id[:60]}…"

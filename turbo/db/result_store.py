@@ -25,17 +25,31 @@ down the fleet, worker by worker."""
 class ResultAnswer:
     """What the database answers to one result.
 
-    `becomes` is the task's new status. None: not recorded, or a status that only an adopted table has."""
+    `becomes` is the task's new status. None: not recorded, or a status that only an adopted table has. `needed`: other tasks
+    wait for this one, and it is over: the settler is to be told."""
 
     task_id: str
     token: int
     verdict: Verdict
     becomes: TaskState | None
+    needed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Claims that were given back. `needed`: one of their tasks is over, because a person asked for that, and others wait for
+    it: the settler is to be told."""
+
+    claims: tuple[ClaimRef, ...] = ()
+    needed: bool = False
+
+    def __add__(self, more: "Released") -> "Released":
+        return Released(self.claims + more.claims, self.needed or more.needed)
 
 
 class ResultStore(Store):
-    """Bound to one worker, on `host`: a task that asks is pinned to it. Results go over a lane that no claim uses: a long
-    batch of them never holds up a claim."""
+    """Bound to one worker, on `host`: a task that asks is pinned to it, and one that is over keeps its name. Results go over a
+    lane that no claim uses: a long batch of them never holds up a claim."""
 
     def __init__(self, lane: Lane, worker_id: str, refusals: Refusals, *, host: str) -> None:
         super().__init__(lane)
@@ -56,7 +70,7 @@ class ResultStore(Store):
         return answers + (await self._finish(rest) if rest else [])
 
     async def _finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
-        return await self._record("tasks/finish", results, {"infra_cap": INFRA_CAP})
+        return await self._record("tasks/finish", results, {"infra_cap": INFRA_CAP, "host": self._host})
 
     async def _ask(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
         return await self._record("tasks/ask", results, {"host": self._host, "most": MOST_QUESTIONS})
@@ -67,39 +81,49 @@ class ResultStore(Store):
         documents = json.dumps([_document(result, self._worker_id) for result in results])
         found = await self._rows(statement, {**parameters, "worker": self._worker_id, "results": documents})
         return [
-            ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes))
-            for task_id, token, verdict, becomes in found
+            ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes), bool(needed))
+            for task_id, token, verdict, becomes, needed in found
         ]
 
     async def release(
-        self, claims: Iterable[tuple[ClaimRef, str | None]], reason: str, *, delay: float = 0.0
-    ) -> list[ClaimRef]:
+        self,
+        claims: Iterable[tuple[ClaimRef, str | None]],
+        reason: str,
+        *,
+        delay: float = 0.0,
+        prefer: str | None = None,
+    ) -> Released:
         """Give tasks back uncounted, each with the agent's session id where one is to be resumed.
 
-        They can be claimed again in `delay` seconds. Returns those that were given back. One whose row the database refuses
-        stays running, with nobody who knows it: an orphan (sql/tasks/reconcile.sql)."""
+        They can be claimed again in `delay` seconds; with `prefer`, by workers of that host only. One whose row the database
+        refuses stays running, with nobody who knows it: an orphan (sql/tasks/reconcile.sql)."""
         items = list(claims)
         try:
-            return await self._release(items, reason, delay)
+            return await self._release(items, reason, delay, prefer)
         except psycopg.Error as error:
             if not is_about_one_row(error):
                 raise
             if len(items) == 1:
                 self._refusals.refused(RowStatement.RELEASE, items[0][0].task_id, error)
-                return []
+                return Released()
         half = len(items) // 2
-        first = await self.release(items[:half], reason, delay=delay)
-        return first + await self.release(items[half:], reason, delay=delay)
+        first = await self.release(items[:half], reason, delay=delay, prefer=prefer)
+        return first + await self.release(items[half:], reason, delay=delay, prefer=prefer)
 
-    async def _release(self, items: Sequence[tuple[ClaimRef, str | None]], reason: str, delay: float) -> list[ClaimRef]:
+    async def _release(
+        self, items: Sequence[tuple[ClaimRef, str | None]], reason: str, delay: float, prefer: str | None
+    ) -> Released:
         parameters = {
             "worker": self._worker_id,
             **claim_columns(claim for claim, _ in items),
             "session": [session for _, session in items],
             "reason": reason,
             "delay": delay,
+            "prefer": prefer,
+            "host": self._host,
         }
-        return [ClaimRef(row[0], row[1]) for row in await self._rows("tasks/release", parameters)]
+        found = await self._rows("tasks/release", parameters)
+        return Released(tuple(ClaimRef(row[0], row[1]) for row in found), any(row[3] for row in found))
 
 
 def _document(result: RunResult, worker_id: str) -> dict[str, object]:

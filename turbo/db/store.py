@@ -5,7 +5,7 @@ are right with any number of workers at once, after a replay, and for rows that 
 psycopg.Error and OSError (`db.DATABASE_ERRORS`); `db.is_transient` tells whether trying again may help.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import psycopg
@@ -53,6 +53,11 @@ async def rows(
     """The rows that one statement returns, on any connection."""
     cursor = await connection.execute(statement(name, variant), parameters)
     return await cursor.fetchall() if cursor.description else []
+
+
+def ids_of(variant: Variant | None, task_ids: Sequence[str]) -> dict[str, object]:
+    """The parameter of a variant (turbo.sql): the tasks that it leaves out, or takes."""
+    return {} if variant is None else {variant: list(task_ids)}
 
 
 def claim_columns(claims: Iterable[ClaimRef]) -> dict[str, object]:

@@ -170,8 +170,23 @@ class WorkerRegistry(Store):
                 return rescued
 
     async def unfinished(self) -> list[str]:
-        """The ids of tasks that have run and are not finished."""
+        """The ids of tasks whose files are needed: they have run and are not finished, or a conversation that they began is not."""
         return [row[0] for row in await self._rows("tasks/unfinished", {}, SLOW_SECONDS)]
+
+    async def unfinished_if_known(self) -> list[str] | None:
+        """The same; None where the database cannot say."""
+        try:
+            return await self.unfinished()
+        except DATABASE_ERRORS:
+            return None
+
+    async def goes_on(self, task_id: str) -> bool:
+        """Whether another task of the same conversation is not over. True where the database cannot say."""
+        try:
+            ((goes_on,),) = await self._rows("tasks/conversation_goes_on", {"task_id": task_id})
+        except DATABASE_ERRORS:
+            return True
+        return bool(goes_on)
 
     # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
 

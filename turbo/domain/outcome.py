@@ -38,6 +38,7 @@ class FailureKind(StrEnum):
     BUDGET = "budget"
     BAD_REQUEST = "bad_request"
     UNANSWERED = "unanswered"  # nobody answered in time, or it asked too often
+    NEEDS = "needs"  # a task that it needs did not complete; only of cancelled tasks
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 from turbo.domain.claim import ClaimRef
+from turbo.domain.mailbox import Mailbox
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 
@@ -45,11 +46,13 @@ class Progress:
 
 
 class Snooze(Exception):
-    """The task could run here, but not at this moment. It is given back uncounted, due again in `seconds`."""
+    """The task could run here, but not at this moment. It is given back uncounted, due again in `seconds`. `host`: the only
+    host that may claim it then; None: no other than before."""
 
-    def __init__(self, why: str, seconds: float) -> None:
+    def __init__(self, why: str, seconds: float, *, host: str | None = None) -> None:
         super().__init__(why)
         self.seconds = seconds
+        self.host = host
 
 
 def _ignore_pid(_pid: int) -> None: ...
@@ -66,7 +69,8 @@ class Run:
     `progress` may be called as often as the executor likes; the worker throttles. `session_started(id)` tells the
     agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
     `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
-    is done. `may_ask`: a question of this run reaches a person; an executor asks none otherwise.
+    is done. `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `messages`: what people tell the
+    task, for an executor that Converses; None: nobody can.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -76,6 +80,7 @@ class Run:
         "_work_dir",
         "goes_on",
         "may_ask",
+        "messages",
         "progress",
         "session_started",
         "started",
@@ -95,6 +100,7 @@ class Run:
         goes_on: "Callable[[asyncio.Future[None]], None]" = _ignore_rest,
         *,
         may_ask: bool = True,
+        messages: Mailbox | None = None,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -105,6 +111,7 @@ class Run:
         self.session_started = session_started
         self.goes_on = goes_on
         self.may_ask = may_ask
+        self.messages = messages
 
     @property
     def work_dir(self) -> Path:
@@ -125,6 +132,7 @@ class Running:
     stop: StopSignal = field(default_factory=StopSignal)
     claimed_at: float = field(default_factory=monotonic)
     session_id: str | None = None
+    messages: Mailbox | None = None
     claim: ClaimRef = field(init=False)
 
     def __post_init__(self) -> None:

@@ -9,7 +9,7 @@ The states of a task, and which may follow which:
         └── retry, rescue ┼─┼───────────────┤ │
                           ├─┼── release ────┘ │
                           │ └─answer── waiting ◀── question
-                       blocked
+                          └─ needs are over ── blocked
 
 docs/state-machine.md draws the same machine; a test holds the page and this module together.
 """
@@ -86,6 +86,7 @@ class RowStatement(StrEnum):
     REASSERT = "reassert"
     PROGRESS = "progress"
     RETENTION = "retention"
+    SETTLE = "settle"
 
 
 class RescueReason(StrEnum):
@@ -102,6 +103,10 @@ class ControlMessage(StrEnum):
     STOP = "stop"  # `stop <worker id>`: a person wants a run of that worker ended
     QUEUES = "queues"  # a queue was paused or resumed
     ACCOUNTS = "accounts"  # an account was paused or opened
+    SETTLE = "settle"  # there is something for the settler: a note, or the end of a task that others wait for
+    MESSAGE = (
+        "message"  # `message <worker id> <task id>`: somebody told a task something; no worker id: it does not run
+    )
 
 
 class Level(StrEnum):
@@ -159,13 +164,21 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.WAITING, TaskState.CANCELLED): "not released, or cancelled by hand",
     (TaskState.WAITING, TaskState.COMPLETED): "closed by hand, or late success: its answer was lost",
     (TaskState.WAITING, TaskState.RUNNING): "reasserted: its answer and its claim were lost, while its worker runs it",
-    (TaskState.BLOCKED, TaskState.PENDING): "unblocked by hand",
-    (TaskState.BLOCKED, TaskState.SCHEDULED): "unblocked by hand, for later",
+    (TaskState.BLOCKED, TaskState.PENDING): "what it needs is over, or run by hand without waiting for that",
+    (TaskState.BLOCKED, TaskState.SCHEDULED): "what it needs is over, and it is due later; or by hand, for later",
     (TaskState.BLOCKED, TaskState.WAITING): "held by hand, or the late question of a run whose claim was lost",
-    (TaskState.BLOCKED, TaskState.CANCELLED): "cancelled by hand",
+    (TaskState.BLOCKED, TaskState.CANCELLED): "a task it needs did not complete, or cancelled by hand",
     (TaskState.BLOCKED, TaskState.COMPLETED): "closed by hand, or late success: its claim was lost",
     (TaskState.BLOCKED, TaskState.FAILED): "closed by hand",
     (TaskState.BLOCKED, TaskState.RUNNING): "reasserted: its claim was lost, while its worker runs it",
+    (TaskState.RUNNING, TaskState.BLOCKED): "given back before it ran: it came past the triggers, and has needs",
+    (TaskState.WAITING, TaskState.BLOCKED): "a hold is released, and it needs other tasks",
+    (TaskState.COMPLETED, TaskState.BLOCKED): "retried by hand, and it needs other tasks",
+    (TaskState.FAILED, TaskState.BLOCKED): "retried by hand, and it needs other tasks",
+    (
+        TaskState.CANCELLED,
+        TaskState.BLOCKED,
+    ): "what it needs is retried after all; or retried by hand, and it needs other tasks",
     (TaskState.COMPLETED, TaskState.PENDING): "retried by hand",
     (TaskState.FAILED, TaskState.PENDING): "retried by hand",
     (TaskState.CANCELLED, TaskState.PENDING): "retried by hand",

@@ -1,9 +1,10 @@
 """A claimed task, as executors and python handlers see it: a frozen value, never a row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from turbo.domain.question import Answered
+from turbo.domain.work import Continued, Message, Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +18,8 @@ class Task:
     one second); such a task fails at once. `heavy`: `input_data` is so large that work on it takes a turn of the event loop.
     `answers`: what earlier runs of the task have asked, in that order, with the answers. `earlier_runs`: what the runs of a task
     that asks have used so far, as `output_data.earlier_runs` keeps it.
+    `needs`: what it needed, by task id, in the order of `agent_tasks.needs`. `continued`: the conversation that it goes on with;
+    None: it begins its own. `messages`: what people told it that no run of it has delivered yet, oldest first.
     """
 
     task_id: str
@@ -37,6 +40,22 @@ class Task:
     heavy: bool = False
     answers: tuple[Answered, ...] = ()
     earlier_runs: tuple[Mapping[str, object], ...] = ()
+    needs: Mapping[str, Need] = field(default_factory=dict)
+    continued: Continued | None = None
+    messages: tuple[Message, ...] = ()
+
+    @property
+    def directory_id(self) -> str:
+        """The task id that names its own directory and worktree."""
+        return self.task_id if self.continued is None else self.continued.first_task_id or self.task_id
+
+    @property
+    def directory_data(self) -> Mapping[str, object]:
+        """What `input_data` says of its directory, `cwd` and `ref`: its own, where it has them, else that of the first task of its
+        conversation."""
+        own = self.input_data if isinstance(self.input_data, dict) else {}
+        chosen = {name: own[name] for name in ("cwd", "ref") if own.get(name) is not None}
+        return chosen if self.continued is None else {**self.continued.directory, **chosen}
 
     @property
     def attempt(self) -> int:

@@ -4,6 +4,7 @@
     <state_dir>/logs/<task>/<attempt>-<token>.log                one per run, kept for a while (turbo.maintenance.file_retention)
     <state_dir>/tasks/<task>/                                    a task's own working directory, unless one is configured
     <state_dir>/workspaces/<repo>/<task>/                        a task's git worktree and its record (turbo.workspaces)
+                                                                 both: of the first task of a conversation, for all of its tasks
     <state_dir>/locks/<hash of a path>.lock                      one per directory of an `exclusive_cwd` executor, workspace, repository
     <state_dir>/database                                         the identity of the database that logs/, tasks/ and
                                                                  workspaces/ belong to: the first one that came here
@@ -175,8 +176,9 @@ class WorkerHome:
         self.journal = self.path / "journal"
         self.spool = self.path / "spool"
 
-    def work_dir(self, task_id: str) -> Path:
-        return self._state.files / "tasks" / safe_name(task_id)
+    def work_dir(self, directory_id: str) -> Path:
+        """See Task.directory_id: the tasks of a conversation share one."""
+        return self._state.files / "tasks" / safe_name(directory_id)
 
     def log_path(self, task_id: str, attempt: int, token: int) -> Path:
         return logs_of(self._state.files, task_id) / f"{attempt}-{token}.log"

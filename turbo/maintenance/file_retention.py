@@ -5,7 +5,8 @@
 
 Old is what no run has used for `files_days`: every run touches its directory when it begins, and writes its log until it
 ends. With `files_gb` the longest unused are deleted first until the rest fits, nothing younger than an hour. Files of a
-task that has run and is not finished are never deleted (it may be resumed). One worker of a host does this at a time.
+task that has run and is not finished are never deleted (it may be resumed), nor the directory of a conversation that has a
+task which is not finished. One worker of a host does this at a time.
 Each database has files, and bounds, of its own. Worktrees have their own retention (turbo.workspaces.sweep). The directories
 of another user's programs (`run_as`) go with the ones that name them, and are not counted in `files_gb`.
 """
@@ -56,6 +57,10 @@ class KnownClaims(Protocol):
         """Claims whose runs go on here, or whose results are not recorded yet."""
         ...
 
+    def directories(self) -> Iterable[str]:
+        """The tasks whose directories those runs are in: the first of a conversation, for all of its tasks."""
+        ...
+
 
 class FileRetention(LoopService):
     name = "file retention"
@@ -104,6 +109,7 @@ class FileRetention(LoopService):
                 return []
             kept = {safe_name(task_id) for task_id in await self._registry.unfinished()}
             kept |= {safe_name(claim.task_id) for claim in self._claims.known()}
+            kept |= {safe_name(task_id) for task_id in self._claims.directories()}
             removed = await asyncio.to_thread(self._remove, [files for files in candidates if files.name not in kept])
             if removed:
                 log.info(

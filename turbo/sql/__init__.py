@@ -3,7 +3,7 @@
     tasks/      claim to finish, run by workers          client/   what a user reads and changes
     workers/    a worker's own row, beats, leadership    status/, top/      `turbo status`, `turbo top`
     accounts/   the breakers of accounts                 doctor/            `turbo doctor`
-    questions/  reminders, written by the leader
+    questions/  reminders, written by the leader              messages/  what people tell a run
     retention/  what the leader deletes                  migrate/, roles/   `turbo migrate`
 
 Each file opens with a comment: its caller, the faults it must survive, and its cost. Every name is qualified with
@@ -17,6 +17,7 @@ A statement over many rows may have variants, for the time after the database re
     --if aside: and …     a condition that leaves out the tasks %(aside)s
     --if only: and …      a condition that takes none but the tasks %(only)s
     --if held: …          for tasks that are inserted to wait for their release (client/submit)
+    --if work: …          for tasks that need or continue others (client/submit)
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 
@@ -25,7 +26,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, LiteralString
 
-Variant = Literal["aside", "only", "which", "held"]
+Variant = Literal["aside", "only", "which", "held", "work"]
 
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|(?:\s|--[^\n]*)+")
 _END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")

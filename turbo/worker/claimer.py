@@ -139,8 +139,8 @@ class Claimer(LoopService):
             self._metrics.claims.labels(queue, "lost").inc()
         if queue in woken.called and not claim.tasks and self._types.restricted:
             await self._notifier.wake_all(queue)  # another worker may take what this one must not
-        if len(claim.tasks) == limit or any(task.concurrency_key for task in claim.tasks):
-            # There may be more: behind a full batch, and behind the waiters of a key, of whom a batch takes one.
+        if len(claim.tasks) == limit or any(task.concurrency_key or task.continued for task in claim.tasks):
+            # There may be more: behind a full batch, and behind the waiters of a key or a conversation, of whom a batch takes one.
             self._wakeups.put_back([queue])
         if claim.idle_now:
             # The flag is set from this commit on. A poll finds the rows committed before it, rechecks those committed later.

@@ -81,8 +81,11 @@ class Completer(LoopService):
         problems: Problems,
         metrics: Metrics,
         hold_claims: Callable[[str | None], None],
+        settle: Callable[[], None] = lambda: None,
+        was_recorded: Callable[[str], None] = lambda _task_id: None,
     ) -> None:
-        """`hold_claims` is called with why nothing may be claimed, and with None when that is over."""
+        """`hold_claims` is called with why nothing may be claimed, and with None when that is over. `settle` is called when a task is
+        over that others wait for; `was_recorded` with the id of each task whose result is answered."""
         super().__init__()
         self._store = store
         self._spool = spool
@@ -91,6 +94,8 @@ class Completer(LoopService):
         self._problems = problems
         self._metrics = metrics
         self._hold_claims = hold_claims
+        self._settle = settle
+        self._was_recorded = was_recorded
         self._holding = False
         self._unable: str | None = None  # why the last attempt to record failed
         self._patience: asyncio.TimerHandle | None = None
@@ -252,12 +257,15 @@ class Completer(LoopService):
             why = "another worker has the task; it is kept in the audit trail" if late else "the row was deleted"
             log.warning("result is %s: %s", answer.verdict, why, extra={"task": answer.task_id})
         self._follow_up(submission.result, answer)
+        self._was_recorded(answer.task_id)
         self.recorded.emit((submission.result, answer))
 
     def _follow_up(self, result: RunResult, answer: ResultAnswer) -> None:
         """Count what became of the task, and wake the claimer for its next attempt."""
         if answer.becomes is TaskState.FAILED and result.outcome == OutcomeKind.INFRASTRUCTURE:
             self._metrics.poisoned.inc()
+        if answer.needed:
+            self._settle()
         if answer.becomes is TaskState.WAITING and result.answer_within is not None:
             self._wakeups.due_in(result.answer_within)  # a poll takes it out of `waiting` then
         if answer.verdict is not Verdict.RECORDED or answer.becomes not in (TaskState.SCHEDULED, TaskState.PENDING):

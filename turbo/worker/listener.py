@@ -22,7 +22,7 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -94,8 +94,11 @@ class Listener(LoopService):
         *,
         reconcile: asyncio.Event,
         poll_seconds: float,
+        settle: Callable[[], None] = lambda: None,
+        message: Callable[[str], None] = lambda _words: None,
     ) -> None:
-        """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls."""
+        """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls. `settle` is called
+        when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE."""
         super().__init__()
         self._where = where
         self._worker_id = worker_id
@@ -106,6 +109,8 @@ class Listener(LoopService):
         self._events = events
         self._problems = problems
         self._reconcile = reconcile
+        self._settle = settle
+        self._message = message
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._own_channel = worker_channel(worker_id)
@@ -283,10 +288,18 @@ class Listener(LoopService):
 
     def _heard_control(self, message: str) -> None:
         kind, _, worker_id = message.partition(" ")
+        if kind == ControlMessage.MESSAGE:
+            self._poller.message_told()
         if kind == ControlMessage.STOP and worker_id == self._worker_id:
             self._reconcile.set()
         elif kind in (ControlMessage.QUEUES, ControlMessage.ACCOUNTS):
             self._wakeups.poll_soon()
+        elif kind == ControlMessage.SETTLE:
+            self._settle()
+        elif kind == ControlMessage.MESSAGE:
+            self._message(worker_id)
+            if worker_id.startswith(" "):
+                self._settle()  # to a task that did not run: it may be over by now
 
     async def _answer(self, answer: str) -> None:
         with suppress(*db.DATABASE_ERRORS):

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from turbo.db.account_store import AccountRow
-from turbo.db.claim_store import ClaimStore, PollResult
+from turbo.db.claim_store import ClaimStore
 from turbo.db.connect import Connection
+from turbo.db.polls import PollResult
 from turbo.worker.wakeups import WakeUps
 
 ALSO_SECONDS = 120.0
@@ -22,6 +23,12 @@ class BreakerObserver(Protocol):
     def polled(self, rows: tuple[AccountRow, ...], asked_at: float) -> None: ...
 
 
+class UnsettledObserver(Protocol):
+    """Is told by each poll whether tasks that wait are to be seen to (turbo.worker.settler)."""
+
+    def polled(self, unsettled: bool) -> None: ...
+
+
 class Poller:
     """Used by the claimer, and by the listener on its own connection."""
 
@@ -32,13 +39,17 @@ class Poller:
         wakeups: WakeUps,
         accounts: BreakerObserver,
         reconcile: asyncio.Event,
+        settler: UnsettledObserver | None = None,
+        messages_open: Callable[[], None] = lambda: None,
     ) -> None:
-        """`reconcile` is set where a run of this worker is to be stopped."""
+        """`reconcile` is set where a run of this worker is to be stopped. `messages_open` is called where any message is open."""
         self._store = store
         self._queues = tuple(queues)
         self._wakeups = wakeups
         self._accounts = accounts
         self._reconcile = reconcile
+        self._settler = settler
+        self._messages_open = messages_open
         self._also: dict[str, float] = {}  # until when, in monotonic seconds
 
     def promote_also(self, queues: Iterable[str]) -> None:
@@ -55,11 +66,19 @@ class Poller:
         self._also = {queue: until for queue, until in self._also.items() if until > now}
         return await self._store.poll((*self._queues, *self._also), connection)
 
+    def message_told(self) -> None:
+        """Somebody has told a task something: the next claims look whether it is one of theirs."""
+        self._store.message_told()
+
     def act_on(self, result: PollResult) -> None:
         self._accounts.polled(result.accounts, result.asked_at)
         self._wakeups.polled(result)
         if result.stop:
             self._reconcile.set()
+        if self._settler is not None:
+            self._settler.polled(result.unsettled)
+        if result.messages:
+            self._messages_open()
 
     async def poll(self, connection: Connection | None = None) -> PollResult:
         """`read`, then `act_on`."""

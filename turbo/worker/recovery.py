@@ -11,6 +11,7 @@ database still has is answered `already`.
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from turbo import db
 from turbo.db.lane import Lane, LaneObserver
@@ -49,8 +50,10 @@ class Recovery(LoopService):
         spool: Spool,
         rescuer: Rescuer,
         wakeups: WakeUps,
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
-        """`lanes`: those of claims and results. `need` is told of the listener's session."""
+        """`lanes`: those of claims and results, and those whose statements are worth preparing. `need` is told of the listener's
+        session. `settle` is called when the database may have lost what the settler did."""
         super().__init__()
         self._lanes = lanes
         self._gate = gate
@@ -63,6 +66,7 @@ class Recovery(LoopService):
         self._spool = spool
         self._rescuer = rescuer
         self._wakeups = wakeups
+        self._settle = settle
         self._event = asyncio.Event()
         self._registering = db.outage(log, "cannot register", "registered again")
         self._rescuing = db.outage(log, "cannot rescue", "rescuing again")
@@ -115,6 +119,7 @@ class Recovery(LoopService):
         if self._contact.listened and self._lost:
             await self._reconciler.compare()
             await self._completer.replay(await asyncio.to_thread(self._spool.recently_done), REPLAY_SECONDS)
+            self._settle()
         self._reconciler.compare_soon()
         self._contact.now_listened()
         await self._presence.rewrite()

@@ -21,6 +21,7 @@ from typing import Protocol
 from turbo import db
 from turbo.db.result_store import ResultStore
 from turbo.domain.claim import ClaimRef
+from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
@@ -29,7 +30,7 @@ from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
 from turbo.executors.asking import DENIED, askable
-from turbo.executors.protocol import Executor
+from turbo.executors.protocol import Converses, Executor
 from turbo.host.sanitize import sanitize_result
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
@@ -53,7 +54,7 @@ class NoSlotLeft(Exception):
 class RunFiles(Protocol):
     """Where a run's files go (turbo.host.state_dir)."""
 
-    def work_dir(self, task_id: str) -> Path: ...
+    def work_dir(self, directory_id: str) -> Path: ...
     def log_path(self, task_id: str, attempt: int, token: int) -> Path: ...
 
 
@@ -70,6 +71,14 @@ class RunObserver(Protocol):
 
     def progress(self, run: Running, progress: Progress) -> None: ...
     def run_ended(self, task: Task) -> None: ...
+
+
+class Messages(Protocol):
+    """What people tell the tasks that run (turbo.worker.message_desk)."""
+
+    def mailbox(self, run: Running, *, converses: bool) -> Mailbox: ...
+    async def ended(self, run: Running, mailbox: Mailbox) -> None: ...
+    def forget(self, claim: ClaimRef) -> None: ...
 
 
 class RunLocks(Protocol):
@@ -103,6 +112,7 @@ class Runner:
         reviewers: Sequence[Reviewer],
         observer: RunObserver,
         locks: RunLocks,
+        messages: Messages,
         retry: RetryPolicy,
         problems: Problems,
         metrics: Metrics,
@@ -123,6 +133,8 @@ class Runner:
         self._reviewers = tuple(reviewers)
         self._observer = observer
         self._locks = locks
+        self._messages = messages
+        self._converse = {name for name, one in executors.items() if isinstance(one, Converses) and one.converses}
         self._retry = retry
         self._problems = problems
         self._metrics = metrics
@@ -184,6 +196,8 @@ class Runner:
             log.info("started", extra=_fields(task))
         try:
             outcome = askable(await self._until_gone(run, executor))
+            if run.messages is not None:
+                await self._messages.ended(run, run.messages)
             for reviewer in self._reviewers:
                 outcome = await reviewer.review(run, outcome)
         except Snooze as snooze:
@@ -237,7 +251,13 @@ class Runner:
         if self._questions.must_wait(run.executor):
             await self._questions.wait()
 
+        converses = run.executor in self._converse
+        if converses or task.messages:
+            run.messages = self._messages.mailbox(run, converses=converses)
+
         def started(_pid: int) -> None:
+            if run.messages is not None and not converses:
+                run.messages.given(task.messages)
             self._metrics.pickup.labels(task.queue).observe(task.waited_seconds + time.monotonic() - run.claimed_at)
 
         def session(session_id: str) -> None:
@@ -247,7 +267,7 @@ class Runner:
             return await executor.run(
                 Run(
                     task=task,
-                    work_dir=lambda: self._files.work_dir(task.task_id),
+                    work_dir=lambda: self._files.work_dir(task.directory_id),
                     log_path=lambda: self._files.log_path(task.task_id, task.attempt, task.fencing_token),
                     stop=run.stop,
                     started=started,
@@ -255,6 +275,7 @@ class Runner:
                     session_started=session,
                     goes_on=lambda gone: self._keep_slot(run, gone),
                     may_ask=self._questions.may_ask(task.queue),
+                    messages=run.messages if converses else None,
                 )
             )
         except Snooze:
@@ -294,20 +315,25 @@ class Runner:
 
     async def _snooze(self, run: Running, snooze: Snooze) -> None:
         """It could not even begin. Uncounted, and the slot is for other tasks meanwhile."""
-        released = await self._release(run, str(snooze), None, delay=snooze.seconds)
+        released = await self._release(run, str(snooze), None, delay=snooze.seconds, host=snooze.host)
         self._free(run, unrecorded=False)
-        if released:
+        if released and snooze.host is None:
             self._wakeups.due_in(snooze.seconds)
 
-    async def _release(self, run: Running, why: str, session_id: str | None, *, delay: float = 0.0) -> bool:
+    async def _release(
+        self, run: Running, why: str, session_id: str | None, *, delay: float = 0.0, host: str | None = None
+    ) -> bool:
         outage = db.outage(log, "cannot release a task", "released", level=logging.DEBUG)
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
             try:
-                if not await self._store.release([(run.claim, session_id)], why, delay=delay):
+                released = await self._store.release([(run.claim, session_id)], why, delay=delay, prefer=host)
+                if not released.claims:
                     self._reconcile.set()  # the row is another worker's by now, or the database refuses it
                     return False
                 log.info("released: %s", why, extra=_fields(run.task))
+                if released.needed:
+                    self._wakeups.poll_soon()  # the poll tells the settler
                 return True
             except db.DATABASE_ERRORS as error:
                 if time.monotonic() > deadline or isinstance(error, db.LaneClosed):
@@ -319,9 +345,10 @@ class Runner:
 
     def _free(self, run: Running, *, unrecorded: bool, light: bool = False) -> None:
         self._locks.run_ended(run.task.fencing_token)
+        self._messages.forget(run.claim)
         # The completer may have recorded it already, between the submission and here.
         self._slots.give_back(run.claim, unrecorded=unrecorded and run.claim in self._slots.unrecorded, light=light)
-        self._wakeups.slot_freed(key=run.task.concurrency_key is not None)
+        self._wakeups.slot_freed(key=run.task.concurrency_key is not None or run.task.continued is not None)
         self._observer.run_ended(run.task)
 
     # ── the result ──────────────────────────────────────────────────────────────────────────────────────────────────

@@ -66,6 +66,10 @@ class Slots:
         """That thread has ended."""
         self.held.discard(claim)
 
+    def directories(self) -> set[str]:
+        """The tasks whose directories the runs are in (Task.directory_id)."""
+        return {run.task.directory_id for run in self.running.values()}
+
     def known(self) -> list[ClaimRef]:
         """Every claim this process holds."""
         return [*self.running, *self.unrecorded]

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from turbo.db.claim_store import PollResult
+from turbo.db.polls import PollResult
 
 RECHECK_FIRST_SECONDS = 0.005
 RECHECK_GROWTH = 2.0

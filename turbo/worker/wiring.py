@@ -22,10 +22,12 @@ from turbo.db.address import Address
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
+from turbo.db.message_store import MessageStore
 from turbo.db.question_store import QuestionStore
 from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
+from turbo.db.settle_store import SettleStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
@@ -45,6 +47,7 @@ from turbo.maintenance.leader import Leader
 from turbo.maintenance.leadership import Leadership
 from turbo.maintenance.reminders import Reminders
 from turbo.maintenance.row_retention import RowRetention
+from turbo.maintenance.settle_audit import SettleAudit
 from turbo.maintenance.spool_maintenance import SpoolMaintenance
 from turbo.migrate import SCHEMA_VERSION
 from turbo.observability.endpoint import Endpoint, TlsFiles
@@ -66,6 +69,7 @@ from turbo.worker.lifecycle import Lifecycle
 from turbo.worker.listener import Listener
 from turbo.worker.loop_health import LoopHealth
 from turbo.worker.loop_watch import LoopWatch
+from turbo.worker.message_desk import MessageDesk
 from turbo.worker.poller import Poller
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.progress import ProgressWriter
@@ -76,6 +80,7 @@ from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
 from turbo.worker.runner import RetryPolicy, Runner
 from turbo.worker.sessions import Sessions
+from turbo.worker.settler import Settler
 from turbo.worker.shutdown import Shutdown
 from turbo.worker.shutdown_deadline import ShutdownDeadline
 from turbo.worker.slots import Slots
@@ -163,8 +168,6 @@ def wire(
     exclusive = ExclusiveDirectories(
         state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
     )
-    if executors is None:
-        executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces)
 
     # The database.
     sessions = Sessions(where, problems)
@@ -177,9 +180,13 @@ def wire(
         lock_seconds=RESULTS_LOCK,
     )
     progress_lane = sessions.courtesy(f"turbo progress {worker_id}")
+    settle_lane = sessions.courtesy(f"turbo settle {worker_id}")
     deadline = ShutdownDeadline(claims, results, progress_lane)
-    account_names = accounts_of(executors)
     refusals = Refusals(problems, metrics)
+    registry = WorkerRegistry(claims, worker_id, refusals)
+    if executors is None:
+        executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on)
+    account_names = accounts_of(executors)
     claim_store = ClaimStore(
         claims,
         worker_id,
@@ -189,8 +196,8 @@ def wire(
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
     )
     result_store = ResultStore(results, worker_id, refusals, host=host)
-    registry = WorkerRegistry(claims, worker_id, refusals)
     notifier = Notifier(claims)
+    settle_store = SettleStore(settle_lane, worker_id, refusals)
     retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))
 
     # What the fleet and Prometheus see of this worker.
@@ -210,6 +217,9 @@ def wire(
     metrics.loop_lag.set_function(lambda: loop_health.lag)
 
     # The path of a task, from its end to its beginning.
+    settler = Settler(settle_store, notifier, wakeups, unsettled=SettleStore(claims, worker_id, refusals).unsettled)
+    settle_audit = SettleAudit(settle_store, leadership, settler.wake)
+    messages = MessageDesk(MessageStore(claims), worker_id, slots, settler.wake)
     progress = ProgressWriter(progress_lane, worker_id, slots, refusals)
     accounts = AccountManager(
         AccountStore(claims, worker_id, host),
@@ -234,6 +244,8 @@ def wire(
             ProblemKind.RESULTS_WAIT,
             do="the results are kept, and recorded as soon as the database takes them; see this worker's log",
         ),
+        settler.wake,
+        was_recorded=messages.recorded,
     )
     runner = Runner(
         worker_id,
@@ -247,6 +259,7 @@ def wire(
         (availability, accounts),
         progress,
         exclusive,
+        messages,
         RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
         problems,
         metrics,
@@ -254,7 +267,7 @@ def wire(
         lifecycle.crashed,
         reconcile=reconcile,
     )
-    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile)
+    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open)
     claimer = Claimer(
         claim_store,
         notifier,
@@ -284,7 +297,7 @@ def wire(
     )
     rescuer = Rescuer(registry, wakeups, poller, metrics)
     recovery = Recovery(
-        (claims, results),
+        (claims, results, settle_lane),
         recovery_gate,
         sessions.need("notifications"),
         contact,
@@ -294,6 +307,7 @@ def wire(
         spool,
         rescuer,
         wakeups,
+        settle_audit.soon,
     )
     listener = Listener(
         where,
@@ -307,6 +321,8 @@ def wire(
         metrics,
         reconcile=reconcile,
         poll_seconds=settings.poll_seconds,
+        settle=settler.heard,
+        message=messages.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -355,11 +371,14 @@ def wire(
     services: tuple[Service, ...] = (
         heartbeat,
         progress,
+        messages,
         presence,
         SpoolMaintenance(spool_writer),
         reconciler,
         Leader(registry, leadership, metrics),
         Reminders(QuestionStore(claims, worker_id), leadership),
+        settle_audit,
+        settler,
         RowRetention(retention_store, leadership, metrics),
         WorkspaceRetention(
             lambda: state.workspaces,
@@ -367,6 +386,7 @@ def wire(
             journal,
             workspace_policies(config),
             git_configs=workspace_git_configs(config),
+            unfinished=registry.unfinished_if_known,
         ),
         FileRetention(registry, state, slots, days=settings.files_days, gigabytes=settings.files_gb),
         accounts,

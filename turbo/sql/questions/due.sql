@@ -1,7 +1,7 @@
 -- Questions of which a reminder is due, at most `most`, and locks their rows until the end of the transaction, in which
 -- questions/remind.sql follows. Run by the leader, every 20 s. The n-th reminder is due at asked_at + n * remind_seconds; of
 -- those that were missed, only the last. A row that somebody is answering is left for the next pass.
--- Reads the waiting rows of the index agent_tasks_resting: nothing else, when nothing waits.
+-- Reads the waiting rows of the index agent_tasks_at_rest: nothing else, when nothing waits.
 with waits as materialized (
   select t.task_id, (t.question ->> 'asked_at')::timestamptz as asked_at,
          floor(extract(epoch from clock_timestamp() - (t.question ->> 'asked_at')::timestamptz)

@@ -6,7 +6,7 @@
 -- Whatever the answer, the question is in the audit trail. A replay never writes over an answer, or over the next question: the
 -- token is consumed, and stays so when a person answers.
 -- The task counts no attempt, and is pinned to the host that has its conversation and directory. run_after is its deadline; for
--- ever is the year 9000. The question after the twentieth fails the task.
+-- ever is the year 9000. The question after the twentieth fails the task. needed: as in tasks/finish.sql.
 with input as (
   select i.task_id::public.turbo_task_id as task_id, i.token, coalesce(i.question::jsonb, '{}') as question,
          case when i.within < 1e9 then clock_timestamp() + make_interval(secs => i.within) end as answer_by, i.output, i.ms,
@@ -17,7 +17,7 @@ with input as (
               detail text)
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as current_token, t.cancel_requested_at is not null as stopping,
-         coalesce(t.cancel_to, 'cancelled') as requested, t.run_after,
+         coalesce(t.cancel_to, 'cancelled') as requested, t.run_after, t.needed,
          case jsonb_typeof(t.question -> 'number') when 'number' then least((t.question ->> 'number')::numeric, 1000)::int
                                                    else 0 end + 1 as number,
          t.question ->> 'series' as series
@@ -26,7 +26,7 @@ with input as (
    order by t.task_id                        -- every batch locks in the same order, as tasks/finish.sql does
      for update of t
 ), decided as materialized (
-  select i.*, c.task_id is null as gone, c.was, c.current_token, c.stopping, c.requested,
+  select i.*, c.task_id is null as gone, c.was, c.current_token, c.stopping, c.requested, c.needed,
          i.newest
          and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled')
               or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
@@ -47,7 +47,7 @@ with input as (
          fencing_token      = - d.token,                  -- consumed: a replay answers 'already'
          question           = case when d.becomes = 'waiting' then d.shown else t.question end,
          answer             = case when d.becomes = 'waiting' then null else t.answer end,
-         prefer_host        = case when d.becomes = 'waiting' then %(host)s else t.prefer_host end,
+         prefer_host        = case when d.becomes in ('pending', 'scheduled') then t.prefer_host else %(host)s end,
          -- whoever stopped it may have written these
          output_data        = case when d.stopping and d.requested = 'completed' and t.output_data is not null then t.output_data
                                    else coalesce(d.output::jsonb, t.output_data) end,
@@ -96,4 +96,6 @@ with input as (
     from verdict v
    where v.verdict in ('recorded', 'late', 'gone')
 )
-select v.task_id::text, v.token, v.verdict, case v.verdict when 'recorded' then v.becomes end as becomes from verdict v
+select v.task_id::text, v.token, v.verdict, case v.verdict when 'recorded' then v.becomes end as becomes,
+       v.needed and v.verdict = 'recorded' and v.becomes in ('completed', 'failed', 'cancelled') as needed
+  from verdict v

@@ -1,14 +1,15 @@
 -- Claims up to n tasks of one queue in one round trip. Called by the claimer, one at a time per worker. READ COMMITTED.
 -- Costs the same on an empty table, with 1 M pending rows and with 1 M finished ones: the partial index agent_tasks_claim
 -- is read in claim order, and only as far as the limit.
--- 23505 on agent_tasks_one_running_per_key means that another session claimed the same key after this snapshot: claim
--- again at once. NOT EXISTS makes that rare; the index makes it impossible to run both.
+-- 23505 on agent_tasks_one_running_per_key or agent_tasks_one_running_per_conversation means that another session claimed the
+-- same key or conversation after this snapshot: claim again at once. NOT EXISTS makes that rare; the index makes it impossible
+-- to run both. A follow-up without a place in its conversation is not claimed, whatever its status: it would run beside it.
 -- The rows come in no order (a sort node costs every claim 25 µs): the caller sorts.
 -- Always returns at least one row; task_id is null when nothing was claimed. idle_now is the new idle flag, or null if it
--- did not change; the notify gate reads that flag, so this statement sets it. question: what the task
--- asked; the rest of that is fetched by tasks/more.sql. Whole, although its presence would do: an expression costs every claim 0.6 %.
+-- did not change; the notify gate reads that flag, so this statement sets it. more: the task brings more than its
+-- text, which tasks/more.sql fetches.
 with candidates as materialized (
-  select t.task_id, t.concurrency_key, t.task_priority, t.run_after
+  select t.task_id, t.concurrency_key, t.conversation, t.task_priority, t.run_after
     from public.agent_tasks t
    where t.status
          --if only: || ''
@@ -26,6 +27,8 @@ with candidates as materialized (
              -- skip a key that another claim is taking: two batches that met the same keys in different orders would wait
              -- for each other's index entries, a deadlock. This guards nothing else. Only workers may hold what it locks
              and public.turbo_take_key(t.concurrency_key::text))
+     and case when t.conversation is null then t.continues is null       -- it has no place yet (settle/place.sql)
+              else public.turbo_take_conversation(t.conversation::bigint) end
      and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
      -- a worker marked dead must not claim: its tasks would be rescued while it runs them
      and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
@@ -38,13 +41,13 @@ with candidates as materialized (
 --end which: ) select c.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = c.task_id)
 --|              from candidates c order by c.task_priority desc nulls last, c.run_after
 ), first_of_key as (
-  -- the first candidate of each key in claim order; the subquery runs only for rows with a key (a window function costs
-  -- every claim 30 µs)
+  -- the first candidate of each key, and of each conversation, in claim order; the subquery runs only for rows that have one
+  -- (a window function costs every claim 30 µs)
   select c.task_id
     from candidates c
-   where c.concurrency_key is null
+   where c.concurrency_key is null and c.conversation is null
       or not exists (select from candidates b
-                      where b.concurrency_key = c.concurrency_key
+                      where (b.concurrency_key = c.concurrency_key or b.conversation = c.conversation)
                         and (coalesce(b.task_priority, -2147483649), c.run_after, c.task_id)
                           > (coalesce(c.task_priority, -2147483649), b.run_after, b.task_id))
 ), claimed as (
@@ -60,7 +63,8 @@ with candidates as materialized (
    -- plan was made for an empty table and is still used with a million rows.
    where t.task_id = any (array(select o.task_id from first_of_key o))
   returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
-            t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id, t.question,
+            t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
+            t.question is not null or t.needs is not null or t.continues is not null as more,
             case when isfinite(t.run_after) then extract(epoch from clock_timestamp() - t.run_after)::float8 else 0 end as waited_seconds
 ), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
@@ -78,7 +82,7 @@ with candidates as materialized (
 select c.task_id::text, coalesce(c.task_type, 'default') as task_type, left(c.task_description, %(characters)s) as task_description,
        left(c.input_data::text, %(characters)s) as input_data,
        c.task_priority, c.timeout_seconds, greatest(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
-       c.fencing_token, left(c.concurrency_key::text, 501) as concurrency_key, c.agent_session_id, c.waited_seconds, c.question,
+       c.fencing_token, left(c.concurrency_key::text, 501) as concurrency_key, c.agent_session_id, c.waited_seconds, c.more,
        (select f.idle from flag f) as idle_now
   -- losing a claim costs nothing (the task is claimed again), so the commit does not wait for the disk
   from (select set_config('synchronous_commit', 'off', true)) s

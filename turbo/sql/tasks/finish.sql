@@ -2,6 +2,8 @@
 -- Returns one row per result: recorded | already (a replay) | late (another run has the task, or had it) | gone.
 -- Whatever the answer, the result may leave the spool: what is not in the task's row is in the audit trail.
 -- A late success is accepted if the task was not claimed since; that is why a rescue keeps the token.
+-- needed: other tasks wait for this one, and it is over: the settler is to be told. A task that is over keeps the name of this host,
+-- which has its conversation and directory: a follow-up goes there.
 with input as (
   -- One JSON document: twelve arrays would cost the client four times what they save the server.
   -- Nulls, false values and this worker's own name are left out.
@@ -14,7 +16,7 @@ with input as (
 ), current as materialized (
   select t.task_id, t.status::text as was, t.fencing_token as current_token, greatest(t.retry_count, 0) as retry_count,
          coalesce(t.max_retries, 3) as max_retries, least(greatest(t.infra_count, 0), 1000000) as infra_count, t.failure_kind as had_kind,
-         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested, t.run_after
+         t.cancel_requested_at is not null as stopping, coalesce(t.cancel_to, 'cancelled') as requested, t.run_after, t.needed
     from public.agent_tasks t
    -- Arrays, here and below, stay look-ups by primary key. With a join, a plan made for an empty table later merged with
    -- the whole of it.
@@ -50,7 +52,7 @@ with input as (
            else 'failed'
          end as becomes
     from (select i.*, t.task_id is null as gone, t.was, t.current_token, t.retry_count, t.max_retries, t.infra_count, t.had_kind,
-                 t.stopping, t.requested, t.run_after
+                 t.stopping, t.requested, t.run_after, t.needed
             from input i
             left join current t on t.task_id = i.task_id) c
 ), done as (
@@ -75,13 +77,16 @@ with input as (
          completed_at       = case when d.becomes in ('completed', 'failed', 'cancelled') then clock_timestamp() end,
          assigned_worker_id = case when d.becomes in ('pending', 'scheduled') then null
                                    else coalesce(t.assigned_worker_id, d.worker) end,
+         prefer_host        = case when d.becomes in ('completed', 'failed', 'cancelled') then %(host)s else t.prefer_host end,
+         -- the late success of a run that was failed: whoever was cancelled because of that, or waits for a retry, is told
+         needed             = case when d.was = 'failed' then true else t.needed end,
          agent_session_id   = nullif(coalesce(d.session, t.agent_session_id), ''),  -- '': do not resume it
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
    where d.accepted and t.task_id = d.task_id and t.task_id = any (array(select a.task_id from decided a where a.accepted))
   returning t.task_id, d.token
 ), verdict as materialized (
-  select d.task_id, d.token, d.outcome, d.ms, d.worker, d.error, d.output, d.detail, d.was,
+  select d.task_id, d.token, d.outcome, d.ms, d.worker, d.error, d.output, d.detail, d.was, d.needed,
          case when d.accepted then d.becomes end as becomes,
          case
            when x.task_id is not null then 'recorded'
@@ -114,4 +119,6 @@ with input as (
     from verdict v
    where v.verdict in ('recorded', 'late', 'gone')
 )
-select v.task_id::text, v.token, v.verdict, v.becomes from verdict v
+select v.task_id::text, v.token, v.verdict, v.becomes,
+       (v.needed or v.was = 'failed') and v.becomes in ('completed', 'failed', 'cancelled') as needed
+  from verdict v

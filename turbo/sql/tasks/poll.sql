@@ -1,12 +1,10 @@
 -- The polled fallback of every notification, in one statement: promotes what is due in these queues, and reads what changed.
--- Due is a scheduled row, and a question whose deadline has passed: its `then` decides whether its task goes on without an answer, or
--- fails. A row that somebody is answering is locked, and left. A hold has no `then`.
 -- Run by the claimer's rechecks, by its timer for the next due row, and every poll_seconds on the LISTEN connection itself,
 -- as proof that the connection is alive.
 -- A thousand rows at most, the same number of each queue: a queue with a million due rows delays no other, and what is due
--- in a queue that nobody serves stays as it is. due: rows promoted, expired questions among them; the trigger wakes their
--- queues. next_in: seconds to the next scheduled row or deadline of these queues, or null. tasks/poll_one.sql is the same for one
--- queue, at less cost: change both.
+-- in a queue that nobody serves stays as it is. due: rows promoted; the trigger wakes their queues. next_in: seconds to the next
+-- scheduled row of these queues, or null. deadline_in: the same of the questions; where it has passed, tasks/expire.sql is sent.
+-- unsettled: there is something for the settler. messages: some are open. tasks/poll_one.sql is the same for one queue, at less cost: change both.
 -- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
 -- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
 -- allowed: until a pause ends, or a prober's lease (10 s for a suspicion that its owner never came to probe). A row changed in
@@ -18,41 +16,24 @@ with due as materialized (
   select d.*
     from unnest(%(queues)s::text[]) q(queue)
    cross join lateral (
-     select * from (
-      select t.task_id, 'scheduled' as was, 'pending' as after from public.agent_tasks t
-       where t.status = 'scheduled' and t.queue = q.queue and t.run_after <= statement_timestamp()
-         --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
-         --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
-       order by t.run_after
-       limit 1 + 999 / greatest(1, cardinality(%(queues)s::text[]))
-         for update skip locked) s
-     union all
-     select * from (
-      select t.task_id, 'waiting', case t.question ->> 'then' when 'fail' then 'failed' else 'pending' end from public.agent_tasks t
-       where t.status = 'waiting' and t.queue = q.queue and t.run_after <= statement_timestamp() and t.question ? 'then'
-         --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
-         --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
-       order by t.run_after
-       limit 1 + 999 / greatest(1, cardinality(%(queues)s::text[]))
-         for update skip locked) w) d
+     select t.task_id from public.agent_tasks t
+      where t.status = 'scheduled' and t.queue = q.queue and t.run_after <= statement_timestamp()
+        --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
+        --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
+      order by t.run_after
+      limit 1 + 999 / greatest(1, cardinality(%(queues)s::text[]))
+        for update skip locked) d
 --end which: ) select d.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = d.task_id) from due d
 ), promoted as (
   update public.agent_tasks t
-     set status        = d.after::public.turbo_status,
-         question      = case d.was when 'waiting' then t.question || '{"expired": true}' else t.question end,
-         completed_at  = case d.after when 'failed' then clock_timestamp() end,
-         failure_kind  = case d.after when 'failed' then 'unanswered' else t.failure_kind end,
-         error_message = case d.after when 'failed' then 'nobody answered in time' else t.error_message end,
-         turbo_rev     = t.turbo_rev + 1
-    from due d
+     set status = 'pending', turbo_rev = t.turbo_rev + 1
    -- The rows are locked, so they still rest. The array keeps this a look-up by primary key, whatever plan was
    -- made first; with the status as a condition it became a scan of all scheduled rows.
-   where t.task_id = d.task_id and t.task_id = any (array(select task_id from due))
-  returning t.task_id, t.queue, t.fencing_token, d.was, d.after, t.question
+   where t.task_id = any (array(select task_id from due))
+  returning t.task_id, t.queue, t.fencing_token
 ), audit as (
-  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
-  select p.task_id, case p.was when 'waiting' then 'unanswered' else 'promoted' end, p.after = 'pending', %(worker)s,
-         p.was, p.after, p.fencing_token, case p.was when 'waiting' then jsonb_build_object('question', p.question) end
+  insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token)
+  select p.task_id, 'promoted', true, %(worker)s, 'scheduled', 'pending', p.fencing_token
     from promoted p
 )
 select (select count(*) from promoted) as due,
@@ -60,18 +41,19 @@ select (select count(*) from promoted) as due,
        (select extract(epoch from min(n.run_after) - statement_timestamp())::float8
           from unnest(%(queues)s::text[]) q(queue)
          cross join lateral (
-           (select t.run_after from public.agent_tasks t
-             where t.status = 'scheduled' and t.queue = q.queue
-               and t.run_after > statement_timestamp() and t.run_after < 'infinity'
-             order by t.run_after limit 1)
-           union all
-           (select t.run_after from public.agent_tasks t
-             where t.status = 'waiting' and t.queue = q.queue
-               and t.run_after > statement_timestamp() and t.run_after < '8999-01-01'
-             order by t.run_after limit 1)) n) as next_in,
+           select t.run_after from public.agent_tasks t
+            where t.status = 'scheduled' and t.queue = q.queue
+              and t.run_after > statement_timestamp() and t.run_after < 'infinity'
+            order by t.run_after limit 1) n) as next_in,
+       (select extract(epoch from min(n.run_after) - statement_timestamp())::float8
+          from unnest(%(queues)s::text[]) q(queue)
+         cross join lateral (
+           select t.run_after from public.agent_tasks t
+            where t.status = 'waiting' and t.queue = q.queue and t.run_after < '8999-01-01'
+            order by t.run_after limit 1) n) as deadline_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
-                and (exists (select from promoted p where p.queue = q.queue and p.after = 'pending')
+                and (exists (select from promoted p where p.queue = q.queue)
                      or (select true from public.agent_tasks t  -- not EXISTS: may be planned as a hash of all pending rows
                                  where t.status = 'pending' and t.queue = q.queue
                                    and (t.run_after <= statement_timestamp() + interval '1 second'
@@ -94,6 +76,8 @@ select (select count(*) from promoted) as due,
                                                          - extract(epoch from statement_timestamp()), -1e9), 1e9) end))
           from public.agent_accounts a
          where a.account = any (%(accounts)s::text[]) and a.host in (%(host)s, '*')) as accounts,
+       public.turbo_unsettled() as unsettled,
+       exists (select from public.agent_messages m where m.delivered_at is null) as messages,
        pg_snapshot_xmin(n.snapshot)::text::bigint as ended_below,
        pg_snapshot_xmax(n.snapshot)::text::bigint as begun_below,
        set_config('synchronous_commit', 'off', true) as fast

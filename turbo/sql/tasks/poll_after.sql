@@ -1,4 +1,5 @@
--- Due rows of some queues that came after a position, oldest first, a hundred at most: as tasks/claim_after.sql, for tasks/poll.
+-- Due rows of some queues that came after a position, oldest first, a hundred at most: as tasks/claim_after.sql, for tasks/poll and
+-- tasks/expire, each of which takes its own of them.
 -- Costs a look into an index for each queue, and the rows of the position's own moment.
 with position as materialized (
   select %(moment)s::text::timestamptz as moment, %(after_id)s::text::public.turbo_task_id as task_id

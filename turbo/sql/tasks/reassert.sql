@@ -6,7 +6,8 @@
 --   older than mine, my claim in the audit trail: my row was deleted and this one only has its id, so it stays.
 -- A row that waits for an answer, or for other tasks, has lost that together with my claim. It gets the answer again that my run
 -- was given (number: to which question), and a hold is taken from it: it was released before I claimed it.
--- A concurrency key that another task runs by now stays with it: NOT EXISTS avoids 23505; on a conflict, one task per call.
+-- A concurrency key, or a conversation, that another task runs by now stays with it: NOT EXISTS avoids 23505; on a conflict, one
+-- task per call.
 with i as (
   select t.task_id, i.token, t.status::text as was, i.number, i.answer, t.question ->> 'kind' = 'hold' as held
     from unnest(%(task_id)s::text[]::public.turbo_task_id[], %(token)s::bigint[], %(number)s::int[], %(answer)s::text[])
@@ -19,6 +20,8 @@ with i as (
                                 where a.task_id = i.task_id and a.fencing_token = i.token limit 1), false))
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks k where k.status = 'running' and k.concurrency_key = t.concurrency_key))
+     and (t.conversation is null
+          or not exists (select from public.agent_tasks k where k.status = 'running' and k.conversation = t.conversation))
    order by t.task_id
      for update of t
 ), r as (

@@ -6,7 +6,7 @@
 with refused as materialized (
   select t.task_id
     from public.agent_tasks t
-   where t.task_id = %(task_id)s::text::public.turbo_task_id and t.status = %(status)s::text::public.turbo_status
+   where t.task_id = %(task_id)s::text::public.turbo_task_id and t.status::text = %(status)s::text
      and t.fencing_token is not distinct from %(token)s::bigint
      and (t.status <> 'running' or t.assigned_worker_id = %(worker)s
           or exists (select from public.agent_workers w where w.worker_id = t.assigned_worker_id and w.state = 'dead'))

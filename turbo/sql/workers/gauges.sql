@@ -10,7 +10,7 @@ select 'tasks' as what, s.queue as label, t.status::text as state, count(*)::flo
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status in ('pending', 'scheduled', 'running') group by s.queue, t.status
 union all
-select 'tasks', s.queue, t.status::text, count(*)::float8           -- by agent_tasks_resting
+select 'tasks', s.queue, t.status::text, count(*)::float8           -- by agent_tasks_at_rest
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status in ('waiting', 'blocked') group by s.queue, t.status
 union all
@@ -34,6 +34,25 @@ select 'stranded', n.queue, null, count(*)::float8
                       and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
                           and clock_timestamp() + make_interval(secs => w.lease_seconds))
  group by n.queue
+union all
+-- Blocked by nothing for over a minute, as in status/unsettled.sql: of the first 1,000 notes and the first 1,000 that are ready.
+select 'unsettled', s.queue, null, count(*)::float8
+  from (select t.queue
+          from (select distinct u.task_id from (select u.task_id from public.agent_unsettled u order by u.note_id limit 1000) u) n
+         cross join lateral (select t.task_id, t.queue, t.status, t.created_at from public.agent_tasks t where t.task_id = n.task_id limit 1) t
+         where t.status::text = 'blocked' and t.created_at::timestamptz < clock_timestamp() - interval '1 minute'
+           and (select true from public.agent_blocked b where b.task_id = n.task_id) is null
+        union all
+        select t.queue
+          from (select b.task_id, b.since from public.agent_blocked b
+                 where b.needs_left <= 0 or b.failed_need is not null order by b.task_id limit 1000) r
+         cross join lateral (select t.task_id, t.queue, t.status, t.created_at from public.agent_tasks t where t.task_id = r.task_id limit 1) t
+         where t.status::text = 'blocked' and r.since < clock_timestamp() - interval '1 minute'
+           and coalesce((select max(o.completed_at::timestamptz)
+                           from (select d.needs from public.agent_dependencies d where d.task_id = r.task_id limit 100) d
+                           join public.agent_tasks o on o.task_id = d.needs), '-infinity') < clock_timestamp() - interval '1 minute') t
+  left join served s on s.queue = t.queue
+ group by s.queue
 union all
 select 'oldest', s.queue, null, greatest(0, extract(epoch from clock_timestamp() - min(t.run_after) filter (where isfinite(t.run_after))))::float8
   from public.agent_tasks t left join served s on s.queue = t.queue

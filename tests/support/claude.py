@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from tests.support import messages_api
+from tests.support.mailboxes import Told
 from tests.support.messages_api import Answer, MessagesApi
 from tests.support.requirements import missing
+from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import Outcome
 from turbo.domain.run import Progress, Run
 from turbo.domain.task import Task
@@ -52,6 +54,7 @@ class Bench:
             "HOME": str(self.home),
             "CLAUDE_CONFIG_DIR": str(self.home / ".claude"),
             "TMPDIR": str(self.home),
+            "GIT_CEILING_DIRECTORIES": str(self.home.parent),  # what lies above is no part of the test
             "ANTHROPIC_BASE_URL": self.api.url,
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "DISABLE_TELEMETRY": "1",
@@ -77,7 +80,8 @@ class Bench:
         more["env"] = self.scrubbed() | dict(more.get("env", {}))  # type: ignore[call-overload]
         return ClaudeExecutor("claude", **more)  # type: ignore[arg-type]
 
-    def run(self, prompt: str = "say hello", **fields: object) -> Run:
+    def run(self, prompt: str = "say hello", *, messages: Mailbox | None = None, **fields: object) -> Run:
+        """A run of a worker has a mailbox in any case."""
         known: dict[str, object] = {"task_id": "t_1", "task_type": "analysis", "timeout_seconds": 60.0}
         task = Task(task_description=prompt, **{**known, **fields})  # type: ignore[arg-type]
 
@@ -88,10 +92,18 @@ class Bench:
             started=self.pids.append,
             progress=self.progress.append,
             session_started=self.sessions.append,
+            messages=messages or Told().mailbox,
         )
 
-    async def do(self, executor: ClaudeExecutor, prompt: str = "say hello", **fields: object) -> Outcome:
-        return await executor.run(self.run(prompt, **fields))
+    async def do(
+        self,
+        executor: ClaudeExecutor,
+        prompt: str = "say hello",
+        *,
+        messages: Mailbox | None = None,
+        **fields: object,
+    ) -> Outcome:
+        return await executor.run(self.run(prompt, messages=messages, **fields))
 
 
 @contextlib.contextmanager

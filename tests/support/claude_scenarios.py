@@ -241,7 +241,7 @@ SCENARIOS = {
     "an answer that breaks off": Scenario((messages_api.broken_off(),)),
     "an overload in the middle of an answer": Scenario((messages_api.overloaded_midway(),)),
     "a task over its timeout during retries": Scenario(
-        (messages_api.error(529, "overloaded_error", "Overloaded"),), settings={"cli_max_retries": 10}, timeout=4.0
+        (messages_api.error(529, "overloaded_error", "Overloaded"),), settings={"cli_max_retries": 10}, timeout=8.0
     ),
     "a connection reset": Scenario((messages_api.reset(),), after=says("ECONNRESET")),
     "400": Scenario((messages_api.error(400, "invalid_request_error", "messages.0: something is wrong"),)),

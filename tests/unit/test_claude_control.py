@@ -47,6 +47,11 @@ def channel(*, resumed: bool = False, approve: tuple[str, ...] = ("Bash(git push
     )
 
 
+def _desk(made: Channel) -> Desk:
+    assert made.desk is not None
+    return made.desk
+
+
 def said(made: Channel) -> list[dict[str, Any]]:
     """What it has sent since the last time."""
     return [json.loads(line) for line in made.stdin.take().splitlines()]
@@ -176,8 +181,8 @@ async def test_held_call_is_deferred_once_and_others_pass() -> None:
     assert decision(made) == "deny"
     made.take(line(hook("git push", tool_use_id="toolu_3", agent_id="a")))
     assert decision(made) == "deny"
-    assert made.desk.question("toolu_1") is not None
-    assert made.desk.question("toolu_2") is None
+    assert _desk(made).question("toolu_1") is not None
+    assert _desk(made).question("toolu_2") is None
 
 
 @pytest.mark.parametrize(

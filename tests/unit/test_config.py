@@ -39,7 +39,7 @@ def test_example_has_every_key_of_the_configuration():
     keys = {
         f"{section.__name__}.{name}"
         for section in sections(WorkerConfig)
-        for name in section.model_fields
+        for name in (field.alias or name for name, field in section.model_fields.items())
         if not re.search(rf"(?m)(?:^|[{{,#]) *{name}:", text)
     }
     assert keys == set()
@@ -139,6 +139,8 @@ def test_workspace_is_read(tmp_path):
         (', setup: [""]', "", "workspace.setup: is not a command"),
         (", setup: npm ci", "", "workspace.setup: must be a valid list"),
         (", setup_seconds: 0", "", "workspace.setup_seconds: must be greater than 0"),
+        (", from: plan", "", "workspace.from: must be 'ref' or 'needs' (found 'plan')"),
+        (", form: needs", "", "workspace.form: unknown key; did you mean 'from'?"),
         (", fetch: true", "", "workspace.fetch: has nothing to fetch: ref 'HEAD' is not a remote branch"),
         ("", ", cwd: /x", "x.cwd: cannot be set together with workspace"),
         ("", ", exclusive_cwd: true", "x.exclusive_cwd: is for a directory that tasks share"),

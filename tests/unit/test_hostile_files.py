@@ -312,6 +312,9 @@ class Nothing:
     def known(self) -> list[ClaimRef]:
         return []
 
+    def directories(self) -> list[str]:
+        return []
+
 
 @pytest.fixture
 def removed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:

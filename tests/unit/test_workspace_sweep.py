@@ -94,6 +94,23 @@ async def test_unchanged_worktree_goes_after_a_day_unless_kept(shop: Workshop) -
     assert await swept(shop, 14.1) == {"always", "merged"}
 
 
+async def test_worktree_of_an_unfinished_conversation_stays(shop: Workshop) -> None:
+    for task_id in ("waits", "over"):
+        await shop.run(task_id, policy=KEPT)
+    unfinished: list[str] | None = None
+
+    async def answer() -> list[str] | None:
+        return unfinished
+
+    sweep = WorkspaceRetention(shop.state.workspaces, shop.state.locks, shop.journal, {}, unfinished=answer)
+    later = time.time() + 1000 * DAY
+    assert await sweep.once(later) == [], "the database cannot say what is needed"
+    unfinished = ["waits"]
+    assert await sweep.once(later) == ["over"]
+    unfinished = []
+    assert await sweep.once(later) == ["waits"], "that was what kept it"
+
+
 async def test_sweep_unmerged_removes_worktrees_and_keeps_branches(shop: Workshop) -> None:
     await one_of_each(shop)
     gone = await swept(shop, 15, Policy(sweep_unmerged=True))

@@ -310,7 +310,7 @@ def _explain(model: type[Document], error: Any) -> Finding:
     where = ".".join(place)
     if error["type"] == "extra_forbidden":
         _, beside = _follow(model, error["loc"][:-1])
-        known = [key for m in beside for key in m.model_fields]
+        known = [field.alias or key for m in beside for key, field in m.model_fields.items()]
         return fail(f"unknown key{near(place[-1], known)}", subject=where)
     if error["type"] == "missing":
         return fail("is missing", subject=where)

@@ -15,6 +15,11 @@ class Workspace(Section):
     kind: Literal["worktree"] = Field(description="A git worktree, with a branch for each task.")
     repo: str = Field(description="Top directory of a repository on this host.")
     ref: str = Field(default="HEAD", description="Where a task starts: HEAD, origin/main, a tag, a commit.")
+    from_: Literal["ref", "needs"] = Field(
+        default="ref",
+        alias="from",
+        description="needs: a task begins at the commit that the task it needed has left, where that left one.",
+    )
     refs: list[str] = Field(default=[], description="Patterns that a task's input_data.ref may match: release/*.")
     branch: str = Field(default="turbo/{task_id}", description="The task's branch.")
     fetch: bool = Field(default=False, description="Fetch the remote's branch first.")

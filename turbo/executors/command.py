@@ -23,6 +23,7 @@ from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.question import AskPolicy
 from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK, Task
+from turbo.domain.work import continued_document, messages_document, needs_document
 from turbo.executors import asking
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -237,7 +238,7 @@ def _json_name(value: object) -> str:
 
 def task_json(task: Task, *, answers: bool = False) -> bytes:
     """The task as programs get it on stdin: one JSON object in UTF-8. Raises as `_json`. `answers`: with what earlier runs
-    asked, in that order, and the last of it once more."""
+    asked, in that order, and the last of it once more. What a task does not use is left out."""
     fields: dict[str, object] = {
         "task_id": task.task_id,
         "task_type": task.task_type,
@@ -253,6 +254,12 @@ def task_json(task: Task, *, answers: bool = False) -> bytes:
             "answer": task.answer,
             "answers": pairs(task.answers),
         }
+    if task.needs:
+        fields["needs"] = needs_document(task.needs)
+    if task.continued is not None:
+        fields["continues"] = continued_document(task.continued)
+    if task.messages:
+        fields["messages"] = messages_document(task.messages)
     # Inside a JSON string, the backslash form of a lone surrogate is also its JSON escape.
     return _json(fields).encode("utf-8", "backslashreplace")
 
@@ -262,7 +269,7 @@ def _json(value: object) -> str:
     try:
         return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        raise BadValue("input_data contains a number out of range") from None
+        raise BadValue("input_data, or an output that it was handed, contains a number out of range") from None
 
 
 def _output(stdout: bytes, *, cut: bool) -> object:

@@ -59,12 +59,11 @@ class Directories:
 def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:
     """The absolute directory, or the outcome of a task that may not run in the directory it names.
 
-    `input_data.cwd` comes first, then `configured`, then `run.work_dir`, which is created. Raises OSError if that
-    fails.
+    `input_data.cwd` comes first (of a follow-up without one, that of the first task of its conversation), then `configured`,
+    then `run.work_dir`, which is created. Raises OSError if that fails.
     """
-    data = run.task.input_data
-    if isinstance(data, dict) and data.get("cwd") is not None:
-        return _row_directory(data["cwd"], allowed_roots)
+    if (named := run.task.directory_data.get("cwd")) is not None:
+        return _row_directory(named, allowed_roots)
     if configured is not None:
         return configured.expanduser().absolute()
     run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

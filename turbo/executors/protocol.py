@@ -29,6 +29,14 @@ class Executor(Protocol):
 
 
 @runtime_checkable
+class Converses(Protocol):
+    """An executor whose runs take messages from `Run.messages` while they go on. Any other gets those that a task has at its
+    start, in `Task.messages`."""
+
+    converses: bool
+
+
+@runtime_checkable
 class NeedsProgram(Protocol):
     """An executor that knows in advance when it cannot start tasks on this host."""
 

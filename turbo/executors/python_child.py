@@ -51,11 +51,12 @@ def _answer(request: dict[str, Any]) -> dict[str, object]:
 def _output(request: dict[str, Any]) -> object:
     from turbo.domain.asking import answers_from_json
     from turbo.domain.task import Task
+    from turbo.domain.work import work_from_json
     from turbo.executors.python import load_handler
 
     handler = load_handler(request["handler"], "this process", sync=True)
     task = request["task"]
-    output = handler(Task(**task | {"answers": answers_from_json(task["answers"])}))
+    output = handler(Task(**task | {"answers": answers_from_json(task["answers"])} | work_from_json(task)))
     if inspect.isawaitable(output):
         output = asyncio.run(_await(output))
     try:

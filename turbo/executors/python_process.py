@@ -19,6 +19,7 @@ from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.question import AskPolicy
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK
+from turbo.domain.work import work_to_json
 from turbo.executors import asking
 from turbo.executors.directories import Directories
 from turbo.executors.python import load_handler
@@ -90,7 +91,9 @@ class PythonProcess:
             # Not PYTHONPATH, which programs that the handler starts would inherit; and none relative to the task's directory.
             "path": [os.path.abspath(path) for path in sys.path],  # noqa: PTH100
             "handler": self._reference,
-            "task": task | {"answers": answers_to_json(run.task.answers)},
+            "task": task
+            | {"answers": answers_to_json(run.task.answers)}
+            | work_to_json(run.task.needs, run.task.continued, run.task.messages),
         }
         spec = ProcessSpec(
             argv=(sys.executable, "-P", str(CHILD)),

@@ -16,6 +16,7 @@ from turbo.workspaces.record import Policy
 
 if TYPE_CHECKING:
     from turbo.executors.claude.asking import HoldsCalls
+    from turbo.workspaces.worktrees import GoesOn
 
 
 def build_executors(
@@ -23,9 +24,11 @@ def build_executors(
     journal: Journal,
     exclusive: Exclusive = no_lock,
     workspaces: Callable[[], Path] | None = None,
+    goes_on: "GoesOn | None" = None,
 ) -> dict[str, Executor]:
     """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
     `workspaces`: where the worktrees are, once the database is known [default: at the top of the state directory].
+    `goes_on`: whether another task of a conversation still needs its worktree [default: none does].
 
     Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
     """
@@ -42,7 +45,7 @@ def build_executors(
         env_file = env_files.get(section.account) if section.account else None
         try:
             run_as = identities.of(section)
-            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as)
+            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on)
             built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area, run_as)
         except ValueError as error:  # EnvironmentRefused and IdentityRefused are
             problems.append(f"executors.{name}: {error}")
@@ -167,10 +170,11 @@ def _work_area(
     exclusive: Exclusive,
     workspaces: Callable[[], Path] | None,
     run_as: Identity | None,
+    goes_on: "GoesOn | None",
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
         return None
-    from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
+    from turbo.workspaces.worktrees import Worktrees, WorktreeSettings, goes_on_never
 
     workspace = section.workspace
     state_dir = Path(config.worker.state_dir).absolute()
@@ -185,6 +189,7 @@ def _work_area(
             setup=tuple(workspace.setup),
             setup_seconds=workspace.setup_seconds,
             git_config=None if workspace.git_config is None else Path(workspace.git_config),
+            from_needs=workspace.from_ == "needs",
             policy=_policy(section),
         ),
         root=workspaces or workspaces_of(state_dir),
@@ -195,6 +200,7 @@ def _work_area(
         env=section.env,
         grace_seconds=section.grace_seconds,
         run_as=run_as,
+        goes_on=goes_on or goes_on_never,
     )
 
 

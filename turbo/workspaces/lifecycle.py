@@ -83,12 +83,12 @@ def _load(home: Path) -> Record | None:
 
 
 async def make_worktree(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
-    """Create a branch and a worktree as in `new`, whose base is not known yet. If that fails, nothing is left."""
+    """Create a branch and a worktree as in `new`: at its base, if it has one, else at its ref. If that fails, nothing is left."""
     requested_at = time.time()
     async with repository.alone():
-        if fetch:
+        if fetch and not new.base:
             await repository.fetch(new.ref, requested_at)
-        record = replace(new, base=await repository.commit_of(new.ref))
+        record = replace(new, base=await repository.commit_of(new.base or new.ref))
         if await repository.branch_tip(record.branch) is not None:
             raise GitFailed(branch_exists(record.branch, repository.git.where))
         if not (home / FILE).exists():

@@ -111,6 +111,14 @@ class Repository:
             return False
         return not await self.git.succeeds("cat-file", "-t", ref)
 
+    async def has(self, commit: str) -> bool:
+        """Whether it has this commit, by its full name."""
+        return await self.git.succeeds("cat-file", "-e", f"{commit}^{{commit}}")
+
+    async def contains(self, commit: str, other: str) -> bool:
+        """Whether `other` is `commit`, or one of those before it. Both by their full names."""
+        return commit == other or await self.git.succeeds("merge-base", "--is-ancestor", other, commit)
+
     async def branch_tip(self, branch: str) -> str | None:
         """The commit of a local branch; None if there is no such branch."""
         listed = await self.git("for-each-ref", "--format=%(refname) %(objectname)", "--", f"refs/heads/{branch}")

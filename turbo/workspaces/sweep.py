@@ -3,8 +3,9 @@
     kept ──unused for keep_days (unchanged, or keep: never: for a day)──▶ examined ──nothing would be lost──▶ removed
       └── its executor's take more than max_gb: the longest unused first ──▶ examined ──┴── else kept, with a warning
 
-Never removed: a worktree in use, and one with uncommitted changes or with commits that no other branch has. The
-configuration can allow the latter (`sweep_unmerged`, or `keep: never`); even then, a branch with such commits stays.
+Never removed: a worktree in use; one whose task has run and is not over, or whose conversation has a task that is not; and one
+with uncommitted changes or with commits that no other branch has. The
+configuration can allow the last (`sweep_unmerged`, or `keep: never`); even then, a branch with such commits stays.
 A worktree that cannot be examined, because its repository is gone or broken, stays too.
 
 One worker per host does this at a time, among those that share the state directory.
@@ -15,7 +16,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,18 +67,22 @@ class WorkspaceRetention(LoopService):
         policies: Mapping[str, Policy],
         *,
         git_configs: Mapping[str, Path] | None = None,
+        unfinished: Callable[[], Awaitable[Iterable[str] | None]] | None = None,
         every: float = EVERY_SECONDS,
     ) -> None:
         """`root`: the workspaces of this worker's database, which it may learn later.
 
         `policies` by executor, as configured now. A worktree of another executor keeps the policy of its last use.
-        `git_configs` by executor: `workspace.git_config`. They name programs, so no record has them."""
+        `git_configs` by executor: `workspace.git_config`. They name programs, so no record has them.
+        `unfinished`: the tasks whose worktrees are needed, asked where one is old enough to go. None: nobody can say now, and
+        nothing is removed in this pass."""
         super().__init__()
         self._root = root if callable(root) else lambda: root
         self._locks = locks
         self._journal = journal
         self._policies = policies
         self._git_configs = git_configs or {}
+        self._unfinished = unfinished
         self._every = every
         self._warned: set[str] = set()
 
@@ -104,9 +109,17 @@ class WorkspaceRetention(LoopService):
             await self._finish_removals()
             candidates = await asyncio.to_thread(self._candidates)
             excess_by_executor = self._excess(candidates)
+            needed: frozenset[str] | None = None
             for candidate in sorted(candidates, key=lambda c: c.record.used_at):
                 over = excess_by_executor.get(candidate.record.executor, 0) > 0
                 if not over and now - candidate.record.used_at < min(candidate.policy.keep_days * DAY, RETRY_SECONDS):
+                    continue
+                if needed is None:
+                    answer = await self._unfinished() if self._unfinished is not None else ()
+                    if answer is None:
+                        break
+                    needed = frozenset(answer)
+                if candidate.record.task_id in needed:
                     continue
                 if await self._remove_if_allowed(candidate, now, over=over):
                     gone.append(candidate.record.task_id)

@@ -1,12 +1,13 @@
 """The work area of an executor with `workspace`: each task gets a worktree, in which its program runs.
 
     task ──its home locked──▶ no record ──▶ branch and worktree made ──▶ setup ──▶ the program ──▶ measured ──▶ kept, or removed
-                 ├── record and worktree exist (a retry, a resumed session) ──▶ continued ───┘
+                 ├── record and worktree exist (a retry, a follow-up) ──▶ continued ─────────┘
                  └── the worktree is gone, its branch exists ──▶ a new worktree on that branch
 
 The lock (turbo.executors.exclusive_directories) is held from the first step to the last. It becomes free only when a
 killed worker's program is gone, so no two tasks are ever in one worktree.
 
+All tasks of a conversation work in one worktree, that of the first; their commits are on its branch, one after the other.
 From a row, git gets only `input_data.ref`, if `refs` allows it, and the task id in the branch's name.
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 from turbo.domain import dependency
 from turbo.domain.limits import REF_BYTES, bytes_of, too_long
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
-from turbo.domain.run import Run, StopSignal
+from turbo.domain.run import Run, Snooze, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import NO_TASK, Task
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
@@ -35,12 +36,14 @@ from turbo.process.launch import SpawnFailed, at_home, obstacle
 from turbo.process.output import text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 from turbo.workspaces.area import Exclusive, Program
-from turbo.workspaces.changes import measure, snapshot
+from turbo.workspaces.changes import Changes, measure, snapshot
+from turbo.workspaces.from_needs import Elsewhere, Handover, HandoverRefused, begin_at
 from turbo.workspaces.git import Git, GitFailed, RemoteAway, Stopped
 from turbo.workspaces.lifecycle import find_worktree, make_worktree, remove_worktree
 from turbo.workspaces.names import branch_of, home_of, ref_problem
 from turbo.workspaces.record import Policy, Record, Stage
 from turbo.workspaces.repository import Repository, open_repository, repository_fault
+from turbo.workspaces.shares import begin_share
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,8 @@ class WorktreeSettings:
     """`repo` is absolute. `ref`: where a new branch begins. `refs`: patterns (fnmatch) for `input_data.ref`.
 
     `branch`: a template. `fetch`: update a remote's branch first. `setup`: argv, run in a new worktree for at most
-    `setup_seconds`. `git_config`: a configuration file for turbo's own git, instead of the user's.
+    `setup_seconds`. `git_config`: a configuration file for turbo's own git, instead of the user's. `from_needs`: a task begins at
+    what its needs left (turbo.workspaces.from_needs).
     """
 
     repo: Path
@@ -64,7 +68,16 @@ class WorktreeSettings:
     setup: tuple[str, ...] = ()
     setup_seconds: float = 600.0
     git_config: Path | None = None
+    from_needs: bool = False
     policy: Policy = field(default_factory=Policy)
+
+
+GoesOn = Callable[[str], Awaitable[bool]]
+"""Whether, beside the task of this id, another one of its conversation is not over, and needs the worktree."""
+
+
+async def goes_on_never(_task_id: str) -> bool:
+    return False
 
 
 class SetupFailed(Exception):
@@ -79,6 +92,7 @@ class Worktrees:
     remotes, filters and credential helpers have no use for.
     `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories). `run_as`: whose the
     repository and the worktrees are, and as whom git, setup and the program run. Records and locks stay the worker's.
+    `goes_on` is asked before a worktree is removed after a success.
     """
 
     fixed: Path | None = None
@@ -96,8 +110,10 @@ class Worktrees:
         env: Mapping[str, str] | None = None,
         grace_seconds: float = 5.0,
         run_as: Identity | None = None,
+        goes_on: GoesOn = goes_on_never,
     ) -> None:
         self._run_as = run_as
+        self._goes_on = goes_on
         self._env = ChildEnvironment(env or {}, owner=executor, run_as=run_as)
         self._executor = executor
         self._settings = settings
@@ -150,13 +166,18 @@ class Worktrees:
         ref = self._requested_ref(run.task)
         if isinstance(ref, Outcome):
             return ref
-        home = home_of(self._root(), self._settings.repo, run.task.task_id)
+        home = home_of(self._root(), self._settings.repo, run.task.directory_id)
         async with self._exclusive(home, run.task):
             git = replace(self._git(run.task), stop=run.stop, task_id=run.task.task_id)
             try:
                 repository = await open_repository(git, self._locks)
                 record, continued = await self._open(repository, ref, run.task, home)
                 record = await self._set_up(repository, record, run, environment, home)
+                share = await self._share(repository, record, run.task, home)
+            except Elsewhere as error:
+                raise Snooze(str(error), 0.0, host=error.host) from None
+            except HandoverRefused as error:
+                return _refused(f"workspace: {error}")
             except Stopped:
                 return Outcome(OutcomeKind.CANCELLED, error=f"ended on request: {run.stop.cause}")
             except RemoteAway as error:
@@ -168,7 +189,7 @@ class Worktrees:
             except SetupFailed as error:
                 return replace(Outcome.failed(f"workspace: {error}"), log=str(run.log_path))
             outcome = await program(Path(record.tree))
-            return await self._close(repository, record, run, outcome, continued, home)
+            return await self._close(repository, record, share, run, outcome, continued, home)
 
     # ── whether they are there ──────────────────────────────────────────────────────────────────────────────────────
 
@@ -202,17 +223,24 @@ class Worktrees:
         if data.get("cwd") is not None:
             return _refused("input_data.cwd is not allowed: this executor gives each task its own worktree")
         if (ref := data.get("ref")) is None:
-            return self._settings.ref
+            inherited = task.directory_data.get("ref")  # its first task's, whose executor may have allowed more
+            return (
+                inherited if isinstance(inherited, str) and self._refused_ref(inherited) is None else self._settings.ref
+            )
         if not isinstance(ref, str):
             return _refused(f"input_data.ref must be text, not {type(ref).__name__}")
+        return ref if (why := self._refused_ref(ref)) is None else _refused(why)
+
+    def _refused_ref(self, ref: str) -> str | None:
+        """Why a row may not choose it, or None."""
         if (long := too_long("input_data.ref", bytes_of(ref), REF_BYTES, "bytes")) is not None:
-            return _refused(long)
+            return long
         if (problem := ref_problem(ref)) is not None:
-            return _refused(f"input_data.ref {ref!r:.200} {problem}")
+            return f"input_data.ref {ref!r:.200} {problem}"
         if not any(fnmatch.fnmatchcase(ref, pattern) for pattern in self._settings.refs):
             allowed = ", ".join(self._settings.refs) or "none configured"
-            return _refused(f"input_data.ref {ref!r:.200} is not one of the refs that a row may choose ({allowed})")
-        return ref
+            return f"input_data.ref {ref!r:.200} is not one of the refs that a row may choose ({allowed})"
+        return None
 
     # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -222,17 +250,18 @@ class Worktrees:
         if record is not None:
             log.info("continuing in %s", record.tree, extra={"task": task.task_id})
             return self._mark_used(record, home), True
-        if task.attempt > 1:
+        if task.attempt > 1 or task.continued is not None:
             log.info("no workspace of this task on this host: creating one", extra={"task": task.task_id})
+        handed = await self._handed_over(repository, ref, task)
         now = time.time()
         new = Record(
-            task_id=task.task_id,
+            task_id=task.directory_id,
             executor=self._executor,
             host=self._host,
             repo=str(settings.repo),
-            ref=ref,
-            base="",
-            branch=branch_of(settings.branch, task.task_id),
+            ref=ref if handed is None else handed.branch,
+            base="" if handed is None else handed.commit,
+            branch=branch_of(settings.branch, task.directory_id),
             tree=str(self._place(home) / (settings.repo.name or "repo")),
             git_dir="",
             stage=Stage.CREATING,
@@ -246,6 +275,28 @@ class Worktrees:
         except RemoteAway:
             self._unreached = await repository.remote_of(ref)
             raise
+
+    async def _handed_over(self, repository: Repository, ref: str, task: Task) -> Handover | None:
+        """None: the task begins at `ref`; also where its row has chosen another than the executor's."""
+        settings = self._settings
+        if not settings.from_needs or not task.needs or ref != settings.ref:
+            return None
+        return await begin_at(repository, task.needs, settings.repo, settings.ref, self._host)
+
+    async def _share(self, repository: Repository, record: Record, task: Task, home: Path) -> Record | None:
+        """The record with the start of a follow-up. None: the task began with the worktree, or it is not known."""
+        if task.continued is None:
+            return None
+        try:
+            return await begin_share(repository.in_tree(record), repository, record, home, task.task_id)
+        except (GitFailed, OSError) as error:
+            log.warning(
+                "workspace %s: its result will count the whole branch: %s",
+                record.tree,
+                error,
+                extra={"task": task.task_id},
+            )
+            return None
 
     def _place(self, path: Path) -> Path:
         """Where the files of a workspace are: in its home, or where their user has what belongs there."""
@@ -307,11 +358,18 @@ class Worktrees:
     # ── after ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def _close(
-        self, repository: Repository, record: Record, run: Run, outcome: Outcome, continued: bool, home: Path
+        self,
+        repository: Repository,
+        record: Record,
+        share: Record | None,
+        run: Run,
+        outcome: Outcome,
+        continued: bool,
+        home: Path,
     ) -> Outcome:
         """Measure the changes, for the row and the audit trail, and keep or remove the worktree.
 
-        A failed measurement never loses the result.
+        A failed measurement never loses the result. `share`: what is told, where it is not the whole of the worktree.
         """
         with suppress(OSError):
             record = self._mark_used(record, home)
@@ -331,19 +389,27 @@ class Worktrees:
         }
         try:
             git = repository.in_tree(record)
-            changes = await measure(git, record, home)
+            changes = await measure(git, share or record, home)
             report |= dataclasses.asdict(changes)
+            if share is not None:
+                report["since"] = share.start
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
-                async with repository.alone():
-                    tip = await repository.branch_tip(record.branch)
-                    changed = changes.files_changed or changes.uncommitted or {changes.head, tip} != {record.start}
-                    if record.policy.keep == "never" or not changed:
-                        await remove_worktree(repository, record, home)
-                        report["kept"] = False
+                whole = changes if share is None else await measure(git, record, home)
+                never = record.policy.keep == "never"
+                if (never or not _changed(whole, record.start)) and not await self._goes_on(run.task.task_id):
+                    async with repository.alone():
+                        tip = await repository.branch_tip(record.branch)
+                        if never or tip == record.start:
+                            await remove_worktree(repository, record, home)
+                            report["kept"] = False
         except (GitFailed, OSError) as error:
             log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
             report["error"] = str(error)
         return replace(outcome, extra={**outcome.extra, "workspace": report})
+
+
+def _changed(changes: Changes, start: str) -> bool:
+    return bool(changes.files_changed or changes.uncommitted or changes.head != start)
 
 
 def _refused(why: str) -> Outcome:

@@ -13,7 +13,7 @@ from pathlib import Path
 from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import AccountManager
 from turbo.config.worker import load_worker_config
-from turbo.db.claim_store import PollResult
+from turbo.db.polls import PollResult
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.observability import log

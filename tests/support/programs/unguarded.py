@@ -37,6 +37,7 @@ from turbo.worker.completer import Completer
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.runner import Runner
+from turbo.worker.settler import Settled, Settler
 from turbo.worker.signals import WorkerSignals
 from turbo.worker.worker import Worker
 
@@ -50,7 +51,7 @@ def guard(take_out: Callable[[], None]) -> Callable[[], None]:
 
 def edit(name: str, old: str, new: str) -> None:
     """Change one statement, everywhere it is used."""
-    text: str = sql.statement(name)
+    text: str = _edited.get(name, sql.statement(name))
     assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {name}.sql"
     _edited[name] = text.replace(old, new)
 
@@ -82,6 +83,23 @@ def ask_fence() -> None:
         "and (c.current_token = i.token and c.was in ('running', 'pending', 'scheduled') or c.was in",
         "and (c.task_id is not null or c.was in",
     )
+
+
+@guard
+def last_need() -> None:
+    """A task is let go while one of its needs is still open."""
+    edit("settle/settle", "sum(x.n) <= 0 or", "sum(x.n) <= 1 or")
+    edit("settle/settle", "(b.needs_left <= 0 or", "(b.needs_left <= 1 or")
+
+
+@guard
+def settler() -> None:
+    """Nobody settles."""
+
+    async def nothing(_self: Settler) -> Settled:
+        return Settled()
+
+    Settler.once = nothing  # type: ignore[method-assign]
 
 
 @guard

@@ -1,7 +1,8 @@
 """The `claude` executor: one task is one headless run of the Claude Code CLI.
 
     preamble + row's text on stdin ──▶ the CLI (cli.py) ──▶ what happened (verdict.py) ──▶ outcome
-         └── a retry resumes the task's session; if this host cannot resume it, the same run begins a new one, once
+         └── a retry resumes the task's session, a follow-up that of its conversation; if this host cannot resume it, the
+             same run begins a new one, once
 
 With `ask`, stdin stays open, and every question and every held call comes to turbo first (control.py, asking.py):
 
@@ -23,6 +24,7 @@ from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.question import Answered, AskPolicy, QuestionKind
 from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK
+from turbo.domain.work import Message
 from turbo.executors.asking import DENIED
 from turbo.executors.claude import verdict
 from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
@@ -31,7 +33,14 @@ from turbo.executors.claude.control import Channel, new_gate
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
 from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
-from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE, resume_prompt, shown_data, task_prompt
+from turbo.executors.claude.prompts import (
+    ASKING_PREAMBLE,
+    PREAMBLE,
+    follow_up_prompt,
+    resume_prompt,
+    shown_data,
+    task_prompt,
+)
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories, scratch_directory
@@ -70,13 +79,14 @@ class ClaudeExecutor:
     in a home of its own.
 
     `ask`: the agent may ask a person, and the calls that `held` holds need one's approval; `held` is required where `ask.approve`
-    has rules. Without `ask` the agent is offered no question. After an answer a run resumes the task's session, whatever
-    `resume` says.
+    has rules. Without `ask` the agent is offered no question. After an answer a run resumes the task's session, and a follow-up
+    that of its conversation, whatever `resume` says.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
 
     durable = True
+    converses = True
 
     def __init__(
         self,
@@ -128,7 +138,9 @@ class ClaudeExecutor:
         self._flags = Flags(permission_mode, tuple(allowed_tools), tuple(disallowed_tools), max_turns, max_budget_usd)
         if ask is not None:
             check_asking(name, command, ask, permission_mode, held)
-        self._own_settings = "--settings" in flags_of(command)
+        words = flags_of(command)
+        self._own_settings = "--settings" in words
+        self._channels = "--input-format" not in words
         self._ask = ask
         self._held: HoldsCalls = held or _HoldsNothing()
         self._resume = resume
@@ -151,7 +163,7 @@ class ClaudeExecutor:
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
 
-        if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []):
+        if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []) and not run.task.messages:
             return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
 
         async def program(directory: Path) -> Outcome:
@@ -179,7 +191,9 @@ class ClaudeExecutor:
         held = policy is not None and bool(policy.approve or [one for one in answers if one.question.tool])
         holds = held and not self._own_settings  # of two --settings the CLI takes one, and holding takes one of turbo's
 
-        async def call_cli(which: tuple[str, str], prompt: str, *, resumed: bool) -> tuple[EndedRun, Path | None]:
+        async def call_cli(
+            which: tuple[str, str], prompt: str, told: Sequence[Message], *, resumed: bool
+        ) -> tuple[EndedRun, Path | None]:
             flags, channel = self._flags.plain(), None
             if policy is not None:
                 planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
@@ -187,22 +201,32 @@ class ClaudeExecutor:
                 flags = self._flags.asking(policy, holds=holds, gate=gate, planned=resumed and planned)
                 desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
                 channel = Channel(desk, prompt, resumed=resumed, holds=holds, gate=gate, ending=run.stop.is_set)
+            elif run.messages is not None and self._channels:
+                channel = Channel(None, prompt, resumed=resumed, holds=False, gate=None, ending=run.stop.is_set)
+            if channel is not None and run.messages is not None:
+                channel.delivers(run.messages, told)
+            drops = run.task.continued is not None and not answers
             call = Call(
                 flags=(*from_directory, *which, *self._model, *flags),
                 stdin=prompt.encode("utf-8", "replace") if channel is None else b"",
                 cwd=directory,
                 wall_seconds=max(0.0, until - now()),
                 silence_seconds=self._silence_seconds,
-                env=variables,
+                env={**variables, **(_DROPS_DEFERRED if drops else {})},
                 channel=channel,
             )
             ended, log_path = await self._cli.call(run, call)
             return replace(ended, resumed=resumed), log_path
 
-        goes_on = (self._resume or answers) and holds == held
+        continued, preamble = run.task.continued, self._preamble_of(policy, run)
+        goes_on = (self._resume or answers or continued is not None) and holds == held
         session = _uuid(run.task.agent_session_id) if goes_on else None
         if session is not None:
-            ended, log_path = await call_cli(("--resume", session), resume_prompt(answers), resumed=True)
+            told = _told(run)
+            task = replace(run.task, messages=told)
+            next_in_it = continued is not None and continued.first_run
+            prompt = follow_up_prompt(preamble, task) if next_in_it else resume_prompt(task, answers)
+            ended, log_path = await call_cli(("--resume", session), prompt, told, resumed=True)
             if not verdict.unresumable(ended):
                 return ended, log_path
             log.info(
@@ -211,8 +235,9 @@ class ClaudeExecutor:
                 ended.text.strip()[:MESSAGE_CHARACTERS],
                 extra={"task": run.task.task_id},
             )
-        prompt = task_prompt(self._preamble_of(policy, run), run.task, answers)
-        return await call_cli(("--session-id", str(uuid.uuid4())), prompt, resumed=False)
+        told = (*(await run.messages.earlier() if run.messages is not None else ()), *_told(run))
+        prompt = task_prompt(preamble, replace(run.task, messages=told), answers)
+        return await call_cli(("--session-id", str(uuid.uuid4())), prompt, told, resumed=False)
 
     def _policy(self, run: Run, answers: Sequence[Answered]) -> AskPolicy | None:
         """None: the run has no control channel, and is offered no question. An answer is handed over in any case."""
@@ -263,6 +288,7 @@ class ClaudeExecutor:
             "num_turns": result.num_turns if result and transcript.answers else None,  # else it counts the past
             "permission_denials": result.permission_denials if result else None,
             DENIED: ended.questions_denied or None,
+            "messages": run.messages.told or None if run.messages is not None else None,
         }
         if ended.asked is not None and situation.kind is OutcomeKind.ASKED:
             outcome = replace(outcome, asked=(self._ask or _ASKS_NOTHING).asked(ended.asked))
@@ -326,6 +352,9 @@ class ClaudeExecutor:
 
 _ASKS_NOTHING = AskPolicy(questions=False)
 
+_DROPS_DEFERRED = {"CLAUDE_CODE_DISABLE_DEFERRED_TOOL_RESUME": "1"}
+"""For a follow-up: a call that waited for a person belonged to a task before it, and is not carried out any more."""
+
 
 class _HoldsNothing:
     def held_by(self, tool: str, call: Mapping[str, object]) -> str | None:  # noqa: ARG002
@@ -333,6 +362,11 @@ class _HoldsNothing:
 
     def without(self, rules: Collection[str]) -> "_HoldsNothing":  # noqa: ARG002
         return self
+
+
+def _told(run: Run) -> tuple[Message, ...]:
+    """What people have told the task so far, for the prompt."""
+    return run.task.messages if run.messages is None else run.messages.take()
 
 
 def _uuid(text: str | None) -> str | None:

@@ -99,15 +99,25 @@ async def test_postgres_fdw_insert_wakes_in_repeatable_read():
             )
             db.execute("create user mapping for current_user server home options (user 'postgres')")
             db.execute(
-                "create foreign table agent_tasks (task_id text, task_description text) server home options (schema_name 'public')"
+                "create foreign table agent_tasks (task_id text, task_description text, needs text[], status text)"
+                " server home options (schema_name 'public')"
             )
             async with Rig(server.dsn) as rig:
-                db.execute("insert into agent_tasks values ('from-afar', 'x')")
+                db.execute(
+                    "insert into agent_tasks (task_id, task_description, status) values ('from-afar', 'x', 'pending')"
+                )
                 task, _ = await rig.claimed()
                 assert task.task_id == "from-afar"
                 async with asyncio.timeout(5):
                     while "default" not in rig.wakeups.heard:
                         await asyncio.sleep(0.01)
+            db.execute(
+                "insert into agent_tasks (task_id, task_description, status, needs) values ('then', 'x', 'pending', '{from-afar}')"
+            )
+            assert db.execute("select status, needs from agent_tasks where task_id = 'then'").fetchone() == (
+                "blocked",
+                ["from-afar"],
+            )
 
 
 def test_other_time_zones_mean_the_same_time(bench):

@@ -43,8 +43,8 @@ def diff(
 ) -> None:
     """Show what a task changed in its workspace.
 
-    Includes commits, uncommitted edits and new files. The worktree is on the host that ran the task. On any other host,
-    this command names that host and exits 1.
+    Includes commits, uncommitted edits and new files, from where the task began: a follow-up shares the worktree of its
+    conversation. The worktree is on the host that ran the task. On any other host, this command names that host and exits 1.
 
     \b
     Examples:
@@ -59,9 +59,11 @@ def diff(
         task = client.get(client.resolve(task_id))
         host = client.run(task.task_id).host
         place = files_of(run_log.state_dir(state_dir, config), client.database_id())
+        directory_id = client.directory_id(task.task_id)
     git_configs = _git_configs(config)
     _become_owner_of(place)
-    records = records_of(workspaces_of(place), task.task_id, lambda _, error: output.notice(f"{error}; ignored"))
+    records = records_of(workspaces_of(place), directory_id, lambda _, error: output.notice(f"{error}; ignored"))
+    records = [_share(workspaces_of(place), record, task.task_id) for record in records]
     workspace = _workspace_data(task)
     host = host if task.status == TaskState.RUNNING and host else workspace.get("host") or host
     if not records or (host is not None and host != records[0].host):
@@ -70,13 +72,23 @@ def diff(
     flags = ["--stat"] if stat else [] if output.at_terminal() else ["--binary"]
     chunks = diff_of(records[0], *flags, config=git_configs.get(records[0].executor))
     if as_json:
-        output.print_json(_document(records[0], b"".join(chunks)))
+        output.print_json(_document(records[0], task.task_id, b"".join(chunks)))
     elif output.at_terminal():
         _coloured(chunks)
     else:
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
         sys.stdout.flush()
+
+
+def _share(root: Path, record: "Record", task_id: str) -> "Record":
+    """The record with the start of this task, where that is not the start of the worktree."""
+    from turbo.workspaces.names import home_of
+    from turbo.workspaces.shares import share_of
+
+    if record.task_id == task_id:
+        return record
+    return share_of(record, home_of(root, Path(record.repo), record.task_id), task_id) or record
 
 
 def _git_configs(config: Path | None) -> Mapping[str, Path]:
@@ -134,14 +146,14 @@ def _this_host(config: Path | None) -> str:
     return (found.worker if found is not None else WorkerSection()).this_host
 
 
-def _document(record: "Record", text: bytes) -> dict[str, object]:
+def _document(record: "Record", task_id: str, text: bytes) -> dict[str, object]:
     return {
-        "task_id": record.task_id,
+        "task_id": task_id,
         "host": record.host,
         "path": record.tree,
         "repo": record.repo,
         "branch": record.branch,
-        "base": record.base,
+        "base": record.base if record.task_id == task_id else record.start,
         "diff": text.decode("utf-8", "replace"),
     }
 

@@ -16,7 +16,7 @@ from turbo.domain.visible import visible
 STAND_INS = str.maketrans(
     {
         **dict.fromkeys("→▶", ">"), "←": "<", "↑": "^", "↓": "v", "✓": "+", "✗": "x", "…": "~", "≥": ">", "×": "x",
-        **dict.fromkeys("–—─═┼┴┤┘└", "-"), "│": "|", **dict.fromkeys("·•", "."), **dict.fromkeys("“”", '"'),
+        **dict.fromkeys("–—─═┼┴┤┘└", "-"), **dict.fromkeys("│├", "|"), **dict.fromkeys("·•", "."), **dict.fromkeys("“”", '"'),
         **dict.fromkeys("‘’", "'"), **dict.fromkeys("▁▂▃", "_"), **dict.fromkeys("▄▅▆", "="), **dict.fromkeys("▇█▌", "#"),
     }
 )  # fmt: skip

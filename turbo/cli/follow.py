@@ -1,5 +1,6 @@
 """Wait for tasks at a terminal: progress goes to standard error, and Ctrl-C leaves the tasks running."""
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -37,6 +38,7 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
     ended: Counter[str] = Counter()
     doubts = _Doubts(client)
     questions = _Questions(client, alone=len(task_ids) == 1)
+    told = False
     live = sys.stderr.isatty()
     shown = output.console(stderr=True).status("", spinner="dots") if live else nullcontext()
     with shown as status:
@@ -46,6 +48,11 @@ def _followed(client: "Client", task_ids: Sequence[str]) -> Counter[str]:
                     ended[task.status] += 1
                 elif task.status == TaskState.WAITING:
                     questions.about(task)
+                elif task.blocked is not None and not told and (task.seconds or 0.0) > LOOK_FOR_WORKERS_AFTER:
+                    told = True
+                    output.notice(
+                        f"{task.task_id} is blocked: {task.blocked} (turbo graph {shlex.quote(task.task_id)})"
+                    )
                 elif (
                     task.seconds is not None
                     and task.status == TaskState.PENDING

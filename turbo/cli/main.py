@@ -24,11 +24,14 @@ COMMANDS = {
     "submit": ("turbo.cli.submit", "submit"),
     "tasks": ("turbo.cli.tasks", "tasks"),
     "show": ("turbo.cli.show", "show"),
+    "graph": ("turbo.cli.graph", "graph"),
     "diff": ("turbo.cli.diff", "diff"),
     "questions": ("turbo.cli.questions", "questions"),
     "answer": ("turbo.cli.answer", "answer"),
     "approve": ("turbo.cli.approve", "approve"),
     "deny": ("turbo.cli.approve", "deny"),
+    "reply": ("turbo.cli.reply", "reply"),
+    "tell": ("turbo.cli.reply", "tell"),
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
     "pause": ("turbo.cli.pause", "pause"),
@@ -51,7 +54,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny"}
+    | {"questions", "answer", "deny", "graph", "tell"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -91,6 +94,8 @@ def _build(names: list[str]) -> typer.Typer:
           turbo show my_task_1
           turbo diff my_task_1                      # what it changed in its workspace
           turbo questions                           # who waits for you
+          turbo reply my_task_1 "Now the docs too"  # go on with its conversation
+          turbo graph my_task_1                     # what it needs, what needs it
 
         \b
         Look after the fleet:

@@ -131,6 +131,24 @@ TaskIds = Annotated[
     typer.Argument(autocompletion=_ids, help="Task ids, or unique prefixes of them.", show_default=False),
 ]
 
+NeedsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--needs", autocompletion=_ids, help="Ids of tasks that must complete first; comma-separated or repeated."
+    ),
+]
+ContinuesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--continues",
+        autocompletion=_ids,
+        help="Go on with the conversation and directory of this task; as turbo reply.",
+    ),
+]
+ParentOption = Annotated[
+    str | None, typer.Option("--parent", autocompletion=_ids, help="Id of the task that this one comes from.")
+]
+
 
 LONGEST_SECONDS = 1_000_000_000
 

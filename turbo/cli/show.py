@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from turbo.cli import asked, output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
+from turbo.cli.together import Together
 from turbo.domain.question import Question, QuestionKind
 from turbo.domain.states import TaskState
 
@@ -41,10 +42,13 @@ def show(
         trail = client.trail(whole)
         last_line = _last_line(client, whole) if task.status == TaskState.RUNNING else None
         asks = client.questions(task_ids=[whole], limit=1)
+        work = Together.of(client, whole)
     if as_json:
-        output.print_json({**output.columns(task), "trail": [output.columns(a) for a in trail]})
+        more = {} if work is None else output.columns(work)
+        output.print_json({**output.columns(task), **more, "trail": [output.columns(a) for a in trail]})
         return
     _head(task, last_line)
+    output.pairs({} if work is None else work.shown(task))
     output.pairs(_asks(asks[0]) if asks else _asked(task, trail))
     _timeline(task, trail)
 

@@ -53,6 +53,11 @@ QUESTIONS = (
     Column("HOST", drop=3, flexible=True),
     Column("ASKS", drop=1, flexible=True),
 )
+BLOCKED = (
+    Column("TASK"),
+    Column("SINCE", right=True),
+    Column("WAITS FOR", flexible=True),
+)
 ACCOUNTS = (
     Column("ACCOUNT", flexible=True),
     Column("HOST"),
@@ -82,8 +87,8 @@ def status(
 ) -> None:
     """Show the fleet on one screen.
 
-    Problems come first, then what waits for a person, hosts and workers, queues, accounts, and the tasks that ended in the
-    last hour.
+    Problems come first, then what waits for a person, what waits longest for other tasks, hosts and workers, queues,
+    accounts, and the tasks that ended in the last hour.
 
     \b
     Examples:
@@ -99,6 +104,7 @@ def status(
         return
     _problems(now)
     _questions(now)
+    _blocked(now)
     _workers(now, all_of_them)
     _queues(now)
     _accounts(now)
@@ -127,6 +133,18 @@ def _questions(now: "FleetStatus") -> None:
     output.table(
         QUESTIONS,
         [(q.task_id, q.kind, timestamps.duration(q.age), q.host or "", asked.summary(q)) for q in now.questions],
+    )
+
+
+def _blocked(now: "FleetStatus") -> None:
+    if not now.blocked:
+        return
+    blocked = max(sum(q.blocked for q in now.queues), len(now.blocked))
+    more = f"; the {len(now.blocked)} that have waited longest" if blocked > len(now.blocked) else ""
+    _head(f"{output.many(blocked, 'task')} {'waits' if blocked == 1 else 'wait'} for other tasks{more}")
+    output.table(
+        BLOCKED,
+        [(one.task_id, timestamps.duration(one.seconds), one.why.removeprefix("waits for ")) for one in now.blocked],
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turbo.cli import output, timestamps
-from turbo.cli.options import LOCK_SECONDS, Dsn, Json, connect
+from turbo.cli.options import LOCK_SECONDS, ContinuesOption, Dsn, Json, NeedsOption, ParentOption, connect
 from turbo.cli.rejection import why_rejected
 from turbo.domain.states import TaskState
 
@@ -51,6 +51,13 @@ def submit(
     hold: Annotated[
         bool, typer.Option("--hold", help="Hold the task until a person releases it: turbo approve ID.")
     ] = False,
+    needs: NeedsOption = None,
+    on_needs_failed: Annotated[
+        str | None,
+        typer.Option(help="If one of them does not complete: cancel this task, run it, or wait. [default: cancel]"),
+    ] = None,
+    continues: ContinuesOption = None,
+    parent: ParentOption = None,
     wait: Annotated[
         bool,
         typer.Option(
@@ -73,11 +80,13 @@ def submit(
       git diff | turbo submit - --after 10m
       turbo submit --file tasks.jsonl --queue night
       turbo submit "Deploy release 7" --hold
+      turbo submit "Review it" --needs plan,build
 
     Each line of a JSONL file is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or
     their short names (text, type, input, …). A line may also be a string: the text alone. The first line of a CSV file
-    names the columns; input.path sets a key of input_data. With hold: true, a task waits for its release. Options fill in
-    what a line leaves out. Every line is checked before the first task is inserted.
+    names the columns; input.path sets a key of input_data. With hold: true, a task waits for its release. needs is a list of
+    ids, of tasks in earlier lines too; in CSV they are comma-separated. Options fill in what a line leaves out. Every line
+    is checked before the first task is inserted.
     """
     from turbo.client.client import BadField
 
@@ -93,11 +102,17 @@ def submit(
         "concurrency_key": concurrency_key,
         "hold": hold or None,
         "task_id": task_id,
+        "needs": _ids(needs),
+        "on_needs_failed": on_needs_failed,
+        "continues": continues,
+        "parent_task_id": parent,
     }
     if (text is None) == (file is None):
         raise typer.BadParameter("give either the text or --file FILE")
     form = _form(form, file)
     if form == "text":
+        if on_needs_failed is not None and needs is None:
+            raise typer.BadParameter("--on-needs-failed is for a task with --needs")
         if from_line != 1:
             raise typer.BadParameter("--from-line needs a .jsonl or .csv file")
         try:
@@ -111,6 +126,11 @@ def submit(
             if value is not None:
                 raise typer.BadParameter(f"{name} would be the same for every line: put it in the file")
         submit_many(file, form, defaults, batch=batch, from_line=from_line, wait=wait, as_json=as_json, dsn=dsn)
+
+
+def _ids(given: list[str] | None) -> list[str] | None:
+    """The ids in --needs, as they are: an empty one is refused later. An id with a comma needs a JSONL file."""
+    return None if given is None else [word.strip() for part in given for word in part.split(",")]
 
 
 def _form(form: str | None, file: Path | None) -> str:
@@ -155,24 +175,29 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
             values["run_after"] = timestamps.option(timestamps.TimestampReader(client), "--after", task.run_after)
             task = new_task({"task_description": text, **values})
         task_id, created = insert(client, task, dsn)
-        if not created:
-            output.notice(f"this idempotency key already has a task: {task_id}")
-        if not wait:
-            try:
-                output.print_json({"task_id": task_id, "created": created}) if as_json else output.print_ids([task_id])
-                sys.stdout.flush()
-            except BrokenPipeError:
-                raise
-            except OSError as error:  # a caller that sees exit code 1 must not submit it again
-                raise OSError(f"task {task_id} was inserted; its id could not be printed: {error.strerror}") from None
-            return
-        from turbo.cli.follow import follow
+        hand_over(client, task_id, created, wait=wait, as_json=as_json)
 
-        if not as_json:
-            output.notice(task_id)
-        follow(client, [task_id])
-        result = client.get(task_id)
-        output.print_json(output.columns(result)) if as_json else _print_result(result)
+
+def hand_over(client: "Client", task_id: str, created: bool, *, wait: bool, as_json: bool) -> None:
+    """Print the id of a task that was inserted; or wait for its end and print the result. Exits 1 unless it completed."""
+    if not created:
+        output.notice(f"this idempotency key already has a task: {task_id}")
+    if not wait:
+        try:
+            output.print_json({"task_id": task_id, "created": created}) if as_json else output.print_ids([task_id])
+            sys.stdout.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:  # a caller that sees exit code 1 must not submit it again
+            raise OSError(f"task {task_id} was inserted; its id could not be printed: {error.strerror}") from None
+        return
+    from turbo.cli.follow import follow
+
+    if not as_json:
+        output.notice(task_id)
+    follow(client, [task_id])
+    result = client.get(task_id)
+    output.print_json(output.columns(result)) if as_json else _print_result(result)
     if result.status != TaskState.COMPLETED:
         raise typer.Exit(1)
 
@@ -196,7 +221,7 @@ def insert(client: "Client", task: "NewTask", dsn: str | None) -> tuple[str, boo
     except psycopg.errors.UniqueViolation as error:
         output.notice(f"turbo submit: {why_rejected(error)}")
         raise typer.Exit(1) from None
-    except (psycopg.errors.CheckViolation, psycopg.DataError) as error:
+    except (psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation, psycopg.DataError) as error:
         raise typer.BadParameter(why_rejected(error)) from None
     finally:
         watcher.close()

@@ -132,6 +132,8 @@ class TaskFile:
                     values[column] = json.loads(cell, parse_constant=_no_number)
                 except ValueError as error:
                     return BadTaskFileLine(number, f"column {name}: is not JSON: {error}")
+            elif column == "needs":
+                values[column] = [name.strip() for name in cell.split(",")]
             elif column in NUMBERS:
                 if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", cell):
                     return BadTaskFileLine(number, f"column {name}: must be a whole number, not {cell[:40]!r}")

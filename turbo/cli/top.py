@@ -27,8 +27,8 @@ def top(
 ) -> None:
     """Watch the fleet live.
 
-    Shows running tasks with their last lines, workers, queues, accounts and rates; `?` lists the keys. It sends three
-    short statements a second, however many tasks there are.
+    Shows running tasks with their last lines, workers, queues, accounts and rates; `?` lists the keys. It sends four
+    short statements a second at most, however many tasks there are.
 
     \b
     Examples:

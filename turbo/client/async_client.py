@@ -1,81 +1,30 @@
 """The user's side of the queue, for asyncio: `Client` with `await` and `async for`.
 
 The methods, their arguments and their exceptions are those of `Client` (a test compares them). Both use the same operations
-(turbo.client.operations); this module is the asynchronous driver.
+(turbo.client.operations); turbo.client.async_driver performs them.
 """
 
-import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
-from typing import Any
 
-import psycopg
-from psycopg.rows import dict_row
-
-from turbo import db
-from turbo.client import answering, operations, snapshot
+from turbo.client import answering, operations, snapshot, work
 from turbo.client.answering import Answer, Waiting
+from turbo.client.async_driver import AsyncDriver
 from turbo.client.fleet_status import FleetStatus
+from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
-from turbo.client.operations import (
-    Away,
-    Disconnect,
-    Operation,
-    Query,
-    QueryResult,
-    Request,
-    Sleep,
-    Steps,
-    Stream,
-    T,
-)
+from turbo.client.operations import Away
 from turbo.client.questions import OpenQuestion
-from turbo.sql import statement
 
 
-class AsyncClient:
+class AsyncClient(AsyncDriver):
     """`async with AsyncClient(dsn) as client: …`, or `AsyncClient(connection=…)` on a psycopg AsyncConnection of yours.
 
     The first call opens the client's own connection. Several asyncio tasks may use one client: their statements take turns on
     that connection. Cancelling a task in the middle of its statement discards the connection, and the next statement opens
     another; no other task is disturbed.
     """
-
-    _statement_seconds: float | None = None
-    """How long a statement may take on the client's own connection; None: no limit. Raises psycopg.OperationalError after it."""
-
-    def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
-        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
-        self._owns = connection is None
-        self._connection = connection
-        self._turn = asyncio.Lock()
-        """Held by the task whose statement is on the connection, and by any task that opens or discards it."""
-        self._failed: psycopg.AsyncConnection[Any] | None = None
-        """The connection on which a statement failed last: what a Disconnect discards."""
-
-    async def _connected(self) -> psycopg.AsyncConnection[Any]:
-        """The connection, opened if need be. Only with `_turn`."""
-        if self._connection is None or (self._owns and self._connection.closed):
-            self._connection = await db.open_async_client(self._dsn, "turbo client")
-        return self._connection
-
-    async def __aenter__(self) -> "AsyncClient":
-        async with self._turn:
-            await self._connected()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the client's own connection; yours stays open. A statement under way ends with psycopg.OperationalError."""
-        if self._owns and (connection := self._connection) is not None:
-            if self._turn.locked():
-                db.cut(connection)
-            async with self._turn:
-                await connection.close()
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -94,6 +43,10 @@ class AsyncClient:
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         hold: bool = False,
+        needs: Sequence[str] | None = None,
+        on_needs_failed: str | None = None,
+        continues: str | None = None,
+        parent_task_id: str | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
@@ -109,6 +62,10 @@ class AsyncClient:
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             hold=hold or None,
+            needs=needs,
+            on_needs_failed=on_needs_failed,
+            continues=continues,
+            parent_task_id=parent_task_id,
         )
         return await self._run(operations.submit(task))
 
@@ -157,17 +114,91 @@ class AsyncClient:
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return await self._run(operations.tasks(chosen, limit))
 
-    async def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
-        """Cancel unfinished tasks. Unknown and finished ids are not in the answer."""
-        return await self._run(operations.change("cancel", task_ids))
+    async def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
+        """Cancel unfinished tasks. Unknown and finished ids are not in the answer.
 
-    async def retry(self, task_ids: str | Sequence[str], *, anew: bool = False) -> list[Changed]:
+        `graph`: all unfinished tasks that hang together with these (see `graph`), in one statement. Raises UnknownTask then.
+        """
+        steps = work.change_graph("cancel", task_ids) if graph else operations.change("cancel", task_ids)
+        return await self._run(steps)
+
+    async def retry(self, task_ids: str | Sequence[str], *, anew: bool = False, graph: bool = False) -> list[Changed]:
         """Run finished tasks again. Unknown and unfinished ids are not in the answer.
 
         `anew`: forget the agent's conversation, and the host that has it. The next run begins a new one, on any host; a task that
-        waits or rests is changed, too, and keeps its status.
+        waits or rests is changed, too, and keeps its status. `graph`: all tasks that hang together with these and failed or were
+        cancelled, in one statement; not together with `anew`. Raises UnknownTask then.
         """
-        return await self._run(operations.change("retry_anew" if anew else "retry", task_ids))
+        if graph and anew:
+            raise ValueError("graph and anew together: a graph keeps its conversations")
+        verb = "retry_anew" if anew else "retry"
+        return await self._run(work.change_graph(verb, task_ids) if graph else operations.change(verb, task_ids))
+
+    # ── graphs, follow-ups, messages ────────────────────────────────────────────────────────────────────────────────
+
+    async def graph(self, task_id: str, *, nodes: int | None = NODES, edges: int | None = EDGES) -> Graph:
+        """All tasks that hang together with this one, by what they need and by their conversations, with their states.
+
+        At most so many `nodes`, the nearest first, and `edges`; None: all. Raises UnknownTask.
+        """
+        return await self._run(work.graph(task_id, nodes, edges))
+
+    async def dependents(self, task_ids: str | Sequence[str]) -> Dependents:
+        """How many tasks would not run without these, at any depth. Counts up to 10,000."""
+        return await self._run(work.dependents(task_ids))
+
+    async def blocked(self, task_ids: str | Sequence[str]) -> list[Blocked]:
+        """For what these tasks wait; those that are not blocked are not in the answer."""
+        return await self._run(work.blocked(operations.listed(task_ids)))
+
+    async def relations(self, task_id: str) -> Relations:
+        """What a task needs, what needs it, and its conversation, with their states: a few of each, without what lies behind them."""
+        return await self._run(work.relations(task_id))
+
+    async def directory_id(self, task_id: str) -> str:
+        """The task whose directory and worktree this one works in: the first of its conversation, or itself."""
+        return await self._run(work.directory_id(task_id))
+
+    async def reply(
+        self,
+        task_id: str,
+        text: str,
+        *,
+        new_id: str | None = None,
+        priority: int | None = None,
+        run_after: datetime | str | None = None,
+        input_data: object = None,
+        idempotency_key: str | None = None,
+        hold: bool = False,
+    ) -> Submitted:
+        """Insert a follow-up: a task that goes on with the conversation and the directory of `task_id`, once it is its turn.
+
+        `new_id`: the follow-up's own id. Type, queue and time limit are those of `task_id`. Raises UnknownTask, Refused (that task
+        never ran and never will; the text says what to do), BadField.
+        """
+        task = NewTask(
+            text,
+            task_id=new_id,
+            task_priority=priority,
+            run_after=run_after,
+            input_data=input_data,
+            idempotency_key=idempotency_key,
+            hold=hold or None,
+            continues=task_id,
+        )
+        return await self._run(work.reply(task))
+
+    async def tell(self, task_id: str, text: str) -> Told:
+        """Give a message to a task that is not over. A running agent gets it where its CLI takes one, at its end at the latest.
+
+        It may be delivered twice after a crash, and is never lost. At most 256 KiB. Raises UnknownTask, Refused (the task is over:
+        `reply` goes on with its conversation), BadField.
+        """
+        return await self._run(work.tell(task_id, text))
+
+    async def messages(self, task_id: str) -> list[MessageLine]:
+        """What people told this task: the newest 100, in their order."""
+        return await self._run(work.messages(task_id))
 
     # ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -258,106 +289,3 @@ class AsyncClient:
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return await self._run(snapshot.fleet())
-
-    # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _run(self, steps: Steps[T]) -> T:
-        operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            await self._advance(operation)
-        result: T = operation.result
-        return result
-
-    async def _stream(self, steps: Stream[T]) -> AsyncIterator[T]:
-        operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            if isinstance(operation.request, Query | Sleep | Disconnect):
-                await self._advance(operation)
-            else:
-                yield operation.request
-                operation.answer()
-
-    async def _advance(self, operation: Operation[T]) -> None:
-        try:
-            answer = await self._perform(operation.request)
-        except Exception as error:
-            operation.fail(error)
-        else:
-            operation.answer(answer)
-
-    async def _perform(self, step: Request) -> QueryResult:
-        if isinstance(step, Sleep):
-            await asyncio.sleep(step.seconds)
-            return QueryResult()
-        if isinstance(step, Disconnect):
-            async with self._turn:  # another task may be working on it
-                if self._owns and self._failed is not None:
-                    await self._failed.close()
-            return QueryResult()
-        async with self._turn:
-            connection = await self._connected()
-            try:
-                return await self._execute(connection, step)
-            except psycopg.Error as error:
-                if not operations.may_send_again(error, connection.info.transaction_status):
-                    raise
-            if self._owns:
-                await connection.close()
-            return await self._execute(await self._connected(), step, prepare=False)
-
-    async def _execute(
-        self, connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None = None
-    ) -> QueryResult:
-        """Run one statement, in a task that outlives a cancellation of the caller's.
-
-        psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
-        second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
-        """
-        work = asyncio.ensure_future(
-            _rows(connection, query, prepare, connection.cursor_factory if self._owns else psycopg.AsyncCursor)
-        )
-        try:
-            done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
-        except asyncio.CancelledError:
-            await self._abandon(connection, work)
-            raise
-        if not done:
-            await self._abandon(connection, work)
-            raise psycopg.OperationalError(f"no answer from the database within {self._statement_seconds:g} s")
-        try:
-            return work.result()
-        except psycopg.Error:
-            self._failed = connection
-            raise
-
-    async def _abandon(self, connection: psycopg.AsyncConnection[Any], work: "asyncio.Task[QueryResult]") -> None:
-        """End a statement whose answer no one waits for any more."""
-        work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so that asyncio does not log it
-        if not self._owns:
-            work.cancel()
-            await asyncio.wait({work})
-            return
-        self._connection = None
-        db.cut(connection)
-        interrupted: asyncio.CancelledError | None = None
-        while not work.done():  # the next connection may get this one's descriptor, so close it only once it is unused
-            try:
-                await asyncio.wait({work})
-            except asyncio.CancelledError as error:
-                interrupted = error
-        await connection.close()
-        if interrupted is not None:
-            raise interrupted
-
-    def _check_may_wait(self) -> None:
-        if self._connection is not None:
-            operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
-
-
-async def _rows(
-    connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None, kind: type[psycopg.AsyncCursor[Any]]
-) -> QueryResult:
-    async with kind(connection, row_factory=dict_row) as cursor:
-        operations.prepare(cursor)
-        await cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
-        return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

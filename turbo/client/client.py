@@ -5,19 +5,30 @@ adds types, waiting and error messages. Its queries are in turbo.client.operatio
 caller's (a submit inside the caller's transaction is then part of it).
 """
 
-import os
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import dict_row
 
-from turbo import db
-from turbo.client import answering, operations, snapshot
+from turbo.client import answering, operations, snapshot, work
 from turbo.client.answering import Answer, Waiting
+from turbo.client.driver import Driver
 from turbo.client.fleet_status import FleetStatus
+from turbo.client.graph import (
+    EDGES,
+    NODES,
+    Blocked,
+    Dependents,
+    Graph,
+    GraphEdge,
+    GraphNode,
+    MessageLine,
+    Refused,
+    Related,
+    Relations,
+    Told,
+)
 from turbo.client.models import (
     Action,
     AmbiguousTask,
@@ -31,78 +42,47 @@ from turbo.client.models import (
     UnknownTask,
 )
 from turbo.client.new_task import BadField, NewTask
-from turbo.client.operations import (
-    Away,
-    Disconnect,
-    Operation,
-    Query,
-    QueryResult,
-    Request,
-    Sleep,
-    Steps,
-    Stream,
-    T,
-)
+from turbo.client.operations import Away
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
-from turbo.sql import statement
 
 __all__ = [
     "Action",
     "AmbiguousTask",
     "AnswerRefused",
     "BadField",
+    "Blocked",
     "Changed",
     "Client",
+    "Dependents",
+    "Graph",
+    "GraphEdge",
+    "GraphNode",
     "MayNotAnswer",
+    "MessageLine",
     "NewTask",
     "NotWaiting",
     "OpenQuestion",
+    "Refused",
+    "Related",
+    "Relations",
     "RunView",
     "Submitted",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
     "TaskStatus",
+    "Told",
     "UnknownTask",
 ]
 
 
-class Client:
+class Client(Driver):
     """`with Client(dsn) as client: …`, or `Client(connection=…)` on a psycopg connection of yours.
 
     Without a DSN: TURBO_DSN, else libpq's PG* variables. If the client's own connection is lost, the next call opens another.
     Your connection is used as it is: not closed, not reconnected, not configured; every call is part of its transaction.
     One thread at a time may use a client. Raises psycopg.Error.
     """
-
-    def __init__(
-        self, dsn: str = "", connection: psycopg.Connection[Any] | None = None, *, lock_seconds: float | None = None
-    ) -> None:
-        """`lock_seconds`: a statement that waits so long for a lock, on the client's own connection, fails with
-        psycopg.errors.LockNotAvailable. An insert waits for a transaction that has inserted the same id and is not finished."""
-        self._lock_seconds = lock_seconds
-        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
-        self._owns = connection is None
-        self._connection = connection or self._connect()
-
-    def _connect(self) -> psycopg.Connection[Any]:
-        return db.open_client(self._dsn, "turbo client", self._lock_seconds)
-
-    @property
-    def backend_pid(self) -> int:
-        """Of the server's process, as pg_blocking_pids takes it."""
-        return self._connection.info.backend_pid
-
-    def __enter__(self) -> "Client":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the client's own connection; yours stays open."""
-        if self._owns:
-            self._connection.close()
 
     # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -121,11 +101,16 @@ class Client:
         idempotency_key: str | None = None,
         concurrency_key: str | None = None,
         hold: bool = False,
+        needs: Sequence[str] | None = None,
+        on_needs_failed: str | None = None,
+        continues: str | None = None,
+        parent_task_id: str | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one.
 
         `run_after` is a datetime, or text that PostgreSQL reads as a timestamp ('tomorrow 06:00'). Raises BadField for an invalid
-        value, and psycopg.errors.CheckViolation for a row that the database rejects; its hint has the remedy.
+        value, and psycopg.errors.CheckViolation for a row that the database rejects; its hint has the remedy. A task in `needs`
+        or `continues` that is not there: psycopg.errors.ForeignKeyViolation.
         """
         task = NewTask(
             text,
@@ -140,6 +125,10 @@ class Client:
             idempotency_key=idempotency_key,
             concurrency_key=concurrency_key,
             hold=hold or None,
+            needs=needs,
+            on_needs_failed=on_needs_failed,
+            continues=continues,
+            parent_task_id=parent_task_id,
         )
         return self._run(operations.submit(task))
 
@@ -188,17 +177,91 @@ class Client:
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return self._run(operations.tasks(chosen, limit))
 
-    def cancel(self, task_ids: str | Sequence[str]) -> list[Changed]:
-        """Cancel unfinished tasks. Unknown and finished ids are not in the answer."""
-        return self._run(operations.change("cancel", task_ids))
+    def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
+        """Cancel unfinished tasks. Unknown and finished ids are not in the answer.
 
-    def retry(self, task_ids: str | Sequence[str], *, anew: bool = False) -> list[Changed]:
+        `graph`: all unfinished tasks that hang together with these (see `graph`), in one statement. Raises UnknownTask then.
+        """
+        steps = work.change_graph("cancel", task_ids) if graph else operations.change("cancel", task_ids)
+        return self._run(steps)
+
+    def retry(self, task_ids: str | Sequence[str], *, anew: bool = False, graph: bool = False) -> list[Changed]:
         """Run finished tasks again. Unknown and unfinished ids are not in the answer.
 
         `anew`: forget the agent's conversation, and the host that has it. The next run begins a new one, on any host; a task that
-        waits or rests is changed, too, and keeps its status.
+        waits or rests is changed, too, and keeps its status. `graph`: all tasks that hang together with these and failed or were
+        cancelled, in one statement; not together with `anew`. Raises UnknownTask then.
         """
-        return self._run(operations.change("retry_anew" if anew else "retry", task_ids))
+        if graph and anew:
+            raise ValueError("graph and anew together: a graph keeps its conversations")
+        verb = "retry_anew" if anew else "retry"
+        return self._run(work.change_graph(verb, task_ids) if graph else operations.change(verb, task_ids))
+
+    # ── graphs, follow-ups, messages ────────────────────────────────────────────────────────────────────────────────
+
+    def graph(self, task_id: str, *, nodes: int | None = NODES, edges: int | None = EDGES) -> Graph:
+        """All tasks that hang together with this one, by what they need and by their conversations, with their states.
+
+        At most so many `nodes`, the nearest first, and `edges`; None: all. Raises UnknownTask.
+        """
+        return self._run(work.graph(task_id, nodes, edges))
+
+    def dependents(self, task_ids: str | Sequence[str]) -> Dependents:
+        """How many tasks would not run without these, at any depth. Counts up to 10,000."""
+        return self._run(work.dependents(task_ids))
+
+    def blocked(self, task_ids: str | Sequence[str]) -> list[Blocked]:
+        """For what these tasks wait; those that are not blocked are not in the answer."""
+        return self._run(work.blocked(operations.listed(task_ids)))
+
+    def relations(self, task_id: str) -> Relations:
+        """What a task needs, what needs it, and its conversation, with their states: a few of each, without what lies behind them."""
+        return self._run(work.relations(task_id))
+
+    def directory_id(self, task_id: str) -> str:
+        """The task whose directory and worktree this one works in: the first of its conversation, or itself."""
+        return self._run(work.directory_id(task_id))
+
+    def reply(
+        self,
+        task_id: str,
+        text: str,
+        *,
+        new_id: str | None = None,
+        priority: int | None = None,
+        run_after: datetime | str | None = None,
+        input_data: object = None,
+        idempotency_key: str | None = None,
+        hold: bool = False,
+    ) -> Submitted:
+        """Insert a follow-up: a task that goes on with the conversation and the directory of `task_id`, once it is its turn.
+
+        `new_id`: the follow-up's own id. Type, queue and time limit are those of `task_id`. Raises UnknownTask, Refused (that task
+        never ran and never will; the text says what to do), BadField.
+        """
+        task = NewTask(
+            text,
+            task_id=new_id,
+            task_priority=priority,
+            run_after=run_after,
+            input_data=input_data,
+            idempotency_key=idempotency_key,
+            hold=hold or None,
+            continues=task_id,
+        )
+        return self._run(work.reply(task))
+
+    def tell(self, task_id: str, text: str) -> Told:
+        """Give a message to a task that is not over. A running agent gets it where its CLI takes one, at its end at the latest.
+
+        It may be delivered twice after a crash, and is never lost. At most 256 KiB. Raises UnknownTask, Refused (the task is over:
+        `reply` goes on with its conversation), BadField.
+        """
+        return self._run(work.tell(task_id, text))
+
+    def messages(self, task_id: str) -> list[MessageLine]:
+        """What people told this task: the newest 100, in their order."""
+        return self._run(work.messages(task_id))
 
     # ── questions ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -320,60 +383,3 @@ class Client:
         """One row of a read-only query, for a command's own questions, such as how the database reads a timestamp."""
         row = self._connection.execute(query, parameters).fetchone()
         return row if row is not None else ()
-
-    # ── the driver ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _run(self, steps: Steps[T]) -> T:
-        operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            self._advance(operation)
-        result: T = operation.result
-        return result
-
-    def _stream(self, steps: Stream[T]) -> Iterator[T]:
-        operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            if isinstance(operation.request, Query | Sleep | Disconnect):
-                self._advance(operation)
-            else:
-                yield operation.request
-                operation.answer()
-
-    def _advance(self, operation: Operation[T]) -> None:
-        try:
-            answer = self._perform(operation.request)
-        except Exception as error:
-            operation.fail(error)
-        else:
-            operation.answer(answer)
-
-    def _perform(self, step: Request) -> QueryResult:
-        if isinstance(step, Sleep):
-            time.sleep(step.seconds)
-            return QueryResult()
-        if isinstance(step, Disconnect):
-            if self._owns:
-                self._connection.close()
-            return QueryResult()
-        if self._owns and self._connection.closed:
-            self._connection = self._connect()
-        try:
-            return self._execute(step)
-        except psycopg.Error as error:
-            if not operations.may_send_again(error, self._connection.info.transaction_status):
-                raise
-        if self._owns:
-            self._connection.close()
-            self._connection = self._connect()
-        return self._execute(step, prepare=False)
-
-    def _execute(self, query: Query, prepare: bool | None = None) -> QueryResult:
-        # A plain cursor: the caller's connection may have another cursor class, with other parameters.
-        kind = self._connection.cursor_factory if self._owns else psycopg.Cursor
-        with kind(self._connection, row_factory=dict_row) as cursor:
-            operations.prepare(cursor)
-            cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
-            return QueryResult(cursor.fetchall() if cursor.description else [], cursor.rowcount)
-
-    def _check_may_wait(self) -> None:
-        operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from turbo.client.graph import Blocked
 from turbo.client.questions import OpenQuestion
 from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
@@ -22,6 +23,9 @@ POOR_RATE = 0.8
 OLD_QUESTION_SECONDS = 4 * 3600.0
 """A question that is open for longer is a problem; the alert TurboQuestionOpen has the same limit."""
 QUESTIONS_LISTED = 10
+BLOCKED_LISTED = 5
+SETTLING_SCHEMA = 16
+"""Workers that know an older schema let no task go that waits for others: turbo leaves the queues that they serve alone."""
 STRANDED_LOOKED_AT = 1000
 """Pending tasks of each queue, in claim order."""
 QUEUES_LISTED = WORKERS_LISTED = ACCOUNTS_LISTED = HOSTS_LISTED = 500
@@ -137,6 +141,28 @@ class StrandedLine:
 
 
 @dataclass(frozen=True, slots=True)
+class UnsettledLine:
+    """Blocked tasks of a queue that nobody lets go, and one of them. `worker_id`: a live worker of that queue that is older than
+    depending tasks, of `workers`: they keep turbo from it. None: all that the tasks wait for is over, for a minute and more."""
+
+    queue: str
+    task_id: str
+    tasks: int
+    worker_id: str | None
+    workers: int
+
+
+def unsettled_lines(rows: Iterable[Mapping[str, Any]]) -> list[UnsettledLine]:
+    """The rows of status/unsettled.sql. What an older worker's queue lacks is told of that worker alone."""
+    older = {row["queue"] for row in rows if row["what"] == "older"}
+    return [
+        UnsettledLine(row["queue"], row["task_id"], row["tasks"], row["worker_id"], row["workers"])
+        for row in rows
+        if row["what"] == "older" or row["queue"] not in older
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class FinishedLine:
     """Tasks that ended within the window on one host with one status. Input tokens include cached ones. `host`: '' if no worker
     ran them; None: all hosts beyond the HOSTS_LISTED ones with the most tasks."""
@@ -152,8 +178,9 @@ class FinishedLine:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `more_workers` and
-    `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them at most."""
+    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks that
+    have waited longest for others; `unsettled`: what nobody lets go. `more_workers` and `more_accounts`: how many are not in the
+    lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them at most."""
 
     workers: list[WorkerLine]
     queues: list[QueueLine]
@@ -164,6 +191,8 @@ class FleetStatus:
     stranded: list[StrandedLine] = field(default_factory=list)
     more_workers: int = 0
     more_accounts: int = 0
+    blocked: list[Blocked] = field(default_factory=list)
+    unsettled: list[UnsettledLine] = field(default_factory=list)
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -188,6 +217,7 @@ class FleetStatus:
             *_first(self._about_accounts(), "about accounts"),
             *self._about_queues(),
             *self._about_questions(),
+            *_first(self._about_blocked(), "about blocked tasks"),
             *self._about_results(),
         ]
 
@@ -303,6 +333,28 @@ class FleetStatus:
             )
         return findings
 
+    def _about_blocked(self) -> list[Finding]:
+        findings = []
+        for line in self.unsettled:
+            tasks = f"queue {line.queue}: {_many(line.tasks, 'blocked task')}"
+            if line.worker_id is not None:
+                others = f" and {_many(line.workers - 1, 'other')} are" if line.workers > 1 else " is"
+                findings.append(
+                    warn(
+                        f"{tasks} cannot be let go: worker {line.worker_id}{others} older than tasks that need others",
+                        "upgrade that worker, or stop it; the others do the rest",
+                    )
+                )
+            else:
+                findings.append(
+                    warn(
+                        f"{tasks}, and nothing that {_they(line.tasks)} for: no worker lets go {line.task_id}"
+                        f"{', ...' if line.tasks > 1 else ''}",
+                        "see turbo doctor, and the workers' log for `settle`",
+                    )
+                )
+        return findings
+
     def _about_results(self) -> list[Finding]:
         rate = self.success_rate
         failed = sum(f.tasks for f in self.finished if f.status == TaskState.FAILED)
@@ -322,6 +374,10 @@ def _first(findings: list[Finding], about: str) -> list[Finding]:
 
 def _who(workers: list[str]) -> str:
     return f"worker {workers[0]}" if len(workers) == 1 else f"{len(workers)} workers ({workers[0]}, …)"
+
+
+def _they(count: int) -> str:
+    return "it waits" if count == 1 else "they wait"
 
 
 def _whose(count: int) -> str:

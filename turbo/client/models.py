@@ -29,7 +29,9 @@ class AmbiguousTask(LookupError):
 class TaskRow:
     """A task with every column. Times are the database's; `output_data`, `input_data` and `question` are parsed JSON.
 
-    `question` is what the task asks, or last asked, a person; `prefer_host` the only host that may run it (None: any)."""
+    `question` is what the task asks, or last asked, a person; `prefer_host` the only host that may run it (None: any).
+    `needs`: the tasks that must be over before it runs; `continues`: the task whose conversation it goes on with;
+    `submitted_by`: the database user who inserted it."""
 
     task_id: str
     task_type: str | None
@@ -59,6 +61,11 @@ class TaskRow:
     question: Any = None
     answer: str | None = None
     prefer_host: str | None = None
+    needs: list[str] | None = None
+    on_needs_failed: str | None = None
+    parent_task_id: str | None = None
+    continues: str | None = None
+    submitted_by: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -123,7 +130,9 @@ class Submitted:
 class TaskStatus:
     """The current status of a task. `seconds`: how long it has run, or has waited (negative: due in).
 
-    `question`, `kind` and `asked_at`: what it asks a person, truncated to 200 characters; None unless it waits for the answer."""
+    `question`, `kind` and `asked_at`: what it asks a person, truncated to 200 characters; None unless it waits for the answer.
+    `needs`: the first ten tasks that it waits for, and `blocked`: the same in words; None unless it is blocked. `continues`: the
+    task whose conversation it goes on with."""
 
     task_id: str
     status: str
@@ -138,6 +147,9 @@ class TaskStatus:
     kind: str | None = None
     asked_at: datetime | None = None
     prefer_host: str | None = None
+    continues: str | None = None
+    needs: tuple[str, ...] | None = None
+    blocked: str | None = None
 
     @property
     def finished(self) -> bool:

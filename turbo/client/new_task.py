@@ -8,15 +8,21 @@ import difflib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
+
+from turbo.domain.work import MOST_NEEDS, OnNeedsFailed
 
 INT_MAX = 2**31 - 1
 KEY_MAX = 500
 ID_MAX = 2048
 """Bytes of a task_id, as turbo_judge_insert has them."""
+_TEXTS = (
+    "task_description", "task_id", "task_type", "queue", "idempotency_key", "concurrency_key", "on_needs_failed", "continues",
+    "parent_task_id",
+)  # fmt: skip
 _QUEUE = re.compile(r"[a-z0-9_-]{1,40}")
 
 ALIASES = {
@@ -27,6 +33,7 @@ ALIASES = {
     "input": "input_data",
     "after": "run_after",
     "timeout": "timeout_seconds",
+    "parent": "parent_task_id",
 }
 """Short names for the columns of agent_tasks, as in the command line's options."""
 
@@ -44,7 +51,9 @@ class NewTask:
     """A task to insert; the columns of agent_tasks by their names. None: the column's default.
 
     `input_data` is any JSON value, `timeout_seconds` at least 1, `max_retries` at least 0. `hold`: the task waits
-    until a person releases it (status `waiting`). Raises BadField.
+    until a person releases it (status `waiting`). `needs`: ids of tasks that must complete first, at most 20,000; one that is
+    named twice counts once. `on_needs_failed`: cancel (None too), run or wait. `continues`: the task whose conversation and
+    directory it goes on with. Raises BadField.
     """
 
     task_description: str
@@ -59,9 +68,13 @@ class NewTask:
     idempotency_key: str | None = None
     concurrency_key: str | None = None
     hold: bool | None = None
+    needs: Sequence[str] | None = None
+    on_needs_failed: str | None = None
+    continues: str | None = None
+    parent_task_id: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("task_description", "task_id", "task_type", "queue", "idempotency_key", "concurrency_key"):
+        for name in _TEXTS:
             check_text(name, getattr(self, name))
         if self.task_description is None or not self.task_description.strip():
             raise BadField("task_description", "is empty: write what the agent should do")
@@ -79,7 +92,39 @@ class NewTask:
                 raise BadField(name, f"is longer than {KEY_MAX} characters: write a shorter key, or a hash of it")
         if self.hold is not None and not isinstance(self.hold, bool):
             raise BadField("hold", f"must be true or false, not {_kind(self.hold)}")
+        self._judge_work()
         self.input_json()
+
+    def _judge_work(self) -> None:
+        """What it waits for, and what it goes on with. The database knows whether these are there."""
+        if self.needs is not None:
+            object.__setattr__(self, "needs", _needs(self.needs, self.task_id))
+        known = [mode.value for mode in OnNeedsFailed]
+        if self.on_needs_failed is not None and self.on_needs_failed not in known:
+            raise BadField("on_needs_failed", f"is {self.on_needs_failed[:40]!r}: write {', '.join(known)}")
+        for name in ("continues", "parent_task_id"):
+            given = getattr(self, name)
+            if given is not None and not given.strip():
+                raise BadField(name, "is empty: write the id of a task, or leave it out")
+        if self.continues is not None and self.continues == self.task_id:
+            raise BadField("continues", "names the task itself: name the task whose conversation goes on")
+
+    @property
+    def waits(self) -> bool:
+        """Whether it depends on another task, or comes from one."""
+        return not (
+            self.needs is None
+            and self.on_needs_failed is None
+            and self.continues is None
+            and self.parent_task_id is None
+        )
+
+    def needs_array(self) -> str | None:
+        """`needs` as PostgreSQL writes an array of text."""
+        if self.needs is None:
+            return None
+        quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in self.needs)
+        return "{" + ",".join(f'"{name}"' for name in quoted) + "}"
 
     def input_json(self) -> str | None:
         """`input_data` as JSON text that jsonb accepts."""
@@ -96,6 +141,26 @@ class NewTask:
 
 
 COLUMNS = tuple(field.name for field in fields(NewTask))
+
+
+def _needs(given: object, task_id: str | None) -> tuple[str, ...] | None:
+    """The ids, each once; None for none. Raises BadField."""
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise BadField("needs", f"must be a list of task ids, not {_kind(given)}")
+    names = tuple(dict.fromkeys(given))
+    for name in names:
+        if name is None:
+            raise BadField("needs", "holds a null: write the ids of tasks")
+        check_text("needs", name)
+        if not name.strip():
+            raise BadField("needs", "holds an empty id: write the ids of tasks")
+    if len(names) > MOST_NEEDS:
+        raise BadField(
+            "needs", f"names {len(names)} tasks, more than {MOST_NEEDS}: let a task in between need some of them"
+        )
+    if task_id is not None and task_id in names:
+        raise BadField("needs", "names the task itself: a task cannot wait for its own end")
+    return names or None
 
 
 def new_task(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> NewTask:

@@ -11,7 +11,7 @@ two polls is a tenth of the time waited so far, so an answer is at most a tenth 
 
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +19,7 @@ import psycopg
 from psycopg.pq import Format, TransactionStatus
 
 from turbo import db
+from turbo.client.graph import NAMED, read_blocked
 from turbo.client.models import (
     PREFIXES_SHOWN,
     Action,
@@ -34,6 +35,7 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import NewTask
 from turbo.db.values import read_bounded
+from turbo.domain.states import TaskState
 from turbo.runtime.backoff import Backoff
 from turbo.sql import Variant
 
@@ -44,6 +46,8 @@ PROGRESS_SECONDS = 1.0
 """Between two polls of a run: the database has a new line at most once a second."""
 
 FOLLOW_AT_ONCE = 5000
+EXPLAINED_AT_ONCE = 20
+"""Blocked tasks for which a poll asks what they wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +129,7 @@ def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
 def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
     if not tasks:
         return []
-    variant: Variant | None = "held" if any(task.hold for task in tasks) else None
-    rows = (yield Query("client/submit", columns(tasks), variant)).rows
+    rows = (yield Query("client/submit", columns(tasks), _variant(tasks))).rows
     # The rows of INSERT … SELECT … ORDER BY return in that order; rows with a key are matched by it.
     unnamed = iter([r["task_id"] for r in rows if r["created"] and not r["named"] and r["idempotency_key"] is None])
     created = {r["idempotency_key"]: r["task_id"] for r in rows if r["created"]}
@@ -144,6 +147,12 @@ def submit_many(tasks: Sequence[NewTask]) -> Steps[list[Submitted]]:
         else:
             answers += yield from submit_many([task])  # it was committed after our snapshot: try again
     return answers
+
+
+def _variant(tasks: Sequence[NewTask]) -> Variant | None:
+    if any(task.waits for task in tasks):
+        return "work"
+    return "held" if any(task.hold for task in tasks) else None
 
 
 def submit(task: NewTask) -> Steps[Submitted]:
@@ -165,6 +174,10 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "idempotency_key": [t.idempotency_key for t in tasks],
         "concurrency_key": [t.concurrency_key for t in tasks],
         "hold": [t.hold for t in tasks],
+        "needs": [t.needs_array() for t in tasks],
+        "on_needs_failed": [t.on_needs_failed for t in tasks],
+        "continues": [t.continues for t in tasks],
+        "parent_task_id": [t.parent_task_id for t in tasks],
     }
 
 
@@ -302,7 +315,25 @@ def _statuses(task_ids: list[str]) -> Steps[list[TaskStatus]]:
         except psycopg.DataError:  # the id is not valid for the column's type
             return []
         statuses += [TaskStatus(**row) for row in rows]
-    return statuses
+    return (yield from _explained(statuses))
+
+
+def _explained(statuses: list[TaskStatus]) -> Steps[list[TaskStatus]]:
+    """With what the first of the blocked ones wait for. A role that may not see it is told nothing."""
+    blocked = [status.task_id for status in statuses if status.status == TaskState.BLOCKED][:EXPLAINED_AT_ONCE]
+    if not blocked:
+        return statuses
+    try:
+        rows = (yield Query("client/blocked", {"task_id": blocked, "most": NAMED})).rows
+    except psycopg.errors.InsufficientPrivilege:
+        return statuses
+    why = {row["task_id"]: read_blocked(row) for row in rows}
+    return [
+        replace(one, needs=tuple(n.task_id for n in why[one.task_id].waits_for), blocked=why[one.task_id].why)
+        if one.task_id in why
+        else one
+        for one in statuses
+    ]
 
 
 def _patiently(

@@ -1,11 +1,15 @@
 """The clients' operation that reads the fleet's status."""
 
-from turbo.client import answering
+import psycopg
+
+from turbo.client import answering, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
+    BLOCKED_LISTED,
     HOSTS_LISTED,
     QUESTIONS_LISTED,
     QUEUES_LISTED,
+    SETTLING_SCHEMA,
     STRANDED_LOOKED_AT,
     WINDOW_SECONDS,
     WORKERS_LISTED,
@@ -13,10 +17,13 @@ from turbo.client.fleet_status import (
     FleetStatus,
     QueueLine,
     StrandedLine,
+    UnsettledLine,
     account_lines,
     left_out,
+    unsettled_lines,
     worker_lines,
 )
+from turbo.client.graph import Blocked
 from turbo.client.models import TaskFilter
 from turbo.client.operations import Query, Steps
 
@@ -28,6 +35,8 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     finished = (yield Query("status/finished", {"seconds": window_seconds, "limit": HOSTS_LISTED})).rows
     questions = yield from answering.questions(TaskFilter(), None, None, QUESTIONS_LISTED, whole=False)
     stranded = (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows
+    blocked = (yield from _longest_blocked()) if any(row["blocked"] for row in queues) else []
+    left = (yield from unsettled()) if any(row["blocked"] for row in queues) else []
     return FleetStatus(
         worker_lines(workers),
         [QueueLine(**row) for row in queues],
@@ -38,4 +47,25 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         [StrandedLine(**row) for row in stranded],
         left_out(workers),
         left_out(accounts),
+        blocked,
+        left,
     )
+
+
+def _longest_blocked() -> Steps[list[Blocked]]:
+    """Those that have waited longest for others. None for a role that may not see them."""
+    try:
+        rows = (yield Query("status/blocked", {"limit": BLOCKED_LISTED})).rows
+        found = yield from work.blocked([row["task_id"] for row in rows])
+    except psycopg.errors.InsufficientPrivilege:
+        return []
+    return sorted(found, key=lambda one: -one.seconds)
+
+
+def unsettled() -> Steps[list[UnsettledLine]]:
+    """Blocked tasks that nobody lets go. None for a role that may not see them."""
+    try:
+        rows = (yield Query("status/unsettled", {"settling_schema": SETTLING_SCHEMA})).rows
+    except psycopg.errors.InsufficientPrivilege:
+        return []
+    return unsettled_lines(rows)

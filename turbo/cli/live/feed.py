@@ -2,7 +2,7 @@
 
     every refresh      the tasks of the chosen view                                                    1 statement
     every 2nd refresh  workers, queues, accounts, stranded tasks, tasks ended in the last 20 s          5 statements
-                       (first time: 10 min)
+                       (first time: 10 min); while any task is blocked, what nobody lets go             1
 
 At one refresh a second that is four statements a second at most. Each uses an index and is bounded: its cost does not grow with
 the number of waiting or ended tasks (sql/top/). Rates are kept here, in spans of ten seconds of the database's clock.
@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 
 from turbo import db
+from turbo.client import snapshot
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
@@ -198,6 +199,7 @@ class Feed(AsyncClient):
         asked = {"seconds": seconds, "bucket": BUCKET_SECONDS, "most": RATED}
         self.frame.rates.ended((yield Query("top/rates", asked)).rows, seconds)
         stranded = [StrandedLine(**row) for row in (yield Query("status/stranded", {"most": WAITING_EACH})).rows]
+        unsettled = (yield from snapshot.unsettled()) if any(q.blocked for q in queues) else []
         self.frame.status = FleetStatus(
             worker_lines(workers),
             queues,
@@ -207,6 +209,7 @@ class Feed(AsyncClient):
             stranded=stranded,
             more_workers=left_out(workers),
             more_accounts=left_out(accounts),
+            unsettled=unsettled,
         )
         self._rated = True
 

@@ -10,7 +10,8 @@ select t.task_id::text as task_id, t.status::text as status, t.queue, left(t.ass
                                             else t.run_after end))::float8 as seconds,
        case when t.status = 'waiting' then left(t.question ->> 'text', 200) end as question,
        case when t.status = 'waiting' then t.question ->> 'kind' end as kind,
-       case when t.status = 'waiting' then (t.question ->> 'asked_at')::timestamptz end as asked_at, left(t.prefer_host, 255) as prefer_host
+       case when t.status = 'waiting' then (t.question ->> 'asked_at')::timestamptz end as asked_at, left(t.prefer_host, 255) as prefer_host,
+       left(t.continues, 2048) as continues
   from public.agent_tasks t
   left join public.agent_progress p on p.task_id = t.task_id and p.fencing_token = t.fencing_token
  where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[])

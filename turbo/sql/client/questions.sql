@@ -1,4 +1,4 @@
--- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_resting: costs
+-- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_at_rest: costs
 -- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
 -- asked. text: part of the description or of the question. A hold comes with all that is released with it, if `whole`: that
 -- may be hundreds of megabytes. key: as in client/answer.sql.

@@ -1,0 +1,153 @@
+"""The asynchronous driver of the clients' operations: one connection, on which the statements of several asyncio tasks take turns."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from typing import Any, Self
+
+import psycopg
+from psycopg.rows import dict_row
+
+from turbo import db
+from turbo.client import operations
+from turbo.client.operations import Disconnect, Operation, Query, QueryResult, Request, Sleep, Steps, Stream, T
+from turbo.sql import statement
+
+
+class AsyncDriver:
+    """What `AsyncClient` does with its connection: its own, or the caller's, which is used as it is."""
+
+    _statement_seconds: float | None = None
+    """How long a statement may take on the client's own connection; None: no limit. Raises psycopg.OperationalError after it."""
+
+    def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
+        self._dsn = dsn or os.environ.get("TURBO_DSN", "")
+        self._owns = connection is None
+        self._connection = connection
+        self._turn = asyncio.Lock()
+        """Held by the task whose statement is on the connection, and by any task that opens or discards it."""
+        self._failed: psycopg.AsyncConnection[Any] | None = None
+        """The connection on which a statement failed last: what a Disconnect discards."""
+
+    async def _connected(self) -> psycopg.AsyncConnection[Any]:
+        """The connection, opened if need be. Only with `_turn`."""
+        if self._connection is None or (self._owns and self._connection.closed):
+            self._connection = await db.open_async_client(self._dsn, "turbo client")
+        return self._connection
+
+    async def __aenter__(self) -> Self:
+        async with self._turn:
+            await self._connected()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the client's own connection; yours stays open. A statement under way ends with psycopg.OperationalError."""
+        if self._owns and (connection := self._connection) is not None:
+            if self._turn.locked():
+                db.cut(connection)
+            async with self._turn:
+                await connection.close()
+
+    async def _run(self, steps: Steps[T]) -> T:
+        operation: Operation[T] = Operation(steps)
+        while not operation.done:
+            await self._advance(operation)
+        result: T = operation.result
+        return result
+
+    async def _stream(self, steps: Stream[T]) -> AsyncIterator[T]:
+        operation: Operation[T] = Operation(steps)
+        while not operation.done:
+            if isinstance(operation.request, Query | Sleep | Disconnect):
+                await self._advance(operation)
+            else:
+                yield operation.request
+                operation.answer()
+
+    async def _advance(self, operation: Operation[T]) -> None:
+        try:
+            answer = await self._perform(operation.request)
+        except Exception as error:
+            operation.fail(error)
+        else:
+            operation.answer(answer)
+
+    async def _perform(self, step: Request) -> QueryResult:
+        if isinstance(step, Sleep):
+            await asyncio.sleep(step.seconds)
+            return QueryResult()
+        if isinstance(step, Disconnect):
+            async with self._turn:  # another task may be working on it
+                if self._owns and self._failed is not None:
+                    await self._failed.close()
+            return QueryResult()
+        async with self._turn:
+            connection = await self._connected()
+            try:
+                return await self._execute(connection, step)
+            except psycopg.Error as error:
+                if not operations.may_send_again(error, connection.info.transaction_status):
+                    raise
+            if self._owns:
+                await connection.close()
+            return await self._execute(await self._connected(), step, prepare=False)
+
+    async def _execute(
+        self, connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None = None
+    ) -> QueryResult:
+        """Run one statement, in a task that outlives a cancellation of the caller's.
+
+        psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
+        second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
+        """
+        work = asyncio.ensure_future(
+            _rows(connection, query, prepare, connection.cursor_factory if self._owns else psycopg.AsyncCursor)
+        )
+        try:
+            done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
+        except asyncio.CancelledError:
+            await self._abandon(connection, work)
+            raise
+        if not done:
+            await self._abandon(connection, work)
+            raise psycopg.OperationalError(f"no answer from the database within {self._statement_seconds:g} s")
+        try:
+            return work.result()
+        except psycopg.Error:
+            self._failed = connection
+            raise
+
+    async def _abandon(self, connection: psycopg.AsyncConnection[Any], work: "asyncio.Task[QueryResult]") -> None:
+        """End a statement whose answer no one waits for any more."""
+        work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # so that asyncio does not log it
+        if not self._owns:
+            work.cancel()
+            await asyncio.wait({work})
+            return
+        self._connection = None
+        db.cut(connection)
+        interrupted: asyncio.CancelledError | None = None
+        while not work.done():  # the next connection may get this one's descriptor, so close it only once it is unused
+            try:
+                await asyncio.wait({work})
+            except asyncio.CancelledError as error:
+                interrupted = error
+        await connection.close()
+        if interrupted is not None:
+            raise interrupted
+
+    def _check_may_wait(self) -> None:
+        if self._connection is not None:
+            operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
+
+
+async def _rows(
+    connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None, kind: type[psycopg.AsyncCursor[Any]]
+) -> QueryResult:
+    async with kind(connection, row_factory=dict_row) as cursor:
+        operations.prepare(cursor)
+        await cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
+        return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

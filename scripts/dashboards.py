@@ -209,6 +209,15 @@ TASKS = [
         "Stranded: answered, and only a host without a live worker could go on with them. turbo status names it.",
     ),
     Panel(
+        "Waiting for other tasks",
+        "lines",
+        {
+            "blocked {{queue}}": f"max by (queue) (turbo_queue_tasks{{{QUEUE}, status='blocked'}})",
+            "unsettled {{queue}}": f"max by (queue) (turbo_unsettled_tasks{{{QUEUE}}})",
+        },
+        "Unsettled: nothing that they wait for is left, and no worker lets them go. turbo status names the cause.",
+    ),
+    Panel(
         "Pickup: runnable to agent started",
         "lines",
         {

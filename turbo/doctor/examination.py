@@ -9,7 +9,7 @@ import psycopg
 
 from turbo import db
 from turbo.config.worker import WorkerConfig
-from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, sessions, surroundings, worktrees
+from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, sessions, surroundings, work, worktrees
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
 from turbo.domain.finding import Finding, fail, skip
@@ -56,6 +56,7 @@ def _checks(
     yield from server.checks(session, old_transaction_seconds)
     yield from schema.checks(session, as_worker=config is not None)
     yield from delivery.checks(session)
+    yield from work.checks(session)
     yield from sessions.checks(session)
     if config is None:
         yield Check(

@@ -17,6 +17,7 @@ _TRIGGER = re.compile(
     r"create\s+or\s+replace\s+trigger\s+(\w+)\s+(?:before|after)\b.*?\bon\s+public\.(\w+)", re.IGNORECASE | re.DOTALL
 )
 
+_DROPPED_TRIGGER = re.compile(r"^drop trigger if exists (\w+) on public\.\w+;", re.MULTILINE)
 _DROPPED_INDEX = re.compile(r"^drop index concurrently if exists public\.(\w+);", re.MULTILINE)
 
 
@@ -108,7 +109,13 @@ def _table(session: Session) -> Finding:
 @cache
 def _ours() -> dict[str, str]:
     """turbo's triggers and the table of each, from the migrations."""
-    return {name: table for file in migrations.read() for name, table in _TRIGGER.findall(file.sql)}
+    ours: dict[str, str] = {}
+    for file in migrations.read():
+        made = dict(_TRIGGER.findall(file.sql))
+        ours |= made
+        for name in set(_DROPPED_TRIGGER.findall(file.sql)) - made.keys():
+            ours.pop(name, None)
+    return ours
 
 
 def _on_our_tables(session: Session, tables: set[str]) -> list[dict[str, object]]:

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from turbo import db
-from turbo.sql import statement
+from turbo.sql import Variant, statement
 
 DEADLINE_SECONDS = 10.0
 APPLICATION_NAME = "turbo doctor"
@@ -64,10 +64,12 @@ class Session:
         """`turbo/sql/doctor/<name>.sql`."""
         return self.statement(f"doctor/{name}", parameters)
 
-    def statement(self, name: str, parameters: Mapping[str, object] | None = None) -> list[SessionRow]:
+    def statement(
+        self, name: str, parameters: Mapping[str, object] | None = None, variant: Variant | None = None
+    ) -> list[SessionRow]:
         """`turbo/sql/<name>.sql`."""
         with self.deadline(), self.connection.cursor(row_factory=dict_row) as cursor:
-            return cursor.execute(statement(name), parameters or {}).fetchall()
+            return cursor.execute(statement(name, variant), parameters or {}).fetchall()
 
     @property
     def facts(self) -> SessionRow:

@@ -10,8 +10,8 @@ from turbo.domain.finding import Finding, fail, ok, warn
 NEEDED_SESSIONS = 4
 """Of a worker: the listener, the heartbeat, claims and results."""
 
-COURTEOUS_SESSIONS = 1
-"""And its progress, while a run prints. The leader's retention has one more."""
+COURTEOUS_SESSIONS = 2
+"""And its progress, while a run prints, and its settler, while tasks wait for others. The leader's retention has one more."""
 
 OTHERS = 3
 """For clients, a person, the doctor."""

@@ -39,6 +39,7 @@ class FleetGauges(Collector):
         ages: dict[str, float] = dict.fromkeys(served, 0.0)
         open_for: dict[str, float] = dict.fromkeys(served, 0.0)
         stuck: dict[str, float] = dict.fromkeys(served, 0.0)
+        left: dict[str, float] = dict.fromkeys(served, 0.0)
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
         single = {"notify": 0.0, "transaction": 0.0}
         for f in facts:
@@ -53,11 +54,13 @@ class FleetGauges(Collector):
                 open_for[queue] = max(open_for.get(queue, 0.0), value)
             elif what == "stranded":
                 stuck[queue] = stuck.get(queue, 0.0) + value
+            elif what == "unsettled":
+                left[queue] = left.get(queue, 0.0) + value
             elif what == "workers":
                 states[str(f["state"])] = value
             elif what in single:
                 single[what] = value
-        tasks, oldest, question, stranded, workers, notify, transaction = families = _families()
+        tasks, oldest, question, stranded, unsettled, workers, notify, transaction = families = _families()
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
         for queue, value in sorted(ages.items()):
@@ -66,6 +69,8 @@ class FleetGauges(Collector):
             question.add_metric([queue], value)
         for queue, value in sorted(stuck.items()):
             stranded.add_metric([queue], value)
+        for queue, value in sorted(left.items()):
+            unsettled.add_metric([queue], value)
         for state, value in states.items():
             workers.add_metric([state], value)
         notify.add_metric([], single["notify"])
@@ -91,6 +96,11 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
         GaugeMetricFamily(
             "turbo_stranded_tasks",
             "Answered tasks that only one host may go on with, where no live worker serves their queue. Leader only.",
+            labels=["queue"],
+        ),
+        GaugeMetricFamily(
+            "turbo_unsettled_tasks",
+            "Blocked tasks that no worker lets go, though nothing that they wait for is left. Leader only.",
             labels=["queue"],
         ),
         GaugeMetricFamily("turbo_workers", "Workers of the fleet, by state. Leader only.", labels=["state"]),

@@ -12,7 +12,7 @@ with live as (
     from public.agent_tasks t
    where t.status in ('pending', 'scheduled', 'running')
    group by t.queue
-), resting as (        -- for other tasks, or for a person: by agent_tasks_resting
+), resting as (        -- for other tasks, or for a person: by agent_tasks_at_rest
   select t.queue, count(*) filter (where t.status = 'waiting') as waiting,
          count(*) filter (where t.status = 'blocked') as blocked,
          min((t.question ->> 'asked_at')::timestamptz) filter (where t.status = 'waiting' and t.question ->> 'kind' <> 'hold') as asked

@@ -1,5 +1,5 @@
 -- Status: tasks that only one host may run (prefer_host has their conversation), where no live worker of that host serves their queue.
--- Bounded: what waits for a person, by agent_tasks_resting, and of each served queue the first `most` pending tasks, in claim order.
+-- Bounded: what waits for a person, by agent_tasks_at_rest, and of each served queue the first `most` pending tasks, in claim order.
 with served as (
   select distinct w.host, q.queue
     from public.agent_workers w cross join lateral unnest(w.queues) q(queue)

@@ -1,5 +1,5 @@
 -- Top, while its view of waiting tasks is open: who waits for a person, and what it asks; the first tasks of each queue in claim order;
--- the next due ones of the queues `later`; and those that wait for other tasks. Uses the claim index and agent_tasks_resting, no
+-- the next due ones of the queues `later`; and those that wait for other tasks. Uses the claim index and agent_tasks_at_rest, no
 -- further than the limits; but what waits for a person is read whole, for the longest.
 (select t.task_id::text as task_id, t.status::text as status, t.queue, left(t.task_type, 1000) as task_type, left(t.assigned_worker_id, 255) as worker_id,
         greatest(0, extract(epoch from clock_timestamp() - (t.question ->> 'asked_at')::timestamptz))::float8 as seconds,
@@ -33,7 +33,11 @@ union all
   limit %(limit)s)
 union all
 (select t.task_id::text, t.status::text, t.queue, left(t.task_type, 1000), left(t.assigned_worker_id, 255),
-        greatest(0, extract(epoch from clock_timestamp() - t.created_at::timestamptz))::float8, '', left(t.task_description, 200), 0, 0,
+        greatest(0, extract(epoch from clock_timestamp() - t.created_at::timestamptz))::float8,
+        left(concat_ws(', ', 'continues ' || t.continues,
+                       'needs ' || array_to_string(t.needs[1:3], ', ')
+                                || case when cardinality(t.needs) > 3 then ' and ' || cardinality(t.needs) - 3 || ' more' else '' end), 200),
+        left(t.task_description, 200), 0, 0,
         t.retry_count, t.max_retries, false
    from public.agent_tasks t
   where t.status = 'blocked'

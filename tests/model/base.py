@@ -66,7 +66,11 @@ class Base(RuleBasedStateMachine):
         look(picture, self.truth)
         self._runs_are_ours(picture)
         self._wishes(picture)
+        self.also_holds(picture)
         self.before = picture
+
+    def also_holds(self, picture: Picture) -> None:
+        """What else must: of graphs and conversations (tests/model/graphs.py)."""
 
     def lives_hold(self, rows: dict[str, Row]) -> None:
         """Nobody is declared dead before its time; whoever is, may lose its runs."""

@@ -9,12 +9,14 @@ from typing import Any
 from tests.model.world import HeldLane, World
 from tests.support.rig import finished
 from tests.support.stores import Stores
+from turbo.db.settle_store import SettleStore
 from turbo.db.worker_registry import WorkerRow, beat
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
+from turbo.migrate import SCHEMA_VERSION
 
 HOSTS = ("alpha", "alpha", "beta")
 SECOND = 100.0
@@ -54,6 +56,7 @@ class FakeWorker:
         self.id = f"w{self.slot}-1-{next(_numbers):06x}"
         self.claims, self.results = self.world.lanes[self.slot]
         self.stores = Stores(self.id, self.claims, self.results, host=self.host)
+        self.settle = SettleStore(self.results, self.id, self.stores.refusals)
 
     @property
     def host(self) -> str:
@@ -65,7 +68,7 @@ class FakeWorker:
 
     async def register(self) -> None:
         row = WorkerRow(
-            f"w{self.slot}", self.host, 1, "0", 3, QUEUES, {}, (), None, HEARTBEAT, LEASE, 30
+            f"w{self.slot}", self.host, 1, "0", 3, QUEUES, {}, (), None, HEARTBEAT, LEASE, 30, SCHEMA_VERSION
         )  # fmt: skip
         await self.stores.registry.register(row, WorkerState.UP)
         self.registered = True

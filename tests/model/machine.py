@@ -66,19 +66,40 @@ class Fleet(Races):
                 for queue in (0, 2, 2):
                     self.do(self.claim_op(worker.slot, queue))
                     self.everything_holds()
+                if self.run(worker.settle.unsettled()):
+                    self.settles(worker)
                 for run in worker.alive_runs:
                     self.ends(worker, run, OutcomeKind.SUCCEEDED)
                 while worker.spool:
                     self.do(self.record_op(self.workers_with_spool().index(worker), 2))
                     self.everything_holds()
             if all(r["status"] in FINAL for r in self.before.tasks.values()):
+                self.nothing_is_left()
                 return
+            if self.rests() and not self.run(self.workers[0].settle.unsettled()):
+                self.somebody_waits_too_long()
             self.time_passes(30 if number else 700)
             self.everything_holds()
         open_ = {
             t: (r["status"], r["assigned_worker_id"]) for t, r in self.before.tasks.items() if r["status"] not in FINAL
         }
         raise AssertionError(f"these never come to an end: {open_}")
+
+    def somebody_waits_too_long(self) -> None:
+        """A need failed, and nobody retries it: after 30 days that is its end."""
+        self.nobody_waits_for_nothing()
+        days, self.patient = 31 * 86_400, False
+        self.world.pass_time(days)
+        self.passed += days
+        for worker in self.workers:
+            self.beats(worker)
+            self.run(worker.settle.audit())
+            self.everything_holds()
+
+    def nothing_is_left(self) -> None:
+        for worker in self.workers[:1]:
+            self.settles(worker)
+            assert not self.run(worker.settle.unsettled()), "the settler has something left to do, and does not do it"
 
     def workers_with_spool(self) -> list[FakeWorker]:
         return [w for w in self.workers if w.spool]

@@ -7,12 +7,19 @@ statement is an error, not a pass.
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest.mock import patch
 
 import psycopg
 
 from turbo import sql
+
+OF_GRAPHS = frozenset({
+    "insert", "claim_and_run", "claim", "hand_edit", "record", "a_task_needs_others", "a_follow_up_comes", "settle_a_step",
+    "settle_all",
+    "a_need_ends", "a_conversation_goes_on", "two_at_once", "fail_over", "the_standby_catches_up",
+})  # fmt: skip
+"""The rules of histories that look at a guard of graphs and conversations."""
 
 _SPACE = re.compile(r"\s+")
 
@@ -25,6 +32,7 @@ class Mutation:
     guard: str
     where: str
     edits: tuple[tuple[str, str], ...]
+    of_graphs: bool = False
 
     @property
     def name(self) -> str:
@@ -95,7 +103,7 @@ MUTATIONS = (
         "tasks/claim",
         (
             (
-                "where c.concurrency_key is null or not exists (select from candidates b",
+                "where c.concurrency_key is null and c.conversation is null or not exists (select from candidates b",
                 "where true or not exists (select from candidates b",
             ),
         ),
@@ -233,7 +241,7 @@ MUTATIONS = (
     Mutation(
         "a question pins its task to the host that asked",
         "tasks/ask",
-        (("then %(host)s else t.prefer_host end", "then 'elsewhere' else t.prefer_host end"),),
+        (("then t.prefer_host else %(host)s end", "then t.prefer_host else 'elsewhere' end"),),
     ),
     Mutation(
         "a pinned task is claimed by its host only",
@@ -267,7 +275,7 @@ MUTATIONS = (
     ),
     Mutation(
         "only a question without an answer expires",
-        "tasks/poll",
+        "tasks/expire",
         (
             (
                 "where t.status = 'waiting' and t.queue = q.queue and t.run_after <= statement_timestamp() and t.question",
@@ -278,7 +286,7 @@ MUTATIONS = (
     ),
     Mutation(
         "only a question whose time is over expires",
-        "tasks/poll",
+        "tasks/expire",
         (
             (
                 "where t.status = 'waiting' and t.queue = q.queue and t.run_after <= statement_timestamp() and t.question",
@@ -449,6 +457,104 @@ MUTATIONS = (
         (("where t.status = 'running' and t.fencing_token > 0", "where false"),),
     ),
     Mutation("a placeholder registration is replaced by its worker", "workers/beat", (("and pid <> 0", ""),)),
+    # ── graphs and conversations
+    *(
+        replace(one, of_graphs=True)
+        for one in (
+            Mutation(
+                "one running task per conversation: the unique index",
+                "index",
+                (
+                    (
+                        "drop index agent_tasks_one_running_per_conversation; "
+                        "create or replace function public.turbo_take_conversation(number bigint) returns boolean return true",
+                        "",
+                    ),
+                ),
+            ),
+            Mutation(
+                "a claim looks for a run of its conversation",
+                "turbo_take_conversation",
+                (
+                    (
+                        "return not exists (select from public.agent_tasks r where r.status = 'running'"
+                        " and r.conversation = number) and",
+                        "return",
+                    ),
+                ),
+            ),
+            Mutation(
+                "one task of a conversation in a batch",
+                "tasks/claim",
+                (("or b.conversation = c.conversation)", ")"),),
+            ),
+            Mutation(
+                "a follow-up without a place is not claimed",
+                "tasks/claim",
+                (("then t.continues is null else", "then true else"),),
+            ),
+            Mutation(
+                "a task that waits for others leaves a note",
+                "turbo_note_work",
+                (("insert into public.agent_unsettled (task_id) values (task::public.turbo_task_id);", ""),),
+            ),
+            Mutation(
+                "a follow-up waits for the one before it",
+                "turbo_place",
+                (("coalesce(tail.place, 0) + 1, tail.task_id,", "coalesce(tail.place, 0) + 1, null,"),),
+            ),
+            Mutation(
+                "a need is marked, so that its end is told",
+                "settle/tie",
+                (("where h.needed is not true and not h.over or", "where false or"),),
+            ),
+            Mutation(
+                "a count falls by each need that is met",
+                "settle/settle",
+                (("select s.task_id, - s.met::int,", "select s.task_id, 0,"),),
+            ),
+            Mutation(
+                "a task is let go when all its needs are met",
+                "settle/settle",
+                (("sum(x.n) <= 0 or", "sum(x.n) <= 1 or"),),
+            ),
+            Mutation(
+                "a need that did not complete is not met",
+                "settle/settle",
+                (("else d.mode = 'run' end as met", "else true end as met"),),
+            ),
+            Mutation(
+                "an edge counts once",
+                "settle/settle",
+                (
+                    (
+                        "where d.needs = any (array(select o.task_id from over o)) and not d.settled and (d.mode",
+                        "where d.needs = any (array(select o.task_id from over o)) and (d.mode",
+                    ),
+                ),
+            ),
+            Mutation(
+                "a task that waits for a retry is not told of a failure",
+                "settle/settle",
+                (
+                    (
+                        "and (d.mode <> 'wait' or d.needs = any (array(select o.task_id from over o where o.completed)))",
+                        "",
+                    ),
+                ),
+            ),
+            Mutation(
+                "a deleted need is told to those who wait",
+                "turbo_forget",
+                (("where d.task_id = any (waiting) and d.needs = any (ids) and not d.settled", "where false"),),
+            ),
+            Mutation(
+                "a task that is retried waits again",
+                "turbo_judge_update",
+                (("if work then new.status := 'blocked';", "if false then new.status := 'blocked';"),),
+            ),
+        )
+    ),
     # ── time
     Mutation(
         "only scheduled tasks are promoted",
@@ -528,7 +634,7 @@ MUTATIONS = (
             ("claim", "tasks/claim", "+ 1) from claimed c"),
             ("rescue", "tasks/rescue", "r.count) from r"),
             ("release", "tasks/release", "%(reason)s::text) from r"),
-            ("promotion", "tasks/poll", "jsonb_build_object('question', p.question) end from promoted p"),
+            ("promotion", "tasks/poll", "p.fencing_token from promoted p"),
             ("orphan", "tasks/reconcile", '\'{"reason": "orphan"}\' from orphan o'),
             ("reassertion", "tasks/reassert", "'answer', r.answer) end from r"),
         )
@@ -556,4 +662,7 @@ NOTICED_IN_CI = (
     "orphans are released",
     "a requested status waits until the agent is gone",
     "the audit trail has every result",
+    "a follow-up without a place is not claimed",
+    "a count falls by each need that is met",
+    "a task is let go when all its needs are met",
 )

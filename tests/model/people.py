@@ -15,7 +15,9 @@ ANY = st.integers(0, 11)
 KEYS = (None, "a", "b")
 ANSWERS = {"answer": ("to ", "yes"), "also answer": ("also to ", "no, not now")}
 """What is answered to a question (with its text), and to a hold."""
-HAND = ("pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll", "hold", *ANSWERS)
+HAND = (
+    "pending", "cancelled", "completed", "failed", "later", "put off", "delete", "poll", "hold", "needs nothing", *ANSWERS
+)  # fmt: skip
 ASKS = {"later": "scheduled", "hold": "waiting"}
 LATER = f"now() + make_interval(secs => {600 * SECOND})"
 TASKS_AT_MOST = 20
@@ -86,6 +88,7 @@ class People(Base):
             "put off": f"run_after = {LATER}",
             "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
             "hold": "status = 'waiting'",
+            "needs nothing": "needs = null",
             **{
                 name: f"answer = case question ->> 'kind' when 'hold' then '{hold}' else '{text}' || (question ->> 'text') end"
                 for name, (text, hold) in ANSWERS.items()
@@ -145,12 +148,15 @@ class People(Base):
         elif status == "running" and found[1][1] is not None:
             task.wishes += what != "put off"
             self.seen["wish"] += what != "put off"
+        elif what == "needs nothing":
+            task.waits.needs.clear()
         elif what != "put off" and row is not None and self.exact and row["status"] != ASKS.get(what, what):
             # what stays as it was keeps its token
             self.seen["consumed by hand"] += bool(task.claims)
             task.consumed |= set(task.claims)
             if row["status"] in FINAL and what in ("pending", "later"):
-                assert status in QUEUED
+                again = ("blocked",) if task.waits.needs or task.waits.line is not None else QUEUED
+                assert status in again, f"{task_id} is retried by hand, and {status}"
 
     @precondition(lambda self: self.truth.tasks)
     @rule(i=ANY, what=st.sampled_from(HAND), of=st.sampled_from(("pending", "running", "scheduled", "waiting")))

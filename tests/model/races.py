@@ -7,18 +7,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.fleet import QUEUES, SECOND, Op
+from tests.model.graphs import Graphs
 from tests.model.people import ANY
-from tests.model.questions import Questions
 from turbo.db.claim_store import Claim
 
 
-class Races(Questions):
+class Races(Graphs):
     @precondition(lambda self: len(self.truth.tasks) > 1)
     @rule(first=ANY, second=ANY, i=ANY, j=ANY, k=ANY)
     def two_at_once(self, first: int, second: int, i: int, j: int, k: int) -> None:
         """One statement is carried out and not committed while another begins."""
         makers: list[Callable[[int, int], Op | None]] = [
             self.claim_op, self.record_op, self.release_op, self.rescue_op, self.sweep_op, self.reconcile_op, self.hand_op,
+            self.settle_op,
         ]  # fmt: skip
         one, two = self.pick(makers, first)(i, k), self.pick(makers, second)(j, k)
         if one is None or two is None or one.lane is two.lane or (one.name == two.name == "hand"):

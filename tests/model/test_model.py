@@ -11,6 +11,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from tests.model.machine import Fleet
 from tests.model.world import World
+from turbo.domain.outcome import OutcomeKind
 
 EXAMPLES = int(os.environ.get("TURBO_MODEL_EXAMPLES", "30"))
 STEPS = int(os.environ.get("TURBO_MODEL_STEPS", "40"))
@@ -42,3 +43,32 @@ def test_no_order_of_events_loses_or_repeats_a_task(world):
         ),
     )
     print(dict(sorted(Seen.seen.items())))
+
+
+def test_conversation_on_the_last_host_comes_to_its_end(world):
+    """The last worker alone may run it: each follow-up is let go after a result that no other worker comes after."""
+
+    fleet = started(world)
+    fleet.a_conversation_goes_on(i=2, j=0, how="in turn", outcome=OutcomeKind.SUCCEEDED)
+    assert fleet.before.tasks["t5"]["prefer_host"] == fleet.workers[-1].host, "only the last worker runs it"
+    fleet.settle()
+
+
+def test_blocked_task_without_needs_keeps_its_note_in_sight(world):
+    """The only task that waited has no needs any more, and is blocked until the settler comes."""
+    fleet = started(world)
+    task_id = fleet.insert_needing(["t1"], "run") or ""
+    fleet.settles(fleet.workers[0])
+    fleet.step(fleet.edit(task_id, "needs nothing"))
+    assert fleet.before.notes == {task_id}
+    fleet.settles(fleet.workers[0])
+    assert fleet.before.tasks[task_id]["status"] == "pending"
+
+
+def started(world: World) -> Fleet:
+    class Directed(Fleet): ...
+
+    Directed.world = world
+    fleet = Directed()
+    fleet.start_all(late=False)
+    return fleet

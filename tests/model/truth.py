@@ -6,6 +6,7 @@
 
 from dataclasses import dataclass, field
 
+from tests.model.waits import Waits
 from tests.model.world import Picture, Row
 from turbo.db.result_store import INFRA_CAP, ResultAnswer
 from turbo.domain.outcome import OutcomeKind
@@ -28,6 +29,7 @@ class TaskTruth:
     polled: bool = False  # an old poller had it: no trail, no token
     former: set[int] = field(default_factory=set)  # tokens of a deleted row that had the same id
     since: int = 0  # so many entries of the trail are that row's
+    waits: Waits = field(default_factory=Waits)
 
     def tokens(self) -> set[int]:
         """All that were ever of this id."""
@@ -202,7 +204,7 @@ def _questions(task_id: str, row: Row, trail: list[Row]) -> None:
             )
         elif action == "reasserted" and was == "waiting":
             answer = entry["detail"]["answer"]
-        elif action == "edited" and was in FINAL and becomes in QUEUED:
+        elif action == "edited" and was in FINAL and becomes in (*QUEUED, "blocked"):
             asked = answer = None  # a retry by hand begins anew
     shown, given = row["question"] or {}, row["answer"]
     if shown.get("kind") == "hold":

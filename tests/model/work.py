@@ -70,24 +70,39 @@ class Work(People):
         before, row = self.before, self.before.workers.get(worker.id)
         fit = row is not None and row["state"] == "up" and queue not in before.paused
         taken = {r["concurrency_key"] for r in before.tasks.values() if r["status"] == "running"} - {None}
+        talking = {r["conversation"] for r in before.tasks.values() if r["status"] == "running"} - {None}
         open_ = {
             t: r for t, r in before.tasks.items()
             if fit and r["status"] == "pending" and r["queue"] == queue and r["concurrency_key"] not in taken
             and r["prefer_host"] in (None, worker.host)
+            and (r["conversation"] not in talking if r["conversation"] is not None else r["continues"] is None)
         }  # fmt: skip
-        got = {t.task_id for t in claim.tasks}
+        # claimed, and given back at once: a failover took back a run whose needs it had lost
+        now = self.world.picture().tasks
+        blocked = {t for t in open_ if now[t]["status"] == "blocked"}
+        self.seen["given back as blocked"] += len(blocked)
+        got = {t.task_id for t in claim.tasks} | blocked
         assert got <= set(open_), f"{worker.id} claimed {got}, to be had were {set(open_)}"
         assert len(got) <= limit
-        keys = [before.tasks[t]["concurrency_key"] for t in got if before.tasks[t]["concurrency_key"]]
-        assert len(keys) == len(set(keys))
-        left = [r for t, r in open_.items() if t not in got and r["concurrency_key"] not in keys]
+        keys: list[object] = []
+        for name in ("concurrency_key", "conversation"):
+            of = [before.tasks[t][name] for t in got if before.tasks[t][name] is not None]
+            assert len(of) == len(set(of)), f"{got} has two of one {name}"
+            keys += of
+        left = [
+            r for t, r in open_.items()
+            if t not in got and r["concurrency_key"] not in keys and r["conversation"] not in keys
+        ]  # fmt: skip
         worst = min((_rank(before.tasks[t]["task_priority"]) for t in got), default=None)
         for r in left:
-            if r["concurrency_key"] is None:
+            if r["concurrency_key"] is None and r["conversation"] is None:
                 assert len(got) == limit or keys, f"{r['task_id']} was to be had and was left"
                 assert worst is None or _rank(r["task_priority"]) <= worst, f"{r['task_id']} goes first"
         assert got or not open_, f"nothing claimed of {set(open_)}"
         for task in claim.tasks:
+            waits = self.truth.tasks[task.task_id].waits
+            again = any(e["action_type"] == "reasserted" for e in before.trail.get(task.task_id, []))
+            assert waits.touched or again or not waits.unmet(), f"{task.task_id} is claimed, and needs {waits.unmet()}"
             had = abs(before.tasks[task.task_id]["fencing_token"] or 0)
             assert task.fencing_token > had, f"{task.task_id}: token {task.fencing_token} after {had}"
 
@@ -212,7 +227,7 @@ class Work(People):
 
     def releasing(self, worker: FakeWorker, run: Run, delay: float = 0.0) -> Op:
         async def send() -> list[ClaimRef]:
-            return await worker.stores.results.release([(run.claim, None)], "drain", delay=delay)
+            return list((await worker.stores.results.release([(run.claim, None)], "drain", delay=delay)).claims)
 
         def take(released: list[ClaimRef], _lost: bool) -> None:
             if self.exact and not run.excused and not run.in_doubt:

@@ -19,12 +19,16 @@ from turbo.db.connect import Connection
 from turbo.db.lane import Lane
 from turbo.domain.claim import ClaimRef
 
-TABLES = ("agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader")
+TABLES = (
+    "agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader",
+    "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations",
+)  # fmt: skip
 
 MOMENTS = {
     "agent_tasks": ("run_after", "created_at", "started_at", "completed_at", "cancel_requested_at"),
     "agent_workers": ("heartbeat_at", "counted_at"),
     "agent_leader": ("since", "expires_at"),
+    "agent_blocked": ("since",),
 }
 
 Row = dict[str, Any]
@@ -73,6 +77,9 @@ class Picture:
     trail: dict[str, list[Row]]
     workers: dict[str, Row]
     paused: frozenset[str]
+    edges: dict[str, list[Row]]  # by the task that waits
+    counts: dict[str, Row]
+    notes: frozenset[str]
 
     def runs_of(self, worker_id: str) -> list[ClaimRef]:
         rows = self.tasks.values()
@@ -167,7 +174,20 @@ class World:
             trail,
             self.workers(),
             frozenset(p["queue"] for p in paused),
+            *self._work(tasks),
         )
+
+    def _work(self, tasks: list[Row]) -> tuple[dict[str, list[Row]], dict[str, Row], frozenset[str]]:
+        """What the settler keeps of tasks that wait; it is not read while there are none. One whose needs a person has set to
+        null is blocked until the settler lets it go."""
+        edges: dict[str, list[Row]] = {}
+        if all(t["needs"] is None and t["continues"] is None and t["status"] != "blocked" for t in tasks):
+            return edges, {}, frozenset()
+        for row in self.admin.execute("select * from public.agent_dependencies order by task_id, needs"):
+            edges.setdefault(row["task_id"], []).append(row)
+        counts = {c["task_id"]: c for c in self.admin.execute("select * from public.agent_blocked")}
+        notes = self.admin.execute("select task_id from public.agent_unsettled")
+        return edges, counts, frozenset(n["task_id"] for n in notes)
 
     def workers(self) -> dict[str, Row]:
         return {w["worker_id"]: w for w in self.admin.execute("select * from public.agent_workers order by worker_id")}

@@ -74,7 +74,7 @@ def edited(fleet: Fleet) -> bool:
     which = (
         "completed', 'failed', 'cancelled"
         if wish == "pending" and fleet.random.random() < 0.7
-        else "pending', 'running', 'scheduled', 'waiting"
+        else "pending', 'running', 'scheduled', 'waiting', 'blocked"
     )
     ids = fleet.bench.sql(f"select task_id from agent_tasks where status in ('{which}') order by random() limit 1")
     if not ids:
@@ -82,6 +82,20 @@ def edited(fleet: Fleet) -> bool:
     task_id = ids[0][0]
     fleet.touched.add(task_id)
     fleet.bench.sql("update agent_tasks set status = %s where task_id = %s", wish, task_id)
+    return True
+
+
+def deleted(fleet: Fleet) -> bool:
+    """A task that is over: others may wait for it, or go on with it."""
+    ids = fleet.bench.sql(
+        "select task_id from agent_tasks where status in ('completed', 'failed', 'cancelled') order by random() limit 1"
+    )
+    if not ids:
+        return False
+    task_id = ids[0][0]
+    fleet.touched.add(task_id)
+    if fleet.bench.sql("delete from agent_tasks where task_id = %s returning 1", task_id):
+        fleet.deleted.add(task_id)
     return True
 
 
@@ -113,6 +127,7 @@ WEIGHTS: dict[Callable[[Fleet], bool], int] = {
     session_ended: 22,
     answer_lost: 18,
     edited: 18,
+    deleted: 4,
     paused: 6,
     server_restarted: 1,
     server_crashed: 1,

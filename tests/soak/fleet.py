@@ -17,6 +17,7 @@ import psycopg
 from psycopg import conninfo
 
 from tests.model.truth import trail_holds
+from tests.soak.graphs import Graphs
 from tests.support.database import migrated_server
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import until
@@ -31,7 +32,7 @@ LEASE_SECONDS = 5
 BACKLOG = 60
 PROGRAM = """printf '%s begin %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"; sleep "$2"
 if [ "$4" -gt 0 ]; then
-  told=$(grep -o 'A<[^>]*>' | sort -u | tr '\\n' ' ')
+  told=$(grep -o "A<$TURBO_TASK_ID\\.q[^>]*>" | sort -u | tr '\\n' ' ')
   number=$(printf '%s' "$told" | wc -w)
   if [ "$number" -lt "$4" ]; then printf '{"ask": {"text": "%s.q%s"}}' "$TURBO_TASK_ID" "$((number))"; exit 76; fi
 fi
@@ -52,6 +53,8 @@ class Fleet:
     accepted: dict[str, int] = field(default_factory=dict)  # task → how many of its first tries fail
     asking: dict[str, int] = field(default_factory=dict)  # task → how many questions it asks
     touched: set[str] = field(default_factory=set)  # by hand
+    deleted: set[str] = field(default_factory=set)
+    graphs: Graphs = field(default_factory=Graphs)
     crashes: int = 0  # of the server: they forget claims that were not on disk
     restarts: int = 0
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -94,20 +97,29 @@ class Fleet:
             key = f"k{dice.randrange(5)}" if dice.random() < 0.15 else None
             asks = dice.randrange(1, 4) if 0.1 <= kind < 0.25 else 0
             data = f'{{"seconds": "{dice.choice((0, 0, 0.1, 0.3, 1.0))}", "fails": "{fails}", "asks": "{asks}"}}'
-            values = [task_id, "echo" if fails == 0 and kind > 0.6 else "work", data, dice.randrange(10), key]
+            columns: dict[str, object] = {
+                "task_id": task_id, "task_description": "x", "task_type": "echo" if fails == 0 and kind > 0.6 else "work",
+                "input_data": data, "task_priority": dice.randrange(10), "concurrency_key": key, "max_retries": 2,
+            }  # fmt: skip
             self.asking[task_id] = asks
+            more = self.graphs.choose(dice, [t for t in self.accepted if t not in self.deleted])
             while not self._stop.is_set():
-                with contextlib.suppress(psycopg.Error):
+                try:
                     waiting = self.bench.sql("select count(*) from agent_tasks where status = 'pending'")[0][0]
                     if waiting < BACKLOG:
-                        self.bench.sql(
-                            "insert into agent_tasks (task_id, task_description, task_type, input_data, task_priority, concurrency_key,"
-                            " max_retries) values (%s, 'x', %s, %s, %s, %s, 2) on conflict do nothing",
-                            *values,
-                        )
+                        self._insert({**columns, **({"concurrency_key": None} if "continues" in more else {}), **more})
                         self.accepted[task_id] = fails
+                        self.graphs.accepted(task_id, more)
                         break
+                except psycopg.errors.ForeignKeyViolation:  # that one is deleted, or never ran: it is a task of its own
+                    more = {}
+                except psycopg.Error:
+                    pass
                 self._stop.wait(0.05)
+
+    def _insert(self, columns: dict[str, object]) -> None:
+        names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
+        self.bench.sql(f"insert into agent_tasks ({names}) values ({places}) on conflict do nothing", *columns.values())
 
     def answer(self) -> None:
         """A person who answers what is asked, in random order, some of it twice: the second answer is refused."""
@@ -129,7 +141,7 @@ class Fleet:
         """How many tasks are not over, those not inserted yet included; the whole number while the database is away."""
         try:
             final = "select count(*) from agent_tasks where status in ('completed', 'failed', 'cancelled')"
-            return self.tasks - int(self.bench.sql(final)[0][0])
+            return self.tasks - len(self.deleted) - int(self.bench.sql(final)[0][0])
         except psycopg.Error:
             return self.tasks
 
@@ -140,7 +152,8 @@ class Fleet:
                 psutil.Process(pid).send_signal(signal.SIGCONT)
         self.wire.swallow = None
         self.bench.sql("delete from agent_queues")
-        until(lambda: self.open() == 0, seconds, f"everything is over\n{self.bench.logs()[-6000:]}")
+        until(lambda: self.open() == 0, seconds, lambda: f"everything is over\n{self.bench.logs()[-6000:]}")
+        until(lambda: self.bench.sql("select turbo_unsettled()") == [(False,)], 30, "nothing is left to settle")
         self._stop.set()
         for worker in self.workers:
             assert worker.stop() == 0
@@ -158,14 +171,24 @@ class Fleet:
             trail: dict[str, list[dict[str, Any]]] = {}
             for entry in db.execute("select * from agent_actions order by action_id"):
                 trail.setdefault(entry["task_id"], []).append(entry)
-        if set(rows) != set(self.accepted):
-            found.append(f"lost: {set(self.accepted) - set(rows)}; from nowhere: {set(rows) - set(self.accepted)}")
+            edges = [(e["task_id"], e["needs"]) for e in db.execute("select task_id, needs from agent_dependencies")]
+            left = {
+                table: db.execute(f"select count(*) as n from {table}").fetchone()["n"]  # type: ignore[index,arg-type]
+                for table in ("agent_blocked", "agent_unsettled")
+            }
+        there = set(self.accepted) - self.deleted
+        if set(rows) != there:
+            found.append(f"lost: {there - set(rows)}; from nowhere: {set(rows) - there}")
+        found += self.graphs.complaints(rows, trail, left)
+        stirred = self.graphs.stirred(self.touched | self.deleted, edges)
+        ends = {task_id: row["status"] for task_id, row in rows.items()}
+        stirred |= self.graphs.after_a_cancelled_one(ends)
         begun, ended = self.ledger("begin"), self.ledger("end")
         tokens: Counter[int] = Counter()
         for task_id, row in rows.items():
             entries = trail.get(task_id, [])
             try:
-                trail_holds(task_id, row, "pending", entries)
+                trail_holds(task_id, row, self.graphs.begins_as(task_id), entries)
             except AssertionError as error:
                 found.append(str(error))
             claims = [e["fencing_token"] for e in entries if e["action_type"] == "claimed"]
@@ -174,17 +197,23 @@ class Fleet:
                 found.append(f"{task_id} is {row['status']}")
             if row["task_type"] == "work" and not self.crashes and begun[task_id] > len(claims):
                 found.append(f"{task_id} ran {begun[task_id]} times and was claimed {len(claims)} times")
-            if task_id not in self.touched:
-                found += self._untouched(task_id, row, entries, ended[task_id])
+            if task_id not in stirred:
+                found += self._untouched(task_id, row, entries, ended[task_id], ends)
         found += [f"token {t} was given {n} times" for t, n in tokens.items() if n > 1]
         found += [f"{p} lives on" for p in self.leftovers()]
         found += [f"{w.log_path.name}: Traceback" for w in self.bench.workers if "Traceback" in w.log]
         return found
 
-    def _untouched(self, task_id: str, row: dict[str, Any], entries: list[dict[str, Any]], ended: int) -> Iterator[str]:
-        """Nobody edited it: its end is what its program says."""
-        always_fails = self.accepted[task_id] > 2
-        wanted = "failed" if always_fails else "completed"
+    def _untouched(
+        self, task_id: str, row: dict[str, Any], entries: list[dict[str, Any]], ended: int, ends: dict[str, str]
+    ) -> Iterator[str]:
+        """Nobody edited it, nor what it waits for: its end is what its program says, and what it needs."""
+        always_fails = self.accepted[task_id] > 2 and row["task_type"] == "work"
+        wanted = self.graphs.wanted(task_id, ends, "failed" if always_fails else "completed")
+        if wanted == "cancelled":
+            if row["status"] != wanted or row["failure_kind"] != "needs":
+                yield f"{task_id} is {row['status']} ({row['failure_kind']}), and a task that it needs did not complete"
+            return
         if row["status"] != wanted:
             yield f"{task_id} is {row['status']} ({row['failure_kind']}), not {wanted}"
         done = [e for e in entries if e["action_type"] == "finished" and e["to_status"] == "completed"]

@@ -99,7 +99,7 @@ def write(out: Path) -> None:
         parts.append(f"{found['when']}, `{found['command']}`; {found['machine']}.\n")
         if found["settings"]:
             parts.append("\n".join(f"- {who}: {how}" for who, how in found["settings"].items()) + "\n")
-    last = max(known.values(), key=lambda k: k["when"])
+    last = max(known.values(), key=lambda k: (len(k["versions"]), k["when"]))  # a measure of turbo alone needs no peers
     parts.append("## Versions\n")
     parts.append("\n".join(f"- {who}: {version}" for who, version in last["versions"].items()) + "\n")
     parts += [f"- {who} is left out: {why}\n" for who, why in last["left_out"].items()]

@@ -10,6 +10,18 @@ TYPE_CHECKING = False  # what type checkers know without the import of typing
 if TYPE_CHECKING:
     from turbo.client.async_client import AsyncClient
     from turbo.client.client import Client
+    from turbo.client.graph import (
+        Blocked,
+        Dependents,
+        Graph,
+        GraphEdge,
+        GraphNode,
+        MessageLine,
+        Refused,
+        Related,
+        Relations,
+        Told,
+    )
     from turbo.client.models import (
         Action,
         AmbiguousTask,
@@ -33,18 +45,28 @@ __all__ = [
     "Ask",
     "AsyncClient",
     "BadField",
+    "Blocked",
     "Changed",
     "Client",
+    "Dependents",
+    "Graph",
+    "GraphEdge",
+    "GraphNode",
     "MayNotAnswer",
+    "MessageLine",
     "NewTask",
     "NotWaiting",
     "OpenQuestion",
+    "Refused",
+    "Related",
+    "Relations",
     "RunView",
     "Submitted",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
     "TaskStatus",
+    "Told",
     "UnknownTask",
     "__version__",
 ]
@@ -55,6 +77,21 @@ _HOMES = {
     "Client": "turbo.client.client",
     "BadField": "turbo.client.new_task",
     "NewTask": "turbo.client.new_task",
+    **dict.fromkeys(
+        (
+            "Blocked",
+            "Dependents",
+            "Graph",
+            "GraphEdge",
+            "GraphNode",
+            "MessageLine",
+            "Refused",
+            "Related",
+            "Relations",
+            "Told",
+        ),
+        "turbo.client.graph",
+    ),
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
 }
 

@@ -152,7 +152,7 @@ def measures(connection: psycopg.Connection[tuple[object, ...]]) -> list[Measure
         "characters": 16_000_001
     }
     poll = {"worker": WORKER, "queue": "due", "queues": ["due"], "accounts": [], "host": "here"}
-    finish = {"worker": RUNNER, "infra_cap": 5}
+    finish = {"worker": RUNNER, "infra_cap": 5, "host": "here"}
     claims = prepare(connection, "claims", statement("tasks/claim"), **claim, queue="claim-1-0", n=1)
     finishes = prepare(connection, "finishes", statement("tasks/finish"), **finish, results=_results(range(1)))
     polls = prepare(connection, "polls", statement("tasks/poll_one"), **poll)

@@ -40,7 +40,7 @@ def completed(shell: Shell, kind: str, words: str) -> str:
 
 
 def test_only_harmless_whole_ids_are_offered(offered: Shell) -> None:
-    for command in ("show", "diff", "logs", "cancel", "retry"):
+    for command in ("show", "diff", "logs", "cancel", "retry", "graph", "reply", "tell"):
         for prefix in ("", "t_"):
             assert completed(offered, "bash", f"turbo {command} {prefix}").split("\n")[:-1] == sorted(HARMLESS), command
     assert completed(offered, "bash", "turbo show t_$").split() == []

@@ -143,7 +143,7 @@ async def test_running_or_finished_row_cannot_be_held(db, stores):
 
 
 async def test_blocked_cannot_be_written_by_hand(db, stores):
-    with pytest.raises(errors.CheckViolation, match="unknown status"):
+    with pytest.raises(errors.CheckViolation, match="waits for no other"):
         insert(db, status="blocked")
     insert(db)
     with pytest.raises(errors.CheckViolation, match="waits for no other task"):

@@ -13,7 +13,7 @@ from tests.support.logins import login
 from tests.support.shell import Shell
 from tests.support.steps import claim_one, ended, registered
 from turbo import Client
-from turbo.db.claim_store import DEFAULT_TIMEOUT_SECONDS
+from turbo.db.claimed import DEFAULT_TIMEOUT_SECONDS
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult

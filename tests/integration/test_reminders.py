@@ -186,5 +186,5 @@ async def test_pass_reads_nothing_when_nothing_waits(db: psycopg.Connection, dsn
         row[0]
         for row in db.execute("explain (analyze, buffers, costs off) " + statement("questions/due"), {"most": 200})
     )
-    assert "agent_tasks_resting" in plan
+    assert "agent_tasks_at_rest" in plan
     assert "Seq Scan on agent_tasks" not in plan

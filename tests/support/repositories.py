@@ -139,6 +139,7 @@ class Workshop:
     repo: Path
     exclusive: Exclusive = no_lock
     environment: dict[str, str] = field(default_factory=dict)
+    going_on: set[str] = field(default_factory=set)
     claims: int = 0
 
     def __post_init__(self) -> None:
@@ -156,7 +157,11 @@ class Workshop:
             exclusive=self.exclusive,
             env=IDENTITY | self.environment,
             grace_seconds=1.0,
+            goes_on=self.goes_on,
         )
+
+    async def goes_on(self, task_id: str) -> bool:
+        return task_id in self.going_on
 
     async def probe(self, **settings: object) -> dict[str, Outcome]:
         """What each probe of the executor says."""
@@ -171,8 +176,9 @@ class Workshop:
 
     async def run(
         self, task_id: str, script: str = "true", *, stop: StopSignal | None = None, data: object = None,
-        retry_count: int = 0, **settings: object,
+        retry_count: int = 0, work: Mapping[str, object] | None = None, **settings: object,
     ) -> Outcome:  # fmt: skip
+        """`work`: the fields of a task that belongs to others."""
         executor = CommandExecutor(
             "shop",
             ["/bin/sh", "-ec", script],
@@ -182,7 +188,7 @@ class Workshop:
             grace_seconds=1.0,
         )
         return await asyncio.wait_for(
-            executor.run(self.task(task_id, stop, input_data=data, retry_count=retry_count)), 60
+            executor.run(self.task(task_id, stop, input_data=data, retry_count=retry_count, **(work or {}))), 60
         )
 
 

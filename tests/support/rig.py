@@ -22,6 +22,7 @@ from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING
 from turbo.host.spool import Spool
 from turbo.host.spool_writer import SpoolWriter
+from turbo.migrate import SCHEMA_VERSION
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 from turbo.worker.claim_gate import ClaimGate
@@ -147,7 +148,19 @@ class Rig:
         )
         await self.stores.registry.register(
             WorkerRow(
-                self.name, "here", 1, "0", self.slots_size, tuple(self.queues), {}, (), None, 10, 600, self.poll_seconds
+                self.name,
+                "here",
+                1,
+                "0",
+                self.slots_size,
+                tuple(self.queues),
+                {},
+                (),
+                None,
+                10,
+                600,
+                self.poll_seconds,
+                SCHEMA_VERSION,
             ),
             WorkerState.UP,
         )

@@ -1,8 +1,15 @@
-"""What a failover to an asynchronous standby does to two tables: they are again as they were some commits ago."""
+"""What a failover to an asynchronous standby does to the tables of tasks: they are again as they were some commits ago."""
 
 import psycopg
 
-TABLES = ("agent_tasks", "agent_actions")
+TABLES = (
+    "agent_tasks",
+    "agent_actions",
+    "agent_dependencies",
+    "agent_blocked",
+    "agent_unsettled",
+    "agent_conversations",
+)
 
 
 class Standby:

@@ -16,6 +16,7 @@ from turbo.domain.question import Answered, AskPolicy, Choice, Question, Questio
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.domain.work import Continued, Message, Need
 from turbo.executors.command import BadValue, CommandExecutor, fill, task_json
 from turbo.executors.protocol import Executor
 from turbo.process.journal import Journal
@@ -528,3 +529,26 @@ async def test_answers_are_there_with_ask_and_else_only_if_any(make: Make, tmp_p
     assert await given(POLICY) == {"question": None, "answer": None, "answers": []}
     only = {"question": "Q", "answer": "A", "answers": [{"question": "Q", "answer": "A"}]}
     assert await given(None, answers=(answered("Q", "A"),)) == only
+
+
+# ── tasks that belong together ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_results_of_needs_and_messages_are_on_standard_input() -> None:
+    needs = {
+        "plan": Need("completed", {"steps": 3}, workspace={"branch": "turbo/plan"}),
+        "lint": Need("failed", None, cut=True),
+    }
+    messages = (Message(7, "Not that file", "ann"),)
+    sent = json.loads(task_json(task(needs=needs, continued=Continued("before", "done"), messages=messages)))
+    assert sent["needs"] == {
+        "plan": {"status": "completed", "output": {"steps": 3}, "workspace": {"branch": "turbo/plan"}},
+        "lint": {"status": "failed", "output": None, "workspace": None, "cut": True},
+    }
+    assert sent["continues"] == {"task_id": "before", "output": "done"}
+    assert sent["messages"] == [{"message_id": 7, "body": "Not that file", "created_by": "ann"}]
+
+
+def test_program_of_a_plain_task_reads_what_it_always_did() -> None:
+    keys = ["task_id", "task_type", "task_description", "input_data", "attempt", "queue"]
+    assert list(json.loads(task_json(task()))) == keys

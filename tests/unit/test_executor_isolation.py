@@ -1,6 +1,7 @@
 """The python executor with `isolation: thread` and `isolation: process`: the same answers, and limits that hold."""
 
 import asyncio
+import json
 import sys
 import textwrap
 import threading
@@ -19,6 +20,7 @@ from turbo.domain.question import Answered, Choice
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.domain.work import Continued, Earlier, Message, Need
 from turbo.executors.protocol import Executor
 from turbo.executors.python_process import PythonProcess
 from turbo.executors.python_thread import PythonThread
@@ -97,6 +99,20 @@ async def test_handler_gets_the_task_and_its_value_is_output(prefix: str, make: 
     assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, ["t1", {"a": "ü\ud800"}, 2, 30.0])
     assert runs.rest == []
     assert len(runs.pids) == 1
+
+
+async def test_handler_gets_needs_conversation_and_messages(make: Make, runs: Runs) -> None:
+    executor = make("""
+        def handler(task):
+            before, (message,) = task.continued, task.messages
+            found = [(name, need.status, need.output) for name, need in task.needs.items()]
+            return [found, before.task_id, before.output, before.earlier[0].text, message.body, task.directory_id]
+    """)
+    continued = Continued("t0", "done", "first", earlier=(Earlier("first", "Begin", "begun"),))
+    work = {"needs": {"plan": Need("failed", [1])}, "continued": continued, "messages": (Message(1, "hi", "ann"),)}
+    outcome = await executor.run(runs.of(**work))
+    found = json.loads(json.dumps(outcome.output))
+    assert found == [[["plan", "failed", [1]]], "t0", "done", "Begin", "hi", "first"], outcome
 
 
 @pytest.mark.parametrize("raised", ["LookupError('no such thing')", "SystemExit(3)", "asyncio.CancelledError()"])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from turbo.db.claim_store import PollResult
+from turbo.db.polls import PollResult
 from turbo.worker.wakeups import WakeUps
 
 

@@ -1,13 +1,12 @@
 """Which worktrees this host keeps, and their size, for `turbo doctor` and retention's cap. Reads files, runs no git."""
 
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.host.state_dir import all_files, workspaces_of
 from turbo.workspaces import files
+from turbo.workspaces.entries import entries_below
 from turbo.workspaces.record import Record, records
 
 SIZE_SECONDS = 30.0
@@ -81,7 +80,7 @@ def size_of(directory: Path, *, seconds: float = SIZE_SECONDS) -> int:
     seen: set[tuple[int, int]] = set()
     total = 0
     end = time.monotonic() + seconds
-    for entry in _below(directory):
+    for entry in entries_below(directory):
         if time.monotonic() > end:
             break
         try:
@@ -94,16 +93,3 @@ def size_of(directory: Path, *, seconds: float = SIZE_SECONDS) -> int:
             seen.add((state.st_dev, state.st_ino))
         total += state.st_blocks * BLOCK_BYTES
     return total
-
-
-def _below(directory: Path) -> Iterator["os.DirEntry[str]"]:
-    waiting = [str(directory)]
-    while waiting:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    yield entry
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        except OSError:
-            continue

@@ -8,11 +8,12 @@ has taken longer than usual.
 import os
 import stat
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from turbo.process.identity import Identity
+from turbo.workspaces.entries import entries_below
 from turbo.workspaces.isolation import Isolated
 
 IN_A_TREE = (".gitignore", ".gitattributes", ".gitmodules")
@@ -79,7 +80,7 @@ class Places:
         if self.user is not None:
             return _as_user(self.user, self.where, self.git_dir)
         until = time.monotonic() + LOOK_SECONDS
-        for entry in _below(self.where, until):
+        for entry in entries_below(self.where, until):
             if entry.name in IN_A_TREE and _is_odd(Path(entry.path), follow=False):
                 return Path(entry.path)
         places = [] if self.git_dir is None else [self.git_dir]
@@ -88,7 +89,7 @@ class Places:
         for place in places:
             if _is_special(place):
                 return place
-            for entry in _below(place, until):
+            for entry in entries_below(place, until):
                 if _is_special(Path(entry.path)):
                     return Path(entry.path)
         return None
@@ -125,19 +126,6 @@ def _special(state: os.stat_result) -> bool:
     """Whether reading it could wait, or never end. /dev/null is empty, and people link to it."""
     null = stat.S_ISCHR(state.st_mode) and state.st_rdev == os.makedev(1, 3)
     return (stat.S_ISFIFO(state.st_mode) or stat.S_ISCHR(state.st_mode) or stat.S_ISBLK(state.st_mode)) and not null
-
-
-def _below(directory: Path, until: float) -> Iterator["os.DirEntry[str]"]:
-    waiting = [str(directory)]
-    while waiting and time.monotonic() < until:
-        try:
-            with os.scandir(waiting.pop()) as entries:
-                for entry in entries:
-                    yield entry
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(entry.path)
-        except (OSError, ValueError):
-            continue
 
 
 def _entries(directory: Path) -> list[Path]:

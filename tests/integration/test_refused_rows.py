@@ -2,6 +2,7 @@
 it can be."""
 
 import asyncio
+import itertools
 import secrets
 import time
 from collections.abc import Iterator
@@ -223,12 +224,15 @@ async def test_crowd_that_the_owner_leaves_fails_as_poison(dsn: str, owner: psyc
         await until_async(lambda: rig.problems.count()[ProblemKind.REFUSED_ROW] == 11)
         poison = "select count(*) from agent_tasks where failure_kind = 'poison'"
         assert owner.execute(poison).fetchone() == (0,), "nothing else was claimed"
-        for number in range(40):  # a row that is claimed is the evidence that the others are at fault
-            owner.execute(INSERT, [f"good{number}"])
-            await rig.finish((await rig.claimed(5))[0])
-            if owner.execute(poison).fetchone() == (60,):
-                break
-        await until_async(lambda: owner.execute(poison).fetchone() == (60,), 30)
+        numbers = itertools.count()
+
+        async def failed_as_another_is_claimed() -> bool:
+            """A row that is claimed is the evidence that those set aside before it are at fault, ten of them at a time."""
+            owner.execute(INSERT, [f"good{next(numbers)}"])
+            await rig.finish((await rig.claimed(20))[0])
+            return bool(owner.execute(poison).fetchone() == (60,))
+
+        await until_async(failed_as_another_is_claimed, 60)
         await until_async(lambda: not rig.problems.current, 30)
 
 

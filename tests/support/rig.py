@@ -197,7 +197,7 @@ class Rig:
         writer = SpoolWriter(spool, lambda _trouble: None, lambda _trouble: None)
         return Completer(store, writer, self.slots, self.wakeups, self.problems, Metrics(), hold_claims)
 
-    async def claimed(self, seconds: float = 10.0) -> tuple[Task, float]:
+    async def claimed(self, seconds: float = 30.0) -> tuple[Task, float]:
         """The next task that was claimed, and when (monotonic seconds)."""
         return await asyncio.wait_for(self.started.get(), seconds)
 

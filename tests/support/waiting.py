@@ -18,7 +18,7 @@ at a time."""
 
 def until(
     predicate: Callable[[], object],
-    seconds: float = 20.0,
+    seconds: float = 45.0,
     what: str | Callable[[], str] = "",
     pause: float | None = None,
 ) -> Any:
@@ -38,7 +38,7 @@ def _pause(begun: float) -> float:
 
 async def until_async(
     predicate: Callable[[], Awaitable[object]] | Callable[[], object],
-    seconds: float = 20.0,
+    seconds: float = 45.0,
     what: str = "",
     pause: float | None = None,
 ) -> Any:

@@ -115,6 +115,24 @@ def test_hold_is_shown_whole_before_it_is_released(shell: Shell) -> None:
     assert (one["text"].endswith(end), one["input_data"], one["run_after"][:4]) == (True, json.loads(data), "2090")
 
 
+def test_large_holds_cost_lists_and_denials_nothing(shell: Shell) -> None:
+    """Anybody who submits may hold tasks, of many megabytes each: only an approval shows them, one after the other."""
+    with Client(shell.dsn) as client:
+        for number in range(6):
+            client.submit("x" * 500_000, input_data="y" * 500_000, task_id=f"big{number}", hold=True)
+        assert all(len(one.text) < 10_000 and one.input_data is None for one in client.questions(whole=False))
+        assert len(client.questions(limit=1)[0].text) == 500_000, "the control"
+    assert len(shell("questions").out) < 20_000
+    refused = shell("approve", "--kind", "hold")
+    assert (refused.code, "approve 6 held tasks? Nothing was changed: give --yes" in " ".join(refused.err.split())) == (
+        2,
+        True,
+    )
+    assert len(refused.err) < 10_000, "nothing is shown to nobody"
+    denied = shell("deny", "--kind", "hold", "--text", "xxx", "--yes")
+    assert (denied.code, denied.out.count("cancelled"), denied.err) == (0, 6, "")
+
+
 def test_hold_that_was_edited_meanwhile_is_not_released(shell: Shell) -> None:
     edits = [
         "task_description = 'y'", "input_data = '{}'", "task_type = 'other'", "queue = 'night'", "run_after = '2090-01-01'",

@@ -5,7 +5,7 @@ What is approved is shown whole first, and only what was shown is approved: a ta
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Answering = Callable[["Client", "Sequence[OpenQuestion]"], "list[Changed]"]
 
 AT_ONCE = 500
+MEANWHILE = "it was answered meanwhile, or asks something else"
 ANSWERED = (QuestionKind.APPROVAL.value, QuestionKind.HOLD.value)
 
 
@@ -65,10 +66,9 @@ def approve(
         shown, refused, by_filter = _selected(client, task_ids, queue, task_type, kind, worker, since, text)
         if always:
             shown, refused = _without_holds(shown, refused)
-        for number, one in enumerate(shown):
-            if number:
-                output.notice("")
-            asked.print_whole(one)
+        if not _at_a_terminal():  # nothing is shown to nobody
+            _confirm(f"approve {_what(shown)}?", len(shown), by_filter, yes)
+        shown = _shown_whole(client, shown, refused)
         _confirm(f"approve {_what(shown)}?", len(shown), by_filter, yes)
         _answer(client, shown, refused, "approved", lambda c, some: c.approve(some, always=always), as_json=as_json)
 
@@ -123,15 +123,33 @@ def _selected(
         raise typer.BadParameter("--kind question: must be approval or hold; a question takes turbo answer ID")
     if filtered:
         criteria = task_filter(client, None, queue, task_type, worker, None, since, text)
-        return client.questions(criteria, kinds=wanted, limit=None), {}, True
+        return client.questions(criteria, kinds=wanted, limit=None, whole=False), {}, True
     whole, refused = resolved(client, task_ids or [])
-    found = {one.task_id: one for one in client.questions(task_ids=whole, limit=None)} if whole else {}
+    found = {one.task_id: one for one in client.questions(task_ids=whole, limit=None, whole=False)} if whole else {}
     for task_id in whole:
         if task_id not in found:
             refused[task_id] = f"it is {client.get(task_id).status}: only waiting tasks can be answered"
         elif found[task_id].kind not in wanted:
             refused[task_id] = f"it asks a question: {asked.command(task_id, QuestionKind.QUESTION)}"
     return [found[task_id] for task_id in whole if task_id in found and task_id not in refused], refused, False
+
+
+def _shown_whole(client: "Client", selected: "Sequence[OpenQuestion]", refused: dict[str, str]) -> "list[OpenQuestion]":
+    """Print them, and return what was printed. One hold is read at a time, and let go of: it may be large."""
+    shown = []
+    for number, one in enumerate(selected):
+        if one.kind == QuestionKind.HOLD:
+            (whole,) = client.questions(task_ids=[one.task_id], limit=1) or (None,)
+            if whole is None or whole.kind != one.kind:
+                refused[one.task_id] = MEANWHILE
+                continue
+        else:
+            whole = one
+        if number:
+            output.notice("")
+        asked.print_whole(whole)
+        shown.append(replace(one, key=whole.key))
+    return shown
 
 
 def _without_holds(shown: "list[OpenQuestion]", refused: dict[str, str]) -> "tuple[list[OpenQuestion], dict[str, str]]":
@@ -152,8 +170,12 @@ def _confirm(question: str, count: int, by_filter: bool, yes: bool) -> None:
     """By ids: only at a terminal, where somebody reads what is shown. By a filter: as every command that changes many."""
     from turbo.cli.selection import confirm
 
-    if count and (by_filter or (sys.stdin.isatty() and sys.stderr.isatty())):
+    if count and (by_filter or _at_a_terminal()):
         confirm(question, yes=yes)
+
+
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _answer(
@@ -170,9 +192,7 @@ def _answer(
     for start in range(0, len(shown), AT_ONCE):
         changed += answering(client, shown[start : start + AT_ONCE])
     answered = {task.task_id for task in changed}
-    refused |= {
-        one.task_id: "it was answered meanwhile, or asks something else" for one in shown if one.task_id not in answered
-    }
+    refused |= {one.task_id: MEANWHILE for one in shown if one.task_id not in answered}
     if as_json:
         output.print_json({"changed": [asdict(task) for task in changed], "refused": refused})
     else:

@@ -55,7 +55,7 @@ def questions(
 
     with connect(dsn) as client:
         criteria = task_filter(client, None, queue, task_type, worker, None, since, text)
-        found = client.questions(criteria, kinds=kinds(kind), limit=limit)
+        found = client.questions(criteria, kinds=kinds(kind), limit=limit, whole=as_json)
     if as_json:
         output.print_json([output.columns(one) for one in found])
         return

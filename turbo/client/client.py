@@ -273,13 +273,15 @@ class Client(Driver):
         task_ids: Sequence[str] | None = None,
         queue: str | None = None,
         limit: int | None = 50,
+        whole: bool = True,
     ) -> list[OpenQuestion]:
-        """Who waits for a person, the longest first. `kinds`: only question, approval or hold. `limit` None: all of them.
+        """Who waits for a person, the longest first. `kinds`: only question, approval or hold. `limit` None: all of them. `whole`
+        False: without all that holds release, which may be hundreds of megabytes.
 
         Of `criteria`, `since` is when the task asked, `text` may be in the question, and statuses and failure_kind do not count.
         """
         chosen = criteria or TaskFilter(queue=queue)
-        return self._run(answering.questions(chosen, kinds, task_ids, limit))
+        return self._run(answering.questions(chosen, kinds, task_ids, limit, whole=whole))
 
     def answer(self, task: Waiting, answer: Answer) -> Changed:
         """Answer what a task asks. It goes on at once: the task is pending then.

@@ -38,7 +38,7 @@ class OpenQuestion:
     the task run?). `host`: the only host that may run the task, because it has its conversation; None: any. `host_live`: whether a
     live worker of that host serves its queue; None: no such host, or this role may not see workers. `age`: seconds since it asked.
     `task_description` is truncated to 200 characters. Of a hold, `text` is the whole description, and `input_data` and `run_after`
-    (None: at once) are what it will run with.
+    (None: at once) are what it will run with; asked for without `whole`, `text` is the beginning of it, and there is no `input_data`.
     """
 
     task_id: str

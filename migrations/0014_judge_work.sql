@@ -166,16 +166,19 @@ begin
     raise exception 'task % continues itself', public.turbo_shown(nullif(named, '')::text, 200::integer)
       using errcode = 'check_violation', hint = 'Name the task whose conversation is to go on.';
   end if;
+  -- The right comes first, whatever this insert adds: what the snapshot of an older transaction still shows may be gone.
+  if there then
+    if other.submitted_by is distinct from session_user and not turbos
+       and not has_column_privilege(by_whom, 'public.agent_tasks', 'status', 'update') then
+      raise exception 'task % is not yours: it was submitted by %', public.turbo_shown(nullif(named, '')::text, 200::integer),
+        public.turbo_shown(coalesce(other.submitted_by, 'nobody known')::text, 63::integer) using errcode = 'insufficient_privilege',
+        hint = 'Insert a task of its own, or ask somebody who may update status.';
+    end if;
+  end if;
   if id is not null and public.turbo_is_there(task::text, key::text) then return; end if;
   if not there then
     raise exception 'continues names ''%'', and there is no such task', public.turbo_shown(nullif(named, '')::text, 200::integer)
       using errcode = 'foreign_key_violation', hint = 'Name the task whose conversation is to go on.';
-  end if;
-  if other.submitted_by is distinct from session_user and not turbos
-     and not has_column_privilege(by_whom, 'public.agent_tasks', 'status', 'update') then
-    raise exception 'task % is not yours: it was submitted by %', public.turbo_shown(nullif(named, '')::text, 200::integer),
-      public.turbo_shown(coalesce(other.submitted_by, 'nobody known')::text, 63::integer) using errcode = 'insufficient_privilege',
-      hint = 'Insert a task of its own, or ask somebody who may update status.';
   end if;
   if other.status in ('completed', 'failed', 'cancelled') and not other.ran then
     raise exception 'task % never ran and is %: there is no conversation to go on with',
@@ -411,7 +414,7 @@ declare
 begin
   if new.turbo_rev is distinct from old.turbo_rev then
     raise exception 'task % has changed since it was read: its turbo_rev is %, not %',
-      old.task_id, old.turbo_rev, coalesce(new.turbo_rev::text, 'null') using errcode = 'serialization_failure',
+      public.turbo_shown(old.task_id::text, 200::integer), old.turbo_rev, coalesce(new.turbo_rev::text, 'null') using errcode = 'serialization_failure',
       hint = 'Read the row again, and write only the columns that you change; leave turbo_rev out of the UPDATE.';
   end if;
   new.question := nullif(new.question, 'null');     -- what some mappers write for none
@@ -428,7 +431,7 @@ begin
     end if;
     if new.continues is distinct from old.continues or new.needs is distinct from old.needs and new.needs is not null
        or coalesce(new.on_needs_failed, 'cancel') is distinct from coalesce(old.on_needs_failed, 'cancel') then
-      raise exception 'needs, on_needs_failed and continues of task % cannot change', old.task_id using errcode = 'check_violation',
+      raise exception 'needs, on_needs_failed and continues of task % cannot change', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'check_violation',
         hint = 'SET needs = NULL: it waits for nothing any more. For other needs insert another task.';
     end if;
   end if;
@@ -438,12 +441,12 @@ begin
   end if;
   if new.answer is distinct from old.answer then      -- the rest of its rules: turbo_take_answer
     if was is distinct from 'waiting' or old.question is null then
-      raise exception 'task % does not wait for an answer: it %', old.task_id,
+      raise exception 'task % does not wait for an answer: it %', public.turbo_shown(old.task_id::text, 200::integer),
         case when was = 'waiting' then 'was asked nothing' else 'is ' || was end using errcode = 'object_not_in_prerequisite_state',
         hint = 'Somebody answered before, or its time is over. SELECT task_id, question FROM agent_tasks WHERE status = ''waiting'' shows who waits.';
     end if;
     if asked is distinct from was then
-      raise exception 'answer task % or change its status, not both at once', old.task_id using errcode = 'check_violation',
+      raise exception 'answer task % or change its status, not both at once', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'check_violation',
         hint = 'Write only: SET answer = ''...''.';
     end if;
   end if;
@@ -531,11 +534,11 @@ begin
 
   if new.task_id is distinct from old.task_id then
     if live then
-      raise exception 'task % is running: its task_id cannot change', old.task_id using errcode = 'object_in_use',
+      raise exception 'task % is running: its task_id cannot change', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'object_in_use',
         hint = 'Cancel it first (UPDATE ... SET status = ''cancelled''), or wait for it to finish.';
     end if;
     if num_nonnulls(old.needs, old.continues, old.needed, old.conversation) > 0 then
-      raise exception 'task % belongs to others: its task_id cannot change', old.task_id using errcode = 'object_in_use',
+      raise exception 'task % belongs to others: its task_id cannot change', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'object_in_use',
         hint = 'Others name it, or it names others. Insert another task.';
     end if;
     if new.task_id is null or new.task_id::text !~ '[^[:space:]]' or octet_length(new.task_id::text) > 2048 then
@@ -578,11 +581,11 @@ begin
   end if;
 
   if live and asked = was and new.assigned_worker_id is distinct from old.assigned_worker_id then
-    raise exception 'task % is running on %', old.task_id, old.assigned_worker_id using errcode = 'object_in_use',
+    raise exception 'task % is running on %', public.turbo_shown(old.task_id::text, 200::integer), public.turbo_shown(old.assigned_worker_id::text, 100::integer) using errcode = 'object_in_use',
       hint = 'A worker has claimed it meanwhile. Whoever claims beside it must ask: UPDATE ... WHERE task_id = ... AND status = ''pending''.';
   end if;
   if live and new.concurrency_key is distinct from old.concurrency_key then
-    raise exception 'task % is running: its concurrency_key cannot change', old.task_id using errcode = 'object_in_use',
+    raise exception 'task % is running: its concurrency_key cannot change', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'object_in_use',
       hint = 'Cancel it first (UPDATE ... SET status = ''cancelled''), or wait for it to finish.';
   end if;
 
@@ -599,7 +602,7 @@ begin
         new.question  := new.question || jsonb_build_object('run_after', new.run_after);
         new.run_after := old.run_after;
       elsif new.run_after <= (old.question ->> 'asked_at')::timestamptz then    -- as in a save of what was read before it asked
-        raise exception 'run_after is %, and task % has asked at %', new.run_after, old.task_id, old.question ->> 'asked_at'
+        raise exception 'run_after is %, and task % has asked at %', new.run_after, public.turbo_shown(old.task_id::text, 200::integer), old.question ->> 'asked_at'
           using errcode = 'check_violation',
           hint = 'Write a later moment: run_after is the deadline of an answer. To let it go on without one: SET status = ''pending''.';
       else
@@ -617,7 +620,7 @@ begin
     asked := new.status::text;
 
   elsif live and asked in ('blocked', 'waiting') then
-    raise exception 'task % is running on %: it cannot be held', old.task_id, old.assigned_worker_id using errcode = 'object_in_use',
+    raise exception 'task % is running on %: it cannot be held', public.turbo_shown(old.task_id::text, 200::integer), public.turbo_shown(old.assigned_worker_id::text, 100::integer) using errcode = 'object_in_use',
       hint = 'Write ''cancelled'' to stop it, or ''pending'' to stop it and run it again.';
 
   elsif live then
@@ -628,14 +631,14 @@ begin
     new.assigned_worker_id  := old.assigned_worker_id;
     new.started_at          := old.started_at;
     new.completed_at        := old.completed_at;
-    raise notice 'task % is running on %: its agent is being stopped, then the task becomes %', old.task_id, old.assigned_worker_id, asked;
+    raise notice 'task % is running on %: its agent is being stopped, then the task becomes %', public.turbo_shown(old.task_id::text, 200::integer), public.turbo_shown(old.assigned_worker_id::text, 100::integer), asked;
     if current_setting('turbo.notify', true) is distinct from 'off' and pg_notification_queue_usage() <= 0.5 then
       perform pg_notify('turbo_ctl', 'stop ' || left(old.assigned_worker_id, 255));
     end if;
 
   elsif asked <> all (resting) then
     if was <> 'pending' then
-      raise exception 'task % cannot be set to running by hand', old.task_id using errcode = 'check_violation',
+      raise exception 'task % cannot be set to running by hand', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'check_violation',
         hint = 'Write ''pending'': a worker claims it and sets ''running''.';
     end if;
     new.fencing_token := null;     -- an old poller's claim, by this name or another: from here on the row is its own
@@ -657,14 +660,14 @@ begin
 
   elsif asked = 'waiting' then
     if was = any (final) then
-      raise exception 'task % is over: it cannot be held', old.task_id using errcode = 'check_violation',
+      raise exception 'task % is over: it cannot be held', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'check_violation',
         hint = 'Write ''pending'' to run it again.';
     end if;
     -- a save of every column that was read while the task waited
     if new.run_after is distinct from old.run_after
        and date_trunc('milliseconds', new.run_after)
            in ('9000-01-01 00:00:00+00', date_trunc('milliseconds', (old.question ->> 'answer_by')::timestamptz)) then
-      raise exception 'task % has changed since it was read: it does not wait any more', old.task_id using errcode = 'serialization_failure',
+      raise exception 'task % has changed since it was read: it does not wait any more', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'serialization_failure',
         hint = 'Read the row again, and write only the columns that you change. To hold the task: SET status = ''waiting''.';
     end if;
     new.question      := public.turbo_hold(new.task_description::text, new.run_after::timestamptz, old.question::jsonb, old.answer::text);
@@ -673,7 +676,7 @@ begin
     new.fencing_token := consumed;
 
   elsif asked = 'blocked' and num_nonnulls(new.needs, new.continues) = 0 then
-    raise exception 'task % waits for no other task: it cannot be blocked', old.task_id using errcode = 'check_violation',
+    raise exception 'task % waits for no other task: it cannot be blocked', public.turbo_shown(old.task_id::text, 200::integer) using errcode = 'check_violation',
       hint = 'Write ''waiting'' to hold it until a person releases it.';
 
   else   -- pending, scheduled or blocked: run it (again)
@@ -683,7 +686,7 @@ begin
             and (asked = 'blocked' or was = any (final) or was = 'waiting' and old.question ->> 'kind' = 'hold');
     if not work and num_nonnulls(new.conversation, new.continues) > 0 and new.queue = any (public.turbo_older_queues()) then
       work := true;             -- an older worker's claim would run it beside its conversation, or fail it for that
-      raise notice 'task % stays blocked while an older worker serves queue %', old.task_id, new.queue;
+      raise notice 'task % stays blocked while an older worker serves queue %', public.turbo_shown(old.task_id::text, 200::integer), public.turbo_shown(new.queue::text, 60::integer);
     end if;
     if was = 'waiting' then
       if old.question ->> 'kind' = 'hold' then
@@ -738,7 +741,7 @@ begin
     waiters := public.turbo_waiters(old.task_id::text);
     if waiters > 0 then
       raise notice '% for task %, which becomes %',
-        case waiters when 1 then '1 task waits' else waiters || ' tasks wait' end, old.task_id, asked;
+        case waiters when 1 then '1 task waits' else waiters || ' tasks wait' end, public.turbo_shown(old.task_id::text, 200::integer), asked;
     end if;
   end if;
 
@@ -748,6 +751,15 @@ begin
             'asked', asked, 'application', nullif(current_setting('application_name'), ''), 'client', host(inet_client_addr())))
           || case when shown is null then '{}' else jsonb_build_object('question', shown) end || coalesce(told, '{}'));
   return new;
+end $$;
+
+-- As before, with the names made visible: an id may hold what steers a terminal.
+create or replace function public.turbo_judge_delete() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception 'task % is running on %', public.turbo_shown(old.task_id::text, 200::integer),
+    public.turbo_shown(old.assigned_worker_id::text, 100::integer) using errcode = 'object_in_use',
+    hint = 'Cancel it first: UPDATE agent_tasks SET status = ''cancelled'' WHERE task_id = ...; delete the row once its status says so.';
 end $$;
 
 -- An answer to a row that waits. Fires where `answer` is in the SET list, after the judge of updates (by its name), which has

@@ -133,3 +133,29 @@ def test_somebody_elses_task_is_not_continued(dsn):
         assert owner.execute(
             "select array_agg(task_id order by 1) from agent_tasks where continues is not null"
         ).fetchone() == (["u", "v", "x", "y", "z"],)
+
+
+def test_old_snapshot_gives_no_right_to_a_conversation(dsn):
+    """Its own row of that key is gone, which the transaction does not see: an insert that would add nothing adds a follow-up."""
+    grant_roles(dsn)
+    with (
+        login(dsn, "turbo_submitter") as one,
+        login(dsn, "turbo_submitter") as two,
+        psycopg.connect(dsn, autocommit=True) as owner,
+        psycopg.connect(one, autocommit=True) as theirs,
+        psycopg.connect(two) as mine,
+    ):
+        insert(theirs, "victim", run_after="2090-01-01")
+        insert(mine, "old", status="completed", idempotency_key="k")
+        mine.commit()
+        mine.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        mine.execute("select from agent_tasks")
+        owner.execute("delete from agent_tasks where task_id = 'old'")
+        with pytest.raises(errors.InsufficientPrivilege, match="not yours"):
+            insert(mine, "u", continues="victim", idempotency_key="k")
+        mine.rollback()
+        insert(mine, "own", run_after="2090-01-01")
+        mine.commit()
+        mine.execute("select from agent_tasks")
+        insert(mine, "u", continues="own", idempotency_key="k")
+        mine.commit()

@@ -215,3 +215,33 @@ async def test_requested_run_after_survives_any_end_of_the_run(db, stores, how):
     else:
         assert (await stores.results.finish([ended(held, OutcomeKind.CANCELLED)]))[0].becomes == "scheduled"
     assert (row(db)["status"], row(db)["run_after"].year) == ("scheduled", 2099)
+
+
+def test_what_a_hand_edit_is_told_steers_no_terminal(db):
+    """Whoever may insert chooses the id, and psql prints messages as they are."""
+    name, worker = "t\x1b[2J\u202e\n", "w\x1b]0;x\x07"
+    told: list[str] = []
+    db.add_notice_handler(lambda notice: told.append(f"{notice.message_primary} {notice.message_hint}"))
+    edits = {
+        "pending": ["turbo_rev = 7", "answer = 'yes'", "continues = 'u'", "status = 'running'", "status = 'blocked'"],
+        "running": ["task_id = 'u'", "assigned_worker_id = 'x'", "concurrency_key = 'k'", "status = 'waiting'", "status = 'cancelled'"],
+        "completed": ["status = 'waiting'"],
+    }  # fmt: skip
+    for status, some in edits.items():
+        for edit in [*some, *(["delete"] if status == "running" else [])]:
+            db.execute("truncate agent_tasks")
+            db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [name])
+            db.execute("insert into agent_tasks (task_id, task_description, needs) values ('d', 'x', %s)", [[name]])
+            db.execute(
+                "update agent_tasks set status = %s, fencing_token = %s, assigned_worker_id = %s, needed = true,"
+                " turbo_rev = turbo_rev + 1 where task_id = %s",
+                [status, 5 if status == "running" else None, worker, name],
+            )
+            statement = f"update agent_tasks set {edit}" if edit != "delete" else "delete from agent_tasks"
+            try:
+                db.execute(f"{statement} where task_id <> 'd'".encode())
+            except psycopg.Error as error:
+                told.append(f"{error.diag.message_primary} {error.diag.message_hint}")
+    assert len(told) >= 9
+    assert not [text for text in told if not text.isprintable()]
+    assert [text for text in told if "t\\u001b[2J" in text]

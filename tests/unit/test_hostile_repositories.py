@@ -356,9 +356,10 @@ async def test_fifo_that_git_would_read_holds_no_slot(
     assert time.monotonic() - began < 8
 
 
-async def test_fifo_named_by_a_configuration_holds_no_slot(shop: Workshop) -> None:
+@pytest.mark.parametrize("spelling", ["'~/list'", '"~$(id -un)/../$HOME/list"'])
+async def test_fifo_named_by_a_configuration_holds_no_slot(shop: Workshop, spelling: str) -> None:
     """`core.excludesFile` is data, so turbo's git uses it from the next task on."""
-    await shop.run("t1", "echo x >>readme; mkfifo ~/list; git config core.excludesFile '~/list'")
+    await shop.run("t1", f"echo x >>readme; mkfifo ~/list; git config core.excludesFile {spelling}")
     began = time.monotonic()
     outcome = await shop.run("t2", "echo done")
     assert outcome.kind is OutcomeKind.UNAVAILABLE
@@ -366,6 +367,31 @@ async def test_fifo_named_by_a_configuration_holds_no_slot(shop: Workshop) -> No
     with pytest.raises(GitFailed, match="/list is a FIFO"):
         b"".join(diff_of(record_of(shop, "t1")))
     assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("spelling", ["list", "./list", "%(prefix)/../tmp/list"])
+async def test_list_that_counts_from_elsewhere_is_not_read(shop: Workshop, spelling: str) -> None:
+    await shop.run("t1", f"echo x >>readme; mkfifo list; git config core.excludesFile '{spelling}'")
+    outcome = await shop.run("t2", "echo done")
+    assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "done\n")
+    assert b"+x" in b"".join(diff_of(record_of(shop, "t1")))
+
+
+@pytest.mark.parametrize(
+    "name", ["pack/pack-0123456789012345678901234567890123456789.idx", "info/commit-graph", "info/alternates"]
+)
+async def test_fifo_in_objects_elsewhere_holds_no_slot(
+    shop: Workshop, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("turbo.workspaces.git.USUAL_SECONDS", 0.2)
+    pack = f"touch ~/o/pack/{Path(name).stem}.pack"
+    makes = f"mkdir -p ~/o/pack ~/o/info; {pack}; mkfifo ~/o/{name}; echo ~/o >{COMMON}/objects/info/alternates"
+    await shop.run("t1", f"echo x >>readme; {makes}")
+    began = time.monotonic()
+    outcome = await shop.run("t2", "echo done")
+    told_of = f"{outcome.error} {(outcome.extra.get('workspace') or {}).get('error')}"  # type: ignore[attr-defined]
+    assert f"{name} is a FIFO" in told_of
+    assert time.monotonic() - began < 30, "git alone waits for a minute"
 
 
 async def test_worktree_of_a_deleted_user_is_named_by_the_doctor(shop: Workshop) -> None:

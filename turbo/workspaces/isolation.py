@@ -13,7 +13,7 @@ only an administrator can write it.
 import os
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from turbo.host.regular_file import read_regular
@@ -89,13 +89,32 @@ def isolate(place: Path, dirs: GitDirs, home: str | None, config: Path | None = 
             _link(place / name, dirs.common / name)
     for name in _INFO:
         _link(place / "info" / name, dirs.common / "info" / name)
-    user = data_of(*_users_files(home))
-    repository = data_of(dirs.common / "config")
+    user = _with_absolute_lists(data_of(*_users_files(home)), home)
+    repository = _with_absolute_lists(data_of(dirs.common / "config"), home)
     absent = missing_filters((*user.entries, *repository.entries), filters_of(config))
     _replace(place / "config", Settings((*repository.entries, *absent)).written())
     _replace(place / "user", user.written())
     left_out = tuple(dict.fromkeys((*user.left_out, *repository.left_out)))
     return Isolated(place, place / "user", Settings((*user.entries, *repository.entries), left_out))
+
+
+def _with_absolute_lists(settings: Settings, home: str | None) -> Settings:
+    """The settings with `core.excludesFile` as an absolute path, so that turbo can look at the file before git does. One that counts from
+    git's own directories, or from wherever git is started, is left out."""
+
+    def absolute(path: str) -> str | None:
+        named = f"{home}/{path[2:]}" if home and path.startswith("~/") else os.path.expanduser(path)  # noqa: PTH111
+        return named if named.startswith("/") else None
+
+    kept = []
+    for entry in settings.entries:
+        section, subsection, key, value = entry
+        if (section, key) == ("core", "excludesfile") and value:
+            if (named := absolute(value)) is None:
+                continue
+            entry = (section, subsection, key, named)
+        kept.append(entry)
+    return replace(settings, entries=tuple(kept))
 
 
 def _users_files(home: str | None) -> tuple[Path, ...]:

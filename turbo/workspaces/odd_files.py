@@ -8,10 +8,11 @@ has taken longer than usual.
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from turbo.host.regular_file import read_regular
 from turbo.process.identity import Identity
 from turbo.workspaces.entries import entries_below
 from turbo.workspaces.isolation import Isolated
@@ -28,6 +29,9 @@ _OF_A_USER = ("ignore", "attributes")
 
 LIST_BYTES = 16 * 1024**2
 """A longer list of patterns is read whole all the same."""
+
+MOST_ALTERNATES = 100
+ALTERNATES_BYTES = 64 * 1024
 
 LOOK_SECONDS = 20.0
 
@@ -92,7 +96,38 @@ class Places:
             for entry in entries_below(place, until):
                 if _is_special(Path(entry.path)):
                     return Path(entry.path)
+        if self.isolated is not None:
+            for store in _alternates((self.isolated.common / "objects").resolve()):
+                for path in _of_a_store(store):
+                    if time.monotonic() > until:
+                        return None
+                    if _is_special(path):
+                        return path
         return None
+
+
+def _alternates(objects: Path) -> list[Path]:
+    """The directories of objects that the one of a repository names, and those that they name (gitrepository-layout(5))."""
+    found, waiting = list[Path](), [objects]
+    while waiting and len(found) < MOST_ALTERNATES:
+        store = waiting.pop()
+        try:
+            named = read_regular(store / "info" / "alternates", ALTERNATES_BYTES)
+        except OSError:
+            continue
+        for line in named.splitlines():
+            if line and not line.startswith(b"#"):
+                path = store / os.fsdecode(line)
+                if path not in found:
+                    found.append(path)
+                    waiting.append(path)
+    return found
+
+
+def _of_a_store(store: Path) -> Iterator[Path]:
+    """The files of a directory of objects, which may lie anywhere: only those that git reads."""
+    for directory in (store / "info", store / "pack", store / "info" / "commit-graphs", *store.glob("[0-9a-f][0-9a-f]")):
+        yield from _entries(directory)
 
 
 def _users(isolated: Isolated | None, environment: Mapping[str, str]) -> list[Path]:
@@ -101,7 +136,7 @@ def _users(isolated: Isolated | None, environment: Mapping[str, str]) -> list[Pa
     paths = [Path(base) / "git" / name for name in _OF_A_USER] if base else []
     for section, _, key, value in isolated.settings.entries if isolated is not None else ():
         if (section, key) == ("core", "excludesfile") and value:
-            paths.append(Path(f"{home}/{value[2:]}" if value.startswith("~/") else value))
+            paths.append(Path(value))  # absolute (turbo.workspaces.isolation)
     return [path for path in paths if path.is_absolute()]
 
 

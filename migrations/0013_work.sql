@@ -44,12 +44,14 @@ comment on column public.agent_tasks.submitted_by is
   'the database user who inserted it; a proof where turbo migrate --roles keeps the column from submitters (turbo)';
 
 -- An edge: task_id waits for needs. mode: how the end of the need counts (on_needs_failed of the dependent; 'run' for the task
--- before it in its conversation). Tied and settled by turbo/sql/settle/; goes with the dependent.
+-- before it in its conversation). Tied and settled by turbo/sql/settle/; goes with the dependent. gone: the need was deleted, and counts
+-- as met, or not; null: it is there. Ids come again: a later task of that id is a stranger, and this edge is none to it.
 create table if not exists public.agent_dependencies (
   task_id public.turbo_task_id not null,
   needs   public.turbo_task_id not null,
   mode    text    not null default 'cancel' check (mode in ('cancel', 'run', 'wait')),
   settled boolean not null default false,
+  gone    text check (gone in ('met', 'unmet')),
   primary key (task_id, needs)
 ) with (fillfactor = 90, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_insert_scale_factor = 0.05);
 -- Both columns: the look for one edge is one look-up, whichever of the two indexes is taken.
@@ -66,10 +68,16 @@ create index if not exists agent_blocked_ready on public.agent_blocked (task_id)
 
 -- Notes to the settler: look at this task. Written by triggers, also for rows that are not inserted after all (a BEFORE trigger
 -- cannot know): such a note finds nothing and is dropped. No unique key: nobody ever waits for a note.
+-- need: this one of its needs was deleted while somebody had the task locked, or before it was tied; met: that counts as met.
+-- retried: it was over, and is not any more; or it was corrected to completed.
 create table if not exists public.agent_unsettled (
   note_id bigint generated always as identity primary key,
-  task_id public.turbo_task_id not null
+  task_id public.turbo_task_id not null,
+  need    public.turbo_task_id,
+  met     boolean,
+  retried boolean
 ) with (autovacuum_vacuum_threshold = 200, autovacuum_vacuum_scale_factor = 0.02);
+create index if not exists agent_unsettled_special on public.agent_unsettled (task_id) where need is not null or retried;
 
 -- The members of a conversation in their order, its first task included (place 0). A number names it, not the first task's id:
 -- ids are the callers' and come again. first: the id of the first task, whose directory they all work in. directory: what the input
@@ -83,6 +91,10 @@ create table if not exists public.agent_conversations (
   directory    jsonb,
   unique (conversation, place)
 );
+-- Who comes after a task that is deleted.
+create index if not exists agent_conversations_after on public.agent_conversations (after) where after is not null;
+-- Conversations whose first task is deleted: a later task of that id does not work in their directory.
+create index if not exists agent_conversations_orphaned on public.agent_conversations (first) where directory is not null;
 
 -- Whoever may write a claim is a worker: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
 do $$

@@ -12,6 +12,16 @@ begin
   end if;
 end $$;
 
+-- Tells them if a task that a person ends has messages that reached no run. The table is there from the next migration on.
+create or replace function public.turbo_tell_of_messages(task text) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+  if to_regclass('public.agent_messages') is null then return; end if;
+  if (select true from public.agent_messages m where m.task_id = task::public.turbo_task_id and m.delivered_at is null limit 1) then
+    perform public.turbo_tell_settler();
+  end if;
+end $$;
+
 -- A note: the settler looks at this task.
 create or replace function public.turbo_note_work(task text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -22,13 +32,23 @@ begin
   end if;
 end $$;
 
--- A note, if tasks wait for this one or ever did: it is retried, or corrected to completed.
+-- Whether a need that is over counts as met. mode: of the edge; ended: the state it ended in, 'unrun' for a cancelled one that never ran;
+-- before: it is the task before this one in their conversation, whose end is enough, unless it never ran. In one place, and written so
+-- that it becomes a part of the statement that asks: no call, no grant.
+create or replace function public.turbo_met(mode text, ended text, before boolean) returns boolean
+language sql immutable as $$
+  select case ended when 'completed' then true when 'unrun' then mode = 'run' and before is not true else mode = 'run' end
+$$;
+
+-- A note, if tasks wait for this one or ever did: it is retried, or corrected to completed. Those that wait still wait for it again;
+-- those that were cancelled because of it are taken back.
 create or replace function public.turbo_note_need(need text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 begin
-  if (select true from public.agent_dependencies d where d.needs = need::public.turbo_task_id limit 1) then
-    perform public.turbo_note_work(need::text);
+  if (select true from public.agent_dependencies d where d.needs = need::public.turbo_task_id and d.gone is null limit 1) then
+    insert into public.agent_unsettled (task_id, retried) values (need::public.turbo_task_id, true);
+    perform public.turbo_tell_settler();
   end if;
 end $$;
 
@@ -38,12 +58,12 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 begin
   return (select count(*)
-            from (select from public.agent_dependencies d where d.needs = need::public.turbo_task_id and not d.settled limit 10000) w);
+            from (select from public.agent_dependencies d where d.needs = need::public.turbo_task_id and not d.settled and d.gone is null limit 10000) w);
 end $$;
 
--- The count of a blocked task goes, and of its edges these: 'none', it is taken out of the line; 'all', it waits for nothing any
--- more; 'anew', those that are tied again, because it waits again. An edge to a need that is gone stays settled then: whoever
--- retries a task means it, and history is deleted in time.
+-- The count of a blocked task goes, and of its edges these: 'none', it is taken out of the line; 'held', the same, until it is released;
+-- 'all', it waits for nothing any more; 'anew', those that are tied again, because it waits again. An edge to a need that is gone stays
+-- as it is then: whoever retries a task means it, and history is deleted in time. A hold that is released is told of it.
 create or replace function public.turbo_untie(task text, which text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
@@ -55,10 +75,13 @@ begin
     insert into public.agent_blocked (task_id, needs_left) values (id, 0) on conflict (task_id) do nothing;
   end if;
   delete from public.agent_blocked b where b.task_id = id;
-  if which <> 'none' then
+  if which = 'held' then
+    update public.agent_dependencies d set settled = false where d.task_id = id and d.gone = 'unmet' and d.settled;
+  elsif which <> 'none' then
     delete from public.agent_dependencies d
      where d.task_id = id
-       and (which = 'all' or not d.settled or (select true from public.agent_tasks n where n.task_id = d.needs));
+       and (which = 'all'
+            or d.gone is null and (not d.settled or (select true from public.agent_tasks n where n.task_id = d.needs)));
   end if;
 end $$;
 
@@ -198,7 +221,7 @@ begin
 end $$;
 
 revoke all on function
-  public.turbo_tell_settler(), public.turbo_note_work(text), public.turbo_note_need(text), public.turbo_waiters(text),
+  public.turbo_tell_settler(), public.turbo_tell_of_messages(text), public.turbo_note_work(text), public.turbo_note_need(text), public.turbo_waiters(text),
   public.turbo_untie(text, text), public.turbo_is_there(text, text), public.turbo_judge_needs(text, text, text[]),
   public.turbo_default_of(text), public.turbo_judge_continues(text, text, boolean, text, text, text, bigint, text)
   from public;
@@ -364,7 +387,9 @@ begin
   if new.status::text = 'waiting' then
     new.question  := public.turbo_hold(new.task_description::text, new.run_after::timestamptz, null::jsonb, null::text);
     new.run_after := '9000-01-01 00:00:00+00';
-    if new.continues is not null then insert into public.agent_unsettled (task_id) values (new.task_id); end if;    -- for its place
+    if num_nonnulls(new.needs, new.continues) > 0 then       -- for its place, and so that it learns whether a need is deleted
+      insert into public.agent_unsettled (task_id) values (new.task_id);
+    end if;
   elsif num_nonnulls(new.needs, new.continues) > 0 and new.status::text in ('pending', 'scheduled', 'blocked') then
     new.status := 'blocked';       -- even if all of them are over: to decide that is the settler's
     insert into public.agent_unsettled (task_id) values (new.task_id);     -- as turbo_note_work, which costs more than both
@@ -656,7 +681,7 @@ begin
     if asked = 'completed' and was = any (final) then          -- what was cancelled because of it waits for it again
       perform public.turbo_note_need(old.task_id::text);
     end if;
-    if old.needed is not null then perform public.turbo_tell_settler(); end if;
+    if old.needed is not null then perform public.turbo_tell_settler(); else perform public.turbo_tell_of_messages(old.task_id::text); end if;
 
   elsif asked = 'waiting' then
     if was = any (final) then
@@ -721,16 +746,20 @@ begin
       new.status := 'blocked';
       perform public.turbo_untie(old.task_id::text, 'anew'::text);
     end if;
+    if was = 'blocked' and new.conversation is not null and new.status::text <> 'blocked' then      -- where the conversation is
+      new.prefer_host := coalesce(new.prefer_host, public.turbo_host_before(old.task_id::public.turbo_task_id));
+    end if;
     if work or was = 'blocked' and new.continues is not null then       -- it has a place in its conversation first
       perform public.turbo_note_work(old.task_id::text);
-    elsif was = any (final) then
-      perform public.turbo_note_need(old.task_id::text);
     end if;
+    if was = any (final) then perform public.turbo_note_need(old.task_id::text); end if;
     new.cancel_requested_at := null; new.cancel_to := null;
     new.fencing_token := consumed;      -- an old spool file must not answer for the new run
   end if;
 
-  if was = 'blocked' and new.status::text <> 'blocked' then perform public.turbo_untie(old.task_id::text, 'none'::text); end if;
+  if was = 'blocked' and new.status::text <> 'blocked' then 
+    perform public.turbo_untie(old.task_id::text, (case new.status::text when 'waiting' then 'held' else 'none' end)::text);
+  end if;
   if num_nonnulls(old.needs, old.continues) > 0 and 'blocked' in (was, new.status::text) then
     new.turbo_rev := old.turbo_rev + 1;        -- who read it before must read it again; a restore knows it by this
   end if;
@@ -835,7 +864,7 @@ begin
   if kind = 'hold' and new.answer ~* '^[[:space:]]*no\M' then
     new.status := 'cancelled'; new.completed_at := clock_timestamp();
     new.error_message := concat_ws(': ', 'not released', nullif(regexp_replace(new.answer, '^[[:space:]]*no[[:space:],.:;-]*', '', 'i'), ''));
-    if old.needed then perform public.turbo_tell_settler(); end if;
+    if old.needed then perform public.turbo_tell_settler(); else perform public.turbo_tell_of_messages(old.task_id::text); end if;
   elsif kind = 'hold' then
     new.run_after := greatest(clock_timestamp(), (new.question ->> 'run_after')::timestamptz);
     new.status    := case when num_nonnulls(old.needs, old.continues) > 0
@@ -858,70 +887,154 @@ begin
   return new;
 end $$;
 -- turbo: next
--- Tasks are deleted which others name in `needs`, and are not tied to yet: each such edge is made here, settled. The next task of that id
--- is a stranger, and would be tied in its place. deleted: their ids; completed: of these, what counts as met.
+-- Tasks are deleted which others name in `needs`, and are not tied to yet: a note for each. The next task of that id is a stranger, and
+-- would be tied in its place. deleted: their ids; completed: of these, what counts as met.
 create or replace function public.turbo_forget_untied(deleted text[], completed text[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
-declare
-  waiting public.turbo_task_id[];
 begin
-  waiting := array(select distinct u.task_id
-                     from public.agent_unsettled u
-                    cross join lateral (select from public.agent_tasks t
-                                         where t.task_id = u.task_id and t.status is not distinct from 'blocked' and t.needs::text[] && deleted
-                                        offset 0) t
-                    where u.task_id::text <> all (deleted));
-  if cardinality(waiting) = 0 then return; end if;
-  perform from public.agent_tasks t            -- the settler does not tie it meanwhile
-    where t.task_id = any (waiting) and t.status is not distinct from 'blocked' order by t.task_id for no key update;
-  with edge as (
-    insert into public.agent_dependencies (task_id, needs, mode, settled)
-    select t.task_id, n.need::public.turbo_task_id, coalesce(t.on_needs_failed, 'cancel'), true
-      from public.agent_tasks t cross join lateral (select distinct unnest(t.needs) as need) n
-     where t.task_id = any (waiting) and t.status is not distinct from 'blocked' and n.need::text = any (deleted)
-    on conflict do nothing
-    returning task_id, needs::text as need, mode
-  ), told as (
-    select e.task_id, count(*) filter (where e.met) as met, min(e.need) filter (where not e.met) as failed
-      from (select e.task_id, e.need, e.mode = 'run' or e.need = any (completed) as met from edge e) e
-     group by e.task_id
-  )
-  -- Where there is no count yet, the settler makes it without the edges that are settled.
-  insert into public.agent_blocked as b (task_id, needs_left, failed_need)
-  select t.task_id, 1, t.failed from told t
-   where t.failed is not null or (select true from public.agent_blocked c where c.task_id = t.task_id)
-  on conflict (task_id) do update
-     set needs_left = b.needs_left - (select t.met from told t where t.task_id = b.task_id),
-         failed_need = coalesce(b.failed_need, excluded.failed_need);
+  insert into public.agent_unsettled (task_id, need, met)
+  select u.task_id, n.need::public.turbo_task_id, t.mode = 'run' or n.need = any (completed)
+    from (select distinct u.task_id from public.agent_unsettled u) u
+   cross join lateral (select t.needs, coalesce(t.on_needs_failed, 'cancel') as mode from public.agent_tasks t
+                        where t.task_id = u.task_id and t.status::text in ('blocked', 'waiting') and t.needs::text[] && deleted
+                       offset 0) t
+   cross join lateral (select distinct unnest(t.needs) as need) n
+   where u.task_id::text <> all (deleted) and n.need = any (deleted)
+     and (select true from public.agent_dependencies d where d.task_id = u.task_id and d.needs = n.need::public.turbo_task_id) is null;
 end $$;
 revoke all on function public.turbo_forget_untied(text[], text[]) from public;
 
+-- The edges to tasks that are deleted (`ids`, of them `gone` is what they were, as JSON), marked, and counted for those who wait. Those
+-- who wait are locked, in the order of their ids: the settler passes them by meanwhile. It waits for nobody: of what somebody has
+-- locked it leaves a note for each edge.
+create or replace function public.turbo_forget_needs(ids text[], gone json) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
+declare
+  named public.turbo_task_id[];
+  mine  public.turbo_task_id[];
+begin
+  named := array(select distinct d.task_id from public.agent_dependencies d
+                  where d.needs = any (ids::public.turbo_task_id[]) and d.gone is null
+                    and d.task_id not in (select i.id::public.turbo_task_id from unnest(ids) i(id)));
+  if named = '{}' then return; end if;
+  mine := array(select t.task_id from public.agent_tasks t
+                 where t.task_id = any (named) and t.status is not distinct from 'blocked'
+                 order by t.task_id for no key update skip locked);
+  -- IN and NOT IN over what was unnested are looked up in a hash; two conditions with ANY would be a look into the index for each pair.
+  with wanted as materialized (
+    select d.task_id, d.needs, d.mode, d.settled, d.task_id in (select m.id from unnest(mine) m(id)) as waits
+      from public.agent_dependencies d
+     where d.needs = any (ids::public.turbo_task_id[]) and d.gone is null
+       and d.task_id not in (select i.id::public.turbo_task_id from unnest(ids) i(id))
+  ), locked as materialized (
+    select d.task_id, d.needs
+      from public.agent_dependencies d
+     where d.needs = any (ids::public.turbo_task_id[]) and d.gone is null
+       and d.task_id not in (select i.id::public.turbo_task_id from unnest(ids) i(id))
+       and (d.task_id in (select m.id from unnest(mine) m(id))
+            or (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id) is not true)
+       for update of d skip locked
+  ), judged as materialized (
+    select w.*, (w.task_id, w.needs) in (select l.task_id, l.needs from locked l) as locked, k.skipped,
+           public.turbo_met(w.mode::text, k.ended::text, w.before::boolean) as met
+      from (select w.*, (select c.after = w.needs from public.agent_conversations c where c.task_id = w.task_id) is true as before
+              from wanted w) w
+      join (select g.task_id, g.conversation,
+                   case when not g.ran and g.status not in ('completed', 'failed') then 'unrun' else g.status end as ended,
+                   -- closed before it ever ran: who comes after it waits for the one before that, and is tied anew
+                   g.status in ('completed', 'failed') and not g.begun as closed
+              from json_to_recordset(gone) as g(task_id text, status text, ran boolean, begun boolean, conversation bigint)) g on g.task_id = w.needs::text
+     cross join lateral (select g.ended,
+                                g.closed and g.conversation is not null
+                                and (select c.conversation from public.agent_conversations c where c.task_id = w.task_id)
+                                    is not distinct from g.conversation as skipped) k
+  ), marked as (
+    update public.agent_dependencies d
+       set gone = case when j.met or j.skipped then 'met' else 'unmet' end, settled = d.settled or j.waits or j.met or j.skipped
+      from judged j
+     where j.locked and d.task_id = j.task_id and d.needs = j.needs
+  ), told as (
+    select j.task_id, count(*) filter (where j.met and not j.skipped) as met, min(j.needs::text) filter (where not j.met and not j.skipped) as failed
+      from judged j where j.locked and j.waits and not j.settled
+     group by j.task_id
+  ), noted as (
+    insert into public.agent_unsettled (task_id, need, met)
+    select j.task_id, j.needs, j.met or j.skipped from judged j where not j.locked
+    union all
+    select distinct j.task_id, null::public.turbo_task_id, null::boolean from judged j where j.locked and j.waits and not j.settled and j.skipped
+  )
+  update public.agent_blocked b
+     set needs_left = b.needs_left - t.met, failed_need = coalesce(b.failed_need, t.failed)
+    from told t
+   where b.task_id = t.task_id;
+  perform public.turbo_tell_settler();
+end $$;
+revoke all on function public.turbo_forget_needs(text[], json) from public;
+
+-- The places of tasks that are deleted (`ids`), for those who came after them. closed: of them, those that a person closed before they
+-- ever ran. Who came after another is looked up by the index, one by one: not by the conversation, which may be thousands long.
+create or replace function public.turbo_forget_places(ids text[], closed text[]) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+  set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off set plan_cache_mode = force_generic_plan as $$
+begin
+  -- Who came after one that was closed before it ever ran goes on from the one before that.
+  while closed <> '{}' loop
+    update public.agent_conversations o set after = n.after
+      from (select f.task_id, c.after
+              from public.agent_conversations c
+             cross join lateral (select f.task_id, f.conversation from public.agent_conversations f where f.after = c.task_id offset 0) f
+             where c.task_id = any (closed::public.turbo_task_id[]) and f.conversation = c.conversation offset 0) n
+     where o.task_id = n.task_id;
+    exit when not found;
+  end loop;
+  -- Who came after another goes on with a session of its own: the id may be a stranger's next time.
+  -- Counted already, and not tied yet: it is counted for one more than it waits for, and so counted again.
+  with next as (
+    update public.agent_conversations o set after = null
+      from (select f.task_id, c.task_id as before
+              from public.agent_conversations c
+             cross join lateral (select f.task_id, f.conversation from public.agent_conversations f where f.after = c.task_id offset 0) f
+             where c.task_id = any (ids::public.turbo_task_id[]) and f.conversation = c.conversation offset 0) n
+     where o.task_id = n.task_id
+    returning o.task_id, n.before
+  )
+  insert into public.agent_unsettled (task_id)
+  select n.task_id from next n
+   where (select true from public.agent_dependencies d where d.task_id = n.task_id and d.needs = n.before) is null
+     and (select true from public.agent_blocked b where b.task_id = n.task_id);
+  if found then perform public.turbo_tell_settler(); end if;
+end $$;
+revoke all on function public.turbo_forget_places(text[], text[]) from public;
+
 -- What belongs to a task goes with it, in the transaction that deletes it: ids are the callers' and come again. Edges, counts and
 -- places of a task that is gone must not answer for the next one of that name.
--- A need that is deleted completed counts as met; any other one as a cancellation. Those who wait for it are locked, in the order of
--- their ids: the settler passes them by meanwhile. It waits for nobody who has one locked: what was deleted is noted for the settler.
+-- A need that is deleted completed counts as met; any other one as a cancellation.
 create or replace function public.turbo_forget() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
   set enable_seqscan = off set plan_cache_mode = force_generic_plan as $$
 declare
-  ids     public.turbo_task_id[];
-  waiting public.turbo_task_id[];
-  seen    public.turbo_task_id[];
-  held    public.turbo_task_id[];
-  one     public.turbo_task_id;
+  ids public.turbo_task_id[];
 begin
   if tg_op = 'TRUNCATE' then
     -- No TRUNCATE here: it would wait for the settler with one table locked, and the settler for it.
     delete from public.agent_blocked;
     delete from public.agent_dependencies;
     delete from public.agent_conversations;
+    delete from public.agent_unsettled u where u.need is not null or u.retried;
     return null;
   end if;
-  -- An older snapshot may not see what has been tied meanwhile: the settler finds the need gone.
-  if current_setting('transaction_isolation') = 'read committed' and exists (select from public.agent_unsettled) then
+  if exists (select from public.agent_unsettled) then
     perform public.turbo_forget_untied(array(select g.task_id::text from gone g)::text[],
                                        array(select g.task_id::text from gone g where g.status::text = 'completed')::text[]);
+  end if;
+  if exists (select from public.agent_dependencies) then
+    perform public.turbo_forget_needs(
+      array(select g.task_id::text from gone g)::text[],
+      (select json_agg(json_build_object('task_id', g.task_id::text, 'status', g.status::text, 'conversation', g.conversation,
+                                         'ran', g.fencing_token is not null,
+                                         'begun', num_nonnulls(g.fencing_token, g.agent_session_id) > 0)) from gone g)::json);
   end if;
   ids := array(select g.task_id from gone g where num_nonnulls(g.needs, g.continues, g.needed, g.conversation) > 0);
   if exists (select from public.agent_conversations) then        -- the first task of one may have a place, and not know it yet
@@ -930,96 +1043,32 @@ begin
   end if;
   if cardinality(ids) = 0 then return null; end if;
 
-  if exists (select from gone g where g.needed is not null) then
-    waiting := array(select distinct d.task_id from public.agent_dependencies d where d.needs = any (ids) and not d.settled
-                     except select g.task_id from gone g);
-    seen := array(select t.task_id from public.agent_tasks t
-                   where t.task_id = any (waiting) and t.status is not distinct from 'blocked'
-                   order by t.task_id for no key update skip locked);
-    held := array(select w.task_id from unnest(waiting) w(task_id)
-                   where (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = w.task_id)
-                  except select s.task_id from unnest(seen) s(task_id));
-    waiting := array(select w.task_id from unnest(waiting) w(task_id) except select h.task_id from unnest(held) h(task_id));
-    -- Who does not wait just now (a hold) is tied again when it does: to a task that is gone.
-    delete from public.agent_dependencies d using gone g
-     where d.needs = g.task_id and d.task_id = any (waiting) and not d.settled and d.mode <> 'run' and g.status::text <> 'completed'
-       and (select t.status::text from public.agent_tasks t where t.task_id = d.task_id) is distinct from 'blocked';
-    with edge as (
-      update public.agent_dependencies d set settled = true
-       where d.task_id = any (waiting) and d.needs = any (ids) and not d.settled
-      returning d.task_id, d.needs, d.mode
-    ), told as (
-      select e.task_id, count(*) filter (where e.met and not e.skipped) as met, min(e.needs::text) filter (where not e.met) as failed,
-             bool_or(e.skipped) as skipped
-        from (select e.task_id, e.needs,
-                     -- closed before it ever ran: who comes after it waits for the one before that, and is tied anew
-                     g.status::text in ('completed', 'failed') and num_nonnulls(g.fencing_token, g.agent_session_id) = 0
-                     and g.conversation is not null
-                     and (select c.conversation from public.agent_conversations c where c.task_id = e.task_id)
-                         is not distinct from g.conversation as skipped,
-                     -- the task before it in its conversation: its end is enough, but not if it never ran
-                     case when g.status::text = 'completed' then true
-                          when e.mode <> 'run' then false
-                          when g.fencing_token is not null or g.status::text = 'failed' then true
-                          else not exists (select from public.agent_conversations c where c.task_id = e.task_id and c.after = e.needs) end as met
-                from edge e join gone g on g.task_id = e.needs) e
-       group by e.task_id
-    ), noted as (
-      insert into public.agent_unsettled (task_id) select t.task_id from told t where t.skipped
-    )
-    update public.agent_blocked b
-       set needs_left = b.needs_left - t.met, failed_need = coalesce(b.failed_need, t.failed)
-      from told t
-     where b.task_id = t.task_id;
-    if held <> '{}' or current_setting('transaction_isolation') <> 'read committed' then
-      -- Those that somebody has locked, and edges that this snapshot does not see, are the settler's to find.
-      insert into public.agent_unsettled (task_id) select g.task_id from gone g where g.needed is not null;
-    end if;
-    perform public.turbo_tell_settler();
-  end if;
-
   if current_setting('transaction_isolation') <> 'read committed' then
     -- A count (and edges) that this snapshot does not see would stay: 40001 instead.
     insert into public.agent_blocked (task_id, needs_left)
     select g.task_id, 0 from gone g where g.status::text = 'blocked' on conflict (task_id) do nothing;
   end if;
+  if current_setting('transaction_isolation') <> 'read committed' then         -- edges that this snapshot does not see
+    insert into public.agent_unsettled (task_id) select g.task_id from gone g where g.needed is not null;
+    perform public.turbo_tell_settler();
+  end if;
   delete from public.agent_blocked b where b.task_id = any (ids);
   delete from public.agent_dependencies d where d.task_id = any (ids);
-  -- Who came after one that was closed before it ever ran goes on from the one before that.
-  while exists (select from gone g where g.conversation is not null) loop
-    update public.agent_conversations o set after = c.after
-      from gone g join public.agent_conversations c on c.task_id = g.task_id
-     where g.status::text in ('completed', 'failed') and num_nonnulls(g.fencing_token, g.agent_session_id) = 0
-       and o.conversation = c.conversation and o.after = c.task_id;
-    exit when not found;
-  end loop;
-  -- Who came after another goes on with a session of its own: the id may be a stranger's next time.
-  with next as (
-    update public.agent_conversations o set after = null
-      from public.agent_conversations c where c.task_id = any (ids) and o.conversation = c.conversation and o.after = c.task_id
-    returning o.task_id, c.task_id as before
-  )
-  select array_agg(n.task_id order by n.task_id) into waiting
-    from next n
-   where (select true from public.agent_dependencies d where d.task_id = n.task_id and d.needs = n.before) is null
-     and (select true from public.agent_blocked b where b.task_id = n.task_id);
-  -- Counted already, and not tied yet: that count is for one more than it waits for.
-  foreach one in array coalesce(waiting, '{}') loop
-    if (select true from public.agent_tasks t
-         where t.task_id = one and t.status is not distinct from 'blocked' for no key update) then
-      perform public.turbo_untie(one::text, 'anew'::text);
-      perform public.turbo_note_work(one::text);
-    end if;
-  end loop;
+  delete from public.agent_unsettled u where (u.need is not null or u.retried) and u.task_id = any (ids);
+  perform public.turbo_forget_places(ids::text[], array(select g.task_id::text from gone g
+                                                         where g.conversation is not null and g.status::text in ('completed', 'failed')
+                                                           and num_nonnulls(g.fencing_token, g.agent_session_id) = 0)::text[]);
   -- Those that are left go on working in the directory that its input named.
   update public.agent_conversations o set directory = k.directory
-    from gone g
-   cross join lateral (select c.conversation,
-                              coalesce(c.directory, jsonb_build_object('cwd', left(g.input_data ->> 'cwd', 16385),
-                                                                       'ref', left(g.input_data ->> 'ref', 16385))) as directory
-                         from public.agent_conversations c
-                        where c.task_id = g.task_id and (c.directory is not null or c.place = 0 and c.task_id::text = c.first) offset 0) k
-   where g.task_id = any (ids) and o.conversation = k.conversation and o.directory is null;
+    from (select distinct on (k.conversation) k.conversation, k.directory
+            from gone g
+           cross join lateral (select c.conversation, c.place,
+                                      coalesce(c.directory, jsonb_build_object('cwd', left(g.input_data ->> 'cwd', 16385),
+                                                                               'ref', left(g.input_data ->> 'ref', 16385))) as directory
+                                 from public.agent_conversations c
+                                where c.task_id = g.task_id and (c.directory is not null or c.place = 0) offset 0) k
+           order by k.conversation, k.place offset 0) k
+   where o.conversation = k.conversation and o.directory is null;
   delete from public.agent_conversations c where c.task_id = any (ids);
   return null;
 end $$;

@@ -6,7 +6,7 @@
 alter table public.agent_dependencies set (fillfactor = 50);
 
 -- Whether the settler has anything to do: a note, the end of a task that others wait for, a blocked task that waits for nothing any
--- more, a message that no run will take. A few looks into indexes that are almost always empty. Asked by every poll.
+-- more, in a queue that no older worker serves, a message that no run will take. A few looks into indexes that are almost always empty. Asked by every poll.
 create or replace function public.turbo_unsettled() returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
@@ -17,6 +17,10 @@ begin
                   where t.needed is true and t.status not in ('pending', 'running', 'scheduled', 'waiting', 'blocked')
                     and t.status = any (array(select coalesce(s::public.turbo_status, null) from unnest('{completed,failed,cancelled}'::text[]) s)))
       or exists (select from public.agent_blocked b where b.needs_left <= 0 or b.failed_need is not null)
+         and exists (select from public.agent_blocked b
+                      where (b.needs_left <= 0 or b.failed_need is not null)      -- those of older workers stay as they are
+                        and (select t.queue::text = any ((select public.turbo_older_queues())::text[])
+                               from public.agent_tasks t where t.task_id = b.task_id) is not true)
       or public.turbo_messages_left_over();
 end $$;
 
@@ -74,18 +78,71 @@ begin
   return exists (
     select from public.agent_dependencies d
      where d.task_id = task
-       and coalesce(
-             (select case n.status::text
-                       when 'failed' then d.mode = 'cancel'
-                       when 'cancelled' then n.failure_kind is distinct from 'needs'
-                                             and (d.mode = 'cancel' or d.mode = 'run' and n.fencing_token is null
-                                                  and (select c.after = d.needs from public.agent_conversations c where c.task_id = task) is true)
-                       else false end
-                from public.agent_tasks n where n.task_id = d.needs),
-             d.mode <> 'run' and public.turbo_last_status(d.needs::public.turbo_task_id) is distinct from 'completed'));
+       and case when d.gone is not null then d.gone = 'unmet'
+                else coalesce((select n.status::text in ('failed', 'cancelled') and d.mode <> 'wait'
+                                      and (n.status::text = 'failed' or n.failure_kind is distinct from 'needs')
+                                      and not public.turbo_met(
+                                        d.mode::text, (case when n.status::text = 'cancelled' and n.fencing_token is null then 'unrun' else n.status::text end)::text,
+                                        (select c.after = d.needs from public.agent_conversations c where c.task_id = task)::boolean)
+                                 from public.agent_tasks n where n.task_id = d.needs),
+                              d.mode <> 'run' and public.turbo_last_status(d.needs::public.turbo_task_id) is distinct from 'completed') end);
 end $$;
 
--- Gives one follow-up its place in its conversation: the last one. `before`: the task that it goes on from. A conversation that has
+-- Whether nobody waits for this task in its conversation. A hold is waited for by nobody: it may need, or be needed by, who comes after it.
+-- Nor is one that has left the line.
+create or replace function public.turbo_passed_by(task public.turbo_task_id) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+  return (select t.status::text = 'waiting' and t.fencing_token is null and t.continues is not null
+            from public.agent_tasks t where t.task_id = task) is true
+         or public.turbo_left_the_line(task::public.turbo_task_id);
+end $$;
+
+-- Whom the next one of a conversation waits for: the last one up to `upto` that is not passed by. Of thousands that are, the sixteen last
+-- ones are looked at, and then those whom the passed ones wait for: each knows the last one before it, so nobody walks past all of them.
+create or replace function public.turbo_last_in_line(number bigint, upto bigint) returns public.turbo_task_id
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  member record;
+  before public.turbo_task_id;
+begin
+  for member in
+    select c.task_id, c.after from public.agent_conversations c
+     where c.conversation = number and c.place <= upto order by c.place desc limit 16
+  loop
+    before := member.task_id;
+    if not public.turbo_passed_by(before::public.turbo_task_id) then return before; end if;
+  end loop;
+  before := member.after;
+  while before is not null and public.turbo_passed_by(before::public.turbo_task_id) loop
+    before := (select c.after from public.agent_conversations c where c.task_id = before and c.conversation = number);
+  end loop;
+  return before;
+end $$;
+
+-- Whether a follow-up may go on with this task, asked when it gets its place: the insert was judged by what its snapshot showed, and the
+-- row of that id may be another one by now. One of the same login, or of a login that has, or can take, the right to update `status`. Not
+-- asked of what turbo inserted for somebody, of what ran, nor of what a person let run.
+create or replace function public.turbo_may_go_on(task public.turbo_task_id, before public.turbo_task_id) returns boolean
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  follow record;
+  other  record;
+begin
+  select t.submitted_by, t.fencing_token is null and t.status::text in ('blocked', 'waiting')
+                         and (t.idempotency_key is null or left(t.idempotency_key, 8) not in ('message ', 'schedule')) as asked
+    into follow
+    from public.agent_tasks t where t.task_id = task;
+  select t.submitted_by into other from public.agent_tasks t where t.task_id = before;
+  if not found or follow.asked is not true or follow.submitted_by is null        -- restored
+     or follow.submitted_by is not distinct from other.submitted_by then return true; end if;
+  return exists (select from pg_roles me cross join pg_roles r
+                  where me.rolname = follow.submitted_by and pg_has_role(me.oid, r.oid, 'member')
+                    and has_column_privilege(r.oid, 'public.agent_tasks', 'status', 'update'));
+end $$;
+
+-- Gives one follow-up its place in its conversation: the last one. One that may not go on with that task is cancelled, as the first one of
+-- a conversation of its own. `before`: the task that it goes on from. A conversation that has
 -- no number yet gets one, and that task its place 0.
 -- Locks the two rows and the conversation, so that the order is the same for all, and waits for none: false, and nothing is done, if
 -- somebody has one of them. `queues`: where a claim that came by in the meantime has passed a row that was locked here, or did not take
@@ -106,6 +163,19 @@ begin
     from public.agent_tasks t where t.task_id = before for no key update skip locked;
   if not found and (select true from public.agent_tasks t where t.task_id = before) then return; end if;
 
+  if not public.turbo_may_go_on(task::public.turbo_task_id, before::public.turbo_task_id) then
+    insert into public.agent_conversations (task_id, place, first) values (task, 0, task::text) returning conversation into number;
+    update public.agent_tasks t
+       set conversation = number, status = 'cancelled'::text::public.turbo_status, completed_at = clock_timestamp(),
+           failure_kind = 'refused', turbo_rev = t.turbo_rev + 1,
+           error_message = 'it continues ' || before::text || ', which is a task of another login, whose conversation is not for all'
+     where t.task_id = task;
+    insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, detail)
+    values (task, 'needs_failed', false, session_user, follow.status, 'cancelled', jsonb_build_object('need', before::text));
+    placed := true;
+    return;
+  end if;
+
   number := root.conversation;
   if number is null then
     -- A task that is gone leaves its place empty: the follow-up is the first of what is left.
@@ -125,36 +195,64 @@ begin
       from public.agent_conversations c where c.conversation = number order by c.place desc limit 1;
     insert into public.agent_conversations (task_id, conversation, place, after, first)
     values (task, number, coalesce(tail.place, 0) + 1, tail.task_id, coalesce(tail.first, before::text));
-    -- A hold is waited for by nobody: it may need, or be needed by, who comes after it. Nor is one that has left the line.
     update public.agent_conversations c
-       set after = (select o.task_id
-                      from public.agent_conversations o join public.agent_tasks t on t.task_id = o.task_id
-                     where o.conversation = number and o.place <= tail.place
-                       and not (t.status::text = 'waiting' and t.fencing_token is null and t.continues is not null)
-                       and not public.turbo_left_the_line(o.task_id::public.turbo_task_id)
-                     order by o.place desc limit 1)
+       set after = public.turbo_last_in_line(number::bigint, tail.place::bigint)
      where c.task_id = task and tail.task_id is not null
-       and (select t.fencing_token is null and t.status::text in ('waiting', 'completed', 'failed', 'pending', 'scheduled')
-              from public.agent_tasks t where t.task_id = tail.task_id);
+       and ((select t.fencing_token is null and t.status::text = 'waiting' from public.agent_tasks t where t.task_id = tail.task_id)
+            or public.turbo_left_the_line(tail.task_id::public.turbo_task_id));
   end if;
-  update public.agent_tasks t set conversation = number, turbo_rev = t.turbo_rev + 1 where t.task_id = task;
+  update public.agent_tasks t
+     set conversation = number, turbo_rev = t.turbo_rev + 1,
+         prefer_host = case when t.fencing_token is null and t.status::text in ('pending', 'scheduled')     -- a person lets it run
+                            then coalesce(t.prefer_host, public.turbo_host_before(task::public.turbo_task_id)) else t.prefer_host end
+   where t.task_id = task;
   placed := true;
   if follow.status = 'pending' then queues := queues || follow.queue; end if;
   if root.status = 'pending' then queues := queues || root.queue; end if;
 end $$;
 
--- Whether a follow-up has left the line before its turn: a person closed it, or let it run at once. Who comes after it waits for the
--- one before it.
+-- Whether a follow-up has left the line before its turn: a person closed it, or let it run at once, and the one before it is not over.
+-- Who comes after it waits for the one before it. Not stable: a statement that has locked the task asks for its latest row.
 create or replace function public.turbo_left_the_line(task public.turbo_task_id) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+  return coalesce((select t.continues is not null
+                          and (t.fencing_token is null and t.status::text in ('completed', 'failed')
+                               or (t.status::text in ('pending', 'scheduled', 'running')
+                                   or t.fencing_token is not null and t.status::text in ('waiting', 'completed', 'failed', 'cancelled'))
+                                  and exists (select from public.agent_conversations c join public.agent_tasks a on a.task_id = c.after
+                                               where c.task_id = task and a.status::text not in ('completed', 'failed', 'cancelled')
+                                                 -- its turn would have come only with that edge settled
+                                                 and (select d.settled from public.agent_dependencies d
+                                                       where d.task_id = task and d.needs = c.after) is not true))
+                     from public.agent_tasks t where t.task_id = task), false);
+end $$;
+
+-- The host that has the directory and the session of a task that ran: the one that recorded its end, or the one of its last claim, as
+-- long as that worker's row is there. Null: nobody knows.
+create or replace function public.turbo_host_of(task public.turbo_task_id) returns text
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
-  return coalesce((select t.continues is not null and t.fencing_token is null
-                          and (t.status::text in ('completed', 'failed')
-                               or t.status::text in ('pending', 'scheduled')
-                                  and (select d.settled from public.agent_conversations c
-                                         join public.agent_dependencies d on d.task_id = c.task_id and d.needs = c.after
-                                        where c.task_id = task) is false)
-                     from public.agent_tasks t where t.task_id = task), false);
+  return (select coalesce(t.prefer_host::text,
+                          (select w.host::text from public.agent_workers w
+                            where w.worker_id = coalesce(t.assigned_worker_id::text,
+                                                         (select a.actor::text from public.agent_actions a
+                                                           where a.task_id = t.task_id and a.action_type = 'claimed'
+                                                           order by a.executed_at desc limit 1))))
+            from public.agent_tasks t where t.task_id = task and t.fencing_token is not null);
+end $$;
+
+-- The host of the last run of the conversation that this task goes on with: for one that a person lets run before its turn.
+create or replace function public.turbo_host_before(task public.turbo_task_id) returns text
+language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+  return (select public.turbo_host_of(p.task_id::public.turbo_task_id)
+            from public.agent_conversations c
+            join public.agent_conversations o on o.conversation = c.conversation and o.task_id <> c.task_id
+            join public.agent_tasks p on p.task_id = o.task_id
+           where c.task_id = task and p.fencing_token is not null
+           order by abs(greatest(p.fencing_token, -9223372036854775807)) desc
+           limit 1);
 end $$;
 
 -- Lets a blocked follow-up wait for the last one before it that is in the line still: its edges and its count are made anew. It has a
@@ -177,6 +275,91 @@ begin
      where d.task_id = task and (not d.settled or (select true from public.agent_tasks n where n.task_id = d.needs));
   end if;
   insert into public.agent_unsettled (task_id) values (task);
+end $$;
+
+-- A need of this task was deleted, as a note says (turbo_forget): its edge is marked, and made if there is none. met: that counts as met.
+-- The task has a note, so settle/tie.sql counts it anew. false: somebody has the task or the edge locked.
+create or replace function public.turbo_mark_gone(task public.turbo_task_id, need public.turbo_task_id, met boolean) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  waits record;
+begin
+  select need::text = any (t.needs) as named, coalesce(t.on_needs_failed, 'cancel') as mode into waits
+    from public.agent_tasks t where t.task_id = task for no key update skip locked;
+  if not found then return (select true from public.agent_tasks t where t.task_id = task) is null; end if;
+  perform from public.agent_dependencies d where d.task_id = task and d.needs = need for update skip locked;
+  if found then
+    update public.agent_dependencies d
+       set gone = case when met then 'met' else 'unmet' end, settled = d.settled or met
+     where d.task_id = task and d.needs = need and d.gone is null;
+  elsif (select true from public.agent_dependencies d where d.task_id = task and d.needs = need) then
+    return false;
+  elsif waits.named then
+    insert into public.agent_dependencies (task_id, needs, mode, settled, gone)
+    values (task, need, waits.mode, met, case when met then 'met' else 'unmet' end);
+  end if;
+  return true;
+end $$;
+
+-- A task that others need is not over any more, or was corrected to completed: those that still wait, and have counted it, wait for it
+-- again, and its end is told to them once more. Up to `most` of them; false: there are more, or somebody has one of them locked.
+-- In one transaction with the end of the note: until then settle/settle.sql lets none of them go.
+create or replace function public.turbo_reopen(need public.turbo_task_id, most integer) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  wanted  public.turbo_task_id[];
+  mine    public.turbo_task_id[];
+  told    public.turbo_task_id[];       -- they are to be cancelled already, because a need failed: tied anew
+begin
+  wanted := array(select d.task_id from public.agent_dependencies d
+                   where d.needs = need and d.settled and d.gone is null
+                     and (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id)
+                   limit most);
+  if wanted = '{}' then return true; end if;
+  perform from public.agent_tasks t where t.task_id = need for no key update skip locked;
+  if not found then return (select true from public.agent_tasks t where t.task_id = need) is null; end if;
+  mine := array(select t.task_id from public.agent_tasks t
+                 where t.task_id = any (wanted) and t.status is not distinct from 'blocked' for no key update skip locked);
+  mine := array(select d.task_id from public.agent_dependencies d
+                 where d.needs = need and d.task_id = any (mine) and d.settled and d.gone is null for update skip locked);
+  -- With their counts; who has none is counted when it is tied.
+  mine := array(select b.task_id from public.agent_blocked b where b.task_id = any (mine) for update skip locked)
+          || array(select m.task_id from unnest(mine) m(task_id)
+                    where (select true from public.agent_blocked b where b.task_id = m.task_id) is null);
+  if mine = '{}' then return false; end if;
+  told := array(select b.task_id from public.agent_blocked b where b.task_id = any (mine) and b.failed_need is not null);
+  update public.agent_dependencies d set settled = false where d.needs = need and d.task_id = any (mine);
+  update public.agent_blocked b set needs_left = b.needs_left + 1 where b.task_id = any (mine);
+  update public.agent_tasks t set needed = true, turbo_rev = t.turbo_rev + 1 where t.task_id = need and t.needed is not true;
+  if told <> '{}' then
+    delete from public.agent_blocked b where b.task_id = any (told);
+    delete from public.agent_dependencies d where d.task_id = any (told) and d.gone is null;
+    update public.agent_dependencies d set settled = false where d.task_id = any (told) and d.gone = 'unmet';
+    insert into public.agent_unsettled (task_id) select t.task_id from unnest(told) t(task_id);
+  end if;
+  return cardinality(mine) = cardinality(wanted) and cardinality(wanted) < most;
+end $$;
+
+-- The notes that say more than "look at this task": a need of it was deleted, or it is retried. What is done leaves a plain note.
+-- queues: to be woken, because a claim that came by may have passed a row that was locked here.
+create or replace function public.turbo_take_special_notes(after bigint, most integer, inout queues text[], out done bigint)
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  noted record;
+begin
+  done := 0;
+  for noted in
+    select u.note_id, u.task_id, u.need, u.met
+      from (select * from public.agent_unsettled u where u.note_id > turbo_take_special_notes.after order by u.note_id limit most) u
+     where u.need is not null or u.retried
+  loop
+    if (case when noted.need is null then public.turbo_reopen(noted.task_id::public.turbo_task_id, 1000::integer)
+            else public.turbo_mark_gone(noted.task_id::public.turbo_task_id, noted.need::public.turbo_task_id, noted.met::boolean) end) then
+      update public.agent_unsettled u set need = null, met = null, retried = null where u.note_id = noted.note_id;
+      done := done + 1;
+    end if;
+    queues := queues || array(select t.queue::text from public.agent_tasks t where t.task_id = noted.task_id and t.status::text = 'pending');
+  end loop;
 end $$;
 
 -- The settler's first step: places for the follow-ups that notes speak of, whatever their status, in the order of their notes; but for
@@ -265,12 +448,18 @@ begin
   loop
     perform public.turbo_close_ranks(noted.task_id::public.turbo_task_id);
   end loop;
+  select placed + s.done, s.queues into placed, woken
+    from public.turbo_take_special_notes(turbo_place_follow_ups.after::bigint, most::integer, queues::text[]) s;
+  queues := woken;
   if many < most then last := null; end if;
 end $$;
 revoke all on function
+  public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer),
+  public.turbo_take_special_notes(bigint, integer, text[]),
   public.turbo_unsettled(), public.turbo_older_queues(), public.turbo_last_status(public.turbo_task_id),
   public.turbo_had_run(public.turbo_task_id), public.turbo_needs_failed(public.turbo_task_id), public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[]), public.turbo_left_the_line(public.turbo_task_id),
-  public.turbo_close_ranks(public.turbo_task_id),
+  public.turbo_passed_by(public.turbo_task_id), public.turbo_may_go_on(public.turbo_task_id, public.turbo_task_id), public.turbo_last_in_line(bigint, bigint),
+  public.turbo_host_of(public.turbo_task_id), public.turbo_host_before(public.turbo_task_id), public.turbo_close_ranks(public.turbo_task_id),
   public.turbo_place_follow_ups(bigint, integer)
   from public;
 -- Whoever may write a claim is a worker: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
@@ -285,9 +474,12 @@ begin
   loop
     execute format('grant select (ctid) on public.agent_tasks to %1$s;
                     grant execute on function
+                      public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer),
+                      public.turbo_take_special_notes(bigint, integer, text[]),
                       public.turbo_unsettled(), public.turbo_older_queues(), public.turbo_last_status(public.turbo_task_id),
                       public.turbo_had_run(public.turbo_task_id), public.turbo_needs_failed(public.turbo_task_id), public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[]), public.turbo_left_the_line(public.turbo_task_id),
-  public.turbo_close_ranks(public.turbo_task_id),
+  public.turbo_passed_by(public.turbo_task_id), public.turbo_may_go_on(public.turbo_task_id, public.turbo_task_id), public.turbo_last_in_line(bigint, bigint),
+  public.turbo_host_of(public.turbo_task_id), public.turbo_host_before(public.turbo_task_id), public.turbo_close_ranks(public.turbo_task_id),
                       public.turbo_place_follow_ups(bigint, integer) to %1$s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
   end loop;

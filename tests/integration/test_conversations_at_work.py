@@ -15,7 +15,7 @@ import pytest
 
 from tests.support import claude, messages_api
 from tests.support.accounts import HeldRequests
-from tests.support.claude import bash, the_cli
+from tests.support.claude import bash
 from tests.support.messages_api import Answer, Request
 from tests.support.prefork import TURBO
 from tests.support.repositories import IDENTITY, git, repository
@@ -39,20 +39,8 @@ def repo(tmp_path: Path) -> Path:
 
 def configured(bench: Bench, agent: claude.Bench, repo: Path, **workspace: Any) -> dict[str, Any]:
     """A configuration whose default executor is the Claude CLI, with a worktree for each conversation."""
-    config = bench.config(slots=4, poll_seconds=0.5)
-    config["executors"]["claude"] = {
-        "kind": "claude",
-        "command": [the_cli()],
-        "model": "sonnet",
-        "env": agent.scrubbed() | IDENTITY,
-        "account": "alpha",
-        "allowed_tools": ["Bash"],
-        "cli_max_retries": 0,
-        "workspace": {"kind": "worktree", "repo": str(repo), **workspace},
-    }
-    config["accounts"] = {"alpha": {"env_file": str(agent.login())}}
-    config["routes"]["default"] = "claude"
-    return config
+    where = {"kind": "worktree", "repo": str(repo), **workspace}
+    return agent.config(bench, slots=4, poll_seconds=0.5, env=agent.scrubbed() | IDENTITY, workspace=where)
 
 
 def step_of(request: Request) -> str | None:

@@ -135,6 +135,47 @@ def test_somebody_elses_task_is_not_continued(dsn):
         ).fetchone() == (["u", "v", "x", "y", "z"],)
 
 
+def test_id_that_changed_hands_is_not_continued(dsn):
+    """Between the insert and its place the task was deleted, and somebody else's has its id."""
+    grant_roles(dsn)
+    with (
+        login(dsn, "turbo_submitter") as one,
+        login(dsn, "turbo_submitter") as two,
+        login(dsn, "turbo_admin") as operator,
+        psycopg.connect(dsn, autocommit=True) as owner,
+        psycopg.connect(one, autocommit=True) as mine,
+        psycopg.connect(two, autocommit=True) as theirs,
+        psycopg.connect(operator, autocommit=True) as admin,
+    ):
+        for task_id in ("t", "own"):
+            insert(theirs, task_id)
+        insert(theirs, "u", continues="t")
+        insert(theirs, "after u", continues="u")
+        insert(theirs, "held", continues="t", status="waiting")
+        insert(theirs, "fine", continues="own")
+        insert(admin, "by an admin", continues="t")
+        answer(owner, "yes", "held")  # by somebody who may not know
+        owner.execute("delete from agent_tasks where task_id = 't'")
+        insert(mine)
+        insert(mine, "v", continues="t")
+        owner.execute("select turbo_place_follow_ups(0, 1000)")
+        query = (
+            "select task_id from agent_conversations"
+            " where conversation = (select conversation from agent_tasks where task_id = %s)"
+        )
+        assert sorted(found for (found,) in owner.execute(query, ["t"])) == ["by an admin", "t", "v"]
+        assert sorted(found for (found,) in owner.execute(query, ["u"])) == ["after u", "u"]
+        assert sorted(found for (found,) in owner.execute(query, ["own"])) == ["fine", "own"]
+        for task_id in ("u", "held"):
+            told = row(owner, task_id)
+            assert (told["status"], told["failure_kind"]) == ("cancelled", "refused")
+            assert "it continues t, which is a task of another login" in told["error_message"]
+        (trail,) = owner.execute(
+            "select detail ->> 'need' from agent_actions where task_id = 'u' and to_status = 'cancelled'"
+        )
+        assert trail == ("t",)
+
+
 def test_old_snapshot_gives_no_right_to_a_conversation(dsn):
     """Its own row of that key is gone, which the transaction does not see: an insert that would add nothing adds a follow-up."""
     grant_roles(dsn)

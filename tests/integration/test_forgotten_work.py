@@ -4,11 +4,13 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from tests.model.mutations import Mutation, applied
 from tests.support.logins import login
 from tests.support.settling import at_rest, settling, states
 from tests.support.waiting_rows import answer, in_another_session, insert, row
 from tests.support.work_rows import count, edges, notes, past_the_judges, place, tie
 from turbo.migrate import grant_roles
+from turbo.sql import statement
 
 TABLES = ("agent_dependencies", "agent_blocked", "agent_conversations")
 
@@ -118,7 +120,7 @@ def test_held_task_learns_of_its_need_when_it_is_tied(db):
     tie(db, "t", "plan")
     db.execute("update agent_tasks set status = 'waiting' where task_id = 't'")
     delete(db, "plan")
-    assert edges(db, "t") == [], "settled, it would count as met"
+    assert edges(db, "t") == [("plan", False)], "settled, it would count as met"
     answer(db, "yes")
     assert (row(db)["status"], notes(db)) == ("blocked", ["t"])
 
@@ -174,7 +176,7 @@ def test_deletion_by_an_old_snapshot_loses_no_dependent(db, dsn):
         db.execute("delete from agent_unsettled")
         delete(old, "plan")
         old.commit()
-    assert (count(db, "known"), edges(db, "t"), notes(db)) == ((1, "plan"), [("plan", False)], ["plan"])
+    assert (count(db, "known"), edges(db, "t"), notes(db)) == ((1, "plan"), [("plan", False)], ["t", "plan"])
     insert(db, "plan")
     insert(db, "u", needs=["plan"])
     with psycopg.connect(dsn) as old:
@@ -211,4 +213,43 @@ async def test_deletion_waits_for_nobody_who_holds_a_dependent(db, dsn, became, 
             assert states(db) == {"t": "blocked", "u": then}
         await hand.one_pass()
         assert states(db) == {"t": then, "u": then}
+        at_rest(db)
+
+
+WAITS = Mutation(
+    "a deletion waits for nobody",
+    "turbo_forget_needs",
+    (("order by t.task_id for no key update skip locked)", "order by t.task_id for no key update)"),),
+)
+
+
+@pytest.mark.parametrize("guard", [None, WAITS])
+async def test_deletion_of_needs_beside_a_cancel_of_their_graph(dsn, db, guard):
+    """The one goes from the needs to who waits for them, the other from those to the needs."""
+    if guard:
+        with applied(guard, db):  # for good: this database is the test's own
+            pass
+    for name in ("need1", "need2"):
+        insert(db, name)
+    for name in ("a1", "a2"):
+        insert(db, name, needs=["need1", "need2"])
+    async with settling(dsn) as hand:
+        await hand.one_pass()
+        cancel = statement("client/cancel").encode()
+        with psycopg.connect(dsn) as canceller, psycopg.connect(dsn) as deleter:
+            canceller.execute(cancel, {"task_id": ["a1"]})
+            deleter.execute("set lock_timeout = '300ms'")
+            if guard:
+                with pytest.raises(errors.LockNotAvailable):
+                    delete(deleter, "need2", "need1")
+                return
+            delete(deleter, "need2", "need1")
+            thread, done = in_another_session(
+                dsn, "update agent_tasks set status = 'cancelled' where task_id in ('a2', 'need1')"
+            )
+            canceller.commit()
+            deleter.commit()
+            thread.join(10)
+        await hand.one_pass()
+        assert (done, states(db)) == ([1], {"a1": "cancelled", "a2": "cancelled"})
         at_rest(db)

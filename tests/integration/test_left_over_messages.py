@@ -32,6 +32,19 @@ def test_end_of_a_task_is_found_behind_a_thousand(db) -> None:
     assert not looked(db)
 
 
+@pytest.mark.parametrize("told", [True, False], ids=["message", "control"])
+@pytest.mark.parametrize("held", [False, True], ids=["scheduled", "held"])
+def test_cancel_of_a_task_that_was_told_wakes_the_settler(db, told: bool, held: bool) -> None:
+    """Its message is closed at once, not by the next poll."""
+    insert(db, "t", **({"status": "waiting"} if held else {"run_after": "2999-01-01"}))
+    if told:
+        message(db, "t", "hello")
+    db.execute("listen turbo_ctl")
+    db.execute(f"update agent_tasks set {'answer' if held else 'status'} = %s", ["no" if held else "cancelled"])
+    assert [note.payload for note in db.notifies(timeout=0) if note.payload == "settle"] == (["settle"] if told else [])
+    assert left_over(db) == (int(told), 0)
+
+
 def test_older_end_is_found_by_one_of_the_next_looks(db) -> None:
     """More tasks ended after it than one look sees."""
     crowd(db)

@@ -11,7 +11,7 @@ from tests.support.open_messages import body, follow_ups, left_over, message, op
 from tests.support.rig import finished
 from tests.support.stores import Stores
 from tests.support.waiting import until_async
-from tests.support.work_rows import insert
+from tests.support.work_rows import insert, past_the_triggers
 from turbo.db.lane import Lane
 from turbo.db.message_store import MessageStore
 from turbo.domain.mailbox import Mailbox
@@ -179,6 +179,20 @@ async def test_run_that_lost_its_task_marks_nothing(worker: Worker) -> None:
     mailbox.delivered(messages)
     await worker.end(run, mailbox)
     assert open_bodies(worker.db) == ["hello"], "it is for the run that has the task"
+
+
+async def test_mark_is_for_the_message_that_was_told(worker: Worker, db: psycopg.Connection) -> None:
+    """A failover loses a message, and hands out its number again, before it is written down that the agent has the first."""
+    store = MessageStore(worker.lane)
+    number = message(db, "t", "lost")
+    run = await worker.claim()
+    past_the_triggers(db, "delete from agent_messages")
+    db.execute("select setval('agent_messages_message_id_seq', %s, false)", [number])
+    assert message(db, "t", "another") == number
+    await store.mark({Message(number, "lost", "alice"): (run.claim.token, True)})
+    assert open_bodies(db) == ["another"]
+    await store.mark({Message(number, "another", "alice"): (run.claim.token, True)})
+    assert open_bodies(db) == [], "the control"
 
 
 async def test_end_of_a_run_does_not_wait_for_a_database_that_is_away(

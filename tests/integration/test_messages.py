@@ -288,15 +288,18 @@ async def test_open_transaction_holds_up_no_result(dsn: str, db, stores, outcome
     assert open_bodies(db) == []
 
 
-def test_two_settlers_make_one_follow_up(dsn: str, db, stores) -> None:
-    insert(db, "t")
+@pytest.mark.parametrize("commits", [True, False])
+async def test_two_settlers_make_one_follow_up(dsn: str, db, stores, commits: bool) -> None:
+    """The control: if the first one dies instead, the other makes it."""
+    task = await claimed(db, stores)
     message(db, "t", "hello")
+    await ended(stores, task)
     with psycopg.connect(dsn) as slow:
-        db.execute("update agent_tasks set status = 'cancelled' where task_id = 't'")
-        assert left_over(slow) == (1, 0)
+        assert left_over(slow) == (1, 1)
         assert left_over(db) == (0, 0), "what another settler has is passed"
-        slow.rollback()
-    assert left_over(db) == (1, 0)
+        slow.commit() if commits else slow.rollback()
+    assert left_over(db) == ((0, 0) if commits else (1, 1))
+    assert [text for _, text, *_ in follow_ups(db)] == ["hello"]
 
 
 @pytest.mark.parametrize("kind", ["text", "uuid", "bigint", "varchar(10)"])

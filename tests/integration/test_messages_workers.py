@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.support import claude, messages_api
-from tests.support.claude import bash, the_cli
+from tests.support.claude import bash
 from tests.support.claude_asking import calls, question
 from tests.support.messages_api import Answer, Request
 from tests.support.open_messages import message
@@ -27,24 +27,6 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude.Bench]:
 def db(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     with psycopg.connect(dsn, autocommit=True) as connection:
         yield connection
-
-
-def with_claude(bench: Bench, agent: claude.Bench, **executor: Any) -> dict[str, Any]:
-    """Its default executor is the Claude CLI in its scrubbed home."""
-    config = bench.config(slots=2, poll_seconds=60)
-    config["executors"]["claude"] = {
-        "kind": "claude",
-        "command": [the_cli()],
-        "model": "sonnet",
-        "env": agent.scrubbed(),
-        "account": "alpha",
-        "allowed_tools": ["Bash"],
-        "cli_max_retries": 0,
-        **executor,
-    }
-    config["accounts"] = {"alpha": {"env_file": str(agent.login())}}
-    config["routes"]["default"] = "claude"
-    return config
 
 
 def rows(db: psycopg.Connection[Any]) -> list[tuple[str, bool, bool, bool]]:
@@ -111,7 +93,7 @@ def test_message_reaches_claude_during_a_tool_call(
     agent.api.answer(
         bash(f"touch {bench.path}/seen; until [ -e {bench.path}/go ]; do sleep 0.05; done"), messages_api.text("done")
     )
-    bench.start(with_claude(bench, agent)).listening()
+    bench.start(agent.config(bench)).listening()
     bench.insert("t", timeout_seconds=100)
     until((bench.path / "seen").exists, 60, bench.logs)
     message(db, "t", "not that file")
@@ -140,7 +122,7 @@ def test_message_in_the_last_moment_is_the_next_prompt(
         return answer
 
     agent.api.decide = last_moment
-    bench.start(with_claude(bench, agent)).listening()
+    bench.start(agent.config(bench)).listening()
     bench.insert("t", timeout_seconds=100)
     row = bench.wait("t", seconds=60)
     assert (row["output_data"]["output"], row["retry_count"], row["infra_count"]) == ("second", 0, 0)
@@ -160,7 +142,7 @@ def test_poll_finds_a_message_whose_notification_is_lost(
     agent.api.answer(
         bash(f"touch {bench.path}/seen; until [ -e {bench.path}/go ]; do sleep 0.05; done"), messages_api.text("done")
     )
-    config = with_claude(bench, agent)
+    config = agent.config(bench)
     config["worker"]["poll_seconds"] = 0.3
     bench.start(config).listening()
     bench.insert("t", timeout_seconds=100)
@@ -180,7 +162,7 @@ def test_message_after_the_end_becomes_a_follow_up(
     hold = threading.Event()
     agent.api.answer(messages_api.text("first"), messages_api.text("second"))
     agent.api.decide = lambda _request: (hold.wait(30), None)[1]
-    bench.start(with_claude(bench, agent)).listening()
+    bench.start(agent.config(bench)).listening()
     bench.insert("t", timeout_seconds=100)
     until(lambda: len(agent.api.requests) == 1, 60, bench.logs)
     with psycopg.connect(dsn) as slow:
@@ -200,7 +182,7 @@ def test_killed_worker_loses_no_message(bench: Bench, agent: claude.Bench, db: p
         bash(f"touch {bench.path}/seen; sleep 600"),
         messages_api.text("done"),
     )
-    config = with_claude(bench, agent)
+    config = agent.config(bench)
     first = bench.start(config).listening()
     bench.insert("t", status="waiting", timeout_seconds=100)
     message(db, "t", "had")
@@ -226,7 +208,7 @@ def test_message_to_a_task_that_asks_comes_after_the_answer(
     hold = threading.Event()
     agent.api.answer(calls(question("Which database?")), messages_api.text("done"))
     agent.api.decide = lambda _request: (hold.wait(30), None)[1]
-    bench.start(with_claude(bench, agent, ask={})).listening()
+    bench.start(agent.config(bench, ask={})).listening()
     bench.insert("t", timeout_seconds=100)
     until(lambda: len(agent.api.requests) == 1, 60, bench.logs)
     message(db, "t", "before the question")
@@ -251,7 +233,7 @@ def test_thousand_messages_reach_an_agent_that_ignores_them(
     agent.api.answer(
         bash(f"touch {bench.path}/seen; until [ -e {bench.path}/go ]; do sleep 0.05; done"), messages_api.text("done")
     )
-    bench.start(with_claude(bench, agent)).listening()
+    bench.start(agent.config(bench)).listening()
     bench.insert("t", timeout_seconds=100)
     until((bench.path / "seen").exists, 60, bench.logs)
     db.execute(

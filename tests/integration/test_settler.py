@@ -35,7 +35,7 @@ def sessions(db) -> int:
 
 async def test_each_signal_starts_a_pass(db, hand):
     """And a worker without tasks that wait for others has no session for them."""
-    await asyncio.sleep(0.05)
+    await hand.settler.started.wait()
     assert sessions(db) == 0
     insert(db, "need")
     insert(db, "t", needs=["need"])
@@ -127,7 +127,7 @@ async def test_leader_audits_at_once_and_after_a_failover(db, hand):
     db.execute("reset session_replication_role")
     with audit.audited.watch() as audits, hand.settler.settled.watch() as passes:
         audit.start(crashed)
-        await asyncio.sleep(0.05)
+        await audit.started.wait()
         assert audits.empty(), "it does not lead"
         leadership.update(True)
         assert await audits.get() == 1

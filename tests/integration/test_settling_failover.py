@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
+from tests.support.open_messages import follow_ups, message, open_bodies
 from tests.support.settling import Hand, at_rest, claimed, end, fail, result, settling, states
 from tests.support.standby import Standby
 from tests.support.waiting_rows import insert, row
@@ -104,6 +105,31 @@ async def test_failover_that_loses_the_release(dsn, db, hand, stores):
     await hand.one_pass()
     assert states(db) == {"need": "completed", "t": "pending", "gone": "pending"}
     at_rest(db)
+
+
+@pytest.mark.parametrize("kept", ["message", "end"])
+async def test_failover_that_loses_the_follow_up_of_a_message(dsn, db, hand, stores, kept):
+    """And with it that the message is not open any more; or the end of the task, too. It becomes a follow-up once."""
+    insert(db, "t")
+    held = await claimed(stores, "t")
+    message(db, "t", "hello")
+    standby = Standby(dsn)
+    standby.caught_up()
+    await stores.results.finish([result(held)])
+    if kept == "end":
+        standby.caught_up()
+    await hand.one_pass()
+    assert len(follow_ups(db)) == 1
+    standby.takes_over()
+    assert (follow_ups(db), open_bodies(db)) == ([], ["hello"]), "the fault bit"
+    assert unsettled(db) == (kept == "end"), "every poll says so, once the task is over"
+    await hand.one_pass()
+    assert open_bodies(db) == (["hello"] if kept == "message" else []), (
+        "the control: nothing is made of it before the end"
+    )
+    await stores.results.finish([result(held)])
+    await hand.one_pass()
+    assert ([text for _, text, *_ in follow_ups(db)], open_bodies(db), unsettled(db)) == (["hello"], [], False)
 
 
 async def test_dead_workers_release_is_left_to_another(dsn, db, hand, stores):

@@ -21,9 +21,11 @@ from tests.support.settling import (
     states,
     stepped,
 )
+from tests.support.waiting import until_async
 from tests.support.waiting_rows import insert, row
 from tests.support.work_rows import count, edges, notes
 from turbo.db.store import rows
+from turbo.domain.outcome import OutcomeKind
 
 OPEN_ENDS_ONLY = Mutation(
     "a need that was over before it was tied counts at once",
@@ -89,6 +91,9 @@ async def test_need_ends_while_the_insert_is_open(dsn, db, hand, stores, guard):
         at_rest(db)
 
 
+WAITS = "select true from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
 async def test_open_insert_holds_up_no_result(dsn, db, hand, stores):
     """The control: an inserter that locks the need, as a foreign key does."""
     for lock in ("", "select from agent_tasks where task_id = 'need' for key share"):
@@ -100,13 +105,12 @@ async def test_open_insert_holds_up_no_result(dsn, db, hand, stores):
             await hand.one_pass()
             if lock:
                 inserter.execute(lock)
-                db.execute("set lock_timeout = '100ms'")
-                with pytest.raises(psycopg.errors.LockNotAvailable):
-                    db.execute("delete from agent_tasks where task_id = 'need'")
-                db.execute("select from agent_tasks where task_id = 'need' for no key update nowait")
-            else:
-                (answer,) = await stores.results.finish([result(held)])
-                assert answer.verdict == "recorded"
+            finish = asyncio.create_task(stores.results.finish([result(held)]))
+            if lock:
+                await until_async(lambda: db.execute(WAITS).fetchone(), what="the result waits for the inserter")
+                inserter.commit()
+            (answer,) = await finish
+            assert answer.verdict == "recorded"
 
 
 @pytest.mark.parametrize("guard", [None, UNMARKED])
@@ -120,8 +124,8 @@ async def test_need_ends_while_it_is_being_tied(dsn, db, hand, stores, guard):
             tied = {"after": 0, "notes": 10, "edges": 10, "worker": "w"}
             await rows(connection, "settle/tie", tied)
             finish = asyncio.create_task(stores.results.finish([result(held)]))
-            await asyncio.sleep(0.05)
-            assert not finish.done(), "it waits for the lock, and so sees the mark"
+            await until_async(lambda: db.execute(WAITS).fetchone(), what="it waits for the lock, and so sees the mark")
+            assert not finish.done()
     (answer,) = await finish
     assert answer.needed is not bool(guard)
     await hand.one_pass()
@@ -228,6 +232,31 @@ async def test_every_way_in_survives_an_end_meanwhile(dsn, db, hand):
     assert (states(db).pop("need"), set(states(db).values())) == ("completed", {"completed", "pending"})
     assert set(states(db)) == {"need", "there", "copied", "prepared", "frozen", "strict", "merged"}
     assert edges(db, "there") == [], "an upsert that inserts nothing ties nothing"
+    at_rest(db)
+
+
+@pytest.mark.parametrize("outcome", [OutcomeKind.SUCCEEDED, OutcomeKind.CANCELLED])
+@pytest.mark.parametrize("first", ["tie", "cancel"])
+async def test_cancel_of_a_running_need_counts_by_its_end(db, hand, stores, first, outcome):
+    """The request changes nothing for those who wait: a success that races with it lets them go."""
+    insert(db, "need")
+    held = await claimed(stores, "need")
+    insert(db, "t", needs=["need"])
+    insert(db, "next", continues="need")
+    for what in ("tie", "cancel") if first == "tie" else ("cancel", "tie"):
+        if what == "tie":
+            await hand.one_pass()
+        else:
+            end(db, "need", status="cancelled")
+    await hand.one_pass()
+    assert states(db) == {"need": "running", "t": "blocked", "next": "blocked"}, "the control: it runs still"
+    (answer,) = await stores.results.finish([result(held, outcome)])
+    assert answer.needed
+    await hand.one_pass()
+    done = outcome is OutcomeKind.SUCCEEDED
+    assert states(db) == {
+        "need": "completed" if done else "cancelled", "t": "pending" if done else "cancelled", "next": "pending",
+    }  # fmt: skip
     at_rest(db)
 
 

@@ -1,12 +1,12 @@
 """Rows that the database refuses to let the settler write, by a CHECK of the owner's: one of them stops no other graph."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
 
 from tests.support.settling import Hand, at_rest, end, settling, states
+from tests.support.waiting import until_async
 from tests.support.waiting_rows import insert, row
 from tests.support.work_rows import notes
 
@@ -33,12 +33,13 @@ async def test_refused_release_stops_no_other(db, hand):
     await hand.one_pass()
     assert [states(db)[f"t{n}"] for n in (0, 1, 3, 4)] == ["pending"] * 4
     assert states(db)["t2"] in ("blocked", "failed"), "failed soon, on a slow machine within this pass"
-    for _ in range(100):
-        await asyncio.sleep(0.02)
+
+    async def fails() -> bool:
         await hand.one_pass()
         insert(db, None, needs=["need"])  # others are taken meanwhile: it is the row
-        if states(db)["t2"] == "failed":
-            break
+        return bool(states(db)["t2"] == "failed")
+
+    await until_async(fails, 60, "it stays refused")
     assert (row(db, "t2")["failure_kind"], states(db)["u2"]) == ("poison", "cancelled")
 
 
@@ -52,9 +53,12 @@ async def test_refused_cancel_in_the_midst_stops_there(db, hand):
     await hand.one_pass()
     assert [states(db)[f"c{n}"] for n in range(8)] == ["cancelled"] * 4 + ["blocked"] * 4
     db.execute("alter table agent_tasks drop constraint theirs")
-    await asyncio.sleep(0.1)
-    await hand.one_pass()
-    assert set(states(db).values()) == {"cancelled"}
+
+    async def cancelled() -> bool:
+        await hand.one_pass()
+        return set(states(db).values()) == {"cancelled"}
+
+    await until_async(cancelled, 60, "it is looked at again")
     at_rest(db)
 
 
@@ -73,9 +77,12 @@ async def test_refused_mark_stops_no_other_tie(db, hand):
     assert [states(db)[f"t{n}"] for n in range(3)] == ["pending"] * 3
     db.execute("alter table agent_tasks drop constraint theirs")
     end(db, "sealed")
-    await asyncio.sleep(0.1)
-    await hand.one_pass()
-    assert [states(db)[f"s{n}"] for n in range(3)] == ["pending"] * 3
+
+    async def let_go() -> bool:
+        await hand.one_pass()
+        return [states(db)[f"s{n}"] for n in range(3)] == ["pending"] * 3
+
+    await until_async(let_go, 60, "they are tied, once it is looked at again")
     at_rest(db)
 
 

@@ -172,6 +172,8 @@ def at_rest(db: Connection) -> None:
         "select t.task_id from agent_tasks t, unnest(t.needs) n(need) where t.status in ('pending', 'running', 'scheduled')"
         " and coalesce(t.on_needs_failed, 'cancel') = 'cancel'"
         " and exists (select from agent_tasks o where o.task_id::text = n.need and o.status <> 'completed')"
+        " and not exists (select from agent_dependencies d"
+        " where d.task_id = t.task_id and d.needs::text = n.need and d.gone is not null)"
         " and exists (select from agent_actions a where a.task_id = t.task_id and a.action_type = 'unblocked')"
     ).fetchall()
     assert early == [], "let go early"

@@ -53,3 +53,11 @@ def test_directory_above_that_others_can_change_is_named(whose: str, tmp_path: P
     assert state_directory(state, []).level is Level.WARN
     above.chmod(0o1777)
     assert (replaceable_by(state) is None) == (whose == "everybody's")
+
+
+def test_directories_of_an_id_are_found(tmp_path: Path) -> None:
+    state = StateDir(tmp_path / "state")
+    assert not state.has_files("t")
+    (state.files / "tasks" / "t").mkdir(parents=True)
+    (state.workspaces / "repo-1234" / "u").mkdir(parents=True)
+    assert [state.has_files(name) for name in ("t", "u", "v")] == [True, True, False]

@@ -49,6 +49,7 @@ class More:
     messages: tuple[Message, ...] = ()
     untied: bool = False
     session: str | None = None
+    directory: str | None = None
 
 
 NO_MORE = More()
@@ -56,7 +57,7 @@ NO_MORE = More()
 
 def more(row: Row) -> tuple[str, More]:
     """One row of tasks/more.sql: which task, and what it brings."""
-    task_id, question, answer, earlier, runs, needs, found, untied, continued, messages = row
+    task_id, question, answer, earlier, runs, needs, found, untied, continued, messages, directory = row
     return task_id, More(
         answers=answered(question, answer, earlier),
         earlier_runs=tuple((runs or ())[-EARLIER_RUNS:]),
@@ -65,6 +66,7 @@ def more(row: Row) -> tuple[str, More]:
         messages=tuple(Message(one["id"], one["body"], one["sender"]) for one in messages or ()),
         untied=untied,
         session=None if continued is None else continued["session"],
+        directory=directory,
     )
 
 
@@ -181,6 +183,7 @@ def task(row: Row, queue: str, limits: InputLimits, brings: More) -> Task:
         needs=brings.needs,
         continued=brings.continued,
         messages=brings.messages,
+        directory=brings.directory,
     )
 
 

@@ -1,5 +1,6 @@
 """Statements about messages: what people tell this worker's runs."""
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 from turbo.db.store import Store, claim_columns
@@ -28,14 +29,16 @@ class MessageStore(Store):
         parameters = {"task_id": claim.task_id, "token": claim.token, "most": MOST_MESSAGES, "bytes": MOST_BYTES}
         return [Message(*row) for row in await self._rows("messages/earlier", parameters)]
 
-    async def mark(self, given: Mapping[int, tuple[int, bool]]) -> None:
-        """By message id: the token of the run that was given it, and whether its agent has it."""
+    async def mark(self, given: Mapping[Message, tuple[int, bool]]) -> None:
+        """By message: the token of the run that was given it, and whether its agent has it."""
         columns: Sequence[list[object]] = [
-            list(given),
+            [message.message_id for message in given],
             [token for token, _ in given.values()],
             [delivered for _, delivered in given.values()],
+            [hashlib.sha256(message.body.encode()).digest() for message in given],
         ]
-        await self._run("messages/mark", dict(zip(("message_id", "token", "delivered"), columns, strict=True)))
+        names = ("message_id", "token", "delivered", "digest")
+        await self._run("messages/mark", dict(zip(names, columns, strict=True)))
 
 
 def is_full(messages: Sequence[Message]) -> bool:

@@ -104,6 +104,7 @@ class ControlMessage(StrEnum):
     QUEUES = "queues"  # a queue was paused or resumed
     ACCOUNTS = "accounts"  # an account was paused or opened
     SETTLE = "settle"  # there is something for the settler: a note, or the end of a task that others wait for
+    SCHEDULE = "schedule"  # a schedule changed; `schedule <slot> <next>`: what was due up to that slot is fired
     MESSAGE = (
         "message"  # `message <worker id> <task id>`: somebody told a task something; no worker id: it does not run
     )
@@ -148,6 +149,7 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.SCHEDULED, TaskState.FAILED): "closed by hand, or poison: the database refuses its row",
     (TaskState.PENDING, TaskState.COMPLETED): "closed by hand, or late success of a rescued run",
     (TaskState.PENDING, TaskState.FAILED): "closed by hand, or poison: the database refuses its row",
+    (TaskState.PENDING, TaskState.BLOCKED): "an older worker serves its queue, and it depends on other tasks",
     (TaskState.PENDING, TaskState.SCHEDULED): "postponed by hand",
     (TaskState.RUNNING, TaskState.WAITING): "it asks a person",
     (TaskState.SCHEDULED, TaskState.WAITING): "held by hand, or the late question of a rescued run",

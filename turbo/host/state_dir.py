@@ -227,6 +227,16 @@ class StateDir:
     def workspaces(self) -> Path:
         return workspaces_of(self.files)
 
+    def has_files(self, directory_id: str) -> bool:
+        """Whether this host has a working directory or a worktree of that name (Task.directory_id)."""
+        name = safe_name(directory_id)
+        if (self.files / "tasks" / name).exists():
+            return True
+        try:
+            return any((home / name).exists() for home in self.workspaces.iterdir())
+        except OSError:
+            return False
+
     def retention_lock(self) -> AbstractContextManager[bool]:
         """True for one worker of the host and of the database at a time."""
         return try_lock(self.locks / ("tidy" if self.files == self.root else f"tidy-{self.files.name}"))

@@ -44,7 +44,7 @@ class MessageDesk(LoopService):
         self._left_over = left_over
         self._mailboxes: dict[ClaimRef, Mailbox] = {}
         self._look: set[ClaimRef] = set()
-        self._marks: dict[int, tuple[ClaimRef, bool]] = {}  # message id → which run has it, and whether its agent does
+        self._marks: dict[Message, tuple[ClaimRef, bool]] = {}  # which run has it, and whether its agent does
         self._ended: set[str] = set()  # tasks of which messages are left, until their results are recorded
         self._event = asyncio.Event()
         self._written = asyncio.Event()
@@ -125,8 +125,8 @@ class MessageDesk(LoopService):
         marks = dict(self._marks)
         if not marks:
             return
-        await self._store.mark({number: (claim.token, delivered) for number, (claim, delivered) in marks.items()})
-        self._marks = {number: mark for number, mark in self._marks.items() if marks.get(number) != mark}
+        await self._store.mark({message: (claim.token, delivered) for message, (claim, delivered) in marks.items()})
+        self._marks = {message: mark for message, mark in self._marks.items() if marks.get(message) != mark}
         self._written.set()
 
     async def _read(self) -> None:
@@ -167,7 +167,7 @@ class MessageDesk(LoopService):
         return job.result() if job.done() and not job.cancelled() else ()
 
     def mark(self, claim: ClaimRef, messages: Sequence[Message], *, delivered: bool) -> None:
-        self._marks |= {message.message_id: (claim, delivered) for message in messages}
+        self._marks |= dict.fromkeys(messages, (claim, delivered))
         self._event.set()
 
     async def _flushed(self, claim: ClaimRef) -> None:

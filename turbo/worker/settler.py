@@ -138,19 +138,25 @@ class Settler(LoopService):
             self.settled.emit(found)
 
     async def once(self) -> Settled:
-        """One pass: the steps, again and again, until nothing moves. Raises `db.DATABASE_ERRORS`."""
+        """One pass: the steps, again and again, until nothing moves. Raises `db.DATABASE_ERRORS`.
+
+        Places are given in portions, and what can be tied and let go meanwhile is: nobody waits for the places of thousands."""
         total = Settled()
+        placed_up_to = 0
         while True:
             before = total.moved
             steps = await self._walk(self._store.settle, None)
             for step in steps:
                 total += step
             if any(step.notes for step in steps):
-                for step in (*await self._walk(self._store.place, 0), *await self._walk(self._store.tie, 0)):
+                places = await self._store.place(placed_up_to)
+                placed_up_to = places.after if isinstance(places.after, int) else 0
+                await self._woken(places, announce=True)
+                for step in (places, *await self._walk(self._store.tie, 0)):
                     total += step
             if any(step.messages for step in steps):
                 total += await self._store.left_over()
-            if total.moved == before:
+            if total.moved == before and not placed_up_to:
                 return replace(total, unsettled=steps[-1].unsettled)
 
     async def _walk(self, step: Callable[[Any], Awaitable[SettleStep]], start: int | None) -> list[SettleStep]:

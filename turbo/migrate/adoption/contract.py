@@ -113,16 +113,20 @@ RELATIONS = (
         "agent_queues",
         "agent_accounts",
         "agent_progress",
+        "agent_usage",
         "turbo_meta",
         "turbo_key_slots",
         *("turbo_fence_seq", "turbo_look_seq"),
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
+        "agent_schedules",
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
-    "agent_workers_idle",
+    *("agent_workers_idle", "agent_usage_at"),
     *("agent_tasks_one_running_per_conversation", "agent_dependencies_needs", "agent_blocked_ready"),
     *("agent_messages_open", "agent_messages_waiting", "agent_messages_task"),
+    *("agent_unsettled_special", "agent_conversations_after", "agent_conversations_orphaned"),
+    "agent_schedules_due",
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

@@ -11,12 +11,12 @@ with old as (
      -- false: it failed, and who waits on for its retry keeps it
      and (t.needed is null
           or (select true from public.agent_dependencies d
-               where d.needs = t.task_id and not d.settled
+               where d.needs = t.task_id and not d.settled and d.gone is null
                  and (select w.status is not distinct from 'blocked' from public.agent_tasks w where w.task_id = d.task_id)
                limit 1) is null)
      -- a look-up per row: NOT EXISTS may be planned as a hash of all dependencies
      and ((select true from public.agent_dependencies d
-            where d.needs = t.task_id
+            where d.needs = t.task_id and d.gone is null
               and (select w.status in ('pending', 'scheduled', 'running', 'waiting', 'blocked')
                      from public.agent_tasks w where w.task_id = d.task_id)
             limit 1) is null

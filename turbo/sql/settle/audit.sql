@@ -21,12 +21,13 @@ with lost as materialized (
 ), loose as materialized (
   select d.task_id, d.needs
     from public.agent_dependencies d
-   where not d.settled
+   where not d.settled and d.gone is null
+     and (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id)     -- not a hold
      and (select n.needed is not null from public.agent_tasks n where n.task_id = d.needs) is not true
 ), expired as materialized (
   select d.task_id, d.needs
     from public.agent_dependencies d
-   where not d.settled and d.mode = 'wait'
+   where not d.settled and d.gone is null and d.mode = 'wait'
      and (select n.needed is false and n.status in ('failed', 'cancelled')
                  and greatest(n.completed_at, b.since) < clock_timestamp() - interval '30 days'
             from public.agent_tasks n, public.agent_blocked b where n.task_id = d.needs and b.task_id = d.task_id)

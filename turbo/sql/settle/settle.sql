@@ -16,7 +16,8 @@ with recursive over as materialized (
   -- The first condition on the status is that of the index agent_tasks_at_rest; the second one is looked up in it. Not as a list: that
   -- would fit the index of finished tasks, too, and all of those would be read. COALESCE: of the type under the domain, which may be an enum.
   select t.task_id, t.ctid as at, t.status::text = 'completed' as completed,
-         t.status::text in ('completed', 'failed') and t.fencing_token is null and t.continues is not null as never,
+         t.continues is not null and (t.status::text in ('completed', 'failed') and t.fencing_token is null
+                                      or public.turbo_left_the_line(t.task_id::public.turbo_task_id)) as never,
          case when t.status::text = 'cancelled' and t.fencing_token is null then 'unrun' else t.status::text end as status
     from public.agent_tasks t
    where t.needed is true and t.status not in ('pending', 'running', 'scheduled', 'waiting', 'blocked')
@@ -29,10 +30,10 @@ with recursive over as materialized (
 ), ends as materialized (
   select coalesce(jsonb_object_agg(o.task_id::text, o.status), '{}') as map from over o
 ), closed as materialized (
-  -- A follow-up that a person closed before its turn: who comes after it waits for the one before it (turbo_close_ranks).
+  -- A follow-up that a person closed, or let run, before its turn: who comes after it waits for the one before it (turbo_close_ranks).
   select d.task_id
     from public.agent_dependencies d
-   where d.needs = any (array(select o.task_id from over o where o.never)) and not d.settled
+   where d.needs = any (array(select o.task_id from over o where o.never)) and not d.settled and d.gone is null
      and (select c.after = d.needs from public.agent_conversations c where c.task_id = d.task_id)
      and (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id)    -- it may be closed, too
 ), edge as materialized (
@@ -42,6 +43,7 @@ with recursive over as materialized (
      and not d.settled
      and (d.mode <> 'wait' or d.needs = any (array(select o.task_id from over o where o.completed)))
      and (d.task_id <> all (array(select c.task_id from closed c)) or d.needs <> all (array(select o.task_id from over o where o.never)))
+     and d.gone is null
      and not (select %(passed)s::text::jsonb) ? d.task_id::text
    limit %(edges)s
      for update of d skip locked
@@ -50,6 +52,10 @@ with recursive over as materialized (
     from public.agent_blocked b
    where (b.needs_left <= 0 or b.failed_need is not null)
      and (%(after)s::text is null or b.task_id > %(after)s::text::public.turbo_task_id)
+     -- Not even locked: this is looked at again and again while an older worker lives.
+     and ((select public.turbo_older_queues()) = '{}'
+          or (select t.queue::text = any ((select public.turbo_older_queues())::text[])
+                from public.agent_tasks t where t.task_id = b.task_id) is not true)
    order by b.task_id
    limit %(edges)s
 --end which: ) select w.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = w.task_id)
@@ -67,11 +73,8 @@ with recursive over as materialized (
                               where e.task_id in (select c.task_id from count c)
                                  or (select true from public.agent_blocked b where b.task_id = e.task_id) is null))  -- nobody waits here any more
   returning d.task_id, d.needs,
-            case (select e.map from ends e) ->> d.needs::text
-              when 'completed' then true
-              when 'unrun' then d.mode = 'run' and (select c.after from public.agent_conversations c where c.task_id = d.task_id)
-                                                   is distinct from d.needs
-              else d.mode = 'run' end as met
+            public.turbo_met(d.mode::text, ((select e.map from ends e) ->> d.needs::text)::text,
+                             (select c.after = d.needs from public.agent_conversations c where c.task_id = d.task_id)::boolean) as met
 ), fate as materialized (
   select x.task_id, sum(x.n)::int as needs_left, min(x.failed) as failed_need, bool_or(x.changed) as changed,
          sum(x.n) <= 0 or min(x.failed) is not null as ready
@@ -82,11 +85,18 @@ with recursive over as materialized (
   having bool_or(x.counted)
 ), failure as materialized (
   select coalesce(jsonb_object_agg(f.task_id::text, f.failed_need) filter (where f.failed_need is not null), '{}') as map from fate f
+), reopened as materialized (
+  -- A need of theirs that they have counted is not over any more (turbo_reopen).
+  select d.task_id
+    from public.agent_unsettled u
+   cross join lateral (select d.task_id from public.agent_dependencies d where d.needs = u.task_id and d.settled and d.gone is null offset 0) d
+   where u.retried
 ), free as materialized (
   select t.task_id, t.continues is not null and t.fencing_token is null as follows
     from public.agent_tasks t
    where t.task_id = any (array(select f.task_id from fate f where f.ready))
      and t.status is not distinct from 'blocked'        -- not an equality: with that, planned early, it was a walk of all blocked rows
+     and t.task_id not in (select r.task_id from reopened r)
      and t.queue::text <> all ((select public.turbo_older_queues())::text[])
      --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
      --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
@@ -99,7 +109,7 @@ with recursive over as materialized (
     from below b
    cross join lateral (select d.task_id
                          from public.agent_dependencies d
-                        where d.needs = b.task_id and not d.settled and d.mode = 'cancel'
+                        where d.needs = b.task_id and d.gone is null and not d.settled and d.mode = 'cancel'
                           and (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id)
                        offset 0) d
 ), deep as materialized (
@@ -107,7 +117,7 @@ with recursive over as materialized (
 ), deep_edge as materialized (
   select d.ctid as at, d.task_id, d.needs
     from public.agent_dependencies d
-   where d.task_id = any (array(select p.task_id from deep p)) and not d.settled and d.mode = 'cancel'
+   where d.task_id = any (array(select p.task_id from deep p)) and d.gone is null and not d.settled and d.mode = 'cancel'
      for update of d skip locked
 ), deep_count as materialized (
   select b.task_id
@@ -152,7 +162,7 @@ with recursive over as materialized (
          -- a follow-up that never ran takes over the session, and the host, of the task before it; or of one that ran after that, because
          -- it was not in the line then
          coalesce((select jsonb_object_agg(r.task_id::text,
-                            (select jsonb_build_object('session', p.agent_session_id, 'host', p.prefer_host)
+                            (select jsonb_build_object('session', p.agent_session_id, 'host', public.turbo_host_of(p.task_id::public.turbo_task_id))
                                from public.agent_conversations c
                               cross join lateral (select c.after as task_id
                                                   union all
@@ -212,13 +222,13 @@ with recursive over as materialized (
   update public.agent_tasks t
      set needed = case when t.status <> 'completed'
                         and (select true from public.agent_dependencies d
-                              where d.needs = t.task_id and d.mode = 'wait' and not d.settled limit 1) then false end,
+                              where d.needs = t.task_id and d.mode = 'wait' and d.gone is null and not d.settled limit 1) then false end,
          turbo_rev = t.turbo_rev + 1
    where t.task_id = any (array(
            select o.task_id from over o
             where o.at = (select s.ctid from public.agent_tasks s where s.task_id = o.task_id)
               and (select count(*) from public.agent_dependencies d
-                    where d.needs = o.task_id and not d.settled and (o.completed or d.mode <> 'wait'))
+                    where d.needs = o.task_id and d.gone is null and not d.settled and (o.completed or d.mode <> 'wait'))
                   <= coalesce((select s.n from told_to s where s.needs = o.task_id), 0)))
   returning t.task_id, t.status::text = 'completed' as completed
 ), closed_up as (
@@ -228,7 +238,7 @@ with recursive over as materialized (
   -- that, settle/tie.sql takes them back.
   insert into public.agent_unsettled (task_id)
   select t.task_id from told t
-   where t.completed and (select true from public.agent_dependencies d where d.needs = t.task_id and d.settled limit 1)
+   where t.completed and (select true from public.agent_dependencies d where d.needs = t.task_id and d.settled and d.gone is null limit 1)
 ), held_up as materialized (
   select e.task_id from edge e
   except

@@ -20,11 +20,20 @@ with recursive note as materialized (
   -- Locked as well, and read as they are then: a person who sets needs to null, or takes a row out of the line, changes its edges and
   -- its count in the same moment. No claim looks at blocked rows.
   select t.task_id, t.needs, coalesce(t.on_needs_failed, 'cancel') as mode, t.continues is not null as follows,
-         t.conversation is not null as placed, t.ctid as at,
-         public.turbo_can_be_tied(t.task_id::text, t.needs::text[], t.continues::text) as tieable
+         t.conversation is not null as placed, t.ctid as at, t.status is distinct from 'blocked' as hold
     from public.agent_tasks t
-   where t.task_id = any (array(select n.task_id from note n)) and t.status is not distinct from 'blocked'
+   where t.task_id = any (array(select n.task_id from note n))
+     and (t.status is not distinct from 'blocked'
+          -- A hold is tied, too, and not counted: if a need is deleted, it learns that by its edge.
+          or t.status is not distinct from 'waiting' and t.needs is not null and t.question ->> 'kind' = 'hold')
+     -- but for follow-ups that are still to be placed: they may be thousands, and are looked at in every round
+     and case when t.continues is null or t.conversation is not null then true else public.turbo_as_task_id(t.continues::text) is null end
      for no key update of t skip locked
+), special as materialized (
+  -- A need of theirs was deleted, or they were retried: turbo_take_special_notes sees to that first.
+  select distinct u.task_id
+    from public.agent_unsettled u
+   where (u.need is not null or u.retried) and u.task_id = any (array(select n.task_id from note n))
 ), seen as materialized (
   -- Their counts that lie where this statement's snapshot sees them: then so do their edges, for whoever settles one writes the count.
   select coalesce(jsonb_object_agg(b.task_id::text, true), '{}') as map
@@ -34,26 +43,35 @@ with recursive note as materialized (
              for update of b skip locked) b
    where b.at = (select o.ctid from public.agent_blocked o where o.task_id = b.task_id)
 ), turn as materialized (
-  -- Of rows with many needs a few at a time, and after all others: each need is looked up in each call.
-  select m.task_id,
-         coalesce(sum(cardinality(m.needs)) over (order by coalesce(cardinality(m.needs), 0) > 500, random()
-                                                  rows between unbounded preceding and 1 preceding), 0) < 5000 as now
-    from mine m where m.tieable and (m.placed or not m.follows)
+  -- Of rows with many needs a few at a time, and after all others: each need is looked up in each call. How many they are is estimated by
+  -- the bytes that they take, because to count them is to read them.
+  select m.task_id
+    from (select m.task_id, sum(m.weight) over (order by m.weight > 500, random() rows between unbounded preceding and 1 preceding) as before
+            from (select m.task_id, coalesce(pg_column_size(m.needs), 0) / 5 as weight from mine m) m) m
+   where coalesce(m.before, 0) < 5000
+), tieable as materialized (
+  select m.task_id
+    from mine m
+   where case when m.task_id in (select u.task_id from turn u) and (m.placed or not m.follows)
+              then public.turbo_can_be_tied(m.task_id::text, m.needs::text[], null::text) else false end
 ), subject as materialized (
   -- later: a follow-up without a place in its conversation (settle/place.sql), a blocked row that somebody has locked, or its count, or one that is
   -- a later row than this statement's snapshot sees: its edges may be others. untieable: it came past the triggers, and stays blocked.
+  -- hold: to be tied, and not counted.
   select m.task_id,
-         case when not m.tieable then 'untieable'
-              when m.follows and not m.placed or m.task_id not in (select u.task_id from turn u where u.now)
+         case when m.task_id not in (select u.task_id from turn u) then 'later'
+              when m.task_id not in (select x.task_id from tieable x) then 'untieable'
+              when m.task_id in (select s.task_id from special s)
                    or m.at is distinct from (select o.ctid from public.agent_tasks o where o.task_id = m.task_id)
                    or (select true from public.agent_blocked b where b.task_id = m.task_id) and not (select e.map from seen e) ? m.task_id::text
                 then 'later'
-              else 'blocked' end as status, m.needs, m.mode,
-         case when m.follows then (select c.after from public.agent_conversations c where c.task_id = m.task_id) end as after
+              when m.hold then 'hold' else 'blocked' end as status, m.needs, m.mode,
+         case when m.follows and not m.hold then (select c.after from public.agent_conversations c where c.task_id = m.task_id) end as after
     from mine m
   union all
   select t.task_id,
-         case when t.status is not distinct from 'blocked' then 'later'
+         case when t.status is not distinct from 'blocked' or t.task_id in (select s.task_id from special s)
+                   or t.status is not distinct from 'waiting' and t.needs is not null and t.question ->> 'kind' = 'hold' then 'later'
               when t.continues is not null and t.conversation is null
                    and (t.status::text in ('pending', 'scheduled', 'waiting') or t.fencing_token is not null)
                    and public.turbo_as_task_id(t.continues::text) is not null then 'later'
@@ -66,7 +84,7 @@ with recursive note as materialized (
   select d.task_id, d.needs
     from public.agent_dependencies d
    where d.needs = any (array(select n.task_id from note n where (select true from public.agent_tasks t where t.task_id = n.task_id) is null))
-     and not d.settled
+     and d.gone is null and not d.settled
      and (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id)
    limit %(edges)s
 ), loosened as materialized (
@@ -75,18 +93,18 @@ with recursive note as materialized (
    where t.task_id = any (array(select l.task_id from loose l except select m.task_id from mine m)) and t.status is not distinct from 'blocked'
      for no key update of t skip locked
 ), want as materialized (
-  select w.task_id, w.need, w.mode, w.many,
+  select w.task_id, w.need, w.mode, w.many, w.hold,
          (select true from public.agent_dependencies d where d.task_id = w.task_id and d.needs = w.need) is not null as tied
-    from (select s.task_id, n.need::public.turbo_task_id as need, s.mode, cardinality(s.needs) as many
+    from (select s.task_id, n.need::public.turbo_task_id as need, s.mode, cardinality(s.needs) as many, s.status = 'hold' as hold
             from subject s cross join lateral (select distinct unnest(s.needs) as need) n
-           where s.status = 'blocked' and s.needs is not null
+           where s.status in ('blocked', 'hold') and s.needs is not null
           union all
-          select s.task_id, s.after, 'run', 1
+          select s.task_id, s.after, 'run', 1, false
             from subject s
            where s.status = 'blocked' and s.after is not null and not s.after::text = any (coalesce(s.needs, '{}'))) w
 ), missing as materialized (
   -- a fan-in of ten thousand is tied in steps: no row of a need is locked for long
-  select w.task_id, w.need, w.mode from want w where not w.tied order by w.many limit %(edges)s
+  select w.task_id, w.need, w.mode, w.hold from want w where not w.tied order by w.many limit %(edges)s
 ), lost (task_id, origin) as (
   -- cancelled because of a need, and that one is not failed or cancelled any more; as far as %(edges)s of them
   select s.task_id::public.turbo_task_id, true from subject s where s.status not in ('failed', 'cancelled')
@@ -95,9 +113,11 @@ with recursive note as materialized (
     from lost l
    cross join lateral (select d.task_id
                          from public.agent_dependencies d
-                        where d.needs = l.task_id
+                        where d.needs = l.task_id and d.gone is null
                           and (select t.status is not distinct from 'cancelled' and t.failure_kind = 'needs'
                                  from public.agent_tasks t where t.task_id = d.task_id)
+                          and (select true from public.agent_unsettled u
+                                where u.task_id = d.task_id and (u.need is not null or u.retried) limit 1) is null
                           and not public.turbo_needs_failed(d.task_id::public.turbo_task_id)
                        offset 0) d
 ), losses as materialized (
@@ -122,14 +142,14 @@ with recursive note as materialized (
     from found f
    cross join lateral (select d.task_id
                          from public.agent_dependencies d
-                        where d.needs = f.task_id and (select r.map from reach r) ? d.task_id::text
+                        where d.needs = f.task_id and d.gone is null and (select r.map from reach r) ? d.task_id::text
                        offset 0) d
 ), doomed (task_id) as (
   -- but not those that would be cancelled again at once: they also need one that was cancelled because of a need, and stays so
   select l.task_id::public.turbo_task_id
     from locked l
    where (select true from public.agent_dependencies d      -- not EXISTS: that may be planned as a join
-           where d.task_id = l.task_id and d.mode = 'cancel' and not (select r.map from reach r) ? d.needs::text
+           where d.task_id = l.task_id and d.mode = 'cancel' and d.gone is null and not (select r.map from reach r) ? d.needs::text
              and (select t.status is not distinct from 'cancelled' from public.agent_tasks t where t.task_id = d.needs)
            limit 1)
   union
@@ -137,7 +157,7 @@ with recursive note as materialized (
     from doomed x
    cross join lateral (select d.task_id
                          from public.agent_dependencies d
-                        where d.needs = x.task_id and d.mode = 'cancel' and (select r.map from reach r) ? d.task_id::text
+                        where d.needs = x.task_id and d.mode = 'cancel' and d.gone is null and (select r.map from reach r) ? d.task_id::text
                        offset 0) d
 ), back as materialized (
   select f.task_id from found f where not f.origin
@@ -147,7 +167,8 @@ with recursive note as materialized (
   select t.task_id, t.queue, t.needed, t.status::text in ('completed', 'failed', 'cancelled') as over,
          -- cancelled, and never run: what came after it in its conversation is not to run either
          case when t.status::text = 'cancelled' and t.fencing_token is null then 'unrun' else t.status::text end as status,
-         t.status::text in ('completed', 'failed') and t.fencing_token is null and t.continues is not null as never
+         t.continues is not null and (t.status::text in ('completed', 'failed') and t.fencing_token is null
+                                      or public.turbo_left_the_line(t.task_id::public.turbo_task_id)) as never
     from public.agent_tasks t
    -- but for one that is taken back just now: one statement changes a row once, and silently ignores the second change
    where t.task_id = any (array(select m.need from missing m except select b.task_id from back b))
@@ -167,23 +188,31 @@ with recursive note as materialized (
            where (select true from public.agent_tasks t where t.task_id = x.need) is null) e
 ), judged as materialized (
   select j.task_id, j.need, j.mode, j.status in ('completed', 'failed', 'cancelled', 'deleted', 'unrun') as over,
-         case j.status when 'completed' then true
-                       when 'unrun' then j.mode = 'run' and (select c.after from public.agent_conversations c where c.task_id = j.task_id)
-                                                            is distinct from j.need
-                       else j.mode = 'run' end as met,
-         j.status in ('completed', 'deleted') as final
-    from (select m.task_id, m.need, m.mode, (select e.map from ends e) ->> m.need::text as status from missing m) j
+         public.turbo_met(j.mode::text, j.status::text,
+                          (select c.after = j.need from public.agent_conversations c where c.task_id = j.task_id)::boolean) as met,
+         j.status in ('completed', 'deleted') as final, j.hold, (select true from public.agent_tasks t where t.task_id = j.need) is null as gone
+    from (select m.task_id, m.need, m.mode, m.hold, (select e.map from ends e) ->> m.need::text as status from missing m) j
    where j.status is not null
      -- closed before its turn: who comes after it waits for the one before it (turbo_close_ranks)
      and not (j.need = any (array(select h.task_id from held h where h.never))
               and (select c.after = j.need from public.agent_conversations c where c.task_id = j.task_id) is true)
 ), edge as (
-  insert into public.agent_dependencies (task_id, needs, mode, settled)
+  insert into public.agent_dependencies (task_id, needs, mode, settled, gone)
   select j.task_id, j.need, j.mode,
-         j.over and (j.mode <> 'wait' or j.final or (select true from public.agent_tasks t where t.task_id = j.need) is null)
+         case when j.hold then j.gone and j.met else j.over and (j.mode <> 'wait' or j.final or j.gone) end,
+         case when j.gone then case when j.met then 'met' else 'unmet' end end
     from judged j
   on conflict do nothing
   returning task_id, needs, settled
+), lapsed as (
+  -- A need was deleted while it was held, or before it was tied, and that counts as a cancellation.
+  update public.agent_dependencies d
+     set settled = true
+   where d.task_id = any (array(select s.task_id from subject s where s.status = 'blocked')) and d.gone is not null and not d.settled
+  returning d.task_id, d.needs
+), waited as materialized (
+  -- not by holds alone
+  select coalesce(jsonb_object_agg(m.need::text, true), '{}') as map from missing m where not m.hold
 ), marked as (
   -- false: it failed, and who waits now waits for its retry
   update public.agent_tasks t
@@ -192,6 +221,7 @@ with recursive note as materialized (
                                  where h.needed is not true and not h.over
                                     or h.needed is null and h.status in ('failed', 'cancelled', 'unrun')
                                        and h.task_id in (select m.need from missing m where m.mode = 'wait')))
+     and (select w.map from waited w) ? t.task_id::text
 ), verdict as materialized (
   -- with the length of the first id: ids may contain any character
   select coalesce(jsonb_object_agg(length(j.need::text) || ' ' || j.need::text || j.task_id::text, j.met), '{}') as map
@@ -200,7 +230,9 @@ with recursive note as materialized (
   select e.task_id, count(*) filter (where e.met) as met, min(e.needs::text) filter (where not e.met) as failed
     from (select e.task_id, e.needs,
                  ((select v.map from verdict v) ->> (length(e.needs::text) || ' ' || e.needs::text || e.task_id::text))::boolean as met
-            from edge e where e.settled) e
+            from edge e where e.settled and e.task_id not in (select w.task_id from want w where w.hold)
+          union all
+          select l.task_id, l.needs, false from lapsed l) e
    group by e.task_id
 ), counted as (
   insert into public.agent_blocked as b (task_id, needs_left, failed_need)
@@ -209,7 +241,7 @@ with recursive note as materialized (
                  null as failed
             from subject s where s.status = 'blocked'
           union all
-          select w.task_id, 1, null from want w where not w.tied
+          select w.task_id, 1, null from want w where not w.tied and not w.hold
           union all
           select t.task_id, - t.met, t.failed from tally t) x
    group by x.task_id
@@ -232,8 +264,13 @@ with recursive note as materialized (
   delete from public.agent_dependencies d
    where d.task_id = any (array(select l.task_id from loosened l)) and d.needs = any (array(select l.needs from loose l)) and not d.settled
 ), told as (
-  insert into public.agent_unsettled (task_id)
-  select x.task_id from (select r.task_id from revived r union all select l.task_id from loosened l) x order by x.task_id
+  insert into public.agent_unsettled (task_id, retried)
+  select x.task_id, x.retried from (select r.task_id, (select true from public.agent_dependencies d
+                                                               where d.needs = r.task_id and d.settled and d.gone is null limit 1) as retried
+                                from revived r
+                               union all
+                              select l.task_id, null from loosened l) x
+   order by x.task_id
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status)
   select r.task_id, 'blocked', true, %(worker)s, 'cancelled', 'blocked' from revived r

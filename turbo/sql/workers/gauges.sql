@@ -58,6 +58,15 @@ select 'oldest', s.queue, null, greatest(0, extract(epoch from clock_timestamp()
   from public.agent_tasks t left join served s on s.queue = t.queue
  where t.status = 'pending' group by s.queue
 union all
+-- on, paused by a person, or in need of one: it does not fire, its last task was refused, or it paused itself.
+select 'schedules', null, s.state, count(*)::float8
+  from (select case when s.error is not null then 'error' when s.enabled then 'on' else 'paused' end as state
+          from public.agent_schedules s) s group by s.state
+union all
+select 'schedule_late', null, null, greatest(0, extract(epoch from clock_timestamp() - coalesce(s.next_at, s.since)))::float8
+  from (select s.next_at, s.since from public.agent_schedules s
+         where s.enabled and (s.next_at is not null or s.error is null) order by s.next_at nulls first limit 1) s
+union all
 select 'workers', null, w.state, count(*)::float8 from public.agent_workers w group by w.state
 union all
 select 'served', s.queue, null, 1 from served s

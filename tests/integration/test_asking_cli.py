@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
@@ -115,6 +116,29 @@ def test_hold_is_shown_whole_before_it_is_released(shell: Shell) -> None:
     assert (one["text"].endswith(end), one["input_data"], one["run_after"][:4]) == (True, json.loads(data), "2090")
 
 
+def test_hold_is_shown_with_what_it_goes_on_with(shell: Shell) -> None:
+    """The released text speaks in the session and directory of another task."""
+    for name in ("deploy", "gate"):
+        assert shell("submit", "x", "--id", name, "--after", "2090-01-01").code == 0
+    sql(
+        shell,
+        "insert into agent_tasks (task_id, task_description, status, continues, needs, on_needs_failed, timeout_seconds, "
+        "max_retries, task_priority) values ('h', 'Go on as discussed', 'waiting', 'deploy', '{gate}', 'run', "
+        "2000000, 99, 1000), ('plain', 'x', 'waiting', null, null, default, default, default, default)",
+    )
+    call = shell.terminal("approve", "h")
+    call.said("[y/N]")
+    call.type("n\n")
+    shown = " ".join(call.ended().text.split())
+    assert (
+        "continues deploy needs gate if one fails run submitted by postgres priority 1000 timeout 2000000 s retries 99"
+        in shown
+    )
+    usual = shell("approve", "plain").err
+    assert "submitted by" in usual
+    assert not [name for name in ("continues", "needs", "priority", "timeout", "retries") if name in usual]
+
+
 def test_large_holds_cost_lists_and_denials_nothing(shell: Shell) -> None:
     """Anybody who submits may hold tasks, of many megabytes each: only an approval shows them, one after the other."""
     with Client(shell.dsn) as client:
@@ -136,10 +160,12 @@ def test_large_holds_cost_lists_and_denials_nothing(shell: Shell) -> None:
 def test_hold_that_was_edited_meanwhile_is_not_released(shell: Shell) -> None:
     edits = [
         "task_description = 'y'", "input_data = '{}'", "task_type = 'other'", "queue = 'night'", "run_after = '2090-01-01'",
+        "timeout_seconds = 9999", "max_retries = 9", "task_priority = 9", "concurrency_key = 'k'", "needs = null",
     ]  # fmt: skip
     with Client(shell.dsn) as client:
+        client.submit("x", task_id="later", run_after=datetime(2090, 1, 1, tzinfo=UTC))
         for number, edit in enumerate(edits):
-            client.submit("x", task_id=f"h{number}", hold=True)
+            client.submit("x", task_id=f"h{number}", hold=True, needs=["later"] if edit == "needs = null" else ())
             (shown,) = client.questions(task_ids=[f"h{number}"])
             sql(shell, f"update agent_tasks set {edit} where task_id = 'h{number}'")
             with pytest.raises(NotWaiting, match="asks something else by now"):

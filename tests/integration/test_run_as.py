@@ -3,6 +3,7 @@
 What the user gets and what it cannot reach; that its programs end with all their descendants, however their run ends.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -38,7 +39,7 @@ from turbo.host.state_dir import StateDir
 from turbo.process.identity import Identity, IdentityRefused, identity_of
 from turbo.process.journal import Journal
 from turbo.workspaces import files
-from turbo.workspaces.area import no_lock
+from turbo.workspaces.area import WorkspaceView, no_lock
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
 from turbo.workspaces.worktrees import Worktrees, WorktreeSettings
 
@@ -362,7 +363,7 @@ async def test_changed_run_as_touches_no_work(first: str, tmp_path: Path, monkey
             area = Worktrees("x", settings, exclusive=no_lock, run_as=user, **place)  # type: ignore[arg-type]
             home = {} if user is None else user.own({})
 
-            async def program(tree: Path) -> Outcome:
+            async def program(tree: Path, _workspace: object) -> Outcome:
                 (tree / "work").write_text("precious")
                 if user is not None:
                     os.chown(tree / "work", user.uid, user.gid)
@@ -393,6 +394,53 @@ async def test_changed_run_as_touches_no_work(first: str, tmp_path: Path, monkey
         assert not await files.exists(identity, agents.home / "project" / "readme", directory=True)
         with pytest.raises(OSError, match="cannot look into it"):
             await files.exists(identity, state.root / "no" / "such")
+
+
+COMMON = "$(git rev-parse --git-common-dir)"
+IN_THE_WAY = {
+    "info/exclude": f"mkdir -p {COMMON}/info; rm -f {COMMON}/info/exclude; mkfifo {COMMON}/info/exclude",
+    "list1": "mkfifo ~/list1; git config --global core.excludesFile '~/list1'",
+    "list2": f"mkfifo {COMMON}/../list2; git config core.excludesFile {COMMON}/../list2",
+    "list3": "truncate -s 3G ~/list3; git config --file ~/more core.excludesFile '~/list3'; git config --global include.path more",
+    "more4": "mkfifo ~/more4; git config --global includeIf.gitdir:/.path '~/more4'",
+    "o5/info/alternates": "mkdir -p ~/o5/info; mkfifo ~/o5/info/alternates; "
+    + r"""printf '"%s/\\1575"\n' "$HOME" >"""
+    + f"{COMMON}/objects/info/alternates",
+    ".config/git/ignore": "mkdir -p ~/.config/git; mkfifo ~/.config/git/ignore",
+}
+
+
+async def test_fifo_of_an_agents_user_holds_no_slot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the common directory, the user's lists and what its configuration names: named before the next task's git starts."""
+    monkeypatch.setattr("turbo.workspaces.git.USUAL_SECONDS", 0.2)
+    with users.a_user("fifo") as agents:
+        agents.run(f"{GIT}; git init -q -b main project; cd project; echo 1 >readme; git add .; git commit -qm first")
+        state, journal = StateDir(tmp_path / "state"), Journal(tmp_path / "journal")
+        identity = identity_of(agents.name)
+        assert identity is not None
+
+        async def run(task_id: str, script: str) -> Outcome:
+            place = {"root": state.workspaces, "locks": state.locks, "host": "here", "journal": journal}
+            settings = WorktreeSettings(agents.home / "project")
+            area = Worktrees("x", settings, exclusive=no_lock, run_as=identity, **place)  # type: ignore[arg-type]
+
+            async def program(tree: Path, _: WorkspaceView | None) -> Outcome:
+                await asyncio.to_thread(agents.run, f"cd {tree}; echo x >>readme; {script}")
+                return Outcome.succeeded()
+
+            task = Task(task_id=task_id, task_type="x", task_description="x", timeout_seconds=60.0)
+            run = Run(task, tmp_path / "work", tmp_path / "log")
+            return await area.run(run, {"PATH": os.environ["PATH"], "HOME": str(agents.home)}, program)
+
+        for number, (name, script) in enumerate(IN_THE_WAY.items()):
+            agents.run("cp -a project/.git saved; rm -rf .config; cp .gitconfig config 2>/dev/null || : >config")
+            measured = (await run(f"t{number}", script)).extra["workspace"]
+            assert f"{name} is a FIFO, a device, or larger than git should read" in str(measured["error"]), name  # type: ignore[index]
+            refused = await run(f"u{number}", "true")
+            assert refused.kind is OutcomeKind.UNAVAILABLE
+            assert f"{name} is a FIFO" in str(refused.error), name
+            agents.run("rm -rf project/.git .config; mv saved project/.git; mv config .gitconfig")
+        assert (await run("last", "true")).kind is OutcomeKind.SUCCEEDED, "the control"
 
 
 CLAUDE = """

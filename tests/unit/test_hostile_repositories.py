@@ -19,6 +19,7 @@ from turbo.workspaces.changes import at_risk
 from turbo.workspaces.diff import diff_of
 from turbo.workspaces.git import Git, GitFailed
 from turbo.workspaces.git_config import data_of, parse
+from turbo.workspaces.odd_files import alternates
 from turbo.workspaces.record import Policy, Record, load
 from turbo.workspaces.repository import open_repository
 from turbo.workspaces.sweep import DAY, WorkspaceRetention
@@ -200,7 +201,7 @@ async def test_git_gets_no_secret_of_the_account(shop: Workshop) -> None:
     config.write_text(f'[filter "x"]\n\tclean = env >>{shop.path}/env; cat\n\tsmudge = env >>{shop.path}/env; cat\n')
     commit(shop.repo, "filtered", **{".gitattributes": "readme filter=x\n"})
 
-    async def agent(tree: Path) -> Outcome:
+    async def agent(tree: Path, _workspace: object) -> Outcome:
         (tree / "readme").write_text("more\n")
         return Outcome.succeeded()
 
@@ -375,6 +376,14 @@ async def test_list_that_counts_from_elsewhere_is_not_read(shop: Workshop, spell
     outcome = await shop.run("t2", "echo done")
     assert (outcome.kind, outcome.output) == (OutcomeKind.SUCCEEDED, "done\n")
     assert b"+x" in b"".join(diff_of(record_of(shop, "t1")))
+
+
+@pytest.mark.parametrize("quote", [str, '"{}"'.format, lambda path: '"{}"'.format(path.replace("home", "\\150ome"))])
+def test_alternates_are_read_as_git_reads_them(tmp_path: Path, quote: Callable[[str], str]) -> None:
+    (tmp_path / "objects" / "info").mkdir(parents=True)
+    named = tmp_path / "home" / "o"
+    (tmp_path / "objects" / "info" / "alternates").write_text(quote(str(named)) + "\n")
+    assert alternates(tmp_path / "objects") == [named]
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ async def test_probe_asks_the_remote_that_failed(shop: Workshop, tmp_path: Path)
     probe = place.dependencies(dict)[name]
     assert (await probe()).kind is OutcomeKind.SUCCEEDED, "of the configured ref"
     run = shop.task("t1", input_data={"ref": "fork/main"})
-    is_away(await place.run(run, {"PATH": "/usr/bin:/bin"}, lambda _: pytest.fail("it ran")), name)
+    is_away(await place.run(run, {"PATH": "/usr/bin:/bin"}, lambda *_: pytest.fail("it ran")), name)
     is_away(await probe(), name)
     git(shop.repo, "remote", "set-url", "fork", str(repository(tmp_path / "fork")))
     assert (await probe()).kind is OutcomeKind.SUCCEEDED

@@ -13,7 +13,10 @@ from turbo.domain.question import Question, QuestionKind, Single
 from turbo.domain.visible import visible_json
 
 if TYPE_CHECKING:
-    from turbo.client.questions import OpenQuestion
+    from turbo.client.questions import OpenQuestion, Released
+
+USUAL_PRIORITY, USUAL_TIMEOUT, USUAL_RETRIES = 5, 300, 3
+"""The defaults of the columns."""
 
 THEN = {
     "proceed": "the task goes on without an answer",
@@ -60,6 +63,24 @@ def hold_fields(asked: "Question | OpenQuestion") -> dict[str, object]:
         "queue": asked.queue,
         "input": visible_json(asked.input_data) if asked.input_data is not None else None,
         "not before": timestamps.local_time(asked.run_after) or None,
+        **(_released(asked.released) if asked.released is not None else {}),
+    }
+
+
+def _released(one: "Released") -> dict[str, object]:
+    """Whose conversation it goes on with, what it waits for, and the limits that are not those of any task."""
+    more = one.all_needs - len(one.needs)
+    needs = [*map(output.one_line, one.needs), *([f"and {more} more: turbo graph shows them"] if more else [])]
+    return {
+        "continues": one.continues,
+        "needs": "\n".join(needs) or None,
+        "if one fails": one.on_needs_failed if needs else None,
+        "parent": one.parent_task_id,
+        "submitted by": one.submitted_by,
+        "priority": one.task_priority if one.task_priority != USUAL_PRIORITY else None,
+        "timeout": f"{one.timeout_seconds} s" if one.timeout_seconds not in (None, USUAL_TIMEOUT) else None,
+        "retries": one.max_retries if one.max_retries != USUAL_RETRIES else None,
+        "concurrency key": one.concurrency_key,
     }
 
 

@@ -51,9 +51,10 @@ SETTINGS = {
 }
 """Passed as GIT_CONFIG_*, which overrides every file."""
 
+SSH_VARIABLES = ("GIT_SSH", "GIT_SSH_COMMAND")
+
 KEPT_VARIABLES = (
-    "GIT_SSH",
-    "GIT_SSH_COMMAND",
+    *SSH_VARIABLES,
     "GIT_SSL_CAINFO",
     "GIT_CONFIG_GLOBAL",
     "GIT_CONFIG_SYSTEM",
@@ -86,6 +87,10 @@ class InTheWay(GitFailed):
     """git would wait for a file, or read it without end. The message names it."""
 
 
+class OutputTooLong(GitFailed):
+    """git has more to say than turbo reads."""
+
+
 class RepositoryAway(GitFailed):
     """The repository cannot be used: it is missing, damaged, locked or not ours. No task is the cause."""
 
@@ -109,7 +114,7 @@ def git_environment(
 
     With `git_dir`, git works on exactly that repository and this worktree, even if an agent has changed `.git`.
     Without it, `where` must be a repository itself: one further up (dotfiles in a home directory) is never used.
-    `isolated` replaces the repository's configuration and the user's; `config` is read instead of the latter.
+    `isolated` replaces the repository's configuration and the user's, that of ssh too; `config` is read instead of the user's.
     """
     clean = {k: v for k, v in environment.items() if not k.startswith("GIT_") or k in KEPT_VARIABLES}
     if "PATH" in clean:  # a relative entry counts from the worktree, where an agent may have put a program
@@ -141,6 +146,7 @@ def git_environment(
         clean["GIT_CONFIG_GLOBAL"] = str(isolated.user)
     if isolated is not None:
         clean["GIT_COMMON_DIR"] = str(isolated.common)
+        clean.setdefault("GIT_SSH", str(isolated.ssh))  # GIT_SSH_COMMAND and core.sshCommand go before it
     return clean
 
 
@@ -206,7 +212,7 @@ class Git:
             unread = unread_filters(result.stderr_tail, self.isolated, self.config)
             raise GitFailed(f"{what}: {error_text(result.stderr_tail) or result.exit_text}{unread}")
         if result.stdout_cut:
-            raise GitFailed(f"{what}: it lists more than {OUTPUT_BYTES // 1024**2} MiB of names")
+            raise OutputTooLong(f"{what}: it lists more than {OUTPUT_BYTES // 1024**2} MiB of names")
         if _UNSEEN in result.stderr_tail:
             raise GitFailed(f"{what}: {error_text(result.stderr_tail)}")
         return result.stdout.decode("utf-8", "surrogateescape")

@@ -2,12 +2,13 @@
 
     <place>/config                 written by turbo: what is data of the repository's configuration (git_config)
            /user                   the same of the user's; git reads it instead of ~/.gitconfig
+           /ssh                    runs ssh without ~/.ssh/config, where the operator names no other command
            /HEAD, objects, refs, packed-refs, logs, worktrees, shallow, …      links to the repository's own
            /info/exclude, attributes                                          links; an attribute only names a filter
 
 git takes this directory for the common one (GIT_COMMON_DIR), and the repository's for the rest: HEAD and the index. So
-no program that an agent has written into `.git/config`, or into ~/.gitconfig, is known to it. /etc/gitconfig is read:
-only an administrator can write it.
+no program that an agent has written into `.git/config`, ~/.gitconfig or ~/.ssh/config is known to it. /etc/gitconfig and
+/etc/ssh/ssh_config are read: only an administrator can write them.
 """
 
 import os
@@ -25,6 +26,13 @@ _IF_PRESENT = ("logs", "lfs")
 _INFO = ("exclude", "attributes")
 _POINTER_BYTES = 65536
 
+SSH = """#!/bin/sh
+# ~/.ssh/config may name programs, and an agent may have written it. Keys and known hosts are the user's.
+config=/etc/ssh/ssh_config
+[ -r "$config" ] || config=/dev/null
+exec ssh -F "$config" -o BatchMode=yes "$@"
+"""
+
 
 class NotARepository(OSError):
     """The directory is not the top of a repository."""
@@ -40,11 +48,15 @@ class GitDirs:
 
 @dataclass(frozen=True, slots=True)
 class Isolated:
-    """`common`: the directory that git takes for the common one. `user`: the configuration instead of the user's."""
+    """`common`: the directory that git takes for the common one. `user`: the configuration instead of the user's. `ssh`: the program
+    that git runs as ssh, unless the environment or a configuration that is used names a command. `ssh_config`: whether the user has
+    a ~/.ssh/config, which that one does not read."""
 
     common: Path
     user: Path
+    ssh: Path
     settings: Settings
+    ssh_config: bool = False
 
 
 def git_dirs(top: Path) -> GitDirs:
@@ -94,13 +106,17 @@ def isolate(place: Path, dirs: GitDirs, home: str | None, config: Path | None = 
     absent = missing_filters((*user.entries, *repository.entries), filters_of(config))
     _replace(place / "config", Settings((*repository.entries, *absent)).written())
     _replace(place / "user", user.written())
-    left_out = tuple(dict.fromkeys((*user.left_out, *repository.left_out)))
-    return Isolated(place, place / "user", Settings((*user.entries, *repository.entries), left_out))
+    _replace(place / "ssh", SSH, mode=0o700)
+    settings = Settings(
+        (*user.entries, *repository.entries), tuple(dict.fromkeys((*user.left_out, *repository.left_out)))
+    )
+    ssh_config = home is not None and os.path.lexists(f"{home}/.ssh/config")
+    return Isolated(place, place / "user", place / "ssh", settings, ssh_config)
 
 
 def _with_absolute_lists(settings: Settings, home: str | None) -> Settings:
-    """The settings with `core.excludesFile` as an absolute path, so that turbo can look at the file before git does. One that counts from
-    git's own directories, or from wherever git is started, is left out."""
+    """The settings with `core.excludesFile` as an absolute path, so that turbo can look at the file before git does. One that
+    counts from git's own directories, or from wherever git is started, is left out."""
 
     def absolute(path: str) -> str | None:
         named = f"{home}/{path[2:]}" if home and path.startswith("~/") else os.path.expanduser(path)  # noqa: PTH111
@@ -132,12 +148,12 @@ def _link(link: Path, target: Path) -> None:
     draft.replace(link)
 
 
-def _replace(path: Path, content: str) -> None:
+def _replace(path: Path, content: str, mode: int = 0o600) -> None:
     data = content.encode("utf-8", "surrogateescape")
     with suppress(OSError):
         if read_regular(path, len(data)) == data:
             return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode), "wb") as file:
         file.write(data)
     draft.replace(path)

@@ -6,6 +6,7 @@ has taken longer than usual.
 """
 
 import os
+import re
 import stat
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from turbo.host.regular_file import read_regular
 from turbo.process.identity import Identity
 from turbo.workspaces.entries import entries_below
 from turbo.workspaces.isolation import Isolated
+from turbo.workspaces.odd_files_of_user import first_odd
 
 IN_A_TREE = (".gitignore", ".gitattributes", ".gitmodules")
 """What git reads in any directory of a worktree, or in the top one. It follows no link there."""
@@ -33,6 +35,8 @@ LIST_BYTES = 16 * 1024**2
 MOST_ALTERNATES = 100
 ALTERNATES_BYTES = 64 * 1024
 
+_ESCAPES = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
+
 LOOK_SECONDS = 20.0
 
 USUAL_SECONDS = 2.0
@@ -43,12 +47,6 @@ REASON = "is a FIFO, a device, or larger than git should read: remove it"
 
 class OddFile(OSError):
     """Such a file. The message names it."""
-
-
-_FIND = """
-find "$1" -name ".git[aim]*" ! -type f ! -type d ! -type l -print
-find "$2" ! -type f ! -type d ! -type l -print
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +63,16 @@ class Places:
     def refuse_known(self) -> None:
         """Refuse the first of the files in known places that is odd: reads a few directory entries. Raises OddFile.
 
-        Another user's are not looked at."""
+        Another user's are not looked at: see refuse_known_of_user."""
         if self.user is None and (odd := self._known()) is not None:
+            raise OddFile(f"{odd} {REASON}")
+
+    def refuse_known_of_user(self) -> None:
+        """The same for another user's: starts a process. Raises OddFile."""
+        if self.user is None:
+            return
+        odd = first_odd(self.user, self.where, self.git_dir, self.environment, _IN_A_REPOSITORY, walk=False)
+        if odd is not None:
             raise OddFile(f"{odd} {REASON}")
 
     def _known(self) -> Path | None:
@@ -82,7 +88,7 @@ class Places:
         """The first odd file that is found in the worktree, and in the repository. Blocks: reads all their directories, for some
         seconds at most. Never raises."""
         if self.user is not None:
-            return _as_user(self.user, self.where, self.git_dir)
+            return first_odd(self.user, self.where, self.git_dir, self.environment, _IN_A_REPOSITORY, walk=True)
         until = time.monotonic() + LOOK_SECONDS
         for entry in entries_below(self.where, until):
             if entry.name in IN_A_TREE and _is_odd(Path(entry.path), follow=False):
@@ -97,7 +103,7 @@ class Places:
                 if _is_special(Path(entry.path)):
                     return Path(entry.path)
         if self.isolated is not None:
-            for store in _alternates((self.isolated.common / "objects").resolve()):
+            for store in alternates((self.isolated.common / "objects").resolve()):
                 for path in _of_a_store(store):
                     if time.monotonic() > until:
                         return None
@@ -106,7 +112,7 @@ class Places:
         return None
 
 
-def _alternates(objects: Path) -> list[Path]:
+def alternates(objects: Path) -> list[Path]:
     """The directories of objects that the one of a repository names, and those that they name (gitrepository-layout(5))."""
     found, waiting = list[Path](), [objects]
     while waiting and len(found) < MOST_ALTERNATES:
@@ -117,16 +123,33 @@ def _alternates(objects: Path) -> list[Path]:
             continue
         for line in named.splitlines():
             if line and not line.startswith(b"#"):
-                path = store / os.fsdecode(line)
+                path = store / os.fsdecode(_unquoted(line))
                 if path not in found:
                     found.append(path)
                     waiting.append(path)
     return found
 
 
+def _unquoted(line: bytes) -> bytes:
+    """git takes a name in quotes as C does."""
+    if not (line.startswith(b'"') and line.endswith(b'"')):
+        return line
+    return re.sub(rb"\\([0-7]{3}|.)", _escaped, line[1:-1])
+
+
+def _escaped(found: re.Match[bytes]) -> bytes:
+    code = found[1]
+    return bytes([int(code, 8) & 0xFF]) if len(code) > 1 else _ESCAPES.get(code, code)
+
+
 def _of_a_store(store: Path) -> Iterator[Path]:
     """The files of a directory of objects, which may lie anywhere: only those that git reads."""
-    for directory in (store / "info", store / "pack", store / "info" / "commit-graphs", *store.glob("[0-9a-f][0-9a-f]")):
+    for directory in (
+        store / "info",
+        store / "pack",
+        store / "info" / "commit-graphs",
+        *store.glob("[0-9a-f][0-9a-f]"),
+    ):
         yield from _entries(directory)
 
 
@@ -168,12 +191,3 @@ def _entries(directory: Path) -> list[Path]:
         return list(directory.iterdir())
     except OSError:
         return []
-
-
-def _as_user(user: Identity, where: Path, git_dir: Path | None) -> Path | None:
-    try:
-        found = user.script(_FIND, where, git_dir or where / ".git").stdout
-    except OSError:
-        return None
-    lines = os.fsdecode(found).splitlines()
-    return Path(lines[0]) if lines else None

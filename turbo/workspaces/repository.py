@@ -27,7 +27,7 @@ from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import read_regular
 from turbo.workspaces import files
-from turbo.workspaces.git import SECONDS, Git, GitFailed, InTheWay, RemoteAway, RepositoryAway, Stopped
+from turbo.workspaces.git import SECONDS, SSH_VARIABLES, Git, GitFailed, InTheWay, RemoteAway, RepositoryAway, Stopped
 from turbo.workspaces.isolation import NotARepository, git_dirs, isolate
 from turbo.workspaces.names import digest_of, ref_problem
 from turbo.workspaces.odd_files import OddFile, Places
@@ -44,6 +44,7 @@ NOTE_BYTES = 65536
 
 _HALF_MADE = re.compile(r"failed to read \S*commondir")
 _NO_SUCH_REF = "couldn't find remote ref"
+_BY_SSH = "Could not read from remote repository"
 _LOCKED = re.compile(r"cannot lock ref|Unable to create '[^']*\.lock'|unable to (write|create)|object file|packfile")
 """In a failed fetch: it is the repository that cannot take what the remote sent."""
 
@@ -201,7 +202,15 @@ class Repository:
     def _with_unread(self, error: GitFailed) -> GitFailed:
         """With the settings that a remote may need and git did not get."""
         isolated = self.git.isolated
-        unread = "" if isolated is None or self.git.config is not None else isolated.settings.unread_for("remote")
+        if isolated is None or self.git.config is not None:
+            return error
+        unread = isolated.settings.unread_for("remote")
+        if (
+            isolated.ssh_config
+            and _BY_SSH in str(error)
+            and not any(name in self.git.environment for name in SSH_VARIABLES)
+        ):
+            unread += " (turbo's git does not use ~/.ssh/config: see GIT_SSH_COMMAND in docs/workspaces.md)"
         return GitFailed(f"{error}{unread}")
 
     async def probe(self, ref: str, tree: Path) -> None:
@@ -341,6 +350,10 @@ async def open_repository(git: Git, locks: Path) -> Repository:
 
 async def _open_theirs(git: Git, locks: Path) -> Repository:
     """One that belongs to another user: its directories may be closed to this process."""
+    try:
+        await asyncio.to_thread(Places(git.where, git.environment, user=git.run_as).refuse_known_of_user)
+    except OddFile as error:
+        raise RepositoryAway(f"repo {git.where}: {error}") from None
     try:
         common = (await git("rev-parse", "--path-format=absolute", "--git-common-dir")).strip()
     except GitFailed as error:

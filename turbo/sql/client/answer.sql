@@ -9,6 +9,8 @@ update public.agent_tasks t
    and (%(kinds)s::text[] is null or t.question ->> 'kind' = any (%(kinds)s::text[]))
    and coalesce(case when t.question ->> 'kind' = 'hold'
                      then concat(t.question ->> 'asked_at', ' ', md5(row(t.task_description, t.input_data, t.task_type, t.queue,
+                                                                         t.needs, t.on_needs_failed, t.continues, t.submitted_by, t.parent_task_id,
+                                                                         t.task_priority, t.timeout_seconds, t.max_retries, t.concurrency_key,
                                                                          t.question ->> 'run_after')::text))
                      else t.question ->> 'asked_at' end
                 = (%(keys)s::text[])[array_position(%(task_ids)s::text[], t.task_id::text)], true)

@@ -1,12 +1,19 @@
 -- Client.questions: who waits for a person, the longest first; a null parameter matches everything. Uses agent_tasks_at_rest: costs
 -- what waits, whatever else is in the table. since: asked at or after this time. worker: part of the id of the worker whose run
 -- asked. text: part of the description or of the question. A hold comes with all that is released with it, if `whole`: that
--- may be hundreds of megabytes. key: as in client/answer.sql.
+-- may be hundreds of megabytes; released: what else it is released with. key: as in client/answer.sql.
 select t.task_id::text as task_id, t.queue, left(t.task_type, 1000) as task_type, left(t.task_description, 200) as task_description, t.question,
        case when q.hold and %(whole)s::boolean then t.task_description end as held,
        case when q.hold and %(whole)s::boolean then t.input_data end as input_data,
        case when q.hold then (t.question ->> 'run_after')::timestamptz end as run_after,
+       case when q.hold and %(whole)s::boolean then jsonb_build_object(
+         'continues', t.continues, 'parent_task_id', t.parent_task_id, 'submitted_by', t.submitted_by,
+         'needs', t.needs[:100], 'all_needs', cardinality(t.needs), 'on_needs_failed', t.on_needs_failed,
+         'task_priority', t.task_priority, 'timeout_seconds', t.timeout_seconds, 'max_retries', t.max_retries,
+         'concurrency_key', t.concurrency_key) end as released,
        case when q.hold then concat(t.question ->> 'asked_at', ' ', md5(row(t.task_description, t.input_data, t.task_type, t.queue,
+                                                                            t.needs, t.on_needs_failed, t.continues, t.submitted_by, t.parent_task_id,
+                                                                            t.task_priority, t.timeout_seconds, t.max_retries, t.concurrency_key,
                                                                             t.question ->> 'run_after')::text))
             else t.question ->> 'asked_at' end as key,
        q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, left(t.prefer_host, 255) as host,

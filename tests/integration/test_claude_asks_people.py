@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tests.integration.test_claude_asks_workers import RULE, agent, asked, asking
+from tests.integration.test_claude_asks_workers import RULE, agent, asked
 from tests.support import claude, messages_api
 from tests.support.claude_asking import calls, question, shell
 from tests.support.shell import Shell
@@ -15,7 +15,7 @@ def test_claude_goes_on_with_what_people_type(bench: Bench, agent: claude.Bench,
     turbo = Shell(bench.dsn, tmp_path)
     asks = calls(question("Which database?", "Which parts?", multi=True, labels=("api", "web", "docs")))
     agent.api.answer(asks, calls(shell("touch made")), messages_api.text("done"))
-    bench.start(asking(bench, agent, approve=[RULE])).listening()
+    bench.start(agent.config(bench, poll_seconds=0.5, ask={"approve": [RULE]})).listening()
     bench.insert("t", max_retries=0, timeout_seconds=100)
     asked(bench, "t")
     assert "Which database? (and 1 more)" in turbo("questions").out

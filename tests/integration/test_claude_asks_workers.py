@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.support import claude, messages_api, workers
-from tests.support.claude import the_cli
 from tests.support.claude_asking import calls, question, shell
 from tests.support.waiting import until
 from tests.support.workers import Bench
@@ -24,24 +23,6 @@ RULE = "Bash(touch *)"
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[claude.Bench]:
     with claude.a_bench(tmp_path_factory) as agent:
         yield agent
-
-
-def asking(bench: Bench, agent: claude.Bench, **ask: Any) -> dict[str, Any]:
-    """A configuration whose default executor is the Claude CLI in its scrubbed home."""
-    config = bench.config(slots=2, poll_seconds=0.5)
-    config["executors"]["claude"] = {
-        "kind": "claude",
-        "command": [the_cli()],
-        "model": "sonnet",
-        "env": agent.scrubbed(),
-        "account": "alpha",
-        "allowed_tools": ["Bash"],
-        "cli_max_retries": 0,
-        "ask": ask,
-    }
-    config["accounts"] = {"alpha": {"env_file": str(agent.login())}}
-    config["routes"]["default"] = "claude"
-    return config
 
 
 def psql(server: embedded.Server, statement: str) -> None:
@@ -65,7 +46,7 @@ def test_answer_reaches_its_conversation_after_crashes(
     own_server: embedded.Server, tmp_path: Path, agent: claude.Bench
 ) -> None:
     with workers.bench(own_server.dsn, tmp_path) as bench:
-        config = asking(bench, agent, approve=[RULE])
+        config = agent.config(bench, poll_seconds=0.5, ask={"approve": [RULE]})
         agent.api.answer(calls(question("Which database?")), calls(shell("touch made")), messages_api.text("done"))
         first = bench.start(config).listening()
         bench.insert("t", max_retries=0, timeout_seconds=100)
@@ -100,7 +81,7 @@ def test_answer_reaches_its_conversation_after_crashes(
 @pytest.mark.parametrize("then", ["proceed", "fail"])
 def test_claude_question_without_an_answer_in_time(then: str, bench: Bench, agent: claude.Bench) -> None:
     agent.api.answer(calls(question("Which database?")), messages_api.text("chose one"))
-    bench.start(asking(bench, agent, within_seconds=0.2, then=then)).listening()
+    bench.start(agent.config(bench, poll_seconds=0.5, ask={"within_seconds": 0.2, "then": then})).listening()
     bench.insert("t", timeout_seconds=100, max_retries=0)
     row = bench.wait("t", "completed" if then == "proceed" else "failed", seconds=60)
     if then == "proceed":

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.claude import Bench, a_bench
+from tests.support.claude import Bench, a_bench, the_cli
 from tests.support.claude_scenarios import SCENARIOS
 from tests.support.markdown import EXECUTORS, table_under
 from turbo.domain.outcome import OutcomeKind
@@ -34,6 +34,8 @@ async def test_every_cli_situation_matches_its_row(bench: Bench, name: str) -> N
         program.write_text(f"#!/bin/sh\n{scenario.stand_in}\n")
         program.chmod(0o755)
         settings["command"] = [str(program)]
+    if scenario.flags:
+        settings["command"] = [the_cli(), *scenario.flags]
     executor = bench.executor(scenario.login, **settings)
     run = bench.run(scenario.prompt, timeout_seconds=scenario.timeout)
     acting = asyncio.ensure_future(scenario.act(bench, run)) if scenario.act else None  # type: ignore[call-overload]

@@ -9,6 +9,7 @@ import pytest
 from tests.support import messages_api
 from tests.support.claude import ALLOWED, Bench, a_bench, bash
 from tests.support.mailboxes import Told
+from tests.support.waiting import until_async
 from turbo.domain.outcome import OutcomeKind
 
 
@@ -16,6 +17,11 @@ from turbo.domain.outcome import OutcomeKind
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with a_bench(tmp_path_factory) as bench:
         yield bench
+
+
+def queued(bench: Bench) -> int:
+    """How many messages, the prompt included, the CLI has, by its own account."""
+    return (bench.home / "attempt.log").read_text().count('"state":"queued"')
 
 
 async def test_message_before_the_start_is_in_the_prompt(bench: Bench) -> None:
@@ -34,11 +40,10 @@ async def test_message_during_a_tool_call_is_taken_in_the_same_turn(bench: Bench
     run = bench.run(messages=told.mailbox)
     running = asyncio.ensure_future(bench.executor(**ALLOWED).run(run))
     work = run.work_dir
-    while not (work / "seen").exists():
-        await asyncio.sleep(0.02)
+    await until_async((work / "seen").exists, 30)
     told.say("not that file", "/cost")
+    await until_async(lambda: queued(bench) == 2, 30, "the CLI has the prompt, and both messages as one")
     assert told.delivered == []  # the tool still runs
-    await asyncio.sleep(0.3)
     (work / "go").touch()
     outcome = await running
     assert (outcome.output, outcome.extra["num_turns"]) == ("done", 2)
@@ -55,7 +60,7 @@ async def test_message_during_the_last_answer_is_the_next_prompt(bench: Bench) -
     running = asyncio.ensure_future(bench.executor().run(bench.run(messages=told.mailbox)))
     await asyncio.to_thread(messages_api.wait_for, bench.api, 1)
     told.say("one more thing")
-    await asyncio.sleep(0.3)
+    await until_async(lambda: queued(bench) == 2, 30, "the CLI has the prompt and the message")
     hold.set()
     outcome = await running
     assert (outcome.output, told.delivered) == ("second", ["one more thing"])

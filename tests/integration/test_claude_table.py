@@ -179,6 +179,7 @@ def configuration(bench: AccountsBench, some: list[Case]) -> dict[str, object]:
             program.write_text(f"#!/bin/sh\n{case.scenario.stand_in}\n")
             program.chmod(0o755)
             executor["command"] = [str(program)]
+        executor["command"] = [*executor["command"], *case.scenario.flags]
         config["accounts"] |= one["accounts"]
         config["executors"][case.name] = executor
         config["routes"][case.name] = case.name

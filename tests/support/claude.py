@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import messages_api
+from tests.support import messages_api, workers
 from tests.support.mailboxes import Told
 from tests.support.messages_api import Answer, MessagesApi
 from tests.support.requirements import missing
@@ -67,6 +67,23 @@ class Bench:
         env_file.write_text("".join(f"{key}={value}\n" for key, value in login.items()))
         env_file.chmod(0o600)
         return env_file
+
+    def config(self, bench: workers.Bench, slots: int = 2, poll_seconds: float = 60, **executor: Any) -> dict[str, Any]:
+        """A worker's configuration whose default executor is the CLI."""
+        config = bench.config(slots=slots, poll_seconds=poll_seconds)
+        config["executors"]["claude"] = {
+            "kind": "claude",
+            "command": [the_cli()],
+            "model": "sonnet",
+            "env": self.scrubbed(),
+            "account": "alpha",
+            "allowed_tools": ["Bash"],
+            "cli_max_retries": 0,
+            **executor,
+        }
+        config["accounts"] = {"alpha": {"env_file": str(self.login())}}
+        config["routes"]["default"] = "claude"
+        return config
 
     def executor(self, login: dict[str, str] = KEY, **settings: object) -> ClaudeExecutor:
         known: dict[str, object] = {

@@ -1,12 +1,12 @@
 """Messages on their way to the CLI: what is sent when, what counts as delivered, what goes back into the mailbox."""
 
-import asyncio
 import json
 from typing import Any
 
 import pytest
 
 from tests.support.mailboxes import Told
+from tests.support.waiting import until_async
 from turbo.domain.question import AskPolicy
 from turbo.executors.claude import control, courier
 from turbo.executors.claude.asking import Desk
@@ -97,13 +97,11 @@ async def test_cli_without_receipts_gets_messages_as_its_next_prompt() -> None:
     told.say("hello")
     assert line.texts() == [], "nobody could tell when it takes it"
     line.channel.turn_over(GOOD)
-    await asyncio.sleep(0)
-    assert len(line.texts()) == 1
+    assert len(await until_async(line.texts)) == 1
     line.channel.answered()
     assert told.delivered == ["hello"]
     line.channel.turn_over(GOOD)
-    await asyncio.sleep(0.01)
-    assert line.channel.stdin.closed
+    await until_async(lambda: line.channel.stdin.closed)
 
 
 async def test_stdin_stays_open_while_a_message_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,8 +117,8 @@ async def test_stdin_stays_open_while_a_message_is_on_its_way(monkeypatch: pytes
     for result in (GOOD, BAD):
         line.channel.turn_over(result)
         assert not line.channel.stdin.closed
-    await asyncio.sleep(0.2)
-    assert closed == [True], "a CLI that does not begin with it is left, and its result counts"
+    await until_async(lambda: closed, what="a CLI that does not begin with it is left, and its result counts")
+    assert closed == [True]
     line.channel.over()
     assert (told.delivered, told.mailbox.waiting, closed) == ([], True, [True])
 

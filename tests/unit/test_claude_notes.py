@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.shell import Shell
-from turbo.config.worker import ClaudeSection, load_worker_config
+from turbo.config.executors import ClaudeSection
+from turbo.config.worker import load_worker_config
 from turbo.doctor.programs import checks
 from turbo.doctor.surroundings import WorkerEnvironment
 from turbo.domain.states import Level

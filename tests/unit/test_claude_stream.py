@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from turbo.domain.outcome import ModelUsage
 from turbo.executors.claude.reset import reset_in
-from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, StreamLine, Transcript
+from turbo.executors.claude.shallow import shallow
+from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, StreamLine, Transcript, parsed
+from turbo.executors.schemas.strict_json import DEEPEST, depth
 
 SESSION = "a49d4fe0-0648-491e-bd60-ae669cc72d5b"
 INIT = {
@@ -99,6 +101,30 @@ def test_several_results_add_up_their_differences() -> None:
 def test_without_differences_the_last_totals_count() -> None:
     transcript = heard(result(modelUsage={"m": used(10, 0.1)}), result(modelUsage={"m": used(30, 0.3)}))
     assert transcript.usage == (ModelUsage("m", 30, 31, 32, 33, 0.3),)
+
+
+def test_cut_off_run_used_what_its_answers_said() -> None:
+    """Of each answer the newest count; without a cost, and by model."""
+    lines = [assistant("a"), assistant("b", output=9), assistant("c", message="msg_2", output=4)]
+    lines[2]["message"]["model"] = "haiku"  # type: ignore[index]
+    assert heard(INIT, *lines).usage == (ModelUsage("", 11, 9, 5, 3), ModelUsage("haiku", 11, 4, 5, 3))
+
+
+def test_result_takes_the_place_of_its_answers_counts() -> None:
+    done = result(model_usage_since_last_result={"m": used(10, 0.1)})
+    begun = assistant("on", message="msg_2", output=4)
+    begun["message"]["model"] = "m"  # type: ignore[index]
+    assert heard(assistant("a"), done).usage == (ModelUsage("m", 10, 11, 12, 13, 0.1),)
+    assert heard(assistant("a"), done, begun).usage == (ModelUsage("m", 21, 15, 17, 16, 0.1),)
+    assert heard(assistant("a"), done, begun, done).usage == (ModelUsage("m", 20, 22, 24, 26, 0.2),)
+    assert heard(assistant("a"), result()).usage == heard(assistant("a")).usage, "a result that tells nothing"
+
+
+def test_cost_that_the_cli_does_not_report_is_not_zero() -> None:
+    free, unknown = used(1, 0.0), used(1, 0.0)
+    del unknown["costUSD"]
+    (one, other) = heard(result(modelUsage={"free": free, "unknown": unknown})).usage
+    assert (one.cost_usd, other.cost_usd) == (0.0, None)
 
 
 def test_running_tokens_count_a_split_message_once() -> None:
@@ -192,7 +218,7 @@ def test_long_answer_is_cut_and_marked() -> None:
 def test_no_line_raises(line: bytes) -> None:
     transcript = heard(INIT, line, assistant("on we go"))
     assert transcript.text == "on we go"
-    assert all(u.input_tokens >= 0 and u.output_tokens >= 0 and 0 <= u.cost_usd < 1e18 for u in transcript.usage)
+    assert all(u.input_tokens >= 0 and u.output_tokens >= 0 and 0 <= (u.cost_usd or 0) < 1e18 for u in transcript.usage)
     assert transcript.limit is None
 
 
@@ -231,6 +257,29 @@ keys = st.sampled_from(
 )
 def test_no_fields_raise(kind: str, subtype: str | None, fields: dict[str, object]) -> None:
     heard({**fields, "type": kind, "subtype": subtype}, {**fields, "type": kind})
+
+
+def test_line_nested_without_end_loses_only_its_depths() -> None:
+    deep = "[" * 5000 + "]" * 5000
+    text = 'a "quoted\\\\" [{ text'
+    line = json.dumps(result(structured_output="DEEP", result=text))
+    line = line.replace('"DEEP"', f'{{"a": {deep}, "b": [1, {deep}]}}')
+    transcript = Transcript()
+    assert transcript.read(line.encode()) is StreamLine.RESULT
+    assert transcript.result is not None
+    assert (transcript.result.succeeded, transcript.result.text) == (True, text)
+    structured = transcript.result.structured
+    assert isinstance(structured, dict)
+    assert structured["b"][0] == 1
+    assert depth(structured) > DEEPEST, "it cannot be taken for an answer"
+    assert parsed(line.encode(), cut=False, control=True) is None, "a call that a person is shown is whole, or refused"
+    assert transcript.read(b'{"type": "result", "a": ' + b"[" * 5000) is StreamLine.OTHER
+
+
+@given(json_values)
+def test_shallow_line_stays_as_it_is(value: object) -> None:
+    line = json.dumps(value).encode()
+    assert shallow(line) == line
 
 
 # ── reset times ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -28,7 +28,12 @@ LENGTH = 6000
 SECONDS = 0.02
 """For LENGTH characters: a linear pattern takes less than 0.002, a quadratic one 0.03 and more."""
 
+_ESCAPE = r"\\[dDwWsSbB.\\/^$*+?()\[\]{}|nrt]"
+_CLASS = r"\[\^?(?:[^\\\[\]]|\\[dDwWsS](?!-[^\]])|\\[.\\/^$\]nrt-])+\]"
+_TIMES = r"(?:(?:[*+?]|\{\d+(?:,\d*)?\})\??)?"
+
 MADE = {
+    "executors/claude/structured.py": rf"(?:(?:[^\\(){{}}\[\]*+?|^$]|{_ESCAPE}|{_CLASS}|\)){_TIMES}|[|^$]|\((?:\?:)?(?!\?))*+",
     "process/environment.py single": r"'([^']*)'\s*(?:#.*)?",
     "config/scripts.py": r"(?:-[a-z]*e|--eval|--execute)(?==|\{)",
     "domain/visible.py": r"[\t\n\x00-\x1f]",
@@ -37,6 +42,10 @@ MADE = {
     "process/environment.py double": r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?',
 }
 """Patterns that are put together from parts."""
+
+THE_OPERATORS = {"executors/schemas/answer_schema.py", "workspaces/globs.py"}
+"""Patterns of a schema file, tried in a process of its own, which ends itself in time (turbo.executors.schemas.fit); and those of
+`check.protect`, which step back over nothing."""
 
 OUR_OWN_TEXT = {"migrate/ownership.py", "sql/__init__.py", "migrate/files.py", "migrate/locks.py", "doctor/schema.py"}
 """Read only files of this package."""
@@ -81,6 +90,8 @@ def patterns() -> dict[str, tuple[str, int, bool]]:
             where = f"{file.relative_to(root)}:{node.lineno}"
             text = _text(node.args[0])
             if text is None:
+                if str(file.relative_to(root)) in THE_OPERATORS:
+                    continue
                 assert any(name.startswith(str(file.relative_to(root))) for name in MADE), f"{where}: add it to MADE"
                 continue
             found[where] = (

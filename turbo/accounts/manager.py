@@ -35,7 +35,7 @@ from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.domain.states import AccountState, PauseReason
 from turbo.domain.type_filter import TypeFilter, served_types
-from turbo.executors.protocol import Depends, Executor, Probes
+from turbo.executors.protocol import Depends, Executor, NeedsAccounts, Probes
 from turbo.observability.metrics import Metrics
 from turbo.runtime.service import LoopService
 
@@ -59,9 +59,11 @@ def account_of(executor: Executor) -> str | None:
 
 
 def needs_of(executor: Executor) -> frozenset[str]:
-    """What an executor needs, by the names of the breakers: its account, and its dependencies."""
+    """What an executor needs, by the names of the breakers: its account, those of its reviewers, and its dependencies."""
     account = account_of(executor)
     needs = {account} if account is not None else set()
+    if isinstance(executor, NeedsAccounts):
+        needs |= set(executor.needs_accounts)
     return frozenset(needs | set(executor.dependencies()) if isinstance(executor, Depends) else needs)
 
 
@@ -124,7 +126,7 @@ class AccountManager(LoopService):
 
     async def review(self, run: Running, outcome: Outcome) -> Outcome:
         """See runner.Reviewer: an outcome may become a plain failure of the task, or not count for it at all."""
-        breaker = self._breakers.get(self._account_of.get(run.executor, ""))
+        breaker = self._breakers.get(outcome.account or self._account_of.get(run.executor, ""))
         if outcome.kind is OutcomeKind.AUTH_FAILED:
             if breaker is None:  # there is nothing to pause, and the task would come back at once, for ever
                 return _task_failure(outcome, FailureKind.AUTH)
@@ -145,7 +147,7 @@ class AccountManager(LoopService):
         return outcome
 
     async def _away(self, run: Running, outcome: Outcome) -> Outcome:
-        breaker = self._breakers.get(outcome.away or self._account_of.get(run.executor, ""))
+        breaker = self._breakers.get(outcome.away or outcome.account or self._account_of.get(run.executor, ""))
         if breaker is None or await self._suspect(run, breaker, outcome):
             blip = run.task.infra_count < BLIPS
             return replace(outcome, kind=OutcomeKind.INFRASTRUCTURE if blip else OutcomeKind.FAILED)

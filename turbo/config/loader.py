@@ -196,6 +196,11 @@ _SECRET_KEYWORDS = ("password", "sslpassword", "oauth_client_secret", "scram_cli
 """Of libpq 18; an older one does not know the last three, and refuses them."""
 
 
+def home(path: str | None) -> str | None:
+    """A path with `~/` expanded, kept a string until it is used."""
+    return None if path is None else os.path.expanduser(path)  # noqa: PTH111
+
+
 def has_password(dsn: str) -> bool:
     """Whether a connection string, as written, holds a password or another secret."""
     try:

@@ -5,9 +5,10 @@
 """
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
+from turbo.domain.check import Checked
 from turbo.domain.question import Asked
 
 
@@ -39,18 +40,53 @@ class FailureKind(StrEnum):
     BAD_REQUEST = "bad_request"
     UNANSWERED = "unanswered"  # nobody answered in time, or it asked too often
     NEEDS = "needs"  # a task that it needs did not complete; only of cancelled tasks
+    UNVERIFIED = "unverified"  # its check did not pass, and no round is left
 
 
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
-    """What one model used in one run. Tokens are counts; `cost_usd` is what the CLI reported, in US dollars."""
+    """What one model used in one run. Tokens are counts, `input_tokens` those that were not read from a cache. `cost_usd` is in US
+    dollars, as the CLI reported it, or from the prices of worker.yaml; None: not known. `executor` and `account`: who used it, if
+    that is not the run's own executor; None: it is."""
 
     model: str
     input_tokens: int = 0
     output_tokens: int = 0
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
+    executor: str | None = None
+    account: str | None = None
+
+    def document(self) -> dict[str, object]:
+        """As `output_data.usage` has it."""
+        return {k: v for k, v in asdict(self).items() if v is not None or k not in ("executor", "account")}
+
+
+def added(*usages: tuple[ModelUsage, ...]) -> tuple[ModelUsage, ...]:
+    """What several calls have used, by model and by whose it is, in the order in which these first came."""
+    total: dict[tuple[str, str | None, str | None], ModelUsage] = {}
+    for one in (used for usage in usages for used in usage):
+        whose = (one.model, one.executor, one.account)
+        known = total.get(whose)
+        total[whose] = one if known is None else _sum(known, one)
+    return tuple(total.values())
+
+
+def _sum(a: ModelUsage, b: ModelUsage) -> ModelUsage:
+    return replace(
+        a,
+        input_tokens=a.input_tokens + b.input_tokens,
+        output_tokens=a.output_tokens + b.output_tokens,
+        cache_read_tokens=a.cache_read_tokens + b.cache_read_tokens,
+        cache_write_tokens=a.cache_write_tokens + b.cache_write_tokens,
+        cost_usd=sum_costs(a.cost_usd, b.cost_usd),
+    )
+
+
+def sum_costs(left: float | None, right: float | None) -> float | None:
+    """What is known of both."""
+    return right if left is None else left if right is None else left + right
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +97,9 @@ class Outcome:
     `error_message`; `final` means that a further attempt cannot help (bad request, no route): it fails at once.
     `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None leaves it open.
-    `resets_at` is Unix seconds. `away` names what is unavailable (turbo.domain.dependency); None: the service of the
-    executor's account. `asked` is what the kind `asked` asks. `extra` is merged into `output_data` beside `output` (a
-    workspace, turns).
+    `resets_at` is Unix seconds. `account` names whose login, limit or service it was; None: the executor's own. `away` names what
+    is unavailable (turbo.domain.dependency); None: the service of that account. `asked` is what the kind `asked` asks. `extra` is
+    merged into `output_data` beside `output` (a workspace, turns).
     """
 
     kind: OutcomeKind
@@ -76,9 +112,11 @@ class Outcome:
     session_id: str | None = None
     usage: tuple[ModelUsage, ...] = ()
     resets_at: float | None = None
+    account: str | None = None
     away: str | None = None
     log: str | None = None
     asked: Asked | None = None
+    checked: Checked | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     @classmethod

@@ -8,8 +8,12 @@ from time import monotonic
 
 from turbo.domain.claim import ClaimRef
 from turbo.domain.mailbox import Mailbox
+from turbo.domain.outcome import ModelUsage
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+
+UsedSoFar = Callable[[], tuple[ModelUsage, ...]]
+"""What a call of an agent has used until now."""
 
 
 class StopSignal:
@@ -59,6 +63,15 @@ def _ignore_pid(_pid: int) -> None: ...
 def _ignore_progress(_progress: Progress) -> None: ...
 def _ignore_session(_session_id: str) -> None: ...
 def _ignore_rest(_gone: "asyncio.Future[None]") -> None: ...
+def _at_once(action: Callable[[], None]) -> None:
+    action()
+
+
+def _ignore_usage(_so_far: UsedSoFar) -> None: ...
+
+
+def _used_nothing() -> tuple[ModelUsage, ...]:
+    return ()
 
 
 class Run:
@@ -69,7 +82,9 @@ class Run:
     `progress` may be called as often as the executor likes; the worker throttles. `session_started(id)` tells the
     agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
     `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
-    is done. `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `messages`: what people tell the
+    is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
+    `uses(so_far)` tells how to learn what the call under way has used, for a run that is killed and so returns no outcome.
+    `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `messages`: what people tell the
     task, for an executor that Converses; None: nobody can.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
@@ -86,6 +101,8 @@ class Run:
         "started",
         "stop",
         "task",
+        "uses",
+        "when_safe",
     )
 
     def __init__(
@@ -98,9 +115,11 @@ class Run:
         progress: Callable[[Progress], None] = _ignore_progress,
         session_started: Callable[[str], None] = _ignore_session,
         goes_on: "Callable[[asyncio.Future[None]], None]" = _ignore_rest,
+        uses: Callable[[UsedSoFar], None] = _ignore_usage,
         *,
         may_ask: bool = True,
         messages: Mailbox | None = None,
+        when_safe: Callable[[Callable[[], None]], None] = _at_once,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -110,8 +129,10 @@ class Run:
         self.progress = progress
         self.session_started = session_started
         self.goes_on = goes_on
+        self.uses = uses
         self.may_ask = may_ask
         self.messages = messages
+        self.when_safe = when_safe
 
     @property
     def work_dir(self) -> Path:
@@ -124,7 +145,8 @@ class Run:
 
 @dataclass(slots=True)
 class Running:
-    """One run in a slot. `claimed_at` is in monotonic seconds."""
+    """One run in a slot. `claimed_at` is in monotonic seconds. `when_safe`: see `Run`. `used`: what its last call of an agent has used
+    until now."""
 
     task: Task
     executor: str
@@ -133,6 +155,8 @@ class Running:
     claimed_at: float = field(default_factory=monotonic)
     session_id: str | None = None
     messages: Mailbox | None = None
+    when_safe: Callable[[], None] | None = None
+    used: UsedSoFar = _used_nothing
     claim: ClaimRef = field(init=False)
 
     def __post_init__(self) -> None:

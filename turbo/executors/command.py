@@ -25,6 +25,7 @@ from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK, Task
 from turbo.domain.work import continued_document, messages_document, needs_document
 from turbo.executors import asking
+from turbo.executors.checks.loop import Checks
 from turbo.executors.directories import Directories
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.identity import Identity
@@ -32,7 +33,7 @@ from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program, obstacle
 from turbo.process.output import LastLine, Tail, text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, SpawnFailed, run_process
-from turbo.workspaces.area import Exclusive, WorkArea, no_lock
+from turbo.workspaces.area import Exclusive, WorkArea, WorkspaceView, no_lock
 
 EX_TEMPFAIL = 75
 ASKS = 76
@@ -53,7 +54,7 @@ class CommandExecutor:
     of the working directory (turbo.executors.exclusive_directories). `work_area` replaces `cwd`, `exclusive` and
     `allowed_roots`: with a workspace per task, for example. `env_file` contains the account's secrets.
     `grace_seconds` pass between TERM and KILL. `silence_seconds` None means no limit. `run_as`: another user than the worker's.
-    `ask`: its programs may ask a person; None: exit code 76 is a failure.
+    `ask`: its programs may ask a person; None: exit code 76 is a failure. `checks`: what its work must pass, without another turn.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -77,6 +78,7 @@ class CommandExecutor:
         account: str | None = None,
         run_as: Identity | None = None,
         ask: AskPolicy | None = None,
+        checks: Checks | None = None,
     ) -> None:
         if not command or not command[0]:
             raise ValueError(f"executor {name}: command is empty: write the program and its arguments as a list")
@@ -93,6 +95,8 @@ class CommandExecutor:
         self._command = fixed_program(command, fixed, name)
         self._run_as = run_as
         self._ask = ask
+        self._checks = checks
+        self.needs_accounts = checks.accounts if checks is not None else frozenset[str]()
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
@@ -104,9 +108,14 @@ class CommandExecutor:
         try:
             argv = fill(self._command, run.task)
             environment = self._environment.for_task(run.task)
-            return await self._work_area.run(
-                run, environment, lambda directory: self._attempt(run, argv, environment, directory)
-            )
+
+            async def program(directory: Path, workspace: WorkspaceView | None) -> Outcome:
+                if self._checks is None:
+                    return await self._attempt(run, argv, environment, directory)
+                take = lambda _turn: self._attempt(run, argv, environment, directory)  # noqa: E731
+                return await self._checks.run(run, directory, workspace, take)
+
+            return await self._work_area.run(run, environment, program)
         except (BadValue, RecursionError) as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
         except SpawnFailed as error:
@@ -167,8 +176,10 @@ class CommandExecutor:
         """See `NeedsProgram`."""
         try:
             environment = self._environment.for_task(NO_TASK)
-            return self._work_area.missing(environment) or obstacle(
-                self._command[0], environment.get("PATH"), self._work_area.fixed, self._run_as
+            return (
+                self._work_area.missing(environment)
+                or obstacle(self._command[0], environment.get("PATH"), self._work_area.fixed, self._run_as)
+                or (self._checks.missing() if self._checks is not None else None)
             )
         except (EnvironmentRefused, OSError) as error:
             return str(error)

@@ -53,7 +53,7 @@ class Directories:
         if self.run_as is not None and directory == run.work_dir.absolute():
             directory = await asyncio.to_thread(foreign.use, self.run_as, directory)
         async with self.exclusive(directory, run.task):
-            return await program(directory)
+            return await program(directory, None)
 
 
 def working_directory(run: Run, configured: Path | None, allowed_roots: Iterable[Path]) -> Path | Outcome:

@@ -4,7 +4,7 @@ A worker builds each executor once from its section of worker.yaml; it then runs
 is one more file beside this one (docs/executors.md).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
 from turbo.domain.outcome import Outcome, Probe
@@ -61,6 +61,13 @@ class Probes(Protocol):
     async def probe(self) -> Outcome:
         """See `Probe`."""
         ...
+
+
+@runtime_checkable
+class NeedsAccounts(Protocol):
+    """An executor whose runs also use the accounts of others: its reviewer's."""
+
+    needs_accounts: Collection[str]
 
 
 @runtime_checkable

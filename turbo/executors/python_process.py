@@ -69,7 +69,7 @@ class PythonProcess:
         try:
             environment = self._environment.for_task(run.task)
             return await self._directories.run(
-                run, environment, lambda directory: self._attempt(run, environment, directory)
+                run, environment, lambda directory, _workspace: self._attempt(run, environment, directory)
             )
         except RecursionError as error:
             return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)

@@ -1,10 +1,12 @@
 """From a section of worker.yaml to an executor. A new kind is one file beside this one and one branch here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, ExecutorSection, Program, WorkerConfig
+from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSection, Program, PythonSection
+from turbo.config.worker import ConfigError, WorkerConfig
+from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy
 from turbo.domain.question import AskPolicy
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
@@ -15,7 +17,13 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
 
 if TYPE_CHECKING:
+    from turbo.executors.checks.judge import Judge
+    from turbo.executors.checks.loop import Checks
+    from turbo.executors.checks.reviewer import ReviewingAgent
+    from turbo.executors.claude.answer_form import AnswerForm
     from turbo.executors.claude.asking import HoldsCalls
+    from turbo.executors.schemas.answer_schema import AnswerSchema
+    from turbo.executors.schemas.fit import Fit
     from turbo.workspaces.worktrees import GoesOn
 
 
@@ -46,7 +54,8 @@ def build_executors(
         try:
             run_as = identities.of(section)
             work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on)
-            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area, run_as)
+            reviewer = _reviewer(section, config, journal, env_files, identities)
+            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area, run_as, reviewer)
         except ValueError as error:  # EnvironmentRefused and IdentityRefused are
             problems.append(f"executors.{name}: {error}")
     if problems:
@@ -109,6 +118,29 @@ def asking_problems(config: WorkerConfig) -> None:
             policy = section.ask.policy
             check_asking(name, section.command, policy, section.permission_mode, _held(policy))
         except ValueError as error:
+            refused.append(f"executors.{name}: {error}")
+    if refused:
+        raise ConfigError("\n".join(refused))
+
+
+def answer_problems(config: WorkerConfig) -> None:
+    """Raises ConfigError for an `output_schema:` that no answer can be judged by, and a reviewer that could do more than read."""
+    refused = []
+    for name, section in config.executors.items():
+        try:
+            if section.output_schema is not None:
+                from turbo.executors.schemas.answer_schema import read_schema
+
+                schema = read_schema(Path(section.output_schema))
+                if isinstance(section, ClaudeSection):
+                    _answer(name, section, schema)
+            if isinstance(section, Program) and section.check is not None and section.check.executor is not None:
+                from turbo.executors.claude.reviewing import check_reviewing
+
+                reviewer = config.executors[section.check.executor]
+                if isinstance(reviewer, ClaudeSection):
+                    check_reviewing(section.check.executor, reviewer.command, reviewer.disallowed_tools)
+        except ValueError as error:  # SchemaRefused is one
             refused.append(f"executors.{name}: {error}")
     if refused:
         raise ConfigError("\n".join(refused))
@@ -213,9 +245,12 @@ def _build(
     exclusive: Exclusive,
     work_area: WorkArea | None,
     run_as: Identity | None,
+    reviewer: "ReviewingAgent | None",
 ) -> Executor:
     ask = section.ask.policy if section.ask is not None else None
     # Imported on use: a worker with python handlers only should not load the Claude executor.
+    fit = _fit(section, journal)
+    checks = _checks(name, section, journal, run_as, fit, reviewer) if isinstance(section, Program) else None
     if isinstance(section, ClaudeSection):
         from turbo.executors.claude.executor import ClaudeExecutor
 
@@ -244,6 +279,8 @@ def _build(
             run_as=run_as,
             ask=ask,
             held=_held(ask),
+            checks=checks,
+            answer=_answer(name, section, None if fit is None else fit.schema),
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor
@@ -263,7 +300,20 @@ def _build(
             account=section.account,
             run_as=run_as,
             ask=ask,
+            checks=checks,
         )
+    handler = _handler(name, section, journal, env_file, ask)
+    if fit is None:
+        return handler
+    from turbo.executors.checks.returned import ReturnsChecked
+    from turbo.executors.checks.schema import SchemaJudge
+
+    return ReturnsChecked(handler, SchemaJudge(fit, reads_text=False))
+
+
+def _handler(
+    name: str, section: PythonSection, journal: Journal, env_file: EnvFile | None, ask: AskPolicy | None
+) -> Executor:
     if section.isolation == "process":
         from turbo.executors.python_process import PythonProcess
 
@@ -286,6 +336,110 @@ def _build(
     from turbo.executors.python import PythonExecutor
 
     return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=section.account, ask=ask)
+
+
+def _answer(name: str, section: ClaudeSection, schema: "AnswerSchema | None") -> "AnswerForm":
+    """How its agent answers. Raises ValueError."""
+    if schema is None:
+        from turbo.executors.claude.answer_form import IN_TEXT
+
+        return IN_TEXT
+    from turbo.executors.claude.flags import flags_of
+    from turbo.executors.claude.structured import answer_form
+
+    return answer_form(name, schema, section.disallowed_tools, flags_of(section.command))
+
+
+def _fit(section: ExecutorSection, journal: Journal) -> "Fit | None":
+    """What its answers must fit. Raises SchemaRefused, which is a ValueError."""
+    if section.output_schema is None:
+        return None
+    from turbo.executors.schemas.fit import Fit
+
+    return Fit.of_file(Path(section.output_schema), journal)
+
+
+def _reviewer(
+    section: ExecutorSection,
+    config: WorkerConfig,
+    journal: Journal,
+    env_files: Mapping[str, EnvFile],
+    identities: Identities,
+) -> "ReviewingAgent | None":
+    """The agent that reviews the work of an executor. Raises ValueError."""
+    if not isinstance(section, Program) or section.check is None or section.check.executor is None:
+        return None
+    from turbo.executors.claude.reviewing import ClaudeReviewer
+
+    name = section.check.executor
+    reviewer = config.executors[name]
+    if not isinstance(reviewer, ClaudeSection):
+        raise ValueError(f"check.executor: {name} is of kind: {reviewer.kind}; only kind: claude can review")
+    return ClaudeReviewer(
+        name,
+        reviewer.command,
+        journal=journal,
+        account=reviewer.account,
+        cwd=_path(reviewer.cwd),
+        env=reviewer.env,
+        env_file=env_files.get(reviewer.account) if reviewer.account else None,
+        model=reviewer.model,
+        allowed_tools=reviewer.allowed_tools,
+        disallowed_tools=reviewer.disallowed_tools,
+        max_turns=reviewer.max_turns,
+        max_budget_usd=reviewer.max_budget_usd,
+        silence_seconds=reviewer.silence_seconds,
+        grace_seconds=reviewer.grace_seconds,
+        cli_max_retries=reviewer.cli_max_retries,
+        run_as=identities.of(reviewer),
+    )
+
+
+def _checks(
+    name: str,
+    section: Program,
+    journal: Journal,
+    run_as: Identity | None,
+    fit: "Fit | None",
+    reviewer: "ReviewingAgent | None",
+) -> "Checks | None":
+    """What the work of an executor must pass; None: a success counts as it is. Raises ValueError."""
+    if section.check is None and fit is None:
+        return None
+    from turbo.executors.checks.command import CommandJudge
+    from turbo.executors.checks.environment import CheckEnvironment
+    from turbo.executors.checks.loop import Checks
+    from turbo.executors.checks.reviewer import ReviewerJudge
+    from turbo.executors.checks.schema import SchemaJudge
+    from turbo.executors.checks.workspace import ProtectJudge, RequiresJudge
+
+    policy = CheckPolicy(rounds=SCHEMA_ROUNDS) if section.check is None else section.check.policy
+    judges: list[Judge] = [] if fit is None else [SchemaJudge(fit, reads_text=True)]
+    if policy.requires:
+        judges.append(RequiresJudge(policy.requires))
+    if policy.protect:
+        judges.append(ProtectJudge(policy.protect))
+    command = None
+    if policy.command:
+        command = CommandJudge(
+            name,
+            policy.command,
+            CheckEnvironment(section.env, owner=name, run_as=run_as),
+            journal,
+            seconds=policy.seconds,
+            grace_seconds=section.grace_seconds,
+            cwd=_path(section.cwd),
+            run_as=run_as,
+        )
+        judges.append(command)
+    if reviewer is not None:
+        judges.append(ReviewerJudge(reviewer, seconds=policy.seconds))
+    return Checks(
+        tuple(judges),
+        rounds=policy.rounds,
+        converses=isinstance(section, ClaudeSection),
+        baseline=command if policy.baseline else None,
+    )
 
 
 def _held(ask: AskPolicy | None) -> "HoldsCalls | None":

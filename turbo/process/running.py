@@ -119,6 +119,7 @@ async def run_process(
     journal: Journal,
     on_line: OnLine | None = None,
     on_stdout: Callable[[bytes], None] | None = None,
+    on_stderr: Callable[[bytes], None] | None = None,
     on_start: Callable[[int], None] | None = None,
     enough: asyncio.Event | None = None,
     more_stdin: OpenStdin | None = None,
@@ -126,7 +127,7 @@ async def run_process(
     """Run it to its end. `on_start(pid)` is called once it runs. Setting `enough` ends it as a stop does. `more_stdin` follows
     `ProcessSpec.stdin`.
 
-    `on_line` gets stdout by lines, `on_stdout` in chunks as they arrive. Raises SpawnFailed if the program could not
+    `on_line` gets stdout by lines; `on_stdout` and `on_stderr` get chunks as they arrive. Raises SpawnFailed if the program could not
     be started. Raises what a callback raised, after the program is gone. When cancelled, it sends TERM and waits for
     the grace; a second cancellation kills at once.
     """
@@ -141,7 +142,7 @@ async def run_process(
         handed=spec.handed,
         run_as=spec.run_as,
     )
-    running = _Running(spec, launched, on_line, on_stdout, more_stdin)
+    running = _Running(spec, launched, on_line, on_stdout, more_stdin, on_stderr)
     try:
         try:
             running.go()
@@ -168,6 +169,7 @@ class _Running:
         on_line: OnLine | None,
         on_stdout: Callable[[bytes], None] | None,
         more_stdin: OpenStdin | None,
+        on_stderr: Callable[[bytes], None] | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._spec = spec
@@ -183,6 +185,7 @@ class _Running:
         self._stdout, self._stderr = Head(spec.stdout_bytes), Tail(spec.stderr_bytes)
         self._lines = Lines(on_line, spec.line_bytes) if on_line is not None else None
         self._on_stdout = on_stdout
+        self._on_stderr = on_stderr
         self._open = {
             launched.stdout: WholeLines(self._log),
             launched.stderr: WholeLines(self._log, STDERR_MARK),
@@ -362,6 +365,8 @@ class _Running:
         self._open[descriptor].write(chunk)
         if descriptor == self._launched.stderr:
             self._stderr.feed(chunk)
+            if self._on_stderr is not None:
+                self._call_back(self._on_stderr, chunk)
             return
         self._stdout.feed(chunk)
         if self._on_stdout is not None:

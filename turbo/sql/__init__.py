@@ -18,6 +18,7 @@ A statement over many rows may have variants, for the time after the database re
     --if only: and …      a condition that takes none but the tasks %(only)s
     --if held: …          for tasks that are inserted to wait for their release (client/submit)
     --if work: …          for tasks that need or continue others (client/submit)
+    --if checked: …       for results with checks (tasks/finish, tasks/ask)
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 
@@ -26,7 +27,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, LiteralString
 
-Variant = Literal["aside", "only", "which", "held", "work"]
+Variant = Literal["aside", "only", "which", "held", "work", "checked"]
 
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|(?:\s|--[^\n]*)+")
 _END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")

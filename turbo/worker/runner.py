@@ -13,8 +13,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,13 +25,14 @@ from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
-from turbo.domain.run import Progress, Run, Running, Snooze
+from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
+from turbo.domain.usage import Prices, usage_rows
 from turbo.executors.asking import DENIED, askable
 from turbo.executors.protocol import Converses, Executor
-from turbo.host.sanitize import sanitize_result
+from turbo.host.sanitize import sanitize_result, sanitize_usage
 from turbo.observability.metrics import Metrics
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, Jobs
@@ -120,8 +121,10 @@ class Runner:
         crashed: Crashed,
         *,
         reconcile: asyncio.Event,
+        prices: Prices,
     ) -> None:
-        """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back."""
+        """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
+        cost no agent reports."""
         self._worker_id = worker_id
         self._executors = executors
         self._routes = routes
@@ -141,6 +144,7 @@ class Runner:
         self._questions = questions
         self._crashed = crashed
         self._reconcile = reconcile
+        self._prices = prices
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -207,6 +211,8 @@ class Runner:
             self._free(run, unrecorded=False)
             raise
         seconds = time.monotonic() - run.claimed_at
+        if outcome.usage:
+            outcome = replace(outcome, usage=self._prices.fill(outcome.usage))
         self._measure(run, outcome, seconds)
         if outcome.kind is OutcomeKind.CANCELLED and run.stop.cause in (StopCause.DRAIN, StopCause.LOST):
             await self._give_up(run, outcome)
@@ -216,6 +222,8 @@ class Runner:
         # Known until it is recorded: the slot is not free before the result is safe.
         self._slots.unrecorded.add(run.claim)
         await self._completer.submit(result, durable=durable)
+        if run.when_safe is not None:
+            await asyncio.to_thread(run.when_safe)
         self._free(run, unrecorded=True, light=not durable)
 
     async def _until_gone(self, run: Running, executor: Executor | None) -> Outcome:
@@ -230,7 +238,7 @@ class Runner:
                 raise
             while job.uncancel():
                 pass
-            return Outcome(OutcomeKind.CANCELLED, error="killed: it did not end in time")
+            return Outcome(OutcomeKind.CANCELLED, error="killed: it did not end in time", usage=run.used())
         finally:
             del self._executing[run.claim]
 
@@ -255,13 +263,25 @@ class Runner:
         if converses or task.messages:
             run.messages = self._messages.mailbox(run, converses=converses)
 
+        begun = False
+
         def started(_pid: int) -> None:
+            nonlocal begun
+            if begun:  # a further program of the same run
+                return
+            begun = True
             if run.messages is not None and not converses:
                 run.messages.given(task.messages)
             self._metrics.pickup.labels(task.queue).observe(task.waited_seconds + time.monotonic() - run.claimed_at)
 
+        def when_safe(action: Callable[[], None]) -> None:
+            run.when_safe = action
+
         def session(session_id: str) -> None:
             run.session_id = session_id
+
+        def uses(so_far: UsedSoFar) -> None:
+            run.used = so_far
 
         try:
             return await executor.run(
@@ -274,17 +294,20 @@ class Runner:
                     progress=lambda progress: self._observer.progress(run, progress),
                     session_started=session,
                     goes_on=lambda gone: self._keep_slot(run, gone),
+                    uses=uses,
                     may_ask=self._questions.may_ask(task.queue),
                     messages=run.messages if converses else None,
+                    when_safe=when_safe,
                 )
             )
         except Snooze:
             raise
         except OSError as error:
-            return Outcome.infrastructure(f"{type(error).__name__}: {error}")
+            return replace(Outcome.infrastructure(f"{type(error).__name__}: {error}"), usage=run.used())
         except Exception as error:  # an executor's defect must cost this task an attempt, not the worker its life
             log.exception("executor %s failed", executor.name, extra=_fields(task))
-            return Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
+            failure = Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
+            return replace(failure, usage=run.used())
 
     def _keep_slot(self, run: Running, gone: "asyncio.Future[None]") -> None:
         """A thread of the run cannot be ended. When all slots are lost so, another process has to begin anew."""
@@ -308,7 +331,10 @@ class Runner:
         self._wakeups.slot_freed(key=False)
 
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
-        """A drain gives the task back uncounted. A lost lease leaves nothing to write: another worker has the claim."""
+        """A drain gives the task back uncounted. A lost lease leaves no result to write: another worker has the claim. What the run
+        used is recorded all the same."""
+        if outcome.usage:
+            await self._record_usage(run, outcome)
         if run.stop.cause is StopCause.DRAIN:
             await self._release(run, StopCause.DRAIN, _session(run, outcome))
         self._free(run, unrecorded=False)
@@ -319,6 +345,21 @@ class Runner:
         self._free(run, unrecorded=False)
         if released and snooze.host is None:
             self._wakeups.due_in(snooze.seconds)
+
+    async def _record_usage(self, run: Running, outcome: Outcome) -> None:
+        rows = sanitize_usage(usage_rows(run.task, run.executor, run.account, outcome.usage))
+        outage = db.outage(log, "cannot record what a run used", "recorded what it used", level=logging.DEBUG)
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while True:
+            try:
+                await self._store.record_usage(rows)
+                return
+            except db.DATABASE_ERRORS as error:
+                if time.monotonic() > deadline or isinstance(error, db.LaneClosed) or not db.is_transient(error):
+                    why = db.reason(error)
+                    log.warning("what this run used is missing in agent_usage: %s", why, extra=_fields(run.task))
+                    return
+                await outage.wait(error)
 
     async def _release(
         self, run: Running, why: str, session_id: str | None, *, delay: float = 0.0, host: str | None = None
@@ -357,8 +398,12 @@ class Runner:
         labels = (run.task.queue, run.executor, outcome.kind.value)
         self._metrics.finished.labels(*labels).inc()
         self._metrics.duration.labels(*labels).observe(seconds)
-        if outcome.usage and run.account:
+        if outcome.usage:
             self._metrics.record_usage(run.account, outcome.usage)
+        if outcome.checked is not None:
+            self._metrics.record_checks(run.executor, outcome.checked, run.task.fencing_token)
+        if outcome.failure_kind is FailureKind.UNVERIFIED:
+            self._metrics.unverified.labels(run.task.queue, run.executor).inc()
         if (denied := outcome.extra.get(DENIED)) and isinstance(denied, int):
             self._metrics.questions_denied.labels(run.executor).inc(denied)
 
@@ -369,7 +414,7 @@ class Runner:
             detail["workspace"] = outcome.extra["workspace"]
         asked = outcome.asked if outcome.kind is OutcomeKind.ASKED else None
         if outcome.usage and (asked is not None or task.answers):  # each run's share, where several make one result
-            detail["usage"] = [asdict(usage) for usage in outcome.usage]
+            detail["usage"] = [usage.document() for usage in outcome.usage]
         attempts = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         at_once = asked is not None or outcome.kind is OutcomeKind.SUCCEEDED
         result = RunResult(
@@ -391,10 +436,13 @@ class Runner:
             detail=detail,
             question=None if asked is None else asked.document(),
             answer_within=None if asked is None else asked.within_seconds,
+            usage=usage_rows(task, run.executor, run.account, outcome.usage) if outcome.usage else (),
         )
+        if outcome.checked is not None:
+            result.checks = [check.trail(run.executor) for check in outcome.checked.checks]
         # Output from outside may hold characters that the database cannot store. An empty result needs no check.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
-        return sanitize_result(result) if foreign or outcome.usage else result
+        return sanitize_result(result) if foreign or outcome.usage or outcome.checked else result
 
     def _output_data(self, task: Task, outcome: Outcome, seconds: float) -> dict[str, object]:
         output: dict[str, object] = {
@@ -405,12 +453,14 @@ class Runner:
         if outcome.truncated:
             output["truncated"] = True
         if outcome.usage:
-            output["usage"] = [asdict(usage) for usage in outcome.usage]
+            output["usage"] = [usage.document() for usage in outcome.usage]
         if task.earlier_runs:
             output["earlier_runs"] = [dict(earlier) for earlier in task.earlier_runs]
         if outcome.log:
             output["log"] = outcome.log
         output.update(outcome.extra)
+        if outcome.checked is not None:
+            output["check"] = outcome.checked.document()
         return output
 
 

@@ -5,8 +5,9 @@ gets the outcome back. turbo.executors.directories is the plain one; turbo.works
 worktree.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -23,8 +24,76 @@ def no_lock(_directory: Path, _task: Task) -> AbstractAsyncContextManager[None]:
     return nullcontext()
 
 
-Program = Callable[[Path], Awaitable[Outcome]]
-"""Runs an executor's program in a directory (absolute), to its end."""
+class CannotExamine(Exception):
+    """What a task has done in its workspace cannot be seen. `away`: what is unavailable (turbo.domain.dependency), if that is
+    why; otherwise the workspace itself is at fault, and the task with it."""
+
+    def __init__(self, why: str, away: str | None = None) -> None:
+        super().__init__(why)
+        self.away = away
+
+
+class TooManyFiles(CannotExamine):
+    """More files match the patterns than are kept in mind. The message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkDone:
+    """Since the task began. `commits`: of its own. `files_changed`: committed or not, new ones included, ignored ones not.
+    `uncommitted`: the files with changes that are in no commit, a new directory as one that ends in a slash."""
+
+    commits: int
+    files_changed: int
+    uncommitted: tuple[str, ...]
+
+
+class ProtectedFiles(Protocol):
+    """The files of a workspace that match some patterns, as they were before the agent's first turn. A file is what is in it, and
+    whether it may be executed; a link is what it names. All methods raise CannotExamine, and OSError."""
+
+    async def baseline_ran(self) -> None:
+        """What differs now was not done by the agent, which has not begun."""
+        ...
+
+    async def agent_begins(self) -> None:
+        """Keep what is known for later runs. A baseline has run before."""
+        ...
+
+    async def changed(self) -> tuple[str, ...]:
+        """Those that were changed, added or deleted, committed or not, ignored or not; also those that only a commit has changed.
+        A new nested repository is named as one, with a slash."""
+        ...
+
+    async def check_ran(self) -> None:
+        """What is new since `changed` found nothing is the check's own. Does nothing where it found something. What was there
+        before the agent began must stay as it was, whoever changes it: a check runs what the agent wrote."""
+        ...
+
+
+class WorkspaceView(Protocol):
+    """What may be asked of a workspace while a task has it. All methods raise CannotExamine, also when the run is asked to end,
+    and OSError."""
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it was made for this run: it holds nothing of an earlier one."""
+        ...
+
+    async def work_done(self) -> WorkDone: ...
+
+    async def protect(self, patterns: Sequence[str], *, begun: bool) -> ProtectedFiles:
+        """The files that match now, or did before the agent's first turn, if an earlier run has listed them. A pattern counts from
+        the top; `**` matches across directories; `!` in front exempts. `begun`: the agent may have begun."""
+        ...
+
+    async def diff(self, most_bytes: int) -> tuple[str, bool]:
+        """What the task has changed since it began, new files included, ignored ones not; and whether that is all of it. One that
+        is too long is cut, behind a list of its files."""
+        ...
+
+
+Program = Callable[[Path, WorkspaceView | None], Awaitable[Outcome]]
+"""Runs an executor's program in a directory (absolute), to its end. The second argument is None in a plain directory."""
 
 
 class WorkArea(Protocol):

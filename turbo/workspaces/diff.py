@@ -48,7 +48,7 @@ def _our_diff(record: Record, flags: Sequence[str], config: Path | None) -> Iter
             branch = f"refs/heads/{record.branch}"
             variables = git_environment(environment, repo, dirs.own, isolated, config)
             places = Places(repo, environment, dirs.own, isolated)
-            yield from _run((*DIFF, *flags, record.start, branch, "--"), variables, places)
+            yield from stream_git((*DIFF, *flags, record.start, branch, "--"), variables, places)
             return
         git_dir = dirs.common / "worktrees" / Path(record.git_dir).name
         with IndexCopy(git_dir, Path(directory)) as index:
@@ -57,11 +57,11 @@ def _our_diff(record: Record, flags: Sequence[str], config: Path | None) -> Iter
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": start_objects(record),
             }
             places = Places(tree, environment, git_dir, isolated)
-            new = b"".join(_run(NEW_FILES, variables, places, seconds=SECONDS, limit=OUTPUT_BYTES))
+            new = b"".join(stream_git(NEW_FILES, variables, places, seconds=SECONDS, limit=OUTPUT_BYTES))
             if text := marks(record, names(os.fsdecode(new))):
-                b"".join(_run(MARK, variables, places, os.fsencode(text), seconds=SECONDS))
+                b"".join(stream_git(MARK, variables, places, os.fsencode(text), seconds=SECONDS))
             try:
-                yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, places)
+                yield from stream_git((*DIFF, *flags, record.start_tree or record.base, "--"), variables, places)
             except GitFailed as error:
                 raise GitFailed(f"{error}{unread_filters(str(error), isolated, config)}") from None
 
@@ -73,7 +73,9 @@ def _their_diff(user: Identity, record: Record, flags: Sequence[str], config: Pa
     if not files.exists_now(user, tree, directory=True):
         branch = f"refs/heads/{record.branch}"
         words = (*DIFF, *flags, record.start, branch, "--")
-        yield from _run(words, git_environment(environment, repo, config=config), Places(repo, environment, user=user))
+        yield from stream_git(
+            words, git_environment(environment, repo, config=config), Places(repo, environment, user=user)
+        )
         return
     git_dir, scratch = Path(record.git_dir), user.scratch()
     try:
@@ -84,8 +86,8 @@ def _their_diff(user: Identity, record: Record, flags: Sequence[str], config: Pa
             }
             places = Places(tree, environment, git_dir, user=user)
             with suppress(GitFailed):  # a nested repository without a commit is left out
-                b"".join(_run((*ADD, "--intent-to-add", "--", "."), variables, places, seconds=SECONDS))
-            yield from _run((*DIFF, *flags, record.start_tree or record.base, "--"), variables, places)
+                b"".join(stream_git((*ADD, "--intent-to-add", "--", "."), variables, places, seconds=SECONDS))
+            yield from stream_git((*DIFF, *flags, record.start_tree or record.base, "--"), variables, places)
     finally:
         user.remove(scratch)
 
@@ -103,7 +105,7 @@ def _start(
     return user.popen([*enter, *arguments], env=environment, **ends)
 
 
-def _run(
+def stream_git(
     arguments: Sequence[str],
     environment: dict[str, str],
     places: Places,

@@ -44,6 +44,7 @@ from turbo.workspaces.names import branch_of, home_of, ref_problem
 from turbo.workspaces.record import Policy, Record, Stage
 from turbo.workspaces.repository import Repository, open_repository, repository_fault
 from turbo.workspaces.shares import begin_share
+from turbo.workspaces.view import WorktreeView
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,8 @@ class Worktrees:
                 return Outcome.failed(f"workspace: {error}")
             except SetupFailed as error:
                 return replace(Outcome.failed(f"workspace: {error}"), log=str(run.log_path))
-            outcome = await program(Path(record.tree))
+            view = WorktreeView(repository, share or record, home, run.task.task_id, fresh=not continued)
+            outcome = await program(Path(record.tree), view)
             return await self._close(repository, record, share, run, outcome, continued, home)
 
     # ── whether they are there ──────────────────────────────────────────────────────────────────────────────────────

@@ -263,6 +263,7 @@ class _CallMonitor:
         self._channel = channel
         self._leave_timer: asyncio.TimerHandle | None = None
         self.transcript = Transcript()
+        run.uses(lambda: self.transcript.usage)
         self.enough = asyncio.Event() if channel is None else channel.enough
         self.login_refused = False
         if channel is not None:

@@ -15,16 +15,10 @@ from typing import Any
 
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.work import Message
-from turbo.executors.claude.handed_on import fenced
+from turbo.executors.claude.handed_on import later_messages_part
 
 BATCH_BYTES = 1024 * 1024
 """Of one batch; its last message may go past it."""
-
-WHILE_WORKING = (
-    "While you were at work, people have sent messages about the task. Between the two lines {fence} they are, oldest first, as "
-    "JSON. Take them as part of the task from now on; of two that contradict each other, the later one counts. End with a short "
-    "account of all you did and found."
-)
 
 
 class Courier:
@@ -76,7 +70,7 @@ class Courier:
         batch = self._batch()
         if batch:
             self._number, self._on_way, self._acknowledged = str(uuid.uuid4()), batch, False
-            text = "\n\n".join(fenced(WHILE_WORKING, [{"from": m.sender, "message": m.body} for m in batch]))
+            text = "\n\n".join(later_messages_part(batch))
             self._write(user_message(self._number, text))
 
     def turn_over(self) -> None:

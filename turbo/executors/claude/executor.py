@@ -26,7 +26,9 @@ from turbo.domain.run import Run
 from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
 from turbo.executors.asking import DENIED
+from turbo.executors.checks.loop import Checks, Turn
 from turbo.executors.claude import verdict
+from turbo.executors.claude.answer_form import IN_TEXT, AnswerForm
 from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.control import Channel, new_gate
@@ -36,7 +38,9 @@ from turbo.executors.claude.login import without_login
 from turbo.executors.claude.prompts import (
     ASKING_PREAMBLE,
     PREAMBLE,
+    answering,
     follow_up_prompt,
+    next_prompt,
     resume_prompt,
     shown_data,
     task_prompt,
@@ -49,7 +53,7 @@ from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
 from turbo.process.running import Ending, SpawnFailed
-from turbo.workspaces.area import Exclusive, WorkArea, no_lock
+from turbo.workspaces.area import Exclusive, WorkArea, WorkspaceView, no_lock
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +84,9 @@ class ClaudeExecutor:
 
     `ask`: the agent may ask a person, and the calls that `held` holds need one's approval; `held` is required where `ask.approve`
     has rules. Without `ask` the agent is offered no question. After an answer a run resumes the task's session, and a follow-up
-    that of its conversation, whatever `resume` says.
+    that of its conversation, whatever `resume` says. `checks`: what its work must pass (turbo.executors.checks); what does not
+    pass goes back into the session, as a turn with `timeout_seconds` and the rest of `max_budget_usd`. `answer`: in which form
+    the agent answers; whether that fits is for `checks` to judge.
 
     Raises ValueError (EnvironmentRefused is one) for a configuration that cannot work.
     """
@@ -117,6 +123,8 @@ class ClaudeExecutor:
         run_as: Identity | None = None,
         ask: AskPolicy | None = None,
         held: HoldsCalls | None = None,
+        checks: Checks | None = None,
+        answer: AnswerForm = IN_TEXT,
     ) -> None:
         if not command or not command[0]:
             raise ValueError(f"executor {name}: command is empty: write the CLI as a list, [claude]")
@@ -141,8 +149,11 @@ class ClaudeExecutor:
         words = flags_of(command)
         self._own_settings = "--settings" in words
         self._channels = "--input-format" not in words
+        self._answer = answer
         self._ask = ask
         self._held: HoldsCalls = held or _HoldsNothing()
+        self._checks = checks
+        self.needs_accounts = checks.accounts if checks is not None else frozenset[str]()
         self._resume = resume
         self._trust_repository = trust_repository
         self._silence_seconds = silence_seconds
@@ -166,9 +177,19 @@ class ClaudeExecutor:
         if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []) and not run.task.messages:
             return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
 
-        async def program(directory: Path) -> Outcome:
-            ended, log_path = await self._attempt(run, directory)
-            return self._outcome(run, ended, log_path)
+        async def program(directory: Path, workspace: WorkspaceView | None) -> Outcome:
+            spent = 0.0
+
+            async def take(turn: Turn) -> Outcome:
+                nonlocal spent
+                ended, log_path = await self._attempt(run, directory, turn, spent)
+                outcome = self._outcome(run, ended, log_path)
+                spent += sum(used.cost_usd or 0.0 for used in outcome.usage)
+                return outcome
+
+            if self._checks is None:
+                return await take(Turn())
+            return await self._checks.run(run, directory, workspace, take)
 
         try:
             return await self._work_area.run(run, without_login(self._environment.for_task(run.task)), program)
@@ -181,7 +202,8 @@ class ClaudeExecutor:
         except BufferError as error:
             return Outcome.failed(f"executor {self.name}: {error}")
 
-    async def _attempt(self, run: Run, directory: Path) -> tuple[EndedRun, Path | None]:
+    async def _attempt(self, run: Run, directory: Path, turn: Turn, spent: float) -> tuple[EndedRun, Path | None]:
+        """One turn of the agent, within `timeout_seconds`. `spent`: by the turns before it, in US dollars."""
         now = asyncio.get_running_loop().time
         until = now() + run.task.timeout_seconds
         from_directory, variables = self._from_directory(run, directory)
@@ -194,11 +216,12 @@ class ClaudeExecutor:
         async def call_cli(
             which: tuple[str, str], prompt: str, told: Sequence[Message], *, resumed: bool
         ) -> tuple[EndedRun, Path | None]:
-            flags, channel = self._flags.plain(), None
+            left = self._flags.with_budget_left(spent)
+            flags, channel = left.plain(), None
             if policy is not None:
                 planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
                 gate = new_gate() if resumed and holds else None
-                flags = self._flags.asking(policy, holds=holds, gate=gate, planned=resumed and planned)
+                flags = left.asking(policy, holds=holds, gate=gate, planned=resumed and planned)
                 desk = Desk(policy, self._held, HandedOver(run.log_path.parent), answers, may_ask=run.may_ask)
                 channel = Channel(desk, prompt, resumed=resumed, holds=holds, gate=gate, ending=run.stop.is_set)
             elif run.messages is not None and self._channels:
@@ -207,7 +230,7 @@ class ClaudeExecutor:
                 channel.delivers(run.messages, told)
             drops = run.task.continued is not None and not answers
             call = Call(
-                flags=(*from_directory, *which, *self._model, *flags),
+                flags=(*from_directory, *which, *self._model, *self._answer.flags, *flags),
                 stdin=prompt.encode("utf-8", "replace") if channel is None else b"",
                 cwd=directory,
                 wall_seconds=max(0.0, until - now()),
@@ -219,13 +242,19 @@ class ClaudeExecutor:
             return replace(ended, resumed=resumed), log_path
 
         continued, preamble = run.task.continued, self._preamble_of(policy, run)
-        goes_on = (self._resume or answers or continued is not None) and holds == held
-        session = _uuid(run.task.agent_session_id) if goes_on else None
+        goes_on = (self._resume or answers or continued is not None or turn.feedback is not None) and holds == held
+        known = run.task.agent_session_id if turn.feedback is None else turn.session
+        session = _uuid(known) if goes_on else None
         if session is not None:
-            told = _told(run)
+            told = _told(run) if turn.feedback is None or run.messages is not None else ()
             task = replace(run.task, messages=told)
             next_in_it = continued is not None and continued.first_run
-            prompt = follow_up_prompt(preamble, task) if next_in_it else resume_prompt(task, answers)
+            if turn.feedback is not None:
+                prompt = next_prompt(turn.feedback, told)
+            else:
+                prompt = follow_up_prompt(preamble, task) if next_in_it else resume_prompt(task, answers)
+            if self._answer.words and not next_in_it:
+                prompt = f"{prompt}\n\n{self._answer.words}"
             ended, log_path = await call_cli(("--resume", session), prompt, told, resumed=True)
             if not verdict.unresumable(ended):
                 return ended, log_path
@@ -236,7 +265,7 @@ class ClaudeExecutor:
                 extra={"task": run.task.task_id},
             )
         told = (*(await run.messages.earlier() if run.messages is not None else ()), *_told(run))
-        prompt = task_prompt(preamble, replace(run.task, messages=told), answers)
+        prompt = task_prompt(preamble, replace(run.task, messages=told), answers, turn.feedback or "")
         return await call_cli(("--session-id", str(uuid.uuid4())), prompt, told, resumed=False)
 
     def _policy(self, run: Run, answers: Sequence[Answered]) -> AskPolicy | None:
@@ -246,9 +275,10 @@ class ClaudeExecutor:
         return (self._ask or _ASKS_NOTHING) if answers else None
 
     def _preamble_of(self, policy: AskPolicy | None, run: Run) -> str:
-        if self._preamble is not None:
-            return self._preamble
-        return ASKING_PREAMBLE if policy is not None and policy.questions and run.may_ask else PREAMBLE
+        preamble = self._preamble
+        if preamble is None:
+            preamble = ASKING_PREAMBLE if policy is not None and policy.questions and run.may_ask else PREAMBLE
+        return answering(preamble, self._answer.words) if self._answer.words else preamble
 
     def _from_directory(self, run: Run, directory: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
         """The flags and variables for what the CLI may take from its working directory."""
@@ -264,7 +294,7 @@ class ClaudeExecutor:
     def _outcome(self, run: Run, ended: EndedRun, log_path: Path | None) -> Outcome:
         transcript, result = ended.transcript, ended.transcript.result
         situation = verdict.judge(ended)
-        outcome = verdict.outcome(ended)
+        outcome = self._answer.of(ended, verdict.outcome(ended))
         if situation.kind is OutcomeKind.CANCELLED:
             outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.cause}")
         elif situation.kind is OutcomeKind.TIMED_OUT:
@@ -282,7 +312,8 @@ class ClaudeExecutor:
         if ends_session:
             run.session_started("")  # the next attempt must not resume it
         extra = {
-            "situation": situation.name if situation.kind not in (OutcomeKind.SUCCEEDED, OutcomeKind.ASKED) else None,
+            **outcome.extra,
+            "situation": situation.name if outcome.kind not in (OutcomeKind.SUCCEEDED, OutcomeKind.ASKED) else None,
             "session_id": transcript.session_id,
             "model": transcript.model,
             "num_turns": result.num_turns if result and transcript.answers else None,  # else it counts the past
@@ -312,7 +343,8 @@ class ClaudeExecutor:
             problem = self._work_area.missing(self._environment.for_task(NO_TASK))
         except (EnvironmentRefused, OSError) as error:
             return str(error)
-        return problem or self._cli.missing(self._work_area.fixed)
+        problem = problem or self._cli.missing(self._work_area.fixed)
+        return problem or (self._checks.missing() if self._checks is not None else None)
 
     async def version(self) -> str | None:
         """See `Versioned`."""

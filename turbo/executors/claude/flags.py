@@ -1,7 +1,7 @@
 """The CLI's flags that come from worker.yaml, for runs that may ask a person and for those that may not."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from turbo.domain.question import AskPolicy
@@ -10,6 +10,9 @@ from turbo.executors.claude.control import settings
 
 _CHANNEL_FLAGS = ("--permission-prompt-tool", "--permission-prompts", "--input-format")
 """turbo sets these, or they take back what it sets."""
+
+LEAST_USD = 0.000001
+"""The CLI checks its budget after an answer, so one that is used up ends with the first."""
 
 _HOOKLESS = ("--bare", "--safe-mode")
 
@@ -23,6 +26,12 @@ class Flags:
     disallowed_tools: tuple[str, ...] = ()
     max_turns: int | None = None
     max_budget_usd: float | None = None
+
+    def with_budget_left(self, spent: float) -> "Flags":
+        """`spent`: US dollars, by earlier calls of the run. The CLI counts those of one call only, and refuses none at all."""
+        if self.max_budget_usd is None or not spent:
+            return self
+        return replace(self, max_budget_usd=max(self.max_budget_usd - spent, LEAST_USD))
 
     def plain(self) -> tuple[str, ...]:
         """For a run that asks nothing."""

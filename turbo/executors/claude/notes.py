@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from turbo.config.worker import ClaudeSection
+from turbo.config.executors import ClaudeSection
 from turbo.domain.finding import Finding, warn
 from turbo.executors.claude.login import takes_descriptors
 

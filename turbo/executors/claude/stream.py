@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from turbo.domain.outcome import ModelUsage
+from turbo.domain.outcome import ModelUsage, sum_costs
+from turbo.executors.claude.shallow import shallow
 
 TEXT_CHARACTERS = 1024 * 1024
 """How much of an answer is kept."""
@@ -77,6 +78,8 @@ class Result:
     """A result line. `text` is the answer, or the CLI's message about an API error. `deferred_call` is the id of the call for
     which the run stopped, if its `stop_reason` is DEFERRED: its subtype is `success` then, and its text empty.
 
+    `structured` is what the agent gave to the tool StructuredOutput (claude/structured.py), None if it called none.
+
     Results of a subtype `error_*` have `errors` instead. In versions that resume, `cost_usd` covers the whole session
     (2.1.330: 0.0001, 0.0002, … over its runs).
     """
@@ -93,6 +96,7 @@ class Result:
     cost_usd: float = 0.0
     local_command: bool = False
     deferred_call: str | None = None
+    structured: object = None
 
     @property
     def succeeded(self) -> bool:
@@ -107,7 +111,7 @@ class Transcript:
     and `api_error` are the CLI's names of the API error in its last message, None after an answer by the model.
     `answers` counts those, `questions` the calls of AskUserQuestion. `auth_retries` counts consecutive retries after a refused
     login; `retries_left` is what the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since.
-    Token counts lag behind: an answer's full count comes only with the result.
+    Token counts lag behind: an answer's full count comes only with the result. Until then `usage` has what its lines said.
     """
 
     begun: bool = False
@@ -130,7 +134,8 @@ class Transcript:
     input_tokens: int = 0
     output_tokens: int = 0
     _usage: dict[str, ModelUsage] = field(default_factory=dict)
-    _message_tokens: dict[str, tuple[int, int]] = field(default_factory=dict)
+    _message_tokens: dict[str, ModelUsage] = field(default_factory=dict)
+    _since_result: dict[str, ModelUsage] = field(default_factory=dict)
     _questions: set[str] = field(default_factory=set)
 
     def read(self, line: bytes, cut: bool = False) -> StreamLine:
@@ -159,8 +164,12 @@ class Transcript:
 
     @property
     def usage(self) -> tuple[ModelUsage, ...]:
-        """Per model, for this run alone, from the result lines; empty without one."""
-        return tuple(self._usage.values())
+        """Per model, for this run alone: from the result lines, and for answers after the last of them from their own lines. Those
+        know no cost, and of an answer's output only its beginning."""
+        usage = dict(self._usage)
+        for model, added in self._since_result.items():
+            _add(usage, model, added)
+        return tuple(usage.values())
 
     @property
     def questions(self) -> int:
@@ -225,6 +234,7 @@ class Transcript:
             cost_usd=_number(message, "total_cost_usd") or 0.0,
             local_command="local_command" in message,
             deferred_call=_name(_object(message, "deferred_tool_use"), "id"),
+            structured=message.get("structured_output"),
         )
         self.api_error = _name(message, "api_error") or self.api_error
         if text is not None and len(text) > TEXT_CHARACTERS:
@@ -240,11 +250,12 @@ class Transcript:
         since = message.get("model_usage_since_last_result")
         if isinstance(since, dict):
             for model, added in _models(since).items():
-                name = model if model in self._usage or len(self._usage) < MOST_MODELS - 1 else OTHER_MODELS
-                known = self._usage.get(name)
-                self._usage[name] = replace(added, model=name) if known is None else _sum(known, added)
+                _add(self._usage, model, added)
+        elif models := _models(_object(message, "modelUsage")):
+            self._usage = models
         else:
-            self._usage = _models(_object(message, "modelUsage"))
+            return  # it tells nothing
+        self._since_result.clear()
 
     def _count_questions(self, body: Mapping[str, Any]) -> None:
         for part in _parts(body):
@@ -257,15 +268,21 @@ class Transcript:
         name, usage = _name(body, "id"), _object(body, "usage")
         if name is None:
             return
-        into = sum(
-            _tokens(usage, key) for key in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-        )
         # An answer comes in several lines, each with the counts so far.
-        had_in, had_out = self._message_tokens.get(name, (0, 0))
-        now_in, now_out = max(had_in, into), max(had_out, _tokens(usage, "output_tokens"))
-        self.input_tokens += now_in - had_in
-        self.output_tokens += now_out - had_out
-        self._message_tokens[name] = (now_in, now_out)
+        had = self._message_tokens.get(name) or ModelUsage(_name(body, "model") or "")
+        now = ModelUsage(
+            had.model,
+            max(had.input_tokens, _tokens(usage, "input_tokens")),
+            max(had.output_tokens, _tokens(usage, "output_tokens")),
+            max(had.cache_read_tokens, _tokens(usage, "cache_read_input_tokens")),
+            max(had.cache_write_tokens, _tokens(usage, "cache_creation_input_tokens")),
+        )
+        new = _difference(now, had)
+        self.input_tokens += new.input_tokens + new.cache_read_tokens + new.cache_write_tokens
+        self.output_tokens += new.output_tokens
+        self._message_tokens[name] = now
+        if new != ModelUsage(new.model):
+            _add(self._since_result, new.model, new)
         if len(self._message_tokens) > ANSWERS_COUNTED:
             del self._message_tokens[next(iter(self._message_tokens))]
 
@@ -275,10 +292,20 @@ def parsed(line: bytes, cut: bool, *, control: bool = False) -> dict[str, Any] |
     if cut or not (_is_short(line) or (control and len(line) <= WHOLE_BYTES)):
         return None
     try:
-        message = json.loads(line)
+        message = _loaded(line, whole=control)
     except (ValueError, RecursionError):
         return None
     return message if isinstance(message, dict) else None
+
+
+def _loaded(line: bytes, *, whole: bool) -> object:
+    """`whole`: what a person is shown is what the agent would do, so nothing may be left out. Raises ValueError, RecursionError."""
+    try:
+        return json.loads(line)
+    except RecursionError:
+        if whole:
+            raise
+        return json.loads(shallow(line))
 
 
 def unix_seconds(stamp: float | None) -> float | None:
@@ -296,11 +323,28 @@ def _models(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
             output_tokens=_tokens(used, "outputTokens"),
             cache_read_tokens=_tokens(used, "cacheReadInputTokens"),
             cache_write_tokens=_tokens(used, "cacheCreationInputTokens"),
-            cost_usd=min(_number(used, "costUSD") or 0.0, MOST_DOLLARS),
+            cost_usd=None if (cost := _number(used, "costUSD")) is None else min(cost, MOST_DOLLARS),
         )
         for model, used in itertools.islice(usage.items(), MOST_MODELS - 1)
         if isinstance(used, dict) and len(model) <= NAME_CHARACTERS
     }
+
+
+def _add(usage: dict[str, ModelUsage], model: str, added: ModelUsage) -> None:
+    """Add what was used of a model; from MOST_MODELS on, as of OTHER_MODELS."""
+    name = model if model in usage or len(usage) < MOST_MODELS - 1 else OTHER_MODELS
+    known = usage.get(name)
+    usage[name] = replace(added, model=name) if known is None else _sum(known, added)
+
+
+def _difference(now: ModelUsage, before: ModelUsage) -> ModelUsage:
+    return ModelUsage(
+        now.model,
+        now.input_tokens - before.input_tokens,
+        now.output_tokens - before.output_tokens,
+        now.cache_read_tokens - before.cache_read_tokens,
+        now.cache_write_tokens - before.cache_write_tokens,
+    )
 
 
 def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
@@ -310,7 +354,7 @@ def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
         output_tokens=min(left.output_tokens + right.output_tokens, MOST_TOKENS),
         cache_read_tokens=min(left.cache_read_tokens + right.cache_read_tokens, MOST_TOKENS),
         cache_write_tokens=min(left.cache_write_tokens + right.cache_write_tokens, MOST_TOKENS),
-        cost_usd=min(left.cost_usd + right.cost_usd, MOST_DOLLARS),
+        cost_usd=None if (cost := sum_costs(left.cost_usd, right.cost_usd)) is None else min(cost, MOST_DOLLARS),
     )
 
 

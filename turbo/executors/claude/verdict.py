@@ -153,7 +153,7 @@ TOO_LONG_ERRORS = frozenset({"message_over_context_limit", "autocompact_thrashin
 POLICY_ERRORS = frozenset({"dlp_request_denied", "safety_monitor_blocked"})
 
 WORKER = re.compile(
-    r"^error: |cannot be used with root|requires --verbose|Session ID \S+ is already in use|Invalid session ID"
+    r"^error: |^Error: --json-schema |cannot be used with root|requires --verbose|Session ID \S+ is already in use|Invalid session ID"
     r"|(env|sh|bash|node): .{0,300}(No such file|not found|command not found)",
     re.MULTILINE,
 )
@@ -337,6 +337,12 @@ TABLE: tuple[Situation, ...] = (
         OutcomeKind.INFRASTRUCTURE,
         FailureKind.INFRASTRUCTURE,
         message="check the executor's section of worker.yaml",
+    ),
+    Situation(
+        "no answer fits the schema",
+        _subtype("error_max_structured_output_retries"),
+        OutcomeKind.FAILED,
+        FailureKind.ERROR,
     ),
     Situation("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
     # From here on there is no result.

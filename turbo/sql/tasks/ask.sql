@@ -32,7 +32,9 @@ with input as (
               or c.was in ('pending', 'scheduled', 'waiting', 'blocked')
                  and (c.current_token is null or abs(greatest(c.current_token, -9223372036854775807)) < i.token)
                  and not coalesce((select true from public.agent_actions a
-                                    where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))
+                                    where a.task_id = c.task_id and a.fencing_token = i.token
+                                      --if checked: and a.action_type <> 'checked'
+                                    limit 1), false))
            as accepted,
          case when c.stopping then public.turbo_stopped_status(c.requested::text, c.run_after::timestamptz)
               when c.number > %(most)s then 'failed'

@@ -29,7 +29,8 @@ with input as (
   select c.*,
          c.current_token = c.token
            and (c.was = 'running'
-                or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison'))
+                or c.outcome = 'succeeded' and (c.was in ('pending', 'scheduled') or c.was = 'failed' and c.had_kind = 'poison')
+                or c.outcome = 'succeeded' and c.was = 'blocked')         -- put back (turbo_put_back)
          -- Or the database lost the claim and its audit row (an asynchronous failover, a crash before the WAL was flushed).
          -- Tokens grow, so a waiting row with an older token does not know this claim, and was not claimed since. If the
          -- audit trail knows the claim, its row was deleted, and this one only has the same id. A row that waits for an answer
@@ -37,7 +38,9 @@ with input as (
          or c.outcome = 'succeeded' and c.was in ('pending', 'scheduled', 'waiting', 'blocked')
             and (c.current_token is null or abs(greatest(c.current_token, -9223372036854775807)) < c.token)
             and not coalesce((select true from public.agent_actions a
-                               where a.task_id = c.task_id and a.fencing_token = c.token limit 1), false)
+                               where a.task_id = c.task_id and a.fencing_token = c.token
+                                 --if checked: and a.action_type <> 'checked'
+                               limit 1), false)
            as accepted,
          case
            -- a requested status overrides the result, but a cancel does not discard finished work

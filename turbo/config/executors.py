@@ -1,0 +1,246 @@
+"""The sections of executors in worker.yaml, and what cannot work about one."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from turbo.config.asking import AskSection, with_permission_mode, without_approvals
+from turbo.config.checking import CheckSection, check_problems, check_warnings
+from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home
+from turbo.config.scripts import code_from_rows
+from turbo.config.workspace import Workspace
+from turbo.domain.finding import Finding, fail
+from turbo.domain.states import Level
+
+HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def _relative(command: Sequence[str]) -> str | None:
+    program = os.path.expanduser(command[0])  # noqa: PTH111
+    return program if "/" in program and not program.startswith("/") else None
+
+
+class Program(Section):
+    """Keys of every executor that starts a program."""
+
+    account: str | None = Field(default=None, description="Login and limits to use: a name under accounts.")
+    command: list[str] = Field(
+        min_length=1,
+        description="The program and its arguments; {input[key]}, {task_id} and {task_type} are replaced. A relative program "
+        "counts from cwd, else from this file's directory.",
+    )
+    cwd: str | None = Field(default=None, description="Its working directory. null: one per task.")
+    exclusive_cwd: bool = Field(default=False, description="One task at a time in its working directory, on this host.")
+    workspace: Workspace | None = Field(default=None, description="A git worktree for each task, instead of cwd.")
+    env: dict[str, str] = Field(default={}, description="Variables for the program, added to the few it inherits.")
+    run_as: str | None = Field(
+        default=None,
+        description="User to run it as; the worker is root, or may sudo without a password. null: the worker's.",
+    )
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=None, description="Stop the program after this long without output."
+    )
+    grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time between TERM and KILL.")
+    ask: AskSection | None = Field(default=None, description="Its runs may ask a person. null: questions are denied.")
+    output_schema: str | None = Field(
+        default=None,
+        description="File with a JSON Schema that the answer must fit, relative to this file. The answer is then JSON.",
+    )
+    check: CheckSection | None = Field(
+        default=None, description="What its work must pass before a task is completed. null: a success counts as it is."
+    )
+    _expand = field_validator("cwd", "output_schema", mode="after")(lambda v: home(v))
+
+    @property
+    def checked(self) -> bool:
+        """Whether its work is judged before a task is completed."""
+        return self.check is not None or self.output_schema is not None
+
+    @property
+    def relative_program(self) -> str | None:
+        """The program, if it is a relative path: never looked up in a directory that a row may choose."""
+        return _relative(self.command)
+
+    @property
+    def relative_check(self) -> str | None:
+        """The same of the check's command."""
+        return _relative(self.check.command) if self.check is not None and self.check.command else None
+
+    def resolved(self, directory: Path) -> Self:
+        """Its relative program and its relative entries of PATH, made absolute: from `cwd`, else from the configuration's
+        directory."""
+        base = Path(self.cwd).absolute() if self.cwd is not None else directory
+        changed: dict[str, object] = {}
+        if (program := self.relative_program) is not None and self.workspace is None:
+            changed["command"] = [os.path.normpath(base / program), *self.command[1:]]
+        if (program := self.relative_check) is not None and self.workspace is None:
+            assert self.check is not None
+            assert self.check.command
+            command = [os.path.normpath(base / program), *self.check.command[1:]]
+            changed["check"] = self.check.model_copy(update={"command": command})
+        if (path := self.env.get("PATH")) is not None:
+            entries = [os.path.normpath(base / entry) for entry in path.split(os.pathsep) if entry]
+            changed["env"] = {**self.env, "PATH": os.pathsep.join(entries)}
+        return self.model_copy(update=changed)
+
+
+class CommandSection(Program):
+    kind: Literal["command"] = Field(description="A program that gets the task as JSON on standard input.")
+
+
+class ClaudeSection(Program):
+    kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
+    command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
+    model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
+    permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
+    allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
+    disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
+    max_turns: Annotated[Whole, Field(ge=1, le=1_000_000)] | None = Field(default=None, description="--max-turns.")
+    max_budget_usd: Annotated[Real, Field(gt=0, le=1_000_000)] | None = Field(
+        default=None, description="--max-budget-usd, for one run."
+    )
+    resume: bool = Field(default=False, description="A retry resumes the agent's session.")
+    trust_repository: bool = Field(
+        default=False,
+        description="Obey the settings, hooks and MCP servers in the working directory. false: only its CLAUDE.md is read.",
+    )
+    cli_max_retries: Whole = Field(
+        default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
+    )
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=600, description="Stop the program after this long without output."
+    )
+
+
+class PythonSection(Section):
+    kind: Literal["python"] = Field(description="A Python function; an async one, unless isolation says otherwise.")
+    handler: str = Field(description="module:function, found on PYTHONPATH.")
+    account: str | None = Field(default=None, description="Limits to use: a name under accounts.")
+    isolation: Literal["loop", "thread", "process"] = Field(
+        default="loop",
+        description="Where it runs: on the worker's event loop (it must never block), in a thread or in a process of its own.",
+    )
+    env: dict[str, str] = Field(
+        default={}, description="With isolation: process, variables for it, added to the few it inherits."
+    )
+    grace_seconds: Real = Field(default=5.0, gt=0, le=86_400, description="Time that a cancelled function has to end.")
+    ask: AskSection | None = Field(default=None, description="Its runs may ask a person. null: questions are denied.")
+    output_schema: str | None = Field(
+        default=None,
+        description="File with a JSON Schema that the answer must fit, relative to this file. What it returns must fit.",
+    )
+    _expand = field_validator("output_schema", mode="after")(lambda v: home(v))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_user(cls, section: Any) -> Any:
+        if isinstance(section, dict) and "run_as" in section:
+            raise ValueError(
+                "run_as is for programs: a Python handler runs with the worker's rights; make it a command with a program of its own"
+            )
+        if isinstance(section, dict) and section.get("check") is not None:
+            raise ValueError(
+                "check is for programs, which work in a directory: a Python handler has none; make it a command, or let the handler "
+                "raise what is wrong"
+            )
+        return section
+
+    @property
+    def checked(self) -> bool:
+        """Whether what it returns is judged."""
+        return self.output_schema is not None
+
+    @field_validator("handler")
+    @classmethod
+    def _form(cls, handler: str) -> str:
+        if not HANDLER.fullmatch(handler):
+            raise ValueError(f"{handler!r}: write module:function")
+        return handler
+
+
+ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Field(discriminator="kind")]
+
+
+def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator[Finding]:
+    """What cannot work about one of the executors; `subject` is the key path."""
+    section, at = executors[name], f"executors.{name}"
+    yield from _workspace_problems(at, section)
+    yield from _asking_problems(at, name, section)
+    if isinstance(section, Program) and section.check is not None:
+        kinds = {known: one.kind for known, one in executors.items()}
+        yield from check_problems(at, section.check, kinds, workspace=section.workspace is not None)
+        yield from _reviewer_problems(at, name, section, executors)
+    if isinstance(section, PythonSection) and section.env and section.isolation != "process":
+        what = "is for isolation: process; otherwise the handler has the worker's own environment"
+        yield fail(what, subject=f"{at}.env")
+
+
+def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
+    """What works, and may be more, or less, than its author has meant."""
+    at = f"executors.{name}"
+    if isinstance(section, CommandSection):
+        for what in code_from_rows(section.command):
+            yield Finding(Level.WARN, what, subject=f"{at}.command")
+    if isinstance(section, Program) and section.check is not None:
+        yield from check_warnings(at, section.check, converses=isinstance(section, ClaudeSection))
+
+
+def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
+    if not isinstance(section, Program) or section.workspace is None:
+        return
+    if section.cwd is not None:
+        what = "cannot be set together with workspace, which gives each task its own directory; remove one of them"
+        yield fail(what, subject=f"{at}.cwd")
+    if (program := section.relative_program) is not None:
+        what = (
+            f"{program!r} would be a file of the task's worktree, which a task may have changed: write an absolute path, or "
+            f"[sh, {program}] if the worktree's own file is meant"
+        )
+        yield fail(what, subject=f"{at}.command")
+    if (program := section.relative_check) is not None:
+        what = f"{program!r} would be a file of the task's worktree: write an absolute path, or [sh, {program}] if that is meant"
+        yield fail(what, subject=f"{at}.check.command")
+    if section.exclusive_cwd:
+        what = "is for a directory that tasks share; with workspace, each task has its own"
+        yield fail(what, subject=f"{at}.exclusive_cwd")
+    if (problem := section.workspace.problem_of_fetch()) is not None:
+        yield fail(problem, subject=f"{at}.workspace.fetch")
+
+
+def _reviewer_problems(
+    at: str, name: str, section: Program, executors: Mapping[str, ExecutorSection]
+) -> Iterator[Finding]:
+    """What keeps the executor of `check.executor` from reviewing."""
+    at = f"{at}.check.executor"
+    reviewer = executors.get(named) if section.check is not None and (named := section.check.executor) else None
+    if reviewer is None:
+        return
+    if named == name:
+        yield fail("reviews its own work: name another executor", subject=at)
+    elif not isinstance(reviewer, ClaudeSection):
+        yield fail(f"{named} is of kind: {reviewer.kind}; only kind: claude can review", subject=at)
+    elif reviewer.check is not None:
+        what = f"{named} has a check itself; a review is not checked again, so use an executor without check"
+        yield fail(what, subject=at)
+    elif reviewer.run_as != section.run_as:
+        ours, theirs = (one.run_as or "the worker's user" for one in (section, reviewer))
+        what = f"{named} runs as {theirs}, but reads what {ours} has written: give both the same run_as"
+        yield fail(what, subject=at)
+
+
+def _asking_problems(at: str, name: str, section: ExecutorSection) -> Iterator[Finding]:
+    if isinstance(section, ClaudeSection):
+        yield from with_permission_mode(at, name, section.ask, section.permission_mode, section.command)
+    else:
+        yield from without_approvals(at, name, section.kind, section.ask)
+
+
+def with_schema(section: ExecutorSection, directory: Path) -> ExecutorSection:
+    """The section with the path of its schema made absolute."""
+    if section.output_schema is None:
+        return section
+    return section.model_copy(update={"output_schema": os.path.normpath(directory / section.output_schema)})

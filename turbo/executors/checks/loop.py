@@ -1,0 +1,324 @@
+"""The loop of checked work: the agent's turns, and the checks between them.
+
+    turn ──succeeded──▶ check ──passed──▶ messages wait? ──no──▶ completed
+     ▲                    │                    └── yes ──▶ a turn with them, checked again
+     └──── feedback ──────┤ not passed, a conversation to go on with, a round left
+                          └── otherwise: failed, `unverified`, final
+    any other end of a turn, or of a judge (cancelled, asked, a limit …): the end of the run, as without a check
+
+Where the run stands is kept on disk at each step (turbo.executors.checks.state): a run that is cut off is continued at that step.
+It is removed once a verdict is safe: completed, failed, cancelled by a person.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from turbo.domain.check import WHY_CHARACTERS, Baseline, Checked, WorkCheck
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, added
+from turbo.domain.run import Progress, Run
+from turbo.domain.states import StopCause
+from turbo.domain.task import Task
+from turbo.executors.checks.command import CommandJudge
+from turbo.executors.checks.feedback import feedback, one_line
+from turbo.executors.checks.judge import Delivery, Judge, Judgement
+from turbo.executors.checks.reviewer import ReviewerJudge
+from turbo.executors.checks.state import Known, StateFile
+from turbo.executors.checks.workspace import ProtectJudge
+from turbo.workspaces.area import CannotExamine, ProtectedFiles, TooManyFiles, WorkspaceView
+
+log = logging.getLogger(__name__)
+
+_KEEPS_STATE = frozenset(
+    {
+        OutcomeKind.ASKED,
+        OutcomeKind.AUTH_FAILED,
+        OutcomeKind.USAGE_LIMITED,
+        OutcomeKind.UNAVAILABLE,
+        OutcomeKind.INFRASTRUCTURE,
+    }
+)
+"""The task comes back after these, and goes on where it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What the agent is to do next. `feedback` None: the task, as without a check. Otherwise the next prompt of the `session`; ''
+    where only messages wait."""
+
+    feedback: str | None = None
+    session: str | None = None
+
+
+TakeTurn = Callable[[Turn], Awaitable[Outcome]]
+
+
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """What the work of one executor must pass. `judges`: in the order of their cost. `rounds`: how often feedback goes back.
+    `converses`: the executor can take it; otherwise the first check decides. `baseline`: runs once before the agent."""
+
+    judges: Sequence[Judge]
+    rounds: int
+    converses: bool = True
+    baseline: CommandJudge | None = None
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        """Whose logins the judges use."""
+        return frozenset(judge.account for judge in self.judges if isinstance(judge, ReviewerJudge))
+
+    def missing(self) -> str | None:
+        """Why no check could be made on this host now, or None. Cheap."""
+        return next((why for judge in self.judges if (why := judge.missing()) is not None), None)
+
+    @property
+    def protect(self) -> tuple[str, ...]:
+        """Patterns of the files that must stay as they are."""
+        return tuple(one for judge in self.judges if isinstance(judge, ProtectJudge) for one in judge.patterns)
+
+    async def run(self, run: Run, directory: Path, workspace: WorkspaceView | None, take_turn: TakeTurn) -> Outcome:
+        """One run of a task, from where an earlier one was cut off. Raises what `take_turn` and the judges raise."""
+        state = StateFile(run.log_path.parent)
+        known = await asyncio.to_thread(state.read, run.task)
+        if workspace is not None and workspace.fresh:  # what an earlier run had done is gone
+            known = None
+        known = known or Known(begun=not _first_run(run.task))
+        return await _Loop(self, run, directory, workspace, take_turn, state, known).run()
+
+
+@dataclass(slots=True)
+class _Loop:
+    checks: Checks
+    run_: Run
+    directory: Path
+    workspace: WorkspaceView | None
+    take_turn: TakeTurn
+    state: StateFile
+    known: Known
+    protected: ProtectedFiles | None = None
+
+    async def run(self) -> Outcome:
+        refused = await self._protect()
+        if refused is not None:
+            return await self._ended(refused)
+        if not self.known.begun and self.checks.baseline is not None:
+            judged = await self._baseline(self.checks.baseline)
+            if isinstance(judged, Outcome):
+                return await self._ended(judged)
+            self.known = replace(self.known, baseline=judged, begun=True)
+            if self.protected is not None and (refused := await self._examined(self.protected.baseline_ran())):
+                return await self._ended(refused)
+            await self._note()
+        if self.protected is not None:
+            await self.protected.agent_begins()
+        while True:
+            outcome = self.known.done
+            if outcome is None:
+                outcome = await self._turn()
+                if outcome.kind is not OutcomeKind.SUCCEEDED:
+                    return await self._ended(outcome)
+            ended = await self._checked(outcome)
+            if ended is not None:
+                return ended
+
+    async def _protect(self) -> Outcome | None:
+        """List the protected files, before the agent begins. The outcome of a run that cannot."""
+        patterns = self.checks.protect
+        if not patterns or self.workspace is None:
+            return None
+
+        async def listed(workspace: WorkspaceView) -> None:
+            self.protected = await workspace.protect(patterns, begun=self.known.begun)
+
+        return await self._examined(listed(self.workspace))
+
+    async def _examined(self, step: Awaitable[None]) -> Outcome | None:
+        """A step with the protected files; the outcome of a run that cannot be without it."""
+        try:
+            await step
+        except TooManyFiles as error:
+            return Outcome.failed(str(error), FailureKind.REFUSED, final=True)
+        except CannotExamine as error:
+            if self.run_.stop.is_set():
+                why = f"ended on request before the agent began: {self.run_.stop.cause}"
+                return Outcome(OutcomeKind.CANCELLED, error=why)
+            if error.away is not None:
+                return Outcome.unavailable(f"check: {error}", error.away)
+            return Outcome.infrastructure(f"check.protect: {error}")
+        return None
+
+    async def _check_ran(self) -> None:
+        """What the judges' programs left is not the agent's."""
+        if self.protected is None:
+            return
+        try:
+            await self.protected.check_ran()
+        except CannotExamine as error:
+            task_id = self.run_.task.task_id
+            log.warning("what a check has left cannot be told from the agent's: %s", error, extra={"task": task_id})
+
+    async def _turn(self) -> Outcome:
+        known = self.known
+        outcome = await self.take_turn(Turn(known.feedback, known.session if known.feedback is not None else None))
+        session = known.session if outcome.session_id is None else outcome.session_id or None
+        self.known = replace(known, session=session, usage=added(known.usage, outcome.usage), begun=True)
+        if outcome.kind is OutcomeKind.SUCCEEDED:
+            self.known = replace(self.known, done=replace(outcome, usage=()), feedback=None)
+            await self._note()
+            self.run_.uses(lambda: ())  # it is noted: the next run tells it, if this one is killed in its check
+        return outcome
+
+    async def _checked(self, outcome: Outcome) -> Outcome | None:
+        """The outcome of the run; None: the agent has another turn."""
+        number = max((check.number for check in self.known.checks), default=0) + 1
+        began = time.monotonic()
+        judged, outcome = await self._judged(outcome, number)
+        if isinstance(judged, Outcome):
+            await self._check_ran()
+            return await self._ended(judged, outcome)
+        check = self._check(judged, number, time.monotonic() - began)
+        self.known = replace(self.known, checks=(*self.known.checks, check))
+        if check.passed:
+            if not await self._messages_wait():
+                return await self._verdict(outcome)
+            self.known = replace(self.known, done=None, feedback="")
+        elif not self._round_left(outcome):
+            return await self._verdict(_unverified(outcome, self._explained(check)))
+        else:
+            self.known = replace(self.known, done=None, feedback=feedback(check, red_before=self._red_before))
+        await self._check_ran()
+        await self._note()
+        return None
+
+    async def _judged(self, outcome: Outcome, number: int) -> tuple[Judgement | Outcome, Outcome]:
+        """What the judges found, and the agent's outcome as it is now."""
+        last = Judgement()
+        for judge in self.checks.judges:
+            if self.run_.stop.is_set():
+                why = f"ended on request before its work was checked: {self.run_.stop.cause}"
+                return Outcome(OutcomeKind.CANCELLED, error=why), outcome
+            judged = await judge.judge(self._delivery(outcome, number))
+            self.known = replace(self.known, usage=added(self.known.usage, judged.usage))
+            if isinstance(judged, Outcome):
+                return judged, outcome
+            outcome = judged.outcome or outcome
+            last = judged
+            if not judged.passed:
+                break
+        return last, outcome
+
+    def _delivery(self, outcome: Outcome, number: int) -> Delivery:
+        run, of = self.run_, max(number, self.checks.rounds + 1 if self.checks.converses else 1)
+        words = f"check {number} of {of}" if number else "check before the agent begins"
+        tokens = outcome.usage or self.known.usage
+        into = sum(used.input_tokens + used.cache_read_tokens + used.cache_write_tokens for used in tokens)
+        out = sum(used.output_tokens for used in tokens)
+
+        def progress(text: str) -> None:
+            run.progress(Progress(f"{words}: {text}", into, out))
+
+        log_path = run.log_path.with_name(f"{run.log_path.stem}.check{number}.log")
+        return Delivery(run, self.directory, self.workspace, outcome, number, log_path, progress, self.protected)
+
+    async def _baseline(self, judge: CommandJudge) -> Baseline | Outcome:
+        began = time.monotonic()
+        judged = await judge.judge(self._delivery(Outcome.succeeded(), 0))
+        if isinstance(judged, Outcome):
+            return judged
+        return Baseline(judged.passed, judged.exit_code, time.monotonic() - began, judged.output)
+
+    def _check(self, judged: Judgement, number: int, seconds: float) -> WorkCheck:
+        return WorkCheck(
+            number=number,
+            fencing_token=self.run_.task.fencing_token,
+            result=judged.result,
+            why=judged.why[:WHY_CHARACTERS],
+            exit_code=judged.exit_code,
+            seconds=seconds,
+            output=judged.output,
+            requires=judged.requires,
+            protect=judged.protect,
+            by=judged.by,
+            log=judged.log,
+            ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        )
+
+    async def _messages_wait(self) -> bool:
+        messages = self.run_.messages
+        return self.checks.converses and messages is not None and await messages.last_look()
+
+    def _round_left(self, outcome: Outcome) -> bool:
+        failed = sum(not check.passed for check in self.known.checks)
+        return self.checks.converses and bool(outcome.session_id) and failed <= self.checks.rounds
+
+    @property
+    def _red_before(self) -> bool:
+        return self.known.baseline is not None and not self.known.baseline.passed
+
+    def _explained(self, check: WorkCheck) -> WorkCheck:
+        """The last check, which decides. What was red before is told apart."""
+        if self._red_before:
+            check = replace(check, why=f"{check.why}; the check failed before the agent began, too")
+            self.known = replace(self.known, checks=(*self.known.checks[:-1], check))
+        return check
+
+    # ── the end of the run ──────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _verdict(self, outcome: Outcome) -> Outcome:
+        self.run_.when_safe(self.state.remove)
+        checked = Checked(self.known.checks, self.known.baseline, decided=True)
+        return replace(outcome, usage=self.known.usage, checked=checked)
+
+    async def _ended(self, outcome: Outcome, done: Outcome | None = None) -> Outcome:
+        """The run ends without a verdict of a check. `done`: what the agent had delivered.
+
+        Each run tells what it has used, once: what is kept is only of runs that were killed before they could."""
+        if done is not None:
+            outcome = replace(
+                outcome,
+                output=done.output if outcome.output is None else outcome.output,
+                session_id=done.session_id,
+                log=outcome.log or done.log,
+                extra={**done.extra, **outcome.extra},
+            )
+        usage = self.known.usage
+        drained = outcome.kind is OutcomeKind.CANCELLED and self.run_.stop.cause is StopCause.DRAIN
+        lost = outcome.kind is OutcomeKind.CANCELLED and self.run_.stop.cause is StopCause.LOST
+        if drained:
+            self.known = replace(self.known, usage=())
+            await self._note()
+        elif outcome.kind in _KEEPS_STATE:
+            asked = outcome.kind is OutcomeKind.ASKED  # the next prompt is the answer
+            self.known = replace(self.known, usage=(), feedback=None if asked else self.known.feedback)
+            await self._note()
+        elif not lost:  # another worker has the task now, and may have written its own
+            self.run_.when_safe(self.state.remove)
+        has_any = bool(self.known.checks) or self.known.baseline is not None
+        checked = Checked(self.known.checks, self.known.baseline) if has_any else None
+        return replace(outcome, usage=usage, checked=checked)
+
+    async def _note(self) -> None:
+        await asyncio.to_thread(self.state.write, self.run_.task, self.known)
+
+
+def _unverified(outcome: Outcome, check: WorkCheck) -> Outcome:
+    return replace(
+        outcome,
+        kind=OutcomeKind.FAILED,
+        error=one_line(check),
+        failure_kind=FailureKind.UNVERIFIED,
+        final=True,
+    )
+
+
+def _first_run(task: Task) -> bool:
+    """Whether no agent has begun with the task. A conversation that it continues is no run of its own."""
+    if task.continued is not None and not task.continued.first_run:
+        return False
+    begun = task.agent_session_id is not None and task.continued is None
+    return task.attempt == 1 and task.infra_count == 0 and not task.answers and not begun

@@ -1,0 +1,234 @@
+"""What is known of a task's checks, kept beside its logs for the runs after this one.
+
+    the agent is done ──written──▶ check ──written──▶ feedback is due ──▶ the agent's next turn …      verdict ──▶ removed
+         └── the worker stops or dies ──▶ the next run goes straight to the check      └── … ──▶ it resumes the session with it
+
+A program may have written the file, because it often runs as the worker's user. So nothing in it passes a check: a check that
+passed is not taken over, and what was judged before is history. A file that is too large, damaged, or of another text of the
+task counts as none; then the run begins as any other.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from turbo.domain.check import FILES_NAMED, OUTPUT_BYTES, WHY_CHARACTERS, Baseline, CheckResult, WorkCheck, cut_at_start
+from turbo.domain.outcome import ModelUsage, Outcome
+from turbo.domain.task import Task
+from turbo.host import json_file
+from turbo.host.atomic_file import write_atomically
+
+log = logging.getLogger(__name__)
+
+NAME = "check.json"
+FORMAT = 1
+MOST_BYTES = 16 * 1024 * 1024
+MOST_CHECKS = 1000
+MOST_MODELS = 20
+MOST_SECONDS = 1e9
+MOST_TOKENS = 10**12
+MOST_DOLLARS = 1e6
+MOST_NUMBER = 10**6
+FEEDBACK_CHARACTERS = 256 * 1024
+SESSION_CHARACTERS = 200
+KEPT = ("session_id", "model", "num_turns", "permission_denials")
+"""What of `Outcome.extra` is kept with an outcome."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """`done`: the agent's outcome, if it was done and is to be judged. `feedback`: what it is to be told next, '' where only
+    messages wait; None: nothing is due. `session`: in which. `usage`: what no run has told yet. `begun`: the agent may have
+    begun, so that no baseline can be taken any more."""
+
+    checks: tuple[WorkCheck, ...] = ()
+    baseline: Baseline | None = None
+    done: Outcome | None = None
+    feedback: str | None = None
+    session: str | None = None
+    usage: tuple[ModelUsage, ...] = ()
+    begun: bool = False
+
+
+class StateFile:
+    """Of one task on this host. `directory` has its logs. Blocks on the disk."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / NAME
+
+    def read(self, task: Task) -> Known | None:
+        """What an earlier run of this task has left; None: nothing, or nothing that can be used."""
+        try:
+            fields = json_file.read(self._path, MOST_BYTES)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            log.warning("what is known of its checks cannot be used: %s", error, extra={"task": task.task_id})
+            return None
+        try:
+            return _known(fields, task)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            log.warning("%s is not turbo's: %s", self._path, error, extra={"task": task.task_id})
+            return None
+
+    def write(self, task: Task, known: Known) -> None:
+        """On disk when it returns. Never raises: without it, a later run begins with the agent."""
+        document = {
+            "format": FORMAT,
+            "text": text_hash(task),
+            "token": task.fencing_token,
+            "checks": [asdict(check) for check in known.checks[-MOST_CHECKS:]],
+            "baseline": None if known.baseline is None else asdict(known.baseline),
+            "done": None if known.done is None else _done(known.done),
+            "feedback": known.feedback,
+            "session": known.session,
+            "begun": known.begun,
+            "usage": [asdict(used) for used in known.usage],
+        }
+        try:
+            text = json.dumps(document)
+            if len(text) > MOST_BYTES:
+                raise ValueError(f"it would have more than {MOST_BYTES} bytes")
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_atomically(self._path, text, durable=True)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            log.warning("what is known of its checks cannot be kept: %s", error, extra={"task": task.task_id})
+            self.remove()
+
+    def remove(self) -> None:
+        """Never raises."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("%s cannot be removed: %s", self._path, error)
+
+
+def text_hash(task: Task) -> str:
+    """Of what the task asks for: a state belongs to one text."""
+    data = json.dumps([task.task_id, task.task_description, task.input_data], sort_keys=True, default=str)
+    return hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _done(outcome: Outcome) -> dict[str, object]:
+    return {
+        "output": outcome.output,
+        "truncated": outcome.truncated,
+        "extra": {name: outcome.extra[name] for name in KEPT if name in outcome.extra},
+    }
+
+
+def _known(fields: Mapping[str, Any], task: Task) -> Known | None:
+    """Raises ValueError, TypeError, KeyError."""
+    if json_file.whole(fields, "format", 0, 2**31) != FORMAT or fields.get("text") != text_hash(task):
+        return None
+    if json_file.whole(fields, "token", 0, 2**63 - 1) > task.fencing_token:
+        return None
+    session = _optional_text(fields, "session", SESSION_CHARACTERS)
+    if session is not None and session != (task.agent_session_id or (session if task.infra_count else None)):
+        return None  # a worker that died could not write it into the row; otherwise a person has asked for another one
+    checks = [_check(one, task) for one in _list(fields, "checks", MOST_CHECKS)]
+    known = Known(
+        checks=tuple(check for check in checks if not check.passed),
+        baseline=None if fields["baseline"] is None else _baseline(_object(fields, "baseline")),
+        feedback=_optional_text(fields, "feedback", FEEDBACK_CHARACTERS),
+        session=session,
+        begun=fields.get("begun") is not False,
+        usage=tuple(_usage(one) for one in _list(fields, "usage", MOST_MODELS)),
+    )
+    if fields["done"] is None:
+        return known
+    done = _object(fields, "done")
+    outcome = replace(
+        Outcome.succeeded(done["output"], truncated=done.get("truncated") is True),
+        session_id=session,
+        extra={name: value for name, value in _object(done, "extra").items() if name in KEPT and _plain(value)},
+    )
+    return replace(known, done=outcome)
+
+
+def _check(fields: Any, task: Task) -> WorkCheck:
+    if not isinstance(fields, dict):
+        raise ValueError("a check is not an object")
+    code = fields.get("exit_code")
+    return WorkCheck(
+        number=json_file.whole(fields, "number", 1, MOST_NUMBER),
+        fencing_token=json_file.whole(fields, "fencing_token", 1, max(1, task.fencing_token)),
+        result=CheckResult(json_file.text(fields, "result")),
+        why=json_file.text(fields, "why")[:WHY_CHARACTERS],
+        exit_code=None if code is None else json_file.whole(fields, "exit_code", -1000, 1000),
+        seconds=json_file.real(fields, "seconds", 0.0, MOST_SECONDS),
+        output=cut_at_start(json_file.text(fields, "output"), OUTPUT_BYTES),
+        requires=_texts(fields, "requires"),
+        protect=_texts(fields, "protect"),
+        by=_optional_text(fields, "by", SESSION_CHARACTERS),
+        log=_optional_text(fields, "log", 4096),
+        ended_at=json_file.text(fields, "ended_at", "")[:40],
+    )
+
+
+def _baseline(fields: Mapping[str, Any]) -> Baseline:
+    code = fields.get("exit_code")
+    return Baseline(
+        passed=fields.get("passed") is True,
+        exit_code=None if code is None else json_file.whole(fields, "exit_code", -1000, 1000),
+        seconds=json_file.real(fields, "seconds", 0.0, MOST_SECONDS),
+        output=cut_at_start(json_file.text(fields, "output"), OUTPUT_BYTES),
+    )
+
+
+def _usage(fields: Any) -> ModelUsage:
+    if not isinstance(fields, dict):
+        raise ValueError("usage is not an object")
+
+    def tokens(kind: str) -> int:
+        return json_file.whole(fields, f"{kind}_tokens", 0, MOST_TOKENS)
+
+    return ModelUsage(
+        model=json_file.text(fields, "model")[:SESSION_CHARACTERS],
+        input_tokens=tokens("input"),
+        output_tokens=tokens("output"),
+        cache_read_tokens=tokens("cache_read"),
+        cache_write_tokens=tokens("cache_write"),
+        cost_usd=json_file.real(fields, "cost_usd", 0.0, MOST_DOLLARS),
+        executor=_optional_text(fields, "executor", SESSION_CHARACTERS),
+        account=_optional_text(fields, "account", SESSION_CHARACTERS),
+    )
+
+
+def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    if not isinstance(fields[name], dict):
+        raise ValueError(f"{name} is not an object")
+    found: Mapping[str, Any] = fields[name]
+    return found
+
+
+def _list(fields: Mapping[str, Any], name: str, most: int) -> list[Any]:
+    if not isinstance(fields[name], list) or len(fields[name]) > most:
+        raise ValueError(f"{name} is not a list of at most {most}")
+    return list(fields[name])
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    texts = _list(fields, name, FILES_NAMED)
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} is not a list of texts")
+    return tuple(text[:SESSION_CHARACTERS] for text in texts)
+
+
+def _optional_text(fields: Mapping[str, Any], name: str, most: int) -> str | None:
+    value = fields.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or len(value) > most:
+        raise ValueError(f"{name} is not a text of at most {most} characters")
+    return value
+
+
+def _plain(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= SESSION_CHARACTERS
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 2**31

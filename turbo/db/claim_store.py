@@ -5,7 +5,7 @@ import asyncio
 import functools
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -75,7 +75,8 @@ class Reasserted:
 
 
 class ClaimStore(Store):
-    """Bound to one worker. `accounts`: those whose breakers a poll reads."""
+    """Bound to one worker. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a directory that is named
+    by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class ClaimStore(Store):
         host: str = "",
         accounts: Sequence[str] = (),
         limits: InputLimits = USUAL_LIMITS,
+        has_files: Callable[[str], bool] | None = None,
     ) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
@@ -95,6 +97,8 @@ class ClaimStore(Store):
         self._host = host
         self._limits = limits
         self._messages_open = True  # not known before the first poll
+        self._has_files = has_files
+        self._conversations = True  # as above
         self._told_at = 0.0
         self._polls = Polls(worker_id, refusals, host=host, accounts=accounts)
 
@@ -174,11 +178,14 @@ class ClaimStore(Store):
     async def _more(self, found: Sequence[Row]) -> dict[str, claimed.More]:
         """What claimed tasks bring besides their text, by task id. Without it a claim is as good as lost: its rows are given
         back."""
-        task_ids = [row[0] for row in found if row[0] is not None and (row[MORE] or self._messages_open)]
+        task_ids = [row[0] for row in found if row[0] is not None and (row[MORE] or self._asks_for_more(row[0]))]
         if not task_ids:
             return {}
         rows = await self._rows("tasks/more", {"task_id": task_ids, **claimed.MORE_PARAMETERS})
         return dict(map(claimed.more, rows))
+
+    def _asks_for_more(self, task_id: str) -> bool:
+        return self._messages_open or (self._conversations and self._has_files is not None and self._has_files(task_id))
 
     async def _block(self, claims: Sequence[ClaimRef]) -> None:
         """Give back what must not run before the settler has looked at what it needs. Should that fail, the rows are orphans
@@ -205,6 +212,7 @@ class ClaimStore(Store):
             result = await self._use(lambda own: self._polls.poll(own, queues))
         else:
             result = await self._polls.poll(connection, queues)
+        self._conversations = result.conversations
         if result.messages or self._told_at < result.asked_at:
             self._messages_open = result.messages
         return result

@@ -25,7 +25,9 @@ class PollResult:
     `next_in`: seconds until the next scheduled task is due, or a question's time is over; None without one.
     `again_in`: seconds after which to poll again because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `unsettled`: there is something for the settler
-    (turbo.worker.settler). `messages`: some are open. `ended_below`: transactions with lower ids had ended, and are seen.
+    (turbo.worker.settler). `messages`: some are open. `conversations`: there are some. `schedule_in`: seconds until the next slot of
+    any schedule; 0 or less: now. `clock`: the database's, in seconds since 1970. `ended_below`: transactions with lower ids had ended,
+    and are seen.
     `begun_below`: transactions with this id or a higher one had not begun.
     """
 
@@ -40,6 +42,9 @@ class PollResult:
     again_in: float | None = None
     unsettled: bool = False
     messages: bool = False
+    conversations: bool = False
+    schedule_in: float | None = None
+    clock: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +151,8 @@ async def _poll(
 ) -> tuple[PollResult, float | None]:
     asked_at = time.monotonic()
     (row,) = await rows(connection, name, parameters, variant)
-    due, next_in, deadline_in, runnable, stop, accounts, unsettled, messages, ended_below, begun_below, _ = row
+    due, next_in, deadline_in, runnable, stop, accounts, unsettled, messages, conversations, *more = row
+    schedule_in, clock, ended_below, begun_below, _ = more
     breakers = tuple(
         AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])
         for a in accounts or ()
@@ -164,6 +170,9 @@ async def _poll(
         begun_below=begun_below,
         unsettled=unsettled,
         messages=messages,
+        conversations=conversations,
+        schedule_in=schedule_in,
+        clock=clock,
     )
     return result, deadline_in
 

@@ -1,20 +1,22 @@
 """Statements about the end of a run: record results, and give tasks back."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import psycopg
 
+from turbo.db.connect import Connection
 from turbo.db.errors import is_about_one_row
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
-from turbo.db.store import Store, claim_columns
+from turbo.db.store import Row, Store, claim_columns, rows
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.question import MOST_QUESTIONS
 from turbo.domain.result import RunResult
 from turbo.domain.states import RowStatement, TaskState, Verdict, task_state
+from turbo.domain.usage import UsageRow
 
 INFRA_CAP = 5
 """Rescues and infrastructure outcomes of one task before it fails as poison: a task that kills its worker must not take
@@ -59,15 +61,19 @@ class ResultStore(Store):
 
     async def finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
         """Record a batch with its audit trail: its questions in one transaction (sql/tasks/ask.sql), then all other results
-        in another (sql/tasks/finish.sql). Every result gets an answer.
+        in another (sql/tasks/finish.sql); and with each what its runs used. Every result gets an answer.
 
-        If the second raises, the questions are recorded all the same, and a replay of the batch answers `already` for them."""
-        asked = [result for result in results if result.outcome == OutcomeKind.ASKED]
-        if not asked:
+        Those with checks come first among either, each kind in a transaction with its checks (sql/tasks/checked.sql).
+        If one raises, what came before it is recorded all the same, and a replay of the batch answers `already` for that."""
+        if not any(result.checks or result.outcome == OutcomeKind.ASKED for result in results):
             return await self._finish(results)
-        answers = await self._ask(asked)
-        rest = [result for result in results if result.outcome != OutcomeKind.ASKED]
-        return answers + (await self._finish(rest) if rest else [])
+        answers: list[ResultAnswer] = []
+        for record, asked in ((self._ask, True), (self._finish, False)):
+            for checked in (True, False):
+                some = [r for r in results if (r.outcome == OutcomeKind.ASKED) is asked and bool(r.checks) is checked]
+                if some:
+                    answers += await record(some)
+        return answers
 
     async def _finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
         return await self._record("tasks/finish", results, {"infra_cap": INFRA_CAP, "host": self._host})
@@ -78,12 +84,27 @@ class ResultStore(Store):
     async def _record(
         self, statement: str, results: Sequence[RunResult], parameters: dict[str, object]
     ) -> list[ResultAnswer]:
+        """Of results that all have checks, or that all have none."""
         documents = json.dumps([_document(result, self._worker_id) for result in results])
-        found = await self._rows(statement, {**parameters, "worker": self._worker_id, "results": documents})
+        parameters = {**parameters, "worker": self._worker_id, "results": documents}
+        checks = [
+            {"task_id": result.task_id, "worker": result.worker_id or self._worker_id, **check}
+            for result in results
+            for check in result.checks
+        ]
+        used = [row for result in results for row in result.usage]
+        if checks or used:
+            found = await self._use(lambda connection: _together(connection, statement, parameters, checks, used))
+        else:
+            found = await self._rows(statement, parameters)
         return [
             ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes), bool(needed))
             for task_id, token, verdict, becomes, needed in found
         ]
+
+    async def record_usage(self, used: Sequence[UsageRow]) -> None:
+        """Record what runs used that leave no result (sql/tasks/usage.sql)."""
+        await self._run("tasks/usage", _usage(used))
 
     async def release(
         self,
@@ -124,6 +145,27 @@ class ResultStore(Store):
         }
         found = await self._rows("tasks/release", parameters)
         return Released(tuple(ClaimRef(row[0], row[1]) for row in found), any(row[3] for row in found))
+
+
+async def _together(
+    connection: Connection,
+    statement: str,
+    parameters: Mapping[str, object],
+    checks: Sequence[Mapping[str, object]],
+    used: Sequence[UsageRow],
+) -> list[Row]:
+    """The rows of `statement`, sent in one transaction with what its results bring: their checks, and what their runs used."""
+    async with connection.transaction():
+        if checks:
+            await rows(connection, "tasks/checked", {"worker": parameters["worker"], "checks": json.dumps(checks)})
+        found = await rows(connection, statement, parameters, "checked" if checks else None)
+        if used:
+            await rows(connection, "tasks/usage", _usage(used))
+        return found
+
+
+def _usage(used: Iterable[UsageRow]) -> dict[str, object]:
+    return {"usage": json.dumps([asdict(row) for row in used])}
 
 
 def _document(result: RunResult, worker_id: str) -> dict[str, object]:

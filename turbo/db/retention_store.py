@@ -11,12 +11,17 @@ STATEMENT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RetentionAges:
-    """Seconds after which a finished task or an audit row is deleted; None keeps it for ever."""
+    """Seconds after which a finished task, an audit row or a row of usage is deleted; None keeps it for ever."""
 
     completed: float | None = None
     failed: float | None = None
     cancelled: float | None = None
     actions: float | None = None
+    usage: float | None = None
+
+    @property
+    def any(self) -> bool:
+        return self.any_task or self.actions is not None or self.usage is not None
 
     @property
     def any_task(self) -> bool:
@@ -79,6 +84,11 @@ class RetentionStore(Store):
         parameters = {**asdict(self.ages), "after": after, "to_page": to_page, "limit": 1}
         found = await self._rows("retention/actions", parameters, STATEMENT_SECONDS, "which")
         return found[0][0] if found else None
+
+    async def delete_usage(self, limit: int) -> int:
+        """Delete the oldest rows of usage that are old enough, `limit` at most. How many there were."""
+        (row,) = await self._ask("usage", limit=limit)
+        return int(row[0])
 
     async def close(self) -> None:
         """Close the connection until the next pass."""

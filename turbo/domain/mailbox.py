@@ -35,8 +35,8 @@ class MessageSource(Protocol):
 
 
 class Mailbox:
-    """`known`: the ids of all that was put in. `told`: how many messages the agent has. `more`: the database has more than was
-    put in at once."""
+    """`known`: the ids of all that was put in. `told`: how many messages the agent has, `heard`: those. `more`: the database has
+    more than was put in at once."""
 
     def __init__(self, source: MessageSource, messages: Iterable[Message] = ()) -> None:
         self._source = source
@@ -44,6 +44,7 @@ class Mailbox:
         self._arrived: Callable[[], None] | None = None
         self.known: set[int] = set()
         self.told = 0
+        self.heard: list[Message] = []
         self.more = False
         self.put(messages)
 
@@ -80,6 +81,7 @@ class Mailbox:
         """The agent has them: it has answered since."""
         if messages:
             self.told += len(messages)
+            self.heard += messages
             self._source.mark(messages, delivered=True)
 
     def given(self, messages: Sequence[Message]) -> None:

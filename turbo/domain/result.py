@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from turbo.domain.usage import UsageRow
+
 
 @dataclass(slots=True)  # written once; frozen, it would cost a light run 1.6 us more
 class RunResult:
@@ -12,7 +14,8 @@ class RunResult:
     `retry_delay_seconds` in seconds. `final`: no further attempt. `uncounted`: the task goes back as it was, because its
     account is paused. `agent_session_id`: the session a retry resumes; '' forbids that, None leaves it open.
     `question` is what the outcome `asked` asks (turbo.domain.question), `answer_within` how long its answer counts, in seconds;
-    None: for ever. `finished_at` is the host's clock when the result was put on disk, for people.
+    None: for ever. `checks`: for the rows `checked` of the audit trail (turbo.domain.check.WorkCheck.trail). `usage`: what the run
+    used, for the ledger. `finished_at` is the host's clock when the result was put on disk, for people.
     """
 
     task_id: str
@@ -33,3 +36,5 @@ class RunResult:
     detail: dict[str, Any] = field(default_factory=dict)
     question: dict[str, Any] | None = None
     answer_within: float | None = None
+    checks: list[dict[str, Any]] = field(default_factory=list)
+    usage: tuple[UsageRow, ...] = ()

@@ -20,6 +20,7 @@ class Task:
     that asks have used so far, as `output_data.earlier_runs` keeps it.
     `needs`: what it needed, by task id, in the order of `agent_tasks.needs`. `continued`: the conversation that it goes on with;
     None: it begins its own. `messages`: what people told it that no run of it has delivered yet, oldest first.
+    `directory`: names its directory in place of its id, which that of another conversation has.
     """
 
     task_id: str
@@ -43,11 +44,13 @@ class Task:
     needs: Mapping[str, Need] = field(default_factory=dict)
     continued: Continued | None = None
     messages: tuple[Message, ...] = ()
+    directory: str | None = None
 
     @property
     def directory_id(self) -> str:
-        """The task id that names its own directory and worktree."""
-        return self.task_id if self.continued is None else self.continued.first_task_id or self.task_id
+        """What names its directory and worktree: its id, or that of the first task of its conversation."""
+        first = self.directory if self.continued is None else self.continued.first_task_id
+        return first or self.task_id
 
     @property
     def directory_data(self) -> Mapping[str, object]:

@@ -5,10 +5,12 @@ in notes, which are stored with the result.
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from turbo.domain.result import RunResult
+from turbo.domain.usage import UsageRow, cut_name
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 MAX_DEPTH = 200
@@ -72,8 +74,24 @@ def sanitize_result(result: RunResult) -> RunResult:
     error = None if result.error is None else sanitize_text(result.error, notes)
     session = None if result.agent_session_id is None else sanitize_text(result.agent_session_id, notes)
     detail = sanitize(result.detail, notes)
+    checks = sanitize(result.checks, notes) if result.checks else result.checks
     if notes:
         detail["altered"] = sorted(notes)
         if isinstance(output, dict):
             output["altered"] = sorted(notes)
-    return replace(result, output=output, error=error, agent_session_id=session, detail=detail)
+    usage = sanitize_usage(result.usage)
+    return replace(
+        result, output=output, error=error, agent_session_id=session, detail=detail, checks=checks, usage=usage
+    )
+
+
+def sanitize_usage(rows: Iterable[UsageRow], *, ascii_only: bool = False) -> tuple[UsageRow, ...]:
+    """The same rows with names that PostgreSQL can store; `ascii_only`: in a database of any encoding."""
+
+    def name(text: str) -> str:
+        clean = sanitize_text(text, set())
+        return cut_name(clean.encode("ascii", "replace").decode() if ascii_only else clean)
+
+    return tuple(
+        replace(row, executor=name(row.executor), account=name(row.account), model=name(row.model)) for row in rows
+    )

@@ -27,6 +27,7 @@ from typing import Any
 
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
+from turbo.domain.usage import UsageRow
 from turbo.host import json_file
 from turbo.host.atomic_file import sync_directory, write_atomically
 from turbo.host.regular_file import NotRegular
@@ -39,6 +40,10 @@ NAMES_ON_DISK = {"uncounted": "untouched"}
 QUESTION_ON_DISK = "question on disk"
 """Where the file has a result's question: in `detail`. A field of its own would make the file unreadable for a worker that
 knows no questions. Such a worker gives the task back uncounted, and its next run asks again."""
+CHECKS_ON_DISK = "checks"
+"""The same for a result's checks. A worker that knows none keeps them in the trail's row of the result."""
+USAGE_ON_DISK = "usage on disk"
+"""Where the file has what the run used: in `detail`, too. A worker that keeps no ledger leaves it in the audit trail."""
 DONE_SECONDS = 3600.0
 LONGEST_DELAY = 1e9
 ENTRY_BYTES = 1024**3
@@ -187,10 +192,15 @@ def _make(directory: Path) -> None:
 
 def _to_file(result: RunResult) -> dict[str, Any]:
     fields = {NAMES_ON_DISK.get(name, name): value for name, value in asdict(result).items()}
-    question, within = fields.pop("question"), fields.pop("answer_within")
+    question, within, usage = fields.pop("question"), fields.pop("answer_within"), fields.pop("usage")
     if question is not None:
         fields[NAMES_ON_DISK["uncounted"]] = True
         fields["detail"][QUESTION_ON_DISK] = {"question": question, "within": within}
+    checks = fields.pop("checks")
+    if checks:
+        fields["detail"][CHECKS_ON_DISK] = checks
+    if usage:
+        fields["detail"][USAGE_ON_DISK] = usage
     return fields
 
 
@@ -203,7 +213,15 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
         raise ValueError("detail is not an object")
     if (asked := fields.get("detail", {}).pop(QUESTION_ON_DISK, None)) is not None:
         fields |= {"question": asked["question"], "answer_within": asked["within"]}
+    if (checks := fields.get("detail", {}).pop(CHECKS_ON_DISK, None)) is not None:
+        fields["checks"] = checks
+    used = fields.get("detail", {}).pop(USAGE_ON_DISK, [])
+    if not isinstance(used, list):
+        raise ValueError("its usage is not a list")
+    fields["usage"] = tuple(_usage_row(row) for row in used)
     result = RunResult(**fields)
+    if any((row.task_id, row.fencing_token) != (result.task_id, result.fencing_token) for row in result.usage):
+        raise ValueError("it has usage of another run")
     if not isinstance(result.question, dict | None):
         raise ValueError("the question is not an object")
     if (result.question is None) == (result.outcome == OutcomeKind.ASKED):
@@ -222,7 +240,23 @@ def _from_file(fields: dict[str, Any]) -> RunResult:
         raise ValueError("final or uncounted is not a boolean")
     if not isinstance(result.output, dict | None):
         raise ValueError("output is not an object")
+    if not isinstance(result.checks, list) or not all(isinstance(check, dict) for check in result.checks):
+        raise ValueError("checks is not a list of objects")
     return result
+
+
+def _usage_row(fields: dict[str, Any]) -> UsageRow:
+    """Raises ValueError, TypeError."""
+    row = UsageRow(**fields)
+    for name in ("task_id", "executor", "account", "model", "queue", "task_type"):
+        json_file.text(fields, name)
+    json_file.whole(fields, "fencing_token", 1 - 2**63, 2**63 - 1)
+    json_file.whole(fields, "attempt", 0, 2**31 - 1)
+    for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens"):
+        json_file.whole(fields, name, 0, 10**15)
+    if row.cost_usd is not None:
+        json_file.real(fields, "cost_usd", 0.0, 1e12)
+    return row
 
 
 def _reason(error: OSError) -> str:

@@ -1,6 +1,6 @@
 """Row retention: the leader deletes finished tasks and audit rows that are older than the configuration allows.
 
-    leads ──▶ a pass: tasks by their end, then the audit trail by its pages ──▶ an hour ──▶ …
+    leads ──▶ a pass: tasks by their end, then the audit trail by its pages, then usage by its time ──▶ an hour ──▶ …
 
 Deletes nothing unless configured. Small batches with a pause between, over a connection that exists during a pass only,
 so that no claim waits for it. Never deleted: unfinished tasks, tasks that turbo never claimed (an old poller's rows), rows
@@ -12,7 +12,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
 from psycopg import errors
@@ -52,8 +52,10 @@ class RowRetention(LoopService):
         every: float = PASS_SECONDS,
         batch: int = BATCH,
         pause: float = PAUSE_SECONDS,
+        before: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """`every`: seconds between passes; `pause`: seconds between batches of `batch` rows."""
+        """`every`: seconds between passes; `pause`: seconds between batches of `batch` rows. `before`: what is to be read of tasks
+        before they are deleted."""
         super().__init__()
         self._store = store
         self._leadership = leadership
@@ -61,6 +63,7 @@ class RowRetention(LoopService):
         self._every = every
         self._batch = batch
         self._pause = pause
+        self._before = before
         self._warned: set[str] = set()
         self.deleted: Counter[str] = Counter()
 
@@ -71,7 +74,7 @@ class RowRetention(LoopService):
 
     async def run(self) -> None:
         self.started.set()
-        if not self._store.ages.any_task and self._store.ages.actions is None:
+        if not self._store.ages.any:
             return
         while True:
             await self._leadership.wait()
@@ -82,12 +85,16 @@ class RowRetention(LoopService):
         self.deleted.clear()
         try:
             if self._store.ages.any_task:
+                if self._before is not None:
+                    await self._before()
                 await self._tasks()
             if self._store.ages.actions is not None:
                 if await self._store.audit_trail_is_partitioned():
                     self._warn_once("retention leaves the partitioned agent_actions alone: drop its old partitions")
                 else:
                     await self._actions()
+            if self._store.ages.usage is not None:
+                await self._usage()
         except errors.InsufficientPrivilege as error:
             self._warn_once(f"retention may not delete: {db.reason(error)}; see docs/security.md")
         except db.DATABASE_ERRORS as error:
@@ -166,6 +173,15 @@ class RowRetention(LoopService):
                 after = f"({first_page},0)"
             limit = min(2 * limit, self._batch)
             await asyncio.sleep(self._pause if batch.deleted else EMPTY_PAUSE_SECONDS)
+
+    async def _usage(self) -> None:
+        while self._leadership.held:
+            deleted = await self._store.delete_usage(self._batch)
+            self._count("agent_usage", deleted)
+            self.deleted += Counter({"usage rows": deleted})
+            if deleted < self._batch:
+                return
+            await asyncio.sleep(self._pause)
 
     def _count(self, table: str, rows: int) -> None:
         if rows:

@@ -34,6 +34,7 @@ from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import RowStatement, TaskState, Verdict
+from turbo.host.sanitize import sanitize_usage
 from turbo.host.spool import SpoolEntry
 from turbo.host.spool_writer import SpoolWriter
 from turbo.observability.metrics import Metrics
@@ -83,9 +84,11 @@ class Completer(LoopService):
         hold_claims: Callable[[str | None], None],
         settle: Callable[[], None] = lambda: None,
         was_recorded: Callable[[str], None] = lambda _task_id: None,
+        task_failed: Callable[[], None] = lambda: None,
     ) -> None:
         """`hold_claims` is called with why nothing may be claimed, and with None when that is over. `settle` is called when a task is
-        over that others wait for; `was_recorded` with the id of each task whose result is answered."""
+        over that others wait for; `was_recorded` with the id of each task whose result is answered; `task_failed` when a
+        task has failed for good."""
         super().__init__()
         self._store = store
         self._spool = spool
@@ -96,6 +99,7 @@ class Completer(LoopService):
         self._hold_claims = hold_claims
         self._settle = settle
         self._was_recorded = was_recorded
+        self._task_failed = task_failed
         self._holding = False
         self._unable: str | None = None  # why the last attempt to record failed
         self._patience: asyncio.TimerHandle | None = None
@@ -262,8 +266,10 @@ class Completer(LoopService):
 
     def _follow_up(self, result: RunResult, answer: ResultAnswer) -> None:
         """Count what became of the task, and wake the claimer for its next attempt."""
-        if answer.becomes is TaskState.FAILED and result.outcome == OutcomeKind.INFRASTRUCTURE:
-            self._metrics.poisoned.inc()
+        if answer.becomes is TaskState.FAILED:
+            self._task_failed()
+            if result.outcome == OutcomeKind.INFRASTRUCTURE:
+                self._metrics.poisoned.inc()
         if answer.needed:
             self._settle()
         if answer.becomes is TaskState.WAITING and result.answer_within is not None:
@@ -315,6 +321,7 @@ class Completer(LoopService):
             error=f"the result could not be stored in the database ({error.sqlstate}); it is kept in {where}",
             failure_kind=result.failure_kind or (None if succeeded else FailureKind.ERROR.value),
             detail={"quarantined": where},
+            usage=sanitize_usage(result.usage, ascii_only=True),  # a name may be what it cannot store
         )
         await self._record([submission])
 

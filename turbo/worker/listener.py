@@ -96,9 +96,11 @@ class Listener(LoopService):
         poll_seconds: float,
         settle: Callable[[], None] = lambda: None,
         message: Callable[[str], None] = lambda _words: None,
+        schedule: Callable[[str], None] = lambda _words: None,
     ) -> None:
         """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls. `settle` is called
-        when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE."""
+        when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE, `schedule` with
+        what follows ControlMessage.SCHEDULE."""
         super().__init__()
         self._where = where
         self._worker_id = worker_id
@@ -111,6 +113,7 @@ class Listener(LoopService):
         self._reconcile = reconcile
         self._settle = settle
         self._message = message
+        self._schedule = schedule
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._own_channel = worker_channel(worker_id)
@@ -296,6 +299,8 @@ class Listener(LoopService):
             self._wakeups.poll_soon()
         elif kind == ControlMessage.SETTLE:
             self._settle()
+        elif kind == ControlMessage.SCHEDULE:
+            self._schedule(worker_id)
         elif kind == ControlMessage.MESSAGE:
             self._message(worker_id)
             if worker_id.startswith(" "):

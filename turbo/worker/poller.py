@@ -29,6 +29,12 @@ class UnsettledObserver(Protocol):
     def polled(self, unsettled: bool) -> None: ...
 
 
+class ScheduleObserver(Protocol):
+    """Is told by each poll when the next slot of a schedule is (turbo.worker.scheduler)."""
+
+    def polled(self, slot_in: float | None, clock: float, asked_at: float) -> None: ...
+
+
 class Poller:
     """Used by the claimer, and by the listener on its own connection."""
 
@@ -41,6 +47,7 @@ class Poller:
         reconcile: asyncio.Event,
         settler: UnsettledObserver | None = None,
         messages_open: Callable[[], None] = lambda: None,
+        scheduler: ScheduleObserver | None = None,
     ) -> None:
         """`reconcile` is set where a run of this worker is to be stopped. `messages_open` is called where any message is open."""
         self._store = store
@@ -50,6 +57,7 @@ class Poller:
         self._reconcile = reconcile
         self._settler = settler
         self._messages_open = messages_open
+        self._scheduler = scheduler
         self._also: dict[str, float] = {}  # until when, in monotonic seconds
 
     def promote_also(self, queues: Iterable[str]) -> None:
@@ -79,6 +87,8 @@ class Poller:
             self._settler.polled(result.unsettled)
         if result.messages:
             self._messages_open()
+        if self._scheduler is not None:
+            self._scheduler.polled(result.schedule_in, result.clock, result.asked_at)
 
     async def poll(self, connection: Connection | None = None) -> PollResult:
         """`read`, then `act_on`."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from turbo import __version__
 from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.manager import AccountManager, accounts_of
-from turbo.config.worker import MetricsSection, RetentionSection, WorkerConfig
+from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
 from turbo.db.channels import Notifier
@@ -27,10 +27,12 @@ from turbo.db.question_store import QuestionStore
 from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
+from turbo.db.schedule_store import ScheduleStore
 from turbo.db.settle_store import SettleStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
+from turbo.domain.usage import Price, Prices
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.protocol import Executor
 from turbo.executors.registry import (
@@ -79,6 +81,7 @@ from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
 from turbo.worker.runner import RetryPolicy, Runner
+from turbo.worker.scheduler import Scheduler
 from turbo.worker.sessions import Sessions
 from turbo.worker.settler import Settler
 from turbo.worker.shutdown import Shutdown
@@ -194,6 +197,7 @@ def wire(
         host=host,
         accounts=account_names,
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
+        has_files=state.has_files,
     )
     result_store = ResultStore(results, worker_id, refusals, host=host)
     notifier = Notifier(claims)
@@ -211,7 +215,8 @@ def wire(
         unready=health.unready,
     )
     presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
-    metrics.declare_series(settings.queues, executors)
+    checked = [name for name, one in config.executors.items() if one.checked]
+    metrics.declare_series(settings.queues, executors, checked)
     metrics.observe(slots, executors)
     metrics.observe_problems(problems.count)
     metrics.loop_lag.set_function(lambda: loop_health.lag)
@@ -219,6 +224,8 @@ def wire(
     # The path of a task, from its end to its beginning.
     settler = Settler(settle_store, notifier, wakeups, unsettled=SettleStore(claims, worker_id, refusals).unsettled)
     settle_audit = SettleAudit(settle_store, leadership, settler.wake)
+    schedule_store = ScheduleStore(claims, worker_id)
+    scheduler = Scheduler(schedule_store, metrics)
     messages = MessageDesk(MessageStore(claims), worker_id, slots, settler.wake)
     progress = ProgressWriter(progress_lane, worker_id, slots, refusals)
     accounts = AccountManager(
@@ -246,6 +253,7 @@ def wire(
         ),
         settler.wake,
         was_recorded=messages.recorded,
+        task_failed=scheduler.task_failed,
     )
     runner = Runner(
         worker_id,
@@ -266,8 +274,9 @@ def wire(
         questions,
         lifecycle.crashed,
         reconcile=reconcile,
+        prices=_prices(config.prices),
     )
-    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open)
+    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler)
     claimer = Claimer(
         claim_store,
         notifier,
@@ -323,6 +332,7 @@ def wire(
         poll_seconds=settings.poll_seconds,
         settle=settler.heard,
         message=messages.heard,
+        schedule=scheduler.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -379,7 +389,8 @@ def wire(
         Reminders(QuestionStore(claims, worker_id), leadership),
         settle_audit,
         settler,
-        RowRetention(retention_store, leadership, metrics),
+        scheduler,
+        RowRetention(retention_store, leadership, metrics, before=schedule_store.judge),
         WorkspaceRetention(
             lambda: state.workspaces,
             state.locks,
@@ -448,8 +459,23 @@ def _report_moves(problems: Problems, why: str | None) -> None:
 
 
 def _ages(section: RetentionSection) -> RetentionAges:
-    days = (section.completed_days, section.failed_days, section.cancelled_days, section.actions_days)
+    days = (
+        section.completed_days,
+        section.failed_days,
+        section.cancelled_days,
+        section.actions_days,
+        section.usage_days,
+    )
     return RetentionAges(*(None if age is None else age * DAY for age in days))
+
+
+def _prices(sections: Mapping[str, PriceSection]) -> Prices:
+    def price(section: PriceSection) -> Price:
+        read = section.input if section.cache_read is None else section.cache_read
+        written = section.input if section.cache_write is None else section.cache_write
+        return Price(section.input, section.output, read, written)
+
+    return Prices({model: price(section) for model, section in sections.items()})
 
 
 def _tls(section: MetricsSection) -> TlsFiles | None:

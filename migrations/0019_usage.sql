@@ -1,0 +1,37 @@
+-- turbo: compatible-from 3
+-- What runs used: tokens and US dollars, by executor, account and model. A row is written in the transaction of its run's result
+-- (turbo/sql/usage/record.sql) and is never changed. It has no text of the task, and outlives it: nothing is deleted with the task.
+
+-- A table of this name that is there already is the deployment's own, and means something else: nothing is changed then.
+do $$
+begin
+  if to_regclass('public.agent_usage') is not null
+     and coalesce(obj_description(to_regclass('public.agent_usage'), 'pg_class'), '') not like '%(turbo)' then
+    raise exception 'there is a table agent_usage already, and turbo needs one of this name for itself'
+      using errcode = 'duplicate_table',
+      hint = 'Rename it (ALTER TABLE public.agent_usage RENAME TO ...) and run turbo migrate again.';
+  end if;
+end $$;
+
+-- task_id is text, whatever the type of agent_tasks.task_id is: the task may be gone, and another one may have its id.
+create table if not exists public.agent_usage (
+  task_id            text not null,
+  fencing_token      bigint not null,          -- of the claim: a run is (task_id, fencing_token)
+  executor           text not null,            -- that used it; a task's reviewer has rows of its own
+  account            text not null default '',
+  model              text not null default '', -- '': the agent named none
+  attempt            integer not null,
+  at                 timestamptz not null default clock_timestamp(),  -- when it was recorded
+  queue              text not null,
+  task_type          text not null,
+  submitted_by       text,                     -- null: the row of the task was gone
+  input_tokens       bigint not null default 0,  -- without what was read from a cache
+  output_tokens      bigint not null default 0,
+  cache_read_tokens  bigint not null default 0,
+  cache_write_tokens bigint not null default 0,
+  cost_usd           numeric,                  -- null: the agent reported no cost, and worker.yaml has no price
+  counted            boolean not null default false,
+  primary key (task_id, fencing_token, executor, account, model)
+) with (autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
+comment on table public.agent_usage is 'what each run used, by executor, account and model; see turbo costs (turbo)';
+create index if not exists agent_usage_at on public.agent_usage (at);

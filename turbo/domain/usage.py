@@ -1,0 +1,99 @@
+"""What a run used, as the ledger `agent_usage` keeps it, and what that costs where the agent does not say."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from turbo.domain.outcome import ModelUsage, sum_costs
+from turbo.domain.task import Task
+
+NAME_BYTES = 200
+"""Of an executor, an account or a model in the ledger: together with the longest task id they fit its index."""
+
+MOST_ATTEMPTS = 2**31 - 1
+
+PER = 1_000_000
+"""Prices are for a million tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US dollars for a million tokens of each kind."""
+
+    input: float
+    output: float
+    cache_read: float
+    cache_write: float
+
+    def of(self, usage: ModelUsage) -> float:
+        """US dollars."""
+        parts = (
+            self.input * usage.input_tokens,
+            self.output * usage.output_tokens,
+            self.cache_read * usage.cache_read_tokens,
+            self.cache_write * usage.cache_write_tokens,
+        )
+        return sum(parts) / PER
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """The prices of models, by name."""
+
+    by_model: Mapping[str, Price] = field(default_factory=dict)
+
+    def fill(self, usage: tuple[ModelUsage, ...]) -> tuple[ModelUsage, ...]:
+        """The same, with a cost wherever the agent reported none and the model has a price."""
+        return tuple(self._filled(one) for one in usage) if self.by_model else usage
+
+    def _filled(self, usage: ModelUsage) -> ModelUsage:
+        price = self.by_model.get(usage.model)
+        return usage if usage.cost_usd is not None or price is None else replace(usage, cost_usd=price.of(usage))
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRow:
+    """One row of `agent_usage`: what one run of a task used of one model, through one executor and account ('' for none).
+
+    `input_tokens` are without cache reads. `cost_usd` None: not known."""
+
+    task_id: str
+    fencing_token: int
+    executor: str
+    account: str
+    model: str
+    attempt: int
+    queue: str
+    task_type: str
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: float | None = None
+
+
+def usage_rows(task: Task, executor: str, account: str | None, usage: Iterable[ModelUsage]) -> tuple[UsageRow, ...]:
+    """The rows of one run, a row for each executor, account and model. `executor` and `account` are the run's own: usage that
+    names none is theirs."""
+    rows: dict[tuple[str, str, str], UsageRow] = {}
+    for one in usage:
+        whose, login = (executor, account) if one.executor is None else (one.executor, one.account)
+        key = (cut_name(whose), cut_name(login or ""), cut_name(one.model))
+        known = rows.get(key) or UsageRow(
+            task.task_id, task.fencing_token, *key, max(0, min(task.attempt, MOST_ATTEMPTS)), task.queue, task.task_type
+        )
+        rows[key] = replace(
+            known,
+            input_tokens=known.input_tokens + one.input_tokens,
+            output_tokens=known.output_tokens + one.output_tokens,
+            cache_read_tokens=known.cache_read_tokens + one.cache_read_tokens,
+            cache_write_tokens=known.cache_write_tokens + one.cache_write_tokens,
+            cost_usd=sum_costs(known.cost_usd, one.cost_usd),
+        )
+    return tuple(rows.values())
+
+
+def cut_name(name: str) -> str:
+    """`name` in at most NAME_BYTES of UTF-8."""
+    if len(name) * 4 <= NAME_BYTES:
+        return name
+    return name.encode("utf-8", "replace")[:NAME_BYTES].decode("utf-8", "ignore")

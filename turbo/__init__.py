@@ -10,6 +10,7 @@ TYPE_CHECKING = False  # what type checkers know without the import of typing
 if TYPE_CHECKING:
     from turbo.client.async_client import AsyncClient
     from turbo.client.client import Client
+    from turbo.client.costs import CostLine, Costs, CostsBy, UnknownTimezone
     from turbo.client.graph import (
         Blocked,
         Dependents,
@@ -36,6 +37,14 @@ if TYPE_CHECKING:
     )
     from turbo.client.new_task import BadField, NewTask
     from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
+    from turbo.client.schedule import (
+        MayNotSchedule,
+        Schedule,
+        ScheduleExists,
+        ScheduleRefused,
+        ScheduleTask,
+        UnknownSchedule,
+    )
     from turbo.domain.asking import Ask
 
 __all__ = [
@@ -48,11 +57,15 @@ __all__ = [
     "Blocked",
     "Changed",
     "Client",
+    "CostLine",
+    "Costs",
+    "CostsBy",
     "Dependents",
     "Graph",
     "GraphEdge",
     "GraphNode",
     "MayNotAnswer",
+    "MayNotSchedule",
     "MessageLine",
     "NewTask",
     "NotWaiting",
@@ -61,13 +74,19 @@ __all__ = [
     "Related",
     "Relations",
     "RunView",
+    "Schedule",
+    "ScheduleExists",
+    "ScheduleRefused",
+    "ScheduleTask",
     "Submitted",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
     "TaskStatus",
     "Told",
+    "UnknownSchedule",
     "UnknownTask",
+    "UnknownTimezone",
     "__version__",
 ]
 
@@ -92,7 +111,12 @@ _HOMES = {
         ),
         "turbo.client.graph",
     ),
+    **dict.fromkeys(("CostLine", "Costs", "CostsBy", "UnknownTimezone"), "turbo.client.costs"),
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
+    **dict.fromkeys(
+        ("MayNotSchedule", "Schedule", "ScheduleExists", "ScheduleRefused", "ScheduleTask", "UnknownSchedule"),
+        "turbo.client.schedule",
+    ),
 }
 
 

@@ -14,6 +14,7 @@ from turbo.cli.main import COMMANDS
 GROUPS = {
     "db": ("start", "stop", "url"),
     "config": ("check", "schema"),
+    "schedule": ("add", "list", "show", "pause", "resume", "run", "remove"),
     "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),
 }
 COMMANDS_WITH_DATA = ("tasks", "status", "doctor")
@@ -78,11 +79,11 @@ def test_completion_installs_itself(shell: Shell, tmp_path: Path) -> None:
     assert "turbo.sh" in (tmp_path / ".bashrc").read_text()
     script = tmp_path / ".bash_completions" / "turbo.sh"
     words = 'COMP_WORDS=(turbo stat); COMP_CWORD=1; _turbo_completion turbo; echo "${COMPREPLY[@]}"'
-    path = f"{TURBO.parent}:{os.environ['PATH']}"
+    environment = shell.environment({"HOME": str(tmp_path), "PATH": f"{TURBO.parent}:{os.environ['PATH']}"})
     done2 = subprocess.run(
-        ["bash", "--norc", "-c", f". {script}; {words}"], capture_output=True, text=True, env={"PATH": path}
+        ["bash", "--norc", "-c", f". {script}; {words}"], capture_output=True, text=True, env=environment
     )
-    assert done2.stdout == "status\n", done2.stderr
+    assert done2.stdout == "status\n", done2
 
 
 # ── what goes wrong ─────────────────────────────────────────────────────────────────────────────────────────────────

@@ -27,6 +27,10 @@ WORK = {
     f" case p when 1 then 'completed' || n end, 'completed' || n from {PAIRS} cross join generate_series(0, 1) p",
     "agent_messages": f"(task_id, body) select 'completed' || n, 'x' from {PAIRS}",
 }
+SCHEDULED = (
+    "update agent_tasks set idempotency_key = 'schedule nightly@' || to_char('2026-01-01'::timestamp + n * interval '1 minute',"
+    " 'YYYY-MM-DD\"T\"HH24:MI:SSZ') from generate_series(1008, 1508) n where task_id = 'completed' || n"
+)
 SOME = [f"completed{n}8" for n in range(200, 210)]
 STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
     # parameters, rows that a node may touch, rows that come back
@@ -47,6 +51,16 @@ STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
     "client/blocked": ({"task_id": SOME, "most": 10}, 4 * 10, 0),
     "client/relations": ({"task_id": "completed2009", "most": 20}, 4 * 20, 2),
     "client/messages": ({"task_id": "completed2008", "limit": 100}, 4, 1),
+    "client/schedule_tasks": (
+        {
+            "prefix": "schedule nightly@",
+            "first": "schedule nightly@0000-00-00T00:00:00Z",
+            "last": "schedule nightly@9999-99-99T99:99:99.999999Z",
+            "limit": 10,
+        },
+        501,  # of this schedule; ten, once the table was analysed
+        10,
+    ),
     "questions/remind": (
         {"worker": "w", "task_id": ["waiting127"], "asked_at": ["2026-01-01"], "number": [1]},
         4 * 10,
@@ -77,6 +91,7 @@ def seen() -> Iterator[dict[str, dict[str, Plan]]]:
         admin.execute("set session_replication_role = replica")
         admin.execute(LOAD.format(rows=ROWS))
         admin.execute(TRAIL)
+        admin.execute(SCHEDULED.format(rows=ROWS))
         for table, rows in WORK.items():
             admin.execute(f"insert into {table} {rows.format(rows=ROWS)}".encode())
         admin.execute("set session_replication_role = origin")

@@ -13,6 +13,7 @@ from tests.support import database
 from tests.support.clients import TOOLS, uri
 from tests.support.requirements import missing, require
 from tests.support.rig import Rig
+from tests.support.settling import settling
 from tests.support.waiting import until
 from turbo import embedded
 from turbo.migrate import migrate
@@ -111,13 +112,23 @@ async def test_postgres_fdw_insert_wakes_in_repeatable_read():
                 async with asyncio.timeout(5):
                     while "default" not in rig.wakeups.heard:
                         await asyncio.sleep(0.01)
-            db.execute(
-                "insert into agent_tasks (task_id, task_description, status, needs) values ('then', 'x', 'pending', '{from-afar}')"
-            )
-            assert db.execute("select status, needs from agent_tasks where task_id = 'then'").fetchone() == (
-                "blocked",
-                ["from-afar"],
-            )
+            with psycopg.connect(elsewhere) as afar, psycopg.connect(server.dsn, autocommit=True) as home:
+                afar.execute(
+                    "insert into agent_tasks (task_id, task_description, status, needs)"
+                    " values ('then', 'x', 'pending', '{from-afar}')"
+                )
+                then = "select status, needs from agent_tasks where task_id = 'then'"
+                assert afar.execute(then).fetchone() == ("blocked", ["from-afar"])
+                home.execute(
+                    "update agent_tasks set status = 'completed', turbo_rev = turbo_rev + 1 where task_id = 'from-afar'"
+                )
+                async with settling(server.dsn) as hand:
+                    assert (await hand.one_pass()).moved == 0, (
+                        "the control: its end found nobody, and its insert is open"
+                    )
+                    afar.commit()
+                    await hand.one_pass()
+                assert db.execute(then).fetchone() == ("pending", ["from-afar"])
 
 
 def test_other_time_zones_mean_the_same_time(bench):

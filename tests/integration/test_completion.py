@@ -49,6 +49,20 @@ def test_only_harmless_whole_ids_are_offered(offered: Shell) -> None:
     assert "$" not in completed(offered, "powershell", "turbo show t_")
 
 
+def test_only_harmless_names_of_schedules_are_offered(offered: Shell) -> None:
+    with psycopg.connect(offered.dsn, autocommit=True) as db:
+        insert = "insert into agent_schedules (name, cron, task_description) values (%s, '0 3 * * *', 'x')"
+        names = [*HARMLESS, *(name for name in HOSTILE if name.isprintable() and len(name) <= 200), "-t_flag"]
+        db.cursor().executemany(insert, [(name,) for name in names])
+        db.cursor().executemany(insert, [(f"t_ {number}",) for number in range(60)])
+    for command in ("show", "pause"):
+        env = {"_TURBO_COMPLETE": "complete_bash", "COMP_WORDS": f"turbo schedule {command} t_", "COMP_CWORD": "3"}
+        done = offered(**env)
+        assert (done.out.split("\n")[:-1], done.err) == (sorted(HARMLESS), ""), command
+    env = {"_TURBO_COMPLETE": "complete_bash", "COMP_WORDS": "turbo schedule add -z Europe/Berl", "COMP_CWORD": "4"}
+    assert offered(**env).out.split() == ["Europe/Berlin"]
+
+
 def test_tab_in_bash_neither_runs_nor_inserts_an_id(offered: Shell, tmp_path: Path) -> None:
     """bash's own view of the words: as it would put them on the line."""
     script = tmp_path / "turbo.bash"

@@ -1,4 +1,4 @@
-"""docs/how-to/graphs.md and conversations.md, followed literally."""
+"""The pages of docs/how-to that a reader can follow without an agent's CLI, followed literally."""
 
 from pathlib import Path
 
@@ -27,3 +27,53 @@ def test_page_on_conversations_works_as_written(bench: Bench, tmp_path: Path) ->
     )
     assert ran > 9
     assert not bench.sql("select task_id from agent_tasks where status <> 'completed'")
+
+
+def fired(bench: Bench) -> bool:
+    """The schedule of seconds has fired and its task is over, and the one whose tasks fail has paused itself."""
+    waits = """
+        select exists (select from agent_schedules where name = 'flaky' and since = created_at and enabled)
+            or exists (select from agent_schedules where name = 'probe')
+               and not exists (select from agent_tasks where task_id::text like 'probe-%%' and status = 'completed')
+    """
+    return bench.sql(waits) == [(False,)]
+
+
+def test_page_on_schedules_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    ran = follow_page("schedules.md", bench, tmp_path / "reader", leave_out=[], rests=lambda: fired(bench))
+    assert ran > 18
+    found = bench.sql("select task_id::text, status::text, parent_task_id is null from agent_tasks")
+    nights = sorted((status, parent) for task_id, status, parent in found if task_id.startswith("nightly-2"))
+    assert nights == [("completed", False)] * 4 + [("completed", True)]
+    assert [status for task_id, status, _ in found if task_id.startswith("probe-")].count("completed") > 1
+
+
+def test_page_on_checked_work_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    ran = follow_page("checked-work.md", bench, tmp_path / "reader", leave_out=["claude"])
+    assert ran > 7
+    found = {
+        name: (status, kind)
+        for name, status, kind in bench.sql("select task_id::text, status::text, failure_kind from agent_tasks")
+    }
+    passed, failed = ("completed", None), ("failed", "unverified")
+    assert found == {"good": passed, "bad": failed, "down": passed, "odd": failed}
+    checks = bench.sql(
+        "select task_id::text, success from agent_actions where action_type = 'checked' order by action_id"
+    )
+    assert checks == [("good", True), ("bad", False), ("bad", False), ("down", True), ("odd", False)]
+
+
+def test_page_on_costs_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    insert = (
+        "insert into agent_usage (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by,"
+        " input_tokens, output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)"
+        " values (%s, %s, 'claude', %s, %s, 1, 'default', %s, 'ana', %s, %s, %s, %s, %s)"
+    )
+    for token, model, into, out, cost in ((1, "sonnet", 4000, 1000, 0.46), (1, "haiku", 40, 60, 0.02)):
+        bench.sql(
+            insert, "a", token, "max", model, "review", into, out, *((80_000, 6000) if into > 40 else (0, 0)), cost
+        )
+    for task_id, token in (("b", 2), ("a", 3)):
+        bench.sql(insert, task_id, token, "max", "sonnet", "review", 4000, 1000, 80_000, 6000, 0.47)
+    bench.sql(insert, "c", 4, "api", "gpt-5", "triage", 50_000, 10_000, 0, 0, None)
+    assert follow_page("costs.md", bench, tmp_path / "reader", leave_out=[]) > 8

@@ -18,6 +18,7 @@ import turbo
 from tests.support.waiting import until
 from tests.support.workers import Bench
 from turbo import AsyncClient, BadField, Client, NewTask, UnknownTask, embedded
+from turbo.client.schedules import AsyncSchedules, Schedules
 
 TALKER = """
 import json, pathlib, sys, time
@@ -39,6 +40,10 @@ class Blocking:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self.client, name)
+        if not callable(method):  # a part of the client, as `schedules`
+            part = Blocking(runner=self.runner)
+            part.client = method
+            return part
 
         def call(*arguments: Any, **named: Any) -> Any:
             found = method(*arguments, **named)
@@ -331,12 +336,15 @@ async def test_a_cancelled_task_spares_a_borrowed_connection(dsn: str, locked: p
         assert not mine.closed
 
 
-def test_both_clients_have_the_same_methods() -> None:
+@pytest.mark.parametrize(("blocking", "awaiting"), [(Client, AsyncClient), (Schedules, AsyncSchedules)])
+def test_both_clients_have_the_same_methods(blocking: type, awaiting: type) -> None:
     own = {"refused", "read", "backend_pid"}  # the commands' own
-    sync = {n: m for n, m in vars(Client).items() if not n.startswith("_") and n not in own}
-    twin = {n: m for n, m in vars(AsyncClient).items() if not n.startswith("_")}
+    sync = {n: m for n, m in vars(blocking).items() if not n.startswith("_") and n not in own}
+    twin = {n: m for n, m in vars(awaiting).items() if not n.startswith("_")}
     assert sync.keys() == twin.keys()
     for name, method in sync.items():
+        if isinstance(method, property):
+            continue
         one, other = inspect.signature(method), inspect.signature(twin[name])
         assert one.parameters == other.parameters, name
         expected = str(one.return_annotation).replace("Iterator[", "AsyncIterator[")

@@ -32,10 +32,12 @@ def check(
       turbo config check config/worker.yaml
       turbo config check config/fleet.yaml
     """
+    from turbo.config.executors import ClaudeSection, Program
     from turbo.config.loader import in_file
-    from turbo.config.worker import ClaudeSection, ConfigError, load_worker_config
+    from turbo.config.worker import ConfigError, load_worker_config
+    from turbo.executors.checks.notes import notes as check_notes
     from turbo.executors.claude.notes import notes
-    from turbo.executors.registry import asking_problems, user_problems
+    from turbo.executors.registry import answer_problems, asking_problems, user_problems
     from turbo.observability.endpoint import CLOSE_IT, exposed
 
     if _kind(file) is Kind.FLEET:
@@ -58,8 +60,11 @@ def check(
     for name, section in config.executors.items():
         for finding in notes(name, section) if isinstance(section, ClaudeSection) else ():
             output.notice(f"{file}: warning: {finding.what}; {finding.do}")
+        for finding in check_notes(name, section) if isinstance(section, Program) else ():
+            output.notice(f"{file}: warning: {finding.what}; {finding.do}")
     try:
         asking_problems(config)
+        answer_problems(config)
         for note in user_problems(config):
             output.notice(f"{file}: warning: {note}")
     except ConfigError as error:

@@ -34,9 +34,11 @@ COMMANDS = {
     "tell": ("turbo.cli.reply", "tell"),
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
+    "schedule": ("turbo.cli.schedule", "app"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
+    "costs": ("turbo.cli.costs", "costs"),
     "doctor": ("turbo.cli.doctor", "doctor"),
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
@@ -54,7 +56,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "costs"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -96,11 +98,13 @@ def _build(names: list[str]) -> typer.Typer:
           turbo questions                           # who waits for you
           turbo reply my_task_1 "Now the docs too"  # go on with its conversation
           turbo graph my_task_1                     # what it needs, what needs it
+          turbo schedule list                       # what repeats, and when
 
         \b
         Look after the fleet:
           turbo status                              # problems come first
           turbo top                                 # live
+          turbo costs                               # what agents used
           turbo doctor --config config/worker.yaml  # what will cause trouble
         """
 
@@ -186,6 +190,8 @@ def _explain(error: Exception, command: str) -> int:
     code = 1
     if isinstance(error, LookupError) and text.startswith("no task"):
         text += "; `turbo tasks` lists them"
+    elif isinstance(error, LookupError) and text.startswith("no schedule"):
+        text += "; `turbo schedule list` lists them"
     elif isinstance(error, ConfigError):
         code = 2
     elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
@@ -199,6 +205,8 @@ def _explain(error: Exception, command: str) -> int:
             f"{error.diag.message_primary}: this server is a standby, or default_transaction_read_only is on for the role. "
             "Give the primary's address, or all hosts in one DSN (host=a,b)"
         )
+    elif isinstance(error, psycopg.errors.LockNotAvailable):
+        text = f"{error.diag.message_primary}: another transaction, which is not finished, has locked it. Nothing was changed"
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

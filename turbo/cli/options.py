@@ -63,6 +63,21 @@ def _yes_or_no_ids(incomplete: str) -> list[str]:
     return _waiting(incomplete, ["approval", "hold"])
 
 
+def _schedule_names(incomplete: str) -> list[str]:
+    """The harmless names of schedules with this prefix, each whole."""
+    try:
+        with connect(os.environ.get("TURBO_DSN")) as client:
+            return [name for name in client.schedules.names(incomplete) if HARMLESS_ID.fullmatch(name)]
+    except Exception:
+        return []
+
+
+def _zones(incomplete: str) -> list[str]:
+    from zoneinfo import available_timezones
+
+    return sorted(z for z in available_timezones() if z.startswith(incomplete) and HARMLESS_ID.fullmatch(z))
+
+
 LOCK_SECONDS = 10.0
 """A command that waits so long for a lock of another session fails, and names that session if it can."""
 
@@ -129,6 +144,15 @@ TaskId = Annotated[str, typer.Argument(autocompletion=_ids, help="Task id, or a 
 TaskIds = Annotated[
     list[str] | None,
     typer.Argument(autocompletion=_ids, help="Task ids, or unique prefixes of them.", show_default=False),
+]
+
+ScheduleName = Annotated[str, typer.Argument(autocompletion=_schedule_names, help="Name of the schedule.")]
+ScheduleNames = Annotated[list[str], typer.Argument(autocompletion=_schedule_names, help="Names of schedules.")]
+ZoneOption = Annotated[
+    str | None,
+    typer.Option(
+        "--timezone", "-z", autocompletion=_zones, help="Whose clock counts, as in Europe/Berlin. [default: UTC]"
+    ),
 ]
 
 NeedsOption = Annotated[

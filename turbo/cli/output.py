@@ -25,6 +25,7 @@ __all__ = ["console", "echo", "notice", "one_line", "print_json", "table", "visi
 STYLES = {
     "running": "yellow", "completed": "green", "failed": "red", "cancelled": "bright_black", "pending": "cyan",
     "waiting": "magenta", "blocked": "blue", "scheduled": "blue",
+    "on": "green", "late": "red", "error": "red",
     "up": "green", "draining": "yellow", "paused": "yellow", "dead": "red", "open": "green",
     "suspect": "yellow", "half_open": "yellow", "ok": "green", "warn": "yellow", "fail": "red", "skip": "bright_black",
 }  # fmt: skip

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from turbo.client.client import RunView
     from turbo.config.worker import WorkerConfig
 
+_OF_A_CHECK = re.compile(r"\.check\d+$")
+"""See turbo.executors.checks.loop."""
+
 _NULS = re.compile("\0{9,}")
 
 
@@ -42,11 +45,13 @@ def state_dir(given: Path | None, config: Path | None = None) -> Path:
 
 
 def log_file(run: "RunView", here: Path) -> Path | None:
-    """The log of the task's latest run on this host: the one with its fencing token. For a task that is waiting or ended on
-    another host, the latest log here. `here`: turbo.host.state_dir.logs_of."""
+    """The log of the task's latest run on this host: the one with its fencing token; that of its latest check, where it began with
+    one. For a task that is waiting or ended on another host, the latest log here. `here`: turbo.host.state_dir.logs_of."""
     files = sorted(here.glob("*.log"), key=lambda path: path.lstat().st_mtime)
-    mine = [path for path in files if path.stem.endswith(f"-{run.fencing_token}")]
-    return next(iter(mine or ([] if run.status == TaskState.RUNNING else files[-1:])), None)
+    runs = [path for path in files if not _OF_A_CHECK.search(path.stem)]
+    mine = [path for path in runs if path.stem.endswith(f"-{run.fencing_token}")]
+    checks = [path for path in files if f"-{run.fencing_token}.check" in path.stem]
+    return next(iter(mine or checks[-1:] or ([] if run.status == TaskState.RUNNING else runs[-1:])), None)
 
 
 def open_log(path: Path, here: Path) -> BinaryIO:

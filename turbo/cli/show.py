@@ -90,6 +90,7 @@ def _head(task: "TaskRow", last_line: str | None) -> None:
             "failure": task.failure_kind,
             "error": task.error_message,
             "output": _output(data.get("output") if data else task.output_data),
+            **_check(data.get("check")),
             "usage": _usage(data),
             "earlier runs": _earlier_runs(data.get("earlier_runs")),
             "log": data.get("log"),
@@ -160,6 +161,34 @@ def _request(task: "TaskRow") -> str | None:
     return f"{what}, requested at {when}: its agent is being stopped"
 
 
+def _check(check: Any) -> dict[str, object]:
+    """What became of the checks of its work. The end of what the last one printed, if it did not pass."""
+    if not isinstance(check, dict):
+        return {}
+    rounds, passed = check.get("rounds"), check.get("passed") is True
+    number = rounds if isinstance(rounds, int) and rounds > 0 else None
+    if passed:
+        verdict = f"passed at check {number}" if number is not None and number > 1 else "passed"
+    elif number is None:
+        verdict = "not made"
+    else:
+        verdict = f"not passed in {_count(number, 'check')}"
+    why = check.get("why")
+    return {
+        "check": f"{verdict}: {why}" if why and not passed else verdict,
+        "before": _red_before(check.get("baseline")),
+        "check printed": _output(check.get("output")) or None if not passed else None,
+        "check log": check.get("log") if not passed else None,
+    }
+
+
+def _red_before(baseline: Any) -> str | None:
+    if not isinstance(baseline, dict) or baseline.get("passed") is not False:
+        return None
+    code = baseline.get("exit_code")
+    return f"the check failed before the agent began ({'no exit code' if code is None else f'exit code {code}'})"
+
+
 def _workspace(workspace: Any) -> dict[str, object]:
     """Where the task ran, and what it changed there."""
     if not isinstance(workspace, dict):
@@ -192,7 +221,10 @@ def _usage(data: dict[str, Any]) -> str | None:
     for model in models:
         if isinstance(model, dict):
             tokens = f"{model.get('input_tokens', 0)} in, {model.get('output_tokens', 0)} out"
-            parts.append(f"{model.get('model', '?')}: {tokens}, ${model.get('cost_usd') or 0:.4f}")
+            whose = f" ({executor})" if (executor := model.get("executor")) else ""
+            cost = model.get("cost_usd")
+            dollars = f"${cost:.4f}" if isinstance(cost, int | float) else "cost not known"
+            parts.append(f"{model.get('model', '?')}{whose}: {tokens}, {dollars}")
     return "; ".join(parts) or None
 
 
@@ -238,7 +270,7 @@ def _detail(detail: Any) -> str:
         detail = {**detail, "workspace": _changed(workspace)}
     if isinstance(question := detail.get("question"), dict):
         detail = {**detail, "question": question.get("text")}
-    ordered = sorted(detail.items(), key=lambda item: item[0] in ("error", "output"))
+    ordered = sorted(detail.items(), key=lambda item: item[0] in ("why", "error", "output"))
     return " ".join(f"{_plain(k)}={_plain(v)}" for k, v in ordered)
 
 

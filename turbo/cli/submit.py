@@ -95,7 +95,7 @@ def submit(
         "queue": queue,
         "task_priority": priority,
         "run_after": after,
-        "input_data": _parsed(input_data),
+        "input_data": parsed(input_data),
         "timeout_seconds": timeout,
         "max_retries": max_retries,
         "idempotency_key": idempotency_key,
@@ -116,7 +116,7 @@ def submit(
         if from_line != 1:
             raise typer.BadParameter("--from-line needs a .jsonl or .csv file")
         try:
-            _submit_one(_read(text, file), defaults, wait, as_json, dsn)
+            _submit_one(read_text(text, file), defaults, wait, as_json, dsn)
         except BadField as error:
             raise typer.BadParameter(str(error)) from None
     else:
@@ -144,7 +144,8 @@ def _form(form: str | None, file: Path | None) -> str:
     return form
 
 
-def _parsed(text: str | None) -> object:
+def parsed(text: str | None) -> object:
+    """The value of --input. Raises BadParameter."""
     if text is None:
         return None
     try:
@@ -153,8 +154,8 @@ def _parsed(text: str | None) -> object:
         raise typer.BadParameter(f"--input is not JSON: {error}") from None
 
 
-def _read(text: str | None, file: Path | None) -> str:
-    """The text of a single task."""
+def read_text(text: str | None, file: Path | None) -> str:
+    """The text of a single task, from an argument, standard input or a file. Raises BadParameter."""
     where = "standard input" if file is None or str(file) == "-" else str(file)
     try:
         if where == "standard input":

@@ -10,12 +10,14 @@ from datetime import datetime
 from turbo.client import answering, operations, snapshot, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
+from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
 from turbo.client.questions import OpenQuestion
+from turbo.client.schedules import AsyncSchedules
 
 
 class AsyncClient(AsyncDriver):
@@ -262,6 +264,11 @@ class AsyncClient(AsyncDriver):
         self._check_may_wait()
         return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
 
+    @property
+    def schedules(self) -> AsyncSchedules:
+        """Work that repeats: add, list, get, pause, resume, run, remove."""
+        return AsyncSchedules(self._run)
+
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     async def served(self, queue: str) -> tuple[bool, bool]:
@@ -291,3 +298,16 @@ class AsyncClient(AsyncDriver):
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return await self._run(snapshot.fleet())
+
+    async def costs(
+        self,
+        by: CostsBy | str = CostsBy.DAY,
+        since: datetime | None = None,
+        *,
+        timezone: str = "UTC",
+        lines: int = LINES,
+    ) -> Costs:
+        """What runs used and cost since a moment (None: ever), the costliest first; days are those of `timezone`, the latest ones.
+
+        Raises ValueError for another `by`, UnknownTimezone."""
+        return await self._run(costs(CostsBy(by), since, timezone, lines))

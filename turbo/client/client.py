@@ -13,6 +13,7 @@ import psycopg
 
 from turbo.client import answering, operations, snapshot, work
 from turbo.client.answering import Answer, Waiting
+from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import (
@@ -44,6 +45,7 @@ from turbo.client.models import (
 from turbo.client.new_task import BadField, NewTask
 from turbo.client.operations import Away
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
+from turbo.client.schedules import Schedules
 
 __all__ = [
     "Action",
@@ -53,6 +55,9 @@ __all__ = [
     "Blocked",
     "Changed",
     "Client",
+    "CostLine",
+    "Costs",
+    "CostsBy",
     "Dependents",
     "Graph",
     "GraphEdge",
@@ -73,6 +78,7 @@ __all__ = [
     "TaskStatus",
     "Told",
     "UnknownTask",
+    "UnknownTimezone",
 ]
 
 
@@ -351,6 +357,11 @@ class Client(Driver):
                     return number, error
         return None
 
+    @property
+    def schedules(self) -> Schedules:
+        """Work that repeats: add, list, get, pause, resume, run, remove."""
+        return Schedules(self._run)
+
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     def served(self, queue: str) -> tuple[bool, bool]:
@@ -380,6 +391,19 @@ class Client(Driver):
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return self._run(snapshot.fleet())
+
+    def costs(
+        self,
+        by: CostsBy | str = CostsBy.DAY,
+        since: datetime | None = None,
+        *,
+        timezone: str = "UTC",
+        lines: int = LINES,
+    ) -> Costs:
+        """What runs used and cost since a moment (None: ever), the costliest first; days are those of `timezone`, the latest ones.
+
+        Raises ValueError for another `by`, UnknownTimezone."""
+        return self._run(costs(CostsBy(by), since, timezone, lines))
 
     def read(self, query: LiteralString, parameters: Sequence[object]) -> tuple[Any, ...]:
         """One row of a read-only query, for a command's own questions, such as how the database reads a timestamp."""

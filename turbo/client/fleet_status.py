@@ -11,6 +11,7 @@ from typing import Any
 
 from turbo.client.graph import Blocked
 from turbo.client.questions import OpenQuestion
+from turbo.client.schedule_status import ScheduleTrouble, findings
 from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
 from turbo.domain.problem import written_problems
@@ -178,9 +179,10 @@ class FinishedLine:
 
 @dataclass(frozen=True, slots=True)
 class FleetStatus:
-    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks that
-    have waited longest for others; `unsettled`: what nobody lets go. `more_workers` and `more_accounts`: how many are not in the
-    lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them at most."""
+    """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks
+    that have waited longest for others; `unsettled`: what nobody lets go. `schedules`: those that need a person.
+    `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them
+    at most."""
 
     workers: list[WorkerLine]
     queues: list[QueueLine]
@@ -193,6 +195,8 @@ class FleetStatus:
     more_accounts: int = 0
     blocked: list[Blocked] = field(default_factory=list)
     unsettled: list[UnsettledLine] = field(default_factory=list)
+    schedules: list[ScheduleTrouble] = field(default_factory=list)
+    more_schedules: int = 0
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -218,6 +222,7 @@ class FleetStatus:
             *self._about_queues(),
             *self._about_questions(),
             *_first(self._about_blocked(), "about blocked tasks"),
+            *findings(self.schedules, self.more_schedules, any_worker=any(w.live for w in self.workers)),
             *self._about_results(),
         ]
 

@@ -84,9 +84,9 @@ class NewTask:
             raise BadField("task_id", f"is longer than {ID_MAX} bytes: write a shorter id, or a hash of it")
         if self.queue is not None and not _QUEUE.fullmatch(self.queue):
             raise BadField("queue", f"{self.queue[:60]!r} is not a queue name: 1 to 40 of a-z 0-9 _ -")
-        _whole("task_priority", self.task_priority, -INT_MAX)
-        _whole("timeout_seconds", self.timeout_seconds, 1)
-        _whole("max_retries", self.max_retries, 0)
+        check_whole("task_priority", self.task_priority, -INT_MAX)
+        check_whole("timeout_seconds", self.timeout_seconds, 1)
+        check_whole("max_retries", self.max_retries, 0)
         for name in ("idempotency_key", "concurrency_key"):
             if len(getattr(self, name) or "") > KEY_MAX:
                 raise BadField(name, f"is longer than {KEY_MAX} characters: write a shorter key, or a hash of it")
@@ -203,13 +203,14 @@ def check_text(name: str, value: object) -> None:
         raise BadField(name, "contains a lone surrogate (half a character), which PostgreSQL cannot store") from None
 
 
-def _whole(name: str, value: object, least: int) -> None:
+def check_whole(name: str, value: object, least: int, most: int = INT_MAX) -> None:
+    """Raises BadField for what is no whole number from `least` to `most`."""
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise BadField(name, f"must be a whole number, not {_kind(value)}")
-    if not least <= value <= INT_MAX:
-        what = f"at least {least}" if value < least else f"at most {INT_MAX}"
+    if not least <= value <= most:
+        what = f"at least {least}" if value < least else f"at most {most}"
         raise BadField(name, f"is {value}: write {what}")
 
 

@@ -203,7 +203,7 @@ def trail(task_id: str) -> Steps[list[Action]]:
 
 
 def resolve(prefix: str) -> Steps[str]:
-    query = Query("client/task_prefix", {"task_id": prefix, "pattern": _like(prefix), "limit": PREFIXES_SHOWN + 1})
+    query = Query("client/task_prefix", {"task_id": prefix, "pattern": like(prefix), "limit": PREFIXES_SHOWN + 1})
     task_ids = [str(row["task_id"]) for row in (yield query).rows]
     if prefix in task_ids:
         return prefix
@@ -215,16 +215,16 @@ def resolve(prefix: str) -> Steps[str]:
 
 
 def newest_ids(prefix: str, limit: int) -> Steps[list[str]]:
-    rows = (yield Query("client/task_ids", {"pattern": _like(prefix), "limit": limit})).rows
+    rows = (yield Query("client/task_ids", {"pattern": like(prefix), "limit": limit})).rows
     return [str(row["task_id"]) for row in rows]
 
 
 def waiting_ids(prefix: str, kinds: Sequence[str] | None, limit: int) -> Steps[list[str]]:
-    parameters = {"pattern": _like(prefix), "kinds": kinds and list(kinds), "limit": limit}
+    parameters = {"pattern": like(prefix), "kinds": kinds and list(kinds), "limit": limit}
     return [str(row["task_id"]) for row in (yield Query("client/waiting_ids", parameters)).rows]
 
 
-def _like(prefix: str) -> str:
+def like(prefix: str) -> str:
     """A LIKE pattern for this prefix."""
     return "".join(f"\\{c}" if c in "\\%_" else c for c in prefix) + "%"
 

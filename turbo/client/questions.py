@@ -31,6 +31,22 @@ class MayNotAnswer(AnswerRefused):
 
 
 @dataclass(frozen=True, slots=True)
+class Released:
+    """With what a held task will run, besides its text and data. `needs`: the first 100 of `all_needs`."""
+
+    continues: str | None
+    parent_task_id: str | None
+    submitted_by: str | None
+    needs: tuple[str, ...]
+    all_needs: int
+    on_needs_failed: str
+    task_priority: int | None
+    timeout_seconds: int | None
+    max_retries: int | None
+    concurrency_key: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenQuestion:
     """A task that waits for a person, and what it asks.
 
@@ -38,7 +54,8 @@ class OpenQuestion:
     the task run?). `host`: the only host that may run the task, because it has its conversation; None: any. `host_live`: whether a
     live worker of that host serves its queue; None: no such host, or this role may not see workers. `age`: seconds since it asked.
     `task_description` is truncated to 200 characters. Of a hold, `text` is the whole description, and `input_data` and `run_after`
-    (None: at once) are what it will run with; asked for without `whole`, `text` is the beginning of it, and there is no `input_data`.
+    (None: at once) are what it will run with, and so is `released`; asked for without `whole`, `text` is the beginning of it, and
+    there is neither `input_data` nor `released`.
     """
 
     task_id: str
@@ -62,6 +79,7 @@ class OpenQuestion:
     """Tells it from the other questions of its task, and a hold from the same task after an edit."""
     input_data: Any = None
     run_after: datetime | None = None
+    released: Released | None = None
 
     @property
     def first_line(self) -> str:
@@ -98,7 +116,14 @@ def open_question(row: Mapping[str, Any], live: set[tuple[str, str]] | None) -> 
         key=row["key"],
         input_data=row["input_data"],
         run_after=row["run_after"],
+        released=_released(row["released"]),
     )
+
+
+def _released(document: Mapping[str, Any] | None) -> Released | None:
+    if document is None:
+        return None
+    return Released(**{**document, "needs": tuple(document["needs"] or ()), "all_needs": document["all_needs"] or 0})
 
 
 def not_waiting(task_id: str, status: str | None, kind: str | None, wanted: tuple[str, ...] | None) -> NotWaiting:

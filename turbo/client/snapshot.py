@@ -2,7 +2,7 @@
 
 import psycopg
 
-from turbo.client import answering, work
+from turbo.client import answering, schedule_status, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
     BLOCKED_LISTED,
@@ -37,6 +37,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     stranded = (yield Query("status/stranded", {"most": STRANDED_LOOKED_AT})).rows
     blocked = (yield from _longest_blocked()) if any(row["blocked"] for row in queues) else []
     left = (yield from unsettled()) if any(row["blocked"] for row in queues) else []
+    schedules, more_schedules = yield from schedule_status.troubles()
     return FleetStatus(
         worker_lines(workers),
         [QueueLine(**row) for row in queues],
@@ -49,6 +50,8 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         left_out(accounts),
         blocked,
         left,
+        schedules,
+        more_schedules,
     )
 
 

@@ -12,7 +12,7 @@ with recursive below as (
      select d.task_id, t.status = 'blocked' as blocked
        from public.agent_dependencies d
       cross join lateral (select t.status::text as status, t.failure_kind from public.agent_tasks t where t.task_id = d.task_id limit 1) t
-      where d.needs = b.task_id
+      where d.needs = b.task_id and d.gone is null
         and (t.status = 'blocked' or t.status = 'cancelled' and t.failure_kind = 'needs')
         and (d.mode <> 'run'
              or (select c.after from public.agent_conversations c where c.task_id = d.task_id) = d.needs

@@ -19,7 +19,7 @@ with recursive noted as materialized (
    cross join lateral (
      (select d.needs as task_id from public.agent_dependencies d where d.task_id = r.task_id order by d.needs)
      union all
-     (select d.task_id from public.agent_dependencies d where d.needs = r.task_id order by d.task_id)
+     (select d.task_id from public.agent_dependencies d where d.needs = r.task_id and d.gone is null order by d.task_id)
      union all
      (select b.task_id                                                   -- the one before it, and the one after it
         from public.agent_conversations c

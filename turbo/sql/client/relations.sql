@@ -13,12 +13,12 @@ with me as materialized (
   union all
   (select 'dependent', row_number() over (order by d.task_id), d.task_id,
           (select count(*)::int from (select from public.agent_dependencies a
-                                       where a.needs = m.task_id
+                                       where a.needs = m.task_id and a.gone is null
                                          and (select c.after from public.agent_conversations c where c.task_id = a.task_id) is distinct from m.task_id
                                        limit 10000) w)
      from me m cross join lateral (
        select d.task_id from public.agent_dependencies d
-        where d.needs = m.task_id
+        where d.needs = m.task_id and d.gone is null
           and (select c.after from public.agent_conversations c where c.task_id = d.task_id) is distinct from m.task_id
         order by d.task_id limit %(most)s) d)
   union all

@@ -218,6 +218,17 @@ TASKS = [
         "Unsettled: nothing that they wait for is left, and no worker lets them go. turbo status names the cause.",
     ),
     Panel(
+        "Schedules",
+        "lines",
+        {
+            "{{state}}": "max by (state) (turbo_schedules)",
+            "late (s)": "max(turbo_schedule_late_seconds)",
+            "fired in 1 h": "sum(increase(turbo_schedule_slots_total{result='fired'}[1h]))",
+            "passed over in 1 h": "sum(increase(turbo_schedule_slots_total{result='skipped'}[1h]))",
+        },
+        "Error: it does not fire, its last task was refused, or it has paused itself. Late: a slot that no worker has fired.",
+    ),
+    Panel(
         "Pickup: runnable to agent started",
         "lines",
         {
@@ -277,6 +288,25 @@ TASKS = [
             "{{queue}} {{reason}}": f"sum by (queue, reason) (increase(turbo_retries_total{{{QUEUE}}}[$__rate_interval]))"
         },
         "reason is the task's failure_kind.",
+    ),
+    Panel(
+        "Checks of what agents delivered",
+        "bars",
+        {
+            "{{executor}} {{result}}": "sum by (executor, result) (increase(turbo_checks_total[$__rate_interval]))",
+        },
+        "passed; failed: the command's exit code; timed_out; unmet: something that requires names; protected: a protected file was "
+        "changed; unfit: the answer does not fit its schema; rejected: by the reviewer.",
+    ),
+    Panel(
+        "Checks until a task is done, and unverified tasks",
+        "lines",
+        {
+            "checks p50 {{executor}}": "histogram_quantile(0.5, sum by (executor, le) (rate(turbo_check_rounds_bucket[1h])))",
+            "checks p95 {{executor}}": "histogram_quantile(0.95, sum by (executor, le) (rate(turbo_check_rounds_bucket[1h])))",
+            "unverified in 1h {{queue}}": f"sum by (queue) (increase(turbo_unverified_tasks_total{{{QUEUE}}}[1h]))",
+        },
+        "1: passed at once. Unverified: no check passed, in any round.",
     ),
     Panel(
         "Running by executor",

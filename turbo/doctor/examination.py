@@ -9,7 +9,19 @@ import psycopg
 
 from turbo import db
 from turbo.config.worker import WorkerConfig
-from turbo.doctor import delivery, disk, metrics_port, programs, schema, server, sessions, surroundings, work, worktrees
+from turbo.doctor import (
+    delivery,
+    disk,
+    metrics_port,
+    programs,
+    schedules,
+    schema,
+    server,
+    sessions,
+    surroundings,
+    work,
+    worktrees,
+)
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session, SessionRow
 from turbo.domain.finding import Finding, fail, skip
@@ -57,6 +69,7 @@ def _checks(
     yield from schema.checks(session, as_worker=config is not None)
     yield from delivery.checks(session)
     yield from work.checks(session)
+    yield from schedules.checks(session)
     yield from sessions.checks(session)
     if config is None:
         yield Check(

@@ -11,11 +11,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from turbo.config.worker import ClaudeSection, CommandSection, ConfigError, ExecutorSection, WorkerConfig
+from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSection, Program
+from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
 from turbo.domain.finding import Finding, fail, ok, warn
 from turbo.domain.task import NO_TASK
+from turbo.executors.checks.notes import notes as check_notes
 from turbo.executors.claude.notes import notes
 from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import Identities, build_executors
@@ -45,9 +47,17 @@ def checks(
         checks_of_programs.append(Check(f"executor {name}", partial(_executor, config, name, environment), needs))
         for note in notes(name, executor) if isinstance(executor, ClaudeSection) else ():
             checks_of_programs.append(Check(f"trust {name}", lambda note=note: note))  # type: ignore[misc]
+        if isinstance(executor, Program) and executor.check is not None and executor.check.protect:
+            checks_of_programs.append(Check(f"check {name}", partial(protected, name, executor)))
         if is_agent(executor):
             checks_of_programs.append(Check(f"directory {name}", partial(directory, config, name)))
     return checks_of_programs
+
+
+def protected(name: str, section: Program) -> Finding:
+    """The patterns of `check.protect`. The first that matches nothing is told."""
+    found = next(check_notes(name, section), None)
+    return found or ok(f"check.protect: {', '.join(section.check.protect) if section.check is not None else 'none'}")
 
 
 def env_file(path: Path) -> Finding:

@@ -14,6 +14,8 @@ from turbo.domain.states import TaskState, WorkerState
 
 LIVE_STATES = (TaskState.SCHEDULED, TaskState.PENDING, TaskState.BLOCKED, TaskState.RUNNING, TaskState.WAITING)
 OTHER = "other"
+SCHEDULE_STATES = ("on", "paused", "error")
+"""`error`: it does not fire, its last task was refused, or it has paused itself."""
 
 
 class FleetGauges(Collector):
@@ -41,7 +43,8 @@ class FleetGauges(Collector):
         stuck: dict[str, float] = dict.fromkeys(served, 0.0)
         left: dict[str, float] = dict.fromkeys(served, 0.0)
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
-        single = {"notify": 0.0, "transaction": 0.0}
+        schedules: dict[str, float] = dict.fromkeys(SCHEDULE_STATES, 0.0)
+        single = {"notify": 0.0, "transaction": 0.0, "schedule_late": 0.0}
         for f in facts:
             what, value = str(f["what"]), float(str(f["value"]))
             queue = str(f["label"]) if f["label"] in served else OTHER
@@ -58,9 +61,12 @@ class FleetGauges(Collector):
                 left[queue] = left.get(queue, 0.0) + value
             elif what == "workers":
                 states[str(f["state"])] = value
+            elif what == "schedules":
+                schedules[str(f["state"])] = value
             elif what in single:
                 single[what] = value
-        tasks, oldest, question, stranded, unsettled, workers, notify, transaction = families = _families()
+        tasks, oldest, question, stranded, unsettled, workers, *others = families = _families()
+        schedule, late, notify, transaction = others
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
         for queue, value in sorted(ages.items()):
@@ -73,6 +79,9 @@ class FleetGauges(Collector):
             unsettled.add_metric([queue], value)
         for state, value in states.items():
             workers.add_metric([state], value)
+        for state, value in schedules.items():
+            schedule.add_metric([state], value)
+        late.add_metric([], single["schedule_late"])
         notify.add_metric([], single["notify"])
         transaction.add_metric([], single["transaction"])
         self._families = families
@@ -104,6 +113,12 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
             labels=["queue"],
         ),
         GaugeMetricFamily("turbo_workers", "Workers of the fleet, by state. Leader only.", labels=["state"]),
+        GaugeMetricFamily("turbo_schedules", "Schedules, by state. Leader only.", labels=["state"]),
+        GaugeMetricFamily(
+            "turbo_schedule_late_seconds",
+            "How long the slot that is most overdue has waited for a worker. Leader only.",
+            labels=[],
+        ),
         GaugeMetricFamily(
             "turbo_notification_queue_usage_ratio", "pg_notification_queue_usage(). Leader only.", labels=[]
         ),

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from turbo import __version__
+from turbo.domain.check import Checked, CheckResult
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import FailureKind, ModelUsage, OutcomeKind
 from turbo.domain.problem import ProblemKind
@@ -30,6 +31,13 @@ DURATION_BUCKETS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 72
 
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3600)
 """How long a task waits, in seconds: single-digit milliseconds on an idle fleet, hours on a full one."""
+
+ROUND_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 20)
+"""How many checks a task's work takes: one if it passes at once, four with the default of three rounds."""
+
+
+SLOT_RESULTS = ("fired", "skipped", "refused")
+"""What becomes of a slot of a schedule."""
 
 
 class ObservedSlots(Protocol):
@@ -173,23 +181,52 @@ class Metrics:
             ["table"],
             registry=r,
         )
+        self.schedule_slots = Counter(
+            "turbo_schedule_slots", "Slots of schedules that this worker dealt with.", ["result"], registry=r
+        )
+        self.schedule_delay = Histogram(
+            "turbo_schedule_delay_seconds",
+            "From a schedule's slot to its task.",
+            registry=r,
+            buckets=WAIT_BUCKETS,
+        )
         self.questions_denied = Counter(
             "turbo_questions_denied",
             "Questions of runs that nobody was asked: no `ask:`, or an older worker.",
             ["executor"],
             registry=r,
         )
+        self.checks = Counter(
+            "turbo_checks", "Checks of what runs delivered, by what they found.", ["executor", "result"], registry=r
+        )
+        self.check_rounds = Histogram(
+            "turbo_check_rounds",
+            "How many checks it took until a task's work was completed or unverified.",
+            ["executor"],
+            buckets=ROUND_BUCKETS,
+            registry=r,
+        )
+        self.unverified = Counter(
+            "turbo_unverified_tasks",
+            "Tasks that failed because what they delivered passed no check.",
+            ["queue", "executor"],
+            registry=r,
+        )
         self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
-            "turbo_agent_cost_usd", "What the agent CLI reported as cost, US dollars.", ["account", "model"], registry=r
+            "turbo_agent_cost_usd",
+            "What agents cost, as they report it or by `prices`, US dollars.",
+            ["account", "model"],
+            registry=r,
         )
 
-    def declare_series(self, queues: Iterable[str], executors: Iterable[str]) -> None:
-        """Create the series of this worker's configuration at start, with value 0.
+    def declare_series(self, queues: Iterable[str], executors: Iterable[str], checked: Iterable[str] = ()) -> None:
+        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check.
 
         Prometheus cannot see an increment that creates its series: `increase()` would miss an executor's first
         failure, the one an alert is for.
         """
+        queues, executors = tuple(queues), tuple(executors)
         for queue in queues:
             for result in ("claimed", "lost"):
                 self.claims.labels(queue, result)
@@ -200,10 +237,18 @@ class Metrics:
                     self.finished.labels(queue, executor, outcome.value)
         for executor in executors:
             self.questions_denied.labels(executor)
+        for executor in checked:
+            for queue in queues:
+                self.unverified.labels(queue, executor)
+            self.check_rounds.labels(executor)
+            for result in CheckResult:
+                self.checks.labels(executor, result.value)
         for reason in RescueReason:
             self.rescued.labels(reason)
         for statement in RowStatement:
             self.refused_rows.labels(statement)
+        for result in SLOT_RESULTS:
+            self.schedule_slots.labels(result)
 
     def observe(self, slots: ObservedSlots, executors: Mapping[str, ObservedExecutor]) -> None:
         """Report the worker's slots, and the runs in them by executor."""
@@ -216,9 +261,12 @@ class Metrics:
         for kind in ProblemKind:
             self.problems.labels(kind).set_function(functools.partial(_of_kind, kind, count))
 
-    def record_usage(self, account: str, usage: Iterable[ModelUsage]) -> None:
-        """Add the tokens and cost of one run."""
+    def record_usage(self, own: str | None, usage: Iterable[ModelUsage]) -> None:
+        """Add the tokens and cost of one run. `own`: the run's own account, or what stands for it; a reviewer's has another."""
         for u in usage:
+            account = own if u.executor is None else u.account or u.executor
+            if account is None:
+                continue
             model = self._model(u.model)
             for kind, tokens in (
                 ("input", u.input_tokens),
@@ -227,7 +275,15 @@ class Metrics:
                 ("cache_write", u.cache_write_tokens),
             ):
                 self.tokens.labels(account, model, kind).inc(max(0, tokens))
-            self.cost.labels(account, model).inc(max(0.0, u.cost_usd))
+            self.cost.labels(account, model).inc(max(0.0, u.cost_usd or 0.0))
+
+    def record_checks(self, executor: str, checked: Checked, fencing_token: int) -> None:
+        """Count the checks of one run, and how many there were once they are over. `fencing_token`: of that run."""
+        for check in checked.checks:
+            if check.fencing_token == fencing_token:
+                self.checks.labels(executor, check.result.value).inc()
+        if checked.decided:
+            self.check_rounds.labels(executor).observe(checked.checks[-1].number if checked.checks else 0)
 
     def _model(self, name: str) -> str:
         """The label of a model. A program chooses the name, and each name is a series that stays."""

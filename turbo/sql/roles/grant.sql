@@ -7,8 +7,9 @@
 revoke all on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
   public.agent_accounts, public.agent_progress, public.agent_dependencies, public.agent_blocked, public.agent_unsettled,
-  public.agent_conversations, public.agent_messages, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
+  public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
 -- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
@@ -39,7 +40,7 @@ grant select (task_id, task_type, task_description, task_priority, input_data, s
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
               infra_count, turbo_rev, question, answer, prefer_host, needs, on_needs_failed, continues, needed,
-              conversation, ctid)
+              conversation, submitted_by, ctid)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
@@ -55,9 +56,16 @@ grant select, insert, update, delete on table public.agent_workers, public.agent
 grant select, insert, update on table public.agent_conversations to turbo_worker;
 grant select on table public.agent_messages to turbo_worker;
 grant update (delivered_at, fencing_token) on public.agent_messages to turbo_worker;
+-- It fires slots by turbo_fire alone, which takes the task from the schedule.
+grant select (name, cron, timezone, enabled, catch_up, max_failures, since, next_at, last_at, error, rev)
+  on public.agent_schedules to turbo_worker;
 grant select, insert, update on table public.agent_accounts to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
+grant insert (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by, input_tokens,
+              output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)
+  on public.agent_usage to turbo_worker;                                -- nobody else writes it, and nobody changes it
+grant select (at, ctid), delete on table public.agent_usage to turbo_worker;         -- retention, if configured
 grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
 -- Every role may call the first five, unless the default privileges of their owner say otherwise.
 do $$
@@ -75,10 +83,19 @@ begin
                    ('public.turbo_needs_failed(public.turbo_task_id)'),
                    ('public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[])'),
                    ('public.turbo_place_follow_ups(bigint, integer)'), ('public.turbo_left_the_line(public.turbo_task_id)'),
-                   ('public.turbo_close_ranks(public.turbo_task_id)')) f(name)
+                   ('public.turbo_close_ranks(public.turbo_task_id)'),
+                   ('public.turbo_passed_by(public.turbo_task_id)'),
+                   ('public.turbo_may_go_on(public.turbo_task_id, public.turbo_task_id)'), ('public.turbo_last_in_line(bigint, bigint)'), ('public.turbo_host_of(public.turbo_task_id)'),
+                   ('public.turbo_host_before(public.turbo_task_id)'), ('public.turbo_directory_of(public.turbo_task_id)'),
+                   ('public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean)'),
+                   ('public.turbo_reopen(public.turbo_task_id, integer)'),
+                   ('public.turbo_take_special_notes(bigint, integer, text[])'),
+                   ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
+                   ('public.turbo_run_schedule(text)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
                         ('turbo_admin')) r(role)
-     where (r.role = 'turbo_worker' or f.name = 'public.turbo_database_id()')
+     where (case f.name when 'public.turbo_database_id()' then true
+                        when 'public.turbo_run_schedule(text)' then r.role = 'turbo_admin' else r.role = 'turbo_worker' end)
        and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
   loop
     execute format('grant execute on function %s to %I', called.name, called.role);
@@ -89,8 +106,10 @@ end $$;
 grant select on table
   public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
   public.agent_accounts, public.agent_progress, public.agent_dependencies, public.agent_blocked, public.agent_unsettled,
-  public.agent_conversations, public.agent_messages, public.turbo_meta, public.turbo_migrations
+  public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
+
+grant select on table public.agent_usage to turbo_reader, turbo_admin;
 
 -- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
 grant select on table public.agent_tasks, public.agent_actions to turbo_approver;
@@ -110,6 +129,14 @@ grant update (task_type, task_description, task_priority, input_data, status, ou
 grant delete on table public.agent_tasks to turbo_admin;
 grant insert (task_id, body) on public.agent_messages to turbo_admin;
 grant insert, update, delete on table public.agent_queues, public.agent_accounts to turbo_admin;
+-- Of a schedule: what it does and when; created_by, slots, failures and error are turbo's.
+grant insert (name, cron, timezone, enabled, overlap, catch_up, jitter_seconds, max_failures, task_type, task_description,
+              task_priority, input_data, queue, timeout_seconds, max_retries, concurrency_key)
+  on public.agent_schedules to turbo_admin;
+grant update (cron, timezone, enabled, overlap, catch_up, jitter_seconds, max_failures, task_type, task_description,
+              task_priority, input_data, queue, timeout_seconds, max_retries, concurrency_key)
+  on public.agent_schedules to turbo_admin;
+grant delete on table public.agent_schedules to turbo_admin;
 
 -- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
 -- serial column), which the inserting role must be allowed to use; an identity column needs no grant.

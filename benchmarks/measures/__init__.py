@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from benchmarks.bench import Bench, Table
-from benchmarks.measures import claim, graphs, herd, idle, inserts, pickup, start, throughput
+from benchmarks.measures import claim, graphs, herd, idle, inserts, pickup, schedules, start, throughput
 
 MEASURES: dict[str, Callable[[Bench], Table]] = {
     "pickup": pickup.pickup,
@@ -15,5 +15,6 @@ MEASURES: dict[str, Callable[[Bench], Table]] = {
     "inserts": inserts.inserts,
     "claim": claim.claim,
     "graphs": graphs.graphs,
+    "schedules": schedules.schedules,
     "herd": herd.herd,
 }

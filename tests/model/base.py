@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from hypothesis.stateful import RuleBasedStateMachine, invariant
 
-from tests.model.fleet import HEARTBEAT, HOSTS, LEASE, FakeWorker, Home, Op
+from tests.model.fleet import HEARTBEAT, HOSTS, LEASE, FakeWorker, Home, Op, Run
 from tests.model.truth import QUEUED, Truth, look
 from tests.model.world import Picture, Row, World
 from turbo.domain.claim import ClaimRef
@@ -30,6 +30,9 @@ class Base(RuleBasedStateMachine):
         self.disks: dict[str, list[Home]] = {host: [] for host in HOSTS}
         self.tokens: dict[int, ClaimRef] = {}  # every token that was ever handed out, in any line of history
         self.results: dict[ClaimRef, RunResult] = {}  # every success anybody ever had
+        self.heard: set[tuple[str, int]] = (
+            set()
+        )  # what agents were told, whatever became of the database: (message, token)
         self.counted: dict[str, tuple[int, float]] = {}  # silent beats, and when the last was counted
         self.numbers = 0
         self.before = self.world.picture()
@@ -71,6 +74,9 @@ class Base(RuleBasedStateMachine):
 
     def also_holds(self, picture: Picture) -> None:
         """What else must: of graphs and conversations (tests/model/graphs.py)."""
+
+    def run_begins(self, worker: FakeWorker, run: Run) -> None:
+        """What it is told at its start (tests/model/messages.py)."""
 
     def lives_hold(self, rows: dict[str, Row]) -> None:
         """Nobody is declared dead before its time; whoever is, may lose its runs."""

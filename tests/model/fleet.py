@@ -9,6 +9,7 @@ from typing import Any
 from tests.model.world import HeldLane, World
 from tests.support.rig import finished
 from tests.support.stores import Stores
+from turbo.db.message_store import MessageStore
 from turbo.db.settle_store import SettleStore
 from turbo.db.worker_registry import WorkerRow, beat
 from turbo.domain.claim import ClaimRef
@@ -16,6 +17,7 @@ from turbo.domain.outcome import OutcomeKind
 from turbo.domain.result import RunResult
 from turbo.domain.states import WorkerState
 from turbo.domain.task import Task
+from turbo.domain.work import Message
 from turbo.migrate import SCHEMA_VERSION
 
 HOSTS = ("alpha", "alpha", "beta")
@@ -36,10 +38,20 @@ class Run:
     excused: bool = False  # others may rightly believe it dead
     in_doubt: bool = False  # an answer about it was lost: it may be over already
     ended: bool = False  # its program is gone, its result waits in the spool
+    converses: bool = False  # its program takes messages until it ends; another one has those of its start
+    known: dict[int, str] = field(default_factory=dict)  # messages that it was given, by their numbers
 
     @property
     def claim(self) -> ClaimRef:
         return ClaimRef(self.task.task_id, self.task.fencing_token)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Which run was given a message, and whether its agent has it: to be written down."""
+
+    claim: ClaimRef
+    delivered: bool
 
 
 @dataclass
@@ -51,10 +63,15 @@ class FakeWorker:
     runs: dict[ClaimRef, Run] = field(default_factory=dict)
     spool: dict[ClaimRef, RunResult] = field(default_factory=dict)
     done: dict[ClaimRef, RunResult] = field(default_factory=dict)
+    marks: dict[Message, Mark] = field(default_factory=dict)
+    told: bool | None = True
+    """Whether each claim looks for messages: as long as some may be open, as far as it was told. None: not known here."""
 
     def __post_init__(self) -> None:
         self.id = f"w{self.slot}-1-{next(_numbers):06x}"
-        self.claims, self.results = self.world.lanes[self.slot]
+        self.claims, self.results, lane = self.world.lanes[self.slot]
+        self.messages = MessageStore(lane)
+        self.message_lane = lane
         self.stores = Stores(self.id, self.claims, self.results, host=self.host)
         self.settle = SettleStore(self.results, self.id, self.stores.refusals)
 

@@ -17,7 +17,7 @@ from turbo.domain.outcome import OutcomeKind
 from turbo.domain.states import FINAL
 
 MODES = st.sampled_from(("cancel", "cancel", "run", "wait"))
-STEPS = ("place", "tie", "settle")
+STEPS = ("place", "tie", "settle", "left_over")
 PASSES = 40
 """Of a settler, until nothing moves: more would be for ever."""
 
@@ -36,10 +36,14 @@ class Graphs(Questions):
         )  # fmt: skip
 
     def insert_follow_up(self, of: str) -> str | None:
+        return self._insert_work("continues", [of], self.next_in_line(of))
+
+    def next_in_line(self, of: str) -> Waits:
+        """What a new follow-up of that task waits for."""
         before = self.truth.tasks[of]
         line = before if before.waits.line is None else before.waits.line
         turn = 1 + max((t.waits.turn for t in self.truth.tasks.values() if t.waits.line is line), default=0)
-        return self._insert_work("continues", [of], Waits(line=line, turn=turn))
+        return Waits(line=line, turn=turn)
 
     def _insert_work(self, columns: str, values: list[object], waits: Waits, *, held: bool = False) -> str | None:
         self.numbers += 1
@@ -86,11 +90,11 @@ class Graphs(Questions):
             return await getattr(worker.settle, step)()  # type: ignore[no-any-return]
 
         def take(found: SettleStep, _lost: bool) -> None:
-            self._settled(found)
+            self.settled(found)
 
         return Op(step, worker, worker.results, send, take)
 
-    def _settled(self, found: SettleStep) -> int:
+    def settled(self, found: SettleStep) -> int:
         self.seen["let go"] += found.released
         self.seen["cancelled by a need"] += found.cancelled
         return found.moved
@@ -111,7 +115,7 @@ class Graphs(Questions):
             self.exact = True
             moved = 0
             for step in STEPS:
-                found = self._settled(self.run(getattr(worker.settle, step)()))
+                found = self.settled(self.run(getattr(worker.settle, step)()))
                 if found:
                     self.everything_holds()
                 moved += found

@@ -21,18 +21,26 @@ OF_GRAPHS = frozenset({
 })  # fmt: skip
 """The rules of histories that look at a guard of graphs and conversations."""
 
+OF_MESSAGES = frozenset({
+    "insert", "claim_and_run", "claim", "hand_edit", "record", "a_follow_up_comes", "a_task_needs_others", "settle_a_step",
+    "settle_all", "sweep", "the_same_id_once_more", "two_at_once", "fail_over", "the_standby_catches_up", "crash",
+    "tell", "read_messages", "write_down", "a_message_comes", "a_message_is_written_for_long",
+    "a_message_meets_another_statement", "a_failover_loses_a_message",
+})  # fmt: skip
+"""The rules of histories that look at a guard of messages."""
+
 _SPACE = re.compile(r"\s+")
 
 
 @dataclass(frozen=True)
 class Mutation:
     """`where`: a statement of turbo/sql, a function of the triggers (`turbo_…`), or "index". `edits`: what is written
-    instead of what; white space does not count."""
+    instead of what; white space does not count. `rules`: those of histories that look at it; None: all."""
 
     guard: str
     where: str
     edits: tuple[tuple[str, str], ...]
-    of_graphs: bool = False
+    rules: frozenset[str] | None = None
 
     @property
     def name(self) -> str:
@@ -459,7 +467,7 @@ MUTATIONS = (
     Mutation("a placeholder registration is replaced by its worker", "workers/beat", (("and pid <> 0", ""),)),
     # ── graphs and conversations
     *(
-        replace(one, of_graphs=True)
+        replace(one, rules=OF_GRAPHS)
         for one in (
             Mutation(
                 "one running task per conversation: the unique index",
@@ -521,7 +529,7 @@ MUTATIONS = (
             Mutation(
                 "a need that did not complete is not met",
                 "settle/settle",
-                (("else d.mode = 'run' end as met", "else true end as met"),),
+                (("::boolean) as met", "::boolean) or true as met"),),
             ),
             Mutation(
                 "an edge counts once",
@@ -545,13 +553,110 @@ MUTATIONS = (
             ),
             Mutation(
                 "a deleted need is told to those who wait",
-                "turbo_forget",
-                (("where d.task_id = any (waiting) and d.needs = any (ids) and not d.settled", "where false"),),
+                "turbo_forget_needs",
+                (("if named = '{}' then return; end if;", "return;"),),
             ),
             Mutation(
                 "a task that is retried waits again",
                 "turbo_judge_update",
                 (("if work then new.status := 'blocked';", "if false then new.status := 'blocked';"),),
+            ),
+        )
+    ),
+    # ── messages
+    *(
+        replace(one, rules=OF_MESSAGES)
+        for one in (
+            Mutation(
+                "a message to a task that is over is refused",
+                "turbo_judge_message",
+                (("if task.status in ('completed', 'failed', 'cancelled') then", "if false then"),),
+            ),
+            Mutation(
+                "a claim brings the open messages",
+                "tasks/more",
+                (
+                    (
+                        "where m.task_id = t.task_id and m.delivered_at is null and public.turbo_same_task",
+                        "where false and public.turbo_same_task",
+                    ),
+                ),
+            ),
+            Mutation(
+                "a run is told open messages only",
+                "tasks/more",
+                (("where m.task_id = t.task_id and m.delivered_at is null and", "where m.task_id = t.task_id and"),),
+            ),
+            Mutation(
+                "what a run that lost its task has is told again",
+                "messages/mark",
+                (
+                    (
+                        "and (select t.fencing_token from public.agent_tasks t where t.task_id = m.task_id)"
+                        " in (i.token, - i.token)",
+                        "",
+                    ),
+                ),
+            ),
+            Mutation(
+                "a mark is for the message that was told",
+                "messages/mark",
+                (("and sha256(convert_to(m.body, 'UTF8')) = i.digest", ""),),
+            ),
+            Mutation(
+                "a late mark does not open what became a follow-up",
+                "messages/mark",
+                (("and m.message_id = i.message_id and m.delivered_at is null", "and m.message_id = i.message_id"),),
+            ),
+            Mutation(
+                "a message of a task that completed is found",
+                "turbo_tasks_left_over",
+                (("t.status::text = 'completed' or", ""),),
+            ),
+            Mutation(
+                "a message of a task that was cancelled is found",
+                "turbo_tasks_left_over",
+                (("or t.status::text = 'cancelled' and t.failure_kind is distinct from 'needs'", ""),),
+            ),
+            Mutation(
+                "a poll finds a message of a task that is over",
+                "turbo_messages_left_over",
+                (
+                    (
+                        "if not exists (select from public.agent_messages m where m.delivered_at is null) then",
+                        "if true then",
+                    ),
+                ),
+            ),
+            Mutation(
+                "only what the last run was given counts as told",
+                "turbo_left_over",
+                (("and m.fencing_token in (task.token, - task.token)", ""),),
+            ),
+            Mutation(
+                "a cancel closes messages with a line in the audit trail",
+                "turbo_left_over",
+                (("from closed c having count(*) > 0", "from closed c having count(*) < 0"),),
+            ),
+            Mutation(
+                "a message and its follow-up are one transaction",
+                "turbo_left_over",
+                (
+                    (
+                        "set delivered_at = clock_timestamp(), follow_up = made where m.message_id = any (said.ids);",
+                        "set delivered_at = clock_timestamp() where m.message_id = any (said.ids);",
+                    ),
+                ),
+            ),
+            Mutation(
+                "a message of a deleted task is not for the next of its id",
+                "turbo_same_task",
+                (
+                    (
+                        "select task_born is null or task_born = created or abs(task_born - created) < 0.001",
+                        "select true",
+                    ),
+                ),
             ),
         )
     ),
@@ -665,4 +770,6 @@ NOTICED_IN_CI = (
     "a follow-up without a place is not claimed",
     "a count falls by each need that is met",
     "a task is let go when all its needs are met",
+    "a message of a task that completed is found",
+    "a claim brings the open messages",
 )

@@ -7,19 +7,19 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.fleet import QUEUES, SECOND, Op
-from tests.model.graphs import Graphs
+from tests.model.messages import Messages
 from tests.model.people import ANY
 from turbo.db.claim_store import Claim
 
 
-class Races(Graphs):
+class Races(Messages):
     @precondition(lambda self: len(self.truth.tasks) > 1)
     @rule(first=ANY, second=ANY, i=ANY, j=ANY, k=ANY)
     def two_at_once(self, first: int, second: int, i: int, j: int, k: int) -> None:
         """One statement is carried out and not committed while another begins."""
         makers: list[Callable[[int, int], Op | None]] = [
             self.claim_op, self.record_op, self.release_op, self.rescue_op, self.sweep_op, self.reconcile_op, self.hand_op,
-            self.settle_op,
+            self.settle_op, self.tell_op, self.read_op, self.mark_op,
         ]  # fmt: skip
         one, two = self.pick(makers, first)(i, k), self.pick(makers, second)(j, k)
         if one is None or two is None or one.lane is two.lane or (one.name == two.name == "hand"):
@@ -34,16 +34,6 @@ class Races(Graphs):
         first = self.pick(self.workers, i)
         second = self.pick([w for w in self.workers if w is not first], j)
         self.side_by_side(self.claiming(first, queue, one), self.claiming(second, queue, two))
-
-    def side_by_side(self, one: Op, two: Op) -> None:
-        self.exact = False
-        try:
-            answers = self.run(self.world.interleaved(one.send, one.lane, two.send))
-        except psycopg.errors.DeadlockDetected:
-            raise AssertionError(f"{one.name} and {two.name} wait for each other") from None
-        one.take(answers[0], False)
-        two.take(answers[1], False)
-        self.seen["two at once"] += 1
 
     @precondition(lambda self: len(self.workers) > 1)
     @rule(i=ANY, j=ANY, k=ANY, key=st.sampled_from([None, "c", "c"]))

@@ -62,6 +62,7 @@ class Refused(Forgotten):
         others = {
             t for t, r in before.items()
             if r["status"] == "pending" and r["queue"] == QUEUES[0] and r["concurrency_key"] is None and t != task_id
+            and r["conversation"] is None and r["continues"] is None
             and r["prefer_host"] in (None, worker.host)
         }  # fmt: skip
         claimed = {

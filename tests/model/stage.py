@@ -1,6 +1,8 @@
 """What scenes are made of. A scene is a short interleaving that a random walk would hardly find; it is drawn, mixed and
 judged like any other step."""
 
+import psycopg
+
 from tests.model.failover import Failover
 from tests.model.fleet import QUEUES, FakeWorker, Op, Run
 from tests.model.leases import BEATS_TO_DEATH
@@ -13,6 +15,16 @@ class Stage(Failover):
     def step(self, op: Op | None, *, lost: bool = False) -> None:
         self.do(op, lost=lost)
         self.everything_holds()
+
+    def side_by_side(self, one: Op, two: Op) -> None:
+        self.exact = False
+        try:
+            answers = self.run(self.world.interleaved(one.send, one.lane, two.send))
+        except psycopg.errors.DeadlockDetected:
+            raise AssertionError(f"{one.name} and {two.name} wait for each other") from None
+        one.take(answers[0], False)
+        two.take(answers[1], False)
+        self.seen["two at once"] += 1
 
     def is_heard(self, worker: FakeWorker) -> None:
         self.beats(worker)

@@ -9,12 +9,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.machine import Fleet
+from tests.model.machine import Fleet, Some
+from tests.model.mutations import OF_GRAPHS, OF_MESSAGES
 from tests.model.world import World
 from turbo.domain.outcome import OutcomeKind
 
 EXAMPLES = int(os.environ.get("TURBO_MODEL_EXAMPLES", "30"))
 STEPS = int(os.environ.get("TURBO_MODEL_STEPS", "40"))
+
+LONG = "TURBO_MODEL_EXAMPLES" in os.environ
+RULES = {"all": None, **({"graphs": OF_GRAPHS, "messages": OF_MESSAGES} if LONG else {})}
+"""The rules alone that the guards of graphs and of messages are looked for with are the controls of these, too."""
 
 
 @pytest.fixture
@@ -24,9 +29,11 @@ def world(dsn: str) -> Iterator[World]:
     one.close()
 
 
-def test_no_order_of_events_loses_or_repeats_a_task(world):
-    class Seen(Fleet):
+@pytest.mark.parametrize("rules", RULES)
+def test_no_order_of_events_loses_or_repeats_a_task(world, rules):
+    class Seen(Some):
         seen: ClassVar[Counter[str]] = Counter()
+        rules_of_interest: ClassVar[frozenset[str] | None] = RULES[rules]
 
     Seen.world = world
     run_state_machine_as_test(
@@ -34,7 +41,7 @@ def test_no_order_of_events_loses_or_repeats_a_task(world):
         settings=settings(
             max_examples=EXAMPLES,
             stateful_step_count=STEPS,
-            derandomize="TURBO_MODEL_EXAMPLES" not in os.environ,
+            derandomize=not LONG,
             deadline=None,
             database=None,
             print_blob=True,

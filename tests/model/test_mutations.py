@@ -5,15 +5,15 @@ A few of them in CI; all of them by `make model`."""
 import os
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.model.machine import Fleet
-from tests.model.mutations import MUTATIONS, NOTICED_IN_CI, OF_GRAPHS, Mutation, applied
+from tests.model.machine import Some
+from tests.model.mutations import MUTATIONS, NOTICED_IN_CI, Mutation, applied
 from tests.model.world import World
 
 PAGE = Path(__file__).parents[2] / "docs" / "model.md"
@@ -29,7 +29,7 @@ EXAMPLES = int(os.environ.get("TURBO_MUTATION_EXAMPLES", "300"))
 )
 def test_removed_guard_fails_the_model(dsn: str, mutation: Mutation) -> None:
     world = World(dsn, 3)
-    histories = counted(world, of_graphs=mutation.of_graphs)
+    histories = counted(world, mutation.rules)
     try:
         with (
             applied(mutation, world.admin),
@@ -42,37 +42,16 @@ def test_removed_guard_fails_the_model(dsn: str, mutation: Mutation) -> None:
         world.close()
 
 
-@pytest.mark.mutations
-@pytest.mark.timeout(3600)
-@pytest.mark.skipif(not ALL, reason="make model")
-def test_model_of_graphs_alone_holds_with_every_guard(dsn: str) -> None:
-    """The control of the guards of graphs: their steps alone fail no invariant."""
-    world = World(dsn, 3)
-    try:
-        run_all(counted(world, of_graphs=True))
-    finally:
-        world.close()
-
-
-class Counted(Fleet):
+class Counted(Some):
     number: ClassVar[int] = 0
-    of_graphs: ClassVar[bool] = False
 
     def __init__(self) -> None:
         type(self).number += 1
         super().__init__()
 
-    @classmethod
-    def setup_state(cls) -> Any:
-        """Of a guard of graphs only the steps that concern these: it is found in a tenth of the histories."""
-        state = super().setup_state()
-        if cls.of_graphs:
-            state.rules[:] = [rule for rule in state.rules if rule.function.__name__ in OF_GRAPHS]
-        return state
 
-
-def counted(world: World, *, of_graphs: bool) -> type[Counted]:
-    return type("Histories", (Counted,), {"world": world, "of_graphs": of_graphs})
+def counted(world: World, rules: frozenset[str] | None) -> type[Counted]:
+    return type("Histories", (Counted,), {"world": world, "rules_of_interest": rules})
 
 
 def run_all(histories: type[Counted]) -> None:

@@ -44,6 +44,8 @@ class Truth:
     tasks: dict[str, TaskTruth] = field(default_factory=dict)
     beats: dict[str, float] = field(default_factory=dict)  # worker → its last beat, on the model's clock
     deleted: dict[str, set[int]] = field(default_factory=dict)  # ids that are free again → their tokens
+    messages: dict[str, TaskTruth] = field(default_factory=dict)  # what was said → to which task
+    made: dict[str, list[str]] = field(default_factory=dict)  # a follow-up → the messages that it was made of
 
 
 def expected(row: Row, result: RunResult) -> set[str]:
@@ -138,10 +140,14 @@ def _columns(row: Row, task: TaskTruth) -> None:
     assert 0 <= row["infra_count"] <= most, f"{name} is {status}: infra_count {row['infra_count']}"
 
 
+BESIDE = ("late", "checked")
+"""What the trail has beside the changes of a status."""
+
+
 def _trail(task_id: str, row: Row, task: TaskTruth, trail: list[Row]) -> None:
     trail = trail[task.since :]
     trail_holds(task_id, row, task.first, trail)
-    mixed = [e["action_type"] for e in trail if e["fencing_token"] in task.former and e["action_type"] != "late"]
+    mixed = [e["action_type"] for e in trail if e["fencing_token"] in task.former and e["action_type"] not in BESIDE]
     assert not mixed, f"{task_id}: {mixed} by a run of a deleted row of that id"
     claimed = [e["fencing_token"] for e in trail if e["action_type"] == "claimed"]
     assert claimed == sorted(set(claimed)), f"{task_id}: its tokens do not grow: {claimed}"
@@ -155,10 +161,10 @@ def trail_holds(task_id: str, row: Row, first: str, trail: list[Row]) -> None:
     spent: bool | None = None  # whether the row's token is consumed; None: not known
     for entry in trail:
         action, was, becomes = entry["action_type"], entry["from_status"], entry["to_status"]
-        if action == "late":
+        if action in BESIDE:
             continue  # changes nothing, and stands beside what the same batch did
-        if action in ("edited", "deleted") and was is None and becomes is None:
-            continue  # tells of a person who changed other columns, or removed the row
+        if action in ("edited", "deleted", "undelivered") and was is None and becomes is None:
+            continue  # tells of a person who changed other columns, or removed the row; or of a message that is closed
         assert was == status, f"{task_id}: {action} from {was}, but it was {status}"
         if was != becomes:
             assert (TaskState(was), TaskState(becomes)) in TRANSITIONS, f"{task_id}: {was} → {becomes} is no transition"

@@ -35,14 +35,13 @@ class Waits:
         return bool(self.needs) or self.line is not None
 
     def begin_again(self, tasks: Mapping[str, object], *, by_hand: bool) -> None:
-        """It waits once more. A person who retries it means it: of a need that is gone both ends count, and another task
-        of that id is the need from now on."""
+        """It waits once more. A person who retries it means it: of a need that is gone both ends count. Another task of that id
+        is none to it."""
         self.seen = {}
         for task_id, need in self.needs.items() if by_hand else ():
             if tasks.get(task_id) is not need.of:
-                need.of, need.gone = tasks.get(task_id), task_id not in tasks
-                if need.gone:
-                    self.seen[task_id] = {MET, FAILED}
+                need.gone = True
+                self.seen[task_id] = {MET, FAILED}
 
     def look(self, rows: Mapping[str, Row], tasks: Mapping[str, object], *, patient: bool) -> None:
         """`patient`: a task of mode 'wait' does not give up yet."""

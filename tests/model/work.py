@@ -9,6 +9,7 @@ from tests.model.fleet import QUEUES, SECOND, FakeWorker, Op, Run
 from tests.model.people import ANY, People
 from tests.model.truth import SUCCEEDED, answers_to, judge
 from turbo.db.claim_store import Claim
+from turbo.db.polls import PollResult
 from turbo.db.result_store import ResultAnswer
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
@@ -64,7 +65,8 @@ class Work(People):
             self.seen["goes on with an answer"] += task.answer is not None
             self.seen["claim lost on the wire" if lost else "claimed"] += 1
             if not lost:
-                worker.runs[ClaimRef(task.task_id, token)] = Run(task)
+                run = worker.runs[ClaimRef(task.task_id, token)] = Run(task, converses=len(self.tokens) % 2 == 0)
+                self.run_begins(worker, run)
 
     def claim_was_right(self, worker: FakeWorker, claim: Claim, queue: str, limit: int) -> None:
         before, row = self.before, self.before.workers.get(worker.id)
@@ -249,10 +251,14 @@ class Work(People):
         return worker and self.sweeping(worker)
 
     def sweeping(self, worker: FakeWorker) -> Op:
-        async def send() -> object:
+        async def send() -> PollResult:
             return await worker.stores.claims.poll(QUEUES)
 
-        return Op("sweep", worker, worker.claims, send, lambda *_: self.swept())
+        def take(found: PollResult, _lost: bool) -> None:
+            worker.told = found.messages if self.exact else None
+            self.swept()
+
+        return Op("sweep", worker, worker.claims, send, take)
 
     def swept(self) -> None:
         """A question whose time is over has expired, and no other one."""

@@ -21,14 +21,16 @@ from turbo.domain.claim import ClaimRef
 
 TABLES = (
     "agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader",
-    "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations",
+    "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages",
 )  # fmt: skip
+SEQUENCES = ("turbo_fence_seq", "turbo_look_seq", "agent_messages_message_id_seq")
 
 MOMENTS = {
     "agent_tasks": ("run_after", "created_at", "started_at", "completed_at", "cancel_requested_at"),
     "agent_workers": ("heartbeat_at", "counted_at"),
     "agent_leader": ("since", "expires_at"),
     "agent_blocked": ("since",),
+    "agent_messages": ("created_at", "delivered_at"),
 }
 
 Row = dict[str, Any]
@@ -80,6 +82,7 @@ class Picture:
     edges: dict[str, list[Row]]  # by the task that waits
     counts: dict[str, Row]
     notes: frozenset[str]
+    messages: dict[str, Row]  # by what they say
 
     def runs_of(self, worker_id: str) -> list[ClaimRef]:
         rows = self.tasks.values()
@@ -97,10 +100,21 @@ class World:
             self.admin.execute(f"create table saved.{table} (like public.{table})")
             # An ANALYZE of the server's own choosing changes plans, and with them which of two racing claims finds what.
             self.admin.execute(f"alter table public.{table} set (autovacuum_enabled = off)")
+        # What a message becomes has an id of the database's making, and no random one.
+        self.admin.execute(
+            "create sequence saved.made;"
+            " alter table public.agent_tasks alter task_id set default 'f' || nextval('saved.made')"
+        )
         self.lanes = [
-            (HeldLane(dsn, f"claims {i}", 2 * i), HeldLane(dsn, f"results {i}", 2 * i + 1)) for i in range(slots)
+            (
+                HeldLane(dsn, f"claims {i}", 2 * i),
+                HeldLane(dsn, f"results {i}", 2 * i + 1),
+                HeldLane(dsn, f"messages {i}", 0),
+            )
+            for i in range(slots)
         ]
         self.hand = HeldLane(dsn, "psql", 2 * slots)
+        self.teller = HeldLane(dsn, "another psql", 0)
 
     def close(self) -> None:
         async def close_lanes() -> None:
@@ -112,7 +126,7 @@ class World:
         self.admin.close()
 
     def _all_lanes(self) -> list[HeldLane]:
-        return [self.hand, *(lane for pair in self.lanes for lane in pair)]
+        return [self.hand, self.teller, *(lane for lanes in self.lanes for lane in lanes)]
 
     def run(self, work: Any) -> Any:
         return self.runner.run(work)
@@ -120,7 +134,14 @@ class World:
     # ── the tables ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def reset(self) -> None:
+        for lane in self._all_lanes():
+            if lane.begin is not None:  # a history that failed has left it so
+                self.run(lane.end("rollback"))
         self.admin.execute(f"truncate {', '.join(TABLES)}, saved.{', saved.'.join(TABLES)}")
+        self.admin.execute(
+            "alter sequence saved.made restart; alter sequence public.turbo_look_seq restart;"
+            " alter sequence public.agent_messages_message_id_seq restart"
+        )
         for lane in self._all_lanes():
             lane.same_dice()
         self.save()
@@ -130,10 +151,9 @@ class World:
         with self._past_the_triggers() as db:
             for table in TABLES:
                 db.execute(f"delete from saved.{table}; insert into saved.{table} select * from public.{table}")
-            db.execute(
-                "delete from saved.sequences;"
-                " insert into saved.sequences select 'turbo_fence_seq', last_value, is_called from public.turbo_fence_seq"
-            )
+            db.execute("delete from saved.sequences")
+            for name in SEQUENCES:
+                db.execute(f"insert into saved.sequences select '{name}', last_value, is_called from public.{name}")
 
     def fail_over(self) -> None:
         """The standby is the primary now."""
@@ -155,6 +175,8 @@ class World:
                     for table, moments in MOMENTS.items()
                 )  # type: ignore[arg-type]
             )
+            for schema in ("public", "saved"):
+                db.execute(f"update {schema}.agent_messages set task_born = task_born - {seconds}")
 
     def past_the_triggers(self, query: str, *parameters: object) -> None:
         with self._past_the_triggers() as db:
@@ -175,6 +197,7 @@ class World:
             self.workers(),
             frozenset(p["queue"] for p in paused),
             *self._work(tasks),
+            {m["body"]: m for m in self.admin.execute("select * from public.agent_messages order by message_id")},
         )
 
     def _work(self, tasks: list[Row]) -> tuple[dict[str, list[Row]], dict[str, Row], frozenset[str]]:
@@ -208,17 +231,21 @@ class World:
     ) -> tuple[Any, Any]:
         """`first` is carried out on `lane` and not committed; `second` begins, and ends or waits for a lock; then `first`
         is committed."""
-        lane.begin = "begin"
-        try:
-            one = await first()
-        except psycopg.Error:
-            await lane.end("rollback")
-            raise
+        one = await self.open(lane, first)
         other = asyncio.ensure_future(second())
         while not other.done() and not self._somebody_waits():
             await asyncio.sleep(0.0005)
         await lane.end()
         return one, await other
+
+    async def open(self, lane: HeldLane, work: Callable[[], Awaitable[Any]]) -> Any:
+        """`work` is carried out on `lane`, whose transaction stays open until `lane.end()`."""
+        lane.begin = "begin"
+        try:
+            return await work()
+        except psycopg.Error:
+            await lane.end("rollback")
+            raise
 
     def _somebody_waits(self) -> bool:
         waits = self.admin.execute(

@@ -120,6 +120,14 @@ def server_crashed(fleet: Fleet) -> bool:
     return True
 
 
+def failed_over(fleet: Fleet) -> bool:
+    """To a standby that lags behind: the last commits are lost."""
+    fleet.cluster.stand_by()
+    fleet.cluster.lose(fleet.random)
+    fleet.fail_over()
+    return True
+
+
 WEIGHTS: dict[Callable[[Fleet], bool], int] = {
     killed: 14,
     frozen: 12,
@@ -131,12 +139,13 @@ WEIGHTS: dict[Callable[[Fleet], bool], int] = {
     paused: 6,
     server_restarted: 1,
     server_crashed: 1,
+    failed_over: 1,
 }
 
 
-def inject(fleet: Fleet) -> str | None:
-    """One fault; its name if it bit."""
-    fault = fleet.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
+def inject(fleet: Fleet, fault: Callable[[Fleet], bool] | None = None) -> str | None:
+    """One fault, a random one where none is named; its name if it bit."""
+    fault = fault or fleet.random.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
     try:
         return fault.__name__.replace("_", " ") if fault(fleet) else None
     except psycopg.Error:

@@ -3,13 +3,13 @@ ledger outside turbo: keys, priorities, tasks that fail once, tasks that fail al
 
 import contextlib
 import itertools
-import random
 import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import psutil
@@ -17,9 +17,10 @@ import psycopg
 from psycopg import conninfo
 
 from tests.model.truth import trail_holds
-from tests.soak.graphs import Graphs
-from tests.support.database import migrated_server
+from tests.soak.cluster import Cluster, a_cluster
+from tests.soak.graphs import OF_GRAPHS, Graphs, two_at_once
 from tests.support.proxy import Proxy, proxy
+from tests.support.told import Told
 from tests.support.waiting import until
 from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
@@ -30,34 +31,63 @@ SLOTS = 3
 QUEUE = "default"
 LEASE_SECONDS = 5
 BACKLOG = 60
-PROGRAM = """printf '%s begin %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"; sleep "$2"
-if [ "$4" -gt 0 ]; then
-  told=$(grep -o "A<$TURBO_TASK_ID\\.q[^>]*>" | sort -u | tr '\\n' ' ')
-  number=$(printf '%s' "$told" | wc -w)
-  if [ "$number" -lt "$4" ]; then printf '{"ask": {"text": "%s.q%s"}}' "$TURBO_TASK_ID" "$((number))"; exit 76; fi
-fi
+PROGRAM = """input=$(cat)
+given() { v=$(printf '%s' "$input" | grep -o "\\"$1\\": *\\"[0-9.]*\\"" | head -1 | grep -o '[0-9.]*'); printf '%s' "${v:-0}"; }
+said=$(printf '%s' "$input" | grep -o 'M<[^>]*>' | sort -u | tr '\\n' ',')
+printf '%s begin %s %s\\n' "$TURBO_TASK_ID" "$$" "$said" >>"$1"; sleep "$(given seconds)"
+asks=$(given asks) number=0
+while [ "$number" -lt "$asks" ]; do
+  case "$input" in *"A<$TURBO_TASK_ID.q$number>"*) told="$told A<$TURBO_TASK_ID.q$number>" ;;
+  *) printf '{"ask": {"text": "%s.q%s"}}' "$TURBO_TASK_ID" "$number"; exit 76 ;; esac
+  number=$((number + 1))
+done
 printf '%s end %s\\n' "$TURBO_TASK_ID" "$$" >>"$1"
-printf '{"task": "%s", "told": "%s"}' "$TURBO_TASK_ID" "${told% }"; test "$TURBO_ATTEMPT" -gt "$3"
+printf '{"task": "%s", "told": "%s"}' "$TURBO_TASK_ID" "${told# }"; test "$TURBO_ATTEMPT" -gt "$(given fails)"
 """
+"""It asks the first question that it has no answer to: a failover can lose an answer of which a later question has come in."""
+
+
+MISCOUNTED = """
+select t.task_id from agent_tasks t left join agent_blocked b using (task_id)
+ where t.status = 'blocked' and (t.needs is not null or t.continues is not null)
+   and not exists (select from agent_unsettled u where u.task_id = t.task_id)
+   and (b.task_id is null or b.failed_need is null and b.needs_left <>
+        (select count(*) from agent_dependencies d where d.task_id = t.task_id and not d.settled))
+"""
+"""Tasks that wait, of which no note speaks, and whose count is not that of their open needs: in one snapshot there is none."""
 
 
 @dataclass
 class Fleet:
-    server: embedded.Server
+    """`tasks`: how many are inserted; None: as many as can be until `enough`."""
+
+    cluster: Cluster
     bench: Bench
     wire: Proxy
-    random: random.Random
-    tasks: int
+    random: Random
+    tasks: int | None
     workers: list[WorkerProcess] = field(default_factory=list)
     stopped: set[int] = field(default_factory=set)  # pids that are frozen at the moment
     accepted: dict[str, int] = field(default_factory=dict)  # task → how many of its first tries fail
+    columns: dict[str, dict[str, object]] = field(default_factory=dict)  # as they were inserted
     asking: dict[str, int] = field(default_factory=dict)  # task → how many questions it asks
     touched: set[str] = field(default_factory=set)  # by hand
     deleted: set[str] = field(default_factory=set)
     graphs: Graphs = field(default_factory=Graphs)
-    crashes: int = 0  # of the server: they forget claims that were not on disk
+    told: Told = field(default_factory=Told)
+    miscounted: set[str] = field(default_factory=set)
+    looks: int = 0
+    crashes: int = 0  # of the server, failovers included: they forget claims that were not on disk
+    failovers: int = 0
+    inserted_again: int = 0  # what a failover lost
+    writing: threading.Lock = field(default_factory=threading.Lock)  # of what people here know to be written
     restarts: int = 0
+    became: "Counter[str]" = field(default_factory=Counter)  # of the messages, afterwards
     _stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def server(self) -> embedded.Server:
+        return self.cluster.primary
 
     def config(self, n: int) -> dict[str, Any]:
         config = self.bench.config(
@@ -69,8 +99,7 @@ class Fleet:
             not program.exists()
         ):  # a shell reads it as it runs it: one that is written anew ends early, and with success
             program.write_text(PROGRAM)
-        command = ["/bin/sh", str(program), str(self.bench.ledger), "{input[seconds]}", "{input[fails]}"]
-        command.append("{input[asks]}")
+        command = ["/bin/sh", str(program), str(self.bench.ledger)]
         config["executors"]["work"] = {"kind": "command", "command": command, "grace_seconds": 1, "ask": {}}
         config["routes"]["default"] = "work"
         return config
@@ -88,34 +117,82 @@ class Fleet:
 
     def feed(self) -> None:
         """All tasks, a backlog at a time. What the database did not acknowledge is sent again under the same ids."""
-        dice = random.Random(self.random.random())
+        dice = Random(self.random.random())
         for number in itertools.count():
-            if number >= self.tasks or self._stop.is_set():
+            if self._stop.is_set() or (self.tasks is not None and number >= self.tasks):
                 return
-            task_id, kind = f"t{number}", dice.random()
-            fails = 9 if kind < 0.03 else 1 if kind < 0.10 else 0
-            key = f"k{dice.randrange(5)}" if dice.random() < 0.15 else None
-            asks = dice.randrange(1, 4) if 0.1 <= kind < 0.25 else 0
-            data = f'{{"seconds": "{dice.choice((0, 0, 0.1, 0.3, 1.0))}", "fails": "{fails}", "asks": "{asks}"}}'
-            columns: dict[str, object] = {
-                "task_id": task_id, "task_description": "x", "task_type": "echo" if fails == 0 and kind > 0.6 else "work",
-                "input_data": data, "task_priority": dice.randrange(10), "concurrency_key": key, "max_retries": 2,
-            }  # fmt: skip
-            self.asking[task_id] = asks
-            more = self.graphs.choose(dice, [t for t in self.accepted if t not in self.deleted])
+            columns, fails = self._choose(dice, f"t{number}")
             while not self._stop.is_set():
                 try:
                     waiting = self.bench.sql("select count(*) from agent_tasks where status = 'pending'")[0][0]
                     if waiting < BACKLOG:
-                        self._insert({**columns, **({"concurrency_key": None} if "continues" in more else {}), **more})
-                        self.accepted[task_id] = fails
-                        self.graphs.accepted(task_id, more)
+                        with self.writing:
+                            if self.tasks is None or len(self.accepted) < self.tasks:
+                                self._accept(columns, fails)
                         break
-                except psycopg.errors.ForeignKeyViolation:  # that one is deleted, or never ran: it is a task of its own
-                    more = {}
                 except psycopg.Error:
                     pass
                 self._stop.wait(0.05)
+
+    def _choose(self, dice: Random, task_id: str) -> tuple[dict[str, object], int]:
+        """Columns of the next task, and how many of its tries fail."""
+        kind = dice.random()
+        fails = 9 if kind < 0.03 else 1 if kind < 0.10 else 0
+        key = f"k{dice.randrange(5)}" if dice.random() < 0.15 else None
+        asks = dice.randrange(1, 4) if 0.1 <= kind < 0.25 else 0
+        data = f'{{"seconds": "{dice.choice((0, 0, 0.1, 0.3, 1.0))}", "fails": "{fails}", "asks": "{asks}"}}'
+        self.asking[task_id] = asks
+        more = self.graphs.choose(dice, [t for t in self.accepted if t not in self.deleted])
+        columns: dict[str, object] = {
+            "task_id": task_id, "task_description": "x", "task_type": "echo" if fails == 0 and kind > 0.6 else "work",
+            "input_data": data, "task_priority": dice.randrange(10), "max_retries": 2,
+            "concurrency_key": None if "continues" in more else key, **more,
+        }  # fmt: skip
+        return columns, fails
+
+    def _accept(self, columns: dict[str, object], fails: int) -> None:
+        """Insert it. Where what it waits for is deleted, or never ran, it is a task of its own."""
+        task_id = str(columns["task_id"])
+        try:
+            self._insert(columns)
+        except psycopg.errors.ForeignKeyViolation:
+            columns = {name: value for name, value in columns.items() if name not in OF_GRAPHS}
+            self._insert(columns)
+        self.accepted[task_id], self.columns[task_id] = fails, columns
+        self.graphs.accepted(task_id, {name: columns[name] for name in OF_GRAPHS if name in columns})
+
+    def fail_over(self) -> None:
+        """The standby takes over, and what it had not received never happened. People insert again what is gone, and know of no
+        message that is."""
+        with self.writing:
+            self.cluster.take_over()
+            self.bench.dsn = self.cluster.primary.dsn
+            self.wire.turn_to(self.cluster.primary.port)
+            self.crashes, self.failovers = self.crashes + 1, self.failovers + 1
+            there = {row[0] for row in self.bench.sql("select task_id from agent_tasks")}
+            self.deleted -= there
+            for task_id in [t for t in self.accepted if t not in there and t not in self.deleted]:
+                self.graphs.forget(task_id)
+                self._accept(self.columns[task_id], self.accepted[task_id])
+                self.inserted_again += 1
+            self.told.forget({row[0] for row in self.bench.sql("select body from agent_messages")})
+
+    def tell(self) -> None:
+        """A person who tells tasks something, as long as there are new ones."""
+        dice = Random(self.random.random())
+        for number in itertools.count():
+            if self._stop.wait(dice.uniform(0.02, 0.3)) or (
+                self.tasks is not None and len(self.accepted) >= self.tasks
+            ):
+                return
+            with contextlib.suppress(psycopg.Error), self.writing:
+                self.told.tell(self.bench, dice, number)
+
+    def look(self) -> None:
+        """Nobody's count is wrong at any moment."""
+        with contextlib.suppress(psycopg.Error):
+            self.miscounted |= {row[0] for row in self.bench.sql(MISCOUNTED)}
+            self.looks += 1
 
     def _insert(self, columns: dict[str, object]) -> None:
         names, places = ", ".join(columns), ", ".join(["%s"] * len(columns))
@@ -123,7 +200,7 @@ class Fleet:
 
     def answer(self) -> None:
         """A person who answers what is asked, in random order, some of it twice: the second answer is refused."""
-        dice = random.Random(self.random.random())
+        dice = Random(self.random.random())
         query = (
             "select task_id, question ->> 'text' from agent_tasks where status = 'waiting' order by random() limit 5"
         )
@@ -138,12 +215,18 @@ class Fleet:
                             self.bench.sql(f"{update} returning 1", f"A<{text}>", task_id, text)
 
     def open(self) -> int:
-        """How many tasks are not over, those not inserted yet included; the whole number while the database is away."""
+        """How many tasks are not over, those not inserted yet included; one at least while the database is away."""
         try:
-            final = "select count(*) from agent_tasks where status in ('completed', 'failed', 'cancelled')"
-            return self.tasks - len(self.deleted) - int(self.bench.sql(final)[0][0])
+            left = "select count(*) from agent_tasks where status not in ('completed', 'failed', 'cancelled')"
+            to_come = 1 if self.tasks is None else max(0, self.tasks - len(self.accepted))
+            return to_come + int(self.bench.sql(left)[0][0])
         except psycopg.Error:
-            return self.tasks
+            return 1
+
+    def enough(self) -> None:
+        """No more tasks than there are."""
+        with self.writing:
+            self.tasks = len(self.accepted)
 
     def finish(self, seconds: float) -> None:
         """No more faults: everything thaws, and everything must come to its end; then the workers drain."""
@@ -168,19 +251,27 @@ class Fleet:
         found: list[str] = []
         with psycopg.connect(self.server.dsn, row_factory=psycopg.rows.dict_row) as db:
             rows = {r["task_id"]: r for r in db.execute("select * from agent_tasks")}
-            trail: dict[str, list[dict[str, Any]]] = {}
-            for entry in db.execute("select * from agent_actions order by action_id"):
-                trail.setdefault(entry["task_id"], []).append(entry)
+            messages = {m["body"]: m for m in db.execute("select * from agent_messages")}
+            entries_of: list[dict[str, Any]] = db.execute("select * from agent_actions order by action_id").fetchall()
             edges = [(e["task_id"], e["needs"]) for e in db.execute("select task_id, needs from agent_dependencies")]
             left = {
                 table: db.execute(f"select count(*) as n from {table}").fetchone()["n"]  # type: ignore[index,arg-type]
                 for table in ("agent_blocked", "agent_unsettled")
             }
+        trail: dict[str, list[dict[str, Any]]] = {}
+        for entry in entries_of:
+            trail.setdefault(entry["task_id"], []).append(entry)
+        self.became = self.told.became(messages)
+        made = {t: r["continues"] for t, r in rows.items() if (r["idempotency_key"] or "").startswith("message ")}
+        self.graphs.follows |= made
         there = set(self.accepted) - self.deleted
-        if set(rows) != there:
-            found.append(f"lost: {there - set(rows)}; from nowhere: {set(rows) - there}")
+        if set(rows) - set(made) != there:
+            found.append(f"lost: {there - set(rows)}; from nowhere: {set(rows) - set(made) - there}")
         found += self.graphs.complaints(rows, trail, left)
-        stirred = self.graphs.stirred(self.touched | self.deleted, edges)
+        found += [f"{task_id} waited, and its count was not that of its needs" for task_id in sorted(self.miscounted)]
+        found += two_at_once(rows, entries_of)
+        found += self.told.complaints(rows, trail, messages, self.deleted, self.heard())
+        stirred = self.graphs.stirred(self.touched | self.deleted | set(made), edges)
         ends = {task_id: row["status"] for task_id, row in rows.items()}
         stirred |= self.graphs.after_a_cancelled_one(ends)
         begun, ended = self.ledger("begin"), self.ledger("end")
@@ -201,7 +292,12 @@ class Fleet:
                 found += self._untouched(task_id, row, entries, ended[task_id], ends)
         found += [f"token {t} was given {n} times" for t, n in tokens.items() if n > 1]
         found += [f"{p} lives on" for p in self.leftovers()]
-        found += [f"{w.log_path.name}: Traceback" for w in self.bench.workers if "Traceback" in w.log]
+        logs = {w.log_path.name: w.log for w in self.bench.workers}
+        found += [
+            f"{name}: {log[max(0, at - 500) : at + 6000]}"
+            for name, log in logs.items()
+            if (at := log.find("Traceback")) >= 0
+        ]
         return found
 
     def _untouched(
@@ -226,10 +322,20 @@ class Fleet:
             if (row["output_data"] or {}).get("output") != {"task": task_id, "told": told}:
                 yield f"{task_id} has the output {row['output_data']}, and was to be told {told}"
             given = Counter(e["detail"]["question"]["text"] for e in entries if e["action_type"] == "answered")
-            if given != Counter(f"{task_id}.q{n}" for n in range(self.asking[task_id])):
+            wanted_answers = Counter(f"{task_id}.q{n}" for n in range(self.asking[task_id]))
+            if given != wanted_answers and (not self.failovers or given.keys() - wanted_answers.keys()):
                 yield f"{task_id} was answered {given}"
         if row["retry_count"] > row["max_retries"]:
             yield f"{task_id} has {row['retry_count']} retries"
+
+    def heard(self) -> dict[str, set[str]]:
+        """By task: what its program was told at some start."""
+        found: dict[str, set[str]] = {}
+        for line in self.bench.ledger.read_text().splitlines():
+            task_id, what, _, *said = line.split()
+            if what == "begin" and said:
+                found.setdefault(task_id, set()).update(said[0].split(","))
+        return found
 
     def ledger(self, what: str) -> Counter[str]:
         if not self.bench.ledger.exists():
@@ -244,16 +350,18 @@ class Fleet:
 
 
 @contextlib.contextmanager
-def fleet(path: Path, tasks: int, seed: int) -> Iterator[Fleet]:
+def fleet(path: Path, tasks: int | None, seed: int) -> Iterator[Fleet]:
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(migrated_server({"log_min_messages": "fatal"}))
-        wire = stack.enter_context(proxy("127.0.0.1", server.port))
-        one = Fleet(server, Bench(server.dsn, path), wire, random.Random(seed), tasks)
+        cluster = stack.enter_context(a_cluster())
+        wire = stack.enter_context(proxy("127.0.0.1", cluster.primary.port))
+        one = Fleet(cluster, Bench(cluster.primary.dsn, path), wire, Random(seed), tasks)
         stack.callback(one.bench.close)
         one.workers = [one.start(n) for n in range(len(HOSTS))]
         for worker in one.workers:
             worker.listening()
-        threads = [threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise, one.answer)]
+        threads = [
+            threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise, one.answer, one.tell)
+        ]
         for thread in threads:
             thread.start()
         stack.callback(lambda: [thread.join(30) for thread in threads])

@@ -7,6 +7,9 @@ from typing import Any
 
 from turbo.domain.states import FINAL
 
+OF_GRAPHS = ("needs", "on_needs_failed", "continues")
+"""Columns of a task that waits for others."""
+
 NEAR = 30
 """A task needs some of so many tasks before it: chains, fans in and fans out come of themselves."""
 
@@ -33,6 +36,11 @@ class Graphs:
             self.follows[task_id] = columns["continues"]
         elif columns:
             self.needs[task_id] = (columns["needs"], columns["on_needs_failed"])
+
+    def forget(self, task_id: str) -> None:
+        """It is gone with the commit that brought it."""
+        self.follows.pop(task_id, None)
+        self.needs.pop(task_id, None)
 
     def waits_for(self, task_id: str) -> list[str]:
         if task_id in self.follows:
@@ -86,3 +94,19 @@ class Graphs:
                 ]
                 if not ends:
                     yield f"{task_id} was let go before {need} was over"
+
+
+def two_at_once(rows: Mapping[str, Mapping[str, Any]], trail: list[dict[str, Any]]) -> Iterator[str]:
+    """One run at a time in each conversation, by the order of the audit trail."""
+    runs: dict[int, set[str]] = {}
+    for entry in trail:
+        conversation = rows[entry["task_id"]]["conversation"] if entry["task_id"] in rows else None
+        if conversation is None or entry["from_status"] == entry["to_status"]:
+            continue
+        running = runs.setdefault(conversation, set())
+        if entry["to_status"] == "running":
+            running.add(entry["task_id"])
+            if len(running) > 1:
+                yield f"{sorted(running)} run at once in one conversation"
+        else:
+            running.discard(entry["task_id"])

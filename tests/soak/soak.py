@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.soak.faults import inject
+from tests.soak.faults import failed_over, inject
 from tests.soak.fleet import Fleet, fleet
 
 SETTLE_SECONDS = 120.0
 SAY_SECONDS = 15.0
+LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Report:
     restarts: int
     crashes: int
     touched: int
+    failovers: int
+    inserted_again: int
+    looks: int
+    messages: "Counter[str]"
     actions: "Counter[str]"
     complaints: list[str]
 
@@ -31,6 +36,9 @@ class Report:
             f"seed {self.seed}: {self.tasks} tasks, {sum(self.bites.values())} faults in {self.seconds:.0f} s",
             "faults: " + ", ".join(f"{name} {n}" for name, n in self.bites.most_common()),
             f"{self.runs} runs of programs, {self.touched} tasks edited by hand, {self.restarts} workers started again",
+            f"{self.failovers} failovers, after which {self.inserted_again} tasks were inserted again; {self.looks} looks at all"
+            " counts of tasks that wait",
+            "messages: " + ", ".join(f"{name} {n}" for name, n in self.messages.most_common()),
             "trail: " + ", ".join(f"{name} {n}" for name, n in self.actions.most_common()),
             f"not as promised: {len(self.complaints)}",
             *self.complaints[:40],
@@ -38,34 +46,47 @@ class Report:
         return "\n".join(lines)
 
 
-def soak(path: Path, *, tasks: int, faults: int, seed: int, say: Callable[[str], None]) -> Report:
+def soak(
+    path: Path, *, tasks: int | None, faults: int, seed: int, say: Callable[[str], None], seconds: float = 0.0
+) -> Report:
+    """`tasks`, or as many as come in `seconds`."""
     say(f"seed {seed}")
     with fleet(path, tasks, seed) as one:
         began = time.monotonic()
-        bites = _break(one, faults, say)
+        bites = _break(one, faults, seconds, say)
+        one.enough()
         one.finish(SETTLE_SECONDS)
-        seconds = time.monotonic() - began
+        took = time.monotonic() - began
         actions = Counter(dict(one.bench.sql("select action_type, count(*) from agent_actions group by 1")))
+        complaints = one.complaints()
         return Report(
-            seed, tasks, seconds, bites, sum(one.ledger("begin").values()), one.restarts, one.crashes, len(one.touched),
-            actions, one.complaints(),
+            seed, len(one.accepted), took, bites, sum(one.ledger("begin").values()), one.restarts, one.crashes, len(one.touched),
+            one.failovers, one.inserted_again, one.looks, one.became, actions, complaints,
         )  # fmt: skip
 
 
-def _break(one: Fleet, faults: int, say: Callable[[str], None]) -> "Counter[str]":
-    """All faults, in step with the work: the last ones hit the last tasks."""
+def _break(one: Fleet, faults: int, seconds: float, say: Callable[[str], None]) -> "Counter[str]":
+    """All faults, in step with the work, or with the time: the last ones hit the last tasks."""
     bites: Counter[str] = Counter()
-    said = time.monotonic()
+    began = said = time.monotonic()
     while sum(bites.values()) < faults:
-        done = one.tasks - one.open()
-        if sum(bites.values()) > faults * (done + 1) / one.tasks + 3:
-            time.sleep(0.05)
-            continue
-        if bitten := inject(one):
-            bites[bitten] += 1
+        number, over = (
+            sum(bites.values()),
+            len(one.accepted) - one.open() if one.tasks is None else one.tasks - one.open(),
+        )
+        past = time.monotonic() - began
+        share = (over + 1) / one.tasks if one.tasks is not None else past / seconds
         if time.monotonic() - said > SAY_SECONDS:
             said = time.monotonic()
-            say(f"{done} of {one.tasks} tasks are over, {sum(bites.values())} faults")
-        if done == one.tasks:
+            say(f"{past:.0f} s: {over} tasks are over, {number} faults, {one.failovers} failovers")
+        if over == one.tasks or (one.tasks is None and past > seconds):
             break
+        if past > one.looks * LOOK_SECONDS:
+            one.look()
+        if number > faults * share + 3:
+            time.sleep(0.05)
+        elif bitten := inject(one, failed_over if number == faults // 2 and not one.failovers else None):
+            bites[bitten] += 1
+    while one.tasks is None and time.monotonic() - began < seconds:
+        time.sleep(0.5)
     return bites

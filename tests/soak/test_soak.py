@@ -5,10 +5,12 @@ import pytest
 from tests.soak.soak import soak
 
 
-@pytest.mark.timeout(170)
+@pytest.mark.timeout(300)
 def test_random_faults_lose_nothing_and_repeat_nothing(tmp_path):
     report = soak(tmp_path, tasks=150, faults=30, seed=12, say=print)
     assert not report.complaints, str(report)
     assert sum(report.bites.values()) >= 20, "the faults bit"
     assert {"killed", "session ended", "answer lost"} <= set(report.bites)
     assert report.actions["answered"] >= 10
+    assert report.failovers >= 1
+    assert report.messages["follow-up"] + report.messages["delivered or closed"] >= 5

@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from turbo.executors.claude.shallow import shallow
+
 JSON = "application/json"
 
 
@@ -281,7 +283,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path.split("?")[0] != "/v1/messages":
             self._send(error(404, "not_found_error", "Not found"), {})
             return
-        body = json.loads(raw)
+        body = json.loads(shallow(raw))  # the agent's own calls come back to it
         self._send(self.server.take(Request(self.path, dict(self.headers), body)), body)
 
     def do_GET(self) -> None:

@@ -62,6 +62,11 @@ class Proxy:
             pair.close(reset=True)
         return len(pairs)
 
+    def turn_to(self, port: int) -> None:
+        """From now on connections go there. Those that are open are reset."""
+        self._target = (self._target[0], port)
+        self.cut()
+
     def half_open(self) -> int:
         """Forget every connection: the server's side closes, the client's stays as it is. New ones pass."""
         pairs = [pair for pair in self._pairs if not pair.dead]

@@ -86,11 +86,10 @@ class Nodes:
 
 
 @contextlib.contextmanager
-def nodes(*, synchronous: bool = False) -> Iterator[Nodes]:
-    """A migrated pair, the standby streaming. `synchronous`: a commit waits for the standby, while this primary lives."""
+def standby_of(primary: embedded.Server) -> Iterator[embedded.Server]:
+    """A standby that streams from it."""
+    home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-", dir=place()))
     with contextlib.ExitStack() as stack:
-        primary = stack.enter_context(migrated_server({}))
-        home = Path(tempfile.mkdtemp(prefix="turbo-pg-standby-", dir=place()))
         stack.callback(shutil.rmtree, home, ignore_errors=True)
         home.chmod(0o755)
         data_dir = home / "data"
@@ -102,9 +101,23 @@ def nodes(*, synchronous: bool = False) -> Iterator[Nodes]:
         primary.run("pg_basebackup", *copy, "-X", "stream")
         started = embedded.start(data_dir, **embedded_arguments())  # type: ignore[arg-type]
         standby = stack.enter_context(embedded.guarded(started))
+        streams(primary)
+        yield standby
+
+
+def streams(primary: embedded.Server) -> None:
+    """Wait until its standby does."""
+    until(lambda: one(primary.dsn, "select state from pg_stat_replication") == "streaming", what="streaming")
+
+
+@contextlib.contextmanager
+def nodes(*, synchronous: bool = False) -> Iterator[Nodes]:
+    """A migrated pair, the standby streaming. `synchronous`: a commit waits for the standby, while this primary lives."""
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(migrated_server({}))
+        standby = stack.enter_context(standby_of(primary))
         pair = Nodes(primary, standby)
         stack.callback(pair.thaw)
-        until(lambda: one(primary.dsn, "select state from pg_stat_replication") == "streaming", what="streaming")
         if synchronous:
             with psycopg.connect(primary.dsn, autocommit=True) as db:
                 db.execute("alter system set synchronous_standby_names = '*'")

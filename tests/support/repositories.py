@@ -15,6 +15,7 @@ from tests.support.waiting import until
 from turbo.domain.outcome import Outcome
 from turbo.domain.run import Run, StopSignal
 from turbo.domain.task import Task
+from turbo.executors.checks.loop import Checks
 from turbo.executors.command import CommandExecutor
 from turbo.host.state_dir import StateDir
 from turbo.process.journal import Journal
@@ -176,9 +177,10 @@ class Workshop:
 
     async def run(
         self, task_id: str, script: str = "true", *, stop: StopSignal | None = None, data: object = None,
-        retry_count: int = 0, work: Mapping[str, object] | None = None, **settings: object,
+        retry_count: int = 0, work: Mapping[str, object] | None = None,
+        checks: Checks | None = None, **settings: object,
     ) -> Outcome:  # fmt: skip
-        """`work`: the fields of a task that belongs to others."""
+        """`work`: the fields of a task that belongs to others. `checks`: what its work must pass."""
         executor = CommandExecutor(
             "shop",
             ["/bin/sh", "-ec", script],
@@ -186,6 +188,7 @@ class Workshop:
             work_area=self.place(**settings),
             env=IDENTITY | self.environment,
             grace_seconds=1.0,
+            checks=checks,
         )
         return await asyncio.wait_for(
             executor.run(self.task(task_id, stop, input_data=data, retry_count=retry_count, **(work or {}))), 60

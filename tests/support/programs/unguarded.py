@@ -21,6 +21,8 @@ from turbo.accounts.manager import AccountManager
 from turbo.config.worker import load_worker_config
 from turbo.db import result_store
 from turbo.db.claim_store import ClaimStore, Reasserted
+from turbo.db.settle_store import SettleStep, SettleStore
+from turbo.domain.check import WorkCheck
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
@@ -28,6 +30,8 @@ from turbo.domain.question import Answered
 from turbo.domain.result import RunResult
 from turbo.domain.run import Running
 from turbo.domain.states import StopCause
+from turbo.domain.task import Task
+from turbo.executors.checks.state import StateFile
 from turbo.host.spool import Spool, SpoolEntry
 from turbo.host.spool_writer import SpoolWriter
 from turbo.observability import log
@@ -76,6 +80,22 @@ def fence() -> None:
 
 
 @guard
+def verdict() -> None:
+    """Whatever a check finds, the work is taken for good."""
+    WorkCheck.passed = property(lambda _self: True)  # type: ignore[method-assign, assignment]
+
+
+@guard
+def check_state() -> None:
+    """A run knows nothing of the checks of the run before it."""
+
+    def nothing(_self: StateFile, _task: Task) -> None:
+        return None
+
+    StateFile.read = nothing  # type: ignore[method-assign]
+
+
+@guard
 def ask_fence() -> None:
     """A question is recorded whoever has the task by now, and however often it is sent."""
     edit(
@@ -100,6 +120,16 @@ def settler() -> None:
         return Settled()
 
     Settler.once = nothing  # type: ignore[method-assign]
+
+
+@guard
+def left_over() -> None:
+    """Nobody looks for messages that no run will take."""
+
+    async def nothing(_self: SettleStore) -> SettleStep:
+        return SettleStep()
+
+    SettleStore.left_over = nothing  # type: ignore[method-assign]
 
 
 @guard

@@ -72,8 +72,8 @@ bench-bloat: $(STAMP)  ## What a million tasks leave behind: dead rows, index si
 	@$(BIN)/python benchmarks/bloat.py
 
 model: $(STAMP)  ## The model against the statements, for long, and with every guard taken away in turn
-	@TURBO_MODEL_EXAMPLES=$${TURBO_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest tests/model/test_model.py --timeout 7200
-	@TURBO_MODEL_ALL=1 $(BIN)/python -m pytest tests/model/test_mutations.py -n $${TURBO_TEST_WORKERS:-2}
+	@TURBO_MODEL_EXAMPLES=$${TURBO_MODEL_EXAMPLES:-2000} $(BIN)/python -m pytest tests/model/test_model.py tests/model/test_schedules.py -m "not mutations" --timeout 7200
+	@TURBO_MODEL_ALL=1 $(BIN)/python -m pytest tests/model/test_mutations.py tests/model/test_schedules.py -n $${TURBO_TEST_WORKERS:-2}
 
 soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked; SOAK="--seed 7 --tasks 500 --faults 50"
 	@$(BIN)/python -m tests.soak $(SOAK)

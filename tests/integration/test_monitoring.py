@@ -80,6 +80,7 @@ class Fleet:
                 "insert into agent_tasks (task_type, task_description, max_retries) values ('fail', 'x', %s)", i % 2
             )
         self.bench.sql("insert into agent_tasks (task_type, task_description) values ('claude', 'say hello')")
+        self.bench.sql("insert into agent_tasks (task_type, task_description) values ('checked', 'x')")
         self.bench.sql("insert into agent_tasks (queue, task_description) values ('nobody', 'x')")
         until(
             lambda: (
@@ -144,7 +145,8 @@ def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, 
             "DISABLE_TELEMETRY": "1",
         },
     }
-    config["routes"] |= {"claude": "claude", "fail": "fail", "default": "noop"}
+    config["executors"]["checked"] = {"kind": "command", "command": ["true"], "check": {"command": ["true"]}}
+    config["routes"] |= {"claude": "claude", "fail": "fail", "checked": "checked", "default": "noop"}
     return config
 
 

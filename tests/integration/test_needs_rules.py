@@ -184,7 +184,7 @@ def test_hold_with_needs_becomes_blocked_once_released(db):
     insert(db, "plan")
     insert(db, status="waiting", needs=["plan"])
     held = row(db)
-    assert (held["status"], held["needs"], str(held["run_after"]), notes(db)) == ("waiting", ["plan"], FOREVER, [])
+    assert (held["status"], held["needs"], str(held["run_after"]), notes(db)) == ("waiting", ["plan"], FOREVER, ["t"])
     answer(db, "yes")
     assert (row(db)["status"], row(db)["due"], row(db)["question"], notes(db)) == ("blocked", True, None, ["t"])
     insert(db, "moment", status="waiting", needs=["plan"], run_after="2999-01-01")
@@ -192,7 +192,7 @@ def test_hold_with_needs_becomes_blocked_once_released(db):
     assert (row(db, "moment")["status"], row(db, "moment")["run_after"].year) == ("blocked", 2999)
     insert(db, "denied", status="waiting", needs=["plan"])
     answer(db, "no", "denied")
-    assert (row(db, "denied")["status"], notes(db)) == ("cancelled", ["t", "moment"])
+    assert (row(db, "denied")["status"], notes(db)) == ("cancelled", ["t", "moment", "denied"])
 
 
 def test_reserved_keys_are_refused_from_people(db):

@@ -263,6 +263,21 @@ async def test_audit_trail_has_its_own_age(db: psycopg.Connection, dsn: str) -> 
     assert left(db) == {"done", "waits", "asked", "needs"}
 
 
+async def test_usage_has_its_own_age(db: psycopg.Connection, dsn: str) -> None:
+    insert = (
+        "insert into agent_usage (task_id, fencing_token, executor, attempt, queue, task_type, at)"
+        " select 't', n, 'claude', 1, 'default', 'x', now() - %s * interval '1 day' from generate_series(1, %s) n"
+    )
+    db.execute(insert, [8, 25])
+    db.execute(insert.replace("'t'", "'young'"), [6, 3])
+    finished(db, "its task stays", days=4000, run_after=4000)
+    async with leader(dsn, RetentionAges(usage=7 * DAY), batch=10) as one:
+        await one.once()
+        assert one.deleted == {"usage rows": 25}
+    assert db.execute("select task_id, count(*) from agent_usage group by 1").fetchall() == [("young", 3)]
+    assert left(db) == {"its task stays"}
+
+
 async def test_audit_trail_of_many_pages_is_read_through(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -322,12 +337,17 @@ def test_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
         "insert into agent_actions (task_id, action_type, actor, executed_at)"
         " select 't' || i, 'finished', 'w', now() - interval '40 days' from generate_series(1, 40000) i"
     )
-    db.execute("analyze agent_tasks, agent_actions")
+    db.execute(
+        "insert into agent_usage (task_id, fencing_token, executor, attempt, queue, task_type, at)"
+        " select 't' || i, i, 'claude', 1, 'default', 'x', now() - interval '40 days' from generate_series(1, 40000) i"
+    )
+    db.execute("analyze agent_tasks, agent_actions, agent_usage")
     known = {
         "completed": "2592000",
         "failed": "null",
         "cancelled": "604800",
         "actions": "2592000",
+        "usage": "2592000",
         "limit": "1000",
         "after": "'-infinity'",
         "after_id": "null",
@@ -350,6 +370,9 @@ def test_batch_never_reads_the_whole_table(db: psycopg.Connection) -> None:
     actions = plan("retention/actions", after="'(100,0)'")
     assert "Tid Range Scan on agent_actions" in actions
     assert "Seq Scan" not in actions
+    usage = plan("retention/usage")
+    assert "agent_usage_at" in usage
+    assert "Seq Scan" not in usage
 
 
 async def test_adopted_table_without_zone_or_usual_keys_works(empty_dsn: str) -> None:

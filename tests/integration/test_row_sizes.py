@@ -235,7 +235,7 @@ async def test_directory_check_does_not_depend_on_the_rest(tmp_path: Path) -> No
     for path in (f"{tmp_path}/" + "a/../" * 700 + "b", f"{tmp_path}/" + "../" * 1300, "/" * 4000):
         run = Run(Task("t", "x", "x", input_data={"cwd": path}), tmp_path, tmp_path / "log")
 
-        async def program(_directory: Path) -> Outcome:
+        async def program(_directory: Path, _workspace: object) -> Outcome:
             return Outcome.succeeded()
 
         async with lag() as found:

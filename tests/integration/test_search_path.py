@@ -68,6 +68,12 @@ def use(dsn: str, shell: Shell) -> None:
         client.fleet()
         assert client.resolve("la") == "late"
         assert client.trail("late")
+        client.schedules.add("nightly", "0 3 * * *", "x", timezone="Europe/Berlin", input_data={"a": 1}, replace=True)
+        client.schedules.pause("nightly")
+        client.schedules.resume("nightly")
+        assert client.schedules.names("n") == ["nightly"]
+        client.schedules.run("nightly")
+        assert len(client.schedules.tasks("nightly")) == len(client.schedules.list())
 
     async def other() -> None:
         async with AsyncClient(dsn) as client:
@@ -142,6 +148,7 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
             "turbo_older_queues",
             "turbo_last_status",
             "turbo_forget_untied",
+            "turbo_forget_places",
             "turbo_had_run",
             "turbo_needs_failed",
             "turbo_as_task_id",
@@ -150,7 +157,20 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
             "turbo_place_follow_ups",
             "turbo_left_the_line",
             "turbo_close_ranks",
+            "turbo_passed_by",
+            "turbo_may_go_on",
+            "turbo_last_in_line",
         ),
+        *(
+            "turbo_schedule_key",
+            "turbo_schedule_task",
+            "turbo_schedule_due",
+            "turbo_is_cron_field",
+            "turbo_count_slots",
+        ),
+        *("turbo_pause_schedule", "turbo_keep_schedule", "turbo_fire", "turbo_judge_slots", "turbo_run_schedule"),
+        *("turbo_met", "turbo_forget_needs", "turbo_tell_of_messages", "turbo_mark_gone", "turbo_reopen"),
+        *("turbo_take_special_notes", "turbo_host_of", "turbo_host_before", "turbo_put_back", "turbo_directory_of"),
     }
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from turbo.domain.result import RunResult
-from turbo.host.spool import QUESTION_ON_DISK, Spool
+from turbo.domain.usage import UsageRow
+from turbo.host.spool import QUESTION_ON_DISK, USAGE_ON_DISK, Spool
 from turbo.process.journal import Entry, Journal
 from turbo.workspaces.names import home_of
 from turbo.workspaces.record import FILE, Policy, Record, Stage, WrongRecord, load
@@ -55,6 +56,7 @@ def with_field(fields: dict[str, Any], name: str, value: str) -> str:
 RESULT = asdict(RunResult("t", 7, "succeeded", worker_id="w"))
 ASKED = RESULT | {"outcome": "asked"}
 QUESTION = {"question": {"kind": "question", "text": "Which?"}, "within": 60.0}
+USED = UsageRow("t", 7, "claude", "max", "sonnet", 1, "default", "review", 10, 20, 30, 40, 0.5)
 ENTRY = asdict(Entry("c", 5, 7, "b"))
 
 
@@ -72,12 +74,16 @@ def test_spool_sets_every_odd_file_aside(tmp_path: Path) -> None:
     for name in ("question", "within"):
         odd = [f'{{"{QUESTION_ON_DISK}": {with_field(QUESTION, name, value)}}}' for value in ODD]
         texts += [spooled(with_field(ASKED, "detail", value)) for value in odd]
+    texts += [spooled(with_field(RESULT, "detail", f'{{"{USAGE_ON_DISK}": {value}}}')) for value in ODD]
+    for name in asdict(USED):
+        odd = [f'{{"{USAGE_ON_DISK}": [{with_field(asdict(USED), name, value)}]}}' for value in ODD]
+        texts += [spooled(with_field(RESULT, "detail", value)) for value in odd]
     for number, text in enumerate(texts):
         (tmp_path / f"{number:05}.json").write_text(text)
     spool = Spool(tmp_path)
-    good = spool.put(RunResult("good", 7, "succeeded", worker_id="w"))
+    good = spool.put(RunResult("t", 7, "succeeded", worker_id="w", usage=(USED,)))
     found = spool.pending()
-    assert good.path in [entry.path for entry in found]
+    assert [entry.result.usage for entry in found if entry.path == good.path] == [(USED,)]
     for entry in found:
         result = entry.result
         assert 0 <= result.execution_ms < 2**63
@@ -86,6 +92,15 @@ def test_spool_sets_every_odd_file_aside(tmp_path: Path) -> None:
         assert (result.outcome == "asked") == isinstance(result.question, dict)
         assert -(2**63) <= result.fencing_token < 2**63
         assert isinstance(result.task_id, str)
+        for row in result.usage:
+            assert (row.task_id, row.fencing_token) == (result.task_id, result.fencing_token)
+            assert all(
+                isinstance(text, str) for text in (row.executor, row.account, row.model, row.queue, row.task_type)
+            )
+            assert 0 <= row.attempt < 2**31
+            tokens = (row.input_tokens, row.output_tokens, row.cache_read_tokens, row.cache_write_tokens)
+            assert all(0 <= count <= 10**15 for count in tokens)
+            assert row.cost_usd is None or 0 <= row.cost_usd <= 1e12
         json.dumps(asdict(result), allow_nan=False)
 
 

@@ -79,5 +79,5 @@ def _default(expression: str | None, identity: str, not_null: bool) -> str:
         return "required" if not_null else ""
     if expression in WORDS:
         return WORDS[expression]
-    quoted = re.fullmatch(r"'(.*)'::\S+", expression)
+    quoted = re.fullmatch(r"'(.*)'::[\w \[\]]+", expression)
     return f"`{quoted[1]}`" if quoted else expression

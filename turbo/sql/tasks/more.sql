@@ -12,6 +12,7 @@
 -- it, or said before it was deleted; earlier: the last tasks before it, with what they were asked. begun: a run of it was claimed
 -- before, so the session may know of this task. session: where a person let the follow-up run before the settler did, that of the
 -- conversation's last run.
+-- directory: what names the directory of one that goes on with no other; null: its id (turbo_directory_of).
 -- messages: the oldest open ones; the worker's desk brings the others (turbo.worker.message_desk).
 select t.task_id::text as task_id, t.question, t.answer,
        (select jsonb_agg(jsonb_build_object('question', e.detail -> 'question', 'answer', e.detail -> 'answer') order by e.place)
@@ -62,7 +63,7 @@ select t.task_id::text as task_id, t.question, t.answer,
                      (select jsonb_build_object('cwd', left(f.input_data ->> 'cwd', 16385), 'ref', left(f.input_data ->> 'ref', 16385))
                         from public.agent_conversations o
                         join public.agent_tasks f on f.task_id = o.task_id
-                       where o.conversation = c.conversation and o.place = 0 and o.task_id::text = c.first),
+                       where o.conversation = c.conversation and o.place = 0),
                      (select o.directory from public.agent_conversations o
                        where o.conversation = c.conversation and o.directory is not null limit 1)),
                   'earlier', (select jsonb_agg(jsonb_build_object(
@@ -100,6 +101,7 @@ select t.task_id::text as task_id, t.question, t.answer,
                            and public.turbo_same_task(m.task_born::double precision, extract(epoch from t.created_at)::double precision)
                          order by m.message_id
                          limit 200) m) m
-         where m.upto <= 4194304) as messages
+         where m.upto <= 4194304) as messages,
+       case when t.continues is null then public.turbo_directory_of(t.task_id::public.turbo_task_id) end as directory
   from public.agent_tasks t
  where t.task_id = any (%(task_id)s::text[]::public.turbo_task_id[])

@@ -8,7 +8,8 @@ with resting as materialized (
    where t.status in ('pending', 'scheduled', 'blocked', 'running', 'waiting')
      and (t.fencing_token is not null or t.continues is not null)
 )
-select r.task_id::text from resting r where r.fencing_token is not null
+select coalesce((select c.first from public.agent_conversations c where c.task_id = r.task_id), r.task_id::text)
+  from resting r where r.fencing_token is not null
 union
 -- A follow-up that has no place yet is known by the task that it continues.
 select coalesce(c.first, p.first, r.continues)

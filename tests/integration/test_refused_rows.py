@@ -240,6 +240,7 @@ async def test_policy_of_the_owner_fails_no_task(dsn: str, owner: psycopg.Connec
     """Row level security lets this worker read a row, and not write it: another worker may."""
     owner.execute("create role limited login; grant all on all tables in schema public to limited")
     owner.execute("grant usage on all sequences in schema public to limited")
+    owner.execute("grant execute on all functions in schema public to limited")
     try:
         owner.execute("alter table agent_tasks enable row level security")
         owner.execute("create policy everything on agent_tasks using (true) with check (task_id not like 'bad%')")

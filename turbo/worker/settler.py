@@ -154,6 +154,8 @@ class Settler(LoopService):
                 await self._woken(places, announce=True)
                 for step in (places, *await self._walk(self._store.tie, 0)):
                     total += step
+            else:
+                placed_up_to = 0
             if any(step.messages for step in steps):
                 total += await self._store.left_over()
             if total.moved == before and not placed_up_to:

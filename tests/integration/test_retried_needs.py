@@ -87,12 +87,6 @@ async def test_retry_of_a_failed_need_cancels_nobody_who_was_locked(dsn, db, han
     at_rest(db)
 
 
-async def passes(hand) -> None:
-    """A pass may leave something to the next."""
-    for _ in range(5):
-        await hand.one_pass()
-
-
 async def test_retried_need_of_many_is_waited_for_by_all(dsn, db, hand):
     """In steps; somebody has one of them locked, and none is let go early."""
     insert(db, "a")
@@ -101,21 +95,21 @@ async def test_retried_need_of_many_is_waited_for_by_all(dsn, db, hand):
         "insert into agent_tasks (task_id, task_description, needs)"
         " select 't' || n, 'x', array['a', 'b'] from generate_series(1, 1100) n"
     )
-    await passes(hand)
+    await hand.one_pass()
     end(db, "a")
-    await passes(hand)
+    await hand.one_pass()
     with psycopg.connect(dsn) as person:
         person.execute("select from agent_tasks where task_id = 't7' for update")
         end(db, "a", status="pending")
         end(db, "b")
-        await passes(hand)
+        await hand.one_pass()
         blocked = "select count(*) from agent_tasks where status = 'blocked'"
         assert db.execute(blocked).fetchone() == (1100,)
-    await passes(hand)
+    await hand.one_pass()
     assert db.execute(blocked).fetchone() == (1100,)
     at_rest(db)
     end(db, "a")
-    await passes(hand)
+    await hand.one_pass()
     assert db.execute(blocked).fetchone() == (0,)
     at_rest(db)
 

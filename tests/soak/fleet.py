@@ -84,6 +84,7 @@ class Fleet:
     restarts: int = 0
     became: "Counter[str]" = field(default_factory=Counter)  # of the messages, afterwards
     _stop: threading.Event = field(default_factory=threading.Event)
+    _quiet: threading.Event = field(default_factory=threading.Event)
 
     @property
     def server(self) -> embedded.Server:
@@ -178,14 +179,13 @@ class Fleet:
             self.told.forget({row[0] for row in self.bench.sql("select body from agent_messages")})
 
     def tell(self) -> None:
-        """A person who tells tasks something, as long as there are new ones."""
+        """A person who tells tasks something, until everything is to come to its end."""
         dice = Random(self.random.random())
         for number in itertools.count():
-            if self._stop.wait(dice.uniform(0.02, 0.3)) or (
-                self.tasks is not None and len(self.accepted) >= self.tasks
-            ):
-                return
+            self._quiet.wait(dice.uniform(0.02, 0.3))
             with contextlib.suppress(psycopg.Error), self.writing:
+                if self._quiet.is_set():
+                    return
                 self.told.tell(self.bench, dice, number)
 
     def look(self) -> None:
@@ -234,6 +234,8 @@ class Fleet:
             with contextlib.suppress(psutil.NoSuchProcess):
                 psutil.Process(pid).send_signal(signal.SIGCONT)
         self.wire.swallow = None
+        with self.writing:
+            self._quiet.set()
         self.bench.sql("delete from agent_queues")
         until(lambda: self.open() == 0, seconds, lambda: f"everything is over\n{self.bench.logs()[-6000:]}")
         until(lambda: self.bench.sql("select turbo_unsettled()") == [(False,)], 30, "nothing is left to settle")
@@ -242,6 +244,7 @@ class Fleet:
             assert worker.stop() == 0
 
     def stop(self) -> None:
+        self._quiet.set()
         self._stop.set()
 
     # ── the truth, afterwards ───────────────────────────────────────────────────────────────────────────────────────

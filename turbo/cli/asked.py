@@ -13,7 +13,7 @@ from turbo.domain.question import Question, QuestionKind, Single
 from turbo.domain.visible import visible_json
 
 if TYPE_CHECKING:
-    from turbo.client.questions import OpenQuestion, Released
+    from turbo.client.questions import HeldTask, OpenQuestion
 
 USUAL_PRIORITY, USUAL_TIMEOUT, USUAL_RETRIES = 5, 300, 3
 """The defaults of the columns."""
@@ -67,7 +67,7 @@ def hold_fields(asked: "Question | OpenQuestion") -> dict[str, object]:
     }
 
 
-def _released(one: "Released") -> dict[str, object]:
+def _released(one: "HeldTask") -> dict[str, object]:
     """Whose conversation it goes on with, what it waits for, and the limits that are not those of any task."""
     more = one.all_needs - len(one.needs)
     needs = [*map(output.one_line, one.needs), *([f"and {more} more: turbo graph shows them"] if more else [])]

@@ -31,7 +31,7 @@ class MayNotAnswer(AnswerRefused):
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class HeldTask:
     """With what a held task will run, besides its text and data. `needs`: the first 100 of `all_needs`."""
 
     continues: str | None
@@ -79,7 +79,7 @@ class OpenQuestion:
     """Tells it from the other questions of its task, and a hold from the same task after an edit."""
     input_data: Any = None
     run_after: datetime | None = None
-    released: Released | None = None
+    released: HeldTask | None = None
 
     @property
     def first_line(self) -> str:
@@ -120,10 +120,10 @@ def open_question(row: Mapping[str, Any], live: set[tuple[str, str]] | None) -> 
     )
 
 
-def _released(document: Mapping[str, Any] | None) -> Released | None:
+def _released(document: Mapping[str, Any] | None) -> HeldTask | None:
     if document is None:
         return None
-    return Released(**{**document, "needs": tuple(document["needs"] or ()), "all_needs": document["all_needs"] or 0})
+    return HeldTask(**{**document, "needs": tuple(document["needs"] or ()), "all_needs": document["all_needs"] or 0})
 
 
 def not_waiting(task_id: str, status: str | None, kind: str | None, wanted: tuple[str, ...] | None) -> NotWaiting:

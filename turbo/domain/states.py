@@ -169,7 +169,9 @@ TRANSITIONS: dict[tuple[TaskState, TaskState], str] = {
     (TaskState.BLOCKED, TaskState.PENDING): "what it needs is over, or run by hand without waiting for that",
     (TaskState.BLOCKED, TaskState.SCHEDULED): "what it needs is over, and it is due later; or by hand, for later",
     (TaskState.BLOCKED, TaskState.WAITING): "held by hand, or the late question of a run whose claim was lost",
-    (TaskState.BLOCKED, TaskState.CANCELLED): "a task it needs did not complete, or cancelled by hand",
+    (TaskState.BLOCKED, TaskState.CANCELLED): (
+        "a task it needs did not complete; the conversation is another login's; or cancelled by hand"
+    ),
     (TaskState.BLOCKED, TaskState.COMPLETED): "closed by hand, or late success: its claim was lost",
     (TaskState.BLOCKED, TaskState.FAILED): "closed by hand",
     (TaskState.BLOCKED, TaskState.RUNNING): "reasserted: its claim was lost, while its worker runs it",

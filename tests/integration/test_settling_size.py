@@ -87,3 +87,16 @@ async def test_steps_read_what_they_change(one, known):
     await one.one_pass()
     one.end("task_id = 'need'")
     assert touched(db, sql.statement("settle/settle"), PARAMETERS["settle/settle"]) < TOUCHED["settle/settle"]
+
+
+WIDE = 3_000
+TOUCHED_PER_NEED = 7
+"""Pages at most: an edge that is made, and the look at each need whether it has one."""
+
+
+async def test_many_needs_of_one_row_are_read_once(one):
+    """And not once for each of them: the array lies outside its row, on pages of its own."""
+    graphs.insert(one.db, "'n' || n", "null", 1, WIDE)
+    graphs.insert(one.db, "'t'", f"(select array_agg('n' || m) from generate_series(1, {WIDE}) m)", 1, 1)
+    pages = touched(one.db, sql.statement("settle/tie"), PARAMETERS["settle/tie"])
+    assert pages < TOUCHED_PER_NEED * WIDE

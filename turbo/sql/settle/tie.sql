@@ -66,6 +66,8 @@ with recursive note as materialized (
                    or (select true from public.agent_blocked b where b.task_id = m.task_id) and not (select e.map from seen e) ? m.task_id::text
                 then 'later'
               when m.hold then 'hold' else 'blocked' end as status, m.needs, m.mode,
+         -- counted once a row: a long array lies compressed, and is read whole for that
+         case when m.task_id in (select u.task_id from turn u) then cardinality(m.needs) end as many,
          case when m.follows and not m.hold then (select c.after from public.agent_conversations c where c.task_id = m.task_id) end as after
     from mine m
   union all
@@ -76,7 +78,7 @@ with recursive note as materialized (
                    and (t.status::text in ('pending', 'scheduled', 'waiting') or t.fencing_token is not null)
                    and public.turbo_as_task_id(t.continues::text) is not null then 'later'
               else t.status::text end,
-         null, null, null
+         null, null, null, null
     from public.agent_tasks t
    where t.task_id = any (array(select n.task_id from note n except select m.task_id from mine m))
 ), loose as materialized (
@@ -95,7 +97,7 @@ with recursive note as materialized (
 ), want as materialized (
   select w.task_id, w.need, w.mode, w.many, w.hold,
          (select true from public.agent_dependencies d where d.task_id = w.task_id and d.needs = w.need) is not null as tied
-    from (select s.task_id, n.need::public.turbo_task_id as need, s.mode, cardinality(s.needs) as many, s.status = 'hold' as hold
+    from (select s.task_id, n.need::public.turbo_task_id as need, s.mode, s.many, s.status = 'hold' as hold
             from subject s cross join lateral (select distinct unnest(s.needs) as need) n
            where s.status in ('blocked', 'hold') and s.needs is not null
           union all

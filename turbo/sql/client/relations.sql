@@ -2,12 +2,12 @@
 -- 'need': what it needs, in the order of its column; 'dependent': what needs it; 'turn': its conversation in order, from `most` / 2
 -- turns before it on. of_all: how many there are of that kind, dependents counted up to 10,000. By indexes, one look-up a row.
 with me as materialized (
-  select t.task_id::public.turbo_task_id as task_id, t.needs, c.conversation, c.place
+  select t.task_id::public.turbo_task_id as task_id, t.needs, cardinality(t.needs) as many, c.conversation, c.place
     from public.agent_tasks t
     left join public.agent_conversations c on c.task_id = t.task_id
    where t.task_id = %(task_id)s::text::public.turbo_task_id
 ), listed as (
-  (select 'need' as kind, n.place, n.needs::public.turbo_task_id as task_id, cardinality(m.needs) as of_all
+  (select 'need' as kind, n.place, n.needs::public.turbo_task_id as task_id, m.many as of_all
      from me m cross join lateral unnest(m.needs) with ordinality n(needs, place)
     where n.place <= %(most)s)
   union all

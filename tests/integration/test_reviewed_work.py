@@ -150,6 +150,7 @@ def test_worker_killed_in_a_review_is_followed_by_one(bench: AccountsBench) -> N
     assert bench.wait("t")["output_data"]["check"]["passed"] is True
     assert (turns(bench), reviews(bench)) == (1, 2)
     assert bench.row("t")["retry_count"] == 0
+    assert bench.sql("select executor, output_tokens from agent_usage order by 1") == [("claude", 7), ("reviewer", 20)]
 
 
 def test_drain_and_cancel_end_a_review(bench: AccountsBench) -> None:

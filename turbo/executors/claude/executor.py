@@ -169,6 +169,7 @@ class ClaudeExecutor:
             grace_seconds=grace_seconds,
             leave_seconds=leave_seconds,
             run_as=run_as,
+            account=self.account or name,
         )
 
     async def run(self, run: Run) -> Outcome:

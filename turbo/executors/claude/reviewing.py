@@ -132,6 +132,7 @@ class ClaudeReviewer:
             journal,
             grace_seconds=grace_seconds,
             run_as=run_as,
+            account=self.account,
         )
 
     async def review(self, review: Review) -> Reviewed | Outcome:

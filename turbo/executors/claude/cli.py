@@ -22,10 +22,10 @@ from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
 from turbo.domain.usage import MeteredRun
 from turbo.executors.claude.control import Channel
+from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.login import Login
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
-from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity

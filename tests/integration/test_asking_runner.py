@@ -11,6 +11,7 @@ from psycopg.rows import dict_row
 from tests.support.asking import question
 from tests.support.configs import config_of
 from tests.support.rig import Rig, finished
+from tests.support.waiting import until_async
 from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.question import AskPolicy, Question, QuestionKind, Then
 from turbo.domain.run import Run
@@ -94,9 +95,7 @@ async def test_question_is_recorded_as_it_is_or_fails(dsn: str, tmp_path: Path) 
         async def over() -> bool:
             return all(row["status"] in ("failed", "waiting") for row in (await rows()).values())
 
-        async with asyncio.timeout(20):
-            while not await over():
-                await asyncio.sleep(0.02)
+        await until_async(over)
         found = await rows()
         good = found.pop("good")
         trail = await (
@@ -144,7 +143,5 @@ async def test_worker_polls_at_the_deadline_of_its_question(dsn: str, tmp_path: 
             row = await (await db.execute("select question ->> 'expired' from agent_tasks")).fetchone()
             return row == ("true",)
 
-        async with asyncio.timeout(10):
-            while not await expired():
-                await asyncio.sleep(0.02)
+        await until_async(expired)
         await completer.stop()

@@ -1,6 +1,7 @@
 """Each run's share in the ledger, with the real Claude CLI and real workers: resumed, cancelled, drained."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,33 @@ def in_the_midst(bench: AccountsBench, task_id: str) -> None:
     """The task's agent has answered once, and runs a command that takes long."""
     said = "select true from agent_progress join agent_tasks using (task_id, fencing_token)"
     bench.until(lambda: bench.sql(f"{said} where task_id = %s and output_tokens > 0", task_id))
+
+
+def test_run_of_a_killed_worker_is_counted_by_the_next(bench: AccountsBench) -> None:
+    """By its log, and by the prices of the worker that finds it. A third worker counts nothing again."""
+    config = bench.claude("alpha", login={"ANTHROPIC_API_KEY": "sk-ant-good-1"}, allowed_tools=["Bash"])
+    first = bench.start(config, bench.settings()).listening()
+    bench.api.answer(bash("sleep 300"))
+    bench.task("t")
+    in_the_midst(bench, "t")
+    assert ledger(bench) == [], "nothing is counted while it runs"
+    first.kill()
+    first.process.wait(30)
+    (log,) = bench.path.glob("**/logs/t/*.log")
+    (model,) = set(re.findall(r'"model":"(claude-[^"]+)"', log.read_text()))
+    config["prices"] = {model: {"input": 100_000.0, "output": 1.0}}
+    bench.api.answer(messages_api.text("done"))
+    second = bench.start(config, bench.settings()).listening()
+    bench.wait("t")
+    assert ledger(bench) == [(1, "claude", "max", 11, 1, 0, 0), (1, "claude", "max", 11, 7, 0, 0)]
+    assert costs(bench)[0] == pytest.approx(1.100001)
+    assert bench.sql("select count(distinct fencing_token), min(submitted_by) is not null from agent_usage") == [
+        (2, True)
+    ]
+    second.kill()
+    second.process.wait(30)
+    bench.start(config, bench.settings()).listening()
+    assert len(ledger(bench)) == 2
 
 
 def test_cut_off_runs_count_what_their_stream_said(bench: AccountsBench) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.shell import Shell
 from turbo import Client
-from turbo.cli.timestamps import TimestampReader
+from turbo.cli.timestamps import TimestampReader, ZoneClock
 
 
 def after(shell: Shell, text: str, zone: str = "Asia/Tokyo") -> datetime:
@@ -93,10 +93,43 @@ def test_days_follow_the_wall_clock_and_hours_do_not(shell, monkeypatch, text, a
         reader = TimestampReader(Clock(shell, datetime.fromisoformat("2027-03-27T09:00+01:00")))  # type: ignore[arg-type]
         assert reader.after(text) == datetime.fromisoformat(ahead)
         assert reader.since(text) == datetime.fromisoformat(back)
-        assert reader.since(f"-{text}") == datetime.fromisoformat(back)
+        elsewhere = TimestampReader(reader._client, ZoneClock(reader._client, "Europe/Berlin"))
+        monkeypatch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert elsewhere.after(text) == datetime.fromisoformat(ahead), "the same by the zone's own clock"
+        assert elsewhere.since(text) == datetime.fromisoformat(back)
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("zone", "text", "instant"),
+    [
+        ("Pacific/Kiritimati", "2027-03-20", "2027-03-20T00:00+14:00"),
+        ("Europe/Berlin", "2027-03-28T09:00", "2027-03-28T09:00+02:00"),
+        ("Europe/Berlin", "2027-03-20 09:00 UTC", "2027-03-20T09:00+00:00"),
+        ("Asia/Kathmandu", "2027-03-20T09:00Z", "2027-03-20T09:00+00:00"),
+        ("Asia/Kathmandu", "20 March 2027", "2027-03-20T00:00+05:45"),
+        ("America/St_Johns", "Mar 20 2027 09:00", "2027-03-20T09:00-02:30"),
+        ("Pacific/Kiritimati", "2d", "2027-03-25T00:00+14:00"),
+        ("Europe/Berlin", "1 month", "2027-02-27T00:00+01:00"),
+        ("Europe/Berlin", "1d 2h", "2027-03-26T07:00+01:00"),
+        ("Europe/Berlin", "48h", "2027-03-25T09:00+01:00"),
+        ("UTC", "0d", "2027-03-27T08:00+00:00"),
+    ],
+)
+def test_times_are_read_by_the_clock_of_a_zone(shell: Shell, zone: str, text: str, instant: str) -> None:
+    """In Kiritimati, it is the 27th at 22:00 then."""
+    client: Any = Clock(shell, datetime.fromisoformat("2027-03-27T08:00+00:00"))
+    reader = TimestampReader(client, ZoneClock(client, zone), whole_days=True)
+    assert reader.since(text) == datetime.fromisoformat(instant)
+
+
+def test_signed_length_of_since_is_refused_everywhere(shell: Shell) -> None:
+    for text in ("-99d", " -1h", "+2 days"):
+        for command in (["tasks"], ["questions"], ["cancel", "--yes"], ["retry", "--yes"], ["costs"]):
+            shell(*command, "--since", text).one_line(2, f"--since {text!r} has a sign, and counts back without one")
 
 
 def test_duration_back_in_time_is_refused(shell: Shell) -> None:

@@ -47,7 +47,7 @@ def test_sums_count_a_run_once_for_each_executor(dsn: str) -> None:
             CostLine("", 1, 1000, 2000, 0, 0, None, unpriced=1),
         )
         assert found.total == CostLine("", 4, 1121, 2142, 63, 84, 4.5, unpriced=1)
-        assert not found.cut
+        assert (found.cut, found.count) == (False, 3)
         for by, names in {
             "type": ["review", "build"],
             "queue": ["default", "ci"],
@@ -58,7 +58,8 @@ def test_sums_count_a_run_once_for_each_executor(dsn: str) -> None:
             assert [line.name for line in found.lines] == names
             assert found.total.runs == 4, "a run of two models is one"
         ever = client.costs("type", lines=1)
-        assert (ever.lines, ever.cut) == ((CostLine("build", 2, 1007, 2007, 7, 7, 64.0, unpriced=1),), True)
+        assert ever.lines == (CostLine("build", 2, 1007, 2007, 7, 7, 64.0, unpriced=1),)
+        assert (ever.cut, ever.count) == (True, 2)
         assert ever.total.cost_usd == 68.5
         with pytest.raises(ValueError, match="colour"):
             client.costs("colour")
@@ -117,9 +118,33 @@ def test_costs_prints_a_table_and_a_plot(shell: Shell, db: psycopg.Connection) -
     assert len(shell("costs", "--by", "model").lines) == 5
 
 
+@pytest.mark.usefixtures("used")
+def test_since_and_limit_of_costs_mean_whole_days(shell: Shell, db: psycopg.Connection) -> None:
+    """The runs were at noon in UTC: a date in Kiritimati, 14 hours ahead, begins and ends ten hours earlier."""
+    day = (NOW - timedelta(days=3)).date()
+
+    def runs(*options: str) -> int:
+        found = shell("costs", "--json", *options).json
+        return int(found["total"]["runs"])
+
+    assert runs("--since", f"{day}") == 4
+    assert runs("--since", f"{day}T13:00", "--by", "model") == 2, "a time without a zone, in UTC"
+    assert runs("--since", f"{day}", "--timezone", "Pacific/Kiritimati") == 4
+    assert runs("--since", f"{day + timedelta(days=1)}", "--timezone", "Pacific/Kiritimati", "--by", "model") == 4
+    assert runs("--since", f"{day + timedelta(days=1)}", "--by", "model") == 2
+    db.execute("update agent_usage set at = date_trunc('day', now(), 'UTC') - interval '7 days' where task_id = 'c'")
+    assert runs() == runs("--since", "1 week", "--by", "type") == 5, "the first day is whole"
+    assert runs("--since", "168h") == runs("--since", "6d") == 4
+    shown = shell("costs", "--by", "model", "--limit", "1", "--since", "60d")
+    assert "showing 1 of 3 lines; the total is of all of them" in shown.err
+    assert "showing the latest 1 of 3 lines" in shell("costs", "--limit", "1").err
+
+
 def test_wrong_and_empty_costs_are_one_clear_line(shell: Shell, dsn: str) -> None:
     shell("costs", "--by", "colour").one_line(2, "write type, account, queue, model, day, submitter")
     shell("costs", "--since", "yore").one_line(2, "--since 'yore' is not a time")
+    for by in ("day", "model"):
+        shell("costs", "--by", by, "--timezone", "Mars/Olympus").one_line(2, "'Mars/Olympus' is not a time zone: write")
     nothing = shell("costs")
     assert (nothing.code, nothing.out) == (0, "")
     assert "no run has used anything since" in nothing.err
@@ -131,7 +156,7 @@ def test_readers_see_costs_and_submitters_do_not(shell: Shell, dsn: str) -> None
     grant_roles(dsn)
     with login(dsn, "turbo_reader") as reader, login(dsn, "turbo_submitter") as submitter:
         assert len(shell("costs", "--by", "account", "--dsn", reader).lines) == 5
-        shell("costs", "--dsn", submitter).one_line(1, "agent_usage")
+        shell("costs", "--dsn", submitter).one_line(1, "turbo_reader may")
 
 
 def test_bars_show_the_least_and_the_most() -> None:

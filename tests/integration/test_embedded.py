@@ -57,6 +57,22 @@ def test_start_stop_and_url_work_from_the_command_line(data_dir):
     assert turbo_db("stop", "--data-dir", str(data_dir)) == "not running"
 
 
+def test_server_that_the_dsn_names_elsewhere_is_pointed_out(data_dir, monkeypatch):
+    dsn = turbo_db("start", "--data-dir", str(data_dir)).splitlines()[-1]
+    monkeypatch.setenv("XDG_DATA_HOME", f"{data_dir.parent}/nothing here")
+    assert "start it with `turbo db start`" in turbo_db("psql", "-Atc", "select 1", code=1), "the control"
+    monkeypatch.setenv("TURBO_DSN", dsn)
+    hint = f"TURBO_DSN names the one in {data_dir}: give --data-dir {data_dir}"
+    for command in (["psql", "-Atc", "select 1"], ["url"]):
+        assert turbo_db(*command, code=1).endswith(hint)
+    assert turbo_db("stop") == f"not running; {hint}"
+    assert turbo_db("psql", "--data-dir", str(data_dir), "-Atc", "select 1") == "1"
+    assert turbo_db("stop", "--data-dir", str(data_dir)) == "stopped"
+    assert "start it with `turbo db start`" in turbo_db("url", code=1), "it does not run any more"
+    monkeypatch.setenv("TURBO_DSN", "no dsn")
+    assert "start it with `turbo db start`" in turbo_db("url", code=1)
+
+
 def test_every_command_uses_the_clusters_own_version(data_dir):
     option = ("--data-dir", str(data_dir))
     embedded.start(data_dir, version=16)

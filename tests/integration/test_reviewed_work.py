@@ -138,21 +138,8 @@ def held_review(bench: AccountsBench) -> HeldRequests:
     return held
 
 
-def test_worker_killed_in_a_review_is_followed_by_one(bench: AccountsBench) -> None:
-    held = held_review(bench)
-    one = worker(bench)
-    bench.task("t")
-    bench.until(held.here.is_set)
-    one.kill(signal.SIGKILL)
-    one.process.wait()
-    held.go.set()
-    worker(bench)
-    assert bench.wait("t")["output_data"]["check"]["passed"] is True
-    assert (turns(bench), reviews(bench)) == (1, 2)
-    assert bench.row("t")["retry_count"] == 0
-
-
-def test_drain_and_cancel_end_a_review(bench: AccountsBench) -> None:
+def test_cut_off_review_is_made_again_and_work_is_not(bench: AccountsBench) -> None:
+    """A cancel ends a review, a drain ends the next, and the death of the worker the one after that."""
     held = held_review(bench)
     first = worker(bench)
     bench.task("t")
@@ -161,16 +148,25 @@ def test_drain_and_cancel_end_a_review(bench: AccountsBench) -> None:
     bench.sql("update agent_tasks set status = 'cancelled' where task_id = 't'")
     row = bench.wait("t", "cancelled")
     assert row["output_data"]["output"] == "done", "what the agent had delivered is kept"
+
     held.here.clear()
     bench.task("u")
     bench.until(held.here.is_set)
+    assert turns(bench) == 2
     first.stop()
     assert bench.row("u")["status"] == "pending"
+    held.here.clear()
+    second = worker(bench)
+    bench.until(held.here.is_set)
+    second.kill(signal.SIGKILL)
+    second.process.wait()
     held.go.set()
-    before = turns(bench)
     worker(bench)
     assert bench.wait("u")["output_data"]["check"]["passed"] is True
-    assert turns(bench) == before, "it went straight to its review"
+    assert (turns(bench), reviews(bench)) == (2, 4), "each time it went straight to its review"
+    assert bench.row("u")["retry_count"] == 0
+    used = "select executor, sum(output_tokens)::int from agent_usage where task_id = 'u' group by 1 order by 1"
+    assert bench.sql(used) == [("claude", 7), ("reviewer", 20)], "what the work cost is counted once"
 
 
 def test_reviewer_without_verdicts_is_poison_in_the_end(bench: AccountsBench) -> None:

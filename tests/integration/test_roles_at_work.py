@@ -127,9 +127,44 @@ def test_submitter_changes_nothing(granted: str, submitter: str, arguments: tupl
         db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
         result = turbo(submitter, *arguments)
         assert result.returncode == 1
-        assert "permission denied for table" in result.stderr
+        assert "this role may not " in result.stderr
+        assert (
+            "turbo_admin may (GRANT turbo_admin TO ..., after turbo migrate --roles); permission denied"
+            in result.stderr
+        )
         assert db.execute("select status from agent_tasks").fetchall() == [("pending",)]
         assert db.execute("select * from agent_queues").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("role", "arguments", "may"),
+    [
+        ("turbo_submitter", ("status",), "turbo_reader"),
+        ("turbo_submitter", ("top", "--once"), "turbo_reader"),
+        ("turbo_submitter", ("costs",), "turbo_reader"),
+        ("turbo_submitter", ("schedule", "list"), "turbo_reader"),
+        ("turbo_approver", ("graph", "t"), "turbo_reader"),
+        ("turbo_approver", ("logs", "t"), "turbo_reader"),
+        ("turbo_reader", ("submit", "x"), "turbo_submitter"),
+        ("turbo_reader", ("reply", "t", "x"), "turbo_admin"),
+        ("turbo_reader", ("tell", "t", "x"), "turbo_admin"),
+        ("turbo_worker", ("questions",), "turbo_reader"),
+        ("turbo_worker", ("approve", "t"), "turbo_approver"),
+    ],
+)
+def test_refused_command_names_the_role_that_may(granted: str, role: str, arguments: tuple[str, ...], may: str) -> None:
+    with psycopg.connect(granted, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+    with login(granted, role) as dsn:
+        result = turbo(dsn, *arguments)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1), result.stderr
+    assert f": {may} may (GRANT {may} TO ..., after turbo migrate --roles)" in result.stderr
+
+
+def test_doctor_of_a_worker_skips_what_it_may_not_see(fleet: str) -> None:
+    result = turbo(fleet, "doctor")
+    assert result.returncode == 0, result.stdout
+    assert "this role may not read agent_schedules: turbo_reader may" in result.stdout
 
 
 def test_reader_reads_everything_and_changes_nothing(granted: str, reader: str) -> None:

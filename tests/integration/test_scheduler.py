@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from tests.support.schedules import Hand, add, row, scheduling, slots
+from tests.support.waiting import until_async
 
 
 def crashed(name: str, error: BaseException) -> None:
@@ -26,6 +27,13 @@ async def hand(dsn: str) -> AsyncIterator[Hand]:
 
 def database_clock(db: psycopg.Connection) -> float:
     return float((db.execute("select extract(epoch from clock_timestamp())").fetchone() or (0,))[0])
+
+
+async def first_look_is_at(db, hand, looks, clock: float, seconds: float) -> None:
+    """No look comes before the next slot, which is to come `seconds` after `clock`."""
+    hand.scheduler.polled(seconds, clock, time.monotonic())
+    await looks.get()
+    assert database_clock(db) > clock + seconds - 0.01
 
 
 async def test_change_starts_a_look(db, hand):
@@ -49,8 +57,7 @@ async def test_hundred_schedules_are_silent_between_slots(db, hand):
         clock = database_clock(db)
         for _ in range(5):
             hand.scheduler.polled(86_400.0, clock, time.monotonic())
-        await asyncio.sleep(0.3)
-        assert looks.empty()
+        await first_look_is_at(db, hand, looks, clock, 0.3)
 
 
 async def test_slot_fires_by_the_clock_of_the_database(db, hand):
@@ -72,18 +79,20 @@ async def test_slot_fires_by_the_clock_of_the_database(db, hand):
         clock = database_clock(db)
         hand.scheduler.polled(0.05, clock + 7200, time.monotonic())
         assert await looks.get() == (), "the database's clock jumped: what it said was 50 ms away, is looked at then"
+        clock = database_clock(db)
         hand.scheduler.polled(None, clock, time.monotonic())
-        await asyncio.sleep(0.2)
-        assert looks.empty()
+        await asyncio.sleep(0)
+        await first_look_is_at(db, hand, looks, clock, 0.2)
 
 
 async def test_slot_that_another_fired_is_not_looked_at(db, hand):
     with hand.scheduler.looked.watch() as looks:
         clock = database_clock(db)
         hand.scheduler.polled(0.2, clock, time.monotonic())
-        hand.scheduler.heard(f"{clock + 0.3} {clock + 7200}")
-        await asyncio.sleep(0.4)
-        assert looks.empty()
+        hand.scheduler.heard(f"{clock + 0.3} {clock + 0.5}")
+        await looks.get()
+        assert database_clock(db) > clock + 0.49, "not at the first slot"
+        hand.scheduler.polled(7200, clock, time.monotonic())
         hand.scheduler.heard(f"{clock} {clock + 0.5}")
         assert await looks.get() == (), "an earlier slot than any that is known"
 
@@ -101,9 +110,10 @@ async def test_poll_that_is_older_than_a_look_is_no_news(db, hand):
     with hand.scheduler.looked.watch() as looks:
         hand.scheduler.heard("")
         await looks.get()
-        hand.scheduler.polled(0.0, database_clock(db), asked_at)
-        await asyncio.sleep(0.2)
-        assert looks.empty()
+        clock = database_clock(db)
+        hand.scheduler.polled(0.0, clock, asked_at)
+        await asyncio.sleep(0)
+        await first_look_is_at(db, hand, looks, clock, 0.2)
 
 
 async def test_locked_schedule_is_looked_at_again(db, dsn, hand):
@@ -119,13 +129,13 @@ async def test_locked_schedule_is_looked_at_again(db, dsn, hand):
     assert row(db, "a")["next_at"] is not None
 
 
-async def test_refused_right_is_waited_for(db, hand):
+async def test_refused_right_is_waited_for(db, hand, caplog):
     """And no slot of the others' is lost by it."""
     with hand.scheduler.looked.watch() as looks:
         db.execute("alter function turbo_fire rename to turbo_fire_away")
         add(db, "a", "* * * * * *", overlap="queue")
         hand.scheduler.heard("")
-        await asyncio.sleep(0.5)
+        await until_async(lambda: "cannot fire schedules" in caplog.text)
         assert looks.empty()
         assert slots(db, "a") == []
         db.execute("alter function turbo_fire_away rename to turbo_fire")
@@ -148,7 +158,5 @@ async def test_many_failures_are_judged_at_once(db, hand):
     before = row(db, "a")["rev"]
     for _ in range(1000):
         hand.scheduler.task_failed()
-    async with asyncio.timeout(20):
-        while row(db, "a")["enabled"]:
-            await asyncio.sleep(0.05)
+    await until_async(lambda: not row(db, "a")["enabled"])
     assert row(db, "a")["rev"] == before + 1

@@ -9,6 +9,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from tests.support.configs import config_of
+from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run
 from turbo.host.spool import Spool
@@ -91,8 +92,11 @@ async def test_every_end_of_a_run_reaches_the_ledger(dsn: str, tmp_path: Path, m
                 "update agent_tasks set fencing_token = fencing_token + 1, assigned_worker_id = 'other'"
                 " where task_id = 'obeys-loss'"
             )
-            while len(await ledger()) < len(ENDS) + 1:
-                await asyncio.sleep(0.05)
+
+        async def written() -> bool:
+            return len(await ledger()) == len(ENDS) + 1
+
+        await until_async(written)
         worker.stop()
         assert await running == 0
         found = await ledger("task_id, model, input_tokens, cost_usd::float as cost, account")

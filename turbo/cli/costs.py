@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output, timestamps
-from turbo.cli.options import Dsn, Json, connect
+from turbo.cli.options import Dsn, Json, connect, zones
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
+    from turbo.client.client import Client
     from turbo.client.costs import CostLine, Costs
 
 BAR_CELLS = 24
@@ -35,9 +36,20 @@ def costs(
         ),
     ] = "day",
     since: Annotated[
-        str, typer.Option("--since", help="Only runs that were recorded since: 1h, 7d, 2026-12-01.")
+        str,
+        typer.Option(
+            "--since", help="Only runs that were recorded since: 1h, 2026-12-01, or 7d: seven days and today."
+        ),
     ] = "7d",
-    timezone: Annotated[str, typer.Option("--timezone", help="Whose days: Europe/Berlin, for example.")] = "UTC",
+    timezone: Annotated[
+        str,
+        typer.Option(
+            "--timezone",
+            "-z",
+            autocompletion=zones,
+            help="Whose days count, also those of --since: Europe/Berlin, for example.",
+        ),
+    ] = "UTC",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="Show at most this many lines.")] = 50,
     as_json: Json = False,
     dsn: Dsn = None,
@@ -52,16 +64,13 @@ def costs(
       turbo costs --by model --since 30d
       turbo costs --by submitter --json | jq -r '.lines[] | [.name, .cost_usd] | @tsv'
     """
-    from turbo.client.costs import CostsBy, UnknownTimezone
+    from turbo.client.costs import CostsBy
 
     if by not in list(CostsBy):
         raise typer.BadParameter(f"--by {by!r}: write {', '.join(CostsBy)}")
     with connect(dsn) as client:
-        begin = timestamps.option(timestamps.TimestampReader(client), "--since", since)
-        try:
-            found = client.costs(CostsBy(by), begin, timezone=timezone, lines=limit)
-        except UnknownTimezone as error:
-            raise typer.BadParameter(f"--timezone {error}") from None
+        begin = timestamps.option(_reader(client, timezone), "--since", since)
+        found = client.costs(CostsBy(by), begin, timezone=timezone, lines=limit)
     if as_json:
         output.print_json(output.columns(found))
         return
@@ -70,10 +79,22 @@ def costs(
         return
     _print(found)
     if found.cut:
-        output.notice(f"showing {len(found.lines)} of more lines; the total is of all of them; use --limit for more")
+        shown = f"the latest {len(found.lines)}" if found.by == "day" else len(found.lines)
+        output.notice(f"showing {shown} of {found.count} lines; the total is of all of them; use --limit for more")
     if found.total.unpriced:
         what = output.many(found.total.unpriced, "run")
         output.notice(f"the cost of {what} is not known, or not all of it: see prices in docs/how-to/costs.md")
+
+
+def _reader(client: "Client", timezone: str) -> timestamps.TimestampReader:
+    """Reads dates and days by this zone's clock. Raises BadParameter for a zone that the database does not know."""
+    import psycopg
+
+    try:
+        return timestamps.TimestampReader(client, timestamps.ZoneClock(client, timezone), whole_days=True)
+    except psycopg.errors.InvalidParameterValue:
+        said = f"--timezone {timezone!r} is not a time zone: write UTC or Europe/Berlin"
+        raise typer.BadParameter(said) from None
 
 
 def _print(found: "Costs") -> None:

@@ -58,7 +58,7 @@ def stop(
     chosen: Literal["fast", "immediate"] = "fast" if mode == "fast" else "immediate"
     server = embedded.running(data_dir or embedded.default_data_dir())
     if server is None:
-        output.echo("not running")
+        output.echo(f"not running{_elsewhere(data_dir)}")
         return
     server.stop(chosen)
     output.echo("stopped")
@@ -98,5 +98,25 @@ def _running(data_dir: Path | None) -> "embedded.Server":
     where = data_dir or embedded.default_data_dir()
     server = embedded.running(where)
     if server is None:
-        raise embedded.EmbeddedError(f"no server is running in {where}: start it with `turbo db start`")
+        else_start = _elsewhere(data_dir) or ": start it with `turbo db start`"
+        raise embedded.EmbeddedError(f"no server is running in {where}{else_start}")
     return server
+
+
+def _elsewhere(data_dir: Path | None) -> str:
+    """Where the embedded server runs that TURBO_DSN names, if no directory was given: its DSN names a file in it."""
+    import os
+    import shlex
+
+    from turbo import embedded
+    from turbo.db.dsn import UnreadableDsn, parse
+
+    try:
+        passfile = Path(parse(os.environ.get("TURBO_DSN", "")).get("passfile") or "")
+        if data_dir is None and passfile.is_file() and embedded.running(passfile.parent) is not None:
+            return (
+                f"; TURBO_DSN names the one in {passfile.parent}: give --data-dir {shlex.quote(str(passfile.parent))}"
+            )
+    except (UnreadableDsn, embedded.EmbeddedError, OSError):
+        pass
+    return ""

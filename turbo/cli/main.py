@@ -183,6 +183,7 @@ def _explain(error: Exception, command: str) -> int:
     import psycopg
 
     from turbo import db
+    from turbo.cli.privileges import why_denied
     from turbo.config.worker import ConfigError
     from turbo.observability.log import scrub
 
@@ -207,6 +208,8 @@ def _explain(error: Exception, command: str) -> int:
         )
     elif isinstance(error, psycopg.errors.LockNotAvailable):
         text = f"{error.diag.message_primary}: another transaction, which is not finished, has locked it. Nothing was changed"
+    elif isinstance(error, psycopg.errors.InsufficientPrivilege):
+        text = why_denied(error, command)
     elif isinstance(error, psycopg.Error):
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
         text = f"{error.diag.message_primary or db.reason(error)}{hint}"

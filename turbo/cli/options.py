@@ -72,7 +72,8 @@ def _schedule_names(incomplete: str) -> list[str]:
         return []
 
 
-def _zones(incomplete: str) -> list[str]:
+def zones(incomplete: str) -> list[str]:
+    """Time zones with this prefix, for completion."""
     from zoneinfo import available_timezones
 
     return sorted(z for z in available_timezones() if z.startswith(incomplete) and HARMLESS_ID.fullmatch(z))
@@ -151,7 +152,7 @@ ScheduleNames = Annotated[list[str], typer.Argument(autocompletion=_schedule_nam
 ZoneOption = Annotated[
     str | None,
     typer.Option(
-        "--timezone", "-z", autocompletion=_zones, help="Whose clock counts, as in Europe/Berlin. [default: UTC]"
+        "--timezone", "-z", autocompletion=zones, help="Whose clock counts, as in Europe/Berlin. [default: UTC]"
     ),
 ]
 

@@ -48,35 +48,37 @@ class CostLine:
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """The lines, the costliest first; days in their order. `cut`: there are more than were asked for. `total` is of all of them."""
+    """The lines, the costliest first; days in their order. `total` is of all lines that there are, `count` how many. `cut`: these
+    are more than were asked for."""
 
     by: CostsBy
     since: datetime | None
     lines: tuple[CostLine, ...]
     total: CostLine
     cut: bool = False
+    count: int = 0
 
 
 def costs(by: CostsBy, since: datetime | None, timezone: str, lines: int) -> Steps[Costs]:
     """Raises UnknownTimezone."""
-    parameters = {"by": by.value, "since": since, "timezone": timezone, "limit": lines + 1}
+    parameters = {"by": by.value, "since": since, "timezone": timezone, "limit": lines}
     try:
         rows = (yield Query("client/costs", parameters)).rows
     except psycopg.errors.InvalidParameterValue:
         raise UnknownTimezone(f"{timezone!r} is not a time zone: write UTC or Europe/Berlin") from None
-    return _read(by, since, rows, lines)
+    return _read(by, since, rows)
 
 
-def _read(by: CostsBy, since: datetime | None, rows: Iterable[Mapping[str, Any]], most: int) -> Costs:
-    total = CostLine("")
+def _read(by: CostsBy, since: datetime | None, rows: Iterable[Mapping[str, Any]]) -> Costs:
+    total, count = CostLine(""), 0
     lines: list[CostLine] = []
     for row in rows:
         fields = dict(row)
-        if fields.pop("total"):
-            total = CostLine(**fields)
-        else:
+        of_all = fields.pop("of_all")
+        if of_all is None:
             lines.append(CostLine(**fields))
-    shown = lines[:most]
+        else:
+            total, count = CostLine(**fields), of_all
     if by is CostsBy.DAY:
-        shown.reverse()
-    return Costs(by, since, tuple(shown), total, cut=len(lines) > most)
+        lines.reverse()
+    return Costs(by, since, tuple(lines), total, cut=count > len(lines), count=count)

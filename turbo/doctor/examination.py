@@ -56,6 +56,8 @@ def examine(
 def _run(check: Check) -> Finding:
     try:
         return check.run()
+    except psycopg.errors.InsufficientPrivilege as error:
+        return fail(db.reason(error), "run the doctor as a member of turbo_reader, or turbo migrate --roles")
     except psycopg.Error as error:
         return fail(f"the query failed: {db.reason(error)}", "see the server's log")
     except OSError as error:

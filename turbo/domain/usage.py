@@ -71,7 +71,39 @@ class UsageRow:
     cost_usd: float | None = None
 
 
-def usage_rows(task: Task, executor: str, account: str | None, usage: Iterable[ModelUsage]) -> tuple[UsageRow, ...]:
+NOTED_CHARACTERS = 4096
+"""Of the texts of a MeteredRun: longer ones are not noted, and what such a run used is missing if its worker is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeteredRun:
+    """What the journal notes of a program that reports its usage, for the case that its worker is killed (turbo.worker.killed_runs).
+
+    `log`: the name of its log, beside the task's others. There the program's output begins at byte `begin`."""
+
+    task_id: str
+    fencing_token: int
+    attempt: int
+    queue: str
+    task_type: str
+    executor: str
+    account: str
+    log: str
+    begin: int
+
+    @classmethod
+    def of(cls, task: Task, executor: str, account: str, log: str, begin: int) -> "MeteredRun | None":
+        """None for what is no task's, or too long to be noted."""
+        texts = (task.task_id, task.queue, task.task_type, executor, account, log)
+        if not task.task_id or sum(map(len, texts)) > NOTED_CHARACTERS:
+            return None
+        attempt = max(0, min(task.attempt, MOST_ATTEMPTS))
+        return cls(task.task_id, task.fencing_token, attempt, task.queue, task.task_type, executor, account, log, begin)
+
+
+def usage_rows(
+    task: Task | MeteredRun, executor: str, account: str | None, usage: Iterable[ModelUsage]
+) -> tuple[UsageRow, ...]:
     """The rows of one run, a row for each executor, account and model. `executor` and `account` are the run's own: usage that
     names none is theirs."""
     rows: dict[tuple[str, str, str], UsageRow] = {}

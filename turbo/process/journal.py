@@ -2,22 +2,28 @@
 
     launched, held at its stdin ──entry──▶ running ──the program and its descendants have ended──▶ entry removed
                                              └── worker killed ──▶ the watcher, or the host's next worker, reads it
+                                                      └── ended by them; kept as `.ended` where its usage is to be counted
 
 An entry is on disk before its program may exec. It is renamed into place, so a reader sees all of it or nothing. It
 is not fsynced: the page cache outlives any process. A power failure loses the page cache, but the programs too; that
 is why an entry from another boot is ignored.
 """
 
+import contextlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from turbo.domain.usage import MOST_ATTEMPTS, MeteredRun
 from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 from turbo.host.regular_file import NotRegular
 
 SUFFIX = ".json"
+ENDED = ".ended"
 ENTRY_BYTES = 64 * 1024
 
 
@@ -32,7 +38,7 @@ class Entry:
 
     `pid` is also its process group and session. `start` and `boot` distinguish it from a later process with the same
     pid (turbo.process.table). `program` and `task_id` are for people. `user`: whose processes they are, if sudo is needed
-    to end them (turbo.process.identity).
+    to end them (turbo.process.identity). `metered`: what it uses is to be counted, even if its worker is killed.
     """
 
     cookie: str
@@ -42,6 +48,7 @@ class Entry:
     program: str = ""
     task_id: str = ""
     user: str = ""
+    metered: MeteredRun | None = None
 
 
 class Journal:
@@ -62,13 +69,28 @@ class Journal:
         """The program and all its descendants have ended. Removing twice is fine."""
         self._path(cookie).unlink(missing_ok=True)
 
+    def ended(self, entry: Entry) -> None:
+        """As `remove`, after the worker's death: what is to be counted is kept. Twice is fine."""
+        if entry.metered is None:
+            self.remove(entry.cookie)
+            return
+        with contextlib.suppress(FileNotFoundError):
+            self._path(entry.cookie).rename(self.directory / f"{entry.cookie}{ENDED}")
+
     def entries(self) -> list[Entry]:
         """The programs that run, or ran when their worker died. An unreadable file still yields its cookie. No link in place of
         the directory is followed: what is in another one is nobody's entry."""
+        return self._all(SUFFIX)
+
+    def uncounted(self) -> list[MeteredRun]:
+        """Those that were ended after their worker's death."""
+        return [entry.metered for entry in self._all(ENDED) if entry.metered is not None]
+
+    def _all(self, suffix: str) -> list[Entry]:
         if self.directory.is_symlink():
             return []
         try:
-            names = sorted(path for path in self.directory.iterdir() if path.suffix == SUFFIX and not path.is_dir())
+            names = sorted(path for path in self.directory.iterdir() if path.suffix == suffix and not path.is_dir())
         except (FileNotFoundError, NotADirectoryError):
             return []
         return [entry for path in names if (entry := self._read(path)) is not None]
@@ -93,9 +115,30 @@ class Journal:
                 program=json_file.text(fields, "program", ""),
                 task_id=json_file.text(fields, "task_id", ""),
                 user=json_file.text(fields, "user", ""),
+                metered=_metered(fields.get("metered")),
             )
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
             return unreadable
         return replace(known, cookie=path.stem)
+
+
+def _metered(fields: Any) -> MeteredRun | None:
+    """None for anything else: nothing of it is needed to end the program."""
+    if not isinstance(fields, Mapping):
+        return None
+    try:
+        return MeteredRun(
+            task_id=json_file.text(fields, "task_id"),
+            fencing_token=json_file.whole(fields, "fencing_token", 0, 2**63 - 1),
+            attempt=json_file.whole(fields, "attempt", 0, MOST_ATTEMPTS),
+            queue=json_file.text(fields, "queue"),
+            task_type=json_file.text(fields, "task_type"),
+            executor=json_file.text(fields, "executor"),
+            account=json_file.text(fields, "account"),
+            log=json_file.text(fields, "log"),
+            begin=json_file.whole(fields, "begin", 0, 2**62),
+        )
+    except ValueError:
+        return None

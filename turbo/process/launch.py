@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from turbo.domain.usage import MeteredRun
 from turbo.process import table as process_table
 from turbo.process.identity import Identity
 from turbo.process.journal import Entry, Journal, new_cookie
@@ -94,6 +95,7 @@ def launch(
     task_id: str = "",
     handed: Mapping[str, str] | None = None,
     run_as: Identity | None = None,
+    metered: MeteredRun | None = None,
 ) -> Launched:
     """Start a held program, and journal it. Raises SpawnFailed; then nothing runs and nothing is journalled.
 
@@ -125,7 +127,8 @@ def launch(
         _close(handed_ends)
     started = process_table.find(popen.pid)
     user = run_as.user if run_as is not None and run_as.by_sudo else ""
-    entry = Entry(cookie, popen.pid, started.start if started else 0, process_table.boot(), program, task_id, user)
+    start, boot = started.start if started else 0, process_table.boot()
+    entry = Entry(cookie, popen.pid, start, boot, program, task_id, user, metered)
     stdin, stdout, stderr = our_ends
     launched = Launched(popen, entry, program, stdin, stdout, stderr, handover)
     try:

@@ -52,8 +52,8 @@ class EndedProcess:
 def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[EndedProcess]:
     """End every program in the journal that still runs. Blocks for up to `grace` + 5 seconds.
 
-    All programs get TERM, `grace` seconds, then KILL. Entries without a live process are removed. Safe beside another
-    reaper on the same journal. Returns the programs that were still running.
+    All programs get TERM, `grace` seconds, then KILL. Entries without a live process are removed, or kept to be counted.
+    Safe beside another reaper on the same journal. Returns the programs that were still running.
     """
     journal = Journal(journal_dir)
     running: list[tuple[ProcessTree, tuple[int, ...], Iterator[float]]] = []
@@ -67,7 +67,7 @@ def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended
         if pids:
             running.append((tree, pids, end_tree(tree, grace)))
         else:
-            journal.remove(entry.cookie)
+            journal.ended(entry)
     unfinished = [steps for _, _, steps in running]
     while unfinished:
         delays = [(steps, _step(steps)) for steps in unfinished]
@@ -76,7 +76,7 @@ def end_leftovers(journal_dir: Path, grace: float = GRACE_SECONDS) -> list[Ended
     ended = [EndedProcess(tree.entry, pids, tree.living()) for tree, pids, _ in running]
     for program in ended:
         if not program.survivors:
-            journal.remove(program.entry.cookie)
+            journal.ended(program.entry)
     return ended
 
 

@@ -29,6 +29,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from turbo.domain.run import StopSignal
+from turbo.domain.usage import MeteredRun
 from turbo.process.attempt_log import HEAD_BYTES, STDERR_MARK, TAIL_BYTES, AttemptLog, WholeLines
 from turbo.process.child_exit import call_at_exit
 from turbo.process.identity import Identity
@@ -61,7 +62,7 @@ class ProcessSpec:
     `grace_seconds` pass between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound
     the log, which is created even if the program prints nothing. `task_id` is recorded in the journal. `handed`: secrets
     that the program reads from descriptors, by the variable that holds the descriptor's number. `run_as`: another user than
-    the worker's, who enters `cwd` and looks the program up.
+    the worker's, who enters `cwd` and looks the program up. `metered` is kept with the journal entry.
     """
 
     argv: tuple[str, ...]
@@ -80,6 +81,7 @@ class ProcessSpec:
     task_id: str = ""
     handed: Mapping[str, str] = field(default_factory=dict, repr=False)
     run_as: Identity | None = None
+    metered: MeteredRun | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ async def run_process(
         task_id=spec.task_id,
         handed=spec.handed,
         run_as=spec.run_as,
+        metered=spec.metered,
     )
     running = _Running(spec, launched, on_line, on_stdout, more_stdin, on_stderr)
     try:

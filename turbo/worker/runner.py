@@ -246,7 +246,8 @@ class Runner:
         task = run.task
         if executor is None:
             return Outcome.failed(
-                f"no route for task_type {task.task_type!r} and no default: add it under routes in worker.yaml",
+                f"no route for task_type {task.task_type!r} and no default: add it under routes in worker.yaml, for all "
+                "workers of its queue",
                 FailureKind.NO_ROUTE,
                 final=True,
             )

@@ -1,6 +1,6 @@
 """Start-up: the database is there, its schema fits, and what dead workers of this host left has been dealt with.
 
-    schema fits? ──▶ which database? ──▶ its dead workers: programs ended, results sent again, tasks rescued
+    schema fits? ──▶ which database? ──▶ its dead workers: programs ended, results sent again, usage counted, tasks rescued
         │                                                              └──▶ registered ──▶ accounts known
         └──────── any of it fails: log it once, wait (however long), begin again ◀────────┘
 
@@ -36,6 +36,7 @@ from turbo.runtime.outage import Outage
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
 from turbo.worker.completer import Completer
+from turbo.worker.killed_runs import KilledRuns
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.rescuer import Rescuer
 
@@ -74,6 +75,7 @@ class Startup(LoopService):
         presence: WorkerPresence,
         accounts: AccountManager,
         problems: Problems,
+        killed: KilledRuns,
         *,
         host: str,
         dsn: str,
@@ -93,6 +95,7 @@ class Startup(LoopService):
         self._presence = presence
         self._accounts = accounts
         self._problems = problems
+        self._killed = killed
         self._said: set[str] = set()
         self._left: set[str] = set()
         self._again_seconds = again_seconds
@@ -202,6 +205,8 @@ class Startup(LoopService):
             if not taken_over:
                 return
             await self._replay(known)
+            for home in taken_over:
+                await self._killed.count(home)
             if await self._rescuer.mark_dead([home.worker_id for home in taken_over], self._host):
                 await self._rescuer.rescue(RescueReason.WORKER_RESTARTED)
             for home in taken_over:

@@ -67,6 +67,7 @@ from turbo.worker.contact import DatabaseContact
 from turbo.worker.crowding import Crowding
 from turbo.worker.health import Health
 from turbo.worker.heartbeat import Heartbeat
+from turbo.worker.killed_runs import KilledRuns
 from turbo.worker.lifecycle import Lifecycle
 from turbo.worker.listener import Listener
 from turbo.worker.loop_health import LoopHealth
@@ -200,6 +201,7 @@ def wire(
         has_files=state.has_files,
     )
     result_store = ResultStore(results, worker_id, refusals, host=host)
+    prices = _prices(config.prices)
     notifier = Notifier(claims)
     settle_store = SettleStore(settle_lane, worker_id, refusals)
     retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))
@@ -274,7 +276,7 @@ def wire(
         questions,
         lifecycle.crashed,
         reconcile=reconcile,
-        prices=_prices(config.prices),
+        prices=prices,
     )
     poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler)
     claimer = Claimer(
@@ -362,6 +364,7 @@ def wire(
         presence,
         accounts,
         problems,
+        KilledRuns(result_store, prices),
         host=host,
         dsn=dsn,
         again_seconds=settings.poll_seconds,

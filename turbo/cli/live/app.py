@@ -30,6 +30,7 @@ from turbo.cli.live.feed import Feed, View
 from turbo.cli.live.log import LogScreen
 from turbo.cli.live.table import ScreenTable
 from turbo.cli.output import console, visible
+from turbo.cli.privileges import KEYS, why_denied
 from turbo.client.models import Changed
 from turbo.domain.states import AccountState, TaskState
 from turbo.observability.log import scrub
@@ -172,7 +173,7 @@ class Top(App[None]):
                 await self._feed.refresh(self.view, all_of_it=self._all)
             except psycopg.Error as error:
                 if not db.is_transient(error):
-                    self.exit(return_code=1, message=f"turbo top: {scrub(visible(db.reason(error)))}")
+                    self.exit(return_code=1, message=f"turbo top: {_why(error, 'top')}")
                     return
                 self._away = scrub(visible(db.why_unreachable(error)))
                 pause = backoff.next()
@@ -370,7 +371,13 @@ class Top(App[None]):
         try:
             result = await work
         except (psycopg.Error, LookupError) as error:
-            self.notify(scrub(visible(db.reason(error))), severity="error", markup=False)
+            self.notify(_why(error, KEYS), severity="error", markup=False)
         else:
             self.notify(visible(message or str(result)), markup=False)
         self._refresh_now()
+
+
+def _why(error: psycopg.Error | LookupError, command: str) -> str:
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return scrub(visible(why_denied(error, command)))
+    return scrub(visible(db.reason(error)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.executors.checks.judge import UNFIT
-from turbo.executors.claude.verdict import EndedRun
+from turbo.executors.claude.ended import EndedRun
 
 TOOL = "StructuredOutput"
 FLAG = "--json-schema"

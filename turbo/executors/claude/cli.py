@@ -20,11 +20,12 @@ from pathlib import Path
 
 from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
+from turbo.domain.usage import MeteredRun
 from turbo.executors.claude.control import Channel
+from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.login import Login
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
-from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
@@ -110,8 +111,11 @@ class ClaudeCli:
         grace_seconds: float,
         leave_seconds: float = LEAVE_SECONDS,
         run_as: Identity | None = None,
+        account: str = "",
     ) -> None:
+        """`account`: whose usage it is."""
         self._run_as = run_as
+        self._account = account
         self._owner = owner
         self._command = tuple(command)
         self._environment = environment
@@ -141,6 +145,7 @@ class ClaudeCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
+            metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
         )
         monitor = _CallMonitor(run, self._leave_seconds, channel)
         try:
@@ -325,6 +330,13 @@ def find_program(name: str, environment: Mapping[str, str]) -> str:
         "install the Claude CLI, or set the executor's command to its absolute path",
         errno.ENOENT,
     )
+
+
+def _size(log_path: Path) -> int:
+    try:
+        return log_path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _identity(program: str) -> tuple[int, ...] | None:

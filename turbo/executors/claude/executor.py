@@ -32,6 +32,7 @@ from turbo.executors.claude.answer_form import IN_TEXT, AnswerForm
 from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.control import Channel, new_gate
+from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
 from turbo.executors.claude.handed_over import HandedOver
 from turbo.executors.claude.login import without_login
@@ -46,7 +47,6 @@ from turbo.executors.claude.prompts import (
     task_prompt,
 )
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
-from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.directories import Directories, scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.identity import Identity
@@ -169,6 +169,7 @@ class ClaudeExecutor:
             grace_seconds=grace_seconds,
             leave_seconds=leave_seconds,
             run_as=run_as,
+            account=self.account or name,
         )
 
     async def run(self, run: Run) -> Outcome:

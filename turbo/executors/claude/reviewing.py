@@ -19,9 +19,9 @@ from turbo.executors.checks.reviewer import Review, Reviewed
 from turbo.executors.claude import verdict
 from turbo.executors.claude.answer_form import FLAG, TOOL, tool_is_barred
 from turbo.executors.claude.cli import DEFAULTS, Call, ClaudeCli
+from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.flags import flags_of
 from turbo.executors.claude.repository import UNTRUSTED
-from turbo.executors.claude.verdict import EndedRun
 from turbo.executors.schemas.strict_json import NotJson, parsed
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.identity import Identity
@@ -132,6 +132,7 @@ class ClaudeReviewer:
             journal,
             grace_seconds=grace_seconds,
             run_as=run_as,
+            account=self.account,
         )
 
     async def review(self, review: Review) -> Reviewed | Outcome:

@@ -7,14 +7,14 @@ understand. A field that is missing or has another type counts as absent, and no
 in the attempt's log. Memory is bounded: only the agent's last text is kept.
 """
 
-import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from turbo.domain.outcome import ModelUsage, sum_costs
+from turbo.domain.outcome import ModelUsage
+from turbo.executors.claude import fields, model_usage
 from turbo.executors.claude.shallow import shallow
 
 TEXT_CHARACTERS = 1024 * 1024
@@ -28,17 +28,6 @@ MOST_VALUES = 200_000
 
 WHOLE_BYTES = 1024 * 1024
 """A request of the control channel up to this size is parsed whatever it holds: the CLI waits for its answer."""
-
-MOST_MODELS = 20
-"""Of one run. A model is a label of the metrics; what the others used is counted as OTHER_MODELS."""
-
-OTHER_MODELS = "other"
-NAME_CHARACTERS = 200
-"""Of a session's id, a model, a version, a name of an error: longer ones count as absent."""
-
-MOST_TOKENS = 10**12
-MOST_DOLLARS = 1e6
-"""What one run can use of a model. Sums over all runs of an hour stay within a bigint."""
 
 ANSWERS_COUNTED = 1000
 """Answers whose lines may still come. Those of older ones are added up."""
@@ -168,7 +157,7 @@ class Transcript:
         know no cost, and of an answer's output only its beginning."""
         usage = dict(self._usage)
         for model, added in self._since_result.items():
-            _add(usage, model, added)
+            model_usage.add(usage, model, added)
         return tuple(usage.values())
 
     @property
@@ -179,25 +168,27 @@ class Transcript:
 
     def _init(self, message: Mapping[str, Any]) -> StreamLine:
         self.begun = True
-        self.session_id = _name(message, "session_id") or self.session_id
-        self.model = _name(message, "model") or self.model
-        self.version = _name(message, "claude_code_version") or self.version
+        self.session_id = fields.name(message, "session_id") or self.session_id
+        self.model = fields.name(message, "model") or self.model
+        self.version = fields.name(message, "claude_code_version") or self.version
         return StreamLine.INIT
 
     def _retry(self, message: Mapping[str, Any]) -> StreamLine:
         self.auth_retries = self.auth_retries + 1 if message.get("error") == "authentication_failed" else 0
         self.retrying = message.get("error") != "authentication_failed"
-        self.retries_left = max(0, (_whole(message, "max_retries") or 0) - (_whole(message, "attempt") or 0))
+        self.retries_left = max(
+            0, (fields.whole(message, "max_retries") or 0) - (fields.whole(message, "attempt") or 0)
+        )
         return StreamLine.RETRY
 
     def _assistant(self, message: Mapping[str, Any]) -> StreamLine:
-        body = _object(message, "message")
+        body = fields.object_of(message, "message")
         self.retrying = False
         self._count_tokens(body)
         self._count_questions(body)
         if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT
-        self.error, self.api_error = _name(message, "error"), _name(message, "api_error")
+        self.error, self.api_error = fields.name(message, "error"), fields.name(message, "api_error")
         text = _message_text(body)
         # A message by the CLI itself carries an error name, or at least (in older versions) this model.
         if self.error is None and body.get("model") != "<synthetic>":
@@ -209,8 +200,8 @@ class Transcript:
         return StreamLine.ASSISTANT
 
     def _limit(self, message: Mapping[str, Any]) -> StreamLine:
-        info = _object(message, "rate_limit_info")
-        window, resets_at = _name(info, "rateLimitType"), _number(info, "resetsAt")
+        info = fields.object_of(message, "rate_limit_info")
+        window, resets_at = fields.name(info, "rateLimitType"), fields.number(info, "resetsAt")
         if info.get("status") != "rejected":
             self.limit = None
         elif window is not None or resets_at is not None:  # a plain 429 is `rejected` too, but names no window
@@ -219,24 +210,24 @@ class Transcript:
 
     def _result(self, message: Mapping[str, Any]) -> StreamLine:
         errors, denials = message.get("errors"), message.get("permission_denials")
-        text = _text(message, "result")
-        self.session_id = _name(message, "session_id") or self.session_id
+        text = fields.text(message, "result")
+        self.session_id = fields.name(message, "session_id") or self.session_id
         self.result = Result(
-            subtype=_name(message, "subtype") or "",
+            subtype=fields.name(message, "subtype") or "",
             is_error=message.get("is_error") is not False,
             text=text[:TEXT_CHARACTERS] if text is not None else None,
             errors=tuple(str(e)[:4000] for e in errors[:100]) if isinstance(errors, list) else (),
-            api_error_status=_whole(message, "api_error_status"),
-            terminal_reason=_name(message, "terminal_reason"),
-            stop_reason=_name(message, "stop_reason"),
-            num_turns=_whole(message, "num_turns"),
+            api_error_status=fields.whole(message, "api_error_status"),
+            terminal_reason=fields.name(message, "terminal_reason"),
+            stop_reason=fields.name(message, "stop_reason"),
+            num_turns=fields.whole(message, "num_turns"),
             permission_denials=len(denials) if isinstance(denials, list) else 0,
-            cost_usd=_number(message, "total_cost_usd") or 0.0,
+            cost_usd=fields.number(message, "total_cost_usd") or 0.0,
             local_command="local_command" in message,
-            deferred_call=_name(_object(message, "deferred_tool_use"), "id"),
+            deferred_call=fields.name(fields.object_of(message, "deferred_tool_use"), "id"),
             structured=message.get("structured_output"),
         )
-        self.api_error = _name(message, "api_error") or self.api_error
+        self.api_error = fields.name(message, "api_error") or self.api_error
         if text is not None and len(text) > TEXT_CHARACTERS:
             self.truncated = True
         self._add_usage(message)
@@ -249,40 +240,40 @@ class Transcript:
         """
         since = message.get("model_usage_since_last_result")
         if isinstance(since, dict):
-            for model, added in _models(since).items():
-                _add(self._usage, model, added)
-        elif models := _models(_object(message, "modelUsage")):
+            for model, added in model_usage.by_model(since).items():
+                model_usage.add(self._usage, model, added)
+        elif models := model_usage.by_model(fields.object_of(message, "modelUsage")):
             self._usage = models
         else:
             return  # it tells nothing
         self._since_result.clear()
 
     def _count_questions(self, body: Mapping[str, Any]) -> None:
-        for part in _parts(body):
+        for part in fields.parts(body):
             if part.get("type") == "tool_use" and part.get("name") == _QUESTION_TOOL:
-                call = _name(part, "id")
+                call = fields.name(part, "id")
                 if call is not None and len(self._questions) < _QUESTIONS_COUNTED:
                     self._questions.add(call)
 
     def _count_tokens(self, body: Mapping[str, Any]) -> None:
-        name, usage = _name(body, "id"), _object(body, "usage")
+        name, usage = fields.name(body, "id"), fields.object_of(body, "usage")
         if name is None:
             return
         # An answer comes in several lines, each with the counts so far.
-        had = self._message_tokens.get(name) or ModelUsage(_name(body, "model") or "")
+        had = self._message_tokens.get(name) or ModelUsage(fields.name(body, "model") or "")
         now = ModelUsage(
             had.model,
-            max(had.input_tokens, _tokens(usage, "input_tokens")),
-            max(had.output_tokens, _tokens(usage, "output_tokens")),
-            max(had.cache_read_tokens, _tokens(usage, "cache_read_input_tokens")),
-            max(had.cache_write_tokens, _tokens(usage, "cache_creation_input_tokens")),
+            max(had.input_tokens, fields.tokens(usage, "input_tokens")),
+            max(had.output_tokens, fields.tokens(usage, "output_tokens")),
+            max(had.cache_read_tokens, fields.tokens(usage, "cache_read_input_tokens")),
+            max(had.cache_write_tokens, fields.tokens(usage, "cache_creation_input_tokens")),
         )
-        new = _difference(now, had)
+        new = model_usage.difference(now, had)
         self.input_tokens += new.input_tokens + new.cache_read_tokens + new.cache_write_tokens
         self.output_tokens += new.output_tokens
         self._message_tokens[name] = now
         if new != ModelUsage(new.model):
-            _add(self._since_result, new.model, new)
+            model_usage.add(self._since_result, new.model, new)
         if len(self._message_tokens) > ANSWERS_COUNTED:
             del self._message_tokens[next(iter(self._message_tokens))]
 
@@ -315,49 +306,6 @@ def unix_seconds(stamp: float | None) -> float | None:
     return stamp / 1000 if stamp > _MILLISECONDS else stamp
 
 
-def _models(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
-    return {
-        model: ModelUsage(
-            model=model,
-            input_tokens=_tokens(used, "inputTokens"),
-            output_tokens=_tokens(used, "outputTokens"),
-            cache_read_tokens=_tokens(used, "cacheReadInputTokens"),
-            cache_write_tokens=_tokens(used, "cacheCreationInputTokens"),
-            cost_usd=None if (cost := _number(used, "costUSD")) is None else min(cost, MOST_DOLLARS),
-        )
-        for model, used in itertools.islice(usage.items(), MOST_MODELS - 1)
-        if isinstance(used, dict) and len(model) <= NAME_CHARACTERS
-    }
-
-
-def _add(usage: dict[str, ModelUsage], model: str, added: ModelUsage) -> None:
-    """Add what was used of a model; from MOST_MODELS on, as of OTHER_MODELS."""
-    name = model if model in usage or len(usage) < MOST_MODELS - 1 else OTHER_MODELS
-    known = usage.get(name)
-    usage[name] = replace(added, model=name) if known is None else _sum(known, added)
-
-
-def _difference(now: ModelUsage, before: ModelUsage) -> ModelUsage:
-    return ModelUsage(
-        now.model,
-        now.input_tokens - before.input_tokens,
-        now.output_tokens - before.output_tokens,
-        now.cache_read_tokens - before.cache_read_tokens,
-        now.cache_write_tokens - before.cache_write_tokens,
-    )
-
-
-def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
-    return replace(
-        left,
-        input_tokens=min(left.input_tokens + right.input_tokens, MOST_TOKENS),
-        output_tokens=min(left.output_tokens + right.output_tokens, MOST_TOKENS),
-        cache_read_tokens=min(left.cache_read_tokens + right.cache_read_tokens, MOST_TOKENS),
-        cache_write_tokens=min(left.cache_write_tokens + right.cache_write_tokens, MOST_TOKENS),
-        cost_usd=None if (cost := sum_costs(left.cost_usd, right.cost_usd)) is None else min(cost, MOST_DOLLARS),
-    )
-
-
 def _is_short(line: bytes) -> bool:
     if len(line) <= MOST_VALUES:
         return True
@@ -368,40 +316,4 @@ def _message_text(body: Mapping[str, Any]) -> str:
     content = body.get("content")
     if isinstance(content, str):
         return content
-    return "".join(_text(part, "text") or "" for part in _parts(body))
-
-
-def _parts(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    content = body.get("content")
-    return [part for part in content if isinstance(part, dict)] if isinstance(content, list) else []
-
-
-def _object(fields: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-    value = fields.get(key)
-    return value if isinstance(value, dict) else {}
-
-
-def _text(fields: Mapping[str, Any], key: str) -> str | None:
-    value = fields.get(key)
-    return value if isinstance(value, str) else None
-
-
-def _number(fields: Mapping[str, Any], key: str) -> float | None:
-    """None if negative, or larger than a count or a time can be: counters must not run backwards."""
-    value = fields.get(key)
-    sound = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**62
-    return float(value) if sound and value is not None else None
-
-
-def _name(fields: Mapping[str, Any], key: str) -> str | None:
-    value = _text(fields, key)
-    return value if value is not None and len(value) <= NAME_CHARACTERS else None
-
-
-def _tokens(fields: Mapping[str, Any], key: str) -> int:
-    return min(_whole(fields, key) or 0, MOST_TOKENS)
-
-
-def _whole(fields: Mapping[str, Any], key: str) -> int | None:
-    value = _number(fields, key)
-    return int(value) if value is not None else None
+    return "".join(fields.text(part, "text") or "" for part in fields.parts(body))

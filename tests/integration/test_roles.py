@@ -45,7 +45,15 @@ WORKER_FUNCTIONS = (
     "turbo_may_go_on",
     "turbo_last_in_line",
     "turbo_directory_of",
-    *("turbo_host_of", "turbo_host_before", "turbo_mark_gone", "turbo_reopen", "turbo_take_special_notes"),
+    *(
+        "turbo_host_of",
+        "turbo_host_before",
+        "turbo_mark_gone",
+        "turbo_count_anew",
+        "turbo_bury",
+        "turbo_reopen",
+        "turbo_take_special_notes",
+    ),
 )
 """What a worker calls, and nobody else: two insert tasks, in the name of whoever wrote a message or a schedule."""
 

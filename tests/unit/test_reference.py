@@ -85,11 +85,15 @@ def test_tables_page_has_every_failure_kind() -> None:
     of_runs, _, of_cancelled = meaning("failure_kind").partition(" Of a task that turbo cancelled")
     kinds = {kind.value for kind in FailureKind}
     settler = [*(ROOT / "turbo" / "sql" / "settle").glob("*.sql"), *(ROOT / "migrations").glob("*_settling.sql")]
-    cancels = set(re.findall(r"failure_kind = (?:case when [^,;]*? then )?'(\w+)'(?: end)?,", "".join(map(text, settler))))
+    cancels = set(
+        re.findall(r"failure_kind = (?:case when [^,;]*? then )?'(\w+)'(?: end)?,", "".join(map(text, settler)))
+    )
     assert words(of_cancelled) & kinds == cancels >= {"needs"}
     assert words(of_runs) & kinds == kinds - {"needs"}
     troubles = text(DOCS / "troubleshooting.md")
-    cancelled, failed = (troubles.split(f"\n## A task is `{status}`")[1].split("\n## ")[0] for status in ("cancelled", "failed"))
+    cancelled, failed = (
+        troubles.split(f"\n## A task is `{status}`")[1].split("\n## ")[0] for status in ("cancelled", "failed")
+    )
     assert words(cancelled) & kinds >= cancels, "each is explained"
     assert words(failed) & kinds == kinds - {"needs"}, "each is explained"
 

@@ -88,6 +88,8 @@ begin
                    ('public.turbo_may_go_on(public.turbo_task_id, public.turbo_task_id)'), ('public.turbo_last_in_line(bigint, bigint)'), ('public.turbo_host_of(public.turbo_task_id)'),
                    ('public.turbo_host_before(public.turbo_task_id)'), ('public.turbo_directory_of(public.turbo_task_id)'),
                    ('public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean)'),
+                   ('public.turbo_count_anew(public.turbo_task_id[])'),
+                   ('public.turbo_bury(bigint, public.turbo_task_id, boolean, integer)'),
                    ('public.turbo_reopen(public.turbo_task_id, integer)'),
                    ('public.turbo_take_special_notes(bigint, integer, text[])'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),

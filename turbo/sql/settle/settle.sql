@@ -91,6 +91,9 @@ with recursive over as materialized (
     from public.agent_unsettled u
    cross join lateral (select d.task_id from public.agent_dependencies d where d.needs = u.task_id and d.settled and d.gone is null offset 0) d
    where u.retried
+  union all
+  -- Or was deleted since, and had not completed (turbo_mark_gone).
+  select u.task_id from public.agent_unsettled u where u.need is not null and not u.met
 ), free as materialized (
   select t.task_id, t.continues is not null and t.fencing_token is null as follows
     from public.agent_tasks t

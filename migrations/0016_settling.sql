@@ -526,7 +526,7 @@ begin
   loop
     execute format('grant select (ctid) on public.agent_tasks to %1$s;
                     grant execute on function
-                      public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer), public.turbo_count_anew(public.turbo_task_id[]),
+                      public.turbo_wake(text), public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer), public.turbo_count_anew(public.turbo_task_id[]),
   public.turbo_bury(bigint, public.turbo_task_id, boolean, integer),
                       public.turbo_take_special_notes(bigint, integer, text[]),
                       public.turbo_unsettled(), public.turbo_older_queues(), public.turbo_last_status(public.turbo_task_id),

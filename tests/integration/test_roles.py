@@ -39,6 +39,7 @@ WORKER_FUNCTIONS = (
     "turbo_place_follow_ups",
     "turbo_left_the_line",
     "turbo_close_ranks",
+    "turbo_wake",
     "turbo_fire",
     "turbo_judge_slots",
     "turbo_passed_by",

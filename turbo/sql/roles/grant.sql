@@ -83,7 +83,7 @@ begin
                    ('public.turbo_needs_failed(public.turbo_task_id)'),
                    ('public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[])'),
                    ('public.turbo_place_follow_ups(bigint, integer)'), ('public.turbo_left_the_line(public.turbo_task_id)'),
-                   ('public.turbo_close_ranks(public.turbo_task_id)'),
+                   ('public.turbo_close_ranks(public.turbo_task_id)'), ('public.turbo_wake(text)'),
                    ('public.turbo_passed_by(public.turbo_task_id)'),
                    ('public.turbo_may_go_on(public.turbo_task_id, public.turbo_task_id)'), ('public.turbo_last_in_line(bigint, bigint)'), ('public.turbo_host_of(public.turbo_task_id)'),
                    ('public.turbo_host_before(public.turbo_task_id)'), ('public.turbo_directory_of(public.turbo_task_id)'),

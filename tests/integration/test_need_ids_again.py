@@ -235,7 +235,7 @@ async def test_untied_task_of_a_deleted_need_is_not_tied_to_the_next(dsn, db, ha
     at_rest(db)
 
 
-async def test_next_of_a_deleted_id_may_be_deleted_before_any_settler_comes(dsn, db, hand):
+async def test_next_of_a_deleted_id_may_be_deleted_at_once(dsn, db, hand):
     """And while somebody has locked who needed the first one."""
     insert(db, "need")
     insert(db, "first", needs=["need"])

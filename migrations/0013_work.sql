@@ -69,7 +69,8 @@ create index if not exists agent_blocked_ready on public.agent_blocked (task_id)
 -- Notes to the settler: look at this task. Written by triggers, also for rows that are not inserted after all (a BEFORE trigger
 -- cannot know): such a note finds nothing and is dropped. No unique key: nobody ever waits for a note.
 -- need: this one of its needs was deleted while somebody had the task locked, or before it was tied; met: that counts as met.
--- retried: it was over, and is not any more; or it was corrected to completed.
+-- retried: it was over, and is not any more; or it was corrected, to completed or from it. A note that names its task as its need: that
+-- task was deleted, and not all who need it were told.
 create table if not exists public.agent_unsettled (
   note_id bigint generated always as identity primary key,
   task_id public.turbo_task_id not null,

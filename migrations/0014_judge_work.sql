@@ -678,7 +678,7 @@ begin
                               then clock_timestamp() else new.completed_at end;
     new.fencing_token := consumed;      -- a result still in some spool must not answer for this
     if was = 'waiting' and new.run_after is not distinct from old.run_after then new.run_after := clock_timestamp(); end if;
-    if asked = 'completed' and was = any (final) then          -- what was cancelled because of it waits for it again
+    if 'completed' in (asked, was) and was = any (final) then   -- what was cancelled because of it waits again, or what has counted it
       perform public.turbo_note_need(old.task_id::text);
     end if;
     if old.needed is not null then perform public.turbo_tell_settler(); else perform public.turbo_tell_of_messages(old.task_id::text); end if;
@@ -956,8 +956,10 @@ begin
       from judged j
      where j.locked and d.task_id = j.task_id and d.needs = j.needs
   ), told as (
-    select j.task_id, count(*) filter (where j.met and not j.skipped) as met, min(j.needs::text) filter (where not j.met and not j.skipped) as failed
-      from judged j where j.locked and j.waits and not j.settled
+    -- One that was counted as met, and did not complete after all: it was retried, or corrected, and no settler came by since.
+    select j.task_id, count(*) filter (where j.met and not j.skipped and not j.settled) as met,
+           min(j.needs::text) filter (where not j.met and not j.skipped) as failed
+      from judged j where j.locked and j.waits and (not j.settled or not j.met)
      group by j.task_id
   ), noted as (
     insert into public.agent_unsettled (task_id, need, met)
@@ -969,6 +971,13 @@ begin
      set needs_left = b.needs_left - t.met, failed_need = coalesce(b.failed_need, t.failed)
     from told t
    where b.task_id = t.task_id;
+  -- One that was counted as failed, and completed after all.
+  mine := array(select b.task_id from public.agent_blocked b
+                 where b.task_id = any (mine)
+                   and (select d.gone = 'met' from public.agent_dependencies d
+                         where d.task_id = b.task_id and d.needs = b.failed_need::public.turbo_task_id)
+                   for update);
+  if mine <> '{}' then perform public.turbo_count_anew(mine::public.turbo_task_id[]); end if;
   perform public.turbo_tell_settler();
 end $$;
 revoke all on function public.turbo_forget_needs(text[], json) from public;
@@ -1048,13 +1057,17 @@ begin
     insert into public.agent_blocked (task_id, needs_left)
     select g.task_id, 0 from gone g where g.status::text = 'blocked' on conflict (task_id) do nothing;
   end if;
-  if current_setting('transaction_isolation') <> 'read committed' then         -- edges that this snapshot does not see
-    insert into public.agent_unsettled (task_id) select g.task_id from gone g where g.needed is not null;
-    perform public.turbo_tell_settler();
-  end if;
   delete from public.agent_blocked b where b.task_id = any (ids);
   delete from public.agent_dependencies d where d.task_id = any (ids);
-  delete from public.agent_unsettled u where (u.need is not null or u.retried) and u.task_id = any (ids);
+  delete from public.agent_unsettled u where (u.need is not null and u.need <> u.task_id or u.retried) and u.task_id = any (ids);
+  if current_setting('transaction_isolation') <> 'read committed' then
+    -- Edges that this snapshot does not see, as a note says that names the task twice (turbo_bury).
+    insert into public.agent_unsettled (task_id, need, met)
+    select g.task_id, g.task_id,
+           case when g.status::text = 'completed' then true when g.status::text = 'failed' or g.fencing_token is not null then false end
+      from gone g where g.needed is not null;
+    perform public.turbo_tell_settler();
+  end if;
   perform public.turbo_forget_places(ids::text[], array(select g.task_id::text from gone g
                                                          where g.conversation is not null and g.status::text in ('completed', 'failed')
                                                            and num_nonnulls(g.fencing_token, g.agent_session_id) = 0)::text[]);

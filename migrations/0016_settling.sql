@@ -277,8 +277,20 @@ begin
   insert into public.agent_unsettled (task_id) values (task);
 end $$;
 
--- A need of this task was deleted, as a note says (turbo_forget): its edge is marked, and made if there is none. met: that counts as met.
--- The task has a note, so settle/tie.sql counts it anew. false: somebody has the task or the edge locked.
+-- These tasks are to be cancelled already, because a need failed, and that one did not fail after all: what they wait for is tied and
+-- counted anew. Their rows and counts are locked by the caller.
+create or replace function public.turbo_count_anew(tasks public.turbo_task_id[]) returns void
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+begin
+  delete from public.agent_blocked b where b.task_id = any (tasks);
+  delete from public.agent_dependencies d where d.task_id = any (tasks) and d.gone is null;
+  update public.agent_dependencies d set settled = false where d.task_id = any (tasks) and d.gone = 'unmet';
+  insert into public.agent_unsettled (task_id) select t.task_id from unnest(tasks) t(task_id);
+end $$;
+
+-- A need of this task was deleted, as a note says (turbo_forget): its edge is marked, and made if there is none. met: that counts as met,
+-- however it was counted before. The task has a note, so settle/tie.sql counts it anew. false: somebody has the task, the edge or its
+-- count locked.
 create or replace function public.turbo_mark_gone(task public.turbo_task_id, need public.turbo_task_id, met boolean) returns boolean
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
@@ -289,9 +301,14 @@ begin
   if not found then return (select true from public.agent_tasks t where t.task_id = task) is null; end if;
   perform from public.agent_dependencies d where d.task_id = task and d.needs = need for update skip locked;
   if found then
+    perform from public.agent_blocked b where b.task_id = task for update skip locked;
+    if not found and (select true from public.agent_blocked b where b.task_id = task) then return false; end if;
     update public.agent_dependencies d
-       set gone = case when met then 'met' else 'unmet' end, settled = d.settled or met
+       set gone = case when met then 'met' else 'unmet' end, settled = met
      where d.task_id = task and d.needs = need and d.gone is null;
+    if found and met and (select b.failed_need = need::text from public.agent_blocked b where b.task_id = task) then
+      perform public.turbo_count_anew(array[task]::public.turbo_task_id[]);
+    end if;
   elsif (select true from public.agent_dependencies d where d.task_id = task and d.needs = need) then
     return false;
   elsif waits.named then
@@ -299,6 +316,41 @@ begin
     values (task, need, waits.mode, met, case when met then 'met' else 'unmet' end);
   end if;
   return true;
+end $$;
+
+-- This task was deleted by a transaction whose snapshot may not have seen all that need it, as a note says (turbo_forget): all edges to it
+-- are marked, and those of tasks that were noted before and are not tied yet. settle/tie.sql ties nobody to its id before this is done: who
+-- needs the next task of that id is tied after it. completed: null means that it never ran. Up to `most` edges; false: there are more,
+-- or somebody has one of those tasks locked.
+create or replace function public.turbo_bury(note bigint, deleted public.turbo_task_id, completed boolean, most integer) returns boolean
+language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  ended text    := case when completed then 'completed' when completed is null then 'unrun' else 'deleted' end;
+  many  integer := 0;
+  done  boolean := true;
+  waits record;
+begin
+  for waits in
+    select w.task_id, w.mode, (select c.after = deleted from public.agent_conversations c where c.task_id = w.task_id) is true as before
+      from (select d.task_id, d.mode from public.agent_dependencies d where d.needs = deleted and d.gone is null
+            union
+            select t.task_id, t.mode
+              from (select distinct u.task_id from public.agent_unsettled u where u.note_id < note and u.task_id <> deleted) u
+             cross join lateral (select t.task_id, coalesce(t.on_needs_failed, 'cancel') as mode from public.agent_tasks t
+                                  where t.task_id = u.task_id and t.status::text in ('blocked', 'waiting') and deleted::text = any (t.needs)
+                                    and (select true from public.agent_dependencies d where d.task_id = t.task_id and d.needs = deleted) is null
+                                 offset 0) t) w
+     limit most
+  loop
+    many := many + 1;
+    if public.turbo_mark_gone(waits.task_id::public.turbo_task_id, deleted::public.turbo_task_id,
+                              public.turbo_met(waits.mode::text, ended::text, waits.before::boolean)::boolean) then
+      insert into public.agent_unsettled (task_id) values (waits.task_id);
+    else
+      done := false;
+    end if;
+  end loop;
+  return done and many < most;
 end $$;
 
 -- A task that others need is not over any more, or was corrected to completed: those that still wait, and have counted it, wait for it
@@ -309,7 +361,7 @@ language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off 
 declare
   wanted  public.turbo_task_id[];
   mine    public.turbo_task_id[];
-  told    public.turbo_task_id[];       -- they are to be cancelled already, because a need failed: tied anew
+  told    public.turbo_task_id[];       -- they are to be cancelled already, because a need failed
 begin
   wanted := array(select d.task_id from public.agent_dependencies d
                    where d.needs = need and d.settled and d.gone is null
@@ -332,10 +384,7 @@ begin
   update public.agent_blocked b set needs_left = b.needs_left + 1 where b.task_id = any (mine);
   update public.agent_tasks t set needed = true, turbo_rev = t.turbo_rev + 1 where t.task_id = need and t.needed is not true;
   if told <> '{}' then
-    delete from public.agent_blocked b where b.task_id = any (told);
-    delete from public.agent_dependencies d where d.task_id = any (told) and d.gone is null;
-    update public.agent_dependencies d set settled = false where d.task_id = any (told) and d.gone = 'unmet';
-    insert into public.agent_unsettled (task_id) select t.task_id from unnest(told) t(task_id);
+    perform public.turbo_count_anew(told::public.turbo_task_id[]);
   end if;
   return cardinality(mine) = cardinality(wanted) and cardinality(wanted) < most;
 end $$;
@@ -353,7 +402,9 @@ begin
       from (select * from public.agent_unsettled u where u.note_id > turbo_take_special_notes.after order by u.note_id limit most) u
      where u.need is not null or u.retried
   loop
-    if (case when noted.need is null then public.turbo_reopen(noted.task_id::public.turbo_task_id, 1000::integer)
+    if (case when noted.need = noted.task_id
+                  then public.turbo_bury(noted.note_id::bigint, noted.need::public.turbo_task_id, noted.met::boolean, 1000::integer)
+             when noted.need is null then public.turbo_reopen(noted.task_id::public.turbo_task_id, 1000::integer)
             else public.turbo_mark_gone(noted.task_id::public.turbo_task_id, noted.need::public.turbo_task_id, noted.met::boolean) end) then
       update public.agent_unsettled u set need = null, met = null, retried = null where u.note_id = noted.note_id;
       done := done + 1;
@@ -454,7 +505,8 @@ begin
   if many < most then last := null; end if;
 end $$;
 revoke all on function
-  public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer),
+  public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer), public.turbo_count_anew(public.turbo_task_id[]),
+  public.turbo_bury(bigint, public.turbo_task_id, boolean, integer),
   public.turbo_take_special_notes(bigint, integer, text[]),
   public.turbo_unsettled(), public.turbo_older_queues(), public.turbo_last_status(public.turbo_task_id),
   public.turbo_had_run(public.turbo_task_id), public.turbo_needs_failed(public.turbo_task_id), public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[]), public.turbo_left_the_line(public.turbo_task_id),
@@ -474,7 +526,8 @@ begin
   loop
     execute format('grant select (ctid) on public.agent_tasks to %1$s;
                     grant execute on function
-                      public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer),
+                      public.turbo_wake(text), public.turbo_mark_gone(public.turbo_task_id, public.turbo_task_id, boolean), public.turbo_reopen(public.turbo_task_id, integer), public.turbo_count_anew(public.turbo_task_id[]),
+  public.turbo_bury(bigint, public.turbo_task_id, boolean, integer),
                       public.turbo_take_special_notes(bigint, integer, text[]),
                       public.turbo_unsettled(), public.turbo_older_queues(), public.turbo_last_status(public.turbo_task_id),
                       public.turbo_had_run(public.turbo_task_id), public.turbo_needs_failed(public.turbo_task_id), public.turbo_place(public.turbo_task_id, public.turbo_task_id, text[]), public.turbo_left_the_line(public.turbo_task_id),

@@ -69,7 +69,8 @@ begin
     return null;
   end if;
   if old.status is not distinct from new.status then return null; end if;
-  if new.status = 'pending' then perform public.turbo_wake(new.queue::text); end if;
+  -- turbo.woken: the statement wakes the queues itself, each once (turbo/sql/settle/settle.sql)
+  if new.status = 'pending' and current_setting('turbo.woken', true) is distinct from 'on' then perform public.turbo_wake(new.queue::text); end if;
   if old.status is distinct from 'running' or num_nonnulls(old.concurrency_key, old.conversation) = 0
      or current_setting('turbo.notify', true) = 'off' then return null; end if;
   perform pg_notify('turbo_q_' || i.queue, '')

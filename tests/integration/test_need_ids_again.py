@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import psycopg
 import pytest
 
-from tests.support.settling import Hand, at_rest, end, fail, settling, states
+from tests.model.mutations import Mutation
+from tests.support.settling import Hand, at_rest, changed, end, fail, settling, states
 from tests.support.waiting_rows import answer, insert, row
 
 
@@ -176,4 +177,115 @@ async def test_note_of_a_deleted_need_goes_with_its_task(dsn, db, hand):
     end(db, "need")
     await hand.one_pass()
     assert row(db)["status"] == "pending"
+    at_rest(db)
+
+
+@pytest.mark.parametrize("where", ["elsewhere", "in its transaction", "nowhere"])
+@pytest.mark.parametrize(("was", "then"), [("pending", "cancelled"), ("completed", "pending")])
+async def test_older_snapshot_deletes_a_need_whose_id_comes_again(dsn, db, hand, was, then, where):
+    """It sees no edge of who came after it: whoever needed the row that is deleted is told of that, and not tied to the next."""
+    insert(db, "need")
+    insert(db, "other")
+    insert(db, "first", needs=["need", "other"])
+    await hand.one_pass()
+    with psycopg.connect(dsn) as person:
+        person.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        assert person.execute("select count(*) from agent_dependencies").fetchone() == (2,), "its snapshot"
+        insert(db, needs=["need", "other"])
+        await hand.one_pass()
+        if was == "completed":
+            person.execute("update agent_tasks set status = 'completed' where task_id = 'need'")
+        person.execute("delete from agent_tasks where task_id = 'need'")
+        if where == "in its transaction":
+            insert(person, "need")
+    if where == "elsewhere":
+        insert(db, "need")
+    if where != "nowhere":
+        insert(db, "later", needs=["need"])
+    end(db, "other")
+    await hand.one_pass()
+    assert (states(db)["first"], states(db)["t"]) == (then, then)
+    if where != "nowhere":
+        assert states(db)["later"] == "blocked"
+        end(db, "need")
+        await hand.one_pass()
+        assert states(db)["later"] == "pending"
+        end(db, "need", status="pending")
+        await hand.one_pass()
+        assert (states(db)["first"], states(db)["t"]) == (then, then), "the next of that id is nothing to them"
+        end(db, "need")
+        await hand.one_pass()
+    at_rest(db)
+
+
+async def test_untied_task_of_a_deleted_need_is_not_tied_to_the_next(dsn, db, hand):
+    """It was inserted after the snapshot of whoever deletes the need, and no settler came by before its id came again."""
+    insert(db, "need")
+    insert(db, "first", needs=["need"])
+    await hand.one_pass()
+    with psycopg.connect(dsn) as person:
+        person.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        person.execute("select from agent_tasks")
+        insert(db, needs=["need"])
+        person.execute("delete from agent_tasks where task_id = 'need'")
+    insert(db, "need")
+    insert(db, "later", needs=["need"])
+    await hand.one_pass()
+    assert states(db) == {"first": "cancelled", "later": "blocked", "need": "pending", "t": "cancelled"}
+    at_rest(db)
+
+
+async def test_next_of_a_deleted_id_may_be_deleted_at_once(dsn, db, hand):
+    """And while somebody has locked who needed the first one."""
+    insert(db, "need")
+    insert(db, "first", needs=["need"])
+    await hand.one_pass()
+    with psycopg.connect(dsn) as person, psycopg.connect(dsn) as other:
+        person.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        person.execute("select from agent_tasks")
+        insert(db, needs=["need"])
+        await hand.one_pass()
+        person.execute("delete from agent_tasks where task_id = 'need'")
+        person.commit()
+        insert(db, "need")
+        insert(db, "later", needs=["need"])
+        other.execute("select from agent_tasks where task_id = 't' for update")
+        await hand.one_pass()
+        assert states(db)["t"] == states(db)["later"] == "blocked"
+        end(db, "need")
+        db.execute("delete from agent_tasks where task_id = 'need'")
+        await hand.one_pass()
+    await hand.one_pass()
+    assert states(db) == {"first": "cancelled", "later": "pending", "t": "cancelled"}
+    at_rest(db)
+
+
+ANYHOW = Mutation(
+    "nobody is tied to an id whose last task is not buried yet",
+    "settle/tie",
+    (("and w.need not in (select b.task_id from buried b)", ""),),
+)
+
+
+@pytest.mark.parametrize("guard", [None, ANYHOW], ids=["guarded", "control"])
+async def test_later_task_is_tied_once_the_deleted_need_is_buried(dsn, db, hand, guard):
+    """Until then nobody could tell its edge from those to the one that was deleted."""
+    insert(db, "need")
+    insert(db, "first", needs=["need"])
+    await hand.one_pass()
+    with psycopg.connect(dsn) as person, psycopg.connect(dsn) as other:
+        person.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        person.execute("select from agent_tasks")
+        insert(db, needs=["need"])
+        await hand.one_pass()
+        person.execute("delete from agent_tasks where task_id = 'need'")
+        person.commit()
+        insert(db, "need")
+        insert(db, "later", needs=["need"])
+        other.execute("select from agent_tasks where task_id = 't' for update")
+        with changed(guard):
+            await hand.one_pass()
+    await hand.one_pass()
+    assert states(db)["t"] == "cancelled"
+    assert states(db)["later"] == ("blocked" if guard is None else "cancelled")
     at_rest(db)

@@ -63,6 +63,62 @@ async def test_retried_need_that_fails_counts_by_its_last_end(db, hand, mode, th
     assert states(db)["t"] == then
 
 
+@pytest.mark.parametrize(("mode", "then"), [("cancel", "cancelled"), ("run", "pending"), ("wait", "blocked")])
+@pytest.mark.parametrize("corrected", ["failed", "cancelled"])
+async def test_need_that_is_corrected_to_failed_is_not_met(db, hand, corrected, mode, then):
+    """It completed, and was counted; then a person says that it did not."""
+    await half_done(db, hand, mode=mode)
+    end(db, "a", status=corrected)
+    end(db, "b")
+    await hand.one_pass()
+    assert states(db)["t"] == then
+    at_rest(db)
+    end(db, "a")
+    await hand.one_pass()
+    assert states(db)["t"] == "pending", "and now that it did"
+    at_rest(db)
+
+
+@pytest.mark.parametrize(
+    ("last", "then"), [("failed", "cancelled"), ("pending", "cancelled"), ("completed", "pending")]
+)
+@pytest.mark.parametrize("held", [False, True], ids=["free", "locked"])
+async def test_need_that_is_retried_and_deleted_counts_by_its_end(dsn, db, hand, held, last, then):
+    """It was counted, and no settler came by between its retry and its deletion."""
+    await half_done(db, hand)
+    end(db, "a", status="pending")
+    if last != "pending":
+        end(db, "a", status=last)
+    with psycopg.connect(dsn) as person:
+        if held:
+            person.execute("select from agent_tasks where task_id = 't' for update")
+        db.execute("delete from agent_tasks where task_id = 'a'")
+    end(db, "b")
+    await hand.one_pass()
+    assert states(db)["t"] == then
+    at_rest(db)
+
+
+@pytest.mark.parametrize(("last", "then"), [("completed", "pending"), ("failed", "cancelled")])
+@pytest.mark.parametrize("held", [False, True], ids=["free", "locked"])
+async def test_corrected_need_that_is_deleted_cancels_nobody(dsn, db, hand, held, last, then):
+    """Its failure was counted, for one whom somebody had locked; then it was corrected, and deleted."""
+    await half_done(db, hand)
+    with psycopg.connect(dsn) as person:
+        person.execute("select from agent_tasks where task_id = 't' for update")
+        fail(db, "b")
+        await hand.one_pass()
+        assert count(db, "t")[1] == "b"
+        end(db, "b", status=last)
+        if held:
+            db.execute("delete from agent_tasks where task_id = 'b'")
+    if not held:
+        db.execute("delete from agent_tasks where task_id = 'b'")
+    await hand.one_pass()
+    assert states(db)["t"] == then
+    at_rest(db)
+
+
 async def test_retry_of_a_failed_need_cancels_nobody_who_was_locked(dsn, db, hand):
     """They were told, and somebody had them locked meanwhile. Another failed need is not forgotten over that."""
     for task_id in ("a", "b", "c"):

@@ -39,13 +39,22 @@ WORKER_FUNCTIONS = (
     "turbo_place_follow_ups",
     "turbo_left_the_line",
     "turbo_close_ranks",
+    "turbo_wake",
     "turbo_fire",
     "turbo_judge_slots",
     "turbo_passed_by",
     "turbo_may_go_on",
     "turbo_last_in_line",
     "turbo_directory_of",
-    *("turbo_host_of", "turbo_host_before", "turbo_mark_gone", "turbo_reopen", "turbo_take_special_notes"),
+    *(
+        "turbo_host_of",
+        "turbo_host_before",
+        "turbo_mark_gone",
+        "turbo_count_anew",
+        "turbo_bury",
+        "turbo_reopen",
+        "turbo_take_special_notes",
+    ),
 )
 """What a worker calls, and nobody else: two insert tasks, in the name of whoever wrote a message or a schedule."""
 

@@ -5,7 +5,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.settling import Hand, settling, states
+from tests.model.mutations import Mutation
+from tests.support.settling import Hand, changed, end, settling, states
+from tests.support.waiting_rows import insert
 from turbo import sql
 
 HELD = (
@@ -110,3 +112,34 @@ def test_rows_with_many_needs_are_read_a_few_at_a_time(db):
     tied = dict(db.execute("select task_id::text, count(*) from agent_dependencies group by 1").fetchall())
     assert tied["small"] == 1
     assert (judged <= 5, sum(tied.values())) == (True, 1000), f"{judged} rows were read"
+
+
+ONCE = Mutation(
+    "the settler wakes the queues in which it lets tasks go",
+    "settle/settle",
+    (("public.turbo_wake(q.queue::text)", "null as woken"),),
+)
+
+
+@pytest.mark.parametrize("guard", [None, ONCE], ids=["guarded", "control"])
+async def test_queues_of_what_is_let_go_are_woken(dsn, db, guard):
+    """Each once, and by the statement: its rows say nothing. What the session does next wakes as ever."""
+    db.execute(
+        "insert into agent_workers (worker_id, name, host, pid, version, slots, queues, idle, schema)"
+        " values ('w-9-abc', 'w', 'h', 9, '0', 1, '{default,other}', true, 16)"
+    )
+    insert(db, "need")
+    for queue in ("default", "other"):
+        for n in range(3):
+            insert(db, f"{queue} {n}", needs=["need"], queue=queue)
+    async with settling(dsn) as hand:
+        await hand.one_pass()
+        end(db, "need")
+        with psycopg.connect(dsn, autocommit=True) as ear, changed(guard):
+            ear.execute("listen turbo_q_default; listen turbo_q_other")
+            assert (await hand.store.settle()).released == 6
+            heard = sorted(n.channel for n in ear.notifies(timeout=0.3))
+            assert heard == (["turbo_q_default", "turbo_q_other"] if guard is None else [])
+            async with hand.lane.use() as connection:
+                await connection.execute("update public.agent_tasks set status = 'pending' where task_id = 'need'")
+            assert [n.channel for n in ear.notifies(timeout=0.3)] == ["turbo_q_default"]

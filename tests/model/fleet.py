@@ -21,6 +21,8 @@ from turbo.domain.work import Message
 from turbo.migrate import SCHEMA_VERSION
 
 HOSTS = ("alpha", "alpha", "beta")
+OLDER = "older-1-abc"
+"""A worker from before there were blocked tasks: while it serves a queue, nothing is let go there. It is a row, and does nothing."""
 SECOND = 100.0
 """A second of the model. The steps take time of their own, more on a busy machine, and it must not decide anything."""
 

@@ -141,22 +141,31 @@ class Graphs(Questions):
         new = trail[max(task.since, len(self.before.trail.get(task_id, []))) :]
         waits = task.waits
         waits.touched = waits.touched or any(e["action_type"] in ("edited", "answered") for e in new)
-        if any(e["to_status"] == "blocked" for e in new):
+        # One that is put back because of an older worker was let go, and waits for nothing but that worker's end.
+        if any(
+            e["to_status"] == "blocked" and (e["action_type"], e["from_status"]) != ("blocked", "pending") for e in new
+        ):
             waits.begin_again(self.truth.tasks, by_hand=waits.touched)
-        waits.look(picture.tasks, self.truth.tasks, patient=self.patient)
+        waits.look(picture.tasks, self.truth.tasks)
         for entry in new:
-            if entry["action_type"] == "unblocked":
-                assert not waits.unmet(), f"{task_id} is let go, and {waits.unmet()} was never over"
+            if entry["action_type"] == "unblocked" and not waits.let_go:
+                assert not waits.unmet(), f"{task_id} is let go, and {waits.unmet()} is not met"
                 self._in_turn(task_id, task, picture)
+                waits.let_go = True
                 self.seen["in turn"] += waits.line is not None
             elif entry["action_type"] == "needs_failed":
-                assert waits.failed() or waits.line is not None, f"{task_id} is cancelled, and nothing it needs failed"
+                failed = waits.failed(patient=self.patient)
+                assert failed or waits.line is not None, f"{task_id} is cancelled, and nothing it needs failed"
 
     def _in_turn(self, task_id: str, task: TaskTruth, picture: Picture) -> None:
-        """Follow-ups that no person touched are let go in their order: back to one that a person let run, which the next go on from."""
+        """Follow-ups that no person touched are let go in their order: back to one that a person let run, which the next go on from.
+        If the first task is deleted before they have their places, each goes on alone."""
         if task.waits.line is None or task.waits.touched:
             return
         line = [(t.waits.turn, name, t) for name, t in self.truth.tasks.items() if t.waits.line is task.waits.line]
+        if not any(first is task.waits.line for first in self.truth.tasks.values()):
+            number = picture.tasks[task_id]["conversation"]
+            line = [one for one in line if picture.tasks[one[1]]["conversation"] == number]
         for turn, other_id, other in sorted(line, reverse=True, key=operator.itemgetter(0)):
             if turn < task.waits.turn and other.waits.touched and other.claims:
                 return
@@ -174,7 +183,10 @@ class Graphs(Questions):
             if count["failed_need"] is None:
                 left = [e["needs"] for e in picture.edges.get(task_id, []) if not e["settled"]]
                 assert count["needs_left"] == len(left), f"{task_id}: {count['needs_left']} needs left, open are {left}"
-                gone = [need for need in left if need not in picture.tasks]
+                needs = self.truth.tasks[task_id].waits.needs
+                gone = [
+                    n for n in left if n not in picture.tasks or (n in needs and needs[n].gone and not needs[n].either)
+                ]
                 assert not gone, f"{task_id} waits for {gone}, which are gone"
 
     # ── scenes ──────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -44,6 +44,7 @@ class Fleet(Races):
     def settle(self) -> None:
         """All faults are over: every task must come to its end."""
         self.world.admin.execute("delete from public.agent_queues")
+        self.the_older_worker_is_gone()
         self.world.admin.execute(
             "update public.agent_tasks set status = 'completed', completed_at = now()"
             " where status = 'running' and fencing_token is null"

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.fleet import QUEUES, FakeWorker, Mark, Op, Run
-from tests.model.graphs import Graphs
 from tests.model.leases import BEATS_TO_DEATH
 from tests.model.people import ANY, TASKS_AT_MOST
+from tests.model.strangers import Strangers
 from tests.model.truth import TaskTruth
 from tests.model.world import Picture, Row
 from turbo.db.settle_store import SettleStep
@@ -26,7 +26,7 @@ HEARD = st.sampled_from((True, True, False))
 """Whether the workers hear of a message at once: a notification can be lost, and a poll is its twin."""
 
 
-class Messages(Graphs):
+class Messages(Strangers):
     # ── what people do ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def telling(self, task_id: str, heard: bool = True) -> Op:

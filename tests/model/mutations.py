@@ -17,7 +17,8 @@ from turbo import sql
 OF_GRAPHS = frozenset({
     "insert", "claim_and_run", "claim", "hand_edit", "record", "a_task_needs_others", "a_follow_up_comes", "settle_a_step",
     "settle_all",
-    "a_need_ends", "a_conversation_goes_on", "two_at_once", "fail_over", "the_standby_catches_up",
+    "a_need_ends", "a_conversation_goes_on", "two_at_once", "fail_over", "the_standby_catches_up", "a_stranger_comes",
+    "an_older_worker_serves",
 })  # fmt: skip
 """The rules of histories that look at a guard of graphs and conversations."""
 

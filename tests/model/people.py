@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
 from tests.model.base import Base
-from tests.model.fleet import QUEUES, SECOND, Op
+from tests.model.fleet import OLDER, QUEUES, SECOND, Op
 from tests.model.truth import QUEUED, TaskTruth
 from turbo.domain.states import FINAL
 
@@ -155,7 +155,9 @@ class People(Base):
             self.seen["consumed by hand"] += bool(task.claims)
             task.consumed |= set(task.claims)
             if row["status"] in FINAL and what in ("pending", "later"):
-                again = ("blocked",) if task.waits.needs or task.waits.line is not None else QUEUED
+                again: tuple[str, ...] = ("blocked",) if task.waits.needs or task.waits.line is not None else QUEUED
+                if row["conversation"] is not None and OLDER in self.before.workers:
+                    again = (*QUEUED, "blocked")
                 assert status in again, f"{task_id} is retried by hand, and {status}"
 
     @precondition(lambda self: self.truth.tasks)

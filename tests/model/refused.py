@@ -65,7 +65,9 @@ class Refused(Forgotten):
             and r["conversation"] is None and r["continues"] is None
             and r["prefer_host"] in (None, worker.host)
         }  # fmt: skip
-        claimed = {
-            t for t, r in self.before.tasks.items() if r["status"] == "running" and before[t]["status"] == "pending"
+        claimed = {  # or claimed, and given back at once: a failover took back a run whose needs it had lost
+            t
+            for t, r in self.before.tasks.items()
+            if r["status"] in ("running", "blocked") and before[t]["status"] == "pending"
         }
         assert others <= claimed or len(claimed) == 3, f"{others - claimed} were to be claimed"

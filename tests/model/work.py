@@ -104,7 +104,9 @@ class Work(People):
         for task in claim.tasks:
             waits = self.truth.tasks[task.task_id].waits
             again = any(e["action_type"] == "reasserted" for e in before.trail.get(task.task_id, []))
-            assert waits.touched or again or not waits.unmet(), f"{task.task_id} is claimed, and needs {waits.unmet()}"
+            assert waits.touched or again or waits.let_go or not waits.any, (
+                f"{task.task_id} is claimed, and was not let go"
+            )
             had = abs(before.tasks[task.task_id]["fencing_token"] or 0)
             assert task.fencing_token > had, f"{task.task_id}: token {task.fencing_token} after {had}"
 

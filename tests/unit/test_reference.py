@@ -12,8 +12,10 @@ import pytest
 from scripts import docs
 from turbo.cli.config import Kind
 from turbo.cli.main import COMMANDS
+from turbo.domain.outcome import FailureKind
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 WORDS = {
     "clock_timestamp()": "clock",
     "now()": "now",
@@ -29,6 +31,12 @@ select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
  where c.relnamespace = 'public'::regnamespace and c.relkind = 'r'
  order by c.relname, a.attnum
 """
+
+TRAIL = (
+    r"insert into public\.agent_actions\s*\(task_id, action_type[^)]*\)"
+    r"\s*(?:select|values\s*\()\s*[^,]+?,\s*('\w+'|case.*?\bend)\s*,"
+)
+"""What a statement writes into the audit trail as `action_type`."""
 
 
 @pytest.mark.parametrize("name", docs.PAGES)
@@ -70,6 +78,48 @@ def test_tables_page_matches_the_database(dsn: str) -> None:
             for table, name, kind, not_null, expression, identity in db.execute(COLUMNS)
         ]
     assert sorted(written) == sorted(found)
+
+
+def test_tables_page_has_every_failure_kind() -> None:
+    """Of runs, and of what the settler cancels."""
+    of_runs, _, of_cancelled = meaning("failure_kind").partition(" Of a task that turbo cancelled")
+    kinds = {kind.value for kind in FailureKind}
+    settler = [*(ROOT / "turbo" / "sql" / "settle").glob("*.sql"), *(ROOT / "migrations").glob("*_settling.sql")]
+    cancels = set(
+        re.findall(r"failure_kind = (?:case when [^,;]*? then )?'(\w+)'(?: end)?,", "".join(map(text, settler)))
+    )
+    assert words(of_cancelled) & kinds == cancels >= {"needs"}
+    assert words(of_runs) & kinds == kinds - {"needs"}
+    troubles = text(DOCS / "troubleshooting.md")
+    cancelled, failed = (
+        troubles.split(f"\n## A task is `{status}`")[1].split("\n## ")[0] for status in ("cancelled", "failed")
+    )
+    assert words(cancelled) & kinds >= cancels, "each is explained"
+    assert words(failed) & kinds == kinds - {"needs"}, "each is explained"
+
+
+def test_tables_page_has_every_entry_of_the_trail() -> None:
+    entries = set()
+    for file in (*(ROOT / "turbo" / "sql").rglob("*.sql"), *(ROOT / "migrations").glob("*.sql")):
+        for written in re.findall(TRAIL, text(file), re.S):
+            entries |= set(re.findall(r"'(\w+)'", re.sub(r"\bwhen .*? then\b", "then", written, flags=re.S)))
+    listed = re.sub(r"\([^)]*\)", "", meaning("action_type"))
+    assert {one.strip() for one in listed.split(",")} == entries
+
+
+def meaning(column: str) -> str:
+    """What the page says of a column; the first of that name."""
+    found = re.search(rf"^\| `{column}` \| [^|]* \| [^|]* ?\| (.*) \|$", text(DOCS / "reference" / "tables.md"), re.M)
+    assert found is not None
+    return found[1]
+
+
+def words(prose: str) -> set[str]:
+    return set(re.findall(r"\w+", prose))
+
+
+def text(file: Path) -> str:
+    return file.read_text()
 
 
 def _default(expression: str | None, identity: str, not_null: bool) -> str:

@@ -91,6 +91,9 @@ with recursive over as materialized (
     from public.agent_unsettled u
    cross join lateral (select d.task_id from public.agent_dependencies d where d.needs = u.task_id and d.settled and d.gone is null offset 0) d
    where u.retried
+  union all
+  -- Or was deleted since, and had not completed (turbo_mark_gone).
+  select u.task_id from public.agent_unsettled u where u.need is not null and not u.met
 ), free as materialized (
   select t.task_id, t.continues is not null and t.fencing_token is null as follows
     from public.agent_tasks t
@@ -192,6 +195,10 @@ with recursive over as materialized (
          turbo_rev = t.turbo_rev + 1
    where t.task_id = any (array(select r.task_id from free r union all select f.task_id from fallen f))
   returning t.task_id, t.status::text as status, t.queue::text as queue
+), woken as materialized (
+  -- Each queue once, in place of once for each row (turbo_wake_change).
+  select q.queue, public.turbo_wake(q.queue::text), set_config('turbo.woken', 'on', true)
+    from (select distinct l.queue from let_go l where l.status = 'pending') q
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, detail)
   select l.task_id, case when l.status = 'cancelled' then 'needs_failed' else 'unblocked' end, l.status <> 'cancelled', %(worker)s,
@@ -252,7 +259,7 @@ with recursive over as materialized (
 select (select count(*) from let_go l where l.status <> 'cancelled') as let_go,
        (select count(*) from let_go l where l.status = 'cancelled') as cancelled,
        (select count(*) from settled) + (select count(*) from let_go) + (select count(*) from gone) + (select count(*) from told) as moved,
-       array(select distinct l.queue from let_go l where l.status = 'pending') as queues,
+       array(select w.queue from woken w) as queues,
        exists (select from let_go l where l.status = 'scheduled') as later,
        case when (select count(*) from ready) = %(edges)s then (select r.task_id::text from ready r order by r.task_id desc limit 1) end as last,
        array(select h.task_id::text from held_up h) as held_up,

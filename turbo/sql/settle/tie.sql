@@ -81,19 +81,9 @@ with recursive note as materialized (
          null, null, null, null
     from public.agent_tasks t
    where t.task_id = any (array(select n.task_id from note n except select m.task_id from mine m))
-), loose as materialized (
-  -- A note for a task that is gone: whoever deleted it did not see these edges (turbo_forget), so they are made anew.
-  select d.task_id, d.needs
-    from public.agent_dependencies d
-   where d.needs = any (array(select n.task_id from note n where (select true from public.agent_tasks t where t.task_id = n.task_id) is null))
-     and d.gone is null and not d.settled
-     and (select t.status is not distinct from 'blocked' from public.agent_tasks t where t.task_id = d.task_id)
-   limit %(edges)s
-), loosened as materialized (
-  select t.task_id
-    from public.agent_tasks t
-   where t.task_id = any (array(select l.task_id from loose l except select m.task_id from mine m)) and t.status is not distinct from 'blocked'
-     for no key update of t skip locked
+), buried as materialized (
+  -- Deleted, and not all who need it know: who needs the next task of that id is tied when they do (turbo_bury).
+  select u.need as task_id from public.agent_unsettled u where u.need is not null and u.need = u.task_id
 ), want as materialized (
   select w.task_id, w.need, w.mode, w.many, w.hold,
          (select true from public.agent_dependencies d where d.task_id = w.task_id and d.needs = w.need) is not null as tied
@@ -106,7 +96,8 @@ with recursive note as materialized (
            where s.status = 'blocked' and s.after is not null and not s.after::text = any (coalesce(s.needs, '{}'))) w
 ), missing as materialized (
   -- a fan-in of ten thousand is tied in steps: no row of a need is locked for long
-  select w.task_id, w.need, w.mode, w.hold from want w where not w.tied order by w.many limit %(edges)s
+  select w.task_id, w.need, w.mode, w.hold from want w
+   where not w.tied and w.need not in (select b.task_id from buried b) order by w.many limit %(edges)s
 ), lost (task_id, origin) as (
   -- cancelled because of a need, and that one is not failed or cancelled any more; as far as %(edges)s of them
   select s.task_id::public.turbo_task_id, true from subject s where s.status not in ('failed', 'cancelled')
@@ -258,21 +249,15 @@ with recursive note as materialized (
    where t.task_id = any (array(select b.task_id from back b))
   returning t.task_id
 ), uncounted as (
-  delete from public.agent_blocked d where d.task_id = any (array(select b.task_id from back b union all select l.task_id from loosened l))
+  delete from public.agent_blocked d where d.task_id = any (array(select b.task_id from back b))
 ), untied as (
   delete from public.agent_dependencies d
    where d.task_id = any (array(select b.task_id from back b))
-), untied_loose as (
-  delete from public.agent_dependencies d
-   where d.task_id = any (array(select l.task_id from loosened l)) and d.needs = any (array(select l.needs from loose l)) and not d.settled
 ), told as (
   insert into public.agent_unsettled (task_id, retried)
-  select x.task_id, x.retried from (select r.task_id, (select true from public.agent_dependencies d
-                                                               where d.needs = r.task_id and d.settled and d.gone is null limit 1) as retried
-                                from revived r
-                               union all
-                              select l.task_id, null from loosened l) x
-   order by x.task_id
+  select r.task_id, (select true from public.agent_dependencies d where d.needs = r.task_id and d.settled and d.gone is null limit 1)
+    from revived r
+   order by r.task_id
 ), trail as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status)
   select r.task_id, 'blocked', true, %(worker)s, 'cancelled', 'blocked' from revived r
@@ -294,7 +279,7 @@ with recursive note as materialized (
 ), unfinished as materialized (
   select s.task_id from subject s where s.status = 'later'
   union all
-  select l.needs from loose l where l.task_id not in (select x.task_id from loosened x)
+  select b.task_id from buried b
   union all
   select x.task_id
     from (select w.task_id, 1 as wanted, w.tied::int as there from want w
@@ -313,6 +298,6 @@ with recursive note as materialized (
 )
 select (select count(*) from done) as done,
        (select count(*) from note) - (select count(*) from done) as remaining,
-       (select count(*) from revived) + (select count(*) from edge) + (select count(*) from loosened) as moved,
+       (select count(*) from revived) + (select count(*) from edge) as moved,
        array(select distinct h.queue::text from held h where h.status in ('pending', 'scheduled')) as queues,
        case when (select count(*) from note) = %(notes)s then (select max(n.note_id) from note n) end as last

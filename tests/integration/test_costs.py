@@ -12,6 +12,7 @@ from turbo.cli.costs import bar, dollars
 from turbo.migrate import grant_roles
 
 NOW = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
+TWICE = 2 * 10**12
 HOSTILE = "evil\x1b[2J\nmodel"
 
 RUNS = [
@@ -68,7 +69,7 @@ def test_sums_count_a_run_once_for_each_executor(dsn: str) -> None:
 @pytest.mark.parametrize(
     ("tokens", "cost", "counts"),
     [
-        ([2**63 - 1] * 4, "1", CostLine("liar", 2, *[2 * 10**12] * 4, 2.0)),
+        ([2**63 - 1] * 4, "1", CostLine("liar", 2, TWICE, TWICE, TWICE, TWICE, 2.0)),
         ([1] * 4, "1e400", CostLine("liar", 2, 2, 2, 2, 2, 2e6)),
         ([1] * 4, "Infinity", CostLine("liar", 2, 2, 2, 2, 2, 2e6)),
         ([-(2**63)] * 4, "-1e308", CostLine("liar", 2, 0, 0, 0, 0, 0.0)),

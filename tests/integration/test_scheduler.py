@@ -160,3 +160,20 @@ async def test_many_failures_are_judged_at_once(db, hand):
         hand.scheduler.task_failed()
     await until_async(lambda: not row(db, "a")["enabled"])
     assert row(db, "a")["rev"] == before + 1
+
+
+@pytest.mark.parametrize(("slot_in", "looks_again"), [(-1.0, True), (-0.05, False), (3600.0, False)])
+async def test_poll_beats_what_anybody_may_tell(hand, db, slot_in, looks_again):
+    """A flood of forged notifications makes every poll older than what was told last."""
+    with hand.scheduler.looked.watch() as looks:
+        for n in range(3):
+            clock, asked_at = database_clock(db), time.monotonic()
+            hand.scheduler.heard(f"{9e9 + 2 * n} {9e9 + 2 * n + 1}")
+            hand.scheduler.polled(slot_in, clock, asked_at)
+            hand.scheduler.heard(f"{9.1e9 + 2 * n} {9.1e9 + 2 * n + 1}")
+            if looks_again:
+                async with asyncio.timeout(30):
+                    await looks.get()
+            else:
+                await asyncio.sleep(0.1)
+                assert looks.empty()

@@ -1,5 +1,5 @@
-"""What an agent leaves in ~/.ssh/config is not obeyed by turbo's git: ssh finds it by the user database, so a user of the test's
-own has it. Real git and ssh; nothing is reached."""
+"""What an agent leaves in ~/.ssh is not obeyed, and not waited for, by turbo's git. ssh finds it by the user database, so a user of
+the test's own has it. Real git and ssh; nothing is reached."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from tests.support.requirements import require
 from tests.support.users import a_user
 
 TRIES = """
-import asyncio, json, pathlib, subprocess
+import asyncio, json, os, pathlib, subprocess
 from tests.support.repositories import Workshop, git, repository
 
 home = pathlib.Path.home()
@@ -42,6 +42,16 @@ async def main():
     found["missing object"] = await tried("1" * 40, fetch=False)
     subprocess.run(["git", "-C", repo, "fetch"], capture_output=True)
     found["plain git"] = ran(), ""
+    for name in "known_hosts", "id_ed25519":
+        os.mkfifo(home / ".ssh" / name)
+        found[name] = await tried()
+        (home / ".ssh" / name).unlink()
+    (home / ".ssh" / "known_hosts2").touch()
+    os.truncate(home / ".ssh" / "known_hosts2", 3 * 1024**3)
+    found["known_hosts2"] = await tried()
+    (home / ".ssh" / "known_hosts2").unlink()
+    (home / ".ssh" / "known_hosts").symlink_to("/dev/null")
+    found["nothing known"] = await tried()
     print(json.dumps(found))
 
 asyncio.run(main())
@@ -58,3 +68,6 @@ def test_ssh_config_that_an_agent_wrote_is_not_obeyed() -> None:
     assert obeyed == {"GIT_SSH_COMMAND", "GIT_SSH", "git_config", "GIT_CONFIG_GLOBAL", "plain git"}
     assert "turbo's git does not use ~/.ssh/config: see GIT_SSH_COMMAND" in told["nothing"][1]
     assert "~/.ssh/config" not in told["GIT_SSH_COMMAND"][1]
+    for name in "known_hosts", "id_ed25519", "known_hosts2":
+        assert f".ssh/{name} is a FIFO, a device, or larger than git should read: remove it" in told[name][1]
+    assert "FIFO" not in told["nothing known"][1], "people link it to /dev/null"

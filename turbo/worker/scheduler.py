@@ -36,6 +36,9 @@ AGAIN_CAP = 5.0
 DEFECT_SECONDS = 30.0
 """Until the next look after one that ended in an error of turbo's own."""
 
+OVERDUE_SECONDS = 0.5
+"""A poll that saw a slot as late as this is believed, whatever notifications say: anybody may send those."""
+
 JUDGE_SECONDS = 0.5
 """After a task has failed, until it is asked whether it was a schedule's: many fail at once in bad times."""
 
@@ -83,8 +86,12 @@ class Scheduler(LoopService):
     def polled(self, slot_in: float | None, clock: float, asked_at: float) -> None:
         """What a poll saw: the next slot, and the database's clock. The poll may be older than what is known."""
         self._clock = clock - asked_at
-        if asked_at >= self._known_at and not (slot_in is not None and slot_in <= 0 and self._look_at is not None):
+        if slot_in is not None and slot_in <= 0 and self._look_at is not None:
+            return
+        if asked_at >= self._known_at:
             self._wait_for(None if slot_in is None else clock + slot_in)
+        elif slot_in is not None and slot_in <= -OVERDUE_SECONDS:
+            self._look_soon(self._draw())
 
     def task_failed(self) -> None:
         """A task has failed for good. It may be one of a schedule that pauses itself."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from turbo.host.regular_file import read_regular
 from turbo.workspaces.git_config import Settings, data_of, filters_of, missing_filters
+from turbo.workspaces.ssh_program import ssh_program
 
 _SHARED = ("HEAD", "objects", "refs", "packed-refs", "worktrees", "shallow", "reftable")
 _IF_PRESENT = ("logs", "lfs")
@@ -26,12 +27,7 @@ _IF_PRESENT = ("logs", "lfs")
 _INFO = ("exclude", "attributes")
 _POINTER_BYTES = 65536
 
-SSH = """#!/bin/sh
-# ~/.ssh/config may name programs, and an agent may have written it. Keys and known hosts are the user's.
-config=/etc/ssh/ssh_config
-[ -r "$config" ] || config=/dev/null
-exec ssh -F "$config" -o BatchMode=yes "$@"
-"""
+SSH_CONFIG = Path("/etc/ssh/ssh_config")
 
 
 class NotARepository(OSError):
@@ -106,7 +102,7 @@ def isolate(place: Path, dirs: GitDirs, home: str | None, config: Path | None = 
     absent = missing_filters((*user.entries, *repository.entries), filters_of(config))
     _replace(place / "config", Settings((*repository.entries, *absent)).written())
     _replace(place / "user", user.written())
-    _replace(place / "ssh", SSH, mode=0o700)
+    _replace(place / "ssh", ssh_program(SSH_CONFIG), mode=0o700)
     settings = Settings(
         (*user.entries, *repository.entries), tuple(dict.fromkeys((*user.left_out, *repository.left_out)))
     )

@@ -6,6 +6,7 @@ has taken longer than usual.
 """
 
 import os
+import pwd
 import re
 import stat
 import time
@@ -28,6 +29,17 @@ _IN_A_REPOSITORY = (
 )  # fmt: skip
 _OF_A_USER = ("ignore", "attributes")
 """In ~/.config/git."""
+
+_KEYS = tuple(f"id_{kind}" for kind in ("rsa", "dsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk", "xmss"))
+OF_SSH = (
+    "known_hosts",
+    "known_hosts2",
+    *(f"{key}{end}" for key in _KEYS for end in ("", ".pub", "-cert", "-cert.pub")),
+)
+"""What ssh reads in ~/.ssh without being told to."""
+
+OF_SSH_AND_ITS_OWN = ("config", *OF_SSH)
+"""The same for the git of another user, which obeys that user's configuration."""
 
 LIST_BYTES = 16 * 1024**2
 """A longer list of patterns is read whole all the same."""
@@ -71,7 +83,9 @@ class Places:
         """The same for another user's: starts a process. Raises OddFile."""
         if self.user is None:
             return
-        odd = first_odd(self.user, self.where, self.git_dir, self.environment, _IN_A_REPOSITORY, walk=False)
+        odd = first_odd(
+            self.user, self.where, self.git_dir, self.environment, _IN_A_REPOSITORY, OF_SSH_AND_ITS_OWN, walk=False
+        )
         if odd is not None:
             raise OddFile(f"{odd} {REASON}")
 
@@ -82,13 +96,16 @@ class Places:
         places = [self.git_dir, self.isolated.common if self.isolated is not None else None]
         paths = [place / name for place in places if place is not None for name in _IN_A_REPOSITORY]
         paths += _users(self.isolated, self.environment)
+        paths += _of_ssh()
         return next((path for path in paths if _is_odd(path, follow=True)), None)
 
     def anywhere(self) -> Path | None:
         """The first odd file that is found in the worktree, and in the repository. Blocks: reads all their directories, for some
         seconds at most. Never raises."""
         if self.user is not None:
-            return first_odd(self.user, self.where, self.git_dir, self.environment, _IN_A_REPOSITORY, walk=True)
+            return first_odd(
+                self.user, self.where, self.git_dir, self.environment, _IN_A_REPOSITORY, OF_SSH_AND_ITS_OWN, walk=True
+            )
         until = time.monotonic() + LOOK_SECONDS
         for entry in entries_below(self.where, until):
             if entry.name in IN_A_TREE and _is_odd(Path(entry.path), follow=False):
@@ -161,6 +178,15 @@ def _users(isolated: Isolated | None, environment: Mapping[str, str]) -> list[Pa
         if (section, key) == ("core", "excludesfile") and value:
             paths.append(Path(value))  # absolute (turbo.workspaces.isolation)
     return [path for path in paths if path.is_absolute()]
+
+
+def _of_ssh() -> list[Path]:
+    """ssh goes by the user database, and not by HOME."""
+    try:
+        directory = Path(pwd.getpwuid(os.geteuid()).pw_dir) / ".ssh"
+    except KeyError:  # ssh refuses to run then
+        return []
+    return [directory / name for name in OF_SSH] if directory.is_dir() else []
 
 
 def _is_odd(path: Path, *, follow: bool) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from turbo.process.identity import Identity
 
 _KNOWN = r"""
-where=$1 own=$2 HOME=$3 settings=$4 names=$5 walk=$6
+where=$1 own=$2 HOME=$3 settings=$4 names=$5 walk=$6 ssh=$7
 export HOME GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null
 
 odd() {
@@ -74,6 +74,9 @@ known() {
         find "$where/$name" -prune \( -type f -size +32768 -o -type p -o -type c -o -type b \) -print 2>/dev/null
     done
     odd "$settings/git/ignore" "$settings/git/attributes"
+    set --
+    for name in $ssh; do set -- "$@" "$HOME/.ssh/$name"; done
+    [ ! -d "$HOME/.ssh" ] || odd "$@"
     for file in "$settings/git/config" "$HOME/.gitconfig" "$common/config" "$own/config.worktree"; do
         configuration "$file" 0
     done
@@ -96,13 +99,16 @@ def first_odd(
     git_dir: Path | None,
     environment: Mapping[str, str],
     names: tuple[str, ...],
+    of_ssh: tuple[str, ...],
     *,
     walk: bool,
 ) -> Path | None:
-    """The first odd file. `names`: those in a git directory. `walk`: look into all directories, too. Blocks. Never raises."""
+    """The first odd file. `names`: those in a git directory. `of_ssh`: those in ~/.ssh. `walk`: look into all directories,
+    too. Blocks. Never raises."""
     settings = environment.get("XDG_CONFIG_HOME") or f"{user.home}/.config"
     try:
-        found = user.script(_KNOWN, where, git_dir or "", user.home, settings, " ".join(names), "walk" if walk else "")
+        lists = " ".join(names), "walk" if walk else "", " ".join(of_ssh)
+        found = user.script(_KNOWN, where, git_dir or "", user.home, settings, *lists)
     except OSError:
         return None
     lines = os.fsdecode(found.stdout).splitlines()

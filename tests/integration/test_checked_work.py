@@ -15,7 +15,7 @@ from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
-from turbo.domain.work import Continued
+from turbo.domain.work import Continued, Earlier
 from turbo.executors.checks.command import LOG_BYTES
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.process.attempt_log import TAIL_BYTES
@@ -386,7 +386,7 @@ async def test_check_that_changes_the_worktree_goes_by_its_exit_code(shop: Works
 async def test_follow_up_is_checked_for_its_own_share(shop: Workshop) -> None:
     first = await shop.run("t", f"echo x > new; echo y > tests/a.py; git add -A; {COMMIT}")
     assert first.kind is OutcomeKind.SUCCEEDED
-    follows = {"continued": Continued("t", None, "t")}
+    follows = {"continued": Continued("t", None, "t", earlier=(Earlier("t", "x", status="completed"),))}
     wants = one(shop, requires=("commit",), protect=("tests/**",))
     lazy = await shop.run("u", work=follows, checks=wants)
     assert unverified(lazy, "unmet")["requires"] == ["commit"]

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import claude, messages_api
 from tests.support.claude import bash, the_cli
+from tests.support.processes import PYTHON
 from tests.support.repositories import commit, repository
 from tests.support.waiting import until
 from tests.support.workers import Bench
@@ -230,3 +231,27 @@ def test_executor_with_a_missing_check_takes_no_task(bench: Bench) -> None:
     bench.insert("n", task_type="noop")
     bench.wait("n")
     assert bench.row("t")["status"] == "pending"
+
+
+def test_reply_to_tampered_work_passes_once_it_is_put_back(bench: Bench, tmp_path: Path) -> None:
+    repo = repository(tmp_path / "project")
+    (repo / "tests").mkdir()
+    (repo / "tests" / "a.py").write_text("assert f() == 4\n")
+    commit(repo, "tests")
+    made = config(bench, None, "true", workspace=repo, protect=["tests/**"])
+    read = "import json,sys; print(json.load(sys.stdin)['task_description'])"
+    made["executors"]["ledger"]["command"] = ["sh", "-ec", f'eval "$({PYTHON[0]} -c "{read}")"']
+    bench.start(made).listening()
+    insert = "insert into agent_tasks (task_id, task_description, continues) values (%s, %s, %s)"
+    bench.sql(insert, "a", "echo easy > tests/a.py", None)
+    bench.wait("a", "failed")
+    bench.sql(insert, "b", "true", "a")
+    row = bench.wait("b", "failed")
+    assert (row["failure_kind"], row["output_data"]["check"]["protect"]) == ("unverified", ["tests/a.py"])
+    bench.sql(insert, "c", "git checkout -q -- tests", "b")
+    bench.wait("c")
+    bench.sql(insert, "d", "echo easy > tests/a.py", "c")
+    bench.wait("d", "failed")
+    bench.sql("update agent_tasks set status = 'completed' where task_id = 'd'")
+    bench.sql(insert, "e", "true", "d")
+    assert bench.wait("e")["output_data"]["check"]["passed"], "a person has accepted what the one before it left"

@@ -26,9 +26,7 @@ from turbo.domain.task import Task
 from turbo.executors.checks.command import CommandJudge
 from turbo.executors.checks.feedback import feedback, one_line
 from turbo.executors.checks.judge import Delivery, Judge, Judgement
-from turbo.executors.checks.reviewer import ReviewerJudge
 from turbo.executors.checks.state import Known, StateFile
-from turbo.executors.checks.workspace import ProtectJudge
 from turbo.workspaces.area import CannotExamine, ProtectedFiles, TooManyFiles, WorkspaceView
 
 log = logging.getLogger(__name__)
@@ -60,26 +58,21 @@ TakeTurn = Callable[[Turn], Awaitable[Outcome]]
 @dataclass(frozen=True, slots=True)
 class Checks:
     """What the work of one executor must pass. `judges`: in the order of their cost. `rounds`: how often feedback goes back.
-    `converses`: the executor can take it; otherwise the first check decides. `baseline`: runs once before the agent."""
+    `converses`: the executor can take it; otherwise the first check decides. `baseline`: runs once before the agent. `protect`:
+    patterns of the files that must stay as they are. `counts_commits`: a judge asks for commits of the task's own. `accounts`: whose
+    logins the judges use. The last four are known to the loop apart from the judges: it needs them before the agent begins."""
 
     judges: Sequence[Judge]
     rounds: int
     converses: bool = True
     baseline: CommandJudge | None = None
-
-    @property
-    def accounts(self) -> frozenset[str]:
-        """Whose logins the judges use."""
-        return frozenset(judge.account for judge in self.judges if isinstance(judge, ReviewerJudge))
+    protect: Sequence[str] = ()
+    counts_commits: bool = False
+    accounts: frozenset[str] = frozenset()
 
     def missing(self) -> str | None:
         """Why no check could be made on this host now, or None. Cheap."""
         return next((why for judge in self.judges if (why := judge.missing()) is not None), None)
-
-    @property
-    def protect(self) -> tuple[str, ...]:
-        """Patterns of the files that must stay as they are."""
-        return tuple(one for judge in self.judges if isinstance(judge, ProtectJudge) for one in judge.patterns)
 
     async def run(self, run: Run, directory: Path, workspace: WorkspaceView | None, take_turn: TakeTurn) -> Outcome:
         """One run of a task, from where an earlier one was cut off. Raises what `take_turn` and the judges raise."""
@@ -103,7 +96,7 @@ class _Loop:
     protected: ProtectedFiles | None = None
 
     async def run(self) -> Outcome:
-        refused = await self._protect()
+        refused = await self._note_commits() or await self._protect()
         if refused is not None:
             return await self._ended(refused)
         if not self.known.begun and self.checks.baseline is not None:
@@ -126,6 +119,12 @@ class _Loop:
             if ended is not None:
                 return ended
 
+    async def _note_commits(self) -> Outcome | None:
+        """The outcome of a run that cannot."""
+        if not self.checks.counts_commits or self.workspace is None:
+            return None
+        return await self._examined(self.workspace.note_commits(begun=self.known.begun))
+
     async def _protect(self) -> Outcome | None:
         """List the protected files, before the agent begins. The outcome of a run that cannot."""
         patterns = self.checks.protect
@@ -138,7 +137,7 @@ class _Loop:
         return await self._examined(listed(self.workspace))
 
     async def _examined(self, step: Awaitable[None]) -> Outcome | None:
-        """A step with the protected files; the outcome of a run that cannot be without it."""
+        """A step before the agent begins; the outcome of a run that cannot be without it."""
         try:
             await step
         except TooManyFiles as error:
@@ -149,7 +148,7 @@ class _Loop:
                 return Outcome(OutcomeKind.CANCELLED, error=why)
             if error.away is not None:
                 return Outcome.unavailable(f"check: {error}", error.away)
-            return Outcome.infrastructure(f"check.protect: {error}")
+            return Outcome.infrastructure(f"check: {error}")
         return None
 
     async def _check_ran(self) -> None:

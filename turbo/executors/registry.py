@@ -442,6 +442,7 @@ def _checks(
         protect=policy.protect,
         counts_commits=Requirement.COMMIT in policy.requires,
         accounts=frozenset() if reviewer is None else frozenset({reviewer.account}),
+        reads_answer=fit is not None,
     )
 
 

@@ -62,7 +62,8 @@ class Checks:
     """What the work of one executor must pass. `judges`: in the order of their cost. `rounds`: how often feedback goes back.
     `converses`: the executor can take it; otherwise the first check decides. `baseline`: runs once before the agent. `protect`:
     patterns of the files that must stay as they are. `counts_commits`: a judge asks for commits of the task's own. `accounts`: whose
-    logins the judges use. The last four are known to the loop apart from the judges: it needs them before the agent begins."""
+    logins the judges use. `reads_answer`: the first judge reads the answer as JSON, so it stays a text until then. All these are told
+    beside the judges, because they count before a judge is asked."""
 
     judges: Sequence[Judge]
     rounds: int
@@ -71,6 +72,7 @@ class Checks:
     protect: Sequence[str] = ()
     counts_commits: bool = False
     accounts: frozenset[str] = frozenset()
+    reads_answer: bool = False
 
     def missing(self) -> str | None:
         """Why no check could be made on this host now, or None. Cheap."""

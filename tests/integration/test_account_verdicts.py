@@ -3,7 +3,7 @@ test's own in the place of a second agent CLI (docs/executors.md), which can be 
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import pytest
@@ -279,6 +279,23 @@ async def test_outage_that_no_probe_confirms_is_free_three_times(sides: Sides) -
         assert outcome.kind is (OutcomeKind.FAILED if counted else OutcomeKind.INFRASTRUCTURE)
         assert outcome.failure_kind is FailureKind.UNAVAILABLE
     assert (await sides.make(Agent(account=None)).says(AWAY)).kind is OutcomeKind.INFRASTRUCTURE
+
+
+async def test_task_that_rests_suspects_only_the_account_it_names(sides: Sides) -> None:
+    agent = ProbedAgent()
+    side = sides.make(agent, backoff_first=3600.0)
+    rests = replace(AWAY, uncounted=True, rest_seconds=10.0)
+    assert await side.says(rests) == rests
+    assert agent.asked.empty(), "a check of this executor says nothing of its login"
+    named = replace(rests, account="max")
+    agent.words.put_nowait(Outcome.succeeded())
+    assert await side.says(named) == named, "the login is good: it rests"
+    assert await side.says(named) == named, "and it need not be asked again so soon"
+    await side.stores.accounts.suspect("max", why="x", unavailable=False, fresh=0.0, last=1.0)
+    agent.words.put_nowait(REFUSED)
+    outcome = await side.says(named)
+    assert (outcome.kind, outcome.uncounted, outcome.rest_seconds) == (OutcomeKind.UNAVAILABLE, False, None)
+    assert sides.sql(CAUSE) == [("paused", "auth", False, 1)], "the pause decides when it goes on"
 
 
 async def test_probe_tells_a_dead_login_from_a_service_away(sides: Sides) -> None:

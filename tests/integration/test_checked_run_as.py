@@ -41,7 +41,7 @@ async def test_check_runs_as_the_agents_user(tmp_path: Path, script: str, found:
         assert identity is not None
         environment = CheckEnvironment({}, owner="x", run_as=identity)
         command = CommandJudge("x", ["id", "-un"], environment, journal, seconds=60.0, run_as=identity)
-        judges = (RequiresJudge([Requirement.COMMIT]), ProtectJudge(["tests/**"]), command)
+        judges = (RequiresJudge([Requirement.COMMIT]), ProtectJudge(), command)
         area = Worktrees(
             "x",
             WorktreeSettings(agents.home / "project"),
@@ -58,7 +58,7 @@ async def test_check_runs_as_the_agents_user(tmp_path: Path, script: str, found:
             journal=journal,
             work_area=area,
             run_as=identity,
-            checks=Checks(judges, 0, converses=False),
+            checks=Checks(judges, 0, converses=False, protect=["tests/**"], counts_commits=True),
         )
         assert executor.missing() is None
         task = Task("t", "x", "x", timeout_seconds=60.0, fencing_token=1)

@@ -15,7 +15,7 @@ from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
-from turbo.domain.work import Continued
+from turbo.domain.work import Continued, Earlier
 from turbo.executors.checks.command import LOG_BYTES
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.process.attempt_log import TAIL_BYTES
@@ -89,14 +89,24 @@ async def test_odd_end_of_a_check(shop: Workshop, script: str, code: int, why: s
     assert "\033" not in (outcome.error or "")
 
 
-async def test_check_that_asks_for_a_later_attempt_decides_nothing(shop: Workshop) -> None:
-    outcome = await shop.run("t", "echo ran >> ran; echo done", checks=one(shop, "[ -e later ] || exit 75"))
-    assert (outcome.kind, results_of(outcome)) == (OutcomeKind.INFRASTRUCTURE, [])
+async def test_task_rests_while_its_check_cannot_be_made(shop: Workshop) -> None:
+    away = one(shop, "[ -e later ] || { echo asking; echo the database is down; exit 75; }")
+    for longest in (10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 600.0, 600.0):
+        outcome = await shop.run("t", "echo ran >> ran; echo done", checks=away)
+        assert (outcome.kind, outcome.uncounted, results_of(outcome)) == (OutcomeKind.UNAVAILABLE, True, [])
+        assert longest / 2 <= (outcome.rest_seconds or 0.0) <= longest
+        assert (outcome.output, outcome.account) == ("done\n", None)
+        why = f"could not be made: sh {shop.path}/check.sh asks for a later attempt (exit code 75)"
+        assert outcome.error == f"check 1: {why}: the database is down"
+        found = check_of(outcome)
+        assert (found["passed"], found["rounds"], found["exit_code"], found["why"]) == (False, 0, 75, why)
+        assert found["output"] == "asking\nthe database is down"
+        assert Path(found["log"]).read_text().endswith("asking\nthe database is down\n")
     (tree,) = shop.path.glob("state/workspaces/*/t/project")
     (tree / "later").touch()
-    again = await shop.run("t", "echo ran >> ran; echo done", checks=one(shop, "[ -e later ] || exit 75"))
-    assert (again.kind, again.output) == (OutcomeKind.SUCCEEDED, "done\n")
-    assert (tree / "ran").read_text() == "ran\n", "it went straight to the check"
+    again = await shop.run("t", "echo ran >> ran; echo done", checks=away)
+    assert (again.kind, again.output, results_of(again)) == (OutcomeKind.SUCCEEDED, "done\n", ["passed"])
+    assert (tree / "ran").read_text() == "ran\n", "it went straight to the check each time"
 
 
 async def test_check_that_hangs_is_ended_in_time_with_all_it_began(shop: Workshop) -> None:
@@ -195,7 +205,8 @@ async def test_check_that_was_red_before_is_told_apart(shop: Workshop, red: bool
 async def test_baseline_is_taken_once(shop: Workshop) -> None:
     counts = one(shop, "echo x >> ../../counted; [ -e go ] || exit 75", baseline=True)
     first = await shop.run("t", checks=counts)
-    assert first.kind is OutcomeKind.INFRASTRUCTURE, "the baseline itself could not be taken"
+    assert (first.kind, first.uncounted) == (OutcomeKind.UNAVAILABLE, True), "the baseline itself could not be taken"
+    assert str(first.error).startswith("check before the agent begins: could not be made: sh ")
     (tree,) = shop.path.glob("state/workspaces/*/t/project")
     (tree / "go").touch()
     outcome = await shop.run("t", checks=counts)
@@ -386,7 +397,7 @@ async def test_check_that_changes_the_worktree_goes_by_its_exit_code(shop: Works
 async def test_follow_up_is_checked_for_its_own_share(shop: Workshop) -> None:
     first = await shop.run("t", f"echo x > new; echo y > tests/a.py; git add -A; {COMMIT}")
     assert first.kind is OutcomeKind.SUCCEEDED
-    follows = {"continued": Continued("t", None, "t")}
+    follows = {"continued": Continued("t", None, "t", earlier=(Earlier("t", "x", status="completed"),))}
     wants = one(shop, requires=("commit",), protect=("tests/**",))
     lazy = await shop.run("u", work=follows, checks=wants)
     assert unverified(lazy, "unmet")["requires"] == ["commit"]

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.support import claude, messages_api
+from tests.support import claude, messages_api, prefork
 from tests.support.claude import bash, the_cli
+from tests.support.prefork import TURBO
+from tests.support.processes import PYTHON
 from tests.support.repositories import commit, repository
 from tests.support.waiting import until
 from tests.support.workers import Bench
@@ -230,3 +232,57 @@ def test_executor_with_a_missing_check_takes_no_task(bench: Bench) -> None:
     bench.insert("n", task_type="noop")
     bench.wait("n")
     assert bench.row("t")["status"] == "pending"
+
+
+def test_reply_to_tampered_work_passes_once_it_is_put_back(bench: Bench, tmp_path: Path) -> None:
+    repo = repository(tmp_path / "project")
+    (repo / "tests").mkdir()
+    (repo / "tests" / "a.py").write_text("assert f() == 4\n")
+    commit(repo, "tests")
+    made = config(bench, None, "true", workspace=repo, protect=["tests/**"])
+    read = "import json,sys; print(json.load(sys.stdin)['task_description'])"
+    made["executors"]["ledger"]["command"] = ["sh", "-ec", f'eval "$({PYTHON[0]} -c "{read}")"']
+    bench.start(made).listening()
+    insert = "insert into agent_tasks (task_id, task_description, continues) values (%s, %s, %s)"
+    bench.sql(insert, "a", "echo easy > tests/a.py", None)
+    bench.wait("a", "failed")
+    bench.sql(insert, "b", "true", "a")
+    row = bench.wait("b", "failed")
+    assert (row["failure_kind"], row["output_data"]["check"]["protect"]) == ("unverified", ["tests/a.py"])
+    bench.sql(insert, "c", "git checkout -q -- tests", "b")
+    bench.wait("c")
+    bench.sql(insert, "d", "echo easy > tests/a.py", "c")
+    bench.wait("d", "failed")
+    bench.sql("update agent_tasks set status = 'completed' where task_id = 'd'")
+    bench.sql(insert, "e", "true", "d")
+    assert bench.wait("e")["output_data"]["check"]["passed"], "a person has accepted what the one before it left"
+
+
+def test_task_whose_check_cannot_be_made_waits_and_is_kept(bench: Bench) -> None:
+    """It is hurried by hand more often than a task may meet faults of the host."""
+    up = bench.path / "up"
+    made = config(bench, None, f"[ -e {up} ] || {{ echo the database is down; exit 75; }}")
+    worker = bench.start(made).listening()
+    bench.insert("t", max_retries=0)
+    counted = "select count(*) from agent_actions where task_id = 't' and action_type = 'finished'"
+    for times in range(1, 8):
+        until(lambda times=times: bench.sql(counted) == [(times,)], 30, bench.logs)  # type: ignore[misc]
+        row = bench.row("t")
+        assert (row["status"], row["failure_kind"], row["retry_count"], row["infra_count"]) == (
+            "scheduled", "unavailable", 0, 0,
+        )  # fmt: skip
+        if times < 7:
+            bench.sql("update agent_tasks set status = 'pending' where task_id = 't'")
+    waits = "select extract(epoch from run_after - now())::int from agent_tasks where task_id = 't'"
+    assert 200 < bench.sql(waits)[0][0] <= 600, "it waits longer each time"
+    shown = prefork.run_text([TURBO, "show", "t", "--dsn", bench.dsn]).stdout
+    assert "exit code 75" in next(line for line in shown.splitlines() if line.startswith("check "))
+    assert "the database is down" in next(line for line in shown.splitlines() if line.startswith("check printed"))
+    assert ".check1.log" in next(line for line in shown.splitlines() if line.startswith("check log"))
+    assert "the database is down" in next(line for line in shown.splitlines() if line.startswith("error"))
+    assert worker.metric(bench.dsn, "turbo_retries_total", reason="unavailable") == 7
+    up.touch()
+    bench.sql("update agent_tasks set status = 'pending' where task_id = 't'")
+    output = bench.wait("t")["output_data"]
+    assert (bench.runs()["t"], output["check"]["passed"], output["check"]["rounds"]) == (1, True, 1)
+    assert bench.trail("t").count("checked") == 1

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests.support.schemas import structured
 from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.states import StopCause
+from turbo.executors.checks.loop import Turn
 from turbo.executors.claude.reviewing import READ_TOOLS
 
 
@@ -158,15 +161,15 @@ GARBAGE = messages_api.text("It looks good to me!")
             FailureKind.UNAVAILABLE,
             "529",
         ),
-        (GARBAGE, None, OutcomeKind.INFRASTRUCTURE, FailureKind.INFRASTRUCTURE, "its answer is not JSON"),
+        (GARBAGE, None, OutcomeKind.UNAVAILABLE, FailureKind.UNAVAILABLE, "its answer is not JSON"),
         (
             structured({"pass": "yes"}),
             None,
-            OutcomeKind.INFRASTRUCTURE,
-            FailureKind.INFRASTRUCTURE,
+            OutcomeKind.UNAVAILABLE,
+            FailureKind.UNAVAILABLE,
             "no answer fits the schema",
         ),
-        (messages_api.refusal(), None, OutcomeKind.INFRASTRUCTURE, FailureKind.INFRASTRUCTURE, "refused by the model"),
+        (messages_api.refusal(), None, OutcomeKind.UNAVAILABLE, FailureKind.UNAVAILABLE, "refused by the model"),
     ],
     ids=["login", "limit", "service", "garbage", "misfit", "refusal"],
 )
@@ -178,18 +181,21 @@ async def test_no_verdict_sends_the_task_back_to_its_review(
     executor = bench.executor(checks=reviewed(bench, login=login or KEY))
     outcome = await bench.do(executor, fencing_token=1)
     assert (outcome.kind, outcome.failure_kind, outcome.account) == (kind, failure, "reviewer"), outcome
-    assert str(outcome.error).startswith("reviewer reviewer gave no verdict: ")
-    assert says in str(outcome.error)
+    before, said, why = str(outcome.error).partition("reviewer reviewer gave no verdict: ")
+    assert says in why, said
+    service_is_there = says not in ("Invalid API key", "limit", "529")
+    assert before == ("check 1: could not be made: " if service_is_there else "")
+    assert (outcome.uncounted, outcome.rest_seconds is not None) == (service_is_there, service_is_there)
     assert (outcome.output, outcome.session_id) == ("done", bench.sessions[0]), "what the agent has done is kept"
     assert outcome.final is False
     if kind is OutcomeKind.USAGE_LIMITED:
         assert outcome.resets_at == RESETS_AT
 
     bench.api.decide = lambda request: ACCEPTS if is_review(request) else None
-    before = len([r for r in bench.api.requests if not is_review(r)])
+    asked = len([r for r in bench.api.requests if not is_review(r)])
     outcome = await bench.do(executor, fencing_token=2, agent_session_id=bench.sessions[0])
     assert (outcome.kind, outcome.output, results(outcome)) == (OutcomeKind.SUCCEEDED, "done", ["passed"])
-    assert len([r for r in bench.api.requests if not is_review(r)]) == before, "the agent was not asked again"
+    assert len([r for r in bench.api.requests if not is_review(r)]) == asked, "the agent was not asked again"
 
 
 async def _stopped(bench: Bench, cause: StopCause) -> Outcome:
@@ -216,9 +222,36 @@ async def test_stop_ends_a_review(bench: Bench, cause: StopCause, kept: bool) ->
 async def test_review_over_its_time_is_no_verdict(bench: Bench) -> None:
     bench.api.decide = lambda request: messages_api.silent() if is_review(request) else None
     outcome = await bench.do(bench.executor(checks=reviewed(bench, seconds=2.0)))
-    assert (outcome.kind, outcome.account) == (OutcomeKind.INFRASTRUCTURE, "reviewer"), outcome
+    assert (outcome.kind, outcome.uncounted, outcome.account) == (OutcomeKind.UNAVAILABLE, True, "reviewer"), outcome
     assert "no verdict" in str(outcome.error)
+    assert Path(check_of(outcome)["log"]).exists()
     assert "2 s (check.seconds)" in str(outcome.error)
+
+
+async def test_reviewer_without_a_verdict_rests_ten_times(bench: Bench) -> None:
+    """Then each further time counts as a fault of the host, of which a task has five."""
+    bench.home.mkdir(exist_ok=True)
+    loop = reviewed(bench, command=["/bin/false"])
+    (bench.home / "work").mkdir()
+    turns = 0
+
+    async def take(_turn: Turn) -> Outcome:
+        nonlocal turns
+        turns += 1
+        return replace(Outcome.succeeded("done"), session_id="s")
+
+    async def again(infra_count: int = 0) -> Outcome:
+        fields: dict[str, Any] = {"infra_count": infra_count, "agent_session_id": "s"}
+        run = bench.run(fencing_token=turns + 1, **fields)
+        return await loop.run(run, bench.home / "work", None, take)
+
+    for _ in range(9):
+        assert (await again()).kind is OutcomeKind.UNAVAILABLE
+    counted = await again()
+    assert (counted.kind, counted.account, counted.rest_seconds) == (OutcomeKind.INFRASTRUCTURE, "reviewer", None)
+    assert (await again(infra_count=1)).kind is OutcomeKind.INFRASTRUCTURE
+    assert (await again()).kind is OutcomeKind.UNAVAILABLE, "a person has retried it"
+    assert turns == 1, "the agent's work is kept"
 
 
 async def test_rejected_for_ever_is_unverified(bench: Bench) -> None:

@@ -54,6 +54,8 @@ def test_answer_of_a_program_is_judged_once(work: Bench) -> None:
         "text": "all is well",
         "twice": "[1, 1]",
         "nan": '{"pass": NaN}',
+        "keys": '{"pass": true, "pass": false, "why": "no"}',
+        "typed": '{"pass": null, "why": "no"}',
         "cut": "x" * 1_100_000,
         "deep": "[" * 10_000,
     }
@@ -72,10 +74,15 @@ def test_answer_of_a_program_is_judged_once(work: Bench) -> None:
         assert work.runs()[name] == 1, "no retry by itself"
     assert "too long" in work.row("cut")["error_message"]
     assert "nested deeper than 100 levels" in work.row("deep")["error_message"]
+    assert 'the key "pass" twice' in work.row("keys")["error_message"]
+    assert '$.pass: null is not of type "boolean"' in work.row("typed")["error_message"]
+    assert work.row("typed")["output_data"]["output"] == {"pass": None, "why": "no"}, (
+        "the object, although it does not fit"
+    )
     assert "non-unique" in work.row("twice")["error_message"]
     assert work.row("text")["output_data"]["output"].strip() == "all is well", "what it printed is kept"
     assert work.trail("text")[-2:] == ["checked", "finished"]
-    assert one.metric(work.dsn, "turbo_checks_total", executor="judged", result="unfit") == 4
+    assert one.metric(work.dsn, "turbo_checks_total", executor="judged", result="unfit") == 6
     assert one.metric(work.dsn, "turbo_checks_total", executor="judged", result="passed") == 1
 
 
@@ -88,6 +95,6 @@ def test_value_of_a_handler_is_judged_as_it_is(work: Bench) -> None:
         assert work.wait(f"{isolation}-good")["output_data"]["output"] == GOOD
         row = work.wait(f"{isolation}-bad", "failed")
         assert row["failure_kind"] == "unverified"
-        assert "$.pass: 'perhaps' is not of type 'boolean'" in row["error_message"]
+        assert '$.pass: "perhaps" is not of type "boolean"' in row["error_message"]
         assert row["output_data"]["output"] == {"pass": "perhaps"}
         assert work.trail(f"{isolation}-bad")[-2:] == ["checked", "finished"]

@@ -53,6 +53,20 @@ async def test_account_trouble_uses_no_attempt(dsn, db, outcome):
         assert again.fencing_token > task.fencing_token
 
 
+async def test_task_that_rests_is_scheduled_uncounted(dsn, db):
+    await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)")
+    async with Rig(dsn) as rig:
+        for _ in range(INFRA_CAP + 1):
+            task, _ = await rig.claimed()
+            more = {"uncounted": True, "retry_delay_seconds": 300.0, "failure_kind": "unavailable", "error": "check 1"}
+            assert (await rig.finish(task, OutcomeKind.UNAVAILABLE, **more)).becomes == "scheduled"
+            row = await one(db, "select retry_count, infra_count, failure_kind, error_message from agent_tasks")
+            assert row == (0, 0, "unavailable", "check 1")
+            waits = "select run_after - now() between interval '290 s' and interval '300 s' from agent_tasks"
+            assert await one(db, waits) == (True,)
+            await db.execute("update agent_tasks set status = 'pending'")
+
+
 async def test_infrastructure_is_uncounted_until_the_poison_cap(dsn, db):
     await db.execute("insert into agent_tasks (task_id, task_description, max_retries) values ('t', 'x', 0)")
     async with Rig(dsn) as rig:

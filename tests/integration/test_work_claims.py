@@ -116,7 +116,7 @@ async def test_claim_brings_the_conversation_it_goes_on_with(db, stores):
     insert(db, "last", continues="next")
     placed(db, "first", "next", "last")
     task = await claim_one(stores)
-    first = Earlier("first", "x", "begun")
+    first = Earlier("first", "x", "begun", status="completed")
     assert task.continued == Continued(
         "first", "begun", "first", first_run=True, earlier=(first,), directory={"cwd": "/srv/a"}
     )
@@ -124,9 +124,8 @@ async def test_claim_brings_the_conversation_it_goes_on_with(db, stores):
     await stores.results.finish([finished(task, stores.worker_id, output={"output": "gone on"})])
     task = await claim_one(stores)
     assert task.task_id == "last"
-    assert task.continued == Continued(
-        "next", "gone on", "first", earlier=(first, Earlier("next", "x", "gone on")), directory={"cwd": "/srv/a"}
-    )
+    earlier = (first, Earlier("next", "x", "gone on", status="completed"))
+    assert task.continued == Continued("next", "gone on", "first", earlier=earlier, directory={"cwd": "/srv/a"})
 
 
 async def test_session_may_know_of_a_follow_up_after_a_run(db, stores):

@@ -60,7 +60,7 @@ def expected(row: Row, result: RunResult) -> set[str]:
     if outcome == ASKED:
         return {"waiting"}
     if outcome in GIVEN_BACK or result.uncounted:
-        return {"pending"}
+        return {"scheduled" if result.uncounted and outcome == OutcomeKind.UNAVAILABLE else "pending"}
     if outcome == OutcomeKind.INFRASTRUCTURE.value:
         return {"failed"} if row["infra_count"] + 1 >= INFRA_CAP else {"scheduled"}
     return {"scheduled"} if not result.final and row["retry_count"] < row["max_retries"] else {"failed"}

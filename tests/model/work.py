@@ -136,7 +136,9 @@ class Work(People):
     def a_program_ends(self, i: int, j: int, outcome: OutcomeKind, final: bool) -> None:
         worker = self.pick([w for w in self.workers if w.alive_runs], i)
         if worker is not None:
-            self.ends(worker, self.pick(worker.alive_runs, j), outcome, final=final, retry_delay_seconds=30 * SECOND)
+            rests = final and outcome is OutcomeKind.UNAVAILABLE  # which `final` says nothing of
+            more = {"final": final, "uncounted": rests, "retry_delay_seconds": 30 * SECOND}
+            self.ends(worker, self.pick(worker.alive_runs, j), outcome, **more)
 
     def ends(self, worker: FakeWorker, run: Run, outcome: OutcomeKind, **more: object) -> None:
         result = worker.end(run, outcome, **more)

@@ -31,7 +31,7 @@ def checks(
     if requires:
         judges.append(RequiresJudge([Requirement(name) for name in requires]))
     if protect:
-        judges.append(ProtectJudge(protect))
+        judges.append(ProtectJudge())
     judge = None
     if script or command:
         home.mkdir(exist_ok=True)
@@ -40,7 +40,14 @@ def checks(
         environment = CheckEnvironment(env or {}, owner="x")
         judge = CommandJudge("x", argv, environment, Journal(home / "journal"), seconds=seconds, grace_seconds=0.5)
         judges.append(judge)
-    return Checks(tuple(judges), rounds, converses, judge if baseline else None)
+    return Checks(
+        tuple(judges),
+        rounds,
+        converses,
+        judge if baseline else None,
+        protect=protect,
+        counts_commits="commit" in requires,
+    )
 
 
 def check_of(outcome: Outcome) -> dict[str, Any]:

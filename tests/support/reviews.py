@@ -42,7 +42,8 @@ def reviewer(bench: Bench, login: dict[str, str] = KEY, **settings: Any) -> Clau
 
 def reviewed(bench: Bench, *, rounds: int = 3, seconds: float = 60.0, **settings: Any) -> Checks:
     """A check by a reviewer."""
-    return Checks((ReviewerJudge(reviewer(bench, **settings), seconds=seconds),), rounds)
+    agent = reviewer(bench, **settings)
+    return Checks((ReviewerJudge(agent, seconds=seconds),), rounds, accounts=frozenset({agent.account}))
 
 
 def reviews(bench: Bench) -> list[Request]:

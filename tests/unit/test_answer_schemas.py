@@ -79,6 +79,14 @@ def test_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_schema(tmp_path / "latin")
 
 
+async def test_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    (tmp_path / "marked").write_bytes(b"\xef\xbb\xbf" + json.dumps(BACKTRACKS).encode())
+    fit = Fit(read_schema(tmp_path / "marked"), Journal(tmp_path / "journal"))
+    long = json.dumps({"a": "a", "b": ["x"] * 30_000})
+    assert (await judged(fit, f"\ufeff{long}")).why is None, "in a process of its own, too"
+    assert "does not match" in str((await judged(fit, long.replace('"a"', '"c"', 2).replace('"c":', '"a":', 1))).why)
+
+
 def test_names_of_properties_are_no_keywords(tmp_path: Path) -> None:
     names = {name: {"type": "string"} for name in ("pattern", "$ref", "enum", "uniqueItems", "$id")}
     schema = read_schema(
@@ -134,17 +142,21 @@ def test_config_check_names_the_executor_and_the_file(tmp_path: Path) -> None:
         ('```json\n{"pass": true, "why": ""}\n```', "is not JSON"),
         ('{"pass": true, "why": NaN}', "NaN is not JSON"),
         ('{"pass": true, "why": 1e999}', "Infinity"),
-        ('{"pass": true}', "'why' is a required property"),
-        ('{"pass": "yes", "why": ""}', r"\$.pass: 'yes' is not of type 'boolean'"),
-        ('{"pass": true, "why": "", "more": 1}', "'more' was unexpected"),
+        ('{"pass": true}', '"why" is a required property'),
+        ('{"pass": "yes", "why": ""}', r'\$.pass: "yes" is not of type "boolean"'),
+        ('{"pass": true, "why": "", "more": 1}', '"more" was unexpected'),
+        ("null", r'\$: null is not of type "object"'),
+        ('[true, null, "it\'s", "a \\"b\\" \'c\'"]', r"""\[true, null, "it's", "a \\\"b\\\" 'c'"\] is not of type"""),
+        ('{"pass": true, "pass": false, "why": ""}', 'has an object with the key "pass" twice'),
+        ('{"pass": true, "why": [{"a": 1, "b": {"é": 1, "é": 1}}]}', 'the key "é" twice'),
         ('"' + "x" * 5_000_000 + '"', "5,000,002 bytes long; at most 1,048,576"),
         ("[" * 10_000, "nested deeper than 100 levels"),
         ("[" * 10_000 + "]" * 10_000, "nested deeper than 100 levels"),
         ("[" + "[]," * 300_000 + "1]", "values; at most 500,000"),
         ('{"pass": true, "why": "a\\u0000b"}', "NUL"),
         ('{"pass": true, "why": "\\ud800"}', "surrogates"),
-        ("9" * 10_000, "is not JSON"),
-        (json.dumps({"pass": "x" * 900_000, "why": 7}), "is not of type 'boolean'"),
+        ("9" * 6_000, "the answer has a number of too many digits; at most 4,300"),
+        (json.dumps({"pass": "x" * 900_000, "why": 7}), 'is not of type "boolean"'),
     ],
 )
 async def test_answer_that_does_not_fit_is_told_why(tmp_path: Path, answer: str, why: str) -> None:
@@ -159,6 +171,7 @@ async def test_answer_that_fits_is_its_value(tmp_path: Path) -> None:
     fit = fit_of(tmp_path, VERDICT)
     assert await judged(fit, ' {"pass": true, "why": "é"}\n') == Judged({"pass": True, "why": "é"})
     assert await fit.value({"pass": True, "why": "é"}, StopSignal(), "t") == Judged({"pass": True, "why": "é"})
+    assert await judged(fit, '\ufeff{"pass": true, "why": "é"}') == Judged({"pass": True, "why": "é"}), "PowerShell's"
     rows = fit_of(tmp_path, {"type": "array", "items": {"type": "array"}})
     assert (await rows.value([(1, 2)], StopSignal(), "t")).value == [[1, 2]], "as it will be stored"
     assert (await rows.value([{1, 2}], StopSignal(), "t")).why == (
@@ -169,7 +182,37 @@ async def test_answer_that_fits_is_its_value(tmp_path: Path) -> None:
 
 async def test_numbers_that_break_the_comparison_do_not_fit(tmp_path: Path) -> None:
     found = await judged(fit_of(tmp_path, {"multipleOf": 0.1}), "1" + "0" * 400)
-    assert "it cannot be compared: OverflowError" in str(found.why)
+    assert "it cannot be compared: a number in it is too large" in str(found.why)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits", "fails"),
+    [
+        ("^[a-z]+$", ["abc"], ["abc\n", "abc\nd", "abc1"]),
+        ("^a$|b", ["a", "cbc"], ["a\n"]),
+        (r"^\$[$]$", ["$$"], ["$$\n", "$"]),
+        (r"^\d+$", ["12"], ["\u0663"]),
+        (r"^[\w-]+$", ["a-b_1"], ["\u00e9"]),
+        (r"^\W$", ["\u00e9"], ["e"]),
+        (r"^a\s[\s]b$", ["a \u00a0b", "a\ufeff\tb"], ["a b"]),
+        (r"^\S+$", ["ab"], ["a\u2003b"]),
+        ("^a.b$", ["a b"], ["a\nb", "a\u2028b"]),
+        (r"\bcat\b", ["a cat", "\u00e9cat"], ["cats"]),
+        (r"^[]$.]+$", ["].$"], ["a"]),
+        ("(?i)^a$", ["A"], ["b"]),
+    ],
+)
+async def test_pattern_means_what_ecma_says(tmp_path: Path, pattern: str, fits: list[str], fails: list[str]) -> None:
+    fit = fit_of(
+        tmp_path, {"properties": {"a": {"pattern": pattern}}, "patternProperties": {"^\\d$": {"type": "null"}}}
+    )
+    for text in fits:
+        assert (await judged(fit, json.dumps({"a": text}))).why is None, text
+    for text in fails:
+        why = str((await judged(fit, json.dumps({"a": text}))).why)
+        assert f"does not match {json.dumps(pattern)}" in why, "as it was written"
+    assert (await judged(fit, json.dumps({"\u0663": 1}))).why is None
+    assert (await judged(fit, json.dumps({"3": 1}))).why is not None, "the control"
 
 
 # ── a comparison without end ────────────────────────────────────────────────────────────────────────────────────────
@@ -204,4 +247,4 @@ async def test_deep_answer_meets_a_schema_that_refers_to_itself(tmp_path: Path) 
     node = {"type": "object", "properties": {"n": {"$ref": "#/$defs/n"}}}
     fit = fit_of(tmp_path, {"$defs": {"n": node}, "$ref": "#/$defs/n"})
     assert (await judged(fit, '{"n":' * 99 + "{}" + "}" * 99)).why is None
-    assert "1 is not of type 'object'" in str((await judged(fit, '{"n":' * 99 + "1" + "}" * 99)).why)
+    assert '1 is not of type "object"' in str((await judged(fit, '{"n":' * 99 + "1" + "}" * 99)).why)

@@ -138,6 +138,8 @@ class AccountManager(LoopService):
                 return _task_failure(outcome, FailureKind.USAGE_LIMIT)
             await self._limit(breaker, outcome)
             return outcome
+        if outcome.rest_seconds is not None:
+            return await self._rests(run, outcome)
         if outcome.kind is OutcomeKind.UNAVAILABLE:
             return await self._away(run, outcome)
         if outcome.kind is OutcomeKind.INFRASTRUCTURE and breaker is not None and self._prober.able(breaker.account):
@@ -145,6 +147,15 @@ class AccountManager(LoopService):
             good = await self._suspect(run, breaker, outcome, fresh=self._timings.fresh)
             return outcome if good else replace(outcome, uncounted=True)
         return outcome
+
+    async def _rests(self, run: Running, outcome: Outcome) -> Outcome:
+        """Of a task that rests, only the account that it names is looked at. If that is paused, the pause decides when it goes on."""
+        breaker = self._breakers.get(outcome.account or "")
+        if breaker is None or not self._prober.able(breaker.account):
+            return outcome
+        doubt = replace(outcome, kind=OutcomeKind.INFRASTRUCTURE)
+        good = await self._suspect(run, breaker, doubt, fresh=self._timings.fresh)
+        return outcome if good else replace(outcome, uncounted=False, rest_seconds=None)
 
     async def _away(self, run: Running, outcome: Outcome) -> Outcome:
         breaker = self._breakers.get(outcome.away or outcome.account or self._account_of.get(run.executor, ""))

@@ -167,15 +167,16 @@ def _check(check: Any) -> dict[str, object]:
         return {}
     rounds, passed = check.get("rounds"), check.get("passed") is True
     number = rounds if isinstance(rounds, int) and rounds > 0 else None
+    verdict: str | None
     if passed:
         verdict = f"passed at check {number}" if number is not None and number > 1 else "passed"
     elif number is None:
-        verdict = "not made"
+        verdict = None if check.get("why") else "not made"
     else:
         verdict = f"not passed in {_count(number, 'check')}"
     why = check.get("why")
     return {
-        "check": f"{verdict}: {why}" if why and not passed else verdict,
+        "check": ": ".join(str(part) for part in (verdict, why) if part) if not passed else verdict,
         "before": _red_before(check.get("baseline")),
         "check printed": _output(check.get("output")) or None if not passed else None,
         "check log": check.get("log") if not passed else None,

@@ -107,7 +107,8 @@ def _continued(row: Mapping[str, Any]) -> Continued:
 
 def _earlier(row: Mapping[str, Any]) -> Earlier:
     output, readable = _output(row)
-    return Earlier(row["task_id"], row["text"] or "", output, cut=bool(row["cut"]) or not readable)
+    cut = bool(row["cut"]) or not readable
+    return Earlier(row["task_id"], row["text"] or "", output, cut=cut, status=row["status"] or "", ran=bool(row["ran"]))
 
 
 def _output(row: Mapping[str, Any]) -> tuple[object, bool]:

@@ -126,11 +126,13 @@ class Baseline:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """All checks of a task so far, those of its earlier runs included, in their order. `decided`: the last one decided what became
-    of the task; otherwise its run ended before a check could."""
+    of the task; otherwise its run ended before a check could. `unmade`: the check that could not be made, with what its program
+    printed; it is not one of `checks`."""
 
     checks: tuple[WorkCheck, ...] = ()
     baseline: Baseline | None = None
     decided: bool = False
+    unmade: WorkCheck | None = None
 
     @property
     def passed(self) -> bool:
@@ -138,10 +140,10 @@ class Checked:
 
     def document(self) -> dict[str, object]:
         """`output_data.check`."""
-        last = self.checks[-1] if self.checks else None
+        last = self.unmade or (self.checks[-1] if self.checks else None)
         document: dict[str, object] = {
             "passed": self.passed,
-            "rounds": last.number if last else 0,
+            "rounds": self.checks[-1].number if self.checks else 0,
             "exit_code": last.exit_code if last else None,
             "output": last.output if last else "",
             "seconds": round(last.seconds, 3) if last else 0.0,

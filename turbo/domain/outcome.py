@@ -98,7 +98,8 @@ class Outcome:
     `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None leaves it open.
     `resets_at` is Unix seconds. `account` names whose login, limit or service it was; None: the executor's own. `away` names what
-    is unavailable (turbo.domain.dependency); None: the service of that account. `asked` is what the kind `asked` asks. `extra` is
+    is unavailable (turbo.domain.dependency); None: the service of that account. `rest_seconds`: of a kind `unavailable` that is
+    `uncounted`: there is nothing to probe, so the task itself rests that long. `asked` is what the kind `asked` asks. `extra` is
     merged into `output_data` beside `output` (a workspace, turns).
     """
 
@@ -114,6 +115,7 @@ class Outcome:
     resets_at: float | None = None
     account: str | None = None
     away: str | None = None
+    rest_seconds: float | None = None
     log: str | None = None
     asked: Asked | None = None
     checked: Checked | None = None

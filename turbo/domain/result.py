@@ -12,7 +12,8 @@ class RunResult:
 
     `outcome` is an OutcomeKind's value. `output` is the whole of output_data. `execution_ms` is in milliseconds,
     `retry_delay_seconds` in seconds. `final`: no further attempt. `uncounted`: the task goes back as it was, because its
-    account is paused. `agent_session_id`: the session a retry resumes; '' forbids that, None leaves it open.
+    account is paused; if `unavailable`, it rests for the delay first. `agent_session_id`: the session a retry resumes; '' forbids
+    that, None leaves it open.
     `question` is what the outcome `asked` asks (turbo.domain.question), `answer_within` how long its answer counts, in seconds;
     None: for ever. `checks`: for the rows `checked` of the audit trail (turbo.domain.check.WorkCheck.trail). `usage`: what the run
     used, for the ledger. `finished_at` is the host's clock when the result was put on disk, for people.

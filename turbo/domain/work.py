@@ -5,6 +5,8 @@ from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
+from turbo.domain.states import TaskState
+
 MOST_NEEDS = 20_000
 """Ids in `agent_tasks.needs`."""
 
@@ -45,12 +47,15 @@ MOST_EARLIER = 20
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """A task of a conversation before this one: what it was asked, cut as a need's output, and what came of it, as in Need."""
+    """A task of a conversation before this one: what it was asked, cut as a need's output, and what came of it, as in Need.
+    `status`: of the task. `ran`: it was claimed at least once."""
 
     task_id: str
     text: str
     output: object = None
     cut: bool = False
+    status: str = ""
+    ran: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,20 @@ class Continued:
     first_run: bool = True
     earlier: tuple[Earlier, ...] = ()
     directory: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def unaccepted(self) -> tuple[str, ...] | None:
+        """The tasks that ran since the last one of the conversation that completed, oldest first: nobody has accepted their work.
+        None: it is not known which task that is, or there is none."""
+        if not self.earlier or self.earlier[-1].task_id != self.task_id:  # the row before it was deleted
+            return None
+        found: list[str] = []
+        for one in reversed(self.earlier):
+            if one.status == TaskState.COMPLETED:
+                return tuple(reversed(found))
+            if one.ran:
+                found.append(one.task_id)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

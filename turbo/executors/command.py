@@ -201,7 +201,9 @@ class CommandExecutor:
                 why = f"{program} was ended after {self._silence_seconds:g} s without output (silence_seconds){stderr}"
                 return Outcome(OutcomeKind.TIMED_OUT, error=why, failure_kind=FailureKind.SILENT)
             case Ending.EXITED if result.returncode == 0:
-                return Outcome.succeeded(_output(result.stdout, cut=result.stdout_cut), truncated=result.stdout_cut)
+                as_text = self._checks is not None and self._checks.reads_answer
+                read = text_of if as_text else _output
+                return Outcome.succeeded(read(result.stdout, cut=result.stdout_cut), truncated=result.stdout_cut)
             case Ending.EXITED if result.returncode == EX_TEMPFAIL:
                 return Outcome.infrastructure(f"{program} asks for a later attempt (exit code 75){stderr}")
             case Ending.EXITED:

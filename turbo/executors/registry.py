@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSection, Program, PythonSection
 from turbo.config.worker import ConfigError, WorkerConfig
-from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy
+from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy, Requirement
 from turbo.domain.question import AskPolicy
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
@@ -418,7 +418,7 @@ def _checks(
     if policy.requires:
         judges.append(RequiresJudge(policy.requires))
     if policy.protect:
-        judges.append(ProtectJudge(policy.protect))
+        judges.append(ProtectJudge())
     command = None
     if policy.command:
         command = CommandJudge(
@@ -439,6 +439,10 @@ def _checks(
         rounds=policy.rounds,
         converses=isinstance(section, ClaudeSection),
         baseline=command if policy.baseline else None,
+        protect=policy.protect,
+        counts_commits=Requirement.COMMIT in policy.requires,
+        accounts=frozenset() if reviewer is None else frozenset({reviewer.account}),
+        reads_answer=fit is not None,
     )
 
 

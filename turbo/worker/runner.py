@@ -418,6 +418,7 @@ class Runner:
             detail["usage"] = [usage.document() for usage in outcome.usage]
         attempts = task.infra_count if outcome.kind is OutcomeKind.INFRASTRUCTURE else task.retry_count
         at_once = asked is not None or outcome.kind is OutcomeKind.SUCCEEDED
+        rests = outcome.rest_seconds
         result = RunResult(
             task_id=task.task_id,
             fencing_token=task.fencing_token,
@@ -426,7 +427,7 @@ class Runner:
             error=outcome.error,
             failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
             execution_ms=int(seconds * 1000),
-            retry_delay_seconds=0.0 if at_once else self._retry.delay(attempts),
+            retry_delay_seconds=rests if rests is not None else 0.0 if at_once else self._retry.delay(attempts),
             final=outcome.final,
             # A worker that does not know questions may find this result in a spool: it gives the task back uncounted.
             uncounted=outcome.uncounted or asked is not None,

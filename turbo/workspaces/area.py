@@ -39,12 +39,16 @@ class TooManyFiles(CannotExamine):
 
 @dataclass(frozen=True, slots=True)
 class WorkDone:
-    """Since the task began. `commits`: of its own. `files_changed`: committed or not, new ones included, ignored ones not.
+    """Since the start of what is judged (see WorkspaceView). `commits`: of its own, without those that others had made before.
+    `branch`: the one that has to have them; `on_branch`: it has what is checked out. `files_changed`: committed or not, new ones
+    included, ignored ones not.
     `uncommitted`: the files with changes that are in no commit, a new directory as one that ends in a slash."""
 
     commits: int
     files_changed: int
     uncommitted: tuple[str, ...]
+    branch: str = ""
+    on_branch: bool = True
 
 
 class ProtectedFiles(Protocol):
@@ -72,11 +76,19 @@ class ProtectedFiles(Protocol):
 
 class WorkspaceView(Protocol):
     """What may be asked of a workspace while a task has it. All methods raise CannotExamine, also when the run is asked to end,
-    and OSError."""
+    and OSError.
+
+    What is judged begins with the task. A follow-up of a task that did not complete has that one's start, and so on: nobody has
+    accepted what is there. Where a start is not known, it is that of the worktree."""
 
     @property
     def fresh(self) -> bool:
         """Whether it was made for this run: it holds nothing of an earlier one."""
+        ...
+
+    async def note_commits(self, *, begun: bool) -> None:
+        """Note what others have committed, before the agent's first turn, so that `work_done` counts none of that. `begun`: the
+        agent may have begun."""
         ...
 
     async def work_done(self) -> WorkDone: ...
@@ -87,7 +99,7 @@ class WorkspaceView(Protocol):
         ...
 
     async def diff(self, most_bytes: int) -> tuple[str, bool]:
-        """What the task has changed since it began, new files included, ignored ones not; and whether that is all of it. One that
+        """What has been changed since the start, new files included, ignored ones not; and whether that is all of it. One that
         is too long is cut, behind a list of its files."""
         ...
 

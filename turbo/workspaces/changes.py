@@ -26,6 +26,7 @@ from turbo.workspaces import files
 from turbo.workspaces.git import Git, GitFailed
 from turbo.workspaces.isolation import git_dirs, isolate
 from turbo.workspaces.names import is_commit
+from turbo.workspaces.own_commits import whole_number
 from turbo.workspaces.record import Record
 from turbo.workspaces.repository import Repository
 
@@ -213,11 +214,8 @@ async def measure(git: Git, record: Record, home: Path) -> Changes:
     state = await read_state(git)
     commits = 0
     if state.head is not None and state.head != record.start:
-        count = (await git("rev-list", "--count", "--end-of-options", f"{record.start}..{state.head}")).strip()
-        # With `run_as`, the agent's user may have another git, or write into its pipe.
-        if not (count.isascii() and count.isdigit() and len(count) <= 15):
-            raise GitFailed(f"git rev-list in {git.where}: gives no number of commits")
-        commits = int(count)
+        counted = await git("rev-list", "--count", "--end-of-options", f"{record.start}..{state.head}")
+        commits = whole_number(git, counted)
     own = home if git.run_as is None else record.objects.parent
     async with index_copy(Path(record.git_dir), own, git.run_as) as index:
         await mark_new_files(git, record, index)

@@ -5,7 +5,8 @@
 
 The list in memory is out of an agent's reach. The file is not, where the agent is the worker's user: with `run_as` it is.
 A list of other patterns is of no use, and neither is none, once the agent has begun: then git says what differs from the
-commit with which the task began, and of the ignored files only those count that change from now on.
+commit with which the task began, and of the ignored files only those count that change from now on. Those that differ already are
+left to git from then on, so that they can be put back.
 """
 
 import asyncio
@@ -46,6 +47,7 @@ class ProtectedList:
         self._began: Mapping[str, str] = {}
         self._of_checks: Mapping[str, str] = {}
         self._unlisted = False
+        self._left_to_git: frozenset[str] = frozenset()
         self._loaded = False
         self._as_it_was = False
 
@@ -57,6 +59,8 @@ class ProtectedList:
             return
         self._began = await self._now()
         self._unlisted = begun and not fresh
+        if self._unlisted:
+            self._left_to_git = frozenset(await self._said_by_git(True))
 
     async def agent_begins(self) -> None:
         """See `ProtectedFiles`."""
@@ -76,7 +80,7 @@ class ProtectedList:
         now = await self._now()
         found = {name for name, words in self._began.items() if now.get(name) != words}
         new = {name for name, words in now.items() if name not in self._began and self._of_checks.get(name) != words}
-        found |= _outermost(new)
+        found = (found | _outermost(new)) - self._left_to_git
         found.update(await self._said_by_git(self._unlisted))
         self._as_it_was = not found
         return tuple(sorted(found))
@@ -111,6 +115,10 @@ class ProtectedList:
             log.warning("the list of protected files cannot be used: %s", error, extra={"task": self._git.task_id})
             return False
         self._unlisted = fields.get("unlisted") is not False
+        left = fields.get("left_to_git")
+        self._left_to_git = (
+            frozenset(name for name in left if isinstance(name, str)) if isinstance(left, list) else frozenset()
+        )
         return True
 
     def _store(self) -> None:
@@ -121,6 +129,7 @@ class ProtectedList:
             "began": self._began,
             "of_checks": self._of_checks,
             "unlisted": self._unlisted,
+            "left_to_git": sorted(self._left_to_git),
         }
         try:
             write_atomically(self._file, json.dumps(document), durable=True)

@@ -28,6 +28,7 @@ from turbo.workspaces.changes import (
     start_objects,
 )
 from turbo.workspaces.git import Git, GitFailed, OutputTooLong, Stopped
+from turbo.workspaces.own_commits import note_file, note_tips, own_commits
 from turbo.workspaces.patterns import MATCHES_PATTERNS, pathspec
 from turbo.workspaces.protected import ProtectedList
 from turbo.workspaces.record import Record
@@ -40,14 +41,24 @@ FILES_LISTED = 200
 
 @dataclass(frozen=True, slots=True)
 class WorktreeView:
-    """`record`: with the start of the task, of a follow-up its own. `home`: of the workspace, which several tasks may have in turn.
-    `fresh`: see `WorkspaceView`."""
+    """`record`: with the start from which the work is judged, and `since` the task that began there: this one, if `own`. `home`: of
+    the workspace, which several tasks may have in turn. `fresh`: see `WorkspaceView`."""
 
     repository: Repository
     record: Record
     home: Path
-    task_id: str
+    since: str
+    own: bool
     fresh: bool
+
+    async def note_commits(self, *, begun: bool) -> None:
+        """See `WorkspaceView`."""
+        if self.own and (self.fresh or not begun):
+            try:
+                git = self.repository.in_tree(self.record)
+                await note_tips(git, self.record, note_file(self.home, self.since))
+            except (GitFailed, Stopped) as error:
+                raise self._cannot(error) from error
 
     async def work_done(self) -> WorkDone:
         """See `WorkspaceView`."""
@@ -55,10 +66,19 @@ class WorktreeView:
             git = self.repository.in_tree(self.record)
             changes = await measure(git, self.record, self.home)
             state = await read_state(git)
+            commits, on_branch = 0, True
+            if changes.commits and changes.head is not None:
+                commits = await own_commits(git, self.record, changes.head, note_file(self.home, self.since))
+                on_branch = await self._on_branch(git, changes.head)
         except (GitFailed, Stopped) as error:
             raise self._cannot(error) from error
         uncommitted = state.uncommitted if changes.uncommitted else ()
-        return WorkDone(changes.commits, changes.files_changed, uncommitted)
+        return WorkDone(commits, changes.files_changed, uncommitted, self.record.branch, on_branch)
+
+    async def _on_branch(self, git: Git, head: str) -> bool:
+        """Whether the task's branch has what is checked out. Otherwise nobody would get it who merges the branch."""
+        tip = await self.repository.branch_tip(self.record.branch)
+        return tip is not None and (tip == head or await git.succeeds("merge-base", "--is-ancestor", head, tip))
 
     async def protect(self, patterns: Sequence[str], *, begun: bool) -> ProtectedList:
         """See `WorkspaceView`."""
@@ -76,8 +96,8 @@ class WorktreeView:
             git = self.repository.in_tree(self.record)
         except GitFailed as error:
             raise self._cannot(error) from error
-        protected = ProtectedList(git, patterns, self.home / f"protected-{safe_name(self.task_id)}.json", said_by_git)
-        await protected.begin(begun=begun, fresh=self.fresh)
+        protected = ProtectedList(git, patterns, self.home / f"protected-{safe_name(self.since)}.json", said_by_git)
+        await protected.begin(begun=begun or not self.own, fresh=self.fresh)
         return protected
 
     async def diff(self, most_bytes: int) -> tuple[str, bool]:

@@ -43,7 +43,7 @@ from turbo.workspaces.lifecycle import find_worktree, make_worktree, remove_work
 from turbo.workspaces.names import branch_of, home_of, ref_problem
 from turbo.workspaces.record import Policy, Record, Stage
 from turbo.workspaces.repository import Repository, open_repository, repository_fault
-from turbo.workspaces.shares import begin_share
+from turbo.workspaces.shares import begin_share, judged_from
 from turbo.workspaces.view import WorktreeView
 
 log = logging.getLogger(__name__)
@@ -189,7 +189,8 @@ class Worktrees:
                 return Outcome.failed(f"workspace: {error}")
             except SetupFailed as error:
                 return replace(Outcome.failed(f"workspace: {error}"), log=str(run.log_path))
-            view = WorktreeView(repository, share or record, home, run.task.task_id, fresh=not continued)
+            start = judged_from(record, share, run.task, home)
+            view = WorktreeView(repository, start.record, home, start.since, own=start.own, fresh=not continued)
             outcome = await program(Path(record.tree), view)
             return await self._close(repository, record, share, run, outcome, continued, home)
 

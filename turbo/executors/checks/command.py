@@ -1,7 +1,7 @@
 """A program that checks the work: exit code 0 passes.
 
     argv of the configuration, in the directory where the agent worked ──exit code──▶ passed | failed
-        ├── over its time: ended, `timed_out`              75 (EX_TEMPFAIL): a fault of the host; no verdict
+        ├── over its time: ended, `timed_out`              75 (EX_TEMPFAIL): not made, because something is away; no verdict
         └── the run is to end: ended, no verdict
 
 It runs what the agent wrote (`make test`), so it has no more rights than the agent: the executor's `run_as`, and no secret of
@@ -14,7 +14,7 @@ from pathlib import Path
 from turbo.domain.check import OUTPUT_BYTES, CheckResult, cut_at_start
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.task import NO_TASK, Task
-from turbo.executors.checks.judge import Delivery, Judgement
+from turbo.executors.checks.judge import Delivery, Judgement, NotMade
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program, obstacle
@@ -58,7 +58,7 @@ class CommandJudge:
         self._run_as = run_as
         self.shown = " ".join([Path(command[0]).name, *command[1:]])[:COMMAND_CHARACTERS]
 
-    async def judge(self, delivery: Delivery) -> Judgement | Outcome:
+    async def judge(self, delivery: Delivery) -> Judgement | NotMade | Outcome:
         """See `Judge`."""
         last, end = LastLine(), Tail(OUTPUT_BYTES)
 
@@ -89,7 +89,7 @@ class CommandJudge:
             return Outcome.infrastructure(f"check: {error}")
         return self._judged(result, cut_at_start(end.text, OUTPUT_BYTES), run.stop.cause)
 
-    def _judged(self, result: ProcessResult, output: str, cause: object) -> Judgement | Outcome:
+    def _judged(self, result: ProcessResult, output: str, cause: object) -> Judgement | NotMade | Outcome:
         log = str(result.log_path) if result.log_path else None
         match result.ended_by:
             case Ending.STOPPED | Ending.ENOUGH:
@@ -99,7 +99,7 @@ class CommandJudge:
                 return Judgement(CheckResult.TIMED_OUT, why, output=output, log=log)
         code = result.returncode
         if code == EX_TEMPFAIL:
-            return Outcome.infrastructure(f"check: {self.shown} asks for a later attempt (exit code 75)")
+            return NotMade(f"{self.shown} asks for a later attempt (exit code 75)", code, output, log)
         if code == 0:
             return Judgement(exit_code=0, output=output, log=log)
         how = "was killed by" if code is not None and code < 0 else "failed with"

@@ -38,7 +38,16 @@ def feedback(check: WorkCheck, *, red_before: bool = False) -> str:
 
 def one_line(check: WorkCheck) -> str:
     """`error_message`: what failed, in which check, with the last line that it printed."""
+    return _line(check, f"not verified: check {check.number}: ")
+
+
+def could_not(check: WorkCheck) -> str:
+    """`error_message` of a task whose check could not be made; number 0 is the one before the agent began."""
+    return _line(check, f"check {check.number}: " if check.number else "check before the agent begins: ")
+
+
+def _line(check: WorkCheck, begin: str) -> str:
     why = " ".join(check.why.split())
     last = check.output.rstrip().rpartition("\n")[2].strip()
-    text = f"not verified: check {check.number}: {why}{f': {last}' if last and last not in why else ''}"
+    text = f"{begin}{why}{f': {last}' if last and last not in why else ''}"
     return visible(text)[:LINE_CHARACTERS]

@@ -53,12 +53,28 @@ class Judgement:
         return self.result is CheckResult.PASSED
 
 
+@dataclass(frozen=True, slots=True)
+class NotMade:
+    """A judge could not do its work, for a reason that may pass: a service that a command needs is away, or a reviewer gave no verdict.
+    The task rests, uncounted, and comes to its check again. `why`, `exit_code`, `output`, `log`, `usage`: as of a Judgement.
+    `account`: whose login a probe can tell of. `most`: so often in a row the task rests; then it counts as a fault of the host.
+    None: for as long as it takes."""
+
+    why: str
+    exit_code: int | None = None
+    output: str = ""
+    log: str | None = None
+    usage: tuple[ModelUsage, ...] = ()
+    account: str | None = None
+    most: int | None = None
+
+
 class Judge(Protocol):
     """Judges run in the order of their cost; the first that does not pass ends the check."""
 
-    async def judge(self, delivery: Delivery) -> Judgement | Outcome:
-        """What it found; or an Outcome that ends the run, because the judge could not do its work: cancelled, infrastructure, a
-        login, a limit. The task then goes straight to the check when it runs again. Raises OSError (infrastructure)."""
+    async def judge(self, delivery: Delivery) -> Judgement | NotMade | Outcome:
+        """What it found; or why it could not do its work: NotMade, or an Outcome that ends the run (cancelled, infrastructure, a
+        login, a limit). The task then goes straight to the check when it runs again. Raises OSError (infrastructure)."""
         ...
 
     def missing(self) -> str | None:

@@ -3,6 +3,7 @@
     turn ──succeeded──▶ check ──passed──▶ messages wait? ──no──▶ completed
      ▲                    │                    └── yes ──▶ a turn with them, checked again
      └──── feedback ──────┤ not passed, a conversation to go on with, a round left
+                          ├── could not be made: the task rests, uncounted, and comes to its check again
                           └── otherwise: failed, `unverified`, final
     any other end of a turn, or of a judge (cancelled, asked, a limit …): the end of the run, as without a check
 
@@ -18,17 +19,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from turbo.domain.check import WHY_CHARACTERS, Baseline, Checked, WorkCheck
+from turbo.domain.check import WHY_CHARACTERS, Baseline, Checked, CheckResult, WorkCheck
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, added
 from turbo.domain.run import Progress, Run
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.executors.checks.command import CommandJudge
-from turbo.executors.checks.feedback import feedback, one_line
-from turbo.executors.checks.judge import Delivery, Judge, Judgement
-from turbo.executors.checks.reviewer import ReviewerJudge
+from turbo.executors.checks.feedback import could_not, feedback, one_line
+from turbo.executors.checks.judge import Delivery, Judge, Judgement, NotMade
+from turbo.executors.checks.resting import rest
 from turbo.executors.checks.state import Known, StateFile
-from turbo.executors.checks.workspace import ProtectJudge
 from turbo.workspaces.area import CannotExamine, ProtectedFiles, TooManyFiles, WorkspaceView
 
 log = logging.getLogger(__name__)
@@ -60,26 +60,23 @@ TakeTurn = Callable[[Turn], Awaitable[Outcome]]
 @dataclass(frozen=True, slots=True)
 class Checks:
     """What the work of one executor must pass. `judges`: in the order of their cost. `rounds`: how often feedback goes back.
-    `converses`: the executor can take it; otherwise the first check decides. `baseline`: runs once before the agent."""
+    `converses`: the executor can take it; otherwise the first check decides. `baseline`: runs once before the agent. `protect`:
+    patterns of the files that must stay as they are. `counts_commits`: a judge asks for commits of the task's own. `accounts`: whose
+    logins the judges use. `reads_answer`: the first judge reads the answer as JSON, so it stays a text until then. All these are told
+    beside the judges, because they count before a judge is asked."""
 
     judges: Sequence[Judge]
     rounds: int
     converses: bool = True
     baseline: CommandJudge | None = None
-
-    @property
-    def accounts(self) -> frozenset[str]:
-        """Whose logins the judges use."""
-        return frozenset(judge.account for judge in self.judges if isinstance(judge, ReviewerJudge))
+    protect: Sequence[str] = ()
+    counts_commits: bool = False
+    accounts: frozenset[str] = frozenset()
+    reads_answer: bool = False
 
     def missing(self) -> str | None:
         """Why no check could be made on this host now, or None. Cheap."""
         return next((why for judge in self.judges if (why := judge.missing()) is not None), None)
-
-    @property
-    def protect(self) -> tuple[str, ...]:
-        """Patterns of the files that must stay as they are."""
-        return tuple(one for judge in self.judges if isinstance(judge, ProtectJudge) for one in judge.patterns)
 
     async def run(self, run: Run, directory: Path, workspace: WorkspaceView | None, take_turn: TakeTurn) -> Outcome:
         """One run of a task, from where an earlier one was cut off. Raises what `take_turn` and the judges raise."""
@@ -103,14 +100,14 @@ class _Loop:
     protected: ProtectedFiles | None = None
 
     async def run(self) -> Outcome:
-        refused = await self._protect()
+        refused = await self._note_commits() or await self._protect()
         if refused is not None:
             return await self._ended(refused)
         if not self.known.begun and self.checks.baseline is not None:
             judged = await self._baseline(self.checks.baseline)
-            if isinstance(judged, Outcome):
-                return await self._ended(judged)
-            self.known = replace(self.known, baseline=judged, begun=True)
+            if not isinstance(judged, Baseline):
+                return await self._not_made(judged, 0)
+            self.known = replace(self.known, baseline=judged, begun=True, rests=0)
             if self.protected is not None and (refused := await self._examined(self.protected.baseline_ran())):
                 return await self._ended(refused)
             await self._note()
@@ -126,6 +123,12 @@ class _Loop:
             if ended is not None:
                 return ended
 
+    async def _note_commits(self) -> Outcome | None:
+        """The outcome of a run that cannot."""
+        if not self.checks.counts_commits or self.workspace is None:
+            return None
+        return await self._examined(self.workspace.note_commits(begun=self.known.begun))
+
     async def _protect(self) -> Outcome | None:
         """List the protected files, before the agent begins. The outcome of a run that cannot."""
         patterns = self.checks.protect
@@ -138,7 +141,7 @@ class _Loop:
         return await self._examined(listed(self.workspace))
 
     async def _examined(self, step: Awaitable[None]) -> Outcome | None:
-        """A step with the protected files; the outcome of a run that cannot be without it."""
+        """A step before the agent begins; the outcome of a run that cannot be without it."""
         try:
             await step
         except TooManyFiles as error:
@@ -149,7 +152,7 @@ class _Loop:
                 return Outcome(OutcomeKind.CANCELLED, error=why)
             if error.away is not None:
                 return Outcome.unavailable(f"check: {error}", error.away)
-            return Outcome.infrastructure(f"check.protect: {error}")
+            return Outcome.infrastructure(f"check: {error}")
         return None
 
     async def _check_ran(self) -> None:
@@ -178,11 +181,12 @@ class _Loop:
         number = max((check.number for check in self.known.checks), default=0) + 1
         began = time.monotonic()
         judged, outcome = await self._judged(outcome, number)
-        if isinstance(judged, Outcome):
+        seconds = time.monotonic() - began
+        if not isinstance(judged, Judgement):
             await self._check_ran()
-            return await self._ended(judged, outcome)
-        check = self._check(judged, number, time.monotonic() - began)
-        self.known = replace(self.known, checks=(*self.known.checks, check))
+            return await self._not_made(judged, number, seconds, outcome)
+        check = self._check(judged, number, seconds)
+        self.known = replace(self.known, checks=(*self.known.checks, check), rests=0)
         if check.passed:
             if not await self._messages_wait():
                 return await self._verdict(outcome)
@@ -195,7 +199,7 @@ class _Loop:
         await self._note()
         return None
 
-    async def _judged(self, outcome: Outcome, number: int) -> tuple[Judgement | Outcome, Outcome]:
+    async def _judged(self, outcome: Outcome, number: int) -> tuple[Judgement | NotMade | Outcome, Outcome]:
         """What the judges found, and the agent's outcome as it is now."""
         last = Judgement()
         for judge in self.checks.judges:
@@ -204,7 +208,7 @@ class _Loop:
                 return Outcome(OutcomeKind.CANCELLED, error=why), outcome
             judged = await judge.judge(self._delivery(outcome, number))
             self.known = replace(self.known, usage=added(self.known.usage, judged.usage))
-            if isinstance(judged, Outcome):
+            if not isinstance(judged, Judgement):
                 return judged, outcome
             outcome = judged.outcome or outcome
             last = judged
@@ -225,10 +229,10 @@ class _Loop:
         log_path = run.log_path.with_name(f"{run.log_path.stem}.check{number}.log")
         return Delivery(run, self.directory, self.workspace, outcome, number, log_path, progress, self.protected)
 
-    async def _baseline(self, judge: CommandJudge) -> Baseline | Outcome:
+    async def _baseline(self, judge: CommandJudge) -> Baseline | NotMade | Outcome:
         began = time.monotonic()
         judged = await judge.judge(self._delivery(Outcome.succeeded(), 0))
-        if isinstance(judged, Outcome):
+        if not isinstance(judged, Judgement):
             return judged
         return Baseline(judged.passed, judged.exit_code, time.monotonic() - began, judged.output)
 
@@ -274,8 +278,28 @@ class _Loop:
         checked = Checked(self.known.checks, self.known.baseline, decided=True)
         return replace(outcome, usage=self.known.usage, checked=checked)
 
-    async def _ended(self, outcome: Outcome, done: Outcome | None = None) -> Outcome:
-        """The run ends without a verdict of a check. `done`: what the agent had delivered.
+    async def _not_made(
+        self, why: NotMade | Outcome, number: int, seconds: float = 0.0, done: Outcome | None = None
+    ) -> Outcome:
+        """The run ends because a judge could not do its work. `number`: of the check, 0 for the baseline."""
+        if isinstance(why, Outcome):
+            return await self._ended(why, done)
+        rests = self.known.rests + 1
+        if why.most is not None and rests > why.most and self.run_.task.infra_count == 0:
+            rests = 1  # a person has had it run again since
+        self.known = replace(self.known, rests=rests)
+        check = self._check(Judgement(CheckResult.FAILED, f"could not be made: {why.why}"), number, seconds)
+        unmade = replace(check, exit_code=why.exit_code, output=why.output, log=why.log)
+        if why.most is not None and rests >= why.most:
+            outcome = replace(Outcome.infrastructure(could_not(unmade)), account=why.account)
+        else:
+            outcome = replace(
+                Outcome.unavailable(could_not(unmade)), uncounted=True, rest_seconds=rest(rests), account=why.account
+            )
+        return await self._ended(outcome, done, unmade)
+
+    async def _ended(self, outcome: Outcome, done: Outcome | None = None, unmade: WorkCheck | None = None) -> Outcome:
+        """The run ends without a verdict of a check. `done`: what the agent had delivered. `unmade`: the check that could not be made.
 
         Each run tells what it has used, once: what is kept is only of runs that were killed before they could."""
         if done is not None:
@@ -298,8 +322,8 @@ class _Loop:
             await self._note()
         elif not lost:  # another worker has the task now, and may have written its own
             self.run_.when_safe(self.state.remove)
-        has_any = bool(self.known.checks) or self.known.baseline is not None
-        checked = Checked(self.known.checks, self.known.baseline) if has_any else None
+        has_any = bool(self.known.checks) or self.known.baseline is not None or unmade is not None
+        checked = Checked(self.known.checks, self.known.baseline, unmade=unmade) if has_any else None
         return replace(outcome, usage=usage, checked=checked)
 
     async def _note(self) -> None:

@@ -14,11 +14,14 @@ from typing import Protocol
 from turbo.domain.check import WHY_CHARACTERS, CheckResult, cut_at_start
 from turbo.domain.outcome import ModelUsage, Outcome
 from turbo.domain.run import Run
-from turbo.executors.checks.judge import Delivery, Judgement
+from turbo.executors.checks.judge import Delivery, Judgement, NotMade
 from turbo.executors.checks.review_prompt import review_prompt
 from turbo.executors.checks.workspace import examined
 
 DIFF_BYTES = 128 * 1024
+
+MOST_RESTS = 10
+"""In a row, without a verdict: each review costs money, and what keeps it from one may be its own settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +52,8 @@ class ReviewingAgent(Protocol):
     name: str
     account: str
 
-    async def review(self, review: Review) -> Reviewed | Outcome:
-        """Its verdict, or why there is none: an Outcome that names its account. Never raises for what its agent did; raises
-        OSError."""
+    async def review(self, review: Review) -> Reviewed | NotMade | Outcome:
+        """Its verdict, or why there is none; an Outcome names its account. Never raises for what its agent did; raises OSError."""
         ...
 
     def missing(self) -> str | None:
@@ -71,7 +73,7 @@ class ReviewerJudge:
         """Whose login the reviews use."""
         return self._reviewer.account
 
-    async def judge(self, delivery: Delivery) -> Judgement | Outcome:
+    async def judge(self, delivery: Delivery) -> Judgement | NotMade | Outcome:
         """See `Judge`."""
         name = self._reviewer.name
         delivery.progress(name)
@@ -92,6 +94,8 @@ class ReviewerJudge:
                 lambda text: delivery.progress(f"{name}: {text}" if text else name),
             )
         )
+        if isinstance(found, NotMade):
+            return replace(found, account=self.account, most=MOST_RESTS)
         if isinstance(found, Outcome):
             return replace(found, session_id=None)
         if found.passed:

@@ -37,7 +37,8 @@ class SchemaJudge:
         except SpawnFailed as error:
             return Outcome.infrastructure(str(error))
         if found.why is not None:
-            return Judgement(CheckResult.UNFIT, found.why, outcome=replace(outcome, extra=extra))
+            output = found.value if isinstance(found.value, dict) else outcome.output
+            return Judgement(CheckResult.UNFIT, found.why, outcome=replace(outcome, output=output, extra=extra))
         return Judgement(outcome=replace(outcome, output=found.value, truncated=False, extra=extra))
 
     async def _found(self, run: Run, outcome: Outcome) -> Judged:

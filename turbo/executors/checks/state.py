@@ -43,7 +43,7 @@ KEPT = ("session_id", "model", "num_turns", "permission_denials")
 class Known:
     """`done`: the agent's outcome, if it was done and is to be judged. `feedback`: what it is to be told next, '' where only
     messages wait; None: nothing is due. `session`: in which. `usage`: what no run has told yet. `begun`: the agent may have
-    begun, so that no baseline can be taken any more."""
+    begun, so that no baseline can be taken any more. `rests`: how often in a row the check could not be made."""
 
     checks: tuple[WorkCheck, ...] = ()
     baseline: Baseline | None = None
@@ -52,6 +52,7 @@ class Known:
     session: str | None = None
     usage: tuple[ModelUsage, ...] = ()
     begun: bool = False
+    rests: int = 0
 
 
 class StateFile:
@@ -87,6 +88,7 @@ class StateFile:
             "feedback": known.feedback,
             "session": known.session,
             "begun": known.begun,
+            "rests": known.rests,
             "usage": [asdict(used) for used in known.usage],
         }
         try:
@@ -137,6 +139,7 @@ def _known(fields: Mapping[str, Any], task: Task) -> Known | None:
         feedback=_optional_text(fields, "feedback", FEEDBACK_CHARACTERS),
         session=session,
         begun=fields.get("begun") is not False,
+        rests=json_file.whole(fields, "rests", 0, MOST_NUMBER, 0),
         usage=tuple(_usage(one) for one in _list(fields, "usage", MOST_MODELS)),
     )
     if fields["done"] is None:

@@ -39,10 +39,7 @@ class RequiresJudge:
 
 
 class ProtectJudge:
-    """Files that the task must leave as they are."""
-
-    def __init__(self, patterns: Sequence[str]) -> None:
-        self.patterns = tuple(patterns)
+    """Files that the task must leave as they are: those of `Delivery.protected`."""
 
     async def judge(self, delivery: Delivery) -> Judgement | Outcome:
         """See `Judge`."""
@@ -80,6 +77,8 @@ def _missing(name: Requirement, done: WorkDone) -> str | None:
     match name:
         case Requirement.COMMIT if not done.commits:
             return "no commit was made"
+        case Requirement.COMMIT if not done.on_branch:
+            return f"what is checked out is not on its branch {done.branch}: commit it there"
         case Requirement.CHANGES if not (done.files_changed or done.uncommitted):
             return "no file was changed"
         case Requirement.CLEAN if done.uncommitted:

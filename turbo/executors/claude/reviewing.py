@@ -15,6 +15,7 @@ from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run
+from turbo.executors.checks.judge import NotMade
 from turbo.executors.checks.reviewer import Review, Reviewed
 from turbo.executors.claude import verdict
 from turbo.executors.claude.answer_form import FLAG, TOOL, tool_is_barred
@@ -135,7 +136,7 @@ class ClaudeReviewer:
             account=self.account,
         )
 
-    async def review(self, review: Review) -> Reviewed | Outcome:
+    async def review(self, review: Review) -> Reviewed | NotMade | Outcome:
         """See `ReviewingAgent`."""
         call = Call(
             flags=self._flags,
@@ -164,11 +165,11 @@ class ClaudeReviewer:
         if outcome.failure_kind is FailureKind.TIMED_OUT:
             outcome = replace(outcome, error=f"it was ended after {review.seconds:g} s (check.seconds)")
         if outcome.kind is not OutcomeKind.SUCCEEDED:
-            return self._without_verdict(outcome, usage)
+            return self._without_verdict(outcome, usage, log)
         try:
             passed, why = verdict_in(ended)
         except NotJson as error:
-            return self._without_verdict(Outcome.failed(str(error)), usage)
+            return self._without_verdict(Outcome.failed(str(error)), usage, log)
         return Reviewed(passed, why, usage, log)
 
     def missing(self) -> str | None:
@@ -178,12 +179,13 @@ class ClaudeReviewer:
     def _own(self, used: ModelUsage) -> ModelUsage:
         return replace(used, executor=self.name, account=self.account)
 
-    def _without_verdict(self, outcome: Outcome, usage: tuple[ModelUsage, ...] = ()) -> Outcome:
-        """The work cannot be blamed: the task goes back, and a failure of the review counts as one of the host."""
-        blamed = (OutcomeKind.FAILED, OutcomeKind.TIMED_OUT)
+    def _without_verdict(
+        self, outcome: Outcome, usage: tuple[ModelUsage, ...] = (), log: str | None = None
+    ) -> NotMade | Outcome:
+        """The work cannot be blamed: the task goes back. After a failure of the review it rests before the next one."""
         why = f"reviewer {self.name} gave no verdict: {outcome.error or 'it was ended on request'}"
-        if outcome.kind in blamed:
-            outcome = Outcome.infrastructure(why)
+        if outcome.kind in (OutcomeKind.FAILED, OutcomeKind.TIMED_OUT):
+            return NotMade(why, log=log, usage=usage)
         return Outcome(
             outcome.kind,
             error=why,

@@ -19,6 +19,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from turbo.executors.schemas.comparison import UnknownDraft, validator_of
+from turbo.executors.schemas.ecma import for_python
 from turbo.executors.schemas.keywords import is_costly, patterns, subschemas
 from turbo.executors.schemas.strict_json import NotJson, parsed, values
 from turbo.host.regular_file import read_regular
@@ -55,7 +56,7 @@ def read_schema(path: Path) -> AnswerSchema:
 def _read(path: Path) -> AnswerSchema:
     real = path.resolve()
     try:
-        text = read_regular(real, FILE_BYTES).decode("utf-8")
+        text = read_regular(real, FILE_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise SchemaRefused("is not UTF-8 text") from None
     except OSError as error:
@@ -88,7 +89,7 @@ def _checked(document: dict[str, Any]) -> Validator:
 def _bad_patterns(document: dict[str, Any]) -> Iterator[str]:
     for pattern in patterns(document):
         try:
-            re.compile(pattern)
+            re.compile(for_python(pattern))
         except (re.error, OverflowError, RecursionError) as error:
             yield f"the regular expression {pattern[:200]!r} cannot be used: {error}"
 

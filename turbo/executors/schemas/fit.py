@@ -18,7 +18,7 @@ from turbo.domain.limits import HEAVY_CHARACTERS
 from turbo.domain.run import StopSignal
 from turbo.executors.schemas.answer_schema import AnswerSchema, read_schema
 from turbo.executors.schemas.comparison import misfit
-from turbo.executors.schemas.strict_json import NotJson, parsed, rendered, values
+from turbo.executors.schemas.strict_json import NotJson, parsed, rendered, values, without_mark
 from turbo.process.journal import Journal
 from turbo.process.running import Ending, ProcessSpec, SpawnFailed, run_process
 
@@ -39,7 +39,7 @@ class ComparisonStopped(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """`why` the answer does not fit, in words for an agent; None: it does, and `value` is it."""
+    """`why` the answer does not fit, in words for an agent; None: it does. `value`: of its JSON, None where it is none."""
 
     value: object = None
     why: str | None = None
@@ -62,6 +62,7 @@ class Fit:
         """An answer that is text: of a program, or of an agent. Raises ComparisonStopped, SpawnFailed, OSError."""
         try:
             heavy = len(text) > HEAVY_CHARACTERS
+            text = without_mark(text)
             value = await asyncio.to_thread(parsed, text, WHAT) if heavy else parsed(text, WHAT)
         except NotJson as error:
             return Judged(why=str(error))

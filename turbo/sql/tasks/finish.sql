@@ -48,7 +48,9 @@ with input as (
              then public.turbo_stopped_status(c.requested::text, c.run_after::timestamptz)
            when c.outcome = 'succeeded' then 'completed'
            when c.outcome = 'cancelled' then 'cancelled'
-           when c.outcome in ('auth_failed', 'usage_limited', 'unavailable') or c.uncounted then 'pending'
+           when c.outcome in ('auth_failed', 'usage_limited', 'unavailable') or c.uncounted
+             -- both: nothing can be probed, so the task itself rests
+             then case when c.outcome = 'unavailable' and c.uncounted then 'scheduled' else 'pending' end
            when c.outcome = 'infrastructure'
              then case when c.infra_count + 1 >= %(infra_cap)s then 'failed' else 'scheduled' end
            when not c.final and c.retry_count < c.max_retries then 'scheduled'

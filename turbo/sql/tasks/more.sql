@@ -9,7 +9,7 @@
 -- untied: it has needs, and nothing was written of them: it came past the triggers (replica role, a restore), and nobody let it run
 -- without waiting. It must not run yet: tasks/block.sql.
 -- continued: the task before it in its conversation; first: the conversation's first task; directory: what that one's input says of
--- it, or said before it was deleted; earlier: the last tasks before it, with what they were asked. begun: a run of it was claimed
+-- it, or said before it was deleted; earlier: the last tasks before it, with what they were asked, and whether they ran. begun: a run of it was claimed
 -- before, so the session may know of this task. session: where a person let the follow-up run before the settler did, that of the
 -- conversation's last run.
 -- directory: what names the directory of one that goes on with no other; null: its id (turbo_directory_of).
@@ -67,13 +67,14 @@ select t.task_id::text as task_id, t.question, t.answer,
                      (select o.directory from public.agent_conversations o
                        where o.conversation = c.conversation and o.directory is not null limit 1)),
                   'earlier', (select jsonb_agg(jsonb_build_object(
-                                       'task_id', e.task_id, 'text', e.text,
+                                       'task_id', e.task_id, 'text', e.text, 'status', e.status, 'ran', e.ran,
                                        'output', case when octet_length(e.output::text) <= %(output)s then e.output::text
                                                       when jsonb_typeof(e.output) = 'string'
                                                         then to_jsonb(left(e.output #>> '{}', %(output)s))::text end,
                                        'cut', octet_length(e.output::text) > %(output)s) order by e.place)
                                 from (select o.place, p.task_id::text as task_id, left(p.task_description, %(output)s) as text,
-                                             p.output_data -> 'output' as output
+                                             p.output_data -> 'output' as output, p.status::text as status,
+                                             p.fencing_token is not null as ran
                                         from public.agent_conversations o
                                         join public.agent_tasks p on p.task_id = o.task_id
                                        where o.conversation = c.conversation and o.place < c.place

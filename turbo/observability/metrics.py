@@ -250,9 +250,9 @@ class Metrics:
         for result in SLOT_RESULTS:
             self.schedule_slots.labels(result)
 
-    def observe(self, slots: ObservedSlots, executors: Mapping[str, ObservedExecutor]) -> None:
-        """Report the worker's slots, and the runs in them by executor."""
-        self.running.observe(slots, executors.values())
+    def observe(self, slots: ObservedSlots, executors: Iterable[ObservedExecutor]) -> None:
+        """Report the worker's slots, and the runs in them by executor and account."""
+        self.running.observe(slots, executors)
         self.slots.labels("busy").set_function(lambda: slots.busy)
         self.slots.labels("free").set_function(lambda: slots.free)
 

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 
 from turbo import __version__
 from turbo.accounts.breaker import AccountTimings
+from turbo.accounts.chooser import AccountChooser
+from turbo.accounts.conversations import KeptAccounts
+from turbo.accounts.headroom import Headroom
 from turbo.accounts.manager import AccountManager, accounts_of
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
@@ -34,6 +37,7 @@ from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
 from turbo.domain.usage import Price, Prices
 from turbo.executors.exclusive_directories import ExclusiveDirectories
+from turbo.executors.pool import each_member
 from turbo.executors.protocol import Executor
 from turbo.executors.registry import (
     build_executors,
@@ -217,7 +221,7 @@ def wire(
     presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
     checked = [name for name, one in config.executors.items() if one.checked]
     metrics.declare_series(settings.queues, executors, checked)
-    metrics.observe(slots, executors)
+    metrics.observe(slots, tuple(each_member(executors)))
     metrics.observe_problems(problems.count)
     metrics.loop_lag.set_function(lambda: loop_health.lag)
 
@@ -238,7 +242,21 @@ def wire(
         shared=config.accounts,
         timings=account_timings,
     )
-    availability = ExecutorAvailability(executors, config.routes, gate.source("executor availability"), problems)
+    availability = ExecutorAvailability(
+        executors,
+        config.routes,
+        gate.source("executor availability"),
+        problems,
+        accounts_changed=accounts.usable_changed,
+    )
+    chooser = AccountChooser(
+        config.accounts,
+        Headroom(),
+        KeptAccounts(home.logs),
+        accounts.open_accounts,
+        lambda: slots.running.values(),
+        availability.check,
+    )
     completer = Completer(
         result_store,
         spool_writer,
@@ -268,6 +286,7 @@ def wire(
         progress,
         exclusive,
         messages,
+        chooser,
         RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
         problems,
         metrics,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from turbo.domain.headroom import MOST_WINDOWS, UsageWindow
 from turbo.domain.outcome import ModelUsage, sum_costs
 from turbo.executors.claude.shallow import shallow
 
@@ -42,6 +43,8 @@ MOST_DOLLARS = 1e6
 
 ANSWERS_COUNTED = 1000
 """Answers whose lines may still come. Those of older ones are added up."""
+
+_MODEL_WINDOWS = ("five_hour", "seven_day")
 
 _MILLISECONDS = 1e11
 """Unix seconds reach this in the year 5138; a larger number is in milliseconds."""
@@ -137,6 +140,7 @@ class Transcript:
     _message_tokens: dict[str, ModelUsage] = field(default_factory=dict)
     _since_result: dict[str, ModelUsage] = field(default_factory=dict)
     _questions: set[str] = field(default_factory=set)
+    _windows: dict[str, UsageWindow] = field(default_factory=dict)
 
     def read(self, line: bytes, cut: bool = False) -> StreamLine:
         """Read one line of stdout. Lines with `cut` were too long to keep whole, and are no longer JSON."""
@@ -170,6 +174,11 @@ class Transcript:
         for model, added in self._since_result.items():
             _add(usage, model, added)
         return tuple(usage.values())
+
+    @property
+    def windows(self) -> tuple[UsageWindow, ...]:
+        """What the service has said about the account's windows, each time the latest."""
+        return tuple(self._windows.values())
 
     @property
     def questions(self) -> int:
@@ -211,11 +220,28 @@ class Transcript:
     def _limit(self, message: Mapping[str, Any]) -> StreamLine:
         info = _object(message, "rate_limit_info")
         window, resets_at = _name(info, "rateLimitType"), _number(info, "resetsAt")
+        self._note_windows(info, window, resets_at)
         if info.get("status") != "rejected":
             self.limit = None
         elif window is not None or resets_at is not None:  # a plain 429 is `rejected` too, but names no window
             self.limit = Limit(window, unix_seconds(resets_at))
         return StreamLine.LIMIT
+
+    def _note_windows(self, info: Mapping[str, Any], named: str | None, resets_at: float | None) -> None:
+        found = dict(itertools.islice(_object(info, "unifiedWindows").items(), MOST_WINDOWS))
+        if named is not None and named not in found:
+            used = 1.0 if info.get("status") == "rejected" else info.get("utilization")
+            found[named] = {"utilization": used, "resetsAt": resets_at, "status": info.get("status")}
+        for name, window in found.items():
+            if isinstance(window, dict) and (name in self._windows or len(self._windows) < MOST_WINDOWS):
+                span, model = window_and_model(name)
+                self._windows[name] = UsageWindow(
+                    span,
+                    model,
+                    _number(window, "utilization"),
+                    unix_seconds(_number(window, "resetsAt")),
+                    _name(window, "status") or "",
+                )
 
     def _result(self, message: Mapping[str, Any]) -> StreamLine:
         errors, denials = message.get("errors"), message.get("permission_denials")
@@ -306,6 +332,14 @@ def _loaded(line: bytes, *, whole: bool) -> object:
         if whole:
             raise
         return json.loads(shallow(line))
+
+
+def window_and_model(name: str) -> tuple[str, str]:
+    """The window and the model that the CLI's name of a limit means: seven_day_opus is a week of opus."""
+    for window in _MODEL_WINDOWS:
+        if name.startswith(f"{window}_"):
+            return window, name.removeprefix(f"{window}_")
+    return name, ""
 
 
 def unix_seconds(stamp: float | None) -> float | None:

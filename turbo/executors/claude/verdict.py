@@ -230,6 +230,11 @@ def unresumable(e: EndedRun) -> bool:
     return by_itself and judge(e).failure_kind is FailureKind.ERROR
 
 
+def foreign(e: EndedRun) -> bool:
+    """The service refused the first request of a resumed session, as it may if another account has begun the session."""
+    return e.resumed and e.transcript.answers == 0 and not _limited(e) and _status(400, 403)(e)
+
+
 TABLE: tuple[Situation, ...] = (
     # A result that stopped for a deferred call says `success`, so these are first.
     Situation("a person is asked", _asked, OutcomeKind.ASKED),

@@ -159,3 +159,21 @@ def test_starts_with_one_account_are_spread_out(bench: AccountsBench) -> None:
     starts = service.subscriptions["alpha"].starts
     assert len(starts) == 4
     assert starts[-1] - starts[0] > 4.0, "three times two seconds, less what the first took longer to start"
+
+
+def test_used_up_credits_wait_for_a_person(bench: AccountsBench) -> None:
+    service = Service(bench, {"alpha": Subscription(credits=0), "beta": Subscription()})
+    timings = {"limit_shortest": 0.1, "limit_unknown": 0.1}
+    worker = bench.start(service.pool("host", slots=1), bench.settings(timings=timings)).listening()
+    assert (ran(bench, "one"), ran(bench, "two")) == ("beta", "beta")
+    assert runs_of(bench, "alpha") == 1
+    assert bench.breakers() == {("alpha", "*"): ("paused", "credits")}
+    assert worker.metric(bench.dsn, "turbo_account_paused", account="alpha", reason="credits") == 1
+    assert worker.metric(bench.dsn, "turbo_account_paused", account="alpha", reason="manual") == 0
+    assert bench.probes() == 0, "nobody asks whether it has credits again"
+    assert "then turbo resume --account alpha" in bench.turbo("status")
+    service.subscriptions["alpha"].credits = 1
+    bench.turbo("resume", "--account", "alpha")
+    bench.until(lambda: worker.metric(bench.dsn, "turbo_account_paused", account="alpha", reason="credits") == 0)
+    bench.turbo("pause", "--account", "beta")
+    assert ran(bench, "three") == "alpha"

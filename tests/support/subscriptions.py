@@ -15,7 +15,7 @@ from tests.support.messages_api import Answer, Request
 class Subscription:
     """`used`: of its five hours, from 0 to 1; each request adds `step`. `resets_at`: Unix seconds; `rests`: it is so many seconds
     after the first refusal. `measured`: it says how much is used. `refuses_history`: it takes no session with answers in it.
-    `starts`: when its requests for tasks came, in monotonic seconds."""
+    `credits`: 0 for none. `starts`: when its requests for tasks came, in monotonic seconds."""
 
     used: float = 0.0
     step: float = 0.01
@@ -23,6 +23,7 @@ class Subscription:
     rests: float | None = None
     measured: bool = True
     refuses_history: bool = False
+    credits: int = 1
     dead: bool = False
     starts: list[float] = field(default_factory=list)
 
@@ -37,6 +38,8 @@ class Subscription:
             return messages_api.expired_token()
         if time.time() >= self.resets_at:
             self.used, self.resets_at = 0.0, time.time() + 3600
+        if not self.credits:
+            return messages_api.credits_required()
         if self.refuses_history and any(message["role"] == "assistant" for message in request.body["messages"]):
             return messages_api.error(400, "invalid_request_error", "Invalid signature in thinking block")
         if self.used >= 1 and self.rests is not None:

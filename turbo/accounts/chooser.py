@@ -15,6 +15,7 @@ from typing import Protocol
 
 from turbo.accounts.conversations import KeptAccounts
 from turbo.accounts.headroom import Headroom
+from turbo.accounts.windows import AccountWindows
 from turbo.domain.headroom import OpenAccount, UsageWindow, choose
 from turbo.domain.run import Running, Snooze
 from turbo.executors.pool import AccountPool
@@ -54,6 +55,7 @@ class AccountChooser:
         self,
         rules: Mapping[str, AccountRules],
         headroom: Headroom,
+        windows: AccountWindows,
         kept: KeptAccounts,
         open_accounts: Callable[[AccountPool], Sequence[str]],
         running: Callable[[], Iterable[Running]],
@@ -61,6 +63,7 @@ class AccountChooser:
     ) -> None:
         self._rules = rules
         self._headroom = headroom
+        self._windows = windows
         self._kept = kept
         self._open_accounts = open_accounts
         self._running = running
@@ -72,6 +75,7 @@ class AccountChooser:
     async def take(self, pool: AccountPool, run: Running) -> ChosenAccount:
         """Choose, and wait until a start is due. `run.account` is set from then on. Raises Snooze if no account is open."""
         keeps = await asyncio.to_thread(self._kept.of, pool.name, run.task)
+        await self._windows.refresh(self._rules.keys())
         while True:
             account = self._choose(pool, keeps)
             if account is None:
@@ -87,7 +91,7 @@ class AccountChooser:
 
     def report(self, account: str, windows: Iterable[UsageWindow]) -> None:
         """What the service says about an account, while a run is under way."""
-        self._headroom.observe(account, windows)
+        self._windows.report(account, windows)
 
     def _choose(self, pool: AccountPool, keeps: str | None) -> str | None:
         usable = list(self._open_accounts(pool))

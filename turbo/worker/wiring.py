@@ -19,6 +19,7 @@ from turbo.accounts.chooser import AccountChooser
 from turbo.accounts.conversations import KeptAccounts
 from turbo.accounts.headroom import Headroom
 from turbo.accounts.manager import AccountManager, accounts_of
+from turbo.accounts.windows import AccountWindows
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
@@ -32,6 +33,7 @@ from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.schedule_store import ScheduleStore
 from turbo.db.settle_store import SettleStore
+from turbo.db.window_store import WindowStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
@@ -249,9 +251,13 @@ def wire(
         problems,
         accounts_changed=accounts.usable_changed,
     )
+    headroom = Headroom()
+    metrics.windows.observe(headroom.shown)
+    windows = AccountWindows(WindowStore(claims), headroom, config.accounts)
     chooser = AccountChooser(
         config.accounts,
-        Headroom(),
+        headroom,
+        windows,
         KeptAccounts(home.logs),
         accounts.open_accounts,
         lambda: slots.running.values(),
@@ -420,6 +426,7 @@ def wire(
         ),
         FileRetention(registry, state, slots, days=settings.files_days, gigabytes=settings.files_gb),
         accounts,
+        windows,
         availability,
         recovery,
         listener,

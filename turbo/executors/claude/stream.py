@@ -44,6 +44,7 @@ MOST_DOLLARS = 1e6
 ANSWERS_COUNTED = 1000
 """Answers whose lines may still come. Those of older ones are added up."""
 
+_CREDITS = "credits_required"
 _MODEL_WINDOWS = ("five_hour", "seven_day")
 
 _MILLISECONDS = 1e11
@@ -112,8 +113,9 @@ class Transcript:
 
     `begun`: there was an init line. Text before it comes from the CLI; later text may come from the agent. `error`
     and `api_error` are the CLI's names of the API error in its last message, None after an answer by the model.
-    `answers` counts those, `questions` the calls of AskUserQuestion. `auth_retries` counts consecutive retries after a refused
-    login; `retries_left` is what the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since.
+    `credits_required`: the service has refused a request until somebody pays. `answers` counts the model's, `questions` the calls
+    of AskUserQuestion. `auth_retries` counts consecutive retries after a refused login; `retries_left` is what
+    the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since.
     Token counts lag behind: an answer's full count comes only with the result. Until then `usage` has what its lines said.
     """
 
@@ -125,6 +127,7 @@ class Transcript:
     error: str | None = None
     api_error: str | None = None
     limit: Limit | None = None
+    credits_required: bool = False
     auth_retries: int = 0
     retries_left: int = 0
     retrying: bool = False
@@ -207,6 +210,8 @@ class Transcript:
         if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT
         self.error, self.api_error = _name(message, "error"), _name(message, "api_error")
+        if self.error is None or message.get("api_error_code") is not None:
+            self.credits_required = message.get("api_error_code") == _CREDITS
         text = _message_text(body)
         # A message by the CLI itself carries an error name, or at least (in older versions) this model.
         if self.error is None and body.get("model") != "<synthetic>":
@@ -221,6 +226,7 @@ class Transcript:
         info = _object(message, "rate_limit_info")
         window, resets_at = _name(info, "rateLimitType"), _number(info, "resetsAt")
         self._note_windows(info, window, resets_at)
+        self.credits_required = info.get("status") == "rejected" and info.get("errorCode") == _CREDITS
         if info.get("status") != "rejected":
             self.limit = None
         elif window is not None or resets_at is not None:  # a plain 429 is `rejected` too, but names no window

@@ -270,6 +270,13 @@ TABLE: tuple[Situation, ...] = (
         message="the CLI took the text for one of its own commands, so no agent has seen it",
     ),
     Situation("answered", _answered, OutcomeKind.SUCCEEDED),
+    Situation(
+        "credits required",
+        lambda e: e.failed and e.transcript.credits_required,
+        OutcomeKind.USAGE_LIMITED,
+        FailureKind.USAGE_LIMIT,
+        message="the service wants credits for this account: buy some or wait for the next period, then turbo resume --account",
+    ),
     Situation("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
     Situation(
         "login refused, no credit, organisation disabled", _logged_out, OutcomeKind.AUTH_FAILED, FailureKind.AUTH
@@ -406,6 +413,7 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
         final=row.final,
         truncated=transcript.truncated,
         resets_at=resets_at,
+        needs_credits=row.kind is OutcomeKind.USAGE_LIMITED and transcript.credits_required,
     )
 
 

@@ -325,8 +325,24 @@ ACCOUNTS = [
             "{{account}} {{reason}} {{host}}": f"max by (account, reason, host) (turbo_account_paused{{{ACCOUNT}}})",
         },
         "auth: not logged in on that host. usage_limit: until its reset, on every host. "
-        "unavailable: its service is away. manual: turbo pause.",
+        "unavailable: its service is away. manual: turbo pause. credits: its service wants a payment.",
         width=24,
+    ),
+    Panel(
+        "Subscription utilization",
+        "lines",
+        {"{{account}} {{window}}": f"max by (account, window) (turbo_account_utilization_ratio{{{ACCOUNT}}})"},
+        "How much of each window is used, as the agents report it.",
+        "percentunit",
+    ),
+    Panel(
+        "Time to the reset",
+        "lines",
+        {
+            "{{account}} {{window}}": f"max by (account, window) (turbo_account_resets_timestamp_seconds{{{ACCOUNT}}}) - time()"
+        },
+        "Until nothing of the window is used again.",
+        "s",
     ),
     Panel(
         "Runs in progress by account",

@@ -19,7 +19,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support import messages_api
-from tests.support.accounts import AccountsBench, accounts_bench, is_probe
+from tests.support.accounts import PAUSE_REASON, AccountsBench, accounts_bench, is_probe
 from tests.support.claude import RESETS_AT
 from tests.support.claude_scenarios import SCENARIOS, Scenario
 from tests.support.markdown import EXECUTORS, table_under
@@ -225,8 +225,7 @@ def metrics_page(bench: AccountsBench, worker_id: str) -> Page:
 
 def account_of(bench: AccountsBench, case: Case, page: Page) -> dict[str, object]:
     """The row and the gauge must say the same."""
-    reason = "coalesce(reason, case when unavailable then 'unavailable' end)"
-    query = f"select state, {reason} from agent_accounts where account = %s and state <> 'open'"
+    query = f"select state, {PAUSE_REASON} from agent_accounts where account = %s and state <> 'open'"
     rows = [f"{state} ({reason})" for state, reason in bench.sql(query, case.name)]
     gauges = [
         f"paused ({labels['reason']})"

@@ -77,3 +77,7 @@ def test_page_on_costs_works_as_written(bench: Bench, tmp_path: Path) -> None:
         bench.sql(insert, task_id, token, "max", "sonnet", "review", 4000, 1000, 80_000, 6000, 0.47)
     bench.sql(insert, "c", 4, "api", "gpt-5", "triage", 50_000, 10_000, 0, 0, None)
     assert follow_page("costs.md", bench, tmp_path / "reader", leave_out=[]) > 8
+
+
+def test_page_on_accounts_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    assert follow_page("accounts.md", bench, tmp_path / "reader", leave_out=[]) > 4

@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,10 +17,11 @@ import yaml
 
 from scripts.monitoring import Missing, Monitoring
 from tests.support import messages_api, workers
-from tests.support.claude import KEY, the_cli
+from tests.support.claude import OAUTH, the_cli
 from tests.support.database import migrated_database
 from tests.support.messages_api import MessagesApi
 from tests.support.requirements import missing
+from tests.support.subscriptions import windows
 from tests.support.waiting import until
 from tests.support.workers import Bench
 
@@ -99,7 +101,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     monitoring = Monitoring(path, scrape=1, webhook=webhook.url, hurry=True)
     with (
         migrated_database() as dsn,
-        MessagesApi(messages_api.text("hello")) as api,
+        MessagesApi(windows(messages_api.text("hello"), five_hour=(0.4, time.time() + 7200))) as api,
         workers.bench(dsn, path) as bench,
     ):
         one = Fleet(bench, api, webhook, monitoring)
@@ -127,7 +129,7 @@ def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, 
     home = path / "home"
     home.mkdir(exist_ok=True)
     env_file = path / "max.env"
-    env_file.write_text("".join(f"{k}={v}\n" for k, v in KEY.items()))
+    env_file.write_text("".join(f"{k}={v}\n" for k, v in OAUTH.items()))
     env_file.chmod(0o600)
     config = bench.config(name=host, host=host)
     config["accounts"] = {"max": {"env_file": str(env_file)}}

@@ -75,6 +75,7 @@ DECIDED = {
     "agent_queues": "queue paused paused_at paused_by reason",
     "agent_accounts": "account host state reason until why trips probe_by probe_since"
     " probe_until good_since changed_at unavailable",
+    "agent_account_windows": "account time_window model utilization resets_at status observed_at",
     "turbo_key_slots": "slot",
     "agent_usage": "task_id fencing_token executor account model attempt at queue task_type submitted_by input_tokens"
     " output_tokens cache_read_tokens cache_write_tokens cost_usd counted",

@@ -21,6 +21,12 @@ from turbo.executors.claude.executor import PROBE_PROMPT
 from turbo.executors.claude.prompts import PREAMBLE
 
 ACCOUNT = "max"
+PAUSE_REASON = (
+    "case when reason = 'manual' and unavailable then 'credits'"
+    " else coalesce(reason, case when unavailable then 'unavailable' end) end"
+)
+"""Of a row of agent_accounts, as turbo shows it."""
+
 BAD, GOOD = "sk-ant-bad-1234567890", "sk-ant-good-1234567890"
 AT_ONCE = {"limit_jitter": 0.0, "resume_spread": 0.0}
 
@@ -115,7 +121,7 @@ class AccountsBench(workers.Bench):
 
     def breakers(self) -> dict[tuple[str, str], tuple[str, str | None]]:
         """(account, host) → (state, reason), of what is not open."""
-        reason = "coalesce(reason, case when unavailable then 'unavailable' end)"
+        reason = PAUSE_REASON
         rows = self.sql(f"select account, host, state, {reason} from agent_accounts where state <> 'open'")
         return {(account, host): (state, reason) for account, host, state, reason in rows}
 

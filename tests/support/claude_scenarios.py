@@ -168,6 +168,7 @@ SCENARIOS = {
         settings={"model": "opus"},
         after=reset_is_honoured,
     ),
+    "credits used up": Scenario((messages_api.credits_required(),), login=OAUTH),
     "401 with an API key": Scenario((messages_api.invalid_key(),), after=says("Invalid API key")),
     "an expired OAuth token": Scenario((messages_api.expired_token(),), login=OAUTH, after=says("has expired")),
     "a revoked OAuth token": Scenario(

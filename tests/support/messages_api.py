@@ -152,6 +152,13 @@ def usage_limit(claim: str, resets_at: int) -> Answer:
     return error(429, "rate_limit_error", "This request would exceed your account's rate limit.", **headers)
 
 
+def credits_required() -> Answer:
+    """The account's credits are used up: a 429 without a reset."""
+    details = {"error_code": "credits_required"}
+    body = {"type": "error", "error": {"type": "rate_limit_error", "message": "You need credits.", "details": details}}
+    return Answer(429, {"content-type": JSON}, (json.dumps(body).encode(),))
+
+
 def invalid_key() -> Answer:
     return error(401, "authentication_error", "invalid x-api-key")
 

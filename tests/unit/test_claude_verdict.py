@@ -305,6 +305,8 @@ TASK = {
 def test_page_shows_the_table_as_it_is() -> None:
     def shown(row: Situation) -> list[str]:
         task, counts, account, counted = TASK[row.kind]
+        if row.name == "credits required":
+            account = "paused (credits)"
         if row.final:
             task, counts, counted = "failed", "yes, the last", "–"
         return [

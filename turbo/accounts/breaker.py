@@ -4,6 +4,7 @@
       ▲                                    └──probe bad──▶ paused(auth) ──backoff──▶ half open ──probe bad──▶ paused
       └─────────────────────────────────probe good────────────────────────────────────┘
     open ──usage limit──▶ paused(usage_limit) ──its reset──▶ half open;   open ◀──by hand──▶ paused(manual)
+    open ──its service wants a payment──▶ paused(credits) ──by hand──▶ open
     open ──a run found its service away──▶ suspect ──probe bad──▶ paused(unavailable) ──a short backoff──▶ half open
 
 An account is a login and the service behind it. Repositories and their remotes (turbo.domain.dependency) have breakers too:
@@ -60,6 +61,10 @@ class BreakerRow:
     def paused(self) -> bool:
         return self.state in (AccountState.PAUSED, AccountState.HALF_OPEN)
 
+    @property
+    def waits_for_a_person(self) -> bool:
+        return self.reason is not None and self.reason.by_a_person
+
 
 @dataclass(slots=True)
 class Breaker:
@@ -90,7 +95,7 @@ class Breaker:
     def due(self, now: float) -> str | None:
         """Which row may be probed now. 'here' comes first: a host without a login cannot judge a limit. An account that a
         person paused is not probed."""
-        if self.everywhere.reason is PauseReason.MANUAL:
+        if self.everywhere.waits_for_a_person:
             return None
         if self.here.state is not AccountState.OPEN:
             return "here" if _past(self.here, now) else None
@@ -99,7 +104,7 @@ class Breaker:
     def wakes_at(self, now: float) -> float | None:
         """When the breaker changes by time alone; None: never."""
         first = self.here if self.here.state is not AccountState.OPEN else self.everywhere
-        manual = self.everywhere.reason is PauseReason.MANUAL
+        manual = self.everywhere.waits_for_a_person
         times = (
             [first.probe_at]
             if first.state is not AccountState.OPEN and first.probe_at is not None and not manual
@@ -122,7 +127,7 @@ class Breaker:
         row = BreakerRow(AccountState.PAUSED, PauseReason.USAGE_LIMIT, now + self.timings.limit_shortest)
         if not everywhere:
             self.here = row
-        elif self.everywhere.reason is not PauseReason.MANUAL:
+        elif not self.everywhere.waits_for_a_person:
             self.everywhere = row
 
     def written(self, now: float, *, accepted: bool) -> None:

@@ -35,6 +35,7 @@ from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.domain.states import AccountState, PauseReason
 from turbo.domain.type_filter import TypeFilter, served_types
+from turbo.executors.pool import AccountPool, each_member
 from turbo.executors.protocol import Depends, Executor, NeedsAccounts, Probes
 from turbo.observability.metrics import Metrics
 from turbo.runtime.service import LoopService
@@ -59,7 +60,8 @@ def account_of(executor: Executor) -> str | None:
 
 
 def needs_of(executor: Executor) -> frozenset[str]:
-    """What an executor needs, by the names of the breakers: its account, those of its reviewers, and its dependencies."""
+    """What an executor needs, by the names of the breakers: its account, those of its reviewers, and its dependencies. Of the
+    accounts of a pool it needs any one (`AccountManager.open_accounts`)."""
     account = account_of(executor)
     needs = {account} if account is not None else set()
     if isinstance(executor, NeedsAccounts):
@@ -69,13 +71,13 @@ def needs_of(executor: Executor) -> frozenset[str]:
 
 def accounts_of(executors: Mapping[str, Executor]) -> tuple[str, ...]:
     """The names of all accounts and dependencies, sorted."""
-    return tuple(sorted({name for executor in executors.values() for name in needs_of(executor)}))
+    return tuple(sorted({name for executor in each_member(executors) for name in needs_of(executor)}))
 
 
 def _probes(executors: Mapping[str, Executor], name: str) -> list[NamedProbe]:
     """Every way to probe an account or a dependency."""
     some = []
-    for executor in executors.values():
+    for executor in each_member(executors):
         if account_of(executor) == name and isinstance(executor, Probes):
             some.append(NamedProbe(executor.name, executor.probe))
         if isinstance(executor, Depends) and (probe := executor.dependencies().get(name)) is not None:
@@ -109,6 +111,7 @@ class AccountManager(LoopService):
         self._timings = timings or AccountTimings()
         self._account_of = {name: account for name, e in executors.items() if (account := account_of(e)) is not None}
         self._needs = {name: needs_of(e) for name, e in executors.items()}
+        self._pools = {name: e for name, e in executors.items() if isinstance(e, AccountPool)}
         self.names = accounts_of(executors)
         probes = {name: _probes(executors, name) for name in self.names}
         self._prober = Prober(store, host, probes, shared, metrics, self._timings)
@@ -117,7 +120,7 @@ class AccountManager(LoopService):
         self._types = TypeFilter()
         self._probe_outage = db.outage(log, "cannot probe an account", "accounts are probed again")
         self._probing: dict[tuple[str, str], asyncio.Task[bool]] = {}
-        for name in sorted(set(self._account_of.values())):
+        for name in sorted({account for e in each_member(executors) if (account := account_of(e)) is not None}):
             metrics.auth_failures.labels(name)
             metrics.usage_limit_pauses.labels(name)
         self._export()
@@ -126,7 +129,7 @@ class AccountManager(LoopService):
 
     async def review(self, run: Running, outcome: Outcome) -> Outcome:
         """See runner.Reviewer: an outcome may become a plain failure of the task, or not count for it at all."""
-        breaker = self._breakers.get(outcome.account or self._account_of.get(run.executor, ""))
+        breaker = self._breakers.get(self._whose(run, outcome))
         if outcome.kind is OutcomeKind.AUTH_FAILED:
             if breaker is None:  # there is nothing to pause, and the task would come back at once, for ever
                 return _task_failure(outcome, FailureKind.AUTH)
@@ -157,8 +160,13 @@ class AccountManager(LoopService):
         good = await self._suspect(run, breaker, doubt, fresh=self._timings.fresh)
         return outcome if good else replace(outcome, uncounted=False, rest_seconds=None)
 
+    def _whose(self, run: Running, outcome: Outcome) -> str:
+        """The account that an outcome is about; '' for none."""
+        chosen = run.account if run.executor in self._pools else self._account_of.get(run.executor)
+        return outcome.account or chosen or ""
+
     async def _away(self, run: Running, outcome: Outcome) -> Outcome:
-        breaker = self._breakers.get(outcome.away or outcome.account or self._account_of.get(run.executor, ""))
+        breaker = self._breakers.get(outcome.away or self._whose(run, outcome))
         if breaker is None or await self._suspect(run, breaker, outcome):
             blip = run.task.infra_count < BLIPS
             return replace(outcome, kind=OutcomeKind.INFRASTRUCTURE if blip else OutcomeKind.FAILED)
@@ -297,9 +305,22 @@ class AccountManager(LoopService):
         closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
 
         def able(executor: str) -> bool:
-            return not closed & self._needs.get(executor, frozenset())
+            if closed & self._needs.get(executor, frozenset()):
+                return False
+            pool = self._pools.get(executor)
+            return pool is None or any(_usable(pool, account, closed) for account in pool.members)
 
         return served_types(self._routes, able)
+
+    def open_accounts(self, pool: AccountPool) -> list[str]:
+        """The accounts of a pool that a run may take now, in the order of the configuration."""
+        now = time.monotonic()
+        closed = {account for account in pool.members if self._breakers[account].closed(now)}
+        return [account for account in pool.members if _usable(pool, account, closed)]
+
+    def usable_changed(self) -> None:
+        """An account of a pool has become unusable on this host (`AccountPool.unusable`), or usable."""
+        self._publish()
 
     # ── half open ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -337,6 +358,10 @@ class AccountManager(LoopService):
             return False
         self._probe_outage.over()
         return mine
+
+
+def _usable(pool: AccountPool, account: str, closed: Collection[str]) -> bool:
+    return account not in closed and account not in pool.unusable
 
 
 async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:

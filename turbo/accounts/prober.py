@@ -72,8 +72,16 @@ class Prober:
         return EVERY_HOST if account in self._shared else self._host
 
     async def limit(self, account: str, outcome: Outcome) -> None:
-        """Close an account until its reset. Raises `db.DATABASE_ERRORS`."""
+        """Close an account until its reset, or, if it needs credits, until a person opens it. Raises `db.DATABASE_ERRORS`."""
         timings = self._timings
+        where = "every host" if account in self._shared else "this host"
+        if outcome.needs_credits:
+            if await self._store.no_credits(account, self.limits(account), why=outcome.error):
+                self._metrics.usage_limit_pauses.labels(account).inc()
+                log.warning(
+                    "account %s needs credits; paused on %s until a person acts: %s", account, where, outcome.error
+                )
+            return
         closed = await self._store.limit(
             account,
             self.limits(account),
@@ -86,7 +94,6 @@ class Prober:
         )
         if closed:
             self._metrics.usage_limit_pauses.labels(account).inc()
-            where = "every host" if account in self._shared else "this host"
             log.warning("account %s hit its usage limit; paused on %s: %s", account, where, outcome.error)
 
     async def probe(self, breaker: Breaker, host: str) -> bool:

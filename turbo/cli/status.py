@@ -65,6 +65,9 @@ ACCOUNTS = (
     Column("REASON", drop=2),
     Column("RESETS", drop=1),
 )
+USED = Column("USED", drop=3, right=True)
+"""Of ACCOUNTS, where an agent has reported a window."""
+
 FINISHED = (
     Column("HOST", flexible=True),
     Column("COMPLETED", right=True),
@@ -221,11 +224,20 @@ def _accounts(now: "FleetStatus") -> None:
             resets = (
                 f"{timestamps.local_time(a.until)} (in {timestamps.duration(max(0.0, a.resets_in_seconds or 0.0))})"
             )
-        elif a.state != AccountState.OPEN and a.reason == PauseReason.MANUAL:
+        elif a.state != AccountState.OPEN and a.reason in (PauseReason.MANUAL, PauseReason.CREDITS):
             resets = "by hand"
-        rows.append((a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets))
-    output.table(ACCOUNTS, rows)
+        rows.append(
+            (a.account, "all" if a.host == "*" else a.host, a.state, a.reason or "", resets, _used(now, a.account))
+        )
+    reported = any(row[-1] for row in rows)
+    output.table((*ACCOUNTS, USED) if reported else ACCOUNTS, rows if reported else [row[:-1] for row in rows])
     _say_left_out(now.more_accounts, "account")
+
+
+def _used(now: "FleetStatus", account: str) -> str:
+    """How full the fullest window of an account is."""
+    window = now.fullest_window(account)
+    return "" if window is None else f"{window.utilization or 0.0:.0%} of {window.time_window}"
 
 
 def _finished(now: "FleetStatus") -> None:

@@ -130,6 +130,26 @@ def account_lines(rows: Iterable[Mapping[str, Any]]) -> list[AccountLine]:
 
 
 @dataclass(frozen=True, slots=True)
+class WindowLine:
+    """A window of an account's subscription. `model`: '' for all. `utilization`: from 0 to 1, now; None: not reported.
+    `resets_in_seconds`: None if that is not known."""
+
+    account: str
+    time_window: str
+    model: str
+    status: str
+    resets_at: datetime | None
+    observed_at: datetime
+    utilization: float | None
+    resets_in_seconds: float | None
+
+
+def window_lines(rows: Iterable[Mapping[str, Any]]) -> list[WindowLine]:
+    """The rows of status/windows.sql."""
+    return [WindowLine(**row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
 class StrandedLine:
     """Tasks of a queue whose conversation is on `host`, where no live worker serves that queue: nobody can run them. `task_id`: one
     of them. `waiting`: how many of the `tasks` still wait for an answer."""
@@ -181,6 +201,7 @@ class FinishedLine:
 class FleetStatus:
     """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks
     that have waited longest for others; `unsettled`: what nobody lets go. `schedules`: those that need a person.
+    `windows`: of accounts, the fullest first.
     `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them
     at most."""
 
@@ -197,11 +218,17 @@ class FleetStatus:
     unsettled: list[UnsettledLine] = field(default_factory=list)
     schedules: list[ScheduleTrouble] = field(default_factory=list)
     more_schedules: int = 0
+    windows: list[WindowLine] = field(default_factory=list)
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
         """All accounts, and what else executors depend on while it is not open."""
         return [a for a in self.accounts if a.state != AccountState.OPEN or not is_dependency(a.account)]
+
+    def fullest_window(self, account: str) -> WindowLine | None:
+        """The one that is used most, of those that count for all models. None: nothing is reported."""
+        known = [w for w in self.windows if w.account == account and not w.model and w.utilization is not None]
+        return max(known, key=lambda w: w.utilization or 0.0, default=None)
 
     @property
     def success_rate(self) -> float | None:
@@ -267,6 +294,7 @@ class FleetStatus:
                 "usage_limit": "wait for its reset; other accounts continue",
                 "unavailable": advice(a.account),
                 "manual": f"turbo resume --account {a.account}",
+                "credits": f"buy credits or wait for the next period, then turbo resume --account {a.account}",
             }.get(a.reason or "", "a probe decides within a minute")
             state = f"{described(a.account)} is {a.state} on {where}"
             findings.append(warn(f"{state}: {a.reason or 'suspected'}{why}", do))

@@ -18,9 +18,11 @@ from turbo.client.fleet_status import (
     QueueLine,
     StrandedLine,
     UnsettledLine,
+    WindowLine,
     account_lines,
     left_out,
     unsettled_lines,
+    window_lines,
     worker_lines,
 )
 from turbo.client.graph import Blocked
@@ -52,6 +54,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         left,
         schedules,
         more_schedules,
+        (yield from _windows()),
     )
 
 
@@ -63,6 +66,15 @@ def _longest_blocked() -> Steps[list[Blocked]]:
     except psycopg.errors.InsufficientPrivilege:
         return []
     return sorted(found, key=lambda one: -one.seconds)
+
+
+def _windows() -> Steps[list[WindowLine]]:
+    """How much of the accounts' windows is used. None for a role that may not see them, and before schema 20."""
+    try:
+        rows = (yield Query("status/windows", {"limit": ACCOUNTS_LISTED})).rows
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):
+        return []
+    return window_lines(rows)
 
 
 def unsettled() -> Steps[list[UnsettledLine]]:

@@ -10,11 +10,14 @@ from pydantic import Field, field_validator, model_validator
 
 from turbo.config.asking import AskSection, with_permission_mode, without_approvals
 from turbo.config.checking import CheckSection, check_problems, check_warnings
-from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home
+from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home, near
 from turbo.config.scripts import code_from_rows
 from turbo.config.workspace import Workspace
 from turbo.domain.finding import Finding, fail
 from turbo.domain.states import Level
+
+MOST_ACCOUNTS = 50
+"""Of one executor."""
 
 HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -56,6 +59,11 @@ class Program(Section):
     _expand = field_validator("cwd", "output_schema", mode="after")(lambda v: home(v))
 
     @property
+    def logins(self) -> tuple[str, ...]:
+        """The accounts that its runs may use."""
+        return () if self.account is None else (self.account,)
+
+    @property
     def checked(self) -> bool:
         """Whether its work is judged before a task is completed."""
         return self.check is not None or self.output_schema is not None
@@ -95,6 +103,11 @@ class CommandSection(Program):
 class ClaudeSection(Program):
     kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
     command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
+    accounts: list[str] = Field(
+        default=[],
+        max_length=MOST_ACCOUNTS,
+        description="Several logins of one kind, names under accounts: each run takes one of those that are open. Instead of account.",
+    )
     model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
@@ -114,6 +127,11 @@ class ClaudeSection(Program):
     silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
         default=600, description="Stop the program after this long without output."
     )
+
+    @property
+    def logins(self) -> tuple[str, ...]:
+        """The accounts that its runs may use."""
+        return tuple(self.accounts) or super().logins
 
 
 class PythonSection(Section):
@@ -150,6 +168,11 @@ class PythonSection(Section):
         return section
 
     @property
+    def logins(self) -> tuple[str, ...]:
+        """The accounts that its runs may use."""
+        return () if self.account is None else (self.account,)
+
+    @property
     def checked(self) -> bool:
         """Whether what it returns is judged."""
         return self.output_schema is not None
@@ -177,6 +200,40 @@ def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator
     if isinstance(section, PythonSection) and section.env and section.isolation != "process":
         what = "is for isolation: process; otherwise the handler has the worker's own environment"
         yield fail(what, subject=f"{at}.env")
+
+
+def account_problems(
+    executors: Mapping[str, ExecutorSection], env_files: Mapping[str, str | None]
+) -> Iterator[Finding]:
+    """What cannot work about the accounts of executors. `env_files`: of all accounts of the file."""
+    kinds: dict[str, dict[str, str]] = {}
+    for name, section in executors.items():
+        for account in section.logins:
+            kinds.setdefault(account, {}).setdefault(section.kind, name)
+    for name, section in executors.items():
+        several = section.accounts if isinstance(section, ClaudeSection) else []
+        at = f"executors.{name}.{'accounts' if several else 'account'}"
+        if several and section.account is not None:
+            yield fail(
+                "cannot be set together with accounts: put all of them in accounts", subject=f"executors.{name}.account"
+            )
+            continue
+        same: dict[str | None, str] = {}
+        for account in dict.fromkeys(section.logins):
+            if account not in env_files:
+                yield fail(f"no account {account!r}{near(account, env_files)}", subject=at)
+            elif (other := same.setdefault(env_files[account], account)) != account:
+                what = f"env_file {env_files[account]}" if env_files[account] else "no env_file"
+                yield fail(f"{account} is the same login as {other}: both have {what}", subject=at)
+            elif several.count(account) > 1:
+                yield fail(f"names {account} twice", subject=at)
+            elif len(several) > 1 and (others := kinds[account].keys() - {section.kind}):
+                kind = min(others)
+                what = (
+                    f"{account} is also the account of executors.{kinds[account][kind]}, which is of kind: {kind}; "
+                    "the accounts of a pool are logins of one kind of agent"
+                )
+                yield fail(what, subject=at)
 
 
 def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
@@ -223,6 +280,8 @@ def _reviewer_problems(
         yield fail("reviews its own work: name another executor", subject=at)
     elif not isinstance(reviewer, ClaudeSection):
         yield fail(f"{named} is of kind: {reviewer.kind}; only kind: claude can review", subject=at)
+    elif len(reviewer.logins) > 1:
+        yield fail(f"{named} has several accounts; give a reviewer one account, with which it reads", subject=at)
     elif reviewer.check is not None:
         what = f"{named} has a check itself; a review is not checked again, so use an executor without check"
         yield fail(what, subject=at)

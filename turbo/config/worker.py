@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from psycopg import ProgrammingError, conninfo
 from pydantic import Field, field_validator
 
-from turbo.config.executors import ExecutorSection, Program, problems_of, warnings_of, with_schema
+from turbo.config.executors import ExecutorSection, Program, account_problems, problems_of, warnings_of, with_schema
 from turbo.config.loader import (
     LONGEST_SECONDS,
     ConfigError,
@@ -160,6 +160,21 @@ class MetricsSection(Section):
 
 class Account(Section):
     env_file: str | None = Field(default=None, description="File of KEY=VALUE lines with its secrets, mode 0600.")
+    leave_at: Real = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="From this share of a window on, new tasks of an executor with several accounts go to another, if they can.",
+    )
+    start_every_seconds: Real = Field(
+        default=0.0,
+        ge=0,
+        le=600,
+        description="Time between two starts of such an executor's runs with this account, in one worker.",
+    )
+    last_resort: bool = Field(
+        default=False, description="Such an executor uses it only while none of its other accounts is open."
+    )
     _expand = field_validator("env_file", mode="after")(lambda v: home(v))
 
 
@@ -238,10 +253,8 @@ class WorkerConfig(Document):
             if executor not in self.executors:
                 what = f"no executor {executor!r}{near(executor, self.executors)}"
                 findings.append(fail(what, subject=f"routes.{task_type}"))
-        for name, section in self.executors.items():
-            if section.account is not None and section.account not in self.accounts:
-                what = f"no account {section.account!r}{near(section.account, self.accounts)}"
-                findings.append(fail(what, subject=f"executors.{name}.account"))
+        findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
+        for name in self.executors:
             findings += problems_of(name, self.executors)
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = (

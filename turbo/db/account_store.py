@@ -94,6 +94,10 @@ class AccountStore(Store):
             )
         )
 
+    async def no_credits(self, account: str, host: str, *, why: str | None) -> bool:
+        """Close the account until a person opens it: its service wants a payment. True: this call closed it."""
+        return bool(await self._one("accounts/credits", account=account, host=host, why=why))
+
     async def become_prober(self, account: str, host: str, *, lease: float) -> ProbeClaim | None:
         """Take the row for `lease` seconds, to probe the account. None: another worker has it, or no probe is due."""
         parameters = {"worker": self._worker_id, "account": account, "host": host, "lease": lease}

@@ -8,6 +8,7 @@ import asyncio
 import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +17,11 @@ from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
 from turbo.domain.finding import Finding, fail, ok, warn
+from turbo.domain.states import Level
 from turbo.domain.task import NO_TASK
 from turbo.executors.checks.notes import notes as check_notes
 from turbo.executors.claude.notes import notes
+from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor, NeedsProgram
 from turbo.executors.registry import Identities, build_executors
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -42,8 +45,7 @@ def checks(
     for name, executor in config.executors.items():
         if name not in routed:
             continue  # no route leads to it
-        whose = executor.account
-        needs = (f"env file {whose}",) if whose is not None and config.accounts[whose].env_file is not None else ()
+        needs = tuple(f"env file {whose}" for whose in executor.logins if config.accounts[whose].env_file is not None)
         checks_of_programs.append(Check(f"executor {name}", partial(_executor, config, name, environment), needs))
         for note in notes(name, executor) if isinstance(executor, ClaudeSection) else ():
             checks_of_programs.append(Check(f"trust {name}", lambda note=note: note))  # type: ignore[misc]
@@ -87,7 +89,7 @@ def _executor(config: WorkerConfig, name: str, find_environment: Callable[[], Wo
         if (refused := _as_its_user(section)) is not None:
             return fail(refused, "let that user read the program and enter the directory, or name others")
         if isinstance(section, ClaudeSection):
-            return asyncio.run(_claude(executor, section.account, environment))
+            return _accounts_of_claude(executor, section, environment)
         program = section.command[0] if isinstance(section, CommandSection) else section.handler
         return ok(f"found {program} ({environment.whose})")
 
@@ -99,6 +101,21 @@ def _as_its_user(section: ExecutorSection) -> str | None:
         return None
     path = ChildEnvironment(section.env).for_task(NO_TASK).get("PATH")
     return identity.obstacle(at_home(section.command)[0], path, Path(section.cwd) if section.cwd else None)
+
+
+def _accounts_of_claude(executor: Executor, section: ClaudeSection, environment: WorkerEnvironment) -> Finding:
+    """The first of its accounts that is not all right, else what holds for all of them."""
+    if not isinstance(executor, AccountPool):
+        return asyncio.run(_claude(executor, next(iter(section.logins), None), environment))
+    if executor.unusable:
+        account, why = next(iter(executor.unusable.items()))
+        return fail(f"account {account}: {why}", "its tasks go to the other accounts until that is repaired")
+    found = ok("")
+    for account, member in executor.members.items():
+        found = asyncio.run(_claude(member, account, environment))
+        if found.level is not Level.OK:
+            return found
+    return replace(found, what=f"{found.what}, with {len(executor.members)} accounts")
 
 
 async def _claude(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
@@ -127,7 +144,7 @@ async def _claude(executor: Executor, account: str | None, environment: WorkerEn
 
 def is_agent(section: object) -> bool:
     """Whether it is an agent that edits files: the Claude CLI, or a command with an account."""
-    return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and section.account is not None)
+    return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and bool(section.logins))
 
 
 def directory(config: WorkerConfig, name: str) -> Finding:

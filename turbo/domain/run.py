@@ -7,6 +7,7 @@ from pathlib import Path
 from time import monotonic
 
 from turbo.domain.claim import ClaimRef
+from turbo.domain.headroom import UsageWindow
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import ModelUsage
 from turbo.domain.states import StopCause
@@ -70,6 +71,9 @@ def _at_once(action: Callable[[], None]) -> None:
 def _ignore_usage(_so_far: UsedSoFar) -> None: ...
 
 
+def _ignore_windows(_windows: tuple[UsageWindow, ...]) -> None: ...
+
+
 def _used_nothing() -> tuple[ModelUsage, ...]:
     return ()
 
@@ -85,7 +89,8 @@ class Run:
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
     `uses(so_far)` tells how to learn what the call under way has used, for a run that is killed and so returns no outcome.
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `messages`: what people tell the
-    task, for an executor that Converses; None: nobody can.
+    task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
+    `windows` tells what the agent's service says about its account's windows.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -96,6 +101,7 @@ class Run:
         "goes_on",
         "may_ask",
         "messages",
+        "moved",
         "progress",
         "session_started",
         "started",
@@ -103,6 +109,7 @@ class Run:
         "task",
         "uses",
         "when_safe",
+        "windows",
     )
 
     def __init__(
@@ -120,6 +127,8 @@ class Run:
         may_ask: bool = True,
         messages: Mailbox | None = None,
         when_safe: Callable[[Callable[[], None]], None] = _at_once,
+        moved: bool = False,
+        windows: Callable[[tuple[UsageWindow, ...]], None] = _ignore_windows,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -133,6 +142,8 @@ class Run:
         self.may_ask = may_ask
         self.messages = messages
         self.when_safe = when_safe
+        self.moved = moved
+        self.windows = windows
 
     @property
     def work_dir(self) -> Path:

@@ -55,6 +55,12 @@ class PauseReason(StrEnum):
     USAGE_LIMIT = "usage_limit"
     UNAVAILABLE = "unavailable"  # its service, or the repository or remote that it stands for, is away
     MANUAL = "manual"
+    CREDITS = "credits"  # the service wants a payment; only a person opens it (`manual`, with the column `unavailable`)
+
+    @property
+    def by_a_person(self) -> bool:
+        """Whether only a person opens the account."""
+        return self in (PauseReason.MANUAL, PauseReason.CREDITS)
 
 
 class Verdict(StrEnum):

@@ -1,6 +1,7 @@
 """From a section of worker.yaml to an executor. A new kind is one file beside this one and one branch here."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +9,7 @@ from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSectio
 from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy, Requirement
 from turbo.domain.question import AskPolicy
+from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
 from turbo.process.environment import EnvFile
@@ -50,12 +52,13 @@ def build_executors(
     identities = Identities()
     problems: list[str] = []
     for name, section in config.executors.items():
-        env_file = env_files.get(section.account) if section.account else None
         try:
             run_as = identities.of(section)
             work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on)
             reviewer = _reviewer(section, config, journal, env_files, identities)
-            built[name] = _build(name, section, journal, env_file, roots, exclusive, work_area, run_as, reviewer)
+
+            build = partial(_build, name, section, journal, roots, exclusive, work_area, run_as, reviewer)
+            built[name] = _with_accounts(name, section, env_files, build)
         except ValueError as error:  # EnvironmentRefused and IdentityRefused are
             problems.append(f"executors.{name}: {error}")
     if problems:
@@ -236,16 +239,30 @@ def _work_area(
     )
 
 
+def _with_accounts(
+    name: str,
+    section: ExecutorSection,
+    env_files: Mapping[str, EnvFile],
+    build: Callable[[str | None, EnvFile | None], Executor],
+) -> Executor:
+    """The executor with its account; with several, one for each."""
+    logins = section.logins
+    if len(logins) > 1:
+        return AccountPool(name, {account: build(account, env_files.get(account)) for account in logins})
+    return build(logins[0], env_files.get(logins[0])) if logins else build(None, None)
+
+
 def _build(
     name: str,
     section: ExecutorSection,
     journal: Journal,
-    env_file: EnvFile | None,
     roots: list[Path],
     exclusive: Exclusive,
     work_area: WorkArea | None,
     run_as: Identity | None,
     reviewer: "ReviewingAgent | None",
+    account: str | None,
+    env_file: EnvFile | None,
 ) -> Executor:
     ask = section.ask.policy if section.ask is not None else None
     # Imported on use: a worker with python handlers only should not load the Claude executor.
@@ -258,7 +275,7 @@ def _build(
             name,
             section.command,
             journal=journal,
-            account=section.account,
+            account=account,
             cwd=_path(section.cwd),
             exclusive=exclusive if section.exclusive_cwd else no_lock,
             env=section.env,
@@ -297,12 +314,12 @@ def _build(
             work_area=work_area,
             grace_seconds=section.grace_seconds,
             silence_seconds=section.silence_seconds,
-            account=section.account,
+            account=account,
             run_as=run_as,
             ask=ask,
             checks=checks,
         )
-    handler = _handler(name, section, journal, env_file, ask)
+    handler = _handler(name, section, account, journal, env_file, ask)
     if fit is None:
         return handler
     from turbo.executors.checks.returned import ReturnsChecked
@@ -312,7 +329,12 @@ def _build(
 
 
 def _handler(
-    name: str, section: PythonSection, journal: Journal, env_file: EnvFile | None, ask: AskPolicy | None
+    name: str,
+    section: PythonSection,
+    account: str | None,
+    journal: Journal,
+    env_file: EnvFile | None,
+    ask: AskPolicy | None,
 ) -> Executor:
     if section.isolation == "process":
         from turbo.executors.python_process import PythonProcess
@@ -324,18 +346,16 @@ def _handler(
             env=section.env,
             env_file=env_file,
             grace_seconds=section.grace_seconds,
-            account=section.account,
+            account=account,
             ask=ask,
         )
     if section.isolation == "thread":
         from turbo.executors.python_thread import PythonThread
 
-        return PythonThread(
-            name, section.handler, grace_seconds=section.grace_seconds, account=section.account, ask=ask
-        )
+        return PythonThread(name, section.handler, grace_seconds=section.grace_seconds, account=account, ask=ask)
     from turbo.executors.python import PythonExecutor
 
-    return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=section.account, ask=ask)
+    return PythonExecutor(name, section.handler, grace_seconds=section.grace_seconds, account=account, ask=ask)
 
 
 def _answer(name: str, section: ClaudeSection, schema: "AnswerSchema | None") -> "AnswerForm":
@@ -375,14 +395,15 @@ def _reviewer(
     reviewer = config.executors[name]
     if not isinstance(reviewer, ClaudeSection):
         raise ValueError(f"check.executor: {name} is of kind: {reviewer.kind}; only kind: claude can review")
+    account = next(iter(reviewer.logins), None)  # it has one at most (turbo.config.executors)
     return ClaudeReviewer(
         name,
         reviewer.command,
         journal=journal,
-        account=reviewer.account,
+        account=account,
         cwd=_path(reviewer.cwd),
         env=reviewer.env,
-        env_file=env_files.get(reviewer.account) if reviewer.account else None,
+        env_file=env_files.get(account) if account else None,
         model=reviewer.model,
         allowed_tools=reviewer.allowed_tools,
         disallowed_tools=reviewer.disallowed_tools,

@@ -180,6 +180,10 @@ class WorkerHome:
         """See Task.directory_id: the tasks of a conversation share one."""
         return self._state.files / "tasks" / safe_name(directory_id)
 
+    def logs(self, task_id: str) -> Path:
+        """See `logs_of`."""
+        return logs_of(self._state.files, task_id)
+
     def log_path(self, task_id: str, attempt: int, token: int) -> Path:
         return logs_of(self._state.files, task_id) / f"{attempt}-{token}.log"
 

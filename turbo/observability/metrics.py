@@ -86,6 +86,46 @@ class RunningTasks(Collector):
         return GaugeMetricFamily("turbo_running_tasks", "Runs in progress.", labels=["executor", "account"])
 
 
+ShownWindows = Callable[[], Iterable[tuple[str, str, float | None, float | None]]]
+"""Account, window, utilization from 0 to 1, and the next reset in Unix seconds; None: not known."""
+
+
+class WindowGauges(Collector):
+    """The windows of accounts, read at each scrape: one that is reset meanwhile has nothing used."""
+
+    def __init__(self) -> None:
+        self._shown: ShownWindows = tuple
+
+    def observe(self, shown: ShownWindows) -> None:
+        """Report these from now on."""
+        self._shown = shown
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        return self._families()
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        used, resets = self._families()
+        for account, window, utilization, resets_at in self._shown():
+            if utilization is not None:
+                used.add_metric((account, window), utilization)
+            if resets_at is not None:
+                resets.add_metric((account, window), resets_at)
+        return used, resets
+
+    def _families(self) -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+        labels = ("account", "window")
+        return (
+            GaugeMetricFamily(
+                "turbo_account_utilization_ratio", "Share of a window of the account that is used.", labels=labels
+            ),
+            GaugeMetricFamily(
+                "turbo_account_resets_timestamp_seconds",
+                "When a window of the account is reset (Unix time).",
+                labels=labels,
+            ),
+        )
+
+
 MOST_MODELS = 100
 OTHER_MODELS = "other"
 
@@ -99,6 +139,8 @@ class Metrics:
         r.register(self.fleet)
         self.running = RunningTasks()
         r.register(self.running)
+        self.windows = WindowGauges()
+        r.register(self.windows)
 
         Gauge("turbo_build_info", "Always 1; the version is the label.", ["version"], registry=r).labels(
             __version__
@@ -250,9 +292,9 @@ class Metrics:
         for result in SLOT_RESULTS:
             self.schedule_slots.labels(result)
 
-    def observe(self, slots: ObservedSlots, executors: Mapping[str, ObservedExecutor]) -> None:
-        """Report the worker's slots, and the runs in them by executor."""
-        self.running.observe(slots, executors.values())
+    def observe(self, slots: ObservedSlots, executors: Iterable[ObservedExecutor]) -> None:
+        """Report the worker's slots, and the runs in them by executor and account."""
+        self.running.observe(slots, executors)
         self.slots.labels("busy").set_function(lambda: slots.busy)
         self.slots.labels("free").set_function(lambda: slots.free)
 

@@ -16,6 +16,7 @@ from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.run import Running
 from turbo.domain.type_filter import TypeFilter, served_types
+from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor, NeedsProgram, Versioned
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
@@ -35,16 +36,20 @@ class ExecutorAvailability(LoopService):
         types_changed: Callable[[TypeFilter], None],
         problems: Problems,
         *,
+        accounts_changed: Callable[[], None] = lambda: None,
         seconds: float = CHECK_SECONDS,
     ) -> None:
-        """`types_changed(types)` is called, synchronously, with the task types that may be claimed from now on."""
+        """`types_changed(types)` is called, synchronously, with the task types that may be claimed from now on;
+        `accounts_changed()` when other accounts of a pool can be used on this host than before."""
         super().__init__()
         self._executors = {name: e for name, e in executors.items() if isinstance(e, NeedsProgram)}
         self._routes = routes
         self._types_changed = types_changed
         self._problems = problems
         self._seconds = seconds
+        self._accounts_changed = accounts_changed
         self._missing: dict[str, str] = {}
+        self._unusable: dict[tuple[str, str], str] = {}
         self._version_unknown = {name: e for name, e in executors.items() if isinstance(e, Versioned)}
 
     def check(self) -> None:
@@ -68,8 +73,28 @@ class ExecutorAvailability(LoopService):
             self._problems.clear(ProblemKind.EXECUTOR, name)
         changed = missing.keys() != self._missing.keys()
         self._missing = missing
+        self._check_accounts()
         if changed:
             self._types_changed(served_types(self._routes, lambda executor: executor not in missing))
+
+    def _check_accounts(self) -> None:
+        """What `missing` has found out about single accounts of a pool. The others go on."""
+        pools = [e for name, e in self._executors.items() if isinstance(e, AccountPool) and name not in self._missing]
+        unusable = {(pool.name, account): why for pool in pools for account, why in pool.unusable.items()}
+        for (name, account), why in unusable.items():
+            if (name, account) not in self._unusable:
+                what = f"executor {name}, account {account}: {why}; its tasks go to the other accounts"
+                log.warning("%s", what)
+                self._problems.report(
+                    ProblemKind.EXECUTOR, f"{name} {account}", what, "turbo doctor --config FILE on that host"
+                )
+        for name, account in self._unusable.keys() - unusable.keys():
+            log.info("executor %s, account %s: what it needs is here now", name, account)
+            self._problems.clear(ProblemKind.EXECUTOR, f"{name} {account}")
+        changed = unusable.keys() != self._unusable.keys()
+        self._unusable = unusable
+        if changed:
+            self._accounts_changed()
 
     async def review(self, _run: Running, outcome: Outcome) -> Outcome:
         """See runner.Reviewer: a run may have failed because its program is gone."""

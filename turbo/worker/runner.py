@@ -21,6 +21,7 @@ from typing import Protocol
 from turbo import db
 from turbo.db.result_store import ResultStore
 from turbo.domain.claim import ClaimRef
+from turbo.domain.headroom import UsageWindow
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
@@ -31,6 +32,7 @@ from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
 from turbo.domain.usage import Prices, usage_rows
 from turbo.executors.asking import DENIED, askable
+from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Converses, Executor
 from turbo.host.sanitize import sanitize_result, sanitize_usage
 from turbo.observability.metrics import Metrics
@@ -82,6 +84,22 @@ class Messages(Protocol):
     def forget(self, claim: ClaimRef) -> None: ...
 
 
+class ChosenMember(Protocol):
+    """See turbo.accounts.chooser.ChosenAccount."""
+
+    @property
+    def executor(self) -> Executor: ...
+    @property
+    def moved(self) -> bool: ...
+
+
+class Accounts(Protocol):
+    """Which account of a pool a run takes (turbo.accounts.chooser)."""
+
+    async def take(self, pool: AccountPool, run: Running) -> ChosenMember: ...
+    def report(self, account: str, windows: tuple[UsageWindow, ...]) -> None: ...
+
+
 class RunLocks(Protocol):
     """What a run holds until its program is gone (turbo.executors.exclusive_directories)."""
 
@@ -114,6 +132,7 @@ class Runner:
         observer: RunObserver,
         locks: RunLocks,
         messages: Messages,
+        accounts: Accounts,
         retry: RetryPolicy,
         problems: Problems,
         metrics: Metrics,
@@ -137,6 +156,7 @@ class Runner:
         self._observer = observer
         self._locks = locks
         self._messages = messages
+        self._accounts = accounts
         self._converse = {name for name, one in executors.items() if isinstance(one, Converses) and one.converses}
         self._retry = retry
         self._problems = problems
@@ -260,6 +280,11 @@ class Runner:
         if self._questions.must_wait(run.executor):
             await self._questions.wait()
 
+        moved = False
+        if isinstance(executor, AccountPool):
+            chosen = await self._accounts.take(executor, run)
+            executor, moved = chosen.executor, chosen.moved
+
         converses = run.executor in self._converse
         if converses or task.messages:
             run.messages = self._messages.mailbox(run, converses=converses)
@@ -284,6 +309,10 @@ class Runner:
         def uses(so_far: UsedSoFar) -> None:
             run.used = so_far
 
+        def windows(found: tuple[UsageWindow, ...]) -> None:
+            if run.account is not None:
+                self._accounts.report(run.account, found)
+
         try:
             return await executor.run(
                 Run(
@@ -299,6 +328,8 @@ class Runner:
                     may_ask=self._questions.may_ask(task.queue),
                     messages=run.messages if converses else None,
                     when_safe=when_safe,
+                    moved=moved,
+                    windows=windows,
                 )
             )
         except Snooze:
@@ -411,6 +442,8 @@ class Runner:
     def _result(self, run: Running, outcome: Outcome, seconds: float) -> RunResult:
         task = run.task
         detail: dict[str, object] = {"executor": run.executor, "attempt": task.attempt}
+        if run.account is not None:
+            detail["account"] = run.account
         if "workspace" in outcome.extra:
             detail["workspace"] = outcome.extra["workspace"]
         asked = outcome.asked if outcome.kind is OutcomeKind.ASKED else None
@@ -423,7 +456,7 @@ class Runner:
             task_id=task.task_id,
             fencing_token=task.fencing_token,
             outcome=outcome.kind.value,
-            output=self._output_data(task, outcome, seconds),
+            output=self._output_data(run, outcome, seconds),
             error=outcome.error,
             failure_kind=outcome.failure_kind.value if outcome.failure_kind else None,
             execution_ms=int(seconds * 1000),
@@ -446,12 +479,15 @@ class Runner:
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
         return sanitize_result(result) if foreign or outcome.usage or outcome.checked else result
 
-    def _output_data(self, task: Task, outcome: Outcome, seconds: float) -> dict[str, object]:
+    def _output_data(self, run: Running, outcome: Outcome, seconds: float) -> dict[str, object]:
+        task = run.task
         output: dict[str, object] = {
             "output": outcome.output,
             "execution_time": round(seconds, 6),
             "worker_id": self._worker_id,
         }
+        if run.account is not None:
+            output["account"] = run.account
         if outcome.truncated:
             output["truncated"] = True
         if outcome.usage:

@@ -15,7 +15,11 @@ from dataclasses import dataclass
 
 from turbo import __version__
 from turbo.accounts.breaker import AccountTimings
+from turbo.accounts.chooser import AccountChooser
+from turbo.accounts.conversations import KeptAccounts
+from turbo.accounts.headroom import Headroom
 from turbo.accounts.manager import AccountManager, accounts_of
+from turbo.accounts.windows import AccountWindows
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
@@ -29,11 +33,13 @@ from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.schedule_store import ScheduleStore
 from turbo.db.settle_store import SettleStore
+from turbo.db.window_store import WindowStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
 from turbo.domain.usage import Price, Prices
 from turbo.executors.exclusive_directories import ExclusiveDirectories
+from turbo.executors.pool import each_member
 from turbo.executors.protocol import Executor
 from turbo.executors.registry import (
     build_executors,
@@ -219,7 +225,7 @@ def wire(
     presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
     checked = [name for name, one in config.executors.items() if one.checked]
     metrics.declare_series(settings.queues, executors, checked)
-    metrics.observe(slots, executors)
+    metrics.observe(slots, tuple(each_member(executors)))
     metrics.observe_problems(problems.count)
     metrics.loop_lag.set_function(lambda: loop_health.lag)
 
@@ -240,7 +246,25 @@ def wire(
         shared=config.accounts,
         timings=account_timings,
     )
-    availability = ExecutorAvailability(executors, config.routes, gate.source("executor availability"), problems)
+    availability = ExecutorAvailability(
+        executors,
+        config.routes,
+        gate.source("executor availability"),
+        problems,
+        accounts_changed=accounts.usable_changed,
+    )
+    headroom = Headroom()
+    metrics.windows.observe(headroom.shown)
+    windows = AccountWindows(WindowStore(claims), headroom, config.accounts)
+    chooser = AccountChooser(
+        config.accounts,
+        headroom,
+        windows,
+        KeptAccounts(home.logs),
+        accounts.open_accounts,
+        lambda: slots.running.values(),
+        availability.check,
+    )
     completer = Completer(
         result_store,
         spool_writer,
@@ -270,6 +294,7 @@ def wire(
         progress,
         exclusive,
         messages,
+        chooser,
         RetryPolicy(config.retry.base_seconds, config.retry.max_seconds),
         problems,
         metrics,
@@ -404,6 +429,7 @@ def wire(
         ),
         FileRetention(registry, state, slots, days=settings.files_days, gigabytes=settings.files_gb),
         accounts,
+        windows,
         availability,
         recovery,
         listener,

@@ -293,6 +293,8 @@ class _CallMonitor:
             case StreamLine.RETRY if self.transcript.auth_retries >= AUTH_RETRIES and self.transcript.retries_left > 0:
                 self.login_refused = True
                 self.enough.set()
+            case StreamLine.LIMIT:
+                self._run.windows(self.transcript.windows)
             case StreamLine.RESULT:
                 self.close()
                 if self._channel is None:

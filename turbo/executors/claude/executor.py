@@ -1,8 +1,8 @@
 """The `claude` executor: one task is one headless run of the Claude Code CLI.
 
     preamble + row's text on stdin ──▶ the CLI (cli.py) ──▶ what happened (verdict.py) ──▶ outcome
-         └── a retry resumes the task's session, a follow-up that of its conversation; if this host cannot resume it, the
-             same run begins a new one, once
+         └── a retry resumes the task's session, a follow-up that of its conversation; if this host cannot resume it, or the
+             service refuses it because another account began it, the same run begins a new one, once
 
 With `ask`, stdin stays open, and every question and every held call comes to turbo first (control.py, asking.py):
 
@@ -246,6 +246,7 @@ class ClaudeExecutor:
         goes_on = (self._resume or answers or continued is not None or turn.feedback is not None) and holds == held
         known = run.task.agent_session_id if turn.feedback is None else turn.session
         session = _uuid(known) if goes_on else None
+        begun = False
         if session is not None:
             told = _told(run) if turn.feedback is None or run.messages is not None else ()
             task = replace(run.task, messages=told)
@@ -257,7 +258,8 @@ class ClaudeExecutor:
             if self._answer.words and not next_in_it:
                 prompt = f"{prompt}\n\n{self._answer.words}"
             ended, log_path = await call_cli(("--resume", session), prompt, told, resumed=True)
-            if not verdict.unresumable(ended):
+            begun = run.moved and verdict.foreign(ended)
+            if not begun and not verdict.unresumable(ended):
                 return ended, log_path
             log.info(
                 "cannot resume session %s: beginning a new one: %s",
@@ -266,7 +268,7 @@ class ClaudeExecutor:
                 extra={"task": run.task.task_id},
             )
         told = (*(await run.messages.earlier() if run.messages is not None else ()), *_told(run))
-        prompt = task_prompt(preamble, replace(run.task, messages=told), answers, turn.feedback or "")
+        prompt = task_prompt(preamble, replace(run.task, messages=told), answers, turn.feedback or "", begun=begun)
         return await call_cli(("--session-id", str(uuid.uuid4())), prompt, told, resumed=False)
 
     def _policy(self, run: Run, answers: Sequence[Answered]) -> AskPolicy | None:

@@ -22,7 +22,7 @@ def notes(name: str, section: ClaudeSection) -> Iterator[Finding]:
         )
     else:
         yield from _distrusted(at, section.command)
-    if section.account is not None and not takes_descriptors(section.command):
+    if section.logins and not takes_descriptors(section.command):
         yield warn(
             f"{at}.command: {section.command[0]} does not have claude in its name, so it gets the login in its environment, where the "
             "agent can read it",

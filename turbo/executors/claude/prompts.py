@@ -49,11 +49,13 @@ def answering(preamble: str, words: str) -> str:
     return f"{preamble.removesuffix(_ACCOUNT).rstrip()} {words}"
 
 
-def task_prompt(preamble: str, task: Task, answers: Sequence[Answered], feedback: str = "") -> str:
+def task_prompt(
+    preamble: str, task: Task, answers: Sequence[Answered], feedback: str = "", *, begun: bool = False
+) -> str:
     """The first prompt of a session. A follow-up whose session cannot be resumed is told of its conversation. `feedback`: of a
-    check, whose session cannot be resumed either."""
+    check, whose session cannot be resumed either. `begun`: another session has worked on the task."""
     history = conversation_part(task.continued) if task.continued is not None else []
-    checked = [f"{_BEGUN_BEFORE} {feedback}"] if feedback else []
+    checked = [f"{_BEGUN_BEFORE} {feedback}".rstrip()] if feedback or begun else []
     return "\n\n".join([preamble, *_task(task), *history, *_retold(answers), *checked])
 
 

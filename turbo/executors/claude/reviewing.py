@@ -192,6 +192,7 @@ class ClaudeReviewer:
             failure_kind=outcome.failure_kind,
             usage=usage,
             resets_at=outcome.resets_at,
+            needs_credits=outcome.needs_credits,
             account=self.account,
         )
 

@@ -7,12 +7,14 @@ understand. A field that is missing or has another type counts as absent, and no
 in the attempt's log. Memory is bounded: only the agent's last text is kept.
 """
 
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from turbo.domain.headroom import MOST_WINDOWS, UsageWindow
 from turbo.domain.outcome import ModelUsage
 from turbo.executors.claude import fields, model_usage
 from turbo.executors.claude.shallow import shallow
@@ -31,6 +33,9 @@ WHOLE_BYTES = 1024 * 1024
 
 ANSWERS_COUNTED = 1000
 """Answers whose lines may still come. Those of older ones are added up."""
+
+_CREDITS = "credits_required"
+_MODEL_WINDOWS = ("five_hour", "seven_day")
 
 _MILLISECONDS = 1e11
 """Unix seconds reach this in the year 5138; a larger number is in milliseconds."""
@@ -98,8 +103,9 @@ class Transcript:
 
     `begun`: there was an init line. Text before it comes from the CLI; later text may come from the agent. `error`
     and `api_error` are the CLI's names of the API error in its last message, None after an answer by the model.
-    `answers` counts those, `questions` the calls of AskUserQuestion. `auth_retries` counts consecutive retries after a refused
-    login; `retries_left` is what the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since.
+    `credits_required`: the service has refused a request until somebody pays. `answers` counts the model's, `questions` the calls
+    of AskUserQuestion. `auth_retries` counts consecutive retries after a refused login; `retries_left` is what
+    the CLI still plans. `retrying`: a request failed, not by its login, and no answer came since.
     Token counts lag behind: an answer's full count comes only with the result. Until then `usage` has what its lines said.
     """
 
@@ -111,6 +117,7 @@ class Transcript:
     error: str | None = None
     api_error: str | None = None
     limit: Limit | None = None
+    credits_required: bool = False
     auth_retries: int = 0
     retries_left: int = 0
     retrying: bool = False
@@ -126,6 +133,7 @@ class Transcript:
     _message_tokens: dict[str, ModelUsage] = field(default_factory=dict)
     _since_result: dict[str, ModelUsage] = field(default_factory=dict)
     _questions: set[str] = field(default_factory=set)
+    _windows: dict[str, UsageWindow] = field(default_factory=dict)
 
     def read(self, line: bytes, cut: bool = False) -> StreamLine:
         """Read one line of stdout. Lines with `cut` were too long to keep whole, and are no longer JSON."""
@@ -161,6 +169,11 @@ class Transcript:
         return tuple(usage.values())
 
     @property
+    def windows(self) -> tuple[UsageWindow, ...]:
+        """What the service has said about the account's windows, each time the latest."""
+        return tuple(self._windows.values())
+
+    @property
     def questions(self) -> int:
         return len(self._questions)
 
@@ -189,6 +202,8 @@ class Transcript:
         if message.get("parent_tool_use_id") is not None:  # a subagent's message: its parent handles its errors
             return StreamLine.ASSISTANT
         self.error, self.api_error = fields.name(message, "error"), fields.name(message, "api_error")
+        if self.error is None or message.get("api_error_code") is not None:
+            self.credits_required = message.get("api_error_code") == _CREDITS
         text = _message_text(body)
         # A message by the CLI itself carries an error name, or at least (in older versions) this model.
         if self.error is None and body.get("model") != "<synthetic>":
@@ -202,11 +217,29 @@ class Transcript:
     def _limit(self, message: Mapping[str, Any]) -> StreamLine:
         info = fields.object_of(message, "rate_limit_info")
         window, resets_at = fields.name(info, "rateLimitType"), fields.number(info, "resetsAt")
+        self._note_windows(info, window, resets_at)
+        self.credits_required = info.get("status") == "rejected" and info.get("errorCode") == _CREDITS
         if info.get("status") != "rejected":
             self.limit = None
         elif window is not None or resets_at is not None:  # a plain 429 is `rejected` too, but names no window
             self.limit = Limit(window, unix_seconds(resets_at))
         return StreamLine.LIMIT
+
+    def _note_windows(self, info: Mapping[str, Any], named: str | None, resets_at: float | None) -> None:
+        found = dict(itertools.islice(fields.object_of(info, "unifiedWindows").items(), MOST_WINDOWS))
+        if named is not None and named not in found:
+            used = 1.0 if info.get("status") == "rejected" else info.get("utilization")
+            found[named] = {"utilization": used, "resetsAt": resets_at, "status": info.get("status")}
+        for name, window in found.items():
+            if isinstance(window, dict) and (name in self._windows or len(self._windows) < MOST_WINDOWS):
+                span, model = window_and_model(name)
+                self._windows[name] = UsageWindow(
+                    span,
+                    model,
+                    fields.number(window, "utilization"),
+                    unix_seconds(fields.number(window, "resetsAt")),
+                    fields.name(window, "status") or "",
+                )
 
     def _result(self, message: Mapping[str, Any]) -> StreamLine:
         errors, denials = message.get("errors"), message.get("permission_denials")
@@ -297,6 +330,14 @@ def _loaded(line: bytes, *, whole: bool) -> object:
         if whole:
             raise
         return json.loads(shallow(line))
+
+
+def window_and_model(name: str) -> tuple[str, str]:
+    """The window and the model that the CLI's name of a limit means: seven_day_opus is a week of opus."""
+    for window in _MODEL_WINDOWS:
+        if name.startswith(f"{window}_"):
+            return window, name.removeprefix(f"{window}_")
+    return name, ""
 
 
 def unix_seconds(stamp: float | None) -> float | None:

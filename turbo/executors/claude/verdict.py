@@ -164,6 +164,11 @@ def unresumable(e: EndedRun) -> bool:
     return by_itself and judge(e).failure_kind is FailureKind.ERROR
 
 
+def foreign(e: EndedRun) -> bool:
+    """The service refused the first request of a resumed session, as it may if another account has begun the session."""
+    return e.resumed and e.transcript.answers == 0 and not _limited(e) and _status(400, 403)(e)
+
+
 TABLE: tuple[Situation, ...] = (
     # A result that stopped for a deferred call says `success`, so these are first.
     Situation("a person is asked", _asked, OutcomeKind.ASKED),
@@ -199,6 +204,13 @@ TABLE: tuple[Situation, ...] = (
         message="the CLI took the text for one of its own commands, so no agent has seen it",
     ),
     Situation("answered", _answered, OutcomeKind.SUCCEEDED),
+    Situation(
+        "credits required",
+        lambda e: e.failed and e.transcript.credits_required,
+        OutcomeKind.USAGE_LIMITED,
+        FailureKind.USAGE_LIMIT,
+        message="the service wants credits for this account: buy some or wait for the next period, then turbo resume --account",
+    ),
     Situation("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
     Situation(
         "login refused, no credit, organisation disabled", _logged_out, OutcomeKind.AUTH_FAILED, FailureKind.AUTH
@@ -335,6 +347,7 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
         final=row.final,
         truncated=transcript.truncated,
         resets_at=resets_at,
+        needs_credits=row.kind is OutcomeKind.USAGE_LIMITED and transcript.credits_required,
     )
 
 

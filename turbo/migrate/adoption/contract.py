@@ -114,6 +114,7 @@ RELATIONS = (
         "agent_accounts",
         "agent_progress",
         "agent_usage",
+        "agent_account_windows",
         "turbo_meta",
         "turbo_key_slots",
         *("turbo_fence_seq", "turbo_look_seq"),

@@ -2,7 +2,7 @@
 -- tasks/poll.sql returns the same facts; this is for a worker that has just written and cannot wait for the next poll.
 -- cleared: has a good probe begun at or after `since`? A row changed in the future: see accounts/probe.sql.
 select a.account, a.host, a.state,
-       case when a.state <> 'open' then coalesce(a.reason, case when a.unavailable then 'unavailable' end) end as reason,
+       case when a.state <> 'open' then case when a.reason = 'manual' and a.unavailable then 'credits' else coalesce(a.reason, case when a.unavailable then 'unavailable' end) end end as reason,
        case when a.state = 'open' or a.state = 'paused' and not coalesce(isfinite(a.until), false) then null
             when a.changed_at > clock_timestamp() + interval '1 minute' then 0
             else least(greatest(extract(epoch from case a.state when 'paused' then a.until

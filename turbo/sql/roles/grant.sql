@@ -9,6 +9,7 @@ revoke all on table
   public.agent_accounts, public.agent_progress, public.agent_dependencies, public.agent_blocked, public.agent_unsettled,
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_account_windows from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
@@ -59,7 +60,7 @@ grant update (delivered_at, fencing_token) on public.agent_messages to turbo_wor
 -- It fires slots by turbo_fire alone, which takes the task from the schedule.
 grant select (name, cron, timezone, enabled, catch_up, max_failures, since, next_at, last_at, error, rev)
   on public.agent_schedules to turbo_worker;
-grant select, insert, update on table public.agent_accounts to turbo_worker;
+grant select, insert, update on table public.agent_accounts, public.agent_account_windows to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
 grant insert (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by, input_tokens,
@@ -111,7 +112,7 @@ grant select on table
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
-grant select on table public.agent_usage to turbo_reader, turbo_admin;
+grant select on table public.agent_usage, public.agent_account_windows to turbo_reader, turbo_admin;
 
 -- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
 grant select on table public.agent_tasks, public.agent_actions to turbo_approver;

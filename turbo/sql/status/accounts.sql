@@ -6,7 +6,7 @@ with used as (
     from public.agent_workers w cross join lateral unnest(w.accounts) account(name)
    where w.state <> 'dead'
 ), accounts as (
-  select a.account, a.host, a.state, coalesce(a.reason, case when a.unavailable then 'unavailable' end) as reason, a.why, a.until,
+  select a.account, a.host, a.state, case when a.reason = 'manual' and a.unavailable then 'credits' else coalesce(a.reason, case when a.unavailable then 'unavailable' end) end as reason, a.why, a.until,
          (extract(epoch from nullif(a.until, 'infinity')) - extract(epoch from clock_timestamp()))::float8 as resets_in_seconds,
          coalesce(a.account in (select account from used), false) as used
     from public.agent_accounts a

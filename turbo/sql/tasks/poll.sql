@@ -64,7 +64,7 @@ select (select count(*) from promoted) as due,
               where t.status = 'running' and t.assigned_worker_id = %(worker)s
                 and t.cancel_requested_at is not null) as stop,
        (select jsonb_agg(jsonb_build_object('account', a.account, 'host', a.host, 'state', a.state,
-                                            'reason', coalesce(a.reason, case when a.unavailable then 'unavailable' end),
+                                            'reason', case when a.reason = 'manual' and a.unavailable then 'credits' else coalesce(a.reason, case when a.unavailable then 'unavailable' end) end,
                                             'probed', a.good_since is not null,
                                             'in', case when a.changed_at > statement_timestamp() + interval '1 minute'
                                                             and (a.state <> 'paused' or isfinite(a.until))

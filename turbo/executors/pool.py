@@ -1,0 +1,63 @@
+"""An executor with several accounts: one executor for each of them. turbo.accounts.chooser chooses one for each run.
+
+    tasks of `claude` ──▶ pool ──chosen──▶ `claude` with the login of alpha-max
+                            └────────────▶ `claude` with the login of beta-max
+
+The members have the pool's name, and everything but the login in common.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+
+from turbo.domain.outcome import Outcome, Probe
+from turbo.domain.run import Run
+from turbo.executors.protocol import Converses, Depends, Executor, NeedsAccounts, NeedsProgram, Versioned
+
+
+class AccountPool:
+    """`members`: by account, in the order of the configuration. `unusable`: the accounts that this host cannot use, and why, as of the
+    last call of `missing`: an env file may go away while the worker runs."""
+
+    account: str | None = None
+
+    def __init__(self, name: str, members: Mapping[str, Executor]) -> None:
+        assert members
+        self.name = name
+        self.members = dict(members)
+        self.unusable: Mapping[str, str] = {}
+        self._first = next(iter(self.members.values()))
+        self.durable = self._first.durable
+        self.converses = isinstance(self._first, Converses) and self._first.converses
+        self.needs_accounts: Collection[str] = (
+            frozenset(self._first.needs_accounts) if isinstance(self._first, NeedsAccounts) else frozenset[str]()
+        )
+
+    async def run(self, run: Run) -> Outcome:
+        """With the first account. A worker chooses a member instead."""
+        return await self._first.run(run)
+
+    def missing(self) -> str | None:
+        """See `NeedsProgram`: what all members lack. What only some of them lack is in `unusable`."""
+        missing = {
+            account: why
+            for account, one in self.members.items()
+            if isinstance(one, NeedsProgram) and (why := one.missing()) is not None
+        }
+        self.unusable = missing
+        return next(iter(missing.values())) if len(missing) == len(self.members) else None
+
+    async def version(self) -> str | None:
+        """See `Versioned`."""
+        return await self._first.version() if isinstance(self._first, Versioned) else None
+
+    def dependencies(self) -> Mapping[str, Probe]:
+        """See `Depends`: those of its members, which work in the same directories."""
+        return self._first.dependencies() if isinstance(self._first, Depends) else {}
+
+
+def each_member(executors: Mapping[str, Executor]) -> Iterator[Executor]:
+    """Every executor that runs tasks itself: in place of a pool its members."""
+    for executor in executors.values():
+        if isinstance(executor, AccountPool):
+            yield from executor.members.values()
+        else:
+            yield executor

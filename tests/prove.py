@@ -59,7 +59,7 @@ STEPS = (
          (*PYTEST, "tests/model/test_mutations.py", "tests/model/test_schedules.py"), rf": after \d+ histories|{SUMMARY}",
          environment={"TURBO_MODEL_ALL": "1"}, quick=("-k", "page_lists or every_edit")),
     Step("sized", "the tests with small sizes hold at full size: a million rows, long outages",
-         (*PYTEST, "-m", "sized", "--timeout", "1800"), SUMMARY,
+         (*PYTEST, "-m", "sized", "--timeout", "1800"), rf"checked agents in|{SUMMARY}",
          environment={"TURBO_PROVE": "1"}, quick=("--collect-only",)),
     Step("soak", "twenty minutes of random faults lose nothing, record nothing twice, and let nobody wait for nothing",
          (sys.executable, "-m", "tests.soak", "--seconds", "1200", "--faults", "1200"),

@@ -21,10 +21,9 @@ MATCHES_PATTERNS = {"GIT_LITERAL_PATHSPECS": "0"}
 
 
 def pathspec(pattern: str) -> str:
-    """A pattern as an argument of git, behind `--`."""
-    plain = pattern.removeprefix("!")
-    magic = "top,glob,exclude" if plain != pattern else "top,glob"
-    return f":({magic}){plain}{'**' if plain.endswith('/') else ''}"
+    """A pattern as an argument of git, behind `--`; not one that exempts."""
+    parts = "/".join(part for part in pattern.split("/") if part not in ("", "."))
+    return f":(top,glob){parts}{'/**' if pattern.endswith('/') else ''}"
 
 
 def unmatched(repo: Path, ref: str, patterns: Sequence[str], config: Path | None = None) -> list[str]:

@@ -31,7 +31,7 @@ FILE_BYTES = 64 * 1024 * 1024
 
 
 SaidByGit = Callable[[bool], Awaitable[Iterable[str]]]
-"""The files that match, and that commits have changed. True: those as well that differ in the worktree."""
+"""The files that match a pattern, exempt or not, and that commits have changed. True: those as well that differ in the worktree."""
 
 
 class ProtectedList:
@@ -60,7 +60,7 @@ class ProtectedList:
         self._began = await self._now()
         self._unlisted = begun and not fresh
         if self._unlisted:
-            self._left_to_git = frozenset(await self._said_by_git(True))
+            self._left_to_git = frozenset(await self._by_git())
 
     async def agent_begins(self) -> None:
         """See `ProtectedFiles`."""
@@ -81,7 +81,7 @@ class ProtectedList:
         found = {name for name, words in self._began.items() if now.get(name) != words}
         new = {name for name, words in now.items() if name not in self._began and self._of_checks.get(name) != words}
         found = (found | _outermost(new)) - self._left_to_git
-        found.update(await self._said_by_git(self._unlisted))
+        found.update(await self._by_git())
         self._as_it_was = not found
         return tuple(sorted(found))
 
@@ -93,6 +93,11 @@ class ProtectedList:
         now = await self._now()
         self._of_checks = {name: words for name, words in now.items() if name not in self._began}
         await asyncio.to_thread(self._store)
+
+    async def _by_git(self) -> set[str]:
+        """What git says has changed, without what is exempt. A new nested repository ends in a slash there."""
+        found = await self._said_by_git(self._unlisted)
+        return {name for name in found if self._globs.match(name.rstrip("/"))}
 
     async def _now(self) -> dict[str, str]:
         git = self._git

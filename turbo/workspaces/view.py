@@ -82,7 +82,8 @@ class WorktreeView:
 
     async def protect(self, patterns: Sequence[str], *, begun: bool) -> ProtectedList:
         """See `WorkspaceView`."""
-        pathspecs = [pathspec(one) for one in patterns]
+        # Without exemptions: git takes as many characters off an exemption as the other patterns have in common.
+        pathspecs = [pathspec(one) for one in patterns if not one.startswith("!")]
 
         async def said_by_git(worktree_too: bool) -> set[str]:
             try:

@@ -169,6 +169,7 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
             "turbo_count_slots",
         ),
         *("turbo_pause_schedule", "turbo_keep_schedule", "turbo_fire", "turbo_judge_slots", "turbo_run_schedule"),
+        *("turbo_budget_period", "turbo_budgets", "turbo_fold", "turbo_is_spent"),
         *("turbo_met", "turbo_forget_needs", "turbo_tell_of_messages", "turbo_mark_gone", "turbo_reopen"),
         *("turbo_take_special_notes", "turbo_host_of", "turbo_host_before", "turbo_put_back", "turbo_directory_of"),
     }

@@ -72,6 +72,18 @@ def accounts_of(executors: Mapping[str, Executor]) -> tuple[str, ...]:
     return tuple(sorted({name for executor in executors.values() for name in needs_of(executor)}))
 
 
+def paid_accounts(executors: Mapping[str, Executor]) -> dict[str, frozenset[str]]:
+    """By executor, the accounts that its runs use: its own, and those of its reviewers."""
+    return {
+        name: frozenset(
+            account
+            for account in (e.account, *(e.needs_accounts if isinstance(e, NeedsAccounts) else ()))
+            if account is not None
+        )
+        for name, e in executors.items()
+    }
+
+
 def _probes(executors: Mapping[str, Executor], name: str) -> list[NamedProbe]:
     """Every way to probe an account or a dependency."""
     some = []

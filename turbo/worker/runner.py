@@ -22,14 +22,14 @@ from turbo import db
 from turbo.db.result_store import ResultStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.mailbox import Mailbox
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
-from turbo.domain.usage import Prices, usage_rows
+from turbo.domain.usage import Prices, UsageRow, usage_rows
 from turbo.executors.asking import DENIED, askable
 from turbo.executors.protocol import Converses, Executor
 from turbo.host.sanitize import sanitize_result, sanitize_usage
@@ -59,6 +59,10 @@ class RunFiles(Protocol):
     def log_path(self, task_id: str, attempt: int, token: int) -> Path: ...
 
 
+SPENT_SECONDS = 1.0
+"""A task whose budget was spent between its claim and its start is given back for so long: by then no claim takes it."""
+
+
 class Reviewer(Protocol):
     """Sees each outcome before it is written (accounts, executor availability)."""
 
@@ -80,6 +84,13 @@ class Messages(Protocol):
     def mailbox(self, run: Running, *, converses: bool) -> Mailbox: ...
     async def ended(self, run: Running, mailbox: Mailbox) -> None: ...
     def forget(self, claim: ClaimRef) -> None: ...
+
+
+class RunBudgets(Protocol):
+    """What budgets want of a run (turbo.worker.budget_keeper)."""
+
+    def counts_runs(self, task: Task, account: str | None) -> bool: ...
+    async def usd_left(self, task: Task, account: str | None) -> float | None: ...
 
 
 class RunLocks(Protocol):
@@ -122,6 +133,7 @@ class Runner:
         *,
         reconcile: asyncio.Event,
         prices: Prices,
+        budgets: RunBudgets | None = None,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
         cost no agent reports."""
@@ -145,6 +157,7 @@ class Runner:
         self._crashed = crashed
         self._reconcile = reconcile
         self._prices = prices
+        self._budgets = budgets
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -259,6 +272,10 @@ class Runner:
         if self._questions.must_wait(run.executor):
             await self._questions.wait()
 
+        usd_left = None if self._budgets is None else await self._budgets.usd_left(task, run.account)
+        if usd_left is not None and usd_left <= 0:
+            raise Snooze("a budget that covers it is spent", SPENT_SECONDS)
+
         converses = run.executor in self._converse
         if converses or task.messages:
             run.messages = self._messages.mailbox(run, converses=converses)
@@ -296,6 +313,7 @@ class Runner:
                     goes_on=lambda gone: self._keep_slot(run, gone),
                     uses=uses,
                     may_ask=self._questions.may_ask(task.queue),
+                    usd_left=usd_left,
                     messages=run.messages if converses else None,
                     when_safe=when_safe,
                 )
@@ -333,8 +351,8 @@ class Runner:
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
         """A drain gives the task back uncounted. A lost lease leaves no result to write: another worker has the claim. What the run
         used is recorded all the same."""
-        if outcome.usage:
-            await self._record_usage(run, outcome)
+        if used := self._usage(run, outcome):
+            await self._record_usage(run, used)
         if run.stop.cause is StopCause.DRAIN:
             await self._release(run, StopCause.DRAIN, _session(run, outcome))
         self._free(run, unrecorded=False)
@@ -346,8 +364,15 @@ class Runner:
         if released and snooze.host is None:
             self._wakeups.due_in(snooze.seconds)
 
-    async def _record_usage(self, run: Running, outcome: Outcome) -> None:
-        rows = sanitize_usage(usage_rows(run.task, run.executor, run.account, outcome.usage))
+    def _usage(self, run: Running, outcome: Outcome) -> tuple[UsageRow, ...]:
+        """What the ledger gets of a run. One that used nothing is in it where a budget counts runs."""
+        usage = outcome.usage
+        if not usage and self._budgets is not None and self._budgets.counts_runs(run.task, run.account):
+            usage = (ModelUsage(""),)
+        return usage_rows(run.task, run.executor, run.account, usage) if usage else ()
+
+    async def _record_usage(self, run: Running, used: tuple[UsageRow, ...]) -> None:
+        rows = sanitize_usage(used)
         outage = db.outage(log, "cannot record what a run used", "recorded what it used", level=logging.DEBUG)
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
@@ -436,13 +461,13 @@ class Runner:
             detail=detail,
             question=None if asked is None else asked.document(),
             answer_within=None if asked is None else asked.within_seconds,
-            usage=usage_rows(task, run.executor, run.account, outcome.usage) if outcome.usage else (),
+            usage=self._usage(run, outcome),
         )
         if outcome.checked is not None:
             result.checks = [check.trail(run.executor) for check in outcome.checked.checks]
         # Output from outside may hold characters that the database cannot store. An empty result needs no check.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
-        return sanitize_result(result) if foreign or outcome.usage or outcome.checked else result
+        return sanitize_result(result) if foreign or result.usage or outcome.checked else result
 
     def _output_data(self, task: Task, outcome: Outcome, seconds: float) -> dict[str, object]:
         output: dict[str, object] = {

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 from turbo import __version__
 from turbo.accounts.breaker import AccountTimings
-from turbo.accounts.manager import AccountManager, accounts_of
+from turbo.accounts.manager import AccountManager, accounts_of, paid_accounts
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
+from turbo.db.budget_store import BudgetStore
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
@@ -60,6 +61,7 @@ from turbo.runtime.problems import Problems
 from turbo.runtime.service import Service
 from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.beat_handler import BeatHandler
+from turbo.worker.budget_keeper import BudgetKeeper
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.claimer import Claimer
 from turbo.worker.completer import Completer
@@ -199,7 +201,8 @@ def wire(
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
         has_files=state.has_files,
     )
-    result_store = ResultStore(results, worker_id, refusals, host=host)
+    budgets = BudgetKeeper(BudgetStore(claims), config.routes, paid_accounts(executors), wakeups.wake_all)
+    result_store = ResultStore(results, worker_id, refusals, host=host, used=budgets.used)
     notifier = Notifier(claims)
     settle_store = SettleStore(settle_lane, worker_id, refusals)
     retention_store = RetentionStore(sessions.courtesy(f"turbo retention {worker_id}"), _ages(config.retention))
@@ -275,8 +278,11 @@ def wire(
         lifecycle.crashed,
         reconcile=reconcile,
         prices=_prices(config.prices),
+        budgets=budgets,
     )
-    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler)
+    poller = Poller(
+        claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
+    )
     claimer = Claimer(
         claim_store,
         notifier,
@@ -291,6 +297,7 @@ def wire(
         metrics,
         claiming=claiming,
         reconcile=reconcile,
+        budgets=budgets,
     )
     reconciler = Reconciler(
         claim_store,
@@ -333,6 +340,7 @@ def wire(
         settle=settler.heard,
         message=messages.heard,
         schedule=scheduler.heard,
+        budgets=budgets.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -390,6 +398,7 @@ def wire(
         settle_audit,
         settler,
         scheduler,
+        budgets,
         RowRetention(retention_store, leadership, metrics, before=schedule_store.judge),
         WorkspaceRetention(
             lambda: state.workspaces,

@@ -229,6 +229,15 @@ TASKS = [
         "Error: it does not fire, its last task was refused, or it has paused itself. Late: a slot that no worker has fired.",
     ),
     Panel(
+        "Budgets",
+        "lines",
+        {
+            "{{budget}}": "max by (budget) (turbo_budget_used_ratio)",
+            "spent: {{budget}}": "max by (budget) (turbo_budget_spent) > 0",
+        },
+        "The share of its limit that is used of each budget, in its current period. Spent: what it covers waits.",
+    ),
+    Panel(
         "Pickup: runnable to agent started",
         "lines",
         {

@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False  # what type checkers know without the import of typing
 if TYPE_CHECKING:
     from turbo.client.async_client import AsyncClient
+    from turbo.client.budget import BudgetLine, BudgetRefused, MayNotBudget, UnknownBudget
     from turbo.client.client import Client
     from turbo.client.costs import CostLine, Costs, CostsBy, UnknownTimezone
     from turbo.client.graph import (
@@ -55,6 +56,8 @@ __all__ = [
     "AsyncClient",
     "BadField",
     "Blocked",
+    "BudgetLine",
+    "BudgetRefused",
     "Changed",
     "Client",
     "CostLine",
@@ -65,6 +68,7 @@ __all__ = [
     "GraphEdge",
     "GraphNode",
     "MayNotAnswer",
+    "MayNotBudget",
     "MayNotSchedule",
     "MessageLine",
     "NewTask",
@@ -84,6 +88,7 @@ __all__ = [
     "TaskRow",
     "TaskStatus",
     "Told",
+    "UnknownBudget",
     "UnknownSchedule",
     "UnknownTask",
     "UnknownTimezone",
@@ -111,6 +116,7 @@ _HOMES = {
         ),
         "turbo.client.graph",
     ),
+    **dict.fromkeys(("BudgetLine", "BudgetRefused", "MayNotBudget", "UnknownBudget"), "turbo.client.budget"),
     **dict.fromkeys(("CostLine", "Costs", "CostsBy", "UnknownTimezone"), "turbo.client.costs"),
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
     **dict.fromkeys(

@@ -140,6 +140,18 @@ async def test_question_in_the_second_turn_keeps_the_checks(bench: Bench) -> Non
     assert [(u.input_tokens, u.output_tokens) for u in after.usage] == [(22, 27)], "its own share"
 
 
+async def test_what_is_left_of_a_budget_is_that_of_all_turns(bench: Bench) -> None:
+    """The failure is not final: the task waits for the budget's next period."""
+    bench.api.answer(messages_api.text("done", output_tokens=100))
+    executor = bench.executor(checks=checks(bench.home, SAYS_WHY), max_budget_usd=9)
+    run = bench.run("make it good")
+    run.usd_left = 0.0015
+    outcome = await executor.run(run)
+    assert (outcome.failure_kind, outcome.final) == (FailureKind.BUDGET, False), outcome
+    assert len(bench.api.requests) == 2
+    assert "left of a budget" in str(outcome.error)
+
+
 async def test_budget_is_that_of_all_turns(bench: Bench) -> None:
     """Sonnet's price of these tokens is more than half of the budget: the second turn has too little left."""
     bench.api.answer(messages_api.text("done", output_tokens=100))

@@ -81,3 +81,21 @@ def test_page_on_costs_works_as_written(bench: Bench, tmp_path: Path) -> None:
 
 def test_page_on_accounts_works_as_written(bench: Bench, tmp_path: Path) -> None:
     assert follow_page("accounts.md", bench, tmp_path / "reader", leave_out=[]) > 4
+
+
+def capped(bench: Bench) -> bool:
+    """Nothing runs, each budget is counted, and what is pending waits for one of them."""
+    waits = """
+        select exists (select from agent_tasks where status = 'running')
+            or exists (select from agent_budgets where since is null)
+            or exists (select from agent_tasks where status = 'pending')
+               and not exists (select from agent_budgets where paused_until is not null)
+    """
+    return bench.sql(waits) == [(False,)]
+
+
+def test_page_on_budgets_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    ran = follow_page("budgets.md", bench, tmp_path / "reader", leave_out=[], rests=lambda: capped(bench))
+    assert ran > 14
+    assert bench.sql("select name, runs, spent_runs from agent_budgets") == [("probes", 200, 5)]
+    assert bench.sql("select event, about from agent_events order by event_id")[-1] == ("budget_spent", "probes")

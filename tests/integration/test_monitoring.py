@@ -75,7 +75,10 @@ class Fleet:
             return str(answer.read().decode())
 
     def work(self, number: int) -> None:
-        """Something of everything: successes, failures with retries, agents, a queue nobody serves."""
+        """Something of everything: successes, failures with retries, agents, a queue nobody serves, a spent budget."""
+        self.bench.sql(
+            "insert into agent_budgets (name, runs, queue) values ('none', 0, 'nobody') on conflict do nothing"
+        )
         for i in range(number):
             self.bench.sql("insert into agent_tasks (task_type, task_description) values ('noop', 'x')")
             self.bench.sql(

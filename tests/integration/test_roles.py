@@ -42,6 +42,7 @@ WORKER_FUNCTIONS = (
     "turbo_wake",
     "turbo_fire",
     "turbo_judge_slots",
+    *("turbo_budgets", "turbo_fold", "turbo_is_spent"),
     "turbo_passed_by",
     "turbo_may_go_on",
     "turbo_last_in_line",
@@ -88,12 +89,15 @@ DECIDED = {
     "agent_schedules": "name cron timezone enabled overlap catch_up jitter_seconds max_failures task_type task_description"
     " task_priority input_data queue timeout_seconds max_retries concurrency_key created_by created_at updated_at since"
     " next_at last_at fired_at run_at skipped_at skipped failures error open_slots rev",
+    "agent_budgets": "name account queue task_type submitted_by period timezone usd tokens runs warn_at created_by created_at"
+    " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
+    "agent_events": "event_id at event about detail",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",
 }
 """Every column whose readers and writers somebody has thought about."""
 
-WORKER_FOLDERS = ("accounts", "client", "messages", "retention", "schedules", "settle", "tasks", "workers")
+WORKER_FOLDERS = ("accounts", "budgets", "client", "messages", "retention", "schedules", "settle", "tasks", "workers")
 CLIENT_ONLY = frozenset(
     [
         "client/submit",
@@ -110,6 +114,7 @@ CLIENT_ONLY = frozenset(
         "client/costs",
         *(f"client/{what}_schedule" for what in ("add", "pause", "remove", "resume", "run")),
         "client/schedules",
+        *("client/set_budget", "client/remove_budget", "client/budgets"),
         "client/schedule_tasks",
         "client/questions",
         "client/answer",

@@ -10,6 +10,7 @@ from turbo.domain.run import Run
 from turbo.domain.task import Task
 from turbo.executors.claude.cli import find_program
 from turbo.executors.claude.executor import ClaudeExecutor
+from turbo.executors.claude.flags import LEAST_USD, Flags
 from turbo.process.environment import EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.running import SpawnFailed
@@ -90,6 +91,14 @@ async def test_flags_come_from_the_configuration(tmp_path: Path) -> None:
         *("--max-turns", "7", "--max-budget-usd", "0.050000"),
     ]
     assert stdin.endswith("\n\n--do it")
+
+
+def test_budget_flag_is_the_least_of_what_is_left() -> None:
+    assert Flags().within(None).max_budget_usd is None
+    assert Flags().within(2.0).max_budget_usd == 2.0
+    assert Flags(max_budget_usd=5).within(2.0).with_budget_left(0.5).max_budget_usd == 1.5
+    assert Flags(max_budget_usd=1).within(2.0).max_budget_usd == 1
+    assert Flags(max_budget_usd=1).within(0.0).max_budget_usd == LEAST_USD
 
 
 async def test_cli_environment_limits_retries_and_env_overrides_it(tmp_path: Path) -> None:

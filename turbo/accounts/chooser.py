@@ -9,7 +9,7 @@ claimed ──▶ chosen (turbo.domain.headroom) ──its start is due──▶
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -72,12 +72,13 @@ class AccountChooser:
         self._began: dict[str, float] = {}
         self._next_start: dict[str, float] = {}
 
-    async def take(self, pool: AccountPool, run: Running) -> ChosenAccount:
-        """Choose, and wait until a start is due. `run.account` is set from then on. Raises Snooze if no account is open."""
+    async def take(self, pool: AccountPool, run: Running, spent: Collection[str] = ()) -> ChosenAccount:
+        """Choose, but none of those whose budget is `spent`, and wait until a start is due. `run.account` is set from then on. Raises
+        Snooze if no account is open."""
         keeps = await asyncio.to_thread(self._kept.of, pool.name, run.task)
         await self._windows.refresh(self._rules.keys())
         while True:
-            account = self._choose(pool, keeps)
+            account = self._choose(pool, keeps, spent)
             if account is None:
                 run.account = None
                 raise Snooze(f"no account of executor {pool.name} is open", AGAIN_SECONDS)
@@ -93,8 +94,8 @@ class AccountChooser:
         """What the service says about an account, while a run is under way."""
         self._windows.report(account, windows)
 
-    def _choose(self, pool: AccountPool, keeps: str | None) -> str | None:
-        usable = list(self._open_accounts(pool))
+    def _choose(self, pool: AccountPool, keeps: str | None, spent: Collection[str]) -> str | None:
+        usable = [account for account in self._open_accounts(pool) if account not in spent]
         while True:
             account = choose([self._as_known(one) for one in usable], keeps)
             if account is None:

@@ -21,7 +21,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -30,6 +30,7 @@ from turbo import db
 from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
 from turbo.accounts.prober import NamedProbe, Prober, suspect
 from turbo.db.account_store import AccountRow, AccountStore
+from turbo.domain.budget import Payers
 from turbo.domain.dependency import described
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
@@ -72,6 +73,21 @@ def needs_of(executor: Executor) -> frozenset[str]:
 def accounts_of(executors: Mapping[str, Executor]) -> tuple[str, ...]:
     """The names of all accounts and dependencies, sorted."""
     return tuple(sorted({name for executor in each_member(executors) for name in needs_of(executor)}))
+
+
+def payers(executors: Mapping[str, Executor]) -> dict[str, Payers]:
+    """By executor, the accounts that its runs use: its own or one of its pool, and those of its reviewers."""
+    return {
+        name: Payers(
+            frozenset(account for account in _own_accounts(e) if account is not None),
+            frozenset(e.needs_accounts) if isinstance(e, NeedsAccounts) else frozenset(),
+        )
+        for name, e in executors.items()
+    }
+
+
+def _own_accounts(executor: Executor) -> Iterable[str | None]:
+    return executor.members if isinstance(executor, AccountPool) else (executor.account,)
 
 
 def _probes(executors: Mapping[str, Executor], name: str) -> list[NamedProbe]:

@@ -35,6 +35,7 @@ COMMANDS = {
     "cancel": ("turbo.cli.change", "cancel"),
     "retry": ("turbo.cli.change", "retry"),
     "schedule": ("turbo.cli.schedule", "app"),
+    "budget": ("turbo.cli.budget", "app"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
@@ -56,7 +57,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell", "schedule", "costs"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "costs"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -105,6 +106,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo status                              # problems come first
           turbo top                                 # live
           turbo costs                               # what agents used
+          turbo budget list                         # what they may use
           turbo doctor --config config/worker.yaml  # what will cause trouble
         """
 
@@ -193,6 +195,8 @@ def _explain(error: Exception, command: str) -> int:
         text += "; `turbo tasks` lists them"
     elif isinstance(error, LookupError) and text.startswith("no schedule"):
         text += "; `turbo schedule list` lists them"
+    elif isinstance(error, LookupError) and text.startswith("no budget"):
+        text += "; `turbo budget list` lists them"
     elif isinstance(error, ConfigError):
         code = 2
     elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):

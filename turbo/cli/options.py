@@ -72,6 +72,15 @@ def _schedule_names(incomplete: str) -> list[str]:
         return []
 
 
+def _budget_names(incomplete: str) -> list[str]:
+    """The harmless names of budgets with this prefix, each whole."""
+    try:
+        with connect(os.environ.get("TURBO_DSN")) as client:
+            return [name for name in client.budgets.names(incomplete) if HARMLESS_ID.fullmatch(name)]
+    except Exception:
+        return []
+
+
 def zones(incomplete: str) -> list[str]:
     """Time zones with this prefix, for completion."""
     from zoneinfo import available_timezones
@@ -149,6 +158,8 @@ TaskIds = Annotated[
 
 ScheduleName = Annotated[str, typer.Argument(autocompletion=_schedule_names, help="Name of the schedule.")]
 ScheduleNames = Annotated[list[str], typer.Argument(autocompletion=_schedule_names, help="Names of schedules.")]
+BudgetName = Annotated[str, typer.Argument(autocompletion=_budget_names, help="Name of the budget, as in daily.")]
+BudgetNames = Annotated[list[str], typer.Argument(autocompletion=_budget_names, help="Names of budgets.")]
 ZoneOption = Annotated[
     str | None,
     typer.Option(

@@ -10,6 +10,7 @@ from datetime import datetime
 from turbo.client import answering, operations, snapshot, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
+from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
@@ -268,6 +269,11 @@ class AsyncClient(AsyncDriver):
     def schedules(self) -> AsyncSchedules:
         """Work that repeats: add, list, get, pause, resume, run, remove."""
         return AsyncSchedules(self._run)
+
+    @property
+    def budgets(self) -> AsyncBudgets:
+        """See Client.budgets."""
+        return AsyncBudgets(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

@@ -13,6 +13,7 @@ import psycopg
 
 from turbo.client import answering, operations, snapshot, work
 from turbo.client.answering import Answer, Waiting
+from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
 from turbo.client.fleet_status import FleetStatus
@@ -361,6 +362,11 @@ class Client(Driver):
     def schedules(self) -> Schedules:
         """Work that repeats: add, list, get, pause, resume, run, remove."""
         return Schedules(self._run)
+
+    @property
+    def budgets(self) -> Budgets:
+        """What runs may use: set, list, get, remove."""
+        return Budgets(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from turbo.client.budget_status import BudgetTrouble
+from turbo.client.budget_status import findings as budget_findings
 from turbo.client.graph import Blocked
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedule_status import ScheduleTrouble, findings
@@ -201,7 +203,7 @@ class FinishedLine:
 class FleetStatus:
     """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks
     that have waited longest for others; `unsettled`: what nobody lets go. `schedules`: those that need a person.
-    `windows`: of accounts, the fullest first.
+    `windows`: of accounts, the fullest first. `budgets`: those that are spent, or nearly.
     `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them
     at most."""
 
@@ -219,6 +221,8 @@ class FleetStatus:
     schedules: list[ScheduleTrouble] = field(default_factory=list)
     more_schedules: int = 0
     windows: list[WindowLine] = field(default_factory=list)
+    budgets: list[BudgetTrouble] = field(default_factory=list)
+    more_budgets: int = 0
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -250,6 +254,7 @@ class FleetStatus:
             *self._about_questions(),
             *_first(self._about_blocked(), "about blocked tasks"),
             *findings(self.schedules, self.more_schedules, any_worker=any(w.live for w in self.workers)),
+            *budget_findings(self.budgets, self.more_budgets, any_worker=any(w.live for w in self.workers)),
             *self._about_results(),
         ]
 

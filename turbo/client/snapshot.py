@@ -2,7 +2,7 @@
 
 import psycopg
 
-from turbo.client import answering, schedule_status, work
+from turbo.client import answering, budget_status, schedule_status, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
     BLOCKED_LISTED,
@@ -40,6 +40,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     blocked = (yield from _longest_blocked()) if any(row["blocked"] for row in queues) else []
     left = (yield from unsettled()) if any(row["blocked"] for row in queues) else []
     schedules, more_schedules = yield from schedule_status.troubles()
+    budgets, more_budgets = yield from budget_status.troubles()
     return FleetStatus(
         worker_lines(workers),
         [QueueLine(**row) for row in queues],
@@ -55,6 +56,8 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         schedules,
         more_schedules,
         (yield from _windows()),
+        budgets,
+        more_budgets,
     )
 
 

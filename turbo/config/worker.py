@@ -214,7 +214,7 @@ class RetentionSection(Section):
         default=None, description="Cancelled tasks, since their end."
     )
     actions_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
-        default=None, description="The audit trail of finished and deleted tasks."
+        default=None, description="The audit trail of finished and deleted tasks, and agent_events."
     )
     usage_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
         default=None, description="What runs used (agent_usage)."

@@ -3,6 +3,7 @@
 
 import asyncio
 import functools
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -106,8 +107,17 @@ class ClaimStore(Store):
         """Open the lane's connection, so that its observer knows the server before a claim is sent."""
         await self._lane.open()
 
-    async def claim(self, queue: str, limit: int, *, may_idle: bool, types: TypeFilter = EVERYTHING) -> Claim:
-        """Claim up to `limit` tasks of `queue` in claim order, and set the idle flag if that came back short."""
+    async def claim(
+        self,
+        queue: str,
+        limit: int,
+        *,
+        may_idle: bool,
+        types: TypeFilter = EVERYTHING,
+        spent: Sequence[Mapping[str, object]] = (),
+    ) -> Claim:
+        """Claim up to `limit` tasks of `queue` in claim order, and set the idle flag if that came back short. `spent`: see
+        turbo.domain.budget.SpentQueue."""
         parameters = {
             "worker": self._worker_id,
             "queue": queue,
@@ -115,7 +125,9 @@ class ClaimStore(Store):
             "skip_types": list(types.exclude) or None,
             "characters": self._limits.characters + 1,
             "host": self._host,
+            **({"spent": json.dumps(spent)} if spent else {}),
         }
+        name = "tasks/claim+spent" if spent else "tasks/claim"
         tasks: list[Task] = []
         idle_now: bool | None = None
         races = 0
@@ -124,7 +136,7 @@ class ClaimStore(Store):
             nonlocal idle_now, races
             # Only a claim that leaves out nothing but refused rows shows that there is no more to claim.
             may = {"n": limit - len(tasks), "may_idle": may_idle and variant != "only"}
-            found, lost = await self._claim({**parameters, **may, **ids_of(variant, ids)}, variant)
+            found, lost = await self._claim(name, {**parameters, **may, **ids_of(variant, ids)}, variant)
             races += lost
             before = len(tasks)
             brings = await self._more(found)
@@ -143,7 +155,7 @@ class ClaimStore(Store):
             return len(tasks) - before + len(held)
 
         async def which(aside: Sequence[str]) -> list[Ref]:
-            return await self._which("tasks/claim", {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
+            return await self._which(name, {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
 
         async def after(position: Position, aside: Sequence[str]) -> Found:
             return await self._use(lambda own: rows_after(own, "tasks/claim_after", {"queue": queue}, position, aside))
@@ -164,11 +176,11 @@ class ClaimStore(Store):
         tasks.sort(key=claimed.claim_order)
         return Claim(tuple(tasks), idle_now, races, refused.again_in, failed)
 
-    async def _claim(self, parameters: dict[str, object], variant: Variant | None) -> tuple[list[Row], int]:
+    async def _claim(self, name: str, parameters: dict[str, object], variant: Variant | None) -> tuple[list[Row], int]:
         """What a claim returns, and how many races it lost. No rows: it lost them all."""
         for races in range(KEY_RACE_ATTEMPTS):
             try:
-                return await self._rows("tasks/claim", parameters, variant=variant), races
+                return await self._rows(name, parameters, variant=variant), races
             except errors.UniqueViolation as error:
                 if not is_key_race(error):
                     raise

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from turbo.db.account_store import AccountRow, pause_reason
+from turbo.db.budget_store import read_budgets
 from turbo.db.connect import Connection
 from turbo.db.positions import rows_after
 from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import ids_of, rows
+from turbo.domain.budget import Budget
 from turbo.domain.states import AccountState, RowStatement, TaskState
 from turbo.sql import Variant
 
@@ -26,8 +28,8 @@ class PollResult:
     `again_in`: seconds after which to poll again because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `unsettled`: there is something for the settler
     (turbo.worker.settler). `messages`: some are open. `conversations`: there are some. `schedule_in`: seconds until the next slot of
-    any schedule; 0 or less: now. `clock`: the database's, in seconds since 1970. `ended_below`: transactions with lower ids had ended,
-    and are seen.
+    any schedule; 0 or less: now. `budgets`: all of them; `fold`: usage is to be added to them. `clock`: the database's, in seconds
+    since 1970. `ended_below`: transactions with lower ids had ended, and are seen.
     `begun_below`: transactions with this id or a higher one had not begun.
     """
 
@@ -44,6 +46,8 @@ class PollResult:
     messages: bool = False
     conversations: bool = False
     schedule_in: float | None = None
+    budgets: tuple[Budget, ...] = ()
+    fold: bool = False
     clock: float = 0.0
 
 
@@ -152,7 +156,7 @@ async def _poll(
     asked_at = time.monotonic()
     (row,) = await rows(connection, name, parameters, variant)
     due, next_in, deadline_in, runnable, stop, accounts, unsettled, messages, conversations, *more = row
-    schedule_in, clock, ended_below, begun_below, _ = more
+    schedule_in, clock, budgets, ended_below, begun_below, _ = more
     breakers = tuple(
         AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])
         for a in accounts or ()
@@ -172,6 +176,8 @@ async def _poll(
         messages=messages,
         conversations=conversations,
         schedule_in=schedule_in,
+        budgets=read_budgets(budgets),
+        fold=budgets is not None and bool(budgets["fold"]),
         clock=clock,
     )
     return result, deadline_in

@@ -1,7 +1,7 @@
 """Statements about the end of a run: record results, and give tasks back."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import psycopg
@@ -53,11 +53,21 @@ class ResultStore(Store):
     """Bound to one worker, on `host`: a task that asks is pinned to it, and one that is over keeps its name. Results go over a
     lane that no claim uses: a long batch of them never holds up a claim."""
 
-    def __init__(self, lane: Lane, worker_id: str, refusals: Refusals, *, host: str) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        worker_id: str,
+        refusals: Refusals,
+        *,
+        host: str,
+        used: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`used` is called when what runs used is recorded."""
         super().__init__(lane)
         self._worker_id = worker_id
         self._refusals = refusals
         self._host = host
+        self._used = used
 
     async def finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
         """Record a batch with its audit trail: its questions in one transaction (sql/tasks/ask.sql), then all other results
@@ -95,6 +105,8 @@ class ResultStore(Store):
         used = [row for result in results for row in result.usage]
         if checks or used:
             found = await self._use(lambda connection: _together(connection, statement, parameters, checks, used))
+            if used:
+                self._used()
         else:
             found = await self._rows(statement, parameters)
         return [
@@ -105,6 +117,7 @@ class ResultStore(Store):
     async def record_usage(self, used: Sequence[UsageRow]) -> None:
         """Record what runs used that leave no result (sql/tasks/usage.sql)."""
         await self._run("tasks/usage", _usage(used))
+        self._used()
 
     async def release(
         self,

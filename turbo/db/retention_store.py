@@ -90,6 +90,11 @@ class RetentionStore(Store):
         (row,) = await self._ask("usage", limit=limit)
         return int(row[0])
 
+    async def delete_events(self, limit: int) -> int:
+        """Delete the oldest events that are as old as audit rows may be, `limit` at most. How many there were."""
+        (row,) = await self._ask("events", limit=limit)
+        return int(row[0])
+
     async def close(self) -> None:
         """Close the connection until the next pass."""
         await self._lane.close()

@@ -10,6 +10,7 @@ import psycopg
 from turbo import db
 from turbo.config.worker import WorkerConfig
 from turbo.doctor import (
+    budgets,
     delivery,
     disk,
     metrics_port,
@@ -72,6 +73,7 @@ def _checks(
     yield from delivery.checks(session)
     yield from work.checks(session)
     yield from schedules.checks(session)
+    yield from budgets.checks(session, config)
     yield from sessions.checks(session)
     if config is None:
         yield Check(

@@ -88,9 +88,10 @@ class Run:
     `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
     `uses(so_far)` tells how to learn what the call under way has used, for a run that is killed and so returns no outcome.
-    `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `messages`: what people tell the
-    task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
-    `windows` tells what the agent's service says about its account's windows.
+    `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
+    cover it, in US dollars; None: no limit. `messages`: what people tell the task, for an executor that Converses; None: nobody
+    can. `moved`: another account may have had the task's session. `windows` tells what the agent's service says about its account's
+    windows.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -107,6 +108,7 @@ class Run:
         "started",
         "stop",
         "task",
+        "usd_left",
         "uses",
         "when_safe",
         "windows",
@@ -125,6 +127,7 @@ class Run:
         uses: Callable[[UsedSoFar], None] = _ignore_usage,
         *,
         may_ask: bool = True,
+        usd_left: float | None = None,
         messages: Mailbox | None = None,
         when_safe: Callable[[Callable[[], None]], None] = _at_once,
         moved: bool = False,
@@ -140,6 +143,7 @@ class Run:
         self.goes_on = goes_on
         self.uses = uses
         self.may_ask = may_ask
+        self.usd_left = usd_left
         self.messages = messages
         self.when_safe = when_safe
         self.moved = moved

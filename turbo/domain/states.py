@@ -110,6 +110,7 @@ class ControlMessage(StrEnum):
     QUEUES = "queues"  # a queue was paused or resumed
     ACCOUNTS = "accounts"  # an account was paused or opened
     SETTLE = "settle"  # there is something for the settler: a note, or the end of a task that others wait for
+    BUDGETS = "budgets"  # a budget was written; or a fold has closed one, or opened one
     SCHEDULE = "schedule"  # a schedule changed; `schedule <slot> <next>`: what was due up to that slot is fired
     MESSAGE = (
         "message"  # `message <worker id> <task id>`: somebody told a task something; no worker id: it does not run

@@ -1,6 +1,6 @@
 """Row retention: the leader deletes finished tasks and audit rows that are older than the configuration allows.
 
-    leads ──▶ a pass: tasks by their end, then the audit trail by its pages, then usage by its time ──▶ an hour ──▶ …
+    leads ──▶ a pass: tasks by their end, then the audit trail by its pages, then events and usage by their time ──▶ an hour ──▶ …
 
 Deletes nothing unless configured. Small batches with a pause between, over a connection that exists during a pass only,
 so that no claim waits for it. Never deleted: unfinished tasks, tasks that turbo never claimed (an old poller's rows), rows
@@ -93,8 +93,9 @@ class RowRetention(LoopService):
                     self._warn_once("retention leaves the partitioned agent_actions alone: drop its old partitions")
                 else:
                     await self._actions()
+                await self._oldest("agent_events", "events", self._store.delete_events)
             if self._store.ages.usage is not None:
-                await self._usage()
+                await self._oldest("agent_usage", "usage rows", self._store.delete_usage)
         except errors.InsufficientPrivilege as error:
             self._warn_once(f"retention may not delete: {db.reason(error)}; see docs/security.md")
         except db.DATABASE_ERRORS as error:
@@ -174,11 +175,11 @@ class RowRetention(LoopService):
             limit = min(2 * limit, self._batch)
             await asyncio.sleep(self._pause if batch.deleted else EMPTY_PAUSE_SECONDS)
 
-    async def _usage(self) -> None:
+    async def _oldest(self, table: str, what: str, delete: Callable[[int], Awaitable[int]]) -> None:
         while self._leadership.held:
-            deleted = await self._store.delete_usage(self._batch)
-            self._count("agent_usage", deleted)
-            self.deleted += Counter({"usage rows": deleted})
+            deleted = await delete(self._batch)
+            self._count(table, deleted)
+            self.deleted += Counter({what: deleted})
             if deleted < self._batch:
                 return
             await asyncio.sleep(self._pause)

@@ -44,6 +44,7 @@ class FleetGauges(Collector):
         left: dict[str, float] = dict.fromkeys(served, 0.0)
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
         schedules: dict[str, float] = dict.fromkeys(SCHEDULE_STATES, 0.0)
+        budgets: dict[tuple[str, str], float] = {}
         single = {"notify": 0.0, "transaction": 0.0, "schedule_late": 0.0}
         for f in facts:
             what, value = str(f["what"]), float(str(f["value"]))
@@ -63,10 +64,12 @@ class FleetGauges(Collector):
                 states[str(f["state"])] = value
             elif what == "schedules":
                 schedules[str(f["state"])] = value
+            elif what in ("budget_used", "budget_spent"):
+                budgets[what, str(f["label"])] = value
             elif what in single:
                 single[what] = value
         tasks, oldest, question, stranded, unsettled, workers, *others = families = _families()
-        schedule, late, notify, transaction = others
+        schedule, late, used, spent, notify, transaction = others
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
         for queue, value in sorted(ages.items()):
@@ -82,6 +85,8 @@ class FleetGauges(Collector):
         for state, value in schedules.items():
             schedule.add_metric([state], value)
         late.add_metric([], single["schedule_late"])
+        for (what, budget), value in sorted(budgets.items()):
+            (used if what == "budget_used" else spent).add_metric([budget], value)
         notify.add_metric([], single["notify"])
         transaction.add_metric([], single["transaction"])
         self._families = families
@@ -118,6 +123,16 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
             "turbo_schedule_late_seconds",
             "How long the slot that is most overdue has waited for a worker. Leader only.",
             labels=[],
+        ),
+        GaugeMetricFamily(
+            "turbo_budget_used_ratio",
+            "The share of its limit that is used of a budget, of the first hundred by name. Leader only.",
+            labels=["budget"],
+        ),
+        GaugeMetricFamily(
+            "turbo_budget_spent",
+            "1 while the budget is spent, and what it covers waits. Leader only.",
+            labels=["budget"],
         ),
         GaugeMetricFamily(
             "turbo_notification_queue_usage_ratio", "pg_notification_queue_usage(). Leader only.", labels=[]

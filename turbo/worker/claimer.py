@@ -15,6 +15,7 @@ from typing import Protocol
 from turbo import db
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import Claim, ClaimStore
+from turbo.domain.budget import NOTHING_SPENT, SpentQueue
 from turbo.domain.task import Task
 from turbo.domain.type_filter import TypeFilter
 from turbo.observability.metrics import Metrics
@@ -49,6 +50,13 @@ class TaskRunner(Protocol):
     def start(self, task: Task) -> None: ...
 
 
+class SpentBudgets(Protocol):
+    """What budgets keep from being claimed (turbo.worker.budget_keeper)."""
+
+    async def up_to_date(self) -> None: ...
+    def spent(self, queue: str) -> SpentQueue: ...
+
+
 class IdleRule(Protocol):
     """Whether this worker's idle flag may be set (turbo.worker.presence)."""
 
@@ -77,6 +85,7 @@ class Claimer(LoopService):
         *,
         claiming: asyncio.Lock,
         reconcile: asyncio.Event,
+        budgets: SpentBudgets | None = None,
     ) -> None:
         """`claiming` is held during a claim: reconciliation must not run meanwhile. `reconcile` is set when a claim
         failed: its answer may have been lost on the wire."""
@@ -94,6 +103,7 @@ class Claimer(LoopService):
         self._metrics = metrics
         self._claiming = claiming
         self._reconcile = reconcile
+        self._budgets = budgets
         self.claimed: Signal[Task] = Signal()
 
     async def run(self) -> None:
@@ -133,11 +143,14 @@ class Claimer(LoopService):
             await self._claim_from(queue, woken)
 
     async def _claim_from(self, queue: str, woken: WokenQueues) -> None:
-        claim, limit = await self._claim(queue)
+        spent = await self._spent(queue)
+        if (self._types & spent.types).none:
+            return  # a spent budget covers the whole queue
+        claim, limit = await self._claim(queue, spent)
         by_notify = queue in woken.by_notify
         if by_notify and not claim.tasks:
             self._metrics.claims.labels(queue, "lost").inc()
-        if queue in woken.called and not claim.tasks and self._types.restricted:
+        if queue in woken.called and not claim.tasks and (self._types & spent.types).restricted:
             await self._notifier.wake_all(queue)  # another worker may take what this one must not
         if len(claim.tasks) == limit or any(task.concurrency_key or task.continued for task in claim.tasks):
             # There may be more: behind a full batch, and behind the waiters of a key or a conversation, of whom a batch takes one.
@@ -151,7 +164,13 @@ class Claimer(LoopService):
         elif by_notify and len(claim.tasks) < limit:
             self._wakeups.poll_soon()  # the notification may have been of a row that is due soon: set the timer
 
-    async def _claim(self, queue: str) -> tuple[Claim, int]:
+    async def _spent(self, queue: str) -> SpentQueue:
+        if self._budgets is None:
+            return NOTHING_SPENT
+        await self._budgets.up_to_date()
+        return self._budgets.spent(queue)
+
+    async def _claim(self, queue: str, spent: SpentQueue) -> tuple[Claim, int]:
         """The answer of one claim, and its limit."""
         await self._store.open()
         await self._recovery_gate.wait_open()
@@ -161,7 +180,13 @@ class Claimer(LoopService):
             if self._slots.size >= OVERLAP_SLOTS:
                 limit = min(limit, self._slots.size // 2)
             try:
-                claim = await self._store.claim(queue, limit, may_idle=self._presence.may_idle, types=self._types)
+                claim = await self._store.claim(
+                    queue,
+                    limit,
+                    may_idle=self._presence.may_idle,
+                    types=self._types & spent.types,
+                    spent=spent.submitters,
+                )
                 if claim.idle_now is not None:
                     self._wakeups.set_idle(claim.idle_now)
                 for task in claim.tasks:

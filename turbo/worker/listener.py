@@ -97,10 +97,11 @@ class Listener(LoopService):
         settle: Callable[[], None] = lambda: None,
         message: Callable[[str], None] = lambda _words: None,
         schedule: Callable[[str], None] = lambda _words: None,
+        budgets: Callable[[], None] = lambda: None,
     ) -> None:
         """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls. `settle` is called
         when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE, `schedule` with
-        what follows ControlMessage.SCHEDULE."""
+        what follows ControlMessage.SCHEDULE, `budgets` when one was written, closed or opened."""
         super().__init__()
         self._where = where
         self._worker_id = worker_id
@@ -114,6 +115,7 @@ class Listener(LoopService):
         self._settle = settle
         self._message = message
         self._schedule = schedule
+        self._budgets = budgets
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._own_channel = worker_channel(worker_id)
@@ -299,6 +301,8 @@ class Listener(LoopService):
             self._wakeups.poll_soon()
         elif kind == ControlMessage.SETTLE:
             self._settle()
+        elif kind == ControlMessage.BUDGETS:
+            self._budgets()
         elif kind == ControlMessage.SCHEDULE:
             self._schedule(worker_id)
         elif kind == ControlMessage.MESSAGE:

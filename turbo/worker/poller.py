@@ -9,6 +9,7 @@ from turbo.db.account_store import AccountRow
 from turbo.db.claim_store import ClaimStore
 from turbo.db.connect import Connection
 from turbo.db.polls import PollResult
+from turbo.domain.budget import Budget
 from turbo.worker.wakeups import WakeUps
 
 ALSO_SECONDS = 120.0
@@ -35,6 +36,12 @@ class ScheduleObserver(Protocol):
     def polled(self, slot_in: float | None, clock: float, asked_at: float) -> None: ...
 
 
+class BudgetObserver(Protocol):
+    """Is told by each poll what the budgets are, and whether usage is to be added to them (turbo.worker.budget_keeper)."""
+
+    def polled(self, budgets: tuple[Budget, ...], fold: bool, asked_at: float) -> None: ...
+
+
 class Poller:
     """Used by the claimer, and by the listener on its own connection."""
 
@@ -48,6 +55,7 @@ class Poller:
         settler: UnsettledObserver | None = None,
         messages_open: Callable[[], None] = lambda: None,
         scheduler: ScheduleObserver | None = None,
+        budgets: BudgetObserver | None = None,
     ) -> None:
         """`reconcile` is set where a run of this worker is to be stopped. `messages_open` is called where any message is open."""
         self._store = store
@@ -58,6 +66,7 @@ class Poller:
         self._settler = settler
         self._messages_open = messages_open
         self._scheduler = scheduler
+        self._budgets = budgets
         self._also: dict[str, float] = {}  # until when, in monotonic seconds
 
     def promote_also(self, queues: Iterable[str]) -> None:
@@ -89,6 +98,8 @@ class Poller:
             self._messages_open()
         if self._scheduler is not None:
             self._scheduler.polled(result.schedule_in, result.clock, result.asked_at)
+        if self._budgets is not None:
+            self._budgets.polled(result.budgets, result.fold, result.asked_at)
 
     async def poll(self, connection: Connection | None = None) -> PollResult:
         """`read`, then `act_on`."""

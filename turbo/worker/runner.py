@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -23,14 +23,14 @@ from turbo.db.result_store import ResultStore
 from turbo.domain.claim import ClaimRef
 from turbo.domain.headroom import UsageWindow
 from turbo.domain.mailbox import Mailbox
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.type_filter import executor_of
-from turbo.domain.usage import Prices, usage_rows
+from turbo.domain.usage import Prices, UsageRow, usage_rows
 from turbo.executors.asking import DENIED, askable
 from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Converses, Executor
@@ -59,6 +59,10 @@ class RunFiles(Protocol):
 
     def work_dir(self, directory_id: str) -> Path: ...
     def log_path(self, task_id: str, attempt: int, token: int) -> Path: ...
+
+
+SPENT_SECONDS = 1.0
+"""A task whose budget was spent between its claim and its start is given back for so long: by then no claim takes it."""
 
 
 class Reviewer(Protocol):
@@ -96,8 +100,16 @@ class ChosenMember(Protocol):
 class Accounts(Protocol):
     """Which account of a pool a run takes (turbo.accounts.chooser)."""
 
-    async def take(self, pool: AccountPool, run: Running) -> ChosenMember: ...
+    async def take(self, pool: AccountPool, run: Running, spent: Collection[str] = ()) -> ChosenMember: ...
     def report(self, account: str, windows: tuple[UsageWindow, ...]) -> None: ...
+
+
+class RunBudgets(Protocol):
+    """What budgets want of a run (turbo.worker.budget_keeper)."""
+
+    def counts_runs(self, task: Task, account: str | None) -> bool: ...
+    async def spent_accounts(self, task: Task) -> frozenset[str]: ...
+    async def usd_left(self, task: Task, account: str | None) -> float | None: ...
 
 
 class RunLocks(Protocol):
@@ -141,6 +153,7 @@ class Runner:
         *,
         reconcile: asyncio.Event,
         prices: Prices,
+        budgets: RunBudgets | None = None,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
         cost no agent reports."""
@@ -165,6 +178,7 @@ class Runner:
         self._crashed = crashed
         self._reconcile = reconcile
         self._prices = prices
+        self._budgets = budgets
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -282,8 +296,13 @@ class Runner:
 
         moved = False
         if isinstance(executor, AccountPool):
-            chosen = await self._accounts.take(executor, run)
+            spent = frozenset[str]() if self._budgets is None else await self._budgets.spent_accounts(task)
+            chosen = await self._accounts.take(executor, run, spent)
             executor, moved = chosen.executor, chosen.moved
+
+        usd_left = None if self._budgets is None else await self._budgets.usd_left(task, run.account)
+        if usd_left is not None and usd_left <= 0:
+            raise Snooze("a budget that covers it is spent", SPENT_SECONDS)
 
         converses = run.executor in self._converse
         if converses or task.messages:
@@ -326,6 +345,7 @@ class Runner:
                     goes_on=lambda gone: self._keep_slot(run, gone),
                     uses=uses,
                     may_ask=self._questions.may_ask(task.queue),
+                    usd_left=usd_left,
                     messages=run.messages if converses else None,
                     when_safe=when_safe,
                     moved=moved,
@@ -365,8 +385,8 @@ class Runner:
     async def _give_up(self, run: Running, outcome: Outcome) -> None:
         """A drain gives the task back uncounted. A lost lease leaves no result to write: another worker has the claim. What the run
         used is recorded all the same."""
-        if outcome.usage:
-            await self._record_usage(run, outcome)
+        if used := self._usage(run, outcome):
+            await self._record_usage(run, used)
         if run.stop.cause is StopCause.DRAIN:
             await self._release(run, StopCause.DRAIN, _session(run, outcome))
         self._free(run, unrecorded=False)
@@ -378,8 +398,15 @@ class Runner:
         if released and snooze.host is None:
             self._wakeups.due_in(snooze.seconds)
 
-    async def _record_usage(self, run: Running, outcome: Outcome) -> None:
-        rows = sanitize_usage(usage_rows(run.task, run.executor, run.account, outcome.usage))
+    def _usage(self, run: Running, outcome: Outcome) -> tuple[UsageRow, ...]:
+        """What the ledger gets of a run. One that used nothing is in it where a budget counts runs."""
+        usage = outcome.usage
+        if not usage and self._budgets is not None and self._budgets.counts_runs(run.task, run.account):
+            usage = (ModelUsage(""),)
+        return usage_rows(run.task, run.executor, run.account, usage) if usage else ()
+
+    async def _record_usage(self, run: Running, used: tuple[UsageRow, ...]) -> None:
+        rows = sanitize_usage(used)
         outage = db.outage(log, "cannot record what a run used", "recorded what it used", level=logging.DEBUG)
         deadline = time.monotonic() + RELEASE_SECONDS
         while True:
@@ -471,13 +498,13 @@ class Runner:
             detail=detail,
             question=None if asked is None else asked.document(),
             answer_within=None if asked is None else asked.within_seconds,
-            usage=usage_rows(task, run.executor, run.account, outcome.usage) if outcome.usage else (),
+            usage=self._usage(run, outcome),
         )
         if outcome.checked is not None:
             result.checks = [check.trail(run.executor) for check in outcome.checked.checks]
         # Output from outside may hold characters that the database cannot store. An empty result needs no check.
         foreign = outcome.output is not None or outcome.error or outcome.extra or result.agent_session_id
-        return sanitize_result(result) if foreign or outcome.usage or outcome.checked else result
+        return sanitize_result(result) if foreign or result.usage or outcome.checked else result
 
     def _output_data(self, run: Running, outcome: Outcome, seconds: float) -> dict[str, object]:
         task = run.task

@@ -18,11 +18,12 @@ from turbo.accounts.breaker import AccountTimings
 from turbo.accounts.chooser import AccountChooser
 from turbo.accounts.conversations import KeptAccounts
 from turbo.accounts.headroom import Headroom
-from turbo.accounts.manager import AccountManager, accounts_of
+from turbo.accounts.manager import AccountManager, accounts_of, payers
 from turbo.accounts.windows import AccountWindows
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
+from turbo.db.budget_store import BudgetStore
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
@@ -66,6 +67,7 @@ from turbo.runtime.problems import Problems
 from turbo.runtime.service import Service
 from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.beat_handler import BeatHandler
+from turbo.worker.budget_keeper import BudgetKeeper
 from turbo.worker.claim_gate import ClaimGate
 from turbo.worker.claimer import Claimer
 from turbo.worker.completer import Completer
@@ -206,7 +208,8 @@ def wire(
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
         has_files=state.has_files,
     )
-    result_store = ResultStore(results, worker_id, refusals, host=host)
+    budgets = BudgetKeeper(BudgetStore(claims), config.routes, payers(executors), wakeups.wake_all)
+    result_store = ResultStore(results, worker_id, refusals, host=host, used=budgets.used)
     prices = _prices(config.prices)
     notifier = Notifier(claims)
     settle_store = SettleStore(settle_lane, worker_id, refusals)
@@ -302,8 +305,11 @@ def wire(
         lifecycle.crashed,
         reconcile=reconcile,
         prices=prices,
+        budgets=budgets,
     )
-    poller = Poller(claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler)
+    poller = Poller(
+        claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
+    )
     claimer = Claimer(
         claim_store,
         notifier,
@@ -318,6 +324,7 @@ def wire(
         metrics,
         claiming=claiming,
         reconcile=reconcile,
+        budgets=budgets,
     )
     reconciler = Reconciler(
         claim_store,
@@ -360,6 +367,7 @@ def wire(
         settle=settler.heard,
         message=messages.heard,
         schedule=scheduler.heard,
+        budgets=budgets.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -418,6 +426,7 @@ def wire(
         settle_audit,
         settler,
         scheduler,
+        budgets,
         RowRetention(retention_store, leadership, metrics, before=schedule_store.judge),
         WorkspaceRetention(
             lambda: state.workspaces,

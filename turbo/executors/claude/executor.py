@@ -217,7 +217,7 @@ class ClaudeExecutor:
         async def call_cli(
             which: tuple[str, str], prompt: str, told: Sequence[Message], *, resumed: bool
         ) -> tuple[EndedRun, Path | None]:
-            left = self._flags.with_budget_left(spent)
+            left = self._flags.within(run.usd_left).with_budget_left(spent)
             flags, channel = left.plain(), None
             if policy is not None:
                 planned = bool(answers) and answers[-1].question.tool == PLAN_TOOL
@@ -309,6 +309,9 @@ class ClaudeExecutor:
             outcome = replace(
                 outcome, error=f"the agent was ended after {limit}; last output: {transcript.last_line or 'none'}"
             )
+        elif outcome.failure_kind is FailureKind.BUDGET and self._flags.within(run.usd_left) != self._flags:
+            # It waits for the budget's next period, and is tried again then.
+            outcome = replace(outcome, final=False, error=f"{outcome.error}: that is what was left of a budget")
         # A session that did not even begin to go on would hold up every further attempt in the same way.
         stuck = ended.resumed and not transcript.begun and situation.kind is OutcomeKind.TIMED_OUT
         ends_session = situation.ends_session or stuck

@@ -27,6 +27,12 @@ class Flags:
     max_turns: int | None = None
     max_budget_usd: float | None = None
 
+    def within(self, usd_left: float | None) -> "Flags":
+        """`usd_left`: what is left of the budgets that cover the run, in US dollars; None: no limit."""
+        if usd_left is None or (self.max_budget_usd is not None and self.max_budget_usd <= usd_left):
+            return self
+        return replace(self, max_budget_usd=max(usd_left, LEAST_USD))
+
     def with_budget_left(self, spent: float) -> "Flags":
         """`spent`: US dollars, by earlier calls of the run. The CLI counts those of one call only, and refuses none at all."""
         if self.max_budget_usd is None or not spent:

@@ -120,6 +120,7 @@ RELATIONS = (
         *("turbo_fence_seq", "turbo_look_seq"),
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
         "agent_schedules",
+        *("agent_budgets", "agent_events"),
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
@@ -128,6 +129,7 @@ RELATIONS = (
     *("agent_messages_open", "agent_messages_waiting", "agent_messages_task"),
     *("agent_unsettled_special", "agent_conversations_after", "agent_conversations_orphaned"),
     "agent_schedules_due",
+    *("agent_usage_open", "agent_events_at"),
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

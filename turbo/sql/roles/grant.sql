@@ -60,13 +60,14 @@ grant update (delivered_at, fencing_token) on public.agent_messages to turbo_wor
 -- It fires slots by turbo_fire alone, which takes the task from the schedule.
 grant select (name, cron, timezone, enabled, catch_up, max_failures, since, next_at, last_at, error, rev)
   on public.agent_schedules to turbo_worker;
+grant select on table public.agent_budgets to turbo_worker;          -- it adds to them by turbo_fold alone
 grant select, insert, update on table public.agent_accounts, public.agent_account_windows to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
 grant insert (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by, input_tokens,
               output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)
   on public.agent_usage to turbo_worker;                                -- nobody else writes it, and nobody changes it
-grant select (at, ctid), delete on table public.agent_usage to turbo_worker;         -- retention, if configured
+grant select (at, ctid), delete on table public.agent_usage, public.agent_events to turbo_worker;     -- retention, if configured
 grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
 -- Every role may call the first five, unless the default privileges of their owner say otherwise.
 do $$
@@ -93,6 +94,8 @@ begin
                    ('public.turbo_bury(bigint, public.turbo_task_id, boolean, integer)'),
                    ('public.turbo_reopen(public.turbo_task_id, integer)'),
                    ('public.turbo_take_special_notes(bigint, integer, text[])'),
+                   ('public.turbo_budgets(timestamptz, interval, text[])'), ('public.turbo_fold(timestamptz)'),
+                   ('public.turbo_is_spent(text, text, jsonb)'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
                    ('public.turbo_run_schedule(text)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
@@ -112,7 +115,8 @@ grant select on table
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
-grant select on table public.agent_usage, public.agent_account_windows to turbo_reader, turbo_admin;
+grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_events
+  to turbo_reader, turbo_admin;
 
 -- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
 grant select on table public.agent_tasks, public.agent_actions to turbo_approver;
@@ -140,6 +144,12 @@ grant update (cron, timezone, enabled, overlap, catch_up, jitter_seconds, max_fa
               task_priority, input_data, queue, timeout_seconds, max_retries, concurrency_key)
   on public.agent_schedules to turbo_admin;
 grant delete on table public.agent_schedules to turbo_admin;
+-- Of a budget: what it covers and how much; what is spent is turbo's.
+grant insert (name, account, queue, task_type, submitted_by, period, timezone, usd, tokens, runs, warn_at)
+  on public.agent_budgets to turbo_admin;
+grant update (account, queue, task_type, submitted_by, period, timezone, usd, tokens, runs, warn_at)
+  on public.agent_budgets to turbo_admin;
+grant delete on table public.agent_budgets to turbo_admin;
 
 -- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
 -- serial column), which the inserting role must be allowed to use; an identity column needs no grant.

@@ -8,6 +8,7 @@
 -- Always returns at least one row; task_id is null when nothing was claimed. idle_now is the new idle flag, or null if it
 -- did not change; the notify gate reads that flag, so this statement sets it. more: the task brings more than its
 -- text, which tasks/more.sql fetches.
+-- spent: what spent budgets close of some submitters (turbo_is_spent). Only sent where there is such a budget: it costs a claim 1 %.
 with candidates as materialized (
   select t.task_id, t.concurrency_key, t.conversation, t.task_priority, t.run_after
     from public.agent_tasks t
@@ -20,6 +21,7 @@ with candidates as materialized (
      and (t.run_after <= statement_timestamp() + interval '1 second' or t.created_at > statement_timestamp() + interval '1 second')
      and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
      and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
+     --if spent: and not public.turbo_is_spent(t.submitted_by::text, t.task_type::text, %(spent)s::text::jsonb)
      and (t.prefer_host is null or t.prefer_host = %(host)s)     -- its conversation is on another host
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks r

@@ -60,6 +60,7 @@ select (select count(*) from promoted) as due,
        (select coalesce(extract(epoch from s.next_at - statement_timestamp()), 0)::float8 from public.agent_schedules s
          where s.enabled and (s.next_at is not null or s.error is null) order by s.next_at nulls first limit 1) as schedule_in,
        extract(epoch from statement_timestamp())::float8 as clock,
+       case when exists (select from public.agent_budgets) then public.turbo_budgets(null::timestamptz, '1 s'::interval, null::text[]) end as budgets,
        pg_snapshot_xmin(n.snapshot)::text::bigint as ended_below,
        pg_snapshot_xmax(n.snapshot)::text::bigint as begun_below,
        set_config('synchronous_commit', 'off', true) as fast

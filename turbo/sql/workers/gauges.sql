@@ -67,6 +67,17 @@ select 'schedule_late', null, null, greatest(0, extract(epoch from clock_timesta
   from (select s.next_at, s.since from public.agent_schedules s
          where s.enabled and (s.next_at is not null or s.error is null) order by s.next_at nulls first limit 1) s
 union all
+-- The share that is used of the first hundred budgets, and whether they are spent. A budget of nothing is used up.
+select g.what, b.name, null, case g.what when 'budget_spent' then (b.paused_until > clock_timestamp())::int::float8 else b.used end
+  from (select left(b.name, 200) as name, coalesce(b.paused_until, '-infinity') as paused_until,
+               case when b.period = 'total' or b.since >= date_trunc(b.period, clock_timestamp(), b.timezone)
+                    then least(greatest(case when b.usd > 0 then b.spent_usd / b.usd when b.usd = 0 then 1 end,
+                                        case when b.tokens > 0 then b.spent_tokens::numeric / b.tokens when b.tokens = 0 then 1 end,
+                                        case when b.runs > 0 then b.spent_runs::numeric / b.runs when b.runs = 0 then 1 end), 1e9)::float8
+                    else 0 end as used
+          from public.agent_budgets b order by b.name limit 100) b
+ cross join (values ('budget_used'), ('budget_spent')) g(what)
+union all
 select 'workers', null, w.state, count(*)::float8 from public.agent_workers w group by w.state
 union all
 select 'served', s.queue, null, 1 from served s

@@ -177,3 +177,37 @@ def test_used_up_credits_wait_for_a_person(bench: AccountsBench) -> None:
     bench.until(lambda: worker.metric(bench.dsn, "turbo_account_paused", account="alpha", reason="credits") == 0)
     bench.turbo("pause", "--account", "beta")
     assert ran(bench, "three") == "alpha"
+
+
+def test_limit_of_a_model_rests_that_model_alone(bench: AccountsBench) -> None:
+    """One executor falls back to another model, one has only that model, and one another one."""
+    service = Service(bench, {"alpha": Subscription(limited_models=("opus",))})
+    config = service.pool("host", slots=1)
+    claude = config["executors"]["claude"]
+    del claude["accounts"]
+    only = {**claude, "account": "alpha"}
+    config["executors"] |= {
+        "claude": {**only, "model": "opus", "fallback_models": ["sonnet"]},
+        "opus": {**only, "model": "opus"},
+        "other": {**only, "model": "haiku"},
+    }
+    config["routes"] |= {"opus": "opus", "other": "other"}
+    worker = bench.start(config, bench.settings()).listening()
+    assert ran(bench, "falls-back") == "alpha"
+    assert bench.breakers() == {("alpha model opus", "*"): ("paused", "usage_limit")}
+    bench.task("waits", None, task_type="opus", max_retries=0)
+    assert ran(bench, "other", task_type="other") == "alpha"
+    assert ran(bench, "again") == "alpha"
+    assert bench.counts("waits") == [("pending", 0, 0)]
+    models = dict(bench.sql("select task_id::text, output_data->>'model' from agent_tasks where status = 'completed'"))
+    assert [next(m for m in ("sonnet", "haiku") if m in models[t]) for t in ("falls-back", "other", "again")] == [
+        "sonnet",
+        "haiku",
+        "sonnet",
+    ]
+    assert len(service.subscriptions["alpha"].starts) == 4, "the limited model was asked once"
+    assert "account alpha, model opus is paused" in bench.turbo("status")
+    service.subscriptions["alpha"].limited_models = ()
+    bench.turbo("resume", "--account", "alpha model opus")
+    bench.until(lambda: completed(bench, ["waits"]))
+    assert worker.metric(bench.dsn, "turbo_account_paused", account="alpha model opus", reason="usage_limit") == 0

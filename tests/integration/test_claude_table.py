@@ -225,12 +225,12 @@ def metrics_page(bench: AccountsBench, worker_id: str) -> Page:
 
 def account_of(bench: AccountsBench, case: Case, page: Page) -> dict[str, object]:
     """The row and the gauge must say the same."""
-    query = f"select state, {PAUSE_REASON} from agent_accounts where account = %s and state <> 'open'"
+    query = f"select state, {PAUSE_REASON} from agent_accounts where split_part(account, ' model ', 1) = %s and state <> 'open'"
     rows = [f"{state} ({reason})" for state, reason in bench.sql(query, case.name)]
     gauges = [
         f"paused ({labels['reason']})"
         for name, labels, value in page
-        if name == "turbo_account_paused" and labels["account"] == case.name and value == 1
+        if name == "turbo_account_paused" and labels["account"].partition(" model ")[0] == case.name and value == 1
     ]
     assert rows == gauges, f"{case.shown}: {rows} in the table, {gauges} in the metrics"
     return {"account": rows[0] if rows else "open"}

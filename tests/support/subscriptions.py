@@ -15,7 +15,8 @@ from tests.support.messages_api import Answer, Request
 class Subscription:
     """`used`: of its five hours, from 0 to 1; each request adds `step`. `resets_at`: Unix seconds; `rests`: it is so many seconds
     after the first refusal. `measured`: it says how much is used. `refuses_history`: it takes no session with answers in it.
-    `credits`: 0 for none. `starts`: when its requests for tasks came, in monotonic seconds."""
+    `credits`: 0 for none. `limited_models`: past their weekly limit. `starts`: when its requests for tasks came, in monotonic
+    seconds."""
 
     used: float = 0.0
     step: float = 0.01
@@ -24,6 +25,7 @@ class Subscription:
     measured: bool = True
     refuses_history: bool = False
     credits: int = 1
+    limited_models: tuple[str, ...] = ()
     dead: bool = False
     starts: list[float] = field(default_factory=list)
 
@@ -38,6 +40,8 @@ class Subscription:
             return messages_api.expired_token()
         if time.time() >= self.resets_at:
             self.used, self.resets_at = 0.0, time.time() + 3600
+        if any(model in request.body["model"] for model in self.limited_models):
+            return messages_api.usage_limit("seven_day_opus", int(self.resets_at))
         if not self.credits:
             return messages_api.credits_required()
         if self.refuses_history and any(message["role"] == "assistant" for message in request.body["messages"]):

@@ -32,6 +32,8 @@ def load(tmp_path: Path, text: str) -> WorkerConfig:
             "x: {kind: claude, accounts: [a, b]}, y: {kind: command, command: [cat], account: b}",
             "b is also the account of executors.y, which is of kind: command; the accounts of a pool are logins of one kind",
         ),
+        ("x: {kind: claude, fallback_models: [haiku]}", "executors.x.fallback_models: needs model"),
+        ("x: {kind: claude, model: opus, fallback_models: [haiku, opus]}", "fallback_models: names a model twice"),
         ("x: {kind: claude, accounts: a}", "executors.x.accounts: must be a valid list (found 'a')"),
         (
             "x: {kind: command, command: [cat], accounts: [a]}",
@@ -86,7 +88,7 @@ def test_pool_has_an_executor_for_each_account(tmp_path: Path) -> None:
     config = load(tmp_path, f"{accounts}executors: {{x: {{kind: claude, accounts: [b, a], command: [sh]}}}}\n")
     pool = build_executors(config, Journal(tmp_path / "journal"))["x"]
     assert isinstance(pool, AccountPool)
-    assert [(name, member.name, member.account) for name, member in pool.members.items()] == [
+    assert [(one.account, one.executor.name, one.executor.account) for one in pool.members] == [
         ("b", "x", "b"),
         ("a", "x", "a"),
     ]

@@ -18,7 +18,7 @@ from turbo.accounts.headroom import Headroom
 from turbo.accounts.windows import AccountWindows
 from turbo.domain.headroom import OpenAccount, UsageWindow, choose
 from turbo.domain.run import Running, Snooze
-from turbo.executors.pool import AccountPool
+from turbo.executors.pool import AccountPool, PoolMember
 from turbo.executors.protocol import Executor, NeedsProgram
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,18 @@ class AccountRules(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class _NoRules:
+    """Of an account without a name in worker.yaml."""
+
+    leave_at: float = 1.0
+    start_every_seconds: float = 0.0
+    last_resort: bool = False
+
+
+_NO_RULES = _NoRules()
+
+
+@dataclass(frozen=True, slots=True)
 class ChosenAccount:
     """`executor`: the member of the pool that runs the task. `moved`: another account had the task's conversation, or none that is
     known."""
@@ -48,8 +60,8 @@ class ChosenAccount:
 
 
 class AccountChooser:
-    """`open_accounts(pool)`: those that are not closed, in the order of the configuration. `running`: the runs of this process.
-    `went_missing` is called when an account turns out to be unusable on this host."""
+    """`open_members(pool)`: those whose account and model are not closed, in the order of the configuration. `running`: the runs of
+    this process. `went_missing` is called when an account turns out to be unusable on this host."""
 
     def __init__(
         self,
@@ -57,7 +69,7 @@ class AccountChooser:
         headroom: Headroom,
         windows: AccountWindows,
         kept: KeptAccounts,
-        open_accounts: Callable[[AccountPool], Sequence[str]],
+        open_members: Callable[[AccountPool], Sequence[PoolMember]],
         running: Callable[[], Iterable[Running]],
         went_missing: Callable[[], None],
     ) -> None:
@@ -65,7 +77,7 @@ class AccountChooser:
         self._headroom = headroom
         self._windows = windows
         self._kept = kept
-        self._open_accounts = open_accounts
+        self._open_members = open_members
         self._running = running
         self._went_missing = went_missing
         self._tried: set[str] = set()
@@ -78,38 +90,49 @@ class AccountChooser:
         keeps = await asyncio.to_thread(self._kept.of, pool.name, run.task)
         await self._windows.refresh(self._rules.keys())
         while True:
-            account = self._choose(pool, keeps, spent)
-            if account is None:
+            chosen = self._choose(pool, keeps, spent)
+            if chosen is None:
                 run.account = None
                 raise Snooze(f"no account of executor {pool.name} is open", AGAIN_SECONDS)
-            run.account = account
+            run.account = account = chosen.account
             await self._due(account, run)
-            if run.stop.is_set() or account in self._open_accounts(pool):
+            if run.stop.is_set() or chosen in self._open_members(pool):
                 break
         if account != keeps:
             await asyncio.to_thread(self._kept.keep, pool.name, run.task, account)
-        return ChosenAccount(pool.members[account], moved=account != keeps)
+        return ChosenAccount(chosen.executor, moved=account != keeps)
 
     def report(self, account: str, windows: Iterable[UsageWindow]) -> None:
         """What the service says about an account, while a run is under way."""
         self._windows.report(account, windows)
 
-    def _choose(self, pool: AccountPool, keeps: str | None, spent: Collection[str]) -> str | None:
-        usable = [account for account in self._open_accounts(pool) if account not in spent]
-        while True:
-            account = choose([self._as_known(one) for one in usable], keeps)
-            if account is None:
-                return None
-            member = pool.members[account]
+    def _choose(self, pool: AccountPool, keeps: str | None, spent: Collection[str]) -> PoolMember | None:
+        """Of the first model that an open account has. A last resort is one: another model of another account comes first."""
+        usable = [one for one in self._open_members(pool) if one.account not in spent]
+        while usable:
+            last_resort = all(self._rule(one.account).last_resort for one in usable)
+            first = next(one for one in usable if self._rule(one.account).last_resort == last_resort)
+            mine = {
+                one.account: one
+                for one in usable
+                if one.model == first.model and self._rule(one.account).last_resort == last_resort
+            }
+            account = choose([self._as_known(one) for one in mine], keeps)
+            assert account is not None
+            member = mine[account].executor
             if not isinstance(member, NeedsProgram) or member.missing() is None:
                 self._tried.add(account)
                 self._began[account] = time.monotonic()
-                return account
-            usable.remove(account)
+                return mine[account]
+            usable = [one for one in usable if one.account != account]
             self._went_missing()
+        return None
+
+    def _rule(self, account: str) -> AccountRules:
+        return self._rules.get(account, _NO_RULES)
 
     def _as_known(self, account: str) -> OpenAccount:
-        rules = self._rules[account]
+        rules = self._rule(account)
         return OpenAccount(
             account,
             self._headroom.utilization(account),
@@ -122,7 +145,7 @@ class AccountChooser:
 
     async def _due(self, account: str, run: Running) -> None:
         """Wait for the account's next start, or until the run is asked to end."""
-        every = self._rules[account].start_every_seconds
+        every = self._rule(account).start_every_seconds
         if not every:
             return
         now = time.monotonic()

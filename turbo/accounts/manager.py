@@ -31,13 +31,13 @@ from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
 from turbo.accounts.prober import NamedProbe, Prober, suspect
 from turbo.db.account_store import AccountRow, AccountStore
 from turbo.domain.budget import Payers
-from turbo.domain.dependency import described
+from turbo.domain.dependency import account_behind, described, family, of_model
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.domain.states import AccountState, PauseReason
 from turbo.domain.type_filter import TypeFilter, served_types
-from turbo.executors.pool import AccountPool, each_member
-from turbo.executors.protocol import Depends, Executor, NeedsAccounts, Probes
+from turbo.executors.pool import AccountPool, PoolMember, each_member
+from turbo.executors.protocol import Depends, Executor, NeedsAccounts, Probes, UsesModel
 from turbo.observability.metrics import Metrics
 from turbo.runtime.service import LoopService
 
@@ -60,11 +60,17 @@ def account_of(executor: Executor) -> str | None:
     return executor.account or (executor.name if isinstance(executor, Probes) else None)
 
 
+def model_of(executor: Executor) -> str | None:
+    """The breaker of its model, which its account may limit by itself; None: it has no known one."""
+    account = account_of(executor)
+    limited = family(executor.model) if isinstance(executor, UsesModel) else None
+    return of_model(account, limited) if account is not None and limited is not None else None
+
+
 def needs_of(executor: Executor) -> frozenset[str]:
     """What an executor needs, by the names of the breakers: its account, those of its reviewers, and its dependencies. Of the
-    accounts of a pool it needs any one (`AccountManager.open_accounts`)."""
-    account = account_of(executor)
-    needs = {account} if account is not None else set()
+    accounts of a pool it needs any one (`AccountManager.open_members`)."""
+    needs = {name for name in (account_of(executor), model_of(executor)) if name is not None}
     if isinstance(executor, NeedsAccounts):
         needs |= set(executor.needs_accounts)
     return frozenset(needs | set(executor.dependencies()) if isinstance(executor, Depends) else needs)
@@ -87,14 +93,14 @@ def payers(executors: Mapping[str, Executor]) -> dict[str, Payers]:
 
 
 def _own_accounts(executor: Executor) -> Iterable[str | None]:
-    return executor.members if isinstance(executor, AccountPool) else (executor.account,)
+    return [one.account for one in executor.members] if isinstance(executor, AccountPool) else [executor.account]
 
 
 def _probes(executors: Mapping[str, Executor], name: str) -> list[NamedProbe]:
     """Every way to probe an account or a dependency."""
     some = []
     for executor in each_member(executors):
-        if account_of(executor) == name and isinstance(executor, Probes):
+        if name in (account_of(executor), model_of(executor)) and isinstance(executor, Probes):
             some.append(NamedProbe(executor.name, executor.probe))
         if isinstance(executor, Depends) and (probe := executor.dependencies().get(name)) is not None:
             return [NamedProbe(executor.name, probe)]  # whoever asks, it is the same repository
@@ -132,6 +138,7 @@ class AccountManager(LoopService):
         probes = {name: _probes(executors, name) for name in self.names}
         self._prober = Prober(store, host, probes, shared, metrics, self._timings)
         self._breakers = {name: Breaker(name, self._timings) for name in self.names}
+        self._shown = {name for name in self.names if account_behind(name) == name}  # models: once they were closed
         self._changes = asyncio.Event()
         self._types = TypeFilter()
         self._probe_outage = db.outage(log, "cannot probe an account", "accounts are probed again")
@@ -155,7 +162,8 @@ class AccountManager(LoopService):
         if outcome.kind is OutcomeKind.USAGE_LIMITED:
             if breaker is None:
                 return _task_failure(outcome, FailureKind.USAGE_LIMIT)
-            await self._limit(breaker, outcome)
+            model = of_model(breaker.account, outcome.limited_model) if outcome.limited_model else ""
+            await self._limit(self._breakers.get(model, breaker), outcome)
             return outcome
         if outcome.rest_seconds is not None:
             return await self._rests(run, outcome)
@@ -312,6 +320,10 @@ class AccountManager(LoopService):
 
     def _export(self) -> None:
         for breaker in self._breakers.values():
+            if breaker.reasons:
+                self._shown.add(breaker.account)
+            if breaker.account not in self._shown:
+                continue
             for reason in PauseReason:
                 self._metrics.account_paused.labels(breaker.account, reason).set(float(reason in breaker.reasons))
 
@@ -324,15 +336,15 @@ class AccountManager(LoopService):
             if closed & self._needs.get(executor, frozenset()):
                 return False
             pool = self._pools.get(executor)
-            return pool is None or any(_usable(pool, account, closed) for account in pool.members)
+            return pool is None or any(_usable(pool, one, closed) for one in pool.members)
 
         return served_types(self._routes, able)
 
-    def open_accounts(self, pool: AccountPool) -> list[str]:
-        """The accounts of a pool that a run may take now, in the order of the configuration."""
+    def open_members(self, pool: AccountPool) -> list[PoolMember]:
+        """What of a pool a run may take now, in the order of the configuration."""
         now = time.monotonic()
-        closed = {account for account in pool.members if self._breakers[account].closed(now)}
-        return [account for account in pool.members if _usable(pool, account, closed)]
+        closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
+        return [one for one in pool.members if _usable(pool, one, closed)]
 
     def usable_changed(self) -> None:
         """An account of a pool has become unusable on this host (`AccountPool.unusable`), or usable."""
@@ -376,8 +388,8 @@ class AccountManager(LoopService):
         return mine
 
 
-def _usable(pool: AccountPool, account: str, closed: Collection[str]) -> bool:
-    return account not in closed and account not in pool.unusable
+def _usable(pool: AccountPool, member: PoolMember, closed: Collection[str]) -> bool:
+    return not {member.account, model_of(member.executor)} & set(closed) and member.account not in pool.unusable
 
 
 async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:

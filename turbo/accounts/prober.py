@@ -19,7 +19,7 @@ from typing import TypeVar
 from turbo import db
 from turbo.accounts.breaker import EVERY_HOST, AccountTimings, Breaker
 from turbo.db.account_store import AccountStore, ProbeClaim
-from turbo.domain.dependency import described
+from turbo.domain.dependency import account_behind, described
 from turbo.domain.outcome import Outcome, OutcomeKind, Probe
 from turbo.domain.states import AccountState
 from turbo.observability.metrics import Metrics
@@ -69,17 +69,17 @@ class Prober:
 
     def limits(self, account: str) -> str:
         """The host whose row a usage limit of this account closes; '*' for every host."""
-        return EVERY_HOST if account in self._shared else self._host
+        return EVERY_HOST if account_behind(account) in self._shared else self._host
 
     async def limit(self, account: str, outcome: Outcome) -> None:
         """Close an account until its reset, or, if it needs credits, until a person opens it. Raises `db.DATABASE_ERRORS`."""
         timings = self._timings
-        where = "every host" if account in self._shared else "this host"
+        where = "every host" if self.limits(account) == EVERY_HOST else "this host"
         if outcome.needs_credits:
             if await self._store.no_credits(account, self.limits(account), why=outcome.error):
-                self._metrics.usage_limit_pauses.labels(account).inc()
+                self._metrics.usage_limit_pauses.labels(account_behind(account)).inc()
                 log.warning(
-                    "account %s needs credits; paused on %s until a person acts: %s", account, where, outcome.error
+                    "%s needs credits; paused on %s until a person acts: %s", described(account), where, outcome.error
                 )
             return
         closed = await self._store.limit(
@@ -93,8 +93,8 @@ class Prober:
             why=outcome.error,
         )
         if closed:
-            self._metrics.usage_limit_pauses.labels(account).inc()
-            log.warning("account %s hit its usage limit; paused on %s: %s", account, where, outcome.error)
+            self._metrics.usage_limit_pauses.labels(account_behind(account)).inc()
+            log.warning("%s hit its usage limit; paused on %s: %s", described(account), where, outcome.error)
 
     async def probe(self, breaker: Breaker, host: str) -> bool:
         """Probe the account, if this worker may. False: another worker does, or no probe is due.
@@ -133,6 +133,8 @@ class Prober:
         first: Outcome | None = None
         for probe in self._probes.get(account, ()):
             outcome = await probe.call()
+            if outcome.limited_model is not None and account_behind(account) == account:
+                return Outcome.succeeded()  # the login is good, and its other models are
             if outcome.kind in CERTAIN:
                 return outcome
             log.warning("%s: executor %s cannot tell: %s", described(account), probe.executor, outcome.error)

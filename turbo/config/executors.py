@@ -109,6 +109,11 @@ class ClaudeSection(Program):
         description="Several logins of one kind, names under accounts: each run takes one of those that are open. Instead of account.",
     )
     model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
+    fallback_models: list[str] = Field(
+        default=[],
+        max_length=10,
+        description="Models to run with while the account, or each of accounts, has reached a limit of the models before. Needs model.",
+    )
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
     disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
@@ -192,6 +197,7 @@ def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator
     """What cannot work about one of the executors; `subject` is the key path."""
     section, at = executors[name], f"executors.{name}"
     yield from _workspace_problems(at, section)
+    yield from _model_problems(at, section)
     yield from _asking_problems(at, name, section)
     if isinstance(section, Program) and section.check is not None:
         kinds = {known: one.kind for known, one in executors.items()}
@@ -244,6 +250,16 @@ def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
             yield Finding(Level.WARN, what, subject=f"{at}.command")
     if isinstance(section, Program) and section.check is not None:
         yield from check_warnings(at, section.check, converses=isinstance(section, ClaudeSection))
+
+
+def _model_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
+    if not isinstance(section, ClaudeSection) or not section.fallback_models:
+        return
+    models = [section.model, *section.fallback_models]
+    if section.model is None:
+        yield fail("needs model: name the one that is used first", subject=f"{at}.fallback_models")
+    elif "" in models or len(set(models)) < len(models):
+        yield fail("names a model twice, or none: each is tried once", subject=f"{at}.fallback_models")
 
 
 def _workspace_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:

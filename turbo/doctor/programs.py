@@ -111,11 +111,12 @@ def _accounts_of_claude(executor: Executor, section: ClaudeSection, environment:
         account, why = next(iter(executor.unusable.items()))
         return fail(f"account {account}: {why}", "its tasks go to the other accounts until that is repaired")
     found = ok("")
-    for account, member in executor.members.items():
+    members = {one.account: one.executor for one in executor.members}
+    for account, member in members.items():
         found = asyncio.run(_claude(member, account, environment))
         if found.level is not Level.OK:
             return found
-    return replace(found, what=f"{found.what}, with {len(executor.members)} accounts")
+    return replace(found, what=f"{found.what}, with {len(members)} accounts") if len(members) > 1 else found
 
 
 async def _claude(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:

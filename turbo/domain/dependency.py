@@ -1,4 +1,4 @@
-"""What executors depend on besides their accounts: repositories and their remotes.
+"""What executors depend on besides their accounts: repositories and their remotes, and models that an account limits by themselves.
 
 Each has a breaker like an account's (turbo.accounts), in `agent_accounts`, under a name that says what it is. Names of
 accounts cannot have a blank (turbo.config.worker), so no two are the same.
@@ -8,6 +8,10 @@ from pathlib import Path
 
 _REPOSITORY = "repository "
 _REMOTE = "remotes of "
+_MODEL = " model "
+
+LIMITED_MODELS = ("opus", "sonnet", "haiku")
+"""The families of models that a service may limit by themselves, as their limits and the configuration name them."""
 
 
 def repository(path: Path) -> str:
@@ -20,9 +24,24 @@ def remotes(path: Path) -> str:
     return f"{_REMOTE}{path}"
 
 
+def of_model(account: str, model: str) -> str:
+    """The name of a family of models that an account uses."""
+    return f"{account}{_MODEL}{model}"
+
+
+def account_behind(name: str) -> str:
+    """The account of a model; any other name as it is."""
+    return name if name.startswith((_REPOSITORY, _REMOTE)) else name.partition(_MODEL)[0]
+
+
+def family(model: str | None) -> str | None:
+    """The family of a model that a limit may name; None: no known one."""
+    return next((one for one in LIMITED_MODELS if model is not None and one in model.lower()), None)
+
+
 def is_dependency(name: str) -> bool:
-    """Whether a name in `agent_accounts` is that of a repository or its remotes, not of an account."""
-    return name.startswith((_REPOSITORY, _REMOTE))
+    """Whether a name in `agent_accounts` is that of a repository, its remotes or a model, not of an account."""
+    return name.startswith((_REPOSITORY, _REMOTE)) or _MODEL in name
 
 
 def advice(name: str) -> str:
@@ -38,4 +57,4 @@ def advice(name: str) -> str:
 
 def described(name: str) -> str:
     """For a sentence: `account max`, `repository /srv/project`."""
-    return name if is_dependency(name) else f"account {name}"
+    return name if name.startswith((_REPOSITORY, _REMOTE)) else f"account {name.replace(_MODEL, ', model ')}"

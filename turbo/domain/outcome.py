@@ -97,10 +97,11 @@ class Outcome:
     `error_message`; `final` means that a further attempt cannot help (bad request, no route): it fails at once.
     `uncounted` means that the task goes back as it was, because its account is paused for the same reason.
     `session_id` is the agent's session, to be resumed by a retry; '' forbids that, None leaves it open.
-    `resets_at` is Unix seconds. `needs_credits`: the limit ends only when somebody pays. `account` names whose login, limit or
-    service it was; None: the executor's own. `away` names what is unavailable (turbo.domain.dependency); None: the service of that
-    account. `rest_seconds`: of a kind `unavailable` that is `uncounted`: there is nothing to probe, so the task itself rests that
-    long. `asked` is what the kind `asked` asks. `extra` is merged into `output_data` beside `output` (a workspace, turns).
+    `resets_at` is Unix seconds. `needs_credits`: the limit ends only when somebody pays. `limited_model`: the limit is one of this
+    family of models; None: of all. `account` names whose login, limit or service it was; None: the executor's own. `away` names
+    what is unavailable (turbo.domain.dependency); None: the service of that account. `rest_seconds`: of a kind `unavailable` that
+    is `uncounted`: there is nothing to probe, so the task itself rests that long. `asked` is what the kind `asked` asks. `extra` is
+    merged into `output_data` beside `output` (a workspace, turns).
     """
 
     kind: OutcomeKind
@@ -114,6 +115,7 @@ class Outcome:
     usage: tuple[ModelUsage, ...] = ()
     resets_at: float | None = None
     needs_credits: bool = False
+    limited_model: str | None = None
     account: str | None = None
     away: str | None = None
     rest_seconds: float | None = None

@@ -1,30 +1,40 @@
-"""An executor with several accounts: one executor for each of them. turbo.accounts.chooser chooses one for each run.
+"""An executor with several accounts, or with models to fall back to: one executor for each account and model.
+turbo.accounts.chooser chooses one for each run.
 
     tasks of `claude` ──▶ pool ──chosen──▶ `claude` with the login of alpha-max
                             └────────────▶ `claude` with the login of beta-max
 
-The members have the pool's name, and everything but the login in common.
+The members have the pool's name, and everything but the login and the model in common.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from turbo.domain.outcome import Outcome, Probe
 from turbo.domain.run import Run
 from turbo.executors.protocol import Converses, Depends, Executor, NeedsAccounts, NeedsProgram, Versioned
 
 
+@dataclass(frozen=True, slots=True)
+class PoolMember:
+    """`account`: whose breaker protects it. `model`: as configured; None: the program's own choice."""
+
+    account: str
+    model: str | None
+    executor: Executor
+
+
 class AccountPool:
-    """`members`: by account, in the order of the configuration. `unusable`: the accounts that this host cannot use, and why, as of the
-    last call of `missing`: an env file may go away while the worker runs."""
+    """`members`: the accounts in the order of the configuration, for the first model, then for the next. `unusable`: the accounts that
+    this host cannot use, and why, as of the last call of `missing`: an env file may go away while the worker runs."""
 
     account: str | None = None
 
-    def __init__(self, name: str, members: Mapping[str, Executor]) -> None:
-        assert members
+    def __init__(self, name: str, members: Sequence[PoolMember]) -> None:
         self.name = name
-        self.members = dict(members)
+        self.members = tuple(members)
         self.unusable: Mapping[str, str] = {}
-        self._first = next(iter(self.members.values()))
+        self._first = self.members[0].executor
         self.durable = self._first.durable
         self.converses = isinstance(self._first, Converses) and self._first.converses
         self.needs_accounts: Collection[str] = (
@@ -38,12 +48,12 @@ class AccountPool:
     def missing(self) -> str | None:
         """See `NeedsProgram`: what all members lack. What only some of them lack is in `unusable`."""
         missing = {
-            account: why
-            for account, one in self.members.items()
-            if isinstance(one, NeedsProgram) and (why := one.missing()) is not None
+            one.account: why
+            for one in self.members
+            if isinstance(one.executor, NeedsProgram) and (why := one.executor.missing()) is not None
         }
         self.unusable = missing
-        return next(iter(missing.values())) if len(missing) == len(self.members) else None
+        return next(iter(missing.values())) if missing.keys() == {one.account for one in self.members} else None
 
     async def version(self) -> str | None:
         """See `Versioned`."""
@@ -58,6 +68,6 @@ def each_member(executors: Mapping[str, Executor]) -> Iterator[Executor]:
     """Every executor that runs tasks itself: in place of a pool its members."""
     for executor in executors.values():
         if isinstance(executor, AccountPool):
-            yield from executor.members.values()
+            yield from (one.executor for one in executor.members)
         else:
             yield executor

@@ -71,6 +71,13 @@ class NeedsAccounts(Protocol):
 
 
 @runtime_checkable
+class UsesModel(Protocol):
+    """An executor whose runs use the model that is configured; None: the program's own choice."""
+
+    model: str | None
+
+
+@runtime_checkable
 class Depends(Protocol):
     """An executor that depends on more than its account, such as a repository."""
 

@@ -9,7 +9,7 @@ from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSectio
 from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy, Requirement
 from turbo.domain.question import AskPolicy
-from turbo.executors.pool import AccountPool
+from turbo.executors.pool import AccountPool, PoolMember
 from turbo.executors.protocol import Executor
 from turbo.host.state_dir import locks_of, workspaces_of
 from turbo.process.environment import EnvFile
@@ -243,13 +243,17 @@ def _with_accounts(
     name: str,
     section: ExecutorSection,
     env_files: Mapping[str, EnvFile],
-    build: Callable[[str | None, EnvFile | None], Executor],
+    build: Callable[[str | None, EnvFile | None, str | None], Executor],
 ) -> Executor:
-    """The executor with its account; with several, one for each."""
-    logins = section.logins
-    if len(logins) > 1:
-        return AccountPool(name, {account: build(account, env_files.get(account)) for account in logins})
-    return build(logins[0], env_files.get(logins[0])) if logins else build(None, None)
+    """The executor with its account and model; with several, one for each."""
+    logins: tuple[str | None, ...] = section.logins or (None,)
+    models = (section.model, *section.fallback_models) if isinstance(section, ClaudeSection) else (None,)
+    members = [
+        PoolMember(account or name, model, build(account, env_files.get(account) if account else None, model))
+        for model in models
+        for account in logins
+    ]
+    return AccountPool(name, members) if len(members) > 1 else members[0].executor
 
 
 def _build(
@@ -263,6 +267,7 @@ def _build(
     reviewer: "ReviewingAgent | None",
     account: str | None,
     env_file: EnvFile | None,
+    model: str | None,
 ) -> Executor:
     ask = section.ask.policy if section.ask is not None else None
     # Imported on use: a worker with python handlers only should not load the Claude executor.
@@ -282,7 +287,7 @@ def _build(
             env_file=env_file,
             allowed_roots=roots,
             work_area=work_area,
-            model=section.model,
+            model=model,
             permission_mode=section.permission_mode,
             allowed_tools=section.allowed_tools,
             disallowed_tools=section.disallowed_tools,

@@ -60,7 +60,8 @@ class BudgetKeeper(LoopService):
         payers: Mapping[str, Payers],
         opened: Callable[[], None] = lambda: None,
     ) -> None:
-        """`payers`: the accounts that runs of each executor use, by its name. `opened` is called when something that was shut is open."""
+        """`payers`: the accounts that runs of each executor use, by its name. `opened` is called when something that was shut is
+        open."""
         super().__init__()
         self._store = store
         self._routes = routes

@@ -36,6 +36,7 @@ from turbo.db.schedule_store import ScheduleStore
 from turbo.db.settle_store import SettleStore
 from turbo.db.window_store import WindowStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
+from turbo.domain.dependency import account_behind
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
 from turbo.domain.usage import Price, Prices
@@ -225,7 +226,8 @@ def wire(
         unhealthy=health.unhealthy,
         unready=health.unready,
     )
-    presence = WorkerPresence(registry, _row(config, host, account_names), endpoint, gate, wakeups, lifecycle)
+    shown_names = tuple(name for name in account_names if account_behind(name) == name)
+    presence = WorkerPresence(registry, _row(config, host, shown_names), endpoint, gate, wakeups, lifecycle)
     checked = [name for name, one in config.executors.items() if one.checked]
     metrics.declare_series(settings.queues, executors, checked)
     metrics.observe(slots, tuple(each_member(executors)))
@@ -264,7 +266,7 @@ def wire(
         headroom,
         windows,
         KeptAccounts(home.logs),
-        accounts.open_accounts,
+        accounts.open_members,
         lambda: slots.running.values(),
         availability.check,
     )

@@ -142,6 +142,7 @@ class ClaudeExecutor:
         fixed = cwd.expanduser().absolute() if cwd is not None else None
         self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
         self._run_as = run_as
+        self.model = model
         self._model = ("--model", model) if model else ()
         self._flags = Flags(permission_mode, tuple(allowed_tools), tuple(disallowed_tools), max_turns, max_budget_usd)
         if ask is not None:

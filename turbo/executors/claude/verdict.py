@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.reset import reset_in
-from turbo.executors.claude.stream import DEFERRED, DEFERRED_UNAVAILABLE
+from turbo.executors.claude.stream import DEFERRED, DEFERRED_UNAVAILABLE, Transcript, window_and_model
 from turbo.process.running import Ending
 
 ERROR_CHARACTERS = 4000
@@ -347,8 +347,15 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
         final=row.final,
         truncated=transcript.truncated,
         resets_at=resets_at,
+        limited_model=_limited_model(row, transcript),
         needs_credits=row.kind is OutcomeKind.USAGE_LIMITED and transcript.credits_required,
     )
+
+
+def _limited_model(row: Situation, transcript: Transcript) -> str | None:
+    if row.kind is not OutcomeKind.USAGE_LIMITED or transcript.limit is None or transcript.limit.window is None:
+        return None
+    return window_and_model(transcript.limit.window)[1] or None
 
 
 def _error_text(row: Situation, ended: EndedRun) -> str:

@@ -59,6 +59,7 @@ class Fleet(Races):
                 self.run(worker.stores.registry.prune())
                 self.everything_holds()
                 self.do(self.reconcile_op(2 * worker.slot, 0))
+                self.everything_holds()
                 self.do(self.sweep_op(worker.slot, 0))
                 self.everything_holds()
                 for task_id, row in self.before.tasks.items():

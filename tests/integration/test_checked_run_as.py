@@ -30,6 +30,7 @@ GIT = "git config --global user.name A; git config --global user.email a@example
         ("echo done > work; git add -A; git commit -qm work", ["passed"]),
         ("echo done > work; echo easy > tests/a; git update-index --assume-unchanged tests/a", ["unmet"]),
         ("echo done > work; git add -A; git commit -qm work; touch tests/b", ["protected"]),
+        ("echo done > work; git add -A; git commit -qm work; git init -q tests; touch tests/.git/b", ["protected"]),
     ],
 )
 async def test_check_runs_as_the_agents_user(tmp_path: Path, script: str, found: list[str]) -> None:

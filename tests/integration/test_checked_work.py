@@ -281,6 +281,8 @@ TAMPERS = {
     ),
     "another kind of file": ("rm tests/a.py; ln -s ../src.py tests/a.py", ["tests/a.py"]),
     "a nested repository": ("git init -q tests/nested; touch tests/nested/x", ["tests/nested/"]),
+    "a protected directory that becomes a repository": ("git init -q tests; touch tests/.git/conftest.py", ["tests/"]),
+    "a pointer to a repository": ("echo 'gitdir: /nowhere' > tests/.git", ["tests/"]),
     "the directory is a link": ("mv tests elsewhere; ln -s elsewhere tests", ["tests/a.py"]),
     "equal by an attribute": (
         "printf 'assert f() == 5\\r\\n' > tests/a.py; echo '* text=auto' > .gitattributes",

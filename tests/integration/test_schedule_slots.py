@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from tests.support import schedules
-from tests.support.schedules import add, begin, row, slots, utc
+from tests.support.schedules import add, begin, once_each, row, slots, utc
 from turbo.db.lane import Lane
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.schedule_store import Firing
@@ -133,6 +133,20 @@ async def test_outage_of_minutes_catches_up_a_hundred(db, hand):
     assert await hand.at(utc(2026, 1, 3)) == 100
     assert slots(db)[0] == utc(2026, 1, 2, 22, 21)
     assert row(db)["skipped"] == 900, "of those that were passed over, a thousand slots in all are counted"
+
+
+async def test_statement_fires_a_hundred_slots_at_most(db, hand):
+    """One for all 250 could take longer than a statement may, again and again, and claims would wait for it."""
+    now = utc(2026, 11, 27, 12)
+    for name, hours in {"a": 3, "b": 3, "c": 0.5, "d": 0.25, "e": 0}.items():
+        add(db, name, "* * * * *", overlap="queue", catch_up="all")
+        begin(db, now - timedelta(hours=hours), name)
+    hand.store.now = now.isoformat()
+    fired = [len(done.fired) for done in await hand.scheduler.once()]
+    assert sum(fired) == 100 + 100 + 30 + 15
+    assert max(fired) == 100
+    assert len(slots(db, "d")) == 15, "none is forgotten"
+    once_each(db)
 
 
 async def test_all_caught_up_under_skip_is_one_task(db, hand):

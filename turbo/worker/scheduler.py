@@ -14,7 +14,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from turbo import db
@@ -35,6 +35,9 @@ AGAIN_CAP = 5.0
 
 DEFECT_SECONDS = 30.0
 """Until the next look after one that ended in an error of turbo's own."""
+
+MOST_SLOTS = 100
+"""That one statement fires: it is cut off after some seconds, and claims wait for it (turbo.worker.wiring)."""
 
 OVERDUE_SECONDS = 0.5
 """A poll that saw a slot as late as this is believed, whatever notifications say: anybody may send those."""
@@ -132,13 +135,15 @@ class Scheduler(LoopService):
             look = await self._store.look(aside)
             self._clock, self._watched = look.clock - look.asked_at, look.watched
             next_at = look.next_at
-            if look.due:
-                fired = await self._store.fire([firing_of(one, look) for one in look.due])
+            moved = 0
+            for part in _portions([firing_of(one, look) for one in look.due]):
+                fired = await self._store.fire(part)
                 self._note(fired)
                 done.append(fired)
                 aside += fired.left
                 next_at = fired.next_at
-            if not look.more and not (next_at is not None and next_at <= self._now() and done and done[-1].moved):
+                moved += fired.moved
+            if not look.more and not (next_at is not None and next_at <= self._now() and moved):
                 break
         self._wait_for(next_at)
         if aside:
@@ -218,6 +223,18 @@ class Scheduler(LoopService):
             with suppress(TimeoutError):
                 async with asyncio.timeout(due_in):
                     await self._event.wait()
+
+
+def _portions(firings: Sequence[Firing]) -> Iterator[list[Firing]]:
+    """As many as one statement takes: a hundred slots, or a single schedule's."""
+    part: list[Firing] = []
+    for firing in firings:
+        if part and sum(len(one.slots) for one in (*part, firing)) > MOST_SLOTS:
+            yield part
+            part = []
+        part.append(firing)
+    if part:
+        yield part
 
 
 def _told(words: str) -> tuple[float, float | None] | None:

@@ -71,6 +71,10 @@ class _Listing:
                 "and hashes: narrow the patterns, or exempt directories with !"
             )
 
+    def _is_listed(self, repository: str) -> bool:
+        """Of a nested repository: it matches, or files directly in it do, among which is its `.git`."""
+        return self._globs.match(repository) or self._globs.match(f"{repository}/.git")
+
     # ── with this process's rights ──────────────────────────────────────────────────────────────────────────────────
 
     def walk(self) -> None:
@@ -92,7 +96,7 @@ class _Listing:
         for entry in entries:
             path = f"{name}/{entry.name}" if name else entry.name
             if entry.name == ".git":
-                if name and self._globs.match(name):
+                if name and self._is_listed(name):
                     self._add(f"{name}/", "repository")
             elif entry.is_dir(follow_symlinks=False):
                 if self._globs.may_hold(path):
@@ -145,7 +149,7 @@ class _Listing:
             name = path.removeprefix("./")
             if kind == "git":
                 name = name.rpartition("/")[0]
-                if name and self._globs.match(name):
+                if name and self._is_listed(name):
                     self._add(f"{name}/", "repository")
             elif kind == "closed":
                 if self._globs.may_hold(name):

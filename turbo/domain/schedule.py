@@ -79,7 +79,7 @@ class Timetable:
         """The slots after `moment`, in UTC, each once and in order. Ends where none comes for 50 years, and by the year 9000."""
         last = moment
         try:
-            for slot in CronSim(self.cron, moment.astimezone(self.zone)):
+            for slot in self._as_cron_says(moment.astimezone(self.zone)):
                 at = slot.astimezone(UTC)
                 if at.year >= 9000:
                     return
@@ -88,6 +88,15 @@ class Timetable:
                     last = at
         except OverflowError:  # past the year 9999
             return
+
+    def _as_cron_says(self, there: datetime) -> Iterator[datetime]:
+        """cronsim goes by the time that passes where there are six fields. If second, minute and hour are fixed, they are times of the
+        day here, as they are with five fields: once a day, also in the nights when the clocks change."""
+        fields = self.cron.split()
+        if len(fields) == 5 or any(field.startswith("*") for field in fields[:3]):
+            return CronSim(self.cron, there)
+        wall_clock = CronSim(self.cron, there.replace(tzinfo=None))
+        return (_there_is(moment.replace(tzinfo=self.zone)) for moment in wall_clock)
 
     def after(self, moment: datetime) -> datetime | None:
         """The first slot after `moment`, in UTC. None: there is none."""
@@ -158,6 +167,13 @@ def time_zone(name: str) -> ZoneInfo:
 def slot_key(name: str, slot: datetime) -> str:
     """The idempotency key of a slot's task, as turbo_schedule_key in the database makes it."""
     return f"schedule {name}@{slot.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _there_is(moment: datetime) -> datetime:
+    """`moment`, or the first one after it that the clocks of its zone do not leave out."""
+    while moment != moment.astimezone(UTC).astimezone(moment.tzinfo):
+        moment = moment.replace(second=0) + timedelta(minutes=1)
+    return moment
 
 
 def _reason(error: Exception) -> str:

@@ -55,6 +55,9 @@ def local(cron: str, zone: str, moment: datetime, count: int) -> list[str]:
         ("7 15 2 * * *", "Australia/Lord_Howe", utc(2026, 10, 2, 12), ["10-03 02:15 +1030", "10-04 02:30 +1100", "10-05 02:15 +1100"]),
         ("7 45 1 * * *", "Australia/Lord_Howe", utc(2027, 4, 2, 12), ["04-03 01:45 +1100", "04-04 01:45 +1100", "04-05 01:45 +1030"]),
         ("0 30 2 * * *", "Europe/Berlin", utc(2026, 10, 25, 1, 10), ["10-26 02:30 +0100"]),
+        # After a change of half an hour, no hour is lost.
+        ("0 */6 * * *", "Australia/Lord_Howe", utc(2026, 10, 3, 12), ["10-04 00:00 +1030", "10-04 06:00 +1100", "10-04 12:00 +1100"]),
+        ("0 */6 * * *", "Australia/Lord_Howe", utc(2027, 4, 3, 12), ["04-04 00:00 +1100", "04-04 06:00 +1030", "04-04 12:00 +1030"]),
         ("0 0 29 2 *", "UTC", utc(2026, 1, 1), ["02-29 00:00 +0000"]),
         ("0 9 * * mon-fri", "UTC", utc(2026, 11, 27, 12), ["11-30 09:00 +0000", "12-01 09:00 +0000"]),
         ("0 0 LW * *", "UTC", utc(2026, 11, 27), ["11-30 00:00 +0000", "12-31 00:00 +0000", "01-29 00:00 +0000"]),
@@ -188,7 +191,7 @@ def test_year_of_missed_seconds_is_caught_up_at_once() -> None:
 
 @given(
     steps=st.lists(st.integers(1, 90_000), min_size=1, max_size=30),
-    cron=st.sampled_from(["30 2 * * *", "*/30 * * * *", "0 3 * * 1", "15,45 1-3 * * *", "*/7 2 * * *"]),
+    cron=st.sampled_from(["30 2 * * *", "*/30 * * * *", "0 3 * * 1", "15,45 1-3 * * *", "*/7 2 * * *", "0 */6 * * *"]),
     zone=st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
     start=st.sampled_from([utc(2026, 10, 24), utc(2027, 3, 27), utc(2026, 10, 31), utc(2027, 4, 3), utc(2026, 10, 3)]),
 )

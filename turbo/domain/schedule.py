@@ -90,13 +90,29 @@ class Timetable:
             return
 
     def _as_cron_says(self, there: datetime) -> Iterator[datetime]:
-        """cronsim goes by the time that passes where there are six fields. If second, minute and hour are fixed, they are times of the
-        day here, as they are with five fields: once a day, also in the nights when the clocks change."""
+        """If minute and hour, and the second where there is one, are fixed, slots are times of the day: once a day, also in the
+        nights when the clocks change. Otherwise slots are all moments at which the clocks show them. cronsim never sees a change of
+        the clock: where one is not a whole hour, it loses slots of the hours after it."""
         fields = self.cron.split()
-        if len(fields) == 5 or any(field.startswith("*") for field in fields[:3]):
-            return CronSim(self.cron, there)
-        wall_clock = CronSim(self.cron, there.replace(tzinfo=None))
-        return (_there_is(moment.replace(tzinfo=self.zone)) for moment in wall_clock)
+        fixed = not any(field.startswith("*") for field in fields[: len(fields) - 3])
+        wall = there.replace(tzinfo=None)
+        if fixed:
+            return (_there_is(time.replace(tzinfo=self.zone)) for time in CronSim(self.cron, wall))
+        return self._whenever_shown(CronSim(self.cron, wall - _repeated(there)))
+
+    def _whenever_shown(self, times: Iterator[datetime]) -> Iterator[datetime]:
+        """The moments at which the clocks show `times`: none for those that they leave out, two for those that they repeat."""
+        again: list[datetime] = []
+        for time in times:
+            moment = time.replace(tzinfo=self.zone)
+            if _repeated(moment):
+                yield moment
+                again.append(moment.replace(fold=1))
+            elif moment == _there_is(moment):
+                yield from again
+                again.clear()
+                yield moment
+        yield from again
 
     def after(self, moment: datetime) -> datetime | None:
         """The first slot after `moment`, in UTC. None: there is none."""
@@ -167,6 +183,12 @@ def time_zone(name: str) -> ZoneInfo:
 def slot_key(name: str, slot: datetime) -> str:
     """The idempotency key of a slot's task, as turbo_schedule_key in the database makes it."""
     return f"schedule {name}@{slot.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _repeated(moment: datetime) -> timedelta:
+    """By how much the clocks go back, if they show this time twice; otherwise none."""
+    first, second = moment.replace(fold=0).utcoffset(), moment.replace(fold=1).utcoffset()
+    return max(timedelta(), (first or timedelta()) - (second or timedelta()))
 
 
 def _there_is(moment: datetime) -> datetime:

@@ -50,6 +50,7 @@ class Result:
 
 
 SUMMARY = r"\d+ (passed|failed)"
+OF_SCHEDULES = ("tests/integration/test_schedule_year.py", "tests/chaos/test_schedules.py")
 
 STEPS = (
     Step("model", "no order of events loses or repeats a task, in 2,000 histories",
@@ -59,11 +60,15 @@ STEPS = (
          (*PYTEST, "tests/model/test_mutations.py", "tests/model/test_schedules.py"), rf": after \d+ histories|{SUMMARY}",
          environment={"TURBO_MODEL_ALL": "1"}, quick=("-k", "page_lists or every_edit")),
     Step("sized", "the tests with small sizes hold at full size: a million rows, long outages",
-         (*PYTEST, "-m", "sized", "--timeout", "1800"), rf"checked agents in|{SUMMARY}",
+         (*PYTEST, "-m", "sized", "--timeout", "1800", *(f"--ignore={path}" for path in OF_SCHEDULES)),
+         rf"checked agents in|{SUMMARY}",
+         environment={"TURBO_PROVE": "1"}, quick=("--collect-only",)),
+    Step("schedules", "every slot has one task: a year in three time zones, with both changes of the clock, crashes and failovers",
+         (*PYTEST, *OF_SCHEDULES, "--timeout", "3600"), rf"one task each|{SUMMARY}",
          environment={"TURBO_PROVE": "1"}, quick=("--collect-only",)),
     Step("soak", "twenty minutes of random faults lose nothing, record nothing twice, and let nobody wait for nothing",
          (sys.executable, "-m", "tests.soak", "--seconds", "1200", "--faults", "1200"),
-         r"^(seed|faults:|messages:|not as promised)|runs of programs|failovers,",
+         r"^(seed|faults:|messages:|schedules:|not as promised)|runs of programs|failovers,",
          quick=("--seconds", "20", "--faults", "5")),
     Step("chaos", "a fleet recovers from every fault, as fast as before it",
          (sys.executable, "-m", "tests.chaos"), r"^\||^\d+ rounds|^not as promised",

@@ -176,6 +176,36 @@ def test_table_fits_the_terminal(shell: Shell, db: psycopg.Connection) -> None:
     assert len([line for line in wide.splitlines() if line.count(" 03:00") == 3]) == 1
 
 
+def test_long_name_widens_no_other_line_in_a_pipe(shell: Shell, db: psycopg.Connection) -> None:
+    db.execute(
+        "insert into agent_schedules (name, cron, task_description)"
+        " select name, '0 3 * * *', 'x' from unnest(array['short', repeat('n', 200)]) name"
+    )
+    _, long, short = sorted(shell("schedule", "list").lines, key=lambda line: ("SCHEDULE" not in line, line))
+    assert long.startswith("n" * 200 + "  on "), "in a pipe nothing is cut"
+    assert short.startswith("short ")
+    assert len(short) < 220
+    assert len(shell("schedule", "list", "--json").json[0]["name"]) == 200
+
+
+def test_moments_in_json_are_iso_8601(shell: Shell, db: psycopg.Connection) -> None:
+    db.execute("insert into agent_schedules (name, cron, task_description) values ('n', '0 3 * * *', 'x')")
+    assert shell("schedule", "run", "n").code == 0
+    shown = shell("schedule", "show", "n", "--json").json
+    (listed,) = shell("schedule", "list", "--json").json
+    (task,) = shell("tasks", "--json").json
+    costs = shell("costs", "--json").json
+    moments = [
+        *(shown[name] for name in ("created_at", "since", "run_at", "now")), *shown["next_slots"], *listed["next_slots"],
+        shown["tasks"][0]["slot"], task["created_at"], costs["since"],
+    ]  # fmt: skip
+    for moment in moments:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", moment), moment
+    assert all(slot.endswith("T03:00:00Z") for slot in shown["next_slots"]), (
+        "whole seconds, as jq's fromdate reads them"
+    )
+
+
 def test_slots_are_shown_on_the_clocks_of_the_zone() -> None:
     """The night of the change in Berlin, and a zone whose clocks change by half an hour."""
 

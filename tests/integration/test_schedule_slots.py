@@ -403,6 +403,18 @@ async def test_firing_that_another_has_in_hand_is_not_waited_for(db, dsn, hand):
     assert await hand.at(THREE) == 1
 
 
+async def test_hundred_schedules_due_at_one_second_fire(db, dsn, hand):
+    """By two workers that look at the same moment."""
+    for n in range(100):
+        add(db, f"s{n}")
+    db.execute("update agent_schedules set since = %s, next_at = null, rev = rev + 1", [utc(2026, 1, 1)])
+    async with schedules.scheduling(dsn, "w-2-abc") as other:
+        counts = await asyncio.gather(hand.at(THREE), other.at(THREE))
+    assert sum(counts) == 100
+    assert [slots(db, f"s{n}") for n in range(100)] == [[THREE]] * 100
+    schedules.once_each(db)
+
+
 # ── jitter ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 

@@ -3,6 +3,7 @@ workers that die at any statement, lost answers, several workers at once, and fa
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
@@ -18,7 +19,7 @@ from turbo.domain.schedule import timetable
 from turbo.worker.scheduler import firing_of
 
 ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe")
-CRONS = ("30 2 * * *", "15,45 1-3 * * *", "*/30 1-3 * * *", "0 */6 * * *")
+CRONS = ("30 2 * * *", "30 45 1 * * *", "15,45 1-3 * * *", "*/30 1-3 * * *", "0 */6 * * *")
 CHANGES = (utc(2026, 10, 3), utc(2026, 10, 24), utc(2026, 10, 31), utc(2027, 3, 13), utc(2027, 3, 27), utc(2027, 4, 3))
 """The days before the clocks of these zones change."""
 
@@ -45,13 +46,13 @@ class Fleet:
         self.dsn, self.hands, self.random = dsn, hands, chosen
         self.standby = Standby(dsn, ("agent_tasks", "agent_actions", "agent_schedules"))
         self.standby.caught_up()
-        self.bit: set[str] = set()
+        self.bit: Counter[str] = Counter()
 
     async def step(self, now: datetime, fault: str) -> None:
         """What is due at `now` is fired, or not, as `fault` says."""
         if fault == "failover":
             self.standby.takes_over()
-            self.bit.add(fault)
+            self.bit[fault] += 1
         elif self.random.random() < 0.5:
             self.standby.caught_up()
         one = self.random.choice(self.hands)
@@ -62,14 +63,14 @@ class Fleet:
                 async with asyncio.TaskGroup() as group:
                     for hand in self.hands:
                         group.create_task(hand.at(now))
-                self.bit.add(fault)
+                self.bit[fault] += 1
             case "held":
                 with psycopg.connect(self.dsn) as person:
                     person.execute(
                         "select from agent_schedules where name = %s for update", [self.random.choice(NAMES)]
                     )
                     await one.at(now)
-                self.bit.add(fault)
+                self.bit[fault] += 1
             case _:
                 await one.at(now)
 
@@ -78,7 +79,10 @@ class Fleet:
         one.store.now = other.store.now = now.isoformat()
         look = await one.store.look()
         firings = [firing_of(due, look) for due in look.due]
-        if not firings or fault == "dies after its look":
+        if not firings:
+            return
+        if fault == "dies after its look":
+            self.bit[fault] += 1
             return
         if fault == "dies in the firing":
             async with one.lane.use() as connection:
@@ -94,7 +98,7 @@ class Fleet:
             assert {f.name for f in both[0].fired}.isdisjoint(f.name for f in both[1].fired)
             done = both[0]
         if done.moved:
-            self.bit.add(fault)
+            self.bit[fault] += 1
 
 
 NAMES = [f"{zone} {cron}" for zone in ZONES for cron in CRONS]
@@ -114,6 +118,7 @@ async def test_every_slot_of_a_year_has_one_task(dsn: str, db: psycopg.Connectio
     for zone in ZONES:
         for cron in CRONS:
             add(db, f"{zone} {cron}", cron, timezone=zone, overlap="queue", catch_up="all")
+    count = 0
     for first, end in SPANS if FULL or len(fleet.hands) < 10 else SPANS[:2]:
         for name in NAMES:
             begin(db, first, name)
@@ -133,5 +138,13 @@ async def test_every_slot_of_a_year_has_one_task(dsn: str, db: psycopg.Connectio
                     expected.append(slot)
                 found = [slot for slot in slots(db, f"{zone} {cron}") if first < slot <= end]
                 assert found == expected, f"{cron} in {zone}"
+                count += len(found)
     schedules.once_each(db)
-    assert len(fleet.bit) >= sized(4, len(set(FAULTS)) - 2), "the faults bit"
+    print(
+        f"{len(fleet.hands)} workers: {count} slots of {len(NAMES)} schedules, one task each; faults: {_listed(fleet.bit)}"
+    )
+    assert len(fleet.bit) >= sized(4, len(set(FAULTS)) - 1), "the faults bit"
+
+
+def _listed(counts: Counter[str]) -> str:
+    return ", ".join(f"{what} {n}" for what, n in counts.most_common())

@@ -140,7 +140,7 @@ def _columns(row: Row, task: TaskTruth) -> None:
     assert 0 <= row["infra_count"] <= most, f"{name} is {status}: infra_count {row['infra_count']}"
 
 
-BESIDE = ("late", "checked")
+BESIDE = ("late", "checked", "fired")
 """What the trail has beside the changes of a status."""
 
 

@@ -6,14 +6,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+import psycopg
+
 from tests.support.database import migrated_server
 from tests.support.replication import Nodes, standby_of, streams
+from tests.support.waiting import until
 from turbo import embedded
 
 
 @dataclass
 class Cluster:
     primary: embedded.Server
+    received: float = 0.0  # the last standby had everything that was committed until then, on our clock
     _its: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # what ends with the primary
     _pair: Nodes | None = None
     _next: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
@@ -27,6 +31,13 @@ class Cluster:
     def lose(self, dice: random.Random) -> None:
         """The standby hears nothing more; after a moment the primary is gone."""
         assert self._pair is not None
+        before = time.monotonic()
+        with psycopg.connect(self.primary.dsn, autocommit=True) as db:
+            position = db.execute("select pg_current_wal_flush_lsn()").fetchone()
+            assert position is not None
+            has_it = "select flush_lsn >= %s from pg_stat_replication"
+            until(lambda: db.execute(has_it, position).fetchone() == (True,), 20, "the standby has it")
+        self.received = before
         self._pair.cut()
         time.sleep(dice.choice((0.0, 0.2, 0.5)))
         self._pair.kill()

@@ -1,5 +1,5 @@
 """Four workers on two hosts' worth of state directories, a supervisor that starts again whatever ended, and a load with a
-ledger outside turbo: keys, priorities, tasks that fail once, tasks that fail always, tasks that ask, light ones."""
+ledger outside turbo: keys, priorities, tasks that fail once, tasks that fail always, tasks that ask, light ones; and schedules."""
 
 import contextlib
 import itertools
@@ -19,6 +19,7 @@ from psycopg import conninfo
 from tests.model.truth import trail_holds
 from tests.soak.cluster import Cluster, a_cluster
 from tests.soak.graphs import OF_GRAPHS, Graphs, two_at_once
+from tests.soak.schedules import KEY, Schedules
 from tests.support.proxy import Proxy, proxy
 from tests.support.told import Told
 from tests.support.waiting import until
@@ -57,6 +58,9 @@ select t.task_id from agent_tasks t left join agent_blocked b using (task_id)
 """Tasks that wait, of which no note speaks, and whose count is not that of their open needs: in one snapshot there is none."""
 
 
+UNFINISHED = "select count(*) from agent_tasks where status not in ('completed', 'failed', 'cancelled')"
+
+
 @dataclass
 class Fleet:
     """`tasks`: how many are inserted; None: as many as can be until `enough`."""
@@ -75,6 +79,7 @@ class Fleet:
     deleted: set[str] = field(default_factory=set)
     graphs: Graphs = field(default_factory=Graphs)
     told: Told = field(default_factory=Told)
+    schedules: Schedules = field(default_factory=Schedules)
     miscounted: set[str] = field(default_factory=set)
     looks: int = 0
     crashes: int = 0  # of the server, failovers included: they forget claims that were not on disk
@@ -177,6 +182,7 @@ class Fleet:
                 self._accept(self.columns[task_id], self.accepted[task_id])
                 self.inserted_again += 1
             self.told.forget({row[0] for row in self.bench.sql("select body from agent_messages")})
+            self.schedules.failed_over(self.bench, self.cluster.received)
 
     def tell(self) -> None:
         """A person who tells tasks something, until everything is to come to its end."""
@@ -187,6 +193,14 @@ class Fleet:
                 if self._quiet.is_set():
                     return
                 self.told.tell(self.bench, dice, number)
+
+    def plan(self) -> None:
+        """A person who adds, edits, pauses and removes schedules, until everything is to come to its end."""
+        dice = Random(self.random.random())
+        while not self._quiet.wait(dice.uniform(0.2, 2.0)):
+            with contextlib.suppress(psycopg.Error), self.writing:
+                if not self._quiet.is_set():
+                    self.schedules.act(self.bench, dice)
 
     def look(self) -> None:
         """Nobody's count is wrong at any moment."""
@@ -215,9 +229,10 @@ class Fleet:
                             self.bench.sql(f"{update} returning 1", f"A<{text}>", task_id, text)
 
     def open(self) -> int:
-        """How many tasks are not over, those not inserted yet included; one at least while the database is away."""
+        """How many tasks are not over, those not inserted yet included, without those of schedules, which never end; one at least
+        while the database is away."""
         try:
-            left = "select count(*) from agent_tasks where status not in ('completed', 'failed', 'cancelled')"
+            left = f"{UNFINISHED} and not coalesce(starts_with(idempotency_key, '{KEY}'), false)"
             to_come = 1 if self.tasks is None else max(0, self.tasks - len(self.accepted))
             return to_come + int(self.bench.sql(left)[0][0])
         except psycopg.Error:
@@ -237,7 +252,9 @@ class Fleet:
         with self.writing:
             self._quiet.set()
         self.bench.sql("delete from agent_queues")
-        until(lambda: self.open() == 0, seconds, lambda: f"everything is over\n{self.bench.logs()[-6000:]}")
+        self.schedules.end(self.bench)
+        over = lambda: self.open() == 0 and self.bench.sql(UNFINISHED) == [(0,)]  # noqa: E731
+        until(over, seconds, lambda: f"everything is over\n{self.bench.logs()[-6000:]}")
         until(lambda: self.bench.sql("select turbo_unsettled()") == [(False,)], 30, "nothing is left to settle")
         self._stop.set()
         for worker in self.workers:
@@ -267,14 +284,21 @@ class Fleet:
         self.became = self.told.became(messages)
         made = {t: r["continues"] for t, r in rows.items() if (r["idempotency_key"] or "").startswith("message ")}
         self.graphs.follows |= made
+        scheduled = {t for t, r in rows.items() if (r["idempotency_key"] or "").startswith(KEY)}
         there = set(self.accepted) - self.deleted
-        if set(rows) - set(made) != there:
-            found.append(f"lost: {there - set(rows)}; from nowhere: {set(rows) - set(made) - there}")
+        if set(rows) - set(made) - scheduled != there:
+            found.append(f"lost: {there - set(rows)}; from nowhere: {set(rows) - set(made) - scheduled - there}")
+        found += self.schedules.complaints(entries_of)
+        found += [
+            f"{t} is {rows[t]['status']} ({rows[t]['failure_kind']}), and nobody touched it"
+            for t in scheduled - self.touched
+            if rows[t]["status"] != "completed"
+        ]
         found += self.graphs.complaints(rows, trail, left)
         found += [f"{task_id} waited, and its count was not that of its needs" for task_id in sorted(self.miscounted)]
         found += two_at_once(rows, entries_of)
         found += self.told.complaints(rows, trail, messages, self.deleted, self.heard())
-        stirred = self.graphs.stirred(self.touched | self.deleted | set(made), edges)
+        stirred = self.graphs.stirred(self.touched | self.deleted | set(made) | scheduled, edges)
         ends = {task_id: row["status"] for task_id, row in rows.items()}
         stirred |= self.graphs.after_a_cancelled_one(ends)
         begun, ended = self.ledger("begin"), self.ledger("end")
@@ -363,7 +387,8 @@ def fleet(path: Path, tasks: int | None, seed: int) -> Iterator[Fleet]:
         for worker in one.workers:
             worker.listening()
         threads = [
-            threading.Thread(target=work, daemon=True) for work in (one.feed, one.supervise, one.answer, one.tell)
+            threading.Thread(target=work, daemon=True)
+            for work in (one.feed, one.supervise, one.answer, one.tell, one.plan)
         ]
         for thread in threads:
             thread.start()

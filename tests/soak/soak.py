@@ -28,6 +28,8 @@ class Report:
     inserted_again: int
     looks: int
     messages: "Counter[str]"
+    schedules: "Counter[str]"
+    slots: int
     actions: "Counter[str]"
     complaints: list[str]
 
@@ -39,6 +41,9 @@ class Report:
             f"{self.failovers} failovers, after which {self.inserted_again} tasks were inserted again; {self.looks} looks at all"
             " counts of tasks that wait",
             "messages: " + ", ".join(f"{name} {n}" for name, n in self.messages.most_common()),
+            "schedules: "
+            + ", ".join(f"{name} {n}" for name, n in self.schedules.most_common())
+            + f"; {self.actions['fired']} slots fired, {self.slots} compared with their tasks",
             "trail: " + ", ".join(f"{name} {n}" for name, n in self.actions.most_common()),
             f"not as promised: {len(self.complaints)}",
             *self.complaints[:40],
@@ -61,7 +66,8 @@ def soak(
         complaints = one.complaints()
         return Report(
             seed, len(one.accepted), took, bites, sum(one.ledger("begin").values()), one.restarts, one.crashes, len(one.touched),
-            one.failovers, one.inserted_again, one.looks, one.became, actions, complaints,
+            one.failovers, one.inserted_again, one.looks, one.became, one.schedules.done, one.schedules.slots,
+            actions, complaints,
         )  # fmt: skip
 
 

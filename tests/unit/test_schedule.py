@@ -47,6 +47,17 @@ def local(cron: str, zone: str, moment: datetime, count: int) -> list[str]:
             ["10-25 02:30 +0200", "10-25 02:00 +0100", "10-25 02:30 +0100", "10-25 03:00 +0100"],
         ),
         ("*/30 * * * *", "Europe/Berlin", utc(2027, 3, 28, 0, 20), ["03-28 01:30 +0100", "03-28 03:00 +0200", "03-28 03:30 +0200"]),
+        # Six fields with a fixed second, minute and hour: as five.
+        ("0 30 2 * * *", "Europe/Berlin", utc(2027, 3, 26, 12), ["03-27 02:30 +0100", "03-28 03:00 +0200", "03-29 02:30 +0200"]),
+        ("59 59 2 * * *", "America/New_York", utc(2027, 3, 12, 12), ["03-13 02:59 -0500", "03-14 03:00 -0400", "03-15 02:59 -0400"]),
+        ("0 30 2 * * *", "Europe/Berlin", utc(2026, 10, 24, 12), ["10-25 02:30 +0200", "10-26 02:30 +0100"]),
+        ("59 59 1 * * *", "America/New_York", utc(2026, 10, 31, 12), ["11-01 01:59 -0400", "11-02 01:59 -0500"]),
+        ("7 15 2 * * *", "Australia/Lord_Howe", utc(2026, 10, 2, 12), ["10-03 02:15 +1030", "10-04 02:30 +1100", "10-05 02:15 +1100"]),
+        ("7 45 1 * * *", "Australia/Lord_Howe", utc(2027, 4, 2, 12), ["04-03 01:45 +1100", "04-04 01:45 +1100", "04-05 01:45 +1030"]),
+        ("0 30 2 * * *", "Europe/Berlin", utc(2026, 10, 25, 1, 10), ["10-26 02:30 +0100"]),
+        # After a change of half an hour, no hour is lost.
+        ("0 */6 * * *", "Australia/Lord_Howe", utc(2026, 10, 3, 12), ["10-04 00:00 +1030", "10-04 06:00 +1100", "10-04 12:00 +1100"]),
+        ("0 */6 * * *", "Australia/Lord_Howe", utc(2027, 4, 3, 12), ["04-04 00:00 +1100", "04-04 06:00 +1030", "04-04 12:00 +1030"]),
         ("0 0 29 2 *", "UTC", utc(2026, 1, 1), ["02-29 00:00 +0000"]),
         ("0 9 * * mon-fri", "UTC", utc(2026, 11, 27, 12), ["11-30 09:00 +0000", "12-01 09:00 +0000"]),
         ("0 0 LW * *", "UTC", utc(2026, 11, 27), ["11-30 00:00 +0000", "12-31 00:00 +0000", "01-29 00:00 +0000"]),
@@ -58,7 +69,9 @@ def test_slots_follow_the_clock_of_the_zone(cron: str, zone: str, moment: dateti
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"])
-@pytest.mark.parametrize("cron", ["30 2 * * *", "0 3 * * *", "15 1 * * *", "0 * * * *"])
+@pytest.mark.parametrize(
+    "cron", ["30 2 * * *", "0 3 * * *", "15 1 * * *", "0 * * * *", "0 30 2 * * *", "59 59 1 * * *"]
+)
 def test_year_of_slots_has_each_once(zone: str, cron: str) -> None:
     first, end = utc(2026, 7, 1), utc(2027, 7, 1)
     slots = [first]
@@ -69,6 +82,37 @@ def test_year_of_slots_has_each_once(zone: str, cron: str) -> None:
     days = (end - first).days
     assert slots == sorted(set(slots))
     assert len(slots) - 1 == pytest.approx(days * (24 if cron.startswith("0 *") else 1), abs=1)
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "UTC"])
+@pytest.mark.parametrize("cron", ["30 2 * * *", "0,30 1-3 * * *", "15,45 1,2 * * MON", "10-20/5 2-3 */2 * *"])
+def test_second_field_of_zero_changes_no_slot(zone: str, cron: str) -> None:
+    six, five = timetable(f"0 {cron}", zone), timetable(cron, zone)
+    for start in (
+        utc(2026, 10, 2),
+        utc(2026, 10, 24),
+        utc(2026, 10, 31),
+        utc(2027, 3, 13),
+        utc(2027, 3, 27),
+        utc(2027, 4, 3),
+    ):
+        assert six.next(40, start) == five.next(40, start)
+
+
+@pytest.mark.parametrize(
+    ("cron", "after_it"),
+    [
+        ("0,59 0,59 2,3 * * *", [(0, 59), (59, 0), (59, 59)]),
+        ("0,30 30 2 * * *", []),
+        ("5 30-59 2 * * *", []),
+        ("5 0 2,3 * * *", [(0, 5)]),
+    ],
+)
+def test_times_that_a_night_leaves_out_are_one_slot(cron: str, after_it: list[tuple[int, int]]) -> None:
+    """The first moment after them. None that comes later is lost."""
+    found = timetable(cron, "Europe/Berlin").next(10, utc(2027, 3, 28, 0, 59, 59))
+    expected = [utc(2027, 3, 28, 1), *(utc(2027, 3, 28, 1, *parts) for parts in after_it)]
+    assert [slot for slot in found if slot < utc(2027, 3, 28, 4)] == expected
 
 
 @pytest.mark.parametrize(
@@ -147,7 +191,7 @@ def test_year_of_missed_seconds_is_caught_up_at_once() -> None:
 
 @given(
     steps=st.lists(st.integers(1, 90_000), min_size=1, max_size=30),
-    cron=st.sampled_from(["30 2 * * *", "*/30 * * * *", "0 3 * * 1", "15,45 1-3 * * *", "*/7 2 * * *"]),
+    cron=st.sampled_from(["30 2 * * *", "*/30 * * * *", "0 3 * * 1", "15,45 1-3 * * *", "*/7 2 * * *", "0 */6 * * *"]),
     zone=st.sampled_from(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"]),
     start=st.sampled_from([utc(2026, 10, 24), utc(2027, 3, 27), utc(2026, 10, 31), utc(2027, 4, 3), utc(2026, 10, 3)]),
 )

@@ -20,6 +20,13 @@ def slots(cron: str, night: tuple[datetime, datetime]) -> str:
 
 def test_page_tells_what_the_clocks_do_to_slots() -> None:
     rows = table_under(PAGE, "| `cron` |")
-    assert len(rows) == 5
+    assert len(rows) == 7
     for cron, forward, back in rows:
         assert (slots(cron.strip("`"), FORWARD), slots(cron.strip("`"), BACK)) == (forward, back), cron
+
+
+def test_star_in_the_minute_goes_by_the_time_that_passes() -> None:
+    """As the page says of `* 2 * * *`."""
+    table = timetable("* 2 * * *", "Europe/Berlin")
+    counts = [sum(slot <= end for slot in table.next(200, first)) for first, end in (FORWARD, BACK)]
+    assert counts == [0, 120]

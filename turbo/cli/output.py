@@ -32,7 +32,7 @@ STYLES = {
 """The style of each state, wherever it is shown."""
 
 GAP = 2
-MOST_PADDED = 200
+MOST_PADDED = 60
 """In a pipe, columns are aligned up to this width: one long cell must not make every line as long."""
 
 

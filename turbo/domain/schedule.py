@@ -79,7 +79,7 @@ class Timetable:
         """The slots after `moment`, in UTC, each once and in order. Ends where none comes for 50 years, and by the year 9000."""
         last = moment
         try:
-            for slot in CronSim(self.cron, moment.astimezone(self.zone)):
+            for slot in self._as_cron_says(moment.astimezone(self.zone)):
                 at = slot.astimezone(UTC)
                 if at.year >= 9000:
                     return
@@ -88,6 +88,31 @@ class Timetable:
                     last = at
         except OverflowError:  # past the year 9999
             return
+
+    def _as_cron_says(self, there: datetime) -> Iterator[datetime]:
+        """If minute and hour, and the second where there is one, are fixed, slots are times of the day: once a day, also in the
+        nights when the clocks change. Otherwise slots are all moments at which the clocks show them. cronsim never sees a change of
+        the clock: where one is not a whole hour, it loses slots of the hours after it."""
+        fields = self.cron.split()
+        fixed = not any(field.startswith("*") for field in fields[: len(fields) - 3])
+        wall = there.replace(tzinfo=None)
+        if fixed:
+            return (_there_is(time.replace(tzinfo=self.zone)) for time in CronSim(self.cron, wall))
+        return self._whenever_shown(CronSim(self.cron, wall - _repeated(there)))
+
+    def _whenever_shown(self, times: Iterator[datetime]) -> Iterator[datetime]:
+        """The moments at which the clocks show `times`: none for those that they leave out, two for those that they repeat."""
+        again: list[datetime] = []
+        for time in times:
+            moment = time.replace(tzinfo=self.zone)
+            if _repeated(moment):
+                yield moment
+                again.append(moment.replace(fold=1))
+            elif moment == _there_is(moment):
+                yield from again
+                again.clear()
+                yield moment
+        yield from again
 
     def after(self, moment: datetime) -> datetime | None:
         """The first slot after `moment`, in UTC. None: there is none."""
@@ -158,6 +183,19 @@ def time_zone(name: str) -> ZoneInfo:
 def slot_key(name: str, slot: datetime) -> str:
     """The idempotency key of a slot's task, as turbo_schedule_key in the database makes it."""
     return f"schedule {name}@{slot.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _repeated(moment: datetime) -> timedelta:
+    """By how much the clocks go back, if they show this time twice; otherwise none."""
+    first, second = moment.replace(fold=0).utcoffset(), moment.replace(fold=1).utcoffset()
+    return max(timedelta(), (first or timedelta()) - (second or timedelta()))
+
+
+def _there_is(moment: datetime) -> datetime:
+    """`moment`, or the first one after it that the clocks of its zone do not leave out."""
+    while moment != moment.astimezone(UTC).astimezone(moment.tzinfo):
+        moment = moment.replace(second=0) + timedelta(minutes=1)
+    return moment
 
 
 def _reason(error: Exception) -> str:

@@ -8,6 +8,7 @@ through here (turbo.cli.encoding), and so does the log.
 
 import json
 import re
+from datetime import datetime
 
 _MARKLESS = (
     "\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters: C0 but \t and \n, DEL, C1
@@ -41,19 +42,26 @@ def visible_json(value: object, *, ascii_only: bool = False, indent: int | None 
 
     What is nested too deep to be indented is not: the writer that indents calls itself for each level."""
     try:
-        text = json.dumps(value, default=str, ensure_ascii=ascii_only, indent=indent, allow_nan=False)
+        text = json.dumps(value, default=_as_text, ensure_ascii=ascii_only, indent=indent, allow_nan=False)
     except RecursionError:
         if indent is None:
             raise
         return visible_json(value, ascii_only=ascii_only)
     except ValueError:
-        text = json.dumps(_without_infinity(value), default=str, ensure_ascii=ascii_only, indent=indent)
+        text = json.dumps(_without_infinity(value), default=_as_text, ensure_ascii=ascii_only, indent=indent)
     return _UNSAFE.sub(_json_escape, text)
+
+
+def _as_text(value: object) -> str:
+    """What JSON has no form for. A moment in ISO 8601, UTC as Z: `jq` reads one without a fraction, and other readers each."""
+    if isinstance(value, datetime):
+        return value.isoformat().replace("+00:00", "Z")
+    return str(value)
 
 
 def _without_infinity(value: object) -> object:
     """Infinity and NaN as text. The parser goes as deep as the writer: a function of ours would not."""
-    return json.loads(json.dumps(value, default=str), parse_constant=str)
+    return json.loads(json.dumps(value, default=_as_text), parse_constant=str)
 
 
 def _draws_emoji(match: re.Match[str]) -> bool:

@@ -148,6 +148,23 @@ def test_lost_env_file_closes_its_account_alone(bench: AccountsBench) -> None:
     away.rename(env_file)
 
 
+def test_spent_budget_of_an_account_moves_work_to_another(bench: AccountsBench) -> None:
+    """And once those of all of them are spent, it waits."""
+    service = Service(bench, {"alpha": Subscription(), "beta": Subscription(used=0.5)})
+    bench.sql("insert into agent_budgets (name, account, runs) values ('a', 'alpha', 0)")
+    bench.start(service.pool("host", slots=1), bench.settings()).listening()
+    assert (ran(bench, "t1"), ran(bench, "t2")) == ("beta", "beta")
+    bench.sql("insert into agent_budgets (name, account, runs) values ('b', 'beta', 0)")
+    bench.until(lambda: bench.sql("select true from agent_budgets where name = 'b' and paused_until is not null") != [])
+    bench.task("waits", max_retries=0)
+    bench.task("other", task_type="noop")
+    bench.wait("other")
+    assert bench.counts("waits") == [("pending", 0, 0)]
+    bench.sql("delete from agent_budgets where name = 'a'")
+    bench.until(lambda: completed(bench, ["waits"]))
+    assert service.runs == {"alpha": 1, "beta": 2}
+
+
 def test_starts_with_one_account_are_spread_out(bench: AccountsBench) -> None:
     service = Service(bench, {"alpha": Subscription(measured=False), "beta": Subscription(measured=False)})
     rules: dict[str, dict[str, Any]] = {"alpha": {"start_every_seconds": 2.0}, "beta": {"last_resort": True}}

@@ -31,7 +31,11 @@ create table if not exists public.agent_usage (
   cache_write_tokens bigint not null default 0,
   cost_usd           numeric,                  -- null: the agent reported no cost, and worker.yaml has no price
   counted            boolean not null default false,
-  primary key (task_id, fencing_token, executor, account, model)
+  primary key (task_id, fencing_token, executor, account, model),
+  -- No run can have used more, and none less than nothing (turbo.domain.usage keeps to it). Sums of such rows fit their types.
+  check (least(input_tokens, output_tokens, cache_read_tokens, cache_write_tokens) >= 0
+         and greatest(input_tokens, output_tokens, cache_read_tokens, cache_write_tokens) <= 1000000000000),
+  check (cost_usd between 0 and 1000000)
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 comment on table public.agent_usage is 'what each run used, by executor, account and model; see turbo costs (turbo)';
 create index if not exists agent_usage_at on public.agent_usage (at);

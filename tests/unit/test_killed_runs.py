@@ -8,7 +8,7 @@ import pytest
 
 from turbo.domain.outcome import ModelUsage
 from turbo.domain.task import NO_TASK
-from turbo.domain.usage import MeteredRun, Prices, usage_rows
+from turbo.domain.usage import MOST_TOKENS, MOST_USD, MeteredRun, Prices, usage_rows
 from turbo.executors.claude.log_usage import used_in
 from turbo.host.state_dir import StateDir, WorkerHome
 from turbo.process.journal import Entry, Journal, new_cookie
@@ -100,3 +100,11 @@ async def test_logs_of_the_run_are_counted_and_no_others(home: WorkerHome) -> No
     end_leftovers(home.journal, 0)
     await KilledRuns(ledger, Prices()).count(home)  # type: ignore[arg-type]
     assert sorted(ledger.rows) == [("t", "api", "m", 2, 20), ("t", "max", "m", 2, 10)]
+
+
+def test_row_of_the_ledger_holds_what_it_can():
+    """Sums of what an agent claims may be too large for it; the database would refuse the result with it."""
+    much = ModelUsage("m", 10**12, 10**12, 10**12, 10**12, 1e300)
+    (row,) = usage_rows(RUN, "claude", "max", [much, much])
+    assert (row.input_tokens, row.output_tokens, row.cache_read_tokens, row.cache_write_tokens) == (MOST_TOKENS,) * 4
+    assert row.cost_usd == MOST_USD

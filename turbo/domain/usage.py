@@ -1,5 +1,6 @@
 """What a run used, as the ledger `agent_usage` keeps it, and what that costs where the agent does not say."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -10,6 +11,8 @@ NAME_BYTES = 200
 """Of an executor, an account or a model in the ledger: together with the longest task id they fit its index."""
 
 MOST_ATTEMPTS = 2**31 - 1
+MOST_TOKENS, MOST_USD = 10**12, 1e6
+"""What a row of the ledger can hold, of each kind of tokens and in US dollars: more is counted as that much."""
 
 PER = 1_000_000
 """Prices are for a million tokens."""
@@ -101,6 +104,14 @@ class MeteredRun:
         return cls(task.task_id, task.fencing_token, attempt, task.queue, task.task_type, executor, account, log, begin)
 
 
+def _tokens(known: int, more: int) -> int:
+    return min(max(known + more, 0), MOST_TOKENS)
+
+
+def _usd(cost: float | None) -> float | None:
+    return None if cost is None or math.isnan(cost) else min(max(cost, 0.0), MOST_USD)
+
+
 def usage_rows(
     task: Task | MeteredRun, executor: str, account: str | None, usage: Iterable[ModelUsage]
 ) -> tuple[UsageRow, ...]:
@@ -115,11 +126,11 @@ def usage_rows(
         )
         rows[key] = replace(
             known,
-            input_tokens=known.input_tokens + one.input_tokens,
-            output_tokens=known.output_tokens + one.output_tokens,
-            cache_read_tokens=known.cache_read_tokens + one.cache_read_tokens,
-            cache_write_tokens=known.cache_write_tokens + one.cache_write_tokens,
-            cost_usd=sum_costs(known.cost_usd, one.cost_usd),
+            input_tokens=_tokens(known.input_tokens, one.input_tokens),
+            output_tokens=_tokens(known.output_tokens, one.output_tokens),
+            cache_read_tokens=_tokens(known.cache_read_tokens, one.cache_read_tokens),
+            cache_write_tokens=_tokens(known.cache_write_tokens, one.cache_write_tokens),
+            cost_usd=_usd(sum_costs(known.cost_usd, one.cost_usd)),
         )
     return tuple(rows.values())
 

@@ -1,18 +1,8 @@
 -- Client.costs: what runs used since a moment, by task type, account, queue, model, submitter or day, the costliest first (days in
 -- their order); and a last row with the total. of_all: on that row how many lines there are, without the limit; null on the others.
--- Reads the rows since that moment by the index on their time (null: all of them). A run is counted once for each executor, however many models it used; its fencing token names it. unpriced: runs of which some
--- tokens have no cost. A row counts for at most a trillion tokens of a kind and a million dollars, and for no less than nothing, so
--- that no row that is wrong keeps anybody from reading the others.
-with used as (
-  select u.task_type, u.account, u.queue, u.model, u.submitted_by, u.at, u.fencing_token, u.executor,
-         least(greatest(u.input_tokens, 0), 1000000000000) as input_tokens,
-         least(greatest(u.output_tokens, 0), 1000000000000) as output_tokens,
-         least(greatest(u.cache_read_tokens, 0), 1000000000000) as cache_read_tokens,
-         least(greatest(u.cache_write_tokens, 0), 1000000000000) as cache_write_tokens,
-         case when u.cost_usd <> 'NaN' then least(greatest(u.cost_usd, 0), 1000000) end as cost_usd
-    from public.agent_usage u
-   where u.at >= coalesce(%(since)s::timestamptz, '1970-01-01 00:00:00+00')
-), run as (
+-- Reads the rows since that moment by the index on their time (null: all of them). A run is counted once for each executor, however
+-- many models it used; its fencing token names it. unpriced: runs of which some tokens have no cost.
+with run as (
   select case %(by)s::text
            when 'type' then u.task_type
            when 'account' then u.account
@@ -25,7 +15,8 @@ with used as (
          sum(u.input_tokens) as input_tokens, sum(u.output_tokens) as output_tokens, sum(u.cache_read_tokens) as cache_read_tokens,
          sum(u.cache_write_tokens) as cache_write_tokens, sum(u.cost_usd) as cost_usd,
          bool_or(u.cost_usd is null and u.input_tokens + u.output_tokens + u.cache_read_tokens + u.cache_write_tokens > 0) as unpriced
-    from used u
+    from public.agent_usage u
+   where u.at >= coalesce(%(since)s::timestamptz, '1970-01-01 00:00:00+00')
    group by 1, u.fencing_token, u.executor
 ), line as (
   select r.name, count(*) as runs, sum(r.input_tokens) as input_tokens, sum(r.output_tokens) as output_tokens,

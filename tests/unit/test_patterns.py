@@ -129,7 +129,7 @@ def _of(op: Any, value: Any) -> list[str]:
         case "NOT_LITERAL":
             return ["a" if value != ord("a") else "b"]
         case "ANY":
-            return ["a", " "]
+            return ["a", '"', " "]
         case "IN":
             return _of_set(value)
         case "SUBPATTERN":
@@ -137,7 +137,7 @@ def _of(op: Any, value: Any) -> list[str]:
         case "ATOMIC_GROUP":
             return _samples(value)
         case "BRANCH":
-            return [text for branch in value[1] for text in _samples(branch)[:1]][:4]
+            return [text for branch in value[1] for text in _samples(branch)[:2]][:6]
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT":
             return [text * max(value[0], 0) for text in _samples(value[2])]
     return [""]

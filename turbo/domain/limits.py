@@ -18,7 +18,8 @@ MOST_VALUES = 500_000
 parse as a text of its size."""
 
 FEW_QUOTES = 200_000
-_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""One that does not end is a string as well: it is not tried again from each quote in it."""
 
 HEAVY_CHARACTERS = 256 * 1024
 """From here on a document is worth a turn of the event loop for itself."""

@@ -9,7 +9,8 @@ import re
 LEVELS = 150
 """More than an answer may have (turbo.executors.schemas.strict_json), so that one that was cut here is never taken for whole."""
 
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{}]', re.DOTALL)
+_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
+"""A string that does not end is one, too: it is not tried again from each quote in it."""
 
 
 def shallow(line: bytes) -> bytes:

@@ -397,7 +397,7 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
     )
     made_with_them = {
         *("agent_actions_action_id_seq", "agent_unsettled_note_id_seq", "agent_conversations_conversation_seq"),
-        *("agent_conversations_conversation_place_key", "agent_messages_message_id_seq"),
+        *("agent_conversations_conversation_place_key", "agent_messages_message_id_seq", "agent_events_event_id_seq"),
     }
     named = {*RELATIONS, "agent_tasks", "agent_actions", "turbo_migrations", *made_with_them}
     assert {str(name) for (name,) in made} == named

@@ -14,6 +14,7 @@ from turbo.cli.main import COMMANDS
 GROUPS = {
     "db": ("start", "stop", "url"),
     "config": ("check", "schema"),
+    "budget": ("set", "list", "remove"),
     "schedule": ("add", "list", "show", "pause", "resume", "run", "remove"),
     "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),
 }

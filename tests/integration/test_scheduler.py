@@ -129,6 +129,23 @@ async def test_locked_schedule_is_looked_at_again(db, dsn, hand):
     assert row(db, "a")["next_at"] is not None
 
 
+async def test_sixty_locked_schedules_make_no_busy_loop(db, dsn, hand):
+    """A look takes 25 of them. The pause after the looks grows, as with one."""
+    for n in range(60):
+        add(db, f"s{n}")
+    db.execute("update agent_schedules set next_at = date_trunc('second', now()) - interval '10 s', rev = rev + 1")
+    with hand.scheduler.looked.watch() as looks, psycopg.connect(dsn) as person:
+        person.execute("select from agent_schedules for update")
+        hand.scheduler.heard("")
+        begun = time.monotonic()
+        for _ in range(7):
+            assert sum(len(done.left) for done in await looks.get()) == 60
+        assert time.monotonic() - begun > 0.3, "the least that seven looks take with it"
+        person.rollback()
+        while not any(done.fired for done in await looks.get()):
+            pass
+
+
 async def test_refused_right_is_waited_for(db, hand, caplog):
     """And no slot of the others' is lost by it."""
     with hand.scheduler.looked.watch() as looks:

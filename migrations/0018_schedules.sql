@@ -323,7 +323,7 @@ $$;
 -- (turbo/sql/schedules/due.sql): the slots that are to get a task, in order; how many others were passed over; the last of all of them;
 -- the slot after these, null when there is none; or why none can be computed. Only for whoever finds the schedule as that look saw it.
 -- Each slot's task and the move to the next slot are one transaction: a crash or a failover leaves both or neither. It waits for
--- nobody: what somebody has locked is `left`, and so is what passes by itself; a task that is refused is written into error.
+-- nobody: what somebody has locked is `left`, and so is what may pass by itself; both that and a refused task are written into error.
 -- A slot that was dealt with never fires again, although retention may have deleted its task, and the key with it.
 -- Returns {"upto", "next": the earliest slot of all, in seconds since 1970, 0 for now; "left": [names], "fired": [{name, slot, task_id, late: seconds}], "refused": [{name, error}],
 -- "paused": [names], "skipped": n, "moved": n}. Others hear of it: `schedule UPTO NEXT` on turbo_ctl, in seconds since 1970.
@@ -396,7 +396,7 @@ begin
             select t.task_id, 'fired', true, worker, t.status::text, jsonb_build_object('schedule', s.name, 'slot', slot)
               from public.agent_tasks t where t.task_id = task::public.turbo_task_id;
           end if;
-        -- A rule that the insert meets, whatever it raises. Not what passes by itself, as a full disk or a lock.
+        -- A rule that the insert meets, whatever it raises. What may pass by itself, as a full disk or a lock, is no failure.
         exception when others or assert_failure then
           get stacked diagnostics said = message_text, hint = pg_exception_hint;
           if sqlstate ~ '^(08|25|40|53|55P03|57|58|XX|2200H)' then raise; end if;
@@ -415,9 +415,18 @@ begin
       moved := moved + 1;
       upto := greatest(upto, (one ->> 'upto')::timestamptz);
       if not s.enabled then paused := paused || s.name; end if;
-    exception when lock_not_available then
+    -- It may pass by itself: its slots stay due, and the others go on. Its row says so, but of a lock or a conflict. A schedule that
+    -- has an error and no next slot is not looked at again, so it gets its slot.
+    exception when others then
       fired := before -> 0; refused := before -> 1; skipped := (before -> 2)::bigint;
       left_alone := left_alone || s.name;
+      if sqlstate !~ '^(40|55P03)' then
+        said := left('its task cannot be inserted, and is tried again: ' || sqlerrm, 2000);
+        update public.agent_schedules k
+           set error = said, next_at = coalesce(k.next_at, (one -> 'slots' ->> 0)::timestamptz), rev = k.rev + 1
+         where k.name = s.name and k.error is distinct from said;
+        if found then refused := refused || jsonb_build_object('name', s.name, 'error', said); end if;
+      end if;
     end;
   end loop;
 

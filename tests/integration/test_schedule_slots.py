@@ -252,6 +252,31 @@ async def test_one_bad_schedule_holds_up_no_other(db, hand):
     assert slots(db, "good") == [THREE]
 
 
+@pytest.mark.parametrize("code", ["XX000", "58000", "53400", "53100", "25006", "40001"])
+async def test_error_that_may_pass_holds_up_no_other(db, hand, code):
+    """Its slot stays due, and no failure is counted: it fires once the error is gone."""
+    add(db, "bad", text="bad", max_failures=1)
+    add(db, "good")
+    for name in ("bad", "good"):
+        begin(db, utc(2026, 1, 1), name)
+    db.execute(
+        "create function broken() returns trigger language plpgsql as $$ begin if new.task_description = 'bad' then"
+        f" raise exception 'no way' using errcode = '{code}'; end if; return new; end $$"
+    )
+    db.execute("create trigger a_broken before insert on agent_tasks for each row execute function broken()")
+    assert await hand.at(THREE) == 1
+    assert slots(db, "good") == [THREE]
+    bad = row(db, "bad")
+    conflict = code == "40001"
+    expected = None if conflict else "its task cannot be inserted, and is tried again: no way"
+    assert (bad["error"], bad["failures"], bad["enabled"], bad["last_at"]) == (expected, 0, True, None)
+    assert await hand.at(THREE) == 0
+    assert row(db, "bad")["rev"] == bad["rev"], "the same error is not written again"
+    db.execute("drop trigger a_broken on agent_tasks")
+    assert await hand.at(THREE) == 1
+    assert (slots(db, "bad"), row(db, "bad")["error"]) == ([THREE], None)
+
+
 # ── ids, keys and locks of others ───────────────────────────────────────────────────────────────────────────────────
 
 

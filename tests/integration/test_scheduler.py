@@ -3,12 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psycopg
 import pytest
 
 from tests.support.schedules import Hand, add, row, scheduling, slots
 from tests.support.waiting import until_async
+from turbo.domain import schedule
 
 
 def crashed(name: str, error: BaseException) -> None:
@@ -23,6 +25,13 @@ async def hand(dsn: str) -> AsyncIterator[Hand]:
             one.scheduler.start(crashed)
             await looks.get()
         yield one
+
+
+def without_berlin(name: str) -> ZoneInfo:
+    """As an older time zone database answers."""
+    if name == "Europe/Berlin":
+        raise ZoneInfoNotFoundError(name)
+    return ZoneInfo(name)
 
 
 def database_clock(db: psycopg.Connection) -> float:
@@ -127,6 +136,42 @@ async def test_locked_schedule_is_looked_at_again(db, dsn, hand):
         while not (await looks.get())[-1].moved:
             pass
     assert row(db, "a")["next_at"] is not None
+
+
+async def test_sixty_locked_schedules_make_no_busy_loop(db, dsn, hand):
+    """A look takes 25 of them. The pause after the looks grows, as with one."""
+    for n in range(60):
+        add(db, f"s{n}")
+    db.execute("update agent_schedules set next_at = date_trunc('second', now()) - interval '10 s', rev = rev + 1")
+    with hand.scheduler.looked.watch() as looks, psycopg.connect(dsn) as person:
+        person.execute("select from agent_schedules for update")
+        hand.scheduler.heard("")
+        begun = time.monotonic()
+        for _ in range(7):
+            assert sum(len(done.left) for done in await looks.get()) == 60
+        assert time.monotonic() - begun > 0.3, "the least that seven looks take with it"
+        person.rollback()
+        while not any(done.fired for done in await looks.get()):
+            pass
+
+
+async def test_zone_that_a_host_lacks_is_left_to_others(db, dsn, hand, caplog, monkeypatch):
+    """The host looks again at its pace, fires what it knows, and writes no error to the row."""
+    with monkeypatch.context() as older, hand.scheduler.looked.watch() as looks:
+        older.setattr(schedule, "ZoneInfo", without_berlin)
+        add(db, "far", timezone="Europe/Berlin")
+        add(db, "near")
+        hand.scheduler.heard("")
+        begun = time.monotonic()
+        for _ in range(7):
+            await looks.get()
+        assert time.monotonic() - begun > 0.3, "the least that seven looks take with it"
+        assert row(db, "near")["next_at"] is not None
+        assert (row(db, "far")["next_at"], row(db, "far")["error"]) == (None, None)
+    assert caplog.text.count("schedule far is left to other workers: timezone 'Europe/Berlin' is unknown") == 1
+    async with scheduling(dsn, "w-2-abc") as newer:
+        await newer.at()
+    assert row(db, "far")["next_at"] is not None
 
 
 async def test_refused_right_is_waited_for(db, hand, caplog):

@@ -40,6 +40,10 @@ class ScheduleError(ValueError):
     """A cron expression or time zone that gives no slots. The message is one line, for people."""
 
 
+class UnknownZone(ScheduleError):
+    """This host does not know the time zone. Another host may: its time zone database may be newer."""
+
+
 class Overlap(StrEnum):
     """`agent_schedules.overlap`: what happens at a slot while one of the schedule's tasks is not over."""
 
@@ -171,13 +175,13 @@ def timetable(cron: str, timezone: str = "UTC") -> Timetable:
 
 
 def time_zone(name: str) -> ZoneInfo:
-    """The zone of that name. Raises ScheduleError: this host knows none."""
+    """The zone of that name. Raises UnknownZone: this host knows none."""
     try:
         if name in _UNKNOWABLE:
             raise ValueError(name)
         return ZoneInfo(name)
     except (OSError, ValueError, LookupError):  # ZoneInfoNotFoundError is a KeyError; a path or a NUL raises the others
-        raise ScheduleError(f"timezone '{_cut(name)}' is unknown; write a name as in 'Europe/Berlin'") from None
+        raise UnknownZone(f"timezone '{_cut(name)}' is unknown; write a name as in 'Europe/Berlin'") from None
 
 
 def slot_key(name: str, slot: datetime) -> str:

@@ -19,7 +19,7 @@ from contextlib import suppress
 
 from turbo import db
 from turbo.db.schedule_store import DueSchedule, Fired, Firing, Look, ScheduleStore
-from turbo.domain.schedule import ScheduleError, timetable
+from turbo.domain.schedule import ScheduleError, UnknownZone, time_zone, timetable
 from turbo.observability.metrics import Metrics
 from turbo.runtime.backoff import Backoff
 from turbo.runtime.service import LoopService
@@ -68,6 +68,7 @@ class Scheduler(LoopService):
         self._watched = False
         self._judge_at: float | None = None  # monotonic
         self._again = Backoff(cap=AGAIN_CAP)
+        self._lacking: set[str] = set()  # time zones that this host does not know
         self.looked: Signal[tuple[Fired, ...]] = Signal()
 
     # ── what other parts tell ───────────────────────────────────────────────────────────────────────────────────────
@@ -136,14 +137,18 @@ class Scheduler(LoopService):
             self._clock, self._watched = look.clock - look.asked_at, look.watched
             next_at = look.next_at
             moved = 0
-            for part in _portions([firing_of(one, look) for one in look.due]):
+            unknown = [one for one in look.due if self._lacks_zone(one)]
+            aside += [one.name for one in unknown]
+            for part in _portions([firing_of(one, look) for one in look.due if one not in unknown]):
                 fired = await self._store.fire(part)
                 self._note(fired)
                 done.append(fired)
                 aside += fired.left
                 next_at = fired.next_at
                 moved += fired.moved
-            if not look.more and not (next_at is not None and next_at <= self._now() and moved):
+            # What a statement of fire() says is next may be a schedule that an earlier one has left. A look leaves out all of them.
+            overdue = next_at is not None and next_at <= self._now()
+            if not look.more and not (overdue and look.due and (moved or aside)):
                 break
         self._wait_for(next_at)
         if aside:
@@ -151,6 +156,20 @@ class Scheduler(LoopService):
         else:
             self._again.reset()
         return tuple(done)
+
+    def _lacks_zone(self, schedule: DueSchedule) -> bool:
+        """Whether this host cannot compute it. It is left to workers on other hosts, and the log says so once for each zone."""
+        try:
+            time_zone(schedule.timezone)
+        except UnknownZone as error:
+            if schedule.timezone not in self._lacking:
+                self._lacking.add(schedule.timezone)
+                log.error(
+                    "schedule %s is left to other workers: %s on this host; update tzdata here", schedule.name,
+                    str(error).partition(";")[0],
+                )  # fmt: skip
+            return True
+        return False
 
     def _note(self, fired: Fired) -> None:
         """Log and count what was fired. Whoever moved something is the first next time."""

@@ -107,10 +107,11 @@ begin
      where p.table_schema = 'public' and p.table_name = 'agent_tasks' and p.column_name = 'fencing_token'
        and p.privilege_type = 'UPDATE'
   loop
-    execute format('grant select (needs, on_needs_failed, parent_task_id, continues, needed, conversation, submitted_by),
+    execute format('grant select (needs, on_needs_failed, continues, needed, conversation, submitted_by),
                           update (needed, conversation) on public.agent_tasks to %1$s;
-                    grant select, insert, update, delete on public.agent_dependencies, public.agent_blocked, public.agent_unsettled,
-                          public.agent_conversations to %1$s',
+                    grant select, insert, update, delete on public.agent_dependencies, public.agent_blocked, public.agent_unsettled
+                       to %1$s;
+                    grant select, insert, update on public.agent_conversations to %1$s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
   end loop;
 end $$;

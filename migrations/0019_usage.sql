@@ -1,6 +1,6 @@
 -- turbo: compatible-from 3
 -- What runs used: tokens and US dollars, by executor, account and model. A row is written in the transaction of its run's result
--- (turbo/sql/usage/record.sql) and is never changed. It has no text of the task, and outlives it: nothing is deleted with the task.
+-- (turbo/sql/tasks/usage.sql) and is never changed. It has no text of the task, and outlives it: nothing is deleted with the task.
 
 -- A table of this name that is there already is the deployment's own, and means something else: nothing is changed then.
 do $$
@@ -39,3 +39,24 @@ create table if not exists public.agent_usage (
 ) with (autovacuum_vacuum_insert_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05);
 comment on table public.agent_usage is 'what each run used, by executor, account and model; see turbo costs (turbo)';
 create index if not exists agent_usage_at on public.agent_usage (at);
+
+-- Whoever may write a claim is a worker: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
+do $$
+declare
+  worker record;
+begin
+  for worker in
+    select distinct p.grantee from information_schema.column_privileges p
+     where p.table_schema = 'public' and p.table_name = 'agent_tasks' and p.column_name = 'fencing_token'
+       and p.privilege_type = 'UPDATE'
+  loop
+    execute format('grant insert (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by, input_tokens,
+                                  output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)
+                      on public.agent_usage to %1$s',
+                   case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+    if has_table_privilege(case worker.grantee when 'PUBLIC' then 'public' else worker.grantee end::name, 'public.agent_tasks', 'DELETE') then
+      execute format('grant select (at, ctid), delete on public.agent_usage to %1$s',      -- retention's
+                     case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+    end if;
+  end loop;
+end $$;

@@ -31,3 +31,18 @@ comment on table public.agent_account_windows is 'how much of the windows of eac
 -- not know, that is a pause by hand.
 comment on column public.agent_accounts.unavailable is
   'why it is not open. reason is null: it is away or overloaded. reason is manual: its credits are used up, and nobody has paused it. Means nothing while state is open';
+
+-- Whoever may write a claim is a worker: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
+do $$
+declare
+  worker record;
+begin
+  for worker in
+    select distinct p.grantee from information_schema.column_privileges p
+     where p.table_schema = 'public' and p.table_name = 'agent_tasks' and p.column_name = 'fencing_token'
+       and p.privilege_type = 'UPDATE'
+  loop
+    execute format('grant select, insert, update on public.agent_account_windows to %1$s',
+                   case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+  end loop;
+end $$;

@@ -397,5 +397,9 @@ begin
                     grant execute on function public.turbo_fold(timestamptz), public.turbo_budgets(timestamptz, interval, text[]),
                       public.turbo_is_spent(text, text, jsonb) to %1$s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+    if has_table_privilege(case worker.grantee when 'PUBLIC' then 'public' else worker.grantee end::name, 'public.agent_tasks', 'DELETE') then
+      execute format('grant select (at, ctid), delete on public.agent_events to %1$s',      -- retention's
+                     case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
+    end if;
   end loop;
 end $$;

@@ -105,7 +105,11 @@ def test_role_without_worker_rights_is_reported(dsn: str, tmp_path: Path) -> Non
     everything = "grant {what} to {{role}}"
     may = ["select on all tables in schema public", "usage on sequence turbo_fence_seq", "update on turbo_key_slots"]
     may += [
-        "insert, update, delete on agent_tasks, agent_actions, agent_workers, agent_leader, agent_progress, agent_accounts"
+        "insert, update, delete on agent_tasks, agent_actions, agent_workers, agent_leader, agent_progress, agent_accounts,"
+        " agent_account_windows, agent_dependencies, agent_blocked, agent_unsettled, agent_conversations",
+        "update on agent_messages",
+        "insert on agent_usage",
+        "execute on all functions in schema public",
     ]
     with role(dsn, *(everything.format(what=m).replace(" to ", " to ") for m in may)) as enough:
         assert wrong(enough, config_of(tmp_path)) == {}
@@ -116,6 +120,7 @@ def test_role_without_worker_rights_is_reported(dsn: str, tmp_path: Path) -> Non
         assert "agent_tasks: update" in bad["privileges"].what
         assert "agent_tasks: select" not in bad["privileges"].what
         assert "turbo_fence_seq: usage" in bad["privileges"].what
+        assert "agent_usage: insert" in bad["privileges"].what
 
 
 def test_row_security_and_read_only_roles_are_reported(dsn: str) -> None:

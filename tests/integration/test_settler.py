@@ -138,6 +138,18 @@ async def test_leader_audits_at_once_and_after_a_failover(db, hand):
     await audit.stop()
 
 
+async def test_outage_is_over_though_nothing_is_left(db, hand, caplog):
+    """What it could not look at was done by another worker meanwhile."""
+    db.execute("alter table agent_unsettled rename to away")
+    hand.settler.heard()
+    await until_async(lambda: "cannot settle" in caplog.text, what="the look has failed")
+    db.execute("alter table away rename to agent_unsettled")
+    with caplog.at_level("INFO"), hand.settler.settled.watch() as passes:
+        hand.settler.heard()
+        assert (await passes.get()).moved == 0
+        assert "settling again" in caplog.text
+
+
 async def test_defect_in_a_pass_stops_no_worker(db, hand, monkeypatch, caplog):
     """An error of turbo's own, over whatever a row says: logged, and the next pass comes by itself."""
     once, audited = hand.store.settle, hand.store.audit

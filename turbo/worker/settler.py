@@ -117,6 +117,7 @@ class Settler(LoopService):
             self._again_at = None
             try:
                 if not sure and not await self._unsettled():
+                    outage.over()
                     self.settled.emit(Settled())
                     continue
                 found = await self.once()

@@ -1,0 +1,126 @@
+-- turbo migrate --roles, second half, in one transaction: each role gets exactly the privileges listed here, and loses
+-- any other on turbo's tables. Running it again changes nothing. docs/security.md explains it; a test compares both with
+-- what a member of each role can really do.
+-- Nothing is granted to PUBLIC or with grant option, and no default privileges are set: a later table is closed to all
+-- five roles until it is listed here.
+
+revoke all on table
+  public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
+  public.agent_accounts, public.agent_progress, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
+  from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+
+-- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
+do $$
+begin
+  if not (select bool_and(has_schema_privilege(r, 'public', 'usage'))
+            from unnest(array['turbo_submitter', 'turbo_worker', 'turbo_reader', 'turbo_approver', 'turbo_admin']) r) then
+    grant usage on schema public to turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+  end if;
+end $$;
+
+-- turbo_submitter adds tasks and follows them. It changes none: rows have no owner, so a role that may cancel one task
+-- may cancel all of them.
+grant select on table public.agent_tasks, public.agent_actions, public.agent_progress, public.agent_queues
+  to turbo_submitter;
+grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
+              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
+  on public.agent_tasks to turbo_submitter;
+-- is my queue served, and where is my task's log?
+grant select (worker_id, name, host, state, queues, slots, busy, heartbeat_at, lease_seconds)
+  on public.agent_workers to turbo_submitter;
+
+-- turbo_worker gets what the statements of turbo/sql/ use when a worker runs them.
+grant select (task_id, task_type, task_description, task_priority, input_data, status, output_data, error_message,
+              assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
+              run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
+              infra_count, turbo_rev, question, answer, prefer_host)
+  on public.agent_tasks to turbo_worker;
+grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
+              completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
+              infra_count, turbo_rev, question, answer, prefer_host)
+  on public.agent_tasks to turbo_worker;
+grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, if configured
+grant select on table public.agent_actions to turbo_worker;
+grant insert (task_id, action_type, success, actor, from_status, to_status, fencing_token, execution_time_ms, detail)
+  on public.agent_actions to turbo_worker;
+grant select, insert, update, delete on table public.agent_workers, public.agent_leader, public.agent_progress
+  to turbo_worker;
+grant select, insert, update on table public.agent_accounts to turbo_worker;
+grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
+grant usage on sequence public.turbo_fence_seq to turbo_worker;
+grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
+-- Every role may call these, unless the default privileges of their owner say otherwise.
+do $$
+declare
+  called record;
+begin
+  for called in
+    select f.name, r.role
+      from (values ('public.turbo_take_key(text)'), ('public.turbo_stopped_status(text, timestamptz)'),
+                   ('public.turbo_database_id()')) f(name)
+      cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
+                        ('turbo_admin')) r(role)
+     where (r.role = 'turbo_worker' or f.name = 'public.turbo_database_id()')
+       and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
+  loop
+    execute format('grant execute on function %s to %I', called.name, called.role);
+  end loop;
+end $$;
+
+-- turbo_reader and turbo_admin read everything, prompts and results included.
+grant select on table
+  public.agent_tasks, public.agent_actions, public.agent_workers, public.agent_leader, public.agent_queues,
+  public.agent_accounts, public.agent_progress, public.turbo_meta, public.turbo_migrations
+  to turbo_reader, turbo_admin;
+
+-- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
+grant select on table public.agent_tasks, public.agent_actions to turbo_approver;
+grant update (answer) on public.agent_tasks to turbo_approver;
+
+-- turbo_admin submits, edits by hand, answers, cancels, retries, deletes and pauses. It may not write what a claim relies on: token,
+-- revision, requested status, worker. Nor may it write the audit trail, or TRUNCATE: no row trigger could protect a running
+-- task from that.
+grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
+              retry_count, created_at, queue, run_after, idempotency_key, concurrency_key)
+  on public.agent_tasks to turbo_admin;
+grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
+              max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id,
+              answer, prefer_host)
+  on public.agent_tasks to turbo_admin;
+grant delete on table public.agent_tasks to turbo_admin;
+grant insert, update, delete on table public.agent_queues, public.agent_accounts to turbo_admin;
+
+-- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
+-- serial column), which the inserting role must be allowed to use; an identity column needs no grant.
+do $$
+declare
+  turbo_columns constant text[] := array[
+    'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status', 'output_data', 'error_message',
+    'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
+    'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
+    'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host'];
+  other_columns text;
+  used record;
+begin
+  select string_agg(quote_ident(attname), ', ' order by attnum) into other_columns
+    from pg_catalog.pg_attribute
+   where attrelid = 'public.agent_tasks'::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+     and attname <> all (turbo_columns)
+     and coalesce(col_description(attrelid, attnum), '') not like '%(turbo)';    -- nobody's until it is listed
+  if other_columns is not null then
+    execute format('grant insert (%s) on public.agent_tasks to turbo_submitter, turbo_admin', other_columns);
+    execute format('grant update (%s) on public.agent_tasks to turbo_admin', other_columns);
+  end if;
+  for used in
+    select distinct d.refobjid::regclass as sequence, a.adrelid = 'public.agent_tasks'::regclass as of_tasks
+      from pg_catalog.pg_attrdef a
+      join pg_catalog.pg_depend d on d.classid = 'pg_catalog.pg_attrdef'::regclass and d.objid = a.oid
+                                 and d.refclassid = 'pg_catalog.pg_class'::regclass
+      join pg_catalog.pg_class s on s.oid = d.refobjid and s.relkind = 'S'
+     where a.adrelid in ('public.agent_tasks'::regclass, 'public.agent_actions'::regclass)
+  loop
+    execute format('grant usage on sequence %s to %s', used.sequence,
+                   case when used.of_tasks then 'turbo_submitter, turbo_admin' else 'turbo_worker' end);
+  end loop;
+end $$

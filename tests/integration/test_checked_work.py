@@ -12,9 +12,10 @@ from tests.support.checks import check_of, checks, results
 from tests.support.processes import FAMILY, PYTHON, living
 from tests.support.repositories import Workshop, commit, git, repository, told
 from tests.support.waiting import until_async
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.domain.run import StopSignal
+from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
+from turbo.domain.run import Run, StopSignal
 from turbo.domain.states import StopCause
+from turbo.domain.task import Task
 from turbo.domain.work import Continued, Earlier
 from turbo.executors.checks.command import LOG_BYTES
 from turbo.executors.checks.loop import Checks, Turn
@@ -171,6 +172,33 @@ async def test_check_is_ended_with_its_run(shop: Workshop, cause: StopCause) -> 
     assert (await shop.run("t", "echo ran >> ran", checks=hold)).kind is OutcomeKind.SUCCEEDED
     straight = cause is not StopCause.CANCEL
     assert (tree / "ran").read_text() == ("ran\n" if straight else "ran\nran\n")
+
+
+@pytest.mark.parametrize("cause", [StopCause.DRAIN, StopCause.LOST])
+async def test_turn_is_counted_once_if_its_check_is_cut_off(tmp_path: Path, cause: StopCause) -> None:
+    """By the run that ended; the next claim goes straight to the check, and has used nothing."""
+    hold = checks(tmp_path / "check", f"echo x >> {tmp_path}/began; [ -e {tmp_path}/go ] || sleep 1000")
+    used = (ModelUsage("m", 1000, 10, cost_usd=1.0),)
+    task, stop = Task("t", "x", "make it good", fencing_token=7), StopSignal()
+    turns = 0
+
+    async def turn(_prompt: object) -> Outcome:
+        nonlocal turns
+        turns += 1
+        return replace(Outcome.succeeded("answer"), session_id="s", usage=used)
+
+    def run(task: Task, stop: StopSignal) -> Run:
+        return Run(task, tmp_path, tmp_path / "logs" / f"{task.fencing_token}.log", stop)
+
+    running = asyncio.create_task(hold.run(run(task, stop), tmp_path, None, turn))
+    await until_async((tmp_path / "began").exists)
+    stop.set(cause)
+    cut_off = await running
+    (tmp_path / "go").touch()
+    later = replace(task, fencing_token=8, infra_count=1)
+    done = await hold.run(run(later, StopSignal()), tmp_path, None, turn)
+    assert (done.kind, turns) == (OutcomeKind.SUCCEEDED, 1)
+    assert (cut_off.usage, done.usage) == (used, ())
 
 
 async def test_lost_worktree_is_worked_in_again(shop: Workshop) -> None:

@@ -56,6 +56,39 @@ def test_state_belongs_to_one_text_and_conversation(tmp_path: Path, change: dict
     assert (StateFile(tmp_path).read(replace(TASK, **change)) is not None) is used
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        (ModelUsage("m", 1, 2, 3, 4, None),),
+        tuple(ModelUsage(f"m{n}", 1, executor="reviewer", account="a") for n in range(100)),
+        (ModelUsage("", executor="", account=""),),
+    ],
+    ids=["no cost", "many models", "empty names"],
+)
+def test_whatever_runs_have_used_is_known_to_the_next(tmp_path: Path, usage: tuple[ModelUsage, ...]) -> None:
+    known = replace(KNOWN, usage=usage)
+    StateFile(tmp_path).write(TASK, known)
+    assert StateFile(tmp_path).read(TASK) == known
+
+
+def test_sum_that_is_too_large_costs_no_state(tmp_path: Path) -> None:
+    StateFile(tmp_path).write(TASK, replace(KNOWN, usage=(ModelUsage("m", 10**13, cost_usd=1e9),)))
+    known = StateFile(tmp_path).read(TASK)
+    assert known is not None
+    assert known.usage == (ModelUsage("m", 10**12, cost_usd=1e6),)
+
+
+def test_usage_is_forgotten_by_the_run_that_noted_it(tmp_path: Path) -> None:
+    file, later = StateFile(tmp_path), replace(TASK, fencing_token=9)
+    file.forget_usage(TASK)
+    file.write(TASK, KNOWN)
+    file.forget_usage(TASK)
+    assert file.read(later) == replace(KNOWN, usage=())
+    file.write(later, KNOWN)
+    file.forget_usage(TASK)
+    assert file.read(later) == KNOWN, "another claim has written it since"
+
+
 def test_check_that_passed_is_not_taken_over(tmp_path: Path) -> None:
     forged = replace(KNOWN, checks=(FAILED, WorkCheck(2, 7, CheckResult.PASSED)))
     StateFile(tmp_path).write(TASK, forged)

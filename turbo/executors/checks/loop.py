@@ -320,7 +320,9 @@ class _Loop:
             asked = outcome.kind is OutcomeKind.ASKED  # the next prompt is the answer
             self.known = replace(self.known, usage=(), feedback=None if asked else self.known.feedback)
             await self._note()
-        elif not lost:  # another worker has the task now, and may have written its own
+        elif lost:  # another worker has the task now, and may have written its own
+            await asyncio.to_thread(self.state.forget_usage, self.run_.task)
+        else:
             self.run_.when_safe(self.state.remove)
         has_any = bool(self.known.checks) or self.known.baseline is not None or unmade is not None
         checked = Checked(self.known.checks, self.known.baseline, unmade=unmade) if has_any else None

@@ -28,7 +28,9 @@ NAME = "check.json"
 FORMAT = 1
 MOST_BYTES = 16 * 1024 * 1024
 MOST_CHECKS = 1000
-MOST_MODELS = 20
+MOST_MODELS = 400
+"""The models of an agent and of its reviewers, by account."""
+
 MOST_SECONDS = 1e9
 MOST_TOKENS = 10**12
 MOST_DOLLARS = 1e6
@@ -89,7 +91,7 @@ class StateFile:
             "session": known.session,
             "begun": known.begun,
             "rests": known.rests,
-            "usage": [asdict(used) for used in known.usage],
+            "usage": [asdict(_bounded(used)) for used in known.usage[:MOST_MODELS]],
         }
         try:
             text = json.dumps(document)
@@ -100,6 +102,17 @@ class StateFile:
         except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("what is known of its checks cannot be kept: %s", error, extra={"task": task.task_id})
             self.remove()
+
+    def forget_usage(self, task: Task) -> None:
+        """This run has told it. What a later claim has written stays. Never raises."""
+        try:
+            document = json_file.read(self._path, MOST_BYTES)
+            if document["token"] == task.fencing_token and document["usage"]:
+                write_atomically(self._path, json.dumps({**document, "usage": []}), durable=True)
+        except FileNotFoundError:
+            return
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            log.warning("what its checks have used may be counted twice: %s", error, extra={"task": task.task_id})
 
     def remove(self) -> None:
         """Never raises."""
@@ -183,6 +196,19 @@ def _baseline(fields: Mapping[str, Any]) -> Baseline:
     )
 
 
+def _bounded(used: ModelUsage) -> ModelUsage:
+    """As `_usage` takes it: a sum over many turns may be more."""
+    return replace(
+        used,
+        model=used.model[:SESSION_CHARACTERS],
+        input_tokens=min(used.input_tokens, MOST_TOKENS),
+        output_tokens=min(used.output_tokens, MOST_TOKENS),
+        cache_read_tokens=min(used.cache_read_tokens, MOST_TOKENS),
+        cache_write_tokens=min(used.cache_write_tokens, MOST_TOKENS),
+        cost_usd=None if used.cost_usd is None else min(used.cost_usd, MOST_DOLLARS),
+    )
+
+
 def _usage(fields: Any) -> ModelUsage:
     if not isinstance(fields, dict):
         raise ValueError("usage is not an object")
@@ -196,7 +222,7 @@ def _usage(fields: Any) -> ModelUsage:
         output_tokens=tokens("output"),
         cache_read_tokens=tokens("cache_read"),
         cache_write_tokens=tokens("cache_write"),
-        cost_usd=json_file.real(fields, "cost_usd", 0.0, MOST_DOLLARS),
+        cost_usd=None if fields["cost_usd"] is None else json_file.real(fields, "cost_usd", 0.0, MOST_DOLLARS),
         executor=_optional_text(fields, "executor", SESSION_CHARACTERS),
         account=_optional_text(fields, "account", SESSION_CHARACTERS),
     )

@@ -8,9 +8,13 @@ import pytest
 
 from tests.support.rig import Rig, finished
 from tests.support.workers import Bench
+from turbo.domain.check import CheckResult, WorkCheck
 from turbo.domain.claim import ClaimRef
+from turbo.domain.outcome import OutcomeKind
 from turbo.domain.problem import ProblemKind
+from turbo.domain.states import TaskState, Verdict
 from turbo.host.spool import Spool
+from turbo.host.spool_writer import SpoolWriter
 from turbo.worker import completer
 
 
@@ -105,3 +109,64 @@ async def test_exhausted_sequence_quarantines_no_result(dsn: str, tmp_path: Path
         assert not list(tmp_path.rglob("quarantine/*.json"))
         row = db.execute("select status, output_data from agent_tasks").fetchone()
         assert row == ("completed", {"output": "done"})
+
+
+async def test_half_recorded_batch_is_answered_as_recorded(dsn: str, tmp_path: Path) -> None:
+    """Results with checks have a transaction of their own: it is committed, and what follows from it happens."""
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_id, task_description) values ('checked', 'x'), ('refused', 'x')")
+        async with Rig(dsn, slots_size=2) as rig:
+            tasks = {task.task_id: task for task in [(await rig.claimed())[0] for _ in range(2)]}
+            db.execute(
+                "alter table agent_tasks add constraint mine check (task_id <> 'refused' or status <> 'completed')"
+            )
+            check = WorkCheck(1, tasks["checked"].fencing_token, CheckResult.FAILED, "why").trail("x")
+            failed = finished(
+                tasks["checked"], rig.worker_id, OutcomeKind.FAILED, checks=(check,), retry_delay_seconds=900.0
+            )
+            one = rig.completer(Spool(tmp_path))
+            with one.recorded.watch() as recorded:
+                for result in (finished(tasks["refused"], rig.worker_id), failed):
+                    await one.submit(result, durable=True)
+                one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
+                result, answer = await asyncio.wait_for(recorded.get(), 20)
+                assert not await one.flushed(20), "the other one is refused"
+                assert (result.task_id, answer.verdict, answer.becomes) == (
+                    "checked",
+                    Verdict.RECORDED,
+                    TaskState.SCHEDULED,
+                )
+                assert recorded.empty()
+            await one.stop()
+        kinds = db.execute("select action_type from agent_actions where task_id = 'checked' order by action_id")
+        assert [kind for (kind,) in kinds] == ["claimed", "checked", "finished"]
+
+
+async def test_replay_tells_all_who_missed_the_first_answer(dsn: str, tmp_path: Path) -> None:
+    """The answer to the first attempt was lost with its session. No poll is due for an hour."""
+    told: list[str] = []
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("insert into agent_tasks (task_id, task_description) values ('t', 'x')")
+        async with Rig(dsn, slots_size=2) as rig:
+            task, _ = await rig.claimed()
+            result = finished(task, rig.worker_id, OutcomeKind.FAILED, failure_kind="error", retry_delay_seconds=0.1)
+            await rig.stores.results.finish([result])
+            one = completer.Completer(
+                rig.stores.results,
+                SpoolWriter(Spool(tmp_path), lambda _trouble: None, lambda _trouble: None),
+                rig.slots,
+                rig.wakeups,
+                rig.problems,
+                rig.metrics,
+                lambda _why: None,
+                settle=lambda: told.append("settler"),
+                task_failed=lambda: told.append("scheduler"),
+            )
+            one.start(lambda name, error: pytest.fail(f"{name}: {error}"))
+            with one.recorded.watch() as recorded:
+                await one.submit(result, durable=True)
+                assert (await asyncio.wait_for(recorded.get(), 20))[1].verdict is Verdict.ALREADY
+            again, _ = await rig.claimed()
+            assert again.fencing_token > task.fencing_token
+            await one.stop()
+    assert sorted(told) == ["scheduler", "settler"]

@@ -69,15 +69,19 @@ class ResultStore(Store):
         self._host = host
         self._used = used
 
-    async def finish(self, results: Sequence[RunResult]) -> list[ResultAnswer]:
+    async def finish(
+        self, results: Sequence[RunResult], answers: list[ResultAnswer] | None = None
+    ) -> list[ResultAnswer]:
         """Record a batch with its audit trail: its questions in one transaction (sql/tasks/ask.sql), then all other results
         in another (sql/tasks/finish.sql); and with each what its runs used. Every result gets an answer.
 
         Those with checks come first among either, each kind in a transaction with its checks (sql/tasks/checked.sql).
-        If one raises, what came before it is recorded all the same, and a replay of the batch answers `already` for that."""
+        If one raises, what came before it is recorded all the same. `answers` has the answers to that then; a replay answers
+        `already`."""
+        answers = [] if answers is None else answers
         if not any(result.checks or result.outcome == OutcomeKind.ASKED for result in results):
-            return await self._finish(results)
-        answers: list[ResultAnswer] = []
+            answers += await self._finish(results)
+            return answers
         for record, asked in ((self._ask, True), (self._finish, False)):
             for checked in (True, False):
                 some = [r for r in results if (r.outcome == OutcomeKind.ASKED) is asked and bool(r.checks) is checked]

@@ -220,26 +220,38 @@ class Completer(LoopService):
     async def _record(self, batch: list[Submission]) -> None:
         """Send one batch; halve it around a result that is not taken."""
         unique = {(s.result.task_id, s.result.fencing_token): s for s in batch}
+        answers: list[ResultAnswer] = []
         try:
-            answers = await self._store.finish([s.result for s in unique.values()])
-        except psycopg.Error as error:
+            await self._store.finish([s.result for s in unique.values()], answers)
+        except db.DATABASE_ERRORS as error:
+            await self._take_answers(batch, unique, answers)  # to what was recorded before the error
             # A lock that a person holds is about one row, too, though waiting would help.
-            if not (db.is_about_one_row(error) or isinstance(error, errors.LockNotAvailable)):
+            if not isinstance(error, psycopg.Error) or not (
+                db.is_about_one_row(error) or isinstance(error, errors.LockNotAvailable)
+            ):
                 raise
             self._database_answers()
-            if len(batch) > 1:
-                half = len(batch) // 2
-                await self._record(batch[:half])
-                await self._record(batch[half:])
+            left = [s for s in batch if not s.answered]
+            if len(left) > 1:
+                half = len(left) // 2
+                await self._record(left[:half])
+                await self._record(left[half:])
             else:
-                await self._not_taken(batch[0], error)
-            return
+                await self._not_taken(left[0], error)
+        else:
+            await self._take_answers(batch, unique, answers)
+
+    async def _take_answers(
+        self, batch: list[Submission], unique: dict[tuple[str, int], Submission], answers: list[ResultAnswer]
+    ) -> None:
+        """`unique`: the submissions of the batch that were sent; the others are copies of them."""
         for answer in answers:
             submission = unique.get((answer.task_id, answer.token))
             if submission is not None:
                 await self._answered(submission, answer)
         for submission in batch:
-            if unique[(submission.result.task_id, submission.result.fencing_token)] is not submission:
+            sent = unique[(submission.result.task_id, submission.result.fencing_token)]
+            if sent is not submission and sent.answered:
                 submission.answered = True
                 await self._put_away(submission)
 
@@ -270,6 +282,11 @@ class Completer(LoopService):
             self._task_failed()
             if result.outcome == OutcomeKind.INFRASTRUCTURE:
                 self._metrics.poisoned.inc()
+        if answer.verdict is Verdict.ALREADY:
+            # The answer to an earlier attempt was lost, with what became of the task: whoever would have been told looks.
+            self._wakeups.poll_soon()
+            self._settle()
+            self._task_failed()
         if answer.needed:
             self._settle()
         if answer.becomes is TaskState.WAITING and result.answer_within is not None:

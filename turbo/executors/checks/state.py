@@ -19,6 +19,7 @@ from typing import Any
 from turbo.domain.check import FILES_NAMED, OUTPUT_BYTES, WHY_CHARACTERS, Baseline, CheckResult, WorkCheck, cut_at_start
 from turbo.domain.outcome import ModelUsage, Outcome
 from turbo.domain.task import Task
+from turbo.executors.checks.kept_usage import MOST_KEPT, documents, usage_in
 from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 
@@ -28,10 +29,7 @@ NAME = "check.json"
 FORMAT = 1
 MOST_BYTES = 16 * 1024 * 1024
 MOST_CHECKS = 1000
-MOST_MODELS = 20
 MOST_SECONDS = 1e9
-MOST_TOKENS = 10**12
-MOST_DOLLARS = 1e6
 MOST_NUMBER = 10**6
 FEEDBACK_CHARACTERS = 256 * 1024
 SESSION_CHARACTERS = 200
@@ -85,11 +83,11 @@ class StateFile:
             "checks": [asdict(check) for check in known.checks[-MOST_CHECKS:]],
             "baseline": None if known.baseline is None else asdict(known.baseline),
             "done": None if known.done is None else _done(known.done),
-            "feedback": known.feedback,
+            "feedback": None if known.feedback is None else known.feedback[:FEEDBACK_CHARACTERS],
             "session": known.session,
             "begun": known.begun,
             "rests": known.rests,
-            "usage": [asdict(used) for used in known.usage],
+            "usage": documents(known.usage),
         }
         try:
             text = json.dumps(document)
@@ -140,7 +138,7 @@ def _known(fields: Mapping[str, Any], task: Task) -> Known | None:
         session=session,
         begun=fields.get("begun") is not False,
         rests=json_file.whole(fields, "rests", 0, MOST_NUMBER, 0),
-        usage=tuple(_usage(one) for one in _list(fields, "usage", MOST_MODELS)),
+        usage=usage_in(_list(fields, "usage", MOST_KEPT)),
     )
     if fields["done"] is None:
         return known
@@ -167,7 +165,7 @@ def _check(fields: Any, task: Task) -> WorkCheck:
         output=cut_at_start(json_file.text(fields, "output"), OUTPUT_BYTES),
         requires=_texts(fields, "requires"),
         protect=_texts(fields, "protect"),
-        by=_optional_text(fields, "by", SESSION_CHARACTERS),
+        by=None if fields.get("by") is None else json_file.text(fields, "by")[:SESSION_CHARACTERS],
         log=_optional_text(fields, "log", 4096),
         ended_at=json_file.text(fields, "ended_at", "")[:40],
     )
@@ -180,25 +178,6 @@ def _baseline(fields: Mapping[str, Any]) -> Baseline:
         exit_code=None if code is None else json_file.whole(fields, "exit_code", -1000, 1000),
         seconds=json_file.real(fields, "seconds", 0.0, MOST_SECONDS),
         output=cut_at_start(json_file.text(fields, "output"), OUTPUT_BYTES),
-    )
-
-
-def _usage(fields: Any) -> ModelUsage:
-    if not isinstance(fields, dict):
-        raise ValueError("usage is not an object")
-
-    def tokens(kind: str) -> int:
-        return json_file.whole(fields, f"{kind}_tokens", 0, MOST_TOKENS)
-
-    return ModelUsage(
-        model=json_file.text(fields, "model")[:SESSION_CHARACTERS],
-        input_tokens=tokens("input"),
-        output_tokens=tokens("output"),
-        cache_read_tokens=tokens("cache_read"),
-        cache_write_tokens=tokens("cache_write"),
-        cost_usd=json_file.real(fields, "cost_usd", 0.0, MOST_DOLLARS),
-        executor=_optional_text(fields, "executor", SESSION_CHARACTERS),
-        account=_optional_text(fields, "account", SESSION_CHARACTERS),
     )
 
 

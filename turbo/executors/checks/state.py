@@ -6,6 +6,10 @@
 A program may have written the file, because it often runs as the worker's user. So nothing in it passes a check: a check that
 passed is not taken over, and what was judged before is history. A file that is too large, damaged, or of another text of the
 task counts as none; then the run begins as any other.
+
+What was used is told by one run only. The file has what no run has told yet, and whose it is: the claim's whose token it has. A
+later claim takes it over by writing the file (`read` and `write`); a run whose lease was lost takes it out (`take_usage`), unless a
+later claim was there first. So none writes, or removes, the file of a claim later than its own.
 """
 
 import hashlib
@@ -13,6 +17,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +58,14 @@ class Known:
     rests: int = 0
 
 
+class Noted(Enum):
+    """What became of a state that was to be kept."""
+
+    KEPT = auto()
+    LATER = auto()  # a later claim's state is there, and stays
+    LOST = auto()  # nothing is there
+
+
 class StateFile:
     """Of one task on this host. `directory` has its logs. Blocks on the disk."""
 
@@ -74,7 +87,7 @@ class StateFile:
             log.warning("%s is not turbo's: %s", self._path, error, extra={"task": task.task_id})
             return None
 
-    def write(self, task: Task, known: Known) -> None:
+    def write(self, task: Task, known: Known) -> Noted:
         """On disk when it returns. Never raises: without it, a later run begins with the agent."""
         document = {
             "format": FORMAT,
@@ -89,6 +102,35 @@ class StateFile:
             "rests": known.rests,
             "usage": documents(known.usage),
         }
+        return Noted.LATER if self._is_later(task) else self._replace(task, document)
+
+    def take_usage(self, task: Task) -> bool:
+        """Take out what was used: the run of `task` tells it. False where another run does, because a later claim has the file, or
+        has removed it. Never raises."""
+        try:
+            fields = json_file.read(self._path, MOST_BYTES)
+            if json_file.whole(fields, "token", 0, 2**63 - 1) > task.fencing_token:
+                return False
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            return True  # no run can read it
+        self._replace(task, {**fields, "usage": []})
+        return True
+
+    def remove(self, task: Task) -> None:
+        """Unless it is a later claim's. Never raises."""
+        if not self._is_later(task):
+            self._unlink()
+
+    def _is_later(self, task: Task) -> bool:
+        try:
+            fields = json_file.read(self._path, MOST_BYTES)
+            return json_file.whole(fields, "token", 0, 2**63 - 1) > task.fencing_token
+        except (OSError, ValueError):
+            return False
+
+    def _replace(self, task: Task, document: Mapping[str, object]) -> Noted:
         try:
             text = json.dumps(document)
             if len(text) > MOST_BYTES:
@@ -97,10 +139,11 @@ class StateFile:
             write_atomically(self._path, text, durable=True)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("what is known of its checks cannot be kept: %s", error, extra={"task": task.task_id})
-            self.remove()
+            self._unlink()
+            return Noted.LOST
+        return Noted.KEPT
 
-    def remove(self) -> None:
-        """Never raises."""
+    def _unlink(self) -> None:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:

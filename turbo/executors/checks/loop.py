@@ -115,9 +115,9 @@ class _Loop:
             if self.protected is not None and (refused := await self._examined(self.protected.baseline_ran())):
                 return await self._ended(refused)
             await self._note()
-        if self.protected is not None:
-            await self.protected.agent_begins()
         while True:
+            if self.protected is not None:
+                await self.protected.agent_begins()
             outcome = self.known.done
             if outcome is None:
                 outcome = await self._turn()

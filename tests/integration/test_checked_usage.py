@@ -3,18 +3,22 @@
 import asyncio
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from tests.support.checks import checks
+from tests.support.schemas import fit_of
 from tests.support.waiting import until_async
 from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run, StopSignal, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.executors.checks.judge import Delivery, Judge, Judgement
 from turbo.executors.checks.loop import Checks, TakeTurn, Turn
+from turbo.executors.checks.returned import ReturnsChecked
+from turbo.executors.checks.schema import SchemaJudge
 from turbo.executors.checks.state import NAME
 
 TASK = Task("t", "x", "make it good", fencing_token=7)
@@ -30,6 +34,7 @@ class Shop:
         self.file = path / "logs" / NAME
         self.turns = 0
         self.so_far: UsedSoFar = tuple
+        self.judges: tuple[Judge, ...] = ()
 
     async def turn(self, _turn: Turn) -> Outcome:
         """Costs a dollar."""
@@ -46,6 +51,8 @@ class Shop:
         return asyncio.create_task(self.checks(token).run(run, self.work, None, turn or self.turn))
 
     def checks(self, token: int) -> Checks:
+        if self.judges:
+            return Checks(self.judges, rounds=3)
         return checks(self.path / str(token), f"echo x >> began; while [ ! -e go{token} ]; do sleep 0.05; done")
 
     def _uses(self, so_far: UsedSoFar) -> None:
@@ -185,3 +192,105 @@ async def test_new_workspace_does_not_forget_what_was_used(shop: Shop) -> None:
     outcome = await shop.checks(8).run(run, shop.work, Fresh(), shop.turn)  # type: ignore[arg-type]
     assert usd(outcome) == [2.0]
     assert shop.turns == 2
+
+
+# ── what a judge uses, and a judge that ends the run ────────────────────────────────────────────────────────────────
+
+
+REVIEWED = ModelUsage("m", 7, cost_usd=0.5, executor="reviewer", account="critic")
+
+
+@dataclass
+class Reviews:
+    """A judge that uses a model: it tells so while it works."""
+
+    delivered: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def judge(self, delivery: Delivery) -> Judgement:
+        delivery.run.uses(lambda: (REVIEWED,))
+        self.delivered.set()
+        await self.go_on.wait()
+        return Judgement(usage=(REVIEWED,))
+
+    def missing(self) -> str | None:
+        return None
+
+
+@dataclass
+class Breaks:
+    """A judge whose disk is full, once."""
+
+    full: bool = True
+
+    async def judge(self, _delivery: Delivery) -> Judgement:
+        if self.full:
+            self.full = False
+            raise OSError("no space left")
+        return Judgement()
+
+    def missing(self) -> str | None:
+        return None
+
+
+async def test_review_before_a_judge_that_breaks_is_told(shop: Shop) -> None:
+    reviews = Reviews()
+    reviews.go_on.set()
+    shop.judges = (reviews, Breaks())
+    broken = shop.start(7, StopSignal())
+    with pytest.raises(OSError, match="no space left"):
+        await broken
+    assert shop.so_far() == (), "all of it is noted"
+    following = await shop.start(8, StopSignal())
+    assert [(used.executor, used.cost_usd) for used in following.usage] == [(None, 1.0), ("reviewer", 1.0)]
+    assert shop.turns == 1
+
+
+async def test_killed_review_is_told_by_its_own_run(shop: Shop) -> None:
+    """The turn before it is noted, so the next run tells that."""
+    reviews = Reviews()
+    shop.judges = (reviews,)
+    running = shop.start(7, StopSignal())
+    await reviews.delivered.wait()
+    running.cancel()
+    await asyncio.wait([running])
+    assert shop.so_far() == (REVIEWED,)
+    reviews.go_on.set()
+    following = await shop.start(8, StopSignal())
+    assert [(used.executor, used.cost_usd) for used in following.usage] == [(None, 1.0), ("reviewer", 0.5)]
+
+
+async def test_killed_review_where_the_state_cannot_be_kept(shop: Shop) -> None:
+    """No later run can tell the turn, so this one does."""
+    reviews = Reviews()
+    shop.judges = (reviews,)
+    (shop.path / "logs").write_text("no directory")
+    running = shop.start(7, StopSignal())
+    await reviews.delivered.wait()
+    assert [used.cost_usd for used in shop.so_far()] == [1.0, 0.5]
+    reviews.go_on.set()
+    assert usd(await running) == [1.5]
+    assert [used.cost_usd for used in shop.so_far()] == [1.0, 0.5], "its end counts nothing twice"
+
+
+async def test_stopped_comparison_keeps_what_a_handler_used(tmp_path: Path) -> None:
+    backtracks = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(a+)+$"}}}
+    fit = fit_of(tmp_path, backtracks, cpu_seconds=60)
+    used = (ModelUsage("m", 1000, 10, cost_usd=1.0),)
+
+    class Handler:
+        name = "handler"
+        account: str | None = None
+        durable = True
+
+        async def run(self, _run: Run) -> Outcome:
+            return replace(Outcome.succeeded({"a": "a" * 60 + "b"}), usage=used)
+
+    told: list[UsedSoFar] = []
+    run = Run(TASK, tmp_path, tmp_path / "1.log", StopSignal(), uses=told.append)
+    running = asyncio.create_task(ReturnsChecked(Handler(), SchemaJudge(fit, reads_text=False)).run(run))
+    await until_async(lambda: bool(list((tmp_path / "journal").glob("*.json"))))
+    assert [so_far() for so_far in told] == [used], "killed here, it is told"
+    run.stop.set(StopCause.CANCEL)
+    outcome = await running
+    assert (outcome.kind, outcome.usage) == (OutcomeKind.CANCELLED, used)

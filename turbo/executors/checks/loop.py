@@ -85,7 +85,10 @@ class Checks:
         if workspace is not None and workspace.fresh:  # what an earlier run had done is gone
             known = Known(begun=not _first_run(run.task), usage=() if known is None else known.usage)
         known = known or Known(begun=not _first_run(run.task))
-        return await _Loop(self, run, directory, workspace, take_turn, state, known).run()
+        loop = _Loop(self, run, directory, workspace, take_turn, state, known)
+        uses = run.uses
+        run.uses = lambda so_far: uses(lambda: added(loop.unnoted, so_far()))
+        return await loop.run()
 
 
 @dataclass(slots=True)
@@ -183,6 +186,7 @@ class _Loop:
     def _used(self, usage: tuple[ModelUsage, ...]) -> None:
         self.known = replace(self.known, usage=added(self.known.usage, usage))
         self.unnoted = added(self.unnoted, usage)
+        self.run_.uses(_nothing)  # the call has ended: it is in `unnoted`
 
     async def _checked(self, outcome: Outcome) -> Outcome | None:
         """The outcome of the run; None: the agent has another turn."""
@@ -215,7 +219,9 @@ class _Loop:
                 why = f"ended on request before its work was checked: {self.run_.stop.cause}"
                 return Outcome(OutcomeKind.CANCELLED, error=why), outcome
             judged = await judge.judge(self._delivery(outcome, number))
-            self._used(judged.usage)
+            if judged.usage:
+                self._used(judged.usage)
+                await self._note()
             if not isinstance(judged, Judgement):
                 return judged, outcome
             outcome = judged.outcome or outcome
@@ -309,7 +315,8 @@ class _Loop:
     async def _ended(self, outcome: Outcome, done: Outcome | None = None, unmade: WorkCheck | None = None) -> Outcome:
         """The run ends without a verdict of a check. `done`: what the agent had delivered. `unmade`: the check that could not be made.
 
-        Each run tells what it has used, once: what is kept is only of runs that were killed before they could."""
+        Each run tells what it has used, once: what is kept is only of runs that were killed before they could. Only a lost run asks
+        the file whether a later claim has taken that over: an agent may have written it."""
         if done is not None:
             outcome = replace(
                 outcome,
@@ -347,7 +354,7 @@ class _Loop:
                 self.unnoted = ()
             case Noted.LOST:
                 self.unnoted = self.known.usage
-        self.run_.uses(lambda: self.unnoted)
+        self.run_.uses(_nothing)
 
 
 def _unverified(outcome: Outcome, check: WorkCheck) -> Outcome:
@@ -358,6 +365,11 @@ def _unverified(outcome: Outcome, check: WorkCheck) -> Outcome:
         failure_kind=FailureKind.UNVERIFIED,
         final=True,
     )
+
+
+def _nothing() -> tuple[ModelUsage, ...]:
+    """Of a call: none is under way."""
+    return ()
 
 
 def _first_run(task: Task) -> bool:

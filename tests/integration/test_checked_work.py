@@ -373,6 +373,27 @@ async def test_what_the_baseline_and_a_check_leave_is_not_the_agents(shop: Works
     assert outcome.kind is OutcomeKind.SUCCEEDED, check_of(outcome)
 
 
+@pytest.mark.parametrize("way", ["drained", "lost", "killed"])
+async def test_what_a_cut_off_check_leaves_is_not_the_agents(shop: Workshop, way: str) -> None:
+    leaves = "echo made > tests/report.xml; touch tests/made.log; echo x >> began; [ -e go ] || sleep 1000"
+    hold = one(shop, leaves, protect=("tests/**",))
+    stop = StopSignal()
+    running = asyncio.create_task(shop.run("t", "echo ran >> ran", stop=stop, checks=hold))
+    await until_async(lambda: bool(list(shop.path.glob("state/workspaces/*/t/project/began"))))
+    if way == "killed":
+        running.cancel()
+        await asyncio.wait([running])
+    else:
+        stop.set(StopCause.DRAIN if way == "drained" else StopCause.LOST)
+        assert (await running).kind is OutcomeKind.CANCELLED
+    (tree,) = shop.path.glob("state/workspaces/*/t/project")
+    assert (tree / "tests" / "report.xml").exists(), "the control"
+    (tree / "go").touch()
+    outcome = await shop.run("t", "echo ran >> ran", checks=hold)
+    assert outcome.kind is OutcomeKind.SUCCEEDED, check_of(outcome)
+    assert (tree / "ran").read_text() == "ran\n"
+
+
 async def test_keyword_of_git_hides_no_change(shop: Workshop) -> None:
     (shop.repo / "tests" / "i.py").write_text("# $Id$\n")
     commit(shop.repo, "ident")

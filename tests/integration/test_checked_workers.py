@@ -121,6 +121,23 @@ def test_worker_killed_in_a_check_leaves_it_to_the_next(bench: Bench, agent: cla
     assert row["infra_count"] == 2
 
 
+def test_killed_workers_check_leaves_nothing_to_the_agent(bench: Bench, tmp_path: Path) -> None:
+    """Its report lies among the protected files when the worker is killed; a program has only one check."""
+    repo = repository(tmp_path / "project")
+    (repo / "tests").mkdir()
+    commit(repo, "tests", **{"tests/a.py": "x\n", "answer": "good\n"})
+    made = config(bench, None, f"touch tests/report.xml; {holds(bench)}", workspace=repo, protect=["tests/**"])
+    first = bench.start(made).listening()
+    bench.insert("t", timeout_seconds=100, max_retries=0)
+    began(bench)
+    first.kill(signal.SIGKILL)
+    (bench.path / "go").touch()
+    bench.start(made).listening()
+    row = bench.wait("t", seconds=60)
+    assert (row["output_data"]["check"]["passed"], row["infra_count"]) == (True, 1)
+    assert bench.sql("select count(*) from agent_actions where action_type = 'checked'") == [(1,)]
+
+
 @pytest.mark.parametrize("way", ["cancel", "drain"])
 def test_run_that_ends_in_a_check(bench: Bench, agent: claude.Bench, way: str) -> None:
     agent.api.answer(*FAILS_THEN)

@@ -18,6 +18,7 @@ from tests.support.reviews import ACCEPTS, in_fences, is_review, rejects, review
 from tests.support.schemas import structured
 from tests.support.waiting import until_async
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.run import UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.executors.checks.loop import Turn
 from turbo.executors.claude.reviewing import READ_TOOLS
@@ -217,6 +218,20 @@ async def test_stop_ends_a_review(bench: Bench, cause: StopCause, kept: bool) ->
     assert outcome.kind is OutcomeKind.CANCELLED
     assert (bench.home / "check.json").exists() is kept, "a drained task goes straight to its review"
     assert not list((bench.home / "journal").glob("*.json"))
+
+
+async def test_review_under_way_tells_what_it_has_used(bench: Bench) -> None:
+    """If its run is killed then, nothing else can."""
+    reads = iter([messages_api.tool("Read", {"file_path": str(bench.home / "work" / "answer")})])
+    bench.api.decide = lambda request: next(reads, messages_api.silent()) if is_review(request) else None
+    run, told = bench.run(fencing_token=1), list[UsedSoFar]()
+    run.uses = told.append
+    running = asyncio.create_task(bench.executor(checks=reviewed(bench)).run(run))
+    await until_async(lambda: len(reviews(bench)) == 2)
+    await until_async(lambda: bool(told[-1]()))
+    running.cancel()
+    await asyncio.wait([running])
+    assert [(u.executor, u.account, u.input_tokens > 0) for u in told[-1]()] == [("reviewer", "reviewer", True)]
 
 
 async def test_review_over_its_time_is_no_verdict(bench: Bench) -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from turbo.domain.check import Baseline, CheckResult, WorkCheck
+from turbo.domain.check import FILES_NAMED, Baseline, CheckResult, WorkCheck
 from turbo.domain.outcome import ModelUsage, Outcome
 from turbo.domain.task import Task
+from turbo.domain.usage import MOST_TOKENS
 from turbo.executors.checks.state import NAME, Known, StateFile
 
 TASK = Task("t", "x", "make it good", {"a": 1}, fencing_token=7, agent_session_id="s")
@@ -32,8 +35,8 @@ def test_next_run_knows_all_of_it(tmp_path: Path) -> None:
     file.write(TASK, KNOWN)
     assert file.read(replace(TASK, fencing_token=9)) == KNOWN
     assert (tmp_path / "logs" / NAME).stat().st_mode & 0o777 == 0o600
-    file.remove()
-    file.remove()
+    file.remove(TASK)
+    file.remove(TASK)
     assert file.read(TASK) is None
 
 
@@ -54,39 +57,6 @@ def test_next_run_knows_all_of_it(tmp_path: Path) -> None:
 def test_state_belongs_to_one_text_and_conversation(tmp_path: Path, change: dict[str, Any], used: bool) -> None:
     StateFile(tmp_path).write(TASK, KNOWN)
     assert (StateFile(tmp_path).read(replace(TASK, **change)) is not None) is used
-
-
-@pytest.mark.parametrize(
-    "usage",
-    [
-        (ModelUsage("m", 1, 2, 3, 4, None),),
-        tuple(ModelUsage(f"m{n}", 1, executor="reviewer", account="a") for n in range(100)),
-        (ModelUsage("", executor="", account=""),),
-    ],
-    ids=["no cost", "many models", "empty names"],
-)
-def test_whatever_runs_have_used_is_known_to_the_next(tmp_path: Path, usage: tuple[ModelUsage, ...]) -> None:
-    known = replace(KNOWN, usage=usage)
-    StateFile(tmp_path).write(TASK, known)
-    assert StateFile(tmp_path).read(TASK) == known
-
-
-def test_sum_that_is_too_large_costs_no_state(tmp_path: Path) -> None:
-    StateFile(tmp_path).write(TASK, replace(KNOWN, usage=(ModelUsage("m", 10**13, cost_usd=1e9),)))
-    known = StateFile(tmp_path).read(TASK)
-    assert known is not None
-    assert known.usage == (ModelUsage("m", 10**12, cost_usd=1e6),)
-
-
-def test_usage_is_forgotten_by_the_run_that_noted_it(tmp_path: Path) -> None:
-    file, later = StateFile(tmp_path), replace(TASK, fencing_token=9)
-    file.forget_usage(TASK)
-    file.write(TASK, KNOWN)
-    file.forget_usage(TASK)
-    assert file.read(later) == replace(KNOWN, usage=())
-    file.write(later, KNOWN)
-    file.forget_usage(TASK)
-    assert file.read(later) == KNOWN, "another claim has written it since"
 
 
 def test_check_that_passed_is_not_taken_over(tmp_path: Path) -> None:
@@ -158,7 +128,7 @@ def test_state_that_is_no_file_is_passed_over(tmp_path: Path) -> None:
     (tmp_path / NAME).unlink()
     (tmp_path / NAME).mkdir()
     file.write(TASK, KNOWN)
-    file.remove()
+    file.remove(TASK)
     assert file.read(TASK) is None
 
 
@@ -167,3 +137,77 @@ def test_state_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
     file.write(TASK, KNOWN)
     file.write(TASK, replace(KNOWN, done=Outcome.succeeded("x" * 17_000_000)))
     assert not (tmp_path / NAME).exists(), "nothing old is left in its place"
+
+
+NAMES = st.text(max_size=300)
+USED = st.builds(
+    ModelUsage,
+    NAMES,
+    *[st.integers(0, 3 * MOST_TOKENS)] * 4,
+    cost_usd=st.none() | st.floats(0, 3e6) | st.just(float("nan")),
+    executor=st.none() | NAMES,
+    account=st.none() | NAMES,
+)
+MADE = st.builds(
+    WorkCheck,
+    number=st.integers(1, 200),
+    fencing_token=st.integers(1, 7),
+    result=st.sampled_from([one for one in CheckResult if one is not CheckResult.PASSED]),
+    why=st.text(max_size=50),
+    exit_code=st.none() | st.integers(-64, 255),
+    seconds=st.floats(0, 1e6),
+    output=st.text(max_size=50),
+    requires=st.lists(st.sampled_from(["commit", "clean"]), max_size=3).map(tuple),
+    protect=st.lists(st.text(max_size=50), max_size=FILES_NAMED).map(tuple),
+    by=st.none() | NAMES,
+    log=st.none() | st.text(max_size=50),
+)
+ANYTHING = st.builds(
+    Known,
+    checks=st.lists(MADE, max_size=3).map(tuple),
+    baseline=st.none()
+    | st.builds(Baseline, st.booleans(), st.none() | st.integers(-64, 255), st.floats(0, 1e6), NAMES),
+    done=st.none() | st.builds(Outcome.succeeded, st.none() | NAMES, truncated=st.booleans()),
+    feedback=st.none() | NAMES | st.just("x" * 300_000),
+    session=st.sampled_from([None, "s"]),
+    usage=st.lists(USED, max_size=5).map(tuple) | st.lists(USED, min_size=101, max_size=105).map(tuple),
+    begun=st.booleans(),
+    rests=st.integers(0, 1000),
+)
+
+
+@settings(max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(known=ANYTHING)
+def test_all_that_is_written_is_read_again(tmp_path_factory: pytest.TempPathFactory, known: Known) -> None:
+    file = StateFile(tmp_path_factory.mktemp("logs"))
+    file.write(TASK, known)
+    found = file.read(TASK)
+    assert found is not None
+    assert (found.baseline, found.begun, found.rests, found.session) == (
+        known.baseline,
+        known.begun,
+        known.rests,
+        known.session,
+    )
+    assert [replace(check, by=None) for check in found.checks] == [replace(check, by=None) for check in known.checks]
+    assert (found.done is None, found.feedback is None) == (known.done is None, known.feedback is None)
+    most = max((used.input_tokens for used in known.usage), default=0)
+    assert max((used.input_tokens for used in found.usage), default=0) >= min(most, MOST_TOKENS)
+    if len(known.usage) <= 100 and all(len(used.model) <= 200 for used in known.usage):
+        assert [used.model for used in found.usage] == [used.model for used in known.usage]
+        unknown = [used.cost_usd is None or used.cost_usd != used.cost_usd for used in known.usage]
+        assert [used.cost_usd is None for used in found.usage] == unknown
+
+
+def test_many_models_are_kept_as_others_of_whose_they_are(tmp_path: Path) -> None:
+    own = tuple(ModelUsage(f"m{i}", 1, 2, 3, 4, 0.5) for i in range(150))
+    others = tuple(ModelUsage(f"m{i}", 10, cost_usd=None, executor="r", account="a") for i in range(50))
+    file = StateFile(tmp_path)
+    file.write(TASK, replace(KNOWN, usage=own + others))
+    found = file.read(TASK)
+    assert found is not None
+    assert len(found.usage) <= 100
+    for whose, tokens, usd in ((None, 150, 75.0), ("r", 500, 0)):
+        mine = [used for used in found.usage if used.executor == whose]
+        assert (sum(used.input_tokens for used in mine), sum(used.cost_usd or 0 for used in mine)) == (tokens, usd)
+        assert mine[-1].model == "other"

@@ -60,17 +60,19 @@ class ProtectedFiles(Protocol):
         ...
 
     async def agent_begins(self) -> None:
-        """Keep what is known for later runs. A baseline has run before."""
+        """Before each of its turns: keep what is known for later runs. What is new from now on is the agent's. A baseline has run
+        before."""
         ...
 
     async def changed(self) -> tuple[str, ...]:
         """Those that were changed, added or deleted, committed or not, ignored or not; also those that only a commit has changed.
-        A new nested repository is named as one, with a slash."""
+        A new nested repository is named as one, with a slash. Where there are none, a check begins, and later runs know that."""
         ...
 
     async def check_ran(self) -> None:
-        """What is new since `changed` found nothing is the check's own. Does nothing where it found something. What was there
-        before the agent began must stay as it was, whoever changes it: a check runs what the agent wrote."""
+        """What is new since `changed` found nothing is the check's own. Does nothing where it found something. If a run is cut off in
+        its check, the next one does this as it begins. What was there before the agent began must stay as it was, whoever changes
+        it: a check runs what the agent wrote."""
         ...
 
 

@@ -3,6 +3,9 @@
     before the agent's first turn ──listed──▶ kept in memory, and beside the worktree's record for later runs
     after each of its turns ──listed again──▶ what differs was changed      after a check ──▶ what is new is the check's own
 
+Before a check it is noted on disk that one goes on. So what a check left that was cut off is known as its own: to the next run,
+which finds the note before its agent begins.
+
 The list in memory is out of an agent's reach. The file is not, where the agent is the worker's user: with `run_as` it is.
 A list of other patterns is of no use, and neither is none, once the agent has begun: then git says what differs from the
 commit with which the task began, and of the ignored files only those count that change from now on. Those that differ already are
@@ -13,6 +16,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +53,16 @@ class ProtectedList:
         self._unlisted = False
         self._left_to_git: frozenset[str] = frozenset()
         self._loaded = False
-        self._as_it_was = False
+        self._checking = False
+        self._stored = False  # the list in the file is this one
+        self._noted = False  # the file says that a check goes on
 
     async def begin(self, *, begun: bool, fresh: bool) -> None:
         """List the files, if no earlier run has. `begun`: the agent may have begun. `fresh`: the worktree was made for this run, so
         that an older list is of no use. Raises CannotExamine."""
         self._loaded = not fresh and await asyncio.to_thread(self._load)
         if self._loaded:
+            await self.check_ran()  # one that was cut off
             return
         self._began = await self._now()
         self._unlisted = begun and not fresh
@@ -64,7 +71,8 @@ class ProtectedList:
 
     async def agent_begins(self) -> None:
         """See `ProtectedFiles`."""
-        if not self._loaded:
+        self._checking = False
+        if not self._stored or self._noted:
             await asyncio.to_thread(self._store)
 
     async def baseline_ran(self) -> None:
@@ -82,15 +90,17 @@ class ProtectedList:
         new = {name for name, words in now.items() if name not in self._began and self._of_checks.get(name) != words}
         found = (found | _outermost(new)) - self._left_to_git
         found.update(await self._by_git())
-        self._as_it_was = not found
+        self._checking = not found
+        if self._checking:
+            await asyncio.to_thread(self._store)
         return tuple(sorted(found))
 
     async def check_ran(self) -> None:
         """See `ProtectedFiles`."""
-        if not self._as_it_was:
+        if not self._checking:
             return
-        self._as_it_was = False
         now = await self._now()
+        self._checking = False
         self._of_checks = {name: words for name, words in now.items() if name not in self._began}
         await asyncio.to_thread(self._store)
 
@@ -120,14 +130,16 @@ class ProtectedList:
             log.warning("the list of protected files cannot be used: %s", error, extra={"task": self._git.task_id})
             return False
         self._unlisted = fields.get("unlisted") is not False
+        self._checking = fields.get("checking") is True
         left = fields.get("left_to_git")
         self._left_to_git = (
             frozenset(name for name in left if isinstance(name, str)) if isinstance(left, list) else frozenset()
         )
+        self._stored, self._noted = True, self._checking
         return True
 
     def _store(self) -> None:
-        """Never raises: a later run without the list compares by git."""
+        """Never raises: a later run without the list compares by git. An older list does not stay if it says that a check goes on."""
         document = {
             "format": FORMAT,
             "patterns": list(self._patterns),
@@ -135,11 +147,18 @@ class ProtectedList:
             "of_checks": self._of_checks,
             "unlisted": self._unlisted,
             "left_to_git": sorted(self._left_to_git),
+            "checking": self._checking,
         }
+        self._stored = False
         try:
             write_atomically(self._file, json.dumps(document), durable=True)
+            self._stored, self._noted = True, self._checking
         except (OSError, ValueError) as error:
             log.warning("the list of protected files cannot be kept: %s", error, extra={"task": self._git.task_id})
+            if self._noted:
+                with suppress(OSError):
+                    self._file.unlink(missing_ok=True)
+                    self._noted = False
 
 
 def _outermost(new: set[str]) -> set[str]:

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from turbo.domain.check import WHY_CHARACTERS, Baseline, Checked, CheckResult, WorkCheck
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, added
+from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind, added
 from turbo.domain.run import Progress, Run
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
@@ -28,7 +28,7 @@ from turbo.executors.checks.command import CommandJudge
 from turbo.executors.checks.feedback import could_not, feedback, one_line
 from turbo.executors.checks.judge import Delivery, Judge, Judgement, NotMade
 from turbo.executors.checks.resting import rest
-from turbo.executors.checks.state import Known, StateFile
+from turbo.executors.checks.state import Known, Noted, StateFile
 from turbo.workspaces.area import CannotExamine, ProtectedFiles, TooManyFiles, WorkspaceView
 
 log = logging.getLogger(__name__)
@@ -83,9 +83,12 @@ class Checks:
         state = StateFile(run.log_path.parent)
         known = await asyncio.to_thread(state.read, run.task)
         if workspace is not None and workspace.fresh:  # what an earlier run had done is gone
-            known = None
+            known = Known(begun=not _first_run(run.task), usage=() if known is None else known.usage)
         known = known or Known(begun=not _first_run(run.task))
-        return await _Loop(self, run, directory, workspace, take_turn, state, known).run()
+        loop = _Loop(self, run, directory, workspace, take_turn, state, known)
+        uses = run.uses
+        run.uses = lambda so_far: uses(lambda: added(loop.unnoted, so_far()))
+        return await loop.run()
 
 
 @dataclass(slots=True)
@@ -98,8 +101,12 @@ class _Loop:
     state: StateFile
     known: Known
     protected: ProtectedFiles | None = None
+    unnoted: tuple[ModelUsage, ...] = ()
+    """Of `known.usage`, what no later run could tell."""
 
     async def run(self) -> Outcome:
+        if self.known.usage:  # from now on this run tells it
+            await self._note()
         refused = await self._note_commits() or await self._protect()
         if refused is not None:
             return await self._ended(refused)
@@ -111,9 +118,9 @@ class _Loop:
             if self.protected is not None and (refused := await self._examined(self.protected.baseline_ran())):
                 return await self._ended(refused)
             await self._note()
-        if self.protected is not None:
-            await self.protected.agent_begins()
         while True:
+            if self.protected is not None:
+                await self.protected.agent_begins()
             outcome = self.known.done
             if outcome is None:
                 outcome = await self._turn()
@@ -169,12 +176,17 @@ class _Loop:
         known = self.known
         outcome = await self.take_turn(Turn(known.feedback, known.session if known.feedback is not None else None))
         session = known.session if outcome.session_id is None else outcome.session_id or None
-        self.known = replace(known, session=session, usage=added(known.usage, outcome.usage), begun=True)
+        self.known = replace(known, session=session, begun=True)
+        self._used(outcome.usage)
         if outcome.kind is OutcomeKind.SUCCEEDED:
             self.known = replace(self.known, done=replace(outcome, usage=()), feedback=None)
             await self._note()
-            self.run_.uses(lambda: ())  # it is noted: the next run tells it, if this one is killed in its check
         return outcome
+
+    def _used(self, usage: tuple[ModelUsage, ...]) -> None:
+        self.known = replace(self.known, usage=added(self.known.usage, usage))
+        self.unnoted = added(self.unnoted, usage)
+        self.run_.uses(_nothing)  # the call has ended: it is in `unnoted`
 
     async def _checked(self, outcome: Outcome) -> Outcome | None:
         """The outcome of the run; None: the agent has another turn."""
@@ -207,7 +219,9 @@ class _Loop:
                 why = f"ended on request before its work was checked: {self.run_.stop.cause}"
                 return Outcome(OutcomeKind.CANCELLED, error=why), outcome
             judged = await judge.judge(self._delivery(outcome, number))
-            self.known = replace(self.known, usage=added(self.known.usage, judged.usage))
+            if judged.usage:
+                self._used(judged.usage)
+                await self._note()
             if not isinstance(judged, Judgement):
                 return judged, outcome
             outcome = judged.outcome or outcome
@@ -274,7 +288,7 @@ class _Loop:
     # ── the end of the run ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _verdict(self, outcome: Outcome) -> Outcome:
-        self.run_.when_safe(self.state.remove)
+        self._remove_when_safe()
         checked = Checked(self.known.checks, self.known.baseline, decided=True)
         return replace(outcome, usage=self.known.usage, checked=checked)
 
@@ -301,7 +315,8 @@ class _Loop:
     async def _ended(self, outcome: Outcome, done: Outcome | None = None, unmade: WorkCheck | None = None) -> Outcome:
         """The run ends without a verdict of a check. `done`: what the agent had delivered. `unmade`: the check that could not be made.
 
-        Each run tells what it has used, once: what is kept is only of runs that were killed before they could."""
+        Each run tells what it has used, once: what is kept is only of runs that were killed before they could. Only a lost run asks
+        the file whether a later claim has taken that over: an agent may have written it."""
         if done is not None:
             outcome = replace(
                 outcome,
@@ -320,16 +335,26 @@ class _Loop:
             asked = outcome.kind is OutcomeKind.ASKED  # the next prompt is the answer
             self.known = replace(self.known, usage=(), feedback=None if asked else self.known.feedback)
             await self._note()
-        elif lost:  # another worker has the task now, and may have written its own
-            await asyncio.to_thread(self.state.forget_usage, self.run_.task)
+        elif lost:  # another worker has the task now, on this host or another
+            if not await asyncio.to_thread(self.state.take_usage, self.run_.task):
+                usage = self.unnoted
         else:
-            self.run_.when_safe(self.state.remove)
+            self._remove_when_safe()
         has_any = bool(self.known.checks) or self.known.baseline is not None or unmade is not None
         checked = Checked(self.known.checks, self.known.baseline, unmade=unmade) if has_any else None
         return replace(outcome, usage=usage, checked=checked)
 
+    def _remove_when_safe(self) -> None:
+        self.run_.when_safe(lambda: self.state.remove(self.run_.task))
+
     async def _note(self) -> None:
-        await asyncio.to_thread(self.state.write, self.run_.task, self.known)
+        """Keep what is known. If this run is killed from now on, the next one tells what is noted, and this one the rest."""
+        match await asyncio.to_thread(self.state.write, self.run_.task, self.known):
+            case Noted.KEPT:
+                self.unnoted = ()
+            case Noted.LOST:
+                self.unnoted = self.known.usage
+        self.run_.uses(_nothing)
 
 
 def _unverified(outcome: Outcome, check: WorkCheck) -> Outcome:
@@ -340,6 +365,11 @@ def _unverified(outcome: Outcome, check: WorkCheck) -> Outcome:
         failure_kind=FailureKind.UNVERIFIED,
         final=True,
     )
+
+
+def _nothing() -> tuple[ModelUsage, ...]:
+    """Of a call: none is under way."""
+    return ()
 
 
 def _first_run(task: Task) -> bool:

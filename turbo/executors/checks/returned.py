@@ -27,10 +27,11 @@ class ReturnsChecked:
         outcome = await self._executor.run(run)
         if outcome.kind is not OutcomeKind.SUCCEEDED:
             return outcome
+        run.uses(lambda: outcome.usage)
         began = time.monotonic()
         judged = await self._judge.judged(run, outcome)
         if isinstance(judged, Outcome):
-            return judged
+            return replace(judged, usage=outcome.usage, log=outcome.log)
         check = WorkCheck(
             number=1,
             fencing_token=run.task.fencing_token,
@@ -39,11 +40,11 @@ class ReturnsChecked:
             seconds=time.monotonic() - began,
             ended_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )
-        outcome = replace(judged.outcome or outcome, checked=Checked((check,), decided=True))
+        decided = replace(judged.outcome or outcome, checked=Checked((check,), decided=True))
         if judged.passed:
-            return outcome
+            return decided
         unverified = FailureKind.UNVERIFIED
-        return replace(outcome, kind=OutcomeKind.FAILED, error=one_line(check), failure_kind=unverified, final=True)
+        return replace(decided, kind=OutcomeKind.FAILED, error=one_line(check), failure_kind=unverified, final=True)
 
     def missing(self) -> str | None:
         """See `NeedsProgram`."""

@@ -6,6 +6,10 @@
 A program may have written the file, because it often runs as the worker's user. So nothing in it passes a check: a check that
 passed is not taken over, and what was judged before is history. A file that is too large, damaged, or of another text of the
 task counts as none; then the run begins as any other.
+
+What was used is told by one run only. The file has what no run has told yet, and whose it is: the claim's whose token it has. A
+later claim takes it over by writing the file (`read` and `write`); a run whose lease was lost takes it out (`take_usage`), unless a
+later claim was there first. So none writes, or removes, the file of a claim later than its own.
 """
 
 import hashlib
@@ -13,12 +17,14 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any
 
 from turbo.domain.check import FILES_NAMED, OUTPUT_BYTES, WHY_CHARACTERS, Baseline, CheckResult, WorkCheck, cut_at_start
 from turbo.domain.outcome import ModelUsage, Outcome
 from turbo.domain.task import Task
+from turbo.executors.checks.kept_usage import MOST_KEPT, documents, usage_in
 from turbo.host import json_file
 from turbo.host.atomic_file import write_atomically
 
@@ -28,12 +34,7 @@ NAME = "check.json"
 FORMAT = 1
 MOST_BYTES = 16 * 1024 * 1024
 MOST_CHECKS = 1000
-MOST_MODELS = 400
-"""The models of an agent and of its reviewers, by account."""
-
 MOST_SECONDS = 1e9
-MOST_TOKENS = 10**12
-MOST_DOLLARS = 1e6
 MOST_NUMBER = 10**6
 FEEDBACK_CHARACTERS = 256 * 1024
 SESSION_CHARACTERS = 200
@@ -57,6 +58,14 @@ class Known:
     rests: int = 0
 
 
+class Noted(Enum):
+    """What became of a state that was to be kept."""
+
+    KEPT = auto()
+    LATER = auto()  # a later claim's state is there, and stays
+    LOST = auto()  # nothing is there
+
+
 class StateFile:
     """Of one task on this host. `directory` has its logs. Blocks on the disk."""
 
@@ -78,7 +87,7 @@ class StateFile:
             log.warning("%s is not turbo's: %s", self._path, error, extra={"task": task.task_id})
             return None
 
-    def write(self, task: Task, known: Known) -> None:
+    def write(self, task: Task, known: Known) -> Noted:
         """On disk when it returns. Never raises: without it, a later run begins with the agent."""
         document = {
             "format": FORMAT,
@@ -87,12 +96,41 @@ class StateFile:
             "checks": [asdict(check) for check in known.checks[-MOST_CHECKS:]],
             "baseline": None if known.baseline is None else asdict(known.baseline),
             "done": None if known.done is None else _done(known.done),
-            "feedback": known.feedback,
+            "feedback": None if known.feedback is None else known.feedback[:FEEDBACK_CHARACTERS],
             "session": known.session,
             "begun": known.begun,
             "rests": known.rests,
-            "usage": [asdict(_bounded(used)) for used in known.usage[:MOST_MODELS]],
+            "usage": documents(known.usage),
         }
+        return Noted.LATER if self._is_later(task) else self._replace(task, document)
+
+    def take_usage(self, task: Task) -> bool:
+        """Take out what was used: the run of `task` tells it. False where another run does, because a later claim has the file, or
+        has removed it. Never raises."""
+        try:
+            fields = json_file.read(self._path, MOST_BYTES)
+            if json_file.whole(fields, "token", 0, 2**63 - 1) > task.fencing_token:
+                return False
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):
+            return True  # no run can read it
+        self._replace(task, {**fields, "usage": []})
+        return True
+
+    def remove(self, task: Task) -> None:
+        """Unless it is a later claim's. Never raises."""
+        if not self._is_later(task):
+            self._unlink()
+
+    def _is_later(self, task: Task) -> bool:
+        try:
+            fields = json_file.read(self._path, MOST_BYTES)
+            return json_file.whole(fields, "token", 0, 2**63 - 1) > task.fencing_token
+        except (OSError, ValueError):
+            return False
+
+    def _replace(self, task: Task, document: Mapping[str, object]) -> Noted:
         try:
             text = json.dumps(document)
             if len(text) > MOST_BYTES:
@@ -101,21 +139,11 @@ class StateFile:
             write_atomically(self._path, text, durable=True)
         except (OSError, ValueError, TypeError, RecursionError) as error:
             log.warning("what is known of its checks cannot be kept: %s", error, extra={"task": task.task_id})
-            self.remove()
+            self._unlink()
+            return Noted.LOST
+        return Noted.KEPT
 
-    def forget_usage(self, task: Task) -> None:
-        """This run has told it. What a later claim has written stays. Never raises."""
-        try:
-            document = json_file.read(self._path, MOST_BYTES)
-            if document["token"] == task.fencing_token and document["usage"]:
-                write_atomically(self._path, json.dumps({**document, "usage": []}), durable=True)
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            log.warning("what its checks have used may be counted twice: %s", error, extra={"task": task.task_id})
-
-    def remove(self) -> None:
-        """Never raises."""
+    def _unlink(self) -> None:
         try:
             self._path.unlink(missing_ok=True)
         except OSError as error:
@@ -153,7 +181,7 @@ def _known(fields: Mapping[str, Any], task: Task) -> Known | None:
         session=session,
         begun=fields.get("begun") is not False,
         rests=json_file.whole(fields, "rests", 0, MOST_NUMBER, 0),
-        usage=tuple(_usage(one) for one in _list(fields, "usage", MOST_MODELS)),
+        usage=usage_in(_list(fields, "usage", MOST_KEPT)),
     )
     if fields["done"] is None:
         return known
@@ -180,7 +208,7 @@ def _check(fields: Any, task: Task) -> WorkCheck:
         output=cut_at_start(json_file.text(fields, "output"), OUTPUT_BYTES),
         requires=_texts(fields, "requires"),
         protect=_texts(fields, "protect"),
-        by=_optional_text(fields, "by", SESSION_CHARACTERS),
+        by=None if fields.get("by") is None else json_file.text(fields, "by")[:SESSION_CHARACTERS],
         log=_optional_text(fields, "log", 4096),
         ended_at=json_file.text(fields, "ended_at", "")[:40],
     )
@@ -193,38 +221,6 @@ def _baseline(fields: Mapping[str, Any]) -> Baseline:
         exit_code=None if code is None else json_file.whole(fields, "exit_code", -1000, 1000),
         seconds=json_file.real(fields, "seconds", 0.0, MOST_SECONDS),
         output=cut_at_start(json_file.text(fields, "output"), OUTPUT_BYTES),
-    )
-
-
-def _bounded(used: ModelUsage) -> ModelUsage:
-    """As `_usage` takes it: a sum over many turns may be more."""
-    return replace(
-        used,
-        model=used.model[:SESSION_CHARACTERS],
-        input_tokens=min(used.input_tokens, MOST_TOKENS),
-        output_tokens=min(used.output_tokens, MOST_TOKENS),
-        cache_read_tokens=min(used.cache_read_tokens, MOST_TOKENS),
-        cache_write_tokens=min(used.cache_write_tokens, MOST_TOKENS),
-        cost_usd=None if used.cost_usd is None else min(used.cost_usd, MOST_DOLLARS),
-    )
-
-
-def _usage(fields: Any) -> ModelUsage:
-    if not isinstance(fields, dict):
-        raise ValueError("usage is not an object")
-
-    def tokens(kind: str) -> int:
-        return json_file.whole(fields, f"{kind}_tokens", 0, MOST_TOKENS)
-
-    return ModelUsage(
-        model=json_file.text(fields, "model")[:SESSION_CHARACTERS],
-        input_tokens=tokens("input"),
-        output_tokens=tokens("output"),
-        cache_read_tokens=tokens("cache_read"),
-        cache_write_tokens=tokens("cache_write"),
-        cost_usd=None if fields["cost_usd"] is None else json_file.real(fields, "cost_usd", 0.0, MOST_DOLLARS),
-        executor=_optional_text(fields, "executor", SESSION_CHARACTERS),
-        account=_optional_text(fields, "account", SESSION_CHARACTERS),
     )
 
 

@@ -152,6 +152,7 @@ class ClaudeReviewer:
             review.log_path,
             review.run.stop,
             progress=lambda progress: review.progress(progress.text),
+            uses=lambda so_far: review.run.uses(lambda: self._own(so_far())),
         )
         try:
             ended, log_path = await self._cli.call(run, call)
@@ -159,7 +160,7 @@ class ClaudeReviewer:
             return self._without_verdict(Outcome.infrastructure(str(error)))
         except EnvironmentRefused as error:
             return self._without_verdict(Outcome.infrastructure(str(error)))
-        usage = tuple(self._own(used) for used in ended.transcript.usage)
+        usage = self._own(ended.transcript.usage)
         log = str(log_path) if log_path else None
         outcome = verdict.outcome(ended)
         if outcome.failure_kind is FailureKind.TIMED_OUT:
@@ -176,8 +177,8 @@ class ClaudeReviewer:
         """See `ReviewingAgent`."""
         return self._cli.missing(None)
 
-    def _own(self, used: ModelUsage) -> ModelUsage:
-        return replace(used, executor=self.name, account=self.account)
+    def _own(self, usage: tuple[ModelUsage, ...]) -> tuple[ModelUsage, ...]:
+        return tuple(replace(used, executor=self.name, account=self.account) for used in usage)
 
     def _without_verdict(
         self, outcome: Outcome, usage: tuple[ModelUsage, ...] = (), log: str | None = None

@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output, timestamps
-from turbo.cli.options import LOCK_SECONDS, BudgetName, BudgetNames, Dsn, Json, ZoneOption, connect
+from turbo.cli.named_rows import change_each, is_served
+from turbo.cli.options import BudgetName, BudgetNames, Dsn, Json, ZoneOption, connect
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
     from turbo.client.budget import BudgetLine
+    from turbo.client.client import Client
 
 app = typer.Typer(
     no_args_is_help=True, help="What runs may use: US dollars, tokens or runs, in a period.", rich_markup_mode=None
@@ -69,8 +71,6 @@ def set_(
 
     What a spent budget covers waits as pending, and goes on by itself when the period ends or somebody raises the budget.
     """
-    import psycopg
-
     from turbo.client.budget import BudgetRefused, MayNotBudget, NewBudget
     from turbo.client.client import BadField
 
@@ -97,12 +97,7 @@ def set_(
             raise
         except BudgetRefused as error:
             raise typer.BadParameter(str(error)) from None
-        served = None
-        if queue is not None:
-            try:
-                served = client.served(queue)[0]
-            except psycopg.errors.InsufficientPrivilege:
-                served = None
+        served = None if queue is None else is_served(client, queue)
     output.print_json(_document(written)) if as_json else output.echo(f"{name}: {_limits(written)}, {_covers(written)}")
     if served is False:
         output.notice(f"no live worker serves queue {queue}; check the name with turbo status")
@@ -142,33 +137,12 @@ def remove(names: BudgetNames, as_json: Json = False, dsn: Dsn = None) -> None:
     Example:
       turbo budget remove daily
     """
-    import psycopg
 
-    from turbo.client.budget import UnknownBudget
+    def removed(client: "Client", name: str) -> tuple[bool, str]:
+        client.budgets.remove(name)
+        return True, "removed"
 
-    changed: list[str] = []
-    refused: dict[str, str] = {}
-    with connect(dsn) as client:
-        for name in dict.fromkeys(names):
-            try:
-                client.budgets.remove(name)
-            except UnknownBudget:
-                refused[name] = "no such budget; `turbo budget list` lists them"
-            except psycopg.errors.LockNotAvailable:
-                refused[name] = (
-                    f"not changed after {LOCK_SECONDS:g} s: another transaction, which is not finished, has locked it"
-                )
-            else:
-                changed.append(name)
-                if not as_json:
-                    output.echo(f"{name}: removed")
-    if as_json:
-        output.print_json({"changed": changed, "refused": refused})
-    else:
-        for name, why in refused.items():
-            output.notice(f"{name}: {why}")
-    if refused:
-        raise typer.Exit(1)
+    change_each("budget", dsn, names, removed, as_json=as_json)
 
 
 def _document(one: "BudgetLine") -> dict[str, object]:

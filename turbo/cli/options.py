@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from turbo.client.client import Client
     from turbo.process.environment import EnvFile
 
@@ -30,13 +32,18 @@ HARMLESS_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]{0,199}", re.ASCII)
 expand it, and put it on the line without quotes."""
 
 
-def _ids(incomplete: str) -> list[str]:
-    """The newest harmless task ids with this prefix, each whole. Completion must never print an error."""
+def _harmless(found: "Callable[[Client], Iterable[str]]") -> list[str]:
+    """What is found of ids or names, each whole, but for those that a shell would read. Completion must never print an error."""
     try:
         with connect(os.environ.get("TURBO_DSN")) as client:
-            return [task_id for task_id in client.newest_ids(incomplete) if HARMLESS_ID.fullmatch(task_id)]
+            return [one for one in found(client) if HARMLESS_ID.fullmatch(one)]
     except Exception:
         return []
+
+
+def _ids(incomplete: str) -> list[str]:
+    """The newest task ids with this prefix."""
+    return _harmless(lambda client: client.newest_ids(incomplete))
 
 
 def _question_kinds(incomplete: str) -> list[str]:
@@ -45,40 +52,24 @@ def _question_kinds(incomplete: str) -> list[str]:
     return [k.value for k in QuestionKind if k.value.startswith(incomplete)]
 
 
-def _waiting(incomplete: str, kinds: list[str] | None) -> list[str]:
-    try:
-        with connect(os.environ.get("TURBO_DSN")) as client:
-            return [task_id for task_id in client.waiting_ids(incomplete, kinds) if HARMLESS_ID.fullmatch(task_id)]
-    except Exception:
-        return []
-
-
 def _waiting_ids(incomplete: str) -> list[str]:
-    """The harmless ids of tasks that wait for a person, the longest first."""
-    return _waiting(incomplete, None)
+    """Ids of tasks that wait for a person, the longest first."""
+    return _harmless(lambda client: client.waiting_ids(incomplete, None))
 
 
 def _yes_or_no_ids(incomplete: str) -> list[str]:
     """Of those that wait for an approval or for their release."""
-    return _waiting(incomplete, ["approval", "hold"])
+    return _harmless(lambda client: client.waiting_ids(incomplete, ["approval", "hold"]))
 
 
 def _schedule_names(incomplete: str) -> list[str]:
-    """The harmless names of schedules with this prefix, each whole."""
-    try:
-        with connect(os.environ.get("TURBO_DSN")) as client:
-            return [name for name in client.schedules.names(incomplete) if HARMLESS_ID.fullmatch(name)]
-    except Exception:
-        return []
+    """The names of schedules with this prefix."""
+    return _harmless(lambda client: client.schedules.names(incomplete))
 
 
 def _budget_names(incomplete: str) -> list[str]:
-    """The harmless names of budgets with this prefix, each whole."""
-    try:
-        with connect(os.environ.get("TURBO_DSN")) as client:
-            return [name for name in client.budgets.names(incomplete) if HARMLESS_ID.fullmatch(name)]
-    except Exception:
-        return []
+    """The names of budgets with this prefix."""
+    return _harmless(lambda client: client.budgets.names(incomplete))
 
 
 def zones(incomplete: str) -> list[str]:

@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output, schedule_view
-from turbo.cli.options import LOCK_SECONDS, Dsn, Json, ScheduleName, ScheduleNames, ZoneOption, connect
+from turbo.cli.named_rows import change_each, is_served
+from turbo.cli.options import Dsn, Json, ScheduleName, ScheduleNames, ZoneOption, connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from turbo.client.client import Client
 
 app = typer.Typer(
@@ -119,7 +118,7 @@ def add(
             raise
         except ScheduleRefused as error:
             raise typer.BadParameter(str(error)) from None
-        served = _served(client, added.queue or "default")
+        served = is_served(client, added.queue or "default")
     output.print_json(schedule_view.document(added)) if as_json else output.echo(
         f"{name}: {schedule_view.prospect(added)}"
     )
@@ -185,7 +184,7 @@ def pause(names: ScheduleNames, as_json: Json = False, dsn: Dsn = None) -> None:
         changed = client.schedules.pause(name)
         return changed, "paused" if changed else "it was already paused"
 
-    _each(dsn, names, paused, as_json=as_json)
+    change_each("schedule", dsn, names, paused, as_json=as_json)
 
 
 @app.command()
@@ -202,7 +201,7 @@ def resume(names: ScheduleNames, as_json: Json = False, dsn: Dsn = None) -> None
             return False, "it was not paused"
         return True, f"resumed; {schedule_view.prospect(client.schedules.get(name))}"
 
-    _each(dsn, names, resumed, as_json=as_json)
+    change_each("schedule", dsn, names, resumed, as_json=as_json)
 
 
 @app.command()
@@ -240,54 +239,7 @@ def remove(names: ScheduleNames, as_json: Json = False, dsn: Dsn = None) -> None
         client.schedules.remove(name)
         return True, "removed"
 
-    _each(dsn, names, removed, as_json=as_json)
-
-
-def _each(
-    dsn: str | None,
-    names: "Sequence[str]",
-    change: "Callable[[Client, str], tuple[bool, str]]",
-    *,
-    as_json: bool,
-) -> None:
-    """One line per name, at once; exit 1 if one could not be changed. `change`: whether it did something, and what to say."""
-    import psycopg
-
-    from turbo.client.schedule import UnknownSchedule
-
-    changed: list[str] = []
-    refused: dict[str, str] = {}
-    with connect(dsn) as client:
-        for name in dict.fromkeys(names):
-            try:
-                done, said = change(client, name)
-            except UnknownSchedule:
-                refused[name] = "no such schedule; `turbo schedule list` lists them"
-            except psycopg.errors.LockNotAvailable:
-                refused[name] = (
-                    f"not changed after {LOCK_SECONDS:g} s: another transaction, which is not finished, has locked it"
-                )
-            else:
-                changed += [name] if done else []
-                if not as_json:
-                    output.echo(f"{name}: {said}")
-    if as_json:
-        output.print_json({"changed": changed, "refused": refused})
-    else:
-        for name, why in refused.items():
-            output.notice(f"{name}: {why}")
-    if refused:
-        raise typer.Exit(1)
-
-
-def _served(client: "Client", queue: str) -> bool | None:
-    """Whether a live worker serves the queue. None: this role may not see workers."""
-    import psycopg
-
-    try:
-        return client.served(queue)[0]
-    except psycopg.errors.InsufficientPrivilege:
-        return None
+    change_each("schedule", dsn, names, removed, as_json=as_json)
 
 
 def _words(incomplete: str, *known: str) -> list[str]:

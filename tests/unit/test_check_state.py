@@ -11,9 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from turbo.domain.check import FILES_NAMED, Baseline, CheckResult, WorkCheck
-from turbo.domain.outcome import ModelUsage, Outcome
+from turbo.domain.outcome import MOST_TOKENS, ModelUsage, Outcome
 from turbo.domain.task import Task
-from turbo.domain.usage import MOST_TOKENS
 from turbo.executors.checks.state import NAME, Known, StateFile
 
 TASK = Task("t", "x", "make it good", {"a": 1}, fencing_token=7, agent_session_id="s")

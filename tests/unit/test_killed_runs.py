@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from turbo.domain.outcome import ModelUsage
+from turbo.domain.outcome import MOST_TOKENS, MOST_USD, ModelUsage
 from turbo.domain.task import NO_TASK
-from turbo.domain.usage import MOST_TOKENS, MOST_USD, MeteredRun, Prices, usage_rows
+from turbo.domain.usage import MeteredRun, Prices, usage_rows
 from turbo.executors.claude.log_usage import used_in
 from turbo.host.state_dir import StateDir, WorkerHome
 from turbo.process.journal import Entry, Journal, new_cookie

@@ -4,6 +4,7 @@
 `agent_tasks.failure_kind` and the label `reason` of `turbo_retries_total`.
 """
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
@@ -43,6 +44,10 @@ class FailureKind(StrEnum):
     UNVERIFIED = "unverified"  # its check did not pass, and no round is left
 
 
+MOST_TOKENS, MOST_USD = 10**12, 1e6
+"""What one run can use of a model, of each kind of tokens and in US dollars: more counts as that much, so that sums fit a bigint."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelUsage:
     """What one model used in one run. Tokens are counts, `input_tokens` those that were not read from a cache. `cost_usd` is in US
@@ -61,6 +66,22 @@ class ModelUsage:
     def document(self) -> dict[str, object]:
         """As `output_data.usage` has it."""
         return {k: v for k, v in asdict(self).items() if v is not None or k not in ("executor", "account")}
+
+    def bounded(self) -> "ModelUsage":
+        """The same, with no less than nothing, and no more than MOST_TOKENS and MOST_USD."""
+
+        def tokens(count: int) -> int:
+            return min(max(count, 0), MOST_TOKENS)
+
+        cost = self.cost_usd
+        return replace(
+            self,
+            input_tokens=tokens(self.input_tokens),
+            output_tokens=tokens(self.output_tokens),
+            cache_read_tokens=tokens(self.cache_read_tokens),
+            cache_write_tokens=tokens(self.cache_write_tokens),
+            cost_usd=None if cost is None or math.isnan(cost) else min(max(cost, 0.0), MOST_USD),
+        )
 
 
 def added(*usages: tuple[ModelUsage, ...]) -> tuple[ModelUsage, ...]:

@@ -1,18 +1,15 @@
 """What a run used, as the ledger `agent_usage` keeps it, and what that costs where the agent does not say."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from turbo.domain.outcome import ModelUsage, sum_costs
+from turbo.domain.outcome import ModelUsage, added
 from turbo.domain.task import Task
 
 NAME_BYTES = 200
 """Of an executor, an account or a model in the ledger: together with the longest task id they fit its index."""
 
 MOST_ATTEMPTS = 2**31 - 1
-MOST_TOKENS, MOST_USD = 10**12, 1e6
-"""What a row of the ledger can hold, of each kind of tokens and in US dollars: more is counted as that much."""
 
 PER = 1_000_000
 """Prices are for a million tokens."""
@@ -104,35 +101,36 @@ class MeteredRun:
         return cls(task.task_id, task.fencing_token, attempt, task.queue, task.task_type, executor, account, log, begin)
 
 
-def _tokens(known: int, more: int) -> int:
-    return min(max(known + more, 0), MOST_TOKENS)
-
-
-def _usd(cost: float | None) -> float | None:
-    return None if cost is None or math.isnan(cost) else min(max(cost, 0.0), MOST_USD)
-
-
 def usage_rows(
     task: Task | MeteredRun, executor: str, account: str | None, usage: Iterable[ModelUsage]
 ) -> tuple[UsageRow, ...]:
     """The rows of one run, a row for each executor, account and model. `executor` and `account` are the run's own: usage that
     names none is theirs."""
-    rows: dict[tuple[str, str, str], UsageRow] = {}
+    attempt = max(0, min(task.attempt, MOST_ATTEMPTS))
+    named = []
     for one in usage:
         whose, login = (executor, account) if one.executor is None else (one.executor, one.account)
-        key = (cut_name(whose), cut_name(login or ""), cut_name(one.model))
-        known = rows.get(key) or UsageRow(
-            task.task_id, task.fencing_token, *key, max(0, min(task.attempt, MOST_ATTEMPTS)), task.queue, task.task_type
+        named.append(
+            replace(one, executor=cut_name(whose), account=cut_name(login or ""), model=cut_name(one.model)),
         )
-        rows[key] = replace(
-            known,
-            input_tokens=_tokens(known.input_tokens, one.input_tokens),
-            output_tokens=_tokens(known.output_tokens, one.output_tokens),
-            cache_read_tokens=_tokens(known.cache_read_tokens, one.cache_read_tokens),
-            cache_write_tokens=_tokens(known.cache_write_tokens, one.cache_write_tokens),
-            cost_usd=_usd(sum_costs(known.cost_usd, one.cost_usd)),
+    return tuple(
+        UsageRow(
+            task.task_id,
+            task.fencing_token,
+            executor=used.executor or "",
+            account=used.account or "",
+            model=used.model,
+            attempt=attempt,
+            queue=task.queue,
+            task_type=task.task_type,
+            input_tokens=used.input_tokens,
+            output_tokens=used.output_tokens,
+            cache_read_tokens=used.cache_read_tokens,
+            cache_write_tokens=used.cache_write_tokens,
+            cost_usd=used.cost_usd,
         )
-    return tuple(rows.values())
+        for used in (total.bounded() for total in added(tuple(named)))
+    )
 
 
 def cut_name(name: str) -> str:

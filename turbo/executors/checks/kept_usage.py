@@ -3,13 +3,11 @@
 What is written can be read: numbers and names are brought within bounds before, and many models become one of the name OTHER.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from turbo.domain.outcome import ModelUsage, added
-from turbo.domain.usage import MOST_TOKENS, MOST_USD
+from turbo.domain.outcome import MOST_TOKENS, MOST_USD, ModelUsage, added
 from turbo.host import json_file
 
 MOST_KEPT = 100
@@ -42,17 +40,9 @@ def _few(usage: tuple[ModelUsage, ...]) -> tuple[ModelUsage, ...]:
 
 
 def _within(used: ModelUsage) -> ModelUsage:
-    def tokens(count: int) -> int:
-        return min(max(count, 0), MOST_TOKENS)
-
-    cost = used.cost_usd
-    return ModelUsage(
+    return replace(
+        used.bounded(),
         model=used.model[:NAME_CHARACTERS],
-        input_tokens=tokens(used.input_tokens),
-        output_tokens=tokens(used.output_tokens),
-        cache_read_tokens=tokens(used.cache_read_tokens),
-        cache_write_tokens=tokens(used.cache_write_tokens),
-        cost_usd=None if cost is None or math.isnan(cost) else min(max(cost, 0.0), MOST_USD),
         executor=None if used.executor is None else used.executor[:NAME_CHARACTERS],
         account=None if used.account is None else used.account[:NAME_CHARACTERS],
     )

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from turbo.domain.outcome import MOST_TOKENS
+
 NAME_CHARACTERS = 200
 """Of a session's id, a model, a version, a name of an error: longer ones count as absent."""
-
-MOST_TOKENS = 10**12
-"""What one run can use of a model. Sums over all runs of an hour stay within a bigint."""
 
 
 def parts(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -5,17 +5,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from turbo.domain.outcome import ModelUsage, sum_costs
+from turbo.domain.outcome import MOST_TOKENS, MOST_USD, ModelUsage, sum_costs
 from turbo.executors.claude import fields
-from turbo.executors.claude.fields import MOST_TOKENS, NAME_CHARACTERS
+from turbo.executors.claude.fields import NAME_CHARACTERS
 
 MOST_MODELS = 20
 """Of one run. A model is a label of the metrics; what the others used is counted as OTHER_MODELS."""
 
 OTHER_MODELS = "other"
-
-MOST_DOLLARS = 1e6
-"""What one run can cost, as MOST_TOKENS."""
 
 
 def by_model(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
@@ -26,7 +23,7 @@ def by_model(usage: Mapping[str, Any]) -> dict[str, ModelUsage]:
             output_tokens=fields.tokens(used, "outputTokens"),
             cache_read_tokens=fields.tokens(used, "cacheReadInputTokens"),
             cache_write_tokens=fields.tokens(used, "cacheCreationInputTokens"),
-            cost_usd=None if (cost := fields.number(used, "costUSD")) is None else min(cost, MOST_DOLLARS),
+            cost_usd=None if (cost := fields.number(used, "costUSD")) is None else min(cost, MOST_USD),
         )
         for model, used in itertools.islice(usage.items(), MOST_MODELS - 1)
         if isinstance(used, dict) and len(model) <= NAME_CHARACTERS
@@ -57,5 +54,5 @@ def _sum(left: ModelUsage, right: ModelUsage) -> ModelUsage:
         output_tokens=min(left.output_tokens + right.output_tokens, MOST_TOKENS),
         cache_read_tokens=min(left.cache_read_tokens + right.cache_read_tokens, MOST_TOKENS),
         cache_write_tokens=min(left.cache_write_tokens + right.cache_write_tokens, MOST_TOKENS),
-        cost_usd=None if (cost := sum_costs(left.cost_usd, right.cost_usd)) is None else min(cost, MOST_DOLLARS),
+        cost_usd=None if (cost := sum_costs(left.cost_usd, right.cost_usd)) is None else min(cost, MOST_USD),
     )

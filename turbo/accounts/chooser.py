@@ -84,7 +84,7 @@ class AccountChooser:
         self._began: dict[str, float] = {}
         self._next_start: dict[str, float] = {}
 
-    async def take(self, pool: AccountPool, run: Running, spent: Collection[str] = ()) -> ChosenAccount:
+    async def take(self, pool: AccountPool, run: Running, spent: Collection[str]) -> ChosenAccount:
         """Choose, but none of those whose budget is `spent`, and wait until a start is due. `run.account` is set from then on. Raises
         Snooze if no account is open."""
         keeps = await asyncio.to_thread(self._kept.of, pool.name, run.task)
@@ -110,13 +110,8 @@ class AccountChooser:
         """Of the first model that an open account has. A last resort is one: another model of another account comes first."""
         usable = [one for one in self._open_members(pool) if one.account not in spent]
         while usable:
-            last_resort = all(self._rule(one.account).last_resort for one in usable)
-            first = next(one for one in usable if self._rule(one.account).last_resort == last_resort)
-            mine = {
-                one.account: one
-                for one in usable
-                if one.model == first.model and self._rule(one.account).last_resort == last_resort
-            }
+            first = [one for one in usable if not self._rule(one.account).last_resort] or usable
+            mine = {one.account: one for one in first if one.model == first[0].model}
             account = choose([self._as_known(one) for one in mine], keeps)
             assert account is not None
             member = mine[account].executor

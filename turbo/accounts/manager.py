@@ -329,8 +329,7 @@ class AccountManager(LoopService):
 
     def types(self) -> TypeFilter:
         """The task types that may be claimed now."""
-        now = time.monotonic()
-        closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
+        closed = self._closed()
 
         def able(executor: str) -> bool:
             if closed & self._needs.get(executor, frozenset()):
@@ -340,10 +339,13 @@ class AccountManager(LoopService):
 
         return served_types(self._routes, able)
 
+    def _closed(self) -> set[str]:
+        now = time.monotonic()
+        return {name for name, breaker in self._breakers.items() if breaker.closed(now)}
+
     def open_members(self, pool: AccountPool) -> list[PoolMember]:
         """What of a pool a run may take now, in the order of the configuration."""
-        now = time.monotonic()
-        closed = {name for name, breaker in self._breakers.items() if breaker.closed(now)}
+        closed = self._closed()
         return [one for one in pool.members if _usable(pool, one, closed)]
 
     def usable_changed(self) -> None:
@@ -388,8 +390,8 @@ class AccountManager(LoopService):
         return mine
 
 
-def _usable(pool: AccountPool, member: PoolMember, closed: Collection[str]) -> bool:
-    return not {member.account, model_of(member.executor)} & set(closed) and member.account not in pool.unusable
+def _usable(pool: AccountPool, member: PoolMember, closed: set[str]) -> bool:
+    return not {member.account, model_of(member.executor)} & closed and member.account not in pool.unusable
 
 
 async def _first(job: "asyncio.Future[Any]", run: Running, deadline: float) -> None:

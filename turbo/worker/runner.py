@@ -100,7 +100,7 @@ class ChosenMember(Protocol):
 class Accounts(Protocol):
     """Which account of a pool a run takes (turbo.accounts.chooser)."""
 
-    async def take(self, pool: AccountPool, run: Running, spent: Collection[str] = ()) -> ChosenMember: ...
+    async def take(self, pool: AccountPool, run: Running, spent: Collection[str]) -> ChosenMember: ...
     def report(self, account: str, windows: tuple[UsageWindow, ...]) -> None: ...
 
 
@@ -153,7 +153,7 @@ class Runner:
         *,
         reconcile: asyncio.Event,
         prices: Prices,
-        budgets: RunBudgets | None = None,
+        budgets: RunBudgets,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
         cost no agent reports."""
@@ -296,11 +296,10 @@ class Runner:
 
         moved = False
         if isinstance(executor, AccountPool):
-            spent = frozenset[str]() if self._budgets is None else await self._budgets.spent_accounts(task)
-            chosen = await self._accounts.take(executor, run, spent)
+            chosen = await self._accounts.take(executor, run, await self._budgets.spent_accounts(task))
             executor, moved = chosen.executor, chosen.moved
 
-        usd_left = None if self._budgets is None else await self._budgets.usd_left(task, run.account)
+        usd_left = await self._budgets.usd_left(task, run.account)
         if usd_left is not None and usd_left <= 0:
             raise Snooze("a budget that covers it is spent", SPENT_SECONDS)
 
@@ -401,7 +400,7 @@ class Runner:
     def _usage(self, run: Running, outcome: Outcome) -> tuple[UsageRow, ...]:
         """What the ledger gets of a run. One that used nothing is in it where a budget counts runs."""
         usage = outcome.usage
-        if not usage and self._budgets is not None and self._budgets.counts_runs(run.task, run.account):
+        if not usage and self._budgets.counts_runs(run.task, run.account):
             usage = (ModelUsage(""),)
         return usage_rows(run.task, run.executor, run.account, usage) if usage else ()
 

@@ -104,7 +104,7 @@ _OFF_BEAT = (
 MUTATIONS = (
     # ── claiming
     Mutation(
-        "one running task per key: the unique index", "index", (("drop index agent_tasks_one_running_per_key", ""),)
+        "one running task per key: the unique index", "index", (("drop index agent_tasks_one_running_per_place", ""),)
     ),
     Mutation("a claim looks for a running sibling of its key", "tasks/claim", ((_BUSY_KEY, ""),)),
     Mutation(

@@ -49,7 +49,7 @@ create or replace trigger turbo_judge_limit before insert or update on public.ag
   for each row execute function public.turbo_judge_limit();
 
 -- Wakes the idle workers whose queues have tasks of this key: there are places for them.
-create or replace function public.turbo_wake_key(key text) returns void
+create or replace function public.turbo_wake_waiters(key text) returns void
 language plpgsql set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
   if current_setting('turbo.notify', true) = 'off' or pg_notification_queue_usage() > 0.5 then return; end if;
@@ -68,7 +68,7 @@ begin
   if current_setting('turbo.notify', true) is distinct from 'off' and pg_notification_queue_usage() <= 0.5 then
     perform pg_notify('turbo_ctl', 'limits');
   end if;
-  if tg_op in ('INSERT', 'UPDATE') then perform public.turbo_wake_key(new.concurrency_key::text); end if;
+  if tg_op in ('INSERT', 'UPDATE') then perform public.turbo_wake_waiters(new.concurrency_key::text); end if;
   return null;
 end $$;
 create or replace trigger turbo_limit_changed after insert or update or delete on public.agent_limits
@@ -115,7 +115,7 @@ begin
   )
   select w.task, f.places[w.nth] from wanted w join free f on f.key = w.key where f.places[w.nth] is not null;
 
-  perform public.turbo_wake_key(k.key::text)
+  perform public.turbo_wake_waiters(k.key::text)
      from (select w.key, count(*) as asked from unnest(keys) w(key) group by w.key) k
      join public.agent_limits l on l.concurrency_key = k.key and l.running > k.asked
     where l.running > k.asked + (select count(*) from public.agent_tasks r where r.status = 'running' and r.concurrency_key = k.key);
@@ -169,7 +169,7 @@ begin
 end $$;
 
 revoke all on function
-  public.turbo_judge_limit(), public.turbo_wake_key(text), public.turbo_limit_changed(), public.turbo_keys_with_room(),
+  public.turbo_judge_limit(), public.turbo_wake_waiters(text), public.turbo_limit_changed(), public.turbo_keys_with_room(),
   public.turbo_places(public.turbo_task_id[], text[]), public.turbo_give_up_place(text), public.turbo_wake_change()
   from public;
 
@@ -185,7 +185,7 @@ begin
   loop
     execute format('grant select (key_slot), update (key_slot) on public.agent_tasks to %1$s;
                     grant select on public.agent_limits to %1$s;
-                    grant execute on function public.turbo_wake_key(text), public.turbo_keys_with_room(), public.turbo_places(public.turbo_task_id[], text[]) to %1$s',
+                    grant execute on function public.turbo_wake_waiters(text), public.turbo_keys_with_room(), public.turbo_places(public.turbo_task_id[], text[]) to %1$s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);
   end loop;
 end $$;

@@ -43,6 +43,7 @@ WORKER_FUNCTIONS = (
     "turbo_fire",
     "turbo_judge_slots",
     *("turbo_budgets", "turbo_fold", "turbo_is_spent"),
+    *("turbo_wake_waiters", "turbo_keys_with_room", "turbo_places"),
     "turbo_passed_by",
     "turbo_may_go_on",
     "turbo_last_in_line",
@@ -67,7 +68,7 @@ DECIDED = {
     " execution_time_ms assigned_worker_id timeout_seconds max_retries retry_count created_at started_at completed_at"
     " queue run_after fencing_token idempotency_key concurrency_key agent_session_id failure_kind cancel_requested_at"
     " cancel_to infra_count turbo_rev question answer prefer_host needs on_needs_failed parent_task_id continues needed"
-    " conversation submitted_by",
+    " conversation submitted_by key_slot",
     "agent_actions": "action_id task_id action_type success executed_at execution_time_ms actor from_status to_status"
     " fencing_token detail",
     "agent_workers": "worker_id name host pid version slots queues labels accounts metrics_address state idle busy"
@@ -91,6 +92,7 @@ DECIDED = {
     " next_at last_at fired_at run_at skipped_at skipped failures error open_slots rev",
     "agent_budgets": "name account queue task_type submitted_by period timezone usd tokens runs warn_at created_by created_at"
     " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
+    "agent_limits": "concurrency_key running",
     "agent_events": "event_id at event about detail",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",
@@ -115,6 +117,7 @@ CLIENT_ONLY = frozenset(
         *(f"client/{what}_schedule" for what in ("add", "pause", "remove", "resume", "run")),
         "client/schedules",
         *("client/set_budget", "client/remove_budget", "client/budgets"),
+        *("client/set_limit", "client/remove_limit", "client/limits"),
         "client/schedule_tasks",
         "client/questions",
         "client/answer",

@@ -31,6 +31,7 @@ from turbo.client.graph import (
     Relations,
     Told,
 )
+from turbo.client.limits import Limits
 from turbo.client.models import (
     Action,
     AmbiguousTask,
@@ -367,6 +368,11 @@ class Client(Driver):
     def budgets(self) -> Budgets:
         """What runs may use: set, list, get, remove."""
         return Budgets(self._run)
+
+    @property
+    def limits(self) -> Limits:
+        """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
+        return Limits(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

@@ -131,15 +131,16 @@ begin
    where p.task_id = (select o.task_id from public.agent_portable o where o.task_id = task::public.turbo_task_id for update skip locked);
 end $$;
 
--- Whether the conversation of a task can be had on any host. Called by claims, for tasks of another host that it did not take in time.
+-- Whether the conversation of a task can be had on any host. Called by claims, for tasks that their host did not take in time; and by
+-- whoever may see a task.
 create or replace function public.turbo_is_portable(task public.turbo_task_id, session text) returns boolean
-language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
   return exists (select from public.agent_portable p where p.task_id = task and p.session is not distinct from turbo_is_portable.session);
 end $$;
 
--- Seconds until a worker of another host may take the next pending task of `host`'s neighbours; null: none is waiting for that. The poll
--- twin of a wake-up that nobody sends. stay: worker.stay_seconds of whoever asks. A hundred are looked at; if all of those were claimed
+-- Seconds until a worker of `host` may take the next pending task that waits for another host; null: none does. The poll twin of a
+-- wake-up that nobody sends. stay: worker.stay_seconds of whoever asks. A hundred are looked at; if all of those were claimed
 -- in time, it is the moment of the last one, and the look after that sees the others.
 create or replace function public.turbo_stay_in(queues text[], host text, stay double precision) returns double precision
 language plpgsql stable set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
@@ -266,8 +267,8 @@ create or replace trigger turbo_refuse_older before insert or update of state on
 
 revoke all on function
   public.turbo_worker_before(text, integer), public.turbo_judge_requires(jsonb, text, text), public.turbo_note_requires(text, text, jsonb),
-  public.turbo_note_place(text, text, jsonb, text, timestamptz, boolean), public.turbo_is_portable(public.turbo_task_id, text),
-  public.turbo_stay_in(text[], text, double precision), public.turbo_unplaceable(integer), public.turbo_place_portable(),
+  public.turbo_note_place(text, text, jsonb, text, timestamptz, boolean),
+  public.turbo_stay_in(text[], text, double precision), public.turbo_place_portable(),
   public.turbo_forget_place(), public.turbo_move_place(), public.turbo_refuse_older()
   from public;
 -- turbo: next
@@ -357,8 +358,8 @@ begin
        and p.privilege_type = 'UPDATE'
   loop
     execute format('grant select (requires) on public.agent_tasks to %1$s;
-                    grant select, delete on public.agent_requirements, public.agent_portable to %1$s;
-                    grant insert (task_id, session, at), update (session, at) on public.agent_portable to %1$s;
+                    grant select (task_id, queue, requires, ctid), update (requires), delete on public.agent_requirements to %1$s;
+                    grant select, insert (task_id, session, at), update (session, at), delete on public.agent_portable to %1$s;
                     grant execute on function
                       public.turbo_is_portable(public.turbo_task_id, text), public.turbo_stay_in(text[], text, double precision),
                       public.turbo_unplaceable(integer) to %1$s',

@@ -131,7 +131,7 @@ class WorkerSection(Section):
         default=STAY_SECONDS,
         ge=0,
         le=LONGEST_SECONDS,
-        description="How long a task waits for the host that has its conversation, before this worker takes it, if that can be had here.",
+        description="How long a task waits for the host that has its conversation, before this worker takes it (if it can).",
     )
 
     # Absolute, because output_data.log names files in it.

@@ -77,9 +77,9 @@ class Reasserted:
 
 
 class ClaimStore(Store):
-    """Bound to one worker. `labels`: what a task's `requires` is compared with. `stay_seconds`: after which it takes tasks that could
-    run here, but wait for another host. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a directory that is named
-    by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
+    """Bound to one worker. `labels`: what the `requires` of a task is compared with. `stay_seconds`: after so long it takes a task that
+    waits for another host, but could run here. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a
+    directory that is named by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ def as_text(value: Scalar) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def shown(labels: Mapping[str, object]) -> str:
+def label_list(labels: Mapping[str, object]) -> str:
     """`os=macos, xcode=16`."""
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 

@@ -121,7 +121,8 @@ begin
     where l.running > k.asked + (select count(*) from public.agent_tasks r where r.status = 'running' and r.concurrency_key = k.key);
 end $$;
 
--- A run is over: its place is nobody's. Whatever ended it, also a worker that is older than places, or a person.
+-- A run is over: its place is nobody's, whatever ended it, also a worker that is older than places. So a task that an older worker claims
+-- later takes place 0.
 create or replace function public.turbo_give_up_place(task text) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 begin
@@ -129,50 +130,51 @@ begin
    where t.task_id = task::public.turbo_task_id and t.status is distinct from 'running' and t.key_slot is not null;
 end $$;
 
--- As before (0017_claiming.sql), with the places of keys: fired for every change of a task that has a key. A place is given up with the end
--- of the run, and no person changes one: an ORM that saves what it read before the claim would give the place of a run to another one.
-create or replace function public.turbo_wake_change() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
-begin
-  if num_nonnulls(old.key_slot, new.key_slot) > 0 then
-    if new.key_slot is distinct from old.key_slot and new.turbo_rev is distinct from old.turbo_rev + 1 then
-      raise exception 'key_slot is turbo''s own' using errcode = 'check_violation', hint = 'Leave it out of the UPDATE.';
-    end if;
-    if old.status = 'running' and new.status is distinct from 'running' then
-      perform public.turbo_give_up_place(new.task_id::text);
-    end if;
-  end if;
-  -- Not one that was blocked: the settler and the judge of hand edits look at that themselves.
-  if new.status = 'pending' and old.status is distinct from 'blocked' and num_nonnulls(new.needs, new.continues, new.conversation) > 0
-     and (old.status is distinct from new.status or old.queue is distinct from new.queue)
-     and new.queue = any (public.turbo_older_queues()) then
-    perform public.turbo_put_back(new.task_id::text);
-    return null;
-  end if;
-  if old.status is not distinct from new.status then return null; end if;
-  -- turbo.woken: the statement wakes the queues itself, each once (turbo/sql/settle/settle.sql)
-  if new.status = 'pending' and current_setting('turbo.woken', true) is distinct from 'on' then perform public.turbo_wake(new.queue::text); end if;
-  if old.status is distinct from 'running' or num_nonnulls(old.concurrency_key, old.conversation) = 0
-     or current_setting('turbo.notify', true) = 'off' then return null; end if;
-  perform pg_notify('turbo_q_' || i.queue, '')
-     from (select distinct q.queue
-             from public.agent_workers w cross join lateral unnest(w.queues) q(queue)
-            where w.idle and w.heartbeat_at > clock_timestamp() - make_interval(secs => w.lease_seconds)) i
-    where (exists (select from public.agent_tasks t
-                    where t.status = 'pending' and t.concurrency_key = old.concurrency_key and t.queue = i.queue)
-           or old.conversation is not null and i.queue = any (
-                array(select (select t.queue from public.agent_tasks t where t.task_id = c.task_id and t.status = 'pending')
-                        from (select c.task_id from public.agent_conversations c
-                               where c.conversation = old.conversation order by c.place desc limit 1000) c)))
-      and pg_notification_queue_usage() <= 0.5;
-  return null;
-end $$;
-
 revoke all on function
   public.turbo_judge_limit(), public.turbo_wake_waiters(text), public.turbo_limit_changed(), public.turbo_keys_with_room(),
-  public.turbo_places(public.turbo_task_id[], text[]), public.turbo_give_up_place(text), public.turbo_wake_change()
+  public.turbo_places(public.turbo_task_id[], text[]), public.turbo_give_up_place(text)
   from public;
-
+-- turbo: next
+-- The judges are long, and each of these changes a line or two of them, as in 0023_placement.sql: a part of the function that is there takes
+-- the place of another. Each part must be found exactly once.
+do $$
+declare
+  change   record;
+  text_now text;
+begin
+  for change in
+    select * from (values
+      -- Nobody writes a place by hand: an ORM that saves what it read before the claim would give the place of a run to another one.
+      (1, 'turbo_judge_insert', 'num_nonnulls(new.fencing_token, new.agent_session_id,', 'num_nonnulls(new.key_slot, new.fencing_token, new.agent_session_id,'),
+      (2, 'turbo_judge_insert', 'num_nonnulls(new.cancel_to, new.cancel_requested_at, new.needed,', 'num_nonnulls(new.key_slot, new.cancel_to, new.cancel_requested_at, new.needed,'),
+      (3, 'turbo_judge_insert', 'cancel_requested_at, needed or conversation', 'cancel_requested_at, needed, conversation or key_slot'),
+      (4, 'turbo_judge_update', $a$'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status',$a$,
+       $b$'key_slot', 'task_id', 'task_type', 'task_description', 'task_priority', 'input_data', 'status',$b$),
+      (5, 'turbo_judge_update', $a$  new.needs := nullif(new.needs, '{}');$a$, $b$  if new.key_slot is distinct from old.key_slot then
+    raise exception 'key_slot is turbo''s own' using errcode = 'check_violation', hint = 'Leave it out of the UPDATE.';
+  end if;
+  new.needs := nullif(new.needs, '{}');$b$),
+      -- Fired for every change of a task that has a key.
+      (6, 'turbo_wake_change', $a$
+begin
+$a$, $b$
+begin
+  if old.status = 'running' and new.key_slot is not null and new.status is distinct from 'running' then
+    perform public.turbo_give_up_place(new.task_id::text);
+  end if;
+$b$)
+    ) c(n, name, was, becomes) order by 1
+  loop
+    text_now := pg_get_functiondef(('public.' || change.name || '()')::regprocedure);
+    if position(change.becomes in text_now) > 0 then continue; end if;                    -- done by an earlier try
+    if (length(text_now) - length(replace(text_now, change.was, ''))) <> length(change.was) then
+      raise exception 'change % does not fit %()', change.n, change.name using errcode = 'internal_error',
+        hint = 'This function is not the one of the migrations before; somebody has changed it.';
+    end if;
+    execute replace(text_now, change.was, change.becomes);
+  end loop;
+end $$;
+-- turbo: next
 -- Whoever may write a claim is a worker: turbo_worker, where turbo migrate --roles made it, and roles with grants by hand.
 do $$
 declare

@@ -291,3 +291,8 @@ async def test_ten_follow_ups_under_a_limit_run_one_at_a_time(db, stores):
         await stores.results.finish([finished(task, stores.worker_id)])
         ran.append(task.task_id)
     assert sorted(ran) == ["first", *follow_ups]
+
+
+def test_key_slot_is_not_inserted_by_hand(db):
+    with pytest.raises(psycopg.errors.CheckViolation, match=r"an insert may not set .* key_slot"):
+        db.execute("insert into agent_tasks (task_description, concurrency_key, key_slot) values ('x', 'k', 1)")

@@ -121,7 +121,7 @@ CLIENT_ONLY = frozenset(
         *(f"client/{what}_schedule" for what in ("add", "pause", "remove", "resume", "run")),
         "client/schedules",
         *("client/set_budget", "client/remove_budget", "client/budgets"),
-        *("client/set_limit", "client/remove_limit", "client/limits"),
+        *("client/set_limit", "client/remove_limit", "client/limits", "client/limit_keys", "client/key"),
         "client/schedule_tasks",
         "client/questions",
         "client/answer",
@@ -133,8 +133,10 @@ OF_FUNCTIONS = {
     ("agent_conversations", "INSERT", "task_id"),
     ("agent_conversations", "UPDATE", "task_id"),
     ("agent_tasks", "UPDATE", "conversation"),
+    ("agent_tasks", "SELECT", "key_slot"),  # of turbo_places
 }
-"""Rights of a worker that turbo_place needs, which runs with those of its caller: no plan of a statement asks for them."""
+"""Rights of a worker that turbo_place and turbo_places need, which run with those of their caller: no plan of a statement asks for
+them."""
 
 Right = tuple[str, str, str]
 """(table or sequence, privilege, column); the column is empty for DELETE, TRUNCATE and sequences."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="How many tasks of a concurrency key run at a time; without a limit, one.",
+    help="How many tasks of a concurrency key run at a time.",
     rich_markup_mode=None,
 )
 
@@ -69,8 +69,6 @@ def list_(
       turbo limit list
       turbo limit list --json | jq -r '.[] | select(.running >= .limit) | .concurrency_key'
     """
-    from turbo.client.limit import COUNTED_WAITERS
-
     with connect(dsn) as client:
         found = client.limits.list(limit)
     if as_json:
@@ -79,13 +77,7 @@ def list_(
     if not found:
         output.notice("no limits: one task of a key runs at a time; turbo limit set --help shows how to write one")
         return
-    output.table(
-        COLUMNS,
-        [
-            (one.concurrency_key, one.running, one.limit, f"{one.waiting}{'+' * (one.waiting >= COUNTED_WAITERS)}")
-            for one in found
-        ],
-    )
+    output.table(COLUMNS, [(one.concurrency_key, one.running, one.limit, one.shown_waiting) for one in found])
     if len(found) == limit:
         output.notice(f"showing the first {limit}; use --limit for more")
 
@@ -107,5 +99,5 @@ def remove(keys: LimitKeys, as_json: Json = False, dsn: Dsn = None) -> None:
 
 
 def _said(one: "KeyLimit") -> str:
-    """`3 at a time, 2 run, 7 wait`."""
-    return f"{one.limit} at a time, {one.running} run, {one.waiting} wait"
+    """`3 at a time, 2 running, 7 waiting`."""
+    return f"{one.limit} at a time, {one.running} running, {one.shown_waiting} waiting"

@@ -31,7 +31,7 @@ from turbo.client.graph import (
     Relations,
     Told,
 )
-from turbo.client.limits import Limits
+from turbo.client.limits import KeyLimits
 from turbo.client.models import (
     Action,
     AmbiguousTask,
@@ -371,9 +371,9 @@ class Client(Driver):
         return Budgets(self._run)
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> KeyLimits:
         """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
-        return Limits(self._run)
+        return KeyLimits(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

@@ -45,6 +45,10 @@ class KeyLimit:
     waiting: int
 
     @property
+    def shown_waiting(self) -> str:
+        return f"{self.waiting}{'+' * (self.waiting >= COUNTED_WAITERS)}"
+
+    @property
     def full(self) -> bool:
         """No task of this key starts now."""
         return self.running >= self.limit

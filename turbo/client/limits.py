@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import psycopg
+
 from turbo.client.limit import (
     COUNTED_WAITERS,
     KeyLimit,
@@ -14,6 +16,8 @@ from turbo.client.limit import (
 from turbo.client.named_tables import AsyncDoes, Does, read, written
 from turbo.client.new_task import BadField, check_text
 from turbo.client.operations import Query, Steps, like
+
+FULL_LISTED = 10
 
 _MAY_NOT_SEE = partial(MayNotLimit, reading=True)
 _MAY_NOT_CHANGE = partial(MayNotLimit, reading=False)
@@ -38,6 +42,21 @@ def _listed(keys: list[str] | None, limit: int | None) -> Steps[list[KeyLimit]]:
     return [read_limit(row) for row in (yield from read(query, _MAY_NOT_SEE)).rows]
 
 
+def _of(key: str) -> Steps[KeyLimit]:
+    query = Query("client/key", {"key": _known(key), "most_waiting": COUNTED_WAITERS})
+    return read_limit((yield from read(query, _MAY_NOT_SEE)).rows[0])
+
+
+def full() -> Steps[list[KeyLimit]]:
+    """Keys of which as many tasks run as may, while others wait, those with the most waiters first. None for a role that may not see
+    limits, and before schema 24."""
+    try:
+        rows = (yield Query("status/full_keys", {"limit": FULL_LISTED, "most_waiting": COUNTED_WAITERS})).rows
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):
+        return []
+    return [read_limit(row) for row in rows]
+
+
 def _keys(prefix: str, limit: int) -> Steps[list[str]]:
     query = Query("client/limit_keys", {"pattern": like(prefix), "limit": limit})
     return [row["concurrency_key"] for row in (yield from read(query, _MAY_NOT_SEE)).rows]
@@ -57,7 +76,7 @@ def _known(key: str) -> str:
     return key
 
 
-class Limits:
+class KeyLimits:
     """The limits of a database. Raises UnknownLimit for a key that has none, MayNotLimit for a role that may not."""
 
     def __init__(self, run: Does) -> None:
@@ -74,6 +93,10 @@ class Limits:
         """The limit of one key, and its tasks."""
         return self._run(_get(key))
 
+    def of(self, key: str) -> KeyLimit:
+        """How many tasks of any key may run, run and wait: one may, without a limit."""
+        return self._run(_of(key))
+
     def keys(self, prefix: str = "", limit: int = 50) -> list[str]:
         """Keys with this prefix, for shell completion: only those that mean nothing to a shell."""
         return self._run(_keys(prefix, limit))
@@ -87,28 +110,32 @@ class Limits:
         return self._run(_listed(None, limit))
 
 
-class AsyncLimits:
-    """`Limits` with `await`: the same methods, arguments and exceptions (a test compares them)."""
+class AsyncKeyLimits:
+    """`KeyLimits` with `await`: the same methods, arguments and exceptions (a test compares them)."""
 
     def __init__(self, run: AsyncDoes) -> None:
         self._run = run
 
     async def set(self, key: str, running: int) -> KeyLimit:
-        """See Limits.set."""
+        """See KeyLimits.set."""
         return await self._run(_set(key, running))
 
     async def get(self, key: str) -> KeyLimit:
-        """See Limits.get."""
+        """See KeyLimits.get."""
         return await self._run(_get(key))
 
+    async def of(self, key: str) -> KeyLimit:
+        """See KeyLimits.of."""
+        return await self._run(_of(key))
+
     async def keys(self, prefix: str = "", limit: int = 50) -> list[str]:
-        """See Limits.keys."""
+        """See KeyLimits.keys."""
         return await self._run(_keys(prefix, limit))
 
     async def remove(self, key: str) -> None:
-        """See Limits.remove."""
+        """See KeyLimits.remove."""
         await self._run(_remove(key))
 
     async def list(self, limit: int | None = None) -> list[KeyLimit]:
-        """See Limits.list."""
+        """See KeyLimits.list."""
         return await self._run(_listed(None, limit))

@@ -131,8 +131,8 @@ def test_status_and_show_say_that_a_key_is_full(db: psycopg.Connection, shell: S
 
 
 def test_metrics_count_limits_and_places(dsn: str, db: psycopg.Connection) -> None:
-    names = ('turbo_key_limits{state="free"}', 'turbo_key_limits{state="full"}')
-    names += ('turbo_key_places{state="free"}', 'turbo_key_places{state="taken"}')
+    names = [f'turbo_key_limits{{state="{state}"}}' for state in ("free", "full")]
+    names += [f'turbo_key_places{{state="{state}"}}' for state in ("free", "taken")]
     assert [gauges(dsn)[name] for name in names] == [0, 0, 0, 0]
     insert_keyed(db, "gpu", *"abc")
     insert_keyed(db, "repo", "x")

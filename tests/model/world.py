@@ -21,7 +21,7 @@ from turbo.domain.claim import ClaimRef
 
 TABLES = (
     "agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader",
-    "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages",
+    "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages", "agent_limits",
 )  # fmt: skip
 SEQUENCES = ("turbo_fence_seq", "turbo_look_seq", "agent_messages_message_id_seq")
 
@@ -83,6 +83,7 @@ class Picture:
     counts: dict[str, Row]
     notes: frozenset[str]
     messages: dict[str, Row]  # by what they say
+    limits: dict[str, int]  # how many tasks of a key run at a time
 
     def runs_of(self, worker_id: str) -> list[ClaimRef]:
         rows = self.tasks.values()
@@ -198,6 +199,7 @@ class World:
             frozenset(p["queue"] for p in paused),
             *self._work(tasks),
             {m["body"]: m for m in self.admin.execute("select * from public.agent_messages order by message_id")},
+            {r["concurrency_key"]: r["running"] for r in self.admin.execute("select * from public.agent_limits")},
         )
 
     def _work(self, tasks: list[Row]) -> tuple[dict[str, list[Row]], dict[str, Row], frozenset[str]]:

@@ -37,5 +37,6 @@ select f.name || ': execute'
                ('turbo_budgets(timestamptz, interval, text[])'), ('turbo_fold(timestamptz)'),
                ('turbo_wake_waiters(text)'), ('turbo_keys_with_room()'), ('turbo_places(public.turbo_task_id[], text[])'),
                ('turbo_is_spent(text, text, jsonb)'), ('turbo_is_portable(public.turbo_task_id, text)'),
+               ('turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
                ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()')) f(name)
  where not has_function_privilege(to_regprocedure('public.' || f.name), 'execute')

@@ -36,6 +36,7 @@ COMMANDS = {
     "retry": ("turbo.cli.change", "retry"),
     "schedule": ("turbo.cli.schedule", "app"),
     "budget": ("turbo.cli.budget", "app"),
+    "limit": ("turbo.cli.limit", "app"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
@@ -58,7 +59,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "costs"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -108,6 +109,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo top                                 # live
           turbo costs                               # what agents used
           turbo budget list                         # what they may use
+          turbo limit set gpu 3                     # three tasks of a key at a time
           turbo doctor --config config/worker.yaml  # what will cause trouble
         """
 

@@ -6,7 +6,12 @@ from turbo import db
 from turbo.client.privileges import why_denied
 from turbo.observability.log import scrub
 
-LISTED_BY = {"no task": "turbo tasks", "no schedule": "turbo schedule list", "no budget": "turbo budget list"}
+LISTED_BY = {
+    "no task": "turbo tasks",
+    "no schedule": "turbo schedule list",
+    "no budget": "turbo budget list",
+    "no limit": "turbo limit list",
+}
 """How an error about an unknown name begins, and which command lists the names."""
 
 

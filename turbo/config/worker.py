@@ -31,6 +31,7 @@ from turbo.config.loader import (
 )
 from turbo.config.scripts import code_from_directory
 from turbo.domain.finding import Finding, fail
+from turbo.domain.redact_patterns import PatternRefused, bounded_patterns
 from turbo.domain.states import Level
 
 __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
@@ -240,6 +241,9 @@ class WorkerConfig(Document):
     prices: dict[str, PriceSection] = Field(
         default={}, description="US dollars for a million tokens, by model; used where an agent reports no cost."
     )
+    redact: list[str] = Field(
+        default=[], description="Regular expressions of secrets, each of bounded length: taken out of transcripts."
+    )
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
     @classmethod
@@ -260,6 +264,10 @@ class WorkerConfig(Document):
         findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
         for name in self.executors:
             findings += problems_of(name, self.executors)
+        try:
+            bounded_patterns(self.redact)
+        except PatternRefused as problem:
+            findings.append(fail(str(problem), subject="redact"))
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = (
                 "must be at least twice heartbeat_seconds, so that one late heartbeat does not look like a dead worker"

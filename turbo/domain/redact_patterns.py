@@ -1,12 +1,13 @@
 """The patterns of `redact:` in worker.yaml: which of them can be looked for in what an agent wrote, without end.
 
-    (?:acme|corp)-[A-Za-z0-9]{20,64}      fine: it takes 84 characters at most, and few ways to take them
-    acme-.*                               refused: without an end
-    (a{1,50}){1,50}                       refused: a text can be taken in more ways than anybody waits for
+(?:acme|corp)-[A-Za-z0-9]{20,64}      fine: it takes 84 characters at most, and few ways to take them
+acme-.*                               refused: without an end
+(a{1,50}){1,50}                       refused: a text can be taken in more ways than anybody waits for
 """
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from turbo.domain.redaction import BoundedPattern
 
@@ -42,10 +43,13 @@ def bounded_pattern(text: str) -> BoundedPattern:
     except (re.error, OverflowError, RecursionError) as error:
         raise PatternRefused(f"{shown} is not a regular expression of Python's: {error}") from error
     if pattern.search("") is not None:
-        raise PatternRefused(f"{shown} also takes an empty text, so it would take nothing out: write what a secret begins with")
+        raise PatternRefused(
+            f"{shown} also takes an empty text, so it would take nothing out: write what a secret begins with"
+        )
     if widest > WIDEST:
         raise PatternRefused(
-            f"{shown} takes more than {WIDEST} characters, or any number of them: write {{1,200}} in place of + and {{0,200}} in place of *"
+            f"{shown} takes more than {WIDEST} characters, or any number of them: "
+            "write {1,200} in place of + and {0,200} in place of *"
         )
     if _ways(parsed) > MOST_WAYS:
         raise PatternRefused(
@@ -65,7 +69,7 @@ def _ways(parsed: Iterable[tuple[object, object]]) -> int:
     return ways
 
 
-def _ways_of(operation: str, argument: object) -> int:
+def _ways_of(operation: str, argument: Any) -> int:
     match operation, argument:
         case "MAX_REPEAT" | "MIN_REPEAT" | "POSSESSIVE_REPEAT", (least, most, body):
             inner, total = _ways(body), 0
@@ -83,7 +87,7 @@ def _ways_of(operation: str, argument: object) -> int:
         case "ASSERT" | "ASSERT_NOT", (_, body):
             return _ways(body)
         case "ATOMIC_GROUP", body:
-            return _ways(body)  # type: ignore[arg-type]
+            return _ways(body)
         case "GROUPREF" | "GROUPREF_EXISTS", _:
             return MOST_WAYS + 1
     return 1

@@ -24,8 +24,29 @@ LONGEST_PIECE = 8192
 """Characters that a pattern is given at once: the interpreter does nothing else while it looks."""
 
 _STRUCTURE = frozenset(
-    "assistant user system text thinking redacted_thinking tool_use tool_result message attachment result image document base64"
-    " external ephemeral standard enqueue dequeue external_user progress".split()
+    [
+        "assistant",
+        "user",
+        "system",
+        "text",
+        "thinking",
+        "redacted_thinking",
+        "tool_use",
+        "tool_result",
+        "message",
+        "attachment",
+        "result",
+        "image",
+        "document",
+        "base64",
+        "external",
+        "ephemeral",
+        "standard",
+        "enqueue",
+        "dequeue",
+        "external_user",
+        "progress",
+    ]
 )
 """Words of the session file itself, as values. A secret that is one of them is none."""
 
@@ -130,6 +151,16 @@ class Redactor:
         for bounded in self.patterns:
             text = _without(bounded, text)
         return text
+
+    def event(self, line: bytes, said: Said) -> str:
+        """One line of output, without its newline: an object of JSON, or text."""
+        text = line.decode("utf-8", "replace").replace("\0", "\\x00")
+        if text.startswith("{"):
+            try:
+                return dumped(self.row(json.loads(text), said))
+            except (ValueError, RecursionError):
+                pass
+        return self.plain(text, said)
 
     def plain(self, line: str, said: Said) -> str:
         """One line of text, without its newline. `said` is what came before it, and is brought up to date."""

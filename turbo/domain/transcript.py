@@ -15,6 +15,7 @@ class LineKind(StrEnum):
 OWN_PATH = "turbo"
 """The `path` of what turbo itself has to say, among events. No line of an agent has it."""
 
+BEGIN_TYPE = "turbo_begin"
 END_TYPE = "turbo_end"
 NOTE_TYPE = "turbo_note"
 
@@ -92,6 +93,11 @@ class TranscriptBatch:
             return None
         last = json.loads(self.lines.splitlines()[-1])
         return bool(last.get("complete")) if last.get("type") == END_TYPE else None
+
+
+def begin_line(executor: str, attempt: int) -> str:
+    """The first line of a run's transcript: a program is about to start."""
+    return json.dumps({"type": BEGIN_TYPE, "executor": executor, "attempt": attempt}) + "\n"
 
 
 def end_line(why: str | None) -> str:

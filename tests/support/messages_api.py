@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from turbo.executors.claude.shallow import shallow
+from turbo.executors.agent.shallow import shallow
 
 JSON = "application/json"
 

@@ -6,9 +6,10 @@ import pytest
 
 from tests.support.markdown import EXECUTORS, table_under
 from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.executors.agent.situation import Situation
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.stream import Transcript
-from turbo.executors.claude.verdict import TABLE, Situation, judge, outcome
+from turbo.executors.claude.verdict import TABLE, judge, outcome
 from turbo.process.running import Ending
 
 NOW = 1795460400.0  # 2026-11-23 19:00:00 UTC

@@ -100,20 +100,31 @@ class CommandSection(Program):
     kind: Literal["command"] = Field(description="A program that gets the task as JSON on standard input.")
 
 
-class ClaudeSection(Program):
-    kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
-    command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
+class AgentSection(Program):
+    """Keys of every executor that runs the CLI of an agent."""
+
     accounts: list[str] = Field(
         default=[],
         max_length=MOST_ACCOUNTS,
         description="Several logins of one kind, names under accounts: each run takes one of those that are open. Instead of account.",
     )
-    model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
+    model: str | None = Field(default=None, description="Its model. null: the CLI's own choice.")
     fallback_models: list[str] = Field(
         default=[],
         max_length=10,
         description="Models to run with while the account, or each of accounts, has reached a limit of the models before. Needs model.",
     )
+    resume: bool = Field(default=False, description="A retry resumes the agent's session.")
+
+    @property
+    def logins(self) -> tuple[str, ...]:
+        """The accounts that its runs may use."""
+        return tuple(self.accounts) or super().logins
+
+
+class ClaudeSection(AgentSection):
+    kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
+    command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
     disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
@@ -121,7 +132,6 @@ class ClaudeSection(Program):
     max_budget_usd: Annotated[Real, Field(gt=0, le=1_000_000)] | None = Field(
         default=None, description="--max-budget-usd, for one run."
     )
-    resume: bool = Field(default=False, description="A retry resumes the agent's session.")
     trust_repository: bool = Field(
         default=False,
         description="Obey the settings, hooks and MCP servers in the working directory. false: only its CLAUDE.md is read.",
@@ -133,10 +143,21 @@ class ClaudeSection(Program):
         default=600, description="Stop the program after this long without output."
     )
 
-    @property
-    def logins(self) -> tuple[str, ...]:
-        """The accounts that its runs may use."""
-        return tuple(self.accounts) or super().logins
+
+class CodexSection(AgentSection):
+    kind: Literal["codex"] = Field(description="The Codex CLI, headless.")
+    command: list[str] = Field(
+        default=["codex"], min_length=1, description="The CLI, and extra flags for every run, which stand before exec."
+    )
+    sandbox: Literal["workspace-write", "read-only", "danger-full-access"] = Field(
+        default="workspace-write",
+        description="What the agent's commands may write: its directory and what git needs there, nothing, or anything.",
+    )
+    network: bool = Field(default=True, description="The agent's commands may use the network, in a sandbox.")
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=900,
+        description="Stop the program after this long without output. The CLI is silent while a command runs.",
+    )
 
 
 class PythonSection(Section):
@@ -190,7 +211,7 @@ class PythonSection(Section):
         return handler
 
 
-ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Field(discriminator="kind")]
+ExecutorSection = Annotated[CommandSection | ClaudeSection | CodexSection | PythonSection, Field(discriminator="kind")]
 
 
 def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator[Finding]:
@@ -217,7 +238,7 @@ def account_problems(
         for account in section.logins:
             kinds.setdefault(account, {}).setdefault(section.kind, name)
     for name, section in executors.items():
-        several = section.accounts if isinstance(section, ClaudeSection) else []
+        several = section.accounts if isinstance(section, AgentSection) else []
         at = f"executors.{name}.{'accounts' if several else 'account'}"
         if several and section.account is not None:
             yield fail(
@@ -249,11 +270,11 @@ def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
         for what in code_from_rows(section.command):
             yield Finding(Level.WARN, what, subject=f"{at}.command")
     if isinstance(section, Program) and section.check is not None:
-        yield from check_warnings(at, section.check, converses=isinstance(section, ClaudeSection))
+        yield from check_warnings(at, section.check, converses=isinstance(section, AgentSection))
 
 
 def _model_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
-    if not isinstance(section, ClaudeSection) or not section.fallback_models:
+    if not isinstance(section, AgentSection) or not section.fallback_models:
         return
     models = [section.model, *section.fallback_models]
     if section.model is None:

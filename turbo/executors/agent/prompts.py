@@ -44,6 +44,11 @@ _UNANSWERED = (
 )
 
 
+def account_of(preamble: str) -> str:
+    """The preamble of an agent that ends with an account of its work."""
+    return f"{preamble} {_ACCOUNT}"
+
+
 def answering(preamble: str, words: str) -> str:
     """The preamble of an agent whose answer has a form: `words` say which."""
     return f"{preamble.removesuffix(_ACCOUNT).rstrip()} {words}"

@@ -35,6 +35,7 @@ from turbo.executors.agent.prompts import (
     task_prompt,
 )
 from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, run_agent, told_so_far
+from turbo.executors.agent.session import as_uuid, kind_of
 from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.executors.claude import verdict
@@ -224,8 +225,8 @@ class ClaudeExecutor:
         continued, preamble = run.task.continued, self._preamble_of(policy, run)
         goes_on = (self._resume or answers or continued is not None or turn.feedback is not None) and holds == held
         known = run.task.agent_session_id if turn.feedback is None else turn.session
-        session = _uuid(known) if goes_on else None
-        begun = False
+        session = as_uuid(known) if goes_on else None
+        begun = bool(kind_of(known)) and (continued is None or not continued.first_run)
         if session is not None:
             told = told_so_far(run) if turn.feedback is None or run.messages is not None else ()
             task = replace(run.task, messages=told)
@@ -379,11 +380,3 @@ class _HoldsNothing:
 
     def without(self, rules: Collection[str]) -> "_HoldsNothing":  # noqa: ARG002
         return self
-
-
-def _uuid(text: str | None) -> str | None:
-    """A session id in the CLI's format; None for other text, since a row may contain anything."""
-    try:
-        return str(uuid.UUID(text)) if text else None
-    except ValueError:
-        return None

@@ -42,6 +42,9 @@ AWAY = (
 )
 RETRIED_429 = "last status: 429"
 REFUSED_STATUS = (400, 413, 422)
+PROXY_STATUS = (404, 407, 408, 409)
+"""404 is not the service's for a model that it does not know: that has a name. The others are temporary."""
+
 LOGIN_STATUS = (401, 403)
 
 UNKNOWN_THREAD = "no rollout found for thread id"
@@ -95,7 +98,8 @@ def _is_object(text: str) -> bool:
 
 
 def _away(e: EndedCodex) -> bool:
-    return e.gave_up or e.info in AWAY or (e.failed and bool(NETWORK.match(e.text)))
+    theirs = e.status is None or e.status >= 500 or e.status in PROXY_STATUS
+    return e.gave_up or (e.info in AWAY and theirs) or (e.failed and bool(NETWORK.match(e.text)))
 
 
 def _kept_retrying(e: EndedCodex) -> bool:

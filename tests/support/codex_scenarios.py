@@ -125,8 +125,15 @@ async def cancel_while_a_tool_runs(bench: CodexBench, run: Run) -> None:
 
 def left_in(home: Path) -> list[psutil.Process]:
     """The processes that work below a directory."""
-    found = [p for p in psutil.process_iter(["cwd"]) if (p.info["cwd"] or "").startswith(str(home))]
-    return [p for p in found if p.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in psutil.process_iter(["name"]) if _works_in(one, home)]
+
+
+def _works_in(process: psutil.Process, home: Path) -> bool:
+    try:
+        below = os.readlink(f"/proc/{process.pid}/cwd").startswith(f"{home}/")
+        return below and process.status() != psutil.STATUS_ZOMBIE
+    except (OSError, psutil.Error):  # it has ended, or works in a path that is too long
+        return False
 
 
 def no_tool_is_left(bench: CodexBench, _outcome: Outcome) -> None:

@@ -19,25 +19,43 @@ def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CodexBench]:
         yield agent
 
 
-def test_killed_worker_leaves_no_process_and_its_thread_goes_on(dsn: str, tmp_path: Path, agent: CodexBench) -> None:
+def test_killed_worker_leaves_no_process(dsn: str, tmp_path: Path, agent: CodexBench) -> None:
     with workers.bench(dsn, tmp_path) as bench:
-        config = agent.config(bench, poll_seconds=0.5, resume=True)
-        agent.api.answer(shell("touch $TMPDIR/begun; sleep 300"), text("done"))
+        config = agent.config(bench, poll_seconds=0.5)
+        agent.api.answer(shell("sleep 300"), responses_api.silent())
         worker = bench.start(config).listening()
         bench.insert("t", timeout_seconds=100)
-        until(lambda: (agent.home / "tmp" / "begun").exists(), 60, bench.logs)
-        until(lambda: bench.row("t")["agent_session_id"] is not None, 30, bench.logs)
-        session = bench.row("t")["agent_session_id"]
-        assert session.startswith("codex:")
-        until(lambda: any(one.name() == "sleep" for one in left_in(worker.state_dir)), 20, what="the control: it runs")
+        until(lambda: any(one.info["name"] == "sleep" for one in left_in(worker.state_dir)), 60, bench.logs)
         worker.kill(signal.SIGKILL)
         until(lambda: left_in(worker.state_dir) == [], 30, what="no process left")
 
         agent.api.answer(text("all is done"))
         bench.start(config).listening()
         row = bench.wait("t", seconds=90)
-        assert (row["agent_session_id"], row["output_data"]["output"]) == (session, "all is done")
-        assert row["retry_count"] == 0
+        assert (row["output_data"]["output"], row["retry_count"]) == ("all is done", 0)
+
+
+def test_drained_run_goes_on_with_its_thread(dsn: str, tmp_path: Path, agent: CodexBench) -> None:
+    with workers.bench(dsn, tmp_path) as bench:
+        config = agent.config(bench, poll_seconds=0.5, resume=True)
+        config["worker"]["drain_seconds"] = 0
+        agent.api.answer(shell("sleep 300"), responses_api.silent())
+        worker = bench.start(config).listening()
+        bench.insert("t", timeout_seconds=100)
+        until(lambda: any(one.info["name"] == "sleep" for one in left_in(worker.state_dir)), 60, bench.logs)
+        assert worker.stop() == 0
+        assert left_in(worker.state_dir) == []
+        session = bench.row("t")["agent_session_id"]
+        assert session.startswith("codex:")
+
+        agent.api.answer(text("all is done"))
+        bench.start(config).listening()
+        row = bench.wait("t", seconds=90)
+        assert (row["agent_session_id"], row["output_data"]["output"], row["retry_count"]) == (
+            session,
+            "all is done",
+            0,
+        )
 
 
 def test_limit_pauses_the_account_until_its_reset(dsn: str, tmp_path: Path, agent: CodexBench) -> None:

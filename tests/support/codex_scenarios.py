@@ -130,7 +130,7 @@ def left_in(home: Path) -> list[psutil.Process]:
 
 def _works_in(process: psutil.Process, home: Path) -> bool:
     try:
-        below = os.readlink(f"/proc/{process.pid}/cwd").startswith(f"{home}/")
+        below = str(Path(f"/proc/{process.pid}/cwd").readlink()).startswith(f"{home}/")
         return below and process.status() != psutil.STATUS_ZOMBIE
     except (OSError, psutil.Error):  # it has ended, or works in a path that is too long
         return False

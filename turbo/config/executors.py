@@ -144,6 +144,24 @@ class ClaudeSection(AgentSection):
     )
 
 
+_CODEX_SANDBOX = "set sandbox of the executor instead"
+_CODEX_FLAGS = {
+    "exec": "turbo adds it, after the words of command",
+    "resume": "turbo adds it; set resume of the executor instead",
+    "-s": _CODEX_SANDBOX,
+    "--sandbox": _CODEX_SANDBOX,
+    "--dangerously-bypass-approvals-and-sandbox": _CODEX_SANDBOX,
+    "--yolo": _CODEX_SANDBOX,
+    "-a": "nobody is there to approve; the agent's commands are bounded by sandbox",
+    "--ask-for-approval": "nobody is there to approve; the agent's commands are bounded by sandbox",
+    "-C": "set cwd or workspace of the executor instead",
+    "--cd": "set cwd or workspace of the executor instead",
+    "-m": "set model of the executor instead",
+    "--model": "set model of the executor instead",
+}
+"""Words of `command` that do not go with what turbo passes, and what to do."""
+
+
 class CodexSection(AgentSection):
     kind: Literal["codex"] = Field(description="The Codex CLI, headless.")
     command: list[str] = Field(
@@ -158,6 +176,21 @@ class CodexSection(AgentSection):
         default=900,
         description="Stop the program after this long without output. The CLI is silent while a command runs.",
     )
+
+    @model_validator(mode="after")
+    def _one_sandbox(self) -> "CodexSection":
+        if self.sandbox == "danger-full-access" and not self.network:
+            raise ValueError("network: false needs a sandbox, which danger-full-access is not: choose another sandbox")
+        return self
+
+    @field_validator("command")
+    @classmethod
+    def _not_turbos(cls, command: list[str]) -> list[str]:
+        for word in command[1:]:
+            flag = word.split("=", 1)[0]
+            if (instead := _CODEX_FLAGS.get(flag)) is not None:
+                raise ValueError(f"contains {flag}: {instead}")
+        return command
 
 
 class PythonSection(Section):
@@ -252,6 +285,12 @@ def account_problems(
             elif (other := same.setdefault(env_files[account], account)) != account:
                 what = f"env_file {env_files[account]}" if env_files[account] else "no env_file"
                 yield fail(f"{account} is the same login as {other}: both have {what}", subject=at)
+            elif isinstance(section, AgentSection) and (other_kind := _other_agent(kinds[account], section.kind)):
+                what = (
+                    f"{account} is also the account of executors.{kinds[account][other_kind]}, which is of kind: {other_kind}; "
+                    "an account is one login of one kind of agent"
+                )
+                yield fail(what, subject=at)
             elif several.count(account) > 1:
                 yield fail(f"names {account} twice", subject=at)
             elif len(several) > 1 and (others := kinds[account].keys() - {section.kind}):
@@ -261,6 +300,14 @@ def account_problems(
                     "the accounts of a pool are logins of one kind of agent"
                 )
                 yield fail(what, subject=at)
+
+
+_AGENTS = ("claude", "codex")
+
+
+def _other_agent(kinds: Mapping[str, str], own: str) -> str | None:
+    """Of two kinds with one account, the first has it."""
+    return next((kind for kind in _AGENTS[: _AGENTS.index(own)] if kind in kinds), None)
 
 
 def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:

@@ -1,9 +1,10 @@
 """Do budgets hold, and can they ever be spent?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from turbo.client.budget_status import BUDGETS_LISTED, budget_troubles, findings
+from turbo.config.executors import CodexSection, ExecutorSection
 from turbo.config.worker import WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
@@ -46,4 +47,12 @@ def never_spent(budget: Mapping[str, Any], config: WorkerConfig) -> bool:
         and (section := config.executors.get(name)) is not None
         and budget["account"] in (None, getattr(section, "account", None))
     ]
-    return bool(covered) and all(section.kind in COSTLESS for section in covered)
+    return bool(covered) and all(_costless(section, config.prices) for section in covered)
+
+
+def _costless(section: ExecutorSection, prices: Collection[str]) -> bool:
+    """Whether no run of it has a cost: none is reported, and its model has no price."""
+    if isinstance(section, CodexSection):
+        models = [model for model in (section.model, *section.fallback_models) if model is not None]
+        return not any(model in prices for model in models) if models else not prices
+    return section.kind in COSTLESS

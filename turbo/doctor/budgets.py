@@ -9,7 +9,7 @@ from turbo.config.worker import WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
 from turbo.domain.finding import Finding, fail, ok, warn
-from turbo.domain.type_filter import executor_of
+from turbo.domain.type_filter import executors_of
 
 COSTLESS = frozenset({"command", "python"})
 """Kinds of executors that report no cost, and no tokens that a price could be for."""
@@ -39,12 +39,12 @@ def never_spent(budget: Mapping[str, Any], config: WorkerConfig) -> bool:
         return False
     if budget["task_type"] is None and budget["account"] is None:
         return False  # it may be meant for the executors of other workers
-    by_type = config.routes if budget["task_type"] is None else {"": executor_of(config.routes, budget["task_type"])}
+    routes = config.executors_by_type
+    by_type = routes if budget["task_type"] is None else {"": executors_of(routes, budget["task_type"])}
     covered = [
         section
-        for name in set(by_type.values())
-        if name is not None
-        and (section := config.executors.get(name)) is not None
+        for name in {name for route in by_type.values() for name in route}
+        if (section := config.executors.get(name)) is not None
         and budget["account"] in (None, getattr(section, "account", None))
     ]
     return bool(covered) and all(_costless(section, config.prices) for section in covered)

@@ -49,7 +49,7 @@ def checks(
         if settings.env_file is not None:
             path = Path(settings.env_file)
             checks_of_programs.append(Check(f"env file {account}", partial(env_file, path)))
-    routed = set(config.routes.values())
+    routed = {name for route in config.executors_by_type.values() for name in route}
     for name, executor in config.executors.items():
         if name not in routed:
             continue  # no route leads to it

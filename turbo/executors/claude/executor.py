@@ -91,6 +91,7 @@ class ClaudeExecutor:
 
     durable = True
     converses = True
+    session_kind = ""
 
     def __init__(
         self,

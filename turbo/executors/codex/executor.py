@@ -71,6 +71,7 @@ class CodexExecutor:
 
     durable = True
     converses = True
+    session_kind = KIND
 
     def __init__(
         self,

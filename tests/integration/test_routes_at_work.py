@@ -48,6 +48,8 @@ def test_limited_claude_leaves_fifty_tasks_to_codex(
             bench.insert(f"t{number:02}", max_retries=0, timeout_seconds=100)
         over = "select count(*) from agent_tasks where status = 'completed'"
         until(lambda: bench.sql(over) == [(TASKS,)], 240, bench.logs)
+        told = "select distinct output_data->>'executor' from agent_tasks"
+        assert bench.sql(told) == [("codex",)]
         rows = bench.sql("select retry_count, infra_count, output_data->>'output', agent_session_id from agent_tasks")
         assert Counter(rows[i][:3] for i in range(TASKS)) == {(0, 0, "hello there"): TASKS}
         assert all(session.startswith("codex:") for *_, session in rows)

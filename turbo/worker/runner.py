@@ -524,6 +524,8 @@ class Runner:
             "execution_time": round(seconds, 6),
             "worker_id": self._worker_id,
         }
+        if len(executors_of(self._routes, task.task_type)) > 1:
+            output["executor"] = run.executor
         if run.account is not None:
             output["account"] = run.account
         if outcome.truncated:

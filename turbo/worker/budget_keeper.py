@@ -21,6 +21,7 @@ from turbo import db
 from turbo.db.budget_store import BudgetStore, Fold
 from turbo.domain.budget import NOTHING_SPENT, Budget, Payers, SpentQueue, spent_queue
 from turbo.domain.task import Task
+from turbo.domain.type_filter import Routes
 from turbo.runtime.backoff import Backoff
 from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
@@ -56,7 +57,7 @@ class BudgetKeeper(LoopService):
     def __init__(
         self,
         store: BudgetStore,
-        routes: Mapping[str, str],
+        routes: Routes,
         payers: Mapping[str, Payers],
         opened: Callable[[], None] = lambda: None,
     ) -> None:

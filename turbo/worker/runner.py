@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -30,7 +30,7 @@ from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.transcript import TranscriptSink
-from turbo.domain.type_filter import executor_of
+from turbo.domain.type_filter import Routes, executors_of
 from turbo.domain.usage import Prices, UsageRow, usage_rows
 from turbo.executors.asking import DENIED, askable
 from turbo.executors.pool import AccountPool
@@ -41,6 +41,7 @@ from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, Jobs
 from turbo.worker.completer import Completer
 from turbo.worker.question_gate import QuestionGate
+from turbo.worker.route_chooser import first
 from turbo.worker.slots import Slots
 from turbo.worker.wakeups import WakeUps
 
@@ -120,6 +121,10 @@ class Transcripts(Protocol):
     def run_ended(self, claim: ClaimRef) -> None: ...
 
 
+ChoosesExecutor = Callable[[Task, Sequence[str]], Awaitable[str]]
+"""One of several executors for a task (turbo.worker.route_chooser). Raises Snooze if it has to wait."""
+
+
 class RunLocks(Protocol):
     """What a run holds until its program is gone (turbo.executors.exclusive_directories)."""
 
@@ -142,7 +147,7 @@ class Runner:
         self,
         worker_id: str,
         executors: Mapping[str, Executor],
-        routes: Mapping[str, str],
+        routes: Routes,
         store: ResultStore,
         slots: Slots,
         wakeups: WakeUps,
@@ -163,9 +168,10 @@ class Runner:
         prices: Prices,
         budgets: RunBudgets,
         transcripts: Transcripts,
+        choose: ChoosesExecutor = first,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
-        cost no agent reports."""
+        cost no agent reports. `choose`: for a task whose route has several executors."""
         self._worker_id = worker_id
         self._executors = executors
         self._routes = routes
@@ -189,6 +195,7 @@ class Runner:
         self._prices = prices
         self._budgets = budgets
         self._transcripts = transcripts
+        self._choose = choose
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -198,11 +205,11 @@ class Runner:
 
     def start(self, task: Task) -> None:
         """Run a claimed task in a slot."""
-        name = executor_of(self._routes, task.task_type)
-        executor = self._executors.get(name) if name else None
-        run = Running(task, name or "none", executor.account if executor else None)
+        route = executors_of(self._routes, task.task_type)
+        executor = self._executors.get(route[0]) if route else None
+        run = Running(task, route[0] if route else "none", executor.account if executor else None)
         self._slots.take(run)
-        self._runs.start(self._run(run, executor), "run of a task")
+        self._runs.start(self._run(run, executor, route), "run of a task")
 
     def stop(self, claim: ClaimRef, cause: StopCause) -> None:
         """Ask one run to end; it frees its slot once its program is gone."""
@@ -237,13 +244,13 @@ class Runner:
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, run: Running, executor: Executor | None) -> None:
+    async def _run(self, run: Running, executor: Executor | None, route: Sequence[str]) -> None:
         task = run.task
-        durable = executor is not None and executor.durable
+        durable = any(self._executors[name].durable for name in route if name in self._executors)
         if durable:
             log.info("started", extra=_fields(task))
         try:
-            outcome = askable(await self._until_gone(run, executor))
+            outcome = askable(await self._until_gone(run, executor, route))
             if run.messages is not None:
                 await self._messages.ended(run, run.messages)
             for reviewer in self._reviewers:
@@ -270,13 +277,13 @@ class Runner:
             await asyncio.to_thread(run.when_safe)
         self._free(run, unrecorded=True, light=not durable)
 
-    async def _until_gone(self, run: Running, executor: Executor | None) -> Outcome:
+    async def _until_gone(self, run: Running, executor: Executor | None, route: Sequence[str]) -> Outcome:
         """Execute it. A run that was killed counts as one that was asked to end, and did."""
         job = asyncio.current_task()
         assert job is not None
         self._executing[run.claim] = job
         try:
-            return await self._execute(run, executor)
+            return await self._execute(run, executor, route)
         except asyncio.CancelledError:
             if not self._killing:
                 raise
@@ -286,7 +293,7 @@ class Runner:
         finally:
             del self._executing[run.claim]
 
-    async def _execute(self, run: Running, executor: Executor | None) -> Outcome:
+    async def _execute(self, run: Running, executor: Executor | None, route: Sequence[str]) -> Outcome:
         task = run.task
         if executor is None:
             return Outcome.failed(
@@ -300,6 +307,11 @@ class Runner:
         if task.heavy:
             async with self._heavy:  # of several such runs, one in a turn of the event loop
                 await asyncio.sleep(0)
+
+        if len(route) > 1:
+            run.executor = await self._choose(task, route)
+            executor = self._executors[run.executor]
+            run.account = executor.account
 
         if self._questions.must_wait(run.executor):
             await self._questions.wait()
@@ -525,6 +537,8 @@ class Runner:
             "execution_time": round(seconds, 6),
             "worker_id": self._worker_id,
         }
+        if len(executors_of(self._routes, task.task_type)) > 1:
+            output["executor"] = run.executor
         if run.account is not None:
             output["account"] = run.account
         if outcome.truncated:

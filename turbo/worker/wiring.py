@@ -94,6 +94,7 @@ from turbo.worker.reconciler import Reconciler
 from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
+from turbo.worker.route_chooser import RouteChooser
 from turbo.worker.runner import RetryPolicy, Runner
 from turbo.worker.scheduler import Scheduler
 from turbo.worker.sessions import Sessions
@@ -164,7 +165,8 @@ def wire(
     metrics = Metrics()
     slots = Slots(settings.slots)
     problems = Problems()
-    gate = ClaimGate(problems)
+    routes = config.executors_by_type
+    gate = ClaimGate(problems, routes)
     contact = DatabaseContact()
     leadership = Leadership()
     recovery_gate = RecoveryGate()
@@ -183,9 +185,7 @@ def wire(
         functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there"),
         functools.partial(_report_moves, problems),
     )
-    exclusive = ExclusiveDirectories(
-        state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
-    )
+    exclusive = ExclusiveDirectories(state.locks, home.journal, exclusive_directories(config), routes, wakeups.wake_all)
 
     # The database.
     sessions = Sessions(where, problems)
@@ -205,6 +205,7 @@ def wire(
     if executors is None:
         executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on)
     account_names = accounts_of(executors)
+    each = {name: name for name in executors}  # for those who close executors, whatever their types
     claim_store = ClaimStore(
         claims,
         worker_id,
@@ -216,7 +217,7 @@ def wire(
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
         has_files=state.has_files,
     )
-    budgets = BudgetKeeper(BudgetStore(claims), config.routes, payers(executors), wakeups.wake_all)
+    budgets = BudgetKeeper(BudgetStore(claims), routes, payers(executors), wakeups.wake_all)
     result_store = ResultStore(results, worker_id, refusals, host=host, used=budgets.used)
     prices = _prices(config.prices)
     notifier = Notifier(claims)
@@ -260,16 +261,16 @@ def wire(
         AccountStore(claims, worker_id, host),
         host,
         executors,
-        config.routes,
+        each,
         metrics,
-        gate.source("accounts"),
+        gate.closer("accounts"),
         shared=config.accounts,
         timings=account_timings,
     )
     availability = ExecutorAvailability(
         executors,
-        config.routes,
-        gate.source("executor availability"),
+        each,
+        gate.closer("executor availability"),
         problems,
         accounts_changed=accounts.usable_changed,
     )
@@ -304,7 +305,7 @@ def wire(
     runner = Runner(
         worker_id,
         executors,
-        config.routes,
+        routes,
         result_store,
         slots,
         wakeups,
@@ -324,6 +325,7 @@ def wire(
         prices=prices,
         budgets=budgets,
         transcripts=transcripts,
+        choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
         ScheduleTask,
         UnknownSchedule,
     )
+    from turbo.client.transcript import TranscriptLine
     from turbo.domain.asking import Ask
 
 __all__ = [
@@ -88,6 +89,7 @@ __all__ = [
     "TaskRow",
     "TaskStatus",
     "Told",
+    "TranscriptLine",
     "UnknownBudget",
     "UnknownSchedule",
     "UnknownTask",
@@ -118,6 +120,7 @@ _HOMES = {
     ),
     **dict.fromkeys(("BudgetLine", "BudgetRefused", "MayNotBudget", "UnknownBudget"), "turbo.client.budget"),
     **dict.fromkeys(("CostLine", "Costs", "CostsBy", "UnknownTimezone"), "turbo.client.costs"),
+    "TranscriptLine": "turbo.client.transcript",
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
     **dict.fromkeys(
         ("MayNotSchedule", "Schedule", "ScheduleExists", "ScheduleRefused", "ScheduleTask", "UnknownSchedule"),

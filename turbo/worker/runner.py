@@ -118,6 +118,8 @@ class Transcripts(Protocol):
     """What is stored of the runs (turbo.worker.transcripts)."""
 
     def open(self, run: Running) -> TranscriptSink: ...
+    def clean(self, claim: ClaimRef, outcome: Outcome) -> Outcome: ...
+    def clean_progress(self, claim: ClaimRef, progress: Progress) -> Progress: ...
     def run_ended(self, claim: ClaimRef) -> None: ...
 
 
@@ -353,15 +355,18 @@ class Runner:
             if run.account is not None:
                 self._accounts.report(run.account, found)
 
+        def progress(progress: Progress) -> None:
+            self._observer.progress(run, self._transcripts.clean_progress(run.claim, progress))
+
         try:
-            return await executor.run(
+            outcome = await executor.run(
                 Run(
                     task=task,
                     work_dir=lambda: self._files.work_dir(task.directory_id),
                     log_path=lambda: self._files.log_path(task.task_id, task.attempt, task.fencing_token),
                     stop=run.stop,
                     started=started,
-                    progress=lambda progress: self._observer.progress(run, progress),
+                    progress=progress,
                     session_started=session,
                     goes_on=lambda gone: self._keep_slot(run, gone),
                     uses=uses,
@@ -374,6 +379,7 @@ class Runner:
                     transcript=self._transcripts.open(run),
                 )
             )
+            return self._transcripts.clean(run.claim, outcome)
         except Snooze:
             raise
         except OSError as error:

@@ -92,12 +92,24 @@ DECIDED = {
     "agent_budgets": "name account queue task_type submitted_by period timezone usd tokens runs warn_at created_by created_at"
     " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
     "agent_events": "event_id at event about detail",
+    "agent_transcripts": "task_id fencing_token batch at session_id kind path lines sha256",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",
 }
 """Every column whose readers and writers somebody has thought about."""
 
-WORKER_FOLDERS = ("accounts", "budgets", "client", "messages", "retention", "schedules", "settle", "tasks", "workers")
+WORKER_FOLDERS = (
+    "accounts",
+    "budgets",
+    "client",
+    "messages",
+    "retention",
+    "schedules",
+    "settle",
+    "tasks",
+    "transcripts",
+    "workers",
+)
 CLIENT_ONLY = frozenset(
     [
         "client/submit",

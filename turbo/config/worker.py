@@ -219,6 +219,10 @@ class RetentionSection(Section):
     usage_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
         default=None, description="What runs used (agent_usage)."
     )
+    transcript_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None,
+        description="What agents said and did (agent_transcripts), of conversations that are over.",
+    )
 
 
 class WorkerConfig(Document):

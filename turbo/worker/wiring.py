@@ -508,6 +508,7 @@ def _ages(section: RetentionSection) -> RetentionAges:
         section.cancelled_days,
         section.actions_days,
         section.usage_days,
+        section.transcript_days,
     )
     return RetentionAges(*(None if age is None else age * DAY for age in days))
 

@@ -121,6 +121,7 @@ RELATIONS = (
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
         "agent_schedules",
         *("agent_budgets", "agent_events"),
+        "agent_transcripts",
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
@@ -130,6 +131,7 @@ RELATIONS = (
     *("agent_unsettled_special", "agent_conversations_after", "agent_conversations_orphaned"),
     "agent_schedules_due",
     *("agent_usage_open", "agent_events_at"),
+    *("agent_transcripts_session", "agent_transcripts_at"),
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

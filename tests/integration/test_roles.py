@@ -22,6 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 OPEN_FUNCTIONS = (
     *("turbo_stopped_status", "turbo_take_key", "turbo_take_conversation", "turbo_database_id"),
     *("turbo_same_task", "turbo_as_task_id", "turbo_can_be_tied", "turbo_met"),
+    *("turbo_is_portable", "turbo_unplaceable"),
 )
 """They compute from their arguments alone, read with the caller's own privileges, or tell what is no secret: any role may call
 them, and statements of an upgraded worker can at once."""
@@ -43,6 +44,7 @@ WORKER_FUNCTIONS = (
     "turbo_fire",
     "turbo_judge_slots",
     *("turbo_budgets", "turbo_fold", "turbo_is_spent"),
+    "turbo_stay_in",
     "turbo_passed_by",
     "turbo_may_go_on",
     "turbo_last_in_line",
@@ -67,7 +69,7 @@ DECIDED = {
     " execution_time_ms assigned_worker_id timeout_seconds max_retries retry_count created_at started_at completed_at"
     " queue run_after fencing_token idempotency_key concurrency_key agent_session_id failure_kind cancel_requested_at"
     " cancel_to infra_count turbo_rev question answer prefer_host needs on_needs_failed parent_task_id continues needed"
-    " conversation submitted_by",
+    " conversation submitted_by requires",
     "agent_actions": "action_id task_id action_type success executed_at execution_time_ms actor from_status to_status"
     " fencing_token detail",
     "agent_workers": "worker_id name host pid version slots queues labels accounts metrics_address state idle busy"
@@ -93,6 +95,8 @@ DECIDED = {
     " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
     "agent_events": "event_id at event about detail",
     "agent_transcripts": "task_id fencing_token batch at session_id kind path lines sha256",
+    "agent_requirements": "task_id queue requires",
+    "agent_portable": "task_id session at queue due",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",
 }

@@ -164,6 +164,12 @@ NeedsOption = Annotated[
         "--needs", autocompletion=_ids, help="Ids of tasks that must complete first; comma-separated or repeated."
     ),
 ]
+RequiresOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--requires", help="Labels that its worker must have: os=macos,xcode=16; comma-separated or repeated."
+    ),
+]
 ContinuesOption = Annotated[
     str | None,
     typer.Option(

@@ -7,7 +7,7 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
-from turbo.client import answering, operations, snapshot, work
+from turbo.client import answering, operations, placement, snapshot, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
@@ -17,6 +17,7 @@ from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, Message
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
+from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
 
@@ -276,6 +277,11 @@ class AsyncClient(AsyncDriver):
         return AsyncBudgets(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
+
+    async def place(self, task_id: str) -> Place | None:
+        """Where the task may run: which workers have the labels that it requires, and the host that it waits for. None: no such task,
+        or this role may not see it."""
+        return await self._run(placement.place(task_id))
 
     async def served(self, queue: str) -> tuple[bool, bool]:
         """Whether a live worker serves `queue`, and whether it is paused."""

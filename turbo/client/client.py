@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, operations, snapshot, work
+from turbo.client import answering, operations, placement, snapshot, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
@@ -45,6 +45,7 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import BadField, NewTask
 from turbo.client.operations import Away
+from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
 
@@ -369,6 +370,11 @@ class Client(Driver):
         return Budgets(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
+
+    def place(self, task_id: str) -> Place | None:
+        """Where the task may run: which workers have the labels that it requires, and the host that it waits for. None: no such task,
+        or this role may not see it."""
+        return self._run(placement.place(task_id))
 
     def served(self, queue: str) -> tuple[bool, bool]:
         """Whether a live worker serves `queue`, and whether it is paused."""

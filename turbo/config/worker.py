@@ -31,12 +31,16 @@ from turbo.config.loader import (
 )
 from turbo.config.scripts import code_from_directory
 from turbo.domain.finding import Finding, fail
+from turbo.domain.placement import STAY_SECONDS, Scalar, as_text
 from turbo.domain.states import Level
+from turbo.host.labels import host_labels
 
 __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 
 QUEUE_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 WORKER_NAME = re.compile(r"[A-Za-z0-9._-]+")
+MOST_LABELS = 100
+LABEL_CHARACTERS = 200
 
 SHORTEST_SECONDS = 0.1
 """Between two statements of a worker that come by themselves: each of them costs the whole fleet's database."""
@@ -50,6 +54,10 @@ def queue_names(queues: list[str]) -> list[str]:
     if len(set(queues)) != len(queues):
         raise ValueError("lists a queue twice")
     return queues
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
 
 
 class Database(Section):
@@ -115,7 +123,16 @@ class WorkerSection(Section):
         default="keep",
         description="What happens to running tasks when the worker is cut off for longer than its lease.",
     )
-    labels: dict[str, str] = Field(default={}, description="Free-form labels, shown in agent_workers.")
+    labels: dict[str, str] = Field(
+        default={},
+        description="What this worker has, for tasks that require it (requires). turbo fills in os, arch and host.",
+    )
+    stay_seconds: Real = Field(
+        default=STAY_SECONDS,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="How long a task waits for the host that has its conversation, before this worker takes it (if it can).",
+    )
 
     # Absolute, because output_data.log names files in it.
     _expand = field_validator("state_dir", mode="after")(lambda v: os.path.abspath(home(v) or ""))  # noqa: PTH100
@@ -124,6 +141,36 @@ class WorkerSection(Section):
     def this_host(self) -> str:
         """This machine's name in accounts, workspaces and messages."""
         return self.host or socket.gethostname().split(".")[0]
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The configured labels, and those that turbo fills in where they are not."""
+        return host_labels(self.this_host) | self.labels
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _label_values(cls, labels: object) -> object:
+        """Values as text: 16 and "16" are the same. What is no mapping is left to the type."""
+        if not isinstance(labels, dict):
+            return labels
+        for name, value in labels.items():
+            if not isinstance(value, Scalar):
+                raise ValueError(f"{name!r} is {_kind(value)}: the value of a label is a text, a number, true or false")
+        return {name: as_text(value) for name, value in labels.items()}
+
+    @field_validator("labels")
+    @classmethod
+    def _label_names(cls, labels: dict[str, str]) -> dict[str, str]:
+        if len(labels) > MOST_LABELS:
+            raise ValueError(f"has {len(labels)} labels, more than {MOST_LABELS}")
+        for name, value in labels.items():
+            if not name.strip() or len(name) > LABEL_CHARACTERS or len(value) > LABEL_CHARACTERS:
+                raise ValueError(
+                    f"{name[:40]!r}: a label has a name, and name and value have at most {LABEL_CHARACTERS} characters"
+                )
+            if "\0" in name + value:
+                raise ValueError(f"{name[:40]!r} contains a NUL character, which PostgreSQL cannot store")
+        return labels
 
     @field_validator("allowed_roots")
     @classmethod
@@ -260,6 +307,10 @@ class WorkerConfig(Document):
         findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
         for name in self.executors:
             findings += problems_of(name, self.executors)
+        named = self.worker.labels.get("host")
+        if named is not None and named != self.worker.this_host:
+            what = f"is {named!r}, and this host is {self.worker.this_host!r}: to give it another name, set worker.host"
+            findings.append(fail(what, subject="worker.labels.host"))
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = (
                 "must be at least twice heartbeat_seconds, so that one late heartbeat does not look like a dead worker"

@@ -23,6 +23,7 @@ from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Row, Store, claim_columns, ids_of
 from turbo.domain.claim import ClaimRef
 from turbo.domain.limits import USUAL_LIMITS, InputLimits
+from turbo.domain.placement import STAY_SECONDS
 from turbo.domain.question import Answered
 from turbo.domain.states import RowStatement, TaskState
 from turbo.domain.task import Task
@@ -76,8 +77,9 @@ class Reasserted:
 
 
 class ClaimStore(Store):
-    """Bound to one worker. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a directory that is named
-    by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
+    """Bound to one worker. `labels`: what the `requires` of a task is compared with. `stay_seconds`: after so long it takes a task that
+    waits for another host, but could run here. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a
+    directory that is named by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
 
     def __init__(
         self,
@@ -86,6 +88,8 @@ class ClaimStore(Store):
         refusals: Refusals,
         *,
         host: str = "",
+        labels: Mapping[str, str] | None = None,
+        stay_seconds: float = STAY_SECONDS,
         accounts: Sequence[str] = (),
         limits: InputLimits = USUAL_LIMITS,
         has_files: Callable[[str], bool] | None = None,
@@ -95,13 +99,13 @@ class ClaimStore(Store):
         self._refusals = refusals
         self._unclaimable: dict[str, RefusedRows] = {}  # by queue
         self._unreconciled = RefusedRows(RowStatement.RECONCILE, refusals)
-        self._host = host
+        self._place = {"host": host, "labels": json.dumps(dict(labels or {})), "stay": stay_seconds}
         self._limits = limits
         self._messages_open = True  # not known before the first poll
         self._has_files = has_files
         self._conversations = True  # as above
         self._told_at = 0.0
-        self._polls = Polls(worker_id, refusals, host=host, accounts=accounts)
+        self._polls = Polls(worker_id, refusals, host=host, accounts=accounts, stay_seconds=stay_seconds)
 
     async def open(self) -> None:
         """Open the lane's connection, so that its observer knows the server before a claim is sent."""
@@ -124,7 +128,7 @@ class ClaimStore(Store):
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
             "characters": self._limits.characters + 1,
-            "host": self._host,
+            **self._place,
             **({"spent": json.dumps(spent)} if spent else {}),
         }
         name = "tasks/claim+spent" if spent else "tasks/claim"

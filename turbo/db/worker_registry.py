@@ -28,6 +28,10 @@ SLOW_SECONDS = 60.0
 """Deadline of statements that read much: counting a backlog, listing unfinished tasks."""
 
 
+PORTION, MOST_PORTIONS = 5000, 200
+"""Of tasks with requirements: how many are looked at by one statement, and how many statements are sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class WorkerRow:
     """What a worker writes about itself in `agent_workers`. Intervals are in seconds. `schema`: the newest that it knows."""
@@ -205,8 +209,13 @@ class WorkerRegistry(Store):
         return await self._use(_gauges, SLOW_SECONDS)
 
     async def prune(self) -> None:
-        """Delete the rows of workers that died long ago."""
+        """Delete the rows of workers that died long ago, and what was written of the requirements of tasks that are over."""
         await self._run("workers/prune", {})
+        after: str | None = None
+        for _ in range(MOST_PORTIONS):
+            ((_, after),) = await self._rows("tasks/met", {"after": after, "most": PORTION}, SLOW_SECONDS)
+            if after is None:
+                return
 
 
 async def _gauges(connection: Connection) -> list[dict[str, object]]:

@@ -41,6 +41,7 @@ class FleetGauges(Collector):
         ages: dict[str, float] = dict.fromkeys(served, 0.0)
         open_for: dict[str, float] = dict.fromkeys(served, 0.0)
         stuck: dict[str, float] = dict.fromkeys(served, 0.0)
+        nowhere: dict[str, float] = dict.fromkeys(served, 0.0)
         left: dict[str, float] = dict.fromkeys(served, 0.0)
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
         schedules: dict[str, float] = dict.fromkeys(SCHEDULE_STATES, 0.0)
@@ -58,6 +59,8 @@ class FleetGauges(Collector):
                 open_for[queue] = max(open_for.get(queue, 0.0), value)
             elif what == "stranded":
                 stuck[queue] = stuck.get(queue, 0.0) + value
+            elif what == "unplaceable":
+                nowhere[queue] = nowhere.get(queue, 0.0) + value
             elif what == "unsettled":
                 left[queue] = left.get(queue, 0.0) + value
             elif what == "workers":
@@ -68,7 +71,7 @@ class FleetGauges(Collector):
                 budgets[what, str(f["label"])] = value
             elif what in single:
                 single[what] = value
-        tasks, oldest, question, stranded, unsettled, workers, *others = families = _families()
+        tasks, oldest, question, stranded, unplaceable, unsettled, workers, *others = families = _families()
         schedule, late, used, spent, notify, transaction = others
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
@@ -78,6 +81,8 @@ class FleetGauges(Collector):
             question.add_metric([queue], value)
         for queue, value in sorted(stuck.items()):
             stranded.add_metric([queue], value)
+        for queue, value in sorted(nowhere.items()):
+            unplaceable.add_metric([queue], value)
         for queue, value in sorted(left.items()):
             unsettled.add_metric([queue], value)
         for state, value in states.items():
@@ -110,6 +115,11 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
         GaugeMetricFamily(
             "turbo_stranded_tasks",
             "Answered tasks that only one host may go on with, where no live worker serves their queue. Leader only.",
+            labels=["queue"],
+        ),
+        GaugeMetricFamily(
+            "turbo_unplaceable_tasks",
+            "Pending tasks that require labels which no live worker of their queue has. Leader only.",
             labels=["queue"],
         ),
         GaugeMetricFamily(

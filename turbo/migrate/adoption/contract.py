@@ -74,8 +74,9 @@ TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "in
 RESERVED = (
     *("question", "answer", "prefer_host"),
     *("needs", "on_needs_failed", "continues", "needed", "conversation", "submitted_by"),
+    "requires",
 )
-"""Columns of agent_tasks that migrations/0012_asking.sql and 0013_work.sql add. One that is there before it has another meaning."""
+"""Columns of agent_tasks that migrations/0012_asking.sql, 0013_work.sql and 0023_placement.sql add. One that is there before it has another meaning."""
 
 ADDED = (*RESERVED, "parent_task_id")
 """All columns of agent_tasks that later migrations add. parent_task_id may be there before, with the same meaning."""
@@ -122,6 +123,7 @@ RELATIONS = (
         "agent_schedules",
         *("agent_budgets", "agent_events"),
         "agent_transcripts",
+        *("agent_requirements", "agent_portable"),
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_key"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
@@ -132,6 +134,7 @@ RELATIONS = (
     "agent_schedules_due",
     *("agent_usage_open", "agent_events_at"),
     *("agent_transcripts_session", "agent_transcripts_at"),
+    *("agent_requirements_distinct", "agent_portable_due"),
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

@@ -22,7 +22,11 @@ with candidates as materialized (
      and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
      and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
      --if spent: and not public.turbo_is_spent(t.submitted_by::text, t.task_type::text, %(spent)s::text::jsonb)
-     and (t.prefer_host is null or t.prefer_host = %(host)s)     -- its conversation is on another host
+     and (t.requires is null or t.requires <@ %(labels)s::text::jsonb)
+     -- its conversation is on another host. If that can be had here, too, this one may take it after a while
+     and (t.prefer_host is null or t.prefer_host = %(host)s
+          or t.run_after <= statement_timestamp() - make_interval(secs => %(stay)s::float8)
+             and public.turbo_is_portable(t.task_id::public.turbo_task_id, t.agent_session_id::text))
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks r
                           where r.status = 'running' and r.concurrency_key = t.concurrency_key)

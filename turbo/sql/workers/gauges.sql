@@ -23,17 +23,21 @@ union all
 -- Answered, and only one host may go on with it, where no live worker serves its queue: among the first 200 of each queue.
 select 'stranded', n.queue, null, count(*)::float8
   from (select distinct s.queue from served s) n
- cross join lateral (select t.prefer_host
+ cross join lateral (select t.prefer_host, t.task_id, t.agent_session_id
                        from public.agent_tasks t
                       where t.status = 'pending' and t.queue = n.queue
                       order by t.task_priority desc nulls last, t.run_after
                       limit 200) p
  where p.prefer_host is not null
+   and not public.turbo_is_portable(p.task_id::public.turbo_task_id, p.agent_session_id::text)
    and not exists (select from public.agent_workers w
                     where w.host = p.prefer_host and n.queue = any (w.queues) and w.state in ('up', 'paused')
                       and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
                           and clock_timestamp() + make_interval(secs => w.lease_seconds))
  group by n.queue
+union all
+-- They require labels that no live worker of their queue has: of the first 1,000 requirements, 1,000 tasks each.
+select 'unplaceable', u.queue, null, sum(u.tasks)::float8 from public.turbo_unplaceable(1000::integer) u group by u.queue
 union all
 -- Blocked by nothing for over a minute, as in status/unsettled.sql: of the first 1,000 notes and the first 1,000 that are ready.
 select 'unsettled', s.queue, null, count(*)::float8

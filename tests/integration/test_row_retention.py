@@ -286,7 +286,8 @@ async def test_transcripts_go_with_their_conversations(
         finished(db, task_id, "waiting" if task_id == "asks" else "completed", days=4000, run_after=4000)
     finished(db, "follow-up", "blocked")
     db.execute(
-        "insert into agent_conversations (task_id, conversation, place, first) values ('followed', 1, 0, 'followed'), ('follow-up', 1, 1, 'followed')"
+        "insert into agent_conversations (task_id, conversation, place, first)"
+        " values ('followed', 1, 0, 'followed'), ('follow-up', 1, 1, 'followed')"
     )
     db.execute(
         "insert into agent_transcripts (task_id, fencing_token, batch, kind, lines, sha256, at)"

@@ -1,7 +1,7 @@
 """The transcript of a run: what its agent said and did, line by line, as it is stored for readers on other hosts."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -15,21 +15,39 @@ class LineKind(StrEnum):
 OWN_PATH = "turbo"
 """The `path` of what turbo itself has to say, among events. No line of an agent has it."""
 
+BEGIN_TYPE = "turbo_begin"
 END_TYPE = "turbo_end"
 NOTE_TYPE = "turbo_note"
 
+Row = Mapping[str, object]
+ReadRows = Callable[[bytes], tuple[str, Sequence[Row]] | None]
+"""A line of output that holds rows of a session file: the file's `path` and the rows; None: it cannot be read."""
+
 
 class TranscriptSink(Protocol):
-    """Where an executor puts the transcript of a run. Both return at once, and never raise: a run is not held up by it.
+    """Where an executor puts the transcript of a run. Everything returns at once and nothing raises: a run is not held up by it.
 
-    Only whole lines, as the agent wrote them; what is secret in them is taken out before they leave the process."""
+    Only whole lines, as the agent wrote them. What is secret in them is taken out before they leave the process."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is kept."""
+        ...
+
+    def conceal(self, secrets: Iterable[str]) -> None:
+        """Texts that must not be stored: what the program was given. Called before the program starts."""
+        ...
 
     def line(self, line: bytes) -> None:
         """A line of output that no session file has."""
         ...
 
-    def session(self, path: str, rows: Sequence[Mapping[str, object]]) -> None:
+    def session(self, path: str, rows: Sequence[Row]) -> None:
         """Rows of a session file. `path` is relative to the session: `SESSION.jsonl`, `SESSION/subagents/agent-x.jsonl`."""
+        ...
+
+    def later(self, line: bytes, read: ReadRows) -> None:
+        """The same, as a line that `read` takes apart: in a thread, when it is stored."""
         ...
 
     def lost(self, why: str) -> None:
@@ -40,14 +58,20 @@ class TranscriptSink(Protocol):
 class NoTranscript:
     """For runs whose transcript nobody wants."""
 
+    wanted = False
+
+    def conceal(self, secrets: Iterable[str]) -> None: ...
+
     def line(self, line: bytes) -> None: ...
 
-    def session(self, path: str, rows: Sequence[Mapping[str, object]]) -> None: ...
+    def session(self, path: str, rows: Sequence[Row]) -> None: ...
+
+    def later(self, line: bytes, read: ReadRows) -> None: ...
 
     def lost(self, why: str) -> None: ...
 
 
-NO_TRANSCRIPT = NoTranscript()
+NO_TRANSCRIPT: TranscriptSink = NoTranscript()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +95,14 @@ class TranscriptBatch:
         return bool(last.get("complete")) if last.get("type") == END_TYPE else None
 
 
+def begin_line(executor: str, attempt: int) -> str:
+    """The first line of a run's transcript: a program is about to start."""
+    return json.dumps({"type": BEGIN_TYPE, "executor": executor, "attempt": attempt}) + "\n"
+
+
 def end_line(why: str | None) -> str:
     """The last line of a run's transcript, alone in its batch. `why` it is not complete; None: it is."""
-    said = {"type": END_TYPE, "complete": why is None}
+    said: dict[str, object] = {"type": END_TYPE, "complete": why is None}
     return json.dumps(said if why is None else said | {"why": why}) + "\n"
 
 

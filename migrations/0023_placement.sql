@@ -139,6 +139,22 @@ begin
   return exists (select from public.agent_portable p where p.task_id = task and p.session is not distinct from turbo_is_portable.session);
 end $$;
 
+-- Whether a worker may run a task now. place: the worker's, {"host", "labels", "stay"}. It has what the task requires; and it is on the
+-- host of the task's conversation, or the conversation can be had there, too, and the task has waited for its host for `stay` seconds.
+-- Without settings of its own: ten thousand such tasks may stand at the head of a queue, and a claim may ask of each of them.
+create or replace function public.turbo_may_run(
+  task public.turbo_task_id, requires jsonb, prefer_host text, session text, run_after timestamptz, place text) returns boolean
+language plpgsql stable as $$
+declare
+  here pg_catalog.jsonb := place;
+begin
+  if requires is not null and not requires operator(pg_catalog.<@) (here operator(pg_catalog.->) 'labels') then return false; end if;
+  return prefer_host is null or prefer_host operator(pg_catalog.=) (here operator(pg_catalog.->>) 'host')
+         or run_after operator(pg_catalog.<=) (pg_catalog.statement_timestamp() operator(pg_catalog.-)
+              pg_catalog.make_interval(secs => (here operator(pg_catalog.->>) 'stay')::pg_catalog.float8))
+            and public.turbo_is_portable(task::public.turbo_task_id, session::text);
+end $$;
+
 -- Seconds until a worker of `host` may take the next pending task that waits for another host; null: none does. The poll twin of a
 -- wake-up that nobody sends. stay: worker.stay_seconds of whoever asks. A hundred are looked at; if all of those were claimed
 -- in time, it is the moment of the last one, and the look after that sees the others.
@@ -283,6 +299,10 @@ begin
     select * from (values
       -- Inserts: an ordinary row still passes by the first expression.
       (1, 'turbo_judge_insert', 'new.continues, new.needed, new.conversation) = 0', 'new.continues, new.needed, new.conversation, new.requires) = 0'),
+      -- A text that begins with a visible character of ASCII is not empty: no regular expression is run over an ordinary row.
+      (12, 'turbo_judge_insert', $a$     and new.task_description ~ '[^[:space:]]'
+     and new.timeout$a$, $b$     and (ascii(new.task_description) between 33 and 126 or new.task_description ~ '[^[:space:]]')
+     and new.timeout$b$),
       (2, 'turbo_judge_insert', $a$'completed', 'failed', 'cancelled'))
   then return new; end if;
   if new.submitted_by is null and not restored$a$, $b$'completed', 'failed', 'cancelled'))
@@ -361,6 +381,7 @@ begin
                     grant select (task_id, queue, requires, ctid), update (requires), delete on public.agent_requirements to %1$s;
                     grant select, insert (task_id, session, at), update (session, at), delete on public.agent_portable to %1$s;
                     grant execute on function
+                      public.turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text),
                       public.turbo_is_portable(public.turbo_task_id, text), public.turbo_stay_in(text[], text, double precision),
                       public.turbo_unplaceable(integer) to %1$s',
                    case worker.grantee when 'PUBLIC' then 'public' else quote_ident(worker.grantee) end);

@@ -200,13 +200,15 @@ TASKS = [
         "s",
     ),
     Panel(
-        "Waiting for a person, and stranded",
+        "Waiting for a person, stranded, unplaceable",
         "lines",
         {
             "waiting {{queue}}": f"max by (queue) (turbo_queue_tasks{{{QUEUE}, status='waiting'}})",
             "stranded {{queue}}": f"max by (queue) (turbo_stranded_tasks{{{QUEUE}}})",
+            "unplaceable {{queue}}": f"max by (queue) (turbo_unplaceable_tasks{{{QUEUE}}})",
         },
-        "Stranded: answered, and only a host without a live worker could go on with them. turbo status names it.",
+        "Stranded: answered, and only a host without a live worker could go on with them. Unplaceable: no live worker of the queue has"
+        " the labels that they require. turbo status names the cause.",
     ),
     Panel(
         "Waiting for other tasks",

@@ -48,18 +48,24 @@ async def test_task_runs_on_a_worker_with_its_labels(dsn, db):
 
 async def test_task_is_claimed_anywhere_without_the_guard(dsn, db):
     """The control of the test above."""
-    text, guard = sql.statement("tasks/claim"), "and (t.requires is null or t.requires <@ %(labels)s::text::jsonb)"
+    text, guard = (
+        sql.statement("tasks/claim"),
+        "public.turbo_may_run(t.task_id::public.turbo_task_id, t.requires::jsonb,",
+    )
     assert guard in text
     insert(db, "mac", os="macos")
     async with at(dsn, "a", os="linux") as linux:
-        with patch("turbo.db.store.statement", lambda name, variant=None: text.replace(guard, "")):
+        with patch(
+            "turbo.db.store.statement",
+            lambda name, variant=None: text.replace(guard, guard.replace("t.requires", "null")),
+        ):
             assert (await linux.claims._rows("tasks/claim", _parameters(linux)))[0][0] == "mac"
 
 
 def _parameters(stores: Any) -> dict[str, object]:
     return {
         "worker": stores.worker_id, "queue": "default", "only_types": None, "skip_types": None, "characters": 9,
-        "host": "a", "labels": '{"os": "linux"}', "stay": 60.0, "n": 1, "may_idle": False,
+        "place": '{"host": "a", "labels": {"os": "linux"}, "stay": 60}', "n": 1, "may_idle": False,
     }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 OPEN_FUNCTIONS = (
     *("turbo_stopped_status", "turbo_take_key", "turbo_take_conversation", "turbo_database_id"),
     *("turbo_same_task", "turbo_as_task_id", "turbo_can_be_tied", "turbo_met"),
-    *("turbo_is_portable", "turbo_unplaceable"),
+    *("turbo_is_portable", "turbo_may_run", "turbo_unplaceable"),
 )
 """They compute from their arguments alone, read with the caller's own privileges, or tell what is no secret: any role may call
 them, and statements of an upgraded worker can at once."""
@@ -142,8 +142,15 @@ OF_FUNCTIONS = {
     ("agent_conversations", "INSERT", "task_id"),
     ("agent_conversations", "UPDATE", "task_id"),
     ("agent_tasks", "UPDATE", "conversation"),
+    *(
+        ("agent_portable", privilege, column)
+        for privilege in ("INSERT", "UPDATE")
+        for column in ("task_id", "session", "at")
+    ),
+    ("agent_portable", "DELETE", ""),
 }
-"""Rights of a worker that turbo_place needs, which runs with those of its caller: no plan of a statement asks for them."""
+"""Rights of a worker that turbo_place needs, which runs with those of its caller: no plan of a statement asks for them. And that of
+agent_portable, which whoever keeps a conversation writes."""
 
 Right = tuple[str, str, str]
 """(table or sequence, privilege, column); the column is empty for DELETE, TRUNCATE and sequences."""

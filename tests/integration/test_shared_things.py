@@ -29,9 +29,7 @@ CLAIM = {
     "only_types": None,
     "skip_types": None,
     "characters": 100,
-    "host": "h",
-    "labels": "{}",
-    "stay": 60.0,
+    "place": '{"host": "h", "labels": {}, "stay": 60}',
 }
 
 

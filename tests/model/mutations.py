@@ -30,6 +30,9 @@ OF_MESSAGES = frozenset({
 })  # fmt: skip
 """The rules of histories that look at a guard of messages."""
 
+PLACING = frozenset({"its_conversation_can_be_had_anywhere", "a_run_asks", "claim_and_run", "claim"})
+"""The rules of histories that look at where a task may run."""
+
 _SPACE = re.compile(r"\s+")
 
 
@@ -255,7 +258,18 @@ MUTATIONS = (
     Mutation(
         "a pinned task is claimed by its host only",
         "tasks/claim",
-        (("and (t.prefer_host is null or t.prefer_host = %(host)s)", ""),),
+        (("t.requires::jsonb, t.prefer_host::text", "t.requires::jsonb, null::text"),),
+    ),
+    Mutation(
+        "a worker has the labels that a task requires",
+        "tasks/claim",
+        (("t.requires::jsonb, t.prefer_host::text", "null::jsonb, t.prefer_host::text"),),
+    ),
+    Mutation(
+        "a task that waits for its host is left to it for a while",
+        "turbo_may_run",
+        (("or run_after operator(pg_catalog.<=)", "or run_after is not null or run_after operator(pg_catalog.<=)"),),
+        PLACING,
     ),
     Mutation(
         "an answer is taken by a task that waits only",
@@ -763,6 +777,7 @@ NOTICED_IN_CI = (
     "a result must carry the row's token",
     "a question must carry the row's token",
     "a pinned task is claimed by its host only",
+    "a worker has the labels that a task requires",
     "only tasks of dead workers are rescued",
     "a rescue keeps the token",
     "orphans are released",

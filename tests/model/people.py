@@ -89,6 +89,8 @@ class People(Base):
             "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
             "hold": "status = 'waiting'",
             "needs nothing": "needs = null",
+            "a gpu": "requires = '{\"gpu\": true}'",
+            "nothing": "requires = null",
             **{
                 name: f"answer = case question ->> 'kind' when 'hold' then '{hold}' else '{text}' || (question ->> 'text') end"
                 for name, (text, hold) in ANSWERS.items()
@@ -137,7 +139,9 @@ class People(Base):
             return
         if refused or not found[0]:
             return
-        if what == "delete":
+        if what in ("a gpu", "nothing"):
+            self.seen[f"requires {what}"] += 1
+        elif what == "delete":
             self.seen["deleted"] += 1
             self.truth.deleted[task_id] = self.truth.tasks.pop(task_id).tokens()
         elif what == "poll":

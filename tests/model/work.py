@@ -76,7 +76,7 @@ class Work(People):
         open_ = {
             t: r for t, r in before.tasks.items()
             if fit and r["status"] == "pending" and r["queue"] == queue and r["concurrency_key"] not in taken
-            and r["prefer_host"] in (None, worker.host)
+            and worker.may_run(r)
             and (r["conversation"] not in talking if r["conversation"] is not None else r["continues"] is None)
         }  # fmt: skip
         # claimed, and given back at once: a failover took back a run whose needs it had lost

@@ -4,7 +4,7 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 (turbo.client.operations); turbo.client.async_driver performs them.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
 from turbo.client import answering, operations, placement, snapshot, work
@@ -51,6 +51,7 @@ class AsyncClient(AsyncDriver):
         on_needs_failed: str | None = None,
         continues: str | None = None,
         parent_task_id: str | None = None,
+        requires: Mapping[str, str | int | float | bool] | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
@@ -70,6 +71,7 @@ class AsyncClient(AsyncDriver):
             on_needs_failed=on_needs_failed,
             continues=continues,
             parent_task_id=parent_task_id,
+            requires=requires,
         )
         return await self._run(operations.submit(task))
 

@@ -5,7 +5,7 @@ adds types, waiting and error messages. Its queries are in turbo.client.operatio
 caller's (a submit inside the caller's transaction is then part of it).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -113,12 +113,14 @@ class Client(Driver):
         on_needs_failed: str | None = None,
         continues: str | None = None,
         parent_task_id: str | None = None,
+        requires: Mapping[str, str | int | float | bool] | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one.
 
         `run_after` is a datetime, or text that PostgreSQL reads as a timestamp ('tomorrow 06:00'). Raises BadField for an invalid
         value, and psycopg.errors.CheckViolation for a row that the database rejects; its hint has the remedy. A task in `needs`
-        or `continues` that is not there: psycopg.errors.ForeignKeyViolation.
+        or `continues` that is not there: psycopg.errors.ForeignKeyViolation. Labels in `requires`
+        while an older worker serves the queue: psycopg.errors.ObjectNotInPrerequisiteState.
         """
         task = NewTask(
             text,
@@ -137,6 +139,7 @@ class Client(Driver):
             on_needs_failed=on_needs_failed,
             continues=continues,
             parent_task_id=parent_task_id,
+            requires=requires,
         )
         return self._run(operations.submit(task))
 

@@ -99,7 +99,7 @@ class ClaimStore(Store):
         self._refusals = refusals
         self._unclaimable: dict[str, RefusedRows] = {}  # by queue
         self._unreconciled = RefusedRows(RowStatement.RECONCILE, refusals)
-        self._place = {"host": host, "labels": json.dumps(dict(labels or {})), "stay": stay_seconds}
+        self._place = json.dumps({"host": host, "labels": dict(labels or {}), "stay": stay_seconds})
         self._limits = limits
         self._messages_open = True  # not known before the first poll
         self._has_files = has_files
@@ -128,7 +128,7 @@ class ClaimStore(Store):
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
             "characters": self._limits.characters + 1,
-            **self._place,
+            "place": self._place,
             **({"spent": json.dumps(spent)} if spent else {}),
         }
         name = "tasks/claim+spent" if spent else "tasks/claim"

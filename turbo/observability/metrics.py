@@ -281,8 +281,8 @@ class Metrics:
     def declare_series(
         self, queues: Iterable[str], executors: Iterable[str], checked: Iterable[str] = (), pushing: Iterable[str] = ()
     ) -> None:
-        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check; `pushing`: those
-        that push their workspaces.
+        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check;
+        `pushing`: those that push their workspaces.
 
         Prometheus cannot see an increment that creates its series: `increase()` would miss an executor's first
         failure, the one an alert is for.

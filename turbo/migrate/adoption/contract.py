@@ -76,7 +76,8 @@ RESERVED = (
     *("needs", "on_needs_failed", "continues", "needed", "conversation", "submitted_by"),
     "requires",
 )
-"""Columns of agent_tasks that migrations/0012_asking.sql, 0013_work.sql and 0023_placement.sql add. One that is there before it has another meaning."""
+"""Columns of agent_tasks that migrations/0012_asking.sql, 0013_work.sql and 0023_placement.sql add.
+One that is there before it has another meaning."""
 
 ADDED = (*RESERVED, "parent_task_id")
 """All columns of agent_tasks that later migrations add. parent_task_id may be there before, with the same meaning."""

@@ -36,5 +36,6 @@ select f.name || ': execute'
                ('turbo_reopen(public.turbo_task_id, integer)'), ('turbo_take_special_notes(bigint, integer, text[])'),
                ('turbo_budgets(timestamptz, interval, text[])'), ('turbo_fold(timestamptz)'),
                ('turbo_is_spent(text, text, jsonb)'), ('turbo_is_portable(public.turbo_task_id, text)'),
+               ('turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
                ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()')) f(name)
  where not has_function_privilege(to_regprocedure('public.' || f.name), 'execute')

@@ -103,6 +103,7 @@ begin
                    ('public.turbo_take_special_notes(bigint, integer, text[])'),
                    ('public.turbo_budgets(timestamptz, interval, text[])'), ('public.turbo_fold(timestamptz)'),
                    ('public.turbo_is_spent(text, text, jsonb)'), ('public.turbo_is_portable(public.turbo_task_id, text)'),
+                   ('public.turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
                    ('public.turbo_stay_in(text[], text, double precision)'), ('public.turbo_unplaceable(integer)'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
                    ('public.turbo_run_schedule(text)')) f(name)

@@ -8,6 +8,7 @@
 -- Always returns at least one row; task_id is null when nothing was claimed. idle_now is the new idle flag, or null if it
 -- did not change; the notify gate reads that flag, so this statement sets it. more: the task brings more than its
 -- text, which tasks/more.sql fetches.
+-- place: this worker's host, its labels, and how long it leaves tasks to another host (turbo_may_run).
 -- spent: what spent budgets close of some submitters (turbo_is_spent). Only sent where there is such a budget: it costs a claim 1 %.
 with candidates as materialized (
   select t.task_id, t.concurrency_key, t.conversation, t.task_priority, t.run_after
@@ -22,11 +23,10 @@ with candidates as materialized (
      and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
      and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
      --if spent: and not public.turbo_is_spent(t.submitted_by::text, t.task_type::text, %(spent)s::text::jsonb)
-     and (t.requires is null or t.requires <@ %(labels)s::text::jsonb)
-     -- its conversation is on another host. If that can be had here, too, this one may take it after a while
-     and (t.prefer_host is null or t.prefer_host = %(host)s
-          or t.run_after <= statement_timestamp() - make_interval(secs => %(stay)s::float8)
-             and public.turbo_is_portable(t.task_id::public.turbo_task_id, t.agent_session_id::text))
+     -- It requires labels, or its conversation is on another host. A call that is not reached: the conditions would cost every claim 3 %
+     and (t.requires is null and t.prefer_host is null
+          or public.turbo_may_run(t.task_id::public.turbo_task_id, t.requires::jsonb, t.prefer_host::text, t.agent_session_id::text,
+                                  t.run_after::timestamptz, %(place)s::text))
      and (t.concurrency_key is null
           or not exists (select from public.agent_tasks r
                           where r.status = 'running' and r.concurrency_key = t.concurrency_key)

@@ -30,7 +30,7 @@ select (select count(*) from promoted) as due,
          where t.status = 'waiting' and t.queue = %(queue)s and t.run_after < '8999-01-01'
          order by t.run_after limit 1) as deadline_in,
        case when exists (select from public.agent_portable)
-            then public.turbo_stay_in(%(queues)s::text[], %(host)s::text, %(stay)s::float8) end as stay_in,
+            then public.turbo_stay_in(%(queues)s::text[], %(host)s::text, %(stay)s::double precision) end as stay_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from turbo.executors.claude.asking import HoldsCalls
     from turbo.executors.schemas.answer_schema import AnswerSchema
     from turbo.executors.schemas.fit import Fit
+    from turbo.workspaces.at_remote import AsksEarlierWork
     from turbo.workspaces.worktrees import GoesOn
 
 
@@ -43,10 +44,12 @@ def build_executors(
     exclusive: Exclusive = no_lock,
     workspaces: Callable[[], Path] | None = None,
     goes_on: "GoesOn | None" = None,
+    earlier: "AsksEarlierWork | None" = None,
 ) -> dict[str, Executor]:
     """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
     `workspaces`: where the worktrees are, once the database is known [default: at the top of the state directory].
-    `goes_on`: whether another task of a conversation still needs its worktree [default: none does].
+    `goes_on`: whether another task of a conversation still needs its worktree [default: none does]. `earlier`: what earlier runs of it
+    told of its worktree [default: nothing].
 
     Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
     """
@@ -62,7 +65,7 @@ def build_executors(
     for name, section in config.executors.items():
         try:
             run_as = identities.of(section)
-            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on)
+            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on, earlier)
             reviewer = _reviewer(section, config, journal, env_files, identities)
 
             build = partial(_build, name, section, journal, roots, exclusive, work_area, run_as, reviewer)
@@ -175,6 +178,15 @@ def workspace_policies(config: WorkerConfig) -> dict[str, Policy]:
     }
 
 
+def pushing(config: WorkerConfig) -> list[str]:
+    """The executors that push the branches of their workspaces."""
+    return [
+        name
+        for name, section in config.executors.items()
+        if isinstance(section, Program) and section.workspace is not None and section.workspace.push is not None
+    ]
+
+
 def workspace_git_configs(config: WorkerConfig) -> dict[str, Path]:
     """The configuration file that turbo's own git reads, for each executor whose workspace has one."""
     found = {}
@@ -214,9 +226,11 @@ def _work_area(
     workspaces: Callable[[], Path] | None,
     run_as: Identity | None,
     goes_on: "GoesOn | None",
+    earlier: "AsksEarlierWork | None",
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
         return None
+    from turbo.workspaces.at_remote import knows_no_earlier
     from turbo.workspaces.worktrees import Worktrees, WorktreeSettings, goes_on_never
 
     workspace = section.workspace
@@ -233,6 +247,7 @@ def _work_area(
             setup_seconds=workspace.setup_seconds,
             git_config=None if workspace.git_config is None else Path(workspace.git_config),
             from_needs=workspace.from_ == "needs",
+            push=workspace.push,
             policy=_policy(section),
         ),
         root=workspaces or workspaces_of(state_dir),
@@ -244,6 +259,7 @@ def _work_area(
         grace_seconds=section.grace_seconds,
         run_as=run_as,
         goes_on=goes_on or goes_on_never,
+        earlier=earlier or knows_no_earlier,
     )
 
 

@@ -493,6 +493,9 @@ class Runner:
             self._metrics.record_checks(run.executor, outcome.checked, run.task.fencing_token)
         if outcome.failure_kind is FailureKind.UNVERIFIED:
             self._metrics.unverified.labels(run.task.queue, run.executor).inc()
+        space = outcome.extra.get("workspace")
+        if isinstance(space, dict) and isinstance(pushed := space.get("pushed"), bool):
+            self._metrics.pushes.labels(run.executor, "pushed" if pushed else "failed").inc()
         if (denied := outcome.extra.get(DENIED)) and isinstance(denied, int):
             self._metrics.questions_denied.labels(run.executor).inc(denied)
 

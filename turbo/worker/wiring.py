@@ -50,6 +50,7 @@ from turbo.executors.protocol import Executor
 from turbo.executors.registry import (
     build_executors,
     exclusive_directories,
+    pushing,
     workspace_git_configs,
     workspace_policies,
 )
@@ -203,7 +204,9 @@ def wire(
     refusals = Refusals(problems, metrics)
     registry = WorkerRegistry(claims, worker_id, refusals)
     if executors is None:
-        executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on)
+        executors = build_executors(
+            config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on, registry.earlier_work
+        )
     account_names = accounts_of(executors)
     each = {name: name for name in executors}  # for those who close executors, whatever their types
     claim_store = ClaimStore(
@@ -237,7 +240,7 @@ def wire(
     shown_names = tuple(name for name in account_names if account_behind(name) == name)
     presence = WorkerPresence(registry, _row(config, host, shown_names), endpoint, gate, wakeups, lifecycle)
     checked = [name for name, one in config.executors.items() if one.checked]
-    metrics.declare_series(settings.queues, executors, checked)
+    metrics.declare_series(settings.queues, executors, checked, pushing(config))
     metrics.observe(slots, tuple(each_member(executors)))
     metrics.observe_problems(problems.count)
     metrics.loop_lag.set_function(lambda: loop_health.lag)

@@ -41,8 +41,7 @@ def relative_path(path: str) -> str | None:
     found = None
     for match in _SESSION_FILE.finditer(path):
         if match.start() == 0 or path[match.start() - 1] == "/":
-            found = path[match.start() :]
-            break
+            found = path[match.start() :]  # the last: a directory above may have such a name, too
     if found is None or len(found) > 300 or not re.fullmatch(r"[\w./-]+", found, re.ASCII) or ".." in found:
         return None
     return found

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from turbo.cli import codex_conversation
 from turbo.domain.transcript import BEGIN_TYPE, END_TYPE, NOTE_TYPE, OWN_PATH
 
 if TYPE_CHECKING:
@@ -147,7 +148,28 @@ def _event(row: Mapping[str, Any], text: str) -> Iterator[str]:
             if isinstance(info, dict) and info.get("status") not in (None, "allowed"):
                 yield f"-- limit of the account: {info.get('status')} {info.get('rateLimitType') or ''}".rstrip()
         case _:
-            yield text
+            told = codex_conversation.lines_of(row)
+            if told is None:
+                yield text
+            else:
+                yield from _told(told)
+
+
+def _told(lines: Iterator[tuple[str, str]]) -> Iterator[str]:
+    for kind, text in lines:
+        match kind:
+            case "told":
+                yield ""
+                yield from _folded(text, "> ", TOLD_LINES)
+                yield ""
+            case "said":
+                yield from text.rstrip().splitlines()
+            case "call":
+                yield f"* {_short(text, INPUT_CHARACTERS)}"
+            case "result" | "failed":
+                yield from _folded(text, "  | " if kind == "result" else "  ! ", RESULT_LINES, RESULT_CHARACTERS)
+            case _:
+                yield f"-- {_short(' '.join(text.split()), RESULT_CHARACTERS)}"
 
 
 def _result(row: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ The CLI never gives up on a service that refuses connections or asks for an hour
 """
 
 import asyncio
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,11 @@ ALWAYS = (
     "features.apps=false",
 )
 EXEC = ("--json", "--skip-git-repo-check", *(word for setting in ALWAYS for word in ("-c", setting)))
+
+PROMPT = "turbo.prompt"
+"""The type of the line of a transcript that has the prompt: the CLI prints none."""
+
+STAYS = "the thread itself stays in CODEX_HOME on this host"
 
 LEAVE_SECONDS = 5.0
 """How long the CLI may stay after its turn is over."""
@@ -131,6 +137,9 @@ class CodexCli:
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
         )
         monitor = _CodexMonitor(run, self._leave_seconds, self._patience_seconds)
+        if run.transcript.wanted:
+            run.transcript.lost(STAYS)
+            run.transcript.line(json.dumps({"type": PROMPT, "text": call.prompt}).encode("utf-8", "replace"))
         reading = partial(self._rollout, rollouts, before, monitor.stream, resumed=call.thread is not None)
         run.uses(lambda: _used(reading(), monitor.stream, resumed=call.thread is not None))
         try:

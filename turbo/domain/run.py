@@ -15,7 +15,7 @@ from turbo.domain.task import Task
 from turbo.domain.transcript import NO_TRANSCRIPT, TranscriptSink
 
 UsedSoFar = Callable[[], tuple[ModelUsage, ...]]
-"""What a call of an agent has used until now."""
+"""What a run has used until now that no outcome tells: it ends without one."""
 
 
 class StopSignal:
@@ -88,7 +88,7 @@ class Run:
     agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
     `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
-    `uses(so_far)` tells how to learn what the call under way has used, for a run that is killed and so returns no outcome.
+    `uses(so_far)` tells how to learn what the run has used, if it is killed and so returns no outcome. It is asked once, at the end.
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
     cover it, in US dollars; None: no limit. `messages`: what people tell the task, for an executor that Converses; None: nobody
     can. `moved`: another account may have had the task's session. `windows` tells what the agent's service says about its account's
@@ -164,8 +164,8 @@ class Run:
 
 @dataclass(slots=True)
 class Running:
-    """One run in a slot. `claimed_at` is in monotonic seconds. `when_safe`: see `Run`. `used`: what its last call of an agent has used
-    until now."""
+    """One run in a slot. `claimed_at` is in monotonic seconds. `when_safe`: see `Run`. `used`: what it has used, if
+    it ends without an outcome."""
 
     task: Task
     executor: str

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Relations,
         Told,
     )
+    from turbo.client.limit import KeyLimit, LimitRefused, MayNotLimit, UnknownLimit
     from turbo.client.models import (
         Action,
         AmbiguousTask,
@@ -67,8 +68,11 @@ __all__ = [
     "Graph",
     "GraphEdge",
     "GraphNode",
+    "KeyLimit",
+    "LimitRefused",
     "MayNotAnswer",
     "MayNotBudget",
+    "MayNotLimit",
     "MayNotSchedule",
     "MessageLine",
     "NewTask",
@@ -89,6 +93,7 @@ __all__ = [
     "TaskStatus",
     "Told",
     "UnknownBudget",
+    "UnknownLimit",
     "UnknownSchedule",
     "UnknownTask",
     "UnknownTimezone",
@@ -117,6 +122,7 @@ _HOMES = {
         "turbo.client.graph",
     ),
     **dict.fromkeys(("BudgetLine", "BudgetRefused", "MayNotBudget", "UnknownBudget"), "turbo.client.budget"),
+    **dict.fromkeys(("KeyLimit", "LimitRefused", "MayNotLimit", "UnknownLimit"), "turbo.client.limit"),
     **dict.fromkeys(("CostLine", "Costs", "CostsBy", "UnknownTimezone"), "turbo.client.costs"),
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
     **dict.fromkeys(

@@ -56,10 +56,10 @@ def run(dsn: str, *statements: str) -> None:
         ("alter table agent_tasks disable trigger zz_turbo_judge_update", "triggers", "disabled: zz_turbo", "ENABLE TRIGGER"),
         ("drop index agent_tasks_claim", "indexes", "agent_tasks_claim is missing", "create index concurrently"),
         (
-            "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_one_running_per_key'::regclass",
+            "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_one_running_per_place'::regclass",
             "indexes",
             "is INVALID",
-            "DROP INDEX CONCURRENTLY public.agent_tasks_one_running_per_key; create unique index",
+            "DROP INDEX CONCURRENTLY public.agent_tasks_one_running_per_place; create unique index",
         ),
         ("create rule theirs as on insert to agent_actions do also nothing", "", "", ""),
         ("create rule theirs as on insert to agent_tasks do also nothing", "other triggers", "a rule", "DROP RULE"),

@@ -14,6 +14,7 @@ from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
+from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
@@ -277,6 +278,11 @@ class AsyncClient(AsyncDriver):
     def budgets(self) -> AsyncBudgets:
         """See Client.budgets."""
         return AsyncBudgets(self._run)
+
+    @property
+    def limits(self) -> AsyncKeyLimits:
+        """See Client.limits."""
+        return AsyncKeyLimits(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

@@ -31,6 +31,7 @@ from turbo.client.graph import (
     Relations,
     Told,
 )
+from turbo.client.limits import KeyLimits
 from turbo.client.models import (
     Action,
     AmbiguousTask,
@@ -371,6 +372,11 @@ class Client(Driver):
     def budgets(self) -> Budgets:
         """What runs may use: set, list, get, remove."""
         return Budgets(self._run)
+
+    @property
+    def limits(self) -> KeyLimits:
+        """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
+        return KeyLimits(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

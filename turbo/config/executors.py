@@ -98,6 +98,7 @@ class Program(Section):
 
 class CommandSection(Program):
     kind: Literal["command"] = Field(description="A program that gets the task as JSON on standard input.")
+    transcripts: bool = Field(default=False, description="Store what it prints in the database, without secrets.")
 
 
 class ClaudeSection(Program):
@@ -125,6 +126,10 @@ class ClaudeSection(Program):
     trust_repository: bool = Field(
         default=False,
         description="Obey the settings, hooks and MCP servers in the working directory. false: only its CLAUDE.md is read.",
+    )
+    transcripts: bool = Field(
+        default=True,
+        description="Store what its agents say and do in the database, without secrets: turbo logs shows it anywhere.",
     )
     cli_max_retries: Whole = Field(
         default=2, ge=0, le=10, description="The CLI's own retries of an overloaded service, within one run."
@@ -164,6 +169,10 @@ class PythonSection(Section):
         if isinstance(section, dict) and "run_as" in section:
             raise ValueError(
                 "run_as is for programs: a Python handler runs with the worker's rights; make it a command with a program of its own"
+            )
+        if isinstance(section, dict) and "transcripts" in section:
+            raise ValueError(
+                "transcripts is for agents and programs: a Python handler has no output of its own; remove it"
             )
         if isinstance(section, dict) and section.get("check") is not None:
             raise ValueError(

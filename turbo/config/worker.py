@@ -32,6 +32,7 @@ from turbo.config.loader import (
 from turbo.config.scripts import code_from_directory
 from turbo.domain.finding import Finding, fail
 from turbo.domain.placement import STAY_SECONDS, Scalar, as_text
+from turbo.domain.redact_patterns import PatternRefused, bounded_patterns
 from turbo.domain.states import Level
 from turbo.host.labels import host_labels
 
@@ -266,6 +267,10 @@ class RetentionSection(Section):
     usage_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
         default=None, description="What runs used (agent_usage)."
     )
+    transcript_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None,
+        description="What agents said and did (agent_transcripts), of conversations that are over.",
+    )
 
 
 class WorkerConfig(Document):
@@ -282,6 +287,9 @@ class WorkerConfig(Document):
     retry: Retry = Field(default=Retry(), description="Waits between attempts: exponential, with full jitter.")
     prices: dict[str, PriceSection] = Field(
         default={}, description="US dollars for a million tokens, by model; used where an agent reports no cost."
+    )
+    redact: list[str] = Field(
+        default=[], description="Regular expressions of secrets, each of bounded length: taken out of transcripts."
     )
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
@@ -307,6 +315,10 @@ class WorkerConfig(Document):
         if named is not None and named != self.worker.this_host:
             what = f"is {named!r}, and this host is {self.worker.this_host!r}: to give it another name, set worker.host"
             findings.append(fail(what, subject="worker.labels.host"))
+        try:
+            bounded_patterns(self.redact)
+        except PatternRefused as problem:
+            findings.append(fail(str(problem), subject="redact"))
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = (
                 "must be at least twice heartbeat_seconds, so that one late heartbeat does not look like a dead worker"

@@ -12,6 +12,7 @@ from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import ModelUsage
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.domain.transcript import NO_TRANSCRIPT, TranscriptSink
 
 UsedSoFar = Callable[[], tuple[ModelUsage, ...]]
 """What a call of an agent has used until now."""
@@ -91,7 +92,7 @@ class Run:
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
     cover it, in US dollars; None: no limit. `messages`: what people tell the task, for an executor that Converses; None: nobody
     can. `moved`: another account may have had the task's session. `windows` tells what the agent's service says about its account's
-    windows.
+    windows. `transcript`: where what the agent says and does is stored.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -108,6 +109,7 @@ class Run:
         "started",
         "stop",
         "task",
+        "transcript",
         "usd_left",
         "uses",
         "when_safe",
@@ -132,6 +134,7 @@ class Run:
         when_safe: Callable[[Callable[[], None]], None] = _at_once,
         moved: bool = False,
         windows: Callable[[tuple[UsageWindow, ...]], None] = _ignore_windows,
+        transcript: TranscriptSink = NO_TRANSCRIPT,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -148,6 +151,7 @@ class Run:
         self.when_safe = when_safe
         self.moved = moved
         self.windows = windows
+        self.transcript = transcript
 
     @property
     def work_dir(self) -> Path:

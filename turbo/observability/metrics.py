@@ -217,6 +217,13 @@ class Metrics:
             ["statement"],
             registry=r,
         )
+        self.transcript_batches = Counter("turbo_transcript_batches", "Batches of transcripts stored.", registry=r)
+        self.transcript_bytes = Counter("turbo_transcript_bytes", "Bytes of transcripts stored.", registry=r)
+        self.transcript_dropped = Counter(
+            "turbo_transcript_dropped_bytes",
+            "Bytes of transcripts dropped: the database was away for too long, or refused them.",
+            registry=r,
+        )
         self.retention = Counter(
             "turbo_retention_deleted",
             "Rows that this worker deleted as leader because of their age.",

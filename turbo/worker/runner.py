@@ -29,6 +29,7 @@ from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.domain.transcript import TranscriptSink
 from turbo.domain.type_filter import executor_of
 from turbo.domain.usage import Prices, UsageRow, usage_rows
 from turbo.executors.asking import DENIED, askable
@@ -112,6 +113,13 @@ class RunBudgets(Protocol):
     async def usd_left(self, task: Task, account: str | None) -> float | None: ...
 
 
+class Transcripts(Protocol):
+    """What is stored of the runs (turbo.worker.transcripts)."""
+
+    def open(self, run: Running) -> TranscriptSink: ...
+    def run_ended(self, claim: ClaimRef) -> None: ...
+
+
 class RunLocks(Protocol):
     """What a run holds until its program is gone (turbo.executors.exclusive_directories)."""
 
@@ -154,6 +162,7 @@ class Runner:
         reconcile: asyncio.Event,
         prices: Prices,
         budgets: RunBudgets,
+        transcripts: Transcripts,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
         cost no agent reports."""
@@ -179,6 +188,7 @@ class Runner:
         self._reconcile = reconcile
         self._prices = prices
         self._budgets = budgets
+        self._transcripts = transcripts
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -349,6 +359,7 @@ class Runner:
                     when_safe=when_safe,
                     moved=moved,
                     windows=windows,
+                    transcript=self._transcripts.open(run),
                 )
             )
         except Snooze:
@@ -359,6 +370,8 @@ class Runner:
             log.exception("executor %s failed", executor.name, extra=_fields(task))
             failure = Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
             return replace(failure, usage=run.used())
+        finally:
+            self._transcripts.run_ended(run.claim)
 
     def _keep_slot(self, run: Running, gone: "asyncio.Future[None]") -> None:
         """A thread of the run cannot be ended. When all slots are lost so, another process has to begin anew."""

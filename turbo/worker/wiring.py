@@ -20,6 +20,8 @@ from turbo.accounts.conversations import KeptAccounts
 from turbo.accounts.headroom import Headroom
 from turbo.accounts.manager import AccountManager, accounts_of, payers
 from turbo.accounts.windows import AccountWindows
+from turbo.config.executors import PythonSection
+from turbo.config.loader import has_password
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
@@ -39,6 +41,8 @@ from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.dependency import account_behind
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
+from turbo.domain.redact_patterns import bounded_patterns
+from turbo.domain.redaction import secrets_in
 from turbo.domain.usage import Price, Prices
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.pool import each_member
@@ -98,6 +102,7 @@ from turbo.worker.shutdown import Shutdown
 from turbo.worker.shutdown_deadline import ShutdownDeadline
 from turbo.worker.slots import Slots
 from turbo.worker.startup import Startup
+from turbo.worker.transcripts import TranscriptWriter
 from turbo.worker.wakeups import WakeUps
 from turbo.workspaces.sweep import WorkspaceRetention
 
@@ -242,6 +247,14 @@ def wire(
     schedule_store = ScheduleStore(claims, worker_id)
     scheduler = Scheduler(schedule_store, metrics)
     messages = MessageDesk(MessageStore(claims), worker_id, slots, settler.wake)
+    transcripts = TranscriptWriter(
+        sessions.courtesy(f"turbo transcripts {worker_id}"),
+        [name for name, one in config.executors.items() if not isinstance(one, PythonSection) and one.transcripts],
+        metrics,
+        problems,
+        secrets=functools.partial(_own_secrets, where, claims),
+        patterns=bounded_patterns(config.redact),
+    )
     progress = ProgressWriter(progress_lane, worker_id, slots, refusals)
     accounts = AccountManager(
         AccountStore(claims, worker_id, host),
@@ -310,6 +323,7 @@ def wire(
         reconcile=reconcile,
         prices=prices,
         budgets=budgets,
+        transcripts=transcripts,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
@@ -421,6 +435,7 @@ def wire(
     services: tuple[Service, ...] = (
         heartbeat,
         progress,
+        transcripts,
         messages,
         presence,
         SpoolMaintenance(spool_writer),
@@ -500,6 +515,14 @@ def _report_moves(problems: Problems, why: str | None) -> None:
         problems.report(ProblemKind.DISK, "moves", f"recorded results cannot be put away: {why}", "make it writable")
 
 
+def _own_secrets(where: Address, lane: Lane) -> frozenset[str]:
+    """The worker's: what it logs in to the database with, and what its environment has under a name that says so."""
+    own = {lane.password, *secrets_in(os.environ)}
+    if has_password(where.dsn):
+        own.add(where.dsn)
+    return frozenset(own)
+
+
 def _ages(section: RetentionSection) -> RetentionAges:
     days = (
         section.completed_days,
@@ -507,6 +530,7 @@ def _ages(section: RetentionSection) -> RetentionAges:
         section.cancelled_days,
         section.actions_days,
         section.usage_days,
+        section.transcript_days,
     )
     return RetentionAges(*(None if age is None else age * DAY for age in days))
 

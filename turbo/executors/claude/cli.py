@@ -24,6 +24,7 @@ from turbo.domain.usage import MeteredRun
 from turbo.executors.claude.control import Channel
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.login import Login
+from turbo.executors.claude.mirror import MIRROR, MIRROR_FLAG, Mirror
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.directories import scratch_directory
@@ -132,6 +133,10 @@ class ClaudeCli:
         program = await self._find(environment)
         channel = call.channel
         how = STREAM if channel is None else channel.flags
+        mirror = Mirror(run.transcript) if run.transcript.wanted else None
+        if mirror is not None:
+            run.transcript.conceal((*self._environment.secrets(), *handed.values()))
+            how = (*how, MIRROR_FLAG)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *how, *call.flags),
             env=_with_program_directory(program, environment) | dict(call.env or {}),
@@ -146,14 +151,17 @@ class ClaudeCli:
             task_id=run.task.task_id,
             run_as=self._run_as,
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
+            aside=MIRROR if mirror is not None else b"",
+            aside_bytes=LINE_BYTES,
         )
-        monitor = _CallMonitor(run, self._leave_seconds, channel)
+        monitor = _CallMonitor(run, self._leave_seconds, channel, mirror)
         try:
             result = await run_process(
                 spec,
                 stop=run.stop,
                 journal=self._journal,
                 on_line=monitor.on_line,
+                on_aside=mirror.mirrored if mirror is not None else None,
                 on_start=run.started,
                 enough=monitor.enough,
                 more_stdin=channel.stdin if channel is not None else None,
@@ -161,6 +169,8 @@ class ClaudeCli:
         finally:
             if channel is not None:
                 channel.over()
+            if mirror is not None:
+                mirror.close()
             monitor.close()
         self._log_version(monitor.transcript.version, program)
         ended = EndedRun(
@@ -262,8 +272,9 @@ class ClaudeCli:
 class _CallMonitor:
     """Reads one call, reports its progress to the run, and sets `enough` when nothing more is expected."""
 
-    def __init__(self, run: Run, leave_seconds: float, channel: Channel | None) -> None:
+    def __init__(self, run: Run, leave_seconds: float, channel: Channel | None, mirror: Mirror | None) -> None:
         self._run = run
+        self._mirror = mirror
         self._leave_seconds = leave_seconds
         self._channel = channel
         self._leave_timer: asyncio.TimerHandle | None = None
@@ -275,6 +286,8 @@ class _CallMonitor:
             channel.on_closed = self._leave
 
     def on_line(self, line: bytes, cut: bool) -> None:
+        if self._mirror is not None:
+            self._mirror.printed(line, cut)
         if self._channel is not None and self._channel.take(line, cut):
             return
         known, answers = self.transcript.session_id, self.transcript.answers

@@ -372,6 +372,7 @@ class Runner:
                     uses=uses,
                     may_ask=self._questions.may_ask(task.queue),
                     usd_left=usd_left,
+                    usd_left_of=lambda account: self._budgets.usd_left(task, account),
                     messages=run.messages if converses else None,
                     when_safe=when_safe,
                     moved=moved,

@@ -296,3 +296,24 @@ def test_missing_program_is_told_before_a_task_is_claimed(bench: CodexBench) -> 
     assert problem is not None
     assert "codex-x" in problem
     assert "install the Codex CLI" in problem
+
+
+@pytest.mark.parametrize(
+    ("mode", "written"),
+    [("read-only", []), ("workspace-write", ["here"]), ("danger-full-access", ["here", "there"])],
+)
+async def test_sandbox_bounds_what_commands_write(bench: CodexBench, mode: str, written: list[str]) -> None:
+    tree = bench.home / "tree"
+    tree.mkdir()
+    bench.api.answer(shell(f"touch here; touch {bench.home}/there; echo it ran"), text("done"))
+    outcome = await bench.do(bench.executor(cwd=tree, sandbox_mode=mode))
+    assert outcome.kind is OutcomeKind.SUCCEEDED
+    assert "it ran" in bench.api.requests[-1].everything, "the control"
+    assert [name for name in ("here", "there") if (tree / name).exists() or (bench.home / name).exists()] == written
+
+
+@pytest.mark.parametrize("network", [True, False])
+async def test_network_of_commands_is_as_configured(bench: CodexBench, *, network: bool) -> None:
+    bench.api.answer(shell(f"curl -s -o /dev/null -m 5 {bench.api.url}/ && echo reached || echo shut"), text("done"))
+    await bench.do(bench.executor(network=network))
+    assert ("reached" if network else "shut") in bench.api.requests[-1].body["input"][-1]["output"].split()

@@ -27,6 +27,7 @@ from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
+from turbo.domain.session import StoredSessions
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.transcript import TranscriptSink
@@ -120,6 +121,12 @@ class Transcripts(Protocol):
     def run_ended(self, claim: ClaimRef) -> None: ...
 
 
+class Sessions(StoredSessions, Protocol):
+    """The stored sessions of agents (turbo.worker.agent_sessions)."""
+
+    def run_ended(self, claim: ClaimRef, *, portable: bool) -> None: ...
+
+
 class RunLocks(Protocol):
     """What a run holds until its program is gone (turbo.executors.exclusive_directories)."""
 
@@ -163,6 +170,7 @@ class Runner:
         prices: Prices,
         budgets: RunBudgets,
         transcripts: Transcripts,
+        sessions: Sessions,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
         cost no agent reports."""
@@ -189,6 +197,7 @@ class Runner:
         self._prices = prices
         self._budgets = budgets
         self._transcripts = transcripts
+        self._sessions = sessions
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -266,6 +275,8 @@ class Runner:
         # Known until it is recorded: the slot is not free before the result is safe.
         self._slots.unrecorded.add(run.claim)
         await self._completer.submit(result, durable=durable)
+        if outcome.portable is not None:
+            self._sessions.run_ended(run.claim, portable=outcome.portable)
         if run.when_safe is not None:
             await asyncio.to_thread(run.when_safe)
         self._free(run, unrecorded=True, light=not durable)
@@ -341,6 +352,7 @@ class Runner:
             if run.account is not None:
                 self._accounts.report(run.account, found)
 
+        transcript = self._transcripts.open(run)
         try:
             return await executor.run(
                 Run(
@@ -359,7 +371,8 @@ class Runner:
                     when_safe=when_safe,
                     moved=moved,
                     windows=windows,
-                    transcript=self._transcripts.open(run),
+                    transcript=transcript,
+                    stored=self._sessions if transcript.wanted else None,
                 )
             )
         except Snooze:
@@ -401,6 +414,8 @@ class Runner:
             await self._record_usage(run, used)
         if run.stop.cause is StopCause.DRAIN:
             await self._release(run, StopCause.DRAIN, _session(run, outcome))
+            if outcome.portable is not None:  # what it has done in its directory was not pushed
+                self._sessions.run_ended(run.claim, portable=False)
         self._free(run, unrecorded=False)
 
     async def _snooze(self, run: Running, snooze: Snooze) -> None:

@@ -36,6 +36,9 @@ ROUND_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 20)
 """How many checks a task's work takes: one if it passes at once, four with the default of three rounds."""
 
 
+PUSH_RESULTS = ("pushed", "failed")
+"""What becomes of a push of a task's branch."""
+
 SLOT_RESULTS = ("fired", "skipped", "refused")
 """What becomes of a slot of a schedule."""
 
@@ -261,6 +264,12 @@ class Metrics:
             ["queue", "executor"],
             registry=r,
         )
+        self.pushes = Counter(
+            "turbo_workspace_pushes",
+            "Pushes of tasks' branches, by what became of them.",
+            ["executor", "result"],
+            registry=r,
+        )
         self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
             "turbo_agent_cost_usd",
@@ -269,8 +278,11 @@ class Metrics:
             registry=r,
         )
 
-    def declare_series(self, queues: Iterable[str], executors: Iterable[str], checked: Iterable[str] = ()) -> None:
-        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check.
+    def declare_series(
+        self, queues: Iterable[str], executors: Iterable[str], checked: Iterable[str] = (), pushing: Iterable[str] = ()
+    ) -> None:
+        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check;
+        `pushing`: those that push their workspaces.
 
         Prometheus cannot see an increment that creates its series: `increase()` would miss an executor's first
         failure, the one an alert is for.
@@ -292,6 +304,9 @@ class Metrics:
             self.check_rounds.labels(executor)
             for result in CheckResult:
                 self.checks.labels(executor, result.value)
+        for executor in pushing:
+            for result in PUSH_RESULTS:
+                self.pushes.labels(executor, result)
         for reason in RescueReason:
             self.rescued.labels(reason)
         for statement in RowStatement:

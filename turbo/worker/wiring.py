@@ -50,6 +50,7 @@ from turbo.executors.protocol import Executor
 from turbo.executors.registry import (
     build_executors,
     exclusive_directories,
+    pushing,
     workspace_git_configs,
     workspace_policies,
 )
@@ -70,6 +71,7 @@ from turbo.process.journal import Journal
 from turbo.process.reaper import ReaperWatcher
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import Service
+from turbo.worker.agent_sessions import AgentSessions
 from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.beat_handler import BeatHandler
 from turbo.worker.budget_keeper import BudgetKeeper
@@ -94,6 +96,7 @@ from turbo.worker.reconciler import Reconciler
 from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
+from turbo.worker.route_chooser import RouteChooser
 from turbo.worker.runner import RetryPolicy, Runner
 from turbo.worker.scheduler import Scheduler
 from turbo.worker.sessions import Sessions
@@ -164,7 +167,8 @@ def wire(
     metrics = Metrics()
     slots = Slots(settings.slots)
     problems = Problems()
-    gate = ClaimGate(problems)
+    routes = config.executors_by_type
+    gate = ClaimGate(problems, routes)
     contact = DatabaseContact()
     leadership = Leadership()
     recovery_gate = RecoveryGate()
@@ -183,9 +187,7 @@ def wire(
         functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there"),
         functools.partial(_report_moves, problems),
     )
-    exclusive = ExclusiveDirectories(
-        state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
-    )
+    exclusive = ExclusiveDirectories(state.locks, home.journal, exclusive_directories(config), routes, wakeups.wake_all)
 
     # The database.
     sessions = Sessions(where, problems)
@@ -203,8 +205,11 @@ def wire(
     refusals = Refusals(problems, metrics)
     registry = WorkerRegistry(claims, worker_id, refusals)
     if executors is None:
-        executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on)
+        executors = build_executors(
+            config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on, registry.earlier_work
+        )
     account_names = accounts_of(executors)
+    each = {name: name for name in executors}  # for those who close executors, whatever their types
     claim_store = ClaimStore(
         claims,
         worker_id,
@@ -216,7 +221,7 @@ def wire(
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
         has_files=state.has_files,
     )
-    budgets = BudgetKeeper(BudgetStore(claims), config.routes, payers(executors), wakeups.wake_all)
+    budgets = BudgetKeeper(BudgetStore(claims), routes, payers(executors), wakeups.wake_all)
     result_store = ResultStore(results, worker_id, refusals, host=host, used=budgets.used)
     prices = _prices(config.prices)
     notifier = Notifier(claims)
@@ -236,7 +241,7 @@ def wire(
     shown_names = tuple(name for name in account_names if account_behind(name) == name)
     presence = WorkerPresence(registry, _row(config, host, shown_names), endpoint, gate, wakeups, lifecycle)
     checked = [name for name, one in config.executors.items() if one.checked]
-    metrics.declare_series(settings.queues, executors, checked)
+    metrics.declare_series(settings.queues, executors, checked, pushing(config))
     metrics.observe(slots, tuple(each_member(executors)))
     metrics.observe_problems(problems.count)
     metrics.loop_lag.set_function(lambda: loop_health.lag)
@@ -247,6 +252,7 @@ def wire(
     schedule_store = ScheduleStore(claims, worker_id)
     scheduler = Scheduler(schedule_store, metrics)
     messages = MessageDesk(MessageStore(claims), worker_id, slots, settler.wake)
+    agent_sessions = AgentSessions(sessions.courtesy(f"turbo agent sessions {worker_id}"), host)
     transcripts = TranscriptWriter(
         sessions.courtesy(f"turbo transcripts {worker_id}"),
         [name for name, one in config.executors.items() if not isinstance(one, PythonSection) and one.transcripts],
@@ -260,16 +266,16 @@ def wire(
         AccountStore(claims, worker_id, host),
         host,
         executors,
-        config.routes,
+        each,
         metrics,
-        gate.source("accounts"),
+        gate.closer("accounts"),
         shared=config.accounts,
         timings=account_timings,
     )
     availability = ExecutorAvailability(
         executors,
-        config.routes,
-        gate.source("executor availability"),
+        each,
+        gate.closer("executor availability"),
         problems,
         accounts_changed=accounts.usable_changed,
     )
@@ -304,7 +310,7 @@ def wire(
     runner = Runner(
         worker_id,
         executors,
-        config.routes,
+        routes,
         result_store,
         slots,
         wakeups,
@@ -324,6 +330,8 @@ def wire(
         prices=prices,
         budgets=budgets,
         transcripts=transcripts,
+        choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
+        sessions=agent_sessions,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
@@ -435,6 +443,7 @@ def wire(
     services: tuple[Service, ...] = (
         heartbeat,
         progress,
+        agent_sessions,
         transcripts,
         messages,
         presence,

@@ -17,7 +17,7 @@ MIRROR = b'{"type":"transcript_mirror"'
 
 _CONVERSATION = (b'{"type":"assistant"', b'{"type":"user"')
 _PIECES = b'{"type":"stream_event"'
-_CONTROL = (b'{"type":"control_', b'{"type":"keep_alive"')
+_CONTROL = (b'{"type":"control_', b'{"type":"keep_alive"', b'{"type":"command_lifecycle"')
 _SESSION_FILE = re.compile(r"([0-9a-fA-F-]{36})(?:\.jsonl$|/)")
 MOST_HELD = 64
 MOST_HELD_BYTES = 1024 * 1024
@@ -41,8 +41,7 @@ def relative_path(path: str) -> str | None:
     found = None
     for match in _SESSION_FILE.finditer(path):
         if match.start() == 0 or path[match.start() - 1] == "/":
-            found = path[match.start() :]
-            break
+            found = path[match.start() :]  # the last: a directory above may have such a name, too
     if found is None or len(found) > 300 or not re.fullmatch(r"[\w./-]+", found, re.ASCII) or ".." in found:
         return None
     return found

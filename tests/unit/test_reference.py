@@ -21,6 +21,7 @@ WORDS = {
     "now()": "now",
     "SESSION_USER": "session user",
     "''::text": "empty",
+    "'0'::bigint": "0",
     "('t_'::text || \"left\"(replace((gen_random_uuid())::text, '-'::text, ''::text), 20))": "`t_` and 20 hex digits",
 }
 COLUMNS = """

@@ -320,6 +320,14 @@ TASKS = [
         "1: passed at once. Unverified: no check passed, in any round.",
     ),
     Panel(
+        "Pushes of tasks' branches",
+        "bars",
+        {
+            "{{executor}} {{result}}": "sum by (executor, result) (increase(turbo_workspace_pushes_total[$__rate_interval]))"
+        },
+        "After each run, with `workspace: {push: origin}`. failed: the work is on its host only; `turbo show ID` tells why.",
+    ),
+    Panel(
         "Running by executor",
         "stacked",
         {"{{executor}}": "sum by (executor) (turbo_running_tasks)"},

@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         ScheduleTask,
         UnknownSchedule,
     )
+    from turbo.client.transcript import TranscriptLine
     from turbo.domain.asking import Ask
 
 __all__ = [
@@ -92,6 +93,7 @@ __all__ = [
     "TaskRow",
     "TaskStatus",
     "Told",
+    "TranscriptLine",
     "UnknownBudget",
     "UnknownLimit",
     "UnknownSchedule",
@@ -124,6 +126,7 @@ _HOMES = {
     **dict.fromkeys(("BudgetLine", "BudgetRefused", "MayNotBudget", "UnknownBudget"), "turbo.client.budget"),
     **dict.fromkeys(("KeyLimit", "LimitRefused", "MayNotLimit", "UnknownLimit"), "turbo.client.limit"),
     **dict.fromkeys(("CostLine", "Costs", "CostsBy", "UnknownTimezone"), "turbo.client.costs"),
+    "TranscriptLine": "turbo.client.transcript",
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
     **dict.fromkeys(
         ("MayNotSchedule", "Schedule", "ScheduleExists", "ScheduleRefused", "ScheduleTask", "UnknownSchedule"),

@@ -96,6 +96,7 @@ DECIDED = {
     " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
     "agent_limits": "concurrency_key running",
     "agent_events": "event_id at event about detail",
+    "agent_transcripts": "task_id fencing_token batch at session_id kind path lines sha256",
     "agent_requirements": "task_id queue requires",
     "agent_portable": "task_id session at queue due",
     "turbo_meta": "key value",
@@ -103,7 +104,18 @@ DECIDED = {
 }
 """Every column whose readers and writers somebody has thought about."""
 
-WORKER_FOLDERS = ("accounts", "budgets", "client", "messages", "retention", "schedules", "settle", "tasks", "workers")
+WORKER_FOLDERS = (
+    "accounts",
+    "budgets",
+    "client",
+    "messages",
+    "retention",
+    "schedules",
+    "settle",
+    "tasks",
+    "transcripts",
+    "workers",
+)
 CLIENT_ONLY = frozenset(
     [
         "client/submit",

@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from turbo.db import result_store
 from turbo.db.connect import Connection
-from turbo.db.errors import DATABASE_ERRORS
+from turbo.db.errors import DATABASE_ERRORS, reason
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
@@ -191,6 +191,16 @@ class WorkerRegistry(Store):
         except DATABASE_ERRORS:
             return True
         return bool(goes_on)
+
+    async def earlier_work(self, task_id: str) -> list[dict[str, object]]:
+        """The `output_data.workspace` of a task's conversation: of its last run, of the last one that pushed its branch, and of the
+        first one of this task. One that there is none of is empty. Raises OSError if the database cannot say."""
+        try:
+            found = await self._rows("tasks/earlier_work", {"task_id": task_id})
+        except DATABASE_ERRORS as error:
+            raise OSError(f"the database cannot say where the task worked before: {reason(error)}") from error
+        ((last, pushed, own),) = found
+        return [one if isinstance(one, dict) else {} for one in (last, pushed, own)]
 
     # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
 

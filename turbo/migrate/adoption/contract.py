@@ -123,6 +123,7 @@ RELATIONS = (
         "agent_schedules",
         *("agent_budgets", "agent_events", "agent_limits"),
         *("agent_requirements", "agent_portable"),
+        "agent_transcripts",
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_place"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
@@ -133,6 +134,7 @@ RELATIONS = (
     "agent_schedules_due",
     *("agent_usage_open", "agent_events_at"),
     *("agent_requirements_distinct", "agent_portable_due"),
+    *("agent_transcripts_session", "agent_transcripts_at"),
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

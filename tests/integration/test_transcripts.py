@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from tests.support import messages_api, prefork
 from tests.support.accounts import GOOD, AccountsBench, accounts_bench
-from tests.support.claude import bash
+from tests.support.claude import bash, the_cli
 from tests.support.prefork import TURBO
 
 PLANTED = "plantedsecret-4f1c99"
@@ -178,3 +179,41 @@ def test_follower_opens_the_gate_while_it_follows(bench: AccountsBench) -> None:
     reader.send_signal(signal.SIGINT)
     reader.wait(30)
     bench.until(lambda: bench.sql(holds) == [(0,)])
+
+
+def test_redacted_session_is_resumed_elsewhere(bench: AccountsBench) -> None:
+    """By the CLI itself, in another home and directory, from what the table has."""
+    bench.worker("alpha", allowed_tools=["Bash"], login={"ANTHROPIC_API_KEY": GOOD, "DEPLOY": PLANTED})
+    bench.api.answer(bash(f"echo $DEPLOY {PLANTED}"), messages_api.text(f"it is {PLANTED}"))
+    bench.task("t", "look")
+    bench.wait("t")
+    bench.until(lambda: complete(bench, "t"))
+    found = bench.sql("select path, lines from agent_transcripts where kind = 'session' order by batch")
+    home = bench.path / "elsewhere"
+    home.mkdir()
+    (path,) = {path for path, _ in found}
+    (home / path).write_text("".join(lines for _, lines in found))
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "CLAUDE_CONFIG_DIR": str(home / ".claude"),
+        "TMPDIR": str(home),
+        "ANTHROPIC_BASE_URL": bench.api.url,
+        "ANTHROPIC_API_KEY": GOOD,
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+    }
+    before = len(bench.api.requests)
+    done = subprocess.run(
+        [the_cli(), "-p", "--resume", str(home / path), "--model", "sonnet", "--output-format", "json"],
+        input=b"and now?",
+        env=env,
+        cwd=home,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["session_id"] == path.removesuffix(".jsonl")
+    asked = bench.api.requests[before].everything
+    assert "it is [redacted]" in asked
+    assert "and now?" in asked
+    assert PLANTED not in asked

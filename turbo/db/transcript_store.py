@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from turbo.db.store import Store
 from turbo.domain.claim import ClaimRef
+from turbo.domain.session import SessionRun
 from turbo.domain.transcript import LineKind, TranscriptBatch
 
 
@@ -65,3 +66,19 @@ class TranscriptStore(Store):
             TranscriptBatch(batch, session_id, LineKind(kind), path, lines, bytes(sha256))
             for batch, session_id, kind, path, lines, sha256 in found
         ]
+
+    async def session(self, session_id: str) -> list[SessionRun]:
+        """The runs that have rows of a session, oldest first."""
+        found = await self._rows("transcripts/session", {"session_id": session_id})
+        return [SessionRun(*row) for row in found]
+
+    async def pin(self, task_id: str, host: str) -> str | None:
+        """Only its own host may take the task from now on. The name of that one, if it is not `host`."""
+        found = await self._rows("transcripts/pin", {"task_id": task_id, "host": host})
+        return found[0][0] if found else None
+
+    async def note_portable(self, claim: ClaimRef, *, portable: bool) -> str:
+        """portable | pinned | other (another run has the task, or it is gone) | wait (something is not stored yet)."""
+        parameters = {"task_id": claim.task_id, "token": claim.token, "portable": portable}
+        ((verdict,),) = await self._rows("transcripts/portable", parameters)
+        return str(verdict)

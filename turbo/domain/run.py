@@ -10,6 +10,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.headroom import UsageWindow
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import ModelUsage
+from turbo.domain.session import StoredSessions
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.transcript import NO_TRANSCRIPT, TranscriptSink
@@ -93,9 +94,10 @@ class Run:
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
     `uses(so_far)` tells how to learn what the run has used, if it is killed and so returns no outcome. It is asked once, at the end.
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
-    cover it, in US dollars; None: no limit. `usd_left_of(account)`: the same for a call with another account. `messages`: what people tell the task, for an executor that Converses; None: nobody
-    can. `moved`: another account may have had the task's session. `windows` tells what the agent's service says about its account's
-    windows. `transcript`: where what the agent says and does is stored.
+    cover it, in US dollars; None: no limit. `usd_left_of(account)`: the same for a call with another account. `messages`: what people
+    tell the task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
+    `windows` tells what the agent's service says about its account's windows. `transcript`: where what the agent says and does is
+    stored. `stored`: the sessions that are stored so; None: none are.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -111,6 +113,7 @@ class Run:
         "session_started",
         "started",
         "stop",
+        "stored",
         "task",
         "transcript",
         "usd_left",
@@ -140,6 +143,7 @@ class Run:
         moved: bool = False,
         windows: Callable[[tuple[UsageWindow, ...]], None] = _ignore_windows,
         transcript: TranscriptSink = NO_TRANSCRIPT,
+        stored: StoredSessions | None = None,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -158,6 +162,7 @@ class Run:
         self.moved = moved
         self.windows = windows
         self.transcript = transcript
+        self.stored = stored
 
     @property
     def work_dir(self) -> Path:

@@ -27,6 +27,7 @@ from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
+from turbo.domain.session import StoredSessions
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.transcript import TranscriptSink
@@ -123,6 +124,12 @@ class Transcripts(Protocol):
     def run_ended(self, claim: ClaimRef) -> None: ...
 
 
+class Sessions(StoredSessions, Protocol):
+    """The stored sessions of agents (turbo.worker.agent_sessions)."""
+
+    def run_ended(self, claim: ClaimRef, *, portable: bool) -> None: ...
+
+
 ChoosesExecutor = Callable[[Task, Sequence[str]], Awaitable[str]]
 """One of several executors for a task (turbo.worker.route_chooser). Raises Snooze if it has to wait."""
 
@@ -170,6 +177,7 @@ class Runner:
         prices: Prices,
         budgets: RunBudgets,
         transcripts: Transcripts,
+        sessions: Sessions,
         choose: ChoosesExecutor = first,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
@@ -198,6 +206,7 @@ class Runner:
         self._budgets = budgets
         self._transcripts = transcripts
         self._choose = choose
+        self._sessions = sessions
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -275,6 +284,8 @@ class Runner:
         # Known until it is recorded: the slot is not free before the result is safe.
         self._slots.unrecorded.add(run.claim)
         await self._completer.submit(result, durable=durable)
+        if outcome.portable is not None:
+            self._sessions.run_ended(run.claim, portable=outcome.portable)
         if run.when_safe is not None:
             await asyncio.to_thread(run.when_safe)
         self._free(run, unrecorded=True, light=not durable)
@@ -358,6 +369,7 @@ class Runner:
         def progress(progress: Progress) -> None:
             self._observer.progress(run, self._transcripts.clean_progress(run.claim, progress))
 
+        transcript = self._transcripts.open(run)
         try:
             outcome = await executor.run(
                 Run(
@@ -377,7 +389,8 @@ class Runner:
                     when_safe=when_safe,
                     moved=moved,
                     windows=windows,
-                    transcript=self._transcripts.open(run),
+                    transcript=transcript,
+                    stored=self._sessions if transcript.wanted else None,
                 )
             )
             return self._transcripts.clean(run.claim, outcome)
@@ -420,6 +433,8 @@ class Runner:
             await self._record_usage(run, used)
         if run.stop.cause is StopCause.DRAIN:
             await self._release(run, StopCause.DRAIN, _session(run, outcome))
+            if outcome.portable is not None:  # what it has done in its directory was not pushed
+                self._sessions.run_ended(run.claim, portable=False)
         self._free(run, unrecorded=False)
 
     async def _snooze(self, run: Running, snooze: Snooze) -> None:

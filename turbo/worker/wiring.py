@@ -71,6 +71,7 @@ from turbo.process.journal import Journal
 from turbo.process.reaper import ReaperWatcher
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import Service
+from turbo.worker.agent_sessions import AgentSessions
 from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.beat_handler import BeatHandler
 from turbo.worker.budget_keeper import BudgetKeeper
@@ -251,6 +252,7 @@ def wire(
     schedule_store = ScheduleStore(claims, worker_id)
     scheduler = Scheduler(schedule_store, metrics)
     messages = MessageDesk(MessageStore(claims), worker_id, slots, settler.wake)
+    agent_sessions = AgentSessions(sessions.courtesy(f"turbo agent sessions {worker_id}"), host)
     transcripts = TranscriptWriter(
         sessions.courtesy(f"turbo transcripts {worker_id}"),
         [name for name, one in config.executors.items() if not isinstance(one, PythonSection) and one.transcripts],
@@ -329,6 +331,7 @@ def wire(
         budgets=budgets,
         transcripts=transcripts,
         choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
+        sessions=agent_sessions,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
@@ -440,6 +443,7 @@ def wire(
     services: tuple[Service, ...] = (
         heartbeat,
         progress,
+        agent_sessions,
         transcripts,
         messages,
         presence,

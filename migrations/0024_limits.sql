@@ -41,7 +41,7 @@ begin
   if new.running is null or new.running not between 1 and 1000 then
     raise exception 'running of the limit for key % is %', quote_literal(public.turbo_shown(left(new.concurrency_key, 60)::text, 60::integer)),
       coalesce(new.running::text, 'null') using errcode = 'check_violation',
-      hint = 'Write 1 to 1000: so many tasks of this key run at a time. To start none, pause their queue: turbo pause QUEUE.';
+      hint = 'Write 1 to 1000: so many tasks of this key run at a time. To start none, pause their queue: turbo pause --queue NAME.';
   end if;
   return new;
 end $$;

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.rows import dict_row
 
-from tests.soak.graphs import two_at_once
+from tests.soak.graphs import too_many_at_once
 from tests.support import workers
 from tests.support.replication import Nodes, nodes, one
 from tests.support.size import sized
@@ -21,6 +21,9 @@ from tests.support.workers import Bench, WorkerProcess
 from turbo import embedded
 
 LAYERS, WIDTH = sized(4, 12), sized(4, 20)
+CROWD = 3
+"""So many tasks of the layers, and of the conversation beside them, run at a time: they have one key."""
+
 FOLLOW_UPS = sized(5, 20)
 ROUNDS = sized(5, 25)
 CRASHES = sized(1, 4)
@@ -59,12 +62,16 @@ class Graph:
                 self.needs[f"l{layer}.{place}"] = before
         for n in range(FOLLOW_UPS):
             self.needs[f"f{n}"] = ["l0.0" if n == 0 else f"f{n - 1}"]
+        bench.sql("insert into agent_limits values ('crowd', %s)", CROWD)
         for task_id, needs in self.needs.items():
             columns = "needs" if task_id[0] == "l" else "continues"
             value = (needs or None) if task_id[0] == "l" else "l0.0"
+            key = "crowd" if task_id[0] == "l" else None  # a follow-up inherits it
             bench.sql(
-                f"insert into agent_tasks (task_id, task_description, max_retries, {columns}) values (%s, 'x', 0, %s)",
+                f"insert into agent_tasks (task_id, task_description, max_retries, concurrency_key, {columns})"
+                " values (%s, 'x', 0, %s, %s)",
                 task_id,
+                key,
                 value,
             )
         self.workers = [self._start(n) for n in range(2)]
@@ -156,7 +163,7 @@ class Graph:
             trail.setdefault(entry["task_id"], []).append(entry)
         for row in rows.values():
             row["task_type"] = "work"  # its program has a ledger
-        found += two_at_once(rows, entries)
+        found += too_many_at_once(rows, entries, {"crowd": CROWD})
         found += self.told.complaints(rows, trail, messages, set(), heard)
         return found
 

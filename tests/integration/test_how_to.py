@@ -98,6 +98,21 @@ def test_page_on_placement_works_as_written(bench: Bench, tmp_path: Path) -> Non
     assert bench.sql("select distinct status from agent_tasks") == [("completed",)]
 
 
+def full(bench: Bench) -> bool:
+    """As many tasks of the key run as may."""
+    left = """
+        select coalesce((select running from agent_limits), 1) <= count(*) filter (where status = 'running')
+               or count(*) filter (where status = 'pending') = 0
+          from agent_tasks
+    """
+    return bench.sql(left) == [(True,)]
+
+
+def test_page_on_limits_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    assert follow_page("limits.md", bench, tmp_path / "reader", leave_out=[], rests=lambda: full(bench)) > 12
+    assert bench.sql("select * from agent_limits") == [("gpu", 2)]
+
+
 def capped(bench: Bench) -> bool:
     """Nothing runs, each budget is counted, and what is pending waits for one of them."""
     waits = """

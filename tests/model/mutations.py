@@ -22,6 +22,9 @@ OF_GRAPHS = frozenset({
 })  # fmt: skip
 """The rules of histories that look at a guard of graphs and conversations."""
 
+OF_KEYS = frozenset({"insert", "a_limit_is_set", "claim_and_run", "claim", "record", "hand_edit", "sweep"})
+"""The rules of histories that look at the places of keys."""
+
 OF_MESSAGES = frozenset({
     "insert", "claim_and_run", "claim", "hand_edit", "record", "a_follow_up_comes", "a_task_needs_others", "settle_a_step",
     "settle_all", "sweep", "the_same_id_once_more", "two_at_once", "fail_over", "the_standby_catches_up", "crash",
@@ -126,11 +129,13 @@ MUTATIONS = (
         "no task of a key starts while as many run as its limit says",
         "turbo_places",
         (("limit greatest(m.most - m.runs, 0)", ""),),
+        rules=OF_KEYS,
     ),
     Mutation(
         "a run that is over gives up its place",
         "turbo_wake_change",
         (("old.status = 'running' and new.key_slot is not null", "false"),),
+        rules=OF_KEYS,
     ),
     Mutation(
         "a claim skips rows that another session has locked", "tasks/claim", (("for update of t skip locked", ""),)

@@ -18,7 +18,7 @@ from psycopg import conninfo
 
 from tests.model.truth import trail_holds
 from tests.soak.cluster import Cluster, a_cluster
-from tests.soak.graphs import OF_GRAPHS, Graphs, two_at_once
+from tests.soak.graphs import OF_GRAPHS, Graphs, too_many_at_once
 from tests.soak.schedules import KEY, Schedules
 from tests.support.proxy import Proxy, proxy
 from tests.support.told import Told
@@ -59,6 +59,8 @@ select t.task_id from agent_tasks t left join agent_blocked b using (task_id)
 
 
 UNFINISHED = "select count(*) from agent_tasks where status not in ('completed', 'failed', 'cancelled')"
+LIMITS = {"k0": 3, "k1": 2, "k2": 10}
+"""How many tasks of a key run at a time; of the others, one."""
 
 
 @dataclass
@@ -109,6 +111,11 @@ class Fleet:
         config["executors"]["work"] = {"kind": "command", "command": command, "grace_seconds": 1, "ask": {}}
         config["routes"]["default"] = "work"
         return config
+
+    def limit(self) -> None:
+        """Write the limits, before anything else."""
+        for key, running in LIMITS.items():
+            self.bench.sql("insert into agent_limits values (%s, %s)", key, running)
 
     def start(self, n: int) -> WorkerProcess:
         return self.bench.start(self.config(n), dsn=conninfo.make_conninfo(self.server.dsn, port=self.wire.port))
@@ -296,7 +303,7 @@ class Fleet:
         ]
         found += self.graphs.complaints(rows, trail, left)
         found += [f"{task_id} waited, and its count was not that of its needs" for task_id in sorted(self.miscounted)]
-        found += two_at_once(rows, entries_of)
+        found += too_many_at_once(rows, entries_of, LIMITS)
         found += self.told.complaints(rows, trail, messages, self.deleted, self.heard())
         stirred = self.graphs.stirred(self.touched | self.deleted | set(made) | scheduled, edges)
         ends = {task_id: row["status"] for task_id, row in rows.items()}
@@ -383,6 +390,7 @@ def fleet(path: Path, tasks: int | None, seed: int) -> Iterator[Fleet]:
         wire = stack.enter_context(proxy("127.0.0.1", cluster.primary.port))
         one = Fleet(cluster, Bench(cluster.primary.dsn, path), wire, Random(seed), tasks)
         stack.callback(one.bench.close)
+        one.limit()
         one.workers = [one.start(n) for n in range(len(HOSTS))]
         for worker in one.workers:
             worker.listening()

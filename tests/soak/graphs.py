@@ -96,17 +96,22 @@ class Graphs:
                     yield f"{task_id} was let go before {need} was over"
 
 
-def two_at_once(rows: Mapping[str, Mapping[str, Any]], trail: list[dict[str, Any]]) -> Iterator[str]:
-    """One run at a time in each conversation, by the order of the audit trail."""
-    runs: dict[int, set[str]] = {}
+def too_many_at_once(
+    rows: Mapping[str, Mapping[str, Any]], trail: list[dict[str, Any]], limits: Mapping[str, int]
+) -> Iterator[str]:
+    """One run at a time in each conversation, and of each key as many as its limit says, by the order of the audit trail."""
+    runs: dict[tuple[str, object], set[str]] = {}
     for entry in trail:
-        conversation = rows[entry["task_id"]]["conversation"] if entry["task_id"] in rows else None
-        if conversation is None or entry["from_status"] == entry["to_status"]:
+        row = rows.get(entry["task_id"])
+        if row is None or entry["from_status"] == entry["to_status"]:
             continue
-        running = runs.setdefault(conversation, set())
-        if entry["to_status"] == "running":
-            running.add(entry["task_id"])
-            if len(running) > 1:
-                yield f"{sorted(running)} run at once in one conversation"
-        else:
-            running.discard(entry["task_id"])
+        for column, most in (("conversation", 1), ("concurrency_key", limits.get(row["concurrency_key"], 1))):
+            if row[column] is None:
+                continue
+            running = runs.setdefault((column, row[column]), set())
+            if entry["to_status"] == "running":
+                running.add(entry["task_id"])
+                if len(running) > most:
+                    yield f"{sorted(running)} run at once in one {column}"
+            elif entry["to_status"] is not None:
+                running.discard(entry["task_id"])

@@ -57,7 +57,9 @@ def submit(
     timeout: Annotated[int | None, typer.Option(help="Seconds that one run may take. [default: 300]")] = None,
     max_retries: Annotated[int | None, typer.Option(help="Retries after the first attempt. [default: 3]")] = None,
     idempotency_key: Annotated[str | None, typer.Option(help="Submitting the same key twice creates one task.")] = None,
-    concurrency_key: Annotated[str | None, typer.Option(help="At most one task per key runs at a time.")] = None,
+    concurrency_key: Annotated[
+        str | None, typer.Option(help="At most one task per key runs at a time (turbo limit).")
+    ] = None,
     hold: Annotated[
         bool, typer.Option("--hold", help="Hold the task until a person releases it: turbo approve ID.")
     ] = False,

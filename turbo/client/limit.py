@@ -65,7 +65,8 @@ def check_limit(key: object, running: object) -> None:
         )
     if isinstance(running, int) and not isinstance(running, bool) and not 1 <= running <= MOST_RUNNING:
         raise BadField(
-            "running", f"is {running}: write 1 to {MOST_RUNNING}; to start no task at all, pause the queue: turbo pause"
+            "running",
+            f"is {running}: write 1 to {MOST_RUNNING}; to start no task at all, pause the queue (turbo pause --queue NAME)",
         )
     check_whole("running", running, 1, MOST_RUNNING)
     if running is None:

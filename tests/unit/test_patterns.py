@@ -43,9 +43,9 @@ MADE = {
 }
 """Patterns that are put together from parts."""
 
-THE_OPERATORS = {"executors/schemas/answer_schema.py", "workspaces/globs.py"}
-"""Patterns of a schema file, tried in a process of its own, which ends itself in time (turbo.executors.schemas.fit); and those of
-`check.protect`, which step back over nothing."""
+THE_OPERATORS = {"executors/schemas/answer_schema.py", "workspaces/globs.py", "domain/redact_patterns.py"}
+"""Patterns of a schema file, tried in a process of its own, which ends itself in time (turbo.executors.schemas.fit); those of
+`check.protect`, which step back over nothing; and those of `redact`, which are refused unless they take few ways."""
 
 OUR_OWN_TEXT = {"migrate/ownership.py", "sql/__init__.py", "migrate/files.py", "migrate/locks.py", "doctor/schema.py"}
 """Read only files of this package."""

@@ -31,7 +31,7 @@ ASK_SECONDS = 1.0
 """Between two queries: the database has a new line once a second at most."""
 
 READ_SECONDS = 0.2
-GRACE_SECONDS = 2.0
+GRACE_SECONDS = 1.0
 LAST_SECONDS = 3.0
 
 
@@ -49,7 +49,7 @@ def logs(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show what a task's agent says and does, or what its program prints.
+    """Show what a task's agent or program says.
 
     From any host this is the conversation, where the executor keeps transcripts. Otherwise it is the full log on the host that ran
     the task, and the last line of a running task on other hosts.
@@ -127,18 +127,19 @@ def _follow(client: "Client", run: "RunView", here: Path, view: TranscriptView |
     while True:
         _told(view, run)
         path = run_log.log_file(run, here)
+        waits = False
         if view is not None and view.refused is None and path is not None:
             since = began.setdefault(run.fencing_token, time.monotonic())
-            waits = not run.finished and time.monotonic() - since < GRACE_SECONDS
-            if view.has_run(run.fencing_token) or waits or (view.begun and run.finished):
+            begun = view.has_run(run.fencing_token) or (view.begun and run.finished)
+            waits = not begun and not run.finished and time.monotonic() - since < GRACE_SECONDS
+            if begun or waits:
                 path = None
         if path is not None and (log is None or log.path != path):
             if log is not None:
                 log.copy()
             log = _Log(path, here)
-        if (log is None or (run.status == TaskState.RUNNING and path is None)) and not (
-            view is not None and view.begun
-        ):
+        shown = waits or (view is not None and view.begun)
+        if not shown and (log is None or (run.status == TaskState.RUNNING and path is None)):
             notice = (
                 run_log.only_progress(run)
                 if run.line is not None
@@ -155,7 +156,7 @@ def _follow(client: "Client", run: "RunView", here: Path, view: TranscriptView |
             if log is not None:
                 log.copy()
                 _notice(f"{run.task_id} {run_log.asks(run)}")
-        until = time.monotonic() + ASK_SECONDS
+        until = time.monotonic() + (READ_SECONDS if waits else ASK_SECONDS)
         while True:
             if log is not None:
                 log.copy()

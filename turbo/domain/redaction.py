@@ -54,31 +54,37 @@ Shape = tuple[tuple[str, ...], re.Pattern[str], str]
 """A text that holds a token holds one of these fixed texts; the pattern of the token; what takes its place."""
 
 
-def _shape(guards: str, pattern: str, mark: str = MARK, flags: int = 0) -> Shape:
-    return tuple(guards.split(" ")), re.compile(pattern, flags), mark
-
-
 SHAPES: tuple[Shape, ...] = (
-    _shape("sk-ant-", r"sk-ant-[A-Za-z0-9_-]{8,}"),
-    _shape("sk-", r"(?<![A-Za-z0-9])sk-(?:(?:proj|svcacct|admin|or)-[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{32,})"),
-    _shape("ghp_ gho_ ghu_ ghs_ ghr_", r"gh[pousr]_[A-Za-z0-9]{20,}"),
-    _shape("github_pat_", r"github_pat_[A-Za-z0-9_]{20,}"),
-    _shape("glpat-", r"glpat-[A-Za-z0-9_-]{16,}"),
-    _shape("AKIA ASIA", r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"),
-    _shape("xox", r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
-    _shape("xapp-", r"xapp-[A-Za-z0-9-]{10,}"),
-    _shape("AIza", r"AIza[A-Za-z0-9_-]{35}"),
-    _shape("npm_", r"npm_[A-Za-z0-9]{36}"),
-    _shape("pypi-", r"pypi-[A-Za-z0-9_-]{50,}"),
-    _shape("k_live_ k_test_", r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"),
-    _shape("eyJ", r"eyJ[A-Za-z0-9_-]{8,}\.eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"),
-    _shape(
-        "PRIVATE",
-        r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
-        flags=re.DOTALL,
+    (("sk-ant-",), re.compile(r"sk-ant-[A-Za-z0-9_-]{8,}"), MARK),
+    (
+        ("sk-",),
+        re.compile(r"(?<![A-Za-z0-9])sk-(?:(?:proj|svcacct|admin|or)-[A-Za-z0-9_-]{16,}|[A-Za-z0-9]{32,})"),
+        MARK,
     ),
-    _shape("earer ", r"([Bb]earer )[A-Za-z0-9._~+/=-]{16,}", rf"\1{MARK}"),
-    _shape("://", r"([A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/@\"']{0,100}:)[^\s/@\"']{1,200}@", rf"\1{MARK}@"),
+    (("ghp_", "gho_", "ghu_", "ghs_", "ghr_"), re.compile(r"gh[pousr]_[A-Za-z0-9]{20,}"), MARK),
+    (("github_pat_",), re.compile(r"github_pat_[A-Za-z0-9_]{20,}"), MARK),
+    (("glpat-",), re.compile(r"glpat-[A-Za-z0-9_-]{16,}"), MARK),
+    (("AKIA", "ASIA"), re.compile(r"(?<![A-Z0-9])(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Z0-9])"), MARK),
+    (("xox",), re.compile(r"xox[abeoprs]-[A-Za-z0-9-]{10,}"), MARK),
+    (("xapp-",), re.compile(r"xapp-[A-Za-z0-9-]{10,}"), MARK),
+    (("AIza",), re.compile(r"AIza[A-Za-z0-9_-]{35}"), MARK),
+    (("npm_",), re.compile(r"npm_[A-Za-z0-9]{36}"), MARK),
+    (("pypi-",), re.compile(r"pypi-[A-Za-z0-9_-]{50,}"), MARK),
+    (("k_live_", "k_test_"), re.compile(r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"), MARK),
+    (("eyJ",), re.compile(r"eyJ[A-Za-z0-9_-]{8,1000}\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*"), MARK),
+    (
+        ("PRIVATE",),
+        re.compile(
+            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----(?s:.*?)(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)"
+        ),
+        MARK,
+    ),
+    (("earer ",), re.compile(r"([Bb]earer )[A-Za-z0-9._~+/=-]{16,}"), rf"\1{MARK}"),
+    (
+        ("://",),
+        re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{1,20}://[^\s:/@\"']{0,100}:)[^\s/@\"']{1,200}@"),
+        rf"\1{MARK}@",
+    ),
 )
 
 _PEM_BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")

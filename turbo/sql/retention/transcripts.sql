@@ -7,7 +7,7 @@ with found as materialized (
     from public.agent_transcripts r
    where r.at >= %(after)s::timestamptz and r.at < statement_timestamp() - make_interval(secs => %(transcripts)s::float8)
    order by r.at
-   fetch first %(limit)s rows with ties
+   fetch first (coalesce(%(limit)s::bigint, 1)) rows with ties
 ), kept as materialized (
   select k.task_id
     from (select distinct f.task_id from found f) k

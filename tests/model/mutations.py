@@ -95,8 +95,8 @@ _ASK_FENCE = f"""and (c.current_token = i.token and c.was in ('running', 'pendin
  and (c.current_token is null or abs(greatest(c.current_token, {_LEAST})) < i.token)
  and not coalesce((select true from public.agent_actions a
  where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))"""
-_BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
- and r.concurrency_key = t.concurrency_key) and public.turbo_take_key(t.concurrency_key::text))"""
+_BUSY_KEY = """and (t.concurrency_key is null or (not exists (select from public.agent_tasks r where r.status = 'running'
+ and r.concurrency_key = t.concurrency_key) ) and public.turbo_take_key(t.concurrency_key::text))"""
 _REQUESTED = """case when t.cancel_requested_at is null then 'pending'
  else public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz) end"""
 
@@ -107,7 +107,9 @@ _OFF_BEAT = (
 MUTATIONS = (
     # ── claiming
     Mutation(
-        "one running task per key: the unique index", "index", (("drop index agent_tasks_one_running_per_key", ""),)
+        "one running task on each place of a key: the unique index",
+        "index",
+        (("drop index agent_tasks_one_running_per_place", ""),),
     ),
     Mutation("a claim looks for a running sibling of its key", "tasks/claim", ((_BUSY_KEY, ""),)),
     Mutation(
@@ -119,6 +121,16 @@ MUTATIONS = (
                 "where true or not exists (select from candidates b",
             ),
         ),
+    ),
+    Mutation(
+        "no task of a key starts while as many run as its limit says",
+        "turbo_places",
+        (("limit greatest(m.most - m.runs, 0)", ""),),
+    ),
+    Mutation(
+        "a run that is over gives up its place",
+        "turbo_wake_change",
+        (("old.status = 'running' and new.key_slot is not null", "false"),),
     ),
     Mutation(
         "a claim skips rows that another session has locked", "tasks/claim", (("for update of t skip locked", ""),)

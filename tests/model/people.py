@@ -70,6 +70,22 @@ class People(Base):
         if task_id := self.pick(sorted(self.truth.deleted), i):
             self.inserted(task_id, None, 9, queue, delay)
 
+    @rule(key=st.sampled_from(["a", "a", "b", "c"]), running=st.sampled_from([None, 1, 2, 3, 3]), heard=st.booleans())
+    def a_limit_is_set(self, key: str, running: int | None, heard: bool) -> None:
+        """Or removed. Workers that do not hear of it know by their next poll."""
+        if running is None:
+            self.world.admin.execute("delete from public.agent_limits where concurrency_key = %s", [key])
+        else:
+            self.world.admin.execute(
+                "insert into public.agent_limits values (%s, %s)"
+                " on conflict (concurrency_key) do update set running = excluded.running",
+                [key, running],
+            )
+        if heard:
+            for worker in self.workers:
+                worker.stores.claims.limits_told()
+        self.seen["limit set"] += 1
+
     def has_seen_bad_days(self, task_id: str, infra: int) -> None:
         if infra:
             self.world.past_the_triggers(

@@ -22,7 +22,7 @@ from turbo.domain.claim import ClaimRef
 TABLES = (
     "agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader",
     "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages",
-    "agent_requirements", "agent_portable",
+    "agent_requirements", "agent_portable", "agent_limits",
 )  # fmt: skip
 STAY = 41 * 100.0
 """After so long a worker takes what waits for another host. The model's moments never lie so far apart, in its seconds."""
@@ -86,6 +86,7 @@ class Picture:
     counts: dict[str, Row]
     notes: frozenset[str]
     messages: dict[str, Row]  # by what they say
+    limits: dict[str, int]  # how many tasks of a key run at a time
 
     def runs_of(self, worker_id: str) -> list[ClaimRef]:
         rows = self.tasks.values()
@@ -205,6 +206,7 @@ class World:
             frozenset(p["queue"] for p in paused),
             *self._work(tasks),
             {m["body"]: m for m in self.admin.execute("select * from public.agent_messages order by message_id")},
+            {r["concurrency_key"]: r["running"] for r in self.admin.execute("select * from public.agent_limits")},
         )
 
     def _work(self, tasks: list[Row]) -> tuple[dict[str, list[Row]], dict[str, Row], frozenset[str]]:

@@ -46,6 +46,7 @@ def show(
         asks = client.questions(task_ids=[whole], limit=1)
         work = Together.of(client, whole)
         place = None if task.finished or not (task.requires or task.prefer_host) else client.place(whole)
+        waits_for = _full_key(client, task)
     if as_json:
         more = {} if work is None else output.columns(work)
         output.print_json({**output.columns(task), **more, "trail": [output.columns(a) for a in trail]})
@@ -53,8 +54,21 @@ def show(
     _head(task, last_line)
     output.pairs({} if work is None else work.shown(task))
     output.pairs(_asks(asks[0]) if asks else _asked(task, trail))
-    output.pairs(_place(task, place))
+    output.pairs({**_place(task, place), "waits for": waits_for})
     _timeline(task, trail)
+
+
+def _full_key(client: "Client", task: "TaskRow") -> str | None:
+    """That as many tasks of its key run as may."""
+    from turbo.client.limit import MayNotLimit
+
+    if task.status != TaskState.PENDING or task.concurrency_key is None:
+        return None
+    try:
+        key = client.limits.of(task.concurrency_key)
+    except MayNotLimit:  # turbo_submitter sees no limits
+        return None
+    return f"its key, which is full: {key.running} of {key.limit} running" if key.full else None
 
 
 def _last_line(client: "Client", task_id: str) -> str | None:

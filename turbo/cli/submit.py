@@ -18,7 +18,8 @@ from turbo.cli.options import (
     RequiresOption,
     connect,
 )
-from turbo.cli.rejection import why_rejected
+from turbo.client.rejection import why_rejected
+from turbo.client.timestamps import TimestampReader
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
     task = new_task({"task_description": text, **values})  # checked before the database is asked
     with connect(dsn) as client:
         if isinstance(task.run_after, str):
-            values["run_after"] = timestamps.option(timestamps.TimestampReader(client), "--after", task.run_after)
+            values["run_after"] = timestamps.option(TimestampReader(client), "--after", task.run_after)
             task = new_task({"task_description": text, **values})
         task_id, created = insert(client, task, dsn)
         if created and task.requires and (place := client.place(task_id)) is not None and place.nowhere is not None:

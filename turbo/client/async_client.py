@@ -7,19 +7,21 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, operations, placement, snapshot, work
+from turbo.client import answering, operations, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
+from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.transcript import TranscriptLine
 
 
 class AsyncClient(AsyncDriver):
@@ -82,6 +84,10 @@ class AsyncClient(AsyncDriver):
     async def get(self, task_id: str) -> TaskRow:
         """One task, with every column. Raises UnknownTask."""
         return await self._run(operations.get(task_id))
+
+    def transcript(self, task_id: str, *, after: tuple[int, int] = transcript.START) -> AsyncIterator[TranscriptLine]:
+        """See `Client.transcript`."""
+        return self._stream(transcript.lines(task_id, after))
 
     async def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
@@ -277,6 +283,11 @@ class AsyncClient(AsyncDriver):
     def budgets(self) -> AsyncBudgets:
         """See Client.budgets."""
         return AsyncBudgets(self._run)
+
+    @property
+    def limits(self) -> AsyncKeyLimits:
+        """See Client.limits."""
+        return AsyncKeyLimits(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

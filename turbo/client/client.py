@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, operations, placement, snapshot, work
+from turbo.client import answering, operations, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
@@ -31,6 +31,7 @@ from turbo.client.graph import (
     Relations,
     Told,
 )
+from turbo.client.limits import KeyLimits
 from turbo.client.models import (
     Action,
     AmbiguousTask,
@@ -48,6 +49,7 @@ from turbo.client.operations import Away
 from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
+from turbo.client.transcript import TranscriptBell, TranscriptLine
 
 __all__ = [
     "Action",
@@ -79,6 +81,7 @@ __all__ = [
     "TaskRow",
     "TaskStatus",
     "Told",
+    "TranscriptLine",
     "UnknownTask",
     "UnknownTimezone",
 ]
@@ -154,6 +157,16 @@ class Client(Driver):
     def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return self._run(operations.run(task_id))
+
+    def transcript(self, task_id: str, *, after: tuple[int, int] = transcript.START) -> Iterator[TranscriptLine]:
+        """What the agents of a task said and did, line by line, of all its runs in their order: what is stored now. `after`: the
+        `fencing_token` and the `batch` of the last line that you have. Nothing for a task that has no transcript.
+        Raises psycopg.errors.InsufficientPrivilege for a role that may not read it."""
+        return self._stream(transcript.lines(task_id, after))
+
+    def transcript_bell(self, task_id: str) -> TranscriptBell:
+        """Rings when there are new lines. It opens a connection of its own."""
+        return TranscriptBell(self._dsn, task_id)
 
     def database_id(self) -> str | None:
         """The identity of the database, to which workers tie what they keep on disk; None where its schema is from before."""
@@ -371,6 +384,11 @@ class Client(Driver):
     def budgets(self) -> Budgets:
         """What runs may use: set, list, get, remove."""
         return Budgets(self._run)
+
+    @property
+    def limits(self) -> KeyLimits:
+        """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
+        return KeyLimits(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from turbo.client import answering, budget_status, placement, schedule_status, work
+from turbo.client import answering, budget_status, limits, placement, schedule_status, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
     BLOCKED_LISTED,
@@ -59,6 +59,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         budgets,
         more_budgets,
         (yield from placement.unplaceable()),
+        (yield from limits.full()),
     )
 
 

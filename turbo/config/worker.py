@@ -6,12 +6,12 @@ A password in a DSN in the file is an error. TURBO_DSN may have one, because it 
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from psycopg import ProgrammingError, conninfo
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from turbo.config.executors import ExecutorSection, Program, account_problems, problems_of, warnings_of, with_schema
 from turbo.config.loader import (
@@ -42,6 +42,8 @@ QUEUE_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 WORKER_NAME = re.compile(r"[A-Za-z0-9._-]+")
 MOST_LABELS = 100
 LABEL_CHARACTERS = 200
+
+MOST_IN_ROUTE = 10
 
 SHORTEST_SECONDS = 0.1
 """Between two statements of a worker that come by themselves: each of them costs the whole fleet's database."""
@@ -273,6 +275,13 @@ class RetentionSection(Section):
     )
 
 
+def _route(route: object) -> object:
+    """One error where pydantic would give one for each form."""
+    if isinstance(route, str) or (isinstance(route, list) and all(isinstance(name, str) for name in route)):
+        return route
+    raise ValueError("names no executor: write one, or a list of several, [claude, codex]")
+
+
 class WorkerConfig(Document):
     """worker.yaml. Seconds and counts. `~/` begins a path, or a word of a command, in the worker's home; dsn and env keep it."""
 
@@ -281,8 +290,9 @@ class WorkerConfig(Document):
     metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
     accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
     executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")
-    routes: dict[str, str] = Field(
-        default={}, description="task_type → executor; the key default matches every other type."
+    routes: dict[str, Annotated[str | list[str], BeforeValidator(_route)]] = Field(
+        default={},
+        description="task_type → executor, or a list of them: the first that is open. The key default matches every other type.",
     )
     retry: Retry = Field(default=Retry(), description="Waits between attempts: exponential, with full jitter.")
     prices: dict[str, PriceSection] = Field(
@@ -303,11 +313,9 @@ class WorkerConfig(Document):
         )
 
     def problems(self) -> list[Finding]:
-        findings = []
-        for task_type, executor in self.routes.items():
-            if executor not in self.executors:
-                what = f"no executor {executor!r}{near(executor, self.executors)}"
-                findings.append(fail(what, subject=f"routes.{task_type}"))
+        findings: list[Finding] = []
+        for task_type, route in self.executors_by_type.items():
+            findings += self._route_problems(f"routes.{task_type}", route)
         findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
         for name in self.executors:
             findings += problems_of(name, self.executors)
@@ -325,6 +333,25 @@ class WorkerConfig(Document):
             )
             findings.append(fail(what, subject="worker.lease_seconds"))
         return findings
+
+    def _route_problems(self, at: str, route: Sequence[str]) -> Iterator[Finding]:
+        if not 1 <= len(route) <= MOST_IN_ROUTE:
+            yield fail(f"lists {len(route)} executors: name 1 to {MOST_IN_ROUTE}", subject=at)
+        for name in route:
+            if (executor := self.executors.get(name)) is None:
+                yield fail(f"no executor {name!r}{near(name, self.executors)}", subject=at)
+            elif len(route) > 1 and getattr(executor, "exclusive_cwd", False) and getattr(executor, "cwd", None):
+                what = (
+                    f"{name} has exclusive_cwd, which does not go with a list of executors: give it a workspace instead"
+                )
+                yield fail(what, subject=at)
+        if len(set(route)) < len(route):
+            yield fail("names an executor twice", subject=at)
+
+    @property
+    def executors_by_type(self) -> dict[str, tuple[str, ...]]:
+        """The executors of each route, the first choice first."""
+        return {t: (route,) if isinstance(route, str) else tuple(route) for t, route in self.routes.items()}
 
     def warnings(self) -> list[Finding]:
         """What works, and gives a row more power than its author may have meant; `subject` is the key path."""

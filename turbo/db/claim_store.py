@@ -105,6 +105,8 @@ class ClaimStore(Store):
         self._has_files = has_files
         self._conversations = True  # as above
         self._told_at = 0.0
+        self._limits_known = False  # not knowing of limits means one task of a key at a time, never too many
+        self._limits_told_at = 0.0
         self._polls = Polls(worker_id, refusals, host=host, accounts=accounts, stay_seconds=stay_seconds)
 
     async def open(self) -> None:
@@ -131,7 +133,7 @@ class ClaimStore(Store):
             "place": self._place,
             **({"spent": json.dumps(spent)} if spent else {}),
         }
-        name = "tasks/claim+spent" if spent else "tasks/claim"
+        name = "tasks/claim" + "+spent" * bool(spent) + "+limits" * self._limits_known
         tasks: list[Task] = []
         idle_now: bool | None = None
         races = 0
@@ -181,14 +183,14 @@ class ClaimStore(Store):
         return Claim(tuple(tasks), idle_now, races, refused.again_in, failed)
 
     async def _claim(self, name: str, parameters: dict[str, object], variant: Variant | None) -> tuple[list[Row], int]:
-        """What a claim returns, and how many races it lost. No rows: it lost them all."""
+        """What a claim or a reassertion returns, and how many races it lost. No rows: it lost them all."""
         for races in range(KEY_RACE_ATTEMPTS):
             try:
                 return await self._rows(name, parameters, variant=variant), races
             except errors.UniqueViolation as error:
                 if not is_key_race(error):
                     raise
-                # a sibling took the same concurrency_key; its commit is visible to the next attempt
+                # a sibling took the same place of a concurrency_key; its commit is visible to the next attempt
         return [], KEY_RACE_ATTEMPTS
 
     async def _more(self, found: Sequence[Row]) -> dict[str, claimed.More]:
@@ -231,12 +233,18 @@ class ClaimStore(Store):
         self._conversations = result.conversations
         if result.messages or self._told_at < result.asked_at:
             self._messages_open = result.messages
+        if result.limits or self._limits_told_at < result.asked_at:
+            self._limits_known = result.limits
         return result
 
     def message_told(self) -> None:
         """Somebody has told a task something: until a poll finds no open message, each claim looks whether it is for its tasks. An
         INSERT cannot mark the row of the task, and a look in each claim would cost it 2 %."""
         self._messages_open, self._told_at = True, time.monotonic()
+
+    def limits_told(self) -> None:
+        """Somebody has written a limit, or removed one: until a poll finds none, claims ask how many tasks of a key may run."""
+        self._limits_known, self._limits_told_at = True, time.monotonic()
 
     async def reconcile(self, known: Iterable[ClaimRef]) -> Differences:
         """Compare; the statement itself releases orphans. Never call it while a claim is under way."""
@@ -274,17 +282,15 @@ class ClaimStore(Store):
     async def reassert(self, lost: Mapping[ClaimRef, Answered | None]) -> Reasserted:
         """Take back claims that a failover lost, each with the last question and answer that its run was given.
 
-        One by one: if a key now runs elsewhere, only that claim is lost."""
+        One by one: if a key has no place left, only that claim is lost."""
         taken: list[ClaimRef] = []
         refused: list[ClaimRef] = []
         for claim, answer in lost.items():
             given = {"number": [answer and answer.question.number], "answer": [answer and answer.answer]}
             try:
-                found = await self._rows("tasks/reassert", self._claims([claim]) | given)
+                found, _ = await self._claim("tasks/reassert", self._claims([claim]) | given, None)
                 taken += [ClaimRef(row[0], row[1]) for row in found]
             except psycopg.Error as error:
-                if is_key_race(error):
-                    continue
                 if not is_about_one_row(error):
                     raise
                 self._refusals.refused(RowStatement.REASSERT, claim.task_id, error)

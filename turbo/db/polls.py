@@ -29,8 +29,8 @@ class PollResult:
     `again_in`: seconds after which to poll again because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `unsettled`: there is something for the settler
     (turbo.worker.settler). `messages`: some are open. `conversations`: there are some. `schedule_in`: seconds until the next slot of
-    any schedule; 0 or less: now. `budgets`: all of them; `fold`: usage is to be added to them. `clock`: the database's, in seconds
-    since 1970. `ended_below`: transactions with lower ids had ended, and are seen.
+    any schedule; 0 or less: now. `limits`: there are limits of keys. `budgets`: all of them; `fold`: usage is to be added to
+    them. `clock`: the database's, in seconds since 1970. `ended_below`: transactions with lower ids had ended, and are seen.
     `begun_below`: transactions with this id or a higher one had not begun.
     """
 
@@ -46,6 +46,7 @@ class PollResult:
     unsettled: bool = False
     messages: bool = False
     conversations: bool = False
+    limits: bool = False
     schedule_in: float | None = None
     budgets: tuple[Budget, ...] = ()
     fold: bool = False
@@ -162,7 +163,7 @@ async def _poll(
     asked_at = time.monotonic()
     (row,) = await rows(connection, name, parameters, variant)
     due, next_in, deadline_in, stay_in, runnable, stop, accounts, unsettled, messages, conversations, *more = row
-    schedule_in, clock, budgets, ended_below, begun_below, _ = more
+    limits, schedule_in, clock, budgets, ended_below, begun_below, _ = more
     breakers = tuple(
         AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])
         for a in accounts or ()
@@ -181,6 +182,7 @@ async def _poll(
         unsettled=unsettled,
         messages=messages,
         conversations=conversations,
+        limits=limits,
         schedule_in=schedule_in,
         budgets=read_budgets(budgets),
         fold=budgets is not None and bool(budgets["fold"]),

@@ -188,6 +188,13 @@ class Redactor:
                 cleaned = _without_signed(cleaned, row)
         return cleaned
 
+    def value(self, value: object) -> object:
+        """Any value of JSON, without its secrets. One that is nested too deep is left out."""
+        try:
+            return self._value(value)
+        except RecursionError:
+            return MARK
+
     def _value(self, value: object) -> object:
         if isinstance(value, str):
             return value if value in _STRUCTURE else self.text(value)

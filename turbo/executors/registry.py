@@ -5,7 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSection, Program, PythonSection
+from turbo.config.executors import (
+    AgentSection,
+    ClaudeSection,
+    CodexSection,
+    CommandSection,
+    ExecutorSection,
+    Program,
+    PythonSection,
+)
 from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy, Requirement
 from turbo.domain.question import AskPolicy
@@ -157,7 +165,7 @@ def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
     return {
         name: Path(section.cwd)
         for name, section in config.executors.items()
-        if isinstance(section, CommandSection | ClaudeSection) and section.exclusive_cwd and section.cwd is not None
+        if isinstance(section, CommandSection | AgentSection) and section.exclusive_cwd and section.cwd is not None
     }
 
 
@@ -263,7 +271,7 @@ def _with_accounts(
 ) -> Executor:
     """The executor with its account and model; with several, one for each."""
     logins: tuple[str | None, ...] = section.logins or (None,)
-    models = (section.model, *section.fallback_models) if isinstance(section, ClaudeSection) else (None,)
+    models = (section.model, *section.fallback_models) if isinstance(section, AgentSection) else (None,)
     members = [
         PoolMember(account or name, model, build(account, env_files.get(account) if account else None, model))
         for model in models
@@ -319,6 +327,32 @@ def _build(
             held=_held(ask),
             checks=checks,
             answer=_answer(name, section, None if fit is None else fit.schema),
+        )
+    if isinstance(section, CodexSection):
+        from turbo.executors.codex.answer import IN_WORDS, codex_answer
+        from turbo.executors.codex.executor import CodexExecutor
+
+        return CodexExecutor(
+            name,
+            section.command,
+            journal=journal,
+            account=account,
+            cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
+            env=section.env,
+            env_file=env_file,
+            allowed_roots=roots,
+            work_area=work_area,
+            model=model,
+            sandbox_mode=section.sandbox,
+            network=section.network,
+            resume=section.resume,
+            silence_seconds=section.silence_seconds,
+            grace_seconds=section.grace_seconds,
+            run_as=run_as,
+            ask=ask,
+            checks=checks,
+            answer=IN_WORDS if fit is None else codex_answer(name, fit.schema, section.command),
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor
@@ -479,7 +513,7 @@ def _checks(
     return Checks(
         tuple(judges),
         rounds=policy.rounds,
-        converses=isinstance(section, ClaudeSection),
+        converses=isinstance(section, AgentSection),
         baseline=command if policy.baseline else None,
         protect=policy.protect,
         counts_commits=Requirement.COMMIT in policy.requires,

@@ -20,6 +20,7 @@ A statement over many rows may have variants, for the time after the database re
     --if work: …          for tasks that need or continue others (client/submit)
     --if checked: …       for results with checks (tasks/finish, tasks/ask)
     --if spent: …         for a claim beside spent budgets; besides another variant: the name `tasks/claim+spent`
+    --if limits: …        for a claim beside limits of keys; in the same way: `tasks/claim+limits`, `tasks/claim+spent+limits`
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 
@@ -46,14 +47,14 @@ def statement(name: str, variant: Variant | None = None) -> LiteralString:
     The comments would cost time: psycopg parses a statement longer than 4096 characters again at every execution, 80 µs
     for a claim. Raises FileNotFoundError for a name that does not exist, ValueError for a variant that it does not have.
     """
-    name, _, also = name.partition("+")
+    name, *also = name.split("+")
     text = source(name)
-    if also:
-        text = text.replace(f"--if {also}:", "")
+    for one in also:
+        text = text.replace(f"--if {one}:", "")
     if variant is not None:
         text = _varied(name, text, variant)
     bare = _TOKEN.sub(lambda m: m["quoted"] or " ", text)
-    words = " ".join(word for word in (name, also, variant) if word)
+    words = " ".join(word for word in (name, *also, variant) if word)
     return f"/* turbo {words} */ {bare.strip()}"
 
 

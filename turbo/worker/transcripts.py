@@ -19,7 +19,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psycopg
@@ -28,9 +28,10 @@ from turbo import db
 from turbo.db.lane import Lane
 from turbo.db.transcript_store import TranscriptStore, WriteVerdict
 from turbo.domain.claim import ClaimRef
+from turbo.domain.outcome import Outcome
 from turbo.domain.problem import ProblemKind
 from turbo.domain.redaction import BoundedPattern, Redactor, Said, SecretsOf, ascii_json, dumped
-from turbo.domain.run import Running
+from turbo.domain.run import Progress, Running
 from turbo.domain.transcript import (
     NO_TRANSCRIPT,
     OWN_PATH,
@@ -179,6 +180,12 @@ class RunTranscript:
 
     # ── the writer's side ───────────────────────────────────────────────────────────────────────────────────────────
 
+    def redactor_with(self, own: frozenset[str], patterns: tuple[BoundedPattern, ...]) -> Redactor:
+        """Of all that must not be stored of this run. `own`: the worker's secrets."""
+        if self.redactor is None or not own <= self.redactor.secrets:
+            self.redactor = Redactor(frozenset(self.secrets) | own, patterns)
+        return self.redactor
+
     def session_of(self, path: str) -> str | None:
         """The id of the session that a path belongs to: the one that it names, else that of the run, as far as it is known."""
         named = _SESSION.match(path)
@@ -256,6 +263,28 @@ class TranscriptWriter(LoopService):
         """Its program is gone. Returns at once; its last lines are stored later."""
         if (transcript := self._open.get(claim)) is not None:
             transcript.end()
+
+    def clean(self, claim: ClaimRef, outcome: Outcome) -> Outcome:
+        """What the agent answered and why it failed, without secrets. The question that it asks stays as it is: what a person approves
+        is exactly what runs."""
+        redactor = self._redactor(claim)
+        if redactor is None:
+            return outcome
+        return replace(
+            outcome,
+            output=redactor.value(outcome.output),
+            error=outcome.error and redactor.text(outcome.error),
+            extra={key: redactor.value(value) for key, value in outcome.extra.items()},
+        )
+
+    def clean_progress(self, claim: ClaimRef, progress: Progress) -> Progress:
+        """The agent's last line, without secrets."""
+        redactor = self._redactor(claim)
+        return progress if redactor is None else replace(progress, text=redactor.text(progress.text))
+
+    def _redactor(self, claim: ClaimRef) -> Redactor | None:
+        transcript = self._open.get(claim)
+        return transcript.redactor_with(frozenset(self._secrets()), self._patterns) if transcript is not None else None
 
     # ── the sinks' side ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -441,9 +470,7 @@ class TranscriptWriter(LoopService):
             while transcript.waiting and (not items or size < PREPARED_BYTES):
                 items.append(transcript.waiting.popleft())
                 size += items[-1].size
-            if transcript.redactor is None or not own <= transcript.redactor.secrets:
-                transcript.redactor = Redactor(frozenset(transcript.secrets) | own, self._patterns)
-            work = _clean(items, transcript.redactor, transcript.streams)
+            work = _clean(items, transcript.redactor_with(own, self._patterns), transcript.streams)
             try:
                 lines, missing = await asyncio.to_thread(_listed, work)
             except asyncio.CancelledError:

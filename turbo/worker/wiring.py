@@ -96,6 +96,7 @@ from turbo.worker.reconciler import Reconciler
 from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
+from turbo.worker.route_chooser import RouteChooser
 from turbo.worker.runner import RetryPolicy, Runner
 from turbo.worker.scheduler import Scheduler
 from turbo.worker.sessions import Sessions
@@ -166,7 +167,8 @@ def wire(
     metrics = Metrics()
     slots = Slots(settings.slots)
     problems = Problems()
-    gate = ClaimGate(problems)
+    routes = config.executors_by_type
+    gate = ClaimGate(problems, routes)
     contact = DatabaseContact()
     leadership = Leadership()
     recovery_gate = RecoveryGate()
@@ -185,9 +187,7 @@ def wire(
         functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there"),
         functools.partial(_report_moves, problems),
     )
-    exclusive = ExclusiveDirectories(
-        state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
-    )
+    exclusive = ExclusiveDirectories(state.locks, home.journal, exclusive_directories(config), routes, wakeups.wake_all)
 
     # The database.
     sessions = Sessions(where, problems)
@@ -209,6 +209,7 @@ def wire(
             config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on, registry.earlier_work
         )
     account_names = accounts_of(executors)
+    each = {name: name for name in executors}  # for those who close executors, whatever their types
     claim_store = ClaimStore(
         claims,
         worker_id,
@@ -220,7 +221,7 @@ def wire(
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
         has_files=state.has_files,
     )
-    budgets = BudgetKeeper(BudgetStore(claims), config.routes, payers(executors), wakeups.wake_all)
+    budgets = BudgetKeeper(BudgetStore(claims), routes, payers(executors), wakeups.wake_all)
     result_store = ResultStore(results, worker_id, refusals, host=host, used=budgets.used)
     prices = _prices(config.prices)
     notifier = Notifier(claims)
@@ -265,16 +266,16 @@ def wire(
         AccountStore(claims, worker_id, host),
         host,
         executors,
-        config.routes,
+        each,
         metrics,
-        gate.source("accounts"),
+        gate.closer("accounts"),
         shared=config.accounts,
         timings=account_timings,
     )
     availability = ExecutorAvailability(
         executors,
-        config.routes,
-        gate.source("executor availability"),
+        each,
+        gate.closer("executor availability"),
         problems,
         accounts_changed=accounts.usable_changed,
     )
@@ -309,7 +310,7 @@ def wire(
     runner = Runner(
         worker_id,
         executors,
-        config.routes,
+        routes,
         result_store,
         slots,
         wakeups,
@@ -330,6 +331,7 @@ def wire(
         budgets=budgets,
         transcripts=transcripts,
         sessions=agent_sessions,
+        choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets

@@ -25,6 +25,17 @@ from turbo.domain.question import Answered, AskPolicy, QuestionKind
 from turbo.domain.run import Run, Snooze
 from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
+from turbo.executors.agent.prompts import (
+    ASKING_PREAMBLE,
+    PREAMBLE,
+    answering,
+    follow_up_prompt,
+    next_prompt,
+    resume_prompt,
+    task_prompt,
+)
+from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, run_agent, told_so_far
+from turbo.executors.agent.session import as_uuid, kind_of
 from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.executors.claude import verdict
@@ -37,16 +48,6 @@ from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
 from turbo.executors.claude.handed_over import Handed, HandedOver
 from turbo.executors.claude.login import without_login
-from turbo.executors.claude.prompts import (
-    ASKING_PREAMBLE,
-    PREAMBLE,
-    answering,
-    follow_up_prompt,
-    next_prompt,
-    resume_prompt,
-    shown_data,
-    task_prompt,
-)
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.directories import Directories, scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -54,15 +55,12 @@ from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
 from turbo.process.running import Ending, SpawnFailed
-from turbo.workspaces.area import Exclusive, WorkArea, WorkspaceView, no_lock
+from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.at_remote import portable
 
 log = logging.getLogger(__name__)
 
-NOTHING_TO_DO = "task_description is empty, and there is no input_data: write what the agent is to do"
-PROBE_PROMPT = "Answer with the word ok."
 PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
-PROBE_SECONDS = 60.0
 MESSAGE_CHARACTERS = 300
 
 SHORTEST_GRACE_SECONDS = 5.0
@@ -95,6 +93,7 @@ class ClaudeExecutor:
 
     durable = True
     converses = True
+    session_kind = ""
 
     def __init__(
         self,
@@ -179,37 +178,25 @@ class ClaudeExecutor:
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
 
-        if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []) and not run.task.messages:
-            return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
+        used: Path | None = None
 
-        async def program(directory: Path, workspace: WorkspaceView | None) -> Outcome:
-            spent = 0.0
+        async def take(directory: Path, turn: Turn, spent: float) -> Outcome:
+            nonlocal used
+            used = directory
+            ended, log_path = await self._attempt(run, directory, turn, spent)
+            return self._outcome(run, ended, log_path)
 
-            async def take(turn: Turn) -> Outcome:
-                nonlocal spent
-                ended, log_path = await self._attempt(run, directory, turn, spent)
-                outcome = self._outcome(run, ended, log_path)
-                spent += sum(used.cost_usd or 0.0 for used in outcome.usage)
-                return outcome
+        def environment() -> Mapping[str, str]:
+            return without_login(self._environment.for_task(run.task))
 
-            if self._checks is None:
-                outcome = await take(Turn())
-            else:
-                outcome = await self._checks.run(run, directory, workspace, take)
-            return replace(outcome, portable=workspace is None and await self._carried.is_bare(run, directory))
-
-        try:
-            outcome = await self._work_area.run(run, without_login(self._environment.for_task(run.task)), program)
-            space = outcome.extra.get("workspace")
-            return replace(outcome, portable=portable(space)) if isinstance(space, dict) else outcome
-        except RecursionError as error:
-            return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
-        except SpawnFailed as error:
-            return Outcome.infrastructure(str(error))
-        except (EnvironmentRefused, OSError) as error:
-            return Outcome.infrastructure(f"executor {self.name}: {error}")
-        except BufferError as error:
-            return Outcome.failed(f"executor {self.name}: {error}")
+        outcome = await run_agent(self.name, run, self._work_area, environment, self._checks, take)
+        if used is None:
+            return outcome
+        if run.stored is None:  # what was stored of earlier runs is not the newest any more
+            return replace(outcome, portable=False)
+        space = outcome.extra.get("workspace")
+        anywhere = portable(space) if isinstance(space, dict) else await self._carried.is_bare(run, used)
+        return replace(outcome, portable=anywhere)
 
     async def _attempt(self, run: Run, directory: Path, turn: Turn, spent: float) -> tuple[EndedRun, Path | None]:
         """One turn of the agent, within `timeout_seconds`. `spent`: by the turns before it, in US dollars."""
@@ -253,11 +240,11 @@ class ClaudeExecutor:
         continued, preamble = run.task.continued, self._preamble_of(policy, run)
         goes_on = (self._resume or answers or continued is not None or turn.feedback is not None) and holds == held
         known = run.task.agent_session_id if turn.feedback is None else turn.session
-        session = _uuid(known) if goes_on else None
-        begun = False
+        session = as_uuid(known) if goes_on else None
+        begun = bool(kind_of(known)) and (continued is None or not continued.first_run)
         word = await self._resumed_by(run, session, answers) if session is not None else None
         if session is not None and word is not None:
-            told = _told(run) if turn.feedback is None or run.messages is not None else ()
+            told = told_so_far(run) if turn.feedback is None or run.messages is not None else ()
             task = replace(run.task, messages=told)
             next_in_it = continued is not None and continued.first_run
             if turn.feedback is not None:
@@ -278,7 +265,7 @@ class ClaudeExecutor:
                 ended.text.strip()[:MESSAGE_CHARACTERS],
                 extra={"task": run.task.task_id},
             )
-        told = (*(await run.messages.earlier() if run.messages is not None else ()), *_told(run))
+        told = (*(await run.messages.earlier() if run.messages is not None else ()), *told_so_far(run))
         prompt = task_prompt(preamble, replace(run.task, messages=told), answers, turn.feedback or "", begun=begun)
         session = str(uuid.uuid4())
         if run.stored is not None:
@@ -433,16 +420,3 @@ class _HoldsNothing:
 
     def without(self, rules: Collection[str]) -> "_HoldsNothing":  # noqa: ARG002
         return self
-
-
-def _told(run: Run) -> tuple[Message, ...]:
-    """What people have told the task so far, for the prompt."""
-    return run.task.messages if run.messages is None else run.messages.take()
-
-
-def _uuid(text: str | None) -> str | None:
-    """A session id in the CLI's format; None for other text, since a row may contain anything."""
-    try:
-        return str(uuid.UUID(text)) if text else None
-    except ValueError:
-        return None

@@ -17,7 +17,7 @@ MIRROR = b'{"type":"transcript_mirror"'
 
 _CONVERSATION = (b'{"type":"assistant"', b'{"type":"user"')
 _PIECES = b'{"type":"stream_event"'
-_CONTROL = (b'{"type":"control_', b'{"type":"keep_alive"')
+_CONTROL = (b'{"type":"control_', b'{"type":"keep_alive"', b'{"type":"command_lifecycle"')
 _SESSION_FILE = re.compile(r"([0-9a-fA-F-]{36})(?:\.jsonl$|/)")
 MOST_HELD = 64
 MOST_HELD_BYTES = 1024 * 1024

@@ -10,6 +10,7 @@ revoke all on table
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_account_windows from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_limits from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_transcripts from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
@@ -42,11 +43,12 @@ grant select (task_id, task_type, task_description, task_priority, input_data, s
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
               infra_count, turbo_rev, question, answer, prefer_host, needs, on_needs_failed, continues, needed,
-              conversation, submitted_by, requires, ctid)
+              conversation, submitted_by, requires, key_slot, ctid)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
-              infra_count, turbo_rev, question, answer, prefer_host, needed, conversation)
+              infra_count, turbo_rev, question, answer, prefer_host, needed, conversation,
+              key_slot)
   on public.agent_tasks to turbo_worker;
 grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, if configured
 grant select on table public.agent_actions to turbo_worker;
@@ -65,6 +67,7 @@ grant update (delivered_at, fencing_token) on public.agent_messages to turbo_wor
 grant select (name, cron, timezone, enabled, catch_up, max_failures, since, next_at, last_at, error, rev)
   on public.agent_schedules to turbo_worker;
 grant select on table public.agent_budgets to turbo_worker;          -- it adds to them by turbo_fold alone
+grant select on table public.agent_limits to turbo_worker;
 grant select, insert, update on table public.agent_accounts, public.agent_account_windows to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
@@ -102,6 +105,8 @@ begin
                    ('public.turbo_reopen(public.turbo_task_id, integer)'),
                    ('public.turbo_take_special_notes(bigint, integer, text[])'),
                    ('public.turbo_budgets(timestamptz, interval, text[])'), ('public.turbo_fold(timestamptz)'),
+                   ('public.turbo_wake_waiters(text)'), ('public.turbo_keys_with_room()'),
+                   ('public.turbo_places(public.turbo_task_id[], text[])'),
                    ('public.turbo_is_spent(text, text, jsonb)'), ('public.turbo_is_portable(public.turbo_task_id, text)'),
                    ('public.turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
                    ('public.turbo_stay_in(text[], text, double precision)'), ('public.turbo_unplaceable(integer)'),
@@ -126,7 +131,7 @@ grant select on table
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
-grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_events,
+grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_limits, public.agent_events,
   public.agent_requirements, public.agent_portable
   to turbo_reader, turbo_admin;
 grant select on table public.agent_transcripts to turbo_reader, turbo_approver, turbo_admin;
@@ -163,6 +168,7 @@ grant insert (name, account, queue, task_type, submitted_by, period, timezone, u
 grant update (account, queue, task_type, submitted_by, period, timezone, usd, tokens, runs, warn_at)
   on public.agent_budgets to turbo_admin;
 grant delete on table public.agent_budgets to turbo_admin;
+grant insert, update, delete on table public.agent_limits to turbo_admin;
 
 -- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
 -- serial column), which the inserting role must be allowed to use; an identity column needs no grant.
@@ -173,7 +179,7 @@ declare
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
     'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host',
-    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires'];
+    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires', 'key_slot'];
   other_columns text;
   used record;
 begin

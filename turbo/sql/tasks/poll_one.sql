@@ -59,6 +59,7 @@ select (select count(*) from promoted) as due,
        public.turbo_unsettled() as unsettled,
        exists (select from public.agent_messages m where m.delivered_at is null) as messages,
        exists (select from public.agent_conversations) as conversations,
+       exists (select from public.agent_limits) as limits,
        (select coalesce(extract(epoch from s.next_at - statement_timestamp()), 0)::float8 from public.agent_schedules s
          where s.enabled and (s.next_at is not null or s.error is null) order by s.next_at nulls first limit 1) as schedule_in,
        extract(epoch from statement_timestamp())::float8 as clock,

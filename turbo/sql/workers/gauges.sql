@@ -82,6 +82,14 @@ select g.what, b.name, null, case g.what when 'budget_spent' then (b.paused_unti
           from public.agent_budgets b order by b.name limit 100) b
  cross join (values ('budget_used'), ('budget_spent')) g(what)
 union all
+-- Of the first 1,000 limits: whether their keys are full, and how many of their places are taken.
+select g.what, null, case g.what when 'key_limits' then case when l.runs < l.running then 'free' else 'full' end else g.state end,
+       sum(case when g.what = 'key_limits' then 1 when g.state = 'taken' then l.runs else greatest(0, l.running - l.runs) end)::float8
+  from (select l.running, (select count(*) from public.agent_tasks r where r.status = 'running' and r.concurrency_key = l.concurrency_key) as runs
+          from public.agent_limits l order by l.concurrency_key limit 1000) l
+ cross join (values ('key_limits', null), ('key_places', 'taken'), ('key_places', 'free')) g(what, state)
+ group by 1, 3
+union all
 select 'workers', null, w.state, count(*)::float8 from public.agent_workers w group by w.state
 union all
 select 'served', s.queue, null, 1 from served s

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.support import claude, messages_api, workers
 from tests.support.claude_asking import calls, question, shell
+from tests.support.markdown import blocks
+from tests.support.pages import PAGES
 from tests.support.repositories import IDENTITY, git, repository
 from tests.support.waiting import until
 from tests.support.workers import WorkerProcess
+from turbo.config.worker import load_worker_config
 
 COMMITS = "echo one >>f && git add f && git commit --quiet --message one"
 
@@ -180,3 +184,12 @@ def test_worktree_with_loose_changes_stays_on_its_host(hosts: Hosts) -> None:
     first.kill(signal.SIGTERM)
     first.process.wait()
     assert hosts.bench.sql("select count(*) from agent_portable") == [(0,)]
+
+
+def test_page_has_a_valid_configuration_and_statements(dsn: str, tmp_path: Path) -> None:
+    page = blocks(PAGES / "another-host.md")
+    (config,) = [block.text for block in page if block.language == "yaml"]
+    (tmp_path / "worker.yaml").write_text(config)
+    assert load_worker_config(tmp_path / "worker.yaml").problems() == []
+    with psycopg.connect(dsn) as connection:
+        assert len([connection.execute(block.text) for block in page if block.language == "sql"]) == 3

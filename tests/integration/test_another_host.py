@@ -44,7 +44,10 @@ class Hosts:
     def ready(self, task_id: str, status: str = "waiting") -> dict[str, Any]:
         """The task has ended or asked, and any host may go on with it."""
         row = self.bench.wait(task_id, status, seconds=60)
-        portable = "select 1 from agent_portable where task_id = %s"
+        portable = (  # noted after this run: a follow-up has an entry of the run before it at first
+            "select 1 from agent_portable p where p.task_id = %s and p.at > (select max(a.executed_at) from agent_actions a"
+            " where a.task_id = p.task_id and a.action_type in ('asked', 'finished'))"
+        )
         until(lambda: self.bench.sql(portable, task_id), 20, lambda: f"{self.bench.logs()}")
         return row
 

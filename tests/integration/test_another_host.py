@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.support import claude, messages_api, workers
 from tests.support.claude_asking import calls, question, shell
+from tests.support.markdown import blocks
+from tests.support.pages import PAGES
 from tests.support.repositories import IDENTITY, git, repository
 from tests.support.waiting import until
 from tests.support.workers import WorkerProcess
+from turbo.config.worker import load_worker_config
 
 COMMITS = "echo one >>f && git add f && git commit --quiet --message one"
 
@@ -40,7 +44,10 @@ class Hosts:
     def ready(self, task_id: str, status: str = "waiting") -> dict[str, Any]:
         """The task has ended or asked, and any host may go on with it."""
         row = self.bench.wait(task_id, status, seconds=60)
-        portable = "select 1 from agent_portable where task_id = %s"
+        portable = (  # noted after this run: a follow-up has an entry of the run before it at first
+            "select 1 from agent_portable p where p.task_id = %s and p.at > (select max(a.executed_at) from agent_actions a"
+            " where a.task_id = p.task_id and a.action_type in ('asked', 'finished'))"
+        )
         until(lambda: self.bench.sql(portable, task_id), 20, lambda: f"{self.bench.logs()}")
         return row
 
@@ -180,3 +187,12 @@ def test_worktree_with_loose_changes_stays_on_its_host(hosts: Hosts) -> None:
     first.kill(signal.SIGTERM)
     first.process.wait()
     assert hosts.bench.sql("select count(*) from agent_portable") == [(0,)]
+
+
+def test_page_has_a_valid_configuration_and_statements(dsn: str, tmp_path: Path) -> None:
+    page = blocks(PAGES / "another-host.md")
+    (config,) = [block.text for block in page if block.language == "yaml"]
+    (tmp_path / "worker.yaml").write_text(config)
+    assert load_worker_config(tmp_path / "worker.yaml").problems() == []
+    with psycopg.connect(dsn) as connection:
+        assert len([connection.execute(block.text) for block in page if block.language == "sql"]) == 3

@@ -94,9 +94,9 @@ class Run:
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
     `uses(so_far)` tells how to learn what the run has used, if it is killed and so returns no outcome. It is asked once, at the end.
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
-    cover it, in US dollars; None: no limit. `usd_left_of(account)`: the same for a call with another account. `messages`: what people
-    tell the task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
-    `windows` tells what the agent's service says about its account's windows. `transcript`: where what the agent says and does is
+        cover it, in US dollars; None: no limit. `usd_left_of(account)`: the same for a call with another account. `messages`: what
+    people tell the task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
+        `windows` tells what the agent's service says about its account's windows. `transcript`: where what the agent says and does is
     stored. `stored`: the sessions that are stored so; None: none are.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.

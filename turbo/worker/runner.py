@@ -205,8 +205,8 @@ class Runner:
         self._prices = prices
         self._budgets = budgets
         self._transcripts = transcripts
-        self._choose = choose
         self._sessions = sessions
+        self._choose = choose
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -366,10 +366,11 @@ class Runner:
             if run.account is not None:
                 self._accounts.report(run.account, found)
 
+        transcript = self._transcripts.open(run)
+
         def progress(progress: Progress) -> None:
             self._observer.progress(run, self._transcripts.clean_progress(run.claim, progress))
 
-        transcript = self._transcripts.open(run)
         try:
             outcome = await executor.run(
                 Run(

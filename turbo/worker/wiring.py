@@ -330,8 +330,8 @@ def wire(
         prices=prices,
         budgets=budgets,
         transcripts=transcripts,
-        choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
         sessions=agent_sessions,
+        choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets

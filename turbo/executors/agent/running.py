@@ -5,7 +5,6 @@ directory ──▶ turn ──▶ check ──▶ turn … ──▶ outcome   
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, Outcome
@@ -16,7 +15,6 @@ from turbo.executors.checks.loop import Checks, Turn
 from turbo.process.environment import EnvironmentRefused
 from turbo.process.running import SpawnFailed
 from turbo.workspaces.area import WorkArea, WorkspaceView
-from turbo.workspaces.at_remote import portable
 
 NOTHING_TO_DO = "task_description is empty, and there is no input_data: write what the agent is to do"
 PROBE_PROMPT = "Answer with the word ok."
@@ -24,8 +22,6 @@ PROBE_SECONDS = 60.0
 
 TakesTurn = Callable[[Path, Turn, float], Awaitable[Outcome]]
 """One turn of the agent in a directory. The number is what the turns before it have cost, in US dollars."""
-
-IsBare = Callable[[Run, Path], Awaitable[bool]]
 
 
 async def run_agent(
@@ -35,11 +31,8 @@ async def run_agent(
     environment: Callable[[], Mapping[str, str]],
     checks: Checks | None,
     take_turn: TakesTurn,
-    *,
-    is_bare: IsBare | None = None,
 ) -> Outcome:
-    """See `Executor.run`. `name`: the executor's. `environment`: for the programs that prepare the directory. `is_bare`: whether a
-    directory that is no workspace has nothing that another host would lack; None: the agent's sessions stay on this host."""
+    """See `Executor.run`. `name`: the executor's. `environment`: for the programs that prepare the directory."""
     if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []) and not run.task.messages:
         return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
 
@@ -52,17 +45,12 @@ async def run_agent(
             spent += sum(used.cost_usd or 0.0 for used in outcome.usage)
             return outcome
 
-        outcome = await (take(Turn()) if checks is None else checks.run(run, directory, workspace, take))
-        if is_bare is None or workspace is not None:
-            return outcome
-        return replace(outcome, portable=await is_bare(run, directory))
+        if checks is None:
+            return await take(Turn())
+        return await checks.run(run, directory, workspace, take)
 
     try:
-        outcome = await work_area.run(run, environment(), program)
-        space = outcome.extra.get("workspace")
-        if is_bare is None or not isinstance(space, dict):
-            return outcome
-        return replace(outcome, portable=portable(space))
+        return await work_area.run(run, environment(), program)
     except RecursionError as error:
         return Outcome.failed(f"executor {name}: {error}", FailureKind.BAD_REQUEST, final=True)
     except SpawnFailed as error:

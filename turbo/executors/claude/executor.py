@@ -56,6 +56,7 @@ from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
 from turbo.process.running import Ending, SpawnFailed
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
+from turbo.workspaces.at_remote import portable
 
 log = logging.getLogger(__name__)
 
@@ -177,16 +178,25 @@ class ClaudeExecutor:
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
 
+        used: Path | None = None
+
         async def take(directory: Path, turn: Turn, spent: float) -> Outcome:
+            nonlocal used
+            used = directory
             ended, log_path = await self._attempt(run, directory, turn, spent)
             return self._outcome(run, ended, log_path)
 
         def environment() -> Mapping[str, str]:
             return without_login(self._environment.for_task(run.task))
 
-        return await run_agent(
-            self.name, run, self._work_area, environment, self._checks, take, is_bare=self._carried.is_bare
-        )
+        outcome = await run_agent(self.name, run, self._work_area, environment, self._checks, take)
+        if used is None:
+            return outcome
+        if run.stored is None:  # what was stored of earlier runs is not the newest any more
+            return replace(outcome, portable=False)
+        space = outcome.extra.get("workspace")
+        anywhere = portable(space) if isinstance(space, dict) else await self._carried.is_bare(run, used)
+        return replace(outcome, portable=anywhere)
 
     async def _attempt(self, run: Run, directory: Path, turn: Turn, spent: float) -> tuple[EndedRun, Path | None]:
         """One turn of the agent, within `timeout_seconds`. `spent`: by the turns before it, in US dollars."""

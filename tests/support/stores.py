@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from turbo.db.account_store import AccountStore
+from turbo.db.bypass import USUAL_BYPASSES, BypassTimings
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
@@ -25,10 +26,11 @@ class Stores:
         *,
         host: str = "",
         accounts: Sequence[str] = (),
+        bypasses: BypassTimings = USUAL_BYPASSES,
     ) -> None:
         self.worker_id = worker_id
         self.refusals = refusals or Refusals(Problems(), Metrics())
-        self.claims = ClaimStore(claims, worker_id, self.refusals, host=host, accounts=accounts)
+        self.claims = ClaimStore(claims, worker_id, self.refusals, host=host, accounts=accounts, bypasses=bypasses)
         self.results = ResultStore(results, worker_id, self.refusals, host=host)
         self.registry = WorkerRegistry(claims, worker_id, self.refusals)
         self.accounts = AccountStore(claims, worker_id, host)

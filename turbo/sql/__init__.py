@@ -28,10 +28,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, LiteralString
 
-Variant = Literal["aside", "only", "which", "held", "work", "checked"]
+Variant = Literal["aside", "only", "which", "held", "work", "checked", "survey"]
 
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|(?:\s|--[^\n]*)+")
-_END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")
+_END = r"--end %s:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)"
 
 
 def source(name: str) -> str:
@@ -46,23 +46,23 @@ def statement(name: str, variant: Variant | None = None) -> LiteralString:
     The comments would cost time: psycopg parses a statement longer than 4096 characters again at every execution, 80 µs
     for a claim. Raises FileNotFoundError for a name that does not exist, ValueError for a variant that it does not have.
     """
-    name, _, also = name.partition("+")
+    name, *also = name.split("+")
     text = source(name)
-    if also:
-        text = text.replace(f"--if {also}:", "")
+    for one in also:
+        text = text.replace(f"--if {one}:", "")
     if variant is not None:
         text = _varied(name, text, variant)
     bare = _TOKEN.sub(lambda m: m["quoted"] or " ", text)
-    words = " ".join(word for word in (name, also, variant) if word)
+    words = " ".join(word for word in (name, *also, variant) if word)
     return f"/* turbo {words} */ {bare.strip()}"
 
 
 def _varied(name: str, text: str, variant: Variant) -> str:
     condition = f"--if {'aside' if variant == 'which' else variant}:"
-    end = _END_WHICH.search(text)
+    end = re.search(_END % variant, text)
     if (end is None) if variant == "which" else (condition not in text):
         raise ValueError(f"{name} has no variant {variant}")
-    if variant == "which" and end is not None:
+    if end is not None:
         text = text[: end.start()] + end["end"].replace("--|", "")
     return text.replace(condition, "")
 

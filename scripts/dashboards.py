@@ -200,13 +200,15 @@ TASKS = [
         "s",
     ),
     Panel(
-        "Waiting for a person, and stranded",
+        "Waiting for a person, stranded, unplaceable",
         "lines",
         {
             "waiting {{queue}}": f"max by (queue) (turbo_queue_tasks{{{QUEUE}, status='waiting'}})",
             "stranded {{queue}}": f"max by (queue) (turbo_stranded_tasks{{{QUEUE}}})",
+            "unplaceable {{queue}}": f"max by (queue) (turbo_unplaceable_tasks{{{QUEUE}}})",
         },
-        "Stranded: answered, and only a host without a live worker could go on with them. turbo status names it.",
+        "Stranded: answered, and only a host without a live worker could go on with them. Unplaceable: no live worker of the queue has"
+        " the labels that they require. turbo status names the cause.",
     ),
     Panel(
         "Waiting for other tasks",
@@ -316,6 +318,14 @@ TASKS = [
             "unverified in 1h {{queue}}": f"sum by (queue) (increase(turbo_unverified_tasks_total{{{QUEUE}}}[1h]))",
         },
         "1: passed at once. Unverified: no check passed, in any round.",
+    ),
+    Panel(
+        "Pushes of tasks' branches",
+        "bars",
+        {
+            "{{executor}} {{result}}": "sum by (executor, result) (increase(turbo_workspace_pushes_total[$__rate_interval]))"
+        },
+        "After each run, with `workspace: {push: origin}`. failed: the work is on its host only; `turbo show ID` tells why.",
     ),
     Panel(
         "Running by executor",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         Relations,
         Told,
     )
+    from turbo.client.limit import KeyLimit, LimitRefused, MayNotLimit, UnknownLimit
     from turbo.client.models import (
         Action,
         AmbiguousTask,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         ScheduleTask,
         UnknownSchedule,
     )
+    from turbo.client.transcript import TranscriptLine
     from turbo.domain.asking import Ask
 
 __all__ = [
@@ -67,8 +69,11 @@ __all__ = [
     "Graph",
     "GraphEdge",
     "GraphNode",
+    "KeyLimit",
+    "LimitRefused",
     "MayNotAnswer",
     "MayNotBudget",
+    "MayNotLimit",
     "MayNotSchedule",
     "MessageLine",
     "NewTask",
@@ -88,7 +93,9 @@ __all__ = [
     "TaskRow",
     "TaskStatus",
     "Told",
+    "TranscriptLine",
     "UnknownBudget",
+    "UnknownLimit",
     "UnknownSchedule",
     "UnknownTask",
     "UnknownTimezone",
@@ -117,7 +124,9 @@ _HOMES = {
         "turbo.client.graph",
     ),
     **dict.fromkeys(("BudgetLine", "BudgetRefused", "MayNotBudget", "UnknownBudget"), "turbo.client.budget"),
+    **dict.fromkeys(("KeyLimit", "LimitRefused", "MayNotLimit", "UnknownLimit"), "turbo.client.limit"),
     **dict.fromkeys(("CostLine", "Costs", "CostsBy", "UnknownTimezone"), "turbo.client.costs"),
+    "TranscriptLine": "turbo.client.transcript",
     **dict.fromkeys(("AnswerRefused", "MayNotAnswer", "NotWaiting", "OpenQuestion"), "turbo.client.questions"),
     **dict.fromkeys(
         ("MayNotSchedule", "Schedule", "ScheduleExists", "ScheduleRefused", "ScheduleTask", "UnknownSchedule"),

@@ -148,10 +148,11 @@ def prepare(connection: psycopg.Connection[tuple[object, ...]], name: str, text:
 
 def measures(connection: psycopg.Connection[tuple[object, ...]]) -> list[Measure]:
     """All of them, for the filled database of `connection`."""
-    claim = {"worker": WORKER, "may_idle": True, "only_types": None, "skip_types": None, "host": "here"} | {
-        "characters": 16_000_001
+    claim = {"worker": WORKER, "may_idle": True, "only_types": None, "skip_types": None} | {
+        "characters": 16_000_001,
+        "place": '{"host": "here", "labels": {"os": "linux", "arch": "x86_64", "host": "here"}, "stay": 60.0}',
     }
-    poll = {"worker": WORKER, "queue": "due", "queues": ["due"], "accounts": [], "host": "here"}
+    poll = {"worker": WORKER, "queue": "due", "queues": ["due"], "accounts": [], "host": "here", "stay": 60.0}
     finish = {"worker": RUNNER, "infra_cap": 5, "host": "here"}
     claims = prepare(connection, "claims", statement("tasks/claim"), **claim, queue="claim-1-0", n=1)
     finishes = prepare(connection, "finishes", statement("tasks/finish"), **finish, results=_results(range(1)))

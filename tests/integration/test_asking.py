@@ -48,7 +48,9 @@ CANCEL_IGNORED = Mutation(
     ),
 )
 NO_PIN = Mutation(
-    "a pinned task is for its host", "tasks/claim", (("and (t.prefer_host is null or t.prefer_host = %(host)s)", ""),)
+    "a pinned task is for its host",
+    "tasks/claim",
+    (("t.requires::jsonb, t.prefer_host::text", "t.requires::jsonb, null::text"),),
 )
 NO_SKIP = Mutation(
     "the expiry leaves what somebody is answering",

@@ -1,6 +1,7 @@
 """What `turbo status`, `doctor` and the metrics say of budgets."""
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -83,3 +84,21 @@ def test_dollars_over_executors_without_costs_are_told(tmp_path: Path) -> None:
     assert not never(account="alpha")
     assert not never(task_type="probe", queue="elsewhere")
     assert not never()
+
+
+@pytest.mark.parametrize(
+    ("section", "prices", "spent"),
+    [
+        ({}, {}, False),
+        ({}, {"gpt-5.5": {"input": 1, "output": 1}}, True),
+        ({"model": "gpt-5.5"}, {"gpt-5.5": {"input": 1, "output": 1}}, True),
+        ({"model": "gpt-5.5"}, {"other": {"input": 1, "output": 1}}, False),
+    ],
+)
+def test_codex_has_a_cost_where_its_model_has_a_price(
+    tmp_path: Path, section: dict[str, Any], prices: dict[str, Any], *, spent: bool
+) -> None:
+    executors = {"codex": {"kind": "codex", **section}}
+    config = config_of(tmp_path, executors=executors, routes={"default": "codex"}, prices=prices)
+    budget = {"only_usd": True, "account": None, "queue": None, "task_type": "any"}
+    assert never_spent(budget, config) is not spent

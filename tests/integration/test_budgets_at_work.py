@@ -20,6 +20,7 @@ from tests.support.workers import Bench
 from turbo.domain.budget import Budget, Payers, spent_queue
 from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run
+from turbo.domain.task import Task
 from turbo.domain.type_filter import EVERYTHING, TypeFilter
 from turbo.worker.worker import Worker
 
@@ -246,6 +247,25 @@ async def test_the_end_of_a_period_comes_by_timer(dsn: str) -> None:
                 store.now = midnight.isoformat()
                 assert [one.closed for one in (await asyncio.wait_for(folds.get(), 20)).budgets] == [False]
                 assert not keeper.spent("default").nothing
+
+
+async def test_an_account_is_shut_while_nothing_can_be_added(dsn: str) -> None:
+    """A pool goes on with its other accounts then: those that no budget is for."""
+    task = Task("t1", "default", "x", queue="default")
+    with psycopg.connect(dsn, autocommit=True) as db, psycopg.connect(dsn) as other:
+        add(db, usd=10, account="alpha")
+        async with keeping(dsn) as keeper:
+            with keeper.folded.watch() as folds:
+                keeper.start(lambda name, error: None)
+                await asyncio.wait_for(folds.get(), 20)
+                assert await keeper.spent_accounts(task) == set()
+                other.execute("lock table agent_budgets in exclusive mode")
+                keeper.used()
+                await asyncio.wait_for(keeper.up_to_date(), 20)
+                assert await keeper.spent_accounts(task) == {"alpha"}
+                other.rollback()
+                await asyncio.wait_for(folds.get(), 20)
+                assert await keeper.spent_accounts(task) == set()
 
 
 def test_what_a_budget_closes_by_its_scope() -> None:

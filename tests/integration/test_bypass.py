@@ -167,6 +167,14 @@ async def test_freed_keys_of_many_are_found_after_a_wake_up(worker, db):
     assert await worker.claim(KEY, woken=True) == ["held-default-5-149"]
 
 
+async def test_raised_limit_lets_waiters_at_the_head_go(worker, db):
+    await bypassed(worker, db, KEY)
+    db.execute("insert into agent_limits (concurrency_key, running) values ('k', 2)")
+    worker.stores.claims.limits_told()
+    assert await worker.claim(KEY) == ["held-default-5-1"]
+    assert await worker.claim(KEY) == []
+
+
 async def test_waiter_of_a_higher_priority_goes_first(worker, db):
     keep_busy(db, "k")
     for priority in (3, 9):

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,11 +16,13 @@ from turbo.domain.outcome import ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import Run, StopSignal, UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.executors.checks import state
 from turbo.executors.checks.judge import Delivery, Judge, Judgement
 from turbo.executors.checks.loop import Checks, TakeTurn, Turn
 from turbo.executors.checks.returned import ReturnsChecked
 from turbo.executors.checks.schema import SchemaJudge
 from turbo.executors.checks.state import NAME
+from turbo.host.atomic_file import write_atomically
 
 TASK = Task("t", "x", "make it good", fencing_token=7)
 
@@ -116,9 +119,8 @@ async def test_turn_that_ends_after_the_next_claim_began(shop: Shop) -> None:
     await shop.checking()
     earlier.cancel()
     await asyncio.wait([earlier])
-    assert shop.so_far() == (), "a kill tells only what is not noted"
-    state = json.loads(shop.file.read_text())
-    shop.file.write_text(json.dumps({**state, "done": None, "feedback": "go on"}))
+    found = json.loads(shop.file.read_text())
+    shop.file.write_text(json.dumps({**found, "done": None, "feedback": "go on"}))
 
     stop, hold = StopSignal(), asyncio.Event()
 
@@ -133,7 +135,6 @@ async def test_turn_that_ends_after_the_next_claim_began(shop: Shop) -> None:
     hold.set()
     await shop.checking(3)
     assert shop.token() == 9, "the lost run leaves the later claim's state alone"
-    assert [used.cost_usd for used in shop.so_far()] == [1.0], "killed here, it tells its own turn"
     stop.set(StopCause.LOST)
     lost = await losing
     shop.go(9)
@@ -146,8 +147,8 @@ async def test_lost_turn_tells_what_a_killed_run_had_noted(shop: Shop) -> None:
     await shop.checking()
     earlier.cancel()
     await asyncio.wait([earlier])
-    state = json.loads(shop.file.read_text())
-    shop.file.write_text(json.dumps({**state, "done": None, "feedback": "go on"}))
+    found = json.loads(shop.file.read_text())
+    shop.file.write_text(json.dumps({**found, "done": None, "feedback": "go on"}))
     stop = StopSignal()
 
     async def cut_off(turn: Turn) -> Outcome:
@@ -192,6 +193,98 @@ async def test_new_workspace_does_not_forget_what_was_used(shop: Shop) -> None:
     outcome = await shop.checks(8).run(run, shop.work, Fresh(), shop.turn)  # type: ignore[arg-type]
     assert usd(outcome) == [2.0]
     assert shop.turns == 2
+
+
+# ── a run that is killed while its worker goes on ───────────────────────────────────────────────────────────────────
+
+
+async def test_run_killed_in_its_check_tells_its_turn(shop: Shop) -> None:
+    """The next claim may be on another host, which has no state of it."""
+    running = shop.start(7, StopSignal())
+    await shop.checking()
+    running.cancel()
+    await asyncio.wait([running])
+    assert [used.cost_usd for used in shop.so_far()] == [1.0]
+    shop.go(8)
+    following = await shop.start(8, StopSignal())
+    assert (usd(following), shop.turns) == ([0.0], 1), "it goes straight to the check all the same"
+
+
+async def test_lost_run_that_is_killed_leaves_the_rest(shop: Shop) -> None:
+    stop = StopSignal()
+    losing = shop.start(7, stop)
+    await shop.checking()
+    told_by_losing = shop.so_far
+    following = shop.start(8, StopSignal())
+    await shop.checking(2)
+    stop.set(StopCause.LOST)
+    losing.cancel()
+    await asyncio.wait([losing])
+    assert told_by_losing() == ()
+    shop.go(8)
+    assert usd(await following) == [1.0]
+
+
+@pytest.mark.parametrize("cause", [StopCause.DRAIN, StopCause.CANCEL])
+async def test_kill_after_the_end_of_a_check_loses_nothing(shop: Shop, cause: StopCause) -> None:
+    """The run has ended, but not the work in its directory: what it returned is not heard."""
+    stop = StopSignal()
+    running = shop.start(7, stop, when_safe=lambda _: None)
+    await shop.checking()
+    stop.set(cause)
+    assert usd(await running) == [1.0]
+    assert [used.cost_usd for used in shop.so_far()] == [1.0]
+    shop.go(8)
+    assert usd(await shop.start(8, StopSignal())) == [0.0]
+
+
+async def test_kill_while_the_state_is_written_counts_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slow(path: Path, content: str, *, durable: bool) -> None:
+        writing.set()
+        go_on.wait()
+        write_atomically(path, content, durable=durable)
+
+    monkeypatch.setattr(state, "write_atomically", slow)
+    running = shop.start(7, StopSignal())
+    await asyncio.to_thread(writing.wait)
+    running.cancel()
+    await asyncio.wait([running])
+    telling = asyncio.create_task(asyncio.to_thread(lambda: shop.so_far()))
+    go_on.set()
+    assert [used.cost_usd for used in await telling] == [1.0]
+    shop.go(8)
+    assert usd(await shop.start(8, StopSignal())) == [0.0]
+
+
+async def test_state_of_a_lost_workspace_is_not_taken_up(shop: Shop) -> None:
+    """The worktree of a drained run is gone; the next run begins anew, and is killed in its turn, which has used nothing yet."""
+    stop = StopSignal()
+    drained = shop.start(7, stop)
+    await shop.checking()
+    stop.set(StopCause.DRAIN)
+    assert (await drained).kind is OutcomeKind.CANCELLED
+
+    class Fresh:
+        fresh = True
+
+    began = asyncio.Event()
+
+    async def held(_turn: Turn) -> Outcome:
+        began.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    task = replace(TASK, fencing_token=8, infra_count=1)
+    run = Run(task, shop.work, shop.path / "logs" / "8.log", StopSignal())
+    killed = asyncio.create_task(shop.checks(8).run(run, shop.work, Fresh(), held))  # type: ignore[arg-type]
+    await began.wait()
+    killed.cancel()
+    await asyncio.wait([killed])
+    shop.go(9)
+    assert (await shop.start(9, StopSignal())).kind is OutcomeKind.SUCCEEDED
+    assert shop.turns == 2, "the agent works before its work is checked"
 
 
 # ── what a judge uses, and a judge that ends the run ────────────────────────────────────────────────────────────────
@@ -240,36 +333,38 @@ async def test_review_before_a_judge_that_breaks_is_told(shop: Shop) -> None:
     broken = shop.start(7, StopSignal())
     with pytest.raises(OSError, match="no space left"):
         await broken
-    assert shop.so_far() == (), "all of it is noted"
+    assert [(used.executor, used.cost_usd) for used in shop.so_far()] == [(None, 1.0), ("reviewer", 0.5)]
     following = await shop.start(8, StopSignal())
-    assert [(used.executor, used.cost_usd) for used in following.usage] == [(None, 1.0), ("reviewer", 1.0)]
+    assert [(used.executor, used.cost_usd) for used in following.usage] == [("reviewer", 0.5)]
     assert shop.turns == 1
 
 
 async def test_killed_review_is_told_by_its_own_run(shop: Shop) -> None:
-    """The turn before it is noted, so the next run tells that."""
     reviews = Reviews()
     shop.judges = (reviews,)
     running = shop.start(7, StopSignal())
     await reviews.delivered.wait()
     running.cancel()
     await asyncio.wait([running])
-    assert shop.so_far() == (REVIEWED,)
+    assert [(used.executor, used.cost_usd) for used in shop.so_far()] == [(None, 1.0), ("reviewer", 0.5)]
     reviews.go_on.set()
     following = await shop.start(8, StopSignal())
-    assert [(used.executor, used.cost_usd) for used in following.usage] == [(None, 1.0), ("reviewer", 0.5)]
+    assert [(used.executor, used.cost_usd) for used in following.usage] == [("reviewer", 0.5)]
 
 
-async def test_killed_review_where_the_state_cannot_be_kept(shop: Shop) -> None:
-    """No later run can tell the turn, so this one does."""
+@pytest.mark.parametrize("killed", [True, False])
+async def test_killed_review_where_the_state_cannot_be_kept(shop: Shop, killed: bool) -> None:
     reviews = Reviews()
     shop.judges = (reviews,)
     (shop.path / "logs").write_text("no directory")
     running = shop.start(7, StopSignal())
     await reviews.delivered.wait()
-    assert [used.cost_usd for used in shop.so_far()] == [1.0, 0.5]
-    reviews.go_on.set()
-    assert usd(await running) == [1.5]
+    if killed:
+        running.cancel()
+        await asyncio.wait([running])
+    else:
+        reviews.go_on.set()
+        assert usd(await running) == [1.5]
     assert [used.cost_usd for used in shop.so_far()] == [1.0, 0.5], "its end counts nothing twice"
 
 

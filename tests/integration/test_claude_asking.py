@@ -9,7 +9,7 @@ from tests.support.claude import Bench, a_bench
 from tests.support.claude_asking import ASKS, answered, asked, calls, question, results
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.question import AskPolicy, QuestionKind, Then
-from turbo.executors.claude.prompts import ASKING_PREAMBLE, PREAMBLE
+from turbo.executors.agent.prompts import ASKING_PREAMBLE, PREAMBLE
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.support.claude_asking import ASKS, PUSH, approving, asked, calls, que
 from tests.support.waiting import until_async
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.work import Continued, Earlier
-from turbo.executors.claude.prompts import GOES_ON, PREAMBLE, RESUME_FOLLOW_UP
+from turbo.executors.agent.prompts import GOES_ON, PREAMBLE, RESUME_FOLLOW_UP
 
 
 @pytest.fixture

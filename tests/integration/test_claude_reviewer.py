@@ -243,6 +243,42 @@ async def test_review_over_its_time_is_no_verdict(bench: Bench) -> None:
     assert "2 s (check.seconds)" in str(outcome.error)
 
 
+@pytest.mark.parametrize(("left", "requests", "passes"), [(None, 1, True), (9.0, 1, True), (0.0, 0, False)])
+async def test_review_starts_while_its_budgets_have_something_left(
+    bench: Bench, left: float | None, requests: int, passes: bool
+) -> None:
+    asked = []
+
+    async def usd_left_of(account: str) -> float | None:
+        asked.append(account)
+        return left
+
+    bench.api.decide = lambda request: ACCEPTS if is_review(request) else None
+    run = bench.run("make it good")
+    run.usd_left_of = usd_left_of
+    outcome = await bench.executor(checks=reviewed(bench)).run(run)
+    assert asked == ["reviewer"], "the budgets of its own account"
+    assert sum(is_review(request) for request in bench.api.requests) == requests
+    assert (outcome.kind is OutcomeKind.SUCCEEDED) is passes, outcome
+    assert passes or "a budget that covers it is spent" in str(outcome.error)
+
+
+async def test_review_gets_what_the_run_has_left_of_a_budget(bench: Bench) -> None:
+    """The agent's turn has cost nearly all of it, so the CLI ends the review soon: the whole would do for nine of its answers."""
+
+    async def usd_left_of(_account: str) -> float | None:
+        return 0.0021
+
+    bench.api.answer(messages_api.text("done", output_tokens=200))
+    bench.api.decide = lambda request: bash("ls") if is_review(request) else None
+    run = bench.run("make it good")
+    run.usd_left_of = usd_left_of
+    outcome = await bench.executor(checks=reviewed(bench)).run(run)
+    assert "no verdict" in str(outcome.error), outcome
+    assert "budget" in str(outcome.error)
+    assert 1 <= sum(is_review(request) for request in bench.api.requests) <= 3
+
+
 async def test_reviewer_without_a_verdict_rests_ten_times(bench: Bench) -> None:
     """Then each further time counts as a fault of the host, of which a task has five."""
     bench.home.mkdir(exist_ok=True)

@@ -14,8 +14,9 @@ from tests.support.mailboxes import Told
 from tests.support.messages_api import Answer, Request
 from tests.support.schemas import GOOD, VERDICT, answering, schema_of, structured
 from turbo.domain.outcome import FailureKind, OutcomeKind
+from turbo.executors.agent.answer import BY_TEXT
 from turbo.executors.claude.answer_form import FLAG
-from turbo.executors.claude.structured import BY_TEXT, BY_TOOL, answer_form, enforceable
+from turbo.executors.claude.structured import BY_TOOL, answer_form, enforceable
 
 LATEST = {"$schema": "https://json-schema.org/draft/2020-12/schema", **VERDICT, "x-owner": "review"}
 ROWS = {"type": "array", "items": {"type": "integer"}, "minItems": 1}

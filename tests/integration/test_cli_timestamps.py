@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.shell import Shell
 from turbo import Client
-from turbo.cli.timestamps import TimestampReader, ZoneClock
+from turbo.client.timestamps import TimestampReader, ZoneClock
 
 
 def after(shell: Shell, text: str, zone: str = "Asia/Tokyo") -> datetime:

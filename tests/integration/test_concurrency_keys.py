@@ -76,7 +76,7 @@ async def test_runs_of_one_key_never_overlap(dsn, capsys):
 async def test_without_the_unique_index_runs_overlap(dsn):
     """The control: NOT EXISTS alone looks with a snapshot older than its sibling's commit."""
     with psycopg.connect(dsn, autocommit=True) as db:
-        db.execute("drop index agent_tasks_one_running_per_key")
+        db.execute("drop index agent_tasks_one_running_per_place")
     _, overlaps = await race(dsn, 3)
     assert overlaps > 0
 

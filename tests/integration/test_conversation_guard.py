@@ -113,7 +113,7 @@ async def test_claims_at_once_take_one_task_of_a_conversation(dsn, db, stores):
     placed(db, "first", "next")
     parameters = {
         "worker": stores.worker_id, "queue": "default", "only_types": None, "skip_types": None, "characters": 9,
-        "host": "", "n": 1, "may_idle": False,
+        "place": '{"host": "", "labels": {}, "stay": 60}', "n": 1, "may_idle": False,
     }  # fmt: skip
     with psycopg.connect(dsn) as sibling:
         row = sibling.execute(sql.statement("tasks/claim"), parameters).fetchone()

@@ -56,10 +56,10 @@ def run(dsn: str, *statements: str) -> None:
         ("alter table agent_tasks disable trigger zz_turbo_judge_update", "triggers", "disabled: zz_turbo", "ENABLE TRIGGER"),
         ("drop index agent_tasks_claim", "indexes", "agent_tasks_claim is missing", "create index concurrently"),
         (
-            "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_one_running_per_key'::regclass",
+            "update pg_index set indisvalid = false where indexrelid = 'agent_tasks_one_running_per_place'::regclass",
             "indexes",
             "is INVALID",
-            "DROP INDEX CONCURRENTLY public.agent_tasks_one_running_per_key; create unique index",
+            "DROP INDEX CONCURRENTLY public.agent_tasks_one_running_per_place; create unique index",
         ),
         ("create rule theirs as on insert to agent_actions do also nothing", "", "", ""),
         ("create rule theirs as on insert to agent_tasks do also nothing", "other triggers", "a rule", "DROP RULE"),
@@ -277,6 +277,11 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
     old = tmp_path / "old"
     old.write_text('#!/bin/sh\ncase "$*" in *--version) echo "2.1.40 (Claude Code)";; *auth*) exit 0;; esac\n')
     old.chmod(0o755)
+    codex = tmp_path / "codex"
+    codex.write_text(
+        '#!/bin/sh\ncase "$1" in --version) echo "codex-cli 0.169.0";; *) echo "bwrap: no" >&2; exit 1;; esac\n'
+    )
+    codex.chmod(0o755)
     executors: dict[str, Any] = {
         "sh": {"kind": "command", "command": ["sh", "-c", "true"]},
         "gone": {"kind": "command", "command": ["no-such-program"]},
@@ -284,6 +289,14 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
         "typo": {"kind": "python", "handler": "turbo.testing:nop"},
         "out": {"kind": "claude", "command": [str(cli)]},
         "old": {"kind": "claude", "command": [str(old)]},
+        "codex": {"kind": "codex", "command": [str(codex)]},
+        "boxless": {"kind": "codex", "command": [str(codex)], "env": {"CODEX_API_KEY": "x"}},
+        "unboxed": {
+            "kind": "codex",
+            "command": [str(codex)],
+            "env": {"CODEX_API_KEY": "x"},
+            "sandbox": "danger-full-access",
+        },
         "unused": {"kind": "command", "command": ["no-such-program"]},
     }
     routes = {name: name for name in executors if name != "unused"}
@@ -294,10 +307,15 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
         "executor typo": Level.FAIL,
         "executor out": Level.FAIL,
         "executor old": Level.WARN,
+        "executor codex": Level.FAIL,
+        "executor boxless": Level.FAIL,
     }
     assert "nowhere" in bad["executor nowhere"].what
     assert "not logged in" in bad["executor out"].what
     assert "setup-token" in bad["executor out"].do
+    assert "Codex CLI 0.169.0 is not logged in" in bad["executor codex"].what
+    assert "codex login" in bad["executor codex"].do
+    assert "its sandbox cannot be made on this host: bwrap: no" in bad["executor boxless"].what
 
 
 def test_environment_is_read_from_a_live_worker_of_the_host(dsn: str, tmp_path: Path) -> None:

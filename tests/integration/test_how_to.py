@@ -83,6 +83,21 @@ def test_page_on_accounts_works_as_written(bench: Bench, tmp_path: Path) -> None
     assert follow_page("accounts.md", bench, tmp_path / "reader", leave_out=[]) > 4
 
 
+def placed(bench: Bench) -> bool:
+    """Nothing runs, and what is pending can run nowhere."""
+    left = """
+        select count(*) filter (where status <> 'pending') = 0 and count(*) = (select coalesce(sum(tasks), 0) from turbo_unplaceable(9))
+          from agent_tasks where status in ('pending', 'running')
+    """
+    return bench.sql(left) == [(True,)]
+
+
+def test_page_on_placement_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    ran = follow_page("placement.md", bench, tmp_path / "reader", leave_out=[], rests=lambda: placed(bench))
+    assert ran == 7
+    assert bench.sql("select distinct status from agent_tasks") == [("completed",)]
+
+
 def capped(bench: Bench) -> bool:
     """Nothing runs, each budget is counted, and what is pending waits for one of them."""
     waits = """

@@ -43,7 +43,10 @@ grant select, insert, update, delete on all tables in schema public to {role};
 grant usage on all sequences in schema public to {role};
 """
 OPTIONAL = {
-    *((table, "DELETE") for table in ("agent_tasks", "agent_actions", "agent_usage", "agent_events")),
+    *(
+        (table, "DELETE")
+        for table in ("agent_tasks", "agent_actions", "agent_usage", "agent_events", "agent_transcripts")
+    ),
     *((table, "SELECT") for table in ("agent_usage", "agent_events")),
 }
 """A worker without them works: they are retention's."""

@@ -3,10 +3,16 @@
 tests/support/schema_11 has their statements as they were.
 """
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
 
+import psycopg
+import pytest
+
+from tests.support.limits import insert_keyed, places, set_limit
+from tests.support.rig import finished
 from tests.support.waiting_rows import ONE, answer, insert, row, waiting
 from tests.support.work_rows import count, edges, notes, tie
 
@@ -109,3 +115,40 @@ def test_older_poll_is_served_by_the_new_index(db):
     ).fetchall()
     assert "agent_tasks_at_rest" in str(plan)
     assert "Sort" not in str(plan)
+
+
+async def test_older_worker_takes_place_zero_of_a_key_or_none(db, stores):
+    set_limit(db, "k", 3)
+    insert_keyed(db, "k", *"abcdef")
+    stores.claims.limits_told()
+    (first,) = (await stores.claims.claim("default", 1, may_idle=False)).tasks
+    assert claim(db) == []
+    await stores.results.finish([finished(first, stores.worker_id)])
+    assert [task for task, _ in claim(db)] == ["b"]
+    assert places(db) == {"b": 0}
+    newer = (await stores.claims.claim("default", 9, may_idle=False)).tasks
+    assert places(db) == {"b": 0, "c": 1, "d": 2}
+    results = [{"task_id": t.task_id, "token": t.fencing_token, "outcome": "failed", "ms": 1} for t in newer]
+    older(db, "finish", worker="w-1-abc", infra_cap=5, results=json.dumps(results))
+    assert places(db) == {"b": 0}
+    assert db.execute("select count(*) from agent_tasks where key_slot is not null").fetchone() == (0,)
+
+
+async def test_older_worker_that_raced_for_a_place_runs_nothing(dsn, db, stores):
+    """It meets another index than it knows, and goes around the row: the next claim finds that the key is taken."""
+    insert_keyed(db, "k", "a", "b")
+    async with await psycopg.AsyncConnection.connect(dsn) as other:
+        await other.execute("update agent_tasks set status = 'running', turbo_rev = turbo_rev + 1 where task_id = 'b'")
+        claiming = asyncio.create_task(asyncio.to_thread(in_another_claim, dsn))
+        while not db.execute("select from pg_locks where not granted").fetchall():
+            await asyncio.sleep(0.01)
+        await other.commit()
+        with pytest.raises(psycopg.errors.UniqueViolation, match="agent_tasks_one_running_per_place"):
+            await claiming
+    assert claim(db) == []
+    assert places(db) == {"b": 0}
+
+
+def in_another_claim(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        claim(connection)

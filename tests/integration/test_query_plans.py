@@ -62,13 +62,13 @@ STATEMENTS: dict[str, tuple[dict[str, object], int]] = {
             "only_types": None,
             "skip_types": None,
             "characters": 16_000_001,
-            "host": "h",
+            "place": '{"host": "h", "labels": {}, "stay": 60}',
         },
         4 * 10,
     ),
-    "tasks/poll": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h"}, 4 * RUNNING),
+    "tasks/poll": ({"worker": "w", "queues": ["default"], "accounts": [], "host": "h", "stay": 60.0}, 4 * RUNNING),
     "tasks/poll_one": (
-        {"worker": "w", "queue": "default", "queues": ["default"], "accounts": [], "host": "h"},
+        {"worker": "w", "queue": "default", "queues": ["default"], "accounts": [], "host": "h", "stay": 60.0},
         4 * RUNNING,
     ),
     "tasks/finish": ({"worker": "w", "results": json.dumps(FINISHED), "infra_cap": 5, "host": "h"}, 4 * RUNNING),
@@ -109,7 +109,7 @@ for _more in ({}, {"keys": ["a", "b"]}):
     _name = "tasks/claim+past+keys" if _more else "tasks/claim+past"
     STATEMENTS[_name] = ({**STATEMENTS["tasks/claim"][0], "ranges": json.dumps(_PAST), **_more}, 4 * 10)
 STATEMENTS["tasks/claim survey"] = (
-    {"queue": "default", "only_types": None, "skip_types": None, "host": "h"}
+    {key: STATEMENTS["tasks/claim"][0][key] for key in ("queue", "only_types", "skip_types", "place")}
     | {"most": 1000, "most_keys": 9, "most_priorities": 9, "young": "2 s"},
     4 * 10,
 )

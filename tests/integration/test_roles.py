@@ -22,6 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 OPEN_FUNCTIONS = (
     *("turbo_stopped_status", "turbo_take_key", "turbo_take_conversation", "turbo_database_id"),
     *("turbo_same_task", "turbo_as_task_id", "turbo_can_be_tied", "turbo_met"),
+    *("turbo_is_portable", "turbo_may_run", "turbo_unplaceable"),
 )
 """They compute from their arguments alone, read with the caller's own privileges, or tell what is no secret: any role may call
 them, and statements of an upgraded worker can at once."""
@@ -43,6 +44,8 @@ WORKER_FUNCTIONS = (
     "turbo_fire",
     "turbo_judge_slots",
     *("turbo_budgets", "turbo_fold", "turbo_is_spent"),
+    *("turbo_wake_waiters", "turbo_keys_with_room", "turbo_places"),
+    "turbo_stay_in",
     "turbo_passed_by",
     "turbo_may_go_on",
     "turbo_last_in_line",
@@ -67,7 +70,7 @@ DECIDED = {
     " execution_time_ms assigned_worker_id timeout_seconds max_retries retry_count created_at started_at completed_at"
     " queue run_after fencing_token idempotency_key concurrency_key agent_session_id failure_kind cancel_requested_at"
     " cancel_to infra_count turbo_rev question answer prefer_host needs on_needs_failed parent_task_id continues needed"
-    " conversation submitted_by",
+    " conversation submitted_by requires key_slot",
     "agent_actions": "action_id task_id action_type success executed_at execution_time_ms actor from_status to_status"
     " fencing_token detail",
     "agent_workers": "worker_id name host pid version slots queues labels accounts metrics_address state idle busy"
@@ -91,13 +94,28 @@ DECIDED = {
     " next_at last_at fired_at run_at skipped_at skipped failures error open_slots rev",
     "agent_budgets": "name account queue task_type submitted_by period timezone usd tokens runs warn_at created_by created_at"
     " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
+    "agent_limits": "concurrency_key running",
     "agent_events": "event_id at event about detail",
+    "agent_transcripts": "task_id fencing_token batch at session_id kind path lines sha256",
+    "agent_requirements": "task_id queue requires",
+    "agent_portable": "task_id session at queue due",
     "turbo_meta": "key value",
     "turbo_migrations": "version name checksum applied_at turbo_version compatible_from",
 }
 """Every column whose readers and writers somebody has thought about."""
 
-WORKER_FOLDERS = ("accounts", "budgets", "client", "messages", "retention", "schedules", "settle", "tasks", "workers")
+WORKER_FOLDERS = (
+    "accounts",
+    "budgets",
+    "client",
+    "messages",
+    "retention",
+    "schedules",
+    "settle",
+    "tasks",
+    "transcripts",
+    "workers",
+)
 CLIENT_ONLY = frozenset(
     [
         "client/submit",
@@ -115,6 +133,7 @@ CLIENT_ONLY = frozenset(
         *(f"client/{what}_schedule" for what in ("add", "pause", "remove", "resume", "run")),
         "client/schedules",
         *("client/set_budget", "client/remove_budget", "client/budgets"),
+        *("client/set_limit", "client/remove_limit", "client/limits", "client/limit_keys", "client/key"),
         "client/schedule_tasks",
         "client/questions",
         "client/answer",
@@ -126,8 +145,16 @@ OF_FUNCTIONS = {
     ("agent_conversations", "INSERT", "task_id"),
     ("agent_conversations", "UPDATE", "task_id"),
     ("agent_tasks", "UPDATE", "conversation"),
+    ("agent_tasks", "SELECT", "key_slot"),  # of turbo_places
+    *(
+        ("agent_portable", privilege, column)
+        for privilege in ("INSERT", "UPDATE")
+        for column in ("task_id", "session", "at")
+    ),
+    ("agent_portable", "DELETE", ""),
 }
-"""Rights of a worker that turbo_place needs, which runs with those of its caller: no plan of a statement asks for them."""
+"""Rights of a worker that turbo_place and turbo_places need, which run with those of their caller: no plan of a statement asks for
+them. And that of agent_portable, which whoever keeps a conversation writes."""
 
 Right = tuple[str, str, str]
 """(table or sequence, privilege, column); the column is empty for DELETE, TRUNCATE and sequences."""

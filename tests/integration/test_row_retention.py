@@ -278,6 +278,30 @@ async def test_usage_has_its_own_age(db: psycopg.Connection, dsn: str) -> None:
     assert left(db) == {"its task stays"}
 
 
+async def test_transcripts_go_with_their_conversations(
+    db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("turbo.maintenance.row_retention.TRANSCRIPT_ROWS", 10)
+    for task_id in ("asks", "followed", "over", "young"):
+        finished(db, task_id, "waiting" if task_id == "asks" else "completed", days=4000, run_after=4000)
+    finished(db, "follow-up", "blocked")
+    db.execute(
+        "insert into agent_conversations (task_id, conversation, place, first)"
+        " values ('followed', 1, 0, 'followed'), ('follow-up', 1, 1, 'followed')"
+    )
+    db.execute(
+        "insert into agent_transcripts (task_id, fencing_token, batch, kind, lines, sha256, at)"
+        " select t, 1, n, 'event', '{}', '', now() - n * interval '1 second' - case t when 'young' then 6 else 8 end * interval '1 day'"
+        " from unnest(array['asks', 'followed', 'gone', 'over', 'young']) t, generate_series(1, 25) n"
+    )
+    async with leader(dsn, RetentionAges(transcripts=7 * DAY)) as one:
+        await one.once()
+        assert one.deleted == {"batches of transcripts": 50}
+    query = "select task_id, count(*) from agent_transcripts group by 1 order by 1"
+    assert db.execute(query).fetchall() == [("asks", 25), ("followed", 25), ("young", 25)]
+    assert left(db) == {"asks", "followed", "follow-up", "over", "young"}
+
+
 async def test_audit_trail_of_many_pages_is_read_through(
     db: psycopg.Connection, dsn: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -157,6 +157,28 @@ async def test_all_caught_up_under_skip_is_one_task(db, hand):
     assert row(db)["skipped"] == 2
 
 
+async def test_large_tasks_of_one_outage_take_many_statements(db, hand):
+    add(
+        db,
+        "large",
+        "* * * * *",
+        text="x" * 500_000,
+        input_data=json.dumps(["y" * 500_000]),
+        overlap="queue",
+        catch_up="all",
+    )
+    add(db, "small", "* * * * *", overlap="queue", catch_up="all")
+    for name in ("large", "small"):
+        begin(db, utc(2026, 1, 1), name)
+    hand.store.now = utc(2026, 1, 1, 2).isoformat()
+    done = await hand.scheduler.once()
+    fired = [[slot.name for slot in one.fired] for one in done]
+    assert max(names.count("large") for names in fired) == 8
+    assert sum(names.count("large") for names in fired) == sum(names.count("small") for names in fired) == 100
+    assert {row(db, name)["skipped"] for name in ("large", "small")} == {20}
+    once_each(db)
+
+
 @pytest.mark.parametrize("catch_up", CatchUp)
 async def test_slot_that_is_late_by_a_stall_is_not_missed(db, hand, catch_up):
     add(db, cron="* * * * * *", catch_up=catch_up, overlap="queue")

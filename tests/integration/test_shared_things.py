@@ -20,7 +20,7 @@ from turbo.migrate.session import LOCK_KEY
 from turbo.sql import statement
 
 INSERT = "insert into agent_tasks (task_id, task_description, concurrency_key, task_priority) values (%s, 'x', %s, %s)"
-PROMOTE = {"worker": "w-1-abc", "accounts": [], "host": "h"}
+PROMOTE = {"worker": "w-1-abc", "accounts": [], "host": "h", "stay": 60.0}
 CLAIM = {
     "worker": "w-1-abc",
     "queue": "default",
@@ -29,7 +29,7 @@ CLAIM = {
     "only_types": None,
     "skip_types": None,
     "characters": 100,
-    "host": "h",
+    "place": '{"host": "h", "labels": {}, "stay": 60}',
 }
 
 

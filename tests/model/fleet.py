@@ -2,11 +2,11 @@
 statements it sends. An `Op` is one of them, cut in two: it is sent, and its answer is taken in, or lost on the wire."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.model.world import HeldLane, World
+from tests.model.world import STAY, HeldLane, World
 from tests.support.rig import finished
 from tests.support.stores import Stores
 from turbo.db.message_store import MessageStore
@@ -74,7 +74,7 @@ class FakeWorker:
         self.claims, self.results, lane = self.world.lanes[self.slot]
         self.messages = MessageStore(lane)
         self.message_lane = lane
-        self.stores = Stores(self.id, self.claims, self.results, host=self.host)
+        self.stores = self.new_stores()
         self.settle = SettleStore(self.results, self.id, self.stores.refusals)
 
     @property
@@ -82,12 +82,26 @@ class FakeWorker:
         return HOSTS[self.slot]
 
     @property
+    def labels(self) -> dict[str, str]:
+        """One worker of each host has a gpu."""
+        return {"gpu": "true"} if self.slot != 1 else {"gpu": "false"}
+
+    def new_stores(self) -> Stores:
+        return Stores(self.id, self.claims, self.results, host=self.host, labels=self.labels, stay_seconds=STAY)
+
+    def may_run(self, row: Mapping[str, Any]) -> bool:
+        """It has what the task requires, and the task's conversation."""
+        return (row["requires"] or {}).items() <= self.labels.items() and (
+            row["prefer_host"] in (None, self.host) or row["to_be_had"]
+        )
+
+    @property
     def alive_runs(self) -> list[Run]:
         return [run for run in self.runs.values() if not run.ended]
 
     async def register(self) -> None:
         row = WorkerRow(
-            f"w{self.slot}", self.host, 1, "0", 3, QUEUES, {}, (), None, HEARTBEAT, LEASE, 30, SCHEMA_VERSION
+            f"w{self.slot}", self.host, 1, "0", 3, QUEUES, self.labels, (), None, HEARTBEAT, LEASE, 30, SCHEMA_VERSION
         )  # fmt: skip
         await self.stores.registry.register(row, WorkerState.UP)
         self.registered = True

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize
 
 from tests.model.fleet import HOSTS, FakeWorker
-from tests.model.races import Races
+from tests.model.placement import Placement
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.states import FINAL, RescueReason
 
@@ -21,7 +21,7 @@ FIRST = ((None, 1, "default", 0, 4), (None, 9, "default", 1, 0), ("a", 5, "defau
 """The first tasks, so that every history has something to do: key, priority, queue, max_retries, infra_count."""
 
 
-class Fleet(Races):
+class Fleet(Placement):
     """`world` is set by whoever runs it. A failure says what was wrong, and hypothesis prints the steps."""
 
     @initialize(late=st.booleans())

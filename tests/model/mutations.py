@@ -30,6 +30,9 @@ OF_MESSAGES = frozenset({
 })  # fmt: skip
 """The rules of histories that look at a guard of messages."""
 
+PLACING = frozenset({"its_conversation_can_be_had_anywhere", "a_run_asks", "claim_and_run", "claim"})
+"""The rules of histories that look at where a task may run."""
+
 _SPACE = re.compile(r"\s+")
 
 
@@ -92,8 +95,8 @@ _ASK_FENCE = f"""and (c.current_token = i.token and c.was in ('running', 'pendin
  and (c.current_token is null or abs(greatest(c.current_token, {_LEAST})) < i.token)
  and not coalesce((select true from public.agent_actions a
  where a.task_id = c.task_id and a.fencing_token = i.token limit 1), false))"""
-_BUSY_KEY = """and (t.concurrency_key is null or not exists (select from public.agent_tasks r where r.status = 'running'
- and r.concurrency_key = t.concurrency_key) and public.turbo_take_key(t.concurrency_key::text))"""
+_BUSY_KEY = """and (t.concurrency_key is null or (not exists (select from public.agent_tasks r where r.status = 'running'
+ and r.concurrency_key = t.concurrency_key) ) and public.turbo_take_key(t.concurrency_key::text))"""
 _REQUESTED = """case when t.cancel_requested_at is null then 'pending'
  else public.turbo_stopped_status(t.cancel_to::text, t.run_after::timestamptz) end"""
 
@@ -104,7 +107,9 @@ _OFF_BEAT = (
 MUTATIONS = (
     # ── claiming
     Mutation(
-        "one running task per key: the unique index", "index", (("drop index agent_tasks_one_running_per_key", ""),)
+        "one running task on each place of a key: the unique index",
+        "index",
+        (("drop index agent_tasks_one_running_per_place", ""),),
     ),
     Mutation("a claim looks for a running sibling of its key", "tasks/claim", ((_BUSY_KEY, ""),)),
     Mutation(
@@ -116,6 +121,16 @@ MUTATIONS = (
                 "where true or not exists (select from candidates b",
             ),
         ),
+    ),
+    Mutation(
+        "no task of a key starts while as many run as its limit says",
+        "turbo_places",
+        (("limit greatest(m.most - m.runs, 0)", ""),),
+    ),
+    Mutation(
+        "a run that is over gives up its place",
+        "turbo_wake_change",
+        (("old.status = 'running' and new.key_slot is not null", "false"),),
     ),
     Mutation(
         "a claim skips rows that another session has locked", "tasks/claim", (("for update of t skip locked", ""),)
@@ -255,7 +270,18 @@ MUTATIONS = (
     Mutation(
         "a pinned task is claimed by its host only",
         "tasks/claim",
-        (("and (t.prefer_host is null or t.prefer_host = %(host)s)", ""),),
+        (("t.requires::jsonb, t.prefer_host::text", "t.requires::jsonb, null::text"),),
+    ),
+    Mutation(
+        "a worker has the labels that a task requires",
+        "tasks/claim",
+        (("t.requires::jsonb, t.prefer_host::text", "null::jsonb, t.prefer_host::text"),),
+    ),
+    Mutation(
+        "a task that waits for its host is left to it for a while",
+        "turbo_may_run",
+        (("or run_after operator(pg_catalog.<=)", "or run_after is not null or run_after operator(pg_catalog.<=)"),),
+        PLACING,
     ),
     Mutation(
         "an answer is taken by a task that waits only",
@@ -763,6 +789,7 @@ NOTICED_IN_CI = (
     "a result must carry the row's token",
     "a question must carry the row's token",
     "a pinned task is claimed by its host only",
+    "a worker has the labels that a task requires",
     "only tasks of dead workers are rescued",
     "a rescue keeps the token",
     "orphans are released",

@@ -70,6 +70,22 @@ class People(Base):
         if task_id := self.pick(sorted(self.truth.deleted), i):
             self.inserted(task_id, None, 9, queue, delay)
 
+    @rule(key=st.sampled_from(["a", "a", "b", "c"]), running=st.sampled_from([None, 1, 2, 3, 3]), heard=st.booleans())
+    def a_limit_is_set(self, key: str, running: int | None, heard: bool) -> None:
+        """Or removed. Workers that do not hear of it know by their next poll."""
+        if running is None:
+            self.world.admin.execute("delete from public.agent_limits where concurrency_key = %s", [key])
+        else:
+            self.world.admin.execute(
+                "insert into public.agent_limits values (%s, %s)"
+                " on conflict (concurrency_key) do update set running = excluded.running",
+                [key, running],
+            )
+        if heard:
+            for worker in self.workers:
+                worker.stores.claims.limits_told()
+        self.seen["limit set"] += 1
+
     def has_seen_bad_days(self, task_id: str, infra: int) -> None:
         if infra:
             self.world.past_the_triggers(
@@ -89,6 +105,8 @@ class People(Base):
             "poll": "status = 'running', assigned_worker_id = 'old-1', started_at = now()",
             "hold": "status = 'waiting'",
             "needs nothing": "needs = null",
+            "a gpu": "requires = '{\"gpu\": true}'",
+            "nothing": "requires = null",
             **{
                 name: f"answer = case question ->> 'kind' when 'hold' then '{hold}' else '{text}' || (question ->> 'text') end"
                 for name, (text, hold) in ANSWERS.items()
@@ -137,7 +155,9 @@ class People(Base):
             return
         if refused or not found[0]:
             return
-        if what == "delete":
+        if what in ("a gpu", "nothing"):
+            self.seen[f"requires {what}"] += 1
+        elif what == "delete":
             self.seen["deleted"] += 1
             self.truth.deleted[task_id] = self.truth.tasks.pop(task_id).tokens()
         elif what == "poll":

@@ -9,7 +9,6 @@ from psycopg import sql
 from tests.model.fleet import QUEUES, FakeWorker, Op
 from tests.model.forgotten import Forgotten
 from tests.model.people import ANY
-from tests.support.stores import Stores
 
 KEPT = ("status", "fencing_token", "turbo_rev", "assigned_worker_id")
 
@@ -46,7 +45,7 @@ class Refused(Forgotten):
     def refusing(self, worker: FakeWorker, task_id: str, op: Op) -> None:
         """Send it while the row is refused, as a worker that was refused nothing before."""
         check = sql.SQL("alter table public.agent_tasks add constraint refuses check (task_id <> {}) not valid")
-        known, worker.stores = worker.stores, Stores(worker.id, worker.claims, worker.results, host=worker.host)
+        known, worker.stores = worker.stores, worker.new_stores()
         self.world.admin.execute(check.format(task_id))
         self.exact = False
         try:
@@ -63,7 +62,7 @@ class Refused(Forgotten):
             t for t, r in before.items()
             if r["status"] == "pending" and r["queue"] == QUEUES[0] and r["concurrency_key"] is None and t != task_id
             and r["conversation"] is None and r["continues"] is None
-            and r["prefer_host"] in (None, worker.host)
+            and worker.may_run(r)
         }  # fmt: skip
         claimed = {  # or claimed, and given back at once: a failover took back a run whose needs it had lost
             t

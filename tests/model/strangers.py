@@ -1,5 +1,7 @@
 """Rows that carry the id of a need that was deleted; and a worker from before there were blocked tasks, beside the others."""
 
+import psycopg
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
 
@@ -67,6 +69,14 @@ class Strangers(Graphs):
         if self._an_older_worker_serves():
             self.the_older_worker_is_gone()
             return
+        if queue in self.world.required_in():
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="is older than tasks"):
+                self._older_worker_begins(queue)
+            self.seen["an older worker is refused"] += 1
+        else:
+            self._older_worker_begins(queue)
+
+    def _older_worker_begins(self, queue: str) -> None:
         self.world.admin.execute(
             "insert into public.agent_workers (worker_id, name, host, pid, version, slots, queues, state, heartbeat_at,"
             " schema)"

@@ -4,6 +4,7 @@
 (`tests/model/fleet.py`) does not.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.model.waits import Waits
@@ -46,6 +47,9 @@ class Truth:
     deleted: dict[str, set[int]] = field(default_factory=dict)  # ids that are free again → their tokens
     messages: dict[str, TaskTruth] = field(default_factory=dict)  # what was said → to which task
     made: dict[str, list[str]] = field(default_factory=dict)  # a follow-up → the messages that it was made of
+    most: dict[str, int] = field(
+        default_factory=dict
+    )  # a key → how many of its tasks may run: more than its limit, if it was lowered
 
 
 def expected(row: Row, result: RunResult) -> set[str]:
@@ -105,16 +109,22 @@ def look(picture: Picture, truth: Truth) -> None:
     assert set(picture.tasks) == set(truth.tasks), (
         f"lost: {set(truth.tasks) - set(picture.tasks)}, from nowhere: {set(picture.tasks) - set(truth.tasks)}"
     )
-    keys: dict[str, str] = {}
+    places: dict[tuple[str, int], str] = {}
+    running: Counter[str] = Counter()
     for task_id, row in picture.tasks.items():
         task = truth.tasks[task_id]
         _columns(row, task)
         if not task.polled:
             _trail(task_id, row, task, picture.trail.get(task_id, []))
             _questions(task_id, row, picture.trail.get(task_id, [])[task.since :])
-        if row["status"] == "running" and row["concurrency_key"] is not None:
-            other = keys.setdefault(row["concurrency_key"], task_id)
-            assert other == task_id, f"{other} and {task_id} both run with key {row['concurrency_key']}"
+        if row["status"] == "running" and (key := row["concurrency_key"]) is not None:
+            other = places.setdefault((key, row["key_slot"] or 0), task_id)
+            assert other == task_id, f"{other} and {task_id} both run on place {row['key_slot'] or 0} of key {key}"
+            running[key] += not task.polled  # an old poller knows no limits
+    for key, runs in running.items():
+        limit = picture.limits.get(key, 1)
+        assert runs <= max(limit, truth.most.get(key, 1)), f"{runs} of key {key} run, and {limit} may"
+    truth.most = {key: max(runs, picture.limits.get(key, 1)) for key, runs in running.items()}
 
 
 def _columns(row: Row, task: TaskTruth) -> None:
@@ -133,6 +143,7 @@ def _columns(row: Row, task: TaskTruth) -> None:
     elif status in FINAL:
         assert task.polled or row["completed_at"] is not None, f"{name} is {status} since when?"
         assert row["cancel_to"] is None, f"{name} is {status} with a wish left"
+    assert status == "running" or row["key_slot"] is None, f"{name} is {status}, and has a place of its key"
     assert row["retry_count"] >= 0
     assert task.polled or row["retry_count"] <= row["max_retries"], f"{name}: {row['retry_count']} retries"
     # a person's wish is fulfilled at the cap, too

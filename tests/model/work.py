@@ -1,6 +1,7 @@
 """Workers at work: they claim, run, record, replay, release and sweep. Every answer is judged."""
 
 import operator
+from collections import Counter
 
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule
@@ -71,12 +72,13 @@ class Work(People):
     def claim_was_right(self, worker: FakeWorker, claim: Claim, queue: str, limit: int) -> None:
         before, row = self.before, self.before.workers.get(worker.id)
         fit = row is not None and row["state"] == "up" and queue not in before.paused
-        taken = {r["concurrency_key"] for r in before.tasks.values() if r["status"] == "running"} - {None}
+        runs = Counter(r["concurrency_key"] for r in before.tasks.values() if r["status"] == "running")
+        taken = {key for key, running in runs.items() if key is not None and running >= before.limits.get(key, 1)}
         talking = {r["conversation"] for r in before.tasks.values() if r["status"] == "running"} - {None}
         open_ = {
             t: r for t, r in before.tasks.items()
             if fit and r["status"] == "pending" and r["queue"] == queue and r["concurrency_key"] not in taken
-            and r["prefer_host"] in (None, worker.host)
+            and worker.may_run(r)
             and (r["conversation"] not in talking if r["conversation"] is not None else r["continues"] is None)
         }  # fmt: skip
         # claimed, and given back at once: a failover took back a run whose needs it had lost
@@ -88,8 +90,12 @@ class Work(People):
         assert len(got) <= limit
         keys: list[object] = []
         for name in ("concurrency_key", "conversation"):
-            of = [before.tasks[t][name] for t in got if before.tasks[t][name] is not None]
-            assert len(of) == len(set(of)), f"{got} has two of one {name}"
+            of = Counter(before.tasks[t][name] for t in got if before.tasks[t][name] is not None)
+            for key, of_key in of.items():
+                may = before.limits.get(key, 1) - runs[key] if name == "concurrency_key" else 1
+                assert of_key <= may, f"{got} has {of_key} of {name} {key}, and {may} may run"
+                self.seen["several of a key in a claim"] += of_key > 1
+                self.seen["beside another of its key"] += name == "concurrency_key" and runs[key] > 0
             keys += of
         left = [
             r for t, r in open_.items()
@@ -100,7 +106,8 @@ class Work(People):
             if r["concurrency_key"] is None and r["conversation"] is None:
                 assert len(got) == limit or keys, f"{r['task_id']} was to be had and was left"
                 assert worst is None or _rank(r["task_priority"]) <= worst, f"{r['task_id']} goes first"
-        assert got or not open_, f"nothing claimed of {set(open_)}"
+        alone = {t for t, r in open_.items() if not runs[r["concurrency_key"]] or r["concurrency_key"] is None}
+        assert got or not alone, f"nothing claimed of {alone}"  # of others, it may not know that there are limits
         for task in claim.tasks:
             waits = self.truth.tasks[task.task_id].waits
             again = any(e["action_type"] == "reasserted" for e in before.trail.get(task.task_id, []))

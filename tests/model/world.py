@@ -22,7 +22,10 @@ from turbo.domain.claim import ClaimRef
 TABLES = (
     "agent_tasks", "agent_actions", "agent_workers", "agent_queues", "agent_leader",
     "agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages",
+    "agent_requirements", "agent_portable", "agent_limits",
 )  # fmt: skip
+STAY = 41 * 100.0
+"""After so long a worker takes what waits for another host. The model's moments never lie so far apart, in its seconds."""
 SEQUENCES = ("turbo_fence_seq", "turbo_look_seq", "agent_messages_message_id_seq")
 
 MOMENTS = {
@@ -83,6 +86,7 @@ class Picture:
     counts: dict[str, Row]
     notes: frozenset[str]
     messages: dict[str, Row]  # by what they say
+    limits: dict[str, int]  # how many tasks of a key run at a time
 
     def runs_of(self, worker_id: str) -> list[ClaimRef]:
         rows = self.tasks.values()
@@ -184,8 +188,12 @@ class World:
 
     def picture(self) -> Picture:
         tasks = self.admin.execute(
-            "select *, run_after > clock_timestamp() as future, run_after <= statement_timestamp() as due"
-            " from public.agent_tasks order by task_id"  # what is picked from it must be the same in every run
+            "select *, run_after > clock_timestamp() as future, run_after <= statement_timestamp() as due,"
+            " run_after <= statement_timestamp() - make_interval(secs => %s)"
+            "   and exists (select from public.agent_portable e"
+            "                where e.task_id = t.task_id and e.session is not distinct from t.agent_session_id) as to_be_had"
+            " from public.agent_tasks t order by task_id",  # what is picked from it must be the same in every run
+            [STAY],
         ).fetchall()
         trail: dict[str, list[Row]] = {}
         for row in self.admin.execute("select * from public.agent_actions order by action_id"):
@@ -198,6 +206,7 @@ class World:
             frozenset(p["queue"] for p in paused),
             *self._work(tasks),
             {m["body"]: m for m in self.admin.execute("select * from public.agent_messages order by message_id")},
+            {r["concurrency_key"]: r["running"] for r in self.admin.execute("select * from public.agent_limits")},
         )
 
     def _work(self, tasks: list[Row]) -> tuple[dict[str, list[Row]], dict[str, Row], frozenset[str]]:
@@ -211,6 +220,10 @@ class World:
         counts = {c["task_id"]: c for c in self.admin.execute("select * from public.agent_blocked")}
         notes = self.admin.execute("select task_id from public.agent_unsettled")
         return edges, counts, frozenset(n["task_id"] for n in notes)
+
+    def required_in(self) -> set[str]:
+        """The queues with tasks that require something, as far as turbo has written down."""
+        return {str(r["queue"]) for r in self.admin.execute("select distinct queue from public.agent_requirements")}
 
     def workers(self) -> dict[str, Row]:
         return {w["worker_id"]: w for w in self.admin.execute("select * from public.agent_workers order by worker_id")}

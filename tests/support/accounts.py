@@ -17,8 +17,8 @@ from tests.support.messages_api import Answer, MessagesApi, Request
 from tests.support.prefork import TURBO
 from tests.support.waiting import until
 from tests.support.workers import WorkerProcess
-from turbo.executors.claude.executor import PROBE_PROMPT
-from turbo.executors.claude.prompts import PREAMBLE
+from turbo.executors.agent.prompts import PREAMBLE
+from turbo.executors.agent.running import PROBE_PROMPT
 
 ACCOUNT = "max"
 PAUSE_REASON = (

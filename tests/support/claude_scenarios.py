@@ -17,7 +17,7 @@ from tests.support.waiting import until_async
 from turbo.domain.outcome import ModelUsage, Outcome
 from turbo.domain.run import Run
 from turbo.domain.states import StopCause
-from turbo.executors.claude.prompts import PREAMBLE
+from turbo.executors.agent.prompts import PREAMBLE
 
 
 @dataclass(frozen=True)

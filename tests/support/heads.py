@@ -35,6 +35,7 @@ KINDS = {
     "a paused account's type": Kind({"task_type": "b"}, "task_type = 'a'", types=TypeFilter(exclude=("b",))),
     "a spent budget": Kind({"submitted_by": "ann"}, "submitted_by = 'bob'", spent=[{"by": "ann", "open": []}]),
     "a full key": Kind({"concurrency_key": "k"}, "concurrency_key = 'other'"),
+    "a label that this host lacks": Kind({"requires": '{"xcode": "16"}'}, "requires = null"),
     "another host's conversation": Kind({"prefer_host": "elsewhere"}, "prefer_host = null"),
 }
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 EXECUTORS = Path(__file__).parents[2] / "docs" / "executors.md"
+CODEX_PAGE = EXECUTORS.parent / "executors" / "codex.md"
 FENCE = re.compile(r"^```(\w+)?[ \t]*([\w -]*)\n(.*?)^```$", re.M | re.S)
 MAIN = ""
 

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
-from turbo.executors.claude.shallow import shallow
+from turbo.executors.agent.shallow import shallow
 
 JSON = "application/json"
 
@@ -226,6 +226,7 @@ class MessagesApi(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    path = "/v1/messages"
 
     def __init__(self, *answers: Answer) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -244,6 +245,13 @@ class MessagesApi(ThreadingHTTPServer):
         """From now on."""
         with self._lock:
             self._answers = list(answers)
+
+    def request(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request:
+        return Request(path, headers, body)
+
+    def answer_get(self, path: str) -> Answer:
+        del path
+        return error(404, "not_found_error", "Not found")
 
     def take(self, request: Request) -> Answer:
         with self._lock:
@@ -287,14 +295,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self._body()
-        if self.path.split("?")[0] != "/v1/messages":
+        if self.path.split("?")[0] != self.server.path:
             self._send(error(404, "not_found_error", "Not found"), {})
             return
         body = json.loads(shallow(raw))  # the agent's own calls come back to it
-        self._send(self.server.take(Request(self.path, dict(self.headers), body)), body)
+        self._send(self.server.take(self.server.request(self.path, dict(self.headers), body)), body)
 
     def do_GET(self) -> None:
-        self._send(error(404, "not_found_error", "Not found"), {})
+        self._send(self.server.answer_get(self.path), {})
 
     def do_HEAD(self) -> None:
         self._send(Answer(200), {})

@@ -142,6 +142,10 @@ class Workshop:
     environment: dict[str, str] = field(default_factory=dict)
     going_on: set[str] = field(default_factory=set)
     claims: int = 0
+    host: str = "here"
+    told: "list[dict[str, object]]" = field(
+        default_factory=list
+    )  # what runs told of their worktrees: of all hosts, if they share it
 
     def __post_init__(self) -> None:
         self.state = StateDir(self.path / "state")
@@ -153,13 +157,20 @@ class Workshop:
             WorktreeSettings(**({"repo": self.repo} | settings)),  # type: ignore[arg-type]
             root=self.state.workspaces,
             locks=self.state.locks,
-            host="here",
+            host=self.host,
             journal=self.journal,
             exclusive=self.exclusive,
             env=IDENTITY | self.environment,
             grace_seconds=1.0,
             goes_on=self.goes_on,
+            earlier=self.earlier,
         )
+
+    async def earlier(self, task_id: str) -> list[dict[str, object]]:
+        """As the audit trail has it."""
+        pushed = [one for one in self.told if one.get("pushed") is True]
+        own = [one for one in self.told if one["task"] == task_id]
+        return [(self.told or [{}])[-1], (pushed or [{}])[-1], (own or [{}])[0]]
 
     async def goes_on(self, task_id: str) -> bool:
         return task_id in self.going_on
@@ -190,9 +201,11 @@ class Workshop:
             grace_seconds=1.0,
             checks=checks,
         )
-        return await asyncio.wait_for(
-            executor.run(self.task(task_id, stop, input_data=data, retry_count=retry_count, **(work or {}))), 60
-        )
+        run = self.task(task_id, stop, input_data=data, retry_count=retry_count, **(work or {}))
+        outcome = await asyncio.wait_for(executor.run(run), 60)
+        if isinstance(space := outcome.extra.get("workspace"), dict):
+            self.told.append({**space, "task": task_id})
+        return outcome
 
 
 def told(outcome: Outcome) -> dict[str, object]:

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from turbo.domain.check import FILES_NAMED, Baseline, CheckResult, WorkCheck
+from turbo.domain.check import FILES_NAMED, OUTPUT_BYTES, Baseline, CheckResult, WorkCheck
 from turbo.domain.outcome import MOST_TOKENS, ModelUsage, Outcome
 from turbo.domain.task import Task
-from turbo.executors.checks.state import NAME, Known, StateFile
+from turbo.executors.checks.state import NAME, Known, Noted, StateFile
 
 TASK = Task("t", "x", "make it good", {"a": 1}, fencing_token=7, agent_session_id="s")
-FAILED = WorkCheck(1, 5, CheckResult.FAILED, "make failed", 2, 1.5, "no file", log="/x", ended_at="2026-01-01")
+FAILED = WorkCheck(1, 5, CheckResult.FAILED, "make failed", 2, 1.5, log="/x", ended_at="2026-01-01")
 KNOWN = Known(
-    checks=(FAILED, WorkCheck(2, 7, CheckResult.PROTECTED, "changed", protect=("tests/a",))),
+    checks=(FAILED, WorkCheck(2, 7, CheckResult.PROTECTED, "changed", output="no file", protect=("tests/a",))),
     baseline=Baseline(True, 0, 0.5, "fine"),
     done=replace(Outcome.succeeded({"a": "b"}), session_id="s", extra={"model": "m", "num_turns": 3}),
     feedback=None,
@@ -131,11 +131,25 @@ def test_state_that_is_no_file_is_passed_over(tmp_path: Path) -> None:
     assert file.read(TASK) is None
 
 
-def test_state_that_is_too_large_is_not_kept(tmp_path: Path) -> None:
+def test_largest_answer_is_kept(tmp_path: Path) -> None:
+    """Two bytes of an agent's line take six in the file. A hundred checks have printed all that is kept of one."""
+    checks = tuple(replace(FAILED, number=n + 1, output="\x01" * OUTPUT_BYTES) for n in range(101))
+    known = replace(KNOWN, done=replace(Outcome.succeeded("é" * 2**23), session_id="s"), checks=checks)
+    file = StateFile(tmp_path)
+    assert file.write(TASK, known) is Noted.KEPT
+    found = file.read(TASK)
+    assert found is not None
+    assert found.done is not None
+    assert found.done.output == "é" * 2**23
+    assert [len(check.output) for check in found.checks] == [0] * 100 + [OUTPUT_BYTES]
+
+
+def test_answer_that_is_too_large_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = StateFile(tmp_path)
     file.write(TASK, KNOWN)
-    file.write(TASK, replace(KNOWN, done=Outcome.succeeded("x" * 17_000_000)))
-    assert not (tmp_path / NAME).exists(), "nothing old is left in its place"
+    assert file.write(TASK, replace(KNOWN, done=Outcome.succeeded("\x01" * 12_000_000))) is Noted.KEPT
+    assert file.read(TASK) == replace(KNOWN, done=None), "what was used, and what was checked, are kept"
+    assert "its agent begins again" in caplog.text
 
 
 NAMES = st.text(max_size=300)
@@ -188,7 +202,10 @@ def test_all_that_is_written_is_read_again(tmp_path_factory: pytest.TempPathFact
         known.rests,
         known.session,
     )
-    assert [replace(check, by=None) for check in found.checks] == [replace(check, by=None) for check in known.checks]
+    assert [replace(check, by=None, output="") for check in found.checks] == [
+        replace(check, by=None, output="") for check in known.checks
+    ]
+    assert [check.output for check in found.checks[-1:]] == [check.output for check in known.checks[-1:]]
     assert (found.done is None, found.feedback is None) == (known.done is None, known.feedback is None)
     most = max((used.input_tokens for used in known.usage), default=0)
     assert max((used.input_tokens for used in found.usage), default=0) >= min(most, MOST_TOKENS)

@@ -6,7 +6,7 @@ import pytest
 
 from turbo.domain.task import Task
 from turbo.domain.work import NEED_OUTPUT_BYTES, NEEDS_OUTPUT_BYTES, Continued, Earlier, Message, Need
-from turbo.executors.claude.prompts import (
+from turbo.executors.agent.prompts import (
     GOES_ON,
     PREAMBLE,
     RESUME_FOLLOW_UP,

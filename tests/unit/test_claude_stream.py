@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from turbo.domain.outcome import ModelUsage
+from turbo.executors.agent.json_line import parsed
+from turbo.executors.agent.shallow import shallow
 from turbo.executors.claude.reset import reset_in
-from turbo.executors.claude.shallow import shallow
-from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, StreamLine, Transcript, parsed
+from turbo.executors.claude.stream import TEXT_CHARACTERS, Limit, StreamLine, Transcript
 from turbo.executors.schemas.strict_json import DEEPEST, depth
 
 SESSION = "a49d4fe0-0648-491e-bd60-ae669cc72d5b"

@@ -5,10 +5,11 @@ import json
 import pytest
 
 from tests.support.markdown import EXECUTORS, table_under
+from tests.support.situations import page_row
 from turbo.domain.outcome import FailureKind, OutcomeKind
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.stream import Transcript
-from turbo.executors.claude.verdict import TABLE, Situation, judge, outcome
+from turbo.executors.claude.verdict import TABLE, judge, outcome
 from turbo.process.running import Ending
 
 NOW = 1795460400.0  # 2026-11-23 19:00:00 UTC
@@ -267,59 +268,9 @@ def test_very_long_error_is_cut() -> None:
 
 # ── the page ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-PROBED = "suspect; probe bad: paused (auth); probe good: open"
-TASK = {
-    OutcomeKind.SUCCEEDED: ("completed", "no", "–", "–"),
-    OutcomeKind.ASKED: ("waiting", "no", "–", "–"),
-    OutcomeKind.FAILED: ("scheduled, then failed", "yes", "–", "retries"),
-    OutcomeKind.TIMED_OUT: ("scheduled, then failed", "yes", "–", "retries"),
-    OutcomeKind.CANCELLED: ("cancelled (a drain: pending)", "no", "–", "–"),
-    OutcomeKind.AUTH_FAILED: (
-        "pending; probe good: scheduled, then failed",
-        "no; probe good: yes",
-        PROBED,
-        "retries, auth_failures",
-    ),
-    OutcomeKind.USAGE_LIMITED: (
-        "pending",
-        "no",
-        "paused (usage_limit) until the reset",
-        "retries, usage_limit_pauses",
-    ),
-    OutcomeKind.UNAVAILABLE: (
-        "pending; probe good: scheduled, then failed",
-        "no; probe good: from the 4th time",
-        "suspect; probe bad: paused (unavailable); probe good: open",
-        "retries",
-    ),
-    OutcomeKind.INFRASTRUCTURE: (
-        "pending; probe good: scheduled, then failed (poison)",
-        "no",
-        PROBED,
-        "retries",
-    ),
-}
-"""What the queue's statements and the breakers make of an outcome (tests/integration/test_claude_table.py holds those)."""
-
 
 def test_page_shows_the_table_as_it_is() -> None:
-    def shown(row: Situation) -> list[str]:
-        task, counts, account, counted = TASK[row.kind]
-        if row.name == "credits required":
-            account = "paused (credits)"
-        if row.final:
-            task, counts, counted = "failed", "yes, the last", "–"
-        return [
-            row.name,
-            row.kind.value,
-            row.failure_kind.value if row.failure_kind else "–",
-            task,
-            counts,
-            account,
-            counted,
-        ]
-
-    assert table_under(EXECUTORS, "| situation |") == [shown(row) for row in TABLE]
+    assert table_under(EXECUTORS, "| situation |") == [page_row(row) for row in TABLE]
 
 
 def test_every_row_was_seen_with_the_real_cli_or_is_listed() -> None:

@@ -34,6 +34,11 @@ def load(tmp_path: Path, text: str) -> WorkerConfig:
         ),
         ("x: {kind: claude, fallback_models: [haiku]}", "executors.x.fallback_models: needs model"),
         ("x: {kind: claude, model: opus, fallback_models: [haiku, opus]}", "fallback_models: names a model twice"),
+        (
+            "x: {kind: claude, account: a}, y: {kind: codex, cwd: /}, z: {kind: codex, account: a}",
+            "executors.z.account: a is also the account of executors.x, which is of kind: claude; an account is one login of one",
+        ),
+        ("x: {kind: codex, fallback_models: [gpt-5.5]}", "executors.x.fallback_models: needs model"),
         ("x: {kind: claude, accounts: a}", "executors.x.accounts: must be a valid list (found 'a')"),
         (
             "x: {kind: command, command: [cat], accounts: [a]}",

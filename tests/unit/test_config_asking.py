@@ -78,7 +78,7 @@ def test_bad_ask_is_one_clear_error(section: object, where: str, why: str, tmp_p
     assert why in line
 
 
-@pytest.mark.parametrize("executor", [COMMAND, PYTHON], ids=["command", "python"])
+@pytest.mark.parametrize("executor", [COMMAND, PYTHON, {"kind": "codex"}], ids=["command", "python", "codex"])
 def test_approve_is_refused_where_no_call_can_be_held(executor: dict[str, object], tmp_path: Path) -> None:
     (line,) = refused(tmp_path, {"approve": ["Bash"]}, **executor)
     assert line == (

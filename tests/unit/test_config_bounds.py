@@ -12,9 +12,9 @@ from pydantic.fields import FieldInfo
 from typer.testing import CliRunner
 
 from turbo.cli.main import COMMANDS, _build
-from turbo.cli.timestamps import BadTimestamp, TimestampReader
 from turbo.client.client import Client
 from turbo.client.new_task import BadField
+from turbo.client.timestamps import BadTimestamp, TimestampReader
 from turbo.config.loader import ConfigError
 from turbo.config.worker import WorkerConfig, load_worker_config
 from turbo.fleet.model import FleetConfig, load_fleet

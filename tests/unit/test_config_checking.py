@@ -123,6 +123,7 @@ def with_reviewer(tmp_path: Path, reviewer: str, *more: str, check: str = REVIEW
     ("reviewer", "says"),
     [
         ("{kind: command, command: [make]}", "reviewer is of kind: command; only kind: claude can review"),
+        ("{kind: codex}", "reviewer is of kind: codex; only kind: claude can review"),
         ("{kind: python, handler: 'turbo.testing:noop'}", "reviewer is of kind: python; only kind: claude can review"),
         ("{kind: claude, check: {command: [make]}}", "reviewer has a check itself"),
         ("{kind: claude, check: {executor: x}}", "reviewer has a check itself"),

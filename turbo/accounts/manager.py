@@ -35,7 +35,7 @@ from turbo.domain.dependency import account_behind, described, family, of_model
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Running
 from turbo.domain.states import AccountState, PauseReason
-from turbo.domain.type_filter import TypeFilter, served_types
+from turbo.domain.type_filter import Routes, TypeFilter, served_types
 from turbo.executors.pool import AccountPool, PoolMember, each_member
 from turbo.executors.protocol import Depends, Executor, NeedsAccounts, Probes, UsesModel
 from turbo.observability.metrics import Metrics
@@ -115,7 +115,7 @@ class AccountManager(LoopService):
         store: AccountStore,
         host: str,
         executors: Mapping[str, Executor],
-        routes: Mapping[str, str],
+        routes: Routes,
         metrics: Metrics,
         changed: Callable[[TypeFilter], None],
         *,

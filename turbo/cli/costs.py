@@ -9,6 +9,7 @@ import typer
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, connect, zones
 from turbo.cli.output import Column
+from turbo.client.timestamps import TimestampReader, ZoneClock
 
 if TYPE_CHECKING:
     from turbo.client.client import Client
@@ -86,12 +87,12 @@ def costs(
         output.notice(f"the cost of {what} is not known, or not all of it: see prices in docs/how-to/costs.md")
 
 
-def _reader(client: "Client", timezone: str) -> timestamps.TimestampReader:
+def _reader(client: "Client", timezone: str) -> TimestampReader:
     """Reads dates and days by this zone's clock. Raises BadParameter for a zone that the database does not know."""
     import psycopg
 
     try:
-        return timestamps.TimestampReader(client, timestamps.ZoneClock(client, timezone), whole_days=True)
+        return TimestampReader(client, ZoneClock(client, timezone), whole_days=True)
     except psycopg.errors.InvalidParameterValue:
         said = f"--timezone {timezone!r} is not a time zone: write UTC or Europe/Berlin"
         raise typer.BadParameter(said) from None

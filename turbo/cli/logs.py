@@ -1,8 +1,11 @@
-"""`turbo logs`: the output of a task's program, from any host.
+"""`turbo logs`: what a task's agent says and does, or what its program prints, from any host.
 
-The full log is a file in the state directory of the worker that ran the task. On that host it is printed and followed.
-On other hosts there is the last line of a running task, from the database (agent_progress). Standard error names the
-source; standard output has the program's output and nothing else. During an outage of the database the log continues.
+    the executor keeps transcripts ──▶ the conversation, from the database, on every host (agent_transcripts)
+    it keeps none, or --local      ──▶ the full log: a file in the state directory of the worker that ran the task
+    neither is here                ──▶ the last line of a running task, from the database (agent_progress)
+
+Standard error names the source; standard output has what the agent or the program said, and nothing else. During an outage of the
+database the log continues.
 """
 
 import codecs
@@ -17,15 +20,19 @@ import typer
 
 from turbo.cli import output, run_log
 from turbo.cli.options import Dsn, Json, TaskId, connect
+from turbo.cli.transcript_view import TranscriptView
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, RunView
+    from turbo.client.transcript import TranscriptBell
 
 ASK_SECONDS = 1.0
 """Between two queries: the database has a new line once a second at most."""
 
 READ_SECONDS = 0.2
+GRACE_SECONDS = 2.0
+LAST_SECONDS = 3.0
 
 
 def logs(
@@ -35,30 +42,45 @@ def logs(
         Path | None,
         typer.Option(help="The worker's state directory. [default: as in TURBO_CONFIG, else ~/.local/state/turbo]"),
     ] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="The lines of the transcript as they are stored.")] = False,
+    local: Annotated[
+        bool, typer.Option("--local", help="The full log of this host, not the transcript in the database.")
+    ] = False,
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Show the output of a task's program.
+    """Show what a task's agent says and does, or what its program prints.
 
-    On the host that ran the task this is the full log. On other hosts it is the last line of a running task.
+    From any host this is the conversation, where the executor keeps transcripts. Otherwise it is the full log on the host that ran
+    the task, and the last line of a running task on other hosts.
 
     \b
     Examples:
       turbo logs my_task_1
       turbo logs t_9f3 -f
+      turbo logs t_9f3 --raw | jq .
     """
     from turbo.host.state_dir import files_of, logs_of
 
     if follow and as_json:
         raise typer.BadParameter("--json prints what there is now: remove --follow")
+    if raw and (local or as_json):
+        raise typer.BadParameter(f"--raw prints the transcript: remove {'--local' if local else '--json'}")
     root = run_log.state_dir(state_dir)
     with connect(dsn) as client:
         run = client.run(client.resolve(task_id))
         here = logs_of(files_of(root, client.database_id()), run.task_id)
+        view = None if local else TranscriptView(client, run.task_id, raw=raw)
         if follow:
-            _follow(client, run, here)
+            with client.transcript_bell(run.task_id) as bell:
+                _follow(client, run, here, view, bell)
         elif as_json:
             _print_json(run, here)
+        elif view is not None and view.more():
+            _notice(run_log.from_database(run))
+        elif raw and view is not None:
+            _notice(f"{run.task_id} has no transcript{f': {view.refused}' if view.refused else ''}")
+            raise typer.Exit(1)
         else:
             _show(run, here)
 
@@ -92,19 +114,31 @@ def _print_json(run: "RunView", here: Path) -> None:
 # ── following ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _follow(client: "Client", run: "RunView", here: Path) -> None:
-    """Until the task is finished. Later attempts are followed too, wherever they run."""
+def _follow(client: "Client", run: "RunView", here: Path, view: TranscriptView | None, bell: "TranscriptBell") -> None:
+    """Until the task is finished. Later attempts are followed too, wherever they run.
+
+    A run that keeps a transcript is followed there; one that does not, in its file. A file is there first: it is only opened when no
+    transcript has begun within GRACE_SECONDS."""
     log: _Log | None = None
+    began: dict[int | None, float] = {}
     last_notice = last_line = ""
     last_asked: datetime | None = None
     asks = _Asks(client)
     while True:
+        _told(view, run)
         path = run_log.log_file(run, here)
+        if view is not None and view.refused is None and path is not None:
+            since = began.setdefault(run.fencing_token, time.monotonic())
+            waits = not run.finished and time.monotonic() - since < GRACE_SECONDS
+            if view.has_run(run.fencing_token) or waits or (view.begun and run.finished):
+                path = None
         if path is not None and (log is None or log.path != path):
             if log is not None:
                 log.copy()
             log = _Log(path, here)
-        if log is None or (run.status == TaskState.RUNNING and path is None):
+        if (log is None or (run.status == TaskState.RUNNING and path is None)) and not (
+            view is not None and view.begun
+        ):
             notice = (
                 run_log.only_progress(run)
                 if run.line is not None
@@ -127,11 +161,43 @@ def _follow(client: "Client", run: "RunView", here: Path) -> None:
                 log.copy()
             if run.finished or time.monotonic() >= until:
                 break
-            time.sleep(READ_SECONDS)
+            if log is not None or bell.deaf or view is None:
+                time.sleep(READ_SECONDS)
+            elif bell.wait(until - time.monotonic()):
+                break
         if run.finished:
+            _last_lines(view, run)
             _notice(run_log.ending(run))
             return
         run = asks.again(run)
+
+
+def _told(view: TranscriptView | None, run: "RunView") -> None:
+    """Print what is new in the transcript; while the database is away, there is nothing new."""
+    import psycopg
+
+    from turbo import db
+
+    if view is None or view.refused is not None:
+        return
+    begun = view.begun
+    try:
+        view.more()
+    except psycopg.Error as error:
+        if not db.is_transient(error):
+            raise
+    if view.begun and not begun:
+        _notice(run_log.from_database(run))
+
+
+def _last_lines(view: TranscriptView | None, run: "RunView") -> None:
+    """The last lines of a run come a moment after its result."""
+    if view is None or not view.begun:
+        return
+    until = time.monotonic() + LAST_SECONDS
+    while not view.ended and time.monotonic() < until:
+        time.sleep(READ_SECONDS)
+        _told(view, run)
 
 
 class _Asks:

@@ -36,6 +36,7 @@ COMMANDS = {
     "retry": ("turbo.cli.change", "retry"),
     "schedule": ("turbo.cli.schedule", "app"),
     "budget": ("turbo.cli.budget", "app"),
+    "limit": ("turbo.cli.limit", "app"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
@@ -43,6 +44,7 @@ COMMANDS = {
     "doctor": ("turbo.cli.doctor", "doctor"),
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
+    "mcp": ("turbo.cli.mcp", "mcp"),
     "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }
@@ -57,7 +59,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "costs"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -107,6 +109,7 @@ def _build(names: list[str]) -> typer.Typer:
           turbo top                                 # live
           turbo costs                               # what agents used
           turbo budget list                         # what they may use
+          turbo limit set gpu 3                     # three tasks of a key at a time
           turbo doctor --config config/worker.yaml  # what will cause trouble
         """
 
@@ -182,41 +185,12 @@ def _wrong_usage(error: Any) -> int:
 
 def _explain(error: Exception, command: str) -> int:
     """One line on stderr, and the exit code."""
-    import psycopg
-
     from turbo import db
-    from turbo.cli.privileges import why_denied
+    from turbo.client.failures import explained
     from turbo.config.worker import ConfigError
-    from turbo.observability.log import scrub
 
-    text = str(error)
-    code = 1
-    if isinstance(error, LookupError) and text.startswith("no task"):
-        text += "; `turbo tasks` lists them"
-    elif isinstance(error, LookupError) and text.startswith("no schedule"):
-        text += "; `turbo schedule list` lists them"
-    elif isinstance(error, LookupError) and text.startswith("no budget"):
-        text += "; `turbo budget list` lists them"
-    elif isinstance(error, ConfigError):
-        code = 2
-    elif isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
-        text = "the database has no turbo schema: run `turbo migrate`"
-    elif isinstance(error, db.UnreadableDsn):
-        text, code = str(error), 2
-    elif isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        text = f"cannot reach the database: {db.why_unreachable(error)} (check --dsn, TURBO_DSN or the PG* variables)"
-    elif isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-        text = (
-            f"{error.diag.message_primary}: this server is a standby, or default_transaction_read_only is on for the role. "
-            "Give the primary's address, or all hosts in one DSN (host=a,b)"
-        )
-    elif isinstance(error, psycopg.errors.LockNotAvailable):
-        text = f"{error.diag.message_primary}: another transaction, which is not finished, has locked it. Nothing was changed"
-    elif isinstance(error, psycopg.errors.InsufficientPrivilege):
-        text = why_denied(error, command)
-    elif isinstance(error, psycopg.Error):
-        hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
-        text = f"{error.diag.message_primary or db.reason(error)}{hint}"
+    text = explained(error, command)
+    code = 2 if isinstance(error, ConfigError | db.UnreadableDsn) else 1
     # A configuration has a line for each problem. Further lines of any other text cannot pass for a line of turbo's.
-    output.echo_lines(f"turbo {command}: {output.indented(scrub(text), 0 if code == 2 else 4)}", err=True)
+    output.echo_lines(f"turbo {command}: {output.indented(text, 0 if code == 2 else 4)}", err=True)
     return code

@@ -72,6 +72,11 @@ def _budget_names(incomplete: str) -> list[str]:
     return _harmless(lambda client: client.budgets.names(incomplete))
 
 
+def _limit_keys(incomplete: str) -> list[str]:
+    """Keys with a limit that have this prefix."""
+    return _harmless(lambda client: client.limits.keys(incomplete))
+
+
 def zones(incomplete: str) -> list[str]:
     """Time zones with this prefix, for completion."""
     from zoneinfo import available_timezones
@@ -151,6 +156,10 @@ ScheduleName = Annotated[str, typer.Argument(autocompletion=_schedule_names, hel
 ScheduleNames = Annotated[list[str], typer.Argument(autocompletion=_schedule_names, help="Names of schedules.")]
 BudgetName = Annotated[str, typer.Argument(autocompletion=_budget_names, help="Name of the budget, as in daily.")]
 BudgetNames = Annotated[list[str], typer.Argument(autocompletion=_budget_names, help="Names of budgets.")]
+LimitKey = Annotated[
+    str, typer.Argument(autocompletion=_limit_keys, help="The concurrency key, as tasks have it in concurrency_key.")
+]
+LimitKeys = Annotated[list[str], typer.Argument(autocompletion=_limit_keys, help="Concurrency keys that have a limit.")]
 ZoneOption = Annotated[
     str | None,
     typer.Option(
@@ -162,6 +171,12 @@ NeedsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--needs", autocompletion=_ids, help="Ids of tasks that must complete first; comma-separated or repeated."
+    ),
+]
+RequiresOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--requires", help="Labels that its worker must have: os=macos,xcode=16; comma-separated or repeated."
     ),
 ]
 ContinuesOption = Annotated[

@@ -9,6 +9,7 @@ import typer
 
 from turbo.cli import output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
+from turbo.client.timestamps import TimestampReader
 
 Text = Annotated[
     str | None,
@@ -48,7 +49,7 @@ def reply(
     said = _text(text, "reply", task_id)
     with connect(dsn) as client:
         whole = client.resolve(task_id)
-        moment = None if after is None else timestamps.option(timestamps.TimestampReader(client), "--after", after)
+        moment = None if after is None else timestamps.option(TimestampReader(client), "--after", after)
         try:
             made = client.reply(whole, said, new_id=new_id, priority=priority, run_after=moment, hold=hold)
         except BadField as error:

@@ -122,6 +122,10 @@ def full_log(path: Path) -> str:
     return f"the full log of attempt {path.stem.partition('-')[0]}, on this host: {path}"
 
 
+def from_database(run: "RunView") -> str:
+    return f"the conversation of {run.task_id}, from the database; --raw shows all of it, --local the log of this host"
+
+
 def only_progress(run: "RunView") -> str:
     return (
         f"last line from the database, at most once a second; the full log is on host {run.host}, in the "

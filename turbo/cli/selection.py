@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from turbo.cli import output, timestamps
+from turbo.client.timestamps import TimestampReader
 
 if TYPE_CHECKING:
     from turbo.client.client import Client, TaskFilter
@@ -62,7 +63,7 @@ def task_filter(
         task_type=task_type,
         worker=worker,
         failure_kind=failure_kind,
-        since=timestamps.option(timestamps.TimestampReader(client), "--since", since),
+        since=timestamps.option(TimestampReader(client), "--since", since),
         text=text,
     )
 

@@ -8,11 +8,13 @@ from turbo.cli import asked, output, timestamps
 from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
 from turbo.cli.together import Together
+from turbo.domain.placement import label_list
 from turbo.domain.question import Question, QuestionKind
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
     from turbo.client.client import Action, Client, OpenQuestion, TaskRow
+    from turbo.client.placement import Place
 
 TRAIL = (
     Column("TIME", drop=3),
@@ -43,6 +45,8 @@ def show(
         last_line = _last_line(client, whole) if task.status == TaskState.RUNNING else None
         asks = client.questions(task_ids=[whole], limit=1)
         work = Together.of(client, whole)
+        place = None if task.finished or not (task.requires or task.prefer_host) else client.place(whole)
+        waits_for = _full_key(client, task)
     if as_json:
         more = {} if work is None else output.columns(work)
         output.print_json({**output.columns(task), **more, "trail": [output.columns(a) for a in trail]})
@@ -50,7 +54,21 @@ def show(
     _head(task, last_line)
     output.pairs({} if work is None else work.shown(task))
     output.pairs(_asks(asks[0]) if asks else _asked(task, trail))
+    output.pairs({**_place(task, place), "waits for": waits_for})
     _timeline(task, trail)
+
+
+def _full_key(client: "Client", task: "TaskRow") -> str | None:
+    """That as many tasks of its key run as may."""
+    from turbo.client.limit import MayNotLimit
+
+    if task.status != TaskState.PENDING or task.concurrency_key is None:
+        return None
+    try:
+        key = client.limits.of(task.concurrency_key)
+    except MayNotLimit:  # turbo_submitter sees no limits
+        return None
+    return f"its key, which is full: {key.running} of {key.limit} running" if key.full else None
 
 
 def _last_line(client: "Client", task_id: str) -> str | None:
@@ -113,25 +131,36 @@ def _asks(one: "OpenQuestion") -> dict[str, object]:
         if one.asked_at
         else None,
         "answer by": deadline,
-        "host": _host(one),
         "answer with": asked.commands(one.task_id, one),
     }
 
 
-def _host(one: "OpenQuestion") -> str | None:
-    if one.host is None:
+def _place(task: "TaskRow", place: "Place | None") -> dict[str, object]:
+    """What it requires of its worker, and the host that has its conversation."""
+    requires = label_list(task.requires) if task.requires else None
+    if requires and place is not None and task.status == TaskState.PENDING and place.nowhere:
+        requires = f"{requires}; {place.nowhere}"
+    return {"requires": requires, "host": _host(task, place)}
+
+
+def _host(task: "TaskRow", place: "Place | None") -> str | None:
+    if task.prefer_host is None or task.finished:
         return None
-    if one.host_live is not False:
-        return f"{one.host}, where it asked"
-    anew = f"turbo retry --anew {shlex.quote(one.task_id)}"
-    return f"{one.host}, where it asked; no live worker there serves its queue. To begin anew elsewhere: {anew}"
+    where = f"{task.prefer_host}, which has its conversation"
+    if place is None:
+        return where
+    if place.portable:
+        return f"{where}; others can have it, too, and may take the task after a while (worker.stay_seconds)"
+    if place.host_live:
+        return where
+    anew = f"turbo retry --anew {shlex.quote(task.task_id)}"
+    return f"{where}; no live worker there serves its queue. To begin anew elsewhere: {anew}"
 
 
 def _asked(task: "TaskRow", trail: "list[Action]") -> dict[str, object]:
     """What it asked last, and what was answered."""
-    pin = f"{task.prefer_host}, where it asked" if task.prefer_host and not task.finished else None
     if not isinstance(task.question, dict):
-        return {"host": pin}
+        return {}
     try:
         shown = asked.fields(Question.from_document(task.question))
     except ValueError:
@@ -140,7 +169,7 @@ def _asked(task: "TaskRow", trail: "list[Action]") -> dict[str, object]:
     last = next((a for a in reversed(trail) if a.action_type in ("answered", "unanswered")), None)
     by = f"{last.actor}, {timestamps.local_time(last.executed_at)}" if last and task.answer is not None else None
     nobody = "nobody did in time" if task.answer is None and task.question.get("expired") else None
-    return {**shown, "answer": task.answer if task.answer is not None else nobody, "answered by": by, "host": pin}
+    return {**shown, "answer": task.answer if task.answer is not None else nobody, "answered by": by}
 
 
 def _output(value: object) -> object:

@@ -58,6 +58,12 @@ BLOCKED = (
     Column("SINCE", right=True),
     Column("WAITS FOR", flexible=True),
 )
+KEYS = (
+    Column("KEY", flexible=True, least=14),
+    Column("RUNNING", right=True),
+    Column("LIMIT", right=True),
+    Column("WAITING", right=True),
+)
 ACCOUNTS = (
     Column("ACCOUNT", flexible=True),
     Column("HOST"),
@@ -91,7 +97,7 @@ def status(
     """Show the fleet on one screen.
 
     Problems come first, then what waits for a person, what waits longest for other tasks, hosts and workers, queues,
-    accounts, and the tasks that ended in the last hour.
+    keys that are full, accounts, and the tasks that ended in the last hour.
 
     \b
     Examples:
@@ -110,6 +116,7 @@ def status(
     _blocked(now)
     _workers(now, all_of_them)
     _queues(now)
+    _full_keys(now)
     _accounts(now)
     _finished(now)
 
@@ -211,6 +218,13 @@ def _queues(now: "FleetStatus") -> None:
             for q in now.queues
         ],
     )
+
+
+def _full_keys(now: "FleetStatus") -> None:
+    if not now.full_keys:
+        return
+    _head(f"tasks wait for {'a key' if len(now.full_keys) == 1 else 'keys'} of which as many run as may (turbo limit)")
+    output.table(KEYS, [(one.concurrency_key, one.running, one.limit, one.shown_waiting) for one in now.full_keys])
 
 
 def _accounts(now: "FleetStatus") -> None:

@@ -8,8 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from turbo.cli import output, timestamps
-from turbo.cli.options import LOCK_SECONDS, ContinuesOption, Dsn, Json, NeedsOption, ParentOption, connect
-from turbo.cli.rejection import why_rejected
+from turbo.cli.options import (
+    LOCK_SECONDS,
+    ContinuesOption,
+    Dsn,
+    Json,
+    NeedsOption,
+    ParentOption,
+    RequiresOption,
+    connect,
+)
+from turbo.client.rejection import why_rejected
+from turbo.client.timestamps import TimestampReader
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
@@ -58,6 +68,7 @@ def submit(
     ] = None,
     continues: ContinuesOption = None,
     parent: ParentOption = None,
+    requires: RequiresOption = None,
     wait: Annotated[
         bool,
         typer.Option(
@@ -81,15 +92,22 @@ def submit(
       turbo submit --file tasks.jsonl --queue night
       turbo submit "Deploy release 7" --hold
       turbo submit "Review it" --needs plan,build
+      turbo submit "Sign the app" --requires os=macos,xcode=16
 
     Each line of a JSONL file is an object with the columns of agent_tasks (task_description, task_type, input_data, …) or
     their short names (text, type, input, …). A line may also be a string: the text alone. The first line of a CSV file
     names the columns; input.path sets a key of input_data. With hold: true, a task waits for its release. needs is a list of
-    ids, of tasks in earlier lines too; in CSV they are comma-separated. Options fill in what a line leaves out. Every line
+    ids, of tasks in earlier lines too; in CSV they are comma-separated. requires is an object of labels; in CSV it is
+    written as in --requires. Options fill in what a line leaves out. Every line
     is checked before the first task is inserted.
     """
     from turbo.client.client import BadField
+    from turbo.client.new_task import required
 
+    try:
+        labels = None if requires is None else required([word for part in requires for word in part.split(",")])
+    except BadField as error:
+        raise typer.BadParameter(f"--{error}") from None
     defaults: dict[str, Any] = {
         "task_type": task_type,
         "queue": queue,
@@ -106,6 +124,7 @@ def submit(
         "on_needs_failed": on_needs_failed,
         "continues": continues,
         "parent_task_id": parent,
+        "requires": labels,
     }
     if (text is None) == (file is None):
         raise typer.BadParameter("give either the text or --file FILE")
@@ -173,9 +192,11 @@ def _submit_one(text: str, values: dict[str, Any], wait: bool, as_json: bool, ds
     task = new_task({"task_description": text, **values})  # checked before the database is asked
     with connect(dsn) as client:
         if isinstance(task.run_after, str):
-            values["run_after"] = timestamps.option(timestamps.TimestampReader(client), "--after", task.run_after)
+            values["run_after"] = timestamps.option(TimestampReader(client), "--after", task.run_after)
             task = new_task({"task_description": text, **values})
         task_id, created = insert(client, task, dsn)
+        if created and task.requires and (place := client.place(task_id)) is not None and place.nowhere is not None:
+            output.notice(f"{task_id} waits: {place.nowhere}")
         hand_over(client, task_id, created, wait=wait, as_json=as_json)
 
 
@@ -222,7 +243,8 @@ def insert(client: "Client", task: "NewTask", dsn: str | None) -> tuple[str, boo
     except psycopg.errors.UniqueViolation as error:
         output.notice(f"turbo submit: {why_rejected(error)}")
         raise typer.Exit(1) from None
-    except (psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation, psycopg.DataError) as error:
+    except (psycopg.errors.CheckViolation, psycopg.errors.ForeignKeyViolation, psycopg.errors.ObjectNotInPrerequisiteState,
+            psycopg.DataError) as error:  # fmt: skip
         raise typer.BadParameter(why_rejected(error)) from None
     finally:
         watcher.close()

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from turbo.cli import output, timestamps
+from turbo.cli import output
 from turbo.cli.options import connect
 from turbo.cli.task_file import BadTaskFileLine, TaskFile, TaskFileLine
+from turbo.client.timestamps import BadTimestamp, TimestampReader
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def submit_many(
     except OSError as error:
         raise typer.BadParameter(f"--file {path}: {error.strerror}") from None
     with source, connect(dsn) as client:
-        reader = timestamps.TimestampReader(client)
+        reader = TimestampReader(client)
         total = _judge(source, reader, from_line)
         sent = Sent()
         with _bar(total) as advance:
@@ -75,7 +76,7 @@ def submit_many(
             _wait(client, sent, existing, as_json)
 
 
-def _judge(source: TaskFile, reader: timestamps.TimestampReader, from_line: int) -> int:
+def _judge(source: TaskFile, reader: TimestampReader, from_line: int) -> int:
     """The number of tasks. Exits 2 if a line is bad, after naming the first bad lines; nothing is inserted then."""
     good, bad = 0, 0
     for line in _lines(source, reader, from_line):
@@ -95,14 +96,12 @@ def _judge(source: TaskFile, reader: timestamps.TimestampReader, from_line: int)
     return good
 
 
-def _lines(
-    source: TaskFile, reader: timestamps.TimestampReader, from_line: int
-) -> Iterator[TaskFileLine | BadTaskFileLine]:
+def _lines(source: TaskFile, reader: TimestampReader, from_line: int) -> Iterator[TaskFileLine | BadTaskFileLine]:
     for line in source.lines(from_line):
         if isinstance(line, TaskFileLine) and isinstance(line.task.run_after, str):
             try:
                 yield TaskFileLine(line.number, replace(line.task, run_after=reader.after(line.task.run_after)))
-            except timestamps.BadTimestamp as error:
+            except BadTimestamp as error:
                 yield BadTaskFileLine(
                     line.number, f"column run_after: {str(error)!r} {error.why}: write 10m or 2026-12-01T09:00"
                 )
@@ -110,9 +109,7 @@ def _lines(
             yield line
 
 
-def _batches(
-    source: TaskFile, reader: timestamps.TimestampReader, from_line: int, size: int
-) -> Iterator[list[TaskFileLine]]:
+def _batches(source: TaskFile, reader: TimestampReader, from_line: int, size: int) -> Iterator[list[TaskFileLine]]:
     good = (line for line in _lines(source, reader, from_line) if isinstance(line, TaskFileLine))
     while some := list(islice(good, size)):
         yield some
@@ -123,7 +120,7 @@ def _insert(client: "Client", lines: list[TaskFileLine], sent: Sent, path: Path)
     import psycopg
 
     from turbo import db
-    from turbo.cli.rejection import why_rejected
+    from turbo.client.rejection import why_rejected
     from turbo.observability.log import scrub
 
     sent.next_line = lines[0].number

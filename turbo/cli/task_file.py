@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from turbo.client.new_task import ALIASES, BadField, NewTask, column_named, new_task
+from turbo.client.new_task import ALIASES, BadField, NewTask, column_named, new_task, required
 
 INPUT_KEY = "input."
 NUMBERS = ("task_priority", "timeout_seconds", "max_retries")
@@ -134,6 +134,13 @@ class TaskFile:
                     return BadTaskFileLine(number, f"column {name}: is not JSON: {error}")
             elif column == "needs":
                 values[column] = [name.strip() for name in cell.split(",")]
+            elif column == "requires":
+                try:
+                    values[column] = json.loads(cell) if cell.lstrip().startswith("{") else required(cell.split(","))
+                except BadField as error:
+                    return BadTaskFileLine(number, f"column {error}")
+                except ValueError as error:
+                    return BadTaskFileLine(number, f"column {name}: is not JSON: {error}")
             elif column in NUMBERS:
                 if not re.fullmatch(r"\s*[+-]?\d{1,18}\s*", cell):
                     return BadTaskFileLine(number, f"column {name}: must be a whole number, not {cell[:40]!r}")

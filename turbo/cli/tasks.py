@@ -21,6 +21,7 @@ from turbo.cli.options import (
     connect,
 )
 from turbo.cli.output import Column
+from turbo.domain.placement import label_list
 from turbo.domain.states import TaskState
 
 if TYPE_CHECKING:
@@ -96,6 +97,8 @@ def _row(task: "TaskLine", now: datetime, why: Mapping[str, str]) -> tuple[objec
     about = task.task_description
     if task.question is not None:
         about = f"asks: {first_line(task.question)}"
+    elif task.status == TaskState.PENDING and task.requires:
+        about = f"requires {label_list(task.requires)}: {about}"
     elif task.task_id in why:
         about = f"{why[task.task_id]}: {about}"
     attempt = (task.retry_count or 0) + 1

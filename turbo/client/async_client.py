@@ -4,21 +4,24 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 (turbo.client.operations); turbo.client.async_driver performs them.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, operations, snapshot, work
+from turbo.client import answering, operations, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
+from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
+from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.transcript import TranscriptLine
 
 
 class AsyncClient(AsyncDriver):
@@ -50,6 +53,7 @@ class AsyncClient(AsyncDriver):
         on_needs_failed: str | None = None,
         continues: str | None = None,
         parent_task_id: str | None = None,
+        requires: Mapping[str, str | int | float | bool] | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
@@ -69,6 +73,7 @@ class AsyncClient(AsyncDriver):
             on_needs_failed=on_needs_failed,
             continues=continues,
             parent_task_id=parent_task_id,
+            requires=requires,
         )
         return await self._run(operations.submit(task))
 
@@ -79,6 +84,10 @@ class AsyncClient(AsyncDriver):
     async def get(self, task_id: str) -> TaskRow:
         """One task, with every column. Raises UnknownTask."""
         return await self._run(operations.get(task_id))
+
+    def transcript(self, task_id: str, *, after: tuple[int, int] = transcript.START) -> AsyncIterator[TranscriptLine]:
+        """See `Client.transcript`."""
+        return self._stream(transcript.lines(task_id, after))
 
     async def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
@@ -275,7 +284,17 @@ class AsyncClient(AsyncDriver):
         """See Client.budgets."""
         return AsyncBudgets(self._run)
 
+    @property
+    def limits(self) -> AsyncKeyLimits:
+        """See Client.limits."""
+        return AsyncKeyLimits(self._run)
+
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
+
+    async def place(self, task_id: str) -> Place | None:
+        """Where the task may run: which workers have the labels that it requires, and the host that it waits for. None: no such task,
+        or this role may not see it."""
+        return await self._run(placement.place(task_id))
 
     async def served(self, queue: str) -> tuple[bool, bool]:
         """Whether a live worker serves `queue`, and whether it is paused."""

@@ -1,8 +1,6 @@
 """`Client.budgets` and `AsyncClient.budgets`: what runs may use. Both drive the same operations."""
 
-from typing import Protocol
-
-import psycopg
+from functools import partial
 
 from turbo.client.budget import (
     BudgetLine,
@@ -12,18 +10,9 @@ from turbo.client.budget import (
     UnknownBudget,
     read_budget_line,
 )
-from turbo.client.operations import Query, QueryResult, Steps, T, like
+from turbo.client.named_tables import AsyncDoes, Does, read, written
+from turbo.client.operations import Query, QueryResult, Steps, like
 from turbo.client.schedule import UnknownSchedule, known_name
-
-
-class _Does(Protocol):
-    """How a client performs an operation."""
-
-    def __call__(self, steps: Steps[T]) -> T: ...
-
-
-class _AsyncDoes(Protocol):
-    async def __call__(self, steps: Steps[T]) -> T: ...
 
 
 def _set(budget: NewBudget) -> Steps[BudgetLine]:
@@ -59,26 +48,17 @@ def _known(name: str) -> str:
 
 
 def _read(statement: str, **parameters: object) -> Steps[QueryResult]:
-    try:
-        return (yield Query(statement, parameters))
-    except psycopg.errors.InsufficientPrivilege:
-        raise MayNotBudget(reading=True) from None
+    return (yield from read(Query(statement, parameters), partial(MayNotBudget, reading=True)))
 
 
 def _written(query: Query) -> Steps[QueryResult]:
-    try:
-        return (yield query)
-    except psycopg.errors.InsufficientPrivilege:
-        raise MayNotBudget(reading=False) from None
-    except (psycopg.IntegrityError, psycopg.DataError, psycopg.errors.ObjectNotInPrerequisiteState) as error:
-        hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
-        raise BudgetRefused(f"{error.diag.message_primary or error}{hint}") from None
+    return (yield from written(query, partial(MayNotBudget, reading=False), BudgetRefused))
 
 
 class Budgets:
     """The budgets of a database. Raises UnknownBudget for a name that none has, MayNotBudget for a role that may not."""
 
-    def __init__(self, run: _Does) -> None:
+    def __init__(self, run: Does) -> None:
         self._run = run
 
     def set(
@@ -143,7 +123,7 @@ class Budgets:
 class AsyncBudgets:
     """`Budgets` with `await`: the same methods, arguments and exceptions (a test compares them)."""
 
-    def __init__(self, run: _AsyncDoes) -> None:
+    def __init__(self, run: AsyncDoes) -> None:
         self._run = run
 
     async def set(

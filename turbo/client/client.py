@@ -5,13 +5,13 @@ adds types, waiting and error messages. Its queries are in turbo.client.operatio
 caller's (a submit inside the caller's transaction is then part of it).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, operations, snapshot, work
+from turbo.client import answering, operations, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
@@ -31,6 +31,7 @@ from turbo.client.graph import (
     Relations,
     Told,
 )
+from turbo.client.limits import KeyLimits
 from turbo.client.models import (
     Action,
     AmbiguousTask,
@@ -45,8 +46,10 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import BadField, NewTask
 from turbo.client.operations import Away
+from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
+from turbo.client.transcript import TranscriptBell, TranscriptLine
 
 __all__ = [
     "Action",
@@ -78,6 +81,7 @@ __all__ = [
     "TaskRow",
     "TaskStatus",
     "Told",
+    "TranscriptLine",
     "UnknownTask",
     "UnknownTimezone",
 ]
@@ -112,12 +116,14 @@ class Client(Driver):
         on_needs_failed: str | None = None,
         continues: str | None = None,
         parent_task_id: str | None = None,
+        requires: Mapping[str, str | int | float | bool] | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one.
 
         `run_after` is a datetime, or text that PostgreSQL reads as a timestamp ('tomorrow 06:00'). Raises BadField for an invalid
         value, and psycopg.errors.CheckViolation for a row that the database rejects; its hint has the remedy. A task in `needs`
-        or `continues` that is not there: psycopg.errors.ForeignKeyViolation.
+        or `continues` that is not there: psycopg.errors.ForeignKeyViolation. Labels in `requires`
+        while an older worker serves the queue: psycopg.errors.ObjectNotInPrerequisiteState.
         """
         task = NewTask(
             text,
@@ -136,6 +142,7 @@ class Client(Driver):
             on_needs_failed=on_needs_failed,
             continues=continues,
             parent_task_id=parent_task_id,
+            requires=requires,
         )
         return self._run(operations.submit(task))
 
@@ -150,6 +157,16 @@ class Client(Driver):
     def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return self._run(operations.run(task_id))
+
+    def transcript(self, task_id: str, *, after: tuple[int, int] = transcript.START) -> Iterator[TranscriptLine]:
+        """What the agents of a task said and did, line by line, of all its runs in their order: what is stored now. `after`: the
+        `fencing_token` and the `batch` of the last line that you have. Nothing for a task that has no transcript.
+        Raises psycopg.errors.InsufficientPrivilege for a role that may not read it."""
+        return self._stream(transcript.lines(task_id, after))
+
+    def transcript_bell(self, task_id: str) -> TranscriptBell:
+        """Rings when there are new lines. It opens a connection of its own."""
+        return TranscriptBell(self._dsn, task_id)
 
     def database_id(self) -> str | None:
         """The identity of the database, to which workers tie what they keep on disk; None where its schema is from before."""
@@ -368,7 +385,17 @@ class Client(Driver):
         """What runs may use: set, list, get, remove."""
         return Budgets(self._run)
 
+    @property
+    def limits(self) -> KeyLimits:
+        """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
+        return KeyLimits(self._run)
+
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
+
+    def place(self, task_id: str) -> Place | None:
+        """Where the task may run: which workers have the labels that it requires, and the host that it waits for. None: no such task,
+        or this role may not see it."""
+        return self._run(placement.place(task_id))
 
     def served(self, queue: str) -> tuple[bool, bool]:
         """Whether a live worker serves `queue`, and whether it is paused."""

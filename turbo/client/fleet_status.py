@@ -12,6 +12,8 @@ from typing import Any
 from turbo.client.budget_status import BudgetTrouble
 from turbo.client.budget_status import findings as budget_findings
 from turbo.client.graph import Blocked
+from turbo.client.limit import KeyLimit
+from turbo.client.placement import Unplaceable
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedule_status import ScheduleTrouble, findings
 from turbo.domain.dependency import advice, described, is_dependency
@@ -203,7 +205,8 @@ class FinishedLine:
 class FleetStatus:
     """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks
     that have waited longest for others; `unsettled`: what nobody lets go. `schedules`: those that need a person.
-    `windows`: of accounts, the fullest first. `budgets`: those that are spent, or nearly.
+    `windows`: of accounts, the fullest first. `budgets`: those that are spent, or nearly. `unplaceable`: what requires labels that no
+    worker has. `full_keys`: of which as many tasks run as may, while others wait.
     `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them
     at most."""
 
@@ -223,6 +226,8 @@ class FleetStatus:
     windows: list[WindowLine] = field(default_factory=list)
     budgets: list[BudgetTrouble] = field(default_factory=list)
     more_budgets: int = 0
+    unplaceable: list[Unplaceable] = field(default_factory=list)
+    full_keys: list[KeyLimit] = field(default_factory=list)
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -251,6 +256,7 @@ class FleetStatus:
             *_first(self._reported_by_workers(), "that workers report"),
             *_first(self._about_accounts(), "about accounts"),
             *self._about_queues(),
+            *(line.finding for line in self.unplaceable),
             *self._about_questions(),
             *_first(self._about_blocked(), "about blocked tasks"),
             *findings(self.schedules, self.more_schedules, any_worker=any(w.live for w in self.workers)),

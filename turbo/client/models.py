@@ -29,7 +29,8 @@ class AmbiguousTask(LookupError):
 class TaskRow:
     """A task with every column. Times are the database's; `output_data`, `input_data` and `question` are parsed JSON.
 
-    `question` is what the task asks, or last asked, a person; `prefer_host` the only host that may run it (None: any).
+    `question` is what the task asks, or last asked, a person; `prefer_host` the host that has its
+    conversation (None: any may run it); `requires` the labels that its worker must have.
     `needs`: the tasks that must be over before it runs; `continues`: the task whose conversation it goes on with;
     `submitted_by`: the database user who inserted it."""
 
@@ -66,6 +67,7 @@ class TaskRow:
     parent_task_id: str | None = None
     continues: str | None = None
     submitted_by: str | None = None
+    requires: dict[str, str] | None = None
 
     @property
     def finished(self) -> bool:
@@ -102,6 +104,7 @@ class TaskLine:
     prefer_host: str | None = None
     question: str | None = None
     asked_at: datetime | None = None
+    requires: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

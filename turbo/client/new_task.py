@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
+from turbo.domain.placement import MOST_REQUIRED, REQUIRED_BYTES, Scalar, as_text
 from turbo.domain.work import MOST_NEEDS, OnNeedsFailed
 
 INT_MAX = 2**31 - 1
@@ -53,7 +54,7 @@ class NewTask:
     `input_data` is any JSON value, `timeout_seconds` at least 1, `max_retries` at least 0. `hold`: the task waits
     until a person releases it (status `waiting`). `needs`: ids of tasks that must complete first, at most 20,000; one that is
     named twice counts once. `on_needs_failed`: cancel (None too), run or wait. `continues`: the task whose conversation and
-    directory it goes on with. Raises BadField.
+    directory it goes on with. `requires`: labels that its worker must have; values are compared as text. Raises BadField.
     """
 
     task_description: str
@@ -72,6 +73,7 @@ class NewTask:
     on_needs_failed: str | None = None
     continues: str | None = None
     parent_task_id: str | None = None
+    requires: Mapping[str, str | int | float | bool] | None = None
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -93,6 +95,8 @@ class NewTask:
         if self.hold is not None and not isinstance(self.hold, bool):
             raise BadField("hold", f"must be true or false, not {_kind(self.hold)}")
         self._judge_work()
+        if self.requires is not None:
+            object.__setattr__(self, "requires", _requires(self.requires))
         self.input_json()
 
     def _judge_work(self) -> None:
@@ -111,12 +115,13 @@ class NewTask:
 
     @property
     def waits(self) -> bool:
-        """Whether it depends on another task, or comes from one."""
+        """Whether it depends on another task, comes from one, or requires labels: what an ordinary submit does not name."""
         return not (
             self.needs is None
             and self.on_needs_failed is None
             and self.continues is None
             and self.parent_task_id is None
+            and self.requires is None
         )
 
     def needs_array(self) -> str | None:
@@ -125,6 +130,10 @@ class NewTask:
             return None
         quoted = (name.replace("\\", "\\\\").replace('"', '\\"') for name in self.needs)
         return "{" + ",".join(f'"{name}"' for name in quoted) + "}"
+
+    def requires_json(self) -> str | None:
+        """`requires` as JSON text."""
+        return None if self.requires is None else json.dumps(dict(self.requires), ensure_ascii=False)
 
     def input_json(self) -> str | None:
         """`input_data` as JSON text that jsonb accepts."""
@@ -161,6 +170,35 @@ def _needs(given: object, task_id: str | None) -> tuple[str, ...] | None:
     if task_id is not None and task_id in names:
         raise BadField("needs", "names the task itself: a task cannot wait for its own end")
     return names or None
+
+
+def _requires(given: object) -> dict[str, str]:
+    """The labels, with their values as text. Raises BadField."""
+    if not isinstance(given, Mapping):
+        raise BadField("requires", f"must be an object of labels, not {_kind(given)}: {{'os': 'macos'}}")
+    for name, value in given.items():
+        check_text("requires", name)
+        if not name.strip():
+            raise BadField("requires", "has a label without a name")
+        if not isinstance(value, Scalar):
+            raise BadField("requires", f"label {name[:60]!r} must be a text, not {_kind(value)}")
+        check_text("requires", as_text(value))
+    labels = {name: as_text(value) for name, value in given.items()}
+    if len(labels) > MOST_REQUIRED or len(json.dumps(labels, ensure_ascii=False).encode()) > REQUIRED_BYTES:
+        raise BadField("requires", f"is more than {MOST_REQUIRED} labels or {REQUIRED_BYTES} bytes: name fewer labels")
+    return labels
+
+
+def required(words: Sequence[str]) -> dict[str, str]:
+    """The labels of `os=macos` and the like. Raises BadField."""
+    labels: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or not name.strip():
+            raise BadField("requires", f"{word[:60]!r} is not label=value: write os=macos")
+        if labels.setdefault(name.strip(), value.strip()) != value.strip():
+            raise BadField("requires", f"names {name.strip()[:60]!r} twice, with two values")
+    return labels
 
 
 def new_task(values: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> NewTask:

@@ -178,6 +178,7 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "on_needs_failed": [t.on_needs_failed for t in tasks],
         "continues": [t.continues for t in tasks],
         "parent_task_id": [t.parent_task_id for t in tasks],
+        "requires": [t.requires_json() for t in tasks],
     }
 
 

@@ -2,7 +2,7 @@
 
 import psycopg
 
-from turbo.client import answering, budget_status, schedule_status, work
+from turbo.client import answering, budget_status, limits, placement, schedule_status, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
     BLOCKED_LISTED,
@@ -58,6 +58,8 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         (yield from _windows()),
         budgets,
         more_budgets,
+        (yield from placement.unplaceable()),
+        (yield from limits.full()),
     )
 
 

@@ -98,22 +98,38 @@ class Program(Section):
 
 class CommandSection(Program):
     kind: Literal["command"] = Field(description="A program that gets the task as JSON on standard input.")
+    transcripts: bool = Field(default=False, description="Store what it prints in the database, without secrets.")
 
 
-class ClaudeSection(Program):
-    kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
-    command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
+class AgentSection(Program):
+    """Keys of every executor that runs the CLI of an agent."""
+
     accounts: list[str] = Field(
         default=[],
         max_length=MOST_ACCOUNTS,
         description="Several logins of one kind, names under accounts: each run takes one of those that are open. Instead of account.",
     )
-    model: str | None = Field(default=None, description="--model. null: the CLI's own choice.")
+    model: str | None = Field(default=None, description="Its model. null: the CLI's own choice.")
     fallback_models: list[str] = Field(
         default=[],
         max_length=10,
         description="Models to run with while the account, or each of accounts, has reached a limit of the models before. Needs model.",
     )
+    resume: bool = Field(default=False, description="A retry resumes the agent's session.")
+    transcripts: bool = Field(
+        default=True,
+        description="Store what its agents say and do in the database, without secrets: turbo logs shows it anywhere.",
+    )
+
+    @property
+    def logins(self) -> tuple[str, ...]:
+        """The accounts that its runs may use."""
+        return tuple(self.accounts) or super().logins
+
+
+class ClaudeSection(AgentSection):
+    kind: Literal["claude"] = Field(description="The Claude Code CLI, headless.")
+    command: list[str] = Field(default=["claude"], min_length=1, description="The CLI, and extra flags for every run.")
     permission_mode: str | None = Field(default=None, description="--permission-mode. null: the CLI's own default.")
     allowed_tools: list[str] = Field(default=[], description="--allowedTools.")
     disallowed_tools: list[str] = Field(default=[], description="--disallowedTools.")
@@ -121,7 +137,6 @@ class ClaudeSection(Program):
     max_budget_usd: Annotated[Real, Field(gt=0, le=1_000_000)] | None = Field(
         default=None, description="--max-budget-usd, for one run."
     )
-    resume: bool = Field(default=False, description="A retry resumes the agent's session.")
     trust_repository: bool = Field(
         default=False,
         description="Obey the settings, hooks and MCP servers in the working directory. false: only its CLAUDE.md is read.",
@@ -133,10 +148,54 @@ class ClaudeSection(Program):
         default=600, description="Stop the program after this long without output."
     )
 
-    @property
-    def logins(self) -> tuple[str, ...]:
-        """The accounts that its runs may use."""
-        return tuple(self.accounts) or super().logins
+
+_CODEX_SANDBOX = "set sandbox of the executor instead"
+_CODEX_FLAGS = {
+    "exec": "turbo adds it, after the words of command",
+    "resume": "turbo adds it; set resume of the executor instead",
+    "-s": _CODEX_SANDBOX,
+    "--sandbox": _CODEX_SANDBOX,
+    "--dangerously-bypass-approvals-and-sandbox": _CODEX_SANDBOX,
+    "--yolo": _CODEX_SANDBOX,
+    "-a": "nobody is there to approve; the agent's commands are bounded by sandbox",
+    "--ask-for-approval": "nobody is there to approve; the agent's commands are bounded by sandbox",
+    "-C": "set cwd or workspace of the executor instead",
+    "--cd": "set cwd or workspace of the executor instead",
+    "-m": "set model of the executor instead",
+    "--model": "set model of the executor instead",
+}
+"""Words of `command` that do not go with what turbo passes, and what to do."""
+
+
+class CodexSection(AgentSection):
+    kind: Literal["codex"] = Field(description="The Codex CLI, headless.")
+    command: list[str] = Field(
+        default=["codex"], min_length=1, description="The CLI, and extra flags for every run, which stand before exec."
+    )
+    sandbox: Literal["workspace-write", "read-only", "danger-full-access"] = Field(
+        default="workspace-write",
+        description="What the agent's commands may write: its directory and what git needs there, nothing, or anything.",
+    )
+    network: bool = Field(default=True, description="The agent's commands may use the network, in a sandbox.")
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=900,
+        description="Stop the program after this long without output. The CLI is silent while a command runs.",
+    )
+
+    @model_validator(mode="after")
+    def _one_sandbox(self) -> "CodexSection":
+        if self.sandbox == "danger-full-access" and not self.network:
+            raise ValueError("network: false needs a sandbox, which danger-full-access is not: choose another sandbox")
+        return self
+
+    @field_validator("command")
+    @classmethod
+    def _not_turbos(cls, command: list[str]) -> list[str]:
+        for word in command[1:]:
+            flag = word.split("=", 1)[0]
+            if (instead := _CODEX_FLAGS.get(flag)) is not None:
+                raise ValueError(f"contains {flag}: {instead}")
+        return command
 
 
 class PythonSection(Section):
@@ -165,6 +224,10 @@ class PythonSection(Section):
             raise ValueError(
                 "run_as is for programs: a Python handler runs with the worker's rights; make it a command with a program of its own"
             )
+        if isinstance(section, dict) and "transcripts" in section:
+            raise ValueError(
+                "transcripts is for agents and programs: a Python handler has no output of its own; remove it"
+            )
         if isinstance(section, dict) and section.get("check") is not None:
             raise ValueError(
                 "check is for programs, which work in a directory: a Python handler has none; make it a command, or let the handler "
@@ -190,7 +253,7 @@ class PythonSection(Section):
         return handler
 
 
-ExecutorSection = Annotated[CommandSection | ClaudeSection | PythonSection, Field(discriminator="kind")]
+ExecutorSection = Annotated[CommandSection | ClaudeSection | CodexSection | PythonSection, Field(discriminator="kind")]
 
 
 def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator[Finding]:
@@ -217,7 +280,7 @@ def account_problems(
         for account in section.logins:
             kinds.setdefault(account, {}).setdefault(section.kind, name)
     for name, section in executors.items():
-        several = section.accounts if isinstance(section, ClaudeSection) else []
+        several = section.accounts if isinstance(section, AgentSection) else []
         at = f"executors.{name}.{'accounts' if several else 'account'}"
         if several and section.account is not None:
             yield fail(
@@ -231,6 +294,12 @@ def account_problems(
             elif (other := same.setdefault(env_files[account], account)) != account:
                 what = f"env_file {env_files[account]}" if env_files[account] else "no env_file"
                 yield fail(f"{account} is the same login as {other}: both have {what}", subject=at)
+            elif isinstance(section, AgentSection) and (other_kind := _other_agent(kinds[account], section.kind)):
+                what = (
+                    f"{account} is also the account of executors.{kinds[account][other_kind]}, which is of kind: {other_kind}; "
+                    "an account is one login of one kind of agent"
+                )
+                yield fail(what, subject=at)
             elif several.count(account) > 1:
                 yield fail(f"names {account} twice", subject=at)
             elif len(several) > 1 and (others := kinds[account].keys() - {section.kind}):
@@ -242,6 +311,14 @@ def account_problems(
                 yield fail(what, subject=at)
 
 
+_AGENTS = ("claude", "codex")
+
+
+def _other_agent(kinds: Mapping[str, str], own: str) -> str | None:
+    """Of two kinds with one account, the first has it."""
+    return next((kind for kind in _AGENTS[: _AGENTS.index(own)] if kind in kinds), None)
+
+
 def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
     """What works, and may be more, or less, than its author has meant."""
     at = f"executors.{name}"
@@ -249,11 +326,11 @@ def warnings_of(name: str, section: ExecutorSection) -> Iterator[Finding]:
         for what in code_from_rows(section.command):
             yield Finding(Level.WARN, what, subject=f"{at}.command")
     if isinstance(section, Program) and section.check is not None:
-        yield from check_warnings(at, section.check, converses=isinstance(section, ClaudeSection))
+        yield from check_warnings(at, section.check, converses=isinstance(section, AgentSection))
 
 
 def _model_problems(at: str, section: ExecutorSection) -> Iterator[Finding]:
-    if not isinstance(section, ClaudeSection) or not section.fallback_models:
+    if not isinstance(section, AgentSection) or not section.fallback_models:
         return
     models = [section.model, *section.fallback_models]
     if section.model is None:

@@ -6,12 +6,12 @@ A password in a DSN in the file is an error. TURBO_DSN may have one, because it 
 import os
 import re
 import socket
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from psycopg import ProgrammingError, conninfo
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from turbo.config.executors import ExecutorSection, Program, account_problems, problems_of, warnings_of, with_schema
 from turbo.config.loader import (
@@ -31,12 +31,19 @@ from turbo.config.loader import (
 )
 from turbo.config.scripts import code_from_directory
 from turbo.domain.finding import Finding, fail
+from turbo.domain.placement import STAY_SECONDS, Scalar, as_text
+from turbo.domain.redact_patterns import PatternRefused, bounded_patterns
 from turbo.domain.states import Level
+from turbo.host.labels import host_labels
 
 __all__ = ["ConfigError", "WorkerConfig", "load_worker_config"]
 
 QUEUE_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 WORKER_NAME = re.compile(r"[A-Za-z0-9._-]+")
+MOST_LABELS = 100
+LABEL_CHARACTERS = 200
+
+MOST_IN_ROUTE = 10
 
 SHORTEST_SECONDS = 0.1
 """Between two statements of a worker that come by themselves: each of them costs the whole fleet's database."""
@@ -50,6 +57,10 @@ def queue_names(queues: list[str]) -> list[str]:
     if len(set(queues)) != len(queues):
         raise ValueError("lists a queue twice")
     return queues
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", type(None): "null"}.get(type(value), f"a {type(value).__name__}")
 
 
 class Database(Section):
@@ -115,7 +126,16 @@ class WorkerSection(Section):
         default="keep",
         description="What happens to running tasks when the worker is cut off for longer than its lease.",
     )
-    labels: dict[str, str] = Field(default={}, description="Free-form labels, shown in agent_workers.")
+    labels: dict[str, str] = Field(
+        default={},
+        description="What this worker has, for tasks that require it (requires). turbo fills in os, arch and host.",
+    )
+    stay_seconds: Real = Field(
+        default=STAY_SECONDS,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="How long a task waits for the host that has its conversation, before this worker takes it (if it can).",
+    )
 
     # Absolute, because output_data.log names files in it.
     _expand = field_validator("state_dir", mode="after")(lambda v: os.path.abspath(home(v) or ""))  # noqa: PTH100
@@ -124,6 +144,36 @@ class WorkerSection(Section):
     def this_host(self) -> str:
         """This machine's name in accounts, workspaces and messages."""
         return self.host or socket.gethostname().split(".")[0]
+
+    @property
+    def all_labels(self) -> dict[str, str]:
+        """The configured labels, and those that turbo fills in where they are not."""
+        return host_labels(self.this_host) | self.labels
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _label_values(cls, labels: object) -> object:
+        """Values as text: 16 and "16" are the same. What is no mapping is left to the type."""
+        if not isinstance(labels, dict):
+            return labels
+        for name, value in labels.items():
+            if not isinstance(value, Scalar):
+                raise ValueError(f"{name!r} is {_kind(value)}: the value of a label is a text, a number, true or false")
+        return {name: as_text(value) for name, value in labels.items()}
+
+    @field_validator("labels")
+    @classmethod
+    def _label_names(cls, labels: dict[str, str]) -> dict[str, str]:
+        if len(labels) > MOST_LABELS:
+            raise ValueError(f"has {len(labels)} labels, more than {MOST_LABELS}")
+        for name, value in labels.items():
+            if not name.strip() or len(name) > LABEL_CHARACTERS or len(value) > LABEL_CHARACTERS:
+                raise ValueError(
+                    f"{name[:40]!r}: a label has a name, and name and value have at most {LABEL_CHARACTERS} characters"
+                )
+            if "\0" in name + value:
+                raise ValueError(f"{name[:40]!r} contains a NUL character, which PostgreSQL cannot store")
+        return labels
 
     @field_validator("allowed_roots")
     @classmethod
@@ -219,6 +269,17 @@ class RetentionSection(Section):
     usage_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
         default=None, description="What runs used (agent_usage)."
     )
+    transcript_days: Annotated[Real, Field(ge=1, le=36_500)] | None = Field(
+        default=None,
+        description="What agents said and did (agent_transcripts), of conversations that are over.",
+    )
+
+
+def _route(route: object) -> object:
+    """One error where pydantic would give one for each form."""
+    if isinstance(route, str) or (isinstance(route, list) and all(isinstance(name, str) for name in route)):
+        return route
+    raise ValueError("names no executor: write one, or a list of several, [claude, codex]")
 
 
 class WorkerConfig(Document):
@@ -229,12 +290,16 @@ class WorkerConfig(Document):
     metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
     accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
     executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")
-    routes: dict[str, str] = Field(
-        default={}, description="task_type → executor; the key default matches every other type."
+    routes: dict[str, Annotated[str | list[str], BeforeValidator(_route)]] = Field(
+        default={},
+        description="task_type → executor, or a list of them: the first that is open. The key default matches every other type.",
     )
     retry: Retry = Field(default=Retry(), description="Waits between attempts: exponential, with full jitter.")
     prices: dict[str, PriceSection] = Field(
         default={}, description="US dollars for a million tokens, by model; used where an agent reports no cost."
+    )
+    redact: list[str] = Field(
+        default=[], description="Regular expressions of secrets, each of bounded length: taken out of transcripts."
     )
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
 
@@ -248,20 +313,45 @@ class WorkerConfig(Document):
         )
 
     def problems(self) -> list[Finding]:
-        findings = []
-        for task_type, executor in self.routes.items():
-            if executor not in self.executors:
-                what = f"no executor {executor!r}{near(executor, self.executors)}"
-                findings.append(fail(what, subject=f"routes.{task_type}"))
+        findings: list[Finding] = []
+        for task_type, route in self.executors_by_type.items():
+            findings += self._route_problems(f"routes.{task_type}", route)
         findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
         for name in self.executors:
             findings += problems_of(name, self.executors)
+        named = self.worker.labels.get("host")
+        if named is not None and named != self.worker.this_host:
+            what = f"is {named!r}, and this host is {self.worker.this_host!r}: to give it another name, set worker.host"
+            findings.append(fail(what, subject="worker.labels.host"))
+        try:
+            bounded_patterns(self.redact)
+        except PatternRefused as problem:
+            findings.append(fail(str(problem), subject="redact"))
         if self.worker.lease_seconds < 2 * self.worker.heartbeat_seconds:
             what = (
                 "must be at least twice heartbeat_seconds, so that one late heartbeat does not look like a dead worker"
             )
             findings.append(fail(what, subject="worker.lease_seconds"))
         return findings
+
+    def _route_problems(self, at: str, route: Sequence[str]) -> Iterator[Finding]:
+        if not 1 <= len(route) <= MOST_IN_ROUTE:
+            yield fail(f"lists {len(route)} executors: name 1 to {MOST_IN_ROUTE}", subject=at)
+        for name in route:
+            if (executor := self.executors.get(name)) is None:
+                yield fail(f"no executor {name!r}{near(name, self.executors)}", subject=at)
+            elif len(route) > 1 and getattr(executor, "exclusive_cwd", False) and getattr(executor, "cwd", None):
+                what = (
+                    f"{name} has exclusive_cwd, which does not go with a list of executors: give it a workspace instead"
+                )
+                yield fail(what, subject=at)
+        if len(set(route)) < len(route):
+            yield fail("names an executor twice", subject=at)
+
+    @property
+    def executors_by_type(self) -> dict[str, tuple[str, ...]]:
+        """The executors of each route, the first choice first."""
+        return {t: (route,) if isinstance(route, str) else tuple(route) for t, route in self.routes.items()}
 
     def warnings(self) -> list[Finding]:
         """What works, and gives a row more power than its author may have meant; `subject` is the key path."""

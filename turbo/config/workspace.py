@@ -1,12 +1,15 @@
 """The `workspace` section of an executor in worker.yaml."""
 
 import os
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from turbo.config.loader import Real, Section
 from turbo.workspaces.names import branch_problem, ref_problem
+
+_REMOTE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 
 
 class Workspace(Section):
@@ -23,6 +26,10 @@ class Workspace(Section):
     refs: list[str] = Field(default=[], description="Patterns that a task's input_data.ref may match: release/*.")
     branch: str = Field(default="turbo/{task_id}", description="The task's branch.")
     fetch: bool = Field(default=False, description="Fetch the remote's branch first.")
+    push: str | None = Field(
+        default=None,
+        description="Push the task's branch to this remote after each run, so that another host can go on: origin.",
+    )
     setup: list[str] = Field(default=[], description="Command to run in a new worktree, before the program: [npm, ci].")
     setup_seconds: Real = Field(
         default=600, gt=0, le=1_000_000_000, description="Time limit of setup; timeout_seconds limits the program."
@@ -62,6 +69,13 @@ class Workspace(Section):
         if (problem := ref_problem(ref)) is not None:
             raise ValueError(f"{ref!r} {problem}; write HEAD, origin/main, a branch, a tag or a commit")
         return ref
+
+    @field_validator("push")
+    @classmethod
+    def _remote(cls, push: str | None) -> str | None:
+        if push is not None and (not _REMOTE.fullmatch(push) or ref_problem(push) is not None):
+            raise ValueError(f"{push!r:.100} is not the name of a remote: write origin, not its address")
+        return push
 
     @field_validator("refs")
     @classmethod

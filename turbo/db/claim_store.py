@@ -24,6 +24,7 @@ from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
 from turbo.db.store import Row, Store, claim_columns, ids_of
 from turbo.domain.claim import ClaimRef
 from turbo.domain.limits import USUAL_LIMITS, InputLimits
+from turbo.domain.placement import STAY_SECONDS
 from turbo.domain.question import Answered
 from turbo.domain.states import RowStatement, TaskState
 from turbo.domain.task import Task
@@ -87,8 +88,9 @@ class Reasserted:
 
 
 class ClaimStore(Store):
-    """Bound to one worker. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a directory that is named
-    by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
+    """Bound to one worker. `labels`: what the `requires` of a task is compared with. `stay_seconds`: after so long it takes a task that
+    waits for another host, but could run here. `accounts`: those whose breakers a poll reads. `has_files`: whether this host has a
+    directory that is named by this task id: of a conversation, perhaps, whose first task is deleted, and this one is another."""
 
     def __init__(
         self,
@@ -97,6 +99,8 @@ class ClaimStore(Store):
         refusals: Refusals,
         *,
         host: str = "",
+        labels: Mapping[str, str] | None = None,
+        stay_seconds: float = STAY_SECONDS,
         accounts: Sequence[str] = (),
         limits: InputLimits = USUAL_LIMITS,
         has_files: Callable[[str], bool] | None = None,
@@ -107,14 +111,16 @@ class ClaimStore(Store):
         self._refusals = refusals
         self._unclaimable: dict[str, RefusedRows] = {}  # by queue
         self._unreconciled = RefusedRows(RowStatement.RECONCILE, refusals)
-        self._host = host
+        self._place = json.dumps({"host": host, "labels": dict(labels or {}), "stay": stay_seconds})
         self._limits = limits
         self._bypasses = Bypasses(bypasses)
         self._messages_open = True  # not known before the first poll
         self._has_files = has_files
         self._conversations = True  # as above
         self._told_at = 0.0
-        self._polls = Polls(worker_id, refusals, host=host, accounts=accounts)
+        self._limits_known = False  # not knowing of limits means one task of a key at a time, never too many
+        self._limits_told_at = 0.0
+        self._polls = Polls(worker_id, refusals, host=host, accounts=accounts, stay_seconds=stay_seconds)
 
     async def open(self) -> None:
         """Open the lane's connection, so that its observer knows the server before a claim is sent."""
@@ -204,13 +210,10 @@ class ClaimStore(Store):
             "only_types": None if types.include is None else list(types.include),
             "skip_types": list(types.exclude) or None,
             "characters": self._limits.characters + 1,
-            "host": self._host,
+            "place": self._place,
+            **({"spent": filtered.spent} if filtered.spent else {}),
         }
-        return (
-            ("tasks/claim+spent", {**parameters, "spent": filtered.spent})
-            if filtered.spent
-            else ("tasks/claim", parameters)
-        )
+        return "tasks/claim" + "+spent" * bool(filtered.spent) + "+limits" * self._limits_known, parameters
 
     async def survey(self, claim: Claim, *, short: bool) -> Surveyed:
         """After a claim: see whether rows at the head of the queue are in the way, if that is due (turbo.db.bypass). `short`: the
@@ -233,14 +236,14 @@ class ClaimStore(Store):
         return Surveyed(claimable=known.surveyed(filtered, rows, time.monotonic() - begun))
 
     async def _claim(self, name: str, parameters: dict[str, object], variant: Variant | None) -> tuple[list[Row], int]:
-        """What a claim returns, and how many races it lost. No rows: it lost them all."""
+        """What a claim or a reassertion returns, and how many races it lost. No rows: it lost them all."""
         for races in range(KEY_RACE_ATTEMPTS):
             try:
                 return await self._rows(name, parameters, variant=variant), races
             except errors.UniqueViolation as error:
                 if not is_key_race(error):
                     raise
-                # a sibling took the same concurrency_key; its commit is visible to the next attempt
+                # a sibling took the same place of a concurrency_key; its commit is visible to the next attempt
         return [], KEY_RACE_ATTEMPTS
 
     async def _more(self, found: Sequence[Row]) -> dict[str, claimed.More]:
@@ -283,12 +286,18 @@ class ClaimStore(Store):
         self._conversations = result.conversations
         if result.messages or self._told_at < result.asked_at:
             self._messages_open = result.messages
+        if result.limits or self._limits_told_at < result.asked_at:
+            self._limits_known = result.limits
         return result
 
     def message_told(self) -> None:
         """Somebody has told a task something: until a poll finds no open message, each claim looks whether it is for its tasks. An
         INSERT cannot mark the row of the task, and a look in each claim would cost it 2 %."""
         self._messages_open, self._told_at = True, time.monotonic()
+
+    def limits_told(self) -> None:
+        """Somebody has written a limit, or removed one: until a poll finds none, claims ask how many tasks of a key may run."""
+        self._limits_known, self._limits_told_at = True, time.monotonic()
 
     async def reconcile(self, known: Iterable[ClaimRef]) -> Differences:
         """Compare; the statement itself releases orphans. Never call it while a claim is under way."""
@@ -326,17 +335,15 @@ class ClaimStore(Store):
     async def reassert(self, lost: Mapping[ClaimRef, Answered | None]) -> Reasserted:
         """Take back claims that a failover lost, each with the last question and answer that its run was given.
 
-        One by one: if a key now runs elsewhere, only that claim is lost."""
+        One by one: if a key has no place left, only that claim is lost."""
         taken: list[ClaimRef] = []
         refused: list[ClaimRef] = []
         for claim, answer in lost.items():
             given = {"number": [answer and answer.question.number], "answer": [answer and answer.answer]}
             try:
-                found = await self._rows("tasks/reassert", self._claims([claim]) | given)
+                found, _ = await self._claim("tasks/reassert", self._claims([claim]) | given, None)
                 taken += [ClaimRef(row[0], row[1]) for row in found]
             except psycopg.Error as error:
-                if is_key_race(error):
-                    continue
                 if not is_about_one_row(error):
                     raise
                 self._refusals.refused(RowStatement.REASSERT, claim.task_id, error)

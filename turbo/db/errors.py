@@ -82,8 +82,8 @@ def is_outdated(error: BaseException) -> bool:
     return error.sqlstate in OUTDATED_CODES or (error.sqlstate, error.diag.source_function) in OUTDATED_BY
 
 
-GUARDS = ("agent_tasks_one_running_per_key", "agent_tasks_one_running_per_conversation")
-"""The unique indexes that let one task of a concurrency key, and one of a conversation, run at a time."""
+GUARDS = ("agent_tasks_one_running_per_place", "agent_tasks_one_running_per_conversation")
+"""The unique indexes that let one task on each place of a concurrency key, and one of a conversation, run at a time."""
 
 
 def is_key_race(error: BaseException) -> bool:

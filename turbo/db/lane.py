@@ -76,10 +76,16 @@ class Lane:
         self._opening: asyncio.Timeout | None = None
         self._ends = math.inf  # monotonic
         self._prepare = False
+        self._password = ""
 
     def prepare_statements(self, yes: bool) -> None:
         """Whether statements are prepared from now on: only where no transaction pooler is in the way."""
         self._prepare = yes
+
+    @property
+    def password(self) -> str:
+        """What its last session has logged in with, from wherever libpq had it; '' for none."""
+        return self._password
 
     async def open(self) -> None:
         """Open the connection if there is none, so that the observer knows the server before a statement is sent."""
@@ -102,6 +108,7 @@ class Lane:
             finally:
                 self._opening = None
             self._tuned = False
+            self._password = self._connection.info.password
             if self._observer is not None:
                 self._observer.opened(self._server)
         return self._connection

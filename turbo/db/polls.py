@@ -24,12 +24,13 @@ MOST_DUE = 1000
 class PollResult:
     """What a poll saw.
 
-    `next_in`: seconds until the next scheduled task is due, or a question's time is over; None without one.
+    `next_in`: seconds until the next scheduled task is due, a question's time is over, or a task that waits for another host may be
+    taken here; None without one.
     `again_in`: seconds after which to poll again because of refused rows. `asked_at`: when it was sent, in monotonic
     seconds: it cannot have seen what this process wrote later. `unsettled`: there is something for the settler
     (turbo.worker.settler). `messages`: some are open. `conversations`: there are some. `schedule_in`: seconds until the next slot of
-    any schedule; 0 or less: now. `budgets`: all of them; `fold`: usage is to be added to them. `clock`: the database's, in seconds
-    since 1970. `ended_below`: transactions with lower ids had ended, and are seen.
+    any schedule; 0 or less: now. `limits`: there are limits of keys. `budgets`: all of them; `fold`: usage is to be added to
+    them. `clock`: the database's, in seconds since 1970. `ended_below`: transactions with lower ids had ended, and are seen.
     `begun_below`: transactions with this id or a higher one had not begun.
     """
 
@@ -45,6 +46,7 @@ class PollResult:
     unsettled: bool = False
     messages: bool = False
     conversations: bool = False
+    limits: bool = False
     schedule_in: float | None = None
     budgets: tuple[Budget, ...] = ()
     fold: bool = False
@@ -62,12 +64,16 @@ class _Expired:
 
 
 class Polls:
-    """Bound to one worker. `accounts`: those whose breakers a poll reads, on `host`."""
+    """Bound to one worker. `accounts`: those whose breakers a poll reads, on `host`. `stay_seconds`: after which this worker may take
+    tasks that wait for another host."""
 
-    def __init__(self, worker_id: str, refusals: Refusals, *, host: str, accounts: Sequence[str]) -> None:
+    def __init__(
+        self, worker_id: str, refusals: Refusals, *, host: str, accounts: Sequence[str], stay_seconds: float
+    ) -> None:
         self._worker_id = worker_id
         self._host = host
         self._accounts = list(accounts)
+        self._stay = stay_seconds
         self._unpromoted = RefusedRows(RowStatement.PROMOTION, refusals)
         self._unexpired = RefusedRows(RowStatement.PROMOTION, refusals)
 
@@ -94,6 +100,7 @@ class Polls:
             "queues": list(queues),
             "accounts": self._accounts,
             "host": self._host,
+            "stay": self._stay,
         }
         if len(queues) == 1:
             name, parameters["queue"] = "tasks/poll_one", queues[0]
@@ -155,8 +162,8 @@ async def _poll(
 ) -> tuple[PollResult, float | None]:
     asked_at = time.monotonic()
     (row,) = await rows(connection, name, parameters, variant)
-    due, next_in, deadline_in, runnable, stop, accounts, unsettled, messages, conversations, *more = row
-    schedule_in, clock, budgets, ended_below, begun_below, _ = more
+    due, next_in, deadline_in, stay_in, runnable, stop, accounts, unsettled, messages, conversations, *more = row
+    limits, schedule_in, clock, budgets, ended_below, begun_below, _ = more
     breakers = tuple(
         AccountRow(a["account"], a["host"], AccountState(a["state"]), pause_reason(a["reason"]), a["in"], a["probed"])
         for a in accounts or ()
@@ -165,7 +172,7 @@ async def _poll(
     assert isinstance(queues, list)
     result = PollResult(
         due=due,
-        next_in=0.0 if due >= _portion(queues) else next_in,  # more may be due now
+        next_in=0.0 if due >= _portion(queues) else _first(next_in, stay_in),  # 0: more may be due now
         runnable=tuple(runnable),
         stop=tuple(stop),
         accounts=breakers,
@@ -175,6 +182,7 @@ async def _poll(
         unsettled=unsettled,
         messages=messages,
         conversations=conversations,
+        limits=limits,
         schedule_in=schedule_in,
         budgets=read_budgets(budgets),
         fold=budgets is not None and bool(budgets["fold"]),

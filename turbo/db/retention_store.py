@@ -11,17 +11,18 @@ STATEMENT_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class RetentionAges:
-    """Seconds after which a finished task, an audit row or a row of usage is deleted; None keeps it for ever."""
+    """Seconds after which a finished task, an audit row, a row of usage or of a transcript is deleted; None keeps it for ever."""
 
     completed: float | None = None
     failed: float | None = None
     cancelled: float | None = None
     actions: float | None = None
     usage: float | None = None
+    transcripts: float | None = None
 
     @property
     def any(self) -> bool:
-        return self.any_task or self.actions is not None or self.usage is not None
+        return self.any_task or any(age is not None for age in (self.actions, self.usage, self.transcripts))
 
     @property
     def any_task(self) -> bool:
@@ -53,6 +54,15 @@ class DeletedActions:
     deleted: int
     last: str
     pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedTranscripts:
+    """One batch of the transcripts: rows read and deleted, and where the next read begins."""
+
+    read: int
+    deleted: int
+    after: object
 
 
 class RetentionStore(Store):
@@ -94,6 +104,11 @@ class RetentionStore(Store):
         """Delete the oldest events that are as old as audit rows may be, `limit` at most. How many there were."""
         (row,) = await self._ask("events", limit=limit)
         return int(row[0])
+
+    async def delete_transcripts(self, after: object, limit: int) -> DeletedTranscripts:
+        """Read up to `limit` rows of transcripts from a moment on, and delete those that are old enough and not needed."""
+        (row,) = await self._ask("transcripts", after=after, limit=limit)
+        return DeletedTranscripts(*row[:3])
 
     async def close(self) -> None:
         """Close the connection until the next pass."""

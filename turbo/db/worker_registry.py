@@ -10,7 +10,7 @@ from psycopg.rows import dict_row
 
 from turbo.db import result_store
 from turbo.db.connect import Connection
-from turbo.db.errors import DATABASE_ERRORS
+from turbo.db.errors import DATABASE_ERRORS, reason
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals
 from turbo.db.row_by_row import Ref, RefusedRows, Work, fail_as_poison
@@ -26,6 +26,10 @@ ASKING_SCHEMA = 12
 
 SLOW_SECONDS = 60.0
 """Deadline of statements that read much: counting a backlog, listing unfinished tasks."""
+
+
+PORTION, MOST_PORTIONS = 5000, 200
+"""Of tasks with requirements: how many are looked at by one statement, and how many statements are sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,16 @@ class WorkerRegistry(Store):
             return True
         return bool(goes_on)
 
+    async def earlier_work(self, task_id: str) -> list[dict[str, object]]:
+        """The `output_data.workspace` of a task's conversation: of its last run, of the last one that pushed its branch, and of the
+        first one of this task. One that there is none of is empty. Raises OSError if the database cannot say."""
+        try:
+            found = await self._rows("tasks/earlier_work", {"task_id": task_id})
+        except DATABASE_ERRORS as error:
+            raise OSError(f"the database cannot say where the task worked before: {reason(error)}") from error
+        ((last, pushed, own),) = found
+        return [one if isinstance(one, dict) else {} for one in (last, pushed, own)]
+
     # ── the leader ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def gauges(self) -> list[dict[str, object]]:
@@ -195,8 +209,13 @@ class WorkerRegistry(Store):
         return await self._use(_gauges, SLOW_SECONDS)
 
     async def prune(self) -> None:
-        """Delete the rows of workers that died long ago."""
+        """Delete the rows of workers that died long ago, and what was written of the requirements of tasks that are over."""
         await self._run("workers/prune", {})
+        after: str | None = None
+        for _ in range(MOST_PORTIONS):
+            ((_, after),) = await self._rows("tasks/met", {"after": after, "most": PORTION}, SLOW_SECONDS)
+            if after is None:
+                return
 
 
 async def _gauges(connection: Connection) -> list[dict[str, object]]:

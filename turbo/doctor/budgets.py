@@ -1,14 +1,15 @@
 """Do budgets hold, and can they ever be spent?"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from turbo.client.budget_status import BUDGETS_LISTED, budget_troubles, findings
+from turbo.config.executors import CodexSection, ExecutorSection
 from turbo.config.worker import WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
 from turbo.domain.finding import Finding, fail, ok, warn
-from turbo.domain.type_filter import executor_of
+from turbo.domain.type_filter import executors_of
 
 COSTLESS = frozenset({"command", "python"})
 """Kinds of executors that report no cost, and no tokens that a price could be for."""
@@ -38,12 +39,20 @@ def never_spent(budget: Mapping[str, Any], config: WorkerConfig) -> bool:
         return False
     if budget["task_type"] is None and budget["account"] is None:
         return False  # it may be meant for the executors of other workers
-    by_type = config.routes if budget["task_type"] is None else {"": executor_of(config.routes, budget["task_type"])}
+    routes = config.executors_by_type
+    by_type = routes if budget["task_type"] is None else {"": executors_of(routes, budget["task_type"])}
     covered = [
         section
-        for name in set(by_type.values())
-        if name is not None
-        and (section := config.executors.get(name)) is not None
+        for name in {name for route in by_type.values() for name in route}
+        if (section := config.executors.get(name)) is not None
         and budget["account"] in (None, getattr(section, "account", None))
     ]
-    return bool(covered) and all(section.kind in COSTLESS for section in covered)
+    return bool(covered) and all(_costless(section, config.prices) for section in covered)
+
+
+def _costless(section: ExecutorSection, prices: Collection[str]) -> bool:
+    """Whether no run of it has a cost: none is reported, and its model has no price."""
+    if isinstance(section, CodexSection):
+        models = [model for model in (section.model, *section.fallback_models) if model is not None]
+        return not any(model in prices for model in models) if models else not prices
+    return section.kind in COSTLESS

@@ -13,6 +13,7 @@ from turbo.doctor import (
     budgets,
     delivery,
     disk,
+    limits,
     metrics_port,
     programs,
     schedules,
@@ -74,6 +75,7 @@ def _checks(
     yield from work.checks(session)
     yield from schedules.checks(session)
     yield from budgets.checks(session, config)
+    yield from limits.checks(session)
     yield from sessions.checks(session)
     if config is None:
         yield Check(

@@ -12,7 +12,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSection, Program
+from turbo.config.executors import (
+    AgentSection,
+    ClaudeSection,
+    CodexSection,
+    CommandSection,
+    ExecutorSection,
+    Program,
+)
 from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
@@ -29,6 +36,7 @@ from turbo.process.journal import Journal
 from turbo.process.launch import at_home
 
 OLDEST_MEASURED = (2, 1, 197)
+OLDEST_CODEX = (0, 169, 0)
 
 
 def checks(
@@ -41,7 +49,7 @@ def checks(
         if settings.env_file is not None:
             path = Path(settings.env_file)
             checks_of_programs.append(Check(f"env file {account}", partial(env_file, path)))
-    routed = set(config.routes.values())
+    routed = {name for route in config.executors_by_type.values() for name in route}
     for name, executor in config.executors.items():
         if name not in routed:
             continue  # no route leads to it
@@ -88,14 +96,14 @@ def _executor(config: WorkerConfig, name: str, find_environment: Callable[[], Wo
         section = config.executors[name]
         if (refused := _as_its_user(section)) is not None:
             return fail(refused, "let that user read the program and enter the directory, or name others")
-        if isinstance(section, ClaudeSection):
-            return _accounts_of_claude(executor, section, environment)
+        if isinstance(section, AgentSection):
+            return _accounts_of_agent(executor, section, environment)
         program = section.command[0] if isinstance(section, CommandSection) else section.handler
         return ok(f"found {program} ({environment.whose})")
 
 
 def _as_its_user(section: ExecutorSection) -> str | None:
-    """Why the user of `run_as` could not start the program, although this one could; None for the Claude CLI, which is tried."""
+    """Why the user of `run_as` could not start the program, although this one could; None for the CLI of an agent, which is tried."""
     identity = Identities().of(section)
     if identity is None or not isinstance(section, CommandSection):
         return None
@@ -103,17 +111,18 @@ def _as_its_user(section: ExecutorSection) -> str | None:
     return identity.obstacle(at_home(section.command)[0], path, Path(section.cwd) if section.cwd else None)
 
 
-def _accounts_of_claude(executor: Executor, section: ClaudeSection, environment: WorkerEnvironment) -> Finding:
+def _accounts_of_agent(executor: Executor, section: AgentSection, environment: WorkerEnvironment) -> Finding:
     """The first of its accounts that is not all right, else what holds for all of them."""
+    _check = _codex if isinstance(section, CodexSection) else _claude
     if not isinstance(executor, AccountPool):
-        return asyncio.run(_claude(executor, next(iter(section.logins), None), environment))
+        return asyncio.run(_check(executor, next(iter(section.logins), None), environment))
     if executor.unusable:
         account, why = next(iter(executor.unusable.items()))
         return fail(f"account {account}: {why}", "its tasks go to the other accounts until that is repaired")
     found = ok("")
     members = {one.account: one.executor for one in executor.members}
     for account, member in members.items():
-        found = asyncio.run(_claude(member, account, environment))
+        found = asyncio.run(_check(member, account, environment))
         if found.level is not Level.OK:
             return found
     return replace(found, what=f"{found.what}, with {len(members)} accounts") if len(members) > 1 else found
@@ -143,15 +152,44 @@ async def _claude(executor: Executor, account: str | None, environment: WorkerEn
     return ok(f"Claude CLI {version}, logged in ({environment.whose})")
 
 
+async def _codex(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
+    """The CLI's version, whether it has a login, and whether its sandbox can be made. No request is sent."""
+    from turbo.executors.codex.executor import CodexExecutor
+
+    assert isinstance(executor, CodexExecutor)
+    version = await executor.version()
+    if version is None:
+        return fail("the Codex CLI does not respond to --version", "run it by hand, or install it again")
+    logged_in = await executor.logged_in()
+    if logged_in is None:
+        return warn(f"Codex CLI {version} does not report whether it is logged in", "run: codex login status")
+    if not logged_in:
+        whose = f" of account {account}" if account else ""
+        return fail(
+            f"Codex CLI {version} is not logged in ({environment.whose})",
+            f"run codex login with a CODEX_HOME of its own, and put CODEX_HOME=… in the env_file{whose}; or put CODEX_API_KEY=… there",
+        )
+    if (why := await executor.sandboxed()) is not None:
+        return fail(
+            f"Codex CLI {version}: its sandbox cannot be made on this host: {why}",
+            "allow user namespaces, or set sandbox: danger-full-access where a container is the wall",
+        )
+    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
+    if numbers < OLDEST_CODEX:
+        oldest = ".".join(map(str, OLDEST_CODEX))
+        return warn(f"Codex CLI {version} is older than the version tested with turbo ({oldest})", "upgrade it")
+    return ok(f"Codex CLI {version}, logged in ({environment.whose})")
+
+
 def is_agent(section: object) -> bool:
-    """Whether it is an agent that edits files: the Claude CLI, or a command with an account."""
-    return isinstance(section, ClaudeSection) or (isinstance(section, CommandSection) and bool(section.logins))
+    """Whether it is an agent that edits files: the CLI of one, or a command with an account."""
+    return isinstance(section, AgentSection) or (isinstance(section, CommandSection) and bool(section.logins))
 
 
 def directory(config: WorkerConfig, name: str) -> Finding:
     """Several agents in one checkout overwrite each other's work."""
     section = config.executors[name]
-    assert isinstance(section, ClaudeSection | CommandSection)
+    assert isinstance(section, AgentSection | CommandSection)
     workspace = getattr(section, "workspace", None)
     if getattr(workspace, "kind", None) == "worktree":
         return ok("each task has its own git worktree")

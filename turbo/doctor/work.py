@@ -1,6 +1,9 @@
-"""Do tasks that wait for others get on?"""
+"""Do tasks that wait for others get on, and those that require labels?"""
+
+from dataclasses import replace
 
 from turbo.client.fleet_status import SETTLING_SCHEMA, UnsettledLine, unsettled_lines
+from turbo.client.placement import UNPLACEABLE_LISTED, unplaceable_lines
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
 from turbo.domain.finding import Finding, ok, warn
@@ -10,6 +13,7 @@ def checks(session: Session) -> list[Check]:
     return [
         Check("blocked tasks", lambda: _blocked(session), ("schema",)),
         Check("unnoted tasks", lambda: _unnoted(session), ("schema",)),
+        Check("placement", lambda: _unplaceable(session), ("schema",)),
     ]
 
 
@@ -47,4 +51,17 @@ def _unnoted(session: Session) -> Finding:
         f"{found} task{'s wait' if found > 1 else ' waits'} for others without the workers' knowledge: written past turbo's triggers,"
         " or for a need that failed 30 days ago",
         "nothing, while a worker runs: the leader sees to them within an hour",
+    )
+
+
+def _unplaceable(session: Session) -> Finding:
+    """What requires labels that no live worker of its queue has."""
+    found = unplaceable_lines(session.statement("status/unplaceable", {"limit": UNPLACEABLE_LISTED}))
+    if not found:
+        return ok("the workers have the labels that pending tasks require")
+    first = found[0].finding
+    return (
+        first
+        if len(found) == 1
+        else replace(first, what=f"{first.what}; {len(found) - 1} more: turbo status lists them")
     )

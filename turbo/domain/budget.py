@@ -1,10 +1,10 @@
 """Budgets: what runs may use in a period, of an account, a queue, a task type, or by one who submits."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from turbo.domain.type_filter import EVERYTHING, TypeFilter, executor_of, served_types
+from turbo.domain.type_filter import EVERYTHING, Routes, TypeFilter, executors_of, served_types
 
 
 class Period(StrEnum):
@@ -69,13 +69,16 @@ class Payers:
     one_of: frozenset[str] = frozenset()
     each_of: frozenset[str] = frozenset()
 
+    def spent(self, accounts: Collection[str]) -> bool:
+        """Whether no run can be, with the budgets of these accounts spent. One of several closes nothing: a run takes another one,
+        until all of them are spent."""
+        return not self.each_of.isdisjoint(accounts) or (bool(self.one_of) and self.one_of <= set(accounts))
+
 
 NO_PAYERS = Payers()
 
 
-def spent_queue(
-    queue: str, budgets: Iterable[Budget], routes: Mapping[str, str], payers: Mapping[str, Payers]
-) -> SpentQueue:
+def spent_queue(queue: str, budgets: Iterable[Budget], routes: Routes, payers: Mapping[str, Payers]) -> SpentQueue:
     """What `budgets` that are shut close of `queue`. `payers`: by executor."""
     types = EVERYTHING
     submitters: list[Mapping[str, object]] = []
@@ -94,22 +97,18 @@ def spent_queue(
     return SpentQueue(types, tuple(submitters)) if types.restricted or submitters else NOTHING_SPENT
 
 
-def _types_outside(
-    budget: Budget, routes: Mapping[str, str], shut: Iterable[Budget], payers: Mapping[str, Payers]
-) -> TypeFilter:
+def _types_outside(budget: Budget, routes: Routes, shut: Iterable[Budget], payers: Mapping[str, Payers]) -> TypeFilter:
     """The task types that a budget does not cover, by its type and its account."""
     closed = {one.account for one in shut if one.account is not None and _as_wide(one, budget)}
 
     def outside(executor: str) -> bool:
         if budget.account is None:
             return False
-        by = payers.get(executor, NO_PAYERS)
-        # One of several accounts closes nothing: a run takes another one, until all of them are spent.
-        return budget.account not in by.each_of and not (budget.account in by.one_of and by.one_of <= closed)
+        return not payers.get(executor, NO_PAYERS).spent(closed)
 
     if budget.task_type is not None:
-        executor = executor_of(routes, budget.task_type)
-        return EVERYTHING if executor is not None and outside(executor) else TypeFilter(exclude=(budget.task_type,))
+        found = executors_of(routes, budget.task_type)
+        return EVERYTHING if any(map(outside, found)) else TypeFilter(exclude=(budget.task_type,))
     return TypeFilter(include=()) if budget.account is None else served_types(routes, outside)
 
 

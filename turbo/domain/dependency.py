@@ -13,6 +13,8 @@ _MODEL = " model "
 LIMITED_MODELS = ("opus", "sonnet", "haiku")
 """The families of models that a service may limit by themselves, as their limits and the configuration name them."""
 
+_BY_THEMSELVES = ("gpt-", "codex-")
+
 
 def repository(path: Path) -> str:
     """The name of a repository on a host."""
@@ -35,8 +37,11 @@ def account_behind(name: str) -> str:
 
 
 def family(model: str | None) -> str | None:
-    """The family of a model that a limit may name; None: no known one."""
-    return next((one for one in LIMITED_MODELS if model is not None and one in model.lower()), None)
+    """The family of a model that a limit may name; a model of OpenAI's is one by itself. None: no known one."""
+    name = (model or "").lower()
+    if name.startswith(_BY_THEMSELVES):
+        return name
+    return next((one for one in LIMITED_MODELS if one in name), None)
 
 
 def is_dependency(name: str) -> bool:

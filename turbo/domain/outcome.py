@@ -121,8 +121,9 @@ class Outcome:
     `resets_at` is Unix seconds. `needs_credits`: the limit ends only when somebody pays. `limited_model`: the limit is one of this
     family of models; None: of all. `account` names whose login, limit or service it was; None: the executor's own. `away` names
     what is unavailable (turbo.domain.dependency); None: the service of that account. `rest_seconds`: of a kind `unavailable` that
-    is `uncounted`: there is nothing to probe, so the task itself rests that long. `asked` is what the kind `asked` asks. `extra` is
-    merged into `output_data` beside `output` (a workspace, turns).
+    is `uncounted`: there is nothing to probe, so the task itself rests that long. `asked` is what the kind `asked` asks. `portable`:
+    another host can have the directory as the run has left it; None: its executor goes on nowhere else. `extra` is merged
+    into `output_data` beside `output` (a workspace, turns).
     """
 
     kind: OutcomeKind
@@ -143,6 +144,7 @@ class Outcome:
     log: str | None = None
     asked: Asked | None = None
     checked: Checked | None = None
+    portable: bool | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     @classmethod

@@ -17,6 +17,7 @@ class ProblemKind(StrEnum):
     STUCK_RUN = "stuck_run"  # a thread goes on after the end of its run, and keeps a slot
     EXECUTOR = "executor"  # what an executor needs is not on this host
     OLDER_WORKER = "older_worker"  # it does not know tasks that wait, so questions are off
+    TRANSCRIPTS = "transcripts"  # what agents say and do cannot be stored
     DEAF = "deaf"  # notifications do not arrive
     NOTIFY_QUEUE = "notify_queue"  # the server's notification queue is filling up: inserts wake nobody
 

@@ -1,7 +1,7 @@
 """One run of one task: what an executor is given, and what it reports meanwhile."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
@@ -10,11 +10,13 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.headroom import UsageWindow
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.outcome import ModelUsage
+from turbo.domain.session import StoredSessions
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
+from turbo.domain.transcript import NO_TRANSCRIPT, TranscriptSink
 
 UsedSoFar = Callable[[], tuple[ModelUsage, ...]]
-"""What a call of an agent has used until now."""
+"""What a run has used until now that no outcome tells: it ends without one."""
 
 
 class StopSignal:
@@ -74,6 +76,9 @@ def _ignore_usage(_so_far: UsedSoFar) -> None: ...
 def _ignore_windows(_windows: tuple[UsageWindow, ...]) -> None: ...
 
 
+async def _no_limit(_account: str) -> None: ...
+
+
 def _used_nothing() -> tuple[ModelUsage, ...]:
     return ()
 
@@ -87,11 +92,12 @@ class Run:
     agent's session as soon as it is known, so that a run that is cut short can be resumed; '' forbids a resume.
     `goes_on(gone)` tells, before the run returns, that a part of it could not be ended: the slot stays taken until `gone`
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
-    `uses(so_far)` tells how to learn what the call under way has used, for a run that is killed and so returns no outcome.
+    `uses(so_far)` tells how to learn what the run has used, if it is killed and so returns no outcome. It is asked once, at the end.
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
-    cover it, in US dollars; None: no limit. `messages`: what people tell the task, for an executor that Converses; None: nobody
-    can. `moved`: another account may have had the task's session. `windows` tells what the agent's service says about its account's
-    windows.
+    cover it, in US dollars; None: no limit. `usd_left_of(account)`: the same for a call with another account. `messages`: what people
+    tell the task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
+    `windows` tells what the agent's service says about its account's windows. `transcript`: where what the agent says and does is
+    stored. `stored`: the sessions that are stored so; None: none are.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -107,8 +113,11 @@ class Run:
         "session_started",
         "started",
         "stop",
+        "stored",
         "task",
+        "transcript",
         "usd_left",
+        "usd_left_of",
         "uses",
         "when_safe",
         "windows",
@@ -128,10 +137,13 @@ class Run:
         *,
         may_ask: bool = True,
         usd_left: float | None = None,
+        usd_left_of: Callable[[str], Awaitable[float | None]] = _no_limit,
         messages: Mailbox | None = None,
         when_safe: Callable[[Callable[[], None]], None] = _at_once,
         moved: bool = False,
         windows: Callable[[tuple[UsageWindow, ...]], None] = _ignore_windows,
+        transcript: TranscriptSink = NO_TRANSCRIPT,
+        stored: StoredSessions | None = None,
     ) -> None:
         self.task = task
         self._work_dir = work_dir
@@ -144,10 +156,13 @@ class Run:
         self.uses = uses
         self.may_ask = may_ask
         self.usd_left = usd_left
+        self.usd_left_of = usd_left_of
         self.messages = messages
         self.when_safe = when_safe
         self.moved = moved
         self.windows = windows
+        self.transcript = transcript
+        self.stored = stored
 
     @property
     def work_dir(self) -> Path:
@@ -160,8 +175,8 @@ class Run:
 
 @dataclass(slots=True)
 class Running:
-    """One run in a slot. `claimed_at` is in monotonic seconds. `when_safe`: see `Run`. `used`: what its last call of an agent has used
-    until now."""
+    """One run in a slot. `claimed_at` is in monotonic seconds. `when_safe`: see `Run`. `used`: what it has used, if
+    it ends without an outcome."""
 
     task: Task
     executor: str

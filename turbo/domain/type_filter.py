@@ -5,7 +5,7 @@ busy directories (turbo.executors.exclusive_directories). Claims leave out the t
 a worker never takes a task that it cannot run.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 DEFAULT_ROUTE = "default"
@@ -28,6 +28,10 @@ class TypeFilter:
         """Lets less than everything through."""
         return self.include is not None or bool(self.exclude)
 
+    def lets(self, name: str) -> bool:
+        """Lets this type through."""
+        return name not in self.exclude if self.include is None else name in self.include
+
     def __and__(self, other: "TypeFilter") -> "TypeFilter":
         if other == EVERYTHING:  # the common case, several times a claim
             return self
@@ -40,17 +44,21 @@ class TypeFilter:
 
 EVERYTHING = TypeFilter()
 
-
-def executor_of(routes: Mapping[str, str], task_type: str) -> str | None:
-    """The name of the executor that a task goes to."""
-    return routes.get(task_type) or routes.get(DEFAULT_ROUTE)
+Routes = Mapping[str, str | Sequence[str]]
+"""By task type, the executor or, in the order in which they are tried, the executors."""
 
 
-def served_types(routes: Mapping[str, str], able: Callable[[str], bool]) -> TypeFilter:
-    """The task types whose executor is `able`. Where the default one is not, those that are routed by name."""
-    closed = tuple(sorted(task_type for task_type, executor in routes.items() if not able(executor)))
+def executors_of(routes: Routes, task_type: str) -> tuple[str, ...]:
+    """The names of the executors that a task may go to, the first choice first. Empty: there is no route."""
+    route = routes.get(task_type) or routes.get(DEFAULT_ROUTE) or ()
+    return (route,) if isinstance(route, str) else tuple(route)
+
+
+def served_types(routes: Routes, able: Callable[[str], bool]) -> TypeFilter:
+    """The task types of which an executor is `able`. Where none of the default ones is, those that are routed by name."""
+    closed = tuple(sorted(t for t in routes if not any(map(able, executors_of(routes, t)))))
     if not closed:
         return EVERYTHING
     if DEFAULT_ROUTE in closed:
-        return TypeFilter(include=tuple(sorted(t for t, executor in routes.items() if able(executor))))
+        return TypeFilter(include=tuple(sorted(set(routes) - set(closed))))
     return TypeFilter(exclude=closed)

@@ -148,8 +148,21 @@ class CommandExecutor:
                 end.feed(chunk)
             run.progress(Progress(last.text))
 
+        def on_line(line: bytes, cut: bool) -> None:
+            if cut:
+                run.transcript.lost(f"a line of output was longer than {len(line):,} bytes, and is left out")
+            else:
+                run.transcript.line(line)
+
+        if run.transcript.wanted:
+            run.transcript.conceal(self._environment.secrets())
         result = await run_process(
-            spec, stop=run.stop, journal=self._journal, on_stdout=on_stdout, on_start=run.started
+            spec,
+            stop=run.stop,
+            journal=self._journal,
+            on_line=on_line if run.transcript.wanted else None,
+            on_stdout=on_stdout,
+            on_start=run.started,
         )
         outcome = self._asks(result, end, run) or self._outcome(result, run)
         return dataclasses.replace(outcome, log=str(result.log_path) if result.log_path else None)

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from turbo.domain.run import Snooze
 from turbo.domain.task import Task
-from turbo.domain.type_filter import TypeFilter, executor_of, served_types
+from turbo.domain.type_filter import Routes, TypeFilter, executors_of, served_types
 from turbo.process.directory_lock import DirectoryLock, lock_path
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class ExclusiveDirectories:
         locks: Path,
         journal: Path,
         fixed: Mapping[str, Path],
-        routes: Mapping[str, str],
+        routes: Routes,
         on_free: Callable[[], None],
     ) -> None:
         """`locks`: the directory with the lock files, one per host. `journal`: this worker's. `fixed`: the fixed
@@ -91,7 +91,7 @@ class ExclusiveDirectories:
 
     def assign(self, task: Task) -> None:
         """The claim took this task: it keeps its executor's directory until `run_ended`."""
-        path = self._fixed.get(executor_of(self._routes, task.task_type) or "")
+        path = next((self._fixed.get(name) for name in executors_of(self._routes, task.task_type)), None)
         if path is not None and (lock := self._reserved.pop(path.resolve(), None)) is not None:
             self._use(path.resolve(), lock, task.fencing_token)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from turbo.domain.outcome import Outcome, Probe
 from turbo.domain.run import Run
-from turbo.executors.protocol import Converses, Depends, Executor, NeedsAccounts, NeedsProgram, Versioned
+from turbo.executors.protocol import Converses, Depends, Executor, KeepsSessions, NeedsAccounts, NeedsProgram, Versioned
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class AccountPool:
         self._first = self.members[0].executor
         self.durable = self._first.durable
         self.converses = isinstance(self._first, Converses) and self._first.converses
+        if isinstance(self._first, KeepsSessions):
+            self.session_kind = self._first.session_kind
         self.needs_accounts: Collection[str] = (
             frozenset(self._first.needs_accounts) if isinstance(self._first, NeedsAccounts) else frozenset[str]()
         )

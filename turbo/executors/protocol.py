@@ -37,6 +37,14 @@ class Converses(Protocol):
 
 
 @runtime_checkable
+class KeepsSessions(Protocol):
+    """An executor whose agent has sessions that can be resumed. `session_kind`: the kind of agent, as the ids of its sessions name it
+    (turbo.executors.agent.session)."""
+
+    session_kind: str
+
+
+@runtime_checkable
 class NeedsProgram(Protocol):
     """An executor that knows in advance when it cannot start tasks on this host."""
 

@@ -5,7 +5,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from turbo.config.executors import ClaudeSection, CommandSection, ExecutorSection, Program, PythonSection
+from turbo.config.executors import (
+    AgentSection,
+    ClaudeSection,
+    CodexSection,
+    CommandSection,
+    ExecutorSection,
+    Program,
+    PythonSection,
+)
 from turbo.config.worker import ConfigError, WorkerConfig
 from turbo.domain.check import SCHEMA_ROUNDS, CheckPolicy, Requirement
 from turbo.domain.question import AskPolicy
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from turbo.executors.claude.asking import HoldsCalls
     from turbo.executors.schemas.answer_schema import AnswerSchema
     from turbo.executors.schemas.fit import Fit
+    from turbo.workspaces.at_remote import AsksEarlierWork
     from turbo.workspaces.worktrees import GoesOn
 
 
@@ -35,10 +44,12 @@ def build_executors(
     exclusive: Exclusive = no_lock,
     workspaces: Callable[[], Path] | None = None,
     goes_on: "GoesOn | None" = None,
+    earlier: "AsksEarlierWork | None" = None,
 ) -> dict[str, Executor]:
     """All executors of a configuration, by name. `exclusive` is for those with `exclusive_cwd`, and for workspaces.
     `workspaces`: where the worktrees are, once the database is known [default: at the top of the state directory].
-    `goes_on`: whether another task of a conversation still needs its worktree [default: none does].
+    `goes_on`: whether another task of a conversation still needs its worktree [default: none does]. `earlier`: what earlier runs of it
+    told of its worktree [default: nothing].
 
     Raises ConfigError: for example a handler that does not exist, an env file with a wrong mode, an invalid argument.
     """
@@ -54,7 +65,7 @@ def build_executors(
     for name, section in config.executors.items():
         try:
             run_as = identities.of(section)
-            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on)
+            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on, earlier)
             reviewer = _reviewer(section, config, journal, env_files, identities)
 
             build = partial(_build, name, section, journal, roots, exclusive, work_area, run_as, reviewer)
@@ -154,7 +165,7 @@ def exclusive_directories(config: WorkerConfig) -> dict[str, Path]:
     return {
         name: Path(section.cwd)
         for name, section in config.executors.items()
-        if isinstance(section, CommandSection | ClaudeSection) and section.exclusive_cwd and section.cwd is not None
+        if isinstance(section, CommandSection | AgentSection) and section.exclusive_cwd and section.cwd is not None
     }
 
 
@@ -165,6 +176,15 @@ def workspace_policies(config: WorkerConfig) -> dict[str, Policy]:
         for name, section in config.executors.items()
         if isinstance(section, Program) and section.workspace is not None
     }
+
+
+def pushing(config: WorkerConfig) -> list[str]:
+    """The executors that push the branches of their workspaces."""
+    return [
+        name
+        for name, section in config.executors.items()
+        if isinstance(section, Program) and section.workspace is not None and section.workspace.push is not None
+    ]
 
 
 def workspace_git_configs(config: WorkerConfig) -> dict[str, Path]:
@@ -206,9 +226,11 @@ def _work_area(
     workspaces: Callable[[], Path] | None,
     run_as: Identity | None,
     goes_on: "GoesOn | None",
+    earlier: "AsksEarlierWork | None",
 ) -> WorkArea | None:
     if not isinstance(section, Program) or section.workspace is None:
         return None
+    from turbo.workspaces.at_remote import knows_no_earlier
     from turbo.workspaces.worktrees import Worktrees, WorktreeSettings, goes_on_never
 
     workspace = section.workspace
@@ -225,6 +247,7 @@ def _work_area(
             setup_seconds=workspace.setup_seconds,
             git_config=None if workspace.git_config is None else Path(workspace.git_config),
             from_needs=workspace.from_ == "needs",
+            push=workspace.push,
             policy=_policy(section),
         ),
         root=workspaces or workspaces_of(state_dir),
@@ -236,6 +259,7 @@ def _work_area(
         grace_seconds=section.grace_seconds,
         run_as=run_as,
         goes_on=goes_on or goes_on_never,
+        earlier=earlier or knows_no_earlier,
     )
 
 
@@ -247,7 +271,7 @@ def _with_accounts(
 ) -> Executor:
     """The executor with its account and model; with several, one for each."""
     logins: tuple[str | None, ...] = section.logins or (None,)
-    models = (section.model, *section.fallback_models) if isinstance(section, ClaudeSection) else (None,)
+    models = (section.model, *section.fallback_models) if isinstance(section, AgentSection) else (None,)
     members = [
         PoolMember(account or name, model, build(account, env_files.get(account) if account else None, model))
         for model in models
@@ -303,6 +327,32 @@ def _build(
             held=_held(ask),
             checks=checks,
             answer=_answer(name, section, None if fit is None else fit.schema),
+        )
+    if isinstance(section, CodexSection):
+        from turbo.executors.codex.answer import IN_WORDS, codex_answer
+        from turbo.executors.codex.executor import CodexExecutor
+
+        return CodexExecutor(
+            name,
+            section.command,
+            journal=journal,
+            account=account,
+            cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
+            env=section.env,
+            env_file=env_file,
+            allowed_roots=roots,
+            work_area=work_area,
+            model=model,
+            sandbox_mode=section.sandbox,
+            network=section.network,
+            resume=section.resume,
+            silence_seconds=section.silence_seconds,
+            grace_seconds=section.grace_seconds,
+            run_as=run_as,
+            ask=ask,
+            checks=checks,
+            answer=IN_WORDS if fit is None else codex_answer(name, fit.schema, section.command),
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor
@@ -463,7 +513,7 @@ def _checks(
     return Checks(
         tuple(judges),
         rounds=policy.rounds,
-        converses=isinstance(section, ClaudeSection),
+        converses=isinstance(section, AgentSection),
         baseline=command if policy.baseline else None,
         protect=policy.protect,
         counts_commits=Requirement.COMMIT in policy.requires,

@@ -1,6 +1,6 @@
 """Row retention: the leader deletes finished tasks and audit rows that are older than the configuration allows.
 
-    leads ──▶ a pass: tasks by their end, then the audit trail by its pages, then events and usage by their time ──▶ an hour ──▶ …
+    leads ──▶ a pass: tasks by their end, then the audit trail by its pages, then the rest by their time ──▶ an hour ──▶ …
 
 Deletes nothing unless configured. Small batches with a pause between, over a connection that exists during a pass only,
 so that no claim waits for it. Never deleted: unfinished tasks, tasks that turbo never claimed (an old poller's rows), rows
@@ -33,6 +33,9 @@ RETRY_SECONDS = 60.0
 READ_ROWS = 5_000
 BATCH = 1_000
 PAGES = 512
+TRANSCRIPT_ROWS = 200
+"""A row is up to a megabyte of text."""
+
 PAUSE_SECONDS = 0.2
 """After a batch that deleted something: at most 5,000 rows a second, however much there is to catch up on."""
 
@@ -96,6 +99,8 @@ class RowRetention(LoopService):
                 await self._oldest("agent_events", "events", self._store.delete_events)
             if self._store.ages.usage is not None:
                 await self._oldest("agent_usage", "usage rows", self._store.delete_usage)
+            if self._store.ages.transcripts is not None:
+                await self._transcripts()
         except errors.InsufficientPrivilege as error:
             self._warn_once(f"retention may not delete: {db.reason(error)}; see docs/security.md")
         except db.DATABASE_ERRORS as error:
@@ -183,6 +188,18 @@ class RowRetention(LoopService):
             if deleted < self._batch:
                 return
             await asyncio.sleep(self._pause)
+
+    async def _transcripts(self) -> None:
+        """Those that are kept stay in the way of the next read: it begins after them."""
+        after: object = "-infinity"
+        while self._leadership.held:
+            batch = await self._store.delete_transcripts(after, TRANSCRIPT_ROWS)
+            after = batch.after
+            self._count("agent_transcripts", batch.deleted)
+            self.deleted += Counter({"batches of transcripts": batch.deleted})
+            if batch.read < TRANSCRIPT_ROWS:
+                return
+            await asyncio.sleep(self._pause if batch.deleted else EMPTY_PAUSE_SECONDS)
 
     def _count(self, table: str, rows: int) -> None:
         if rows:

@@ -18,6 +18,9 @@ SCHEDULE_STATES = ("on", "paused", "error")
 """`error`: it does not fire, its last task was refused, or it has paused itself."""
 
 
+KEY_STATES, PLACE_STATES = ("free", "full"), ("free", "taken")
+
+
 class FleetGauges(Collector):
     def __init__(self) -> None:
         self._families: tuple[GaugeMetricFamily, ...] = ()
@@ -41,10 +44,13 @@ class FleetGauges(Collector):
         ages: dict[str, float] = dict.fromkeys(served, 0.0)
         open_for: dict[str, float] = dict.fromkeys(served, 0.0)
         stuck: dict[str, float] = dict.fromkeys(served, 0.0)
+        nowhere: dict[str, float] = dict.fromkeys(served, 0.0)
         left: dict[str, float] = dict.fromkeys(served, 0.0)
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
         schedules: dict[str, float] = dict.fromkeys(SCHEDULE_STATES, 0.0)
         budgets: dict[tuple[str, str], float] = {}
+        limits: dict[str, float] = dict.fromkeys(KEY_STATES, 0.0)
+        places: dict[str, float] = dict.fromkeys(PLACE_STATES, 0.0)
         single = {"notify": 0.0, "transaction": 0.0, "schedule_late": 0.0}
         for f in facts:
             what, value = str(f["what"]), float(str(f["value"]))
@@ -58,18 +64,24 @@ class FleetGauges(Collector):
                 open_for[queue] = max(open_for.get(queue, 0.0), value)
             elif what == "stranded":
                 stuck[queue] = stuck.get(queue, 0.0) + value
+            elif what == "unplaceable":
+                nowhere[queue] = nowhere.get(queue, 0.0) + value
             elif what == "unsettled":
                 left[queue] = left.get(queue, 0.0) + value
             elif what == "workers":
                 states[str(f["state"])] = value
             elif what == "schedules":
                 schedules[str(f["state"])] = value
+            elif what == "key_limits":
+                limits[str(f["state"])] = value
+            elif what == "key_places":
+                places[str(f["state"])] = value
             elif what in ("budget_used", "budget_spent"):
                 budgets[what, str(f["label"])] = value
             elif what in single:
                 single[what] = value
-        tasks, oldest, question, stranded, unsettled, workers, *others = families = _families()
-        schedule, late, used, spent, notify, transaction = others
+        tasks, oldest, question, stranded, unplaceable, unsettled, workers, *others = families = _families()
+        schedule, late, used, spent, key_limits, key_places, notify, transaction = others
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
         for queue, value in sorted(ages.items()):
@@ -78,6 +90,8 @@ class FleetGauges(Collector):
             question.add_metric([queue], value)
         for queue, value in sorted(stuck.items()):
             stranded.add_metric([queue], value)
+        for queue, value in sorted(nowhere.items()):
+            unplaceable.add_metric([queue], value)
         for queue, value in sorted(left.items()):
             unsettled.add_metric([queue], value)
         for state, value in states.items():
@@ -87,6 +101,10 @@ class FleetGauges(Collector):
         late.add_metric([], single["schedule_late"])
         for (what, budget), value in sorted(budgets.items()):
             (used if what == "budget_used" else spent).add_metric([budget], value)
+        for state, value in limits.items():
+            key_limits.add_metric([state], value)
+        for state, value in places.items():
+            key_places.add_metric([state], value)
         notify.add_metric([], single["notify"])
         transaction.add_metric([], single["transaction"])
         self._families = families
@@ -113,6 +131,11 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
             labels=["queue"],
         ),
         GaugeMetricFamily(
+            "turbo_unplaceable_tasks",
+            "Pending tasks that require labels which no live worker of their queue has. Leader only.",
+            labels=["queue"],
+        ),
+        GaugeMetricFamily(
             "turbo_unsettled_tasks",
             "Blocked tasks that no worker lets go, though nothing that they wait for is left. Leader only.",
             labels=["queue"],
@@ -133,6 +156,16 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
             "turbo_budget_spent",
             "1 while the budget is spent, and what it covers waits. Leader only.",
             labels=["budget"],
+        ),
+        GaugeMetricFamily(
+            "turbo_key_limits",
+            "Concurrency keys with a limit, the first thousand: full if as many of their tasks run as may. Leader only.",
+            labels=["state"],
+        ),
+        GaugeMetricFamily(
+            "turbo_key_places",
+            "Places of these keys: how many of their tasks run, and how many more may. Leader only.",
+            labels=["state"],
         ),
         GaugeMetricFamily(
             "turbo_notification_queue_usage_ratio", "pg_notification_queue_usage(). Leader only.", labels=[]

@@ -36,6 +36,9 @@ ROUND_BUCKETS = (1, 2, 3, 4, 6, 8, 12, 20)
 """How many checks a task's work takes: one if it passes at once, four with the default of three rounds."""
 
 
+PUSH_RESULTS = ("pushed", "failed")
+"""What becomes of a push of a task's branch."""
+
 SLOT_RESULTS = ("fired", "skipped", "refused")
 """What becomes of a slot of a schedule."""
 
@@ -217,6 +220,13 @@ class Metrics:
             ["statement"],
             registry=r,
         )
+        self.transcript_batches = Counter("turbo_transcript_batches", "Batches of transcripts stored.", registry=r)
+        self.transcript_bytes = Counter("turbo_transcript_bytes", "Bytes of transcripts stored.", registry=r)
+        self.transcript_dropped = Counter(
+            "turbo_transcript_dropped_bytes",
+            "Bytes of transcripts dropped: the database was away for too long, or refused them.",
+            registry=r,
+        )
         self.retention = Counter(
             "turbo_retention_deleted",
             "Rows that this worker deleted as leader because of their age.",
@@ -254,6 +264,12 @@ class Metrics:
             ["queue", "executor"],
             registry=r,
         )
+        self.pushes = Counter(
+            "turbo_workspace_pushes",
+            "Pushes of tasks' branches, by what became of them.",
+            ["executor", "result"],
+            registry=r,
+        )
         self.tokens = Counter("turbo_agent_tokens", "Tokens used by agents.", ["account", "model", "kind"], registry=r)
         self.cost = Counter(
             "turbo_agent_cost_usd",
@@ -262,8 +278,11 @@ class Metrics:
             registry=r,
         )
 
-    def declare_series(self, queues: Iterable[str], executors: Iterable[str], checked: Iterable[str] = ()) -> None:
-        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check.
+    def declare_series(
+        self, queues: Iterable[str], executors: Iterable[str], checked: Iterable[str] = (), pushing: Iterable[str] = ()
+    ) -> None:
+        """Create the series of this worker's configuration at start, with value 0. `checked`: the executors with a check;
+        `pushing`: those that push their workspaces.
 
         Prometheus cannot see an increment that creates its series: `increase()` would miss an executor's first
         failure, the one an alert is for.
@@ -285,6 +304,9 @@ class Metrics:
             self.check_rounds.labels(executor)
             for result in CheckResult:
                 self.checks.labels(executor, result.value)
+        for executor in pushing:
+            for result in PUSH_RESULTS:
+                self.pushes.labels(executor, result)
         for reason in RescueReason:
             self.rescued.labels(reason)
         for statement in RowStatement:

@@ -17,6 +17,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
+from turbo.domain.redaction import secrets_in
 from turbo.domain.task import Task
 from turbo.process.identity import Identity
 
@@ -158,6 +159,11 @@ class ChildEnvironment:
         environment["TURBO_TASK_TYPE"] = task.task_type
         environment["TURBO_ATTEMPT"] = str(task.attempt)
         return environment
+
+    def secrets(self) -> tuple[str, ...]:
+        """What a program gets that nobody else is to read: all values of the env file, and of `env` those with a name that says so.
+        Raises EnvironmentRefused if the env file is unusable."""
+        return (*self._from_file().values(), *secrets_in(self._env))
 
     def _from_file(self) -> Mapping[str, str]:
         if self._file is None:

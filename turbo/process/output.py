@@ -112,6 +112,46 @@ class Lines:
         self._on_line(line, cut)
 
 
+class Aside:
+    """Splits off the lines of a stream that begin with `prefix`: they go to `on_line`, at most `limit` bytes of each. What is left
+    of a chunk is the rest of the stream, unchanged. An unfinished line is held back while it may still begin so."""
+
+    def __init__(self, prefix: bytes, on_line: OnLine, limit: int) -> None:
+        self._prefix = prefix
+        self._lines = Lines(on_line, limit)
+        self._held = b""
+        self._aside: bool | None = None  # the line under way; None: not known yet
+
+    def feed(self, chunk: bytes) -> bytes:
+        rest: list[bytes] = []
+        for piece in _lines(chunk):
+            if self._aside is None:
+                piece, self._held = self._held + piece, b""
+                if len(piece) < len(self._prefix) and self._prefix.startswith(piece):
+                    self._held = piece
+                    continue
+                self._aside = piece.startswith(self._prefix)
+            if self._aside:
+                self._lines.feed(piece)
+            else:
+                rest.append(piece)
+            if piece.endswith(b"\n"):
+                self._aside = None
+        return b"".join(rest)
+
+    def close(self) -> bytes:
+        """End of the stream. What was held back and is no such line."""
+        self._lines.close()
+        held, self._held = self._held, b""
+        return held
+
+
+def _lines(chunk: bytes) -> list[bytes]:
+    """With their newlines; no other character ends a line."""
+    parts = chunk.split(b"\n")
+    return [part + b"\n" for part in parts[:-1]] + ([parts[-1]] if parts[-1] else [])
+
+
 def text_of(data: bytes, *, cut: bool = False) -> str:
     """Decodes UTF-8, with U+FFFD for invalid bytes. A character that was cut in half at the end is left out."""
     return codecs.getincrementaldecoder("utf-8")("replace").decode(data, final=not cut)

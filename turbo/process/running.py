@@ -35,7 +35,7 @@ from turbo.process.child_exit import call_at_exit
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import Launched, SpawnFailed, launch
-from turbo.process.output import Head, Lines, OnLine, Tail
+from turbo.process.output import Aside, Head, Lines, OnLine, Tail
 from turbo.process.stdin import OpenStdin
 from turbo.process.tree import LEFT_BEHIND_SECONDS, ProcessTree, end_tree
 
@@ -62,7 +62,8 @@ class ProcessSpec:
     `grace_seconds` pass between TERM and KILL; agents need 5 to end their tools. `head_bytes` and `tail_bytes` bound
     the log, which is created even if the program prints nothing. `task_id` is recorded in the journal. `handed`: secrets
     that the program reads from descriptors, by the variable that holds the descriptor's number. `run_as`: another user than
-    the worker's, who enters `cwd` and looks the program up. `metered` is kept with the journal entry.
+    the worker's, who enters `cwd` and looks the program up. `metered` is kept with the journal entry. `aside`: how lines of stdout
+    begin that are for `on_aside` alone, at most `aside_bytes` of each: neither the log nor anybody else gets them.
     """
 
     argv: tuple[str, ...]
@@ -82,6 +83,8 @@ class ProcessSpec:
     handed: Mapping[str, str] = field(default_factory=dict, repr=False)
     run_as: Identity | None = None
     metered: MeteredRun | None = None
+    aside: bytes = b""
+    aside_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +125,7 @@ async def run_process(
     on_line: OnLine | None = None,
     on_stdout: Callable[[bytes], None] | None = None,
     on_stderr: Callable[[bytes], None] | None = None,
+    on_aside: OnLine | None = None,
     on_start: Callable[[int], None] | None = None,
     enough: asyncio.Event | None = None,
     more_stdin: OpenStdin | None = None,
@@ -145,7 +149,7 @@ async def run_process(
         run_as=spec.run_as,
         metered=spec.metered,
     )
-    running = _Running(spec, launched, on_line, on_stdout, more_stdin, on_stderr)
+    running = _Running(spec, launched, on_line, on_stdout, more_stdin, on_stderr, on_aside)
     try:
         try:
             running.go()
@@ -173,6 +177,7 @@ class _Running:
         on_stdout: Callable[[bytes], None] | None,
         more_stdin: OpenStdin | None,
         on_stderr: Callable[[bytes], None] | None,
+        on_aside: OnLine | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._spec = spec
@@ -187,6 +192,7 @@ class _Running:
         self._log = AttemptLog(spec.log_path, head_bytes=spec.head_bytes, tail_bytes=spec.tail_bytes)
         self._stdout, self._stderr = Head(spec.stdout_bytes), Tail(spec.stderr_bytes)
         self._lines = Lines(on_line, spec.line_bytes) if on_line is not None else None
+        self._aside = Aside(spec.aside, on_aside, spec.aside_bytes) if spec.aside and on_aside is not None else None
         self._on_stdout = on_stdout
         self._on_stderr = on_stderr
         self._open = {
@@ -365,12 +371,19 @@ class _Running:
             self._close(descriptor)
             return
         self._last_output_at = time.monotonic()
-        self._open[descriptor].write(chunk)
-        if descriptor == self._launched.stderr:
-            self._stderr.feed(chunk)
-            if self._on_stderr is not None:
-                self._call_back(self._on_stderr, chunk)
+        if descriptor == self._launched.stdout:
+            self._take(self._aside.feed(chunk) if self._aside is not None else chunk)
             return
+        self._open[descriptor].write(chunk)
+        self._stderr.feed(chunk)
+        if self._on_stderr is not None:
+            self._call_back(self._on_stderr, chunk)
+
+    def _take(self, chunk: bytes) -> None:
+        """What it prints, without the lines that are set aside."""
+        if not chunk:
+            return
+        self._open[self._launched.stdout].write(chunk)
         self._stdout.feed(chunk)
         if self._on_stdout is not None:
             self._call_back(self._on_stdout, chunk)
@@ -380,6 +393,8 @@ class _Running:
     def _close(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
+        if descriptor == self._launched.stdout and self._aside is not None:
+            self._take(self._aside.close())
         self._open.pop(descriptor).close()
         if descriptor == self._launched.stdout and self._lines is not None:
             self._call_back(self._lines.close)

@@ -20,6 +20,7 @@ A statement over many rows may have variants, for the time after the database re
     --if work: …          for tasks that need or continue others (client/submit)
     --if checked: …       for results with checks (tasks/finish, tasks/ask)
     --if spent: …         for a claim beside spent budgets; besides another variant: the name `tasks/claim+spent`
+    --if limits: …        for a claim beside limits of keys; in the same way: `tasks/claim+limits`, `tasks/claim+spent+limits`
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from turbo.domain.outcome import Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.run import Running
-from turbo.domain.type_filter import TypeFilter, served_types
+from turbo.domain.type_filter import Routes, TypeFilter, served_types
 from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor, NeedsProgram, Versioned
 from turbo.runtime.problems import Problems
@@ -32,7 +32,7 @@ class ExecutorAvailability(LoopService):
     def __init__(
         self,
         executors: Mapping[str, Executor],
-        routes: Mapping[str, str],
+        routes: Routes,
         types_changed: Callable[[TypeFilter], None],
         problems: Problems,
         *,

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -21,6 +21,7 @@ from turbo import db
 from turbo.db.budget_store import BudgetStore, Fold
 from turbo.domain.budget import NOTHING_SPENT, Budget, Payers, SpentQueue, spent_queue
 from turbo.domain.task import Task
+from turbo.domain.type_filter import Routes
 from turbo.runtime.backoff import Backoff
 from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
@@ -56,7 +57,7 @@ class BudgetKeeper(LoopService):
     def __init__(
         self,
         store: BudgetStore,
-        routes: Mapping[str, str],
+        routes: Routes,
         payers: Mapping[str, Payers],
         opened: Callable[[], None] = lambda: None,
     ) -> None:
@@ -120,8 +121,7 @@ class BudgetKeeper(LoopService):
             return NOTHING_SPENT
         known = self._spent.get(queue)
         if known is None:
-            budgets = [_shut(one) for one in self._budgets] if self._blind else self._budgets
-            known = self._spent[queue] = spent_queue(queue, budgets, self._routes, self._payers)
+            known = self._spent[queue] = spent_queue(queue, self._as_known(), self._routes, self._payers)
         return known
 
     def counts_runs(self, task: Task, account: str | None) -> bool:
@@ -132,7 +132,7 @@ class BudgetKeeper(LoopService):
         """Accounts that this task may not use now. A claim looks at those of executors whose accounts are all spent."""
         shut = [
             one
-            for one in self._budgets
+            for one in self._as_known()
             if one.account is not None and one.shut and one.covers(task.queue, task.task_type, one.account)
         ]
         return frozenset(one.account for one in await self._of_submitter(task, shut) if one.account is not None)
@@ -146,6 +146,10 @@ class BudgetKeeper(LoopService):
         ]
         left = [one.usd_left for one in await self._of_submitter(task, limits)]
         return min((usd for usd in left if usd is not None), default=None)
+
+    def _as_known(self) -> Sequence[Budget]:
+        """The budgets. While no fold succeeds, each is behind: what it covers is shut."""
+        return [replace(one, behind=True) for one in self._budgets] if self._blind else self._budgets
 
     async def _of_submitter(self, task: Task, budgets: list[Budget]) -> list[Budget]:
         """Those of `budgets` that are for everybody, or for whoever submitted the task."""
@@ -239,10 +243,6 @@ class BudgetKeeper(LoopService):
             with suppress(TimeoutError):
                 async with asyncio.timeout(left):
                     await self._event.wait()
-
-
-def _shut(budget: Budget) -> Budget:
-    return replace(budget, behind=True)
 
 
 def _scopes(budgets: Iterable[Budget]) -> set[tuple[str | None, ...]]:

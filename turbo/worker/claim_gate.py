@@ -1,9 +1,9 @@
 """The claim gate: may this worker claim, which task types, and if not, why.
 
-    accounts: types whose account is paused ───────────────┐
-    executor availability: types whose program is missing ─┼──▶ types, open ──▶ the claimer, before each claim
-    spool: everything, while the disk takes no result ─────┤
-    completer: everything, while results cannot be recorded┘
+    accounts: executors whose account is paused ───────────────┐
+    executor availability: executors whose program is missing ─┼──▶ types, open ──▶ the claimer, before each claim
+    spool: everything, while the disk takes no result ─────────┤
+    completer: everything, while results cannot be recorded ───┘
 
 What a source closes is closed at once in this process; the worker's row is written afterwards (turbo.worker.presence).
 """
@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable
 
 from turbo.domain.problem import ProblemKind
-from turbo.domain.type_filter import EVERYTHING, TypeFilter
+from turbo.domain.type_filter import EVERYTHING, Routes, TypeFilter, served_types
 from turbo.runtime.problems import Problems
 
 HOLD = "claims"
@@ -25,8 +25,10 @@ class ClaimGate:
     """`types`: what all sources let through. `changed` is set by every change; one part of the worker waits for it
     (turbo.worker.presence) and clears it."""
 
-    def __init__(self, problems: Problems) -> None:
+    def __init__(self, problems: Problems, routes: Routes | None = None) -> None:
         """What holds everything back is reported to `problems`."""
+        self._routes = routes or {}
+        self._by_closer: dict[str, TypeFilter] = {}
         self.types = EVERYTHING
         self.changed = asyncio.Event()
         self._problems = problems
@@ -38,10 +40,28 @@ class ClaimGate:
 
         def restrict(types: TypeFilter) -> None:
             self._by_source[name] = types
-            self.types = functools.reduce(operator.and_, self._by_source.values())
-            self.changed.set()
+            self._join()
 
         return restrict
+
+    def closer(self, name: str) -> Callable[[TypeFilter], None]:
+        """A new source of closed executors. Returns a function to call with the executors that it lets through, as if their names
+        were task types. A type is let through as long as one executor of its route is open to all closers."""
+
+        def restrict(executors: TypeFilter) -> None:
+            self._by_closer[name] = executors
+            self._join()
+
+        return restrict
+
+    def serves(self, executor: str) -> bool:
+        """Whether all closers let this executor through."""
+        return all(executors.lets(executor) for executors in self._by_closer.values())
+
+    def _join(self) -> None:
+        types = served_types(self._routes, self.serves)
+        self.types = functools.reduce(operator.and_, self._by_source.values(), types)
+        self.changed.set()
 
     def hold(self, kind: ProblemKind, reason: str | None, do: str = "") -> None:
         """Let nothing be claimed, because of `reason`; None ends this kind's hold. `do`: the remedy."""

@@ -299,6 +299,8 @@ class Listener(LoopService):
             self._reconcile.set()
         elif kind in (ControlMessage.QUEUES, ControlMessage.ACCOUNTS):
             self._wakeups.poll_soon()
+        elif kind == ControlMessage.LIMITS:
+            self._poller.limits_told()
         elif kind == ControlMessage.SETTLE:
             self._settle()
         elif kind == ControlMessage.BUDGETS:

@@ -87,6 +87,10 @@ class Poller:
         """Somebody has told a task something: the next claims look whether it is one of theirs."""
         self._store.message_told()
 
+    def limits_told(self) -> None:
+        """Somebody has written a limit of a key, or removed one."""
+        self._store.limits_told()
+
     def act_on(self, result: PollResult) -> None:
         self._accounts.polled(result.accounts, result.asked_at)
         self._wakeups.polled(result)

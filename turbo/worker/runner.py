@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -27,9 +27,11 @@ from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.problem import ProblemKind
 from turbo.domain.result import RunResult
 from turbo.domain.run import Progress, Run, Running, Snooze, UsedSoFar
+from turbo.domain.session import StoredSessions
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
-from turbo.domain.type_filter import executor_of
+from turbo.domain.transcript import TranscriptSink
+from turbo.domain.type_filter import Routes, executors_of
 from turbo.domain.usage import Prices, UsageRow, usage_rows
 from turbo.executors.asking import DENIED, askable
 from turbo.executors.pool import AccountPool
@@ -40,6 +42,7 @@ from turbo.runtime.problems import Problems
 from turbo.runtime.service import Crashed, Jobs
 from turbo.worker.completer import Completer
 from turbo.worker.question_gate import QuestionGate
+from turbo.worker.route_chooser import first
 from turbo.worker.slots import Slots
 from turbo.worker.wakeups import WakeUps
 
@@ -112,6 +115,25 @@ class RunBudgets(Protocol):
     async def usd_left(self, task: Task, account: str | None) -> float | None: ...
 
 
+class Transcripts(Protocol):
+    """What is stored of the runs (turbo.worker.transcripts)."""
+
+    def open(self, run: Running) -> TranscriptSink: ...
+    def clean(self, claim: ClaimRef, outcome: Outcome) -> Outcome: ...
+    def clean_progress(self, claim: ClaimRef, progress: Progress) -> Progress: ...
+    def run_ended(self, claim: ClaimRef) -> None: ...
+
+
+class Sessions(StoredSessions, Protocol):
+    """The stored sessions of agents (turbo.worker.agent_sessions)."""
+
+    def run_ended(self, claim: ClaimRef, *, portable: bool) -> None: ...
+
+
+ChoosesExecutor = Callable[[Task, Sequence[str]], Awaitable[str]]
+"""One of several executors for a task (turbo.worker.route_chooser). Raises Snooze if it has to wait."""
+
+
 class RunLocks(Protocol):
     """What a run holds until its program is gone (turbo.executors.exclusive_directories)."""
 
@@ -134,7 +156,7 @@ class Runner:
         self,
         worker_id: str,
         executors: Mapping[str, Executor],
-        routes: Mapping[str, str],
+        routes: Routes,
         store: ResultStore,
         slots: Slots,
         wakeups: WakeUps,
@@ -154,9 +176,12 @@ class Runner:
         reconcile: asyncio.Event,
         prices: Prices,
         budgets: RunBudgets,
+        transcripts: Transcripts,
+        sessions: Sessions,
+        choose: ChoosesExecutor = first,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
-        cost no agent reports."""
+        cost no agent reports. `choose`: for a task whose route has several executors."""
         self._worker_id = worker_id
         self._executors = executors
         self._routes = routes
@@ -179,6 +204,9 @@ class Runner:
         self._reconcile = reconcile
         self._prices = prices
         self._budgets = budgets
+        self._transcripts = transcripts
+        self._choose = choose
+        self._sessions = sessions
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -188,11 +216,11 @@ class Runner:
 
     def start(self, task: Task) -> None:
         """Run a claimed task in a slot."""
-        name = executor_of(self._routes, task.task_type)
-        executor = self._executors.get(name) if name else None
-        run = Running(task, name or "none", executor.account if executor else None)
+        route = executors_of(self._routes, task.task_type)
+        executor = self._executors.get(route[0]) if route else None
+        run = Running(task, route[0] if route else "none", executor.account if executor else None)
         self._slots.take(run)
-        self._runs.start(self._run(run, executor), "run of a task")
+        self._runs.start(self._run(run, executor, route), "run of a task")
 
     def stop(self, claim: ClaimRef, cause: StopCause) -> None:
         """Ask one run to end; it frees its slot once its program is gone."""
@@ -227,13 +255,13 @@ class Runner:
 
     # ── one run ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _run(self, run: Running, executor: Executor | None) -> None:
+    async def _run(self, run: Running, executor: Executor | None, route: Sequence[str]) -> None:
         task = run.task
-        durable = executor is not None and executor.durable
+        durable = any(self._executors[name].durable for name in route if name in self._executors)
         if durable:
             log.info("started", extra=_fields(task))
         try:
-            outcome = askable(await self._until_gone(run, executor))
+            outcome = askable(await self._until_gone(run, executor, route))
             if run.messages is not None:
                 await self._messages.ended(run, run.messages)
             for reviewer in self._reviewers:
@@ -256,17 +284,19 @@ class Runner:
         # Known until it is recorded: the slot is not free before the result is safe.
         self._slots.unrecorded.add(run.claim)
         await self._completer.submit(result, durable=durable)
+        if outcome.portable is not None:
+            self._sessions.run_ended(run.claim, portable=outcome.portable)
         if run.when_safe is not None:
             await asyncio.to_thread(run.when_safe)
         self._free(run, unrecorded=True, light=not durable)
 
-    async def _until_gone(self, run: Running, executor: Executor | None) -> Outcome:
+    async def _until_gone(self, run: Running, executor: Executor | None, route: Sequence[str]) -> Outcome:
         """Execute it. A run that was killed counts as one that was asked to end, and did."""
         job = asyncio.current_task()
         assert job is not None
         self._executing[run.claim] = job
         try:
-            return await self._execute(run, executor)
+            return await self._execute(run, executor, route)
         except asyncio.CancelledError:
             if not self._killing:
                 raise
@@ -276,7 +306,7 @@ class Runner:
         finally:
             del self._executing[run.claim]
 
-    async def _execute(self, run: Running, executor: Executor | None) -> Outcome:
+    async def _execute(self, run: Running, executor: Executor | None, route: Sequence[str]) -> Outcome:
         task = run.task
         if executor is None:
             return Outcome.failed(
@@ -290,6 +320,11 @@ class Runner:
         if task.heavy:
             async with self._heavy:  # of several such runs, one in a turn of the event loop
                 await asyncio.sleep(0)
+
+        if len(route) > 1:
+            run.executor = await self._choose(task, route)
+            executor = self._executors[run.executor]
+            run.account = executor.account
 
         if self._questions.must_wait(run.executor):
             await self._questions.wait()
@@ -331,26 +366,34 @@ class Runner:
             if run.account is not None:
                 self._accounts.report(run.account, found)
 
+        def progress(progress: Progress) -> None:
+            self._observer.progress(run, self._transcripts.clean_progress(run.claim, progress))
+
+        transcript = self._transcripts.open(run)
         try:
-            return await executor.run(
+            outcome = await executor.run(
                 Run(
                     task=task,
                     work_dir=lambda: self._files.work_dir(task.directory_id),
                     log_path=lambda: self._files.log_path(task.task_id, task.attempt, task.fencing_token),
                     stop=run.stop,
                     started=started,
-                    progress=lambda progress: self._observer.progress(run, progress),
+                    progress=progress,
                     session_started=session,
                     goes_on=lambda gone: self._keep_slot(run, gone),
                     uses=uses,
                     may_ask=self._questions.may_ask(task.queue),
                     usd_left=usd_left,
+                    usd_left_of=lambda account: self._budgets.usd_left(task, account),
                     messages=run.messages if converses else None,
                     when_safe=when_safe,
                     moved=moved,
                     windows=windows,
+                    transcript=transcript,
+                    stored=self._sessions if transcript.wanted else None,
                 )
             )
+            return self._transcripts.clean(run.claim, outcome)
         except Snooze:
             raise
         except OSError as error:
@@ -359,6 +402,8 @@ class Runner:
             log.exception("executor %s failed", executor.name, extra=_fields(task))
             failure = Outcome.failed(f"executor {executor.name}: {type(error).__name__}: {error}")
             return replace(failure, usage=run.used())
+        finally:
+            self._transcripts.run_ended(run.claim)
 
     def _keep_slot(self, run: Running, gone: "asyncio.Future[None]") -> None:
         """A thread of the run cannot be ended. When all slots are lost so, another process has to begin anew."""
@@ -388,6 +433,8 @@ class Runner:
             await self._record_usage(run, used)
         if run.stop.cause is StopCause.DRAIN:
             await self._release(run, StopCause.DRAIN, _session(run, outcome))
+            if outcome.portable is not None:  # what it has done in its directory was not pushed
+                self._sessions.run_ended(run.claim, portable=False)
         self._free(run, unrecorded=False)
 
     async def _snooze(self, run: Running, snooze: Snooze) -> None:
@@ -462,6 +509,9 @@ class Runner:
             self._metrics.record_checks(run.executor, outcome.checked, run.task.fencing_token)
         if outcome.failure_kind is FailureKind.UNVERIFIED:
             self._metrics.unverified.labels(run.task.queue, run.executor).inc()
+        space = outcome.extra.get("workspace")
+        if isinstance(space, dict) and isinstance(pushed := space.get("pushed"), bool):
+            self._metrics.pushes.labels(run.executor, "pushed" if pushed else "failed").inc()
         if (denied := outcome.extra.get(DENIED)) and isinstance(denied, int):
             self._metrics.questions_denied.labels(run.executor).inc(denied)
 
@@ -512,6 +562,8 @@ class Runner:
             "execution_time": round(seconds, 6),
             "worker_id": self._worker_id,
         }
+        if len(executors_of(self._routes, task.task_type)) > 1:
+            output["executor"] = run.executor
         if run.account is not None:
             output["account"] = run.account
         if outcome.truncated:

@@ -39,6 +39,9 @@ DEFECT_SECONDS = 30.0
 MOST_SLOTS = 100
 """That one statement fires: it is cut off after some seconds, and claims wait for it (turbo.worker.wiring)."""
 
+BYTES_OF_A_SLOT = 80_000
+"""A task of more text and data counts as so many slots: a hundred tasks of megabytes take longer than a statement may."""
+
 OVERDUE_SECONDS = 0.5
 """A poll that saw a slot as late as this is believed, whatever notifications say: anybody may send those."""
 
@@ -245,15 +248,20 @@ class Scheduler(LoopService):
 
 
 def _portions(firings: Sequence[Firing]) -> Iterator[list[Firing]]:
-    """As many as one statement takes: a hundred slots, or a single schedule's."""
+    """As many as one statement takes: a hundred slots of small tasks, or a single schedule's."""
     part: list[Firing] = []
     for firing in firings:
-        if part and sum(len(one.slots) for one in (*part, firing)) > MOST_SLOTS:
+        if part and sum(len(one.slots) * _weight(one.schedule) for one in (*part, firing)) > MOST_SLOTS:
             yield part
             part = []
         part.append(firing)
     if part:
         yield part
+
+
+def _weight(schedule: DueSchedule) -> int:
+    """As how many slots one of the schedule's counts."""
+    return max(1, schedule.bytes // BYTES_OF_A_SLOT)
 
 
 def _told(words: str) -> tuple[float, float | None] | None:
@@ -279,4 +287,7 @@ def firing_of(schedule: DueSchedule, look: Look) -> Firing:
         if first is None or first > look.now:
             return Firing(schedule, later=first)
     due = table.due(first, look.now, schedule.catch_up)
+    most = max(1, MOST_SLOTS // _weight(schedule))
+    if len(due.slots) > most:  # the rest stays due, and the next look finds it
+        return Firing(schedule, due.slots[:most], due.missed, due.slots[most - 1], due.slots[most])
     return Firing(schedule, due.slots, due.missed, due.upto, due.later)

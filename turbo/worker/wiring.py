@@ -20,6 +20,8 @@ from turbo.accounts.conversations import KeptAccounts
 from turbo.accounts.headroom import Headroom
 from turbo.accounts.manager import AccountManager, accounts_of, payers
 from turbo.accounts.windows import AccountWindows
+from turbo.config.executors import PythonSection
+from turbo.config.loader import has_password
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
@@ -39,6 +41,8 @@ from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.dependency import account_behind
 from turbo.domain.limits import InputLimits
 from turbo.domain.problem import ProblemKind
+from turbo.domain.redact_patterns import bounded_patterns
+from turbo.domain.redaction import secrets_in
 from turbo.domain.usage import Price, Prices
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.pool import each_member
@@ -46,6 +50,7 @@ from turbo.executors.protocol import Executor
 from turbo.executors.registry import (
     build_executors,
     exclusive_directories,
+    pushing,
     workspace_git_configs,
     workspace_policies,
 )
@@ -66,6 +71,7 @@ from turbo.process.journal import Journal
 from turbo.process.reaper import ReaperWatcher
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import Service
+from turbo.worker.agent_sessions import AgentSessions
 from turbo.worker.availability import ExecutorAvailability
 from turbo.worker.beat_handler import BeatHandler
 from turbo.worker.budget_keeper import BudgetKeeper
@@ -90,6 +96,7 @@ from turbo.worker.reconciler import Reconciler
 from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.rescuer import Rescuer
+from turbo.worker.route_chooser import RouteChooser
 from turbo.worker.runner import RetryPolicy, Runner
 from turbo.worker.scheduler import Scheduler
 from turbo.worker.sessions import Sessions
@@ -98,6 +105,7 @@ from turbo.worker.shutdown import Shutdown
 from turbo.worker.shutdown_deadline import ShutdownDeadline
 from turbo.worker.slots import Slots
 from turbo.worker.startup import Startup
+from turbo.worker.transcripts import TranscriptWriter
 from turbo.worker.wakeups import WakeUps
 from turbo.workspaces.sweep import WorkspaceRetention
 
@@ -159,7 +167,8 @@ def wire(
     metrics = Metrics()
     slots = Slots(settings.slots)
     problems = Problems()
-    gate = ClaimGate(problems)
+    routes = config.executors_by_type
+    gate = ClaimGate(problems, routes)
     contact = DatabaseContact()
     leadership = Leadership()
     recovery_gate = RecoveryGate()
@@ -178,9 +187,7 @@ def wire(
         functools.partial(gate.hold, ProblemKind.DISK, do="make its state_dir writable, or free space there"),
         functools.partial(_report_moves, problems),
     )
-    exclusive = ExclusiveDirectories(
-        state.locks, home.journal, exclusive_directories(config), config.routes, wakeups.wake_all
-    )
+    exclusive = ExclusiveDirectories(state.locks, home.journal, exclusive_directories(config), routes, wakeups.wake_all)
 
     # The database.
     sessions = Sessions(where, problems)
@@ -198,18 +205,23 @@ def wire(
     refusals = Refusals(problems, metrics)
     registry = WorkerRegistry(claims, worker_id, refusals)
     if executors is None:
-        executors = build_executors(config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on)
+        executors = build_executors(
+            config, journal, exclusive.enter, lambda: state.workspaces, registry.goes_on, registry.earlier_work
+        )
     account_names = accounts_of(executors)
+    each = {name: name for name in executors}  # for those who close executors, whatever their types
     claim_store = ClaimStore(
         claims,
         worker_id,
         refusals,
         host=host,
+        labels=config.worker.all_labels,
+        stay_seconds=config.worker.stay_seconds,
         accounts=account_names,
         limits=InputLimits(int(config.worker.max_input_mb * 1_000_000)),
         has_files=state.has_files,
     )
-    budgets = BudgetKeeper(BudgetStore(claims), config.routes, payers(executors), wakeups.wake_all)
+    budgets = BudgetKeeper(BudgetStore(claims), routes, payers(executors), wakeups.wake_all)
     result_store = ResultStore(results, worker_id, refusals, host=host, used=budgets.used)
     prices = _prices(config.prices)
     notifier = Notifier(claims)
@@ -229,7 +241,7 @@ def wire(
     shown_names = tuple(name for name in account_names if account_behind(name) == name)
     presence = WorkerPresence(registry, _row(config, host, shown_names), endpoint, gate, wakeups, lifecycle)
     checked = [name for name, one in config.executors.items() if one.checked]
-    metrics.declare_series(settings.queues, executors, checked)
+    metrics.declare_series(settings.queues, executors, checked, pushing(config))
     metrics.observe(slots, tuple(each_member(executors)))
     metrics.observe_problems(problems.count)
     metrics.loop_lag.set_function(lambda: loop_health.lag)
@@ -240,21 +252,30 @@ def wire(
     schedule_store = ScheduleStore(claims, worker_id)
     scheduler = Scheduler(schedule_store, metrics)
     messages = MessageDesk(MessageStore(claims), worker_id, slots, settler.wake)
+    agent_sessions = AgentSessions(sessions.courtesy(f"turbo agent sessions {worker_id}"), host)
+    transcripts = TranscriptWriter(
+        sessions.courtesy(f"turbo transcripts {worker_id}"),
+        [name for name, one in config.executors.items() if not isinstance(one, PythonSection) and one.transcripts],
+        metrics,
+        problems,
+        secrets=functools.partial(_own_secrets, where, claims),
+        patterns=bounded_patterns(config.redact),
+    )
     progress = ProgressWriter(progress_lane, worker_id, slots, refusals)
     accounts = AccountManager(
         AccountStore(claims, worker_id, host),
         host,
         executors,
-        config.routes,
+        each,
         metrics,
-        gate.source("accounts"),
+        gate.closer("accounts"),
         shared=config.accounts,
         timings=account_timings,
     )
     availability = ExecutorAvailability(
         executors,
-        config.routes,
-        gate.source("executor availability"),
+        each,
+        gate.closer("executor availability"),
         problems,
         accounts_changed=accounts.usable_changed,
     )
@@ -289,7 +310,7 @@ def wire(
     runner = Runner(
         worker_id,
         executors,
-        config.routes,
+        routes,
         result_store,
         slots,
         wakeups,
@@ -308,6 +329,9 @@ def wire(
         reconcile=reconcile,
         prices=prices,
         budgets=budgets,
+        transcripts=transcripts,
+        choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
+        sessions=agent_sessions,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
@@ -419,6 +443,8 @@ def wire(
     services: tuple[Service, ...] = (
         heartbeat,
         progress,
+        agent_sessions,
+        transcripts,
         messages,
         presence,
         SpoolMaintenance(spool_writer),
@@ -481,7 +507,7 @@ def _row(config: WorkerConfig, host: str, accounts: tuple[str, ...]) -> WorkerRo
         version=__version__,
         slots=settings.slots,
         queues=tuple(settings.queues),
-        labels=dict(settings.labels),
+        labels=settings.all_labels,
         accounts=accounts,
         metrics_address=None,
         heartbeat_seconds=settings.heartbeat_seconds,
@@ -498,6 +524,14 @@ def _report_moves(problems: Problems, why: str | None) -> None:
         problems.report(ProblemKind.DISK, "moves", f"recorded results cannot be put away: {why}", "make it writable")
 
 
+def _own_secrets(where: Address, lane: Lane) -> frozenset[str]:
+    """The worker's: what it logs in to the database with, and what its environment has under a name that says so."""
+    own = {lane.password, *secrets_in(os.environ)}
+    if has_password(where.dsn):
+        own.add(where.dsn)
+    return frozenset(own)
+
+
 def _ages(section: RetentionSection) -> RetentionAges:
     days = (
         section.completed_days,
@@ -505,6 +539,7 @@ def _ages(section: RetentionSection) -> RetentionAges:
         section.cancelled_days,
         section.actions_days,
         section.usage_days,
+        section.transcript_days,
     )
     return RetentionAges(*(None if age is None else age * DAY for age in days))
 

@@ -74,7 +74,7 @@ _FILTER_FAILED = " filter "
 _UNSEEN = "could not open directory"
 """A warning of git: it has left out whatever may be in a directory that it cannot read."""
 
-_SAID_BY_GIT = ("fatal:", "error:", "ssh:", "remote:")
+_SAID_BY_GIT = ("fatal:", "error:", "ssh:", "remote:", "! [")
 
 _FULL = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}
 

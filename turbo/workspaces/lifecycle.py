@@ -82,8 +82,9 @@ def _load(home: Path) -> Record | None:
         return None
 
 
-async def make_worktree(repository: Repository, new: Record, home: Path, *, fetch: bool) -> Record:
-    """Create a branch and a worktree as in `new`: at its base, if it has one, else at its ref. If that fails, nothing is left."""
+async def make_worktree(repository: Repository, new: Record, home: Path, *, fetch: bool, tip: str = "") -> Record:
+    """Create a branch and a worktree as in `new`: at its base, if it has one, else at its ref. `tip`: the commit of the branch, if
+    others have made some since its base. If that fails, nothing is left."""
     requested_at = time.time()
     async with repository.alone():
         if fetch and not new.base:
@@ -96,7 +97,7 @@ async def make_worktree(repository: Repository, new: Record, home: Path, *, fetc
             await _remove_tree_of(repository, record, home)
         record.save(home)
         try:
-            await repository.make_branch(record.branch, record.base)
+            await repository.make_branch(record.branch, tip or record.base)
         except GitFailed:
             remove_tree(home)  # an existing branch of that name is not ours
             raise

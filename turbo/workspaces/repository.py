@@ -38,6 +38,14 @@ REMOTE_SECONDS = 30.0
 """For a remote to say what it has."""
 
 CHECKOUT_SECONDS = 900.0
+
+PUSH_SECONDS = 120.0
+"""The result of the run waits for it."""
+
+SLOW_SECONDS = 10.0
+REST_SECONDS = 60.0
+"""A remote that took SLOW_SECONDS to fail is left alone for so long: not every task waits for it."""
+
 LOCK_POLL_SECONDS = (0.01, 0.03)
 TRIES = 6
 NOTE_BYTES = 65536
@@ -45,6 +53,18 @@ NOTE_BYTES = 65536
 _HALF_MADE = re.compile(r"failed to read \S*commondir")
 _NO_SUCH_REF = "couldn't find remote ref"
 _BY_SSH = "Could not read from remote repository"
+_NOT_OURS = re.compile(r"\[rejected\]|non-fast-forward|fetch first|stale info")
+"""In a failed push: the remote has commits that this branch has not."""
+
+RECEIVE_PACK = (
+    "git -c core.hooksPath=/dev/null -c core.fsmonitor=false -c core.alternateRefsCommand=true -c receive.autogc=false"
+    " -c receive.denyCurrentBranch=refuse receive-pack"
+)
+"""For a remote that is a directory of this host: an agent may have made it, with hooks and settings that name programs."""
+
+_ELSEWHERE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[^/]+:")
+"""An address of another host, or one that only its protocol can read (git-clone(1), GIT URLS)."""
+
 _LOCKED = re.compile(r"cannot lock ref|Unable to create '[^']*\.lock'|unable to (write|create)|object file|packfile")
 """In a failed fetch: it is the repository that cannot take what the remote sent."""
 
@@ -178,6 +198,63 @@ class Repository:
             _mark(unreached, began, str(error))
             raise RemoteAway(str(error)) from None
         _mark(self._stamp(ref, "fetched"), began)
+
+    @staticmethod
+    def is_missing(error: GitFailed) -> bool:
+        """Whether a fetch has failed because the remote has no such branch."""
+        return _NO_SUCH_REF in str(error)
+
+    async def push(self, remote: str, branch: str, known: str) -> None:
+        """Push one branch to the branch of that name, and nothing else. `known`: the commit that was pushed from here last, or "": only
+        that one may be replaced by a branch which does not contain it. No hook is run.
+
+        Raises RemoteAway, GitFailed, Stopped, OSError."""
+        unreached = self._stamp(remote, "unpushed")
+        if _since(unreached, time.time() - REST_SECONDS):
+            raise RemoteAway(f"not tried: {read_regular(unreached, NOTE_BYTES).decode('utf-8', 'replace')}")
+        began = time.time()
+        try:
+            await self._push(remote, branch)
+        except GitFailed as failed:
+            refused = bool(_NOT_OURS.search(str(failed)))
+            if refused and known:
+                with suppress(GitFailed):
+                    await self._push(remote, branch, f"--force-with-lease=refs/heads/{branch}:{known}")
+                    return
+            if refused:
+                raise GitFailed(
+                    f"{remote} has commits on {branch} that are not this task's, and nothing there is overwritten: fetch and merge them"
+                ) from None
+            error = self._with_unread(failed)
+            if time.time() - began > SLOW_SECONDS:
+                _mark(unreached, time.time(), str(error))
+            raise RemoteAway(str(error)) from None
+
+    async def _push(self, remote: str, branch: str, *flags: str) -> None:
+        own = (
+            ()
+            if self.git.run_as is not None or await self._is_elsewhere(remote)
+            else (f"--receive-pack={RECEIVE_PACK}",)
+        )
+        always = ("--quiet", "--no-verify", "--recurse-submodules=no", "--no-follow-tags", "--no-signed")
+        name = f"refs/heads/{branch}"
+        await self.git(
+            "push", *always, *own, *flags, "--end-of-options", remote, f"{name}:{name}", seconds=PUSH_SECONDS
+        )
+
+    async def _is_elsewhere(self, remote: str) -> bool:
+        url = (await self.git("remote", "get-url", "--push", "--", remote)).strip()
+        return not url.startswith("file://") and bool(_ELSEWHERE.match(url))
+
+    async def require_remote(self, remote: str, remedy: str) -> None:
+        """Raises RepositoryAway if there is no remote of that name, with what to do."""
+        try:
+            remotes = (await self.git("remote")).splitlines()
+        except GitFailed as error:
+            raise RepositoryAway(str(error)) from None
+        if remote not in remotes:
+            known = ", ".join(remotes[:5]) or "none"
+            raise RepositoryAway(f"{self.git.where} has no remote named {remote!r} (it has: {known}): {remedy}")
 
     async def remote_of(self, ref: str) -> str | None:
         """The remote whose branch a ref names; None if it names none. Raises RepositoryAway."""

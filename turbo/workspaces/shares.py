@@ -40,10 +40,17 @@ def share_of(record: Record, home: Path, task_id: str) -> Record | None:
     return replace(record, start_commit=commit, start_tree=tree)
 
 
-async def begin_share(git: Git, repository: Repository, record: Record, home: Path, task_id: str) -> Record:
-    """The same, noted now if it is not yet. `git` runs in the worktree. Raises GitFailed, Stopped, OSError."""
+async def begin_share(
+    git: Git, repository: Repository, record: Record, home: Path, task_id: str, *, since: str = ""
+) -> Record:
+    """The same, noted now if it is not yet. `git` runs in the worktree. `since`: the commit at which it began on another host; "": it
+    begins now. Raises GitFailed, Stopped, OSError."""
     if (known := share_of(record, home, task_id)) is not None:
         return known
+    if since and await repository.has(since):
+        begun = replace(record, start_commit=since, start_tree="")
+        write_atomically(_file(home, task_id), json.dumps({"commit": since, "tree": ""}))
+        return begun
     begun = await snapshot(git, repository, replace(record, start_commit="", start_tree=""))
     if not begun.start_commit:  # as the worktree began, or without any commit
         head = (await read_state(git)).head

@@ -22,6 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from turbo.domain import dependency
 from turbo.domain.limits import REF_BYTES, bytes_of, too_long
@@ -36,6 +37,19 @@ from turbo.process.launch import SpawnFailed, at_home, obstacle
 from turbo.process.output import text_of
 from turbo.process.running import Ending, ProcessResult, ProcessSpec, run_process
 from turbo.workspaces.area import Exclusive, Program
+from turbo.workspaces.at_remote import (
+    NOTHING_EARLIER,
+    AsksEarlierWork,
+    EarlierWork,
+    bring_forward,
+    earlier_work,
+    fetch_branch,
+    knows_no_earlier,
+    note_pushed,
+    push_branch,
+    require_remote,
+    stop_of_push,
+)
 from turbo.workspaces.changes import Changes, measure, snapshot
 from turbo.workspaces.from_needs import Elsewhere, Handover, HandoverRefused, begin_at
 from turbo.workspaces.git import Git, GitFailed, RemoteAway, Stopped
@@ -48,6 +62,8 @@ from turbo.workspaces.view import WorktreeView
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SETUP_OUTPUT_CHARACTERS = 2000
 PROBE_SECONDS = 60.0
 
@@ -58,7 +74,8 @@ class WorktreeSettings:
 
     `branch`: a template. `fetch`: update a remote's branch first. `setup`: argv, run in a new worktree for at most
     `setup_seconds`. `git_config`: a configuration file for turbo's own git, instead of the user's. `from_needs`: a task begins at
-    what its needs left (turbo.workspaces.from_needs).
+    what its needs left (turbo.workspaces.from_needs). `push`: the remote that gets the branch after each run
+    (turbo.workspaces.at_remote).
     """
 
     repo: Path
@@ -70,6 +87,7 @@ class WorktreeSettings:
     setup_seconds: float = 600.0
     git_config: Path | None = None
     from_needs: bool = False
+    push: str | None = None
     policy: Policy = field(default_factory=Policy)
 
 
@@ -93,7 +111,7 @@ class Worktrees:
     remotes, filters and credential helpers have no use for.
     `exclusive` limits a task's workspace to one run at a time (turbo.executors.exclusive_directories). `run_as`: whose the
     repository and the worktrees are, and as whom git, setup and the program run. Records and locks stay the worker's.
-    `goes_on` is asked before a worktree is removed after a success.
+    `goes_on` is asked before a worktree is removed after a success; `earlier`, with `push`, before it is opened.
     """
 
     fixed: Path | None = None
@@ -112,9 +130,11 @@ class Worktrees:
         grace_seconds: float = 5.0,
         run_as: Identity | None = None,
         goes_on: GoesOn = goes_on_never,
+        earlier: AsksEarlierWork = knows_no_earlier,
     ) -> None:
         self._run_as = run_as
         self._goes_on = goes_on
+        self._asks_earlier = earlier
         self._env = ChildEnvironment(env or {}, owner=executor, run_as=run_as)
         self._executor = executor
         self._settings = settings
@@ -157,7 +177,7 @@ class Worktrees:
         probes: dict[str, Probe] = {
             dependency.repository(repo): partial(self._probe, dependency.repository(repo), self._examine)
         }
-        if self._settings.fetch:
+        if self._settings.fetch or self._settings.push is not None:
             away = dependency.remotes(repo)
             probes[away] = partial(self._probe, away, self._ask_remote)
         return probes
@@ -172,9 +192,10 @@ class Worktrees:
             git = replace(self._git(run.task), stop=run.stop, task_id=run.task.task_id)
             try:
                 repository = await open_repository(git, self._locks)
-                record, continued = await self._open(repository, ref, run.task, home)
+                earlier = await self._earlier(repository, run.task)
+                record, continued = await self._open(repository, ref, run.task, home, earlier)
                 record = await self._set_up(repository, record, run, environment, home)
-                share = await self._share(repository, record, run.task, home)
+                share = await self._share(repository, record, run.task, home, earlier)
             except Elsewhere as error:
                 raise Snooze(str(error), 0.0, host=error.host) from None
             except HandoverRefused as error:
@@ -213,9 +234,12 @@ class Worktrees:
         async with repository.alone():
             tree = self._place(self._root() / f".probe-{self._executor}-{os.getpid()}")
             await repository.probe(self._settings.ref, tree)
+        if self._settings.push is not None:
+            await require_remote(repository, self._settings.push)
 
     async def _ask_remote(self, repository: Repository) -> None:
-        remote = self._unreached or await repository.remote_of(self._settings.ref)
+        fetched = await repository.remote_of(self._settings.ref) if self._settings.fetch else None
+        remote = self._unreached or fetched or self._settings.push
         if remote is not None:
             await repository.probe_remote(remote)
             self._unreached = None
@@ -247,23 +271,71 @@ class Worktrees:
 
     # ── before ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _open(self, repository: Repository, ref: str, task: Task, home: Path) -> tuple[Record, bool]:
+    async def _earlier(self, repository: Repository, task: Task) -> EarlierWork:
+        """What the conversation has at the remote. Raises RepositoryAway, OSError."""
+        if self._settings.push is None:
+            return NOTHING_EARLIER
+        await require_remote(repository, self._settings.push)
+        return await earlier_work(self._asks_earlier, task)
+
+    async def _open(
+        self, repository: Repository, ref: str, task: Task, home: Path, earlier: EarlierWork
+    ) -> tuple[Record, bool]:
         settings = self._settings
         record = await find_worktree(repository, home)
         if record is not None:
+            if settings.push is not None:
+                await self._from_remote(
+                    bring_forward(repository, record, home, settings.push, earlier, self._host), settings.push
+                )
             log.info("continuing in %s", record.tree, extra={"task": task.task_id})
             return self._mark_used(record, home), True
         if task.attempt > 1 or task.continued is not None:
             log.info("no workspace of this task on this host: creating one", extra={"task": task.task_id})
+        tip = None
+        if (
+            settings.push is not None
+            and earlier.pushed
+            and earlier.branch == branch_of(settings.branch, task.directory_id)
+        ):
+            tip = await self._from_remote(fetch_branch(repository, settings.push, earlier.branch), settings.push)
+        if tip is not None and await repository.contains(tip, earlier.base):
+            return await self._take_up(repository, task, home, earlier, tip), True
         handed = await self._handed_over(repository, ref, task)
-        now = time.time()
-        new = Record(
+        base = "" if handed is None else handed.commit
+        new = self._record(task, home, ref if handed is None else handed.branch, base)
+        try:
+            return await make_worktree(repository, new, home, fetch=settings.fetch), False
+        except RemoteAway:
+            self._unreached = await repository.remote_of(ref)
+            raise
+
+    async def _from_remote(self, step: Awaitable[T], remote: str) -> T:
+        try:
+            return await step
+        except RemoteAway:
+            self._unreached = remote
+            raise
+
+    async def _take_up(self, repository: Repository, task: Task, home: Path, earlier: EarlierWork, tip: str) -> Record:
+        """A worktree of the branch that another host has pushed."""
+        new = self._record(task, home, earlier.ref, earlier.base)
+        if earlier.start and await repository.contains(tip, earlier.start):
+            new = replace(new, start_commit=earlier.start)
+        record = await make_worktree(repository, new, home, fetch=False, tip=tip)
+        await asyncio.to_thread(note_pushed, home, tip)
+        log.info("took up %s of host %s at %s", record.branch, earlier.host, tip, extra={"task": task.task_id})
+        return record
+
+    def _record(self, task: Task, home: Path, ref: str, base: str) -> Record:
+        settings, now = self._settings, time.time()
+        return Record(
             task_id=task.directory_id,
             executor=self._executor,
             host=self._host,
             repo=str(settings.repo),
-            ref=ref if handed is None else handed.branch,
-            base="" if handed is None else handed.commit,
+            ref=ref,
+            base=base,
             branch=branch_of(settings.branch, task.directory_id),
             tree=str(self._place(home) / (settings.repo.name or "repo")),
             git_dir="",
@@ -273,11 +345,6 @@ class Worktrees:
             used_at=now,
             user=self._run_as.user if self._run_as is not None else "",
         )
-        try:
-            return await make_worktree(repository, new, home, fetch=settings.fetch), False
-        except RemoteAway:
-            self._unreached = await repository.remote_of(ref)
-            raise
 
     async def _handed_over(self, repository: Repository, ref: str, task: Task) -> Handover | None:
         """None: the task begins at `ref`; also where its row has chosen another than the executor's."""
@@ -286,12 +353,15 @@ class Worktrees:
             return None
         return await begin_at(repository, task.needs, settings.repo, settings.ref, self._host)
 
-    async def _share(self, repository: Repository, record: Record, task: Task, home: Path) -> Record | None:
+    async def _share(
+        self, repository: Repository, record: Record, task: Task, home: Path, earlier: EarlierWork
+    ) -> Record | None:
         """The record with the start of a follow-up. None: the task began with the worktree, or it is not known."""
         if task.continued is None:
             return None
         try:
-            return await begin_share(repository.in_tree(record), repository, record, home, task.task_id)
+            git = repository.in_tree(record)
+            return await begin_share(git, repository, record, home, task.task_id, since=earlier.since)
         except (GitFailed, OSError) as error:
             log.warning(
                 "workspace %s: its result will count the whole branch: %s",
@@ -378,7 +448,7 @@ class Worktrees:
             record = self._mark_used(record, home)
         if run.stop.cause in (StopCause.DRAIN, StopCause.LOST):  # no result is recorded; the next run continues here
             return outcome
-        repository = repository.with_stop(StopSignal())
+        unstopped = repository.with_stop(StopSignal())
         report: dict[str, object] = {
             "kind": "worktree",
             "host": record.host,
@@ -390,25 +460,51 @@ class Worktrees:
             "continued": continued,
             "kept": True,
         }
+        removable = False
         try:
-            git = repository.in_tree(record)
+            git = unstopped.in_tree(record)
             changes = await measure(git, share or record, home)
             report |= dataclasses.asdict(changes)
             if share is not None:
                 report["since"] = share.start
             if outcome.kind is OutcomeKind.SUCCEEDED and record.policy.keep != "always":
                 whole = changes if share is None else await measure(git, record, home)
-                never = record.policy.keep == "never"
-                if (never or not _changed(whole, record.start)) and not await self._goes_on(run.task.task_id):
-                    async with repository.alone():
-                        tip = await repository.branch_tip(record.branch)
-                        if never or tip == record.start:
-                            await remove_worktree(repository, record, home)
-                            report["kept"] = False
+                removable = record.policy.keep == "never" or not _changed(whole, record.start)
+                removable = removable and not await self._goes_on(run.task.task_id)
         except (GitFailed, OSError) as error:
-            log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
-            report["error"] = str(error)
+            _note_error(report, record, error)
+        if self._settings.push is not None and not (removable and report.get("head") == record.start):
+            report |= await self._push(repository.with_stop(stop_of_push(run.stop)), record, home, report)
+        try:
+            if removable:
+                async with unstopped.alone():
+                    tip = await unstopped.branch_tip(record.branch)
+                    if record.policy.keep == "never" or tip == record.start:
+                        await remove_worktree(unstopped, record, home)
+                        report["kept"] = False
+        except (GitFailed, OSError) as error:
+            _note_error(report, record, error)
         return replace(outcome, extra={**outcome.extra, "workspace": report})
+
+    async def _push(
+        self, repository: Repository, record: Record, home: Path, report: Mapping[str, object]
+    ) -> dict[str, object]:
+        """What the report tells of it."""
+        remote, head = self._settings.push, report.get("head")
+        assert remote is not None
+        told: dict[str, object] = {"remote": remote, "pushed": True}
+        if record.start_commit:
+            told["start"] = record.start_commit
+        why = await push_branch(repository, record, home, remote, head if isinstance(head, str) else None)
+        if why is not None:
+            log.warning("%s is not pushed to %s: %s", record.branch, remote, why, extra={"task": record.task_id})
+            told |= {"pushed": False, "push_error": why}
+        return told
+
+
+def _note_error(report: dict[str, object], record: Record, error: Exception) -> None:
+    log.warning("workspace %s: %s", record.tree, error, extra={"task": record.task_id})
+    report["error"] = str(error)
 
 
 def _changed(changes: Changes, start: str) -> bool:

@@ -30,8 +30,8 @@ from turbo.cli.live.feed import Feed, View
 from turbo.cli.live.log import LogScreen
 from turbo.cli.live.table import ScreenTable
 from turbo.cli.output import console, visible
-from turbo.cli.privileges import KEYS, why_denied
 from turbo.client.models import Changed
+from turbo.client.privileges import KEYS, why_denied
 from turbo.domain.states import AccountState, TaskState
 from turbo.observability.log import scrub
 from turbo.runtime.backoff import Backoff

@@ -1,7 +1,7 @@
 """The live data of `turbo top`: what is queried how often, and the rates computed from it.
 
     every refresh      the tasks of the chosen view                                                    1 statement
-    every 2nd refresh  workers, queues, accounts, stranded tasks, tasks ended in the last 20 s          5 statements
+    every 2nd refresh  workers, queues, accounts, stranded and unplaceable tasks, tasks ended lately     6 statements
                        (first time: 10 min); while any task is blocked, what nobody lets go             1
 
 At one refresh a second that is four statements a second at most. Each uses an index and is bounded: its cost does not grow with
@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 
 from turbo import db
-from turbo.client import snapshot
+from turbo.client import placement, snapshot
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
@@ -210,6 +210,7 @@ class Feed(AsyncClient):
             more_workers=left_out(workers),
             more_accounts=left_out(accounts),
             unsettled=unsettled,
+            unplaceable=(yield from placement.unplaceable()),
         )
         self._rated = True
 

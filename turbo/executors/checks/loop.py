@@ -81,14 +81,15 @@ class Checks:
     async def run(self, run: Run, directory: Path, workspace: WorkspaceView | None, take_turn: TakeTurn) -> Outcome:
         """One run of a task, from where an earlier one was cut off. Raises what `take_turn` and the judges raise."""
         state = StateFile(run.log_path.parent)
-        known = await asyncio.to_thread(state.read, run.task)
-        if workspace is not None and workspace.fresh:  # what an earlier run had done is gone
-            known = Known(begun=not _first_run(run.task), usage=() if known is None else known.usage)
-        known = known or Known(begun=not _first_run(run.task))
+        found = await asyncio.to_thread(state.take_over, run.task)
+        known = found or Known(begun=not _first_run(run.task))
+        gone = found is not None and workspace is not None and workspace.fresh
+        if gone:  # what an earlier run had done
+            known = Known(begun=not _first_run(run.task), usage=known.usage)
         loop = _Loop(self, run, directory, workspace, take_turn, state, known)
         uses = run.uses
-        run.uses = lambda so_far: uses(lambda: added(loop.unnoted, so_far()))
-        return await loop.run()
+        run.uses = lambda so_far: uses(lambda: added(loop.told_without_outcome(), so_far()))
+        return await loop.run(anew=gone)
 
 
 @dataclass(slots=True)
@@ -104,9 +105,11 @@ class _Loop:
     unnoted: tuple[ModelUsage, ...] = ()
     """Of `known.usage`, what no later run could tell."""
 
-    async def run(self) -> Outcome:
-        if self.known.usage:  # from now on this run tells it
+    async def run(self, *, anew: bool) -> Outcome:
+        """`anew`: what the file knows of is gone."""
+        if anew:
             await self._note()
+        self.run_.uses(_nothing)
         refused = await self._note_commits() or await self._protect()
         if refused is not None:
             return await self._ended(refused)
@@ -241,7 +244,8 @@ class _Loop:
             run.progress(Progress(f"{words}: {text}", into, out))
 
         log_path = run.log_path.with_name(f"{run.log_path.stem}.check{number}.log")
-        return Delivery(run, self.directory, self.workspace, outcome, number, log_path, progress, self.protected)
+        spent = sum(used.cost_usd or 0.0 for used in self.known.usage)
+        return Delivery(run, self.directory, self.workspace, outcome, number, log_path, progress, self.protected, spent)
 
     async def _baseline(self, judge: CommandJudge) -> Baseline | NotMade | Outcome:
         began = time.monotonic()
@@ -328,27 +332,29 @@ class _Loop:
         usage = self.known.usage
         drained = outcome.kind is OutcomeKind.CANCELLED and self.run_.stop.cause is StopCause.DRAIN
         lost = outcome.kind is OutcomeKind.CANCELLED and self.run_.stop.cause is StopCause.LOST
-        if drained:
-            self.known = replace(self.known, usage=())
-            await self._note()
-        elif outcome.kind in _KEEPS_STATE:
+        if drained or outcome.kind in _KEEPS_STATE:
             asked = outcome.kind is OutcomeKind.ASKED  # the next prompt is the answer
-            self.known = replace(self.known, usage=(), feedback=None if asked else self.known.feedback)
-            await self._note()
+            self.known = replace(self.known, feedback=None if asked else self.known.feedback)
+            await asyncio.to_thread(self.state.write, self.run_.task, replace(self.known, usage=()))
         elif lost:  # another worker has the task now, on this host or another
-            if not await asyncio.to_thread(self.state.take_usage, self.run_.task):
-                usage = self.unnoted
+            usage = await asyncio.to_thread(self.told_without_outcome)
         else:
             self._remove_when_safe()
         has_any = bool(self.known.checks) or self.known.baseline is not None or unmade is not None
         checked = Checked(self.known.checks, self.known.baseline, unmade=unmade) if has_any else None
         return replace(outcome, usage=usage, checked=checked)
 
+    def told_without_outcome(self) -> tuple[ModelUsage, ...]:
+        """What a run tells that is lost, or that ends without an outcome, because it is killed while its worker goes on: all of it,
+        but what a later claim of a lost one tells. Blocks: the file has nothing of it any more when this returns."""
+        taken = self.state.take_usage(self.run_.task)
+        return self.known.usage if taken or self.run_.stop.cause is not StopCause.LOST else self.unnoted
+
     def _remove_when_safe(self) -> None:
         self.run_.when_safe(lambda: self.state.remove(self.run_.task))
 
     async def _note(self) -> None:
-        """Keep what is known. If this run is killed from now on, the next one tells what is noted, and this one the rest."""
+        """Keep what is known. If this run's worker is killed from now on, the next run tells what is noted."""
         match await asyncio.to_thread(self.state.write, self.run_.task, self.known):
             case Noted.KEPT:
                 self.unnoted = ()

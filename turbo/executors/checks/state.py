@@ -8,13 +8,14 @@ passed is not taken over, and what was judged before is history. A file that is 
 task counts as none; then the run begins as any other.
 
 What was used is told by one run only. The file has what no run has told yet, and whose it is: the claim's whose token it has. A
-later claim takes it over by writing the file (`read` and `write`); a run whose lease was lost takes it out (`take_usage`), unless a
-later claim was there first. So none writes, or removes, the file of a claim later than its own.
+later claim takes it over (`take_over`); a run that is lost, or killed while its worker goes on, takes it out (`take_usage`), unless
+a later claim was there first. So none writes, or removes, the file of a claim later than its own.
 """
 
 import hashlib
 import json
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import Enum, auto
@@ -32,7 +33,9 @@ log = logging.getLogger(__name__)
 
 NAME = "check.json"
 FORMAT = 1
-MOST_BYTES = 16 * 1024 * 1024
+MOST_BYTES = 64 * 1024 * 1024
+"""The longest line of an agent, 16 MiB, takes three times as much here; the rest is little beside it."""
+
 MOST_CHECKS = 1000
 MOST_SECONDS = 1e9
 MOST_NUMBER = 10**6
@@ -44,9 +47,10 @@ KEPT = ("session_id", "model", "num_turns", "permission_denials")
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """`done`: the agent's outcome, if it was done and is to be judged. `feedback`: what it is to be told next, '' where only
-    messages wait; None: nothing is due. `session`: in which. `usage`: what no run has told yet. `begun`: the agent may have
-    begun, so that no baseline can be taken any more. `rests`: how often in a row the check could not be made."""
+    """`checks`: without what earlier ones than the last have printed. `done`: the agent's outcome, if it was done and is to be judged.
+    `feedback`: what it is to be told next, '' where only messages wait; None: nothing is due. `session`: in which. `usage`: what no
+    run has told yet. `begun`: the agent may have begun, so that no baseline can be taken any more. `rests`: how often in a row the
+    check could not be made."""
 
     checks: tuple[WorkCheck, ...] = ()
     baseline: Baseline | None = None
@@ -67,10 +71,20 @@ class Noted(Enum):
 
 
 class StateFile:
-    """Of one task on this host. `directory` has its logs. Blocks on the disk."""
+    """Of one task on this host, for one of its runs. `directory` has its logs. Blocks on the disk. May be used by several threads: a
+    run that is killed does not wait for the one that writes for it."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / NAME
+        self._one_by_one = threading.Lock()
+        self._over = False  # the run has told what it used
+
+    def take_over(self, task: Task) -> Known | None:
+        """`read`, and from now on this run tells what was used."""
+        known = self.read(task)
+        if known is not None and known.usage:
+            self.write(task, known)
+        return known
 
     def read(self, task: Task) -> Known | None:
         """What an earlier run of this task has left; None: nothing, or nothing that can be used."""
@@ -88,12 +102,14 @@ class StateFile:
             return None
 
     def write(self, task: Task, known: Known) -> Noted:
-        """On disk when it returns. Never raises: without it, a later run begins with the agent."""
+        """On disk when it returns. Never raises: without it, a later run begins with the agent, as it does where the answer is too
+        large to be kept."""
+        earlier, last = known.checks[-MOST_CHECKS:-1], known.checks[-1:]
         document = {
             "format": FORMAT,
             "text": text_hash(task),
             "token": task.fencing_token,
-            "checks": [asdict(check) for check in known.checks[-MOST_CHECKS:]],
+            "checks": [asdict(replace(check, output="")) for check in earlier] + [asdict(check) for check in last],
             "baseline": None if known.baseline is None else asdict(known.baseline),
             "done": None if known.done is None else _done(known.done),
             "feedback": None if known.feedback is None else known.feedback[:FEEDBACK_CHARACTERS],
@@ -102,11 +118,19 @@ class StateFile:
             "rests": known.rests,
             "usage": documents(known.usage),
         }
-        return Noted.LATER if self._is_later(task) else self._replace(task, document)
+        with self._one_by_one:
+            if self._over or self._is_later(task):
+                return Noted.LATER
+            return self._replace(task, document)
 
     def take_usage(self, task: Task) -> bool:
-        """Take out what was used: the run of `task` tells it. False where another run does, because a later claim has the file, or
-        has removed it. Never raises."""
+        """Take out what was used: the run of `task` tells it, and writes no more. False where another run does, because a later claim
+        has the file, or has removed it. Never raises."""
+        with self._one_by_one:
+            self._over = True
+            return self._take_usage(task)
+
+    def _take_usage(self, task: Task) -> bool:
         try:
             fields = json_file.read(self._path, MOST_BYTES)
             if json_file.whole(fields, "token", 0, 2**63 - 1) > task.fencing_token:
@@ -134,7 +158,11 @@ class StateFile:
         try:
             text = json.dumps(document)
             if len(text) > MOST_BYTES:
-                raise ValueError(f"it would have more than {MOST_BYTES} bytes")
+                what = f"its answer takes {len(text):,} bytes, more than {MOST_BYTES:,}: if this run is cut off, its agent begins again"
+                log.warning(
+                    "the state of its checks is kept without the answer: %s", what, extra={"task": task.task_id}
+                )
+                text = json.dumps({**document, "done": None})
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             write_atomically(self._path, text, durable=True)
         except (OSError, ValueError, TypeError, RecursionError) as error:

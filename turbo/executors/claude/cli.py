@@ -8,29 +8,28 @@ retries, it takes 187 s without output to give up on a wrong key.
 """
 
 import asyncio
-import errno
 import logging
 import os
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from glob import escape, glob
 from pathlib import Path
 
 from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
 from turbo.domain.usage import MeteredRun
+from turbo.executors.agent.program import USUAL_FOR_NPM, Places, with_program_directory
 from turbo.executors.claude.control import Channel
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.login import Login
+from turbo.executors.claude.mirror import MIRROR, MIRROR_FLAG, Mirror
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
 from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle, search
+from turbo.process.launch import obstacle
 from turbo.process.output import text_of
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -39,14 +38,11 @@ log = logging.getLogger(__name__)
 USUAL_DIRECTORIES = (
     "~/.local/bin",
     "~/.claude/local",
-    "/opt/homebrew/bin",
-    "/usr/local/bin",
-    "~/.npm-global/bin",
-    "~/.volta/bin",
-    "~/.bun/bin",
-    "~/.nvm/versions/node/*/bin",
+    *USUAL_FOR_NPM,
 )
 """Where installers put the CLI; launchd's bare PATH has none of them. Of several matches the newest wins."""
+
+PLACES = Places("the Claude CLI", USUAL_DIRECTORIES)
 
 LEAVE_SECONDS = 5.0
 """How long the CLI may stay after its result, unless it begins another turn."""
@@ -129,12 +125,16 @@ class ClaudeCli:
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment, handed = self._login.split(self._environment.for_task(run.task))
-        program = await self._find(environment)
+        program = await PLACES.find_as(self._run_as, self._command[0], environment)
         channel = call.channel
         how = STREAM if channel is None else channel.flags
+        mirror = Mirror(run.transcript) if run.transcript.wanted else None
+        if mirror is not None:
+            run.transcript.conceal((*self._environment.secrets(), *handed.values()))
+            how = (*how, MIRROR_FLAG)
         spec = ProcessSpec(
             argv=(program, *self._command[1:], *how, *call.flags),
-            env=_with_program_directory(program, environment) | dict(call.env or {}),
+            env=with_program_directory(program, environment) | dict(call.env or {}),
             handed=handed,
             cwd=call.cwd,
             log_path=run.log_path,
@@ -146,14 +146,17 @@ class ClaudeCli:
             task_id=run.task.task_id,
             run_as=self._run_as,
             metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
+            aside=MIRROR if mirror is not None else b"",
+            aside_bytes=LINE_BYTES,
         )
-        monitor = _CallMonitor(run, self._leave_seconds, channel)
+        monitor = _CallMonitor(run, self._leave_seconds, channel, mirror)
         try:
             result = await run_process(
                 spec,
                 stop=run.stop,
                 journal=self._journal,
                 on_line=monitor.on_line,
+                on_aside=mirror.mirrored if mirror is not None else None,
                 on_start=run.started,
                 enough=monitor.enough,
                 more_stdin=channel.stdin if channel is not None else None,
@@ -161,6 +164,8 @@ class ClaudeCli:
         finally:
             if channel is not None:
                 channel.over()
+            if mirror is not None:
+                mirror.close()
             monitor.close()
         self._log_version(monitor.transcript.version, program)
         ended = EndedRun(
@@ -203,22 +208,6 @@ class ClaudeCli:
         except (EnvironmentRefused, OSError) as error:
             return str(error)
 
-    async def _find(self, environment: Mapping[str, str]) -> str:
-        """`find_program`, and where only the user it runs as can look. Raises SpawnFailed, OSError."""
-        name = self._command[0]
-        try:
-            return find_program(name, environment)
-        except SpawnFailed:
-            if self._run_as is None or not self._run_as.by_sudo:
-                raise
-            path = os.pathsep.join(
-                [environment.get("PATH", os.defpath), *_usual_directories(environment.get("HOME"), look=False)]
-            )
-            found = await asyncio.to_thread(self._run_as.script, 'PATH=$1; command -v -- "$2"', path, name)
-            if found.returncode != 0:
-                raise
-            return os.fsdecode(found.stdout.strip())
-
     async def auth_status(self) -> bool | None:
         """`claude auth status`: is there a login or a key? It may still be invalid. None: the CLI could not be run."""
         _, result = await self._query(*UNTRUSTED, "auth", "status")
@@ -237,11 +226,11 @@ class ClaudeCli:
         program = self._command[0]
         try:
             environment, handed = self._login.split(self._environment.for_task(NO_TASK))
-            program = await self._find(environment)
+            program = await PLACES.find_as(self._run_as, self._command[0], environment)
             async with scratch_directory(self._run_as) as (directory, log_path):
                 spec = ProcessSpec(
                     argv=(program, *words),
-                    env=_with_program_directory(program, environment),
+                    env=with_program_directory(program, environment),
                     handed=handed,
                     cwd=directory,
                     log_path=log_path,
@@ -262,8 +251,9 @@ class ClaudeCli:
 class _CallMonitor:
     """Reads one call, reports its progress to the run, and sets `enough` when nothing more is expected."""
 
-    def __init__(self, run: Run, leave_seconds: float, channel: Channel | None) -> None:
+    def __init__(self, run: Run, leave_seconds: float, channel: Channel | None, mirror: Mirror | None) -> None:
         self._run = run
+        self._mirror = mirror
         self._leave_seconds = leave_seconds
         self._channel = channel
         self._leave_timer: asyncio.TimerHandle | None = None
@@ -275,6 +265,8 @@ class _CallMonitor:
             channel.on_closed = self._leave
 
     def on_line(self, line: bytes, cut: bool) -> None:
+        if self._mirror is not None:
+            self._mirror.printed(line, cut)
         if self._channel is not None and self._channel.take(line, cut):
             return
         known, answers = self.transcript.session_id, self.transcript.answers
@@ -321,17 +313,7 @@ class _CallMonitor:
 
 def find_program(name: str, environment: Mapping[str, str]) -> str:
     """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
-    if "/" in name:
-        return os.path.expanduser(name)  # noqa: PTH111 - a Path would make ./claude a bare name
-    path = environment.get("PATH", os.defpath)
-    for places in (path, os.pathsep.join(_usual_directories(environment.get("HOME")))):
-        if (program := search(name, places, None).program) is not None:
-            return program
-    raise SpawnFailed(
-        f"cannot start {name}: it is not on the PATH ({path}), nor in {', '.join(USUAL_DIRECTORIES)}; "
-        "install the Claude CLI, or set the executor's command to its absolute path",
-        errno.ENOENT,
-    )
+    return PLACES.find(name, environment)
 
 
 def _size(log_path: Path) -> int:
@@ -348,25 +330,3 @@ def _identity(program: str) -> tuple[int, ...] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def _usual_directories(home: str | None, *, look: bool = True) -> Iterator[str]:
-    """Those that exist; with `look` False, those that may, without a version in their names."""
-    for directory in USUAL_DIRECTORIES:
-        if not directory.startswith("~/"):
-            yield directory
-        elif home and not look and "*" not in directory:
-            yield f"{home}/{directory[2:]}"
-        elif home and look:  # Path.glob raises PermissionError
-            yield from sorted(glob(f"{escape(home)}/{directory[2:]}"), key=_by_version, reverse=True)  # noqa: PTH207
-
-
-def _by_version(path: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", path)]
-
-
-def _with_program_directory(program: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """The environment with the program's directory last on the PATH: a CLI installed by npm finds its `node` there."""
-    directory, path = str(Path(program).parent), environment.get("PATH", os.defpath)
-    known = path.split(os.pathsep)
-    return {**environment, "PATH": path if directory in known else os.pathsep.join([*known, directory])}

@@ -15,7 +15,7 @@ from typing import Any
 
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.work import Message
-from turbo.executors.claude.handed_on import later_messages_part
+from turbo.executors.agent.handed_on import later_messages_part
 
 BATCH_BYTES = 1024 * 1024
 """Of one batch; its last message may go past it."""

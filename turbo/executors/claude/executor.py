@@ -22,30 +22,32 @@ from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind, Probe
 from turbo.domain.question import Answered, AskPolicy, QuestionKind
-from turbo.domain.run import Run
+from turbo.domain.run import Run, Snooze
 from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
-from turbo.executors.asking import DENIED
-from turbo.executors.checks.loop import Checks, Turn
-from turbo.executors.claude import verdict
-from turbo.executors.claude.answer_form import IN_TEXT, AnswerForm
-from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
-from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
-from turbo.executors.claude.control import Channel, new_gate
-from turbo.executors.claude.ended import EndedRun
-from turbo.executors.claude.flags import Flags, check_asking, flags_of
-from turbo.executors.claude.handed_over import HandedOver
-from turbo.executors.claude.login import without_login
-from turbo.executors.claude.prompts import (
+from turbo.executors.agent.prompts import (
     ASKING_PREAMBLE,
     PREAMBLE,
     answering,
     follow_up_prompt,
     next_prompt,
     resume_prompt,
-    shown_data,
     task_prompt,
 )
+from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, run_agent, told_so_far
+from turbo.executors.agent.session import as_uuid, kind_of
+from turbo.executors.asking import DENIED
+from turbo.executors.checks.loop import Checks, Turn
+from turbo.executors.claude import verdict
+from turbo.executors.claude.answer_form import IN_TEXT, AnswerForm
+from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
+from turbo.executors.claude.carried import CannotCarry, SessionFiles
+from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
+from turbo.executors.claude.control import Channel, new_gate
+from turbo.executors.claude.ended import EndedRun
+from turbo.executors.claude.flags import Flags, check_asking, flags_of
+from turbo.executors.claude.handed_over import Handed, HandedOver
+from turbo.executors.claude.login import without_login
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.directories import Directories, scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -53,14 +55,11 @@ from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
 from turbo.process.running import Ending, SpawnFailed
-from turbo.workspaces.area import Exclusive, WorkArea, WorkspaceView, no_lock
+from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
 
-NOTHING_TO_DO = "task_description is empty, and there is no input_data: write what the agent is to do"
-PROBE_PROMPT = "Answer with the word ok."
 PROBE_FLAGS = ("--max-turns", "1", "--tools", "", "--no-session-persistence")
-PROBE_SECONDS = 60.0
 MESSAGE_CHARACTERS = 300
 
 SHORTEST_GRACE_SECONDS = 5.0
@@ -93,6 +92,7 @@ class ClaudeExecutor:
 
     durable = True
     converses = True
+    session_kind = ""
 
     def __init__(
         self,
@@ -162,6 +162,7 @@ class ClaudeExecutor:
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
         defaults = DEFAULTS | {"CLAUDE_CODE_MAX_RETRIES": str(cli_max_retries)}
         self._environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name, run_as=run_as)
+        self._carried = SessionFiles(run_as)
         self._cli = ClaudeCli(
             name,
             fixed_program(command, fixed, name),
@@ -176,33 +177,16 @@ class ClaudeExecutor:
     async def run(self, run: Run) -> Outcome:
         """See `Executor.run`."""
 
-        if not run.task.task_description.strip() and shown_data(run.task) in (None, {}, []) and not run.task.messages:
-            return Outcome.failed(NOTHING_TO_DO, FailureKind.BAD_REQUEST, final=True)
+        async def take(directory: Path, turn: Turn, spent: float) -> Outcome:
+            ended, log_path = await self._attempt(run, directory, turn, spent)
+            return self._outcome(run, ended, log_path)
 
-        async def program(directory: Path, workspace: WorkspaceView | None) -> Outcome:
-            spent = 0.0
+        def environment() -> Mapping[str, str]:
+            return without_login(self._environment.for_task(run.task))
 
-            async def take(turn: Turn) -> Outcome:
-                nonlocal spent
-                ended, log_path = await self._attempt(run, directory, turn, spent)
-                outcome = self._outcome(run, ended, log_path)
-                spent += sum(used.cost_usd or 0.0 for used in outcome.usage)
-                return outcome
-
-            if self._checks is None:
-                return await take(Turn())
-            return await self._checks.run(run, directory, workspace, take)
-
-        try:
-            return await self._work_area.run(run, without_login(self._environment.for_task(run.task)), program)
-        except RecursionError as error:
-            return Outcome.failed(f"executor {self.name}: {error}", FailureKind.BAD_REQUEST, final=True)
-        except SpawnFailed as error:
-            return Outcome.infrastructure(str(error))
-        except (EnvironmentRefused, OSError) as error:
-            return Outcome.infrastructure(f"executor {self.name}: {error}")
-        except BufferError as error:
-            return Outcome.failed(f"executor {self.name}: {error}")
+        return await run_agent(
+            self.name, run, self._work_area, environment, self._checks, take, is_bare=self._carried.is_bare
+        )
 
     async def _attempt(self, run: Run, directory: Path, turn: Turn, spent: float) -> tuple[EndedRun, Path | None]:
         """One turn of the agent, within `timeout_seconds`. `spent`: by the turns before it, in US dollars."""
@@ -246,10 +230,11 @@ class ClaudeExecutor:
         continued, preamble = run.task.continued, self._preamble_of(policy, run)
         goes_on = (self._resume or answers or continued is not None or turn.feedback is not None) and holds == held
         known = run.task.agent_session_id if turn.feedback is None else turn.session
-        session = _uuid(known) if goes_on else None
-        begun = False
-        if session is not None:
-            told = _told(run) if turn.feedback is None or run.messages is not None else ()
+        session = as_uuid(known) if goes_on else None
+        begun = bool(kind_of(known)) and (continued is None or not continued.first_run)
+        word = await self._resumed_by(run, session, answers) if session is not None else None
+        if session is not None and word is not None:
+            told = told_so_far(run) if turn.feedback is None or run.messages is not None else ()
             task = replace(run.task, messages=told)
             next_in_it = continued is not None and continued.first_run
             if turn.feedback is not None:
@@ -258,7 +243,9 @@ class ClaudeExecutor:
                 prompt = follow_up_prompt(preamble, task) if next_in_it else resume_prompt(task, answers)
             if self._answer.words and not next_in_it:
                 prompt = f"{prompt}\n\n{self._answer.words}"
-            ended, log_path = await call_cli(("--resume", session), prompt, told, resumed=True)
+            if run.stored is not None:
+                await self._carried.begins(run, session, word)
+            ended, log_path = await call_cli(("--resume", word), prompt, told, resumed=True)
             begun = run.moved and verdict.foreign(ended)
             if not begun and not verdict.unresumable(ended):
                 return ended, log_path
@@ -268,9 +255,31 @@ class ClaudeExecutor:
                 ended.text.strip()[:MESSAGE_CHARACTERS],
                 extra={"task": run.task.task_id},
             )
-        told = (*(await run.messages.earlier() if run.messages is not None else ()), *_told(run))
+        told = (*(await run.messages.earlier() if run.messages is not None else ()), *told_so_far(run))
         prompt = task_prompt(preamble, replace(run.task, messages=told), answers, turn.feedback or "", begun=begun)
-        return await call_cli(("--session-id", str(uuid.uuid4())), prompt, told, resumed=False)
+        session = str(uuid.uuid4())
+        if run.stored is not None:
+            await self._carried.begins(run, session, session)
+        return await call_cli(("--session-id", session), prompt, told, resumed=False)
+
+    async def _resumed_by(self, run: Run, session: str, answers: Sequence[Answered]) -> str | None:
+        """The id or the file by which the CLI resumes a session; None: it begins a new one. Raises Snooze if another host has it, and
+        OSError."""
+        if run.stored is None:
+            return session
+        try:
+            carried = await self._carried.resume(run, run.stored, session)
+        except CannotCarry as why:
+            host = await run.stored.pin(run.task.task_id)
+            log.warning("session %s cannot go on here: %s", session, why, extra={"task": run.task.task_id})
+            if host is not None:
+                raise Snooze(f"its session cannot go on on another host: {why}", 0.0, host=host) from None
+            return None
+        last = answers[-1] if answers else None
+        if carried.rebuilt and carried.unsure and last is not None and last.approved:
+            # On its own host a note tells whether the call was made. Here nobody knows.
+            await asyncio.to_thread(HandedOver(run.log_path.parent).note, Handed(call="", asked=last.question.call))
+        return carried.word
 
     def _policy(self, run: Run, answers: Sequence[Answered]) -> AskPolicy | None:
         """None: the run has no control channel, and is offered no question. An answer is handed over in any case."""
@@ -401,16 +410,3 @@ class _HoldsNothing:
 
     def without(self, rules: Collection[str]) -> "_HoldsNothing":  # noqa: ARG002
         return self
-
-
-def _told(run: Run) -> tuple[Message, ...]:
-    """What people have told the task so far, for the prompt."""
-    return run.task.messages if run.messages is None else run.messages.take()
-
-
-def _uuid(text: str | None) -> str | None:
-    """A session id in the CLI's format; None for other text, since a row may contain anything."""
-    try:
-        return str(uuid.UUID(text)) if text else None
-    except ValueError:
-        return None

@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from turbo.domain.outcome import MOST_TOKENS, MOST_USD, ModelUsage, sum_costs
-from turbo.executors.claude import fields
-from turbo.executors.claude.fields import NAME_CHARACTERS
+from turbo.executors.agent import fields
+from turbo.executors.agent.fields import NAME_CHARACTERS
 
 MOST_MODELS = 20
 """Of one run. A model is a label of the metrics; what the others used is counted as OTHER_MODELS."""

@@ -4,7 +4,7 @@ import re
 from datetime import datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
-from turbo.executors.claude.stream import unix_seconds
+from turbo.executors.agent.fields import unix_seconds
 
 _EPOCH = re.compile(r"\|(\d{9,13})\b")
 _RESETS = re.compile(

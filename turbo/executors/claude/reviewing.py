@@ -21,7 +21,7 @@ from turbo.executors.claude import verdict
 from turbo.executors.claude.answer_form import FLAG, TOOL, tool_is_barred
 from turbo.executors.claude.cli import DEFAULTS, Call, ClaudeCli
 from turbo.executors.claude.ended import EndedRun
-from turbo.executors.claude.flags import flags_of
+from turbo.executors.claude.flags import Flags, flags_of
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.schemas.strict_json import NotJson, parsed
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
@@ -121,8 +121,8 @@ class ClaudeReviewer:
             *(FLAG, json.dumps(VERDICT_SCHEMA)),
             *(("--model", model) if model else ()),
             *(("--max-turns", str(max_turns)) if max_turns is not None else ()),
-            *(("--max-budget-usd", f"{max_budget_usd:f}") if max_budget_usd is not None else ()),
         )
+        self._budget = Flags(max_budget_usd=max_budget_usd)
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file
         defaults = DEFAULTS | {"CLAUDE_CODE_MAX_RETRIES": str(cli_max_retries)}
         environment = ChildEnvironment(defaults | dict(env or {}), file, owner=name, run_as=run_as)
@@ -138,8 +138,11 @@ class ClaudeReviewer:
 
     async def review(self, review: Review) -> Reviewed | NotMade | Outcome:
         """See `ReviewingAgent`."""
+        left = await review.run.usd_left_of(self.account)
+        if left is not None and (left := left - review.spent_usd) <= 0:
+            return NotMade(f"reviewer {self.name} gave no verdict: a budget that covers it is spent")
         call = Call(
-            flags=self._flags,
+            flags=(*self._flags, *self._budget.within(left).plain()),
             stdin=review.prompt.encode("utf-8", "replace"),
             cwd=review.directory,
             wall_seconds=review.seconds,

@@ -8,7 +8,6 @@ in the attempt's log. Memory is bounded: only the agent's last text is kept.
 """
 
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,8 +15,10 @@ from typing import Any
 
 from turbo.domain.headroom import MOST_WINDOWS, UsageWindow
 from turbo.domain.outcome import ModelUsage
-from turbo.executors.claude import fields, model_usage
-from turbo.executors.claude.shallow import shallow
+from turbo.executors.agent import fields
+from turbo.executors.agent.fields import unix_seconds
+from turbo.executors.agent.json_line import parsed
+from turbo.executors.claude import model_usage
 
 TEXT_CHARACTERS = 1024 * 1024
 """How much of an answer is kept."""
@@ -25,20 +26,11 @@ TEXT_CHARACTERS = 1024 * 1024
 _TOOL_RESULT = b'{"type":"user"'
 """The start of lines that carry whole files and images. Nothing in them is needed, so they are not parsed."""
 
-MOST_VALUES = 200_000
-"""Of one line, at most one for each comma and bracket. A line with more was not written by the CLI, and is not parsed."""
-
-WHOLE_BYTES = 1024 * 1024
-"""A request of the control channel up to this size is parsed whatever it holds: the CLI waits for its answer."""
-
 ANSWERS_COUNTED = 1000
 """Answers whose lines may still come. Those of older ones are added up."""
 
 _CREDITS = "credits_required"
 _MODEL_WINDOWS = ("five_hour", "seven_day")
-
-_MILLISECONDS = 1e11
-"""Unix seconds reach this in the year 5138; a larger number is in milliseconds."""
 
 
 class StreamLine(StrEnum):
@@ -311,46 +303,12 @@ class Transcript:
             del self._message_tokens[next(iter(self._message_tokens))]
 
 
-def parsed(line: bytes, cut: bool, *, control: bool = False) -> dict[str, Any] | None:
-    """One line of stdout as an object, or None. `control`: it may be a request of the control channel."""
-    if cut or not (_is_short(line) or (control and len(line) <= WHOLE_BYTES)):
-        return None
-    try:
-        message = _loaded(line, whole=control)
-    except (ValueError, RecursionError):
-        return None
-    return message if isinstance(message, dict) else None
-
-
-def _loaded(line: bytes, *, whole: bool) -> object:
-    """`whole`: what a person is shown is what the agent would do, so nothing may be left out. Raises ValueError, RecursionError."""
-    try:
-        return json.loads(line)
-    except RecursionError:
-        if whole:
-            raise
-        return json.loads(shallow(line))
-
-
 def window_and_model(name: str) -> tuple[str, str]:
     """The window and the model that the CLI's name of a limit means: seven_day_opus is a week of opus."""
     for window in _MODEL_WINDOWS:
         if name.startswith(f"{window}_"):
             return window, name.removeprefix(f"{window}_")
     return name, ""
-
-
-def unix_seconds(stamp: float | None) -> float | None:
-    """A Unix time in seconds or milliseconds, as seconds."""
-    if stamp is None or stamp <= 0:
-        return None
-    return stamp / 1000 if stamp > _MILLISECONDS else stamp
-
-
-def _is_short(line: bytes) -> bool:
-    if len(line) <= MOST_VALUES:
-        return True
-    return line.count(b",") + line.count(b"[") + line.count(b"{") <= MOST_VALUES
 
 
 def _message_text(body: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from turbo.executors.agent.answer import BY_TEXT
 from turbo.executors.claude.answer_form import FLAG, TOOL, AnswerForm, tool_is_barred
 from turbo.executors.schemas.answer_schema import AnswerSchema
 
@@ -20,11 +21,6 @@ MOST_BYTES = 100_000
 """Linux takes 128 KiB of one argument."""
 
 BY_TOOL = f"Your answer is what you give to the tool {TOOL}: call it once, at the end."
-BY_TEXT = (
-    "Your last message is your answer. It must be one JSON value and nothing else, no text and no code fence around it, and it must "
-    "fit this JSON Schema:"
-)
-
 _NOTES = ("title", "description", "default", "examples", "$comment", "format")
 _ENFORCED = frozenset(
     (

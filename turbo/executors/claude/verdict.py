@@ -17,31 +17,16 @@ compares the two.
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.executors.agent.situation import Situation, error_text, first
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.reset import reset_in
 from turbo.executors.claude.stream import DEFERRED, DEFERRED_UNAVAILABLE, Transcript, window_and_model
 from turbo.process.running import Ending
 
-ERROR_CHARACTERS = 4000
-
 SIGNALLED = 128
 """An exit code from here on tells of a signal."""
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """One row of the table. `message` is turbo's text for people, before the CLI's. `ends_session`: do not resume."""
-
-    name: str
-    applies: Callable[[EndedRun], bool]
-    kind: OutcomeKind
-    failure_kind: FailureKind | None = None
-    final: bool = False
-    ends_session: bool = False
-    message: str = ""
 
 
 LIMIT = re.compile(
@@ -169,7 +154,7 @@ def foreign(e: EndedRun) -> bool:
     return e.resumed and e.transcript.answers == 0 and not _limited(e) and _status(400, 403)(e)
 
 
-TABLE: tuple[Situation, ...] = (
+TABLE: tuple[Situation[EndedRun], ...] = (
     # A result that stopped for a deferred call says `success`, so these are first.
     Situation("a person is asked", _asked, OutcomeKind.ASKED),
     Situation(
@@ -322,8 +307,8 @@ TABLE: tuple[Situation, ...] = (
 """Every situation. The last row always applies."""
 
 
-def judge(ended: EndedRun) -> Situation:
-    return next(row for row in TABLE if row.applies(ended))
+def judge(ended: EndedRun) -> Situation[EndedRun]:
+    return first(TABLE, ended)
 
 
 def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
@@ -352,13 +337,12 @@ def outcome(ended: EndedRun, *, now: float | None = None) -> Outcome:
     )
 
 
-def _limited_model(row: Situation, transcript: Transcript) -> str | None:
+def _limited_model(row: Situation[EndedRun], transcript: Transcript) -> str | None:
     if row.kind is not OutcomeKind.USAGE_LIMITED or transcript.limit is None or transcript.limit.window is None:
         return None
     return window_and_model(transcript.limit.window)[1] or None
 
 
-def _error_text(row: Situation, ended: EndedRun) -> str:
+def _error_text(row: Situation[EndedRun], ended: EndedRun) -> str:
     how = ended.exit_text if ended.result is None and ended.ended_by is Ending.EXITED else ""
-    words = (row.message or f"Claude: {row.name}", ended.unfit, how, ended.text.strip())
-    return ": ".join(word for word in words if word)[:ERROR_CHARACTERS]
+    return error_text(row.message or f"Claude: {row.name}", ended.unfit, how, ended.text.strip())

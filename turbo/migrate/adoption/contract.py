@@ -74,8 +74,9 @@ TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "in
 RESERVED = (
     *("question", "answer", "prefer_host"),
     *("needs", "on_needs_failed", "continues", "needed", "conversation", "submitted_by"),
+    *("requires", "key_slot"),
 )
-"""Columns of agent_tasks that migrations/0012_asking.sql and 0013_work.sql add. One that is there before it has another meaning."""
+"""Columns of agent_tasks that later migrations add, from 0012_asking.sql on. One that is there before has another meaning."""
 
 ADDED = (*RESERVED, "parent_task_id")
 """All columns of agent_tasks that later migrations add. parent_task_id may be there before, with the same meaning."""
@@ -120,9 +121,11 @@ RELATIONS = (
         *("turbo_fence_seq", "turbo_look_seq"),
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
         "agent_schedules",
-        *("agent_budgets", "agent_events"),
+        *("agent_budgets", "agent_events", "agent_limits"),
+        *("agent_requirements", "agent_portable"),
+        "agent_transcripts",
     ),
-    *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_key"),
+    *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_place"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
     *("agent_workers_idle", "agent_usage_at"),
     *("agent_tasks_one_running_per_conversation", "agent_dependencies_needs", "agent_blocked_ready"),
@@ -130,6 +133,8 @@ RELATIONS = (
     *("agent_unsettled_special", "agent_conversations_after", "agent_conversations_orphaned"),
     "agent_schedules_due",
     *("agent_usage_open", "agent_events_at"),
+    *("agent_requirements_distinct", "agent_portable_due"),
+    *("agent_transcripts_session", "agent_transcripts_at"),
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

@@ -16,7 +16,7 @@ select t.task_id::text as task_id, t.queue, left(t.task_type, 1000) as task_type
                                                                             t.task_priority, t.timeout_seconds, t.max_retries, t.concurrency_key,
                                                                             t.question ->> 'run_after')::text))
             else t.question ->> 'asked_at' end as key,
-       q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, left(t.prefer_host, 255) as host,
+       q.asked_at, (t.question ->> 'answer_by')::timestamptz as answer_by, case when not public.turbo_is_portable(t.task_id::public.turbo_task_id, t.agent_session_id::text) then left(t.prefer_host, 255) end as host,
        greatest(0, extract(epoch from clock_timestamp() - q.asked_at))::float8 as age
   from public.agent_tasks t
  cross join lateral (select (t.question ->> 'asked_at')::timestamptz as asked_at, t.question ->> 'kind' = 'hold' as hold) q

@@ -10,7 +10,7 @@ select t.task_id::text as task_id, t.status::text as status, t.queue, left(t.tas
        left(t.task_description, 200) as task_description, t.cancel_requested_at,
        left(t.cancel_to, 100) as cancel_to, left(t.prefer_host, 255) as prefer_host,
        case when t.status = 'waiting' then left(t.question ->> 'text', 200) end as question,
-       case when t.status = 'waiting' then (t.question ->> 'asked_at')::timestamptz end as asked_at
+       case when t.status = 'waiting' then (t.question ->> 'asked_at')::timestamptz end as asked_at, t.requires
   from public.agent_tasks t
  where (%(statuses)s::text[] is null or t.status::text = any (%(statuses)s::text[]))
    and (%(queue)s::text is null or t.queue = %(queue)s::text)

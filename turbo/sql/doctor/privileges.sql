@@ -8,7 +8,8 @@ select n.relation || ': ' || p.privilege as lacks
                ('agent_dependencies', 'select insert update delete'), ('agent_blocked', 'select insert update delete'),
                ('agent_unsettled', 'select insert update delete'), ('agent_conversations', 'select insert update'),
                ('agent_messages', 'select update'), ('agent_schedules', 'select'), ('agent_budgets', 'select'),
-               ('agent_usage', 'insert'), ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
+               ('agent_requirements', 'select update delete'), ('agent_portable', 'select insert update delete'),
+               ('agent_limits', 'select'), ('agent_usage', 'insert'), ('agent_transcripts', 'select insert'), ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
        n(relation, privileges)
  cross join lateral string_to_table(n.privileges, ' ') p(privilege)
  where not case when p.privilege = 'delete' then has_table_privilege('public.' || n.relation, p.privilege)
@@ -34,5 +35,8 @@ select f.name || ': execute'
                ('turbo_bury(bigint, public.turbo_task_id, boolean, integer)'),
                ('turbo_reopen(public.turbo_task_id, integer)'), ('turbo_take_special_notes(bigint, integer, text[])'),
                ('turbo_budgets(timestamptz, interval, text[])'), ('turbo_fold(timestamptz)'),
-               ('turbo_is_spent(text, text, jsonb)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()')) f(name)
+               ('turbo_wake_waiters(text)'), ('turbo_keys_with_room()'), ('turbo_places(public.turbo_task_id[], text[])'),
+               ('turbo_is_spent(text, text, jsonb)'), ('turbo_is_portable(public.turbo_task_id, text)'),
+               ('turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
+               ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()')) f(name)
  where not has_function_privilege(to_regprocedure('public.' || f.name), 'execute')

@@ -10,6 +10,8 @@ revoke all on table
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_key_slots, public.turbo_meta, public.turbo_migrations
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_account_windows from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_limits from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_transcripts from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
@@ -29,7 +31,7 @@ grant select on table public.agent_tasks, public.agent_actions, public.agent_pro
   to turbo_submitter;
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
-              parent_task_id, continues)
+              parent_task_id, continues, requires)
   on public.agent_tasks to turbo_submitter;
 grant insert (task_id, body) on public.agent_messages to turbo_submitter;      -- to its own tasks: turbo_judge_message
 -- is my queue served, and where is my task's log?
@@ -41,11 +43,12 @@ grant select (task_id, task_type, task_description, task_priority, input_data, s
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
               infra_count, turbo_rev, question, answer, prefer_host, needs, on_needs_failed, continues, needed,
-              conversation, submitted_by, ctid)
+              conversation, submitted_by, requires, key_slot, ctid)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
-              infra_count, turbo_rev, question, answer, prefer_host, needed, conversation)
+              infra_count, turbo_rev, question, answer, prefer_host, needed, conversation,
+              key_slot)
   on public.agent_tasks to turbo_worker;
 grant delete on table public.agent_tasks, public.agent_actions to turbo_worker;      -- retention, if configured
 grant select on table public.agent_actions to turbo_worker;
@@ -56,11 +59,15 @@ grant select, insert, update, delete on table public.agent_workers, public.agent
   to turbo_worker;
 grant select, insert, update on table public.agent_conversations to turbo_worker;
 grant select on table public.agent_messages to turbo_worker;
+-- The leader forgets what is over; the rest of agent_requirements is written by triggers.
+grant select (task_id, queue, requires, ctid), update (requires), delete on table public.agent_requirements to turbo_worker;
+grant select, insert (task_id, session, at), update (session, at), delete on table public.agent_portable to turbo_worker;
 grant update (delivered_at, fencing_token) on public.agent_messages to turbo_worker;
 -- It fires slots by turbo_fire alone, which takes the task from the schedule.
 grant select (name, cron, timezone, enabled, catch_up, max_failures, since, next_at, last_at, error, rev)
   on public.agent_schedules to turbo_worker;
 grant select on table public.agent_budgets to turbo_worker;          -- it adds to them by turbo_fold alone
+grant select on table public.agent_limits to turbo_worker;
 grant select, insert, update on table public.agent_accounts, public.agent_account_windows to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
@@ -68,6 +75,9 @@ grant insert (task_id, fencing_token, executor, account, model, attempt, queue, 
               output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)
   on public.agent_usage to turbo_worker;                                -- nobody else writes it, and nobody changes it
 grant select (at, ctid), delete on table public.agent_usage, public.agent_events to turbo_worker;     -- retention, if configured
+grant select, insert (task_id, fencing_token, batch, session_id, kind, path, lines, sha256)
+  on public.agent_transcripts to turbo_worker;                          -- nobody else writes it, and nobody changes it
+grant delete on table public.agent_transcripts to turbo_worker;         -- retention
 grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
 -- Every role may call the first five, unless the default privileges of their owner say otherwise.
 do $$
@@ -95,12 +105,18 @@ begin
                    ('public.turbo_reopen(public.turbo_task_id, integer)'),
                    ('public.turbo_take_special_notes(bigint, integer, text[])'),
                    ('public.turbo_budgets(timestamptz, interval, text[])'), ('public.turbo_fold(timestamptz)'),
-                   ('public.turbo_is_spent(text, text, jsonb)'),
+                   ('public.turbo_wake_waiters(text)'), ('public.turbo_keys_with_room()'),
+                   ('public.turbo_places(public.turbo_task_id[], text[])'),
+                   ('public.turbo_is_spent(text, text, jsonb)'), ('public.turbo_is_portable(public.turbo_task_id, text)'),
+                   ('public.turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
+                   ('public.turbo_stay_in(text[], text, double precision)'), ('public.turbo_unplaceable(integer)'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
                    ('public.turbo_run_schedule(text)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
                         ('turbo_admin')) r(role)
      where (case f.name when 'public.turbo_database_id()' then true
+                        when 'public.turbo_is_portable(public.turbo_task_id, text)' then true
+                        when 'public.turbo_unplaceable(integer)' then true
                         when 'public.turbo_run_schedule(text)' then r.role = 'turbo_admin' else r.role = 'turbo_worker' end)
        and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
   loop
@@ -115,8 +131,10 @@ grant select on table
   public.agent_conversations, public.agent_messages, public.agent_schedules, public.turbo_meta, public.turbo_migrations
   to turbo_reader, turbo_admin;
 
-grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_events
+grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_limits, public.agent_events,
+  public.agent_requirements, public.agent_portable
   to turbo_reader, turbo_admin;
+grant select on table public.agent_transcripts to turbo_reader, turbo_approver, turbo_admin;
 
 -- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.
 grant select on table public.agent_tasks, public.agent_actions to turbo_approver;
@@ -127,11 +145,11 @@ grant update (answer) on public.agent_tasks to turbo_approver;
 -- task from that.
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
-              parent_task_id, continues)
+              parent_task_id, continues, requires)
   on public.agent_tasks to turbo_admin;
 grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
               max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id,
-              answer, prefer_host, needs, parent_task_id)
+              answer, prefer_host, needs, parent_task_id, requires)
   on public.agent_tasks to turbo_admin;
 grant delete on table public.agent_tasks to turbo_admin;
 grant insert (task_id, body) on public.agent_messages to turbo_admin;
@@ -150,6 +168,7 @@ grant insert (name, account, queue, task_type, submitted_by, period, timezone, u
 grant update (account, queue, task_type, submitted_by, period, timezone, usd, tokens, runs, warn_at)
   on public.agent_budgets to turbo_admin;
 grant delete on table public.agent_budgets to turbo_admin;
+grant insert, update, delete on table public.agent_limits to turbo_admin;
 
 -- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
 -- serial column), which the inserting role must be allowed to use; an identity column needs no grant.
@@ -160,7 +179,7 @@ declare
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
     'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host',
-    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by'];
+    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires', 'key_slot'];
   other_columns text;
   used record;
 begin

@@ -1,18 +1,28 @@
 -- Claims up to n tasks of one queue in one round trip. Called by the claimer, one at a time per worker. READ COMMITTED.
 -- Costs the same on an empty table, with 1 M pending rows and with 1 M finished ones: the partial index agent_tasks_claim
 -- is read in claim order, and only as far as the limit.
--- 23505 on agent_tasks_one_running_per_key or agent_tasks_one_running_per_conversation means that another session claimed the
+-- 23505 on agent_tasks_one_running_per_place or agent_tasks_one_running_per_conversation means that another session claimed the
 -- same key or conversation after this snapshot: claim again at once. NOT EXISTS makes that rare; the index makes it impossible
 -- to run both. A follow-up without a place in its conversation is not claimed, whatever its status: it would run beside it.
 -- The rows come in no order (a sort node costs every claim 25 µs): the caller sorts.
 -- Always returns at least one row; task_id is null when nothing was claimed. idle_now is the new idle flag, or null if it
 -- did not change; the notify gate reads that flag, so this statement sets it. more: the task brings more than its
 -- text, which tasks/more.sql fetches.
+-- place: this worker's host, its labels, and how long it leaves tasks to another host (turbo_may_run).
 -- spent: what spent budgets close of some submitters (turbo_is_spent). Only sent where there is such a budget: it costs a claim 1 %.
+-- limits: only sent where the worker knows of limits (agent_limits). A key with a limit has places, and a claim takes as many of its tasks
+-- as there are places. Without it, one task of a key runs at a time, whatever its limit: too few perhaps, never too many.
+-- past: only rows in `ranges`, behind the head of the queue that this worker may take nothing of (turbo.db.bypass). keys: what rows of
+-- that head wait for; where one of these is free, its first row is taken as well, in claim order.
+-- survey: the head itself. For each priority, up to which moment the claim would take no row now, how many rows that are, and the keys
+-- among them that are in use. claimable: a row was met that it would take. A lock, a key that another claim is taking, a paused queue do
+-- not count: they pass. At most `most` rows are read, in claim order. Of the rows with the moment of the last one read, none is passed.
 with
 --if keys: freed as materialized (
 --if keys:   select array(select k from unnest(%(keys)s::text[]) k
---if keys:                 where (select true from public.agent_tasks r where r.status = 'running' and r.concurrency_key = k limit 1) is null
+--if keys:                 where ((select true from public.agent_tasks r where r.status = 'running' and r.concurrency_key = k limit 1) is null
+                         --if limits: --if keys: or k = any ((select public.turbo_keys_with_room())::text[])
+--if keys:                       )
 --if keys:                   and (select true from public.agent_tasks r
 --if keys:                         where r.status = 'pending' and r.concurrency_key = k and r.queue = %(queue)s limit 1)) as keys),
 candidates as materialized (
@@ -38,10 +48,15 @@ candidates as materialized (
      and (%(only_types)s::text[] is null or t.task_type = any (%(only_types)s::text[]))
      and (%(skip_types)s::text[] is null or t.task_type <> all (%(skip_types)s::text[]))
      --if spent: and not public.turbo_is_spent(t.submitted_by::text, t.task_type::text, %(spent)s::text::jsonb)
-     and (t.prefer_host is null or t.prefer_host = %(host)s)     -- its conversation is on another host
+     -- It requires labels, or its conversation is on another host. A call that is not reached: the conditions would cost every claim 3 %
+     and (t.requires is null and t.prefer_host is null
+          or public.turbo_may_run(t.task_id::public.turbo_task_id, t.requires::jsonb, t.prefer_host::text, t.agent_session_id::text,
+                                  t.run_after::timestamptz, %(place)s::text))
      and (t.concurrency_key is null
-          or not exists (select from public.agent_tasks r
-                          where r.status = 'running' and r.concurrency_key = t.concurrency_key)
+          or (not exists (select from public.agent_tasks r
+                           where r.status = 'running' and r.concurrency_key = t.concurrency_key)
+              --if limits: or t.concurrency_key = any ((select public.turbo_keys_with_room())::text[])
+             )
              --if survey: or false
              -- skip a key that another claim is taking: two batches that met the same keys in different orders would wait
              -- for each other's index entries, a deadlock. This guards nothing else. Only workers may hold what it locks
@@ -93,12 +108,23 @@ candidates as materialized (
   -- the first candidate of each key, and of each conversation, in claim order; the subquery runs only for rows that have one
   -- (a window function costs every claim 30 µs)
   select c.task_id
+         --if limits: , c.concurrency_key, c.task_priority, c.run_after
     from candidates c
    where c.concurrency_key is null and c.conversation is null
       or not exists (select from candidates b
-                      where (b.concurrency_key = c.concurrency_key or b.conversation = c.conversation)
+                      where (b.concurrency_key = c.concurrency_key
+                             --if limits: and false     -- by places, below
+                             or b.conversation = c.conversation)
                         and (coalesce(b.task_priority, -2147483649), c.run_after, c.task_id)
                           > (coalesce(c.task_priority, -2147483649), b.run_after, b.task_id))
+--if limits: ), placed as materialized (
+--if limits:   select p.task_id, p.place
+--if limits:     from (select true where exists (select from first_of_key f where f.concurrency_key is not null)) keyed
+--if limits:    cross join lateral public.turbo_places(
+--if limits:            array(select f.task_id from first_of_key f where f.concurrency_key is not null
+--if limits:                   order by f.task_priority desc nulls last, f.run_after, f.task_id)::public.turbo_task_id[],
+--if limits:            array(select f.concurrency_key::text from first_of_key f where f.concurrency_key is not null
+--if limits:                   order by f.task_priority desc nulls last, f.run_after, f.task_id)::text[]) p
 ), claimed as (
   update public.agent_tasks t
      set status = 'running', assigned_worker_id = %(worker)s, started_at = clock_timestamp(), completed_at = null,
@@ -107,10 +133,15 @@ candidates as materialized (
          fencing_token = greatest(nextval('public.turbo_fence_seq'),
                            least(abs(greatest(coalesce(t.fencing_token, 0), -9223372036854775807)) >> 20, 8796093022206) + 1) << 20
                          | floor(random() * 1048576)::bigint,
+         key_slot = coalesce(
+                      --if limits: (select nullif(p.place, 0::smallint) from placed p where p.task_id = t.task_id),
+                      null::smallint),
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
    -- The rows are locked, so they are still pending. An array, not a join: it stays a look-up by primary key even if the
    -- plan was made for an empty table and is still used with a million rows.
-   where t.task_id = any (array(select o.task_id from first_of_key o))
+   where t.task_id = any (array(select o.task_id from first_of_key o
+                                --if limits: where o.concurrency_key is null or exists (select from placed p where p.task_id = o.task_id)
+                               ))
   returning t.task_id, t.task_type, t.task_description, t.input_data, t.task_priority, t.timeout_seconds, t.retry_count,
             t.max_retries, t.infra_count, t.fencing_token, t.concurrency_key, t.agent_session_id,
             t.question is not null or t.needs is not null or t.continues is not null as more,

@@ -4,9 +4,10 @@
 -- A thousand rows at most, the same number of each queue: a queue with a million due rows delays no other, and what is due
 -- in a queue that nobody serves stays as it is. due: rows promoted; the trigger wakes their queues. next_in: seconds to the next
 -- scheduled row of these queues, or null. deadline_in: the same of the questions; where it has passed, tasks/expire.sql is sent.
+-- stay_in: seconds until this host may take a task that waits for another one (turbo_stay_in).
 -- unsettled: there is something for the settler. messages: some are open. conversations: there are some. schedule_in: seconds to the
 -- next slot of any schedule, or since it came; 0 where one is to be computed; null without one. clock: now, in seconds since 1970.
--- budgets: see turbo_budgets; null without any.
+-- budgets: see turbo_budgets; null without any. limits: there are limits of keys.
 -- tasks/poll_one.sql is the same for one queue, at less cost: change both.
 -- runnable: which of my queues have a row to claim, without paused ones. stop: my running tasks that should end.
 -- accounts: the breakers of my accounts, this host's rows and those for all hosts ('*'). in: seconds until a probe is
@@ -54,6 +55,8 @@ select (select count(*) from promoted) as due,
            select t.run_after from public.agent_tasks t
             where t.status = 'waiting' and t.queue = q.queue and t.run_after < '8999-01-01'
             order by t.run_after limit 1) n) as deadline_in,
+       case when exists (select from public.agent_portable)
+            then public.turbo_stay_in(%(queues)s::text[], %(host)s::text, %(stay)s::double precision) end as stay_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)
@@ -82,6 +85,7 @@ select (select count(*) from promoted) as due,
        public.turbo_unsettled() as unsettled,
        exists (select from public.agent_messages m where m.delivered_at is null) as messages,
        exists (select from public.agent_conversations) as conversations,
+       exists (select from public.agent_limits) as limits,
        (select coalesce(extract(epoch from s.next_at - statement_timestamp()), 0)::float8 from public.agent_schedules s
          where s.enabled and (s.next_at is not null or s.error is null) order by s.next_at nulls first limit 1) as schedule_in,
        extract(epoch from statement_timestamp())::float8 as clock,

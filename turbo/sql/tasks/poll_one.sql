@@ -29,6 +29,8 @@ select (select count(*) from promoted) as due,
        (select extract(epoch from t.run_after - statement_timestamp())::float8 from public.agent_tasks t
          where t.status = 'waiting' and t.queue = %(queue)s and t.run_after < '8999-01-01'
          order by t.run_after limit 1) as deadline_in,
+       case when exists (select from public.agent_portable)
+            then public.turbo_stay_in(%(queues)s::text[], %(host)s::text, %(stay)s::double precision) end as stay_in,
        array(select q.queue from unnest(%(queues)s::text[]) q(queue)
               where not exists (select from public.agent_queues p where p.queue = q.queue and p.paused)
                 and (exists (select from promoted p where p.queue = q.queue)
@@ -57,6 +59,7 @@ select (select count(*) from promoted) as due,
        public.turbo_unsettled() as unsettled,
        exists (select from public.agent_messages m where m.delivered_at is null) as messages,
        exists (select from public.agent_conversations) as conversations,
+       exists (select from public.agent_limits) as limits,
        (select coalesce(extract(epoch from s.next_at - statement_timestamp()), 0)::float8 from public.agent_schedules s
          where s.enabled and (s.next_at is not null or s.error is null) order by s.next_at nulls first limit 1) as schedule_in,
        extract(epoch from statement_timestamp())::float8 as clock,

@@ -23,17 +23,21 @@ union all
 -- Answered, and only one host may go on with it, where no live worker serves its queue: among the first 200 of each queue.
 select 'stranded', n.queue, null, count(*)::float8
   from (select distinct s.queue from served s) n
- cross join lateral (select t.prefer_host
+ cross join lateral (select t.prefer_host, t.task_id, t.agent_session_id
                        from public.agent_tasks t
                       where t.status = 'pending' and t.queue = n.queue
                       order by t.task_priority desc nulls last, t.run_after
                       limit 200) p
  where p.prefer_host is not null
+   and not public.turbo_is_portable(p.task_id::public.turbo_task_id, p.agent_session_id::text)
    and not exists (select from public.agent_workers w
                     where w.host = p.prefer_host and n.queue = any (w.queues) and w.state in ('up', 'paused')
                       and w.heartbeat_at between clock_timestamp() - make_interval(secs => w.lease_seconds)
                           and clock_timestamp() + make_interval(secs => w.lease_seconds))
  group by n.queue
+union all
+-- They require labels that no live worker of their queue has: of the first 1,000 requirements, 1,000 tasks each.
+select 'unplaceable', u.queue, null, sum(u.tasks)::float8 from public.turbo_unplaceable(1000::integer) u group by u.queue
 union all
 -- Blocked by nothing for over a minute, as in status/unsettled.sql: of the first 1,000 notes and the first 1,000 that are ready.
 select 'unsettled', s.queue, null, count(*)::float8
@@ -77,6 +81,14 @@ select g.what, b.name, null, case g.what when 'budget_spent' then (b.paused_unti
                     else 0 end as used
           from public.agent_budgets b order by b.name limit 100) b
  cross join (values ('budget_used'), ('budget_spent')) g(what)
+union all
+-- Of the first 1,000 limits: whether their keys are full, and how many of their places are taken.
+select g.what, null, case g.what when 'key_limits' then case when l.runs < l.running then 'free' else 'full' end else g.state end,
+       sum(case when g.what = 'key_limits' then 1 when g.state = 'taken' then l.runs else greatest(0, l.running - l.runs) end)::float8
+  from (select l.running, (select count(*) from public.agent_tasks r where r.status = 'running' and r.concurrency_key = l.concurrency_key) as runs
+          from public.agent_limits l order by l.concurrency_key limit 1000) l
+ cross join (values ('key_limits', null), ('key_places', 'taken'), ('key_places', 'free')) g(what, state)
+ group by 1, 3
 union all
 select 'workers', null, w.state, count(*)::float8 from public.agent_workers w group by w.state
 union all

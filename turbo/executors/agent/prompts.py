@@ -5,7 +5,7 @@
 
 What a row, an agent or a person wrote stands behind a fixed line. All but the task's own text stands between two lines of
 random characters, which nothing in them can contain, so that none of it is taken for an instruction of turbo's
-(turbo.executors.claude.handed_on has what other tasks and people hand on).
+(turbo.executors.agent.handed_on has what other tasks and people hand on).
 """
 
 import json
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from turbo.domain.question import Answered, QuestionKind
 from turbo.domain.task import Task
 from turbo.domain.work import Message
-from turbo.executors.claude.handed_on import conversation_part, later_messages_part, messages_part, needs_part
+from turbo.executors.agent.handed_on import conversation_part, later_messages_part, messages_part, needs_part
 from turbo.executors.fence import fenced
 
 _ACCOUNT = "End with a short account of what you did and found."
@@ -42,6 +42,11 @@ _UNANSWERED = (
     "Where the answer is null, nobody answered in time and nobody has decided anything: choose the most careful way yourself, and "
     "say in your account what you chose."
 )
+
+
+def account_of(preamble: str) -> str:
+    """The preamble of an agent that ends with an account of its work."""
+    return f"{preamble} {_ACCOUNT}"
 
 
 def answering(preamble: str, words: str) -> str:

@@ -1,9 +1,12 @@
-"""Fields of a line of the Claude CLI. One that is missing, or has another type, counts as absent."""
+"""Fields of a line of an agent's output. One that is missing, or has another type, counts as absent."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from turbo.domain.outcome import MOST_TOKENS
+
+_MILLISECONDS = 1e11
+"""Unix seconds reach this in the year 5138; a larger number is in milliseconds."""
 
 NAME_CHARACTERS = 200
 """Of a session's id, a model, a version, a name of an error: longer ones count as absent."""
@@ -43,3 +46,10 @@ def tokens(fields: Mapping[str, Any], key: str) -> int:
 def whole(fields: Mapping[str, Any], key: str) -> int | None:
     value = number(fields, key)
     return int(value) if value is not None else None
+
+
+def unix_seconds(stamp: float | None) -> float | None:
+    """A Unix time in seconds or milliseconds, as seconds."""
+    if stamp is None or stamp <= 0:
+        return None
+    return stamp / 1000 if stamp > _MILLISECONDS else stamp

@@ -94,6 +94,25 @@ STATEMENTS["tasks/poll_after"] = (
     {"queues": ["default"], "moment": "-infinity", "after_id": None, "aside": []},
     4 * RUNNING,
 )
+# Past rows at the head that this worker may not take, with some of their keys free again.
+_RANGES = [
+    (6, 1 << 62, "-infinity", False),
+    (5, 5, "-infinity", True),
+    (5, 5, "2000-01-01", False),
+    (-9, 4, "-infinity", False),
+]
+_PAST = [
+    {"low": low, "high": high, "since": since, "until": "infinity", "passed": passed}
+    for low, high, since, passed in _RANGES
+]
+for _more in ({}, {"keys": ["a", "b"]}):
+    _name = "tasks/claim+past+keys" if _more else "tasks/claim+past"
+    STATEMENTS[_name] = ({**STATEMENTS["tasks/claim"][0], "ranges": json.dumps(_PAST), **_more}, 4 * 10)
+STATEMENTS["tasks/claim survey"] = (
+    {key: STATEMENTS["tasks/claim"][0][key] for key in ("queue", "only_types", "skip_types", "place")}
+    | {"most": 1000, "most_keys": 9, "most_priorities": 9, "young": "2 s"},
+    4 * 10,
+)
 # Around a refused row: one is left out, or nothing but a few is taken.
 for _name in ("tasks/claim", "tasks/poll", "tasks/poll_one", "tasks/expire", "tasks/rescue"):
     _parameters, _limit = STATEMENTS[_name]

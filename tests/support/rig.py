@@ -9,6 +9,7 @@ from types import TracebackType
 
 from tests.support.stores import Stores
 from turbo.db.account_store import AccountRow
+from turbo.db.bypass import USUAL_BYPASSES, BypassTimings
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals, RefusalTimings
 from turbo.db.result_store import ResultAnswer, ResultStore
@@ -104,6 +105,7 @@ class Rig:
     recheck: bool = True
     may_idle: bool = False
     timings: RefusalTimings = field(default_factory=RefusalTimings)
+    bypasses: BypassTimings = USUAL_BYPASSES
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
@@ -111,7 +113,11 @@ class Rig:
         self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
         self.problems, self.metrics = Problems(), Metrics()
         self.stores = Stores(
-            self.worker_id, *self.lanes, Refusals(self.problems, self.metrics, self.timings), host="here"
+            self.worker_id,
+            *self.lanes,
+            Refusals(self.problems, self.metrics, self.timings),
+            host="here",
+            bypasses=self.bypasses,
         )
         self.slots = Slots(self.slots_size)
         self.gate = ClaimGate(self.problems)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from turbo.db.account_store import AccountStore
+from turbo.db.bypass import USUAL_BYPASSES, BypassTimings
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
 from turbo.db.lane import Lane
@@ -28,11 +29,19 @@ class Stores:
         labels: Mapping[str, str] | None = None,
         stay_seconds: float = STAY_SECONDS,
         accounts: Sequence[str] = (),
+        bypasses: BypassTimings = USUAL_BYPASSES,
     ) -> None:
         self.worker_id = worker_id
         self.refusals = refusals or Refusals(Problems(), Metrics())
         self.claims = ClaimStore(
-            claims, worker_id, self.refusals, host=host, labels=labels, stay_seconds=stay_seconds, accounts=accounts
+            claims,
+            worker_id,
+            self.refusals,
+            host=host,
+            labels=labels,
+            stay_seconds=stay_seconds,
+            accounts=accounts,
+            bypasses=bypasses,
         )
         self.results = ResultStore(results, worker_id, self.refusals, host=host)
         self.registry = WorkerRegistry(claims, worker_id, self.refusals)

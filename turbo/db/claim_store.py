@@ -13,8 +13,9 @@ import psycopg
 from psycopg import errors
 
 from turbo.db import claimed
+from turbo.db.bypass import USUAL_BYPASSES, Bypasses, BypassTimings, Filtered, survey_parameters
 from turbo.db.connect import Connection
-from turbo.db.errors import is_about_one_row, is_key_race
+from turbo.db.errors import is_about_one_row, is_key_race, is_transient, why_refused
 from turbo.db.lane import Lane
 from turbo.db.polls import PollResult, Polls
 from turbo.db.positions import Found, Position, rows_after
@@ -34,8 +35,8 @@ log = logging.getLogger(__name__)
 
 KEY_RACE_ATTEMPTS = 20
 
-TOKEN, MORE = 9, -2
-"""Columns of tasks/claim.sql."""
+TOKEN, MORE, IDLE_NOW, UNRANKED = 9, 13, 14, 15
+"""Columns of tasks/claim.sql. The last only of a claim past rows at the head."""
 
 REFUSED_BATCH = 100
 """Rows that a claim looks at, after the database refused one of those it would have taken."""
@@ -48,13 +49,23 @@ LOCKED_SECONDS = 5.0
 class Claim:
     """What one claim brought. `idle_now`: the new idle flag, None if it did not change. `races`: concurrency keys lost to
     another claim. `again_in`: seconds after which to claim again because of refused rows. `failed`: the error that ended a
-    claim around refused rows; the tasks are claimed all the same."""
+    claim around refused rows; the tasks are claimed all the same. `filtered`: what was asked for, for `survey`."""
 
     tasks: tuple[Task, ...]
     idle_now: bool | None
     races: int = 0
     again_in: float | None = None
     failed: Exception | None = None
+    filtered: Filtered | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """`claimable`: a row was seen that this worker may take. `again_in`: seconds after which to claim again, for the survey that
+    was not due yet."""
+
+    claimable: bool = False
+    again_in: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +104,7 @@ class ClaimStore(Store):
         accounts: Sequence[str] = (),
         limits: InputLimits = USUAL_LIMITS,
         has_files: Callable[[str], bool] | None = None,
+        bypasses: BypassTimings = USUAL_BYPASSES,
     ) -> None:
         super().__init__(lane)
         self._worker_id = worker_id
@@ -101,6 +113,7 @@ class ClaimStore(Store):
         self._unreconciled = RefusedRows(RowStatement.RECONCILE, refusals)
         self._place = json.dumps({"host": host, "labels": dict(labels or {}), "stay": stay_seconds})
         self._limits = limits
+        self._bypasses = Bypasses(bypasses)
         self._messages_open = True  # not known before the first poll
         self._has_files = has_files
         self._conversations = True  # as above
@@ -121,28 +134,33 @@ class ClaimStore(Store):
         may_idle: bool,
         types: TypeFilter = EVERYTHING,
         spent: Sequence[Mapping[str, object]] = (),
+        woken: bool = False,
     ) -> Claim:
         """Claim up to `limit` tasks of `queue` in claim order, and set the idle flag if that came back short. `spent`: see
-        turbo.domain.budget.SpentQueue."""
-        parameters = {
-            "worker": self._worker_id,
-            "queue": queue,
-            "only_types": None if types.include is None else list(types.include),
-            "skip_types": list(types.exclude) or None,
-            "characters": self._limits.characters + 1,
-            "place": self._place,
-            **({"spent": json.dumps(spent)} if spent else {}),
-        }
-        name = "tasks/claim" + "+spent" * bool(spent) + "+limits" * self._limits_known
+        turbo.domain.budget.SpentQueue. `woken`: by a notification, or because a key came free. `survey` is to be called after it."""
+        filtered = Filtered(queue, types, json.dumps(spent) if spent else "")
+        name, parameters = self._filter(filtered)
+        known = self._bypasses.get(filtered)
+        past, bypassed = ("", {}) if known is None else known.parameters(woken=woken)
         tasks: list[Task] = []
         idle_now: bool | None = None
         races = 0
+        slowest = 0.0
 
         async def send(variant: Variant | None, ids: Sequence[str]) -> int:
-            nonlocal idle_now, races
+            if not past or variant == "only":
+                return (await take("", variant, ids))[0]
+            count, unranked = await take(past, variant, ids)
+            # Rows without a priority come after all others, and no claim past rows at the head sees them.
+            return count + (await take("", variant, ids))[0] if unranked and len(tasks) < limit else count
+
+        async def take(past: str, variant: Variant | None, ids: Sequence[str]) -> tuple[int, bool]:
+            nonlocal idle_now, races, slowest
             # Only a claim that leaves out nothing but refused rows shows that there is no more to claim.
-            may = {"n": limit - len(tasks), "may_idle": may_idle and variant != "only"}
-            found, lost = await self._claim(name, {**parameters, **may, **ids_of(variant, ids)}, variant)
+            may = {"n": limit - len(tasks), "may_idle": may_idle and variant != "only", **(bypassed if past else {})}
+            begun = time.monotonic()
+            found, lost = await self._claim(name + past, {**parameters, **may, **ids_of(variant, ids)}, variant)
+            slowest = max(slowest, time.monotonic() - begun)
             races += lost
             before = len(tasks)
             brings = await self._more(found)
@@ -154,14 +172,14 @@ class ClaimStore(Store):
                 tasks.append(task)
                 if task.heavy:
                     await asyncio.sleep(0)  # the next one may be as heavy
-            if found and found[0][-1] is not None:
-                idle_now = found[0][-1]
+            if found and found[0][IDLE_NOW] is not None:
+                idle_now = found[0][IDLE_NOW]
             if held:
                 await self._block([ClaimRef(row[0], row[TOKEN]) for row in found if row[0] in held])
-            return len(tasks) - before + len(held)
+            return len(tasks) - before + len(held), bool(past and found and found[0][UNRANKED])
 
         async def which(aside: Sequence[str]) -> list[Ref]:
-            return await self._which(name, {**parameters, "n": max(limit, REFUSED_BATCH)}, aside)
+            return await self._which(name + past, {**parameters, **bypassed, "n": max(limit, REFUSED_BATCH)}, aside)
 
         async def after(position: Position, aside: Sequence[str]) -> Found:
             return await self._use(lambda own: rows_after(own, "tasks/claim_after", {"queue": queue}, position, aside))
@@ -180,7 +198,42 @@ class ClaimStore(Store):
             )
         )
         tasks.sort(key=claimed.claim_order)
-        return Claim(tuple(tasks), idle_now, races, refused.again_in, failed)
+        self._bypasses.claimed(filtered, slowest, took=bool(tasks), woken=woken)
+        return Claim(tuple(tasks), idle_now, races, refused.again_in, failed, filtered)
+
+    def _filter(self, filtered: Filtered) -> tuple[str, dict[str, object]]:
+        """The name of a claim's statement, and its parameters but for what it may take."""
+        types = filtered.types
+        parameters: dict[str, object] = {
+            "worker": self._worker_id,
+            "queue": filtered.queue,
+            "only_types": None if types.include is None else list(types.include),
+            "skip_types": list(types.exclude) or None,
+            "characters": self._limits.characters + 1,
+            "place": self._place,
+            **({"spent": filtered.spent} if filtered.spent else {}),
+        }
+        return "tasks/claim" + "+spent" * bool(filtered.spent) + "+limits" * self._limits_known, parameters
+
+    async def survey(self, claim: Claim, *, short: bool) -> Surveyed:
+        """After a claim: see whether rows at the head of the queue are in the way, if that is due (turbo.db.bypass). `short`: the
+        claim took fewer tasks than it might have."""
+        filtered, known = claim.filtered, self._bypasses
+        if filtered is None or (due_in := known.due_in(filtered)) is None:
+            return Surveyed()
+        if due_in > 0:
+            return Surveyed(again_in=due_in if short and not known.settled(filtered) else None)
+        name, parameters = self._filter(filtered)
+        begun = time.monotonic()
+        try:
+            rows = await self._rows(name, {**parameters, **survey_parameters(known.timings)}, variant="survey")
+        except psycopg.Error as error:
+            if is_transient(error):
+                raise
+            log.warning("cannot see what is in the way of claims from queue %s: %s", filtered.queue, why_refused(error))
+            known.survey_failed(filtered)
+            return Surveyed()
+        return Surveyed(claimable=known.surveyed(filtered, rows, time.monotonic() - begun))
 
     async def _claim(self, name: str, parameters: dict[str, object], variant: Variant | None) -> tuple[list[Row], int]:
         """What a claim or a reassertion returns, and how many races it lost. No rows: it lost them all."""

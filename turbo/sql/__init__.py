@@ -21,6 +21,8 @@ A statement over many rows may have variants, for the time after the database re
     --if checked: …       for results with checks (tasks/finish, tasks/ask)
     --if spent: …         for a claim beside spent budgets; besides another variant: the name `tasks/claim+spent`
     --if limits: …        for a claim beside limits of keys; in the same way: `tasks/claim+limits`, `tasks/claim+spent+limits`
+    --if past: …          for a claim past the head of its queue, and `--if keys:` where rows there wait for keys: `tasks/claim+past+keys`
+    --if survey: …        for the survey of that head (turbo.db.bypass), with `--end survey:`
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """
 
@@ -29,10 +31,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Literal, LiteralString
 
-Variant = Literal["aside", "only", "which", "held", "work", "checked"]
+Variant = Literal["aside", "only", "which", "held", "work", "checked", "survey"]
 
 _TOKEN = re.compile(r"(?P<quoted>'(?:[^']|'')*')|(?:\s|--[^\n]*)+")
-_END_WHICH = re.compile(r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)")
+_END = r"--end %s:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)"
 
 
 def source(name: str) -> str:
@@ -60,10 +62,10 @@ def statement(name: str, variant: Variant | None = None) -> LiteralString:
 
 def _varied(name: str, text: str, variant: Variant) -> str:
     condition = f"--if {'aside' if variant == 'which' else variant}:"
-    end = _END_WHICH.search(text)
+    end = re.search(_END % variant, text)
     if (end is None) if variant == "which" else (condition not in text):
         raise ValueError(f"{name} has no variant {variant}")
-    if variant == "which" and end is not None:
+    if end is not None:
         text = text[: end.start()] + end["end"].replace("--|", "")
     return text.replace(condition, "")
 

@@ -146,8 +146,8 @@ class Claimer(LoopService):
         spent = await self._spent(queue)
         if (self._types & spent.types).none:
             return  # a spent budget covers the whole queue
-        claim, limit = await self._claim(queue, spent)
         by_notify = queue in woken.by_notify
+        claim, limit = await self._claim(queue, spent, woken=by_notify or woken.key_freed)
         if by_notify and not claim.tasks:
             self._metrics.claims.labels(queue, "lost").inc()
         if queue in woken.called and not claim.tasks and (self._types & spent.types).restricted:
@@ -163,6 +163,15 @@ class Claimer(LoopService):
                 self._poller.act_on(result)
         elif by_notify and len(claim.tasks) < limit:
             self._wakeups.poll_soon()  # the notification may have been of a row that is due soon: set the timer
+        await self._survey(queue, claim, short=len(claim.tasks) < limit)
+
+    async def _survey(self, queue: str, claim: Claim, *, short: bool) -> None:
+        """Look for rows that are in the way of claims, and for those that claims have passed by."""
+        surveyed = await self._store.survey(claim, short=short)
+        if surveyed.claimable and short:
+            self._wakeups.put_back([queue])
+        if surveyed.again_in is not None:
+            self._wakeups.wake_in(queue, min(surveyed.again_in, claim.again_in or surveyed.again_in))
 
     async def _spent(self, queue: str) -> SpentQueue:
         if self._budgets is None:
@@ -170,7 +179,7 @@ class Claimer(LoopService):
         await self._budgets.up_to_date()
         return self._budgets.spent(queue)
 
-    async def _claim(self, queue: str, spent: SpentQueue) -> tuple[Claim, int]:
+    async def _claim(self, queue: str, spent: SpentQueue, *, woken: bool) -> tuple[Claim, int]:
         """The answer of one claim, and its limit."""
         await self._store.open()
         await self._recovery_gate.wait_open()
@@ -186,6 +195,7 @@ class Claimer(LoopService):
                     may_idle=self._presence.may_idle,
                     types=self._types & spent.types,
                     spent=spent.submitters,
+                    woken=woken,
                 )
                 if claim.idle_now is not None:
                     self._wakeups.set_idle(claim.idle_now)

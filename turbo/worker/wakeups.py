@@ -41,11 +41,13 @@ class DuePoll:
 
 @dataclass(frozen=True, slots=True)
 class WokenQueues:
-    """Queues to claim from, which of them a notification named, and for which this worker has rank 0."""
+    """Queues to claim from, which of them a notification named, and for which this worker has rank 0. `key_freed`: a run of its
+    own that had a key, or was of a conversation, has ended."""
 
     queues: tuple[str, ...]
     by_notify: frozenset[str]
     called: frozenset[str]
+    key_freed: bool = False
 
 
 class WakeUps:
@@ -61,6 +63,7 @@ class WakeUps:
         self._claim_from: set[str] = set()
         self._by_notify: set[str] = set()
         self._called: set[str] = set()
+        self._key_freed = False
         self._poll_soon = False
         self._poll_every: float | None = None  # seconds
         self._timers: dict[str, asyncio.TimerHandle] = {}
@@ -133,6 +136,7 @@ class WakeUps:
     def slot_freed(self, *, key: bool) -> None:
         """A run ended; `key`: its task had a concurrency key. An idle worker will be notified of what others insert, so
         it claims only if a key came free."""
+        self._key_freed |= key
         if key or not self.idle:
             self._claim_from.update(self._queues)
         self._event.set()
@@ -226,8 +230,9 @@ class WakeUps:
             tuple(queue for queue in self._queues if queue in self._claim_from),
             frozenset(self._by_notify),
             frozenset(self._called),
+            self._key_freed,
         )
-        self._claim_from, self._by_notify, self._called = set(), set(), set()
+        self._claim_from, self._by_notify, self._called, self._key_freed = set(), set(), set(), False
         return woken
 
     def put_back(self, queues: Sequence[str]) -> None:

@@ -12,13 +12,36 @@
 -- spent: what spent budgets close of some submitters (turbo_is_spent). Only sent where there is such a budget: it costs a claim 1 %.
 -- limits: only sent where the worker knows of limits (agent_limits). A key with a limit has places, and a claim takes as many of its tasks
 -- as there are places. Without it, one task of a key runs at a time, whatever its limit: too few perhaps, never too many.
-with candidates as materialized (
+-- past: only rows in `ranges`, behind the head of the queue that this worker may take nothing of (turbo.db.bypass). keys: what rows of
+-- that head wait for; where one of these is free, its first row is taken as well, in claim order.
+-- survey: the head itself. For each priority, up to which moment the claim would take no row now, how many rows that are, and the keys
+-- among them that are in use. claimable: a row was met that it would take. A lock, a key that another claim is taking, a paused queue do
+-- not count: they pass. At most `most` rows are read, in claim order. Of the rows with the moment of the last one read, none is passed.
+with
+--if keys: freed as materialized (
+--if keys:   select array(select k from unnest(%(keys)s::text[]) k
+--if keys:                 where ((select true from public.agent_tasks r where r.status = 'running' and r.concurrency_key = k limit 1) is null
+                         --if limits: --if keys: or k = any ((select public.turbo_keys_with_room())::text[])
+--if keys:                       )
+--if keys:                   and (select true from public.agent_tasks r
+--if keys:                         where r.status = 'pending' and r.concurrency_key = k and r.queue = %(queue)s limit 1)) as keys),
+candidates as materialized (
+  --if past: select c.* from
+  --if keys:   freed f cross join
+  --if past:   jsonb_to_recordset(%(ranges)s::jsonb) s(low bigint, high bigint, since timestamptz, until timestamptz, passed bool)
+  --if past:   cross join lateral (
   select t.task_id, t.concurrency_key, t.conversation, t.task_priority, t.run_after
-    from public.agent_tasks t
+    from
+         --if survey: (select t.* from
+         public.agent_tasks t
+         --if survey:  where t.status = 'pending' and t.queue = %(queue)s
+         --if survey:  order by t.task_priority desc nulls last, t.run_after limit %(most)s) t
    where t.status
          --if only: || ''
          = 'pending'
      and t.queue = %(queue)s
+     --if past: and t.task_priority between s.low and s.high and t.run_after between s.since and s.until
+     --if keys: and (not s.passed or t.concurrency_key = any (f.keys))
      -- guards against rows that bypassed the triggers. A row from the future became pending by a clock that was ahead, before a
      -- failover or a step back: it is due
      and (t.run_after <= statement_timestamp() + interval '1 second' or t.created_at > statement_timestamp() + interval '1 second')
@@ -34,11 +57,36 @@ with candidates as materialized (
                            where r.status = 'running' and r.concurrency_key = t.concurrency_key)
               --if limits: or t.concurrency_key = any ((select public.turbo_keys_with_room())::text[])
              )
+             --if survey: or false
              -- skip a key that another claim is taking: two batches that met the same keys in different orders would wait
              -- for each other's index entries, a deadlock. This guards nothing else. Only workers may hold what it locks
              and public.turbo_take_key(t.concurrency_key::text))
      and case when t.conversation is null then t.continues is null       -- it has no place yet (settle/place.sql)
+              --if survey: when true then not exists (select from public.agent_tasks r where r.status = 'running' and r.conversation = t.conversation)
               else public.turbo_take_conversation(t.conversation::bigint) end
+--end survey: order by t.task_priority desc nulls last, t.run_after limit 1
+--| ), edge as materialized (
+--|   select e.* from (select c.task_priority, c.run_after, true as claimable from candidates c
+--|                    union all
+--|                    (select t.task_priority, t.run_after, false from public.agent_tasks t
+--|                      where t.status = 'pending' and t.queue = %(queue)s
+--|                      order by t.task_priority desc nulls last, t.run_after offset %(most)s - 1 limit 1)) e limit 1
+--| ), passed as materialized (
+--|   select t.task_priority, t.run_after, t.concurrency_key from public.agent_tasks t
+--|    where t.status = 'pending' and t.queue = %(queue)s and t.run_after <= statement_timestamp() - %(young)s::interval
+--|      and t.task_priority > coalesce((select e.task_priority from edge e), -9223372036854775808)::bigint
+--|   union all
+--|   select t.task_priority, t.run_after, t.concurrency_key from public.agent_tasks t
+--|    where t.status = 'pending' and t.queue = %(queue)s and t.run_after <= statement_timestamp() - %(young)s::interval
+--|      and t.task_priority = (select e.task_priority from edge e) and t.run_after < (select e.run_after from edge e)
+--| ) select p.task_priority, p.until::text, (p.until + interval '1 microsecond')::text as since, p.rows,
+--|          coalesce((select e.claimable from edge e), false) as claimable,
+--|          array(select k.key from (select distinct p.concurrency_key::text as key from passed p) k
+--|                 where (select true from public.agent_tasks r where r.status = 'running' and r.concurrency_key = k.key limit 1)
+--|                 limit %(most_keys)s) as keys
+--|     from (values (1)) one
+--|     left join (select p.task_priority, max(p.run_after) as until, count(*) as rows from passed p
+--|                 group by p.task_priority order by p.task_priority desc limit %(most_priorities)s) p on true
      and not exists (select from public.agent_queues p where p.queue = %(queue)s and p.paused)
      -- a worker marked dead must not claim: its tasks would be rescued while it runs them
      and (select w.state from public.agent_workers w where w.worker_id = %(worker)s) = 'up'
@@ -46,8 +94,14 @@ with candidates as materialized (
      --if aside: and t.task_id <> all (%(aside)s::text[]::public.turbo_task_id[])
      --if only: and t.task_id = any (%(only)s::text[]::public.turbo_task_id[])
    order by t.task_priority desc nulls last, t.run_after
-   limit %(n)s
+   limit
+         --if keys: least(case when s.passed then cardinality(f.keys) end,
+         %(n)s
+         --if keys: )
    for update of t skip locked
+   --if past: ) c
+   --if keys:   where not s.passed or f.keys <> '{}'
+   --if past:   limit %(n)s
 --end which: ) select c.task_id::text, (select t.fencing_token from public.agent_tasks t where t.task_id = c.task_id)
 --|              from candidates c order by c.task_priority desc nulls last, c.run_after
 ), first_of_key as (
@@ -110,6 +164,7 @@ select c.task_id::text, coalesce(c.task_type, 'default') as task_type, left(c.ta
        c.task_priority, c.timeout_seconds, greatest(c.retry_count, 0) as retry_count, c.max_retries, c.infra_count,
        c.fencing_token, left(c.concurrency_key::text, 501) as concurrency_key, c.agent_session_id, c.waited_seconds, c.more,
        (select f.idle from flag f) as idle_now
+       --if past: , (select true from public.agent_tasks t where t.status = 'pending' and t.queue = %(queue)s and t.task_priority is null limit 1) as unranked
   -- losing a claim costs nothing (the task is claimed again), so the commit does not wait for the disk
   from (select set_config('synchronous_commit', 'off', true)) s
   left join claimed c on true

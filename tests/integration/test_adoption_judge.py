@@ -409,7 +409,8 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
 
 OTHERS = (
     "agent_workers, agent_leader, agent_queues, agent_accounts, agent_progress, agent_dependencies, agent_blocked,"
-    " agent_unsettled, agent_conversations, agent_messages, agent_requirements, agent_portable, agent_transcripts"
+    " agent_unsettled, agent_conversations, agent_messages, agent_requirements, agent_portable, agent_transcripts,"
+    " agent_files"
 )
 RESTORED = {
     "without turbo_meta": "drop table turbo_meta, turbo_migrations",

@@ -162,6 +162,10 @@ def test_retry_continues_in_its_worktree_and_reports_it(bench: Bench) -> None:
     assert json.loads(turbo(bench, "diff", "t", "--json").stdout)["diff"] == diff.stdout
     assert " 3 files changed, 4 insertions(+)" in turbo(bench, "diff", "t", "--stat").stdout
 
+    stored = turbo(bench, "diff", "t", state="elsewhere")
+    assert (stored.returncode, stored.stdout) == (0, diff.stdout)
+    assert stored.stderr == "t: as its last run left it, from the database\n"
+    bench.sql("delete from agent_files")
     away = turbo(bench, "diff", "t", state="elsewhere")
     assert (away.returncode, away.stdout) == (1, "")
     assert "it was removed, or --state-dir is wrong" in away.stderr

@@ -1,8 +1,9 @@
-"""`turbo diff`: what a task changed in its worktree, on the host that has it.
+"""`turbo diff`: what a task changed in its worktree: as it is now on the host that has it, as its last run left it on others.
 
 The diff goes to standard output (in a pipe, in a form that `git apply` accepts), everything else to standard error.
 """
 
+import functools
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -44,7 +45,8 @@ def diff(
     """Show what a task changed in its workspace.
 
     Includes commits, uncommitted edits and new files, from where the task began: a follow-up shares the worktree of its
-    conversation. The worktree is on the host that ran the task. On any other host, this command names that host and exits 1.
+    conversation. On the host that has the worktree, it shows the files as they are now. On any other host, it shows the
+    diff that the last run left in the database, at most 1 MiB of it; without one, it names the host and exits 1.
 
     \b
     Examples:
@@ -60,6 +62,7 @@ def diff(
         host = client.run(task.task_id).host
         place = files_of(run_log.state_dir(state_dir, config), client.database_id())
         directory_id = client.directory_id(task.task_id)
+        stored = functools.partial(_stored, dsn, task.task_id)
     git_configs = _git_configs(config)
     _become_owner_of(place)
     records = records_of(workspaces_of(place), directory_id, lambda _, error: output.notice(f"{error}; ignored"))
@@ -67,6 +70,9 @@ def diff(
     workspace = _workspace_data(task)
     host = host if task.status == TaskState.RUNNING and host else workspace.get("host") or host
     if not records or (host is not None and host != records[0].host):
+        if not stat and (kept := stored()) is not None:
+            _show_stored(task.task_id, kept, as_json)
+            return
         _not_here(task, workspace, host, place, config)
         return
     flags = ["--stat"] if stat else [] if output.at_terminal() else ["--binary"]
@@ -78,6 +84,28 @@ def diff(
     else:
         for chunk in chunks:
             sys.stdout.buffer.write(chunk)
+        sys.stdout.flush()
+
+
+def _stored(dsn: str | None, task_id: str) -> bytes | None:
+    """The diff that the last run left in the database, if this role may read it."""
+    import psycopg
+
+    with connect(dsn) as client:
+        try:
+            return client.diff(task_id)
+        except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):
+            return None
+
+
+def _show_stored(task_id: str, kept: bytes, as_json: bool) -> None:
+    output.notice(f"{task_id}: as its last run left it, from the database")
+    if as_json:
+        output.print_json({"task_id": task_id, "stored": True, "diff": kept.decode("utf-8", "replace")})
+    elif output.at_terminal():
+        _coloured([kept])
+    else:
+        sys.stdout.buffer.write(kept)
         sys.stdout.flush()
 
 

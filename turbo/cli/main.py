@@ -26,6 +26,7 @@ COMMANDS = {
     "show": ("turbo.cli.show", "show"),
     "graph": ("turbo.cli.graph", "graph"),
     "diff": ("turbo.cli.diff", "diff"),
+    "files": ("turbo.cli.files", "files"),
     "questions": ("turbo.cli.questions", "questions"),
     "answer": ("turbo.cli.answer", "answer"),
     "approve": ("turbo.cli.approve", "approve"),

@@ -7,11 +7,12 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, operations, placement, snapshot, transcript, work
+from turbo.client import answering, files, operations, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
+from turbo.client.files import TaskFile
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.limits import AsyncKeyLimits
@@ -22,6 +23,7 @@ from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
 from turbo.client.transcript import TranscriptLine
+from turbo.domain.kept import DIFF_PATH
 
 
 class AsyncClient(AsyncDriver):
@@ -92,6 +94,18 @@ class AsyncClient(AsyncDriver):
     async def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return await self._run(operations.run(task_id))
+
+    async def files(self, task_id: str) -> list[TaskFile]:
+        """See `Client.files`."""
+        return await self._run(files.files(task_id))
+
+    async def file(self, task_id: str, path: str) -> bytes | None:
+        """See `Client.file`."""
+        return await self._run(files.file(task_id, path))
+
+    async def diff(self, task_id: str) -> bytes | None:
+        """See `Client.diff`."""
+        return await self._run(files.file(task_id, DIFF_PATH))
 
     async def database_id(self) -> str | None:
         """The identity of the database, to which workers tie what they keep on disk; None where its schema is from before."""

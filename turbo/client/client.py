@@ -11,11 +11,12 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, operations, placement, snapshot, transcript, work
+from turbo.client import answering, files, operations, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
+from turbo.client.files import TaskFile
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import (
     EDGES,
@@ -50,6 +51,7 @@ from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
 from turbo.client.transcript import TranscriptBell, TranscriptLine
+from turbo.domain.kept import DIFF_PATH
 
 __all__ = [
     "Action",
@@ -76,6 +78,7 @@ __all__ = [
     "Relations",
     "RunView",
     "Submitted",
+    "TaskFile",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
@@ -167,6 +170,19 @@ class Client(Driver):
     def transcript_bell(self, task_id: str) -> TranscriptBell:
         """Rings when there are new lines. It opens a connection of its own."""
         return TranscriptBell(self._dsn, task_id)
+
+    def files(self, task_id: str) -> list[TaskFile]:
+        """The files of a task's last run that left any; `.turbo/diff.patch` is its diff.
+        Raises psycopg.errors.InsufficientPrivilege for a role that may not read them."""
+        return self._run(files.files(task_id))
+
+    def file(self, task_id: str, path: str) -> bytes | None:
+        """The content of one of `files`; None: there is no such file."""
+        return self._run(files.file(task_id, path))
+
+    def diff(self, task_id: str) -> bytes | None:
+        """What the last run had changed in its workspace when it ended, as far as it was kept: at most 1 MiB."""
+        return self._run(files.file(task_id, DIFF_PATH))
 
     def database_id(self) -> str | None:
         """The identity of the database, to which workers tie what they keep on disk; None where its schema is from before."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from turbo.config.asking import AskSection, with_permission_mode, without_approvals
 from turbo.config.checking import CheckSection, check_problems, check_warnings
@@ -14,12 +14,27 @@ from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home, nea
 from turbo.config.scripts import code_from_rows
 from turbo.config.workspace import Workspace
 from turbo.domain.finding import Finding, fail
+from turbo.domain.kept import OWN_DIRECTORY
 from turbo.domain.states import Level
 
 MOST_ACCOUNTS = 50
 """Of one executor."""
 
 HANDLER = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+def file_pattern(pattern: str) -> str:
+    """Raises ValueError for one that names nothing below the directory of a run."""
+    parts = pattern.removeprefix("!").split("/")
+    if pattern.strip("!/") == "" or pattern.removeprefix("!").startswith(("/", "~")) or ".." in parts:
+        raise ValueError(
+            f"{pattern!r} must name files below the directory where the agent works, as report/*.html does"
+        )
+    if len(pattern) > 200 or not pattern.isprintable():
+        raise ValueError("a pattern has at most 200 characters, and no control characters")
+    if next(part for part in parts if part not in ("", ".")) == OWN_DIRECTORY:
+        raise ValueError(f"{pattern!r}: {OWN_DIRECTORY} is turbo's own")
+    return pattern
 
 
 def _relative(command: Sequence[str]) -> str | None:
@@ -55,6 +70,11 @@ class Program(Section):
     )
     check: CheckSection | None = Field(
         default=None, description="What its work must pass before a task is completed. null: a success counts as it is."
+    )
+    files: list[Annotated[str, AfterValidator(file_pattern)]] = Field(
+        default=[],
+        max_length=50,
+        description="Files of the directory where it worked that are kept in the database after each run: report/*.html, **/junit.xml.",
     )
     _expand = field_validator("cwd", "output_schema", mode="after")(lambda v: home(v))
 

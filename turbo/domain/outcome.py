@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from turbo.domain.check import Checked
+from turbo.domain.kept import Kept
 from turbo.domain.question import Asked
 
 
@@ -122,8 +123,8 @@ class Outcome:
     family of models; None: of all. `account` names whose login, limit or service it was; None: the executor's own. `away` names
     what is unavailable (turbo.domain.dependency); None: the service of that account. `rest_seconds`: of a kind `unavailable` that
     is `uncounted`: there is nothing to probe, so the task itself rests that long. `asked` is what the kind `asked` asks. `portable`:
-    another host can have the directory as the run has left it; None: its executor goes on nowhere else. `extra` is merged
-    into `output_data` beside `output` (a workspace, turns).
+    another host can have the directory as the run has left it; None: its executor goes on nowhere else. `kept`: files to store before
+    the result is. `extra` is merged into `output_data` beside `output` (a workspace, turns).
     """
 
     kind: OutcomeKind
@@ -145,6 +146,7 @@ class Outcome:
     asked: Asked | None = None
     checked: Checked | None = None
     portable: bool | None = None
+    kept: Kept | None = None
     extra: dict[str, object] = field(default_factory=dict)
 
     @classmethod

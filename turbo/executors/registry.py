@@ -65,7 +65,10 @@ def build_executors(
     for name, section in config.executors.items():
         try:
             run_as = identities.of(section)
-            work_area = _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on, earlier)
+            work_area = _keeping(
+                _work_area(name, section, config, journal, exclusive, workspaces, run_as, goes_on, earlier),
+                section, exclusive, roots, run_as,
+            )  # fmt: skip
             reviewer = _reviewer(section, config, journal, env_files, identities)
 
             build = partial(_build, name, section, journal, roots, exclusive, work_area, run_as, reviewer)
@@ -261,6 +264,23 @@ def _work_area(
         goes_on=goes_on or goes_on_never,
         earlier=earlier or knows_no_earlier,
     )
+
+
+def _keeping(
+    area: WorkArea | None, section: ExecutorSection, exclusive: Exclusive, roots: list[Path], run_as: Identity | None
+) -> WorkArea | None:
+    """The same, with the files that are kept of it. None: the executor's own plain directories."""
+    if not isinstance(section, Program) or (area is None and not section.files):
+        return area
+    from turbo.executors.directories import Directories
+    from turbo.executors.keeping import KeepingArea
+
+    if section.files and run_as is not None:
+        raise ValueError("files cannot be read as the user of run_as: remove one of them")
+    cwd = _path(section.cwd)
+    fixed = cwd.expanduser().absolute() if cwd is not None else None
+    locked = exclusive if section.exclusive_cwd else no_lock
+    return KeepingArea(area or Directories(fixed, tuple(roots), locked, run_as), tuple(section.files))
 
 
 def _with_accounts(

@@ -4,6 +4,7 @@
     workers/    a worker's own row, beats, leadership    status/, top/      `turbo status`, `turbo top`
     accounts/   the breakers of accounts                 doctor/            `turbo doctor`
     questions/  reminders, written by the leader              messages/  what people tell a run
+    files/      files of runs, written by their workers
     retention/  what the leader deletes                  migrate/, roles/   `turbo migrate`
 
 Each file opens with a comment: its caller, the faults it must survive, and its cost. Every name is qualified with

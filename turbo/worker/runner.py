@@ -124,6 +124,12 @@ class Transcripts(Protocol):
     def run_ended(self, claim: ClaimRef) -> None: ...
 
 
+class KeepsFiles(Protocol):
+    """Where the files of runs are kept (turbo.worker.file_keeper)."""
+
+    async def store(self, claim: ClaimRef, outcome: Outcome) -> Outcome: ...
+
+
 class Sessions(StoredSessions, Protocol):
     """The stored sessions of agents (turbo.worker.agent_sessions)."""
 
@@ -178,6 +184,7 @@ class Runner:
         budgets: RunBudgets,
         transcripts: Transcripts,
         sessions: Sessions,
+        keeper: KeepsFiles,
         choose: ChoosesExecutor = first,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
@@ -207,6 +214,7 @@ class Runner:
         self._transcripts = transcripts
         self._sessions = sessions
         self._choose = choose
+        self._keeper = keeper
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -276,6 +284,8 @@ class Runner:
         if outcome.usage:
             outcome = replace(outcome, usage=self._prices.fill(outcome.usage))
         self._measure(run, outcome, seconds)
+        if outcome.kept is not None and run.stop.cause is not StopCause.DRAIN:
+            outcome = await self._keeper.store(run.claim, outcome)
         if outcome.kind is OutcomeKind.CANCELLED and run.stop.cause in (StopCause.DRAIN, StopCause.LOST):
             await self._give_up(run, outcome)
             return

@@ -28,6 +28,7 @@ from turbo.db.address import Address
 from turbo.db.budget_store import BudgetStore
 from turbo.db.channels import Notifier
 from turbo.db.claim_store import ClaimStore
+from turbo.db.file_store import FileStore
 from turbo.db.lane import Lane
 from turbo.db.message_store import MessageStore
 from turbo.db.question_store import QuestionStore
@@ -80,6 +81,7 @@ from turbo.worker.claimer import Claimer
 from turbo.worker.completer import Completer
 from turbo.worker.contact import DatabaseContact
 from turbo.worker.crowding import Crowding
+from turbo.worker.file_keeper import FileKeeper
 from turbo.worker.health import Health
 from turbo.worker.heartbeat import Heartbeat
 from turbo.worker.killed_runs import KilledRuns
@@ -332,6 +334,7 @@ def wire(
         transcripts=transcripts,
         sessions=agent_sessions,
         choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
+        keeper=FileKeeper(FileStore(sessions.courtesy(f"turbo files {worker_id}"))),
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets

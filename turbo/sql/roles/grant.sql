@@ -11,6 +11,7 @@ revoke all on table
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_account_windows from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_limits from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_files from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_transcripts from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
@@ -77,6 +78,7 @@ grant insert (task_id, fencing_token, executor, account, model, attempt, queue, 
 grant select (at, ctid), delete on table public.agent_usage, public.agent_events to turbo_worker;     -- retention, if configured
 grant select, insert (task_id, fencing_token, batch, session_id, kind, path, lines, sha256)
   on public.agent_transcripts to turbo_worker;                          -- nobody else writes it, and nobody changes it
+grant select, insert (task_id, fencing_token, path, bytes, sha256) on public.agent_files to turbo_worker;      -- the same
 grant delete on table public.agent_transcripts to turbo_worker;         -- retention
 grant select, update on table public.turbo_key_slots to turbo_worker;  -- whoever may, can keep a concurrency_key from running
 -- Every role may call the first five, unless the default privileges of their owner say otherwise.
@@ -134,6 +136,7 @@ grant select on table
 grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_limits, public.agent_events,
   public.agent_requirements, public.agent_portable
   to turbo_reader, turbo_admin;
+grant select on table public.agent_files to turbo_reader, turbo_approver, turbo_admin;
 grant select on table public.agent_transcripts to turbo_reader, turbo_approver, turbo_admin;
 
 -- turbo_approver answers questions, approves calls and releases holds. A trigger takes an answer only for a row that waits.

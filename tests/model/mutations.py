@@ -126,12 +126,6 @@ MUTATIONS = (
         ),
     ),
     Mutation(
-        "no task of a key starts while as many run as its limit says",
-        "turbo_places",
-        (("limit greatest(m.most - m.runs, 0)", ""),),
-        rules=OF_KEYS,
-    ),
-    Mutation(
         "a run that is over gives up its place",
         "turbo_wake_change",
         (("old.status = 'running' and new.key_slot is not null", "false"),),

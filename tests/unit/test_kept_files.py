@@ -9,7 +9,6 @@ import pytest
 
 from turbo.config.executors import CommandSection
 from turbo.domain.kept import FILE_BYTES, Kept
-from turbo.workspaces import kept_files
 from turbo.workspaces.kept_files import keep_files
 
 
@@ -71,7 +70,7 @@ def test_directory_swapped_for_a_link_is_not_entered(tmp_path: Path, monkeypatch
             swapped.append(name)
         return state
 
-    monkeypatch.setattr(kept_files.os, "lstat", swap)
+    monkeypatch.setattr(os, "lstat", swap)
     kept = keep_files(top, ["dir/*"])
     assert swapped
     assert paths(kept) == []
@@ -87,7 +86,7 @@ def test_file_swapped_for_a_link_is_not_read(tmp_path: Path, monkeypatch: pytest
         (tmp_path / name).symlink_to("/etc/passwd")
         return state
 
-    monkeypatch.setattr(kept_files.os, "lstat", swap)
+    monkeypatch.setattr(os, "lstat", swap)
     kept = keep_files(tmp_path, ["*.txt"])
     assert paths(kept) == []
     assert list(notes(kept)) == ["a.txt"]
@@ -131,7 +130,7 @@ def test_file_that_grows_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyP
             file.write("more")
         return real(opened, size)
 
-    monkeypatch.setattr(kept_files.os, "read", grow)
+    monkeypatch.setattr(os, "read", grow)
     kept = keep_files(tmp_path, ["*.txt"])
     assert notes(kept) == {"a.txt": "it changed while it was read"}
 

@@ -49,7 +49,7 @@ def _of(key: str) -> Steps[KeyLimit]:
 
 def full() -> Steps[list[KeyLimit]]:
     """Keys of which as many tasks run as may, while others wait, those with the most waiters first. None for a role that may not see
-    limits, and before schema 24."""
+    limits, and before schema 23."""
     try:
         rows = (yield Query("status/full_keys", {"limit": FULL_LISTED, "most_waiting": COUNTED_WAITERS})).rows
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedTable):

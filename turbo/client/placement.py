@@ -41,7 +41,7 @@ def unplaceable_lines(rows: Iterable[Mapping[str, Any]]) -> list[Unplaceable]:
 
 
 def unplaceable(limit: int = UNPLACEABLE_LISTED) -> Steps[list[Unplaceable]]:
-    """Those of the most tasks first. None for a role that may not see them, and before schema 23."""
+    """Those of the most tasks first. None for a role that may not see them, and before schema 22."""
     try:
         rows = (yield Query("status/unplaceable", {"limit": limit})).rows
     except (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedFunction):

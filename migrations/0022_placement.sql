@@ -82,7 +82,7 @@ begin
   if wrong is not null then
     raise exception '%', wrong using errcode = 'check_violation', hint = form;
   end if;
-  older := public.turbo_worker_before(queue::text, 23::integer);
+  older := public.turbo_worker_before(queue::text, 22::integer);
   if older is not null then
     raise exception 'worker % of queue % is older, and would ignore requires', public.turbo_shown(older::text, 200::integer),
       public.turbo_shown(queue::text, 60::integer) using errcode = 'object_not_in_prerequisite_state',
@@ -282,7 +282,7 @@ begin
   return new;
 end $$;
 create or replace trigger turbo_refuse_older before insert or update of state on public.agent_workers for each row
-  when (new.schema is null or new.schema < 23) execute function public.turbo_refuse_older();
+  when (new.schema is null or new.schema < 22) execute function public.turbo_refuse_older();
 
 revoke all on function
   public.turbo_worker_before(text, integer), public.turbo_judge_requires(jsonb, text, text), public.turbo_note_requires(text, text, jsonb),

@@ -135,7 +135,7 @@ revoke all on function
   public.turbo_places(public.turbo_task_id[], text[]), public.turbo_give_up_place(text)
   from public;
 -- turbo: next
--- The judges are long, and each of these changes a line or two of them, as in 0023_placement.sql: a part of the function that is there takes
+-- The judges are long, and each of these changes a line or two of them, as in 0022_placement.sql: a part of the function that is there takes
 -- the place of another. Each part must be found exactly once.
 do $$
 declare

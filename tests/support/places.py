@@ -34,7 +34,7 @@ async def at(
         await lane.close()
 
 
-def older(db: psycopg.Connection[Any], host: str = "old", queue: str = "default", schema: int = 22) -> None:
+def older(db: psycopg.Connection[Any], host: str = "old", queue: str = "default", schema: int = 21) -> None:
     """A live worker that knows no requirements."""
     db.execute(
         "insert into agent_workers (worker_id, name, host, pid, version, slots, queues, schema)"

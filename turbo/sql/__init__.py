@@ -22,7 +22,7 @@ A statement over many rows may have variants, for the time after the database re
     --if checked: …       for results with checks (tasks/finish, tasks/ask)
     --if spent: …         for a claim beside spent budgets; besides another variant: the name `tasks/claim+spent`
     --if limits: …        for a claim beside limits of keys; in the same way: `tasks/claim+limits`, `tasks/claim+spent+limits`
-    --if past: …          for a claim past the head of its queue, and `--if keys:` where its rows wait for keys: `tasks/claim+past+keys`
+    --if past: …          for a claim past the head of its queue, `--if keys:` if rows wait for keys: `tasks/claim+past+keys`
     --if survey: …        for the survey of that head (turbo.db.bypass), with `--end survey:`
     --end which: …        the end of a statement that returns what would be taken, and changes nothing; with `aside`
 """

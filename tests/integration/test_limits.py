@@ -156,7 +156,7 @@ async def test_lost_claims_are_taken_back_as_far_as_places_go(db, stores):
     assert places(db) == {"a": 1, "b": 2, "d": 0}
 
 
-async def test_reassertion_that_lost_the_race_for_a_place_tries_another(dsn, db, stores):
+async def test_reassertion_that_lost_a_place_tries_another(dsn, db, stores):
     set_limit(db, "k", 2)
     insert_keyed(db, "k", *"ab")
     (task, _) = await taken(stores)

@@ -19,7 +19,7 @@ MOST_DUE = 25
 class DueSchedule:
     """A schedule that is due (`next_at`), or whose next slot is to be computed (`next_at` None), as one look saw it.
 
-    `since`: slots count from there. `last_at`: the last slot that was dealt with. `bytes`: the text and data of one of its tasks."""
+    `since`: slots count from there. `last_at`: the last slot that was dealt with."""
 
     name: str
     cron: str
@@ -29,7 +29,6 @@ class DueSchedule:
     last_at: datetime | None
     next_at: datetime | None
     rev: int
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

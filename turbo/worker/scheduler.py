@@ -37,10 +37,8 @@ DEFECT_SECONDS = 30.0
 """Until the next look after one that ended in an error of turbo's own."""
 
 MOST_SLOTS = 100
-"""That one statement fires: it is cut off after some seconds, and claims wait for it (turbo.worker.wiring)."""
-
-BYTES_OF_A_SLOT = 80_000
-"""A task of more text and data counts as so many slots: a hundred tasks of megabytes take longer than a statement may."""
+"""That one statement fires: it is cut off after some seconds, and claims wait for it (turbo.worker.wiring). After one that failed, the
+next ones fire fewer: tasks of megabytes take longer."""
 
 OVERDUE_SECONDS = 0.5
 """A poll that saw a slot as late as this is believed, whatever notifications say: anybody may send those."""
@@ -71,6 +69,7 @@ class Scheduler(LoopService):
         self._watched = False
         self._judge_at: float | None = None  # monotonic
         self._again = Backoff(cap=AGAIN_CAP)
+        self._most = MOST_SLOTS
         self._lacking: set[str] = set()  # time zones that this host does not know
         self.looked: Signal[tuple[Fired, ...]] = Signal()
 
@@ -142,8 +141,9 @@ class Scheduler(LoopService):
             moved = 0
             unknown = [one for one in look.due if self._lacks_zone(one)]
             aside += [one.name for one in unknown]
-            for part in _portions([firing_of(one, look) for one in look.due if one not in unknown]):
-                fired = await self._store.fire(part)
+            firings = [firing_of(one, look, self._most) for one in look.due if one not in unknown]
+            for part in _portions(firings, self._most):
+                fired = await self._fire(part)
                 self._note(fired)
                 done.append(fired)
                 aside += fired.left
@@ -159,6 +159,15 @@ class Scheduler(LoopService):
         else:
             self._again.reset()
         return tuple(done)
+
+    async def _fire(self, firings: Sequence[Firing]) -> Fired:
+        try:
+            fired = await self._store.fire(firings)
+        except db.DATABASE_ERRORS:
+            self._most = max(1, self._most // 4)
+            raise
+        self._most = min(MOST_SLOTS, self._most + 1)
+        return fired
 
     def _lacks_zone(self, schedule: DueSchedule) -> bool:
         """Whether this host cannot compute it. It is left to workers on other hosts, and the log says so once for each zone."""
@@ -247,21 +256,16 @@ class Scheduler(LoopService):
                     await self._event.wait()
 
 
-def _portions(firings: Sequence[Firing]) -> Iterator[list[Firing]]:
-    """As many as one statement takes: a hundred slots of small tasks, or a single schedule's."""
+def _portions(firings: Sequence[Firing], most: int) -> Iterator[list[Firing]]:
+    """As many as one statement takes: `most` slots, or a single schedule's."""
     part: list[Firing] = []
     for firing in firings:
-        if part and sum(len(one.slots) * _weight(one.schedule) for one in (*part, firing)) > MOST_SLOTS:
+        if part and sum(len(one.slots) for one in (*part, firing)) > most:
             yield part
             part = []
         part.append(firing)
     if part:
         yield part
-
-
-def _weight(schedule: DueSchedule) -> int:
-    """As how many slots one of the schedule's counts."""
-    return max(1, schedule.bytes // BYTES_OF_A_SLOT)
 
 
 def _told(words: str) -> tuple[float, float | None] | None:
@@ -275,8 +279,8 @@ def _told(words: str) -> tuple[float, float | None] | None:
     return told if all(math.isfinite(one) for one in told if one is not None) else None
 
 
-def firing_of(schedule: DueSchedule, look: Look) -> Firing:
-    """What is to be done about a schedule at the moment of `look`."""
+def firing_of(schedule: DueSchedule, look: Look, most: int = MOST_SLOTS) -> Firing:
+    """What is to be done about a schedule at the moment of `look`, `most` slots at most."""
     try:
         table = timetable(schedule.cron, schedule.timezone)
     except ScheduleError as error:
@@ -287,7 +291,6 @@ def firing_of(schedule: DueSchedule, look: Look) -> Firing:
         if first is None or first > look.now:
             return Firing(schedule, later=first)
     due = table.due(first, look.now, schedule.catch_up)
-    most = max(1, MOST_SLOTS // _weight(schedule))
     if len(due.slots) > most:  # the rest stays due, and the next look finds it
         return Firing(schedule, due.slots[:most], due.missed, due.slots[most - 1], due.slots[most])
     return Firing(schedule, due.slots, due.missed, due.upto, due.later)

@@ -20,6 +20,7 @@ from tests.support import messages_api, workers
 from tests.support.claude import OAUTH, the_cli
 from tests.support.database import migrated_database
 from tests.support.messages_api import MessagesApi
+from tests.support.repositories import IDENTITY, git, repository
 from tests.support.requirements import missing
 from tests.support.subscriptions import windows
 from tests.support.waiting import until
@@ -86,6 +87,7 @@ class Fleet:
             )
         self.bench.sql("insert into agent_tasks (task_type, task_description) values ('claude', 'say hello')")
         self.bench.sql("insert into agent_tasks (task_type, task_description) values ('checked', 'x')")
+        self.bench.sql("insert into agent_tasks (task_type, task_description) values ('pushed', 'x')")
         self.bench.sql("insert into agent_tasks (queue, task_description) values ('nobody', 'x')")
         until(
             lambda: (
@@ -128,6 +130,11 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             webhook.server.shutdown()
 
 
+def _origin(path: Path) -> Path:
+    found = path / "origin"
+    return found if found.exists() else repository(found)
+
+
 def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, Any]:
     home = path / "home"
     home.mkdir(exist_ok=True)
@@ -151,7 +158,16 @@ def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, 
         },
     }
     config["executors"]["checked"] = {"kind": "command", "command": ["true"], "check": {"command": ["true"]}}
-    config["routes"] |= {"claude": "claude", "fail": "fail", "checked": "checked", "default": "noop"}
+    clone = path / f"clone-{host}"
+    git(path, "clone", "--quiet", str(_origin(path)), str(clone))
+    config["executors"]["pushed"] = {
+        "kind": "command",
+        "command": ["git", "commit", "--quiet", "--allow-empty", "--message", "more"],
+        "workspace": {"repo": str(clone), "push": "origin"},
+        "env": IDENTITY,
+    }
+    names = ("claude", "fail", "checked", "pushed")
+    config["routes"] |= {name: name for name in names} | {"default": "noop"}
     return config
 
 

@@ -39,6 +39,7 @@ MADE = {
     "domain/visible.py": r"[\t\n\x00-\x1f]",
     "migrate/ownership.py": r"create\s+(?:domain|type)\s+public\.(\w+)",
     "observability/log.py": r"(worker|task|attempt)=",
+    "sql/__init__.py": r"--end which:(?P<end>(?:[^\n]*\n\s*--\|)*[^\n]*)",
     "process/environment.py double": r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?',
 }
 """Patterns that are put together from parts."""

@@ -163,7 +163,7 @@ def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, 
     config["executors"]["pushed"] = {
         "kind": "command",
         "command": ["git", "commit", "--quiet", "--allow-empty", "--message", "more"],
-        "workspace": {"repo": str(clone), "push": "origin"},
+        "workspace": {"kind": "worktree", "repo": str(clone), "push": "origin"},
         "env": IDENTITY,
     }
     names = ("claude", "fail", "checked", "pushed")

@@ -26,9 +26,12 @@ def finish(db: psycopg.Connection, task_id: str, output: object = "done", status
 @pytest.mark.parametrize(
     ("options", "tools"),
     [
-        ([], {"status", "wait", "result", "questions", "submit", "reply", "tell", "cancel"}),
-        (["--read-only"], {"status", "wait", "result", "questions"}),
-        (["--allow-answer"], {"status", "wait", "result", "questions", "submit", "reply", "tell", "cancel", "answer"}),
+        ([], {"status", "wait", "result", "diff", "questions", "submit", "reply", "tell", "cancel"}),
+        (["--read-only"], {"status", "wait", "result", "diff", "questions"}),
+        (
+            ["--allow-answer"],
+            {"status", "wait", "result", "diff", "questions", "submit", "reply", "tell", "cancel", "answer"},
+        ),
     ],
 )
 async def test_command_offers_what_its_options_allow(dsn, options, tools):
@@ -149,6 +152,18 @@ async def test_bad_call_gets_one_error_that_says_what_to_do(dsn, db, tool, argum
         assert "Traceback" not in error
         assert db.execute("select count(*) from agent_tasks").fetchone() == (0,)
         assert (await call("status"))["queues"] == [], "the server goes on"
+
+
+async def test_diff_of_a_run_is_shown_and_cut(db, dsn):
+    async with inside(dsn) as call:
+        await call("submit", text="x", id="a", requires={"os": "macos"})
+        assert db.execute("select requires from agent_tasks").fetchone() == ({"os": "macos"},)
+        assert await call("diff", task_id="a") == {"task_id": "a", "diff": None}
+        db.execute(
+            "insert into agent_files (task_id, fencing_token, path, bytes, sha256) "
+            "select task_id, 1, '.turbo/diff.patch', d, sha256(d) from agent_tasks, convert_to(repeat('+ä', 1000), 'UTF8') d"
+        )
+        assert await call("diff", task_id="a", max_characters=100) == {"task_id": "a", "diff": "+ä" * 50, "cut": 1900}
 
 
 async def test_id_that_is_taken_is_named(dsn):

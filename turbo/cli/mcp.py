@@ -31,8 +31,8 @@ def mcp(
 ) -> None:
     """Let another agent use the fleet, by the Model Context Protocol.
 
-    The client starts this command itself, and gets the tools submit, reply, tell, status, wait, result, cancel and
-    questions. It may do what the database role of the connection may do. With --http, the token is TURBO_MCP_TOKEN; without
+    The client starts this command itself, and gets the tools submit, reply, tell, status, wait, result, diff, cancel
+    and questions. It may do what the database role of the connection may do. With --http, the token is TURBO_MCP_TOKEN; without
     that variable a new one is printed.
 
     \b

@@ -36,11 +36,12 @@ SAYS = {
     "status": "How tasks stand now, with the last line of a running agent. Without task_ids: the fleet, its problems first.",
     "wait": "Wait until tasks are over, or one of them asks a person something. Call again while `finished` is false.",
     "result": "What became of a task: its output, or its error; what it changed, and what it cost.",
+    "diff": "What the task's last run changed in its workspace, as a unified diff. null: nothing was kept.",
     "questions": "What waits for a person, the longest first.",
     "answer": "Answer what a task asks; it goes on at once. Only what this server may answer: see may_answer in questions.",
 }
 
-READ = ("status", "wait", "result", "questions")
+READ = ("status", "wait", "result", "diff", "questions")
 WRITE = ("submit", "reply", "tell", "cancel")
 
 MOST_BYTES = 4 * 1024 * 1024

@@ -1,6 +1,6 @@
 """What another agent may ask of the fleet: the tools of `turbo mcp`, over the operations of the client.
 
-    read         status, wait, result, questions
+    read         status, wait, result, diff, questions
     work         submit, reply, tell, cancel            not with --read-only
     answer       answer                                 questions with --allow-answer, approvals and holds with --allow-approve
 
@@ -109,6 +109,10 @@ class Tools:
             str | None, Field(description="Id of the task whose conversation and directory this one goes on with.")
         ] = None,
         parent: Annotated[str | None, Field(description="Id of the task that this one belongs to, for people.")] = None,
+        requires: Annotated[
+            dict[str, str | int | float | bool] | None,
+            Field(description='Labels that its worker must have: {"os": "macos"}.'),
+        ] = None,
     ) -> Document:
         async with self._client("submit") as client:
             task = NewTask(
@@ -128,6 +132,7 @@ class Tools:
                 on_needs_failed=on_needs_failed,
                 continues=continues,
                 parent_task_id=parent,
+                requires=requires,
             )
             return _document((await client.submit_many([task]))[0])
 
@@ -235,6 +240,18 @@ class Tools:
         async with self._client("show") as client:
             task = await client.get(await client.resolve(task_id))
         return result_of(task, max_characters)
+
+    async def diff(
+        self,
+        task_id: TaskId,
+        max_characters: Annotated[int, Field(description="The rest is cut.", ge=100, le=10_000_000)] = MOST_CHARACTERS,
+    ) -> Document:
+        async with self._client("diff") as client:
+            whole = await client.resolve(task_id)
+            kept = await client.diff(whole)
+        text = None if kept is None else kept.decode("utf-8", "replace")
+        cut = max(0, len(text or "") - max_characters)
+        return _json({"task_id": whole, "diff": text and text[:max_characters], **({"cut": cut} if cut else {})})
 
     async def questions(
         self,
@@ -354,7 +371,9 @@ def result_of(task: TaskRow, most: int) -> Document:
             **({"error": task.error_message, "failure_kind": task.failure_kind} if task.error_message else {}),
             **({"question": task.question} if task.status == TaskState.WAITING else {}),
             **{
-                key: data[key] for key in ("account", "model", "workspace", "check", "usage", "cost_usd") if key in data
+                key: data[key]
+                for key in ("account", "model", "workspace", "check", "files", "usage", "cost_usd")
+                if key in data
             },
             "attempts": (task.retry_count or 0) + (1 if task.started_at is not None else 0),
             "completed_at": task.completed_at,

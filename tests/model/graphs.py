@@ -295,6 +295,9 @@ class Graphs(Questions):
         if again is not None and again.claim in worker.runs:
             self._ends_after_the_failover(worker, again, then)
         self.settles(worker)
+        if task_id in self.truth.tasks and not self.before.edges.get(task_id):
+            for need in self.truth.tasks[task_id].waits.needs.values():
+                need.untied = True
 
     def _ends_after_the_failover(self, worker: FakeWorker, run: Run, then: str) -> None:
         if then == "compares":

@@ -29,6 +29,7 @@ def world(dsn: str) -> Iterator[World]:
     one.close()
 
 
+@pytest.mark.timeout(7200 if LONG else 600)
 @pytest.mark.parametrize("rules", RULES)
 def test_no_order_of_events_loses_or_repeats_a_task(world, rules):
     class Seen(Some):

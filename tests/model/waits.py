@@ -18,6 +18,7 @@ class Need:
     was: str = "pending"  # and at the look before that: a statement that ran beside its change saw the one or the other
     gone: bool = False
     either: bool = False  # it is gone, and a person retried the task that needs it: it counts as either
+    untied: bool = False  # a failover lost what tied them: if it goes before they are tied again, another task of its id passes for it
 
     @property
     def met(self) -> bool:
@@ -65,6 +66,7 @@ class Waits:
         for task_id, need in self.needs.items():
             need.was = need.last
             need.gone = need.gone or tasks.get(task_id) is not need.of
+            need.either = need.either or (need.untied and need.gone)
             if not need.gone:
                 need.last = rows[task_id]["status"]
 

@@ -35,9 +35,9 @@ class Paid:
 
     name = "paid"
     account: str | None = "alpha"
-    durable = False
 
-    def __init__(self) -> None:
+    def __init__(self, *, durable: bool = False) -> None:
+        self.durable = durable
         self.runs: Counter[str] = Counter()
         self.left: list[float | None] = []
         self.flying = 0
@@ -59,9 +59,9 @@ class Paid:
 class Fleet:
     """Workers of one event loop, all with the same executor."""
 
-    def __init__(self, dsn: str, path: Path) -> None:
+    def __init__(self, dsn: str, path: Path, *, durable: bool) -> None:
         self.dsn, self.path = dsn, path
-        self.executor = Paid()
+        self.executor = Paid(durable=durable)
         self.running: dict[str, tuple[Worker, asyncio.Task[int]]] = {}
 
     def start(self, name: str) -> None:
@@ -82,8 +82,8 @@ class Fleet:
 
 
 @contextlib.asynccontextmanager
-async def fleet(dsn: str, path: Path, *names: str) -> AsyncIterator[Fleet]:
-    one = Fleet(dsn, path)
+async def fleet(dsn: str, path: Path, *names: str, durable: bool = False) -> AsyncIterator[Fleet]:
+    one = Fleet(dsn, path, durable=durable)
     try:
         for name in names:
             one.start(name)
@@ -113,19 +113,22 @@ def waits(db: psycopg.Connection[Any]) -> Callable[[], bool]:
 
 
 @pytest.mark.sized
-async def test_a_cap_holds_up_to_what_is_in_flight(dsn: str, tmp_path: Path) -> None:
-    """Two workers of five slots, and one of them is started again in the middle. Raised, the budget lets the rest go on."""
+@pytest.mark.parametrize("durable", [True, False])
+async def test_a_cap_holds_up_to_what_is_in_flight(dsn: str, tmp_path: Path, durable: bool) -> None:
+    """Two workers of five slots, and one of them is started again in the middle. Raised, the budget lets the rest go on. A run of an
+    agent, which is `durable`, keeps its slot until it is recorded; a light one does not, and so as many again can be in flight."""
     tasks, cap = sized(120, 500), sized(60, 250)
+    in_flight = 2 * SLOTS * (1 if durable else 2)
     with psycopg.connect(dsn, autocommit=True) as db:
         add(db, usd=cap / 100, account="alpha")
         insert(db, tasks)
-        async with fleet(dsn, tmp_path, "a", "b") as one:
+        async with fleet(dsn, tmp_path, "a", "b", durable=durable) as one:
             await until_async(lambda: one.executor.runs.total() >= cap // 2)
             await one.stop("b")
             one.start("b2")
             await until_async(waits(db))
             assert one.executor.most <= 2 * SLOTS
-            assert cap <= one.executor.runs.total() <= cap + 2 * SLOTS - 1
+            assert cap <= one.executor.runs.total() <= cap + in_flight - 1
             await until_async(lambda: spent(db)[0] == pytest.approx(one.executor.runs.total() / 100))
             left = db.execute("select count(*), sum(retry_count) from agent_tasks where status = 'pending'").fetchone()
             assert left == (tasks - one.executor.runs.total(), 0), "no attempt is burnt"
@@ -247,6 +250,25 @@ async def test_the_end_of_a_period_comes_by_timer(dsn: str) -> None:
                 store.now = midnight.isoformat()
                 assert [one.closed for one in (await asyncio.wait_for(folds.get(), 20)).budgets] == [False]
                 assert not keeper.spent("default").nothing
+
+
+async def test_what_a_run_has_spent_is_taken_off_its_budgets_alone(dsn: str) -> None:
+    """A review is paid by another account than the agent's turn before it."""
+    task = Task("t1", "default", "x", queue="default")
+    used = [("alpha", 5.0), ("critic", 0.25)]
+    with psycopg.connect(dsn, autocommit=True) as db:
+        add(db, "reviews", usd=1, account="critic")
+        async with keeping(dsn) as keeper:
+            await keeper.once()
+            assert await keeper.usd_left(task, "critic", used) == 0.75
+            assert await keeper.usd_left(task, "alpha", used) is None
+            add(db, "all", usd=6)
+            await keeper.once()
+            assert await keeper.usd_left(task, "critic", used) == 0.75
+            assert await keeper.usd_left(task, "alpha", used) == 0.75, "of the budget for all"
+            db.execute("update agent_budgets set usd = 5 where name = 'all'")
+            await keeper.once()
+            assert await keeper.usd_left(task, "critic", used) == -0.25
 
 
 async def test_an_account_is_shut_while_nothing_can_be_added(dsn: str) -> None:

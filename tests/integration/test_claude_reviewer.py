@@ -17,7 +17,7 @@ from tests.support.messages_api import Answer, Request
 from tests.support.reviews import ACCEPTS, in_fences, is_review, rejects, reviewed, reviewer, reviews
 from tests.support.schemas import structured
 from tests.support.waiting import until_async
-from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
+from turbo.domain.outcome import FailureKind, ModelUsage, Outcome, OutcomeKind
 from turbo.domain.run import UsedSoFar
 from turbo.domain.states import StopCause
 from turbo.executors.checks.loop import Turn
@@ -228,10 +228,12 @@ async def test_review_under_way_tells_what_it_has_used(bench: Bench) -> None:
     run.uses = told.append
     running = asyncio.create_task(bench.executor(checks=reviewed(bench)).run(run))
     await until_async(lambda: len(reviews(bench)) == 2)
-    await until_async(lambda: bool(told[-1]()))
+    await until_async(lambda: len(told[-1]()) == 2)
     running.cancel()
     await asyncio.wait([running])
-    assert [(u.executor, u.account, u.input_tokens > 0) for u in told[-1]()] == [("reviewer", "reviewer", True)]
+    own, review = told[-1]()
+    assert (own.executor, own.output_tokens > 0) == (None, True), "the agent's turn, which no other run tells any more"
+    assert (review.executor, review.account, review.input_tokens > 0) == ("reviewer", "reviewer", True)
 
 
 async def test_review_over_its_time_is_no_verdict(bench: Bench) -> None:
@@ -249,15 +251,16 @@ async def test_review_starts_while_its_budgets_have_something_left(
 ) -> None:
     asked = []
 
-    async def usd_left_of(account: str) -> float | None:
-        asked.append(account)
+    async def usd_left_of(account: str, used: tuple[ModelUsage, ...]) -> float | None:
+        asked.append((account, [one.output_tokens for one in used]))
         return left
 
     bench.api.decide = lambda request: ACCEPTS if is_review(request) else None
     run = bench.run("make it good")
     run.usd_left_of = usd_left_of
     outcome = await bench.executor(checks=reviewed(bench)).run(run)
-    assert asked == ["reviewer"], "the budgets of its own account"
+    assert [account for account, _ in asked] == ["reviewer"], "the budgets of its own account"
+    assert [len(used) for _, used in asked] == [1], "and what the agent's turn has used"
     assert sum(is_review(request) for request in bench.api.requests) == requests
     assert (outcome.kind is OutcomeKind.SUCCEEDED) is passes, outcome
     assert passes or "a budget that covers it is spent" in str(outcome.error)
@@ -266,8 +269,8 @@ async def test_review_starts_while_its_budgets_have_something_left(
 async def test_review_gets_what_the_run_has_left_of_a_budget(bench: Bench) -> None:
     """The agent's turn has cost nearly all of it, so the CLI ends the review soon: the whole would do for nine of its answers."""
 
-    async def usd_left_of(_account: str) -> float | None:
-        return 0.0021
+    async def usd_left_of(_account: str, used: tuple[ModelUsage, ...]) -> float | None:
+        return 0.0021 - sum(one.cost_usd or 0.0 for one in used)
 
     bench.api.answer(messages_api.text("done", output_tokens=200))
     bench.api.decide = lambda request: bash("ls") if is_review(request) else None

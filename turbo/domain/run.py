@@ -18,6 +18,9 @@ from turbo.domain.transcript import NO_TRANSCRIPT, TranscriptSink
 UsedSoFar = Callable[[], tuple[ModelUsage, ...]]
 """What a run has used until now that no outcome tells: it ends without one."""
 
+UsdLeftOf = Callable[[str, tuple[ModelUsage, ...]], Awaitable[float | None]]
+"""See `Run`."""
+
 
 class StopSignal:
     """Asks a run to end, and gives the cause. Set once, by the worker; awaited by the executor."""
@@ -76,7 +79,7 @@ def _ignore_usage(_so_far: UsedSoFar) -> None: ...
 def _ignore_windows(_windows: tuple[UsageWindow, ...]) -> None: ...
 
 
-async def _no_limit(_account: str) -> None: ...
+async def _no_limit(_account: str, _used: tuple[ModelUsage, ...]) -> None: ...
 
 
 def _used_nothing() -> tuple[ModelUsage, ...]:
@@ -94,10 +97,10 @@ class Run:
     is done. `when_safe(action)`: `action` is called once the run's result is safe, in a thread; never, if the worker dies before.
     `uses(so_far)` tells how to learn what the run has used, if it is killed and so returns no outcome. It is asked once, at the end.
     `may_ask`: a question of this run reaches a person; an executor asks none otherwise. `usd_left`: what is left of the budgets that
-        cover it, in US dollars; None: no limit. `usd_left_of(account)`: the same for a call with another account. `messages`: what
-    people tell the task, for an executor that Converses; None: nobody can. `moved`: another account may have had the task's session.
-        `windows` tells what the agent's service says about its account's windows. `transcript`: where what the agent says and does is
-    stored. `stored`: the sessions that are stored so; None: none are.
+    cover it, in US dollars; None: no limit. `usd_left_of(account, used)`: the same for a call with another account, after the run
+    has `used` that much. `messages`: what people tell the task, for an executor that Converses; None: nobody can. `moved`: another
+    account may have had the task's session. `windows` tells what the agent's service says about its account's windows.
+    `transcript`: where what the agent says and does is stored. `stored`: the sessions that are stored so; None: none are.
 
     The paths may be functions, called when a path is needed: building both costs a light run a tenth of its time.
     """
@@ -137,7 +140,7 @@ class Run:
         *,
         may_ask: bool = True,
         usd_left: float | None = None,
-        usd_left_of: Callable[[str], Awaitable[float | None]] = _no_limit,
+        usd_left_of: UsdLeftOf = _no_limit,
         messages: Mailbox | None = None,
         when_safe: Callable[[Callable[[], None]], None] = _at_once,
         moved: bool = False,

@@ -133,6 +133,15 @@ def usage_rows(
     )
 
 
+Spent = tuple[str, float]
+"""An account ('' for none), and US dollars."""
+
+
+def spent_by_account(account: str | None, usage: Iterable[ModelUsage]) -> tuple[Spent, ...]:
+    """What a run has spent, as far as it is known. `account`: the run's own."""
+    return tuple(((account if one.executor is None else one.account) or "", one.cost_usd or 0.0) for one in usage)
+
+
 def cut_name(name: str) -> str:
     """`name` in at most NAME_BYTES of UTF-8."""
     if len(name) * 4 <= NAME_BYTES:

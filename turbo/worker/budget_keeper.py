@@ -22,6 +22,7 @@ from turbo.db.budget_store import BudgetStore, Fold
 from turbo.domain.budget import NOTHING_SPENT, Budget, Payers, SpentQueue, spent_queue
 from turbo.domain.task import Task
 from turbo.domain.type_filter import Routes
+from turbo.domain.usage import Spent
 from turbo.runtime.backoff import Backoff
 from turbo.runtime.service import LoopService
 from turbo.runtime.signal import Signal
@@ -137,15 +138,20 @@ class BudgetKeeper(LoopService):
         ]
         return frozenset(one.account for one in await self._of_submitter(task, shut) if one.account is not None)
 
-    async def usd_left(self, task: Task, account: str | None) -> float | None:
-        """What a run may use at most, in US dollars: the least that is left of a budget that covers it. None: no limit."""
+    async def usd_left(self, task: Task, account: str | None, used: Sequence[Spent] = ()) -> float | None:
+        """What a call may use at most, in US dollars: the least that is left of a budget that covers it. None: no limit. `used`: what
+        its run has spent, which no budget has yet."""
         limits = [
             one
             for one in self._budgets
             if one.usd_left is not None and one.covers(task.queue, task.task_type, account or "")
         ]
-        left = [one.usd_left for one in await self._of_submitter(task, limits)]
-        return min((usd for usd in left if usd is not None), default=None)
+        left = [
+            one.usd_left - sum(usd for whose, usd in used if one.account in (None, whose))
+            for one in await self._of_submitter(task, limits)
+            if one.usd_left is not None
+        ]
+        return min(left, default=None)
 
     def _as_known(self) -> Sequence[Budget]:
         """The budgets. While no fold succeeds, each is behind: what it covers is shut."""

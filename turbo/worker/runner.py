@@ -32,7 +32,7 @@ from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.domain.transcript import TranscriptSink
 from turbo.domain.type_filter import Routes, executors_of
-from turbo.domain.usage import Prices, UsageRow, usage_rows
+from turbo.domain.usage import Prices, Spent, UsageRow, spent_by_account, usage_rows
 from turbo.executors.asking import DENIED, askable
 from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Converses, Executor
@@ -112,7 +112,7 @@ class RunBudgets(Protocol):
 
     def counts_runs(self, task: Task, account: str | None) -> bool: ...
     async def spent_accounts(self, task: Task) -> frozenset[str]: ...
-    async def usd_left(self, task: Task, account: str | None) -> float | None: ...
+    async def usd_left(self, task: Task, account: str | None, used: Sequence[Spent] = ()) -> float | None: ...
 
 
 class Transcripts(Protocol):
@@ -372,6 +372,9 @@ class Runner:
         def uses(so_far: UsedSoFar) -> None:
             run.used = so_far
 
+        async def usd_left_of(account: str, used: tuple[ModelUsage, ...]) -> float | None:
+            return await self._budgets.usd_left(task, account, spent_by_account(run.account, self._prices.fill(used)))
+
         def windows(found: tuple[UsageWindow, ...]) -> None:
             if run.account is not None:
                 self._accounts.report(run.account, found)
@@ -395,7 +398,7 @@ class Runner:
                     uses=uses,
                     may_ask=self._questions.may_ask(task.queue),
                     usd_left=usd_left,
-                    usd_left_of=lambda account: self._budgets.usd_left(task, account),
+                    usd_left_of=usd_left_of,
                     messages=run.messages if converses else None,
                     when_safe=when_safe,
                     moved=moved,

@@ -19,7 +19,7 @@ class Delivery:
     """What is judged. `directory`: where the agent worked; it is still locked for this task. `workspace`: what may be asked of it;
     None where it is a plain directory. `protected`: its files that must stay as they were, if any are named. `outcome`: of the
     agent's turn, which succeeded. `number`: of this check. `log_path`: for what the check's own programs print.
-    `progress(text)` shows people how far the check is. `spent_usd`: what the run has cost so far, in US dollars."""
+    `progress(text)` shows people how far the check is. `used`: by the run so far."""
 
     run: Run
     directory: Path
@@ -29,7 +29,7 @@ class Delivery:
     log_path: Path
     progress: Callable[[str], None]
     protected: ProtectedFiles | None = None
-    spent_usd: float = 0.0
+    used: tuple[ModelUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

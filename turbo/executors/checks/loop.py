@@ -244,8 +244,9 @@ class _Loop:
             run.progress(Progress(f"{words}: {text}", into, out))
 
         log_path = run.log_path.with_name(f"{run.log_path.stem}.check{number}.log")
-        spent = sum(used.cost_usd or 0.0 for used in self.known.usage)
-        return Delivery(run, self.directory, self.workspace, outcome, number, log_path, progress, self.protected, spent)
+        return Delivery(
+            run, self.directory, self.workspace, outcome, number, log_path, progress, self.protected, self.known.usage
+        )
 
     async def _baseline(self, judge: CommandJudge) -> Baseline | NotMade | Outcome:
         began = time.monotonic()

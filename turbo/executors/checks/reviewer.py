@@ -27,7 +27,7 @@ MOST_RESTS = 10
 @dataclass(frozen=True, slots=True)
 class Review:
     """What is to be reviewed: `prompt` for the agent, in `directory`. `log_path`: for what its CLI prints. `seconds`: its time.
-    `spent_usd`: what the run has cost so far."""
+    `used`: by the run so far."""
 
     run: Run
     directory: Path
@@ -35,7 +35,7 @@ class Review:
     log_path: Path
     seconds: float
     progress: Callable[[str], None]
-    spent_usd: float = 0.0
+    used: tuple[ModelUsage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class ReviewerJudge:
                 delivery.log_path,
                 self._seconds,
                 lambda text: delivery.progress(f"{name}: {text}" if text else name),
-                delivery.spent_usd,
+                delivery.used,
             )
         )
         if isinstance(found, NotMade):

@@ -138,8 +138,8 @@ class ClaudeReviewer:
 
     async def review(self, review: Review) -> Reviewed | NotMade | Outcome:
         """See `ReviewingAgent`."""
-        left = await review.run.usd_left_of(self.account)
-        if left is not None and (left := left - review.spent_usd) <= 0:
+        left = await review.run.usd_left_of(self.account, review.used)
+        if left is not None and left <= 0:
             return NotMade(f"reviewer {self.name} gave no verdict: a budget that covers it is spent")
         call = Call(
             flags=(*self._flags, *self._budget.within(left).plain()),

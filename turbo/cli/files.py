@@ -15,7 +15,7 @@ from turbo.cli.options import Dsn, Json, TaskId, connect
 from turbo.cli.output import Column
 
 if TYPE_CHECKING:
-    from turbo.client.client import TaskFile
+    from turbo.client.client import StoredFile
 
 COLUMNS = (Column("PATH", flexible=True, least=20), Column("BYTES", right=True), Column("SHA256"))
 
@@ -59,7 +59,7 @@ def files(
         _write(to or _base_name(get), content, force=force)
 
 
-def _list(task: str, found: "list[TaskFile]", as_json: bool) -> None:
+def _list(task: str, found: "list[StoredFile]", as_json: bool) -> None:
     if as_json:
         output.print_json([output.columns(one) for one in found])
     elif found:

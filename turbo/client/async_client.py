@@ -12,7 +12,7 @@ from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
-from turbo.client.files import TaskFile
+from turbo.client.files import StoredFile
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.limits import AsyncKeyLimits
@@ -95,7 +95,7 @@ class AsyncClient(AsyncDriver):
         """The task's latest run, and its last output. Raises UnknownTask."""
         return await self._run(operations.run(task_id))
 
-    async def files(self, task_id: str) -> list[TaskFile]:
+    async def files(self, task_id: str) -> list[StoredFile]:
         """See `Client.files`."""
         return await self._run(files.files(task_id))
 

@@ -16,7 +16,7 @@ from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
-from turbo.client.files import TaskFile
+from turbo.client.files import StoredFile
 from turbo.client.fleet_status import FleetStatus
 from turbo.client.graph import (
     EDGES,
@@ -77,8 +77,8 @@ __all__ = [
     "Related",
     "Relations",
     "RunView",
+    "StoredFile",
     "Submitted",
-    "TaskFile",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
@@ -171,7 +171,7 @@ class Client(Driver):
         """Rings when there are new lines. It opens a connection of its own."""
         return TranscriptBell(self._dsn, task_id)
 
-    def files(self, task_id: str) -> list[TaskFile]:
+    def files(self, task_id: str) -> list[StoredFile]:
         """The files of a task's last run that left any; `.turbo/diff.patch` is its diff.
         Raises psycopg.errors.InsufficientPrivilege for a role that may not read them."""
         return self._run(files.files(task_id))

@@ -7,7 +7,7 @@ from turbo.client.operations import Query, Steps
 
 
 @dataclass(frozen=True, slots=True)
-class TaskFile:
+class StoredFile:
     """`path`: below the directory where the agent worked, as the agent named it: hostile text. `size` in bytes; `sha256` in hex."""
 
     fencing_token: int
@@ -17,8 +17,8 @@ class TaskFile:
     at: datetime
 
 
-def files(task_id: str) -> Steps[list[TaskFile]]:
-    return [TaskFile(**row) for row in (yield Query("client/files", {"task_id": task_id})).rows]
+def files(task_id: str) -> Steps[list[StoredFile]]:
+    return [StoredFile(**row) for row in (yield Query("client/files", {"task_id": task_id})).rows]
 
 
 def file(task_id: str, path: str) -> Steps[bytes | None]:

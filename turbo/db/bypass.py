@@ -77,7 +77,7 @@ class Filtered:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class QueueHead:
     """Rows of one priority that are passed by: all up to the moment `until`. `since`: the first moment after it."""
 
     priority: int
@@ -89,7 +89,7 @@ class Head:
 class Bypass:
     """What claims pass by, the highest priority first. `keys`: what some of these rows wait for. `rows`: how many there were."""
 
-    heads: tuple[Head, ...]
+    heads: tuple[QueueHead, ...]
     keys: tuple[str, ...] = ()
     rows: int = 0
 
@@ -111,7 +111,7 @@ def survey_parameters(timings: BypassTimings) -> dict[str, object]:
     return {**most, "young": timedelta(seconds=timings.young)}
 
 
-def _ranges(heads: Sequence[Head], *, waiting: bool) -> list[dict[str, object]]:
+def _ranges(heads: Sequence[QueueHead], *, waiting: bool) -> list[dict[str, object]]:
     """Where a claim looks, in claim order. `passed`: only for rows whose key came free."""
     found: list[dict[str, object]] = []
 
@@ -203,7 +203,7 @@ def _bypass(rows: Sequence[Row]) -> Bypass | None:
     count = sum(int(str(row[3])) for row in found)
     if count < LEAST_ROWS:
         return None
-    heads = tuple(Head(int(str(row[0])), str(row[1]), str(row[2])) for row in found)
+    heads = tuple(QueueHead(int(str(row[0])), str(row[1]), str(row[2])) for row in found)
     keys = found[0][5]
     assert isinstance(keys, list)
     return Bypass(heads, tuple(keys), count)

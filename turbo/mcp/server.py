@@ -50,7 +50,7 @@ MOST_BYTES = 4 * 1024 * 1024
 _RESOURCE_CHARACTERS = 10_000_000
 
 
-class Server(MCPServer[Any]):
+class McpServer(MCPServer[Any]):
     """Refuses arguments that a tool does not have: one that is ignored, such as another database, would mislead the caller."""
 
     async def call_tool(
@@ -63,10 +63,10 @@ class Server(MCPServer[Any]):
         return await super().call_tool(name, arguments, context)
 
 
-def build(dsn: str, rights: Rights) -> Server:
+def build(dsn: str, rights: Rights) -> McpServer:
     """The server, with the tools that `rights` allow."""
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # a client that goes away in the middle of a call is no news
-    server = Server("turbo", title="turbo", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
+    server = McpServer("turbo", title="turbo", instructions=INSTRUCTIONS, version=__version__, log_level="WARNING")
     tools = Tools(dsn, rights)
     names = (*READ, *(WRITE if rights.write else ()), *(("answer",) if rights.kinds else ()))
     for name in names:
@@ -92,12 +92,12 @@ def build(dsn: str, rights: Rights) -> Server:
 # ── transports ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def serve_stdio(server: Server) -> None:
+def serve_stdio(server: McpServer) -> None:
     """Until standard input ends."""
     server.run("stdio")
 
 
-async def serve_http(server: Server, listening: socket.socket, token: str) -> None:
+async def serve_http(server: McpServer, listening: socket.socket, token: str) -> None:
     """On a socket that listens on loopback, until a signal."""
     app = WithToken(server.streamable_http_app(max_request_body_size=MOST_BYTES), token)
     config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)

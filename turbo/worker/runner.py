@@ -130,7 +130,7 @@ class KeepsFiles(Protocol):
     async def store(self, claim: ClaimRef, outcome: Outcome) -> Outcome: ...
 
 
-class Sessions(StoredSessions, Protocol):
+class RunSessions(StoredSessions, Protocol):
     """The stored sessions of agents (turbo.worker.agent_sessions)."""
 
     def run_ended(self, claim: ClaimRef, *, portable: bool) -> None: ...
@@ -183,7 +183,7 @@ class Runner:
         prices: Prices,
         budgets: RunBudgets,
         transcripts: Transcripts,
-        sessions: Sessions,
+        sessions: RunSessions,
         keeper: KeepsFiles,
         choose: ChoosesExecutor = first,
     ) -> None:

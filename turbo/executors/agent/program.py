@@ -25,7 +25,7 @@ USUAL_FOR_NPM = (
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class ProgramPlaces:
     """`what` names the CLI for people. `directories`: where its installers put it; `~/` is the user's home, `*` any name."""
 
     what: str

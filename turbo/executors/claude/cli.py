@@ -18,7 +18,7 @@ from pathlib import Path
 from turbo.domain.run import Progress, Run, StopSignal
 from turbo.domain.task import NO_TASK
 from turbo.domain.usage import MeteredRun
-from turbo.executors.agent.program import USUAL_FOR_NPM, Places, with_program_directory
+from turbo.executors.agent.program import USUAL_FOR_NPM, ProgramPlaces, with_program_directory
 from turbo.executors.claude.control import Channel
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.login import Login
@@ -42,7 +42,7 @@ USUAL_DIRECTORIES = (
 )
 """Where installers put the CLI; launchd's bare PATH has none of them. Of several matches the newest wins."""
 
-PLACES = Places("the Claude CLI", USUAL_DIRECTORIES)
+PLACES = ProgramPlaces("the Claude CLI", USUAL_DIRECTORIES)
 
 LEAVE_SECONDS = 5.0
 """How long the CLI may stay after its result, unless it begins another turn."""

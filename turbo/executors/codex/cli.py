@@ -22,7 +22,7 @@ from turbo.domain.usage import MeteredRun
 from turbo.executors.agent.session import as_uuid, session_id
 from turbo.executors.codex.ended import EndedCodex
 from turbo.executors.codex.program import PLACES, native
-from turbo.executors.codex.rollout import Place, Rollout, Rollouts, tokens_of
+from turbo.executors.codex.rollout import Rollout, Rollouts, ThreadFile, tokens_of
 from turbo.executors.codex.stream import CodexLine, CodexStream
 from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
@@ -172,7 +172,7 @@ class CodexCli:
             run.windows(rollout.windows)
         return ended, result.log_path
 
-    def _rollout(self, rollouts: Rollouts, before: Place | None, stream: CodexStream, *, resumed: bool) -> Rollout:
+    def _rollout(self, rollouts: Rollouts, before: ThreadFile | None, stream: CodexStream, *, resumed: bool) -> Rollout:
         """What the rollout says of a call. Blocks, never raises: without it less is known, and the run is judged all the same."""
         thread = as_uuid(stream.thread)
         try:

@@ -10,9 +10,9 @@ import platform
 import sys
 from pathlib import Path
 
-from turbo.executors.agent.program import USUAL_FOR_NPM, Places
+from turbo.executors.agent.program import USUAL_FOR_NPM, ProgramPlaces
 
-PLACES = Places("the Codex CLI", ("~/.local/bin", *USUAL_FOR_NPM))
+PLACES = ProgramPlaces("the Codex CLI", ("~/.local/bin", *USUAL_FOR_NPM))
 
 _SYSTEMS = {"linux": "unknown-linux-musl", "darwin": "apple-darwin"}
 _MACHINES = {

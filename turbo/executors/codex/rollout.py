@@ -163,7 +163,7 @@ def tokens_of(model: str | None, usage: Mapping[str, Any]) -> ModelUsage:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ThreadFile:
     """Where the rollout of a thread is, and how long it was."""
 
     path: Path
@@ -177,26 +177,28 @@ class Rollouts:
         self._home = home
         self._user = user
 
-    def find(self, thread: str) -> Place | None:
+    def find(self, thread: str) -> ThreadFile | None:
         """`thread`: a UUID. Of several files the newest counts."""
         if self._user is not None:
             found = self._user.run(_FIND, self._home, thread).split("\n", 1)
-            return Place(Path(found[1].rstrip("\n")), int(found[0])) if len(found) == 2 and found[0].strip() else None
+            return (
+                ThreadFile(Path(found[1].rstrip("\n")), int(found[0])) if len(found) == 2 and found[0].strip() else None
+            )
         paths = sorted(self._home.glob(f"sessions/*/*/*/rollout-*-{thread}.jsonl"), key=lambda path: path.name)
         for path in reversed(paths):
             state = path.lstat()
             if stat.S_ISREG(state.st_mode):
-                return Place(path, state.st_size)
+                return ThreadFile(path, state.st_size)
         return None
 
-    def read(self, place: Place, begin: int, model: str | None = None) -> Rollout:
+    def read(self, place: ThreadFile, begin: int, model: str | None = None) -> Rollout:
         """What it says from byte `begin` on. `model`: as configured; the file's word comes first."""
         rollout = Rollout(model)
         for line in self._lines(place.path, begin):
             rollout.read(line)
         return rollout
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: ThreadFile) -> None:
         if self._user is not None:
             self._user.run('rm -f -- "$1"', place.path)
         else:

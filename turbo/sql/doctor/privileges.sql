@@ -9,7 +9,8 @@ select n.relation || ': ' || p.privilege as lacks
                ('agent_unsettled', 'select insert update delete'), ('agent_conversations', 'select insert update'),
                ('agent_messages', 'select update'), ('agent_schedules', 'select'), ('agent_budgets', 'select'),
                ('agent_requirements', 'select update delete'), ('agent_portable', 'select insert update delete'),
-               ('agent_limits', 'select'), ('agent_usage', 'insert'), ('agent_transcripts', 'select insert'), ('agent_files', 'select insert'), ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
+               ('agent_limits', 'select'), ('agent_usage', 'insert'), ('agent_transcripts', 'select insert'), ('agent_files', 'select insert'),
+               ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
        n(relation, privileges)
  cross join lateral string_to_table(n.privileges, ' ') p(privilege)
  where not case when p.privilege = 'delete' then has_table_privilege('public.' || n.relation, p.privilege)

@@ -34,6 +34,7 @@ EDITS = {
     "output_data": "'{\"output\": 1}'", "error_message": "'e'", "timeout_seconds": "9", "max_retries": "9", "retry_count": "1",
     "completed_at": "'2001-01-01'", "idempotency_key": "'k'", "queue": "'q'", "run_after": "'2001-01-01'", "concurrency_key": "'k'",
     "agent_session_id": "null", "prefer_host": "'h'", "needs": "null", "parent_task_id": "'p'",
+    "requires": "'{\"os\": \"linux\"}'",
 }  # fmt: skip
 
 

@@ -30,6 +30,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     ),
     "ARRAY": ("'{}'", "'{NULL}'", "'{{a,b},{c,NULL}}'", "array[repeat('q', 100000)]"),
     "boolean": ("true", "false"),
+    "smallint": ("-32768", "0", "32767"),
 }
 
 

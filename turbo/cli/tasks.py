@@ -1,7 +1,6 @@
 """`turbo tasks`: list tasks."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,7 +71,7 @@ def tasks(
         why = {} if as_json else _why_blocked(client, matches)
         now = client.read("select now()", ())[0]
     if as_json:
-        output.print_json([asdict(t) for t in matches])
+        output.print_json([output.columns(t) for t in matches])
         return
     if not matches:
         output.notice("no tasks" if criteria == type(criteria)() else "no matching tasks")

@@ -21,14 +21,17 @@ def as_text(value: Scalar) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def label_list(labels: Mapping[str, object]) -> str:
-    """`os=macos, xcode=16`."""
+def label_list(labels: object) -> str:
+    """`os=macos, xcode=16`. What came past the triggers, and is no object, is shown as it is."""
+    if not isinstance(labels, Mapping):
+        return json.dumps(labels)[:REQUIRED_BYTES]
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
-def lacking(requires: Mapping[str, object], lacks: Mapping[str, object]) -> str:
+def lacking(requires: object, lacks: Mapping[str, object]) -> str:
     """What a worker lacks of `requires`, and what it has in its place: `os=macos (it has os=linux), xcode=16`."""
+    wanted = requires if isinstance(requires, Mapping) else {}
     return ", ".join(
-        f"{name}={requires.get(name)}" + ("" if has is None else f" (it has {name}={has})")
+        f"{name}={wanted.get(name)}" + ("" if has is None else f" (it has {name}={has})")
         for name, has in sorted(lacks.items())
     )

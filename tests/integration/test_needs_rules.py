@@ -214,7 +214,7 @@ def test_reserved_keys_are_refused_from_people(db):
     ("column", "value"), [("needed", True), ("needed", False), ("conversation", 7), ("turbo_rev", -2)]
 )
 def test_columns_of_the_settler_are_refused(db, column, value):
-    hint = refused(db, errors.CheckViolation, "needed or conversation", **{column: value})
+    hint = refused(db, errors.CheckViolation, "needed, conversation or key_slot", **{column: value})
     assert "turbo's own" in hint
     insert(db)
     if column != "turbo_rev":

@@ -232,7 +232,9 @@ class ClaimStore(Store):
                 raise
             # A missing privilege is what the claims say themselves.
             level = logging.DEBUG if isinstance(error, psycopg.errors.InsufficientPrivilege) else logging.WARNING
-            log.log(level, "cannot see what is in the way of claims from queue %s: %s", filtered.queue, why_refused(error))
+            log.log(
+                level, "cannot see what is in the way of claims from queue %s: %s", filtered.queue, why_refused(error)
+            )
             known.survey_failed(filtered)
             return Surveyed()
         return Surveyed(claimable=known.surveyed(filtered, rows, time.monotonic() - begun))

@@ -109,3 +109,14 @@ def _retold(answers: Sequence[Answered]) -> list[str]:
 
 def _shown(one: Answered) -> dict[str, object]:
     return {key: value for key, value in one.question.document().items() if key not in ("then", "call")}
+
+
+def going_on_prompt(preamble: str, task: Task, answers: Sequence[Answered], feedback: str | None, words: str) -> str:
+    """For a conversation that goes on: with what a check found (`feedback`), as a follow-up, or after an answer or a cut. `words`: in
+    which form to answer."""
+    next_in_it = task.continued is not None and task.continued.first_run
+    if feedback is not None:
+        prompt = next_prompt(feedback, task.messages)
+    else:
+        prompt = follow_up_prompt(preamble, task) if next_in_it else resume_prompt(task, answers)
+    return f"{prompt}\n\n{words}" if words and not next_in_it else prompt

@@ -5,15 +5,16 @@ directory ──▶ turn ──▶ check ──▶ turn … ──▶ outcome   
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from turbo.domain.outcome import FailureKind, Outcome
+from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run
 from turbo.domain.work import Message
 from turbo.executors.agent.prompts import shown_data
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.process.environment import EnvironmentRefused
-from turbo.process.running import SpawnFailed
+from turbo.process.running import Ending, SpawnFailed
 from turbo.workspaces.area import WorkArea, WorkspaceView
 
 NOTHING_TO_DO = "task_description is empty, and there is no input_data: write what the agent is to do"
@@ -64,3 +65,19 @@ async def run_agent(
 def told_so_far(run: Run) -> tuple[Message, ...]:
     """What people have told the task so far, for the prompt."""
     return run.task.messages if run.messages is None else run.messages.take()
+
+
+def explained_end(
+    outcome: Outcome, run: Run, ended_by: Ending, silence_seconds: float | None, last_line: str | None
+) -> Outcome:
+    """The outcome with words on why turbo has ended the agent; unchanged if it has not."""
+    if outcome.kind is OutcomeKind.CANCELLED:
+        return replace(outcome, error=f"the agent was ended on request: {run.stop.cause}")
+    if outcome.kind is not OutcomeKind.TIMED_OUT:
+        return outcome
+    limit = (
+        f"{run.task.timeout_seconds:g} s (timeout_seconds)"
+        if ended_by is Ending.WALL
+        else f"{silence_seconds:g} s without output (silence_seconds)"
+    )
+    return replace(outcome, error=f"the agent was ended after {limit}; last output: {last_line or 'none'}")

@@ -29,12 +29,10 @@ from turbo.executors.agent.prompts import (
     ASKING_PREAMBLE,
     PREAMBLE,
     answering,
-    follow_up_prompt,
-    next_prompt,
-    resume_prompt,
+    going_on_prompt,
     task_prompt,
 )
-from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, run_agent, told_so_far
+from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, explained_end, run_agent, told_so_far
 from turbo.executors.agent.session import as_uuid, kind_of
 from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
@@ -54,7 +52,7 @@ from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefu
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
-from turbo.process.running import Ending, SpawnFailed
+from turbo.process.running import SpawnFailed
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.at_remote import portable
 
@@ -246,13 +244,7 @@ class ClaudeExecutor:
         if session is not None and word is not None:
             told = told_so_far(run) if turn.feedback is None or run.messages is not None else ()
             task = replace(run.task, messages=told)
-            next_in_it = continued is not None and continued.first_run
-            if turn.feedback is not None:
-                prompt = next_prompt(turn.feedback, told)
-            else:
-                prompt = follow_up_prompt(preamble, task) if next_in_it else resume_prompt(task, answers)
-            if self._answer.words and not next_in_it:
-                prompt = f"{prompt}\n\n{self._answer.words}"
+            prompt = going_on_prompt(preamble, task, answers, turn.feedback, self._answer.words)
             if run.stored is not None:
                 await self._carried.begins(run, session, word)
             ended, log_path = await call_cli(("--resume", word), prompt, told, resumed=True)
@@ -318,18 +310,8 @@ class ClaudeExecutor:
         transcript, result = ended.transcript, ended.transcript.result
         situation = verdict.judge(ended)
         outcome = self._answer.of(ended, verdict.outcome(ended))
-        if situation.kind is OutcomeKind.CANCELLED:
-            outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.cause}")
-        elif situation.kind is OutcomeKind.TIMED_OUT:
-            limit = (
-                f"{run.task.timeout_seconds:g} s (timeout_seconds)"
-                if ended.ended_by is Ending.WALL
-                else f"{self._silence_seconds:g} s without output (silence_seconds)"
-            )
-            outcome = replace(
-                outcome, error=f"the agent was ended after {limit}; last output: {transcript.last_line or 'none'}"
-            )
-        elif outcome.failure_kind is FailureKind.BUDGET and self._flags.within(run.usd_left) != self._flags:
+        outcome = explained_end(outcome, run, ended.ended_by, self._silence_seconds, transcript.last_line)
+        if outcome.failure_kind is FailureKind.BUDGET and self._flags.within(run.usd_left) != self._flags:
             # It waits for the budget's next period, and is tried again then.
             outcome = replace(outcome, final=False, error=f"{outcome.error}: that is what was left of a budget")
         # A session that did not even begin to go on would hold up every further attempt in the same way.

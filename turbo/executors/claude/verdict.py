@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.executors.agent.situation import Situation, error_text, first
+from turbo.executors.agent.situation import Situation, ended_by_turbo, error_text, first
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.reset import reset_in
 from turbo.executors.claude.stream import DEFERRED, DEFERRED_UNAVAILABLE, Transcript, window_and_model
@@ -277,18 +277,7 @@ TABLE: tuple[Situation[EndedRun], ...] = (
     ),
     Situation("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
     # From here on there is no result.
-    Situation(
-        "ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED
-    ),
-    Situation(
-        "out of time while the CLI retried a request",
-        _kept_retrying,
-        OutcomeKind.UNAVAILABLE,
-        FailureKind.UNAVAILABLE,
-        message="the service did not answer, and the CLI kept retrying",
-    ),
-    Situation("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
-    Situation("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
+    *ended_by_turbo(_kept_retrying),
     Situation(
         "interrupted: exit 0 without a result",
         lambda e: e.returncode == 0 and e.interrupted,

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from turbo.domain.asking import BadQuestion, question_of
 from turbo.domain.outcome import Outcome, OutcomeKind, Probe, added
-from turbo.domain.question import Answered, AskPolicy, QuestionKind
+from turbo.domain.question import AskPolicy, QuestionKind
 from turbo.domain.run import Run, Snooze
 from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
@@ -27,12 +27,10 @@ from turbo.executors.agent.prompts import (
     PREAMBLE,
     account_of,
     answering,
-    follow_up_prompt,
-    next_prompt,
-    resume_prompt,
+    going_on_prompt,
     task_prompt,
 )
-from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, run_agent, told_so_far
+from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, explained_end, run_agent, told_so_far
 from turbo.executors.agent.session import as_uuid, own_id, session_id
 from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
@@ -45,7 +43,7 @@ from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefu
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
-from turbo.process.running import Ending, SpawnFailed
+from turbo.process.running import SpawnFailed
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
@@ -170,7 +168,8 @@ class CodexExecutor:
         thread = own_id(KIND, known) if goes_on else None
         if thread is not None:
             told = told_so_far(run) if turn.feedback is None or run.messages is not None else ()
-            prompt = self._next_prompt(run, turn, told, answers)
+            task = replace(run.task, messages=told)
+            prompt = going_on_prompt(self._preamble_of(run), task, answers, turn.feedback, self._answer.words)
             ended, log_path = await self._call(run, directory, prompt, thread, until, told)
             if verdict.in_use(ended):
                 raise Snooze(f"thread {thread} is in use by another process", IN_USE_SECONDS)
@@ -183,16 +182,6 @@ class CodexExecutor:
         prompt = task_prompt(self._preamble_of(run), task, answers, turn.feedback or "", begun=bool(begun))
         ended, log_path = await self._call(run, directory, prompt, None, until, told)
         return self._outcome(run, ended, log_path)
-
-    def _next_prompt(self, run: Run, turn: Turn, told: Sequence[Message], answers: Sequence[Answered]) -> str:
-        """For a thread that goes on."""
-        task = replace(run.task, messages=tuple(told))
-        next_in_it = run.task.continued is not None and run.task.continued.first_run
-        if turn.feedback is not None:
-            prompt = next_prompt(turn.feedback, told)
-        else:
-            prompt = follow_up_prompt(self._preamble_of(run), task) if next_in_it else resume_prompt(task, answers)
-        return f"{prompt}\n\n{self._answer.words}" if self._answer.words and not next_in_it else prompt
 
     async def _call(
         self, run: Run, directory: Path, prompt: str, thread: str | None, until: float, told: Sequence[Message]
@@ -234,18 +223,8 @@ class CodexExecutor:
     def _outcome(self, run: Run, ended: EndedCodex, log_path: Path | None) -> Outcome:
         situation, stream = verdict.judge(ended), ended.stream
         outcome = verdict.outcome(ended)
-        if situation.kind is OutcomeKind.CANCELLED:
-            outcome = replace(outcome, error=f"the agent was ended on request: {run.stop.cause}")
-        elif situation.kind is OutcomeKind.TIMED_OUT:
-            limit = (
-                f"{run.task.timeout_seconds:g} s (timeout_seconds)"
-                if ended.ended_by is Ending.WALL
-                else f"{self._silence_seconds:g} s without output (silence_seconds)"
-            )
-            outcome = replace(
-                outcome, error=f"the agent was ended after {limit}; last output: {stream.last_line or 'none'}"
-            )
-        elif situation.kind is OutcomeKind.ASKED:
+        outcome = explained_end(outcome, run, ended.ended_by, self._silence_seconds, stream.last_line)
+        if situation.kind is OutcomeKind.ASKED:
             outcome = self._asked(ended, outcome)
         # A thread that did not even begin to go on would hold up every further attempt in the same way.
         stuck = ended.resumed and not stream.items and situation.kind is OutcomeKind.TIMED_OUT

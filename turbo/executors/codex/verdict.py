@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
-from turbo.executors.agent.situation import Situation, error_text, first
+from turbo.executors.agent.situation import Situation, ended_by_turbo, error_text, first
 from turbo.executors.codex.ended import EndedCodex
 from turbo.executors.codex.reset import reset_in
 from turbo.process.running import Ending
@@ -181,18 +181,7 @@ TABLE: tuple[Situation[EndedCodex], ...] = (
     Situation("server or network error", _away, OutcomeKind.UNAVAILABLE, FailureKind.UNAVAILABLE),
     Situation("failed in another way", lambda e: e.failed, OutcomeKind.FAILED, FailureKind.ERROR),
     # From here on the CLI has not said how the turn ended.
-    Situation(
-        "ended on request (cancel, drain, lost lease)", lambda e: e.ended_by is Ending.STOPPED, OutcomeKind.CANCELLED
-    ),
-    Situation(
-        "out of time while the CLI retried a request",
-        _kept_retrying,
-        OutcomeKind.UNAVAILABLE,
-        FailureKind.UNAVAILABLE,
-        message="the service did not answer, and the CLI kept retrying",
-    ),
-    Situation("over its time", lambda e: e.ended_by is Ending.WALL, OutcomeKind.TIMED_OUT, FailureKind.TIMED_OUT),
-    Situation("silent for too long", lambda e: e.ended_by is Ending.SILENT, OutcomeKind.TIMED_OUT, FailureKind.SILENT),
+    *ended_by_turbo(_kept_retrying),
     Situation(
         "CLI refuses its flags, its configuration or its directory",
         lambda e: e.returncode == USAGE_EXIT or (e.returncode == 1 and bool(e.startup_output)),

@@ -11,6 +11,7 @@ from tests.support.logins import login
 from tests.support.mcp_clients import inside, started
 from tests.support.open_questions import PUSH, ask, question
 from tests.support.prefork import TURBO
+from turbo.client.async_client import AsyncClient
 from turbo.mcp.tools import Rights
 from turbo.migrate import grant_roles
 
@@ -116,6 +117,22 @@ async def test_allowed_answer_lets_the_task_go_on(db, dsn, rights, asked, answer
         assert [one["may_answer"] for one in (await call("questions"))["questions"]] == [True]
         assert await call("answer", task_id="a", answer=answer) == {"task_id": "a", "status": "pending"}
         assert "does not wait" in await call.refused("answer", task_id="a", answer=answer)
+
+
+async def test_approval_that_comes_after_the_look_is_not_given(db, dsn, monkeypatch):
+    """The server looks what the task asks, and only then it asks."""
+    look = AsyncClient.questions
+
+    async def looks_too_early(client, *arguments, **named):
+        found = await look(client, *arguments, **named)
+        ask(dsn, "a", PUSH)
+        return found
+
+    async with inside(dsn, Rights(answer=True)) as call:
+        await call("submit", text="x", id="a")
+        monkeypatch.setattr(AsyncClient, "questions", looks_too_early)
+        await call.refused("answer", task_id="a", answer="yes")
+        assert db.execute("select status, answer from agent_tasks").fetchall() == [("waiting", None)]
 
 
 async def test_held_task_is_an_approval_too(db, dsn):

@@ -45,7 +45,7 @@ READ = ("status", "wait", "result", "diff", "questions")
 WRITE = ("submit", "reply", "tell", "cancel")
 
 MOST_BYTES = 4 * 1024 * 1024
-"""Of a request over HTTP. A task's text is shorter, and standard input is the client's own."""
+"""Of a request over HTTP. Standard input is the client's own, and has no limit."""
 
 _RESOURCE_CHARACTERS = 10_000_000
 

@@ -27,7 +27,7 @@ from turbo.client.client import Client
 from turbo.client.failures import explained
 from turbo.client.models import TaskFilter, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
-from turbo.client.questions import OpenQuestion
+from turbo.client.questions import OpenQuestion, not_waiting
 from turbo.client.rejection import why_rejected
 from turbo.client.timestamps import BadTimestamp, TimestampReader
 from turbo.domain.question import QuestionKind
@@ -278,14 +278,16 @@ class Tools:
         async with self._client("answer") as client:
             whole = await client.resolve(task_id)
             found = await client.questions(task_ids=[whole], limit=1)
-            if found and (kind := QuestionKind(found[0].kind)) not in self._rights.kinds:
+            if not found:
+                raise not_waiting(whole, (await client.get(whole)).status, None, None)
+            if (kind := QuestionKind(found[0].kind)) not in self._rights.kinds:
                 option = "--allow-answer" if kind is QuestionKind.QUESTION else "--allow-approve"
                 raise ToolError(
                     f"task {whole} asks for {_NAMES[kind]}, which this server may not give: a person does (turbo answer, "
                     f"turbo approve), or starts it with {option}"
                 )
             # The question as it was read: of another that came meanwhile nobody has looked at the kind.
-            return _document(await client.answer(found[0] if found else whole, answer))
+            return _document(await client.answer(found[0], answer))
 
     # ── connections and errors ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,7 +5,7 @@ import asyncio
 import psycopg
 import pytest
 
-from tests.support.limits import insert_keyed, places, set_limit
+from tests.support.limits import a_statement_waits, insert_keyed, places, set_limit
 from tests.support.rig import Rig, finished
 from tests.support.work_rows import claim_of, past_the_judges, placed
 from turbo.domain.outcome import OutcomeKind
@@ -114,8 +114,7 @@ async def test_claim_that_lost_the_race_for_a_place_claims_again(dsn, db, stores
     async with await psycopg.AsyncConnection.connect(dsn) as other:
         await other.execute("update agent_tasks set status = 'running', turbo_rev = turbo_rev + 1 where task_id = 'c'")
         claiming = asyncio.create_task(stores.claims.claim("default", 9, may_idle=False))
-        while not db.execute("select from pg_locks where not granted").fetchall():
-            await asyncio.sleep(0.01)
+        await a_statement_waits(db)
         await other.commit()
         claimed = await claiming
     assert ([task.task_id for task in claimed.tasks], claimed.races) == (["a"], 1)
@@ -168,8 +167,7 @@ async def test_reassertion_that_lost_a_place_tries_another(dsn, db, stores):
     async with await psycopg.AsyncConnection.connect(dsn) as other:
         await other.execute("update agent_tasks set status = 'running', turbo_rev = turbo_rev + 1 where task_id = 'b'")
         asserting = asyncio.create_task(stores.claims.reassert({claim_of(task): None}))
-        while not db.execute("select from pg_locks where not granted").fetchall():
-            await asyncio.sleep(0.01)
+        await a_statement_waits(db)
         await other.commit()
         assert [claim.task_id for claim in (await asserting).taken] == ["a"]
     assert places(db) == {"a": 1, "b": 0}

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.limits import insert_keyed, places, set_limit
+from tests.support.limits import a_statement_waits, insert_keyed, places, set_limit
 from tests.support.rig import finished
 from tests.support.waiting_rows import ONE, answer, insert, row, waiting
 from tests.support.work_rows import count, edges, notes, tie
@@ -140,8 +140,7 @@ async def test_older_worker_that_raced_for_a_place_runs_nothing(dsn, db, stores)
     async with await psycopg.AsyncConnection.connect(dsn) as other:
         await other.execute("update agent_tasks set status = 'running', turbo_rev = turbo_rev + 1 where task_id = 'b'")
         claiming = asyncio.create_task(asyncio.to_thread(in_another_claim, dsn))
-        while not db.execute("select from pg_locks where not granted").fetchall():
-            await asyncio.sleep(0.01)
+        await a_statement_waits(db)
         await other.commit()
         with pytest.raises(psycopg.errors.UniqueViolation, match="agent_tasks_one_running_per_place"):
             await claiming

@@ -170,7 +170,10 @@ def test_raw_transcript_is_what_is_stored(bench: AccountsBench) -> None:
 
 def test_follower_opens_the_gate_while_it_follows(bench: AccountsBench) -> None:
     """Notifications are sent to whoever follows, and to nobody else."""
-    holds = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1953854050"
+    holds = (
+        "select count(*) from pg_locks l join pg_database d on d.oid = l.database and d.datname = current_database()"
+        " where l.locktype = 'advisory' and l.classid = 1953854050"
+    )
     bench.worker("alpha")
     bench.task("t", "look", queue="nobodys")
     assert bench.sql(holds) == [(0,)]

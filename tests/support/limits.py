@@ -4,6 +4,8 @@ from typing import Any
 
 import psycopg
 
+from tests.support.waiting import until_async
+
 Connection = psycopg.Connection[Any]
 
 
@@ -30,3 +32,9 @@ def places(db: Connection, key: str = "k") -> dict[str, int]:
         [key],
     )
     return dict(rows.fetchall())
+
+
+async def a_statement_waits(db: Connection) -> None:
+    """Until a statement in this database waits for a lock. The server has other tests' databases, too."""
+    waits = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    await until_async(lambda: bool(db.execute(waits).fetchall()), what="a statement waits for a lock")

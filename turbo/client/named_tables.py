@@ -1,4 +1,4 @@
-"""What operations on small tables that people name rows in have in common: budgets and limits."""
+"""What operations on small tables that people name rows in have in common: schedules, budgets and limits."""
 
 from collections.abc import Callable
 from typing import Protocol

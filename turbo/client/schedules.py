@@ -1,26 +1,16 @@
 """`Client.schedules` and `AsyncClient.schedules`: work that repeats. Both drive the same operations (turbo.client.scheduling)."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from turbo.client import scheduling
-from turbo.client.operations import Steps, T
+from turbo.client.named_tables import AsyncDoes, Does
 from turbo.client.schedule import NewSchedule, Schedule, ScheduleTask
-
-
-class _Run(Protocol):
-    """How a client performs an operation."""
-
-    def __call__(self, steps: Steps[T]) -> T: ...
-
-
-class _AsyncRun(Protocol):
-    async def __call__(self, steps: Steps[T]) -> T: ...
 
 
 class Schedules:
     """The schedules of a database. Raises UnknownSchedule for a name that none has, MayNotSchedule for a role that may not."""
 
-    def __init__(self, run: _Run) -> None:
+    def __init__(self, run: Does) -> None:
         self._run = run
 
     def add(
@@ -113,7 +103,7 @@ class Schedules:
 class AsyncSchedules:
     """`Schedules` with `await`: the same methods, arguments and exceptions (a test compares them)."""
 
-    def __init__(self, run: _AsyncRun) -> None:
+    def __init__(self, run: AsyncDoes) -> None:
         self._run = run
 
     async def add(

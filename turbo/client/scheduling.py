@@ -1,7 +1,10 @@
 """The clients' operations on schedules. See turbo.client.operations for what drives them."""
 
+from functools import partial
+
 import psycopg
 
+from turbo.client.named_tables import read, written
 from turbo.client.operations import Query, QueryResult, Steps, like
 from turbo.client.schedule import (
     MayNotSchedule,
@@ -82,19 +85,11 @@ def _switched(statement: str, name: str) -> Steps[bool]:
 
 
 def _read(statement: str, **parameters: object) -> Steps[QueryResult]:
-    try:
-        return (yield Query(statement, parameters))
-    except psycopg.errors.InsufficientPrivilege:
-        raise MayNotSchedule(reading=True) from None
+    return (yield from read(Query(statement, parameters), partial(MayNotSchedule, reading=True)))
 
 
 def _written(query: Query, name: str) -> Steps[QueryResult]:
     try:
-        return (yield query)
+        return (yield from written(query, partial(MayNotSchedule, reading=False), ScheduleRefused))
     except psycopg.errors.NoDataFound:
         raise UnknownSchedule(name) from None
-    except psycopg.errors.InsufficientPrivilege:
-        raise MayNotSchedule(reading=False) from None
-    except (psycopg.IntegrityError, psycopg.DataError) as error:
-        hint = f". {error.diag.message_hint}" if error.diag.message_hint else ""
-        raise ScheduleRefused(f"{error.diag.message_primary or error}{hint}") from None

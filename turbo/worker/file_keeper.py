@@ -31,18 +31,24 @@ class FileKeeper:
         until = time.monotonic() + STORE_SECONDS
         away: str | None = None
         for file in kept.files:
-            why = away if away is not None else await self._write(claim, file, until)
+            why = away
+            if why is None:
+                try:
+                    why = await self._write(claim, file, until)
+                except db.DATABASE_ERRORS as error:
+                    why = f"the database refused it: {db.reason(error)}"
+                    if db.is_transient(error):
+                        why = away = f"the database is away: {db.reason(error)}"
             if why is not None:
                 notes.append(LeftOut(file.path, why))
             elif file.path != DIFF_PATH:
                 listed.append({"path": file.path, "size": len(file.content), "sha256": file.sha256.hex()})
-            if why is not None and why.startswith("the database is away"):
-                away = why
         listed += [note.document() for note in notes]
         extra = {**outcome.extra, "files": listed} if listed else outcome.extra
         return replace(outcome, kept=None, extra=extra)
 
     async def _write(self, claim: ClaimRef, file: KeptFile, until: float) -> str | None:
+        """Why it is not stored. Raises `db.DATABASE_ERRORS`."""
         left = until - time.monotonic()
         if left <= 0:
             return "there was no time left to store it"
@@ -51,6 +57,4 @@ class FileKeeper:
                 there = await self._store.write(claim, file, left)
         except TimeoutError:
             return "there was no time left to store it"
-        except db.DATABASE_ERRORS as error:
-            return f"the database {'is away' if db.is_transient(error) else 'refused it'}: {db.reason(error)}"
         return None if there else "its task is gone, or locked"

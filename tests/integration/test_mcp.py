@@ -11,6 +11,7 @@ from tests.support.logins import login
 from tests.support.mcp_clients import inside, started
 from tests.support.open_questions import PUSH, ask, question
 from tests.support.prefork import TURBO
+from tests.support.waiting import until_async
 from turbo.client.async_client import AsyncClient
 from turbo.mcp.tools import Rights
 from turbo.migrate import grant_roles
@@ -258,11 +259,9 @@ async def test_client_that_disappears_ends_server_and_wait(db, dsn, shell):
     ):  # fmt: skip
         server.stdin.write(json.dumps(message).encode() + b"\n")
     await server.stdin.drain()
+    await until_async(lambda: _sessions(db) > 0, what="the wait has a connection")
+    server.stdin.close()
     async with asyncio.timeout(30):
-        while _sessions(db) == 0:
-            await asyncio.sleep(0.05)
-        server.stdin.close()
         _, err = await server.communicate()
-        assert (server.returncode, err) == (0, b"")
-        while _sessions(db):
-            await asyncio.sleep(0.05)
+    assert (server.returncode, err) == (0, b"")
+    await until_async(lambda: _sessions(db) == 0, what="the wait is over")

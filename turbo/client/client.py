@@ -17,7 +17,7 @@ from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import (
     EDGES,
     NODES,
@@ -440,6 +440,15 @@ class Client(Driver):
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return self._run(snapshot.fleet())
+
+    def live_fleet(self) -> FleetStatus:
+        """As `fleet`, at a bounded cost whatever waits: counts stop at 10,000, and what has ended is left out. For what asks again
+        and again."""
+        return self._run(snapshot.live())
+
+    def running(self, limit: int = 500) -> list[RunningLine]:
+        """The running tasks, longest first, each with the last line of its agent."""
+        return self._run(snapshot.running(limit))
 
     def costs(
         self,

@@ -193,7 +193,7 @@ def unsettled_lines(rows: Iterable[Mapping[str, Any]]) -> list[UnsettledLine]:
 
 @dataclass(frozen=True, slots=True)
 class RunningLine:
-    """A running task. `line`: the last one of its agent, '' for none. `seconds`: how long it has run. `stopping`: a stop was requested."""
+    """A running task. `line`: the last one of its agent, or empty. `seconds`: how long it has run. `stopping`: a stop was requested."""
 
     task_id: str
     queue: str

@@ -9,7 +9,7 @@ What this role may not see is left out, and named at the end of the page.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -161,7 +161,7 @@ def routes(site: Site) -> list[Route]:
 Read = Callable[[AsyncClient], Awaitable[dict[str, object]]]
 
 
-async def _keep(site: Site, publish: Publish, per_second: float, reads: dict[str, Read]) -> None:
+async def _keep(site: Site, publish: Publish, per_second: float, reads: Mapping[str, Read]) -> None:
     """Ask and publish, again and again. Says it while the database is away, and goes on."""
     client = PacedClient(site.settings.dsn, per_second)
     try:

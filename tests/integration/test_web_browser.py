@@ -6,15 +6,15 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.support.database import migrated_database
 from tests.support.open_questions import PARTS, PUSH, ask, question
 from tests.support.web import Web, chromium, serious, serving
 from turbo.client.client import Client
 
 WORKER = """
-insert into agent_workers (worker_id, name, host, pid, version, slots, queues) values ('alpha-1-abc', 'alpha', 'mac-1', 1, '1', 4, '{default}')
+insert into agent_workers (worker_id, name, host, pid, version, slots, queues)
+values ('alpha-1-abc', 'alpha', 'mac-1', 1, '1', 4, '{default}')
 """
 RUN = """
 update agent_tasks set status = 'running', fencing_token = 7, assigned_worker_id = 'alpha-1-abc',
@@ -46,6 +46,11 @@ def web(dsn: str, tmp_path: Path) -> Iterator[Web]:
         yield running
 
 
+def card_of(page: Page, task_id: str) -> Locator:
+    """What the front page shows of a task that asks."""
+    return page.locator(f'article[data-key^="{task_id} "]')
+
+
 def run(dsn: str, task_id: str, line: str) -> None:
     """The task runs, and its agent says this."""
     with psycopg.connect(dsn, autocommit=True) as db:
@@ -62,25 +67,25 @@ def test_person_answers_and_approves_on_the_front_page(web: Web, dsn: str, brows
     expect(page.get_by_role("heading", name="Needs you 5")).to_be_visible()
     assert serious(page) == []
 
-    card = page.get_by_role("article").filter(has_text="which")
+    card = card_of(page, "which")
     card.get_by_role("radio", name="PostgreSQL").check()
     card.get_by_role("button", name="Answer").click()
     expect(card).to_have_count(0)
-    parts = page.get_by_role("article").filter(has_text="parts")
+    parts = card_of(page, "parts")
     parts.get_by_label("Answer in your words").fill("All of them")
 
     page.get_by_role("checkbox", name="Choose push-0").check()
     page.get_by_role("checkbox", name="Choose push-1").check()
     page.once("dialog", lambda dialog: dialog.accept())
     page.locator("#several").get_by_role("button", name="Approve").click()
-    expect(page.get_by_role("article").filter(has_text="push-0")).to_have_count(0)
-    third = page.get_by_role("article").filter(has_text="push-2")
+    expect(card_of(page, "push-0")).to_have_count(0)
+    third = card_of(page, "push-2")
     third.get_by_label("Reason for a denial").fill("not on Friday")
     third.get_by_role("button", name="Deny").click()
     expect(third).to_have_count(0)
 
     ask(dsn, "late", question())  # it comes by itself, and what was being typed is still there
-    expect(page.get_by_role("article").filter(has_text="late")).to_be_visible()
+    expect(card_of(page, "late")).to_be_visible()
     assert parts.get_by_label("Answer in your words").input_value() == "All of them"
     parts.get_by_role("button", name="Answer").click()
     expect(parts).to_have_count(0)
@@ -103,13 +108,14 @@ def test_front_page_follows_the_fleet_and_an_outage(own_server, tmp_path: Path, 
         expect(page.locator("[data-began]")).to_have_text(re.compile("^2m"))
         run(dsn, "busy", "running the tests")
         expect(page.get_by_text("running the tests")).to_be_visible(timeout=4000)
-        own_server.stop()
+        own_server.stop("immediate")
         expect(page.locator("#state")).to_contain_text("The database does not answer")
         expect(page.get_by_text("running the tests")).to_be_visible()
+        assert web.get("/tasks").status == 503, "the session that was open"
         away = web.get("/tasks")
         assert away.status == 503
         assert "cannot reach the database" in away.text
-        own_server.start()
+        own_server.start_again()
         run(dsn, "busy", "all green")
         expect(page.get_by_text("all green")).to_be_visible()
         expect(page.locator("#state")).to_be_hidden()
@@ -125,7 +131,8 @@ def test_list_filters_pages_and_acts_by_keyboard(web: Web, dsn: str, browser: Br
     page = web.open(browser, "/tasks")
     seen = names(page)
     for _ in range(2):
-        page.get_by_role("link", name="Next page").click()
+        with page.expect_navigation():
+            page.get_by_role("link", name="Next page").click()
         seen += names(page)
     assert sorted(seen) == [f"task-{n:03}" for n in range(1, 121)]
     assert page.get_by_role("link", name="Next page").count() == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect
+from playwright.sync_api import Browser, Dialog, Locator, Page, expect
 
 from tests.support.open_questions import PARTS, PUSH, ask, question
 from tests.support.web import Web, chromium, serious, serving
@@ -157,10 +157,15 @@ def test_list_filters_pages_and_acts_by_keyboard(web: Web, dsn: str, browser: Br
     page.once("dialog", lambda dialog: dialog.accept())
     with page.expect_navigation():
         page.get_by_role("button", name="Cancel").click()
-    page.get_by_label("this page").check()
+    page.get_by_role("checkbox", name="this page", exact=True).check()
     page.get_by_label("all that match").check()
     asked: list[str] = []
-    page.once("dialog", lambda dialog: (asked.append(dialog.message), dialog.accept()))
+
+    def accept(dialog: Dialog) -> None:
+        asked.append(dialog.message)
+        dialog.accept()
+
+    page.once("dialog", accept)
     with page.expect_navigation():
         page.get_by_role("button", name="Cancel").click()
     assert asked == ["cancel 10 tasks that match the filter?"]

@@ -177,7 +177,7 @@ def test_list_filters_pages_and_acts_by_keyboard(web: Web, dsn: str, browser: Br
     page.wait_for_url(f"{web.url}/new")
     page.get_by_label("What the agent should do").fill("Write the notes")
     page.get_by_text("More").click()
-    page.get_by_label("Id").fill("notes")
+    page.get_by_label("Id", exact=True).fill("notes")
     assert serious(page) == []
     page.get_by_role("button", name="Submit").click()
     page.wait_for_url(f"{web.url}/tasks/notes")

@@ -7,18 +7,19 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, work
+from turbo.client import answering, files, operations, paging, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
+from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
@@ -139,6 +140,20 @@ class AsyncClient(AsyncDriver):
         """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return await self._run(operations.tasks(chosen, limit))
+
+    async def task_page(self, criteria: TaskFilter, after: Cursor = START, limit: int = 50) -> TaskPage:
+        """See `Client.task_page`."""
+        return await self._run(paging.page(criteria, after, limit))
+
+    async def task_ids(
+        self, criteria: TaskFilter, after: Cursor = START, limit: int = 500
+    ) -> tuple[list[str], Cursor | None]:
+        """See `Client.task_ids`."""
+        return await self._run(paging.ids(criteria, after, limit))
+
+    async def task_count(self, criteria: TaskFilter, most: int = 1_000_000) -> int:
+        """See `Client.task_count`."""
+        return await self._run(paging.count(criteria, most))
 
     async def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer.
@@ -337,6 +352,14 @@ class AsyncClient(AsyncDriver):
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return await self._run(snapshot.fleet())
+
+    async def live_fleet(self) -> FleetStatus:
+        """See `Client.live_fleet`."""
+        return await self._run(snapshot.live())
+
+    async def running(self, limit: int = 500) -> list[RunningLine]:
+        """See `Client.running`."""
+        return await self._run(snapshot.running(limit))
 
     async def costs(
         self,

@@ -11,13 +11,13 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, work
+from turbo.client import answering, files, operations, paging, placement, snapshot, transcript, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import (
     EDGES,
     NODES,
@@ -47,6 +47,7 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import BadField, NewTask
 from turbo.client.operations import Away
+from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
@@ -216,6 +217,20 @@ class Client(Driver):
         """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return self._run(operations.tasks(chosen, limit))
+
+    def task_page(self, criteria: TaskFilter, after: Cursor = START, limit: int = 50) -> TaskPage:
+        """A page of the tasks that match: unfinished ones, then those that ended, newest first. `after`: `next` of the page before."""
+        return self._run(paging.page(criteria, after, limit))
+
+    def task_ids(
+        self, criteria: TaskFilter, after: Cursor = START, limit: int = 500
+    ) -> tuple[list[str], Cursor | None]:
+        """The ids of a page, and where the next one begins."""
+        return self._run(paging.ids(criteria, after, limit))
+
+    def task_count(self, criteria: TaskFilter, most: int = 1_000_000) -> int:
+        """How many tasks match, counted up to `most`."""
+        return self._run(paging.count(criteria, most))
 
     def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer.
@@ -440,6 +455,15 @@ class Client(Driver):
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return self._run(snapshot.fleet())
+
+    def live_fleet(self) -> FleetStatus:
+        """As `fleet`, at a bounded cost whatever waits: counts stop at 10,000, and what has ended is left out. For what asks again
+        and again."""
+        return self._run(snapshot.live())
+
+    def running(self, limit: int = 500) -> list[RunningLine]:
+        """The running tasks, longest first, each with the last line of its agent."""
+        return self._run(snapshot.running(limit))
 
     def costs(
         self,

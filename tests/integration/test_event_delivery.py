@@ -9,10 +9,10 @@ import pytest
 from tests.support.notices import FakeTarget, act, courier, subscribe
 from turbo import Client
 from turbo.events import delivery
-from turbo.events.courier import Courier
+from turbo.events.courier import EventCourier
 
 
-async def until(courier: Courier, condition: Callable[[], object]) -> None:
+async def until(courier: EventCourier, condition: Callable[[], object]) -> None:
     """Look until it is so."""
     async with asyncio.timeout(20):
         while not condition():
@@ -20,7 +20,7 @@ async def until(courier: Courier, condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def looked(courier: Courier, times: int = 3) -> None:
+async def looked(courier: EventCourier, times: int = 3) -> None:
     """Some looks: whatever there is has been seen then."""
     for _ in range(times):
         await courier.once()

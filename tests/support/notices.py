@@ -14,7 +14,7 @@ from turbo.db.lane import Lane
 from turbo.db.subscription_store import SubscriptionStore
 from turbo.domain.event import Notice
 from turbo.domain.redaction import Redactor
-from turbo.events.courier import Courier
+from turbo.events.courier import EventCourier
 from turbo.events.delivery import LEASE_SECONDS, Retries
 from turbo.events.failure import DeliveryFailed
 from turbo.observability.metrics import Metrics
@@ -55,10 +55,10 @@ class FakeTarget:
 @contextlib.asynccontextmanager
 async def courier(
     dsn: str, target: FakeTarget, worker_id: str = "courier-1", *, lease: float = LEASE_SECONDS, first: float = 0.01
-) -> AsyncIterator[Courier]:
+) -> AsyncIterator[EventCourier]:
     """A courier with this one target, `desk`; not started: `once` is one look."""
     lane = Lane(dsn, f"turbo events {worker_id}")
-    made = Courier(
+    made = EventCourier(
         SubscriptionStore(lane, worker_id, lease=lease),
         {"desk": target},
         lambda: NO_SECRETS,

@@ -35,7 +35,7 @@ class _Target(Section):
 
 
 class CommandTarget(_Target):
-    kind: Literal["command"]
+    kind: Literal["command"] = Field(description="A program.")
     command: list[str] = Field(
         min_length=1, description="Program and arguments, without a shell; it gets the event as JSON on standard input."
     )
@@ -60,7 +60,7 @@ class CommandTarget(_Target):
 
 
 class WebhookTarget(_Target):
-    kind: Literal["webhook"]
+    kind: Literal["webhook"] = Field(description="A POST over HTTP.")
     url: str | None = Field(
         default=None,
         description=f"https://… Where the address itself is a secret, leave it out: {URL_VARIABLE} in env_file.",

@@ -21,7 +21,7 @@ OUTPUT_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class StreamPlace:
     """Up to where one stream was read. `gaps`: an int8multirange as text. `mark`, `xid`: see above."""
 
     seen: int = 0
@@ -40,16 +40,16 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class SubscriptionPosition:
     """`server`: which server it was read from, '' for none yet."""
 
-    places: Mapping[str, Place]
+    places: Mapping[str, StreamPlace]
     server: str = ""
 
     def owes(self) -> bool:
         return any(place.owed for place in self.places.values())
 
-    def with_place(self, stream: str, place: Place) -> "Position":
+    def with_place(self, stream: str, place: StreamPlace) -> "SubscriptionPosition":
         return replace(self, places={**self.places, stream: place})
 
     def document(self) -> str:
@@ -57,7 +57,7 @@ class Position:
         return json.dumps({"server": self.server, **places})
 
 
-def read_position(document: Mapping[str, Any] | None) -> Position:
+def read_position(document: Mapping[str, Any] | None) -> SubscriptionPosition:
     """Raises ValueError, TypeError, KeyError for what is no position."""
     found = document or {}
     places = {}
@@ -66,8 +66,8 @@ def read_position(document: Mapping[str, Any] | None) -> Position:
             one = found[stream]
             owed = tuple(int(number) for number in one.get("owed", ()))
             mark, xid = (None if one.get(key) is None else int(one[key]) for key in ("mark", "xid"))
-            places[stream] = Place(int(one["seen"]), str(one.get("gaps", "{}")), owed, mark, xid)
-    return Position(places, str(found.get("server", "")))
+            places[stream] = StreamPlace(int(one["seen"]), str(one.get("gaps", "{}")), owed, mark, xid)
+    return SubscriptionPosition(places, str(found.get("server", "")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Held:
     queue: str | None
     task_type: str | None
     target: str
-    position: Position
+    position: SubscriptionPosition
     failures: int
     looked_at: datetime | None
     updated_at: datetime
@@ -100,10 +100,10 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class StreamLook:
     """What is new of one stream. `place`: up to where it is read then, with all of `events` owed. `more`: there may be more."""
 
-    place: Place
+    place: StreamPlace
     more: bool
     events: tuple[Event, ...] = field(default=())
 
@@ -131,7 +131,7 @@ class SubscriptionStore(Store):
             return Held(name, tuple(events), queue, task_type, target, known, failures, looked_at, updated_at, server)
         return None
 
-    async def look(self, held: Held, stream: str, place: Place, walk: int) -> Look:
+    async def look(self, held: Held, stream: str, place: StreamPlace, walk: int) -> StreamLook:
         """Read on from `place`, at most `walk` rows further."""
         parameters: dict[str, object] = {
             "seen": place.seen,
@@ -147,7 +147,7 @@ class SubscriptionStore(Store):
         seen, gaps, marked, more, found = (await self._rows(f"subscriptions/look_{stream}", parameters))[0]
         events = tuple(_event(stream, row) for row in found)
         mark, xid = (None, None) if marked else (place.mark, place.xid)
-        return Look(Place(seen, gaps, tuple(event.id for event in events), mark, xid), more, events)
+        return StreamLook(StreamPlace(seen, gaps, tuple(event.id for event in events), mark, xid), more, events)
 
     async def rewind(self, stream: str, since: datetime) -> int:
         """The last id from before that moment."""
@@ -156,7 +156,7 @@ class SubscriptionStore(Store):
     async def save(
         self,
         held: Held,
-        position: Position,
+        position: SubscriptionPosition,
         waiting_since: datetime | None,
         *,
         delivered: int = 0,
@@ -175,7 +175,14 @@ class SubscriptionStore(Store):
         return int(found[0][0]) if found else None
 
     async def fail(
-        self, held: Held, position: Position, waiting_since: datetime | None, error: str, *, wait: float, release: bool
+        self,
+        held: Held,
+        position: SubscriptionPosition,
+        waiting_since: datetime | None,
+        error: str,
+        *,
+        wait: float,
+        release: bool,
     ) -> bool:
         """A delivery failed; nobody tries again for `wait` seconds. False: it is this worker's no more."""
         parameters = {

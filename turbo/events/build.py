@@ -8,7 +8,7 @@ from turbo.db.lane import Lane
 from turbo.db.subscription_store import SubscriptionStore
 from turbo.domain.redact_patterns import bounded_patterns
 from turbo.domain.redaction import Redactor
-from turbo.events.courier import Courier
+from turbo.events.courier import EventCourier
 from turbo.events.delivery import LEASE_SECONDS
 from turbo.events.targets import build_targets
 from turbo.observability.metrics import Metrics
@@ -23,7 +23,7 @@ def build_courier(
     journal: Journal,
     logs: Path,
     own_secrets: Callable[[], Iterable[str]],
-) -> Courier:
+) -> EventCourier:
     """`lane` is for the courier alone, and opened only if there are targets. `logs`: for what commands print. `own_secrets`: the
     worker's, as they are now; none of them leaves in a notice. Raises ValueError: a target that cannot be used."""
     targets = build_targets(config.notify, journal, logs)
@@ -38,7 +38,7 @@ def build_courier(
             made[secrets] = Redactor(secrets, patterns)
         return made[secrets]
 
-    return Courier(
+    return EventCourier(
         SubscriptionStore(lane, worker_id, lease=LEASE_SECONDS),
         targets,
         redactor,

@@ -1,7 +1,7 @@
 """The courier: delivers events to the targets that this worker has (`notify` in worker.yaml). Without targets there is none.
 
-    sleeps ──a subscription is written; a poll──▶ lists ──free──▶ takes ──▶ a Delivery of its own ──lost, failed──▶ lists …
-                                                    └── held: tells its Delivery of higher ids
+    sleeps ──a subscription is written; a poll──▶ lists ──free──▶ takes ──▶ a SubscriptionDelivery of its own ──lost, failed──▶ lists …
+                                                    └── held: tells its SubscriptionDelivery of higher ids
 
 Of the workers that have a target, one holds each subscription that names it. While there are such subscriptions, every one of them
 asks for the list, the holders about every two seconds, the others every ten. With no subscription it asks as rarely as it polls.
@@ -16,7 +16,7 @@ from contextlib import suppress
 from turbo import db
 from turbo.db.subscription_store import Listed, SubscriptionStore
 from turbo.domain.redaction import Redactor
-from turbo.events.delivery import Delivery, Retries
+from turbo.events.delivery import Retries, SubscriptionDelivery
 from turbo.events.targets import Target
 from turbo.observability.metrics import Metrics
 from turbo.runtime.service import LoopService
@@ -34,7 +34,7 @@ DEFECT_SECONDS = 60.0
 """Until a subscription is tried again after an error of turbo's own."""
 
 
-class Courier(LoopService):
+class EventCourier(LoopService):
     """`told` is emitted after each delivery: the subscription's name, and how many events. `listed` after each look at the list."""
 
     name = "events"
@@ -62,7 +62,7 @@ class Courier(LoopService):
         self._poll_seconds = poll_seconds
         self._retries = retries or Retries()
         self._holding_seconds = holding_seconds
-        self._deliveries: dict[str, tuple[Delivery, asyncio.Task[None]]] = {}
+        self._deliveries: dict[str, tuple[SubscriptionDelivery, asyncio.Task[None]]] = {}
         self._woken = asyncio.Event()
         self._known = False
         self._holds = False
@@ -99,7 +99,7 @@ class Courier(LoopService):
         self._deliveries.clear()
 
     async def once(self) -> None:
-        """Look at the list, and act on it. Raises `db.DATABASE_ERRORS`."""
+        """StreamLook at the list, and act on it. Raises `db.DATABASE_ERRORS`."""
         listed = await self._store.list(list(self._targets))
         self._known = bool(listed)
         self._holds = any(one.mine for one in listed)
@@ -127,7 +127,7 @@ class Courier(LoopService):
             return
         if held is None or held.target not in self._targets:
             return
-        delivery = Delivery(
+        delivery = SubscriptionDelivery(
             held,
             self._targets[held.target],
             self._store,
@@ -140,7 +140,7 @@ class Courier(LoopService):
         task = self.jobs.start(self._deliver(delivery), f"subscription {one.name}")
         self._deliveries[one.name] = (delivery, task)
 
-    async def _deliver(self, delivery: Delivery) -> None:
+    async def _deliver(self, delivery: SubscriptionDelivery) -> None:
         try:
             await delivery.run()
         except db.DATABASE_ERRORS as error:

@@ -61,7 +61,7 @@ class Retries:
         return float(min(self._last, self._first * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1.0))
 
 
-class Delivery:
+class SubscriptionDelivery:
     """`run` ends when the subscription is not this worker's any more, or its target has failed. `behind(trail, stream)`: the highest
     ids that the courier has seen."""
 

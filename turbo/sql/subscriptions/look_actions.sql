@@ -33,14 +33,14 @@ with walk as materialized (
    cross join lateral (select c.* from public.agent_actions c where c.action_id = k.action_id) a
    where k.event = any (%(events)s::text[]) and a.task_id is not null
 ), told as materialized (
-  select p.*, t.task_id is not null as known, t.queue, t.task_type, t.status,
+  select p.*, t.task_id is not null as known, t.queue, t.task_type,
          left(case p.event when 'asked' then p.detail #>> '{question,text}'
                            when 'reminded' then t.question ->> 'text'
                            when 'failed' then coalesce(p.detail ->> 'error', t.error_message)
                            when 'cancelled' then t.error_message end, 4000) as text,
          left(t.task_description, 4000) as description
     from picked p
-    left join lateral (select c.* from public.agent_tasks c
+    left join lateral (select c.task_id, c.queue, c.task_type, c.question, c.error_message, c.task_description from public.agent_tasks c
                         where c.task_id = p.task_id::public.turbo_task_id and c.created_at <= p.executed_at) t on true
    where (%(queue)s::text is null or t.queue = %(queue)s::text)
      and (%(task_type)s::text is null or t.task_type = %(task_type)s::text)

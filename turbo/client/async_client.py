@@ -23,6 +23,7 @@ from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.subscriptions import AsyncSubscriptions
 from turbo.client.transcript import TranscriptLine
 from turbo.domain.kept import DIFF_PATH
 
@@ -317,6 +318,11 @@ class AsyncClient(AsyncDriver):
     def limits(self) -> AsyncKeyLimits:
         """See Client.limits."""
         return AsyncKeyLimits(self._run)
+
+    @property
+    def subscriptions(self) -> AsyncSubscriptions:
+        """See Client.subscriptions."""
+        return AsyncSubscriptions(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

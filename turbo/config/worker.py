@@ -30,6 +30,7 @@ from turbo.config.loader import (
     read,
 )
 from turbo.config.scripts import code_from_directory
+from turbo.config.web import WebSection
 from turbo.domain.finding import Finding, fail
 from turbo.domain.placement import STAY_SECONDS, Scalar, as_text
 from turbo.domain.redact_patterns import PatternRefused, bounded_patterns
@@ -288,6 +289,7 @@ class WorkerConfig(Document):
     database: Database = Field(default=Database(), description="Which database.")
     worker: WorkerSection = Field(default=WorkerSection(), description="This process.")
     metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
+    web: WebSection = Field(default=WebSection(), description="The web page: turbo web, and links to it.")
     accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
     executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")
     routes: dict[str, Annotated[str | list[str], BeforeValidator(_route)]] = Field(

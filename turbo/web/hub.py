@@ -1,0 +1,92 @@
+"""Live sections of pages: one poller for each kind of page, however many have it open.
+
+    first page opens ──▶ poller starts ──fragments──▶ every page with this key
+    last page closes ──▶ poller ends
+
+A fragment is the HTML of one section. It is sent when it differs from the last one; a page that comes later gets all that
+there is. So the database is asked once for five hundred pages, and the HTML is made once.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+Publish = Callable[[str, str], None]
+"""publish(section, html): `section` is the id of an element with the attribute data-live."""
+
+Poller = Callable[[Publish], Awaitable[None]]
+"""Asks the database and publishes, until it is cancelled. It survives errors of the database itself."""
+
+KEEPALIVE_SECONDS = 15.0
+STATE = "state"
+"""The section that every page has: whether the database answers. '' if it does."""
+
+
+class Channel:
+    """One running poller, its sections, and the pages that listen."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._sections: dict[str, str] = {}
+        self.listeners: set[asyncio.Event] = set()
+        self.changes: dict[str, int] = {}
+        self._version = 0
+        self.task = asyncio.ensure_future(poller(self.publish))
+
+    def publish(self, section: str, html: str) -> None:
+        if self._sections.get(section) == html:
+            return
+        self._sections[section] = html
+        self._version += 1
+        self.changes[section] = self._version
+        for listener in self.listeners:
+            listener.set()
+
+    def since(self, version: int) -> tuple[int, list[tuple[str, str]]]:
+        """What changed after `version`, in the order of the changes."""
+        changed = sorted((v, name) for name, v in self.changes.items() if v > version)
+        return self._version, [(name, self._sections[name]) for _, name in changed]
+
+
+class Hub:
+    """The channels, by key: ("front",), ("task", id), …"""
+
+    def __init__(self) -> None:
+        self._channels: dict[tuple[str, ...], Channel] = {}
+
+    async def listen(self, key: tuple[str, ...], poller: Poller) -> AsyncIterator[bytes]:
+        """Server-sent events for one page: `data: {"section": id, "html": html}`."""
+        channel = self._channels.get(key)
+        if channel is None or channel.task.done():
+            channel = self._channels[key] = Channel(poller)
+        woken = asyncio.Event()
+        channel.listeners.add(woken)
+        version = 0
+        try:
+            yield b"retry: 2000\n\n"
+            while not channel.task.done():
+                version, changed = channel.since(version)
+                for section, html in changed:
+                    yield f"data: {json.dumps({'section': section, 'html': html})}\n\n".encode()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(woken.wait(), KEEPALIVE_SECONDS)
+                if woken.is_set():
+                    woken.clear()
+                else:
+                    yield b": still here\n\n"
+        finally:
+            channel.listeners.discard(woken)
+            if not channel.listeners:
+                channel.task.cancel()
+                if self._channels.get(key) is channel:
+                    del self._channels[key]
+
+    @property
+    def pages(self) -> int:
+        """How many pages listen."""
+        return sum(len(channel.listeners) for channel in self._channels.values())
+
+    async def close(self) -> None:
+        for channel in list(self._channels.values()):
+            channel.task.cancel()
+        await asyncio.gather(*(c.task for c in self._channels.values()), return_exceptions=True)

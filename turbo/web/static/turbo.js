@@ -1,0 +1,194 @@
+// The page's script: live sections, forms, shortcuts. Pages add theirs with turbo.on(selector, start).
+"use strict";
+
+const turbo = (() => {
+  const starters = [];
+
+  // ── live sections ───────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Whether somebody works in it: what they typed or chose must not be taken away. */
+  function inUse(node) {
+    if (node.contains(document.activeElement) && document.activeElement.matches("input, textarea, select, button, summary")) return true;
+    return [...node.querySelectorAll("input, textarea, select")].some((field) =>
+      field.type === "checkbox" || field.type === "radio" ? field.checked !== field.defaultChecked
+        : field.tagName === "SELECT" ? [...field.options].some((o) => o.selected !== o.defaultSelected)
+        : field.value !== field.defaultValue);
+  }
+
+  /** Makes the children of `old` those of `fresh`. Children with a data-key are matched by it, and kept while they are in use. */
+  function patch(old, fresh) {
+    const keyed = new Map([...old.children].filter((c) => c.dataset.key).map((c) => [c.dataset.key, c]));
+    let at = old.firstChild;
+    for (const node of [...fresh.childNodes]) {
+      const key = node.nodeType === 1 ? node.dataset.key : undefined;
+      let match = key ? keyed.get(key) : at && at.nodeType === node.nodeType && at.nodeName === node.nodeName && !(at.dataset && at.dataset.key) ? at : undefined;
+      if (match && match.nodeName !== node.nodeName) match = undefined;
+      if (!match) {
+        old.insertBefore(node, at);
+        if (node.nodeType === 1) start(node);
+        continue;
+      }
+      keyed.delete(key);
+      if (match === at) at = at.nextSibling;
+      else old.insertBefore(match, at);
+      update(match, node);
+    }
+    while (at) {
+      const next = at.nextSibling;
+      if (!(at.nodeType === 1 && at.dataset.key && inUse(at))) at.remove();
+      else at.classList.add("gone");
+      at = next;
+    }
+  }
+
+  function update(match, node) {
+    if (match.nodeType !== 1) {
+      if (match.data !== node.data) match.data = node.data;
+      return;
+    }
+    if (match.isEqualNode(node) || (match.dataset.key && inUse(match))) return;
+    const open = match.tagName === "DETAILS" && match.open;
+    for (const { name } of [...match.attributes]) if (!node.hasAttribute(name)) match.removeAttribute(name);
+    for (const { name, value } of [...node.attributes]) if (match.getAttribute(name) !== value) match.setAttribute(name, value);
+    if (open) match.open = true;
+    if (match.hasAttribute("data-own")) return;
+    patch(match, node);
+  }
+
+  function show(section, html) {
+    const target = document.getElementById(section);
+    if (!target || !target.hasAttribute("data-live")) return;
+    const template = document.createElement("template");
+    template.innerHTML = html;
+    localTimes(template.content);
+    target.hidden = section === "state" && html === "";
+    patch(target, template.content);
+    target.dispatchEvent(new CustomEvent("turbo:shown", { bubbles: true }));
+  }
+
+  let events = null;
+  let lost = 0;
+
+  /** One stream while the page can be seen: a browser has six connections for all tabs of a host. */
+  function listen() {
+    const main = document.querySelector("main[data-events]");
+    if (!main) return;
+    if (document.hidden) {
+      if (events) events.close();
+      events = null;
+      return;
+    }
+    if (events) return;
+    events = new EventSource(main.dataset.events);
+    events.onopen = () => { clearTimeout(lost); lost = 0; if (document.getElementById("state").dataset.lost) show("state", ""); delete document.getElementById("state").dataset.lost; };
+    events.onmessage = (event) => { const { section, html } = JSON.parse(event.data); show(section, html); };
+    events.onerror = () => {
+      if (!lost) lost = setTimeout(() => { document.getElementById("state").dataset.lost = "1"; show("state", "<p>No connection to turbo web. Trying again …</p>"); }, 1500);
+      if (events && events.readyState === EventSource.CLOSED) { events = null; setTimeout(listen, 3000); }
+    };
+  }
+
+  // ── times in the reader's zone ──────────────────────────────────────────────────────────────────────────────────
+
+  function localTimes(root) {
+    for (const time of root.querySelectorAll("time[datetime]")) {
+      const moment = new Date(time.dateTime);
+      if (isNaN(moment)) continue;
+      time.title = time.dateTime;
+      const today = moment.toDateString() === new Date().toDateString();
+      time.textContent = moment.toLocaleString(undefined, today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" });
+    }
+  }
+
+  // ── forms: sent by the script, so that the page stays ───────────────────────────────────────────────────────────
+
+  function say(text, wrong) {
+    const said = document.getElementById("said");
+    said.textContent = text;
+    said.classList.toggle("wrong", Boolean(wrong));
+    clearTimeout(say.timer);
+    if (text && !wrong) say.timer = setTimeout(() => { said.textContent = ""; }, 6000);
+  }
+
+  async function send(form, submitter) {
+    const asks = (submitter && submitter.dataset.confirm) || form.dataset.confirm;
+    if (asks && !confirm(asks)) return;
+    form.setAttribute("aria-busy", "true");
+    try {
+      const body = new URLSearchParams(new FormData(form, submitter));
+      const answer = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "text/plain" } });
+      const text = (await answer.text()).trim();
+      say(text, !answer.ok);
+      if (answer.ok) {
+        form.dispatchEvent(new CustomEvent("turbo:sent", { bubbles: true }));
+        form.reset();
+        const item = form.closest("[data-done]");
+        if (item) { if (item.contains(document.activeElement)) focusBeside(item); item.remove(); }
+      }
+    } catch {
+      say("turbo web does not answer; nothing is known of what you sent", true);
+    } finally {
+      form.removeAttribute("aria-busy");
+    }
+  }
+
+  function focusBeside(item) {
+    const beside = item.nextElementSibling || item.previousElementSibling;
+    const target = (beside && beside.querySelector("a, button, input, textarea")) || document.getElementById("main");
+    target.focus();
+  }
+
+  document.addEventListener("submit", (event) => {
+    const form = event.target;
+    if (form.method !== "post" || !form.hasAttribute("data-send")) return;
+    event.preventDefault();
+    send(form, event.submitter);
+  });
+
+  // ── keyboard ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  const places = { f: "/", t: "/tasks", c: "/charts" };
+  let gone = 0;
+
+  function move(step) {
+    const items = [...document.querySelectorAll("[data-item]")].filter((item) => item.offsetParent);
+    if (!items.length) return;
+    const now = items.findIndex((item) => item.contains(document.activeElement));
+    const next = items[Math.min(items.length - 1, Math.max(0, now < 0 ? 0 : now + step))];
+    (next.matches("a, button") ? next : next.querySelector("a, button, input, textarea") || next).focus();
+  }
+
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select") || document.querySelector("dialog[open]")) return;
+    if (Date.now() - gone < 1200 && places[event.key]) { location.href = places[event.key]; return; }
+    gone = event.key === "g" ? Date.now() : 0;
+    if (event.key === "?") document.getElementById("keys").showModal();
+    else if (event.key === "n") { const fresh = document.querySelector('a[href="/new"]'); if (fresh) fresh.click(); }
+    else if (event.key === "j") move(1);
+    else if (event.key === "k") move(-1);
+    else if (event.key === "/") { const field = document.querySelector("[data-filter]"); if (field) { event.preventDefault(); field.focus(); } }
+  });
+
+  // ── start ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+  /** Calls `begin(element)` for each element that matches, now and when it comes by a live section. */
+  function on(selector, begin) {
+    starters.push([selector, begin]);
+    for (const element of document.querySelectorAll(selector)) begin(element);
+  }
+
+  function start(root) {
+    for (const [selector, begin] of starters) {
+      if (root.matches(selector)) begin(root);
+      for (const element of root.querySelectorAll(selector)) begin(element);
+    }
+  }
+
+  on("[data-keys]", (button) => button.addEventListener("click", () => document.getElementById("keys").showModal()));
+  on("[data-reload]", (element) => setTimeout(() => location.reload(), Number(element.dataset.reload) * 1000));
+  localTimes(document);
+  document.addEventListener("visibilitychange", listen);
+  listen();
+
+  return { on, say, show, send };
+})();

@@ -13,7 +13,7 @@ There are 12.
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from turbo.client.conversation import Entry, EntryKind, entries
+from turbo.client.conversation import ConversationEntry, EntryKind, entries
 
 if TYPE_CHECKING:
     from turbo.client.transcript import TranscriptLine
@@ -34,7 +34,7 @@ def shown(line: "TranscriptLine") -> Iterator[str]:
         yield from (f"{mark}{text}" if text else text for text in _lines(entry))
 
 
-def _lines(entry: Entry) -> Iterator[str]:
+def _lines(entry: ConversationEntry) -> Iterator[str]:
     match entry.kind:
         case EntryKind.RUN:
             yield f"== {entry.text}"

@@ -34,7 +34,7 @@ class EntryKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ConversationEntry:
     """`who`: the subagent; '' is the task's own agent."""
 
     kind: EntryKind
@@ -56,13 +56,13 @@ _OF_CODEX = {
 }
 
 
-def entries(line: "TranscriptLine") -> Iterator[Entry]:
+def entries(line: "TranscriptLine") -> Iterator[ConversationEntry]:
     """What one line of a transcript tells; nothing for what only a machine needs."""
     row = _parsed(line.text)
     if line.path == OWN_PATH:
         yield from _own(row or {})
     elif row is None:
-        yield Entry(EntryKind.RAW, line.text)
+        yield ConversationEntry(EntryKind.RAW, line.text)
     elif line.kind == "session":
         who = _who(line.path)
         yield from (replace(entry, who=who) if who else entry for entry in _said(row))
@@ -83,17 +83,17 @@ def _who(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".jsonl") if "/" in path else ""
 
 
-def _own(row: Mapping[str, Any]) -> Iterator[Entry]:
+def _own(row: Mapping[str, Any]) -> Iterator[ConversationEntry]:
     match row.get("type"):
         case kind if kind == BEGIN_TYPE:
-            yield Entry(EntryKind.RUN, f"attempt {row.get('attempt')}, executor {row.get('executor')}")
+            yield ConversationEntry(EntryKind.RUN, f"attempt {row.get('attempt')}, executor {row.get('executor')}")
         case kind if kind == NOTE_TYPE:
-            yield Entry(EntryKind.OWN_NOTE, str(row.get("note")))
+            yield ConversationEntry(EntryKind.OWN_NOTE, str(row.get("note")))
         case kind if kind == END_TYPE and row.get("complete") is not True:
-            yield Entry(EntryKind.OWN_NOTE, f"this transcript is not complete: {row.get('why')}")
+            yield ConversationEntry(EntryKind.OWN_NOTE, f"this transcript is not complete: {row.get('why')}")
 
 
-def _said(row: Mapping[str, Any]) -> Iterator[Entry]:
+def _said(row: Mapping[str, Any]) -> Iterator[ConversationEntry]:
     """A row of a conversation."""
     message = row.get("message")
     if row.get("type") not in ("user", "assistant") or not isinstance(message, dict) or row.get("isMeta") is True:
@@ -106,22 +106,22 @@ def _said(row: Mapping[str, Any]) -> Iterator[Entry]:
             yield from _block(block, told=row["type"] == "user")
 
 
-def _block(block: Mapping[str, Any], *, told: bool) -> Iterator[Entry]:
+def _block(block: Mapping[str, Any], *, told: bool) -> Iterator[ConversationEntry]:
     match block.get("type"):
         case "text":
-            yield Entry(EntryKind.TOLD if told else EntryKind.SAID, str(block.get("text")))
+            yield ConversationEntry(EntryKind.TOLD if told else EntryKind.SAID, str(block.get("text")))
         case "thinking":
             thought = str(block.get("thinking") or "")
             if thought.strip():
-                yield Entry(EntryKind.THOUGHT, f"thinking, {len(thought):,} characters")
+                yield ConversationEntry(EntryKind.THOUGHT, f"thinking, {len(thought):,} characters")
         case "tool_use":
             yield from _call(str(block.get("name")), block.get("input"))
         case "tool_result":
             kind = EntryKind.FAILED if block.get("is_error") is True else EntryKind.RESULT
-            yield Entry(kind, _result_text(block.get("content")))
+            yield ConversationEntry(kind, _result_text(block.get("content")))
 
 
-def _call(name: str, given: Any) -> Iterator[Entry]:
+def _call(name: str, given: Any) -> Iterator[ConversationEntry]:
     fields = given if isinstance(given, dict) else {}
     questions = fields.get("questions")
     if name == "AskUserQuestion" and isinstance(questions, list):
@@ -133,11 +133,11 @@ def _call(name: str, given: Any) -> Iterator[Entry]:
                     for option in (options if isinstance(options, list) else ())
                     if isinstance(option, dict)
                 ]
-                yield Entry(EntryKind.QUESTION, str(question.get("question")), options=tuple(labels))
+                yield ConversationEntry(EntryKind.QUESTION, str(question.get("question")), options=tuple(labels))
         return
     main = next((fields[key] for key in _MAIN_INPUT if isinstance(fields.get(key), str)), None)
     text = main if main is not None else json.dumps(given, ensure_ascii=False) if given else ""
-    yield Entry(EntryKind.CALL, text, name=name)
+    yield ConversationEntry(EntryKind.CALL, text, name=name)
 
 
 def _result_text(content: Any) -> str:
@@ -152,27 +152,27 @@ def _result_text(content: Any) -> str:
     return "\n".join(texts)
 
 
-def _event(row: Mapping[str, Any], text: str) -> Iterator[Entry]:
+def _event(row: Mapping[str, Any], text: str) -> Iterator[ConversationEntry]:
     match row.get("type"):
         case "assistant" | "user":
             yield from _said(row)
         case "system":
             if row.get("subtype") == "api_retry":
                 attempts = f"attempt {row.get('attempt')} of {row.get('max_retries')}"
-                yield Entry(EntryKind.NOTE, f"the service did not answer ({row.get('error')}), {attempts}")
+                yield ConversationEntry(EntryKind.NOTE, f"the service did not answer ({row.get('error')}), {attempts}")
         case "result":
-            yield Entry(EntryKind.OVER, _over(row))
+            yield ConversationEntry(EntryKind.OVER, _over(row))
         case "rate_limit_event":
             info = row.get("rate_limit_info")
             if isinstance(info, dict) and info.get("status") not in (None, "allowed"):
                 which = f"{info.get('status')} {info.get('rateLimitType') or ''}".rstrip()
-                yield Entry(EntryKind.NOTE, f"limit of the account: {which}")
+                yield ConversationEntry(EntryKind.NOTE, f"limit of the account: {which}")
         case _:
             told = codex_conversation.lines_of(row)
             if told is None:
-                yield Entry(EntryKind.RAW, text)
+                yield ConversationEntry(EntryKind.RAW, text)
             else:
-                yield from (Entry(_OF_CODEX.get(kind, EntryKind.NOTE), said) for kind, said in told)
+                yield from (ConversationEntry(_OF_CODEX.get(kind, EntryKind.NOTE), said) for kind, said in told)
 
 
 def _over(row: Mapping[str, Any]) -> str:

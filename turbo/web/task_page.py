@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import quote
 
 import psycopg
+from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -71,8 +72,8 @@ class _Pages:
             "task.html",
             view=view,
             task=view.task,
-            sections=sections(self._site, view),
-            batches=[html for _, html in batches_html(self._site, task_id, part)],
+            sections={name: Markup(html) for name, html in sections(self._site, view).items()},  # noqa: S704
+            batches=[Markup(html) for _, html in batches_html(self._site, task_id, part)],  # noqa: S704
             first=name_of(part.batches[0].place) if part.more else "",
             readable=readable,
             diff=None if diff is None else diff_part(diff, LINES_AT_FIRST),

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from turbo.domain.visible import visible
+from turbo.web.svg import meter
 
 _AWKWARD = {"", ".", ".."}
 """Parts of a path that a browser takes out or joins."""
@@ -29,7 +30,7 @@ def environment() -> Environment:
         finalize=_shown,
     )
     made.filters |= {"exact": exact, "age": age, "moment": moment, "plain_json": plain_json, "count": count}
-    made.globals |= {"task_url": task_url}
+    made.globals |= {"task_url": task_url, "meter": meter}
     return made
 
 

@@ -110,7 +110,7 @@ def serving(dsn: str, directory: Path, **web: object) -> Iterator[Web]:
     """`web`: keys of the section `web:`."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    settings = Settings(dsn, directory / "web", WebSection(**{"port": port, **web}))  # type: ignore[arg-type]
+    settings = Settings(dsn, directory / "web", WebSection(**{"port": port, **web}))
     started: threading.Event = threading.Event()
     running: list[Web] = []
     server: list[Server] = []

@@ -13,7 +13,7 @@ from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
@@ -361,6 +361,14 @@ class AsyncClient(AsyncDriver):
     async def throughput(self, seconds: float = DAY, bucket: float = HOUR) -> Throughput:
         """What ended in the last `seconds`, by interval of `bucket` seconds: of the newest 20,000 tasks."""
         return await self._run(throughput(seconds, bucket))
+
+    async def live_fleet(self) -> FleetStatus:
+        """See `Client.live_fleet`."""
+        return await self._run(snapshot.live())
+
+    async def running(self, limit: int = 500) -> list[RunningLine]:
+        """See `Client.running`."""
+        return await self._run(snapshot.running(limit))
 
     async def costs(
         self,

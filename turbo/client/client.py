@@ -17,7 +17,7 @@ from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import (
     EDGES,
     NODES,
@@ -464,6 +464,15 @@ class Client(Driver):
     def throughput(self, seconds: float = DAY, bucket: float = HOUR) -> Throughput:
         """What ended in the last `seconds`, by interval of `bucket` seconds: of the newest 20,000 tasks."""
         return self._run(throughput(seconds, bucket))
+
+    def live_fleet(self) -> FleetStatus:
+        """As `fleet`, at a bounded cost whatever waits: counts stop at 10,000, and what has ended is left out. For what asks again
+        and again."""
+        return self._run(snapshot.live())
+
+    def running(self, limit: int = 500) -> list[RunningLine]:
+        """The running tasks, longest first, each with the last line of its agent."""
+        return self._run(snapshot.running(limit))
 
     def costs(
         self,

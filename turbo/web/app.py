@@ -161,7 +161,7 @@ def trouble(site: Site, request: Request, status: int, text: str) -> Response:
         return site.page(request, "sign_in.html", status)
     if "text/html" not in request.headers.get("accept", ""):
         return PlainTextResponse(f"{text}\n", status)
-    return site.page(request, "trouble.html", status, text=text, status=HTTPStatus(status))
+    return site.page(request, "trouble.html", status, text=text, phrase=HTTPStatus(status).phrase, code=int(status))
 
 
 def _said(error: Exception) -> str:

@@ -10,7 +10,7 @@ there is. So the database is asked once for five hundred pages, and the HTML is 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 Publish = Callable[[str, str | None], None]
 """publish(section, html): `section` is the id of an element with the attribute data-live. None: pages that come later do not get it."""
@@ -27,7 +27,8 @@ class Channel:
     """One running poller, its sections, and the pages that listen."""
 
     def __init__(self, poller: Poller) -> None:
-        self._sections: dict[str, str] = {}
+        self.sections: dict[str, str] = {}
+        self._events: dict[str, bytes] = {}
         self.listeners: set[asyncio.Event] = set()
         self.changes: dict[str, int] = {}
         self._version = 0
@@ -35,21 +36,23 @@ class Channel:
 
     def publish(self, section: str, html: str | None) -> None:
         if html is None:
-            self._sections.pop(section, None)
+            self.sections.pop(section, None)
+            self._events.pop(section, None)
             self.changes.pop(section, None)
             return
-        if self._sections.get(section) == html:
+        if self.sections.get(section) == html:
             return
-        self._sections[section] = html
+        self.sections[section] = html
+        self._events[section] = f"data: {json.dumps({'section': section, 'html': html})}\n\n".encode()
         self._version += 1
         self.changes[section] = self._version
         for listener in self.listeners:
             listener.set()
 
-    def since(self, version: int) -> tuple[int, list[tuple[str, str]]]:
-        """What changed after `version`, in the order of the changes."""
+    def since(self, version: int) -> tuple[int, bytes]:
+        """The events of what changed after `version`, in the order of the changes."""
         changed = sorted((v, name) for name, v in self.changes.items() if v > version)
-        return self._version, [(name, self._sections[name]) for _, name in changed]
+        return self._version, b"".join(self._events[name] for _, name in changed)
 
 
 class Hub:
@@ -70,8 +73,8 @@ class Hub:
             yield b"retry: 2000\n\n"
             while not channel.task.done():
                 version, changed = channel.since(version)
-                for section, html in changed:
-                    yield f"data: {json.dumps({'section': section, 'html': html})}\n\n".encode()
+                if changed:
+                    yield changed
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(woken.wait(), KEEPALIVE_SECONDS)
                 if woken.is_set():
@@ -84,6 +87,11 @@ class Hub:
                 channel.task.cancel()
                 if self._channels.get(key) is channel:
                     del self._channels[key]
+
+    def sections(self, key: tuple[str, ...]) -> Mapping[str, str]:
+        """The HTML of what is live now, by section: for a page that opens while others are open. Empty if there is none."""
+        channel = self._channels.get(key)
+        return {} if channel is None else channel.sections
 
     @property
     def pages(self) -> int:

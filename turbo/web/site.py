@@ -1,5 +1,6 @@
 """What every page gets: settings, database, live channels, templates."""
 
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -32,7 +33,12 @@ class Site:
 
     def page(self, request: Request, template: str, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
         """A whole page. Its template extends base.html."""
-        values |= {"path": request.url.path, "site": self, "person": request.scope.get("turbo.person")}
+        values |= {
+            "path": request.url.path,
+            "site": self,
+            "person": request.scope.get("turbo.person"),
+            "now": f"{time.time():.2f}",
+        }
         return HTMLResponse(self._templates.get_template(template).render(values), status)
 
     def fragment(self, template: str, **values: Any) -> str:

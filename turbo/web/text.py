@@ -5,6 +5,7 @@
 """
 
 import json
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from urllib.parse import quote
@@ -12,6 +13,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from turbo.client.fleet_status import COUNTED
 from turbo.domain.visible import visible
 from turbo.web.svg import meter
 
@@ -30,6 +32,7 @@ def environment() -> Environment:
         finalize=_shown,
     )
     made.filters |= {"exact": exact, "age": age, "moment": moment, "plain_json": plain_json, "count": count}
+    made.filters |= {"tojson_text": tojson_text, "without": without, "fields": pairs, "counted": counted}
     made.globals |= {"task_url": task_url, "meter": meter}
     return made
 
@@ -86,3 +89,23 @@ def plain_json(value: Any) -> str:
 def count(value: int, one: str, several: str | None = None) -> str:
     """1 task, 1,200 tasks."""
     return f"{value:,} {one if value == 1 else several or one + 's'}"
+
+
+def counted(value: int) -> str:
+    """A count of status or top: past what is counted, 10,000+; '' for none."""
+    return "" if not value else f"{value:,}" if value <= COUNTED else f"{COUNTED:,}+"
+
+
+def tojson_text(value: Any) -> str:
+    """JSON on one line, for a field that comes back."""
+    return json.dumps(value)
+
+
+def without(text: str, end: str) -> str:
+    """`text` without its end, which is shown elsewhere; all of it if it is nothing else."""
+    return text.removesuffix(end).strip() or text
+
+
+def pairs(value: Any) -> list[tuple[str, Any]]:
+    """The fields of a dataclass."""
+    return list(asdict(value).items())

@@ -64,6 +64,7 @@ const turbo = (() => {
     localTimes(template.content);
     target.hidden = section === "state" && html === "";
     patch(target, template.content);
+    tick();
     target.dispatchEvent(new CustomEvent("turbo:shown", { bubbles: true }));
   }
 
@@ -95,10 +96,33 @@ const turbo = (() => {
     for (const time of root.querySelectorAll("time[datetime]")) {
       const moment = new Date(time.dateTime);
       if (isNaN(moment)) continue;
-      time.title = time.dateTime;
+      time.title = moment.toLocaleString();
+      if (time.hasAttribute("data-since")) continue;
       const today = moment.toDateString() === new Date().toDateString();
       time.textContent = moment.toLocaleString(undefined, today ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" });
     }
+  }
+
+  const skew = Date.now() / 1000 - Number(document.body.dataset.now || Date.now() / 1000);
+
+  function age(seconds) {
+    const s = Math.max(0, Math.floor(seconds));
+    const two = (n) => String(n).padStart(2, "0");
+    if (s < 60) return `${s}s`;
+    if (s < 3600) return `${Math.floor(s / 60)}m${two(s % 60)}s`;
+    if (s < 86400) return `${Math.floor(s / 3600)}h${two(Math.floor((s % 3600) / 60))}m`;
+    return `${Math.floor(s / 86400)}d${two(Math.floor((s % 86400) / 3600))}h`;
+  }
+
+  /** Ages, counted here: data-began is in Unix seconds of the server's clock. */
+  function tick() {
+    const now = Date.now() / 1000 - skew;
+    for (const e of document.querySelectorAll("[data-began]")) set(e, age(now - Number(e.dataset.began)));
+    for (const e of document.querySelectorAll("time[data-since]")) set(e, `${age(now - new Date(e.dateTime) / 1000)} ago`);
+  }
+
+  function set(element, text) {
+    if (element.textContent !== text) element.textContent = text;
   }
 
   // ── forms: sent by the script, so that the page stays ───────────────────────────────────────────────────────────
@@ -112,16 +136,24 @@ const turbo = (() => {
   }
 
   async function send(form, submitter) {
+    if (form.id === "several") {
+      const chosen = document.querySelectorAll(`input[form="several"]:checked`).length;
+      if (!chosen) { say("choose some of the approvals first", true); return; }
+      const verb = submitter && submitter.dataset.confirmCount;
+      if (verb && !confirm(`${verb} ${chosen} ${chosen === 1 ? "call" : "calls"}?`)) return;
+    }
     const asks = (submitter && submitter.dataset.confirm) || form.dataset.confirm;
     if (asks && !confirm(asks)) return;
     form.setAttribute("aria-busy", "true");
     try {
       const body = new URLSearchParams(new FormData(form, submitter));
-      const answer = await fetch(form.getAttribute("action"), { method: "POST", body, headers: { Accept: "text/plain" } });
+      const where = (submitter && submitter.getAttribute("formaction")) || form.getAttribute("action");
+      const answer = await fetch(where, { method: "POST", body, headers: { Accept: "text/plain" } });
       const text = (await answer.text()).trim();
       say(text, !answer.ok);
       if (answer.ok) {
         form.dispatchEvent(new CustomEvent("turbo:sent", { bubbles: true }));
+        if (form.id === "several") for (const box of document.querySelectorAll(`input[form="several"]:checked`)) box.closest("[data-done]").remove();
         form.reset();
         const item = form.closest("[data-done]");
         if (item) { if (item.contains(document.activeElement)) focusBeside(item); item.remove(); }
@@ -167,6 +199,7 @@ const turbo = (() => {
     else if (event.key === "n") { const fresh = document.querySelector('a[href="/new"]'); if (fresh) fresh.click(); }
     else if (event.key === "j") move(1);
     else if (event.key === "k") move(-1);
+    else if (event.key === "x") { const item = event.target.closest("[data-item]"); const box = item && item.querySelector("input[type=checkbox]"); if (box) box.click(); }
     else if (event.key === "/") { const field = document.querySelector("[data-filter]"); if (field) { event.preventDefault(); field.focus(); } }
   });
 
@@ -188,6 +221,8 @@ const turbo = (() => {
   on("[data-keys]", (button) => button.addEventListener("click", () => document.getElementById("keys").showModal()));
   on("[data-reload]", (element) => setTimeout(() => location.reload(), Number(element.dataset.reload) * 1000));
   localTimes(document);
+  tick();
+  setInterval(() => { if (!document.hidden) tick(); }, 1000);
   document.addEventListener("visibilitychange", listen);
   listen();
 

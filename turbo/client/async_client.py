@@ -7,7 +7,18 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, files, operations, paging, placement, snapshot, transcript, work
+from turbo.client import (
+    answering,
+    files,
+    operations,
+    paging,
+    placement,
+    snapshot,
+    transcript,
+    transcript_page,
+    usage,
+    work,
+)
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
@@ -23,7 +34,11 @@ from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.subscriptions import AsyncSubscriptions
+from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptLine
+from turbo.client.transcript_page import TranscriptPart
+from turbo.client.usage import RunUsage
 from turbo.domain.kept import DIFF_PATH
 
 
@@ -95,6 +110,23 @@ class AsyncClient(AsyncDriver):
     async def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return await self._run(operations.run(task_id))
+
+    async def usage(self, task_id: str) -> list[RunUsage]:
+        """What its runs used, in their order: at most 200 rows."""
+        return await self._run(usage.usage(task_id))
+
+    async def transcript_page(
+        self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None
+    ) -> TranscriptPart:
+        """About half a megabyte of a transcript: its end, what is `before` a batch, or what has come `since` one. A batch is named by
+        its `fencing_token` and `batch`."""
+        if since is not None:
+            return await self._run(transcript_page.since(task_id, since))
+        return await self._run(transcript_page.before(task_id, before))
+
+    async def transcript_batch(self, task_id: str, place: tuple[int, int]) -> str | None:
+        """The lines of one batch of a transcript, whole; None: there is no such batch."""
+        return await self._run(transcript_page.batch(task_id, place))
 
     async def files(self, task_id: str) -> list[StoredFile]:
         """See `Client.files`."""
@@ -318,6 +350,11 @@ class AsyncClient(AsyncDriver):
         """See Client.limits."""
         return AsyncKeyLimits(self._run)
 
+    @property
+    def subscriptions(self) -> AsyncSubscriptions:
+        """See Client.subscriptions."""
+        return AsyncSubscriptions(self._run)
+
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     async def place(self, task_id: str) -> Place | None:
@@ -352,6 +389,10 @@ class AsyncClient(AsyncDriver):
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return await self._run(snapshot.fleet())
+
+    async def throughput(self, seconds: float = DAY, bucket: float = HOUR) -> Throughput:
+        """What ended in the last `seconds`, by interval of `bucket` seconds: of the newest 20,000 tasks."""
+        return await self._run(throughput(seconds, bucket))
 
     async def live_fleet(self) -> FleetStatus:
         """See `Client.live_fleet`."""

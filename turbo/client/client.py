@@ -11,7 +11,18 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, files, operations, paging, placement, snapshot, transcript, work
+from turbo.client import (
+    answering,
+    files,
+    operations,
+    paging,
+    placement,
+    snapshot,
+    transcript,
+    transcript_page,
+    usage,
+    work,
+)
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
@@ -51,7 +62,11 @@ from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
+from turbo.client.subscriptions import Subscriptions
+from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptBell, TranscriptLine
+from turbo.client.transcript_page import TranscriptPart
+from turbo.client.usage import RunUsage
 from turbo.domain.kept import DIFF_PATH
 
 __all__ = [
@@ -171,6 +186,23 @@ class Client(Driver):
     def transcript_bell(self, task_id: str) -> TranscriptBell:
         """Rings when there are new lines. It opens a connection of its own."""
         return TranscriptBell(self._dsn, task_id)
+
+    def usage(self, task_id: str) -> list[RunUsage]:
+        """What its runs used, in their order: at most 200 rows."""
+        return self._run(usage.usage(task_id))
+
+    def transcript_page(
+        self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None
+    ) -> TranscriptPart:
+        """About half a megabyte of a transcript: its end, what is `before` a batch, or what has come `since` one. A batch is named by
+        its `fencing_token` and `batch`."""
+        if since is not None:
+            return self._run(transcript_page.since(task_id, since))
+        return self._run(transcript_page.before(task_id, before))
+
+    def transcript_batch(self, task_id: str, place: tuple[int, int]) -> str | None:
+        """The lines of one batch of a transcript, whole; None: there is no such batch."""
+        return self._run(transcript_page.batch(task_id, place))
 
     def files(self, task_id: str) -> list[StoredFile]:
         """The files of a task's last run that left any; `.turbo/diff.patch` is its diff.
@@ -421,6 +453,11 @@ class Client(Driver):
         """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
         return KeyLimits(self._run)
 
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """Who is told what happened: add, list, get, pause, resume, remove."""
+        return Subscriptions(self._run)
+
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
     def place(self, task_id: str) -> Place | None:
@@ -455,6 +492,10 @@ class Client(Driver):
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return self._run(snapshot.fleet())
+
+    def throughput(self, seconds: float = DAY, bucket: float = HOUR) -> Throughput:
+        """What ended in the last `seconds`, by interval of `bucket` seconds: of the newest 20,000 tasks."""
+        return self._run(throughput(seconds, bucket))
 
     def live_fleet(self) -> FleetStatus:
         """As `fleet`, at a bounded cost whatever waits: counts stop at 10,000, and what has ended is left out. For what asks again

@@ -35,14 +35,20 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turbo.client.failures import explained
-from turbo.web import actions, front, tasks
+from turbo.web import actions, charts, front, task_page, tasks
 from turbo.web.security import Security
 from turbo.web.settings import Settings
 from turbo.web.site import Site
 
 log = logging.getLogger(__name__)
 
-PAGES: tuple[Callable[[Site], list[Route]], ...] = (front.routes, actions.routes, tasks.routes)
+PAGES: tuple[Callable[[Site], list[Route]], ...] = (
+    front.routes,
+    actions.routes,
+    tasks.routes,
+    task_page.routes,
+    charts.routes,
+)
 
 REPORTS_KEPT = 100
 REPORT_BYTES = 10_000

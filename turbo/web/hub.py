@@ -12,8 +12,8 @@ import contextlib
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-Publish = Callable[[str, str], None]
-"""publish(section, html): `section` is the id of an element with the attribute data-live."""
+Publish = Callable[[str, str | None], None]
+"""publish(section, html): `section` is the id of an element with the attribute data-live. None: pages that come later do not get it."""
 
 Poller = Callable[[Publish], Awaitable[None]]
 """Asks the database and publishes, until it is cancelled. It survives errors of the database itself."""
@@ -34,7 +34,12 @@ class Channel:
         self._version = 0
         self.task = asyncio.ensure_future(poller(self.publish))
 
-    def publish(self, section: str, html: str) -> None:
+    def publish(self, section: str, html: str | None) -> None:
+        if html is None:
+            self.sections.pop(section, None)
+            self._events.pop(section, None)
+            self.changes.pop(section, None)
+            return
         if self.sections.get(section) == html:
             return
         self.sections[section] = html

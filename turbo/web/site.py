@@ -8,6 +8,7 @@ from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
+from turbo.client.transcript_bells import TranscriptBells
 from turbo.web.database import Database
 from turbo.web.hub import Hub, Poller
 from turbo.web.settings import Settings
@@ -22,6 +23,7 @@ class Site:
         self.settings = settings
         self.database = Database(settings.dsn)
         self.hub = Hub()
+        self.bells = TranscriptBells(settings.dsn)
         self.sign_ins = SignIns(settings.directory)
         self._templates: Environment = environment()
 
@@ -51,4 +53,5 @@ class Site:
 
     async def close(self) -> None:
         await self.hub.close()
+        await self.bells.close()
         await self.database.close()

@@ -15,6 +15,7 @@ from markupsafe import Markup, escape
 
 from turbo.client.fleet_status import COUNTED
 from turbo.domain.visible import visible
+from turbo.web.svg import meter
 
 _AWKWARD = {"", ".", ".."}
 """Parts of a path that a browser takes out or joins."""
@@ -32,7 +33,7 @@ def environment() -> Environment:
     )
     made.filters |= {"exact": exact, "age": age, "moment": moment, "plain_json": plain_json, "count": count}
     made.filters |= {"tojson_text": tojson_text, "without": without, "fields": pairs, "counted": counted}
-    made.globals |= {"task_url": task_url}
+    made.globals |= {"task_url": task_url, "meter": meter}
     return made
 
 

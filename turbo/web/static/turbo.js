@@ -74,6 +74,7 @@ const turbo = (() => {
 
   function show(section, html) {
     const target = document.getElementById(section);
+    if (!target) document.dispatchEvent(new CustomEvent("turbo:section", { detail: { section, html } }));
     if (!target || !target.hasAttribute("data-live")) return;
     const template = document.createElement("template");
     template.innerHTML = html;

@@ -1,19 +1,21 @@
 """Live pages: what they cost the database, and what each role sees."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support.database import migrated_database
+from tests.support.logins import login
 from tests.support.open_questions import PUSH, ask
 from tests.support.size import sized
-from tests.support.users import user
 from tests.support.web import Web, serving
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.client import Client
+from turbo.migrate import grant_roles
 
 PAGES = sized(60, 500)
 STATEMENTS = 30
@@ -27,7 +29,7 @@ class Counter:
         self.moments: list[float] = []
         usual = AsyncDriver._execute
 
-        async def counted(driver: AsyncDriver, *arguments: object, **more: object) -> object:
+        async def counted(driver: AsyncDriver, *arguments: Any, **more: Any) -> object:
             self.moments.append(time.monotonic())
             return await usual(driver, *arguments, **more)
 
@@ -86,20 +88,21 @@ async def test_open_pages_share_three_statements_a_second(dsn: str, tmp_path: Pa
         ("turbo_admin", True, ("approve", "cancel", "pause")),
     ],
 )
-def test_role_sees_and_may_what_the_database_grants(tmp_path: Path, role: str, sees: bool, may: tuple[str, ...]):
-    with migrated_database(roles=True) as dsn, user(dsn, role) as login:  # type: ignore[call-arg]
+def test_role_sees_and_may_what_the_database_grants(
+    dsn: str, tmp_path: Path, role: str, sees: bool, may: tuple[str, ...]
+):
+    grant_roles(dsn)
+    with login(dsn, role) as theirs:
         ask(dsn, "push", PUSH)
         with Client(dsn) as client:
             client.submit("x", task_id="one")
             (found,) = client.questions()
-        with serving(login, tmp_path) as web:
+        with serving(theirs, tmp_path) as web:
             front = web.get("/")
             assert front.status == 200
             assert ("push" in front.text) == sees
             assert ("Left out" in front.text) == (role == "turbo_approver")
             assert "one" in web.get("/tasks").text
-            import json
-
             for path, fields in (
                 ("pause", {"queue": "default"}),
                 ("cancel", {"task": "one"}),

@@ -50,6 +50,9 @@ PAGES: tuple[Callable[[Site], list[Route]], ...] = (
     charts.routes,
 )
 
+COMMANDS = {"": "status", "asked": "questions", "batch": "cancel", "count": "tasks", "charts": "costs"}
+"""Pages that are named unlike the command whose privileges they need."""
+
 REPORTS_KEPT = 100
 REPORT_BYTES = 10_000
 
@@ -139,6 +142,7 @@ class Guard:
             return
         request = Request(scope, receive)
         refused = scope.get("turbo.refused")
+        first = request.url.path.strip("/").split("/")[0]
         started = False
 
         async def noted(message: Message) -> None:
@@ -156,7 +160,7 @@ class Guard:
         except ValueError as error:
             status, text = HTTPStatus.BAD_REQUEST, _said(error)
         except psycopg.errors.InsufficientPrivilege as error:
-            status, text = HTTPStatus.FORBIDDEN, explained(error, "web")
+            status, text = HTTPStatus.FORBIDDEN, explained(error, COMMANDS.get(first, first))
         except psycopg.OperationalError as error:
             status, text = HTTPStatus.SERVICE_UNAVAILABLE, explained(error, "web")
         except psycopg.Error as error:

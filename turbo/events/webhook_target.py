@@ -135,9 +135,9 @@ def _signatures(values: Mapping[str, str], notice_id: str, moment: int, body: by
 
 
 def _header_id(notice_id: str) -> str:
-    """A header takes no spaces at its ends, and only ASCII; a subscription's name may be anything."""
+    """Only ASCII, without spaces, and without the dot that divides what is signed; a subscription's name may be anything."""
     return "".join(
-        char if char.isascii() and char.isprintable() and char != " " else f"%{ord(char):x}" for char in notice_id
+        char if char.isascii() and char.isprintable() and char not in " ." else f"%{ord(char):x}" for char in notice_id
     )
 
 

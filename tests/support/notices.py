@@ -42,6 +42,9 @@ class FakeTarget:
     def secrets(self) -> Iterable[str]:
         return ()
 
+    def missing(self) -> str | None:
+        return None
+
     @property
     def events(self) -> list[dict[str, Any]]:
         return [event for body in self.taken for event in body["events"]]

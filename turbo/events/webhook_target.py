@@ -28,7 +28,7 @@ SAID_CHARACTERS = 200
 
 
 class WebhookDelivery:
-    """See `Target`."""
+    """See `Target`. Raises EnvironmentRefused: the env file cannot be used."""
 
     def __init__(self, name: str, section: WebhookTarget) -> None:
         self._file = EnvFile(Path(section.env_file)) if section.env_file is not None else None
@@ -37,6 +37,8 @@ class WebhookDelivery:
         self._private = section.private
         self._seconds = section.timeout_seconds
         self._at = f"notify.{name}"
+        if self._file is not None:
+            self._file.values()
         self.fold_over = section.fold_over
         self.with_output = "output" in section.include
 
@@ -52,7 +54,7 @@ class WebhookDelivery:
             return ()
 
     def missing(self) -> str | None:
-        """Why nothing could be sent now, or None."""
+        """See `Target`."""
         try:
             values = self._values()
             self._address(values)

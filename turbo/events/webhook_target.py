@@ -10,6 +10,7 @@ The secret and, if it is one, the address are in the env file, which is read aga
 import asyncio
 import base64
 import hmac
+import os
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -146,11 +147,9 @@ def _header_id(notice_id: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
-    return (
-        str(error.strerror or error)
-        if isinstance(error, OSError) and error.strerror
-        else str(error) or type(error).__name__
-    )
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
+        return f"cannot connect: {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _refusal(answer: Answer) -> str:

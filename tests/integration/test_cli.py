@@ -15,6 +15,7 @@ GROUPS = {
     "db": ("start", "stop", "url"),
     "config": ("check", "schema"),
     "budget": ("set", "list", "remove"),
+    "subscription": ("add", "list", "pause", "resume", "remove", "test"),
     "limit": ("set", "list", "remove"),
     "schedule": ("add", "list", "show", "pause", "resume", "run", "remove"),
     "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),

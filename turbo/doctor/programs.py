@@ -26,6 +26,7 @@ from turbo.doctor.surroundings import WorkerEnvironment, applied
 from turbo.domain.finding import Finding, fail, ok, warn
 from turbo.domain.states import Level
 from turbo.domain.task import NO_TASK
+from turbo.events.targets import build_targets
 from turbo.executors.checks.notes import notes as check_notes
 from turbo.executors.claude.notes import notes
 from turbo.executors.pool import AccountPool
@@ -61,7 +62,20 @@ def checks(
             checks_of_programs.append(Check(f"check {name}", partial(protected, name, executor)))
         if is_agent(executor):
             checks_of_programs.append(Check(f"directory {name}", partial(directory, config, name)))
+    checks_of_programs += [Check(f"target {name}", partial(target, config, name)) for name in config.notify]
     return checks_of_programs
+
+
+def target(config: WorkerConfig, name: str) -> Finding:
+    """Could it be reached from this host? Nothing is sent."""
+    with tempfile.TemporaryDirectory(prefix="turbo-") as scratch:
+        try:
+            made = build_targets({name: config.notify[name]}, Journal(Path(scratch)), Path(scratch))[name]
+        except ConfigError as error:
+            return fail(str(error))
+    if (why := made.missing()) is not None:
+        return fail(why, "mend notify in worker.yaml, or what it names")
+    return ok(f"turbo subscription test {name} --config FILE delivers a sample")
 
 
 def protected(name: str, section: Program) -> Finding:

@@ -7,7 +7,18 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, transcript_page, usage, work
+from turbo.client import (
+    answering,
+    files,
+    operations,
+    placement,
+    snapshot,
+    task_version,
+    transcript,
+    transcript_page,
+    usage,
+    work,
+)
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
@@ -22,6 +33,7 @@ from turbo.client.operations import Away
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.task_version import TaskVersion
 from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptLine
 from turbo.client.transcript_page import TranscriptPart
@@ -101,6 +113,10 @@ class AsyncClient(AsyncDriver):
     async def usage(self, task_id: str) -> list[RunUsage]:
         """What its runs used, in their order: at most 200 rows."""
         return await self._run(usage.usage(task_id))
+
+    async def task_version(self, task_id: str, *, messages: bool = False) -> TaskVersion:
+        """Tells whether a task has changed since, or the `messages` to it, at next to no cost. Raises UnknownTask."""
+        return await self._run(task_version.version(task_id, messages=messages))
 
     async def transcript_page(
         self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None

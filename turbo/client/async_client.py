@@ -11,6 +11,7 @@ from turbo.client import (
     answering,
     files,
     operations,
+    paging,
     placement,
     snapshot,
     task_version,
@@ -30,6 +31,7 @@ from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
+from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
@@ -175,6 +177,20 @@ class AsyncClient(AsyncDriver):
         """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return await self._run(operations.tasks(chosen, limit))
+
+    async def task_page(self, criteria: TaskFilter, after: Cursor = START, limit: int = 50) -> TaskPage:
+        """See `Client.task_page`."""
+        return await self._run(paging.page(criteria, after, limit))
+
+    async def task_ids(
+        self, criteria: TaskFilter, after: Cursor = START, limit: int = 500
+    ) -> tuple[list[str], Cursor | None]:
+        """See `Client.task_ids`."""
+        return await self._run(paging.ids(criteria, after, limit))
+
+    async def task_count(self, criteria: TaskFilter, most: int = 1_000_000) -> int:
+        """See `Client.task_count`."""
+        return await self._run(paging.count(criteria, most))
 
     async def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer.

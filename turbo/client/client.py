@@ -15,6 +15,7 @@ from turbo.client import (
     answering,
     files,
     operations,
+    paging,
     placement,
     snapshot,
     task_version,
@@ -58,6 +59,7 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import BadField, NewTask
 from turbo.client.operations import Away
+from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
@@ -252,6 +254,20 @@ class Client(Driver):
         """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return self._run(operations.tasks(chosen, limit))
+
+    def task_page(self, criteria: TaskFilter, after: Cursor = START, limit: int = 50) -> TaskPage:
+        """A page of the tasks that match: unfinished ones, then those that ended, newest first. `after`: `next` of the page before."""
+        return self._run(paging.page(criteria, after, limit))
+
+    def task_ids(
+        self, criteria: TaskFilter, after: Cursor = START, limit: int = 500
+    ) -> tuple[list[str], Cursor | None]:
+        """The ids of a page, and where the next one begins."""
+        return self._run(paging.ids(criteria, after, limit))
+
+    def task_count(self, criteria: TaskFilter, most: int = 1_000_000) -> int:
+        """How many tasks match, counted up to `most`."""
+        return self._run(paging.count(criteria, most))
 
     def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer.

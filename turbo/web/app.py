@@ -32,17 +32,23 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turbo.client.failures import explained
-from turbo.web import actions, charts, front, task_page
+from turbo.web import actions, charts, front, task_page, tasks
 from turbo.web.security import Security
 from turbo.web.settings import Settings
 from turbo.web.site import Site
 
 log = logging.getLogger(__name__)
 
-PAGES: tuple[Callable[[Site], list[Route]], ...] = (front.routes, actions.routes, task_page.routes, charts.routes)
+PAGES: tuple[Callable[[Site], list[Route]], ...] = (
+    front.routes,
+    actions.routes,
+    tasks.routes,
+    task_page.routes,
+    charts.routes,
+)
 
 REPORTS_KEPT = 100
 REPORT_BYTES = 10_000
@@ -133,9 +139,16 @@ class Guard:
             return
         request = Request(scope, receive)
         refused = scope.get("turbo.refused")
+        started = False
+
+        async def noted(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
         try:
             if refused is None:
-                await self._app(scope, receive, send)
+                await self._app(scope, receive, noted)
                 return
             status, text = refused
         except LookupError as error:
@@ -148,7 +161,11 @@ class Guard:
             status, text = HTTPStatus.SERVICE_UNAVAILABLE, explained(error, "web")
         except psycopg.Error as error:
             status, text = HTTPStatus.BAD_REQUEST, explained(error, "web")
-        await trouble(self._site, request, status, text)(scope, receive, send)
+        except Exception:
+            log.exception("a page failed: %s %s", request.method, request.url.path)
+            status, text = HTTPStatus.INTERNAL_SERVER_ERROR, "this is a defect of turbo web: see its log"
+        if not started:
+            await trouble(self._site, request, status, text)(scope, receive, send)
 
 
 def trouble(site: Site, request: Request, status: int, text: str) -> Response:

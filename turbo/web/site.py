@@ -31,7 +31,7 @@ class Site:
     def read_only(self) -> bool:
         return self.settings.web.read_only
 
-    def page(self, request: Request, template: str, status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
+    def page(self, request: Request, template: str, http_status: int = HTTPStatus.OK, **values: Any) -> HTMLResponse:
         """A whole page. Its template extends base.html."""
         values |= {
             "path": request.url.path,
@@ -39,7 +39,7 @@ class Site:
             "person": request.scope.get("turbo.person"),
             "now": f"{time.time():.2f}",
         }
-        return HTMLResponse(self._templates.get_template(template).render(values), status)
+        return HTMLResponse(self._templates.get_template(template).render(values), http_status)
 
     def fragment(self, template: str, **values: Any) -> str:
         """The HTML of a live section."""

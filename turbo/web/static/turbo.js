@@ -135,7 +135,46 @@ const turbo = (() => {
     if (text && !wrong) say.timer = setTimeout(() => { said.textContent = ""; }, 6000);
   }
 
+  /** A form over a list: its button acts on the chosen tasks, or on all that match the filter. Says how many first. False: not now. */
+  async function several(form, submitter) {
+    const verb = submitter.dataset.verb;
+    const boxes = [...document.querySelectorAll(`input[form="${form.id}"][name=task]:checked`)];
+    const whole = form.querySelector("[data-whole]");
+    if (!whole || !whole.checked) {
+      if (!boxes.length) { say("choose some tasks first", true); return false; }
+      if (!confirm(`${verb} ${boxes.length} ${boxes.length === 1 ? "task" : "tasks"}?`)) return false;
+      await post(form, new URLSearchParams(new FormData(form, submitter)), `/${verb}`, () => setTimeout(() => location.reload(), 800));
+      return false;
+    }
+    const query = new URLSearchParams(form.dataset.filterQuery);
+    query.set("verb", verb);
+    const answer = await fetch(`/count?${query}`, { headers: { Accept: "text/plain" } });
+    const text = (await answer.text()).trim();
+    if (!answer.ok) { say(text, true); return false; }
+    if (text === "0") { say(`no matching task to ${verb}`, true); return false; }
+    if (!confirm(`${verb} ${Number(text).toLocaleString()} tasks that match the filter?`)) return false;
+    query.set("expected", text);
+    say(`${verb}: working …`);
+    await post(form, query, "/batch", () => setTimeout(() => location.reload(), 800));
+    return false;
+  }
+
+  async function post(form, body, where, then) {
+    form.setAttribute("aria-busy", "true");
+    try {
+      const answer = await fetch(where, { method: "POST", body, headers: { Accept: "text/plain" } });
+      const text = (await answer.text()).trim();
+      say(text, !answer.ok);
+      if (answer.ok) then();
+    } catch {
+      say("turbo web does not answer; nothing is known of what you sent", true);
+    } finally {
+      form.removeAttribute("aria-busy");
+    }
+  }
+
   async function send(form, submitter) {
+    if (form.hasAttribute("data-several") && !(await several(form, submitter))) return;
     if (form.id === "several") {
       const chosen = document.querySelectorAll(`input[form="several"]:checked`).length;
       if (!chosen) { say("choose some of the approvals first", true); return; }
@@ -144,25 +183,16 @@ const turbo = (() => {
     }
     const asks = (submitter && submitter.dataset.confirm) || form.dataset.confirm;
     if (asks && !confirm(asks)) return;
-    form.setAttribute("aria-busy", "true");
-    try {
-      const body = new URLSearchParams(new FormData(form, submitter));
-      const where = (submitter && submitter.getAttribute("formaction")) || form.getAttribute("action");
-      const answer = await fetch(where, { method: "POST", body, headers: { Accept: "text/plain" } });
-      const text = (await answer.text()).trim();
-      say(text, !answer.ok);
-      if (answer.ok) {
-        form.dispatchEvent(new CustomEvent("turbo:sent", { bubbles: true }));
-        if (form.id === "several") for (const box of document.querySelectorAll(`input[form="several"]:checked`)) box.closest("[data-done]").remove();
-        form.reset();
-        const item = form.closest("[data-done]");
-        if (item) { if (item.contains(document.activeElement)) focusBeside(item); item.remove(); }
-      }
-    } catch {
-      say("turbo web does not answer; nothing is known of what you sent", true);
-    } finally {
-      form.removeAttribute("aria-busy");
-    }
+    const where = (submitter && submitter.getAttribute("formaction")) || form.getAttribute("action");
+    await post(form, new URLSearchParams(new FormData(form, submitter)), where, () => {
+      form.dispatchEvent(new CustomEvent("turbo:sent", { bubbles: true }));
+      if (form.id === "several") for (const box of document.querySelectorAll(`input[form="several"]:checked`)) box.closest("[data-done]").remove();
+      form.reset();
+      const item = form.closest("[data-done]");
+      if (!item) return;
+      if (item.contains(document.activeElement)) focusBeside(item);
+      item.remove();
+    });
   }
 
   function focusBeside(item) {
@@ -219,6 +249,12 @@ const turbo = (() => {
   }
 
   on("[data-keys]", (button) => button.addEventListener("click", () => document.getElementById("keys").showModal()));
+  on("[data-choose-all]", (all) => all.addEventListener("change", () => {
+    for (const box of document.querySelectorAll(`input[form="${all.form.id}"][name=task]`)) box.checked = all.checked;
+    const label = all.form.querySelector("[data-whole-label]");
+    label.hidden = !all.checked;
+    if (!all.checked) label.querySelector("input").checked = false;
+  }));
   on("[data-reload]", (element) => setTimeout(() => location.reload(), Number(element.dataset.reload) * 1000));
   localTimes(document);
   tick();

@@ -14,6 +14,7 @@ from turbo.client import (
     paging,
     placement,
     snapshot,
+    task_version,
     transcript,
     transcript_page,
     usage,
@@ -35,6 +36,7 @@ from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
 from turbo.client.subscriptions import AsyncSubscriptions
+from turbo.client.task_version import TaskVersion
 from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptLine
 from turbo.client.transcript_page import TranscriptPart
@@ -114,6 +116,10 @@ class AsyncClient(AsyncDriver):
     async def usage(self, task_id: str) -> list[RunUsage]:
         """What its runs used, in their order: at most 200 rows."""
         return await self._run(usage.usage(task_id))
+
+    async def task_version(self, task_id: str, *, messages: bool = False) -> TaskVersion:
+        """Tells whether a task has changed since, or the `messages` to it, at next to no cost. Raises UnknownTask."""
+        return await self._run(task_version.version(task_id, messages=messages))
 
     async def transcript_page(
         self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None

@@ -18,6 +18,7 @@ from turbo.client import (
     paging,
     placement,
     snapshot,
+    task_version,
     transcript,
     transcript_page,
     usage,
@@ -63,6 +64,7 @@ from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
 from turbo.client.subscriptions import Subscriptions
+from turbo.client.task_version import TaskVersion
 from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptBell, TranscriptLine
 from turbo.client.transcript_page import TranscriptPart
@@ -190,6 +192,10 @@ class Client(Driver):
     def usage(self, task_id: str) -> list[RunUsage]:
         """What its runs used, in their order: at most 200 rows."""
         return self._run(usage.usage(task_id))
+
+    def task_version(self, task_id: str, *, messages: bool = False) -> TaskVersion:
+        """Tells whether a task has changed since, or the `messages` to it, at next to no cost. Raises UnknownTask."""
+        return self._run(task_version.version(task_id, messages=messages))
 
     def transcript_page(
         self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None

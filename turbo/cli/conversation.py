@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from turbo.cli import codex_conversation
+from turbo.cli import acp_conversation, codex_conversation
 from turbo.domain.transcript import BEGIN_TYPE, END_TYPE, NOTE_TYPE, OWN_PATH
 
 if TYPE_CHECKING:
@@ -148,11 +148,17 @@ def _event(row: Mapping[str, Any], text: str) -> Iterator[str]:
             if isinstance(info, dict) and info.get("status") not in (None, "allowed"):
                 yield f"-- limit of the account: {info.get('status')} {info.get('rateLimitType') or ''}".rstrip()
         case _:
-            told = codex_conversation.lines_of(row)
+            told = next((lines for read in _OTHER_AGENTS if (lines := read(row)) is not None), None)
             if told is None:
                 yield text
             else:
                 yield from _told(told)
+
+
+_OTHER_AGENTS = (
+    codex_conversation.lines_of,
+    acp_conversation.lines_of,
+)
 
 
 def _told(lines: Iterator[tuple[str, str]]) -> Iterator[str]:

@@ -46,6 +46,7 @@ COMMANDS = {
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
     "mcp": ("turbo.cli.mcp", "mcp"),
+    "agents": ("turbo.cli.agents", "app"),
     "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from turbo.config.executors import (
+    AcpSection,
     AgentSection,
     ClaudeSection,
     CodexSection,
@@ -128,6 +129,8 @@ def _as_its_user(section: ExecutorSection) -> str | None:
 def _accounts_of_agent(executor: Executor, section: AgentSection, environment: WorkerEnvironment) -> Finding:
     """The first of its accounts that is not all right, else what holds for all of them."""
     _check = _codex if isinstance(section, CodexSection) else _claude
+    if isinstance(section, AcpSection):
+        _check = _acp
     if not isinstance(executor, AccountPool):
         return asyncio.run(_check(executor, next(iter(section.logins), None), environment))
     if executor.unusable:
@@ -193,6 +196,18 @@ async def _codex(executor: Executor, account: str | None, environment: WorkerEnv
         oldest = ".".join(map(str, OLDEST_CODEX))
         return warn(f"Codex CLI {version} is older than the version tested with turbo ({oldest})", "upgrade it")
     return ok(f"Codex CLI {version}, logged in ({environment.whose})")
+
+
+async def _acp(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
+    """The agent's version. Whether it has a login, only a turn shows: the protocol has no question for it."""
+    from turbo.executors.acp.executor import AcpExecutor
+
+    del account
+    assert isinstance(executor, AcpExecutor)
+    version = await executor.version()
+    if version is None:
+        return warn("the agent does not respond to --version", "run: turbo agents probe, with the executor's command")
+    return ok(f"{executor.session_kind.removeprefix('acp:')} {version} ({environment.whose})")
 
 
 def is_agent(section: object) -> bool:

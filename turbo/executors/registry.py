@@ -128,6 +128,11 @@ def asking_problems(config: WorkerConfig) -> None:
     """Raises ConfigError for an `ask:` that its executor could not keep."""
     refused = []
     for name, section in config.executors.items():
+        if isinstance(section, AcpSection) and section.ask is not None:
+            try:
+                _held(section.ask.policy)
+            except ValueError as error:
+                refused.append(f"executors.{name}: {error}")
         if not isinstance(section, ClaudeSection) or section.ask is None:
             continue
         from turbo.executors.claude.flags import check_asking

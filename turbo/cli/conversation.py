@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from turbo.cli import codex_conversation
+from turbo.cli import codex_conversation, copilot_conversation
 from turbo.domain.transcript import BEGIN_TYPE, END_TYPE, NOTE_TYPE, OWN_PATH
 
 if TYPE_CHECKING:
@@ -142,13 +142,13 @@ def _event(row: Mapping[str, Any], text: str) -> Iterator[str]:
                 yield f"-- the service did not answer ({row.get('error')}), attempt {row.get('attempt')} of {row.get('max_retries')}"
         case "result":
             yield ""
-            yield _result(row)
+            yield _result(row) if "subtype" in row else f"-- the CLI ends, exit code {row.get('exitCode')}"
         case "rate_limit_event":
             info = row.get("rate_limit_info")
             if isinstance(info, dict) and info.get("status") not in (None, "allowed"):
                 yield f"-- limit of the account: {info.get('status')} {info.get('rateLimitType') or ''}".rstrip()
         case _:
-            told = codex_conversation.lines_of(row)
+            told = codex_conversation.lines_of(row) or copilot_conversation.lines_of(row)
             if told is None:
                 yield text
             else:

@@ -44,13 +44,18 @@ def text(answer: str, finish: str = "stop") -> Answer:
 
 def call(name: str, arguments: Mapping[str, Any]) -> Answer:
     """A turn that goes on with the result of one call of a tool."""
-    function = {"name": name, "arguments": json.dumps(arguments)}
-    asked = {"index": 0, "id": "call_" + uuid.uuid4().hex[:12], "type": "function", "function": function}
-    return _finished({"role": "assistant", "content": "I will look.", "tool_calls": [asked]}, "tool_calls")
+    delta = {"role": "assistant", "content": "I will look.", "tool_calls": [_asked(name, arguments)]}
+    return _finished(delta, "tool_calls")
 
 
 def shell(command: str, **more: object) -> Answer:
     return call("bash", {"command": command, "description": "a command", **more})
+
+
+def charged(ai_credits: int) -> Answer:
+    """A call of a tool that has cost so much."""
+    delta = {"role": "assistant", "content": "I will look.", "tool_calls": [_asked("bash", {"command": "true"})]}
+    return _finished(delta, "tool_calls", copilot_usage={"total_nano_aiu": ai_credits * 10**9, "token_details": []})
 
 
 def broken_off() -> Answer:
@@ -68,20 +73,30 @@ def refused(status: int) -> Answer:
     return _json(status, {"message": "Bad credentials"})
 
 
-def _finished(delta: Mapping[str, Any], finish: str) -> Answer:
+def _asked(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    function = {"name": name, "arguments": json.dumps(arguments)}
+    return {"index": 0, "id": "call_" + uuid.uuid4().hex[:12], "type": "function", "function": function}
+
+
+def _finished(delta: Mapping[str, Any], finish: str, **more: object) -> Answer:
     usage = {
         "prompt_tokens": INPUT,
         "completion_tokens": OUTPUT,
         "total_tokens": INPUT + OUTPUT,
         "prompt_tokens_details": {"cached_tokens": CACHED},
     }
-    return Answer(200, SSE, (_chunk(delta), _chunk({}, finish, usage), b"data: [DONE]\n\n"))
+    return Answer(200, SSE, (_chunk(delta), _chunk({}, finish, usage, more), b"data: [DONE]\n\n"))
 
 
-def _chunk(delta: Mapping[str, Any], finish: str | None = None, usage: Mapping[str, Any] | None = None) -> bytes:
+def _chunk(
+    delta: Mapping[str, Any],
+    finish: str | None = None,
+    usage: Mapping[str, Any] | None = None,
+    more: Mapping[str, Any] | None = None,
+) -> bytes:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     body = {"id": "c1", "object": "chat.completion.chunk", "created": 1, "model": "gpt-5-mini", "choices": [choice]}
-    return f"data: {json.dumps(body | ({'usage': usage} if usage else {}))}\n\n".encode()
+    return f"data: {json.dumps({**body, **({'usage': usage} if usage else {}), **(more or {})})}\n\n".encode()
 
 
 def _user() -> dict[str, Any]:

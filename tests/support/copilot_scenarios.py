@@ -99,6 +99,12 @@ def one_model_is_limited(_bench: CopilotBench, outcome: Outcome) -> None:
     assert abs(outcome.resets_at - time.time() - 200_000) < 200
 
 
+def limit_is_told(bench: CopilotBench, outcome: Outcome) -> None:
+    assert len(bench.api.requests) == 1
+    assert outcome.extra["ai_credits"] == 50.0
+    assert "50/30 AI credits used" in (outcome.error or "")
+
+
 def resets_some_day(_bench: CopilotBench, outcome: Outcome) -> None:
     assert (outcome.needs_credits, outcome.resets_at) == (False, None)
 
@@ -151,6 +157,9 @@ COPILOT_SCENARIOS = {
     ),
     "the spending limit of a session": CopilotScenario(
         (error(402, "The session's limit is reached", "session_quota_exceeded"),), github=True
+    ),
+    "the executor's `max_ai_credits`": CopilotScenario(
+        (copilot_api.charged(50), HELLO), github=True, settings={"max_ai_credits": 30}, after=limit_is_told
     ),
     "the month's quota": CopilotScenario(
         (error(402, "You have exceeded your quota", "quota_exceeded"),), github=True, after=resets_some_day

@@ -48,6 +48,9 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
 
+NO_TOOL = "turbo-has-none"
+"""For the probe: the CLI offers only the tools that are named, but all of them if none is."""
+
 
 class CopilotExecutor:
     """Runs tasks with the Copilot CLI. `durable`: a run of thirty minutes is worth an fsync.
@@ -254,7 +257,12 @@ class CopilotExecutor:
 
         async def call(run: Run, directory: Path) -> Outcome:
             asked = CopilotCall(
-                flags=(*self._model, "--available-tools=", "--no-custom-instructions", "--disable-builtin-mcps"),
+                flags=(
+                    *self._model,
+                    f"--available-tools={NO_TOOL}",
+                    "--no-custom-instructions",
+                    "--disable-builtin-mcps",
+                ),
                 prompt=PROBE_PROMPT,
                 cwd=directory,
                 wall_seconds=PROBE_SECONDS,

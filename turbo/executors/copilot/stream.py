@@ -19,6 +19,7 @@ from turbo.executors.agent.json_line import parsed
 TEXT_CHARACTERS = 1024 * 1024
 """How much of an answer is kept."""
 
+_SPENT = "limit reached"
 _NOT_THE_END = ("model_call", "hook")
 """Kinds of errors after which the CLI goes on."""
 
@@ -50,7 +51,8 @@ class CopilotStream:
 
     `began`: the session has the prompt. `idle`: the agent's turn is over. `over`: the last line has come. `aborted`: the turn was
     interrupted. `error`: why it failed; None: it did not. `items`: what the agent has said and done. `retrying`: a request failed, and
-    nothing came since. `denied`: calls of tools that were not allowed.
+    nothing came since. `denied`: calls of tools that were not allowed. `spent`: the session's own limit
+    of AI credits is reached.
     """
 
     session: str | None = None
@@ -67,6 +69,7 @@ class CopilotStream:
     last_line: str = ""
     retrying: bool = False
     denied: int = 0
+    spent: str | None = None
     lines: int = 0
     unreadable: int = 0
 
@@ -101,6 +104,11 @@ class CopilotStream:
                 return self._tool(data)
             case "assistant.turn_retry":
                 self.retrying = True
+                return CopilotLine.OTHER
+            case "session.warning" if data.get("warningType") == "session_limits" and _SPENT in str(
+                data.get("message")
+            ):
+                self.spent = fields.text(data, "message")
                 return CopilotLine.OTHER
             case "session.error":
                 return self._error(data)

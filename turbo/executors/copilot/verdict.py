@@ -113,9 +113,10 @@ TABLE: tuple[Situation[EndedCopilot], ...] = (
     Situation("answered", _turn_over, OutcomeKind.SUCCEEDED),
     Situation(
         "spending limit of the session",
-        lambda e: e.kind == QUOTA and e.code == SESSION_BUDGET,
+        lambda e: e.failed and (e.stream.spent is not None or (e.kind == QUOTA and e.code == SESSION_BUDGET)),
         OutcomeKind.FAILED,
         FailureKind.BUDGET,
+        final=True,
         ends_session=True,
     ),
     Situation("usage limit", _limited, OutcomeKind.USAGE_LIMITED, FailureKind.USAGE_LIMIT),
@@ -202,7 +203,7 @@ def outcome(ended: EndedCopilot, *, now: float | None = None) -> Outcome:
     return Outcome(
         row.kind,
         output=stream.text or None,  # the agent's last text: a reader may still want it
-        error=error_text(row.message or f"Copilot: {row.name}", how, ended.text.strip()),
+        error=error_text(row.message or f"Copilot: {row.name}", how, stream.spent or ended.text.strip()),
         failure_kind=row.failure_kind,
         final=row.final,
         truncated=stream.truncated,

@@ -284,6 +284,9 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
         '#!/bin/sh\ncase "$1" in --version) echo "codex-cli 0.169.0";; *) echo "bwrap: no" >&2; exit 1;; esac\n'
     )
     codex.chmod(0o755)
+    copilot = tmp_path / "copilot"
+    copilot.write_text('#!/bin/sh\nprintf "GitHub Copilot CLI 1.0.102.\\nRun copilot update\\n"\n')
+    copilot.chmod(0o755)
     executors: dict[str, Any] = {
         "sh": {"kind": "command", "command": ["sh", "-c", "true"]},
         "gone": {"kind": "command", "command": ["no-such-program"]},
@@ -299,6 +302,8 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
             "env": {"CODEX_API_KEY": "x"},
             "sandbox": "danger-full-access",
         },
+        "octo": {"kind": "copilot", "command": [str(copilot)], "env": {"HOME": str(tmp_path)}},
+        "token": {"kind": "copilot", "command": [str(copilot)], "env": {"COPILOT_GITHUB_TOKEN": "x"}},
         "unused": {"kind": "command", "command": ["no-such-program"]},
     }
     routes = {name: name for name in executors if name != "unused"}
@@ -311,6 +316,7 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
         "executor old": Level.WARN,
         "executor codex": Level.FAIL,
         "executor boxless": Level.FAIL,
+        "executor octo": Level.WARN,
     }
     assert "nowhere" in bad["executor nowhere"].what
     assert "not logged in" in bad["executor out"].what
@@ -318,6 +324,8 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
     assert "Codex CLI 0.169.0 is not logged in" in bad["executor codex"].what
     assert "codex login" in bad["executor codex"].do
     assert "its sandbox cannot be made on this host: bwrap: no" in bad["executor boxless"].what
+    assert "GitHub Copilot CLI 1.0.102 does not report whether it is logged in" in bad["executor octo"].what
+    assert "COPILOT_GITHUB_TOKEN" in bad["executor octo"].do
 
 
 def test_environment_is_read_from_a_live_worker_of_the_host(dsn: str, tmp_path: Path) -> None:

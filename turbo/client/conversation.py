@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from turbo.client import acp_conversation, codex_conversation
+from turbo.client import acp_conversation, codex_conversation, copilot_conversation
 from turbo.domain.transcript import BEGIN_TYPE, END_TYPE, NOTE_TYPE, OWN_PATH
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _OF_OTHER_AGENTS = {
 }
 
 
-_OTHER_AGENTS = (codex_conversation.lines_of, acp_conversation.lines_of)
+_OTHER_AGENTS = (codex_conversation.lines_of, copilot_conversation.lines_of, acp_conversation.lines_of)
 
 
 def entries(line: "TranscriptLine") -> Iterator[ConversationEntry]:
@@ -164,7 +164,8 @@ def _event(row: Mapping[str, Any], text: str) -> Iterator[ConversationEntry]:
                 attempts = f"attempt {row.get('attempt')} of {row.get('max_retries')}"
                 yield ConversationEntry(EntryKind.NOTE, f"the service did not answer ({row.get('error')}), {attempts}")
         case "result":
-            yield ConversationEntry(EntryKind.OVER, _over(row))
+            ends = _over(row) if "subtype" in row else f"the CLI ends, exit code {row.get('exitCode')}"
+            yield ConversationEntry(EntryKind.OVER, ends)
         case "rate_limit_event":
             info = row.get("rate_limit_info")
             if isinstance(info, dict) and info.get("status") not in (None, "allowed"):

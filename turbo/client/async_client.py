@@ -7,7 +7,7 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, work
+from turbo.client import answering, files, operations, placement, snapshot, transcript, waiting, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
@@ -281,12 +281,12 @@ class AsyncClient(AsyncDriver):
     ) -> AsyncIterator[list[TaskStatus]]:
         """Poll until all are finished. Yields the status of those that were unfinished at the previous poll."""
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second."""
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     @property
     def schedules(self) -> AsyncSchedules:

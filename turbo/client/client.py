@@ -11,7 +11,7 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, work
+from turbo.client import answering, files, operations, placement, snapshot, transcript, waiting, work
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
@@ -368,7 +368,7 @@ class Client(Driver):
         `timeout` seconds, UnknownTask for a deleted task, and RuntimeError as `wait` does.
         """
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> Iterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second.
@@ -376,7 +376,7 @@ class Client(Driver):
         Ends when the task is finished; later attempts are followed too. `away` and exceptions: as for `follow`.
         """
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
         """The first task that the database rejects, by its position, and the error. Inserts each and rolls everything back."""

@@ -115,7 +115,7 @@ class ResultStore(Store):
             found = await self._rows(statement, parameters)
         return [
             ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes), bool(needed))
-            for task_id, token, verdict, becomes, needed in found
+            for task_id, token, verdict, becomes, needed, _told in found
         ]
 
     async def record_usage(self, used: Sequence[UsageRow]) -> None:

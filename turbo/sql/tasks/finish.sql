@@ -125,5 +125,8 @@ with input as (
    where v.verdict in ('recorded', 'late', 'gone')
 )
 select v.task_id::text, v.token, v.verdict, v.becomes,
-       (v.needed or v.was = 'failed') and v.becomes in ('completed', 'failed', 'cancelled') as needed
+       (v.needed or v.was = 'failed') and v.becomes in ('completed', 'failed', 'cancelled') as needed,
+       -- Whoever waits for it is told. Null: nobody waits for any task. The worker need not read this column.
+       case when (select pg_sequence_last_value('public.turbo_wait_seq') is not null)
+            then public.turbo_tell_who_waits(v.task_id::text, v.becomes::text) end as told
   from verdict v

@@ -279,7 +279,7 @@ class AsyncClient(AsyncDriver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> AsyncIterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll."""
+        """Until all are finished. Yields the status of those that were unfinished at the previous look."""
         self._check_may_wait()
         return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 

@@ -361,7 +361,7 @@ class Client(Driver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> Iterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll.
+        """Until all are finished. Yields the status of those that were unfinished at the previous look.
 
         A status says what a task asks a person, if it does. Waits through an outage of the database, unless the connection is
         the caller's: calls `away(error)` when the outage starts and `away(None)` when it ends. Raises TimeoutError after

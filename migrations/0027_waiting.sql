@@ -46,7 +46,7 @@ declare
   until constant float8 := date_part('epoch', clock_timestamp()) + 60;
 begin
   if channel !~ '^[a-z0-9]{1,32}$' then
-    raise exception 'channel % is not a name for a channel', public.turbo_shown(channel, 60::integer) using errcode = 'check_violation',
+    raise exception 'channel % is not a name for a channel', public.turbo_shown(channel::text, 60::integer) using errcode = 'check_violation',
       hint = 'Write 1 to 32 of a-z 0-9, or leave it out for a new one.';
   end if;
   if task_id is null or octet_length(task_id) > 2048 then

@@ -103,7 +103,11 @@ def role(dsn: str, *grants: str) -> Iterator[str]:
 
 def test_role_without_worker_rights_is_reported(dsn: str, tmp_path: Path) -> None:
     everything = "grant {what} to {{role}}"
-    may = ["select on all tables in schema public", "usage on sequence turbo_fence_seq", "update on turbo_key_slots"]
+    may = [
+        "select on all tables in schema public",
+        "usage on sequence turbo_fence_seq, turbo_wait_seq",
+        "update on turbo_key_slots",
+    ]
     may += [
         "insert, update, delete on agent_tasks, agent_actions, agent_workers, agent_leader, agent_progress, agent_accounts,"
         " agent_account_windows, agent_dependencies, agent_blocked, agent_unsettled, agent_conversations",

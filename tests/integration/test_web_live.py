@@ -126,3 +126,33 @@ def test_read_only_server_is_said(dsn: str, tmp_path: Path):
         answer = web.post("/cancel", {"task": "one"}, Accept="text/plain")
         assert answer.status in (400, 503)
         assert "read" in answer.text
+
+
+def test_trail_names_the_person_behind_the_login(dsn: str, tmp_path: Path):
+    ask(dsn, "push", PUSH)
+    with Client(dsn) as client, serving(dsn, tmp_path, trusted_proxies=["127.0.0.1"]) as web:
+        client.submit("x", task_id="one")
+        (found,) = client.questions()
+        fields = {"asked": json.dumps(["push", found.key])}
+        assert web.post("/approve", fields, X_Forwarded_User="alice", Accept="*/*").status == 200
+        assert (
+            web.post(
+                "/cancel", {"task": "one"}, X_Forwarded_User="bob\u00e9".encode().decode("latin-1"), Accept="*/*"
+            ).status
+            == 200
+        )
+        assert web.post("/retry", {"task": "one"}, Accept="*/*").status == 200
+        (answered,) = [a for a in client.trail("push") if a.actor is not None]
+        assert answered.detail["on_behalf_of"] == "alice"
+        cancelled, retried = client.trail("one")
+        assert cancelled.detail["on_behalf_of"].startswith("bob")
+        assert "on_behalf_of" not in retried.detail, "the session is shared, the name is not"
+        assert cancelled.actor == retried.actor
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("select set_config('turbo.on_behalf_of', 'carol', false)")
+        db.execute("update agent_tasks set status = 'cancelled' where task_id = 'one'")
+        db.execute("delete from agent_tasks where task_id = 'one'")
+        rows = db.execute(
+            "select detail ->> 'on_behalf_of' from agent_actions order by action_id desc limit 2"
+        ).fetchall()
+    assert rows == [("carol",), ("carol",)]

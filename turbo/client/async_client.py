@@ -14,9 +14,11 @@ from turbo.client import (
     paging,
     placement,
     snapshot,
+    task_version,
     transcript,
     transcript_page,
     usage,
+    waiting,
     work,
 )
 from turbo.client.answering import Answer, Waiting
@@ -35,6 +37,7 @@ from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
 from turbo.client.subscriptions import AsyncSubscriptions
+from turbo.client.task_version import TaskVersion
 from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptLine
 from turbo.client.transcript_page import TranscriptPart
@@ -114,6 +117,10 @@ class AsyncClient(AsyncDriver):
     async def usage(self, task_id: str) -> list[RunUsage]:
         """What its runs used, in their order: at most 200 rows."""
         return await self._run(usage.usage(task_id))
+
+    async def task_version(self, task_id: str, *, messages: bool = False) -> TaskVersion:
+        """Tells whether a task has changed since, or the `messages` to it, at next to no cost. Raises UnknownTask."""
+        return await self._run(task_version.version(task_id, messages=messages))
 
     async def transcript_page(
         self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None
@@ -326,14 +333,14 @@ class AsyncClient(AsyncDriver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> AsyncIterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll."""
+        """Until all are finished. Yields the status of those that were unfinished at the previous look."""
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second."""
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     @property
     def schedules(self) -> AsyncSchedules:

@@ -9,11 +9,14 @@ import asyncio
 import contextlib
 import time
 from collections import deque
+from dataclasses import replace
 
 import psycopg
 
 from turbo.client.failures import explained
 from turbo.client.models import RunView, UnknownTask
+from turbo.client.task_version import TaskVersion
+from turbo.domain.states import FINAL, TaskState
 from turbo.web.hub import STATE, Publish
 from turbo.web.site import Site
 from turbo.web.task_view import TaskView, load
@@ -40,8 +43,10 @@ class TaskPoller:
         self._task_id = task_id
         self._after = after
         self._kept: deque[str] = deque()
-        self._seen: RunView | None = None
+        self._seen: TaskVersion | None = None
+        self._messages: str | None = None
         self._read_at = 0.0
+        self._turn = 0
 
     async def __call__(self, publish: Publish) -> None:
         async with self._site.bells.follow(self._task_id) as bell:
@@ -49,10 +54,12 @@ class TaskPoller:
                 pause = POLL_SECONDS
                 try:
                     over = await self._state(publish)
-                    await self._transcript(publish)
+                    if self._turn % 2 == 0 or bell.is_set():
+                        bell.clear()
+                        await self._transcript(publish)
                 except UnknownTask:
                     publish("task-top", self._site.fragment("_task_gone.html", task_id=self._task_id))
-                    for section in ("ask", "act"):
+                    for section in ("ask", "act", "line"):
                         publish(f"task-{section}", "")
                     pause = RESTING_SECONDS
                 except psycopg.Error as error:
@@ -60,22 +67,31 @@ class TaskPoller:
                 else:
                     publish(STATE, "")
                     pause = RESTING_SECONDS if over else POLL_SECONDS
-                until = time.monotonic() + pause
-                with contextlib.suppress(TimeoutError, psycopg.Error):
-                    while True:
-                        await asyncio.wait_for(bell.wait(), max(0.0, until - time.monotonic()))
-                        bell.clear()
-                        await self._transcript(publish)
+                await self._rest(publish, bell, pause)
+
+    async def _rest(self, publish: Publish, bell: asyncio.Event, seconds: float) -> None:
+        """What the agent says meanwhile is shown at once."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(TimeoutError, psycopg.Error):
+            while True:
+                await asyncio.wait_for(bell.wait(), max(0.0, until - time.monotonic()))
+                bell.clear()
+                await self._transcript(publish)
 
     async def _state(self, publish: Publish) -> bool:
-        """Whether the task is over."""
+        """Whether the task is over. The messages are looked at every second time."""
+        self._turn += 1
         async with self._site.database.client() as client:
-            run = await client.run(self._task_id)
-            if _same(run, self._seen) and time.monotonic() - self._read_at < WHOLE_SECONDS:
-                publish("task-line", _line(self._site, run))
-                return run.finished
+            now = await client.task_version(self._task_id, messages=self._turn % 2 == 1)
+            messages = now.messages if now.messages is not None else self._messages
+            same = self._seen == replace(now, messages=None) and messages == self._messages
+            self._messages = messages
+            if same and time.monotonic() - self._read_at < WHOLE_SECONDS:
+                if now.status == TaskState.RUNNING:
+                    publish("task-line", _line(self._site, await client.run(self._task_id)))
+                return now.status in FINAL
             view = await load(client, self._task_id)
-        self._seen, self._read_at = view.run, time.monotonic()
+        self._seen, self._read_at = replace(now, messages=None), time.monotonic()
         for section, html in sections(self._site, view).items():
             publish(section, html)
         return view.run.finished
@@ -96,14 +112,6 @@ class TaskPoller:
             while len(self._kept) > BATCHES_KEPT:
                 publish(self._kept.popleft(), None)
             more = part.more
-
-
-def _same(run: RunView, seen: RunView | None) -> bool:
-    """But for what changes with every line."""
-    return seen is not None and all(
-        getattr(run, name) == getattr(seen, name)
-        for name in ("status", "fencing_token", "worker_id", "asked_at", "error_message", "question")
-    )
 
 
 def _line(site: Site, run: RunView) -> str:

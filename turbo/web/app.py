@@ -35,6 +35,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turbo.client.failures import explained
+from turbo.client.questions import MayNotAnswer
 from turbo.web import actions, charts, front, task_page, tasks
 from turbo.web.security import Security
 from turbo.web.settings import Settings
@@ -157,6 +158,8 @@ class Guard:
             status, text = refused
         except LookupError as error:
             status, text = HTTPStatus.NOT_FOUND, _said(error)
+        except MayNotAnswer as error:
+            status, text = HTTPStatus.FORBIDDEN, _said(error)
         except ValueError as error:
             status, text = HTTPStatus.BAD_REQUEST, _said(error)
         except psycopg.errors.InsufficientPrivilege as error:

@@ -99,6 +99,11 @@ class Hub:
         return sum(len(channel.listeners) for channel in self._channels.values())
 
     async def close(self) -> None:
-        for channel in list(self._channels.values()):
+        """End all streams, so that nothing waits for pages that stay open."""
+        channels = list(self._channels.values())
+        for channel in channels:
             channel.task.cancel()
-        await asyncio.gather(*(c.task for c in self._channels.values()), return_exceptions=True)
+        await asyncio.gather(*(channel.task for channel in channels), return_exceptions=True)
+        for channel in channels:
+            for listener in channel.listeners:
+                listener.set()

@@ -157,10 +157,11 @@ class Security:
 
 
 def _same_origin(headers: Mapping[str, str]) -> bool:
-    """Whether the browser says that our own page sent this. A program says so with an Origin header."""
+    """Whether the browser says that our own page sent this. A form without a script has the Origin null, for want of a referrer: there,
+    and in a request without an Origin, Sec-Fetch-Site counts, which no page can write. A program says it with an Origin."""
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is not None and site != "same-origin":
         return False
-    if origin is None:
+    if origin is None or origin == "null":
         return site is not None
     return urlsplit(origin).netloc == headers.get("host")

@@ -30,6 +30,11 @@ class Server(uvicorn.Server):
             )
         )
         self._signals = signals
+        self._site = application.site
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._site.hub.close()
+        await super().shutdown(sockets)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ than the person was told.
 import asyncio
 import secrets
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
@@ -93,7 +94,7 @@ def routes(site: Site) -> list[Route]:
         place = request.query_params.get("after")
         async with site.database.client() as client:
             page = await client.task_page(criteria, Cursor.read(place) if place else START, SHOWN)
-        lists = {"statuses": STATUSES, "kinds": list(FailureKind)}
+        lists: dict[str, Any] = {"statuses": STATUSES, "kinds": list(FailureKind)}
         return site.page(request, "tasks.html", chosen=chosen, page=page, first=not place, **lists)
 
     async def count(request: Request) -> Response:

@@ -15,12 +15,29 @@ const turbo = (() => {
         : field.value !== field.defaultValue);
   }
 
+  /** An item that is one thing to a person, and that they work in. */
+  function held(node) {
+    return node.nodeType === 1 && node.dataset.key && !node.querySelector("[data-key]") && inUse(node);
+  }
+
+  const done = new Set();
+
+  /** The page has taken an item away: what was rendered just before must not bring it back. */
+  function takeAway(item) {
+    const key = item.dataset.key;
+    if (item.contains(document.activeElement)) focusBeside(item);
+    item.remove();
+    done.add(key);
+    setTimeout(() => done.delete(key), 5000);
+  }
+
   /** Makes the children of `old` those of `fresh`. Children with a data-key are matched by it, and kept while they are in use. */
   function patch(old, fresh) {
     const keyed = new Map([...old.children].filter((c) => c.dataset.key).map((c) => [c.dataset.key, c]));
     let at = old.firstChild;
     for (const node of [...fresh.childNodes]) {
       const key = node.nodeType === 1 ? node.dataset.key : undefined;
+      if (key && done.has(key)) continue;
       let match = key ? keyed.get(key) : at && at.nodeType === node.nodeType && at.nodeName === node.nodeName && !(at.dataset && at.dataset.key) ? at : undefined;
       if (match && match.nodeName !== node.nodeName) match = undefined;
       if (!match) {
@@ -35,7 +52,7 @@ const turbo = (() => {
     }
     while (at) {
       const next = at.nextSibling;
-      if (!(at.nodeType === 1 && at.dataset.key && inUse(at))) at.remove();
+      if (!held(at)) at.remove();
       else at.classList.add("gone");
       at = next;
     }
@@ -46,7 +63,7 @@ const turbo = (() => {
       if (match.data !== node.data) match.data = node.data;
       return;
     }
-    if (match.isEqualNode(node) || (match.dataset.key && inUse(match))) return;
+    if (match.isEqualNode(node) || held(match)) return;
     const open = match.tagName === "DETAILS" && match.open;
     for (const { name } of [...match.attributes]) if (!node.hasAttribute(name)) match.removeAttribute(name);
     for (const { name, value } of [...node.attributes]) if (match.getAttribute(name) !== value) match.setAttribute(name, value);
@@ -186,12 +203,10 @@ const turbo = (() => {
     const where = (submitter && submitter.getAttribute("formaction")) || form.getAttribute("action");
     await post(form, new URLSearchParams(new FormData(form, submitter)), where, () => {
       form.dispatchEvent(new CustomEvent("turbo:sent", { bubbles: true }));
-      if (form.id === "several") for (const box of document.querySelectorAll(`input[form="several"]:checked`)) box.closest("[data-done]").remove();
+      if (form.id === "several") for (const box of document.querySelectorAll(`input[form="several"]:checked`)) takeAway(box.closest("[data-done]"));
       form.reset();
       const item = form.closest("[data-done]");
-      if (!item) return;
-      if (item.contains(document.activeElement)) focusBeside(item);
-      item.remove();
+      if (item) takeAway(item);
     });
   }
 
@@ -218,11 +233,11 @@ const turbo = (() => {
     if (!items.length) return;
     const now = items.findIndex((item) => item.contains(document.activeElement));
     const next = items[Math.min(items.length - 1, Math.max(0, now < 0 ? 0 : now + step))];
-    (next.matches("a, button") ? next : next.querySelector("a, button, input, textarea") || next).focus();
+    (next.matches("a, button") ? next : next.querySelector("a") || next.querySelector("button, input, textarea") || next).focus();
   }
 
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, textarea, select") || document.querySelector("dialog[open]")) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input:not([type=checkbox], [type=radio]), textarea, select") || document.querySelector("dialog[open]")) return;
     if (Date.now() - gone < 1200 && places[event.key]) { location.href = places[event.key]; return; }
     gone = event.key === "g" ? Date.now() : 0;
     if (event.key === "?") document.getElementById("keys").showModal();

@@ -25,9 +25,10 @@ WORK = {
     "agent_blocked": f"(task_id, needs_left) select 'completed' || n, 1 from {PAIRS}",
     "agent_conversations": "(task_id, conversation, place, after, first) select 'completed' || n + p, n, p,"
     f" case p when 1 then 'completed' || n end, 'completed' || n from {PAIRS} cross join generate_series(0, 1) p",
-    "agent_transcripts": "(task_id, fencing_token, batch, kind, lines, sha256) select 'completed' || 2008 + n % 3, 1, n, 'event', 'x', ''"
-    " from generate_series(1, {rows}) n",
-    "agent_usage": f"(task_id, fencing_token, executor, attempt, queue, task_type) select 'completed' || n, n, 'a', 1, 'q', 't' from {PAIRS}",
+    "agent_transcripts": "(task_id, fencing_token, batch, kind, lines, sha256)"
+    " select 'completed' || 2008 + n % 3, 1, n, 'event', 'x', '' from generate_series(1, {rows}) n",
+    "agent_usage": "(task_id, fencing_token, executor, attempt, queue, task_type)"
+    f" select 'completed' || n, n, 'a', 1, 'q', 't' from {PAIRS}",
     "agent_messages": f"(task_id, body) select 'completed' || n, 'x' from {PAIRS}",
 }
 SCHEDULED = (

@@ -19,7 +19,8 @@ def axis(drawn: Chart) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("highest", "top"), [(0, "4"), (1, "1"), (3.9, "4"), (7, "8"), (9, "10"), (130, "200"), (0.03, "0.04"), (1e9, "1e+09")]
+    ("highest", "top"),
+    [(0, "4"), (1, "1"), (3.9, "4"), (7, "8"), (9, "10"), (130, "200"), (0.03, "0.04"), (1e9, "1e+09")],
 )
 def test_axis_ends_at_a_round_figure_above_all(highest: float, top: str):
     assert axis(chart(Series("a", "good", [highest, 0, None])))[-1] == top
@@ -28,7 +29,7 @@ def test_axis_ends_at_a_round_figure_above_all(highest: float, top: str):
 def test_bars_are_stacked_and_named():
     drawn = chart(Series("done", "good", [1, 0, 2]), Series("failed", "bad", [1, 0, 0]))
     tree = ET.fromstring(drawn.svg)
-    bars = [one for one in tree.iter("rect")]
+    bars = list(tree.iter("rect"))
     assert [one.findtext("title") for one in bars] == ["0:00: 1 done", "0:00: 1 failed", "2:00: 2 done"]
     lower, upper = bars[:2]
     assert float(upper.get("y", 0)) + float(upper.get("height", 0)) == pytest.approx(float(lower.get("y", 0)), abs=0.11)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -102,7 +103,8 @@ def task_of(client: Client, title: str) -> str:
 def terminal(browser: Browser, dsn: str, scratch: Path) -> None:
     """`turbo top`: Textual draws itself as SVG."""
     drawing = scratch / "top.svg"
-    drawing.write_text(asyncio.run(top(dsn, scratch)))
+    with ThreadPoolExecutor(1) as thread:  # Playwright has this thread's event loop
+        drawing.write_text(thread.submit(lambda: asyncio.run(top(dsn, scratch))).result())
     context = browser.new_context(viewport={"width": 1480, "height": 900})
     page = context.new_page()
     page.goto(drawing.as_uri())

@@ -36,6 +36,7 @@ SCHEDULED = (
     " 'YYYY-MM-DD\"T\"HH24:MI:SSZ') from generate_series(1008, 1508) n where task_id = 'completed' || n"
 )
 SOME = [f"completed{n}8" for n in range(200, 210)]
+PAGE = {**dict.fromkeys(("queue", "task_type", "worker", "failure_kind", "since", "text")), "limit": 50}
 STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
     # parameters, rows that a node may touch, rows that come back
     "client/task": ({"task_id": "completed2008"}, 4, 1),
@@ -80,6 +81,18 @@ STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
         501,  # of this schedule; ten, once the table was analysed
         10,
     ),
+    # pages of the list of tasks, far behind its beginning
+    "client/page_pending": (
+        {**PAGE, "queue_key": "default", "priority": 5, "moment": "1970-01-01T00:00:00Z", "task_id": "a"},
+        4 * 50,
+        50,
+    ),
+    "client/page_resting": (
+        {**PAGE, "status": "waiting", "queue_key": "default", "moment": "1970-01-01T00:00:00Z", "task_id": "a"},
+        4 * 50,
+        50,
+    ),
+    "client/task_lines": ({"task_ids": SOME}, 4 * 10, 10),
     "questions/remind": (
         {"worker": "w", "task_id": ["waiting127"], "asked_at": ["2026-01-01"], "number": [1]},
         4 * 10,

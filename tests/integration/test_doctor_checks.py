@@ -107,7 +107,7 @@ def test_role_without_worker_rights_is_reported(dsn: str, tmp_path: Path) -> Non
     may += [
         "insert, update, delete on agent_tasks, agent_actions, agent_workers, agent_leader, agent_progress, agent_accounts,"
         " agent_account_windows, agent_dependencies, agent_blocked, agent_unsettled, agent_conversations",
-        "update on agent_messages",
+        "update on agent_messages, agent_subscriptions",
         "insert on agent_usage, agent_transcripts, agent_files",
         "update, delete on agent_requirements",
         "insert, update, delete on agent_portable",

@@ -44,6 +44,7 @@ WORKER_FUNCTIONS = (
     "turbo_fire",
     "turbo_judge_slots",
     *("turbo_budgets", "turbo_fold", "turbo_is_spent"),
+    *("turbo_trail_head", "turbo_undelivered"),
     *("turbo_wake_waiters", "turbo_keys_with_room", "turbo_places"),
     "turbo_stay_in",
     "turbo_passed_by",
@@ -95,6 +96,8 @@ DECIDED = {
     "agent_budgets": "name account queue task_type submitted_by period timezone usd tokens runs warn_at created_by created_at"
     " updated_at since spent_usd spent_tokens spent_runs warned paused_until",
     "agent_limits": "concurrency_key running",
+    "agent_subscriptions": "name events queue task_type target enabled created_by created_at updated_at position looked_at"
+    " waiting_since holder held_until delivered delivered_at failures error next_at",
     "agent_events": "event_id at event about detail",
     "agent_transcripts": "task_id fencing_token batch at session_id kind path lines sha256",
     "agent_files": "task_id fencing_token path at bytes sha256",
@@ -114,6 +117,7 @@ WORKER_FOLDERS = (
     "retention",
     "schedules",
     "settle",
+    "subscriptions",
     "tasks",
     "transcripts",
     "workers",
@@ -135,6 +139,7 @@ CLIENT_ONLY = frozenset(
         *(f"client/{what}_schedule" for what in ("add", "pause", "remove", "resume", "run")),
         "client/schedules",
         *("client/set_budget", "client/remove_budget", "client/budgets"),
+        *(f"client/{what}_subscription" for what in ("add", "remove", "switch")),
         *("client/set_limit", "client/remove_limit", "client/limits", "client/limit_keys", "client/key"),
         "client/schedule_tasks",
         "client/questions",

@@ -38,6 +38,7 @@ COMMANDS = {
     "schedule": ("turbo.cli.schedule", "app"),
     "budget": ("turbo.cli.budget", "app"),
     "limit": ("turbo.cli.limit", "app"),
+    "subscription": ("turbo.cli.subscription", "app"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
@@ -61,7 +62,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs", "subscription"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""

@@ -35,6 +35,7 @@ from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.subscriptions import AsyncSubscriptions
 from turbo.client.task_version import TaskVersion
 from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptLine
@@ -354,6 +355,11 @@ class AsyncClient(AsyncDriver):
     def limits(self) -> AsyncKeyLimits:
         """See Client.limits."""
         return AsyncKeyLimits(self._run)
+
+    @property
+    def subscriptions(self) -> AsyncSubscriptions:
+        """See Client.subscriptions."""
+        return AsyncSubscriptions(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

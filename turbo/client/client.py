@@ -63,6 +63,7 @@ from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
+from turbo.client.subscriptions import Subscriptions
 from turbo.client.task_version import TaskVersion
 from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptBell, TranscriptLine
@@ -457,6 +458,11 @@ class Client(Driver):
     def limits(self) -> KeyLimits:
         """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
         return KeyLimits(self._run)
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """Who is told what happened: add, list, get, pause, resume, remove."""
+        return Subscriptions(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 

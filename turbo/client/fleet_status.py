@@ -16,6 +16,7 @@ from turbo.client.limit import KeyLimit
 from turbo.client.placement import Unplaceable
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedule_status import ScheduleTrouble, findings
+from turbo.client.subscription_status import SubscriptionTrouble, subscription_findings
 from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
 from turbo.domain.problem import written_problems
@@ -245,7 +246,8 @@ class FleetStatus:
     """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks
     that have waited longest for others; `unsettled`: what nobody lets go. `schedules`: those that need a person.
     `windows`: of accounts, the fullest first. `budgets`: those that are spent, or nearly. `unplaceable`: what requires labels that no
-    worker has. `full_keys`: of which as many tasks run as may, while others wait.
+    worker has. `full_keys`: of which as many tasks run as may, while others wait. `subscriptions`: those that
+    deliver nothing.
     `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them
     at most."""
 
@@ -267,6 +269,8 @@ class FleetStatus:
     more_budgets: int = 0
     unplaceable: list[Unplaceable] = field(default_factory=list)
     full_keys: list[KeyLimit] = field(default_factory=list)
+    subscriptions: list[SubscriptionTrouble] = field(default_factory=list)
+    more_subscriptions: int = 0
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -300,6 +304,9 @@ class FleetStatus:
             *_first(self._about_blocked(), "about blocked tasks"),
             *findings(self.schedules, self.more_schedules, any_worker=any(w.live for w in self.workers)),
             *budget_findings(self.budgets, self.more_budgets, any_worker=any(w.live for w in self.workers)),
+            *subscription_findings(
+                self.subscriptions, self.more_subscriptions, any_worker=any(w.live for w in self.workers)
+            ),
             *self._about_results(),
         ]
 

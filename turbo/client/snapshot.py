@@ -2,7 +2,7 @@
 
 import psycopg
 
-from turbo.client import answering, budget_status, limits, placement, schedule_status, work
+from turbo.client import answering, budget_status, limits, placement, schedule_status, subscription_status, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
     BLOCKED_LISTED,
@@ -45,6 +45,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     left = (yield from unsettled()) if any(row["blocked"] for row in queues) else []
     schedules, more_schedules = yield from schedule_status.troubles()
     budgets, more_budgets = yield from budget_status.troubles()
+    subscriptions, more_subscriptions = yield from subscription_status.troubles()
     return FleetStatus(
         worker_lines(workers),
         [QueueLine(**row) for row in queues],
@@ -64,6 +65,8 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         more_budgets,
         (yield from placement.unplaceable()),
         (yield from limits.full()),
+        subscriptions,
+        more_subscriptions,
     )
 
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from turbo.config.acp import AcpProfile, Permissions, acp_problems, chosen_profile
 from turbo.config.asking import AskSection, with_permission_mode, without_approvals
 from turbo.config.checking import CheckSection, check_problems, check_warnings
 from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home, near
@@ -218,6 +219,39 @@ class CodexSection(AgentSection):
         return command
 
 
+class AcpSection(AgentSection):
+    kind: Literal["acp"] = Field(description="Any agent that speaks the Agent Client Protocol.")
+    profile: Annotated[AcpProfile | None, BeforeValidator(chosen_profile)] = Field(
+        default=None,
+        description="What turbo knows of the agent: opencode, gemini, qwen, or a section as turbo agents probe prints it. "
+        "null: nothing, so check decides what counts as done.",
+    )
+    command: list[str] = Field(
+        min_length=1, description="The agent and its arguments, [opencode, acp]. Without it, as its profile says."
+    )
+    mode: str | None = Field(default=None, description="The agent's own mode. null: as it starts.")
+    permissions: Permissions = Field(
+        default=Permissions(), description="What becomes of its requests for permission, by the kind of the call."
+    )
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=900, description="Stop the program after this long without output."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _started_as_known(cls, section: Any) -> Any:
+        """Without a command of its own, the profile's."""
+        if not isinstance(section, dict) or section.get("command") is not None:
+            return section
+        profile = section.get("profile")
+        try:
+            known = chosen_profile(profile)
+        except ValueError:
+            return {**section, "command": ["agent"]}  # the profile is the problem
+        command = known.get("command") if isinstance(known, dict) else getattr(known, "command", None)
+        return {**section, "command": command} if command else section
+
+
 class PythonSection(Section):
     kind: Literal["python"] = Field(description="A Python function; an async one, unless isolation says otherwise.")
     handler: str = Field(description="module:function, found on PYTHONPATH.")
@@ -273,7 +307,9 @@ class PythonSection(Section):
         return handler
 
 
-ExecutorSection = Annotated[CommandSection | ClaudeSection | CodexSection | PythonSection, Field(discriminator="kind")]
+ExecutorSection = Annotated[
+    CommandSection | ClaudeSection | CodexSection | AcpSection | PythonSection, Field(discriminator="kind")
+]
 
 
 def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator[Finding]:
@@ -331,7 +367,7 @@ def account_problems(
                 yield fail(what, subject=at)
 
 
-_AGENTS = ("claude", "codex")
+_AGENTS = ("claude", "codex", "acp")
 
 
 def _other_agent(kinds: Mapping[str, str], own: str) -> str | None:
@@ -407,6 +443,11 @@ def _reviewer_problems(
 def _asking_problems(at: str, name: str, section: ExecutorSection) -> Iterator[Finding]:
     if isinstance(section, ClaudeSection):
         yield from with_permission_mode(at, name, section.ask, section.permission_mode, section.command)
+    elif isinstance(section, AcpSection):
+        approves = section.ask is not None and bool(section.ask.approve)
+        sets = {"model": section.model, "mode": section.mode}
+        asks = section.ask is not None
+        yield from acp_problems(at, section.profile, checked=section.checked, asks=asks, approves=approves, sets=sets)
     else:
         yield from without_approvals(at, name, section.kind, section.ask)
 

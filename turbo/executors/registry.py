@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turbo.config.executors import (
+    AcpSection,
     AgentSection,
     ClaudeSection,
     CodexSection,
@@ -27,11 +28,11 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
 
 if TYPE_CHECKING:
+    from turbo.executors.agent.desk import HoldsCalls
     from turbo.executors.checks.judge import Judge
     from turbo.executors.checks.loop import Checks
     from turbo.executors.checks.reviewer import ReviewingAgent
     from turbo.executors.claude.answer_form import AnswerForm
-    from turbo.executors.claude.asking import HoldsCalls
     from turbo.executors.schemas.answer_schema import AnswerSchema
     from turbo.executors.schemas.fit import Fit
     from turbo.workspaces.at_remote import AsksEarlierWork
@@ -373,6 +374,33 @@ def _build(
             ask=ask,
             checks=checks,
             answer=IN_WORDS if fit is None else codex_answer(name, fit.schema, section.command),
+        )
+    if isinstance(section, AcpSection):
+        from turbo.executors.acp.executor import AcpExecutor
+
+        return AcpExecutor(
+            name,
+            section.command,
+            journal=journal,
+            profile=section.profile,
+            permissions=section.permissions,
+            account=account,
+            cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
+            env=section.env,
+            env_file=env_file,
+            allowed_roots=roots,
+            work_area=work_area,
+            model=model,
+            mode=section.mode,
+            resume=section.resume,
+            silence_seconds=section.silence_seconds,
+            grace_seconds=section.grace_seconds,
+            run_as=run_as,
+            ask=ask,
+            held=_held(ask),
+            checks=checks,
+            schema=None if fit is None else fit.schema.text,
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor

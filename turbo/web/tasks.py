@@ -12,7 +12,6 @@ than the person was told.
 import asyncio
 import secrets
 from datetime import datetime
-from typing import Any
 from urllib.parse import urlencode
 
 from starlette.datastructures import QueryParams
@@ -94,8 +93,15 @@ def routes(site: Site) -> list[Route]:
         place = request.query_params.get("after")
         async with site.database.client() as client:
             page = await client.task_page(criteria, Cursor.read(place) if place else START, SHOWN)
-        lists: dict[str, Any] = {"statuses": STATUSES, "kinds": list(FailureKind)}
-        return site.page(request, "tasks.html", chosen=chosen, page=page, first=not place, **lists)
+        return site.page(
+            request,
+            "tasks.html",
+            chosen=chosen,
+            page=page,
+            first=not place,
+            statuses=STATUSES,
+            kinds=list(FailureKind),
+        )
 
     async def count(request: Request) -> Response:
         _, criteria = await _batch(site, Chosen(request.query_params), request.query_params.get("verb", ""))

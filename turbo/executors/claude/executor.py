@@ -25,6 +25,8 @@ from turbo.domain.question import Answered, AskPolicy, QuestionKind
 from turbo.domain.run import Run, Snooze
 from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
+from turbo.executors.agent.desk import PLAN_TOOL, Desk, HoldsCalls
+from turbo.executors.agent.handed_over import Handed, HandedOver
 from turbo.executors.agent.prompts import (
     ASKING_PREAMBLE,
     PREAMBLE,
@@ -38,13 +40,11 @@ from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.executors.claude import verdict
 from turbo.executors.claude.answer_form import IN_TEXT, AnswerForm
-from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.carried import CannotCarry, SessionFiles
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.control import Channel, new_gate
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
-from turbo.executors.claude.handed_over import Handed, HandedOver
 from turbo.executors.claude.login import without_login
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
 from turbo.executors.directories import Directories, scratch_directory

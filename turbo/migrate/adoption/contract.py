@@ -124,6 +124,7 @@ RELATIONS = (
         *("agent_budgets", "agent_events", "agent_limits"),
         *("agent_requirements", "agent_portable"),
         *("agent_transcripts", "agent_files"),
+        "agent_subscriptions",
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_place"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),

@@ -10,6 +10,7 @@ select n.relation || ': ' || p.privilege as lacks
                ('agent_messages', 'select update'), ('agent_schedules', 'select'), ('agent_budgets', 'select'),
                ('agent_requirements', 'select update delete'), ('agent_portable', 'select insert update delete'),
                ('agent_limits', 'select'), ('agent_usage', 'insert'), ('agent_transcripts', 'select insert'), ('agent_files', 'select insert'),
+               ('agent_events', 'select'), ('agent_subscriptions', 'select update'),
                ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
        n(relation, privileges)
  cross join lateral string_to_table(n.privileges, ' ') p(privilege)
@@ -39,5 +40,6 @@ select f.name || ': execute'
                ('turbo_wake_waiters(text)'), ('turbo_keys_with_room()'), ('turbo_places(public.turbo_task_id[], text[])'),
                ('turbo_is_spent(text, text, jsonb)'), ('turbo_is_portable(public.turbo_task_id, text)'),
                ('turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
-               ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()')) f(name)
+               ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()'),
+               ('turbo_trail_head()'), ('turbo_undelivered()')) f(name)
  where not has_function_privilege(to_regprocedure('public.' || f.name), 'execute')

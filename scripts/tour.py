@@ -16,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -131,16 +131,26 @@ def fleet(dsn: str, scratch: Path, pace: float) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def page(dsn: str, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The page; it prints its own address."""
-    process = subprocess.Popen([TURBO, "web", *arguments], env={**os.environ, "TURBO_DSN": dsn})
+def page(dsn: str, scratch: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """The page; its first lines have a link that signs one browser in. What it keeps is in `scratch`."""
+    command = [TURBO, "web", "--config", scratch / f"{FLEET[0][1]}.yaml", "--port", str(port)]
+    process = subprocess.Popen(
+        command, env={**os.environ, "TURBO_DSN": dsn}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield process
     finally:
         end([process])
 
 
-def end(processes: list[subprocess.Popen[bytes]]) -> None:
+def show_lines(process: subprocess.Popen[str]) -> None:
+    """What the page prints, to our own standard output."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line, end="", flush=True)
+
+
+def end(processes: Sequence[subprocess.Popen[bytes] | subprocess.Popen[str]]) -> None:
     for process in processes:
         if process.poll() is None:
             process.terminate()
@@ -152,7 +162,7 @@ def end(processes: list[subprocess.Popen[bytes]]) -> None:
             process.wait()
 
 
-def stream(client: Client, pause: float, stopped: threading.Event, shown: subprocess.Popen[bytes]) -> None:
+def stream(client: Client, pause: float, stopped: threading.Event, shown: subprocess.Popen[str]) -> None:
     """The work, until somebody stops it or the page ends."""
     work = Work(client)
     work.first()
@@ -201,7 +211,8 @@ def tour(given: argparse.Namespace, stopped: threading.Event) -> None:
             print(f"workers    {', '.join(name for _, name in FLEET)}; their logs are in {scratch}")
             print(f"terminal   TURBO_DSN='{server.dsn}' turbo top")
             print("Ctrl-C ends the tour. The page:", flush=True)
-            with page(server.dsn, ["--port", str(given.port)]) as shown, Client(server.dsn) as client:
+            with page(server.dsn, scratch, given.port) as shown, Client(server.dsn) as client:
+                threading.Thread(target=show_lines, args=[shown], daemon=True).start()
                 stream(client, given.pause, stopped, shown)
 
 

@@ -25,6 +25,10 @@ WORK = {
     "agent_blocked": f"(task_id, needs_left) select 'completed' || n, 1 from {PAIRS}",
     "agent_conversations": "(task_id, conversation, place, after, first) select 'completed' || n + p, n, p,"
     f" case p when 1 then 'completed' || n end, 'completed' || n from {PAIRS} cross join generate_series(0, 1) p",
+    "agent_transcripts": "(task_id, fencing_token, batch, kind, lines, sha256)"
+    " select 'completed' || 2008 + n % 3, 1, n, 'event', 'x', '' from generate_series(1, {rows}) n",
+    "agent_usage": "(task_id, fencing_token, executor, attempt, queue, task_type)"
+    f" select 'completed' || n, n, 'a', 1, 'q', 't' from {PAIRS}",
     "agent_messages": f"(task_id, body) select 'completed' || n, 'x' from {PAIRS}",
 }
 SCHEDULED = (
@@ -52,6 +56,21 @@ STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
     "client/blocked": ({"task_id": SOME, "most": 10}, 4 * 10, 0),
     "client/relations": ({"task_id": "completed2009", "most": 20}, 4 * 20, 2),
     "client/messages": ({"task_id": "completed2008", "limit": 100}, 4, 1),
+    "client/task_version": ({"task_id": "completed2008"}, 4, 1),
+    "client/message_version": ({"task_id": "completed2008"}, 4, 1),
+    "client/transcript_since": (
+        {"task_id": "completed2008", "token": 1, "batch": 2, "most": 100, "limit": 4},
+        4 * 4,
+        4,
+    ),
+    "client/transcript_before": (
+        {"task_id": "completed2008", "token": None, "batch": None, "most": 100, "limit": 4},
+        4 * 4,
+        4,
+    ),
+    "client/transcript_batch": ({"task_id": "completed2008", "token": 1, "batch": 500}, 4, 1),
+    "client/usage": ({"task_id": "completed2008", "limit": 200}, 4, 1),
+    "client/throughput": ({"seconds": 86400, "bucket": 3600, "most": 200}, 200, 1),
     "client/schedule_tasks": (
         {
             "prefix": "schedule nightly@",

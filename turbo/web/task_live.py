@@ -26,7 +26,7 @@ POLL_SECONDS = 1.0
 RESTING_SECONDS = 3.0
 """Between two questions whether a task has changed, while it runs or may soon, and when it is over."""
 
-WHOLE_SECONDS = 15.0
+WHOLE_SECONDS = 30.0
 """After so long, everything is read again: files, messages and the graph may change while the task does not."""
 
 BATCHES_KEPT = 100
@@ -79,7 +79,7 @@ class TaskPoller:
                 await self._transcript(publish)
 
     async def _state(self, publish: Publish) -> bool:
-        """Whether the task is over. The messages are looked at every second time."""
+        """Whether the task is over. Its messages are looked at every second time, its last line and the transcript in between."""
         self._turn += 1
         async with self._site.database.client() as client:
             now = await client.task_version(self._task_id, messages=self._turn % 2 == 1)
@@ -87,7 +87,7 @@ class TaskPoller:
             same = self._seen == replace(now, messages=None) and messages == self._messages
             self._messages = messages
             if same and time.monotonic() - self._read_at < WHOLE_SECONDS:
-                if now.status == TaskState.RUNNING:
+                if now.status == TaskState.RUNNING and self._turn % 2 == 0:
                     publish("task-line", _line(self._site, await client.run(self._task_id)))
                 return now.status in FINAL
             view = await load(client, self._task_id)

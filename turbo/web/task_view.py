@@ -22,8 +22,8 @@ from turbo.domain.states import TaskState
 
 T = TypeVar("T")
 
-NODES = 60
-"""Of the graph, the nearest first."""
+NODES, EDGES = 60, 500
+"""Of the graph, the nearest tasks first."""
 
 TRAIL_SHOWN = 200
 """The latest entries of the audit trail."""
@@ -132,7 +132,7 @@ async def load(client: AsyncClient, task_id: str) -> TaskView:
     trail = await _readable(client.trail(task_id))
     asks = await _readable(client.questions(task_ids=[task_id], limit=1)) if task.status == TaskState.WAITING else None
     blocked = await _readable(client.blocked(task_id)) if task.status == TaskState.BLOCKED else None
-    graph = await _readable(client.graph(task_id, nodes=NODES))
+    graph = await _readable(client.graph(task_id, nodes=NODES, edges=EDGES))
     drawn = await asyncio.to_thread(lambda: list(drawing.lines(graph))) if graph and len(graph.nodes) > 1 else []
     return TaskView(
         task=task,

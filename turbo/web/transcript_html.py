@@ -54,7 +54,7 @@ def name_of(place: tuple[int, int]) -> str:
 def place_of(name: str) -> tuple[int, int]:
     """Raises ValueError."""
     token, _, batch = name.partition("-")
-    if not (token.isdigit() and batch.isdigit() and len(token) < 19 and len(batch) < 10):
+    if not (name.isascii() and token.isdigit() and batch.isdigit() and len(token) < 19 and len(batch) < 10):
         raise ValueError("a place in a transcript is two numbers: 7-12")
     return int(token), int(batch)
 
@@ -64,10 +64,10 @@ def batches_html(site: Site, task_id: str, part: TranscriptPart) -> Iterator[tup
     for batch in part.batches:
         name = name_of(batch.place)
         after = name_of(batch.after) if batch.after is not None and batch.after[1] >= 0 else ""
-        yield name, site.fragment("_batch.html", task_id=task_id, name=name, after=after, part=_shown(batch))
+        yield name, site.fragment("_batch.html", task_id=task_id, name=name, after=after, part=shown_batch(batch))
 
 
-def _shown(batch: ShownBatch) -> ShownPart:
+def shown_batch(batch: ShownBatch) -> ShownPart:
     if batch.cut:
         text = batch.lines[0].text[:RESULT_CHARACTERS] if batch.lines else ""
         return ShownPart(batch, (ShownEntry("raw", "", "", text, None, batch.size - len(text)),), "")

@@ -40,11 +40,10 @@
     const batch = template.content.querySelector("[data-batch]");
     if (!batch || has(batch.dataset.batch)) return;
     const before = batch.dataset.after;
-    while (last() && before && !has(before)) {
-      const known = last().dataset.batch;
-      const { html: missed } = await part(`after=${known}`);
-      append(missed);
-      if (last().dataset.batch === known) break;
+    while (before && !has(before)) {
+      const known = last() ? last().dataset.batch : "0-0";
+      append((await part(`after=${known}`)).html);
+      if (!last() || last().dataset.batch === known) break;
     }
     append(html);
   }

@@ -13,6 +13,7 @@ from turbo.cli.main import COMMANDS
 
 GROUPS = {
     "db": ("start", "stop", "url"),
+    "agents": ("probe",),
     "config": ("check", "schema"),
     "budget": ("set", "list", "remove"),
     "subscription": ("add", "list", "pause", "resume", "remove", "test"),

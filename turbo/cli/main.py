@@ -47,6 +47,8 @@ COMMANDS = {
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
     "mcp": ("turbo.cli.mcp", "mcp"),
+    "web": ("turbo.cli.web", "web"),
+    "agents": ("turbo.cli.agents", "app"),
     "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }
@@ -109,6 +111,7 @@ def _build(names: list[str]) -> typer.Typer:
         Look after the fleet:
           turbo status                              # problems come first
           turbo top                                 # live
+          turbo web                                 # in a browser
           turbo costs                               # what agents used
           turbo budget list                         # what they may use
           turbo limit set gpu 3                     # three tasks of a key at a time

@@ -34,6 +34,10 @@ SETTLING_SCHEMA = 16
 """Workers that know an older schema let no task go that waits for others: turbo leaves the queues that they serve alone."""
 STRANDED_LOOKED_AT = 1000
 """Pending tasks of each queue, in claim order."""
+STRANDED_EACH = 100
+"""The same, where it is asked again and again."""
+COUNTED = 10_000
+"""Pending tasks of a queue are counted up to this number there; a higher count means more."""
 QUEUES_LISTED = WORKERS_LISTED = ACCOUNTS_LISTED = HOSTS_LISTED = 500
 """Whoever may insert may invent queues, and a worker may invent workers, accounts and hosts: each list has an end."""
 PROBLEMS_NAMED = 50
@@ -186,6 +190,41 @@ def unsettled_lines(rows: Iterable[Mapping[str, Any]]) -> list[UnsettledLine]:
         for row in rows
         if row["what"] == "older" or row["queue"] not in older
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningLine:
+    """A running task. `line`: the last one of its agent, or empty. `seconds`: how long it has run. `stopping`: a stop was requested."""
+
+    task_id: str
+    queue: str
+    task_type: str | None
+    worker_id: str | None
+    seconds: float | None
+    line: str
+    description: str
+    input_tokens: int
+    output_tokens: int
+    attempt: int
+    stopping: bool
+
+
+def running_line(row: Mapping[str, Any]) -> RunningLine:
+    """A row of top/running.sql."""
+    kept = (
+        "task_id",
+        "queue",
+        "task_type",
+        "worker_id",
+        "seconds",
+        "line",
+        "description",
+        "input_tokens",
+        "output_tokens",
+    )
+    return RunningLine(
+        **{name: row[name] for name in kept}, attempt=(row["retry_count"] or 0) + 1, stopping=row["stopping"]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,6 +244,34 @@ async def test_event_of_a_deleted_task_is_told_without_its_text(dsn: str, db: ps
     assert (event["task_id"], "text" in event, "queue" in event) == ("t", False, False)
 
 
+async def test_worker_without_targets_asks_nothing(dsn: str, db: psycopg.Connection) -> None:
+    """The control: one with a target asks, and finds the subscription."""
+    subscribe(db)
+    target = FakeTarget()
+    async with courier(dsn, target, targets={}) as one:
+        with one.listed.watch() as lists:
+            await one.run()
+            one.heard()
+            assert lists.empty()
+    async with courier(dsn, target) as one:
+        with one.listed.watch() as lists:
+            one.start(lambda _name, error: pytest.fail(str(error)))
+            async with asyncio.timeout(20):
+                assert [listed.name for listed in await lists.get()] == ["s"]
+
+
+def test_restored_subscription_goes_on_from_its_position(db: psycopg.Connection) -> None:
+    subscribe(db)
+    act(db, "t")
+    before = db.execute("select * from agent_subscriptions").fetchall()
+    with db.cursor().copy("copy agent_subscriptions to stdout") as out:
+        data = b"".join(out)
+    db.execute("delete from agent_subscriptions")
+    with db.cursor().copy("copy agent_subscriptions from stdin") as into:
+        into.write(data)
+    assert db.execute("select * from agent_subscriptions").fetchall() == before
+
+
 def test_what_is_owed_is_kept_for_a_week(db: psycopg.Connection) -> None:
     def kept() -> int | None:
         row = db.execute("select extract(day from now() - public.turbo_undelivered())::int").fetchone()

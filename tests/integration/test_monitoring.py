@@ -169,6 +169,7 @@ def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, 
         "workspace": {"kind": "worktree", "repo": str(clone), "push": "origin"},
         "env": IDENTITY,
     }
+    config["notify"] = {"desk": {"kind": "command", "command": ["true"]}}
     names = ("claude", "fail", "checked", "pushed")
     config["routes"] |= {name: name for name in names} | {"default": "noop"}
     return config

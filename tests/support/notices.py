@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -57,14 +57,20 @@ class FakeTarget:
 
 @contextlib.asynccontextmanager
 async def courier(
-    dsn: str, target: FakeTarget, worker_id: str = "courier-1", *, first: float = 0.01, killed: bool = False
+    dsn: str,
+    target: FakeTarget,
+    worker_id: str = "courier-1",
+    *,
+    first: float = 0.01,
+    killed: bool = False,
+    targets: Mapping[str, FakeTarget] | None = None,
 ) -> AsyncIterator[EventCourier]:
     """A courier with this one target, `desk`; not started: `once` is one look. `killed`: it loses its session in the end, so it gives
-    up nothing that it holds."""
+    up nothing that it holds. `targets`: in place of that one."""
     lane = Lane(dsn, f"turbo events {worker_id}")
     made = EventCourier(
         SubscriptionStore(lane, worker_id, lease=LEASE_SECONDS),
-        {"desk": target},
+        {"desk": target} if targets is None else targets,
         lambda: NO_SECRETS,
         Metrics(),
         web_url="https://turbo.example.com",

@@ -1,5 +1,5 @@
 -- turbo: compatible-from 3
--- Programs that wait for tasks. turbo_wait(task_id) registers one; while it is registered, whatever ends or stops the task sends one
+-- Programs that wait for tasks, and traces. turbo_wait(task_id) registers one; while it is registered, whatever ends or stops the task sends one
 -- notification to it. A worker from before sends none, and a notification can be lost: whoever waits also looks every few seconds.
 --
 --   register ──▶ LISTEN ──▶ look at the row ──▶ wait for the notification, or for the next look
@@ -8,7 +8,7 @@
 -- that was registered reads pg_current_snapshot(), and looks often until the transactions that are open in it are over
 -- (turbo/sql/client/open_transactions.sql). Each later one takes its transaction id, and only then looks for waiters.
 
--- A table of this name that is there already is the deployment's own, and means something else: nothing is changed then.
+-- A table or a column of such a name that is there already is the deployment's own, and means something else: nothing is changed then.
 do $$
 begin
   if to_regclass('public.agent_waiters') is not null
@@ -17,7 +17,19 @@ begin
       using errcode = 'duplicate_table',
       hint = 'Rename it (ALTER TABLE public.agent_waiters RENAME TO ...) and run turbo migrate again.';
   end if;
+  if exists (select from pg_attribute a
+              where a.attrelid = 'public.agent_tasks'::regclass and a.attname = 'traceparent' and not a.attisdropped
+                and coalesce(col_description(a.attrelid, a.attnum), '') not like '%(turbo)') then
+    raise exception 'agent_tasks has columns that turbo needs for itself: traceparent' using errcode = 'duplicate_column',
+      hint = 'Rename them (ALTER TABLE public.agent_tasks RENAME COLUMN ... TO ...) and run turbo migrate again.';
+  end if;
 end $$;
+
+-- The trace that a task belongs to. Nothing judges it when it is written: a condition in the trigger would cost every insert, and rows can
+-- come past the triggers. Whoever reads it checks its form, and takes any other text for none (turbo/sql/tasks/trace.sql).
+alter table public.agent_tasks add column if not exists traceparent text;
+comment on column public.agent_tasks.traceparent is
+  'the trace of whoever inserted the task, in the form of W3C trace context; any other text counts as none (turbo)';
 
 -- Not logged: after a crash or a failover it is empty, and those who wait have lost their sessions, and register again.
 create unlogged table if not exists public.agent_waiters (
@@ -154,7 +166,7 @@ declare
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id', 'failure_kind',
     'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host',
-    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by'];
+    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'traceparent'];
   written text[];       -- by the person, before this function changes anything
   own     text;         -- a column of the deployment's own
   differs boolean;
@@ -233,6 +245,7 @@ begin
     case when new.needs               is distinct from old.needs               then 'needs' end,
     case when new.on_needs_failed     is distinct from old.on_needs_failed     then 'on_needs_failed' end,
     case when record_image_ne(row(new.parent_task_id), row(old.parent_task_id)) then 'parent_task_id' end,
+    case when new.traceparent         is distinct from old.traceparent         then 'traceparent' end,
     case when new.submitted_by        is distinct from old.submitted_by        then 'submitted_by' end], null);
   -- By their bytes: not every type has an equality, and the text of a float or a date is what the session's settings make of
   -- it. A generated column is computed after this.

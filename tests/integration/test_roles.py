@@ -75,7 +75,7 @@ DECIDED = {
     " execution_time_ms assigned_worker_id timeout_seconds max_retries retry_count created_at started_at completed_at"
     " queue run_after fencing_token idempotency_key concurrency_key agent_session_id failure_kind cancel_requested_at"
     " cancel_to infra_count turbo_rev question answer prefer_host needs on_needs_failed parent_task_id continues needed"
-    " conversation submitted_by requires key_slot",
+    " conversation submitted_by requires key_slot traceparent",
     "agent_actions": "action_id task_id action_type success executed_at execution_time_ms actor from_status to_status"
     " fencing_token detail",
     "agent_workers": "worker_id name host pid version slots queues labels accounts metrics_address state idle busy"

@@ -75,6 +75,7 @@ class AsyncClient(AsyncDriver):
         continues: str | None = None,
         parent_task_id: str | None = None,
         requires: Mapping[str, str | int | float | bool] | None = None,
+        traceparent: str | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
@@ -95,6 +96,7 @@ class AsyncClient(AsyncDriver):
             continues=continues,
             parent_task_id=parent_task_id,
             requires=requires,
+            traceparent=traceparent,
         )
         return await self._run(operations.submit(task))
 

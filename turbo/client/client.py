@@ -139,6 +139,7 @@ class Client(Driver):
         continues: str | None = None,
         parent_task_id: str | None = None,
         requires: Mapping[str, str | int | float | bool] | None = None,
+        traceparent: str | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one.
 
@@ -165,6 +166,7 @@ class Client(Driver):
             continues=continues,
             parent_task_id=parent_task_id,
             requires=requires,
+            traceparent=traceparent,
         )
         return self._run(operations.submit(task))
 

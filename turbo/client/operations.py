@@ -191,6 +191,7 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "continues": [t.continues for t in tasks],
         "parent_task_id": [t.parent_task_id for t in tasks],
         "requires": [t.requires_json() for t in tasks],
+        "traceparent": [t.traceparent for t in tasks],
     }
 
 

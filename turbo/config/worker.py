@@ -31,6 +31,7 @@ from turbo.config.loader import (
 )
 from turbo.config.notify import NotifySection, notify_problems, notify_warnings, resolved
 from turbo.config.scripts import code_from_directory
+from turbo.config.telemetry import TelemetrySection
 from turbo.config.web import WebSection
 from turbo.domain.finding import Finding, fail
 from turbo.domain.placement import STAY_SECONDS, Scalar, as_text
@@ -290,6 +291,7 @@ class WorkerConfig(Document):
     database: Database = Field(default=Database(), description="Which database.")
     worker: WorkerSection = Field(default=WorkerSection(), description="This process.")
     metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
+    telemetry: TelemetrySection = Field(default=TelemetrySection(), description="Traces of tasks, for OpenTelemetry.")
     web: WebSection = Field(default=WebSection(), description="The web page: turbo web, and links to it.")
     accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
     executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")

@@ -74,7 +74,7 @@ TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "in
 RESERVED = (
     *("question", "answer", "prefer_host"),
     *("needs", "on_needs_failed", "continues", "needed", "conversation", "submitted_by"),
-    *("requires", "key_slot"),
+    *("requires", "key_slot", "traceparent"),
 )
 """Columns of agent_tasks that later migrations add, from 0012_asking.sql on. One that is there before has another meaning."""
 

@@ -35,7 +35,7 @@ grant select on table public.agent_tasks, public.agent_actions, public.agent_pro
   to turbo_submitter;
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
-              parent_task_id, continues, requires)
+              parent_task_id, continues, requires, traceparent)
   on public.agent_tasks to turbo_submitter;
 grant insert (task_id, body) on public.agent_messages to turbo_submitter;      -- to its own tasks: turbo_judge_message
 -- is my queue served, and where is my task's log?
@@ -47,7 +47,7 @@ grant select (task_id, task_type, task_description, task_priority, input_data, s
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
               infra_count, turbo_rev, question, answer, prefer_host, needs, on_needs_failed, continues, needed,
-              conversation, submitted_by, requires, key_slot, ctid)
+              conversation, submitted_by, requires, key_slot, traceparent, ctid)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
@@ -159,7 +159,7 @@ grant update (answer) on public.agent_tasks to turbo_approver;
 -- task from that.
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
-              parent_task_id, continues, requires)
+              parent_task_id, continues, requires, traceparent)
   on public.agent_tasks to turbo_admin;
 grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
               max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id,
@@ -195,7 +195,7 @@ declare
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
     'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host',
-    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires', 'key_slot'];
+    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires', 'key_slot', 'traceparent'];
   other_columns text;
   used record;
 begin

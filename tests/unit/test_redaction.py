@@ -4,10 +4,12 @@ import base64
 import json
 import time
 import urllib.parse
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 
+from turbo.domain import redaction
 from turbo.domain.redact_patterns import MOST_PATTERNS, PatternRefused, bounded_pattern, bounded_patterns
 from turbo.domain.redaction import LEFT_OUT, MARK, Redactor, Said, ascii_json, dumped
 
@@ -171,3 +173,38 @@ def test_pattern_that_could_take_hours_is_refused(pattern: str, why: str) -> Non
 def test_too_many_patterns_are_refused() -> None:
     with pytest.raises(PatternRefused, match="more than 100"):
         bounded_patterns(["abc"] * (MOST_PATTERNS + 1))
+
+
+def test_secret_in_many_pieces_costs_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[int] = []
+    real = redaction._cut_out
+
+    def counted(text: str, spans: Iterable[tuple[int, int]]) -> str:
+        found = list(spans)
+        cut.append(len(found))
+        return real(text, found)
+
+    monkeypatch.setattr(redaction, "_cut_out", counted)
+    pieces = [{"type": "text", "text": half} for _ in range(500) for half in (PLAIN[:9], PLAIN[9:])]
+    said = Said()
+    cleaned = redactor(PLAIN, PLAIN[4:18]).row({"message": {"content": pieces}}, said)
+    assert PLAIN[4:18] not in "".join(piece["text"] for piece in cleaned["message"]["content"])  # type: ignore[index]
+    assert sum(cut) <= 2 * len(pieces), "each piece is compared with what lies across it, not with all"
+
+
+def test_pieces_around_and_within_a_secret_are_cut() -> None:
+    texts = ["a ", PLAIN[:2], PLAIN[2:4], "", PLAIN[4:] + PLAIN[:3], PLAIN[3:] + " z"]
+    row = {"message": {"content": [{"type": "text", "text": text} for text in texts]}}
+    cleaned = redactor(PLAIN).row(row, Said())
+    assert [piece["text"] for piece in cleaned["message"]["content"]] == [  # type: ignore[index]
+        "a ", MARK, MARK, "", MARK + MARK, MARK + " z",
+    ]  # fmt: skip
+
+
+def test_web_token_is_found_once_in_a_run_of_letters() -> None:
+    token = TOKENS[8]
+    assert redactor().text(f"x.{token} (id_{token})") == f"x.{MARK} (id_{MARK})"
+    assert redactor().text(f"eyJ{token}!") == f"{MARK}!"
+    begun = time.process_time()
+    redactor().text("eyJ" * 300_000 + ".eyJ")
+    assert time.process_time() - begun < 1, "a second in all, not for each of its beginnings"

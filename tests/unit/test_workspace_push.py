@@ -1,7 +1,12 @@
 """`workspace: {push: origin}` on two hosts with clones of one remote; the truth is what git says of all three."""
 
+import os
+import signal
 import socket
+import subprocess
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -199,6 +204,62 @@ async def test_hooks_of_a_remote_on_this_host_are_not_run(alpha: Workshop, origi
     assert not list(tmp_path.glob("ran-*"))
     git(alpha.repo, "push", "--quiet", "origin", "turbo/t:refs/heads/control")
     assert len(list(tmp_path.glob("ran-*"))) == 5, "control: a person's git runs them"
+
+
+def touching_hook(bare: Path, trace: Path) -> None:
+    hook = bare / "hooks" / "pre-receive"
+    hook.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    hook.chmod(0o755)
+
+
+async def test_hooks_behind_a_second_address_are_not_run(alpha: Workshop, origin: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "--quiet", "--bare", "seed", "evil.git")
+    touching_hook(tmp_path / "evil.git", tmp_path / "ran")
+    with daemon(tmp_path) as address:
+        for url in (f"{address}/origin.git", str(tmp_path / "evil.git")):
+            git(alpha.repo, "config", "--add", "remote.origin.pushurl", url)
+        space = told(await alpha.run("t", COMMITS, push="origin"))
+        assert (space["pushed"], (tmp_path / "ran").exists()) == (False, False)
+        assert "origin has addresses on this host and on others" in str(space["push_error"])
+        git(alpha.repo, "push", "--quiet", "origin", "turbo/t:refs/heads/control")
+    assert (tmp_path / "ran").exists(), "control: a person's git runs it"
+    git(alpha.repo, "config", "--replace-all", "remote.origin.pushurl", str(origin))
+    git(alpha.repo, "config", "--add", "remote.origin.pushurl", str(tmp_path / "evil.git"))
+    (tmp_path / "ran").unlink()
+    assert told(await alpha.run("t", COMMITS, push="origin", retry_count=1))["pushed"] is True
+    assert head(origin) == head(tmp_path / "evil.git") == head(alpha.repo), "git pushes to both"
+    assert not (tmp_path / "ran").exists()
+
+
+async def test_address_that_becomes_a_directory_is_refused(
+    alpha: Workshop, origin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touching_hook(origin, tmp_path / "ran")
+
+    async def elsewhere(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(repositories.Repository, "_is_elsewhere", elsewhere)  # the agent swaps it after the look
+    space = told(await alpha.run("t", COMMITS, push="origin"))
+    assert (space["pushed"], (tmp_path / "ran").exists()) == (False, False)
+    assert "transport 'file' not allowed" in str(space["push_error"])
+
+
+@contextmanager
+def daemon(base: Path) -> Iterator[str]:
+    """A git server for the repositories of a directory; anybody may push. Its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    words = ["git", "daemon", "--verbose", "--listen=127.0.0.1", f"--port={port}", "--export-all"]
+    words += ["--enable=receive-pack", f"--base-path={base}", str(base)]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        assert process.stderr is not None
+        assert b"Ready" in process.stderr.readline()
+        yield f"git://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
 
 
 async def test_branch_gone_from_the_remote_begins_anew(alpha: Workshop, beta: Workshop, origin: Path) -> None:

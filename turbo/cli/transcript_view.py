@@ -1,5 +1,6 @@
 """Prints a task's transcript from the database, as a conversation or as it is stored, and goes on with it."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from psycopg import errors
@@ -9,6 +10,7 @@ from turbo.domain.transcript import END_TYPE, OWN_PATH
 
 if TYPE_CHECKING:
     from turbo.client.client import Client
+    from turbo.client.transcript import TranscriptLine
 
 FOLD = 200_000
 """Characters of one line that are shown."""
@@ -45,7 +47,7 @@ class TranscriptView:
                 if self._raw:
                     output.print_unchanged(line.text)
                 else:
-                    for text in conversation.shown(line):
+                    for text in _shown(line):
                         output.echo(text[:FOLD])
                 self.ended = line.path == OWN_PATH and line.text.startswith(f'{{"type": "{END_TYPE}"')
                 self._after = (line.fencing_token, line.batch)
@@ -54,3 +56,12 @@ class TranscriptView:
         except (errors.UndefinedTable, errors.UndefinedColumn):
             self.refused = "this database has no transcripts yet: run turbo migrate"
         return news
+
+
+def _shown(line: "TranscriptLine") -> Iterator[str]:
+    """As a conversation; a row of a shape that no agent's CLI writes, as it is stored: it keeps no other from
+    being read."""
+    try:
+        yield from conversation.shown(line)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        yield line.text

@@ -71,7 +71,13 @@ SHAPES: tuple[Shape, ...] = (
     (("npm_",), re.compile(r"npm_[A-Za-z0-9]{36}"), MARK),
     (("pypi-",), re.compile(r"pypi-[A-Za-z0-9_-]{50,}"), MARK),
     (("k_live_", "k_test_"), re.compile(r"[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"), MARK),
-    (("eyJ",), re.compile(r"eyJ[A-Za-z0-9_-]{8,1000}\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*"), MARK),
+    (
+        (".eyJ",),  # looked for once in each run of such characters, however often it has eyJ
+        re.compile(
+            r"(?<![A-Za-z0-9_-])((?>[A-Za-z0-9_-]*?(?=eyJ)))eyJ[A-Za-z0-9_-]{8,}+\.eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*"
+        ),
+        rf"\1{MARK}",
+    ),
     (
         ("PRIVATE",),
         re.compile(
@@ -234,10 +240,16 @@ class Redactor:
                 start = joined.find(value, start + len(value))
         result = list(pieces)
         if cut:
-            at = len(said.end)
+            cut, at, first = _merged(cut), len(said.end), 0
             for number, piece in enumerate(pieces):
-                result[number] = _cut_out(piece, [(a - at, b - at) for a, b in cut])
-                at += len(piece)
+                end = at + len(piece)
+                while first < len(cut) and cut[first][1] <= at:
+                    first += 1
+                last = first
+                while last < len(cut) and cut[last][0] < end:
+                    last += 1
+                result[number] = _cut_out(piece, [(a - at, b - at) for a, b in cut[first:last]])
+                at, first = end, max(first, last - 1)
             joined = said.end + "".join(result)
         said.end = joined[-(longest - 1) :]
         return result
@@ -269,6 +281,17 @@ def _without(bounded: BoundedPattern, text: str) -> str:
             if match.end() > match.start():
                 found.append(match.span())
     return _cut_out(text, found)
+
+
+def _merged(spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """In their order, and none within another: those that overlap are one."""
+    merged: list[tuple[int, int]] = []
+    for begin, end in sorted(spans):
+        if merged and begin < merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+        else:
+            merged.append((begin, end))
+    return merged
 
 
 def _cut_out(text: str, spans: Iterable[tuple[int, int]]) -> str:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turbo import __version__
 from turbo.domain.visible import visible_json
+from turbo.mcp.bounded import ACCEPTED_AT_ONCE, BoundedConnection
 from turbo.mcp.tools import Rights, Tools, result_of
 
 INSTRUCTIONS = """\
@@ -94,14 +95,28 @@ def build(dsn: str, rights: Rights) -> McpServer:
 
 def serve_stdio(server: McpServer) -> None:
     """Until standard input ends."""
+    _plain_log()
     server.run("stdio")
 
 
 async def serve_http(server: McpServer, listening: socket.socket, token: str) -> None:
     """On a socket that listens on loopback, until a signal."""
+    _plain_log()
     app = WithToken(server.streamable_http_app(max_request_body_size=MOST_BYTES), token)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+    config = uvicorn.Config(
+        app,
+        http=BoundedConnection,
+        backlog=ACCEPTED_AT_ONCE,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+    )
     await uvicorn.Server(config).serve(sockets=[listening])
+
+
+def _plain_log() -> None:
+    """The library's own handler of the log imports as it writes, and raises where no descriptor is left: that would end the server."""
+    logging.basicConfig(level=logging.WARNING, format="turbo mcp: %(message)s", force=True)
 
 
 class WithToken:

@@ -12,7 +12,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any
@@ -32,13 +32,17 @@ from turbo.client.rejection import why_rejected
 from turbo.client.timestamps import BadTimestamp, TimestampReader
 from turbo.domain.question import QuestionKind
 from turbo.domain.states import TaskState
-from turbo.domain.visible import visible_json
+from turbo.domain.visible import visible, visible_json
+from turbo.mcp.waits import Waits, until
 
 Document = dict[str, Any]
 """The answer of a tool, as JSON."""
 
 CALLS_AT_ONCE = 16
 """Each has a connection of its own."""
+
+WAITS_AT_ONCE = 16
+"""Besides the other calls. One more ends the oldest, whose client calls again if it is still there."""
 
 WAIT_SECONDS = 50.0
 """What a client waits for an answer is often a minute."""
@@ -78,6 +82,7 @@ class Tools:
         self._dsn = dsn
         self._rights = rights
         self._room = asyncio.Semaphore(CALLS_AT_ONCE)
+        self._waits = Waits(WAITS_AT_ONCE)
 
     # ── work ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -208,19 +213,21 @@ class Tools:
         ] = WAIT_SECONDS,
         context: Context[Any, Any] | None = None,
     ) -> Document:
-        async with self._client("show") as client:
-            wanted = list(dict.fromkeys([await client.resolve(one) for one in task_ids]))
+        known: dict[str, TaskStatus] = {}
+
+        async def follow(client: AsyncClient, wanted: Sequence[str]) -> None:
             begun = time.monotonic()
-            known: dict[str, TaskStatus] = {}
-            try:
-                async for changed in client.follow(wanted, timeout):
-                    known.update({one.task_id: one for one in changed})
-                    if any(one.status == TaskState.WAITING for one in known.values()):
-                        break
-                    if context is not None:
-                        await context.report_progress(time.monotonic() - begun, timeout, _progress(known.values()))
-            except TimeoutError:
-                pass
+            async for changed in client.follow(wanted, timeout):
+                known.update({one.task_id: one for one in changed})
+                if any(one.status == TaskState.WAITING for one in known.values()):
+                    return
+                if context is not None:
+                    await context.report_progress(time.monotonic() - begun, timeout, visible(_progress(known.values())))
+
+        async with self._waits.one() as over, self._client("show", room=self._waits.room) as client:
+            wanted = list(dict.fromkeys([await client.resolve(one) for one in task_ids]))
+            with suppress(TimeoutError):
+                await until(over, follow(client, wanted))
             left = [one for one in known.values() if not one.finished]
             return _json(
                 {
@@ -297,19 +304,19 @@ class Tools:
             return await client.get(task_id)
 
     @asynccontextmanager
-    async def _client(self, command: str) -> AsyncIterator[AsyncClient]:
-        """A connection for one call of what `command` does, and its errors in words."""
+    async def _client(self, command: str, room: asyncio.Semaphore | None = None) -> AsyncIterator[AsyncClient]:
+        """A connection for one call of what `command` does, and its errors in words. `room`: of such calls; None: of all others."""
         try:
-            async with self._room, AsyncClient(self._dsn) as client:
+            async with room or self._room, AsyncClient(self._dsn) as client:
                 yield client
         except (
             psycopg.errors.CheckViolation,
             psycopg.errors.ForeignKeyViolation,
             psycopg.errors.UniqueViolation,
         ) as error:
-            raise ToolError(why_rejected(error)) from None
+            raise ToolError(visible(why_rejected(error), lines=True)) from None
         except (psycopg.Error, LookupError, ValueError) as error:
-            raise ToolError(explained(error, command)) from None
+            raise ToolError(visible(explained(error, command), lines=True)) from None
 
     async def _moment(self, text: str | None) -> datetime | None:
         """Raises ToolError."""

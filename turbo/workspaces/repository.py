@@ -27,7 +27,17 @@ from turbo.host.atomic_file import write_atomically
 from turbo.host.file_lock import FileLock
 from turbo.host.regular_file import read_regular
 from turbo.workspaces import files
-from turbo.workspaces.git import SECONDS, SSH_VARIABLES, Git, GitFailed, InTheWay, RemoteAway, RepositoryAway, Stopped
+from turbo.workspaces.git import (
+    PROTOCOLS,
+    SECONDS,
+    SSH_VARIABLES,
+    Git,
+    GitFailed,
+    InTheWay,
+    RemoteAway,
+    RepositoryAway,
+    Stopped,
+)
 from turbo.workspaces.isolation import NotARepository, git_dirs, isolate
 from turbo.workspaces.names import digest_of, ref_problem
 from turbo.workspaces.odd_files import OddFile, Places
@@ -231,20 +241,34 @@ class Repository:
             raise RemoteAway(str(error)) from None
 
     async def _push(self, remote: str, branch: str, *flags: str) -> None:
-        own = (
-            ()
-            if self.git.run_as is not None or await self._is_elsewhere(remote)
-            else (f"--receive-pack={RECEIVE_PACK}",)
-        )
+        """An agent may have written the addresses: several of them, or others a moment later. So the hooks and settings of a directory
+        of this host are never used: either receive-pack goes without them, or git may not push to a directory at all."""
+        own: tuple[str, ...] = ()
+        protocols = {}
+        if self.git.run_as is None:
+            if await self._is_elsewhere(remote):
+                allowed = self.git.environment.get("GIT_ALLOW_PROTOCOL", PROTOCOLS)
+                kept = [one for one in allowed.split(":") if one != "file"]
+                protocols = {"GIT_ALLOW_PROTOCOL": ":".join(kept)}
+            else:
+                own = (f"--receive-pack={RECEIVE_PACK}",)
         always = ("--quiet", "--no-verify", "--recurse-submodules=no", "--no-follow-tags", "--no-signed")
         name = f"refs/heads/{branch}"
-        await self.git(
-            "push", *always, *own, *flags, "--end-of-options", remote, f"{name}:{name}", seconds=PUSH_SECONDS
-        )
+        arguments = (*always, *own, *flags, "--end-of-options", remote, f"{name}:{name}")
+        await self.git("push", *arguments, seconds=PUSH_SECONDS, **protocols)
 
     async def _is_elsewhere(self, remote: str) -> bool:
-        url = (await self.git("remote", "get-url", "--push", "--", remote)).strip()
-        return not url.startswith("file://") and bool(_ELSEWHERE.match(url))
+        """Whether its addresses are other hosts': git pushes to all of them. Raises GitFailed if only some are."""
+        urls = [
+            url.strip() for url in (await self.git("remote", "get-url", "--push", "--all", "--", remote)).splitlines()
+        ]
+        elsewhere = [not url.startswith("file://") and bool(_ELSEWHERE.match(url)) for url in urls]
+        if len(set(elsewhere)) > 1:
+            raise GitFailed(
+                f"{remote} has addresses on this host and on others: give them remotes of their own (git config --get-all "
+                f"remote.{remote}.pushurl lists them)"
+            )
+        return all(elsewhere)
 
     async def require_remote(self, remote: str, remedy: str) -> None:
         """Raises RepositoryAway if there is no remote of that name, with what to do."""

@@ -11,7 +11,8 @@ from turbo.config.executors import CommandSection
 from turbo.config.loader import ConfigError
 from turbo.config.worker import WorkerConfig, load_worker_config
 from turbo.domain.check import CheckPolicy, Requirement
-from turbo.executors.registry import answer_problems, build_executors
+from turbo.executors.judging import answer_problems
+from turbo.executors.registry import build_executors
 from turbo.process.journal import Journal
 
 WORKSPACE = "workspace: {kind: worktree, repo: /srv/project}"

@@ -22,7 +22,8 @@ from turbo.domain.run import Snooze, StopSignal
 from turbo.domain.states import StopCause
 from turbo.domain.task import Task
 from turbo.executors.exclusive_directories import ExclusiveDirectories
-from turbo.executors.registry import build_executors, workspace_policies
+from turbo.executors.registry import build_executors
+from turbo.executors.work_areas import workspace_policies
 from turbo.workspaces import lifecycle as opening
 from turbo.workspaces import repository as repository_module
 from turbo.workspaces.disk_usage import kept_worktrees

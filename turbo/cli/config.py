@@ -37,7 +37,8 @@ def check(
     from turbo.config.worker import ConfigError, load_worker_config
     from turbo.executors.checks.notes import notes as check_notes
     from turbo.executors.claude.notes import notes
-    from turbo.executors.registry import answer_problems, asking_problems, user_problems
+    from turbo.executors.identities import user_problems
+    from turbo.executors.judging import answer_problems, asking_problems
     from turbo.observability.endpoint import CLOSE_IT, exposed
 
     if _kind(file) is Kind.FLEET:

@@ -121,7 +121,7 @@ def _share(root: Path, record: "Record", task_id: str) -> "Record":
 
 def _git_configs(config: Path | None) -> Mapping[str, Path]:
     """By executor. They name programs, so they come from the operator's file, not from the record, which an agent may write."""
-    from turbo.executors.registry import workspace_git_configs
+    from turbo.executors.work_areas import workspace_git_configs
 
     found = run_log.configuration(config)
     return workspace_git_configs(found) if found is not None else {}

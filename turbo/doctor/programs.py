@@ -28,9 +28,10 @@ from turbo.domain.task import NO_TASK
 from turbo.events.targets import build_targets
 from turbo.executors.checks.notes import notes as check_notes
 from turbo.executors.claude.notes import notes
+from turbo.executors.identities import Identities
 from turbo.executors.pool import AccountPool
 from turbo.executors.protocol import Executor, NeedsProgram
-from turbo.executors.registry import Identities, build_executors
+from turbo.executors.registry import build_executors
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.launch import at_home

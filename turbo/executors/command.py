@@ -91,13 +91,12 @@ class CommandExecutor:
         self.name = name
         self.account = account
         self._journal = journal
-        fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._command = fixed_program(command, fixed, name)
+        self._work_area = work_area or Directories.at(cwd, allowed_roots, exclusive, run_as)
+        self._command = fixed_program(command, self._work_area.fixed, name)
         self._run_as = run_as
         self._ask = ask
         self._checks = checks
         self.needs_accounts = checks.accounts if checks is not None else frozenset[str]()
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
         self._grace_seconds = grace_seconds
         self._silence_seconds = silence_seconds
         file = EnvFile(env_file) if isinstance(env_file, Path) else env_file

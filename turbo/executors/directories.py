@@ -34,6 +34,14 @@ class Directories:
     exclusive: Exclusive = no_lock
     run_as: Identity | None = None
 
+    @classmethod
+    def at(
+        cls, cwd: Path | None, allowed_roots: Iterable[Path], exclusive: Exclusive, run_as: Identity | None
+    ) -> "Directories":
+        """`cwd`: the fixed directory as configured, where `~` is the worker's home."""
+        fixed = cwd.expanduser().absolute() if cwd is not None else None
+        return cls(fixed, tuple(allowed_roots), exclusive, run_as)
+
     def missing(self, environment: Mapping[str, str]) -> str | None:
         """See `WorkArea`. The program check finds a missing fixed directory (turbo.process.launch.obstacle)."""
         del environment

@@ -50,8 +50,8 @@ from turbo.events.build import build_courier
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.pool import each_member
 from turbo.executors.protocol import Executor
-from turbo.executors.registry import (
-    build_executors,
+from turbo.executors.registry import build_executors
+from turbo.executors.work_areas import (
     exclusive_directories,
     pushing,
     workspace_git_configs,

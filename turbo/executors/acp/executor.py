@@ -105,8 +105,7 @@ class AcpExecutor:
         self.account: str | None = account or name
         self.model = model
         self.session_kind = kind_of_agent(name, profile)
-        fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
+        self._work_area = work_area or Directories.at(cwd, allowed_roots, exclusive, run_as)
         self._run_as = run_as
         self._profile = profile
         self._resume = resume
@@ -127,7 +126,7 @@ class AcpExecutor:
         self._cli = AcpCli(
             name,
             self.session_kind,
-            (*fixed_program(command, fixed, name), *arguments),
+            (*fixed_program(command, self._work_area.fixed, name), *arguments),
             profile,
             self._environment,
             journal,

@@ -145,8 +145,7 @@ class ClaudeExecutor:
             )
         self.name = name
         self.account: str | None = account or name
-        fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
+        self._work_area = work_area or Directories.at(cwd, allowed_roots, exclusive, run_as)
         self._run_as = run_as
         self.model = model
         self._model = ("--model", model) if model else ()
@@ -171,7 +170,7 @@ class ClaudeExecutor:
         self._carried = SessionFiles(run_as)
         self._cli = ClaudeCli(
             name,
-            fixed_program(command, fixed, name),
+            fixed_program(command, self._work_area.fixed, name),
             self._environment,
             journal,
             grace_seconds=grace_seconds,

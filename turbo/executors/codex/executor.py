@@ -114,8 +114,7 @@ class CodexExecutor:
         self.name = name
         self.account: str | None = account or name
         self.model = model
-        fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
+        self._work_area = work_area or Directories.at(cwd, allowed_roots, exclusive, run_as)
         self._run_as = run_as
         self._model = ("-m", model) if model else ()
         self._sandbox_mode = sandbox_mode
@@ -131,7 +130,7 @@ class CodexExecutor:
         self._environment = ChildEnvironment(DEFAULTS | dict(env or {}), file, owner=name, run_as=run_as)
         self._cli = CodexCli(
             name,
-            fixed_program(command, fixed, name),
+            fixed_program(command, self._work_area.fixed, name),
             self._environment,
             journal,
             grace_seconds=grace_seconds,

@@ -96,8 +96,7 @@ class CopilotExecutor:
         self.name = name
         self.account: str | None = account or name
         self.model = model
-        fixed = cwd.expanduser().absolute() if cwd is not None else None
-        self._work_area = work_area or Directories(fixed, tuple(allowed_roots), exclusive, run_as)
+        self._work_area = work_area or Directories.at(cwd, allowed_roots, exclusive, run_as)
         self._run_as = run_as
         self._model = (f"--model={model}",) if model else ()
         self._flags = (
@@ -116,7 +115,7 @@ class CopilotExecutor:
         self._environment = ChildEnvironment(DEFAULTS | dict(env or {}), file, owner=name, run_as=run_as)
         self._cli = CopilotCli(
             name,
-            fixed_program(command, fixed, name),
+            fixed_program(command, self._work_area.fixed, name),
             self._environment,
             journal,
             grace_seconds=grace_seconds,

@@ -52,7 +52,7 @@ def approve(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Approve a call that a task waits for, or release a held task.
+    """Approve a call that a task waits for, or release a hold.
 
     The call is shown whole first. At a terminal, a confirmation is asked for.
 

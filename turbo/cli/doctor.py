@@ -42,7 +42,7 @@ def doctor(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Find problems before they stop work, and show how to fix them.
+    """Find problems before they stop work, and how to fix them.
 
     Prints one line per check: ok, warn, fail, or skip for a check that could not run. Exits 1 if any check fails.
     Changes nothing. Run it on each host, as the worker's user.

@@ -32,7 +32,7 @@ def files(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """List the files that a task's last run left, or get one of them.
+    """List the files that a task's last run left, or get one.
 
     An executor keeps what its `files` names. The diff of a workspace is .turbo/diff.patch.
 

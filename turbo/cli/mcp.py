@@ -29,7 +29,7 @@ def mcp(
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port of --http; 0: any that is free.")] = 9481,
     dsn: Dsn = None,
 ) -> None:
-    """Let another agent use the fleet, by the Model Context Protocol.
+    """Let another agent use the fleet (Model Context Protocol).
 
     The client starts this command itself, and gets the tools submit, reply, tell, status, wait, result, diff, cancel
     and questions. It may do what the database role of the connection may do. With --http, the token is TURBO_MCP_TOKEN; without

@@ -18,7 +18,7 @@ def pause(
     as_json: Json = False,
     dsn: Dsn = None,
 ) -> None:
-    """Stop claiming tasks of a queue, or tasks that need an account.
+    """Stop claiming tasks of a queue, or of an account.
 
     Running tasks continue.
 

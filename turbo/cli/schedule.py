@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from turbo.client.client import Client
 
 app = typer.Typer(
-    no_args_is_help=True, help="Work that repeats: schedules that insert a task at each slot.", rich_markup_mode=None
+    no_args_is_help=True, help="Work that repeats: a task at each slot of a schedule.", rich_markup_mode=None
 )
 
 

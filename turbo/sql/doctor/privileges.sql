@@ -10,7 +10,7 @@ select n.relation || ': ' || p.privilege as lacks
                ('agent_messages', 'select update'), ('agent_schedules', 'select'), ('agent_budgets', 'select'),
                ('agent_requirements', 'select update delete'), ('agent_portable', 'select insert update delete'),
                ('agent_limits', 'select'), ('agent_usage', 'insert'), ('agent_transcripts', 'select insert'), ('agent_files', 'select insert'),
-               ('agent_events', 'select'), ('agent_subscriptions', 'select update'),
+               ('agent_subscriptions', 'select update'),
                ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
        n(relation, privileges)
  cross join lateral string_to_table(n.privileges, ' ') p(privilege)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.xdist_group("web_task")
 def test_tour_shows_a_question_and_leaves_nothing(tmp_path: Path):
     log = tmp_path / "log"
     with log.open("wb") as out:
-        words = [sys.executable, TOUR, "--pace", "0.05", "--pause", "0.2", "--port", "0", "--no-history"]
+        words = [sys.executable, str(TOUR), "--pace", "0.05", "--pause", "0.2", "--port", "0", "--no-history"]
         tour = subprocess.Popen(
             words, stdout=out, stderr=out, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
         )

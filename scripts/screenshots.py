@@ -29,7 +29,7 @@ MOST_BYTES = 200_000
 SECONDS = 120.0
 DESK = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-TERMINAL = (150, 40)
+TERMINAL = (150, 30)
 
 
 def main() -> int:
@@ -106,10 +106,12 @@ def terminal(browser: Browser, dsn: str, scratch: Path) -> None:
     drawing = scratch / "top.svg"
     with ThreadPoolExecutor(1) as thread:  # Playwright has this thread's event loop
         drawing.write_text(thread.submit(lambda: asyncio.run(top(dsn, scratch))).result())
-    context = browser.new_context(viewport={"width": 1480, "height": 900})
+    size = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', drawing.read_text())
+    assert size is not None
+    context = browser.new_context(viewport={"width": 1280, "height": round(1280 * float(size[2]) / float(size[1]))})
     page = context.new_page()
     page.goto(drawing.as_uri())
-    save(page, "top", "svg")
+    save(page, "top")
     context.close()
 
 
@@ -129,12 +131,9 @@ async def top(dsn: str, scratch: Path) -> str:
     return drawn
 
 
-def save(page: Page, name: str, selector: str | None = None) -> None:
+def save(page: Page, name: str) -> None:
     path = IMAGES / f"{name}.png"
-    if selector is None:
-        page.screenshot(path=path, animations="disabled")
-    else:
-        page.locator(selector).first.screenshot(path=path)
+    page.screenshot(path=path, animations="disabled", omit_background=True)
     size = path.stat().st_size
     print(f"{path.relative_to(IMAGES.parents[1])}  {size:,} bytes", flush=True)
     if size > MOST_BYTES:

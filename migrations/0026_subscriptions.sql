@@ -188,7 +188,7 @@ create or replace trigger turbo_judge_subscription
 -- target keeps nothing for ever.
 create or replace function public.turbo_undelivered() returns timestamptz
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select greatest(min(least(s.waiting_since, s.looked_at)) - interval '1 minute', statement_timestamp() - interval '7 days')
+  select case when count(*) > 0 then greatest(min(least(s.waiting_since, s.looked_at)) - interval '1 minute', statement_timestamp() - interval '7 days') end
     from public.agent_subscriptions s
 $$;
 

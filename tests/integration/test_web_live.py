@@ -1,19 +1,21 @@
 """Live pages: what they cost the database, and what each role sees."""
 
 import asyncio
+import json
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from tests.support.database import migrated_database
+from tests.support.logins import login
 from tests.support.open_questions import PUSH, ask
 from tests.support.size import sized
-from tests.support.users import user
 from tests.support.web import Web, serving
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.client import Client
+from turbo.migrate import grant_roles
 
 PAGES = sized(60, 500)
 STATEMENTS = 30
@@ -27,7 +29,7 @@ class Counter:
         self.moments: list[float] = []
         usual = AsyncDriver._execute
 
-        async def counted(driver: AsyncDriver, *arguments: object, **more: object) -> object:
+        async def counted(driver: AsyncDriver, *arguments: Any, **more: Any) -> object:
             self.moments.append(time.monotonic())
             return await usual(driver, *arguments, **more)
 
@@ -86,20 +88,21 @@ async def test_open_pages_share_three_statements_a_second(dsn: str, tmp_path: Pa
         ("turbo_admin", True, ("approve", "cancel", "pause")),
     ],
 )
-def test_role_sees_and_may_what_the_database_grants(tmp_path: Path, role: str, sees: bool, may: tuple[str, ...]):
-    with migrated_database(roles=True) as dsn, user(dsn, role) as login:  # type: ignore[call-arg]
+def test_role_sees_and_may_what_the_database_grants(
+    dsn: str, tmp_path: Path, role: str, sees: bool, may: tuple[str, ...]
+):
+    grant_roles(dsn)
+    with login(dsn, role) as theirs:
         ask(dsn, "push", PUSH)
         with Client(dsn) as client:
             client.submit("x", task_id="one")
             (found,) = client.questions()
-        with serving(login, tmp_path) as web:
+        with serving(theirs, tmp_path) as web:
             front = web.get("/")
             assert front.status == 200
             assert ("push" in front.text) == sees
             assert ("Left out" in front.text) == (role == "turbo_approver")
             assert "one" in web.get("/tasks").text
-            import json
-
             for path, fields in (
                 ("pause", {"queue": "default"}),
                 ("cancel", {"task": "one"}),
@@ -123,3 +126,33 @@ def test_read_only_server_is_said(dsn: str, tmp_path: Path):
         answer = web.post("/cancel", {"task": "one"}, Accept="text/plain")
         assert answer.status in (400, 503)
         assert "read" in answer.text
+
+
+def test_trail_names_the_person_behind_the_login(dsn: str, tmp_path: Path):
+    ask(dsn, "push", PUSH)
+    with Client(dsn) as client, serving(dsn, tmp_path, trusted_proxies=["127.0.0.1"]) as web:
+        client.submit("x", task_id="one")
+        (found,) = client.questions()
+        fields = {"asked": json.dumps(["push", found.key])}
+        assert web.post("/approve", fields, X_Forwarded_User="alice", Accept="*/*").status == 200
+        assert (
+            web.post(
+                "/cancel", {"task": "one"}, X_Forwarded_User="bob\u00e9".encode().decode("latin-1"), Accept="*/*"
+            ).status
+            == 200
+        )
+        assert web.post("/retry", {"task": "one"}, Accept="*/*").status == 200
+        (answered,) = [a for a in client.trail("push") if a.actor is not None]
+        assert answered.detail["on_behalf_of"] == "alice"
+        cancelled, retried = client.trail("one")
+        assert cancelled.detail["on_behalf_of"].startswith("bob")
+        assert "on_behalf_of" not in retried.detail, "the session is shared, the name is not"
+        assert cancelled.actor == retried.actor
+    with psycopg.connect(dsn, autocommit=True) as db:
+        db.execute("select set_config('turbo.on_behalf_of', 'carol', false)")
+        db.execute("update agent_tasks set status = 'cancelled' where task_id = 'one'")
+        db.execute("delete from agent_tasks where task_id = 'one'")
+        rows = db.execute(
+            "select detail ->> 'on_behalf_of' from agent_actions order by action_id desc limit 2"
+        ).fetchall()
+    assert rows == [("carol",), ("carol",)]

@@ -49,12 +49,17 @@ def command_of(scenario: str, directory: Path) -> list[str]:
 
 @dataclass
 class AcpBench:
-    """`home` has the agent's sessions, what it received, and the directory of its runs."""
+    """`home` has the agent's sessions, and what it received. `work`: the directory of its runs [default: in `home`]."""
 
     home: Path
+    work: Path = Path()
     pids: list[int] = field(default_factory=list)
     sessions: list[str] = field(default_factory=list)
     progress: list[Progress] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.work == Path():
+            self.work = self.home / "work"
 
     def executor(self, scenario: str, **settings: Any) -> AcpExecutor:
         known: dict[str, Any] = {"journal": Journal(self.home / "journal"), "profile": scripted(), "leave_seconds": 1.0}
@@ -64,8 +69,8 @@ class AcpBench:
         known: dict[str, Any] = {"task_id": "t_1", "task_type": "analysis", "timeout_seconds": 30.0}
         return Run(
             task=Task(task_description=prompt, **{**known, **fields}),
-            work_dir=self.home / "work",
-            log_path=self.home / "logs" / "attempt.log",
+            work_dir=self.work,
+            log_path=self.work.parent / "logs" / "attempt.log",
             started=self.pids.append,
             progress=self.progress.append,
             session_started=self.sessions.append,

@@ -42,6 +42,9 @@ class FakeTarget:
     def secrets(self) -> Iterable[str]:
         return ()
 
+    def missing(self) -> str | None:
+        return None
+
     @property
     def events(self) -> list[dict[str, Any]]:
         return [event for body in self.taken for event in body["events"]]
@@ -54,12 +57,13 @@ class FakeTarget:
 
 @contextlib.asynccontextmanager
 async def courier(
-    dsn: str, target: FakeTarget, worker_id: str = "courier-1", *, lease: float = LEASE_SECONDS, first: float = 0.01
+    dsn: str, target: FakeTarget, worker_id: str = "courier-1", *, first: float = 0.01, killed: bool = False
 ) -> AsyncIterator[EventCourier]:
-    """A courier with this one target, `desk`; not started: `once` is one look."""
+    """A courier with this one target, `desk`; not started: `once` is one look. `killed`: it loses its session in the end, so it gives
+    up nothing that it holds."""
     lane = Lane(dsn, f"turbo events {worker_id}")
     made = EventCourier(
-        SubscriptionStore(lane, worker_id, lease=lease),
+        SubscriptionStore(lane, worker_id, lease=LEASE_SECONDS),
         {"desk": target},
         lambda: NO_SECRETS,
         Metrics(),
@@ -71,6 +75,8 @@ async def courier(
     try:
         yield made
     finally:
+        if killed:
+            await lane.over()
         await made.stop()
         await lane.close()
 

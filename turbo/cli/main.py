@@ -48,6 +48,7 @@ COMMANDS = {
     "logs": ("turbo.cli.logs", "logs"),
     "mcp": ("turbo.cli.mcp", "mcp"),
     "web": ("turbo.cli.web", "web"),
+    "agents": ("turbo.cli.agents", "app"),
     "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }

@@ -219,12 +219,8 @@ def try_(
         output.echo_lines(visible_json(made.body, indent=2))
         return
     with tempfile.TemporaryDirectory(prefix="turbo-") as scratch:
-        try:
-            targets = build_targets(
-                {target_name: loaded.notify[target_name]}, Journal(Path(scratch) / "journal"), Path(scratch)
-            )
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
+        chosen = {target_name: loaded.notify[target_name]}
+        targets = build_targets(chosen, Journal(Path(scratch) / "journal"), Path(scratch))
         began = time.monotonic()
         try:
             asyncio.run(targets[target_name].deliver(made))

@@ -18,6 +18,7 @@ from turbo.client import (
     transcript,
     transcript_page,
     usage,
+    waiting,
     work,
 )
 from turbo.client.answering import Answer, Waiting
@@ -332,14 +333,14 @@ class AsyncClient(AsyncDriver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> AsyncIterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll."""
+        """Until all are finished. Yields the status of those that were unfinished at the previous look."""
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second."""
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     @property
     def schedules(self) -> AsyncSchedules:

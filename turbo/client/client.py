@@ -22,6 +22,7 @@ from turbo.client import (
     transcript,
     transcript_page,
     usage,
+    waiting,
     work,
 )
 from turbo.client.answering import Answer, Waiting
@@ -414,14 +415,14 @@ class Client(Driver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> Iterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll.
+        """Until all are finished. Yields the status of those that were unfinished at the previous look.
 
         A status says what a task asks a person, if it does. Waits through an outage of the database, unless the connection is
         the caller's: calls `away(error)` when the outage starts and `away(None)` when it ends. Raises TimeoutError after
         `timeout` seconds, UnknownTask for a deleted task, and RuntimeError as `wait` does.
         """
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> Iterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second.
@@ -429,7 +430,7 @@ class Client(Driver):
         Ends when the task is finished; later attempts are followed too. `away` and exceptions: as for `follow`.
         """
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
         """The first task that the database rejects, by its position, and the error. Inserts each and rolls everything back."""

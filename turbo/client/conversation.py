@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from turbo.client import codex_conversation
+from turbo.client import acp_conversation, codex_conversation, copilot_conversation
 from turbo.domain.transcript import BEGIN_TYPE, END_TYPE, NOTE_TYPE, OWN_PATH
 
 if TYPE_CHECKING:
@@ -47,13 +47,16 @@ class ConversationEntry:
 _MAIN_INPUT = ("command", "file_path", "path", "pattern", "url", "query", "prompt", "description", "skill")
 """The field of a tool's input that says most about the call, the best first."""
 
-_OF_CODEX = {
+_OF_OTHER_AGENTS = {
     "told": EntryKind.TOLD,
     "said": EntryKind.SAID,
     "call": EntryKind.CALL,
     "result": EntryKind.RESULT,
     "failed": EntryKind.FAILED,
 }
+
+
+_OTHER_AGENTS = (codex_conversation.lines_of, copilot_conversation.lines_of, acp_conversation.lines_of)
 
 
 def entries(line: "TranscriptLine") -> Iterator[ConversationEntry]:
@@ -161,18 +164,19 @@ def _event(row: Mapping[str, Any], text: str) -> Iterator[ConversationEntry]:
                 attempts = f"attempt {row.get('attempt')} of {row.get('max_retries')}"
                 yield ConversationEntry(EntryKind.NOTE, f"the service did not answer ({row.get('error')}), {attempts}")
         case "result":
-            yield ConversationEntry(EntryKind.OVER, _over(row))
+            ends = _over(row) if "subtype" in row else f"the CLI ends, exit code {row.get('exitCode')}"
+            yield ConversationEntry(EntryKind.OVER, ends)
         case "rate_limit_event":
             info = row.get("rate_limit_info")
             if isinstance(info, dict) and info.get("status") not in (None, "allowed"):
                 which = f"{info.get('status')} {info.get('rateLimitType') or ''}".rstrip()
                 yield ConversationEntry(EntryKind.NOTE, f"limit of the account: {which}")
         case _:
-            told = codex_conversation.lines_of(row)
+            told = next((lines for read in _OTHER_AGENTS if (lines := read(row)) is not None), None)
             if told is None:
                 yield ConversationEntry(EntryKind.RAW, text)
             else:
-                yield from (ConversationEntry(_OF_CODEX.get(kind, EntryKind.NOTE), said) for kind, said in told)
+                yield from (ConversationEntry(_OF_OTHER_AGENTS.get(kind, EntryKind.NOTE), said) for kind, said in told)
 
 
 def _over(row: Mapping[str, Any]) -> str:

@@ -133,6 +133,12 @@ class AcpProfile(Section):
             raise ValueError(f"{way!r}: write set_model, set_mode, option:ID, env:NAME or arg:FLAG")
         return way
 
+    @model_validator(mode="after")
+    def _sets_its_mode(self) -> "AcpProfile":
+        if self.holding is not None and self.holding.mode is not None and self.mode is None:
+            raise ValueError("holding.mode needs mode: how the mode is set, set_mode or option:ID")
+        return self
+
 
 PROFILES = ("opencode", "gemini", "qwen")
 """Those that come with turbo, held to the real agents by tests."""

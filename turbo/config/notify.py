@@ -55,7 +55,7 @@ class CommandTarget(_Target):
     def _variables(cls, env: dict[str, str]) -> dict[str, str]:
         for name in env:
             if name == "TURBO_DSN" or name.startswith("PG"):
-                raise ValueError(f"{name} is the worker's own and reaches no program")
+                raise ValueError(f"has {name}, which gives access to turbo's own database: programs must not have it")
         return env
 
 

@@ -112,7 +112,8 @@ def sample(subscription: str, name: str = EventName.COMPLETED, *, web_url: str |
     """An event that never happened, to try a target with."""
     row: dict[str, Any] = {"text": "This is a test of turbo: nothing happened.", "test": True}
     if name in OF_TASKS:
-        row |= {"task_id": "sample-task", "queue": "default", "task_type": "default", "from": "running", "to": name}
+        row |= {"task_id": "sample-task", "queue": "default", "task_type": "default", "from": "running"}
+        row |= {"to": "waiting" if name in (EventName.ASKED, EventName.REMINDED) else name}
     else:
         row |= {"about": "sample"}
     event = Event("test", 0, name, datetime.now(UTC), row)

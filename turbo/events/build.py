@@ -25,7 +25,7 @@ def build_courier(
     own_secrets: Callable[[], Iterable[str]],
 ) -> EventCourier:
     """`lane` is for the courier alone, and opened only if there are targets. `logs`: for what commands print. `own_secrets`: the
-    worker's, as they are now; none of them leaves in a notice. Raises ValueError: a target that cannot be used."""
+    worker's, as they are now; none of them leaves in a notice. Raises ConfigError: a target that cannot be used."""
     targets = build_targets(config.notify, journal, logs)
     patterns = bounded_patterns(config.redact)
     metrics.declare_targets(targets)

@@ -47,7 +47,7 @@ class CommandDelivery:
             return ()
 
     def missing(self) -> str | None:
-        """Why it could not be started now, or None."""
+        """See `Target`."""
         try:
             path = self._environment.for_task(NO_TASK).get("PATH")
         except EnvironmentRefused as error:

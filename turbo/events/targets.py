@@ -6,10 +6,10 @@ notice ──▶ target ──taken──▶ done
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from turbo.config.loader import ConfigError
 from turbo.config.notify import CommandTarget, WebhookTarget
 from turbo.domain.event import Notice
 from turbo.events.command_target import CommandDelivery
@@ -31,6 +31,9 @@ class Target(Protocol):
     async def deliver(self, notice: Notice) -> None:
         """Returns once the target has taken it. Ends within its time limit. Raises DeliveryFailed."""
 
+    def missing(self) -> str | None:
+        """Why nothing could be delivered from this host now, or None."""
+
     def secrets(self) -> Iterable[str]:
         """What must not stand in a notice, nor in an error."""
 
@@ -38,9 +41,14 @@ class Target(Protocol):
 def build_targets(
     notify: Mapping[str, CommandTarget | WebhookTarget], journal: Journal, logs: Path
 ) -> dict[str, Target]:
-    """By name. `logs`: a directory for what the commands print. Raises ValueError (EnvironmentRefused)."""
-    build = partial(_target, journal=journal, logs=logs)
-    return {name: build(name, section) for name, section in notify.items()}
+    """By name. `logs`: a directory for what the commands print. Raises ConfigError: an env file that cannot be used, for example."""
+    targets: dict[str, Target] = {}
+    for name, section in notify.items():
+        try:
+            targets[name] = _target(name, section, journal=journal, logs=logs)
+        except ValueError as error:  # EnvironmentRefused is
+            raise ConfigError(f"notify.{name}: {error}") from None
+    return targets
 
 
 def _target(name: str, section: CommandTarget | WebhookTarget, *, journal: Journal, logs: Path) -> Target:

@@ -10,6 +10,7 @@ The secret and, if it is one, the address are in the env file, which is read aga
 import asyncio
 import base64
 import hmac
+import os
 import ssl
 import time
 from collections.abc import Iterable, Mapping
@@ -28,7 +29,7 @@ SAID_CHARACTERS = 200
 
 
 class WebhookDelivery:
-    """See `Target`."""
+    """See `Target`. Raises EnvironmentRefused: the env file cannot be used."""
 
     def __init__(self, name: str, section: WebhookTarget) -> None:
         self._file = EnvFile(Path(section.env_file)) if section.env_file is not None else None
@@ -37,6 +38,8 @@ class WebhookDelivery:
         self._private = section.private
         self._seconds = section.timeout_seconds
         self._at = f"notify.{name}"
+        if self._file is not None:
+            self._file.values()
         self.fold_over = section.fold_over
         self.with_output = "output" in section.include
 
@@ -52,7 +55,7 @@ class WebhookDelivery:
             return ()
 
     def missing(self) -> str | None:
-        """Why nothing could be sent now, or None."""
+        """See `Target`."""
         try:
             values = self._values()
             self._address(values)
@@ -135,20 +138,18 @@ def _signatures(values: Mapping[str, str], notice_id: str, moment: int, body: by
 
 
 def _header_id(notice_id: str) -> str:
-    """A header takes no spaces at its ends, and only ASCII; a subscription's name may be anything."""
+    """Only ASCII, without spaces, and without the dot that divides what is signed; a subscription's name may be anything."""
     return "".join(
-        char if char.isascii() and char.isprintable() and char != " " else f"%{ord(char):x}" for char in notice_id
+        char if char.isascii() and char.isprintable() and char not in " ." else f"%{ord(char):x}" for char in notice_id
     )
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not valid: {error.verify_message}"
-    return (
-        str(error.strerror or error)
-        if isinstance(error, OSError) and error.strerror
-        else str(error) or type(error).__name__
-    )
+    if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ssl.SSLError):
+        return f"cannot connect: {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def _refusal(answer: Answer) -> str:

@@ -35,6 +35,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from turbo.client.failures import explained
+from turbo.client.questions import MayNotAnswer
 from turbo.web import actions, charts, front, task_page, tasks
 from turbo.web.security import Security
 from turbo.web.settings import Settings
@@ -49,6 +50,9 @@ PAGES: tuple[Callable[[Site], list[Route]], ...] = (
     task_page.routes,
     charts.routes,
 )
+
+COMMANDS = {"": "status", "asked": "questions", "batch": "cancel", "count": "tasks", "charts": "costs"}
+"""Pages that are named unlike the command whose privileges they need."""
 
 REPORTS_KEPT = 100
 REPORT_BYTES = 10_000
@@ -139,6 +143,7 @@ class Guard:
             return
         request = Request(scope, receive)
         refused = scope.get("turbo.refused")
+        first = request.url.path.strip("/").split("/")[0]
         started = False
 
         async def noted(message: Message) -> None:
@@ -153,10 +158,12 @@ class Guard:
             status, text = refused
         except LookupError as error:
             status, text = HTTPStatus.NOT_FOUND, _said(error)
+        except MayNotAnswer as error:
+            status, text = HTTPStatus.FORBIDDEN, _said(error)
         except ValueError as error:
             status, text = HTTPStatus.BAD_REQUEST, _said(error)
         except psycopg.errors.InsufficientPrivilege as error:
-            status, text = HTTPStatus.FORBIDDEN, explained(error, "web")
+            status, text = HTTPStatus.FORBIDDEN, explained(error, COMMANDS.get(first, first))
         except psycopg.OperationalError as error:
             status, text = HTTPStatus.SERVICE_UNAVAILABLE, explained(error, "web")
         except psycopg.Error as error:

@@ -4,8 +4,8 @@ What a page may see and change is what the role of these sessions may.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from turbo.client.async_client import AsyncClient
 from turbo.client.operations import Query, QueryResult, Request
@@ -20,6 +20,15 @@ class WebClient(AsyncClient):
     """Whose statements end: a frozen server must not hold a page for ever."""
 
     _statement_seconds = STATEMENT_SECONDS
+
+    @contextmanager
+    def acting_for(self, person: str | None) -> Iterator[None]:
+        """What changes meanwhile is changed on behalf of this person, in the audit trail."""
+        self._person = person
+        try:
+            yield
+        finally:
+            self._person = None
 
 
 class PacedClient(WebClient):
@@ -54,8 +63,8 @@ class Database:
         async with self._room:
             client = self._idle.pop() if self._idle else WebClient(self.dsn)
             try:
-                del person  # TODO
-                yield client
+                with client.acting_for(person):
+                    yield client
             finally:
                 self._idle.append(client)
 

@@ -20,11 +20,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from turbo.client.async_client import AsyncClient
-from turbo.client.budget import BudgetLine
+from turbo.client.budget import BudgetLine, MayNotBudget
 from turbo.client.failures import explained
 from turbo.client.fleet_status import FleetStatus, RunningLine, WorkerLine
 from turbo.client.questions import OpenQuestion
-from turbo.client.schedule import Schedule
+from turbo.client.schedule import MayNotSchedule, Schedule
 from turbo.web.database import PacedClient
 from turbo.web.hub import STATE, Publish
 from turbo.web.site import Site
@@ -35,6 +35,8 @@ OFTEN, SLOWLY = 0.9, 1.1
 
 AGAIN_SECONDS = 3.0
 """After a failure."""
+
+DENIED_SECONDS = 60.0
 
 LEAST_SECONDS = 1.0
 """Between two looks at the same."""
@@ -81,14 +83,31 @@ class Began:
         return {task_id: began for (task_id, _), began in known.items()}
 
 
-async def read_asked(client: AsyncClient) -> dict[str, object]:
-    found = await _seen(client.questions(limit=QUESTIONS + 1, whole=False))
+class Sight:
+    """What this role may see. What it was denied it is asked for again after a while: each time is a line in the server's log."""
+
+    def __init__(self) -> None:
+        self._denied: dict[str, float] = {}
+
+    async def of(self, name: str, read: Callable[[], Awaitable[T]]) -> T | None:
+        """None: denied."""
+        if time.monotonic() < self._denied.get(name, 0.0):
+            return None
+        try:
+            return await read()
+        except (psycopg.errors.InsufficientPrivilege, MayNotBudget, MayNotSchedule):
+            self._denied[name] = time.monotonic() + DENIED_SECONDS
+            return None
+
+
+async def read_asked(client: AsyncClient, sight: Sight) -> dict[str, object]:
+    found = await sight.of("questions", lambda: client.questions(limit=QUESTIONS + 1, whole=False))
     questions: list[OpenQuestion] | None = None if found is None else found[:QUESTIONS]
     return {"questions": questions, "more_questions": found is not None and len(found) > QUESTIONS}
 
 
-async def read_running(client: AsyncClient, began: Began) -> dict[str, object]:
-    lines = await _seen(client.running(RUNNING + 1))
+async def read_running(client: AsyncClient, sight: Sight, began: Began) -> dict[str, object]:
+    lines = await sight.of("what runs", lambda: client.running(RUNNING + 1))
     return {
         "running": None if lines is None else lines[:RUNNING],
         "more_running": lines is not None and len(lines) > RUNNING,
@@ -96,10 +115,10 @@ async def read_running(client: AsyncClient, began: Began) -> dict[str, object]:
     }
 
 
-async def read_fleet(client: AsyncClient) -> dict[str, object]:
-    fleet: FleetStatus | None = await _seen(client.live_fleet())
-    budgets: list[BudgetLine] | None = await _seen(client.budgets.list(BUDGETS))
-    schedules: list[Schedule] | None = await _seen(client.schedules.list(SCHEDULES))
+async def read_fleet(client: AsyncClient, sight: Sight) -> dict[str, object]:
+    fleet: FleetStatus | None = await sight.of("the fleet", client.live_fleet)
+    budgets: list[BudgetLine] | None = await sight.of("budgets", lambda: client.budgets.list(BUDGETS))
+    schedules: list[Schedule] | None = await sight.of("schedules", lambda: client.schedules.list(SCHEDULES))
     missing = [
         name for name, found in (("the fleet", fleet), ("budgets", budgets), ("schedules", schedules)) if found is None
     ]
@@ -111,14 +130,6 @@ async def read_fleet(client: AsyncClient) -> dict[str, object]:
         "schedules": schedules or [],
         "missing": missing,
     }
-
-
-async def _seen(work: Awaitable[T]) -> T | None:
-    """None: this role may not see it."""
-    try:
-        return await work
-    except (psycopg.errors.InsufficientPrivilege, ValueError):  # MayNotBudget, MayNotSchedule
-        return None
 
 
 def _hosts(workers: list[WorkerLine]) -> list[Host]:
@@ -134,7 +145,9 @@ def routes(site: Site) -> list[Route]:
         if all(section in known for section in SECTIONS):
             return site.page(request, "front.html", sections=known)
         async with site.database.client() as client:
-            values = await read_asked(client) | await read_running(client, Began()) | await read_fleet(client)
+            sight = Sight()
+            values = await read_asked(client, sight) | await read_running(client, sight, Began())
+            values |= await read_fleet(client, sight)
         sections = {name: site.fragment(template, **values) for name, template in SECTIONS.items()}
         return site.page(request, "front.html", sections=sections)
 
@@ -145,11 +158,11 @@ def routes(site: Site) -> list[Route]:
         return site.live(KEY, poll)
 
     async def poll(publish: Publish) -> None:
-        began = Began()
+        began, sight = Began(), Sight()
         await asyncio.gather(
-            _keep(site, publish, OFTEN, ("running",), lambda client: read_running(client, began)),
-            _keep(site, publish, OFTEN, ("asked",), read_asked),
-            _keep(site, publish, SLOWLY, ("problems", "fleet"), read_fleet),
+            _keep(site, publish, OFTEN, ("running",), lambda client: read_running(client, sight, began)),
+            _keep(site, publish, OFTEN, ("asked",), lambda client: read_asked(client, sight)),
+            _keep(site, publish, SLOWLY, ("problems", "fleet"), lambda client: read_fleet(client, sight)),
         )
 
     return [Route("/", show), Route("/signed-in", signed_in), Route("/events/front", events)]

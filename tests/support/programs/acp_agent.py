@@ -161,6 +161,12 @@ def prompt(request: Any, session: str, text: str) -> None:
             (SESSIONS / "begun").touch()
             say(session, "working")
             wait_for_cancel(request)
+        case "heeds cancel after hello":
+            say(session, "hello there")
+            if text.startswith("Count"):
+                wait_for_cancel(request)
+            else:
+                done(request)
         case "asks and never goes on":
             (SESSIONS / "begun").touch()
             chosen = permission(session, [], kind="execute", title="rm -rf /")
@@ -267,7 +273,14 @@ def main() -> None:
                 session = uuid.uuid4().hex if session is None else session
                 if session.isalnum():
                     (SESSIONS / f"session-{session}").touch()
-                send(id=request, result={"sessionId": session, "models": {"currentModelId": "scripted-1"}})
+                modes = {
+                    "currentModeId": "plan",
+                    "availableModes": [{"id": "ask", "name": "Ask"}, {"id": "plan", "name": "Plan"}],
+                }
+                send(
+                    id=request,
+                    result={"sessionId": session, "models": {"currentModelId": "scripted-1"}, "modes": modes},
+                )
             case "session/load" | "session/resume":
                 session = params["sessionId"]
                 if not (SESSIONS / f"session-{session}").exists():
@@ -276,7 +289,7 @@ def main() -> None:
                 say(session, "replayed history")
                 send(id=request, result={})
             case "session/set_mode" | "session/set_config_option" | "session/set_model":
-                if "nope" in params.values():
+                if {"nope", "turbo-no-such-mode"} & set(params.values()):
                     send(id=request, error={"code": -32602, "message": "Invalid params"})
                 else:
                     send(id=request, result={})

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from turbo.config.acp import AcpProfile, FailureTell, ToldBy
 from turbo.executors.acp.messages import AUTH_REQUIRED, RpcError
 from turbo.executors.acp.stream import AcpStream
-from turbo.executors.acp.talk import Heard, Step
+from turbo.executors.acp.talk import Heard, TalkStep
 from turbo.process.running import Ending
 
 SAID_CHARACTERS = 2000
@@ -47,7 +47,7 @@ class EndedAcp:
 
     @property
     def prompted(self) -> bool:
-        return self.heard.step in (Step.PROMPTED, Step.OVER)
+        return self.heard.step in (TalkStep.PROMPTED, TalkStep.OVER)
 
     @property
     def conversation(self) -> bool:

@@ -65,14 +65,14 @@ class AgentAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadLine:
     """A line that is too long, or nested too deep, to be read. `id`: of a request or an answer, where it shows."""
 
     id: Any = None
     is_request: bool = False
 
 
-AgentMessage = AgentRequest | AgentNotice | AgentAnswer | Unreadable
+AgentMessage = AgentRequest | AgentNotice | AgentAnswer | UnreadLine
 
 
 def read(line: bytes, cut: bool = False) -> AgentMessage | None:
@@ -111,12 +111,12 @@ def _shown(data: object) -> str:
         return ""
 
 
-def _unreadable(line: bytes) -> Unreadable | None:
+def _unreadable(line: bytes) -> UnreadLine | None:
     head = line[:HEAD_BYTES]
     if b'"jsonrpc"' not in head and b'"method"' not in head:
         return None
     found = _ID.search(head)
-    return Unreadable(json.loads(found[1]) if found is not None else None, _METHOD.search(head) is not None)
+    return UnreadLine(json.loads(found[1]) if found is not None else None, _METHOD.search(head) is not None)
 
 
 def request(number: int, method: str, params: Mapping[str, Any]) -> bytes:

@@ -24,7 +24,7 @@ from turbo.domain.question import Question
 from turbo.domain.run import StopSignal
 from turbo.domain.states import StopCause
 from turbo.executors.acp import messages, permissions
-from turbo.executors.acp.messages import AgentAnswer, AgentNotice, AgentRequest, RpcError, Unreadable
+from turbo.executors.acp.messages import AgentAnswer, AgentNotice, AgentRequest, RpcError, UnreadLine
 from turbo.executors.acp.stream import AcpStream
 from turbo.executors.agent import fields
 from turbo.executors.agent.desk import Allow, Defer, Desk, NoOpinion, ToolCall
@@ -42,7 +42,7 @@ MOST_REFUSED = 10_000
 """Requests of an agent that are answered with an error, before it is ended: it would go on for ever."""
 
 
-class Step(StrEnum):
+class TalkStep(StrEnum):
     """How far a conversation has come."""
 
     STARTING = "starting"  # initialize has no answer
@@ -71,7 +71,7 @@ class Heard:
     `unfit`: why turbo did not go on with this agent. `late`: no answer came to turbo's request in time. `refused`: requests that were
     answered with an error. `stopping`: it was told to stop. `looped`: it was ended for saying the same again and again."""
 
-    step: Step = Step.STARTING
+    step: TalkStep = TalkStep.STARTING
     session: str | None = None
     reason: str | None = None
     result: Mapping[str, Any] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class _Refused(Exception):
         self.error = error
 
 
-class _Unfit(Exception):
+class _CannotTalk(Exception):
     pass
 
 
@@ -161,7 +161,7 @@ class AcpTalk:
             await self._prompted()
         except _Refused as refused:
             self.heard.error = refused.error
-        except _Unfit as why:
+        except _CannotTalk as why:
             self.heard.unfit = str(why)
         except TimeoutError:
             self.heard.late = True
@@ -178,14 +178,14 @@ class AcpTalk:
     async def _heed(self) -> None:
         """The worker's stop: first the protocol's own, then turbo's."""
         await self._run_stop.wait()
-        self.heard.stopping = self.heard.step is not Step.OVER
+        self.heard.stopping = self.heard.step is not TalkStep.OVER
         await self._cancel()
         self.stop.set(self._run_stop.cause or StopCause.CANCEL)
 
     async def _cancel(self) -> None:
         """Until the turn is over, or the agent has not heeded it in time."""
         self._cancelled = True
-        if self.heard.step is not Step.PROMPTED:
+        if self.heard.step is not TalkStep.PROMPTED:
             return
         with suppress(BufferError):
             self.stdin.write(messages.notice("session/cancel", {"sessionId": self.heard.session}))
@@ -210,27 +210,27 @@ class AcpTalk:
             "initialize", {"protocolVersion": PROTOCOL, "clientCapabilities": OFFERED, "clientInfo": client}
         )
         if (version := told.get("protocolVersion")) != PROTOCOL:
-            raise _Unfit(f"it speaks version {str(version)[:40]} of the protocol; turbo speaks version {PROTOCOL}")
+            raise _CannotTalk(f"it speaks version {str(version)[:40]} of the protocol; turbo speaks version {PROTOCOL}")
         about = fields.object_of(told, "agentInfo")
         self.heard.agent = " ".join(filter(None, (fields.name(about, "name"), fields.name(about, "version"))))
         self.heard.resumes = self._resumes(fields.object_of(told, "agentCapabilities"))
-        self.heard.step = Step.OPENING
+        self.heard.step = TalkStep.OPENING
         where = {"cwd": str(self._call.cwd), "mcpServers": []}
         if self._call.session is None:
             opened = await self._ask("session/new", where)
             session = opened.get("sessionId")
             if not isinstance(session, str) or not usable_id(session):
-                raise _Unfit("it began a session without an id that can be used")
+                raise _CannotTalk("it began a session without an id that can be used")
             if self.heard.resumes is not None:
                 self._session_began(session)
         else:
             if self.heard.resumes is None:
-                raise _Unfit("it cannot go on with a session")
+                raise _CannotTalk("it cannot go on with a session")
             session = self._call.session
             opened = await self._ask(f"session/{self.heard.resumes}", {"sessionId": session, **where})
         self.heard.session = session
         self.heard.stream.model = _model_in(opened)
-        self.heard.step = Step.SETTING
+        self.heard.step = TalkStep.SETTING
         for way, value in self._call.settings:
             await self._set(way, value)
 
@@ -247,13 +247,13 @@ class AcpTalk:
     async def _prompted(self) -> None:
         if self._cancelled:
             return
-        self.heard.step = Step.PROMPTED
+        self.heard.step = TalkStep.PROMPTED
         prompt = [{"type": "text", "text": self._call.prompt}]
         try:
             result = await self._ask("session/prompt", {"sessionId": self.heard.session, "prompt": prompt}, None)
         finally:
             if not self.enough.is_set():
-                self.heard.step = Step.OVER
+                self.heard.step = TalkStep.OVER
         self.heard.result = result
         self.heard.reason = fields.name(result, "stopReason") or "none"
 
@@ -291,7 +291,7 @@ class AcpTalk:
                 self._update(params, line)
             case AgentNotice():
                 pass
-            case Unreadable() as unreadable:
+            case UnreadLine() as unreadable:
                 self._unreadable(unreadable)
             case None:
                 self.heard.stray += bool(line.strip())
@@ -307,7 +307,7 @@ class AcpTalk:
         else:
             future.set_result(answer.result)
 
-    def _unreadable(self, line: Unreadable) -> None:
+    def _unreadable(self, line: UnreadLine) -> None:
         self.heard.unreadable += 1
         if line.is_request:
             if line.id is not None:
@@ -320,7 +320,7 @@ class AcpTalk:
 
     def _update(self, params: Mapping[str, Any], line: bytes) -> None:
         heard = self.heard
-        if heard.step is not Step.PROMPTED or params.get("sessionId") != heard.session:
+        if heard.step is not TalkStep.PROMPTED or params.get("sessionId") != heard.session:
             heard.stray += 1
             return
         self._heard_of(line)
@@ -361,7 +361,7 @@ class AcpTalk:
 
     def _permission(self, params: Mapping[str, Any]) -> Mapping[str, Any]:
         heard = self.heard
-        if self._cancelled or heard.step is not Step.PROMPTED or params.get("sessionId") != heard.session:
+        if self._cancelled or heard.step is not TalkStep.PROMPTED or params.get("sessionId") != heard.session:
             return permissions.CANCELLED
         call, options = fields.object_of(params, "toolCall"), params.get("options")
         if self._may(call) and heard.asked is None:

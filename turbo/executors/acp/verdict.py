@@ -15,7 +15,7 @@ from turbo.config.acp import ToldBy
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.executors.acp.ended import EndedAcp
 from turbo.executors.acp.reset import reset_in
-from turbo.executors.acp.talk import Step
+from turbo.executors.acp.talk import TalkStep
 from turbo.executors.agent.situation import Situation, ended_by_turbo, error_text, first
 from turbo.process.running import Ending
 
@@ -39,7 +39,7 @@ def _answered(e: EndedAcp) -> bool:
 
 
 def _no_session(e: EndedAcp) -> bool:
-    return e.error is not None and e.heard.step in (Step.OPENING, Step.SETTING) and not unresumable(e)
+    return e.error is not None and e.heard.step in (TalkStep.OPENING, TalkStep.SETTING) and not unresumable(e)
 
 
 def _silent_retries(e: EndedAcp) -> bool:
@@ -51,7 +51,7 @@ def _silent_retries(e: EndedAcp) -> bool:
 def unresumable(e: EndedAcp) -> bool:
     """The session cannot go on: the agent refused it before a prompt."""
     asked = e.error is not None and e.error.at in ("session/load", "session/resume")
-    cannot = e.resumed and e.heard.step is Step.OPENING and e.heard.unfit is not None
+    cannot = e.resumed and e.heard.step is TalkStep.OPENING and e.heard.unfit is not None
     return e.resumed and e.means is None and (asked or cannot)
 
 

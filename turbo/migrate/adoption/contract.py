@@ -119,6 +119,7 @@ RELATIONS = (
         "turbo_meta",
         "turbo_key_slots",
         *("turbo_fence_seq", "turbo_look_seq"),
+        *("turbo_wait_seq", "agent_waiters"),
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
         "agent_schedules",
         *("agent_budgets", "agent_events", "agent_limits"),
@@ -136,6 +137,7 @@ RELATIONS = (
     *("agent_usage_open", "agent_events_at"),
     *("agent_requirements_distinct", "agent_portable_due"),
     *("agent_transcripts_session", "agent_transcripts_at"),
+    "agent_waiters_lapses",
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

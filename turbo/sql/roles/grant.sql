@@ -13,8 +13,10 @@ revoke all on table public.agent_account_windows from turbo_submitter, turbo_wor
 revoke all on table public.agent_limits from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_subscriptions, public.agent_events from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_files from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_waiters from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_transcripts from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on sequence public.turbo_wait_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
 -- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
@@ -73,6 +75,7 @@ grant select on table public.agent_limits to turbo_worker;
 grant select, insert, update on table public.agent_accounts, public.agent_account_windows to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
+grant usage on sequence public.turbo_wait_seq to turbo_worker;         -- whether anybody waits: each result asks
 grant insert (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by, input_tokens,
               output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)
   on public.agent_usage to turbo_worker;                                -- nobody else writes it, and nobody changes it
@@ -119,12 +122,14 @@ begin
                    ('public.turbo_stay_in(text[], text, double precision)'), ('public.turbo_unplaceable(integer)'),
                    ('public.turbo_trail_head()'), ('public.turbo_undelivered()'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
-                   ('public.turbo_run_schedule(text)')) f(name)
+                   ('public.turbo_run_schedule(text)'), ('public.turbo_wait(text, text)'),
+                   ('public.turbo_tell_who_waits(text, text)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
                         ('turbo_admin')) r(role)
      where (case f.name when 'public.turbo_database_id()' then true
                         when 'public.turbo_is_portable(public.turbo_task_id, text)' then true
                         when 'public.turbo_unplaceable(integer)' then true
+                        when 'public.turbo_wait(text, text)' then true
                         when 'public.turbo_run_schedule(text)' then r.role = 'turbo_admin' else r.role = 'turbo_worker' end)
        and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
   loop

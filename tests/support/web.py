@@ -22,8 +22,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from turbo.config.web import WebSection
 from turbo.web.app import Application
-from turbo.web.server import Server
-from turbo.web.settings import Settings
+from turbo.web.server import WebServer
+from turbo.web.settings import WebSettings
 
 CHROMIUM = "/usr/bin/chromium"
 ARGUMENTS = [
@@ -110,15 +110,15 @@ def serving(dsn: str, directory: Path, **web: object) -> Iterator[Web]:
     """`web`: keys of the section `web:`."""
     listening = socket.create_server(("127.0.0.1", 0))
     port = listening.getsockname()[1]
-    settings = Settings(dsn, directory / "web", WebSection(**{"port": port, **web}))
+    settings = WebSettings(dsn, directory / "web", WebSection(**{"port": port, **web}))
     started: threading.Event = threading.Event()
     running: list[Web] = []
-    server: list[Server] = []
+    server: list[WebServer] = []
 
     async def serve() -> None:
         application = Application(settings)
         running.append(Web(application, port))
-        server.append(Server(application, settings, signals=False))
+        server.append(WebServer(application, settings, signals=False))
         work = asyncio.ensure_future(server[0].serve(sockets=[listening]))
         started.set()
         await work

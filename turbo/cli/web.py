@@ -12,7 +12,7 @@ from turbo.cli.options import Dsn, on_the_command_line
 
 if TYPE_CHECKING:
     from turbo.config.web import WebSection
-    from turbo.web.settings import Settings
+    from turbo.web.settings import WebSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -61,7 +61,7 @@ def web(
     given = {"host": host, "port": port, "read_only": read_only or None}
     section = section.model_copy(update={name: value for name, value in given.items() if value is not None})
     try:
-        from turbo.web.settings import Settings
+        from turbo.web.settings import WebSettings
         from turbo.web.sign_in import SignIns
     except ModuleNotFoundError as error:
         raise _missing(error) from None
@@ -70,10 +70,10 @@ def web(
         return
     configured = settings.database.dsn if settings is not None else ""
     where = on_the_command_line(context, dsn) or os.environ.get("TURBO_DSN") or configured
-    _serve(Settings(where, directory, section), no_link)
+    _serve(WebSettings(where, directory, section), no_link)
 
 
-def _serve(settings: "Settings", no_link: bool) -> None:
+def _serve(settings: "WebSettings", no_link: bool) -> None:
     import asyncio
     import socket
 

@@ -1,12 +1,12 @@
 """The application of `turbo web`.
 
-    request ──▶ Security (security.py): host, origin, sign-in, headers ──▶ Guard: its refusals and all errors, in words ──▶ a page
+    request ──▶ Security (security.py): host, origin, sign-in, headers ──▶ ErrorPages: its refusals and all errors, in words ──▶ a page
 
 How a page is added
     1. A module turbo/web/<name>.py with `def routes(site: Site) -> list[Route]`, and its name in PAGES below. A handler is
        `async def show(request: Request) -> Response`; it asks the database through `async with site.database.client() as client:`
        (an AsyncClient: its operations, or an operation of yours in turbo/client), and answers `site.page(request, "x.html", …)`.
-       It lets psycopg.Error, LookupError and ValueError through: Guard says them in words, as the CLI does.
+       It lets psycopg.Error, LookupError and ValueError through: ErrorPages says them in words, as the CLI does.
     2. A template turbo/web/templates/x.html, `{% extends "base.html" %}`, with blocks title and main. Every `{{ value }}` is escaped
        and made visible (text.py). Links to tasks: `{{ task_url(id) }}`; `task_url(id, "diff")` is /diff/ID, for a page about it.
     3. Live sections: an element with `id` and `data-live`, around `{% include %}` of a fragment's template; the page's <main> has
@@ -38,7 +38,7 @@ from turbo.client.failures import explained
 from turbo.client.questions import MayNotAnswer
 from turbo.web import actions, charts, front, task_page, tasks
 from turbo.web.security import Security
-from turbo.web.settings import Settings
+from turbo.web.settings import WebSettings
 from turbo.web.site import Site
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ REPORT_BYTES = 10_000
 class Application:
     """The ASGI application, and what belongs to it."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: WebSettings) -> None:
         self.site = Site(settings)
         self.csp_reports: list[str] = []
         """The last violations that browsers reported: none, unless something is wrong with a page."""
@@ -76,7 +76,7 @@ class Application:
         inner = Starlette(
             routes=routes,
             lifespan=self._lifespan,
-            middleware=[Middleware(Guard, site=self.site)],
+            middleware=[Middleware(ErrorPages, site=self.site)],
             exception_handlers={HTTPException: self._http_error},
         )
         self._security = Security(inner, settings, self.site.sign_ins)
@@ -130,7 +130,7 @@ class Application:
         return trouble(self.site, request, status, HTTPStatus(status).phrase)
 
 
-class Guard:
+class ErrorPages:
     """Answers what Security refused, and every error of a page: in words, never with a traceback."""
 
     def __init__(self, app: ASGIApp, site: Site) -> None:

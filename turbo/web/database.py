@@ -48,7 +48,7 @@ class PacedClient(WebClient):
         return await super()._perform(step)
 
 
-class Database:
+class SharedSessions:
     """Hands out sessions. They are opened when they are needed, and kept."""
 
     def __init__(self, dsn: str) -> None:

@@ -51,7 +51,7 @@ SECTIONS = {"asked": "_asked.html", "problems": "_problems.html", "running": "_r
 
 
 @dataclass
-class Host:
+class HostView:
     """The workers of one host."""
 
     name: str
@@ -132,10 +132,10 @@ async def read_fleet(client: AsyncClient, sight: Sight) -> dict[str, object]:
     }
 
 
-def _hosts(workers: list[WorkerLine]) -> list[Host]:
-    hosts: dict[str, Host] = {}
+def _hosts(workers: list[WorkerLine]) -> list[HostView]:
+    hosts: dict[str, HostView] = {}
     for one in workers:
-        hosts.setdefault(one.host, Host(one.host)).workers.append(one)
+        hosts.setdefault(one.host, HostView(one.host)).workers.append(one)
     return [hosts[name] for name in sorted(hosts)]
 
 

@@ -23,7 +23,7 @@ STATE = "state"
 """The section that every page has: whether the database answers. '' if it does."""
 
 
-class Channel:
+class LiveChannel:
     """One running poller, its sections, and the pages that listen."""
 
     def __init__(self, poller: Poller) -> None:
@@ -59,13 +59,13 @@ class Hub:
     """The channels, by key: ("front",), ("task", id), …"""
 
     def __init__(self) -> None:
-        self._channels: dict[tuple[str, ...], Channel] = {}
+        self._channels: dict[tuple[str, ...], LiveChannel] = {}
 
     async def listen(self, key: tuple[str, ...], poller: Poller) -> AsyncIterator[bytes]:
         """Server-sent events for one page: `data: {"section": id, "html": html}`."""
         channel = self._channels.get(key)
         if channel is None or channel.task.done():
-            channel = self._channels[key] = Channel(poller)
+            channel = self._channels[key] = LiveChannel(poller)
         woken = asyncio.Event()
         channel.listeners.add(woken)
         version = 0

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from turbo.web.settings import Settings
+from turbo.web.settings import WebSettings
 from turbo.web.sign_in import SESSION_SECONDS, SignIns
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ ON_BEHALF_OF_CHARACTERS = 200
 class Security:
     """The outermost layer of the application."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, sign_ins: SignIns) -> None:
+    def __init__(self, app: ASGIApp, settings: WebSettings, sign_ins: SignIns) -> None:
         self._app = app
         self._settings = settings
         self._sign_ins = sign_ins

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 import uvicorn
 
 from turbo.web.app import Application
-from turbo.web.settings import Settings
+from turbo.web.settings import WebSettings
 
 STOP_SECONDS = 2
 """How long open pages may take to close."""
 
 
-class Server(uvicorn.Server):
+class WebServer(uvicorn.Server):
     """Ends at once with the pages' streams, which have no end of their own. Signals stay those of its caller if `signals` is False."""
 
-    def __init__(self, application: Application, settings: Settings, *, signals: bool = True) -> None:
+    def __init__(self, application: Application, settings: WebSettings, *, signals: bool = True) -> None:
         super().__init__(
             uvicorn.Config(
                 application,
@@ -45,6 +45,6 @@ class Server(uvicorn.Server):
             yield
 
 
-async def serve(settings: Settings, listening: socket.socket) -> None:
+async def serve(settings: WebSettings, listening: socket.socket) -> None:
     """Until a signal."""
-    await Server(Application(settings), settings).serve(sockets=[listening])
+    await WebServer(Application(settings), settings).serve(sockets=[listening])

@@ -7,7 +7,7 @@ from turbo.config.web import WebSection
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class WebSettings:
     """`dsn`: the role of this login decides what the page may do. `directory`: where links and sign-ins are kept."""
 
     dsn: str

@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 
 from turbo.client.transcript_bells import TranscriptBells
-from turbo.web.database import Database
+from turbo.web.database import SharedSessions
 from turbo.web.hub import Hub, Poller
-from turbo.web.settings import Settings
+from turbo.web.settings import WebSettings
 from turbo.web.sign_in import SignIns
 from turbo.web.text import environment
 
@@ -19,9 +19,9 @@ from turbo.web.text import environment
 class Site:
     """One running `turbo web`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: WebSettings) -> None:
         self.settings = settings
-        self.database = Database(settings.dsn)
+        self.database = SharedSessions(settings.dsn)
         self.hub = Hub()
         self.bells = TranscriptBells(settings.dsn)
         self.sign_ins = SignIns(settings.directory)

@@ -41,7 +41,7 @@ STATUSES = [state.value for state in TaskState]
 NAMES = ("status", "queue", "type", "worker", "failure_kind", "since", "text")
 
 
-class Chosen:
+class ChosenFilter:
     """A filter as its URL has it. `query`: the URL's, without the place of the page."""
 
     def __init__(self, values: "QueryParams | Fields") -> None:
@@ -88,7 +88,7 @@ class Chosen:
 
 def routes(site: Site) -> list[Route]:
     async def show(request: Request) -> Response:
-        chosen = Chosen(request.query_params)
+        chosen = ChosenFilter(request.query_params)
         criteria = await chosen.criteria(site)
         place = request.query_params.get("after")
         async with site.database.client() as client:
@@ -104,14 +104,14 @@ def routes(site: Site) -> list[Route]:
         )
 
     async def count(request: Request) -> Response:
-        _, criteria = await _batch(site, Chosen(request.query_params), request.query_params.get("verb", ""))
+        _, criteria = await _batch(site, ChosenFilter(request.query_params), request.query_params.get("verb", ""))
         async with site.database.client() as client:
             found = await client.task_count(criteria, COUNTED)
         return PlainTextResponse(f"{found}\n")
 
     async def batch(request: Request) -> Response:
         fields = await fields_of(request)
-        verb, criteria = await _batch(site, Chosen(fields), fields.exact("verb") or "")
+        verb, criteria = await _batch(site, ChosenFilter(fields), fields.exact("verb") or "")
         expected = fields.whole("expected")
         if expected is None:
             raise BadForm("expected is missing: how many tasks you mean to change")
@@ -142,7 +142,7 @@ def routes(site: Site) -> list[Route]:
     ]
 
 
-async def _batch(site: Site, chosen: Chosen, verb: str) -> tuple[str, TaskFilter]:
+async def _batch(site: Site, chosen: ChosenFilter, verb: str) -> tuple[str, TaskFilter]:
     """What a batch does, to which tasks: those of the filter that it can be done to. Raises BadForm."""
     criteria = await chosen.criteria(site)
     if verb == "cancel":

@@ -1,8 +1,8 @@
 -- A page of the list of tasks: those that are pending, in the order in which they are claimed, behind the one of `queue_key`, `priority`,
 -- `moment` and `task_id`. Each step uses the claim index from there on: the same queue and priority, lower priorities, none, later queues.
 -- So its cost does not grow with the number of pages before. The other parameters: as in client/tasks.sql.
-select c.task_id, c.moment, c.queue, c.priority from (
-(select 1 as step, t.task_id::text as task_id, to_json(t.run_after) #>> '{}' as moment, t.queue, t.task_priority as priority
+select c.task_id, to_json(c.run_after) #>> '{}' as moment, c.queue, c.priority from (
+(select 1 as step, t.task_id::text as task_id, t.run_after, t.queue, t.task_priority as priority
    from public.agent_tasks t
   where t.status = 'pending'
     and t.queue = %(queue_key)s::text and t.task_priority = %(priority)s::int
@@ -17,7 +17,7 @@ select c.task_id, c.moment, c.queue, c.priority from (
   order by t.queue, t.task_priority desc nulls last, t.run_after, t.task_id
   limit %(limit)s)
 union all
-(select 2 as step, t.task_id::text as task_id, to_json(t.run_after) #>> '{}' as moment, t.queue, t.task_priority as priority
+(select 2 as step, t.task_id::text as task_id, t.run_after, t.queue, t.task_priority as priority
    from public.agent_tasks t
   where t.status = 'pending'
     and t.queue = %(queue_key)s::text and t.task_priority < %(priority)s::int
@@ -31,7 +31,7 @@ union all
   order by t.queue, t.task_priority desc nulls last, t.run_after, t.task_id
   limit %(limit)s)
 union all
-(select 3 as step, t.task_id::text as task_id, to_json(t.run_after) #>> '{}' as moment, t.queue, t.task_priority as priority
+(select 3 as step, t.task_id::text as task_id, t.run_after, t.queue, t.task_priority as priority
    from public.agent_tasks t
   where t.status = 'pending'
     and t.queue = %(queue_key)s::text and t.task_priority is null
@@ -46,7 +46,7 @@ union all
   order by t.queue, t.task_priority desc nulls last, t.run_after, t.task_id
   limit %(limit)s)
 union all
-(select 4 as step, t.task_id::text as task_id, to_json(t.run_after) #>> '{}' as moment, t.queue, t.task_priority as priority
+(select 4 as step, t.task_id::text as task_id, t.run_after, t.queue, t.task_priority as priority
    from public.agent_tasks t
   where t.status = 'pending'
     and t.queue > coalesce(%(queue_key)s::text, '')
@@ -60,5 +60,5 @@ union all
   order by t.queue, t.task_priority desc nulls last, t.run_after, t.task_id
   limit %(limit)s)
 ) c
- order by c.step, c.queue, c.priority desc nulls last, c.moment, c.task_id
+ order by c.step, c.queue, c.priority desc nulls last, c.run_after, c.task_id
  limit %(limit)s

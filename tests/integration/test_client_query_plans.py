@@ -68,7 +68,7 @@ STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
         4 * 4,
         4,
     ),
-    "client/transcript_batch": ({"task_id": "completed2008", "token": 1, "batch": 500}, 4, 1),
+    "client/transcript_batch": ({"task_id": "completed2008", "token": 1, "batch": 501}, 4, 1),
     "client/usage": ({"task_id": "completed2008", "limit": 200}, 4, 1),
     "client/throughput": ({"seconds": 86400, "bucket": 3600, "most": 200}, 200, 1),
     "client/schedule_tasks": (

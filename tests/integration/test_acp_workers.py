@@ -11,9 +11,9 @@ import pytest
 
 from tests.support import workers
 from tests.support.acp import SCRIPTED, command_of
-from tests.support.acp_real import KEY, an_opencode_bench
+from tests.support.acp_real import an_opencode_bench
 from tests.support.codex_scenarios import left_in
-from tests.support.completions_api import call, silent, text
+from tests.support.completions_api import call, silent
 from tests.support.prefork import TURBO
 from tests.support.waiting import until
 
@@ -56,12 +56,7 @@ def test_killed_worker_leaves_no_opencode_and_no_tool(dsn: str, tmp_path: Path) 
         until(lambda: any(one.info["name"] == "sleep" for one in left_in(worker.state_dir)), 150, bench.logs)
         worker.kill(signal.SIGKILL)
         until(lambda: left_in(worker.state_dir) == [], 30, what="no process left")
-
-        agent.api.answer(text(f"all is done, and {KEY}"))
-        bench.start(agent.config(bench)).listening()
-        row = bench.wait("t", seconds=150)
-        assert (row["status"], row["retry_count"]) == ("completed", 0)
-        assert row["agent_session_id"].startswith("acp:opencode:ses_")
+        assert bench.row("t")["agent_session_id"].startswith("acp:opencode:ses_"), "a retry can go on with it"
 
 
 def test_drained_run_goes_on_with_its_session(dsn: str, tmp_path: Path) -> None:

@@ -56,7 +56,6 @@ def test_killed_worker_leaves_no_opencode_and_no_tool(dsn: str, tmp_path: Path) 
         until(lambda: any(one.info["name"] == "sleep" for one in left_in(worker.state_dir)), 150, bench.logs)
         worker.kill(signal.SIGKILL)
         until(lambda: left_in(worker.state_dir) == [], 30, what="no process left")
-        assert bench.row("t")["agent_session_id"].startswith("acp:opencode:ses_"), "a retry can go on with it"
 
 
 def test_drained_run_goes_on_with_its_session(dsn: str, tmp_path: Path) -> None:

@@ -39,7 +39,6 @@ def test_pieces_of_a_message_become_one_line() -> None:
         chunk("one", "m2"),
         chunk("two", "m3"),
         update("agent_thought_chunk", content={"type": "text", "text": "hm"}),
-        b"nonsense",
     ):
         said.update(line)
     said.close()

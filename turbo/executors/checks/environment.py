@@ -14,6 +14,13 @@ LOGINS = frozenset(
         "OPENAI_API_KEY",
         "CODEX_API_KEY",
         "COPILOT_GITHUB_TOKEN",
+        "GEMINI_API_KEY",
+        "GOOGLE_API_KEY",
+        "OPENROUTER_API_KEY",
+        "OPENCODE_API_KEY",
+        "OPENCODE_AUTH_CONTENT",
+        "OPENCODE_CONFIG_CONTENT",
+        "DASHSCOPE_API_KEY",
     }
 )
 """Variables with a login of an agent, which may stand in `env` as well."""

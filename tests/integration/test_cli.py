@@ -16,6 +16,7 @@ GROUPS = {
     "agents": ("probe",),
     "config": ("check", "schema"),
     "budget": ("set", "list", "remove"),
+    "subscription": ("add", "list", "pause", "resume", "remove", "test"),
     "limit": ("set", "list", "remove"),
     "schedule": ("add", "list", "show", "pause", "resume", "run", "remove"),
     "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),

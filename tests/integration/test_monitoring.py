@@ -80,6 +80,9 @@ class Fleet:
         self.bench.sql(
             "insert into agent_budgets (name, runs, queue) values ('none', 0, 'nobody') on conflict do nothing"
         )
+        self.bench.sql(
+            "insert into agent_subscriptions (name, events, target) values ('f', '{failed}', 'desk') on conflict do nothing"
+        )
         for i in range(number):
             self.bench.sql("insert into agent_tasks (task_type, task_description) values ('noop', 'x')")
             self.bench.sql(

@@ -10,7 +10,19 @@ from psycopg.rows import dict_row
 
 from turbo import db
 from turbo.client import operations
-from turbo.client.operations import Disconnect, Operation, Query, QueryResult, Request, Sleep, Steps, Stream, T
+from turbo.client.hearing import AsyncHearing
+from turbo.client.operations import (
+    Disconnect,
+    Listen,
+    Operation,
+    Query,
+    QueryResult,
+    Request,
+    Sleep,
+    Steps,
+    Stream,
+    T,
+)
 from turbo.sql import statement
 
 
@@ -28,6 +40,9 @@ class AsyncDriver:
         """Held by the task whose statement is on the connection, and by any task that opens or discards it."""
         self._failed: psycopg.AsyncConnection[Any] | None = None
         """The connection on which a statement failed last: what a Disconnect discards."""
+        self._hearing = AsyncHearing(self._dsn)
+        self._waits = 0
+        """Operations that wait and may hear."""
 
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         """The connection, opened if need be. Only with `_turn`."""
@@ -45,6 +60,7 @@ class AsyncDriver:
 
     async def close(self) -> None:
         """Close the client's own connection; yours stays open. A statement under way ends with psycopg.OperationalError."""
+        await self._hearing.stop()
         if self._owns and (connection := self._connection) is not None:
             if self._turn.locked():
                 db.cut(connection)
@@ -60,12 +76,22 @@ class AsyncDriver:
 
     async def _stream(self, steps: Stream[T]) -> AsyncIterator[T]:
         operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            if isinstance(operation.request, Query | Sleep | Disconnect):
-                await self._advance(operation)
-            else:
-                yield operation.request
-                operation.answer()
+        waits = False
+        try:
+            while not operation.done:
+                if isinstance(operation.request, Listen) and not waits:
+                    waits = True
+                    self._waits += 1
+                if isinstance(operation.request, Query | Sleep | Disconnect | Listen):
+                    await self._advance(operation)
+                else:
+                    yield operation.request
+                    operation.answer()
+        finally:
+            if waits:
+                self._waits -= 1
+                if self._waits == 0:
+                    await self._hearing.stop()
 
     async def _advance(self, operation: Operation[T]) -> None:
         try:
@@ -77,8 +103,10 @@ class AsyncDriver:
 
     async def _perform(self, step: Request) -> QueryResult:
         if isinstance(step, Sleep):
-            await asyncio.sleep(step.seconds)
+            await (asyncio.sleep(step.seconds) if step.ear is None else self._hearing.wait(step.seconds, step.ear))
             return QueryResult()
+        if isinstance(step, Listen):
+            return QueryResult(ear=await self._hearing.listen() if self._owns else None)
         if isinstance(step, Disconnect):
             async with self._turn:  # another task may be working on it
                 if self._owns and self._failed is not None:

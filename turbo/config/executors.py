@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from turbo.config.acp import AcpProfile, Permissions, acp_problems, chosen_profile
 from turbo.config.asking import AskSection, with_permission_mode, without_approvals
 from turbo.config.checking import CheckSection, check_problems, check_warnings
+from turbo.config.copilot import flag_problem, key_problem
 from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home, near
 from turbo.config.scripts import code_from_rows
 from turbo.config.workspace import Workspace
@@ -252,6 +253,40 @@ class AcpSection(AgentSection):
         return {**section, "command": command} if command else section
 
 
+class CopilotSection(AgentSection):
+    kind: Literal["copilot"] = Field(description="The GitHub Copilot CLI, headless.")
+    command: list[str] = Field(default=["copilot"], min_length=1, description="The CLI, and extra flags for every run.")
+    allowed_tools: list[str] = Field(
+        default=[], description="--allow-tool, such as `shell(git:*)` or `write`. Empty: every tool may be used."
+    )
+    disallowed_tools: list[str] = Field(default=[], description="--deny-tool, which comes before what is allowed.")
+    any_path: bool = Field(
+        default=False,
+        description="The agent's tools may use files anywhere. false: in its directory and the system's temporary directory.",
+    )
+    max_ai_credits: Annotated[Whole, Field(ge=30, le=1_000_000)] | None = Field(
+        default=None, description="--max-ai-credits, for one session. A response may go beyond it."
+    )
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=900,
+        description="Stop the program after this long without output. The CLI is silent while a command runs.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_have(cls, section: Any) -> Any:
+        if isinstance(section, Mapping) and (problem := key_problem(section)) is not None:
+            raise ValueError(problem)
+        return section
+
+    @field_validator("command")
+    @classmethod
+    def _not_turbos(cls, command: list[str]) -> list[str]:
+        if (problem := flag_problem(command[1:])) is not None:
+            raise ValueError(problem)
+        return command
+
+
 class PythonSection(Section):
     kind: Literal["python"] = Field(description="A Python function; an async one, unless isolation says otherwise.")
     handler: str = Field(description="module:function, found on PYTHONPATH.")
@@ -308,7 +343,8 @@ class PythonSection(Section):
 
 
 ExecutorSection = Annotated[
-    CommandSection | ClaudeSection | CodexSection | AcpSection | PythonSection, Field(discriminator="kind")
+    CommandSection | ClaudeSection | CodexSection | AcpSection | CopilotSection | PythonSection,
+    Field(discriminator="kind"),
 ]
 
 
@@ -367,7 +403,7 @@ def account_problems(
                 yield fail(what, subject=at)
 
 
-_AGENTS = ("claude", "codex", "acp")
+_AGENTS = ("claude", "codex", "copilot", "acp")
 
 
 def _other_agent(kinds: Mapping[str, str], own: str) -> str | None:

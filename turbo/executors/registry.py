@@ -11,6 +11,7 @@ from turbo.config.executors import (
     ClaudeSection,
     CodexSection,
     CommandSection,
+    CopilotSection,
     ExecutorSection,
     Program,
     PythonSection,
@@ -406,6 +407,34 @@ def _build(
             held=_held(ask),
             checks=checks,
             schema=None if fit is None else fit.schema.text,
+        )
+    if isinstance(section, CopilotSection):
+        from turbo.executors.agent.answer import in_words
+        from turbo.executors.copilot.executor import CopilotExecutor
+        from turbo.executors.copilot.permissions import CopilotPermissions
+
+        return CopilotExecutor(
+            name,
+            section.command,
+            journal=journal,
+            account=account,
+            cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
+            env=section.env,
+            env_file=env_file,
+            allowed_roots=roots,
+            work_area=work_area,
+            model=model,
+            permissions=CopilotPermissions(
+                tuple(section.allowed_tools), tuple(section.disallowed_tools), section.any_path
+            ),
+            max_ai_credits=section.max_ai_credits,
+            resume=section.resume,
+            silence_seconds=section.silence_seconds,
+            grace_seconds=section.grace_seconds,
+            run_as=run_as,
+            checks=checks,
+            answer_words="" if fit is None else in_words(fit.schema.text),
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor

@@ -45,6 +45,7 @@ from turbo.domain.problem import ProblemKind
 from turbo.domain.redact_patterns import bounded_patterns
 from turbo.domain.redaction import secrets_in
 from turbo.domain.usage import Price, Prices
+from turbo.events.build import build_courier
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.pool import each_member
 from turbo.executors.protocol import Executor
@@ -293,6 +294,15 @@ def wire(
         lambda: slots.running.values(),
         availability.check,
     )
+    courier = build_courier(
+        config,
+        sessions.courtesy(f"turbo events {worker_id}"),
+        worker_id,
+        metrics,
+        journal,
+        home.path / "notify",
+        functools.partial(_own_secrets, where, claims),
+    )
     completer = Completer(
         result_store,
         spool_writer,
@@ -397,6 +407,7 @@ def wire(
         message=messages.heard,
         schedule=scheduler.heard,
         budgets=budgets.heard,
+        subscriptions=courier.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -471,6 +482,7 @@ def wire(
         accounts,
         windows,
         availability,
+        courier,
         recovery,
         listener,
         claimer,

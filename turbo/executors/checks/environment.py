@@ -21,6 +21,9 @@ LOGINS = frozenset(
         "OPENCODE_AUTH_CONTENT",
         "OPENCODE_CONFIG_CONTENT",
         "DASHSCOPE_API_KEY",
+        "COPILOT_PROVIDER_API_KEY",
+        "COPILOT_PROVIDER_BEARER_TOKEN",
+        "COPILOT_PROVIDER_HEADERS",
     }
 )
 """Variables with a login of an agent, which may stand in `env` as well."""

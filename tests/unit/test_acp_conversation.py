@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from turbo.cli.acp_conversation import lines_of
+from turbo.client.acp_conversation import lines_of
 from turbo.executors.acp.said import SaidLines
 
 

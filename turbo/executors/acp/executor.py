@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 NOTHING = Permissions(
     read="deny", edit="deny", delete="deny", move="deny", search="deny", execute="deny", think="deny", fetch="deny"
 )
+REASON_CHARACTERS = 300
 _UNNAMED = re.compile(r"[^a-z0-9_-]")
 
 
@@ -175,7 +176,12 @@ class AcpExecutor:
             ended, log_path = await self._call(run, directory, prompt, session, until, told)
             if not verdict.unresumable(ended) and not (run.moved and verdict.foreign(ended)):
                 return self._outcome(run, ended, log_path)
-            log.info("cannot go on with session %s: beginning a new one", session, extra={"task": run.task.task_id})
+            log.info(
+                "cannot go on with session %s: beginning a new one: %s",
+                session,
+                ended.text.strip()[:REASON_CHARACTERS],
+                extra={"task": run.task.task_id},
+            )
         told = (*(await run.messages.earlier() if run.messages is not None else ()), *told_so_far(run))
         begun = known is not None and (continued is None or not continued.first_run)
         task = replace(run.task, messages=told)

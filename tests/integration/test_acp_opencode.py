@@ -81,12 +81,8 @@ OPENCODE = {
         (call("bash", {"command": "echo hi > made.txt", "description": "write"}), text("done")), after=tool_was_used
     ),
     "401": Shown((completions_api.error(401, "Incorrect API key provided", "invalid_api_key"),)),
-    "402": Shown((completions_api.error(402, "Payment required"),)),
     "400": Shown((completions_api.error(400, "something is wrong"),)),
     "a prompt beyond the model's context": Shown((TOO_LONG,), untitled=True),
-    "a model that the service does not know": Shown(
-        (completions_api.error(404, "The model does not exist", "model_not_found"),)
-    ),
     "a model that OpenCode does not know": Shown((text("x"),), {"model": "loop/nope"}),
     "an answer that a filter refuses": Shown((completions_api.ended("content_filter"),)),
     "answers that break off, again and again": Shown((completions_api.cut(),)),

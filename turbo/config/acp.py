@@ -108,9 +108,7 @@ class AcpProfile(Section):
         default="result",
         description="Where the tokens of a turn are: the result's usage, its _meta.quota, or _meta.usage of updates.",
     )
-    usage_of: Literal["turn", "request"] = Field(
-        default="turn", description="What that usage is of: the whole turn, or its last request alone."
-    )
+    tells_cost: bool = Field(default=False, description="Its usage_update has the cost of the session in US dollars.")
     retries_in_silence: bool = Field(
         default=False,
         description="It tries a request of its service again without a word: silence then means that the service is away.",
@@ -123,7 +121,6 @@ class AcpProfile(Section):
     stop_seconds: Real = Field(
         default=5.0, gt=0, le=LONGEST_SECONDS, description="How long it may take to obey session/cancel."
     )
-    notes: list[str] = Field(default=[], description="What an operator should know of it.")
 
     @field_validator("model", "mode")
     @classmethod

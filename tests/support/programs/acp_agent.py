@@ -266,7 +266,7 @@ def main() -> None:
                 about = {"name": "scripted", "version": "1.2.3"}
                 send(id=request, result={"protocolVersion": version, "agentCapabilities": able, "agentInfo": about})
             case "session/new":
-                if SCENARIO == "no login":
+                if SCENARIO == "no login" or (SCENARIO == "login file" and not (SESSIONS / "login").exists()):
                     send(id=request, error={"code": -32000, "message": "Authentication required"})
                     continue
                 session = {"no id": "", "a bad id": "a\nb"}.get(SCENARIO) if SCENARIO in ("no id", "a bad id") else None

@@ -19,7 +19,7 @@ from turbo.config.acp import AcpProfile, Permissions
 from turbo.domain.outcome import Outcome, OutcomeKind, Probe, added
 from turbo.domain.question import AskPolicy, QuestionKind
 from turbo.domain.run import Run
-from turbo.domain.task import NO_TASK
+from turbo.domain.task import NO_TASK, Task
 from turbo.domain.work import Message
 from turbo.executors.acp import verdict
 from turbo.executors.acp.cli import LEAVE_SECONDS, AcpCli
@@ -45,6 +45,7 @@ log = logging.getLogger(__name__)
 NOTHING = Permissions(
     read="deny", edit="deny", delete="deny", move="deny", search="deny", execute="deny", think="deny", fetch="deny"
 )
+REASON_CHARACTERS = 300
 _UNNAMED = re.compile(r"[^a-z0-9_-]")
 
 
@@ -172,9 +173,14 @@ class AcpExecutor:
             task = replace(run.task, messages=told)
             prompt = going_on_prompt(self._preamble, task, answers, turn.feedback, self._words)
             ended, log_path = await self._call(run, directory, prompt, session, until, told)
-            if not verdict.unresumable(ended):
+            if not verdict.unresumable(ended) and not (run.moved and verdict.foreign(ended)):
                 return self._outcome(run, ended, log_path)
-            log.info("cannot go on with session %s: beginning a new one", session, extra={"task": run.task.task_id})
+            log.info(
+                "cannot go on with session %s: beginning a new one: %s",
+                session,
+                ended.text.strip()[:REASON_CHARACTERS],
+                extra={"task": run.task.task_id},
+            )
         told = (*(await run.messages.earlier() if run.messages is not None else ()), *told_so_far(run))
         begun = known is not None and (continued is None or not continued.first_run)
         task = replace(run.task, messages=told)
@@ -236,9 +242,9 @@ class AcpExecutor:
             extra={key: value for key, value in extra.items() if value is not None},
         )
 
-    def _for_others(self, task: object) -> Mapping[str, str]:
+    def _for_others(self, task: Task) -> Mapping[str, str]:
         """The environment of programs that are not the agent: git, and the commands that prepare a worktree."""
-        found = self._environment.for_task(task)  # type: ignore[arg-type]
+        found = self._environment.for_task(task)
         return {name: value for name, value in found.items() if name not in self._logins}
 
     def dependencies(self) -> Mapping[str, Probe]:

@@ -182,13 +182,18 @@ class AcpTalk:
         await self._cancel()
         self.stop.set(self._run_stop.cause or StopCause.CANCEL)
 
+    def _say_cancel(self) -> None:
+        """Before open requests are answered `cancelled`: else an agent may take that for a denial, and go on."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        if self.heard.step is TalkStep.PROMPTED:
+            with suppress(BufferError):
+                self.stdin.write(messages.notice("session/cancel", {"sessionId": self.heard.session}))
+
     async def _cancel(self) -> None:
         """Until the turn is over, or the agent has not heeded it in time."""
-        self._cancelled = True
-        if self.heard.step is not TalkStep.PROMPTED:
-            return
-        with suppress(BufferError):
-            self.stdin.write(messages.notice("session/cancel", {"sessionId": self.heard.session}))
+        self._say_cancel()
         waiting = [future for method, future in self._waiting.values() if method == "session/prompt"]
         if waiting:
             await asyncio.wait(waiting, timeout=self._stop_seconds)
@@ -196,6 +201,7 @@ class AcpTalk:
     def _give_up(self) -> None:
         """The turn is ended from here; the run is not."""
         if not self._cancelled:
+            self._say_cancel()
             self._tasks.append(asyncio.get_running_loop().create_task(self._cancel_and_end()))
 
     async def _cancel_and_end(self) -> None:
@@ -249,11 +255,7 @@ class AcpTalk:
             return
         self.heard.step = TalkStep.PROMPTED
         prompt = [{"type": "text", "text": self._call.prompt}]
-        try:
-            result = await self._ask("session/prompt", {"sessionId": self.heard.session, "prompt": prompt}, None)
-        finally:
-            if not self.enough.is_set():
-                self.heard.step = TalkStep.OVER
+        result = await self._ask("session/prompt", {"sessionId": self.heard.session, "prompt": prompt}, None)
         self.heard.result = result
         self.heard.reason = fields.name(result, "stopReason") or "none"
 
@@ -301,7 +303,10 @@ class AcpTalk:
         method, future = self._waiting.get(number, (None, None)) if number is not None else (None, None)
         if method is None or future is None or future.done():
             self.heard.stray += 1
-        elif answer.error is not None:
+            return
+        if method == "session/prompt":
+            self.heard.step = TalkStep.OVER  # from this line on, although its waiter runs later
+        if answer.error is not None:
             error = answer.error
             future.set_exception(_Refused(RpcError(error.code, error.message, error.data, error.detail, method)))
         else:

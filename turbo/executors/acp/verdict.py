@@ -55,6 +55,11 @@ def unresumable(e: EndedAcp) -> bool:
     return e.resumed and e.means is None and (asked or cannot)
 
 
+def foreign(e: EndedAcp) -> bool:
+    """The service refused the first request of a session, as it may if another account has begun it."""
+    return e.resumed and e.stream.silent and e.means is ToldBy.BAD_REQUEST
+
+
 TABLE: tuple[Situation[EndedAcp], ...] = (
     Situation("a person is asked", lambda e: e.heard.asked is not None, OutcomeKind.ASKED),
     Situation(

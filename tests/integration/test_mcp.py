@@ -13,6 +13,7 @@ from tests.support.open_questions import PUSH, ask, question
 from tests.support.prefork import TURBO
 from tests.support.waiting import until_async
 from turbo.client.async_client import AsyncClient
+from turbo.mcp import tools
 from turbo.mcp.tools import Rights
 from turbo.migrate import grant_roles
 
@@ -235,6 +236,38 @@ def _sessions(db: psycopg.Connection) -> int:
         "select count(*) from pg_stat_activity where application_name = 'turbo client' and datname = current_database()"
     ).fetchone()
     return count
+
+
+async def test_waits_of_clients_that_are_gone_hold_up_nothing(db, dsn, monkeypatch):
+    monkeypatch.setattr(tools, "WAITS_AT_ONCE", 2)
+    async with inside(dsn) as call:
+        await call("submit", text="x", id="a")
+        waits = [asyncio.create_task(call("wait", task_ids=["a"], timeout=3000)) for _ in range(2)]
+        await until_async(lambda: open_waits(db) == 2)
+        last = asyncio.create_task(call("wait", task_ids=["a"], timeout=3000))
+        done, _ = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED, timeout=30)
+        assert [one.result()["finished"] for one in done] == [False], "the oldest ends, and its client may call again"
+        assert (await call("cancel", task_ids=["a"]))["cancelled"]
+        assert (await last)["finished"]
+        await asyncio.gather(*waits)
+
+
+def open_waits(db: psycopg.Connection) -> int:
+    (count,) = db.execute(
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+        "and application_name like 'turbo%%'",
+        [],
+    ).fetchone() or (0,)
+    return int(count)
+
+
+async def test_error_and_progress_steer_no_terminal(db, dsn):
+    async with inside(dsn) as call:
+        for name in ("a\x1b[2Jx", "a\x1b[2Jy"):
+            db.execute("insert into agent_tasks (task_id, task_description) values (%s, 'x')", [name])
+        error = await call.refused("result", task_id="a\x1b")
+        assert "\\x1b" in error
+        assert "\x1b" not in error
 
 
 async def test_idle_server_holds_no_connection(db, dsn):

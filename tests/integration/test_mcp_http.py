@@ -28,10 +28,15 @@ class Serving:
 
 
 @contextlib.asynccontextmanager
-async def serving(dsn: str, home: str, token: str | None = TOKEN) -> AsyncIterator[Serving]:
+async def serving(
+    dsn: str, home: str, token: str | None = TOKEN, descriptors: int | None = None
+) -> AsyncIterator[Serving]:
     env = {"TURBO_DSN": dsn, "PATH": "/usr/bin:/bin", "HOME": home, **({"TURBO_MCP_TOKEN": token} if token else {})}
     server = await asyncio.create_subprocess_exec(
-        sys.executable, str(TURBO), "mcp", "--http", "--port", "0", env=env, stderr=asyncio.subprocess.PIPE
+        *(["/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh"] if descriptors else []),
+        *(sys.executable, str(TURBO), "mcp", "--http", "--port", "0"),
+        env=env,
+        stderr=asyncio.subprocess.PIPE,
     )
     assert server.stderr is not None
     lines = []
@@ -93,6 +98,23 @@ async def test_request_of_ten_megabytes_is_refused(db, dsn, tmp_path):
         async with calling(server.url, TOKEN) as call:
             await call("submit", text="x")
         assert db.execute("select count(*) from agent_tasks").fetchone() == (1,)
+
+
+async def test_half_requests_of_strangers_leave_room_for_others(dsn, tmp_path):
+    async with serving(dsn, str(tmp_path), descriptors=200) as server:
+        port = int(server.url.rsplit(":", 1)[1].split("/")[0])
+        half = []
+        try:
+            for _ in range(300):  # one whole connection each, more than the process has descriptors
+                half.append(await asyncio.open_connection("127.0.0.1", port))
+                half[-1][1].write(b"POST /mcp HTTP/1.1\r\nHost: 127.0")
+            async with calling(server.url, server.token) as call:
+                assert (await call("status"))["queues"] == []
+            async with asyncio.timeout(30):
+                assert await half[-1][0].read() == b"", "and in a few seconds each of them is closed"
+        finally:
+            for _, writer in half:
+                writer.close()
 
 
 def test_port_that_is_taken_is_named(shell):

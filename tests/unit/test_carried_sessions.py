@@ -179,7 +179,14 @@ async def test_note_of_another_session_or_place_counts_as_none(stored: Stored, t
     run = a_run(tmp_path)
     run.work_dir.mkdir(parents=True)
     elsewhere_on_disk = json.dumps({"session": SESSION, "token": 9, "path": "/etc/passwd"})
-    for wrong in ("{", "[]", elsewhere_on_disk, json.dumps({"session": "x", "token": 9})):
+    other = tmp_path / "tasks" / "other" / DIRECTORY
+    other.mkdir(parents=True)
+    for name in (MAIN, "another.jsonl"):
+        (other / name).write_text(row(0, "a secret of another task"))
+    of_another_task = [
+        json.dumps({"session": SESSION, "token": 9, "path": str(other / name)}) for name in (MAIN, "another.jsonl")
+    ]
+    for wrong in ("{", "[]", elsewhere_on_disk, *of_another_task, json.dumps({"session": "x", "token": 9})):
         await asyncio.to_thread((run.work_dir / NOTE).write_text, wrong)
         assert (await SessionFiles().resume(run, stored, SESSION)).rebuilt
 

@@ -69,6 +69,20 @@ def test_long_outputs_are_cut_and_the_rest_named_by_id() -> None:
     assert prompt.endswith("the output is too long to be shown here as a whole.")
 
 
+@pytest.mark.parametrize("levels", [50, 900])
+def test_output_nested_deep_is_left_out_and_fails_nobody(levels: int) -> None:
+    deep = json.loads("[" * levels + "]" * levels)
+
+    def prompt(below: int) -> str:
+        return prompt(below - 1) if below else task_prompt(PREAMBLE, task(needs={"plan": Need("completed", deep)}), ())
+
+    ((line,),) = fenced(prompt(60), 1)
+    assert (line["output"] == deep, line.get("cut")) == ((True, None) if levels == 50 else (False, True))
+    earlier = (Earlier("a", "x", deep, status="completed"),)
+    history = Continued("a", first_task_id="a", earlier=earlier)
+    assert task_prompt(PREAMBLE, task(continued=history), ())
+
+
 def test_messages_before_the_start_follow_the_task() -> None:
     messages = (Message(1, HOSTILE, "ann"), Message(2, "Not that file", "bob"))
     for prompt in (task_prompt(PREAMBLE, task(messages=messages), ()), resume_prompt(task(messages=messages), ())):

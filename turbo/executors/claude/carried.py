@@ -128,9 +128,17 @@ class SessionFiles:
             return None
         if fields.get("session") != session or not isinstance(token, int):
             return None
-        if path and Path(path).parent.name != DIRECTORY:  # an agent may have written the note
+        if path and not self._is_ours(run, session, Path(path)):
             return None
         return Note(session, token, Path(path) if path else None)
+
+    def _is_ours(self, run: Run, session: str, path: Path) -> bool:
+        """Whether `_write` would have put it there. Without `run_as` an agent may have written the note, whatever its sandbox keeps it
+        from reading: the file of another task, say."""
+        named = Path(DIRECTORY, f"{session}.jsonl")
+        if self.run_as is not None:
+            return path.parts[-2:] == named.parts
+        return path == run.work_dir / named
 
     def _note(self, run: Run, note: Note) -> None:
         run.work_dir.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -38,7 +38,7 @@ async def psql(dsn: str) -> None:
 
 async def node_postgres(dsn: str) -> None:
     if not (TOOLS / "pg").exists():
-        missing("node-postgres is not there: npm ci in tests/.tools")
+        missing("node-postgres is not there: npm install in tests/.tools")
     await asyncio.to_thread(subprocess.run, [require("node"), "-e", NODE, "x", str(TOOLS / "pg"), uri(dsn)], check=True)
 
 

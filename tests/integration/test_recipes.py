@@ -81,7 +81,7 @@ def test_psql_recipe_works(counting: Bench) -> None:
 
 def test_node_postgres_recipe_works(counting: Bench) -> None:
     if not (TOOLS / "pg").exists():
-        missing("node-postgres is not there: npm ci in tests/.tools")
+        missing("node-postgres is not there: npm install in tests/.tools")
     [text] = programs("sql.md", "javascript")
     file = counting.path / "recipe.js"
     file.write_text(text)

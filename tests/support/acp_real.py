@@ -1,6 +1,6 @@
 """Benches for real agents over ACP, each against a loopback service of the form that it speaks.
 
-The CLIs are those that `npm ci` in tests/.tools installs; TURBO_TEST_OPENCODE, TURBO_TEST_GEMINI and TURBO_TEST_QWEN name others.
+The CLIs are those that `npm install` in tests/.tools installs; TURBO_TEST_OPENCODE, TURBO_TEST_GEMINI and TURBO_TEST_QWEN name others.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ def the_agent(name: str) -> str:
     here = Path(__file__).parents[1] / ".tools" / "node_modules" / ".bin" / name
     path = os.environ.get(f"TURBO_TEST_{name.upper()}") or str(here)
     if not os.access(path, os.X_OK):
-        missing(f"no {name} at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_{name.upper()}")
+        missing(f"no {name} at {path}: run npm install in tests/.tools, or name one in TURBO_TEST_{name.upper()}")
     return path
 
 

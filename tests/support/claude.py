@@ -1,6 +1,6 @@
 """A bench for the real Claude CLI: a scrubbed home, a loopback Messages API, and the executor between them.
 
-The CLI is the one that `npm ci` in tests/.tools installs; TURBO_TEST_CLAUDE names another.
+The CLI is the one that `npm install` in tests/.tools installs; TURBO_TEST_CLAUDE names another.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def the_cli() -> str:
     here = Path(__file__).parents[1] / ".tools" / "node_modules" / ".bin" / "claude"
     path = os.environ.get("TURBO_TEST_CLAUDE") or str(here)
     if not os.access(path, os.X_OK):
-        missing(f"no Claude CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_CLAUDE")
+        missing(f"no Claude CLI at {path}: run npm install in tests/.tools, or name one in TURBO_TEST_CLAUDE")
     return path
 
 

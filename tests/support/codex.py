@@ -1,6 +1,6 @@
 """A bench for the real Codex CLI: a scrubbed home, a loopback Responses API, and the executor between them.
 
-The CLI is the one that `npm ci` in tests/.tools installs; TURBO_TEST_CODEX names another.
+The CLI is the one that `npm install` in tests/.tools installs; TURBO_TEST_CODEX names another.
 """
 
 import contextlib
@@ -47,7 +47,7 @@ def the_codex() -> str:
     here = Path(__file__).parents[1] / ".tools" / "node_modules" / ".bin" / "codex"
     path = os.environ.get("TURBO_TEST_CODEX") or str(here)
     if not os.access(path, os.X_OK):
-        missing(f"no Codex CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_CODEX")
+        missing(f"no Codex CLI at {path}: run npm install in tests/.tools, or name one in TURBO_TEST_CODEX")
     return path
 
 

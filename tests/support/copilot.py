@@ -1,6 +1,6 @@
 """A bench for the real GitHub Copilot CLI: a scrubbed home, its services on loopback, and the executor between them.
 
-The CLI is the one that `npm ci` in tests/.tools installs; TURBO_TEST_COPILOT names another. It unpacks itself once, into a cache that
+The CLI is the one that `npm install` in tests/.tools installs; TURBO_TEST_COPILOT names another. It unpacks itself once, into a cache that
 all benches share.
 """
 
@@ -34,7 +34,7 @@ def the_copilot() -> str:
     here = Path(__file__).parents[1] / ".tools" / "node_modules" / ".bin" / "copilot"
     path = os.environ.get("TURBO_TEST_COPILOT") or str(here)
     if not os.access(path, os.X_OK):
-        missing(f"no Copilot CLI at {path}: run npm ci in tests/.tools, or name one in TURBO_TEST_COPILOT")
+        missing(f"no Copilot CLI at {path}: run npm install in tests/.tools, or name one in TURBO_TEST_COPILOT")
     return path
 
 

@@ -20,6 +20,12 @@ venv: $(STAMP)  ## Make the environment
 demo: $(STAMP)  ## See it work: PostgreSQL, a worker, twenty tasks inserted through psql
 	@$(BIN)/python scripts/demo.py
 
+tour: $(STAMP)  ## A small fleet with a scripted agent, work of every kind, and the page: no login needed
+	@$(BIN)/python scripts/tour.py
+
+screenshots: $(STAMP)  ## Write docs/images from a tour: the page and turbo top (needs Chromium)
+	@$(BIN)/python scripts/screenshots.py
+
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
 	@$(BIN)/python -m pytest -m quiet -n 2 --dist loadgroup
 	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-6} --dist loadgroup
@@ -81,4 +87,4 @@ soak: $(STAMP)  ## 10,000 tasks, 1,000 random faults, then everything is checked
 clean:  ## Remove the environment and caches
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 
-.PHONY: help venv demo test quick format prove lint check db monitoring dashboards docs bench bench-bloat cost chaos model soak clean
+.PHONY: help venv demo tour screenshots test quick format prove lint check db monitoring dashboards docs bench bench-bloat cost chaos model soak clean

@@ -240,6 +240,17 @@ TASKS = [
         "The share of its limit that is used of each budget, in its current period. Spent: what it covers waits.",
     ),
     Panel(
+        "Notifications",
+        "lines",
+        {
+            "{{subscription}} waits (s)": "max by (subscription) (turbo_subscription_waiting_seconds)",
+            "{{subscription}} failures": "max by (subscription) (turbo_subscription_failures)",
+            "to {{target}} in 1 h": "sum by (target) (increase(turbo_events_delivered_total[1h]))",
+            "refused by {{target}} in 1 h": "sum by (target) (increase(turbo_event_deliveries_failed_total[1h]))",
+        },
+        "Events of subscriptions. Waits: the oldest one that its target has not taken. Failures: deliveries that failed in a row.",
+    ),
+    Panel(
         "Pickup: runnable to agent started",
         "lines",
         {

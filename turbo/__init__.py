@@ -47,6 +47,13 @@ if TYPE_CHECKING:
         ScheduleTask,
         UnknownSchedule,
     )
+    from turbo.client.subscription import (
+        MayNotSubscribe,
+        Subscription,
+        SubscriptionExists,
+        SubscriptionRefused,
+        UnknownSubscription,
+    )
     from turbo.client.transcript import TranscriptLine
     from turbo.domain.asking import Ask
 
@@ -75,6 +82,7 @@ __all__ = [
     "MayNotBudget",
     "MayNotLimit",
     "MayNotSchedule",
+    "MayNotSubscribe",
     "MessageLine",
     "NewTask",
     "NotWaiting",
@@ -88,6 +96,9 @@ __all__ = [
     "ScheduleRefused",
     "ScheduleTask",
     "Submitted",
+    "Subscription",
+    "SubscriptionExists",
+    "SubscriptionRefused",
     "TaskFilter",
     "TaskLine",
     "TaskRow",
@@ -97,6 +108,7 @@ __all__ = [
     "UnknownBudget",
     "UnknownLimit",
     "UnknownSchedule",
+    "UnknownSubscription",
     "UnknownTask",
     "UnknownTimezone",
     "__version__",
@@ -131,6 +143,10 @@ _HOMES = {
     **dict.fromkeys(
         ("MayNotSchedule", "Schedule", "ScheduleExists", "ScheduleRefused", "ScheduleTask", "UnknownSchedule"),
         "turbo.client.schedule",
+    ),
+    **dict.fromkeys(
+        ("MayNotSubscribe", "Subscription", "SubscriptionExists", "SubscriptionRefused", "UnknownSubscription"),
+        "turbo.client.subscription",
     ),
 }
 

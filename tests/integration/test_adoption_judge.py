@@ -410,13 +410,13 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
 OTHERS = (
     "agent_workers, agent_leader, agent_queues, agent_accounts, agent_progress, agent_dependencies, agent_blocked,"
     " agent_unsettled, agent_conversations, agent_messages, agent_requirements, agent_portable, agent_transcripts,"
-    " agent_files"
+    " agent_files, agent_waiters"
 )
 RESTORED = {
     "without turbo_meta": "drop table turbo_meta, turbo_migrations",
-    "tasks and trail": f"drop table turbo_meta, turbo_migrations, {OTHERS}; drop sequence turbo_fence_seq;"
+    "tasks and trail": f"drop table turbo_meta, turbo_migrations, {OTHERS}; drop sequence turbo_fence_seq, turbo_wait_seq;"
     " drop domain turbo_task_id cascade; drop domain turbo_status",
-    "tasks alone": f"drop table turbo_meta, turbo_migrations, agent_actions, {OTHERS}; drop sequence turbo_fence_seq;"
+    "tasks alone": f"drop table turbo_meta, turbo_migrations, agent_actions, {OTHERS}; drop sequence turbo_fence_seq, turbo_wait_seq;"
     " drop domain turbo_task_id cascade; drop domain turbo_status",
 }
 

@@ -13,8 +13,10 @@ from turbo.cli.main import COMMANDS
 
 GROUPS = {
     "db": ("start", "stop", "url"),
+    "agents": ("probe",),
     "config": ("check", "schema"),
     "budget": ("set", "list", "remove"),
+    "subscription": ("add", "list", "pause", "resume", "remove", "test"),
     "limit": ("set", "list", "remove"),
     "schedule": ("add", "list", "show", "pause", "resume", "run", "remove"),
     "fleet": ("render", "install", "uninstall", "start", "stop", "restart", "status"),

@@ -25,6 +25,10 @@ WORK = {
     "agent_blocked": f"(task_id, needs_left) select 'completed' || n, 1 from {PAIRS}",
     "agent_conversations": "(task_id, conversation, place, after, first) select 'completed' || n + p, n, p,"
     f" case p when 1 then 'completed' || n end, 'completed' || n from {PAIRS} cross join generate_series(0, 1) p",
+    "agent_transcripts": "(task_id, fencing_token, batch, kind, lines, sha256)"
+    " select 'completed' || 2008 + n % 3, 1, n, 'event', 'x', '' from generate_series(1, {rows}) n",
+    "agent_usage": "(task_id, fencing_token, executor, attempt, queue, task_type)"
+    f" select 'completed' || n, n, 'a', 1, 'q', 't' from {PAIRS}",
     "agent_messages": f"(task_id, body) select 'completed' || n, 'x' from {PAIRS}",
 }
 SCHEDULED = (
@@ -32,6 +36,7 @@ SCHEDULED = (
     " 'YYYY-MM-DD\"T\"HH24:MI:SSZ') from generate_series(1008, 1508) n where task_id = 'completed' || n"
 )
 SOME = [f"completed{n}8" for n in range(200, 210)]
+PAGE = {**dict.fromkeys(("queue", "task_type", "worker", "failure_kind", "since", "text")), "limit": 50}
 STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
     # parameters, rows that a node may touch, rows that come back
     "client/task": ({"task_id": "completed2008"}, 4, 1),
@@ -51,6 +56,21 @@ STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
     "client/blocked": ({"task_id": SOME, "most": 10}, 4 * 10, 0),
     "client/relations": ({"task_id": "completed2009", "most": 20}, 4 * 20, 2),
     "client/messages": ({"task_id": "completed2008", "limit": 100}, 4, 1),
+    "client/task_version": ({"task_id": "completed2008"}, 4, 1),
+    "client/message_version": ({"task_id": "completed2008"}, 4, 1),
+    "client/transcript_since": (
+        {"task_id": "completed2008", "token": 1, "batch": 2, "most": 100, "limit": 4},
+        4 * 4,
+        4,
+    ),
+    "client/transcript_before": (
+        {"task_id": "completed2008", "token": None, "batch": None, "most": 100, "limit": 4},
+        4 * 4,
+        4,
+    ),
+    "client/transcript_batch": ({"task_id": "completed2008", "token": 1, "batch": 500}, 4, 1),
+    "client/usage": ({"task_id": "completed2008", "limit": 200}, 4, 1),
+    "client/throughput": ({"seconds": 86400, "bucket": 3600, "most": 200}, 200, 1),
     "client/schedule_tasks": (
         {
             "prefix": "schedule nightly@",
@@ -61,6 +81,18 @@ STATEMENTS: dict[str, tuple[dict[str, object], int, int]] = {
         501,  # of this schedule; ten, once the table was analysed
         10,
     ),
+    # pages of the list of tasks, far behind its beginning
+    "client/page_pending": (
+        {**PAGE, "queue_key": "default", "priority": 5, "moment": "1970-01-01T00:00:00Z", "task_id": "a"},
+        4 * 50,
+        50,
+    ),
+    "client/page_resting": (
+        {**PAGE, "status": "waiting", "queue_key": "default", "moment": "1970-01-01T00:00:00Z", "task_id": "a"},
+        4 * 50,
+        50,
+    ),
+    "client/task_lines": ({"task_ids": SOME}, 4 * 10, 10),
     "questions/remind": (
         {"worker": "w", "task_id": ["waiting127"], "asked_at": ["2026-01-01"], "number": [1]},
         4 * 10,

@@ -103,11 +103,15 @@ def role(dsn: str, *grants: str) -> Iterator[str]:
 
 def test_role_without_worker_rights_is_reported(dsn: str, tmp_path: Path) -> None:
     everything = "grant {what} to {{role}}"
-    may = ["select on all tables in schema public", "usage on sequence turbo_fence_seq", "update on turbo_key_slots"]
+    may = [
+        "select on all tables in schema public",
+        "usage on sequence turbo_fence_seq, turbo_wait_seq",
+        "update on turbo_key_slots",
+    ]
     may += [
         "insert, update, delete on agent_tasks, agent_actions, agent_workers, agent_leader, agent_progress, agent_accounts,"
         " agent_account_windows, agent_dependencies, agent_blocked, agent_unsettled, agent_conversations",
-        "update on agent_messages",
+        "update on agent_messages, agent_subscriptions",
         "insert on agent_usage, agent_transcripts, agent_files",
         "update, delete on agent_requirements",
         "insert, update, delete on agent_portable",
@@ -284,6 +288,9 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
         '#!/bin/sh\ncase "$1" in --version) echo "codex-cli 0.169.0";; *) echo "bwrap: no" >&2; exit 1;; esac\n'
     )
     codex.chmod(0o755)
+    copilot = tmp_path / "copilot"
+    copilot.write_text('#!/bin/sh\nprintf "GitHub Copilot CLI 1.0.102.\\nRun copilot update\\n"\n')
+    copilot.chmod(0o755)
     executors: dict[str, Any] = {
         "sh": {"kind": "command", "command": ["sh", "-c", "true"]},
         "gone": {"kind": "command", "command": ["no-such-program"]},
@@ -299,6 +306,8 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
             "env": {"CODEX_API_KEY": "x"},
             "sandbox": "danger-full-access",
         },
+        "octo": {"kind": "copilot", "command": [str(copilot)], "env": {"HOME": str(tmp_path)}},
+        "token": {"kind": "copilot", "command": [str(copilot)], "env": {"COPILOT_GITHUB_TOKEN": "x"}},
         "unused": {"kind": "command", "command": ["no-such-program"]},
     }
     routes = {name: name for name in executors if name != "unused"}
@@ -311,6 +320,7 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
         "executor old": Level.WARN,
         "executor codex": Level.FAIL,
         "executor boxless": Level.FAIL,
+        "executor octo": Level.WARN,
     }
     assert "nowhere" in bad["executor nowhere"].what
     assert "not logged in" in bad["executor out"].what
@@ -318,6 +328,8 @@ def test_missing_programs_handlers_and_logins_are_reported(dsn: str, tmp_path: P
     assert "Codex CLI 0.169.0 is not logged in" in bad["executor codex"].what
     assert "codex login" in bad["executor codex"].do
     assert "its sandbox cannot be made on this host: bwrap: no" in bad["executor boxless"].what
+    assert "GitHub Copilot CLI 1.0.102 does not report whether it is logged in" in bad["executor octo"].what
+    assert "COPILOT_GITHUB_TOKEN" in bad["executor octo"].do
 
 
 def test_environment_is_read_from_a_live_worker_of_the_host(dsn: str, tmp_path: Path) -> None:

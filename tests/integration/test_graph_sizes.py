@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.size import sized
 from turbo import Client
-from turbo.cli import drawing
+from turbo.client import drawing
 
 TASKS = sized(1_000, 10_000)
 SIDE = sized(60, 300)

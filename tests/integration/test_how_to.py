@@ -1,9 +1,14 @@
 """The pages of docs/how-to that a reader can follow without an agent's CLI, followed literally."""
 
+import json
+import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 
+from tests.support.notices import NO_SECRETS
 from tests.support.pages import follow_page
 from tests.support.workers import Bench
+from turbo.domain.event import Event, notice
 
 
 def settled(bench: Bench) -> bool:
@@ -129,3 +134,31 @@ def test_page_on_budgets_works_as_written(bench: Bench, tmp_path: Path) -> None:
     assert ran > 14
     assert bench.sql("select name, runs, spent_runs from agent_budgets") == [("probes", 200, 5)]
     assert bench.sql("select event, about from agent_events order by event_id")[-1] == ("budget_spent", "probes")
+
+
+def test_page_on_notifications_works_as_written(bench: Bench, tmp_path: Path) -> None:
+    here = tmp_path / "reader"
+    ran = follow_page("notifications.md", bench, here, leave_out=["elsewhere"], rests=lambda: settled(bench))
+    assert ran > 14
+    programs = here / "bin"
+    programs.mkdir()
+    for name in ("notify-send", "osascript", "sendmail"):
+        (programs / name).write_text('#!/bin/sh\nprintf "[%s]" "$@" > "$HOME/asked"; cat > "$HOME/read"\n')
+        (programs / name).chmod(0o755)
+    body = notice(
+        "s",
+        [Event("actions", 7, "failed", datetime.now(UTC), {"task_id": "t", "text": "a 'b' \"c\" $(id)"})],
+        NO_SECRETS,
+    )
+
+    def asked(script: str) -> str:
+        environment = {"PATH": f"{programs}:/usr/bin:/bin", "HOME": str(here)}
+        given = json.dumps(dict(body.body))
+        subprocess.run([f"./{script}"], cwd=here, env=environment, input=given, text=True, check=True, timeout=30)
+        return (here / "asked").read_text()
+
+    text = "task t failed: a 'b' \"c\" $(id)"
+    assert asked("desktop-linux") == f"[--app-name=turbo][--][turbo][{text}]"
+    assert asked("desktop-macos").endswith(f"[-e][end run][{text}]")
+    assert asked("mail-me") == "[-t]"
+    assert f"Subject: turbo: {text}\n" in (here / "read").read_text()

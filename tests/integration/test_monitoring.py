@@ -80,6 +80,9 @@ class Fleet:
         self.bench.sql(
             "insert into agent_budgets (name, runs, queue) values ('none', 0, 'nobody') on conflict do nothing"
         )
+        self.bench.sql(
+            "insert into agent_subscriptions (name, events, target) values ('f', '{failed}', 'desk') on conflict do nothing"
+        )
         for i in range(number):
             self.bench.sql("insert into agent_tasks (task_type, task_description) values ('noop', 'x')")
             self.bench.sql(
@@ -166,6 +169,7 @@ def _config(bench: Bench, api: MessagesApi, path: Path, host: str) -> dict[str, 
         "workspace": {"kind": "worktree", "repo": str(clone), "push": "origin"},
         "env": IDENTITY,
     }
+    config["notify"] = {"desk": {"kind": "command", "command": ["true"]}}
     names = ("claude", "fail", "checked", "pushed")
     config["routes"] |= {name: name for name in names} | {"default": "noop"}
     return config

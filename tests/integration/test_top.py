@@ -20,7 +20,7 @@ from tests.support.terminal import Terminal, terminal
 from tests.support.waiting import until
 from tests.support.workers import Bench
 from turbo import embedded
-from turbo.cli.live.feed import COUNTED
+from turbo.client.fleet_status import COUNTED
 from turbo.sql import statement
 
 SPEAKER = """

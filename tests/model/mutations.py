@@ -193,8 +193,8 @@ MUTATIONS = (
         "a replay is distinguished from a late result",
         "tasks/finish",
         (
-            ("and a.action_type in ('finished', 'asked', 'late')", "and a.action_type in ('never')"),
-            ("when d.current_token = - d.token", "when false"),
+            ("and a.action_type in ('edited', 'finished', 'asked', 'late')", "and a.action_type in ('never')"),
+            ("d.current_token = - d.token)", "false)"),
         ),
     ),
     Mutation(
@@ -202,9 +202,8 @@ MUTATIONS = (
         "tasks/finish",
         (
             (
-                "and not coalesce((select true from public.agent_actions a where a.task_id = d.task_id"
-                " and a.fencing_token = d.token and a.action_type = 'edited' limit 1), false)",
-                "",
+                "in ('edited', 'finished', 'asked', 'late')",
+                "in ('finished', 'asked', 'late')",
             ),
         ),
     ),

@@ -18,6 +18,8 @@ from pathlib import Path
 
 EXECUTORS = Path(__file__).parents[2] / "docs" / "executors.md"
 CODEX_PAGE = EXECUTORS.parent / "executors" / "codex.md"
+ACP_PAGE = EXECUTORS.parent / "executors" / "acp.md"
+COPILOT_PAGE = EXECUTORS.parent / "executors" / "copilot.md"
 FENCE = re.compile(r"^```(\w+)?[ \t]*([\w -]*)\n(.*?)^```$", re.M | re.S)
 MAIN = ""
 

@@ -246,6 +246,10 @@ class MessagesApi(ThreadingHTTPServer):
         with self._lock:
             self._answers = list(answers)
 
+    def is_path(self, path: str) -> bool:
+        """Whether it answers what is posted there."""
+        return path == self.path
+
     def request(self, path: str, headers: Mapping[str, str], body: Mapping[str, Any]) -> Request:
         return Request(path, headers, body)
 
@@ -295,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         raw = self._body()
-        if self.path.split("?")[0] != self.server.path:
+        if not self.server.is_path(self.path.split("?")[0]):
             self._send(error(404, "not_found_error", "Not found"), {})
             return
         body = json.loads(shallow(raw))  # the agent's own calls come back to it

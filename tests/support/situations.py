@@ -39,7 +39,7 @@ TASK = {
 }
 """By outcome: what the task becomes, what counts, the account, and what it is counted in (tests/integration/test_claude_table.py)."""
 
-CREDITS = ("credits required", "no credits, no plan, or a spend cap")
+CREDITS = ("credits required", "no credits, no plan, or a spend cap", "no plan, no billing, or a spend cap")
 
 
 def page_row(row: Situation[Any]) -> list[str]:

@@ -10,10 +10,10 @@ from hypothesis import settings as effort
 from hypothesis import strategies as st
 
 from turbo.domain.question import AskPolicy
-from turbo.executors.claude import asking
-from turbo.executors.claude.asking import Desk
+from turbo.executors.agent import desk as asking
+from turbo.executors.agent.desk import Desk
+from turbo.executors.agent.handed_over import Handed
 from turbo.executors.claude.control import Channel, new_gate, settings
-from turbo.executors.claude.handed_over import Handed
 from turbo.executors.held_calls import HeldCalls
 
 READY = {"hook_on_failure_supported": True, "hooks_applied": True, "session_state": "idle"}

@@ -8,10 +8,10 @@ import pytest
 from tests.support.mailboxes import Told
 from tests.support.waiting import until_async
 from turbo.domain.question import AskPolicy
+from turbo.executors.agent.desk import Desk
+from turbo.executors.agent.handed_over import Handed
 from turbo.executors.claude import control, courier
-from turbo.executors.claude.asking import Desk
 from turbo.executors.claude.control import CHANNEL, Channel
-from turbo.executors.claude.handed_over import Handed
 from turbo.executors.claude.stream import Result
 from turbo.executors.held_calls import HeldCalls
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from turbo.domain.question import MOST_BYTES, Answered, AskPolicy, Question
-from turbo.executors.claude import asking
-from turbo.executors.claude.asking import Allow, Defer, Deny, Desk, NoOpinion, ToolCall, same
-from turbo.executors.claude.handed_over import Handed
+from turbo.executors.agent import desk as asking
+from turbo.executors.agent.desk import Allow, Defer, Deny, Desk, NoOpinion, ToolCall, same
+from turbo.executors.agent.handed_over import Handed
 from turbo.executors.held_calls import HeldCalls
 
 OPTIONS = [{"label": "Postgres", "description": "the usual"}, {"label": "SQLite"}]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from turbo.cli.codex_conversation import lines_of
+from turbo.client.codex_conversation import lines_of
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,10 @@ def test_variables_expand_after_parsing(tmp_path, monkeypatch):
             "executors: {x: {kind: command, comand: [cat]}}\n",
             "executors.x.comand: unknown key; did you mean 'command'?",
         ),
-        ("executors: {x: {command: [cat]}}\n", "kind is missing: use one of command, claude, codex, python"),
+        (
+            "executors: {x: {command: [cat]}}\n",
+            "kind is missing: use one of command, claude, codex, acp, copilot, python",
+        ),
         ("executors: {x: {kind: python, handler: nothing}}\n", "write module:function"),
         (LEAST + "routes: {default: y}\n", "routes.default: no executor 'y'"),
     ],

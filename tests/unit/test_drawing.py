@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Collection
 
-from turbo.cli import drawing
+from turbo.client import drawing
 from turbo.client.graph import Graph, GraphEdge, GraphNode
 
 ODD = 'a\x1b[2J"]\n-->b`#<script>&\u202e'

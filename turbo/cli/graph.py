@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from turbo.cli import drawing, output
+from turbo.cli import output
 from turbo.cli.options import Dsn, Json, TaskId, connect
+from turbo.client import drawing
 
 if TYPE_CHECKING:
     from rich.text import Text

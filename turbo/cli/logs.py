@@ -162,9 +162,9 @@ def _follow(client: "Client", run: "RunView", here: Path, view: TranscriptView |
                 log.copy()
             if run.finished or time.monotonic() >= until:
                 break
-            if log is not None or bell.deaf or view is None:
+            if bell.deaf:
                 time.sleep(READ_SECONDS)
-            elif bell.wait(until - time.monotonic()):
+            elif bell.wait(READ_SECONDS if log is not None else until - time.monotonic()):
                 break
         if run.finished:
             _last_lines(view, run)

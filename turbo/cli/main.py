@@ -38,6 +38,7 @@ COMMANDS = {
     "schedule": ("turbo.cli.schedule", "app"),
     "budget": ("turbo.cli.budget", "app"),
     "limit": ("turbo.cli.limit", "app"),
+    "subscription": ("turbo.cli.subscription", "app"),
     "pause": ("turbo.cli.pause", "pause"),
     "resume": ("turbo.cli.pause", "resume"),
     "status": ("turbo.cli.status", "status"),
@@ -46,6 +47,8 @@ COMMANDS = {
     "top": ("turbo.cli.top", "top"),
     "logs": ("turbo.cli.logs", "logs"),
     "mcp": ("turbo.cli.mcp", "mcp"),
+    "web": ("turbo.cli.web", "web"),
+    "agents": ("turbo.cli.agents", "app"),
     "fleet": ("turbo.cli.fleet", "app"),
     "config": ("turbo.cli.config", "app"),
 }
@@ -60,7 +63,7 @@ PLAINER = {
 
 MAY_BE_CUT_SHORT = frozenset(
     {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs", "subscription"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
 migrate or serve continue to their end."""
@@ -108,6 +111,7 @@ def _build(names: list[str]) -> typer.Typer:
         Look after the fleet:
           turbo status                              # problems come first
           turbo top                                 # live
+          turbo web                                 # in a browser
           turbo costs                               # what agents used
           turbo budget list                         # what they may use
           turbo limit set gpu 3                     # three tasks of a key at a time

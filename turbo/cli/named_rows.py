@@ -1,4 +1,4 @@
-"""What commands about schedules, budgets and limits have in common: rows that people name."""
+"""What commands about schedules, budgets, limits and subscriptions have in common: rows that people name."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -20,13 +20,14 @@ def change_each(
     *,
     as_json: bool,
 ) -> None:
-    """One line per name, at once; exit 1 if one could not be changed. `kind`: schedule, budget or limit. `change`: whether it did
+    """One line per name, at once; exit 1 if one could not be changed. `kind`: their command, as in schedule. `change`: whether it did
     something, and what to say."""
     import psycopg
 
     from turbo.client.budget import UnknownBudget
     from turbo.client.limit import UnknownLimit
     from turbo.client.schedule import UnknownSchedule
+    from turbo.client.subscription import UnknownSubscription
 
     changed: list[str] = []
     refused: dict[str, str] = {}
@@ -34,7 +35,7 @@ def change_each(
         for name in dict.fromkeys(names):
             try:
                 done, said = change(client, name)
-            except (UnknownSchedule, UnknownBudget, UnknownLimit):
+            except (UnknownSchedule, UnknownBudget, UnknownLimit, UnknownSubscription):
                 refused[name] = f"no such {kind}; `turbo {kind} list` lists them"
             except psycopg.errors.LockNotAvailable:
                 refused[name] = (

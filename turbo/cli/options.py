@@ -72,6 +72,11 @@ def _budget_names(incomplete: str) -> list[str]:
     return _harmless(lambda client: client.budgets.names(incomplete))
 
 
+def _subscription_names(incomplete: str) -> list[str]:
+    """The names of subscriptions with this prefix."""
+    return _harmless(lambda client: client.subscriptions.names(incomplete))
+
+
 def _limit_keys(incomplete: str) -> list[str]:
     """Keys with a limit that have this prefix."""
     return _harmless(lambda client: client.limits.keys(incomplete))
@@ -156,6 +161,9 @@ ScheduleName = Annotated[str, typer.Argument(autocompletion=_schedule_names, hel
 ScheduleNames = Annotated[list[str], typer.Argument(autocompletion=_schedule_names, help="Names of schedules.")]
 BudgetName = Annotated[str, typer.Argument(autocompletion=_budget_names, help="Name of the budget, as in daily.")]
 BudgetNames = Annotated[list[str], typer.Argument(autocompletion=_budget_names, help="Names of budgets.")]
+SubscriptionNames = Annotated[
+    list[str], typer.Argument(autocompletion=_subscription_names, help="Names of subscriptions.")
+]
 LimitKey = Annotated[
     str, typer.Argument(autocompletion=_limit_keys, help="The concurrency key, as tasks have it in concurrency_key.")
 ]

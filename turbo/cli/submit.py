@@ -1,6 +1,7 @@
 """`turbo submit`: one task from the command line, or many from a file."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +72,12 @@ def submit(
     continues: ContinuesOption = None,
     parent: ParentOption = None,
     requires: RequiresOption = None,
+    traceparent: Annotated[
+        str | None,
+        typer.Option(
+            help="The trace that the task belongs to, in the W3C form. [default: TRACEPARENT]", show_default=False
+        ),
+    ] = None,
     wait: Annotated[
         bool,
         typer.Option(
@@ -127,6 +134,7 @@ def submit(
         "continues": continues,
         "parent_task_id": parent,
         "requires": labels,
+        "traceparent": _traceparent(traceparent),
     }
     if (text is None) == (file is None):
         raise typer.BadParameter("give either the text or --file FILE")
@@ -147,6 +155,17 @@ def submit(
             if value is not None:
                 raise typer.BadParameter(f"{name} would be the same for every line: put it in the file")
         submit_many(file, form, defaults, batch=batch, from_line=from_line, wait=wait, as_json=as_json, dsn=dsn)
+
+
+def _traceparent(given: str | None) -> str | None:
+    """That of the option, or of the environment, where another form counts as none. Raises BadParameter."""
+    from turbo.domain.trace import parse_traceparent
+
+    if given is not None and parse_traceparent(given) is None:
+        raise typer.BadParameter(
+            "--traceparent: must be 00-<32 hex digits>-<16 hex digits>-<2 hex digits>, as TRACEPARENT has it"
+        )
+    return given if given is not None else os.environ.get("TRACEPARENT")
 
 
 def _ids(given: list[str] | None) -> list[str] | None:

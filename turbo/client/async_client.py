@@ -7,22 +7,41 @@ The methods, their arguments and their exceptions are those of `Client` (a test 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, work
+from turbo.client import (
+    answering,
+    files,
+    operations,
+    paging,
+    placement,
+    snapshot,
+    task_version,
+    transcript,
+    transcript_page,
+    usage,
+    waiting,
+    work,
+)
 from turbo.client.answering import Answer, Waiting
 from turbo.client.async_driver import AsyncDriver
 from turbo.client.budgets import AsyncBudgets
 from turbo.client.costs import LINES, Costs, CostsBy, costs
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import EDGES, NODES, Blocked, Dependents, Graph, MessageLine, Relations, Told
 from turbo.client.limits import AsyncKeyLimits
 from turbo.client.models import Action, Changed, RunView, Submitted, TaskFilter, TaskLine, TaskRow, TaskStatus
 from turbo.client.new_task import NewTask
 from turbo.client.operations import Away
+from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedules import AsyncSchedules
+from turbo.client.subscriptions import AsyncSubscriptions
+from turbo.client.task_version import TaskVersion
+from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptLine
+from turbo.client.transcript_page import TranscriptPart
+from turbo.client.usage import RunUsage
 from turbo.domain.kept import DIFF_PATH
 
 
@@ -56,6 +75,7 @@ class AsyncClient(AsyncDriver):
         continues: str | None = None,
         parent_task_id: str | None = None,
         requires: Mapping[str, str | int | float | bool] | None = None,
+        traceparent: str | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one."""
         task = NewTask(
@@ -76,6 +96,7 @@ class AsyncClient(AsyncDriver):
             continues=continues,
             parent_task_id=parent_task_id,
             requires=requires,
+            traceparent=traceparent,
         )
         return await self._run(operations.submit(task))
 
@@ -94,6 +115,27 @@ class AsyncClient(AsyncDriver):
     async def run(self, task_id: str) -> RunView:
         """The task's latest run, and its last output. Raises UnknownTask."""
         return await self._run(operations.run(task_id))
+
+    async def usage(self, task_id: str) -> list[RunUsage]:
+        """What its runs used, in their order: at most 200 rows."""
+        return await self._run(usage.usage(task_id))
+
+    async def task_version(self, task_id: str, *, messages: bool = False) -> TaskVersion:
+        """Tells whether a task has changed since, or the `messages` to it, at next to no cost. Raises UnknownTask."""
+        return await self._run(task_version.version(task_id, messages=messages))
+
+    async def transcript_page(
+        self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None
+    ) -> TranscriptPart:
+        """About half a megabyte of a transcript: its end, what is `before` a batch, or what has come `since` one. A batch is named by
+        its `fencing_token` and `batch`."""
+        if since is not None:
+            return await self._run(transcript_page.since(task_id, since))
+        return await self._run(transcript_page.before(task_id, before))
+
+    async def transcript_batch(self, task_id: str, place: tuple[int, int]) -> str | None:
+        """The lines of one batch of a transcript, whole; None: there is no such batch."""
+        return await self._run(transcript_page.batch(task_id, place))
 
     async def files(self, task_id: str) -> list[StoredFile]:
         """See `Client.files`."""
@@ -139,6 +181,20 @@ class AsyncClient(AsyncDriver):
         """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return await self._run(operations.tasks(chosen, limit))
+
+    async def task_page(self, criteria: TaskFilter, after: Cursor = START, limit: int = 50) -> TaskPage:
+        """See `Client.task_page`."""
+        return await self._run(paging.page(criteria, after, limit))
+
+    async def task_ids(
+        self, criteria: TaskFilter, after: Cursor = START, limit: int = 500
+    ) -> tuple[list[str], Cursor | None]:
+        """See `Client.task_ids`."""
+        return await self._run(paging.ids(criteria, after, limit))
+
+    async def task_count(self, criteria: TaskFilter, most: int = 1_000_000) -> int:
+        """See `Client.task_count`."""
+        return await self._run(paging.count(criteria, most))
 
     async def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer.
@@ -279,14 +335,14 @@ class AsyncClient(AsyncDriver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> AsyncIterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll."""
+        """Until all are finished. Yields the status of those that were unfinished at the previous look."""
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> AsyncIterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second."""
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     @property
     def schedules(self) -> AsyncSchedules:
@@ -302,6 +358,11 @@ class AsyncClient(AsyncDriver):
     def limits(self) -> AsyncKeyLimits:
         """See Client.limits."""
         return AsyncKeyLimits(self._run)
+
+    @property
+    def subscriptions(self) -> AsyncSubscriptions:
+        """See Client.subscriptions."""
+        return AsyncSubscriptions(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
@@ -337,6 +398,18 @@ class AsyncClient(AsyncDriver):
     async def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return await self._run(snapshot.fleet())
+
+    async def throughput(self, seconds: float = DAY, bucket: float = HOUR) -> Throughput:
+        """What ended in the last `seconds`, by interval of `bucket` seconds: of the newest 20,000 tasks."""
+        return await self._run(throughput(seconds, bucket))
+
+    async def live_fleet(self) -> FleetStatus:
+        """See `Client.live_fleet`."""
+        return await self._run(snapshot.live())
+
+    async def running(self, limit: int = 500) -> list[RunningLine]:
+        """See `Client.running`."""
+        return await self._run(snapshot.running(limit))
 
     async def costs(
         self,

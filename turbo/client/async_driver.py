@@ -10,7 +10,19 @@ from psycopg.rows import dict_row
 
 from turbo import db
 from turbo.client import operations
-from turbo.client.operations import Disconnect, Operation, Query, QueryResult, Request, Sleep, Steps, Stream, T
+from turbo.client.hearing import AsyncHearing
+from turbo.client.operations import (
+    Disconnect,
+    Listen,
+    Operation,
+    Query,
+    QueryResult,
+    Request,
+    Sleep,
+    Steps,
+    Stream,
+    T,
+)
 from turbo.sql import statement
 
 
@@ -20,6 +32,9 @@ class AsyncDriver:
     _statement_seconds: float | None = None
     """How long a statement may take on the client's own connection; None: no limit. Raises psycopg.OperationalError after it."""
 
+    _person: str | None = None
+    """Who stands behind the statements, for detail.on_behalf_of of the audit trail."""
+
     def __init__(self, dsn: str = "", connection: psycopg.AsyncConnection[Any] | None = None) -> None:
         self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
@@ -28,6 +43,9 @@ class AsyncDriver:
         """Held by the task whose statement is on the connection, and by any task that opens or discards it."""
         self._failed: psycopg.AsyncConnection[Any] | None = None
         """The connection on which a statement failed last: what a Disconnect discards."""
+        self._hearing = AsyncHearing(self._dsn)
+        self._waits = 0
+        """Operations that wait and may hear."""
 
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         """The connection, opened if need be. Only with `_turn`."""
@@ -45,6 +63,7 @@ class AsyncDriver:
 
     async def close(self) -> None:
         """Close the client's own connection; yours stays open. A statement under way ends with psycopg.OperationalError."""
+        await self._hearing.stop()
         if self._owns and (connection := self._connection) is not None:
             if self._turn.locked():
                 db.cut(connection)
@@ -60,12 +79,22 @@ class AsyncDriver:
 
     async def _stream(self, steps: Stream[T]) -> AsyncIterator[T]:
         operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            if isinstance(operation.request, Query | Sleep | Disconnect):
-                await self._advance(operation)
-            else:
-                yield operation.request
-                operation.answer()
+        waits = False
+        try:
+            while not operation.done:
+                if isinstance(operation.request, Listen) and not waits:
+                    waits = True
+                    self._waits += 1
+                if isinstance(operation.request, Query | Sleep | Disconnect | Listen):
+                    await self._advance(operation)
+                else:
+                    yield operation.request
+                    operation.answer()
+        finally:
+            if waits:
+                self._waits -= 1
+                if self._waits == 0:
+                    await self._hearing.stop()
 
     async def _advance(self, operation: Operation[T]) -> None:
         try:
@@ -77,8 +106,10 @@ class AsyncDriver:
 
     async def _perform(self, step: Request) -> QueryResult:
         if isinstance(step, Sleep):
-            await asyncio.sleep(step.seconds)
+            await (asyncio.sleep(step.seconds) if step.ear is None else self._hearing.wait(step.seconds, step.ear))
             return QueryResult()
+        if isinstance(step, Listen):
+            return QueryResult(ear=await self._hearing.listen() if self._owns else None)
         if isinstance(step, Disconnect):
             async with self._turn:  # another task may be working on it
                 if self._owns and self._failed is not None:
@@ -103,9 +134,8 @@ class AsyncDriver:
         psycopg answers a cancellation by asking the server to stop and waiting for it, for up to 10 s with a frozen server; a
         second cancellation meanwhile closes the connection. So our own connection is cut instead, before the next task's turn.
         """
-        work = asyncio.ensure_future(
-            _rows(connection, query, prepare, connection.cursor_factory if self._owns else psycopg.AsyncCursor)
-        )
+        kind = connection.cursor_factory if self._owns else psycopg.AsyncCursor
+        work = asyncio.ensure_future(self._rows(connection, query, prepare, kind))
         try:
             done, _ = await asyncio.wait({work}, timeout=self._statement_seconds if self._owns else None)
         except asyncio.CancelledError:
@@ -119,6 +149,21 @@ class AsyncDriver:
         except psycopg.Error:
             self._failed = connection
             raise
+
+    async def _rows(
+        self,
+        connection: psycopg.AsyncConnection[Any],
+        query: Query,
+        prepare: bool | None,
+        kind: type[psycopg.AsyncCursor[Any]],
+    ) -> QueryResult:
+        async with kind(connection, row_factory=dict_row) as cursor:
+            operations.prepare(cursor)
+            if self._person is None:
+                return await _answer(cursor, query, prepare)
+            async with connection.transaction():  # the name must not stay behind in a session that a pooler shares
+                await cursor.execute(statement("client/on_behalf_of"), {"person": self._person})
+                return await _answer(cursor, query, prepare)
 
     async def _abandon(self, connection: psycopg.AsyncConnection[Any], work: "asyncio.Task[QueryResult]") -> None:
         """End a statement whose answer no one waits for any more."""
@@ -144,10 +189,6 @@ class AsyncDriver:
             operations.check_may_wait(self._owns, self._connection.autocommit, self._connection.info.transaction_status)
 
 
-async def _rows(
-    connection: psycopg.AsyncConnection[Any], query: Query, prepare: bool | None, kind: type[psycopg.AsyncCursor[Any]]
-) -> QueryResult:
-    async with kind(connection, row_factory=dict_row) as cursor:
-        operations.prepare(cursor)
-        await cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
-        return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+async def _answer(cursor: psycopg.AsyncCursor[Any], query: Query, prepare: bool | None) -> QueryResult:
+    await cursor.execute(statement(query.name, query.variant), query.parameters, prepare=prepare)
+    return QueryResult(await cursor.fetchall() if cursor.description else [], cursor.rowcount)

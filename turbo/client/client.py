@@ -11,13 +11,26 @@ from typing import Any, LiteralString
 
 import psycopg
 
-from turbo.client import answering, files, operations, placement, snapshot, transcript, work
+from turbo.client import (
+    answering,
+    files,
+    operations,
+    paging,
+    placement,
+    snapshot,
+    task_version,
+    transcript,
+    transcript_page,
+    usage,
+    waiting,
+    work,
+)
 from turbo.client.answering import Answer, Waiting
 from turbo.client.budgets import Budgets
 from turbo.client.costs import LINES, CostLine, Costs, CostsBy, UnknownTimezone, costs
 from turbo.client.driver import Driver
 from turbo.client.files import StoredFile
-from turbo.client.fleet_status import FleetStatus
+from turbo.client.fleet_status import FleetStatus, RunningLine
 from turbo.client.graph import (
     EDGES,
     NODES,
@@ -47,10 +60,16 @@ from turbo.client.models import (
 )
 from turbo.client.new_task import BadField, NewTask
 from turbo.client.operations import Away
+from turbo.client.paging import START, Cursor, TaskPage
 from turbo.client.placement import Place
 from turbo.client.questions import AnswerRefused, MayNotAnswer, NotWaiting, OpenQuestion
 from turbo.client.schedules import Schedules
+from turbo.client.subscriptions import Subscriptions
+from turbo.client.task_version import TaskVersion
+from turbo.client.throughput import DAY, HOUR, Throughput, throughput
 from turbo.client.transcript import TranscriptBell, TranscriptLine
+from turbo.client.transcript_page import TranscriptPart
+from turbo.client.usage import RunUsage
 from turbo.domain.kept import DIFF_PATH
 
 __all__ = [
@@ -120,6 +139,7 @@ class Client(Driver):
         continues: str | None = None,
         parent_task_id: str | None = None,
         requires: Mapping[str, str | int | float | bool] | None = None,
+        traceparent: str | None = None,
     ) -> Submitted:
         """Insert a task. `created` is False if the idempotency key already had one.
 
@@ -146,6 +166,7 @@ class Client(Driver):
             continues=continues,
             parent_task_id=parent_task_id,
             requires=requires,
+            traceparent=traceparent,
         )
         return self._run(operations.submit(task))
 
@@ -170,6 +191,27 @@ class Client(Driver):
     def transcript_bell(self, task_id: str) -> TranscriptBell:
         """Rings when there are new lines. It opens a connection of its own."""
         return TranscriptBell(self._dsn, task_id)
+
+    def usage(self, task_id: str) -> list[RunUsage]:
+        """What its runs used, in their order: at most 200 rows."""
+        return self._run(usage.usage(task_id))
+
+    def task_version(self, task_id: str, *, messages: bool = False) -> TaskVersion:
+        """Tells whether a task has changed since, or the `messages` to it, at next to no cost. Raises UnknownTask."""
+        return self._run(task_version.version(task_id, messages=messages))
+
+    def transcript_page(
+        self, task_id: str, *, since: tuple[int, int] | None = None, before: tuple[int, int] | None = None
+    ) -> TranscriptPart:
+        """About half a megabyte of a transcript: its end, what is `before` a batch, or what has come `since` one. A batch is named by
+        its `fencing_token` and `batch`."""
+        if since is not None:
+            return self._run(transcript_page.since(task_id, since))
+        return self._run(transcript_page.before(task_id, before))
+
+    def transcript_batch(self, task_id: str, place: tuple[int, int]) -> str | None:
+        """The lines of one batch of a transcript, whole; None: there is no such batch."""
+        return self._run(transcript_page.batch(task_id, place))
 
     def files(self, task_id: str) -> list[StoredFile]:
         """The files of a task's last run that left any; `.turbo/diff.patch` is its diff.
@@ -216,6 +258,20 @@ class Client(Driver):
         """The newest matching tasks. `limit` None: all of them."""
         chosen = criteria or TaskFilter(statuses=(status,) if status else None, queue=queue)
         return self._run(operations.tasks(chosen, limit))
+
+    def task_page(self, criteria: TaskFilter, after: Cursor = START, limit: int = 50) -> TaskPage:
+        """A page of the tasks that match: unfinished ones, then those that ended, newest first. `after`: `next` of the page before."""
+        return self._run(paging.page(criteria, after, limit))
+
+    def task_ids(
+        self, criteria: TaskFilter, after: Cursor = START, limit: int = 500
+    ) -> tuple[list[str], Cursor | None]:
+        """The ids of a page, and where the next one begins."""
+        return self._run(paging.ids(criteria, after, limit))
+
+    def task_count(self, criteria: TaskFilter, most: int = 1_000_000) -> int:
+        """How many tasks match, counted up to `most`."""
+        return self._run(paging.count(criteria, most))
 
     def cancel(self, task_ids: str | Sequence[str], *, graph: bool = False) -> list[Changed]:
         """Cancel unfinished tasks. Unknown and finished ids are not in the answer.
@@ -361,14 +417,14 @@ class Client(Driver):
     def follow(
         self, task_ids: str | Sequence[str], timeout: float | None = None, away: Away | None = None
     ) -> Iterator[list[TaskStatus]]:
-        """Poll until all are finished. Yields the status of those that were unfinished at the previous poll.
+        """Until all are finished. Yields the status of those that were unfinished at the previous look.
 
         A status says what a task asks a person, if it does. Waits through an outage of the database, unless the connection is
         the caller's: calls `away(error)` when the outage starts and `away(None)` when it ends. Raises TimeoutError after
         `timeout` seconds, UnknownTask for a deleted task, and RuntimeError as `wait` does.
         """
         self._check_may_wait()
-        return self._stream(operations.follow(task_ids, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.follow(task_ids, timeout, patient=self._owns, away=away))
 
     def progress(self, task_id: str, timeout: float | None = None, away: Away | None = None) -> Iterator[RunView]:
         """Yield the task's run whenever its status, last line or tokens change, at most once a second.
@@ -376,7 +432,7 @@ class Client(Driver):
         Ends when the task is finished; later attempts are followed too. `away` and exceptions: as for `follow`.
         """
         self._check_may_wait()
-        return self._stream(operations.progress(task_id, timeout, patient=self._owns, away=away))
+        return self._stream(waiting.progress(task_id, timeout, patient=self._owns, away=away))
 
     def refused(self, tasks: Sequence[NewTask]) -> tuple[int, psycopg.Error] | None:
         """The first task that the database rejects, by its position, and the error. Inserts each and rolls everything back."""
@@ -405,6 +461,11 @@ class Client(Driver):
     def limits(self) -> KeyLimits:
         """How many tasks of a concurrency_key run at a time: set, list, get, remove."""
         return KeyLimits(self._run)
+
+    @property
+    def subscriptions(self) -> Subscriptions:
+        """Who is told what happened: add, list, get, pause, resume, remove."""
+        return Subscriptions(self._run)
 
     # ── queues, accounts, the fleet ─────────────────────────────────────────────────────────────────────────────────
 
@@ -440,6 +501,19 @@ class Client(Driver):
     def fleet(self) -> FleetStatus:
         """The current workers, queues and accounts, and the tasks that ended in the last hour."""
         return self._run(snapshot.fleet())
+
+    def throughput(self, seconds: float = DAY, bucket: float = HOUR) -> Throughput:
+        """What ended in the last `seconds`, by interval of `bucket` seconds: of the newest 20,000 tasks."""
+        return self._run(throughput(seconds, bucket))
+
+    def live_fleet(self) -> FleetStatus:
+        """As `fleet`, at a bounded cost whatever waits: counts stop at 10,000, and what has ended is left out. For what asks again
+        and again."""
+        return self._run(snapshot.live())
+
+    def running(self, limit: int = 500) -> list[RunningLine]:
+        """The running tasks, longest first, each with the last line of its agent."""
+        return self._run(snapshot.running(limit))
 
     def costs(
         self,

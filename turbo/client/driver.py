@@ -10,7 +10,19 @@ from psycopg.rows import dict_row
 
 from turbo import db
 from turbo.client import operations
-from turbo.client.operations import Disconnect, Operation, Query, QueryResult, Request, Sleep, Steps, Stream, T
+from turbo.client.hearing import Hearing
+from turbo.client.operations import (
+    Disconnect,
+    Listen,
+    Operation,
+    Query,
+    QueryResult,
+    Request,
+    Sleep,
+    Steps,
+    Stream,
+    T,
+)
 from turbo.sql import statement
 
 
@@ -26,6 +38,9 @@ class Driver:
         self._dsn = dsn or os.environ.get("TURBO_DSN", "")
         self._owns = connection is None
         self._connection = connection or self._connect()
+        self._hearing = Hearing()
+        self._waits = 0
+        """Operations that wait and may hear."""
 
     def _connect(self) -> psycopg.Connection[Any]:
         return db.open_client(self._dsn, "turbo client", self._lock_seconds)
@@ -55,12 +70,22 @@ class Driver:
 
     def _stream(self, steps: Stream[T]) -> Iterator[T]:
         operation: Operation[T] = Operation(steps)
-        while not operation.done:
-            if isinstance(operation.request, Query | Sleep | Disconnect):
-                self._advance(operation)
-            else:
-                yield operation.request
-                operation.answer()
+        waits = False
+        try:
+            while not operation.done:
+                if isinstance(operation.request, Listen) and not waits:
+                    waits = True
+                    self._waits += 1
+                if isinstance(operation.request, Query | Sleep | Disconnect | Listen):
+                    self._advance(operation)
+                else:
+                    yield operation.request
+                    operation.answer()
+        finally:
+            if waits:
+                self._waits -= 1
+                if self._waits == 0:
+                    self._hearing.stop()
 
     def _advance(self, operation: Operation[T]) -> None:
         try:
@@ -72,7 +97,9 @@ class Driver:
 
     def _perform(self, step: Request) -> QueryResult:
         if isinstance(step, Sleep):
-            time.sleep(step.seconds)
+            time.sleep(step.seconds) if step.ear is None else self._hearing.wait(step.seconds, step.ear)
+            return QueryResult()
+        if isinstance(step, Listen) and not self._owns:
             return QueryResult()
         if isinstance(step, Disconnect):
             if self._owns:
@@ -80,6 +107,8 @@ class Driver:
             return QueryResult()
         if self._owns and self._connection.closed:
             self._connection = self._connect()
+        if isinstance(step, Listen):
+            return QueryResult(ear=self._hearing.listen(self._connection))
         try:
             return self._execute(step)
         except psycopg.Error as error:

@@ -11,6 +11,7 @@ LISTED_BY = {
     "no schedule": "turbo schedule list",
     "no budget": "turbo budget list",
     "no limit": "turbo limit list",
+    "no subscription": "turbo subscription list",
 }
 """How an error about an unknown name begins, and which command lists the names."""
 

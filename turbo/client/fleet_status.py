@@ -16,6 +16,7 @@ from turbo.client.limit import KeyLimit
 from turbo.client.placement import Unplaceable
 from turbo.client.questions import OpenQuestion
 from turbo.client.schedule_status import ScheduleTrouble, findings
+from turbo.client.subscription_status import SubscriptionTrouble, subscription_findings
 from turbo.domain.dependency import advice, described, is_dependency
 from turbo.domain.finding import Finding, warn
 from turbo.domain.problem import written_problems
@@ -33,6 +34,10 @@ SETTLING_SCHEMA = 16
 """Workers that know an older schema let no task go that waits for others: turbo leaves the queues that they serve alone."""
 STRANDED_LOOKED_AT = 1000
 """Pending tasks of each queue, in claim order."""
+STRANDED_EACH = 100
+"""The same, where it is asked again and again."""
+COUNTED = 10_000
+"""Pending tasks of a queue are counted up to this number there; a higher count means more."""
 QUEUES_LISTED = WORKERS_LISTED = ACCOUNTS_LISTED = HOSTS_LISTED = 500
 """Whoever may insert may invent queues, and a worker may invent workers, accounts and hosts: each list has an end."""
 PROBLEMS_NAMED = 50
@@ -188,6 +193,41 @@ def unsettled_lines(rows: Iterable[Mapping[str, Any]]) -> list[UnsettledLine]:
 
 
 @dataclass(frozen=True, slots=True)
+class RunningLine:
+    """A running task. `line`: the last one of its agent, or empty. `seconds`: how long it has run. `stopping`: a stop was requested."""
+
+    task_id: str
+    queue: str
+    task_type: str | None
+    worker_id: str | None
+    seconds: float | None
+    line: str
+    description: str
+    input_tokens: int
+    output_tokens: int
+    attempt: int
+    stopping: bool
+
+
+def running_line(row: Mapping[str, Any]) -> RunningLine:
+    """A row of top/running.sql."""
+    kept = (
+        "task_id",
+        "queue",
+        "task_type",
+        "worker_id",
+        "seconds",
+        "line",
+        "description",
+        "input_tokens",
+        "output_tokens",
+    )
+    return RunningLine(
+        **{name: row[name] for name in kept}, attempt=(row["retry_count"] or 0) + 1, stopping=row["stopping"]
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class FinishedLine:
     """Tasks that ended within the window on one host with one status. Input tokens include cached ones. `host`: '' if no worker
     ran them; None: all hosts beyond the HOSTS_LISTED ones with the most tasks."""
@@ -206,7 +246,8 @@ class FleetStatus:
     """The whole snapshot. `finished` covers the last `window_seconds`. `questions`: those open longest. `blocked`: the tasks
     that have waited longest for others; `unsettled`: what nobody lets go. `schedules`: those that need a person.
     `windows`: of accounts, the fullest first. `budgets`: those that are spent, or nearly. `unplaceable`: what requires labels that no
-    worker has. `full_keys`: of which as many tasks run as may, while others wait.
+    worker has. `full_keys`: of which as many tasks run as may, while others wait. `subscriptions`: those that
+    deliver nothing.
     `more_workers` and `more_accounts`: how many are not in the lists, which hold WORKERS_LISTED and ACCOUNTS_LISTED of them
     at most."""
 
@@ -228,6 +269,8 @@ class FleetStatus:
     more_budgets: int = 0
     unplaceable: list[Unplaceable] = field(default_factory=list)
     full_keys: list[KeyLimit] = field(default_factory=list)
+    subscriptions: list[SubscriptionTrouble] = field(default_factory=list)
+    more_subscriptions: int = 0
 
     @property
     def shown_accounts(self) -> list[AccountLine]:
@@ -261,6 +304,9 @@ class FleetStatus:
             *_first(self._about_blocked(), "about blocked tasks"),
             *findings(self.schedules, self.more_schedules, any_worker=any(w.live for w in self.workers)),
             *budget_findings(self.budgets, self.more_budgets, any_worker=any(w.live for w in self.workers)),
+            *subscription_findings(
+                self.subscriptions, self.more_subscriptions, any_worker=any(w.live for w in self.workers)
+            ),
             *self._about_results(),
         ]
 

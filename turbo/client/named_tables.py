@@ -1,4 +1,4 @@
-"""What operations on small tables that people name rows in have in common: schedules, budgets and limits."""
+"""What operations on small tables that people name rows in have in common: schedules, budgets, limits and subscriptions."""
 
 from collections.abc import Callable
 from typing import Protocol

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from turbo.domain.placement import MOST_REQUIRED, REQUIRED_BYTES, Scalar, as_text
+from turbo.domain.trace import current_traceparent, parse_traceparent
 from turbo.domain.work import MOST_NEEDS, OnNeedsFailed
 
 INT_MAX = 2**31 - 1
@@ -54,7 +55,9 @@ class NewTask:
     `input_data` is any JSON value, `timeout_seconds` at least 1, `max_retries` at least 0. `hold`: the task waits
     until a person releases it (status `waiting`). `needs`: ids of tasks that must complete first, at most 20,000; one that is
     named twice counts once. `on_needs_failed`: cancel (None too), run or wait. `continues`: the task whose conversation and
-    directory it goes on with. `requires`: labels that its worker must have; values are compared as text. Raises BadField.
+    directory it goes on with. `requires`: labels that its worker must have; values are compared as text.
+    `traceparent`: the trace that it belongs to; without one in the W3C form,
+    OpenTelemetry's current one, where that is in use. Raises BadField.
     """
 
     task_description: str
@@ -74,6 +77,7 @@ class NewTask:
     continues: str | None = None
     parent_task_id: str | None = None
     requires: Mapping[str, str | int | float | bool] | None = None
+    traceparent: str | None = None
 
     def __post_init__(self) -> None:
         for name in _TEXTS:
@@ -95,6 +99,8 @@ class NewTask:
         if self.hold is not None and not isinstance(self.hold, bool):
             raise BadField("hold", f"must be true or false, not {_kind(self.hold)}")
         self._judge_work()
+        if parse_traceparent(self.traceparent) is None:
+            object.__setattr__(self, "traceparent", current_traceparent())
         if self.requires is not None:
             object.__setattr__(self, "requires", _requires(self.requires))
         self.input_json()
@@ -122,6 +128,7 @@ class NewTask:
             and self.continues is None
             and self.parent_task_id is None
             and self.requires is None
+            and self.traceparent is None
         )
 
     def needs_array(self) -> str | None:

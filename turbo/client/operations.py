@@ -1,17 +1,15 @@
 """The clients' queries and the handling of their answers, without a connection. `Client` and `AsyncClient` drive it.
 
-    operation (a generator) ──Query · Sleep · Disconnect──▶ driver (blocking or async) ──answer or error──▶ operation ──▶ result
+    operation (a generator) ──Query · Sleep · Listen · Disconnect──▶ driver (blocking or async)
+           ▲     └─▶ result                                                  │
+           └───────────────────────answer or error───────────────────────────┘
 
 An operation yields requests, receives the answer to each (or its error), and returns its result. A stream also yields values
 in between. So every statement, retry and wait is written once, and each driver is a loop of a few lines.
-
-Waiting polls by key: a finish does not notify, because that would cost every finish of the fleet a lock. The pause between
-two polls is a tenth of the time waited so far, so an answer is at most a tenth late, and at most 2 s.
 """
 
-import time
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +17,6 @@ import psycopg
 from psycopg.pq import Format, TransactionStatus
 
 from turbo import db
-from turbo.client.graph import NAMED, read_blocked
 from turbo.client.models import (
     PREFIXES_SHOWN,
     Action,
@@ -30,24 +27,11 @@ from turbo.client.models import (
     TaskFilter,
     TaskLine,
     TaskRow,
-    TaskStatus,
     UnknownTask,
 )
 from turbo.client.new_task import NewTask
 from turbo.db.values import read_bounded
-from turbo.domain.states import TaskState
-from turbo.runtime.backoff import Backoff
 from turbo.sql import Variant
-
-WAIT_FIRST_SECONDS = 0.05
-WAIT_LAST_SECONDS = 2.0
-WAIT_SHARE = 0.1
-PROGRESS_SECONDS = 1.0
-"""Between two polls of a run: the database has a new line at most once a second."""
-
-FOLLOW_AT_ONCE = 5000
-EXPLAINED_AT_ONCE = 20
-"""Blocked tasks for which a poll asks what they wait for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +44,26 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Ear:
+    """A session that hears. `session` changes when another takes its place, `heard` counts what has arrived, `channel` is the name that
+    turbo_wait takes."""
+
+    session: int
+    heard: int
+    channel: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Hear notifications until the operation ends. The answer has an ear, or none: nothing can be heard here."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sleep:
+    """With `ear`: not longer than until it has heard more."""
+
     seconds: float
+    ear: Ear | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,11 @@ class QueryResult:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     count: int = 0
+    ear: Ear | None = None
 
 
 T = TypeVar("T")
-Request = Query | Sleep | Disconnect
+Request = Query | Sleep | Disconnect | Listen
 Steps = Generator[Request, QueryResult, T]
 Stream = Generator[Request | T, QueryResult, None]
 Away = Callable[[BaseException | None], None]
@@ -121,6 +124,15 @@ def may_send_again(error: psycopg.Error, status: TransactionStatus) -> bool:
     server that takes no writes, and another one may by now. Nothing was done, and no transaction is open."""
     renewable = db.is_outdated(error) or isinstance(error, psycopg.errors.ReadOnlySqlTransaction)
     return renewable and status == TransactionStatus.IDLE
+
+
+def check_may_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
+    """Raises RuntimeError if waiting would keep a transaction open, and perhaps wait for its own commit."""
+    if not owns and (not autocommit or status != TransactionStatus.IDLE):
+        raise RuntimeError(
+            "cannot wait inside a transaction: a task is claimed only after its commit. Commit first, then wait with a separate"
+            " Client(dsn), or on a connection in autocommit mode"
+        )
 
 
 # ── tasks ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -179,6 +191,7 @@ def columns(tasks: Sequence[NewTask]) -> dict[str, list[Any]]:
         "continues": [t.continues for t in tasks],
         "parent_task_id": [t.parent_task_id for t in tasks],
         "requires": [t.requires_json() for t in tasks],
+        "traceparent": [t.traceparent for t in tasks],
     }
 
 
@@ -254,110 +267,6 @@ def _row(name: str, task_id: str) -> Steps[dict[str, Any]]:
     if not rows:
         raise UnknownTask(f"no task {task_id!r}")
     return rows[0]
-
-
-# ── waiting ─────────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def follow(
-    task_ids: str | Sequence[str], timeout: float | None, *, patient: bool, away: Away | None = None
-) -> Stream[list[TaskStatus]]:
-    """`patient`: wait through an outage of the database."""
-    began = time.monotonic()
-    waiting = list(dict.fromkeys(listed(task_ids)))
-    while True:
-        tasks = yield from _patiently(partial(_statuses, waiting), began, timeout, patient, away)
-        if missing := set(waiting) - {task.task_id for task in tasks}:
-            raise UnknownTask(f"no task {sorted(missing)[0]!r}")
-        yield tasks
-        left = [task for task in tasks if not task.finished]
-        if not left:
-            return
-        waiting = [task.task_id for task in left]
-        waited = time.monotonic() - began
-        if timeout is not None and waited >= timeout:
-            what = f"task {waiting[0]} is" if len(waiting) == 1 else f"{len(waiting)} tasks are"
-            raise TimeoutError(f"{what} still {left[0].status} after {timeout:g} s")
-        pause = min(WAIT_LAST_SECONDS, max(WAIT_FIRST_SECONDS, waited * WAIT_SHARE))
-        yield Sleep(pause if timeout is None else min(pause, max(0.01, timeout - waited)))
-
-
-def progress(task_id: str, timeout: float | None, *, patient: bool, away: Away | None = None) -> Stream[RunView]:
-    """Yield the run whenever it changes; the last one is finished."""
-    began = time.monotonic()
-    before: RunView | None = None
-    while True:
-        now = yield from _patiently(partial(run, task_id), began, timeout, patient, away)
-        if now != before:
-            yield now
-            before = now
-        if now.finished:
-            return
-        waited = time.monotonic() - began
-        if timeout is not None and waited >= timeout:
-            raise TimeoutError(f"task {task_id} is still {now.status} after {timeout:g} s")
-        yield Sleep(PROGRESS_SECONDS if timeout is None else min(PROGRESS_SECONDS, max(0.01, timeout - waited)))
-
-
-def check_may_wait(owns: bool, autocommit: bool, status: TransactionStatus) -> None:
-    """Raises RuntimeError if waiting would keep a transaction open, and perhaps wait for its own commit."""
-    if not owns and (not autocommit or status != TransactionStatus.IDLE):
-        raise RuntimeError(
-            "cannot wait inside a transaction: a task is claimed only after its commit. Commit first, then wait with a separate"
-            " Client(dsn), or on a connection in autocommit mode"
-        )
-
-
-def _statuses(task_ids: list[str]) -> Steps[list[TaskStatus]]:
-    statuses: list[TaskStatus] = []
-    for start in range(0, len(task_ids), FOLLOW_AT_ONCE):
-        try:
-            rows = (yield Query("client/follow", {"task_id": task_ids[start : start + FOLLOW_AT_ONCE]})).rows
-        except psycopg.DataError:  # the id is not valid for the column's type
-            return []
-        statuses += [TaskStatus(**row) for row in rows]
-    return (yield from _explained(statuses))
-
-
-def _explained(statuses: list[TaskStatus]) -> Steps[list[TaskStatus]]:
-    """With what the first of the blocked ones wait for. A role that may not see it is told nothing."""
-    blocked = [status.task_id for status in statuses if status.status == TaskState.BLOCKED][:EXPLAINED_AT_ONCE]
-    if not blocked:
-        return statuses
-    try:
-        rows = (yield Query("client/blocked", {"task_id": blocked, "most": NAMED})).rows
-    except psycopg.errors.InsufficientPrivilege:
-        return statuses
-    why = {row["task_id"]: read_blocked(row) for row in rows}
-    return [
-        replace(one, needs=tuple(n.task_id for n in why[one.task_id].waits_for), blocked=why[one.task_id].why)
-        if one.task_id in why
-        else one
-        for one in statuses
-    ]
-
-
-def _patiently(
-    operation: Callable[[], Steps[T]], began: float, timeout: float | None, patient: bool, away: Away | None
-) -> Steps[T]:
-    """The operation's result, once the database answers. Raises TimeoutError if the outage outlasts `timeout`."""
-    backoff = Backoff()
-    while True:
-        try:
-            result = yield from operation()
-        except psycopg.Error as error:
-            if not patient or not db.is_transient(error):
-                raise
-            if timeout is not None and time.monotonic() - began >= timeout:
-                raise TimeoutError(f"the database is away: no answer within {timeout:g} s") from error
-            if away is not None and backoff.failures == 0:
-                away(error)
-            yield Disconnect()
-            yield Sleep(backoff.next())
-        else:
-            if away is not None and backoff.failures:
-                away(None)
-            return result
 
 
 # ── queues and accounts ─────────────────────────────────────────────────────────────────────────────────────────────

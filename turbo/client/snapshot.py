@@ -2,25 +2,29 @@
 
 import psycopg
 
-from turbo.client import answering, budget_status, limits, placement, schedule_status, work
+from turbo.client import answering, budget_status, limits, placement, schedule_status, subscription_status, work
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
     BLOCKED_LISTED,
+    COUNTED,
     HOSTS_LISTED,
     QUESTIONS_LISTED,
     QUEUES_LISTED,
     SETTLING_SCHEMA,
+    STRANDED_EACH,
     STRANDED_LOOKED_AT,
     WINDOW_SECONDS,
     WORKERS_LISTED,
     FinishedLine,
     FleetStatus,
     QueueLine,
+    RunningLine,
     StrandedLine,
     UnsettledLine,
     WindowLine,
     account_lines,
     left_out,
+    running_line,
     unsettled_lines,
     window_lines,
     worker_lines,
@@ -41,6 +45,7 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
     left = (yield from unsettled()) if any(row["blocked"] for row in queues) else []
     schedules, more_schedules = yield from schedule_status.troubles()
     budgets, more_budgets = yield from budget_status.troubles()
+    subscriptions, more_subscriptions = yield from subscription_status.troubles()
     return FleetStatus(
         worker_lines(workers),
         [QueueLine(**row) for row in queues],
@@ -60,7 +65,46 @@ def fleet(window_seconds: float = WINDOW_SECONDS) -> Steps[FleetStatus]:
         more_budgets,
         (yield from placement.unplaceable()),
         (yield from limits.full()),
+        subscriptions,
+        more_subscriptions,
     )
+
+
+def live() -> Steps[FleetStatus]:
+    """What `fleet` has, at a cost that is bounded whatever waits: counts stop at COUNTED, and what has ended is left out. For pages
+    that ask again and again."""
+    workers = (yield Query("status/workers", {"limit": WORKERS_LISTED})).rows
+    rows = (yield Query("top/queues", {"most": COUNTED, "limit": QUEUES_LISTED})).rows
+    queues = [QueueLine(**row) for row in rows]
+    accounts = (yield Query("status/accounts", {"limit": ACCOUNTS_LISTED})).rows
+    stranded = (yield Query("status/stranded", {"most": STRANDED_EACH})).rows
+    any_blocked = any(one.blocked for one in queues)
+    left = (yield from unsettled()) if any_blocked else []
+    schedules, more_schedules = yield from schedule_status.troubles()
+    budgets, more_budgets = yield from budget_status.troubles()
+    return FleetStatus(
+        worker_lines(workers),
+        queues,
+        account_lines(accounts),
+        [],
+        0.0,
+        stranded=[StrandedLine(**row) for row in stranded],
+        more_workers=left_out(workers),
+        more_accounts=left_out(accounts),
+        unsettled=left,
+        schedules=schedules,
+        more_schedules=more_schedules,
+        windows=(yield from _windows()),
+        budgets=budgets,
+        more_budgets=more_budgets,
+        unplaceable=(yield from placement.unplaceable()),
+        full_keys=(yield from limits.full()),
+    )
+
+
+def running(limit: int) -> Steps[list[RunningLine]]:
+    """The running tasks, longest first, each with the last line of its agent."""
+    return [running_line(row) for row in (yield Query("top/running", {"limit": limit})).rows]
 
 
 def _longest_blocked() -> Steps[list[Blocked]]:

@@ -1,5 +1,8 @@
 """What the agents of a task said and did, as any host can read it."""
 
+import secrets
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -8,7 +11,9 @@ from typing import Any, Final, Self
 import psycopg
 
 from turbo import db
+from turbo.client.hearing import PREFIX
 from turbo.client.operations import Query, Stream
+from turbo.client.waiting import CANNOT_WAIT, RENEW_SECONDS
 from turbo.sql import statement
 
 BATCHES = 20
@@ -50,13 +55,16 @@ def lines(task_id: str, after: tuple[int, int]) -> Stream[TranscriptLine]:
 
 
 class TranscriptBell:
-    """Rings when a task has new lines: over a session of its own, where notifications can be had. Else it only waits."""
+    """Rings when a task has new lines, and when it has ended: over a session of its own, where notifications can be had. Else it only
+    waits."""
 
     def __init__(self, dsn: str, task_id: str) -> None:
         self._dsn = dsn
         self._task_id = task_id
         self._connection: psycopg.Connection[Any] | None = None
         self._deaf = False
+        self._channel = secrets.token_hex(12)
+        self._registered_at: float | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -73,11 +81,19 @@ class TranscriptBell:
             connection = self._listening()
             if connection is None:
                 return False
+            self._register(connection)
             return any(True for _ in connection.notifies(timeout=seconds, stop_after=1))
         except (psycopg.Error, OSError):
             self.close()
             self._deaf = True
             return False
+
+    def _register(self, connection: psycopg.Connection[Any]) -> None:
+        """To be told of the end, for 60 s; whoever follows a task looks every second all the same."""
+        if self._registered_at is None or time.monotonic() - self._registered_at > RENEW_SECONDS:
+            with suppress(*CANNOT_WAIT):
+                connection.execute(statement("client/wait"), {"task_id": [self._task_id], "channel": self._channel})
+            self._registered_at = time.monotonic()
 
     @property
     def deaf(self) -> bool:
@@ -99,6 +115,10 @@ class TranscriptBell:
                 self._deaf = True
                 return None
             connection.execute(statement("client/follow_transcript"), {"task_id": self._task_id})
-            connection.execute(f"listen {CHANNEL}")
+            connection.execute(
+                psycopg.sql.SQL("listen {}; listen {}").format(
+                    psycopg.sql.Identifier(CHANNEL), psycopg.sql.Identifier(PREFIX + self._channel)
+                )
+            )
             self._connection = connection
         return self._connection

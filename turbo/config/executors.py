@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from turbo.config.acp import AcpProfile, Permissions, acp_problems, chosen_profile
 from turbo.config.asking import AskSection, with_permission_mode, without_approvals
 from turbo.config.checking import CheckSection, check_problems, check_warnings
+from turbo.config.copilot import flag_problem, key_problem
 from turbo.config.loader import LONGEST_SECONDS, Real, Section, Whole, home, near
 from turbo.config.scripts import code_from_rows
 from turbo.config.workspace import Workspace
@@ -218,6 +220,73 @@ class CodexSection(AgentSection):
         return command
 
 
+class AcpSection(AgentSection):
+    kind: Literal["acp"] = Field(description="Any agent that speaks the Agent Client Protocol.")
+    profile: Annotated[AcpProfile | None, BeforeValidator(chosen_profile)] = Field(
+        default=None,
+        description="What turbo knows of the agent: opencode, gemini, qwen, or a section as turbo agents probe prints it. "
+        "null: nothing, so check decides what counts as done.",
+    )
+    command: list[str] = Field(
+        min_length=1, description="The agent and its arguments, [opencode, acp]. Without it, as its profile says."
+    )
+    mode: str | None = Field(default=None, description="The agent's own mode. null: as it starts.")
+    permissions: Permissions = Field(
+        default=Permissions(), description="What becomes of its requests for permission, by the kind of the call."
+    )
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=900, description="Stop the program after this long without output."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _started_as_known(cls, section: Any) -> Any:
+        """Without a command of its own, the profile's."""
+        if not isinstance(section, dict) or section.get("command") is not None:
+            return section
+        profile = section.get("profile")
+        try:
+            known = chosen_profile(profile)
+        except ValueError:
+            return {**section, "command": ["agent"]}  # the profile is the problem
+        command = known.get("command") if isinstance(known, dict) else getattr(known, "command", None)
+        return {**section, "command": command} if command else section
+
+
+class CopilotSection(AgentSection):
+    kind: Literal["copilot"] = Field(description="The GitHub Copilot CLI, headless.")
+    command: list[str] = Field(default=["copilot"], min_length=1, description="The CLI, and extra flags for every run.")
+    allowed_tools: list[str] = Field(
+        default=[], description="--allow-tool, such as `shell(git:*)` or `write`. Empty: every tool may be used."
+    )
+    disallowed_tools: list[str] = Field(default=[], description="--deny-tool, which comes before what is allowed.")
+    any_path: bool = Field(
+        default=False,
+        description="The agent's tools may use files anywhere. false: in its directory and the system's temporary directory.",
+    )
+    max_ai_credits: Annotated[Whole, Field(ge=30, le=1_000_000)] | None = Field(
+        default=None, description="--max-ai-credits, for one session. A response may go beyond it."
+    )
+    silence_seconds: Annotated[Real, Field(gt=0, le=LONGEST_SECONDS)] | None = Field(
+        default=900,
+        description="Stop the program after this long without output. The CLI is silent while a command runs.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_have(cls, section: Any) -> Any:
+        if isinstance(section, Mapping) and (problem := key_problem(section)) is not None:
+            raise ValueError(problem)
+        return section
+
+    @field_validator("command")
+    @classmethod
+    def _not_turbos(cls, command: list[str]) -> list[str]:
+        if (problem := flag_problem(command[1:])) is not None:
+            raise ValueError(problem)
+        return command
+
+
 class PythonSection(Section):
     kind: Literal["python"] = Field(description="A Python function; an async one, unless isolation says otherwise.")
     handler: str = Field(description="module:function, found on PYTHONPATH.")
@@ -273,7 +342,10 @@ class PythonSection(Section):
         return handler
 
 
-ExecutorSection = Annotated[CommandSection | ClaudeSection | CodexSection | PythonSection, Field(discriminator="kind")]
+ExecutorSection = Annotated[
+    CommandSection | ClaudeSection | CodexSection | AcpSection | CopilotSection | PythonSection,
+    Field(discriminator="kind"),
+]
 
 
 def problems_of(name: str, executors: Mapping[str, ExecutorSection]) -> Iterator[Finding]:
@@ -331,7 +403,7 @@ def account_problems(
                 yield fail(what, subject=at)
 
 
-_AGENTS = ("claude", "codex")
+_AGENTS = ("claude", "codex", "copilot", "acp")
 
 
 def _other_agent(kinds: Mapping[str, str], own: str) -> str | None:
@@ -407,6 +479,11 @@ def _reviewer_problems(
 def _asking_problems(at: str, name: str, section: ExecutorSection) -> Iterator[Finding]:
     if isinstance(section, ClaudeSection):
         yield from with_permission_mode(at, name, section.ask, section.permission_mode, section.command)
+    elif isinstance(section, AcpSection):
+        approves = section.ask is not None and bool(section.ask.approve)
+        sets = {"model": section.model, "mode": section.mode}
+        asks = section.ask is not None
+        yield from acp_problems(at, section.profile, checked=section.checked, asks=asks, approves=approves, sets=sets)
     else:
         yield from without_approvals(at, name, section.kind, section.ask)
 

@@ -29,7 +29,10 @@ from turbo.config.loader import (
     near,
     read,
 )
+from turbo.config.notify import NotifySection, notify_problems, notify_warnings, resolved
 from turbo.config.scripts import code_from_directory
+from turbo.config.telemetry import TelemetrySection
+from turbo.config.web import WebSection
 from turbo.domain.finding import Finding, fail
 from turbo.domain.placement import STAY_SECONDS, Scalar, as_text
 from turbo.domain.redact_patterns import PatternRefused, bounded_patterns
@@ -288,6 +291,8 @@ class WorkerConfig(Document):
     database: Database = Field(default=Database(), description="Which database.")
     worker: WorkerSection = Field(default=WorkerSection(), description="This process.")
     metrics: MetricsSection = Field(default=MetricsSection(), description="The endpoint that Prometheus reads.")
+    telemetry: TelemetrySection = Field(default=TelemetrySection(), description="Traces of tasks, for OpenTelemetry.")
+    web: WebSection = Field(default=WebSection(), description="The web page: turbo web, and links to it.")
     accounts: dict[str, Account] = Field(default={}, description="Logins that executors share, by name.")
     executors: dict[str, ExecutorSection] = Field(min_length=1, description="Ways to run a task, by name.")
     routes: dict[str, Annotated[str | list[str], BeforeValidator(_route)]] = Field(
@@ -302,6 +307,9 @@ class WorkerConfig(Document):
         default=[], description="Regular expressions of secrets, each of bounded length: taken out of transcripts."
     )
     retention: RetentionSection = Field(default=RetentionSection(), description="What is deleted, and when.")
+    notify: dict[str, NotifySection] = Field(
+        default={}, description="Who may be told what happened, by name: the targets of subscriptions."
+    )
 
     @classmethod
     def other_kind(cls, keys: Collection[str], path: Path) -> str | None:
@@ -319,6 +327,7 @@ class WorkerConfig(Document):
         findings += account_problems(self.executors, {name: one.env_file for name, one in self.accounts.items()})
         for name in self.executors:
             findings += problems_of(name, self.executors)
+        findings += notify_problems(self.notify)
         named = self.worker.labels.get("host")
         if named is not None and named != self.worker.this_host:
             what = f"is {named!r}, and this host is {self.worker.this_host!r}: to give it another name, set worker.host"
@@ -355,7 +364,7 @@ class WorkerConfig(Document):
 
     def warnings(self) -> list[Finding]:
         """What works, and gives a row more power than its author may have meant; `subject` is the key path."""
-        found: list[Finding] = []
+        found: list[Finding] = list(notify_warnings(self.notify))
         for name, section in self.executors.items():
             found += warnings_of(name, section)
             if isinstance(section, Program) and section.workspace is None and self.worker.allowed_roots:
@@ -375,7 +384,8 @@ def load_worker_config(path: Path, overrides: Mapping[str, Any] | None = None) -
         name: with_schema(section.resolved(directory) if isinstance(section, Program) else section, directory)
         for name, section in config.executors.items()
     }
-    return config.model_copy(update={"executors": executors})
+    notify = {name: resolved(target, directory) for name, target in config.notify.items()}
+    return config.model_copy(update={"executors": executors, "notify": notify})
 
 
 def database_dsn(path: Path, environment: Mapping[str, str]) -> str:

@@ -15,7 +15,7 @@ from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import OutcomeKind
 from turbo.domain.question import MOST_QUESTIONS
 from turbo.domain.result import RunResult
-from turbo.domain.states import RowStatement, TaskState, Verdict, task_state
+from turbo.domain.states import FINAL, RowStatement, TaskState, Verdict, task_state
 from turbo.domain.usage import UsageRow
 
 INFRA_CAP = 5
@@ -114,8 +114,8 @@ class ResultStore(Store):
         else:
             found = await self._rows(statement, parameters)
         return [
-            ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes), bool(needed))
-            for task_id, token, verdict, becomes, needed in found
+            ResultAnswer(task_id, token, Verdict(verdict), task_state(becomes), bool(needed) and becomes in FINAL)
+            for task_id, token, verdict, becomes, needed, _told in found
         ]
 
     async def record_usage(self, used: Sequence[UsageRow]) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from turbo.client.budget_status import BUDGETS_LISTED, budget_troubles, findings
-from turbo.config.executors import CodexSection, ExecutorSection
+from turbo.config.executors import CodexSection, CopilotSection, ExecutorSection
 from turbo.config.worker import WorkerConfig
 from turbo.doctor.check import Check
 from turbo.doctor.session import Session
@@ -52,7 +52,7 @@ def never_spent(budget: Mapping[str, Any], config: WorkerConfig) -> bool:
 
 def _costless(section: ExecutorSection, prices: Collection[str]) -> bool:
     """Whether no run of it has a cost: none is reported, and its model has no price."""
-    if isinstance(section, CodexSection):
+    if isinstance(section, CodexSection | CopilotSection):
         models = [model for model in (section.model, *section.fallback_models) if model is not None]
         return not any(model in prices for model in models) if models else not prices
     return section.kind in COSTLESS

@@ -20,6 +20,7 @@ from turbo.doctor import (
     schema,
     server,
     sessions,
+    subscriptions,
     surroundings,
     work,
     worktrees,
@@ -76,6 +77,7 @@ def _checks(
     yield from schedules.checks(session)
     yield from budgets.checks(session, config)
     yield from limits.checks(session)
+    yield from subscriptions.checks(session)
     yield from sessions.checks(session)
     if config is None:
         yield Check(

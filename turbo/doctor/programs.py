@@ -5,7 +5,6 @@ worker's environment, not from this shell's.
 """
 
 import asyncio
-import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,17 +14,18 @@ from pathlib import Path
 from turbo.config.executors import (
     AgentSection,
     ClaudeSection,
-    CodexSection,
     CommandSection,
     ExecutorSection,
     Program,
 )
 from turbo.config.worker import ConfigError, WorkerConfig
+from turbo.doctor.agents import agent_finding
 from turbo.doctor.check import Check
 from turbo.doctor.surroundings import WorkerEnvironment, applied
 from turbo.domain.finding import Finding, fail, ok, warn
 from turbo.domain.states import Level
 from turbo.domain.task import NO_TASK
+from turbo.events.targets import build_targets
 from turbo.executors.checks.notes import notes as check_notes
 from turbo.executors.claude.notes import notes
 from turbo.executors.pool import AccountPool
@@ -34,9 +34,6 @@ from turbo.executors.registry import Identities, build_executors
 from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
 from turbo.process.journal import Journal
 from turbo.process.launch import at_home
-
-OLDEST_MEASURED = (2, 1, 197)
-OLDEST_CODEX = (0, 169, 0)
 
 
 def checks(
@@ -61,7 +58,20 @@ def checks(
             checks_of_programs.append(Check(f"check {name}", partial(protected, name, executor)))
         if is_agent(executor):
             checks_of_programs.append(Check(f"directory {name}", partial(directory, config, name)))
+    checks_of_programs += [Check(f"target {name}", partial(target, config, name)) for name in config.notify]
     return checks_of_programs
+
+
+def target(config: WorkerConfig, name: str) -> Finding:
+    """Could it be reached from this host? Nothing is sent."""
+    with tempfile.TemporaryDirectory(prefix="turbo-") as scratch:
+        try:
+            made = build_targets({name: config.notify[name]}, Journal(Path(scratch)), Path(scratch))[name]
+        except ConfigError as error:
+            return fail(str(error))
+    if (why := made.missing()) is not None:
+        return fail(why, "mend notify in worker.yaml, or what it names")
+    return ok(f"turbo subscription test {name} --config FILE delivers a sample")
 
 
 def protected(name: str, section: Program) -> Finding:
@@ -113,72 +123,18 @@ def _as_its_user(section: ExecutorSection) -> str | None:
 
 def _accounts_of_agent(executor: Executor, section: AgentSection, environment: WorkerEnvironment) -> Finding:
     """The first of its accounts that is not all right, else what holds for all of them."""
-    _check = _codex if isinstance(section, CodexSection) else _claude
     if not isinstance(executor, AccountPool):
-        return asyncio.run(_check(executor, next(iter(section.logins), None), environment))
+        return asyncio.run(agent_finding(executor, section, next(iter(section.logins), None), environment))
     if executor.unusable:
         account, why = next(iter(executor.unusable.items()))
         return fail(f"account {account}: {why}", "its tasks go to the other accounts until that is repaired")
     found = ok("")
     members = {one.account: one.executor for one in executor.members}
     for account, member in members.items():
-        found = asyncio.run(_check(member, account, environment))
+        found = asyncio.run(agent_finding(member, section, account, environment))
         if found.level is not Level.OK:
             return found
     return replace(found, what=f"{found.what}, with {len(members)} accounts") if len(members) > 1 else found
-
-
-async def _claude(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
-    """The CLI's version, and whether it has a login. It reports this itself, without a request and without checking validity."""
-    from turbo.executors.claude.executor import ClaudeExecutor
-
-    assert isinstance(executor, ClaudeExecutor)
-    version = await executor.version()
-    if version is None:
-        return fail("the Claude CLI does not respond to --version", "run it by hand, or install it again")
-    logged_in = await executor.auth_status()
-    if logged_in is None:
-        return warn(f"Claude CLI {version} does not report whether it is logged in", "run: claude auth status")
-    if not logged_in:
-        whose = f" of account {account}" if account else ""
-        return fail(
-            f"Claude CLI {version} is not logged in ({environment.whose})",
-            f"run claude setup-token, and put CLAUDE_CODE_OAUTH_TOKEN=… in the env_file{whose} (mode 0600)",
-        )
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
-    if numbers < OLDEST_MEASURED:
-        oldest = ".".join(map(str, OLDEST_MEASURED))
-        return warn(f"Claude CLI {version}, is older than any version tested with turbo ({oldest})", "upgrade it")
-    return ok(f"Claude CLI {version}, logged in ({environment.whose})")
-
-
-async def _codex(executor: Executor, account: str | None, environment: WorkerEnvironment) -> Finding:
-    """The CLI's version, whether it has a login, and whether its sandbox can be made. No request is sent."""
-    from turbo.executors.codex.executor import CodexExecutor
-
-    assert isinstance(executor, CodexExecutor)
-    version = await executor.version()
-    if version is None:
-        return fail("the Codex CLI does not respond to --version", "run it by hand, or install it again")
-    logged_in = await executor.logged_in()
-    if logged_in is None:
-        return warn(f"Codex CLI {version} does not report whether it is logged in", "run: codex login status")
-    if not logged_in:
-        whose = f" of account {account}" if account else ""
-        return fail(
-            f"Codex CLI {version} is not logged in ({environment.whose})",
-            f"run codex login with a CODEX_HOME of its own, and put CODEX_HOME=… in the env_file{whose}; or put CODEX_API_KEY=… there",
-        )
-    if (why := await executor.sandboxed()) is not None:
-        return fail(
-            f"Codex CLI {version}: its sandbox cannot be made on this host: {why}",
-            "allow user namespaces, or set sandbox: danger-full-access where a container is the wall",
-        )
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:3])
-    if numbers < OLDEST_CODEX:
-        oldest = ".".join(map(str, OLDEST_CODEX))
-        return warn(f"Codex CLI {version} is older than the version tested with turbo ({oldest})", "upgrade it")
-    return ok(f"Codex CLI {version}, logged in ({environment.whose})")
 
 
 def is_agent(section: object) -> bool:

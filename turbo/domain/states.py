@@ -112,6 +112,7 @@ class ControlMessage(StrEnum):
     SETTLE = "settle"  # there is something for the settler: a note, or the end of a task that others wait for
     BUDGETS = "budgets"  # a budget was written; or a fold has closed one, or opened one
     LIMITS = "limits"  # a limit of a key was written, or removed
+    SUBSCRIPTIONS = "subscriptions"  # a subscription was written
     SCHEDULE = "schedule"  # a schedule changed; `schedule <slot> <next>`: what was due up to that slot is fired
     MESSAGE = (
         "message"  # `message <worker id> <task id>`: somebody told a task something; no worker id: it does not run

@@ -20,7 +20,8 @@ class Task:
     that asks have used so far, as `output_data.earlier_runs` keeps it.
     `needs`: what it needed, by task id, in the order of `agent_tasks.needs`. `continued`: the conversation that it goes on with;
     None: it begins its own. `messages`: what people told it that no run of it has delivered yet, oldest first.
-    `directory`: names its directory in place of its id, which that of another conversation has.
+    `directory`: names its directory in place of its id, which that of another conversation has. `traceparent`: the span of this run,
+    for its program; None: the worker does not trace, or could not.
     """
 
     task_id: str
@@ -45,6 +46,7 @@ class Task:
     continued: Continued | None = None
     messages: tuple[Message, ...] = ()
     directory: str | None = None
+    traceparent: str | None = None
 
     @property
     def directory_id(self) -> str:

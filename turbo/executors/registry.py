@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from turbo.config.executors import (
+    AcpSection,
     AgentSection,
     ClaudeSection,
     CodexSection,
     CommandSection,
+    CopilotSection,
     ExecutorSection,
     Program,
     PythonSection,
@@ -27,11 +29,11 @@ from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.record import Policy
 
 if TYPE_CHECKING:
+    from turbo.executors.agent.desk import HoldsCalls
     from turbo.executors.checks.judge import Judge
     from turbo.executors.checks.loop import Checks
     from turbo.executors.checks.reviewer import ReviewingAgent
     from turbo.executors.claude.answer_form import AnswerForm
-    from turbo.executors.claude.asking import HoldsCalls
     from turbo.executors.schemas.answer_schema import AnswerSchema
     from turbo.executors.schemas.fit import Fit
     from turbo.workspaces.at_remote import AsksEarlierWork
@@ -127,6 +129,11 @@ def asking_problems(config: WorkerConfig) -> None:
     """Raises ConfigError for an `ask:` that its executor could not keep."""
     refused = []
     for name, section in config.executors.items():
+        if isinstance(section, AcpSection) and section.ask is not None:
+            try:
+                _held(section.ask.policy)
+            except ValueError as error:
+                refused.append(f"executors.{name}: {error}")
         if not isinstance(section, ClaudeSection) or section.ask is None:
             continue
         from turbo.executors.claude.flags import check_asking
@@ -373,6 +380,61 @@ def _build(
             ask=ask,
             checks=checks,
             answer=IN_WORDS if fit is None else codex_answer(name, fit.schema, section.command),
+        )
+    if isinstance(section, AcpSection):
+        from turbo.executors.acp.executor import AcpExecutor
+
+        return AcpExecutor(
+            name,
+            section.command,
+            journal=journal,
+            profile=section.profile,
+            permissions=section.permissions,
+            account=account,
+            cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
+            env=section.env,
+            env_file=env_file,
+            allowed_roots=roots,
+            work_area=work_area,
+            model=model,
+            mode=section.mode,
+            resume=section.resume,
+            silence_seconds=section.silence_seconds,
+            grace_seconds=section.grace_seconds,
+            run_as=run_as,
+            ask=ask,
+            held=_held(ask),
+            checks=checks,
+            schema=None if fit is None else fit.schema.text,
+        )
+    if isinstance(section, CopilotSection):
+        from turbo.executors.agent.answer import in_words
+        from turbo.executors.copilot.executor import CopilotExecutor
+        from turbo.executors.copilot.permissions import CopilotPermissions
+
+        return CopilotExecutor(
+            name,
+            section.command,
+            journal=journal,
+            account=account,
+            cwd=_path(section.cwd),
+            exclusive=exclusive if section.exclusive_cwd else no_lock,
+            env=section.env,
+            env_file=env_file,
+            allowed_roots=roots,
+            work_area=work_area,
+            model=model,
+            permissions=CopilotPermissions(
+                tuple(section.allowed_tools), tuple(section.disallowed_tools), section.any_path
+            ),
+            max_ai_credits=section.max_ai_credits,
+            resume=section.resume,
+            silence_seconds=section.silence_seconds,
+            grace_seconds=section.grace_seconds,
+            run_as=run_as,
+            checks=checks,
+            answer_words="" if fit is None else in_words(fit.schema.text),
         )
     if isinstance(section, CommandSection):
         from turbo.executors.command import CommandExecutor

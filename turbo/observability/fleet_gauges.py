@@ -49,6 +49,7 @@ class FleetGauges(Collector):
         states: dict[str, float] = {s.value: 0.0 for s in WorkerState}
         schedules: dict[str, float] = dict.fromkeys(SCHEDULE_STATES, 0.0)
         budgets: dict[tuple[str, str], float] = {}
+        told: dict[tuple[str, str], float] = {}
         limits: dict[str, float] = dict.fromkeys(KEY_STATES, 0.0)
         places: dict[str, float] = dict.fromkeys(PLACE_STATES, 0.0)
         single = {"notify": 0.0, "transaction": 0.0, "schedule_late": 0.0}
@@ -78,10 +79,12 @@ class FleetGauges(Collector):
                 places[str(f["state"])] = value
             elif what in ("budget_used", "budget_spent"):
                 budgets[what, str(f["label"])] = value
+            elif what in ("event_failures", "event_age"):
+                told[what, str(f["label"])] = value
             elif what in single:
                 single[what] = value
         tasks, oldest, question, stranded, unplaceable, unsettled, workers, *others = families = _families()
-        schedule, late, used, spent, key_limits, key_places, notify, transaction = others
+        schedule, late, used, spent, failing, age, key_limits, key_places, notify, transaction = others
         for (queue, status), value in sorted(counts.items()):
             tasks.add_metric([queue, status], value)
         for queue, value in sorted(ages.items()):
@@ -101,6 +104,8 @@ class FleetGauges(Collector):
         late.add_metric([], single["schedule_late"])
         for (what, budget), value in sorted(budgets.items()):
             (used if what == "budget_used" else spent).add_metric([budget], value)
+        for (what, subscription), value in sorted(told.items()):
+            (failing if what == "event_failures" else age).add_metric([subscription], value)
         for state, value in limits.items():
             key_limits.add_metric([state], value)
         for state, value in places.items():
@@ -156,6 +161,16 @@ def _families() -> tuple[GaugeMetricFamily, ...]:
             "turbo_budget_spent",
             "1 while the budget is spent, and what it covers waits. Leader only.",
             labels=["budget"],
+        ),
+        GaugeMetricFamily(
+            "turbo_subscription_failures",
+            "Deliveries of a subscription that failed in a row, of the first hundred by name. Leader only.",
+            labels=["subscription"],
+        ),
+        GaugeMetricFamily(
+            "turbo_subscription_waiting_seconds",
+            "How long the oldest event of a subscription has waited, or nobody has looked for one. Leader only.",
+            labels=["subscription"],
         ),
         GaugeMetricFamily(
             "turbo_key_limits",

@@ -242,6 +242,15 @@ class Metrics:
             registry=r,
             buckets=WAIT_BUCKETS,
         )
+        self.events_delivered = Counter(
+            "turbo_events_delivered",
+            "Events of subscriptions that a target has taken; one that was delivered twice counts twice.",
+            ["target"],
+            registry=r,
+        )
+        self.event_failures = Counter(
+            "turbo_event_deliveries_failed", "Deliveries that a target did not take.", ["target"], registry=r
+        )
         self.questions_denied = Counter(
             "turbo_questions_denied",
             "Questions of runs that nobody was asked: no `ask:`, or an older worker.",
@@ -313,6 +322,12 @@ class Metrics:
             self.refused_rows.labels(statement)
         for result in SLOT_RESULTS:
             self.schedule_slots.labels(result)
+
+    def declare_targets(self, targets: Iterable[str]) -> None:
+        """The same for the targets of subscriptions."""
+        for target in targets:
+            self.events_delivered.labels(target)
+            self.event_failures.labels(target)
 
     def observe(self, slots: ObservedSlots, executors: Iterable[ObservedExecutor]) -> None:
         """Report the worker's slots, and the runs in them by executor and account."""

@@ -158,6 +158,8 @@ class ChildEnvironment:
         environment["TURBO_TASK_ID"] = task.task_id
         environment["TURBO_TASK_TYPE"] = task.task_type
         environment["TURBO_ATTEMPT"] = str(task.attempt)
+        if task.traceparent is not None:
+            environment["TRACEPARENT"] = task.traceparent
         return environment
 
     def secrets(self) -> tuple[str, ...]:

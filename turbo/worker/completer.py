@@ -85,10 +85,11 @@ class Completer(LoopService):
         settle: Callable[[], None] = lambda: None,
         was_recorded: Callable[[str], None] = lambda _task_id: None,
         task_failed: Callable[[], None] = lambda: None,
+        traced: Callable[[RunResult, ResultAnswer], None] = lambda _result, _answer: None,
     ) -> None:
         """`hold_claims` is called with why nothing may be claimed, and with None when that is over. `settle` is called when a task is
         over that others wait for; `was_recorded` with the id of each task whose result is answered; `task_failed` when a
-        task has failed for good."""
+        task has failed for good; `traced` with each result and its answer."""
         super().__init__()
         self._store = store
         self._spool = spool
@@ -100,6 +101,7 @@ class Completer(LoopService):
         self._settle = settle
         self._was_recorded = was_recorded
         self._task_failed = task_failed
+        self._traced = traced
         self._holding = False
         self._unable: str | None = None  # why the last attempt to record failed
         self._patience: asyncio.TimerHandle | None = None
@@ -274,6 +276,7 @@ class Completer(LoopService):
             log.warning("result is %s: %s", answer.verdict, why, extra={"task": answer.task_id})
         self._follow_up(submission.result, answer)
         self._was_recorded(answer.task_id)
+        self._traced(submission.result, answer)
         self.recorded.emit((submission.result, answer))
 
     def _follow_up(self, result: RunResult, answer: ResultAnswer) -> None:

@@ -98,10 +98,11 @@ class Listener(LoopService):
         message: Callable[[str], None] = lambda _words: None,
         schedule: Callable[[str], None] = lambda _words: None,
         budgets: Callable[[], None] = lambda: None,
+        subscriptions: Callable[[], None] = lambda: None,
     ) -> None:
         """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls. `settle` is called
         when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE, `schedule` with
-        what follows ControlMessage.SCHEDULE, `budgets` when one was written, closed or opened."""
+        what follows ControlMessage.SCHEDULE, `budgets` when one was written, closed or opened, `subscriptions` when one was written."""
         super().__init__()
         self._where = where
         self._worker_id = worker_id
@@ -116,6 +117,7 @@ class Listener(LoopService):
         self._message = message
         self._schedule = schedule
         self._budgets = budgets
+        self._subscriptions = subscriptions
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._own_channel = worker_channel(worker_id)
@@ -305,6 +307,8 @@ class Listener(LoopService):
             self._settle()
         elif kind == ControlMessage.BUDGETS:
             self._budgets()
+        elif kind == ControlMessage.SUBSCRIPTIONS:
+            self._subscriptions()
         elif kind == ControlMessage.SCHEDULE:
             self._schedule(worker_id)
         elif kind == ControlMessage.MESSAGE:

@@ -44,6 +44,7 @@ from turbo.worker.completer import Completer
 from turbo.worker.question_gate import QuestionGate
 from turbo.worker.route_chooser import first
 from turbo.worker.slots import Slots
+from turbo.worker.traces import NO_TRACES
 from turbo.worker.wakeups import WakeUps
 
 log = logging.getLogger(__name__)
@@ -124,6 +125,14 @@ class Transcripts(Protocol):
     def run_ended(self, claim: ClaimRef) -> None: ...
 
 
+class TracesRuns(Protocol):
+    """The traces of tasks (turbo.worker.traces)."""
+
+    async def begin(self, run: Running) -> Task: ...
+    def run_ended(self, run: Running, outcome: Outcome) -> None: ...
+    def forget(self, claim: ClaimRef) -> None: ...
+
+
 class KeepsFiles(Protocol):
     """Where the files of runs are kept (turbo.worker.file_keeper)."""
 
@@ -186,6 +195,7 @@ class Runner:
         sessions: RunSessions,
         keeper: KeepsFiles,
         choose: ChoosesExecutor = first,
+        traces: TracesRuns = NO_TRACES,
     ) -> None:
         """`reviewers` see an outcome in this order. `reconcile` is set when a task could not be given back. `prices`: of models whose
         cost no agent reports. `choose`: for a task whose route has several executors."""
@@ -215,6 +225,7 @@ class Runner:
         self._sessions = sessions
         self._choose = choose
         self._keeper = keeper
+        self._traces = traces
         self._runs = Jobs(crashed)
         self._heavy = asyncio.Lock()
         self._executing: dict[ClaimRef, asyncio.Task[object]] = {}
@@ -274,6 +285,7 @@ class Runner:
                 await self._messages.ended(run, run.messages)
             for reviewer in self._reviewers:
                 outcome = await reviewer.review(run, outcome)
+            self._traces.run_ended(run, outcome)
         except Snooze as snooze:
             await self._snooze(run, snooze)
             return
@@ -339,6 +351,7 @@ class Runner:
         if self._questions.must_wait(run.executor):
             await self._questions.wait()
 
+        task = await self._traces.begin(run)
         moved = False
         if isinstance(executor, AccountPool):
             chosen = await self._accounts.take(executor, run, await self._budgets.spent_accounts(task))
@@ -506,6 +519,7 @@ class Runner:
     def _free(self, run: Running, *, unrecorded: bool, light: bool = False) -> None:
         self._locks.run_ended(run.task.fencing_token)
         self._messages.forget(run.claim)
+        self._traces.forget(run.claim)
         # The completer may have recorded it already, between the submission and here.
         self._slots.give_back(run.claim, unrecorded=unrecorded and run.claim in self._slots.unrecorded, light=light)
         self._wakeups.slot_freed(key=run.task.concurrency_key is not None or run.task.continued is not None)

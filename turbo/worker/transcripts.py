@@ -13,13 +13,10 @@ Promises:
 """
 
 import asyncio
-import hashlib
 import logging
-import re
 import time
-from collections import deque
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import psycopg
@@ -30,24 +27,14 @@ from turbo.db.transcript_store import TranscriptStore, WriteVerdict
 from turbo.domain.claim import ClaimRef
 from turbo.domain.outcome import Outcome
 from turbo.domain.problem import ProblemKind
-from turbo.domain.redaction import BoundedPattern, Redactor, Said, SecretsOf, ascii_json, dumped
+from turbo.domain.redaction import BoundedPattern, Redactor, SecretsOf, ascii_json
 from turbo.domain.run import Progress, Running
-from turbo.domain.transcript import (
-    NO_TRANSCRIPT,
-    OWN_PATH,
-    LineKind,
-    ReadRows,
-    Row,
-    TranscriptBatch,
-    TranscriptSink,
-    begin_line,
-    end_line,
-    note_line,
-)
+from turbo.domain.transcript import NO_TRANSCRIPT, LineKind, TranscriptBatch, TranscriptSink
 from turbo.observability.metrics import Metrics
 from turbo.runtime.backoff import Backoff
 from turbo.runtime.problems import Problems
 from turbo.runtime.service import LoopService
+from turbo.worker.run_transcript import Chunk, Line, RunTranscript, Stream, WaitingLine, cleaned, listed
 
 log = logging.getLogger(__name__)
 
@@ -66,12 +53,9 @@ MOST_OF_A_RUN = 64 * 1024 * 1024
 MOST_WAITING = 32 * 1024 * 1024
 """Bytes of all runs that wait for the database; what comes beyond that is dropped."""
 
-BATCH_BYTES = 256 * 1024
 STATEMENT_BYTES = 4 * 1024 * 1024
 PREPARED_BYTES = 1024 * 1024
 """How much is prepared at once, in a thread: between two such pieces, others get their turn."""
-
-_SESSION = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?=\.|/)")
 
 RETRY_SECONDS = 10.0
 UNKNOWN_SECONDS = 300.0
@@ -79,140 +63,6 @@ UNKNOWN_SECONDS = 300.0
 
 PROBLEM_SECONDS = 60.0
 """After so long without a write, people are told."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    """A line that is not prepared yet. `read`: it holds rows of a session; `path`, `rows`: it is such rows.
-    `own`: it is turbo's own."""
-
-    size: int
-    line: bytes = b""
-    read: ReadRows | None = None
-    path: str = ""
-    rows: Sequence[Row] | None = None
-    own: str | None = None
-    end: bool = False
-
-
-@dataclass(slots=True)
-class _Stream:
-    """One path of a run. `digest`: of what is stored of it."""
-
-    said: Said = field(default_factory=Said)
-    digest: Any = field(default_factory=hashlib.sha256)
-
-
-@dataclass(slots=True)
-class _Chunk:
-    """Prepared lines of one path, which make one batch."""
-
-    kind: LineKind
-    path: str
-    lines: str
-    size: int
-    number: int = -1
-    ascii_only: bool = False
-
-
-class RunTranscript:
-    """The TranscriptSink of one run; and what of it waits. `on_news` is called when something came."""
-
-    wanted = True
-
-    def __init__(self, owner: "TranscriptWriter", run: Running) -> None:
-        self._owner = owner
-        self._run = run
-        self.claim = run.claim
-        self.secrets: set[str] = set()
-        self.redactor: Redactor | None = None
-        self._begun = False
-        self.waiting: deque[_Waiting] = deque()
-        self.chunks: deque[_Chunk] = deque()
-        self.streams: dict[tuple[LineKind, str], _Stream] = {}
-        self.waits = 0  # bytes of `waiting` and `chunks`
-        self.stored = 0  # bytes, those of `chunks` included
-        self.batches = 0
-        self.missing: str | None = None  # why it is not complete
-        self.dropping = False
-        self.full = False
-        self.ended = False
-        self.unknown_since: float | None = None
-
-    # ── the executor's side ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def conceal(self, secrets: Iterable[str]) -> None:
-        """See TranscriptSink."""
-        if not self._begun:
-            begin = begin_line(self._run.executor, self._run.task.attempt)
-            self._push(_Waiting(len(begin), own=begin))
-        more = set(secrets) - self.secrets
-        if more:
-            self.secrets |= more
-            self.redactor = None
-
-    def line(self, line: bytes) -> None:
-        """See TranscriptSink."""
-        self._add(_Waiting(len(line) + 1, line))
-
-    def session(self, path: str, rows: Sequence[Row]) -> None:
-        """See TranscriptSink."""
-        size = sum(len(dumped(row)) + 1 for row in rows)
-        self._add(_Waiting(size, path=path, rows=rows))
-
-    def later(self, line: bytes, read: ReadRows) -> None:
-        """See TranscriptSink."""
-        self._add(_Waiting(len(line), line, read))
-
-    def lost(self, why: str) -> None:
-        """See TranscriptSink."""
-        self.miss(why)
-        self._add(_Waiting(len(why), own=note_line(why)))
-
-    def end(self) -> None:
-        """The run is over."""
-        if not self.ended:
-            self.ended = True
-            if self._begun:
-                self._push(_Waiting(0, end=True))
-            else:  # it has stored nothing, and leaves nothing behind
-                self._owner.empty(self.claim)
-
-    # ── the writer's side ───────────────────────────────────────────────────────────────────────────────────────────
-
-    def redactor_with(self, own: frozenset[str], patterns: tuple[BoundedPattern, ...]) -> Redactor:
-        """Of all that must not be stored of this run. `own`: the worker's secrets."""
-        if self.redactor is None or not own <= self.redactor.secrets:
-            self.redactor = Redactor(frozenset(self.secrets) | own, patterns)
-        return self.redactor
-
-    def session_of(self, path: str) -> str | None:
-        """The id of the session that a path belongs to: the one that it names, else that of the run, as far as it is known."""
-        named = _SESSION.match(path)
-        return named[0] if named is not None else self._run.session_id or None
-
-    def miss(self, why: str) -> None:
-        """It is not complete. The first reason is the one that is told."""
-        self.missing = self.missing or why
-
-    def _add(self, item: _Waiting) -> None:
-        if self.ended or self.full:
-            return
-        if not self._owner.has_room(item.size):
-            self._owner.dropped(item.size)
-            if not self.dropping:
-                self.dropping = True
-                why = "the database was away for too long: lines were dropped"
-                self.miss(why)
-                self._push(_Waiting(len(why), own=note_line(why)))
-            return
-        self.dropping = False
-        self._push(item)
-
-    def _push(self, item: _Waiting) -> None:
-        self._begun = True
-        self.waiting.append(item)
-        self._owner.came(self, item.size)
 
 
 class TranscriptWriter(LoopService):
@@ -340,7 +190,7 @@ class TranscriptWriter(LoopService):
     async def _write(self) -> bool:
         """Store all that waits. False: try again."""
         while await self._prepare():
-            batches: list[tuple[RunTranscript, _Chunk]] = []
+            batches: list[tuple[RunTranscript, Chunk]] = []
             size = 0
             for transcript in self._open.values():
                 for chunk in transcript.chunks:
@@ -361,7 +211,7 @@ class TranscriptWriter(LoopService):
                 return False
         return True
 
-    async def _send(self, batches: Sequence[tuple[RunTranscript, _Chunk]]) -> bool:
+    async def _send(self, batches: Sequence[tuple[RunTranscript, Chunk]]) -> bool:
         """False: a row does not know its claim yet."""
         rows: list[tuple[ClaimRef, TranscriptBatch]] = []
         digests: dict[tuple[ClaimRef, LineKind, str], Any] = {}
@@ -369,7 +219,7 @@ class TranscriptWriter(LoopService):
             key = (chunk.kind, chunk.path)
             digest = digests.get((transcript.claim, *key))
             if digest is None:
-                digest = transcript.streams.setdefault(key, _Stream()).digest.copy()
+                digest = transcript.streams.setdefault(key, Stream()).digest.copy()
             digest.update(chunk.lines.encode())
             digests[(transcript.claim, *key)] = digest.copy()
             batch = TranscriptBatch(
@@ -398,7 +248,7 @@ class TranscriptWriter(LoopService):
                     self._not_known(transcript)
         return all(verdict is not WriteVerdict.UNKNOWN for verdict in verdicts.values())
 
-    async def _refused(self, batches: Sequence[tuple[RunTranscript, _Chunk]], error: psycopg.Error) -> bool:
+    async def _refused(self, batches: Sequence[tuple[RunTranscript, Chunk]], error: psycopg.Error) -> bool:
         """The database does not take one of them, as it is: alone, then in ASCII, then not at all."""
         if len(batches) > 1:
             done = [await self._send([one]) for one in batches if one[1] in one[0].chunks]
@@ -416,7 +266,7 @@ class TranscriptWriter(LoopService):
         self._gone(transcript, chunk)
         return True
 
-    def _gone(self, transcript: RunTranscript, chunk: _Chunk) -> None:
+    def _gone(self, transcript: RunTranscript, chunk: Chunk) -> None:
         """A chunk that is dealt with."""
         if chunk in transcript.chunks:
             transcript.chunks.remove(chunk)
@@ -465,14 +315,14 @@ class TranscriptWriter(LoopService):
         for transcript in list(self._open.values()):
             if not transcript.waiting or sum(c.size for c in transcript.chunks) > STATEMENT_BYTES:
                 continue
-            items: list[_Waiting] = []
+            items: list[WaitingLine] = []
             size = 0
             while transcript.waiting and (not items or size < PREPARED_BYTES):
                 items.append(transcript.waiting.popleft())
                 size += items[-1].size
-            work = _clean(items, transcript.redactor_with(own, self._patterns), transcript.streams)
+            work = cleaned(items, transcript.redactor_with(own, self._patterns), transcript.streams)
             try:
-                lines, missing = await asyncio.to_thread(_listed, work)
+                lines, missing = await asyncio.to_thread(listed, work)
             except asyncio.CancelledError:
                 transcript.waiting.extendleft(reversed(items))
                 raise
@@ -481,96 +331,11 @@ class TranscriptWriter(LoopService):
             self._number(transcript, lines, size)
         return any(transcript.chunks for transcript in self._open.values())
 
-    def _number(self, transcript: RunTranscript, lines: Sequence["_Line"], size: int) -> None:
+    def _number(self, transcript: RunTranscript, lines: Sequence[Line], size: int) -> None:
         """`size`: of what they were made from, which waits no more."""
-        self._waits -= size
-        transcript.waits -= size
-        for kind, path, text in _limited(transcript, lines, self._most_of_a_run):
-            length = len(text.encode())
-            last = transcript.chunks[-1] if transcript.chunks else None
-            # One that was sent may be stored already: it stays as it is.
-            if (
-                last is None
-                or last.number >= 0
-                or (last.kind, last.path) != (kind, path)
-                or path == OWN_PATH
-                or last.size + length > BATCH_BYTES
-            ):
-                last = _Chunk(kind, path, "", 0)
-                transcript.chunks.append(last)
-            last.lines += text
-            last.size += length
-            transcript.stored += length
-            transcript.waits += length
-            self._waits += length
-        for chunk in transcript.chunks:
-            if chunk.number < 0:
-                chunk.number = transcript.batches
-                transcript.batches += 1
+        self._waits += transcript.take(lines, size, self._most_of_a_run)
         if not transcript.chunks and transcript.ended and not transcript.waiting:
             self._open.pop(transcript.claim, None)
-
-
-_Line = tuple[LineKind, str, str]
-_END = "\0end"
-
-
-def _limited(transcript: RunTranscript, lines: Sequence[_Line], most: int) -> Iterable[_Line]:
-    """The lines, up to what is stored of a run. The last one is told here: only now it is known what is missing."""
-    size = transcript.stored
-    for kind, path, text in lines:
-        if text == _END:
-            yield LineKind.EVENT, OWN_PATH, end_line(transcript.missing)
-            return
-        if transcript.full:
-            continue
-        size += len(text.encode())
-        if size > most:
-            why = f"it is longer than {most:,} bytes: the rest is not stored"
-            transcript.full = True
-            transcript.miss(why)
-            yield LineKind.EVENT, OWN_PATH, note_line(why)
-            continue
-        yield kind, path, text
-
-
-def _listed(work: Iterable[_Line | str]) -> tuple[list[_Line], str | None]:
-    """What `_clean` gives, and why it is not complete."""
-    lines: list[_Line] = []
-    missing = None
-    for one in work:
-        if isinstance(one, str):
-            missing = missing or one
-            lines.append((LineKind.EVENT, OWN_PATH, note_line(one)))
-        else:
-            lines.append(one)
-    return lines, missing
-
-
-def _clean(
-    items: Sequence[_Waiting], redactor: Redactor, streams: dict[tuple[LineKind, str], _Stream]
-) -> Iterable[_Line | str]:
-    """The lines without their secrets; a text: why one is missing. Runs in a thread, for one run at a time."""
-    for item in items:
-        if item.end:
-            yield LineKind.EVENT, OWN_PATH, _END
-        elif item.own is not None:
-            yield LineKind.EVENT, OWN_PATH, item.own
-        elif item.read is not None or item.rows is not None:
-            found = item.read(item.line) if item.read is not None else (item.path, item.rows or ())
-            if found is None:
-                yield "rows of the session could not be read, and are left out"
-                continue
-            path, rows = found
-            stream = streams.setdefault((LineKind.SESSION, path), _Stream())
-            for row in rows:
-                try:
-                    yield LineKind.SESSION, path, dumped(redactor.row(row, stream.said)) + "\n"
-                except RecursionError:
-                    yield "a row of the session is nested too deep, and is left out"
-        else:
-            stream = streams.setdefault((LineKind.EVENT, ""), _Stream())
-            yield LineKind.EVENT, "", redactor.event(item.line, stream.said) + "\n"
 
 
 def _fields(transcript: RunTranscript) -> dict[str, object]:

@@ -21,7 +21,7 @@ from turbo.accounts.headroom import Headroom
 from turbo.accounts.manager import AccountManager, accounts_of, payers
 from turbo.accounts.windows import AccountWindows
 from turbo.config.executors import PythonSection
-from turbo.config.loader import has_password
+from turbo.config.loader import ConfigError, has_password
 from turbo.config.worker import MetricsSection, PriceSection, RetentionSection, WorkerConfig
 from turbo.db.account_store import AccountStore
 from turbo.db.address import Address
@@ -37,6 +37,7 @@ from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
 from turbo.db.schedule_store import ScheduleStore
 from turbo.db.settle_store import SettleStore
+from turbo.db.trace_store import TraceStore
 from turbo.db.window_store import WindowStore
 from turbo.db.worker_registry import WorkerRegistry, WorkerRow
 from turbo.domain.dependency import account_behind
@@ -45,6 +46,7 @@ from turbo.domain.problem import ProblemKind
 from turbo.domain.redact_patterns import bounded_patterns
 from turbo.domain.redaction import secrets_in
 from turbo.domain.usage import Price, Prices
+from turbo.events.build import build_courier
 from turbo.executors.exclusive_directories import ExclusiveDirectories
 from turbo.executors.pool import each_member
 from turbo.executors.protocol import Executor
@@ -107,6 +109,7 @@ from turbo.worker.shutdown import Shutdown
 from turbo.worker.shutdown_deadline import ShutdownDeadline
 from turbo.worker.slots import Slots
 from turbo.worker.startup import Startup
+from turbo.worker.traces import NO_TRACES, Traces
 from turbo.worker.transcripts import TranscriptWriter
 from turbo.worker.wakeups import WakeUps
 from turbo.workspaces.sweep import WorkspaceRetention
@@ -293,6 +296,16 @@ def wire(
         lambda: slots.running.values(),
         availability.check,
     )
+    courier = build_courier(
+        config,
+        sessions.courtesy(f"turbo events {worker_id}"),
+        worker_id,
+        metrics,
+        journal,
+        home.path / "notify",
+        functools.partial(_own_secrets, where, claims),
+    )
+    traces = _traces(config, TraceStore(sessions.courtesy(f"turbo traces {worker_id}")), worker_id, host)
     completer = Completer(
         result_store,
         spool_writer,
@@ -308,6 +321,7 @@ def wire(
         settler.wake,
         was_recorded=messages.recorded,
         task_failed=scheduler.task_failed,
+        traced=traces.recorded if traces is not None else lambda _result, _answer: None,
     )
     runner = Runner(
         worker_id,
@@ -335,6 +349,7 @@ def wire(
         sessions=agent_sessions,
         choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
         keeper=FileKeeper(FileStore(sessions.courtesy(f"turbo files {worker_id}"))),
+        traces=NO_TRACES if traces is None else traces,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
@@ -397,6 +412,7 @@ def wire(
         message=messages.heard,
         schedule=scheduler.heard,
         budgets=budgets.heard,
+        subscriptions=courier.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -444,6 +460,7 @@ def wire(
         drain_seconds=settings.drain_seconds,
     )
     services: tuple[Service, ...] = (
+        *(() if traces is None else (traces,)),
         heartbeat,
         progress,
         agent_sessions,
@@ -471,6 +488,7 @@ def wire(
         accounts,
         windows,
         availability,
+        courier,
         recovery,
         listener,
         claimer,
@@ -494,6 +512,18 @@ def wire(
         deadline=deadline,
         services=services,
     )
+
+
+def _traces(config: WorkerConfig, store: TraceStore, worker_id: str, host: str) -> Traces | None:
+    """None: not configured, and nothing of it is loaded. Raises ConfigError."""
+    if (otlp := config.telemetry.otlp) is None:
+        return None
+    try:
+        from turbo.observability.otlp import Collector, SpanExport
+    except ModuleNotFoundError as error:
+        raise ConfigError(f"telemetry: the package {error.name} is missing: pip install 'agent-turbo[otel]'") from None
+    attributes = {"service.instance.id": worker_id, "host.name": host}
+    return Traces(store, SpanExport(Collector(otlp.endpoint, otlp.service_name, attributes)))
 
 
 def new_worker_id(name: str) -> str:

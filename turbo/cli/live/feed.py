@@ -21,6 +21,7 @@ from turbo.client import placement, snapshot
 from turbo.client.async_client import AsyncClient
 from turbo.client.fleet_status import (
     ACCOUNTS_LISTED,
+    COUNTED,
     QUEUES_LISTED,
     WORKERS_LISTED,
     FleetStatus,
@@ -34,9 +35,6 @@ from turbo.client.operations import Disconnect, Query, Steps
 
 SHOWN = 500
 WAITING_EACH = 100
-COUNTED = 10_000
-"""Pending tasks of a queue are counted up to this number; a higher count means more."""
-
 BUCKET_SECONDS = 10
 HISTORY_SECONDS = 600
 RATED = 10_000

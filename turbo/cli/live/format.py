@@ -7,9 +7,9 @@ from rich.text import Text
 
 from turbo.cli import timestamps
 from turbo.cli.live.columns import ScreenRow, sparkline
-from turbo.cli.live.feed import COUNTED, Frame, LiveTask, View
+from turbo.cli.live.feed import Frame, LiveTask, View
 from turbo.cli.output import STYLES, Column, many, one_line, short
-from turbo.client.fleet_status import AccountLine, QueueLine, WorkerLine
+from turbo.client.fleet_status import COUNTED, AccountLine, QueueLine, WorkerLine
 from turbo.domain.states import AccountState, TaskState, WorkerState
 
 TASKS = {

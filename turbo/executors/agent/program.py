@@ -4,14 +4,22 @@ import asyncio
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape, glob
 from pathlib import Path
 
+from turbo.domain.run import StopSignal
+from turbo.domain.task import NO_TASK
+from turbo.executors.directories import scratch_directory
+from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
-from turbo.process.launch import search
-from turbo.process.running import SpawnFailed
+from turbo.process.journal import Journal
+from turbo.process.launch import obstacle, search
+from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
+
+QUERY_SECONDS = 30.0
+"""Of a short call that asks the CLI about itself."""
 
 USUAL_FOR_NPM = (
     "/opt/homebrew/bin",
@@ -72,6 +80,61 @@ class ProgramPlaces:
                 yield directory
             elif home and "*" not in directory:
                 yield f"{home}/{directory[2:]}"
+
+
+def _itself(program: str) -> str:
+    return program
+
+
+@dataclass(frozen=True, slots=True)
+class AgentProgram:
+    """The CLI of one executor. `name`: as configured. `native`: the binary that a launcher would start. `run_as`: who starts it."""
+
+    places: ProgramPlaces
+    name: str
+    environment: ChildEnvironment
+    run_as: Identity | None = None
+    native: Callable[[str], str] = _itself
+
+    async def find(self, environment: Mapping[str, str]) -> str:
+        """Its path. Raises SpawnFailed, OSError."""
+        return self.native(await self.places.find_as(self.run_as, self.name, environment))
+
+    def missing(self, cwd: Path | None, unfit: Callable[[str], str | None] = lambda _program: None) -> str | None:
+        """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one. `unfit`: why a program that is
+        there cannot be used."""
+        try:
+            environment = self.environment.for_task(NO_TASK)
+            try:
+                program = self.native(self.places.find(self.name, environment))
+            except SpawnFailed as error:
+                if self.run_as is not None and self.run_as.by_sudo:  # its home may be closed to us
+                    return None
+                return str(error)
+            return unfit(program) or obstacle(program, environment.get("PATH"), cwd, self.run_as)
+        except (EnvironmentRefused, OSError) as error:
+            return str(error)
+
+
+async def short_call(
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    journal: Journal,
+    run_as: Identity | None,
+    handed: Mapping[str, str] | None = None,
+) -> ProcessResult:
+    """A call that asks the CLI about itself, in an empty directory. `handed`: see ProcessSpec. Raises SpawnFailed, OSError."""
+    async with scratch_directory(run_as) as (directory, log_path):
+        spec = ProcessSpec(
+            argv=tuple(argv),
+            env=environment,
+            handed=dict(handed or {}),
+            cwd=directory,
+            log_path=log_path,
+            wall_seconds=QUERY_SECONDS,
+            run_as=run_as,
+        )
+        return await run_process(spec, stop=StopSignal(), journal=journal)
 
 
 def with_program_directory(program: str, environment: Mapping[str, str]) -> dict[str, str]:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 from turbo.domain.outcome import FailureKind, Outcome, OutcomeKind
 from turbo.domain.run import Run
+from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
 from turbo.executors.agent.prompts import shown_data
 from turbo.executors.checks.loop import Checks, Turn
-from turbo.process.environment import EnvironmentRefused
+from turbo.executors.directories import scratch_directory
+from turbo.process.environment import ChildEnvironment, EnvironmentRefused
+from turbo.process.identity import Identity
 from turbo.process.running import Ending, SpawnFailed
 from turbo.workspaces.area import WorkArea, WorkspaceView
 
@@ -81,3 +84,36 @@ def explained_end(
         else f"{silence_seconds:g} s without output (silence_seconds)"
     )
     return replace(outcome, error=f"the agent was ended after {limit}; last output: {last_line or 'none'}")
+
+
+def missing_of(
+    work_area: WorkArea,
+    environment: ChildEnvironment,
+    program: Callable[[Path | None], str | None],
+    checks: Checks | None,
+) -> str | None:
+    """See `NeedsProgram`: of an agent's executor. `program`: why its CLI cannot be started in a fixed directory, or None."""
+    try:
+        problem = work_area.missing(environment.for_task(NO_TASK))
+    except (EnvironmentRefused, OSError) as error:
+        return str(error)
+    return problem or program(work_area.fixed) or (checks.missing() if checks is not None else None)
+
+
+async def probed(name: str, run_as: Identity | None, call: Callable[[Run, Path], Awaitable[Outcome]]) -> Outcome:
+    """The outcome of one short real call in an empty directory, which tests an account. Never raises. `name`: the executor's."""
+    try:
+        async with scratch_directory(run_as) as (directory, log_path):
+            return await call(Run(NO_TASK, directory, log_path), directory)
+    except SpawnFailed as error:
+        return Outcome.infrastructure(str(error))
+    except (EnvironmentRefused, OSError) as error:
+        return Outcome.infrastructure(f"executor {name}: {error}")
+
+
+def log_size(log_path: Path) -> int:
+    """In bytes; 0: there is none yet."""
+    try:
+        return log_path.stat().st_size
+    except OSError:
+        return 0

@@ -2,6 +2,7 @@
 
     0f9e5c3a-…          a session of the Claude CLI: it was the first, so its ids stand alone
     codex:0f9e5c3a-…    a thread of Codex
+    acp:opencode:ses_…  a session of an agent over ACP, by the name of its profile
 
 A session of another kind is never resumed. The task begins anew, and is told what is known of the conversation.
 """
@@ -9,7 +10,7 @@ A session of another kind is never resumed. The task begins anew, and is told wh
 import re
 import uuid
 
-_KIND = re.compile(r"([a-z][a-z0-9_-]{0,39}):")
+_KIND = re.compile(r"(acp:[a-z][a-z0-9_-]{0,39}|[a-z][a-z0-9_-]{0,39}):")
 
 
 def session_id(kind: str, own: str) -> str:

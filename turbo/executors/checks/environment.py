@@ -14,6 +14,9 @@ LOGINS = frozenset(
         "OPENAI_API_KEY",
         "CODEX_API_KEY",
         "COPILOT_GITHUB_TOKEN",
+        "COPILOT_PROVIDER_API_KEY",
+        "COPILOT_PROVIDER_BEARER_TOKEN",
+        "COPILOT_PROVIDER_HEADERS",
     }
 )
 """Variables with a login of an agent, which may stand in `env` as well."""

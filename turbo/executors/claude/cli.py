@@ -15,21 +15,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from turbo.domain.run import Progress, Run, StopSignal
+from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK
 from turbo.domain.usage import MeteredRun
-from turbo.executors.agent.program import USUAL_FOR_NPM, ProgramPlaces, with_program_directory
+from turbo.executors.agent.program import (
+    USUAL_FOR_NPM,
+    AgentProgram,
+    ProgramPlaces,
+    short_call,
+    with_program_directory,
+)
+from turbo.executors.agent.running import log_size
 from turbo.executors.claude.control import Channel
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.login import Login
 from turbo.executors.claude.mirror import MIRROR, MIRROR_FLAG, Mirror
 from turbo.executors.claude.repository import UNTRUSTED
 from turbo.executors.claude.stream import StreamLine, Transcript
-from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle
 from turbo.process.output import text_of
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -52,7 +57,6 @@ AUTH_RETRIES = 2
 (measured: 401, one such line, a new token, success). Ending the CLI at that moment would lose the new token.
 """
 
-QUERY_SECONDS = 30.0
 UNFIT_SECONDS = 600.0
 LINE_BYTES = 16 * 1024 * 1024
 
@@ -115,6 +119,7 @@ class ClaudeCli:
         self._owner = owner
         self._command = tuple(command)
         self._environment = environment
+        self._program = AgentProgram(PLACES, command[0], environment, run_as)
         self._login = Login(command)
         self._journal = journal
         self._grace_seconds = grace_seconds
@@ -125,7 +130,7 @@ class ClaudeCli:
     async def call(self, run: Run, call: Call) -> tuple[EndedRun, Path | None]:
         """One agent run, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment, handed = self._login.split(self._environment.for_task(run.task))
-        program = await PLACES.find_as(self._run_as, self._command[0], environment)
+        program = await self._program.find(environment)
         channel = call.channel
         how = STREAM if channel is None else channel.flags
         mirror = Mirror(run.transcript) if run.transcript.wanted else None
@@ -145,7 +150,7 @@ class ClaudeCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
-            metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
+            metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, log_size(run.log_path)),
             aside=MIRROR if mirror is not None else b"",
             aside_bytes=LINE_BYTES,
         )
@@ -194,19 +199,13 @@ class ClaudeCli:
 
     def missing(self, cwd: Path | None) -> str | None:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
-        try:
-            environment = self._environment.for_task(NO_TASK)
-            try:
-                program = find_program(self._command[0], environment)
-            except SpawnFailed as error:
-                if self._run_as is not None and self._run_as.by_sudo:  # its home may be closed to us
-                    return None
-                return str(error)
-            if (unfit := self._unfit) is not None and unfit.stands(program):
-                return f"the Claude CLI {program} cannot be used: {unfit.why}"
-            return obstacle(program, environment.get("PATH"), cwd, self._run_as)
-        except (EnvironmentRefused, OSError) as error:
-            return str(error)
+        return self._program.missing(cwd, self._why_unfit)
+
+    def _why_unfit(self, program: str) -> str | None:
+        unfit = self._unfit
+        if unfit is None or not unfit.stands(program):
+            return None
+        return f"the Claude CLI {program} cannot be used: {unfit.why}"
 
     async def auth_status(self) -> bool | None:
         """`claude auth status`: is there a login or a key? It may still be invalid. None: the CLI could not be run."""
@@ -226,18 +225,9 @@ class ClaudeCli:
         program = self._command[0]
         try:
             environment, handed = self._login.split(self._environment.for_task(NO_TASK))
-            program = await PLACES.find_as(self._run_as, self._command[0], environment)
-            async with scratch_directory(self._run_as) as (directory, log_path):
-                spec = ProcessSpec(
-                    argv=(program, *words),
-                    env=with_program_directory(program, environment),
-                    handed=handed,
-                    cwd=directory,
-                    log_path=log_path,
-                    wall_seconds=QUERY_SECONDS,
-                    run_as=self._run_as,
-                )
-                return program, await run_process(spec, stop=StopSignal(), journal=self._journal)
+            program = await self._program.find(environment)
+            argv, variables = (program, *words), with_program_directory(program, environment)
+            return program, await short_call(argv, variables, self._journal, self._run_as, handed)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: claude %s: %s", self._owner, " ".join(words), error)
             return program, None
@@ -314,13 +304,6 @@ class _CallMonitor:
 def find_program(name: str, environment: Mapping[str, str]) -> str:
     """The program's path: as written, on its PATH, or in USUAL_DIRECTORIES. Raises SpawnFailed."""
     return PLACES.find(name, environment)
-
-
-def _size(log_path: Path) -> int:
-    try:
-        return log_path.stat().st_size
-    except OSError:
-        return 0
 
 
 def _identity(program: str) -> tuple[int, ...] | None:

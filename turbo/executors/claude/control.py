@@ -27,8 +27,7 @@ from typing import Any
 
 from turbo.domain.mailbox import Mailbox
 from turbo.domain.work import Message
-from turbo.executors.agent.json_line import parsed
-from turbo.executors.claude.asking import (
+from turbo.executors.agent.desk import (
     PLAN_TOOLS,
     QUESTION_TOOL,
     UNREADABLE,
@@ -39,6 +38,7 @@ from turbo.executors.claude.asking import (
     Desk,
     ToolCall,
 )
+from turbo.executors.agent.json_line import parsed
 from turbo.executors.claude.courier import Courier, user_message
 from turbo.executors.claude.stream import DEFERRED, Result
 from turbo.process.stdin import MOST_UNREAD, OpenStdin

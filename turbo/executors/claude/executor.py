@@ -25,6 +25,8 @@ from turbo.domain.question import Answered, AskPolicy, QuestionKind
 from turbo.domain.run import Run, Snooze
 from turbo.domain.task import NO_TASK
 from turbo.domain.work import Message
+from turbo.executors.agent.desk import PLAN_TOOL, Desk, HoldsCalls
+from turbo.executors.agent.handed_over import Handed, HandedOver
 from turbo.executors.agent.prompts import (
     ASKING_PREAMBLE,
     PREAMBLE,
@@ -32,27 +34,32 @@ from turbo.executors.agent.prompts import (
     going_on_prompt,
     task_prompt,
 )
-from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, explained_end, run_agent, told_so_far
+from turbo.executors.agent.running import (
+    PROBE_PROMPT,
+    PROBE_SECONDS,
+    explained_end,
+    missing_of,
+    probed,
+    run_agent,
+    told_so_far,
+)
 from turbo.executors.agent.session import as_uuid, kind_of
 from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
 from turbo.executors.claude import verdict
 from turbo.executors.claude.answer_form import IN_TEXT, AnswerForm
-from turbo.executors.claude.asking import PLAN_TOOL, Desk, HoldsCalls
 from turbo.executors.claude.carried import CannotCarry, SessionFiles
 from turbo.executors.claude.cli import DEFAULTS, LEAVE_SECONDS, Call, ClaudeCli
 from turbo.executors.claude.control import Channel, new_gate
 from turbo.executors.claude.ended import EndedRun
 from turbo.executors.claude.flags import Flags, check_asking, flags_of
-from turbo.executors.claude.handed_over import Handed, HandedOver
 from turbo.executors.claude.login import without_login
 from turbo.executors.claude.repository import UNTRUSTED, UnusableInstructions, instructions
-from turbo.executors.directories import Directories, scratch_directory
-from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.executors.directories import Directories
+from turbo.process.environment import ChildEnvironment, EnvFile
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
-from turbo.process.running import SpawnFailed
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 from turbo.workspaces.at_remote import portable
 
@@ -347,12 +354,7 @@ class ClaudeExecutor:
 
     def missing(self) -> str | None:
         """See `NeedsProgram`."""
-        try:
-            problem = self._work_area.missing(self._environment.for_task(NO_TASK))
-        except (EnvironmentRefused, OSError) as error:
-            return str(error)
-        problem = problem or self._cli.missing(self._work_area.fixed)
-        return problem or (self._checks.missing() if self._checks is not None else None)
+        return missing_of(self._work_area, self._environment, self._cli.missing, self._checks)
 
     async def version(self) -> str | None:
         """See `Versioned`."""
@@ -367,23 +369,20 @@ class ClaudeExecutor:
         PROBE_SECONDS. `auth_status` is not needed first: without a login this call ends in 0.3 s and makes no
         request.
         """
-        try:
-            async with scratch_directory(self._run_as) as (directory, log_path):
-                run = Run(NO_TASK, directory, log_path)
-                call = Call(
-                    # Its directory is empty, but the CLI also looks into the directories above: TMPDIR is everybody's.
-                    flags=(*UNTRUSTED, *PROBE_FLAGS, *self._model),
-                    stdin=PROBE_PROMPT.encode(),
-                    cwd=directory,
-                    wall_seconds=PROBE_SECONDS,
-                    env={"CLAUDE_CODE_MAX_RETRIES": "0"},
-                )
-                ended, _ = await self._cli.call(run, call)
-        except SpawnFailed as error:
-            return Outcome.infrastructure(str(error))
-        except (EnvironmentRefused, OSError) as error:
-            return Outcome.infrastructure(f"executor {self.name}: {error}")
-        return replace(verdict.outcome(ended), usage=ended.transcript.usage)
+
+        async def call(run: Run, directory: Path) -> Outcome:
+            asked = Call(
+                # Its directory is empty, but the CLI also looks into the directories above: TMPDIR is everybody's.
+                flags=(*UNTRUSTED, *PROBE_FLAGS, *self._model),
+                stdin=PROBE_PROMPT.encode(),
+                cwd=directory,
+                wall_seconds=PROBE_SECONDS,
+                env={"CLAUDE_CODE_MAX_RETRIES": "0"},
+            )
+            ended, _ = await self._cli.call(run, asked)
+            return replace(verdict.outcome(ended), usage=ended.transcript.usage)
+
+        return await probed(self.name, self._run_as, call)
 
     async def auth_status(self) -> bool | None:
         """Is there a login or a key? It may still be invalid. None: the CLI could not be run."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from turbo.domain.question import AskPolicy
-from turbo.executors.claude.asking import PLAN_TOOL, PLAN_TOOLS, HoldsCalls
+from turbo.executors.agent.desk import PLAN_TOOL, PLAN_TOOLS, HoldsCalls
 from turbo.executors.claude.control import settings
 
 _CHANNEL_FLAGS = ("--permission-prompt-tool", "--permission-prompts", "--input-format")

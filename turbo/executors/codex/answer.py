@@ -9,7 +9,7 @@ turbo judges the answer in both cases: the CLI does not notice one that breaks t
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from turbo.executors.agent.answer import BY_TEXT
+from turbo.executors.agent.answer import in_words
 from turbo.executors.schemas.answer_schema import AnswerSchema
 
 BY_SCHEMA = "Your last message is your answer: one JSON value in the form that you were given, and nothing else."
@@ -43,7 +43,7 @@ def codex_answer(name: str, schema: AnswerSchema, command: Sequence[str]) -> Cod
         raise ValueError(f"executor {name}: {FLAG} in command does not go with output_schema: keep one of them")
     if strict(schema.document, top=True):
         return CodexAnswer((FLAG, str(schema.path)), BY_SCHEMA)
-    return CodexAnswer((), f"{BY_TEXT}\n\n{schema.text.strip()}")
+    return CodexAnswer((), in_words(schema.text))
 
 
 def strict(schema: object, *, top: bool = False) -> bool:

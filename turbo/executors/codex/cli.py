@@ -16,19 +16,19 @@ from functools import partial
 from pathlib import Path
 
 from turbo.domain.outcome import ModelUsage
-from turbo.domain.run import Progress, Run, StopSignal
+from turbo.domain.run import Progress, Run
 from turbo.domain.task import NO_TASK
 from turbo.domain.usage import MeteredRun
+from turbo.executors.agent.program import AgentProgram, short_call
+from turbo.executors.agent.running import log_size
 from turbo.executors.agent.session import as_uuid, session_id
 from turbo.executors.codex.ended import EndedCodex
 from turbo.executors.codex.program import PLACES, native
 from turbo.executors.codex.rollout import Rollout, Rollouts, ThreadFile, tokens_of
 from turbo.executors.codex.stream import CodexLine, CodexStream
-from turbo.executors.directories import scratch_directory
 from turbo.process.environment import ChildEnvironment, EnvironmentRefused
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
-from turbo.process.launch import obstacle
 from turbo.process.output import text_of
 from turbo.process.running import ProcessResult, ProcessSpec, SpawnFailed, run_process
 
@@ -65,7 +65,6 @@ PATIENCE_SECONDS = 90.0
 MOST_OFFLINE = 2
 """Times that the CLI may say that it waits for the network."""
 
-QUERY_SECONDS = 30.0
 LINE_BYTES = 16 * 1024 * 1024
 
 
@@ -105,6 +104,7 @@ class CodexCli:
         self._owner = owner
         self._command = tuple(command)
         self._environment = environment
+        self._program = AgentProgram(PLACES, command[0], environment, run_as, native)
         self._journal = journal
         self._grace_seconds = grace_seconds
         self._leave_seconds = leave_seconds
@@ -116,7 +116,7 @@ class CodexCli:
     async def call(self, run: Run, call: CodexCall) -> tuple[EndedCodex, Path | None]:
         """One turn of the agent, and the path of its log. Raises SpawnFailed, EnvironmentRefused, OSError."""
         environment = self._environment.for_task(run.task)
-        program = await self._program(environment)
+        program = await self._program.find(environment)
         run.transcript.conceal(self._environment.secrets())
         rollouts = Rollouts(codex_home(environment), self._run_as)
         before = await asyncio.to_thread(rollouts.find, call.thread) if call.thread is not None else None
@@ -134,7 +134,7 @@ class CodexCli:
             line_bytes=LINE_BYTES,
             task_id=run.task.task_id,
             run_as=self._run_as,
-            metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, _size(run.log_path)),
+            metered=MeteredRun.of(run.task, self._owner, self._account, run.log_path.name, log_size(run.log_path)),
         )
         monitor = _CodexMonitor(run, self._leave_seconds, self._patience_seconds)
         if run.transcript.wanted:
@@ -194,17 +194,7 @@ class CodexCli:
 
     def missing(self, cwd: Path | None) -> str | None:
         """Why no call could be started now, or None. `cwd` is the fixed directory, if there is one."""
-        try:
-            environment = self._environment.for_task(NO_TASK)
-            try:
-                program = native(PLACES.find(self._command[0], environment))
-            except SpawnFailed as error:
-                if self._run_as is not None and self._run_as.by_sudo:  # its home may be closed to us
-                    return None
-                return str(error)
-            return obstacle(program, environment.get("PATH"), cwd, self._run_as)
-        except (EnvironmentRefused, OSError) as error:
-            return str(error)
+        return self._program.missing(cwd)
 
     async def logged_in(self) -> bool | None:
         """Is there a key or a login? It may still be invalid. None: the CLI could not be run."""
@@ -235,23 +225,11 @@ class CodexCli:
     async def _query(self, *words: str) -> ProcessResult | None:
         try:
             environment = self._environment.for_task(NO_TASK)
-            program = await self._program(environment)
-            async with scratch_directory(self._run_as) as (directory, log_path):
-                spec = ProcessSpec(
-                    argv=(program, *words),
-                    env=environment,
-                    cwd=directory,
-                    log_path=log_path,
-                    wall_seconds=QUERY_SECONDS,
-                    run_as=self._run_as,
-                )
-                return await run_process(spec, stop=StopSignal(), journal=self._journal)
+            program = await self._program.find(environment)
+            return await short_call((program, *words), environment, self._journal, self._run_as)
         except (SpawnFailed, EnvironmentRefused, OSError) as error:
             log.warning("executor %s: codex %s: %s", self._owner, " ".join(words), error)
             return None
-
-    async def _program(self, environment: Mapping[str, str]) -> str:
-        return native(await PLACES.find_as(self._run_as, self._command[0], environment))
 
 
 class _CodexMonitor:
@@ -320,10 +298,3 @@ def _used(rollout: Rollout, stream: CodexStream, *, resumed: bool) -> tuple[Mode
     }
     total = tokens_of(rollout.model, totals)
     return (total,) if total != ModelUsage(total.model) else ()
-
-
-def _size(log_path: Path) -> int:
-    try:
-        return log_path.stat().st_size
-    except OSError:
-        return 0

@@ -30,7 +30,15 @@ from turbo.executors.agent.prompts import (
     going_on_prompt,
     task_prompt,
 )
-from turbo.executors.agent.running import PROBE_PROMPT, PROBE_SECONDS, explained_end, run_agent, told_so_far
+from turbo.executors.agent.running import (
+    PROBE_PROMPT,
+    PROBE_SECONDS,
+    explained_end,
+    missing_of,
+    probed,
+    run_agent,
+    told_so_far,
+)
 from turbo.executors.agent.session import as_uuid, own_id, session_id
 from turbo.executors.asking import DENIED
 from turbo.executors.checks.loop import Checks, Turn
@@ -38,12 +46,11 @@ from turbo.executors.codex import sandbox, verdict
 from turbo.executors.codex.answer import IN_WORDS, CodexAnswer
 from turbo.executors.codex.cli import DEFAULTS, KIND, LEAVE_SECONDS, PATIENCE_SECONDS, CodexCall, CodexCli, used
 from turbo.executors.codex.ended import EndedCodex
-from turbo.executors.directories import Directories, scratch_directory
-from turbo.process.environment import ChildEnvironment, EnvFile, EnvironmentRefused
+from turbo.executors.directories import Directories
+from turbo.process.environment import ChildEnvironment, EnvFile
 from turbo.process.identity import Identity
 from turbo.process.journal import Journal
 from turbo.process.launch import fixed_program
-from turbo.process.running import SpawnFailed
 from turbo.workspaces.area import Exclusive, WorkArea, no_lock
 
 log = logging.getLogger(__name__)
@@ -267,12 +274,7 @@ class CodexExecutor:
 
     def missing(self) -> str | None:
         """See `NeedsProgram`."""
-        try:
-            problem = self._work_area.missing(self._environment.for_task(NO_TASK))
-        except (EnvironmentRefused, OSError) as error:
-            return str(error)
-        problem = problem or self._cli.missing(self._work_area.fixed)
-        return problem or (self._checks.missing() if self._checks is not None else None)
+        return missing_of(self._work_area, self._environment, self._cli.missing, self._checks)
 
     async def version(self) -> str | None:
         """See `Versioned`."""
@@ -291,21 +293,19 @@ class CodexExecutor:
 
         The call uses the executor's model, in an empty directory, may write nothing, and leaves no thread behind.
         """
-        try:
-            async with scratch_directory(self._run_as) as (directory, log_path):
-                call = CodexCall(
-                    flags=(*self._model, *sandbox.flags("read-only", directory, network=False)),
-                    prompt=PROBE_PROMPT,
-                    cwd=directory,
-                    wall_seconds=PROBE_SECONDS,
-                    forget=True,
-                )
-                ended, _ = await self._cli.call(Run(NO_TASK, directory, log_path), call)
-        except SpawnFailed as error:
-            return Outcome.infrastructure(str(error))
-        except (EnvironmentRefused, OSError) as error:
-            return Outcome.infrastructure(f"executor {self.name}: {error}")
-        return replace(verdict.outcome(ended), usage=used(ended))
+
+        async def call(run: Run, directory: Path) -> Outcome:
+            asked = CodexCall(
+                flags=(*self._model, *sandbox.flags("read-only", directory, network=False)),
+                prompt=PROBE_PROMPT,
+                cwd=directory,
+                wall_seconds=PROBE_SECONDS,
+                forget=True,
+            )
+            ended, _ = await self._cli.call(run, asked)
+            return replace(verdict.outcome(ended), usage=used(ended))
+
+        return await probed(self.name, self._run_as, call)
 
     async def logged_in(self) -> bool | None:
         """Is there a login or a key? It may still be invalid. None: the CLI could not be run."""

@@ -6,9 +6,8 @@ A call is read from where the file ended before it. The parser is lenient as tha
 no sandbox kept it from doing so: nothing in it chooses a file, a program or a flag.
 """
 
-import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,8 @@ from turbo.domain.headroom import MOST_WINDOWS, UsageWindow
 from turbo.domain.outcome import ModelUsage
 from turbo.executors.agent import fields
 from turbo.executors.agent.json_line import parsed
-from turbo.host.regular_file import open_regular
+from turbo.executors.agent.session_lines import LINE_BYTES, lines_from
 from turbo.process.identity import Identity
-
-MOST_BYTES = 64 * 1024 * 1024
-"""Of one call. More is not looked at; what matters stands at the end."""
-
-LINE_BYTES = 2 * 1024 * 1024
 
 _KNOWN = (b'"event_msg"', b'"token_usage_record"', b'"turn_context"')
 _KIND_BYTES = 200
@@ -194,7 +188,7 @@ class Rollouts:
     def read(self, place: ThreadFile, begin: int, model: str | None = None) -> Rollout:
         """What it says from byte `begin` on. `model`: as configured; the file's word comes first."""
         rollout = Rollout(model)
-        for line in self._lines(place.path, begin):
+        for line in lines_from(place.path, begin, self._user):
             rollout.read(line)
         return rollout
 
@@ -203,17 +197,6 @@ class Rollouts:
             self._user.run('rm -f -- "$1"', place.path)
         else:
             place.path.unlink(missing_ok=True)
-
-    def _lines(self, path: Path, begin: int) -> Iterable[bytes]:
-        if self._user is not None:
-            text = self._user.run('tail -c "+$2" -- "$1" | head -c "$3"', path, str(begin + 1), str(MOST_BYTES))
-            yield from text.encode("utf-8", "surrogateescape").splitlines()
-            return
-        with os.fdopen(open_regular(path), "rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            file.seek(max(begin, end - MOST_BYTES))
-            while line := file.readline(LINE_BYTES):
-                yield line
 
 
 _FIND = """

@@ -74,7 +74,7 @@ TURBOS_OWN = frozenset({"fencing_token", "cancel_requested_at", "cancel_to", "in
 RESERVED = (
     *("question", "answer", "prefer_host"),
     *("needs", "on_needs_failed", "continues", "needed", "conversation", "submitted_by"),
-    *("requires", "key_slot"),
+    *("requires", "key_slot", "traceparent"),
 )
 """Columns of agent_tasks that later migrations add, from 0012_asking.sql on. One that is there before has another meaning."""
 
@@ -119,11 +119,13 @@ RELATIONS = (
         "turbo_meta",
         "turbo_key_slots",
         *("turbo_fence_seq", "turbo_look_seq"),
+        *("turbo_wait_seq", "agent_waiters"),
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
         "agent_schedules",
         *("agent_budgets", "agent_events", "agent_limits"),
         *("agent_requirements", "agent_portable"),
         *("agent_transcripts", "agent_files"),
+        "agent_subscriptions",
     ),
     *("agent_tasks_claim", "agent_tasks_at_rest", "agent_tasks_running", "agent_tasks_one_running_per_place"),
     *("agent_tasks_waiting_key", "agent_tasks_idempotency", "agent_tasks_finished", "agent_actions_task"),
@@ -135,6 +137,7 @@ RELATIONS = (
     *("agent_usage_open", "agent_events_at"),
     *("agent_requirements_distinct", "agent_portable_due"),
     *("agent_transcripts_session", "agent_transcripts_at"),
+    "agent_waiters_lapses",
 )
 TYPES = ("turbo_task_id", "turbo_status")
 """Names that turbo creates in schema public. If they exist before turbo, they clash."""

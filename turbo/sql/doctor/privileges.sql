@@ -10,13 +10,15 @@ select n.relation || ': ' || p.privilege as lacks
                ('agent_messages', 'select update'), ('agent_schedules', 'select'), ('agent_budgets', 'select'),
                ('agent_requirements', 'select update delete'), ('agent_portable', 'select insert update delete'),
                ('agent_limits', 'select'), ('agent_usage', 'insert'), ('agent_transcripts', 'select insert'), ('agent_files', 'select insert'),
+               ('agent_events', 'select'), ('agent_subscriptions', 'select update'),
                ('turbo_key_slots', 'select update'), ('turbo_migrations', 'select'))
        n(relation, privileges)
  cross join lateral string_to_table(n.privileges, ' ') p(privilege)
  where not case when p.privilege = 'delete' then has_table_privilege('public.' || n.relation, p.privilege)
                 else has_any_column_privilege('public.' || n.relation, p.privilege) end
 union all
-select 'turbo_fence_seq: usage' where not has_sequence_privilege('public.turbo_fence_seq', 'usage')
+select s.name || ': usage' from (values ('turbo_fence_seq'), ('turbo_wait_seq')) s(name)
+ where not has_sequence_privilege('public.' || s.name, 'usage')
 union all
 select f.name || ': execute'
   from (values ('turbo_take_key(text)'), ('turbo_take_conversation(bigint)'),
@@ -39,5 +41,7 @@ select f.name || ': execute'
                ('turbo_wake_waiters(text)'), ('turbo_keys_with_room()'), ('turbo_places(public.turbo_task_id[], text[])'),
                ('turbo_is_spent(text, text, jsonb)'), ('turbo_is_portable(public.turbo_task_id, text)'),
                ('turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
-               ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()')) f(name)
+               ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()'),
+               ('turbo_trail_head()'), ('turbo_undelivered()'),
+               ('turbo_tell_who_waits(text, text)')) f(name)
  where not has_function_privilege(to_regprocedure('public.' || f.name), 'execute')

@@ -11,9 +11,12 @@ revoke all on table
   from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_account_windows from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_limits from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_subscriptions, public.agent_events from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_files from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_waiters from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_transcripts from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on sequence public.turbo_wait_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
 -- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
@@ -32,7 +35,7 @@ grant select on table public.agent_tasks, public.agent_actions, public.agent_pro
   to turbo_submitter;
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
-              parent_task_id, continues, requires)
+              parent_task_id, continues, requires, traceparent)
   on public.agent_tasks to turbo_submitter;
 grant insert (task_id, body) on public.agent_messages to turbo_submitter;      -- to its own tasks: turbo_judge_message
 -- is my queue served, and where is my task's log?
@@ -44,7 +47,7 @@ grant select (task_id, task_type, task_description, task_priority, input_data, s
               assigned_worker_id, timeout_seconds, max_retries, retry_count, created_at, started_at, completed_at, queue,
               run_after, fencing_token, concurrency_key, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
               infra_count, turbo_rev, question, answer, prefer_host, needs, on_needs_failed, continues, needed,
-              conversation, submitted_by, requires, key_slot, ctid)
+              conversation, submitted_by, requires, key_slot, traceparent, ctid)
   on public.agent_tasks to turbo_worker;
 grant update (status, output_data, error_message, execution_time_ms, assigned_worker_id, retry_count, started_at,
               completed_at, run_after, fencing_token, agent_session_id, failure_kind, cancel_requested_at, cancel_to,
@@ -72,10 +75,15 @@ grant select on table public.agent_limits to turbo_worker;
 grant select, insert, update on table public.agent_accounts, public.agent_account_windows to turbo_worker;
 grant select on table public.agent_queues, public.turbo_migrations to turbo_worker;
 grant usage on sequence public.turbo_fence_seq to turbo_worker;
+grant usage on sequence public.turbo_wait_seq to turbo_worker;         -- whether anybody waits: each result asks
 grant insert (task_id, fencing_token, executor, account, model, attempt, queue, task_type, submitted_by, input_tokens,
               output_tokens, cache_read_tokens, cache_write_tokens, cost_usd)
   on public.agent_usage to turbo_worker;                                -- nobody else writes it, and nobody changes it
-grant select (at, ctid), delete on table public.agent_usage, public.agent_events to turbo_worker;     -- retention, if configured
+grant select (at, ctid), delete on table public.agent_usage to turbo_worker;     -- retention, if configured
+grant select, delete on table public.agent_events to turbo_worker;               -- it delivers them; retention, if configured
+-- Of a subscription: who delivers it, and how far it is; what is delivered to whom is the operator's.
+grant select, update (position, looked_at, waiting_since, holder, held_until, delivered, delivered_at, failures, error, next_at)
+  on public.agent_subscriptions to turbo_worker;
 grant select, insert (task_id, fencing_token, batch, session_id, kind, path, lines, sha256)
   on public.agent_transcripts to turbo_worker;                          -- nobody else writes it, and nobody changes it
 grant select, insert (task_id, fencing_token, path, bytes, sha256) on public.agent_files to turbo_worker;      -- the same
@@ -112,13 +120,16 @@ begin
                    ('public.turbo_is_spent(text, text, jsonb)'), ('public.turbo_is_portable(public.turbo_task_id, text)'),
                    ('public.turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
                    ('public.turbo_stay_in(text[], text, double precision)'), ('public.turbo_unplaceable(integer)'),
+                   ('public.turbo_trail_head()'), ('public.turbo_undelivered()'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
-                   ('public.turbo_run_schedule(text)')) f(name)
+                   ('public.turbo_run_schedule(text)'), ('public.turbo_wait(text, text)'),
+                   ('public.turbo_tell_who_waits(text, text)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
                         ('turbo_admin')) r(role)
      where (case f.name when 'public.turbo_database_id()' then true
                         when 'public.turbo_is_portable(public.turbo_task_id, text)' then true
                         when 'public.turbo_unplaceable(integer)' then true
+                        when 'public.turbo_wait(text, text)' then true
                         when 'public.turbo_run_schedule(text)' then r.role = 'turbo_admin' else r.role = 'turbo_worker' end)
        and not has_function_privilege(r.role, to_regprocedure(f.name), 'execute')
   loop
@@ -134,7 +145,7 @@ grant select on table
   to turbo_reader, turbo_admin;
 
 grant select on table public.agent_usage, public.agent_account_windows, public.agent_budgets, public.agent_limits, public.agent_events,
-  public.agent_requirements, public.agent_portable
+  public.agent_requirements, public.agent_portable, public.agent_subscriptions
   to turbo_reader, turbo_admin;
 grant select on table public.agent_files to turbo_reader, turbo_approver, turbo_admin;
 grant select on table public.agent_transcripts to turbo_reader, turbo_approver, turbo_admin;
@@ -148,7 +159,7 @@ grant update (answer) on public.agent_tasks to turbo_approver;
 -- task from that.
 grant insert (task_id, task_type, task_description, task_priority, input_data, status, timeout_seconds, max_retries,
               retry_count, created_at, queue, run_after, idempotency_key, concurrency_key, needs, on_needs_failed,
-              parent_task_id, continues, requires)
+              parent_task_id, continues, requires, traceparent)
   on public.agent_tasks to turbo_admin;
 grant update (task_type, task_description, task_priority, input_data, status, output_data, error_message, timeout_seconds,
               max_retries, retry_count, completed_at, queue, run_after, idempotency_key, concurrency_key, agent_session_id,
@@ -172,6 +183,8 @@ grant update (account, queue, task_type, submitted_by, period, timezone, usd, to
   on public.agent_budgets to turbo_admin;
 grant delete on table public.agent_budgets to turbo_admin;
 grant insert, update, delete on table public.agent_limits to turbo_admin;
+grant insert (name, events, queue, task_type, target, enabled), update (events, queue, task_type, target, enabled), delete
+  on public.agent_subscriptions to turbo_admin;
 
 -- An adopted table has further columns, which submitters and people could always set. Its key may come from a sequence (a
 -- serial column), which the inserting role must be allowed to use; an identity column needs no grant.
@@ -182,7 +195,7 @@ declare
     'execution_time_ms', 'assigned_worker_id', 'timeout_seconds', 'max_retries', 'retry_count', 'created_at', 'started_at',
     'completed_at', 'queue', 'run_after', 'fencing_token', 'idempotency_key', 'concurrency_key', 'agent_session_id',
     'failure_kind', 'cancel_requested_at', 'cancel_to', 'infra_count', 'turbo_rev', 'question', 'answer', 'prefer_host',
-    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires', 'key_slot'];
+    'needs', 'on_needs_failed', 'parent_task_id', 'continues', 'needed', 'conversation', 'submitted_by', 'requires', 'key_slot', 'traceparent'];
   other_columns text;
   used record;
 begin

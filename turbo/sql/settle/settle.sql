@@ -194,7 +194,8 @@ with recursive over as materialized (
          prefer_host = coalesce((select o.before from of o) -> t.task_id::text ->> 'host', t.prefer_host),
          turbo_rev = t.turbo_rev + 1
    where t.task_id = any (array(select r.task_id from free r union all select f.task_id from fallen f))
-  returning t.task_id, t.status::text as status, t.queue::text as queue
+  returning t.task_id, t.status::text as status, t.queue::text as queue,
+            case when t.status::text = 'cancelled' then public.turbo_tell_who_waits(t.task_id::text, t.status::text) end as told
 ), woken as materialized (
   -- Each queue once, in place of once for each row (turbo_wake_change).
   select q.queue, public.turbo_wake(q.queue::text), set_config('turbo.woken', 'on', true)

@@ -99,5 +99,6 @@ with input as (
    where v.verdict in ('recorded', 'late', 'gone')
 )
 select v.task_id::text, v.token, v.verdict, case v.verdict when 'recorded' then v.becomes end as becomes,
-       v.needed and v.verdict = 'recorded' and v.becomes in ('completed', 'failed', 'cancelled') as needed
+       v.needed and v.verdict = 'recorded' and v.becomes in ('completed', 'failed', 'cancelled') as needed,
+       case when v.verdict = 'recorded' then public.turbo_tell_who_waits(v.task_id::text, v.becomes::text) end as told
   from verdict v

@@ -27,7 +27,8 @@ with due as materialized (
     from due d
    -- The rows are locked, so they still wait. The array keeps this a look-up by primary key, whatever plan was made first.
    where t.task_id = d.task_id and t.task_id = any (array(select task_id from due))
-  returning t.task_id, t.queue, t.fencing_token, d.after, t.question, t.needed
+  returning t.task_id, t.queue, t.fencing_token, d.after, t.question, t.needed,
+            public.turbo_tell_who_waits(t.task_id::text, d.after::text) as told
 ), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select e.task_id, 'unanswered', e.after = 'pending', %(worker)s, 'waiting', e.after, e.fencing_token,

@@ -36,7 +36,8 @@ with mine as materialized (
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from forgotten f
    where t.task_id = f.task_id and t.fencing_token = f.fencing_token and t.status = 'running'
-  returning t.task_id, t.fencing_token as token, t.status::text as status
+  returning t.task_id, t.fencing_token as token, t.status::text as status,
+            public.turbo_tell_who_waits(t.task_id::text, t.status::text) as told
 ), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select o.task_id, 'rescued', true, %(worker)s, 'running', o.status, o.token, '{"reason": "orphan"}' from orphan o

@@ -30,4 +30,6 @@ with r as (
          jsonb_build_object('reason', %(reason)s::text)
     from r
 )
-select r.task_id::text, r.token, r.status, r.needed and r.status in ('completed', 'failed', 'cancelled') as needed from r
+select r.task_id::text, r.token, r.status, r.needed and r.status in ('completed', 'failed', 'cancelled') as needed,
+       public.turbo_tell_who_waits(r.task_id::text, r.status::text) as told
+  from r

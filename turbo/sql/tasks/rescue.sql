@@ -39,7 +39,8 @@ with lost as materialized (
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
     from decided d
    where t.task_id = d.task_id
-  returning t.task_id, t.queue, t.status::text as status, t.fencing_token, d.was_on, d.count
+  returning t.task_id, t.queue, t.status::text as status, t.fencing_token, d.was_on, d.count,
+            public.turbo_tell_who_waits(t.task_id::text, t.status::text) as told
 ), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select r.task_id, 'rescued', r.status <> 'failed', %(worker)s, 'running', r.status, r.fencing_token,

@@ -16,7 +16,7 @@ with refused as materialized (
      set status = 'failed', failure_kind = 'poison', error_message = %(error)s, completed_at = clock_timestamp(),
          cancel_requested_at = null, cancel_to = null, turbo_rev = t.turbo_rev + 1
    where t.task_id = any (array(select r.task_id from refused r))
-  returning t.task_id, t.fencing_token
+  returning t.task_id, t.fencing_token, public.turbo_tell_who_waits(t.task_id::text, 'failed'::text) as told
 ), audit as (
   insert into public.agent_actions (task_id, action_type, success, actor, from_status, to_status, fencing_token, detail)
   select f.task_id, 'refused', false, %(worker)s, %(status)s::text, 'failed', f.fencing_token,

@@ -82,6 +82,15 @@ select g.what, b.name, null, case g.what when 'budget_spent' then (b.paused_unti
           from public.agent_budgets b order by b.name limit 100) b
  cross join (values ('budget_used'), ('budget_spent')) g(what)
 union all
+-- Of the first hundred subscriptions that are on: failures in a row; how long the oldest event has waited, or that nobody has looked.
+select g.what, s.name, null, case g.what when 'event_failures' then s.failures else s.age end
+  from (select left(s.name, 200) as name, s.failures::float8 as failures,
+               case when s.waiting_since is not null then extract(epoch from clock_timestamp() - s.waiting_since)
+                    when s.looked_at < clock_timestamp() - interval '2 minutes' then extract(epoch from clock_timestamp() - s.looked_at)
+                    else 0 end::float8 as age
+          from public.agent_subscriptions s where s.enabled order by s.name limit 100) s
+ cross join (values ('event_failures'), ('event_age')) g(what)
+union all
 -- Of the first 1,000 limits: whether their keys are full, and how many of their places are taken.
 select g.what, null, case g.what when 'key_limits' then case when l.runs < l.running then 'free' else 'full' end else g.state end,
        sum(case when g.what = 'key_limits' then 1 when g.state = 'taken' then l.runs else greatest(0, l.running - l.runs) end)::float8

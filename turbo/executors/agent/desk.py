@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from turbo.domain.question import MOST_BYTES, Answered, AskPolicy, Choice, Question, QuestionKind, Single
-from turbo.executors.claude.handed_over import Handed
+from turbo.executors.agent.handed_over import Handed
 from turbo.host.sanitize import sanitize
 
 log = logging.getLogger(__name__)

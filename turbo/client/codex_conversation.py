@@ -1,4 +1,4 @@
-"""Lines of the Codex CLI in a transcript, for `turbo logs`. No I/O."""
+"""Lines of the Codex CLI in a transcript. No I/O."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

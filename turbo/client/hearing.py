@@ -1,0 +1,157 @@
+"""Hearing notifications, for clients that wait (turbo.client.waiting). A blocking client LISTENs on its own connection. An asynchronous
+client uses another one, because several tasks share its own.
+
+A pooler answers LISTEN, too, and the backend that heard it is another client's next. It has made its own key for the session, so it is
+known by the backend's pid.
+"""
+
+import asyncio
+import secrets
+import time
+from contextlib import suppress
+from typing import Any, Final, LiteralString
+
+import psycopg
+
+from turbo import db
+from turbo.client.operations import Ear
+
+EVERYBODY: Final = "turbo_done"
+"""Where transactions tell that cannot see who waits (migrations/0027_waiting.sql)."""
+
+PREFIX: Final = "turbo_done_"
+DEAF_SECONDS = 30.0
+"""After this long without a session that hears, another one is tried."""
+
+LOST_SECONDS = 2.0
+"""Between the loss of a session and the next one."""
+
+_PID: LiteralString = "select pg_catalog.pg_backend_pid()"
+
+
+def _listen(channel: str) -> psycopg.sql.Composed:
+    return psycopg.sql.SQL("listen {}; listen {}").format(
+        psycopg.sql.Identifier(PREFIX + channel), psycopg.sql.Identifier(EVERYBODY)
+    )
+
+
+class Hearing:
+    """Of a blocking client, on its connection, while one of its operations waits."""
+
+    def __init__(self) -> None:
+        self._channel = secrets.token_hex(12)
+        self._connection: psycopg.Connection[Any] | None = None
+        self._deaf: psycopg.Connection[Any] | None = None
+        self._session = self._heard = 0
+
+    def listen(self, connection: psycopg.Connection[Any]) -> Ear | None:
+        """None: nothing arrives on this connection. Raises psycopg.OperationalError if it is lost."""
+        if connection is self._deaf:
+            return None
+        if connection is not self._connection:
+            pid = connection.execute(_PID, prepare=False).fetchone()
+            try:
+                if pid is None or pid[0] != connection.info.backend_pid:
+                    raise psycopg.NotSupportedError("a pooler")
+                connection.execute(_listen(self._channel), prepare=False)
+            except psycopg.Error:
+                if connection.closed:
+                    raise
+                self._deaf = connection
+                return None
+            self._connection = connection
+            self._session += 1
+        return Ear(self._session, self._heard, self._channel)
+
+    def wait(self, seconds: float, ear: Ear) -> None:
+        """At most so long, and no longer than until more is heard than `ear` had."""
+        if ear != Ear(self._session, self._heard, self._channel) or self._connection is None:
+            return
+        try:
+            for _ in self._connection.notifies(timeout=seconds, stop_after=1):  # also what came during other statements
+                self._heard += 1
+        except (psycopg.Error, OSError):
+            time.sleep(min(seconds, LOST_SECONDS))  # the next statement finds it closed, and opens another
+
+    def stop(self) -> None:
+        """Nobody waits any more."""
+        connection, self._connection = self._connection, None
+        if connection is not None and not connection.closed:
+            with suppress(psycopg.Error, OSError):
+                connection.execute("unlisten *", prepare=False)
+
+
+class AsyncHearing:
+    """Of an asynchronous client, on a connection of its own, while any of its operations waits."""
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._channel = secrets.token_hex(12)
+        self._turn = asyncio.Lock()
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._hearing: asyncio.Task[None] | None = None
+        self._deaf_until = 0.0
+        self._session = self._heard = 0
+        self._changed = asyncio.Event()
+
+    async def listen(self) -> Ear | None:
+        """None: nothing arrives, at present."""
+        async with self._turn:
+            if self._hearing is None or self._hearing.done():
+                if time.monotonic() < self._deaf_until:
+                    return None
+                if (connection := await self._opened()) is None:
+                    self._deaf_until = time.monotonic() + DEAF_SECONDS
+                    return None
+                self._connection = connection
+                self._session += 1
+                self._hearing = asyncio.create_task(self._hear(connection))
+            return Ear(self._session, self._heard, self._channel)
+
+    async def wait(self, seconds: float, ear: Ear) -> None:
+        """At most so long, and no longer than until more is heard than `ear` had."""
+        changed = self._changed
+        if ear == Ear(self._session, self._heard, self._channel):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), seconds)
+
+    async def stop(self) -> None:
+        """Nobody waits any more."""
+        connection, self._connection = self._connection, None
+        hearing, self._hearing = self._hearing, None
+        if connection is not None and hearing is not None:
+            db.cut(connection)
+            await asyncio.wait({hearing})
+
+    async def _opened(self) -> psycopg.AsyncConnection[Any] | None:
+        try:
+            connection = await db.open_async_client(self._dsn, "turbo wait")
+        except (psycopg.Error, OSError):
+            return None
+        try:
+            pid = await (await connection.execute(_PID, prepare=False)).fetchone()
+            if pid is not None and pid[0] == connection.info.backend_pid:
+                await connection.execute(_listen(self._channel), prepare=False)
+                return connection
+        except (psycopg.Error, OSError):
+            pass
+        await connection.close()
+        return None
+
+    async def _hear(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        try:
+            async for _ in connection.notifies():
+                self._ring()
+        except (psycopg.Error, OSError):
+            pass
+        finally:
+            if connection is self._connection:  # lost
+                self._deaf_until = time.monotonic() + LOST_SECONDS
+            self._ring()
+            db.cut(connection)
+            await connection.close()
+
+    def _ring(self) -> None:
+        self._heard += 1
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -1,0 +1,15 @@
+-- A page of the list of tasks: those that have ended, nobody knows when, behind `task_id`. An older poller ended them: turbo writes the
+-- moment. All of them are read, by the index on completed_at. The other parameters: as in client/tasks.sql.
+select t.task_id::text as task_id, null::text as moment, t.queue, null::int as priority
+  from public.agent_tasks t
+ where t.status in ('completed', 'failed', 'cancelled') and t.status::text = any (%(ended)s::text[]) and t.completed_at is null
+   and (%(task_id)s::text is null or t.task_id > %(task_id)s::text::public.turbo_task_id)
+   and (%(queue)s::text is null or t.queue = %(queue)s::text)
+   and (%(task_type)s::text is null or t.task_type = %(task_type)s::text)
+   and (%(worker)s::text is null or position(%(worker)s::text in t.assigned_worker_id) > 0)
+   and (%(failure_kind)s::text is null or t.failure_kind = %(failure_kind)s::text)
+   and (%(since)s::timestamptz is null or greatest(t.run_after, t.started_at, t.completed_at) >= %(since)s::timestamptz)
+   and (%(text)s::text is null
+        or position(lower(%(text)s::text) in lower(t.task_description || coalesce(' ' || t.error_message, '') || coalesce(' ' || (t.question ->> 'text'), ''))) > 0)
+ order by t.task_id
+ limit %(limit)s

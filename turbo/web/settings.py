@@ -1,0 +1,20 @@
+"""What `turbo web` was started with."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from turbo.config.web import WebSection
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`dsn`: the role of this login decides what the page may do. `directory`: where links and sign-ins are kept."""
+
+    dsn: str
+    directory: Path
+    web: WebSection = field(default_factory=WebSection)
+
+    @property
+    def https(self) -> bool:
+        """Whether people reach the page by HTTPS: its own, or a proxy's."""
+        return self.web.certfile is not None or (self.web.url or "").startswith("https://")

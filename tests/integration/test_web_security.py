@@ -56,6 +56,13 @@ def test_action_without_sign_in_is_401(web: Web, path: str):
     assert web.post(path, {"task": "x"}, cookie="").status == 401
 
 
+def test_half_a_request_of_a_stranger_is_closed(web: Web):
+    with socket.create_connection(("127.0.0.1", web.port), timeout=30) as half:
+        half.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0")
+        assert half.recv(1000) == b""
+    assert web.get("/healthz", cookie="").status == 200
+
+
 def test_health_needs_no_sign_in(web: Web):
     answer = web.get("/healthz", cookie="")
     assert (answer.status, answer.text) == (200, "ok\n")

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from turbo import __version__
 from turbo.domain.visible import visible_json
-from turbo.mcp.bounded import ACCEPTED_AT_ONCE, BoundedConnection
 from turbo.mcp.tools import Rights, Tools, result_of
+from turbo.observability.bounded_http import ACCEPTED_AT_ONCE, BoundedConnection
 
 INSTRUCTIONS = """\
 turbo runs tasks on a fleet of coding agents. submit hands over a piece of work and returns its task_id at once; the agent \

@@ -1,16 +1,33 @@
 """Serves the application: uvicorn, on a socket that listens already."""
 
 import contextlib
+import resource
 import socket
 from collections.abc import Iterator
 
 import uvicorn
 
+from turbo.observability.bounded_http import ACCEPTED_AT_ONCE, CONNECTIONS, BoundedConnection
 from turbo.web.app import Application
 from turbo.web.settings import WebSettings
 
 STOP_SECONDS = 2
 """How long open pages may take to close."""
+
+
+OPEN_FILES = 4096
+"""Asked for when the server starts: an open page holds a connection."""
+
+OTHER_FILES = 64
+"""Descriptors kept for the database, files and the log."""
+
+
+class PageConnection(BoundedConnection):
+    """As many as the process has descriptors for."""
+
+    def most(self) -> int:
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(CONNECTIONS, soft - OTHER_FILES)
 
 
 class WebServer(uvicorn.Server):
@@ -20,6 +37,8 @@ class WebServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
+                http=PageConnection,
+                backlog=ACCEPTED_AT_ONCE,
                 log_level="warning",
                 access_log=False,  # its lines have addresses, and those have ids
                 server_header=False,
@@ -47,4 +66,8 @@ class WebServer(uvicorn.Server):
 
 async def serve(settings: WebSettings, listening: socket.socket) -> None:
     """Until a signal."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < OPEN_FILES:
+        most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     await WebServer(Application(settings), settings).serve(sockets=[listening])

@@ -23,18 +23,21 @@ ACCEPTED_AT_ONCE = 8
 
 
 class BoundedConnection(H11Protocol):
-    """`head_seconds` and `most`: see HEAD_SECONDS and CONNECTIONS. One that answers a request is never closed for a new one."""
+    """One that answers a request is never closed for a new one."""
 
     head_seconds = HEAD_SECONDS
-    most = CONNECTIONS
     _late: asyncio.TimerHandle | None = None
     _since = 0.0
+
+    def most(self) -> int:
+        """How many may be open at once."""
+        return CONNECTIONS
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
         self._expect()
-        if len(self.connections) > self.most:
+        if len(self.connections) > self.most():
             oldest = min(self._idle(), key=lambda one: one._since, default=self)
             oldest.transport.abort()
 

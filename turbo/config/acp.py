@@ -46,7 +46,9 @@ class FailureTell(Section):
     means: ToldBy = Field(
         description="What it is: login, limit, credits, model, too_long, rate_limited, unavailable, …"
     )
-    code: list[Whole] = Field(default=[], max_length=20, description="JSON-RPC error codes, one of them.")
+    code: list[Annotated[Whole, Field(ge=-(2**31), le=2**31 - 1)]] = Field(
+        default=[], max_length=20, description="JSON-RPC error codes, one of them."
+    )
     data: dict[str, str] = Field(
         default={}, max_length=5, description="Values in the error's data, by dotted path: {errorName: APIError}."
     )

@@ -148,7 +148,7 @@ CLIENT_ONLY = frozenset(
         *("client/set_limit", "client/remove_limit", "client/limits", "client/limit_keys", "client/key"),
         "client/schedule_tasks",
         "client/questions",
-        *("client/wait", "client/open_transactions"),
+        *("client/wait", "client/open_transactions", "client/task_version", "client/usage"),
         "client/answer",
     ]
 )

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -230,3 +231,34 @@ def test_file_names_the_oldest_compatible_schema() -> None:
     assert parse("0009_x.sql", concurrent).compatible_from == 4
     with pytest.raises(MigrationError, match="compatible-from 9 must name an earlier schema"):
         parse("0009_x.sql", b"-- turbo: compatible-from 9\nselect 1;\n")
+
+
+# ── functions that later files change in part ────────────────────────────────────────────────────────────────────────
+
+
+def undone(files: dict[str, str]) -> list[str]:
+    """Whole definitions of functions that an earlier file has changed in part: they begin from a text without that change."""
+    changed: dict[str, str] = {}
+    found = []
+    for name, text in sorted(files.items()):
+        for function in re.findall(r"create or replace function public\.(\w+)\(", text):
+            if function in changed:
+                found.append(f"{name} defines {function}, which {changed[function]} changed in part")
+        if "pg_get_functiondef" in text:
+            listed = " ".join(re.findall(r"proname in \(([^)]*)\)", text))
+            parts = re.findall(r"^ *\(\d+, '(\w+)',", text, re.M) + re.findall(r"'(turbo_\w+)'", listed)
+            assert parts, f"{name} changes functions, and names none"
+            changed |= dict.fromkeys(parts, name)
+    return found
+
+
+def test_no_file_undoes_what_another_changed_in_a_function() -> None:
+    files = (file for file in directory().iterdir() if file.name.endswith(".sql"))
+    assert undone({file.name: file.read_text(encoding="utf-8") for file in files}) == []
+
+
+def test_definition_from_an_old_text_is_found() -> None:
+    part = "(1, 'turbo_f', $a$x$a$, $b$y$b$)\npg_get_functiondef"
+    whole = "create or replace function public.turbo_f() returns trigger"
+    assert undone({"1": whole, "2": part, "3": whole}) == ["3 defines turbo_f, which 2 changed in part"]
+    assert undone({"1": whole, "2": whole, "3": part}) == []

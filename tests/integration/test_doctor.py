@@ -107,6 +107,7 @@ def host(bench: Bench) -> Host:
     config["metrics"] = {"port": embedded.free_port()}
     config["accounts"] = {"max": {"env_file": str(env_file)}}
     checkout = {"cwd": str(home / "checkout"), "exclusive_cwd": True}
+    config["notify"] = {"desk": {"kind": "command", "command": ["true"]}}
     config["executors"] |= {
         "claude": {
             "kind": "claude",

@@ -123,7 +123,7 @@ def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> Non
           "('max', '*', 'paused', 'usage_limit', now() + interval '2 hours', 'weekly limit')"],
          "account max is paused on every host: usage_limit (weekly limit)", "wait for its reset"),
         (["insert into agent_accounts (account, host, state, reason) values ('max', 'beta', 'paused', 'auth')"],
-         "account max is paused on beta: auth", "setup-token"),
+         "account max is paused on beta: auth", "log its agent in on that host"),
         (["insert into agent_accounts (account, host, state, unavailable, why) values ('max', 'beta', 'paused', true, '529')"],
          "account max is paused on beta: unavailable (529)", "check the service"),
         (["insert into agent_accounts (account, host, state, unavailable) values ('remotes of /srv/p', 'beta', 'half_open', true)"],

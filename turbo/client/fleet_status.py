@@ -347,7 +347,8 @@ class FleetStatus:
             where = "every host" if a.host == "*" else a.host
             why = f" ({a.why})" if a.why else ""
             do = {
-                "auth": "log in on that host: run claude setup-token, and put the token in the account's env_file",
+                "auth": "log its agent in on that host, or put a key or token (Claude: claude setup-token) into the env_file of its "
+                "account",
                 "usage_limit": "wait for its reset; other accounts continue",
                 "unavailable": advice(a.account),
                 "manual": f"turbo resume --account {a.account}",

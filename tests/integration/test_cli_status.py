@@ -149,6 +149,16 @@ def test_problems_come_first_with_advice(fleet: Shell, plant: list[str], what: s
     assert what in problems(fleet)[0]
 
 
+def test_problem_quotes_only_the_beginning_of_an_agents_long_error(fleet: Shell) -> None:
+    columns = "account, host, state, unavailable, why"
+    why = "'the service did not answer: ' || repeat('phase=models ', 300)"
+    sql(fleet, f"insert into agent_accounts ({columns}) values ('max', 'beta', 'paused', true, {why})")
+    first = fleet("status").lines[0]
+    assert "(the service did not answer: phase=models" in first
+    assert "…)" in first
+    assert len(first) < 500
+
+
 def test_usage_limit_shows_its_reset(fleet: Shell) -> None:
     columns = "account, host, state, reason, until"
     sql(

@@ -60,7 +60,7 @@ def test_probe_without_prompts_sends_none(tmp_path: Path) -> None:
     [
         (["exits"], 1, "no such flag"),
         (["another version"], 1, "it speaks version 2 of the protocol; turbo speaks version 1"),
-        (["no login"], 1, "it refused a request: Authentication required"),
+        (["no login"], 1, "it refused session/new: Authentication required"),
         (["no id"], 1, "session/new answers without a sessionId"),
     ],
 )

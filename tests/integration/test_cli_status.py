@@ -123,7 +123,7 @@ def test_hosts_with_many_workers_show_running_tasks_by_host(fleet: Shell) -> Non
           "('max', '*', 'paused', 'usage_limit', now() + interval '2 hours', 'weekly limit')"],
          "account max is paused on every host: usage_limit (weekly limit)", "wait for its reset"),
         (["insert into agent_accounts (account, host, state, reason) values ('max', 'beta', 'paused', 'auth')"],
-         "account max is paused on beta: auth", "setup-token"),
+         "account max is paused on beta: auth", "log its agent in on that host"),
         (["insert into agent_accounts (account, host, state, unavailable, why) values ('max', 'beta', 'paused', true, '529')"],
          "account max is paused on beta: unavailable (529)", "check the service"),
         (["insert into agent_accounts (account, host, state, unavailable) values ('remotes of /srv/p', 'beta', 'half_open', true)"],
@@ -147,6 +147,16 @@ def test_problems_come_first_with_advice(fleet: Shell, plant: list[str], what: s
     assert what in first
     assert do in first
     assert what in problems(fleet)[0]
+
+
+def test_problem_quotes_only_the_beginning_of_an_agents_long_error(fleet: Shell) -> None:
+    columns = "account, host, state, unavailable, why"
+    why = "'the service did not answer: ' || repeat('phase=models ', 300)"
+    sql(fleet, f"insert into agent_accounts ({columns}) values ('max', 'beta', 'paused', true, {why})")
+    first = fleet("status").lines[0]
+    assert "(the service did not answer: phase=models" in first
+    assert "…)" in first
+    assert len(first) < 500
 
 
 def test_usage_limit_shows_its_reset(fleet: Shell) -> None:

@@ -14,7 +14,7 @@ from turbo.executors.acp.messages import RpcError
 from turbo.executors.acp.reset import reset_in
 from turbo.executors.acp.stream import AcpStream
 from turbo.executors.acp.talk import Heard, TalkStep
-from turbo.executors.acp.verdict import TABLE, judge
+from turbo.executors.acp.verdict import TABLE, judge, outcome
 from turbo.process.running import Ending
 
 NOW = 1795460400.0  # 2026-11-23 19:00:00 UTC
@@ -104,3 +104,15 @@ def test_measured_errors_of_agents_are_told_apart(
 def test_cancelled_turn_counts_as_ended_whatever_is_said() -> None:
     heard = Heard(TalkStep.OVER, "s", "end_turn", stopping=True)
     assert judge(EndedAcp(Ending.STOPPED, -15, heard, builtin_profile("opencode"))).kind is OutcomeKind.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "situation"), [(Ending.WALL, "over its time"), (Ending.SILENT, "silent for too long")]
+)
+def test_agent_that_says_cancelled_as_it_is_ended_was_out_of_time(ended_by: Ending, situation: str) -> None:
+    """Several agents answer the open prompt when they get TERM. That is no failure of their own."""
+    stream = AcpStream()
+    stream.update({"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "I begin"}})
+    ended = EndedAcp(ended_by, -15, Heard(TalkStep.OVER, "s", "cancelled", stream=stream), builtin_profile("opencode"))
+    assert judge(ended).name == situation
+    assert "cancelled" not in (outcome(ended, now=NOW).error or "")

@@ -31,7 +31,7 @@ T = TypeVar("T")
 CERTAIN = (OutcomeKind.SUCCEEDED, OutcomeKind.AUTH_FAILED, OutcomeKind.USAGE_LIMITED, OutcomeKind.UNAVAILABLE)
 """What decides about an account, whichever of its executors made the probe."""
 
-ADVICE = "if its login is gone: claude setup-token, and CLAUDE_CODE_OAUTH_TOKEN in the account's env_file"
+ADVICE = "if its login is gone: log its agent in on this host, or put a key or token into the account's env_file"
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,10 +72,11 @@ def told(found: "AgentFindings") -> Iterator[str]:
     name = " ".join(filter(None, (found.name, found.version))) or "an agent without a name"
     yield f"agent            {name}, protocol {found.protocol}"
     if found.protocol == 1:
-        yield f"logins           {', '.join(found.logins) or 'none named'}"
+        yield f"ways to log in   {', '.join(found.logins) or 'none named'}"
         yield f"prompts          text{''.join(f', {kind}' for kind in found.prompts)}"
         yield f"sessions         says {', '.join(found.says) or 'nothing'}; {_resumes(found)}"
-        yield f"unknown session  {_error(found.unknown_session)}"
+        tried = "resume" in found.works or "load" in found.works
+        yield f"unknown session  {_error(found.unknown_session) if tried else 'not tried'}"
         yield f"bad request      {_error(found.bad_request)}"
         for key in ("mode", "model"):
             names = found.lists.get(key, [])
@@ -94,6 +95,8 @@ def told(found: "AgentFindings") -> Iterator[str]:
         yield f"end of stdin     {'ends it' if found.exited else 'does not end it'}"
     if found.problem is not None:
         yield f"problem          {found.problem}"
+        if found.protocol == 1:
+            yield "                 the profile is not complete: mend this, and probe again"
 
 
 def _resumes(found: "AgentFindings") -> str:
@@ -113,10 +116,10 @@ def profile_of(found: "AgentFindings", command: Sequence[str]) -> dict[str, obje
     profile: dict[str, object] = {
         "name": profile_name(found, command),
         "command": list(command),
-        "resume": found.resume,
+        **({} if found.resume is None else {"resume": found.resume}),
         **found.set_by,
         "tells_failures": False,
-        "usage": found.usage,
+        **({} if found.usage is None else {"usage": found.usage}),
         "failures": [{"means": "login", "code": [-32000]}],
     }
     if found.cancel_ignored:
@@ -125,18 +128,20 @@ def profile_of(found: "AgentFindings", command: Sequence[str]) -> dict[str, obje
 
 
 def as_yaml(found: "AgentFindings", profile: Mapping[str, object], command: Sequence[str]) -> str:
-    """A section of worker.yaml."""
+    """A section of worker.yaml. The command is in it once."""
     import yaml
 
     section = {
         "kind": "acp",
         "command": list(command),
         "check": {"command": ["make", "test"]},
-        "profile": dict(profile),
+        "profile": {key: value for key, value in profile.items() if key != "command"},
     }
     name = str(profile["name"])
     text = yaml.safe_dump({"executors": {name: section}}, sort_keys=False, default_flow_style=None, width=110)
-    notes = [
+    notes = [] if found.problem is None else ["# This profile is not complete: the probe met a problem. Probe again."]
+    notes += [
+        "# account: name one whose env_file has the agent's key. A task does not get the variables of your shell.",
         "# check: until you know how failures of the agent's service show, a check decides what is done.",
         "# tells_failures: set it to true, and remove check, when end_turn never comes after its service has refused it.",
         "# failures: how its errors show (docs/how-to/add-an-agent.md).",

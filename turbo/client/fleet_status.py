@@ -42,6 +42,8 @@ QUEUES_LISTED = WORKERS_LISTED = ACCOUNTS_LISTED = HOSTS_LISTED = 500
 """Whoever may insert may invent queues, and a worker may invent workers, accounts and hosts: each list has an end."""
 PROBLEMS_NAMED = 50
 """Of the problems of workers and of accounts, so many are listed; the others are one."""
+WHY_LENGTH = 200
+"""Of an account's error, as a problem quotes it. The whole is in agent_accounts."""
 UNSERVED_NAMED = 10
 """Of the queues that nobody serves, so many are problems of their own; the others are one."""
 FEW = 5
@@ -345,9 +347,11 @@ class FleetStatus:
             if a.state == AccountState.OPEN:
                 continue
             where = "every host" if a.host == "*" else a.host
-            why = f" ({a.why})" if a.why else ""
+            told = a.why or ""
+            why = f" ({told if len(told) <= WHY_LENGTH else told[:WHY_LENGTH] + '…'})" if told else ""
             do = {
-                "auth": "log in on that host: run claude setup-token, and put the token in the account's env_file",
+                "auth": "log its agent in on that host, or put a key or token (Claude: claude setup-token) into the env_file of its "
+                "account",
                 "usage_limit": "wait for its reset; other accounts continue",
                 "unavailable": advice(a.account),
                 "manual": f"turbo resume --account {a.account}",

@@ -41,9 +41,17 @@ class EndedAcp:
         return self.heard.unfit or self.stderr
 
     @property
+    def reason(self) -> str | None:
+        """Why the turn ended. None: the agent has not said, or it said `cancelled` only because turbo ended it."""
+        ended = self.heard.stopping or (
+            self.ended_by in (Ending.WALL, Ending.SILENT) and self.heard.reason == "cancelled"
+        )
+        return None if ended else self.heard.reason
+
+    @property
     def done(self) -> bool:
         """It says that the turn is done, and was not told to stop before."""
-        return self.heard.reason == "end_turn" and not self.heard.stopping
+        return self.reason == "end_turn"
 
     @property
     def prompted(self) -> bool:

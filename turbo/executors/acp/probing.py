@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class AgentFindings:
     reason: str | None = None
     failure: RpcError | None = None
     text: str = ""
-    usage: str = "none"
+    usage: str | None = None
     kinds: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
     cancelled: float | None = None
@@ -66,9 +66,15 @@ class AgentFindings:
     exited: bool | None = None
     stderr: str = ""
 
+    asking: str = ""
+
     @property
-    def resume(self) -> str:
-        return next((way for way in ("resume", "load") if self.works.get(way)), "none")
+    def resume(self) -> str | None:
+        """The way that works. "none": none does. None: the agent says that it can, but the probe ended before it was tried."""
+        ways = [way for way in ("resume", "load") if way in self.says]
+        works = next((way for way in ways if self.works.get(way)), None)
+        untried = any(way not in self.works for way in ways)
+        return works or (None if untried or self.protocol is None else "none")
 
 
 class Refusal(Exception):
@@ -91,11 +97,14 @@ class _Interview:
         """Raises Refusal, TimeoutError, and ConnectionError when the agent ends."""
         self._number += 1
         number = self._number
+        self._found.asking = method
         self._waiting[number] = asyncio.get_running_loop().create_future()
         self.stdin.write(messages.request(number, method, params))
         try:
             async with asyncio.timeout(seconds):
                 return await self._waiting[number]
+        except Refusal as refused:
+            raise Refusal(replace(refused.error, at=method)) from None
         finally:
             del self._waiting[number]
 
@@ -201,7 +210,7 @@ async def probe_agent(command: Sequence[str], directory: Path, *, prompts: bool 
         found.failure = found.failure or refused.error
         found.problem = found.problem or f"it refused {refused.error.at or 'a request'}: {refused.error.text}"
     except TimeoutError:
-        found.problem = found.problem or f"it did not answer within {SECONDS:g} s"
+        found.problem = found.problem or f"it did not answer {found.asking} within {SECONDS:g} s"
     except ConnectionError as error:
         found.problem = found.problem or f"{error}: {found.stderr or 'it printed no error'}"
     return found
@@ -245,6 +254,7 @@ async def _first(found: AgentFindings, agent: _Interview, directory: Path, *, pr
             found.usage = "result"
         elif fields.object_of(fields.object_of(result, "_meta"), "quota"):
             found.usage = "meta_quota"
+        found.usage = found.usage or "none"
     return session
 
 
@@ -314,6 +324,7 @@ def _prompt(session: str, text: str) -> dict[str, object]:
 
 
 def profile_name(found: AgentFindings, command: Sequence[str]) -> str:
-    """Of a profile: from the agent's own name, else its program's."""
-    name = re.sub(r"[^a-z0-9]+", "-", (found.name or Path(command[0]).stem).lower()).strip("-")[:40]
+    """Of a profile: from the agent's own name, without the scope of an npm package, else its program's."""
+    own = re.sub(r"^@[^/]+/", "", found.name)
+    name = re.sub(r"[^a-z0-9]+", "-", (own or Path(command[0]).stem).lower()).strip("-")[:40]
     return name if name[:1].isalpha() else f"agent-{name}"[:40].rstrip("-")

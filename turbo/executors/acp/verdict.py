@@ -25,7 +25,7 @@ def _means(*which: ToldBy) -> Callable[[EndedAcp], bool]:
 
 
 def _reason(reason: str) -> Callable[[EndedAcp], bool]:
-    return lambda e: e.heard.reason == reason and not e.heard.stopping
+    return lambda e: e.reason == reason
 
 
 def _gave_up(e: EndedAcp) -> bool:
@@ -167,7 +167,7 @@ TABLE: tuple[Situation[EndedAcp], ...] = (
     Situation("at its limit of turns", _reason("max_turn_requests"), OutcomeKind.FAILED, FailureKind.MAX_TURNS),
     Situation(
         "failed in another way",
-        lambda e: e.error is not None or (e.heard.reason is not None and not e.heard.stopping),
+        lambda e: e.error is not None or e.reason is not None,
         OutcomeKind.FAILED,
         FailureKind.ERROR,
     ),
@@ -205,7 +205,7 @@ def outcome(ended: EndedAcp, *, now: float | None = None) -> Outcome:
     limited = row.kind is OutcomeKind.USAGE_LIMITED
     needs_credits = limited and ended.means is ToldBy.CREDITS
     words = ended.text.strip() or (stream.text.strip()[-500:] if ended.means is not None else "")
-    reason = ended.heard.reason if ended.heard.reason not in (None, "end_turn") else None
+    reason = ended.reason if ended.reason != "end_turn" else None
     ending = ended.heard.reason is None and ended.error is None and ended.heard.unfit is None
     how = ended.exit_text if ending and ended.ended_by is Ending.EXITED else ""
     return Outcome(

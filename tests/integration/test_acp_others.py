@@ -1,6 +1,7 @@
 """The profiles of Gemini CLI and Qwen Code, with the real programs against loopback services."""
 
 import asyncio
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from tests.support import completions_api, gemini_api
+from tests.support import completions_api, gemini_api, workers
 from tests.support.acp_real import RealBench
 from tests.support.codex_scenarios import left_in
 from tests.support.messages_api import Answer, MessagesApi
-from tests.support.waiting import until_async
+from tests.support.waiting import until, until_async
 from turbo.config.acp import Permissions
 from turbo.domain.outcome import ModelUsage, OutcomeKind
 from turbo.domain.states import StopCause
@@ -110,3 +111,15 @@ async def test_stop_ends_the_agent_with_its_tool(bench: tuple[RealBench, Agent])
     outcome = await running
     assert outcome.kind is OutcomeKind.CANCELLED, outcome
     assert left_in(here.work.parent) == []
+
+
+def test_killed_worker_leaves_no_agent_and_no_tool(bench: tuple[RealBench, Agent], dsn: str, tmp_path: Path) -> None:
+    here, agent = bench
+    here.api.answer(agent.shell("touch begun; sleep 300"), agent.text("done"))
+    with workers.bench(dsn, tmp_path) as fleet:
+        section: dict[str, Any] = {"mode": "default", "permissions": {"execute": "allow"}}
+        worker = fleet.start(here.config(fleet, **section)).listening()
+        fleet.insert("t", timeout_seconds=SECONDS)
+        until(lambda: any(one.info["name"] == "sleep" for one in left_in(worker.state_dir)), SECONDS, fleet.logs)
+        worker.kill(signal.SIGKILL)
+        until(lambda: left_in(worker.state_dir) == [], 30, what="no process left")

@@ -149,7 +149,7 @@ def test_problems_come_first_with_advice(fleet: Shell, plant: list[str], what: s
     assert what in problems(fleet)[0]
 
 
-def test_problem_quotes_only_the_beginning_of_an_agents_long_error(fleet: Shell) -> None:
+def test_problem_quotes_the_beginning_of_a_long_error(fleet: Shell) -> None:
     columns = "account, host, state, unavailable, why"
     why = "'the service did not answer: ' || repeat('phase=models ', 300)"
     sql(fleet, f"insert into agent_accounts ({columns}) values ('max', 'beta', 'paused', true, {why})")

@@ -109,7 +109,7 @@ def test_cancelled_turn_counts_as_ended_whatever_is_said() -> None:
 @pytest.mark.parametrize(
     ("ended_by", "situation"), [(Ending.WALL, "over its time"), (Ending.SILENT, "silent for too long")]
 )
-def test_agent_that_says_cancelled_as_it_is_ended_was_out_of_time(ended_by: Ending, situation: str) -> None:
+def test_cancelled_as_the_agent_is_ended_means_out_of_time(ended_by: Ending, situation: str) -> None:
     """Several agents answer the open prompt when they get TERM. That is no failure of their own."""
     stream = AcpStream()
     stream.update({"sessionUpdate": "agent_message_chunk", "content": {"type": "text", "text": "I begin"}})

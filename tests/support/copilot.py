@@ -1,8 +1,7 @@
 """A bench for the real GitHub Copilot CLI: a scrubbed home, its services on loopback, and the executor between them.
 
 The CLI is the one that `npm install` in tests/.tools installs; TURBO_TEST_COPILOT names another.
-It unpacks itself once, into a cache that
-all benches share.
+It unpacks itself once, into a cache that all benches share.
 """
 
 import contextlib

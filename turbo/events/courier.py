@@ -99,7 +99,7 @@ class EventCourier(LoopService):
         self._deliveries.clear()
 
     async def once(self) -> None:
-        """StreamLook at the list, and act on it. Raises `db.DATABASE_ERRORS`."""
+        """Look at the list, and act on it. Raises `db.DATABASE_ERRORS`."""
         listed = await self._store.list(list(self._targets))
         self._known = bool(listed)
         self._holds = any(one.mine for one in listed)

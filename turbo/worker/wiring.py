@@ -109,7 +109,7 @@ from turbo.worker.shutdown import Shutdown
 from turbo.worker.shutdown_deadline import ShutdownDeadline
 from turbo.worker.slots import Slots
 from turbo.worker.startup import Startup
-from turbo.worker.traces import NO_TRACES, Traces
+from turbo.worker.traces import NO_TRACES, NoTraces, Traces
 from turbo.worker.transcripts import TranscriptWriter
 from turbo.worker.wakeups import WakeUps
 from turbo.workspaces.sweep import WorkspaceRetention
@@ -321,7 +321,7 @@ def wire(
         settler.wake,
         was_recorded=messages.recorded,
         task_failed=scheduler.task_failed,
-        traced=traces.recorded if traces is not None else lambda _result, _answer: None,
+        traced=traces.recorded,
     )
     runner = Runner(
         worker_id,
@@ -349,7 +349,7 @@ def wire(
         sessions=agent_sessions,
         choose=RouteChooser(executors, payers(executors), gate.serves, budgets.spent_accounts).choose,
         keeper=FileKeeper(FileStore(sessions.courtesy(f"turbo files {worker_id}"))),
-        traces=NO_TRACES if traces is None else traces,
+        traces=traces,
     )
     poller = Poller(
         claim_store, settings.queues, wakeups, accounts, reconcile, settler, messages.any_open, scheduler, budgets
@@ -460,7 +460,7 @@ def wire(
         drain_seconds=settings.drain_seconds,
     )
     services: tuple[Service, ...] = (
-        *(() if traces is None else (traces,)),
+        *((traces,) if isinstance(traces, Traces) else ()),
         heartbeat,
         progress,
         agent_sessions,
@@ -514,10 +514,10 @@ def wire(
     )
 
 
-def _traces(config: WorkerConfig, store: TraceStore, worker_id: str, host: str) -> Traces | None:
-    """None: not configured, and nothing of it is loaded. Raises ConfigError."""
+def _traces(config: WorkerConfig, store: TraceStore, worker_id: str, host: str) -> Traces | NoTraces:
+    """NO_TRACES: not configured, and nothing of it is loaded. Raises ConfigError."""
     if (otlp := config.telemetry.otlp) is None:
-        return None
+        return NO_TRACES
     try:
         from turbo.observability.otlp import Collector, SpanExport
     except ModuleNotFoundError as error:

@@ -1,5 +1,7 @@
 """Subscriptions, as a program and a person write them. The same test for both clients."""
 
+import re
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,6 +48,20 @@ def test_subscription_is_written_read_and_removed(client: Any) -> None:
     with pytest.raises(BadField):
         client.subscriptions.add("n", "t", ["worker_died"], queue="q")
     assert not issubclass(BadField, SubscriptionRefused)
+
+
+def test_target_that_reads_nothing_does_not_end_the_command(shell: Shell) -> None:
+    """The commands that a closed pipe ends have SIGPIPE's default action: this one writes to a pipe of its own."""
+    (shell.cwd / "worker.yaml").write_text(
+        "executors: {x: {kind: command, command: ['true']}}\nroutes: {default: x}\n"
+        "notify: {desk: {kind: command, command: [sh, -c, 'cat /proc/$PPID/status > got; cat']}}\n".replace(
+            "got", str(shell.cwd / "got")
+        )
+    )
+    assert shell("subscription", "test", "desk", "-c", str(shell.cwd / "worker.yaml")).code == 0
+    ignored = re.search(r"^SigIgn:\s*(\w+)$", (shell.cwd / "got").read_text(), re.MULTILINE)
+    assert ignored is not None
+    assert int(ignored[1], 16) & 1 << signal.SIGPIPE - 1
 
 
 def test_commands_write_list_and_try_subscriptions(shell: Shell, dsn: str) -> None:

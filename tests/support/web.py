@@ -10,6 +10,7 @@ with serving(dsn, tmp_path) as web:                      # a server in a thread,
 
 import asyncio
 import contextlib
+import faulthandler
 import http.client
 import socket
 import threading
@@ -100,9 +101,10 @@ class Web:
         return page
 
     def quiet(self) -> None:
-        """Raises AssertionError if a script failed, or a browser refused what a page did not allow."""
-        assert self.errors == []
-        assert self.application.csp_reports == []
+        """Raises AssertionError if a script failed, or a browser refused what a page did not allow; once for each."""
+        errors, self.errors = self.errors, []
+        refused, self.application.csp_reports = self.application.csp_reports, []
+        assert (errors, refused) == ([], [])
 
 
 @contextlib.contextmanager
@@ -132,7 +134,9 @@ def serving(dsn: str, directory: Path, **web: object) -> Iterator[Web]:
     finally:
         server[0].should_exit = True
         thread.join(30)
-        assert not thread.is_alive()
+        if thread.is_alive():
+            faulthandler.dump_traceback(all_threads=True)
+        assert not thread.is_alive(), "the server does not end: the threads' stacks are on stderr"
 
 
 @contextlib.contextmanager

@@ -62,11 +62,12 @@ PLAINER = {
 """What typer and pydantic say about wrong options, and what we say."""
 
 MAY_BE_CUT_SHORT = frozenset(
-    {"", "tasks", "show", "status", "logs", "doctor", "config", "cancel", "retry", "pause", "resume"}
-    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs", "subscription"}
+    {"", "tasks", "show", "status", "logs", "cancel", "retry", "pause", "resume"}
+    | {"questions", "answer", "deny", "graph", "tell", "schedule", "budget", "limit", "costs"}
 )
 """Commands that a closed pipe ends at once, like any Unix tool: when they print, their work is done. Commands that insert,
-migrate or serve continue to their end."""
+migrate or serve continue to their end. Commands that write to a program or a socket of their own (doctor, config,
+subscription, agents) are not here either: a program that ends before it has read everything must not end turbo."""
 
 # The base of BadParameter, wherever this version of Typer keeps it: wrong usage of any kind.
 UsageError: Any = typer.BadParameter.__base__

@@ -113,7 +113,8 @@ class AsyncHearing:
         changed = self._changed
         if ear == Ear(self._session, self._heard, self._channel):
             with suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await changed.wait()
 
     async def stop(self) -> None:
         """Nobody waits any more."""

@@ -60,9 +60,12 @@ class Hub:
 
     def __init__(self) -> None:
         self._channels: dict[tuple[str, ...], LiveChannel] = {}
+        self._closed = False
 
     async def listen(self, key: tuple[str, ...], poller: Poller) -> AsyncIterator[bytes]:
         """Server-sent events for one page: `data: {"section": id, "html": html}`."""
+        if self._closed:
+            return
         channel = self._channels.get(key)
         if channel is None or channel.task.done():
             channel = self._channels[key] = LiveChannel(poller)
@@ -76,7 +79,8 @@ class Hub:
                 if changed:
                     yield changed
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(woken.wait(), KEEPALIVE_SECONDS)
+                    async with asyncio.timeout(KEEPALIVE_SECONDS):
+                        await woken.wait()
                 if woken.is_set():
                     woken.clear()
                 else:
@@ -99,7 +103,8 @@ class Hub:
         return sum(len(channel.listeners) for channel in self._channels.values())
 
     async def close(self) -> None:
-        """End all streams, so that nothing waits for pages that stay open."""
+        """End all streams, so that nothing waits for pages that stay open. One that a page asks for later has nothing in it."""
+        self._closed = True
         channels = list(self._channels.values())
         for channel in channels:
             channel.task.cancel()

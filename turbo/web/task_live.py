@@ -74,7 +74,8 @@ class TaskPoller:
         until = time.monotonic() + seconds
         with contextlib.suppress(TimeoutError, psycopg.Error):
             while True:
-                await asyncio.wait_for(bell.wait(), max(0.0, until - time.monotonic()))
+                async with asyncio.timeout(until - time.monotonic()):
+                    await bell.wait()
                 bell.clear()
                 await self._transcript(publish)
 

@@ -221,7 +221,8 @@ class Git:
         """End git when the run is to end, or when it waits for a file that is none: that one is returned."""
         odd = None
         try:
-            await asyncio.wait_for(self.stop.wait(), USUAL_SECONDS)
+            async with asyncio.timeout(USUAL_SECONDS):
+                await self.stop.wait()
         except TimeoutError:
             odd = await asyncio.to_thread(places.anywhere)
             if odd is None:

@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 BIN   := $(VENV)/bin
 BENCH := .venv-bench
 BENCH_STAMP := $(BENCH)/.installed
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+TEST_WORKERS := $(or $(TURBO_TEST_WORKERS),$(shell echo $$(( $(CORES) < 2 ? 2 : $(CORES) > 6 ? 6 : $(CORES) ))))
 QUICK := tests/unit $(addprefix tests/integration/test_,main_job.py states.py insert_rules.py refused_results.py concurrency_keys.py)
 
 help:  ## List the targets
@@ -28,7 +30,7 @@ screenshots: $(STAMP)  ## Write docs/images from a tour: the page and turbo top 
 
 test: $(STAMP)  ## Run the tests (a real PostgreSQL, in parallel)
 	@$(BIN)/python -m pytest -m quiet -n 2 --dist loadgroup
-	@$(BIN)/python -m pytest -m "not quiet" -n $${TURBO_TEST_WORKERS:-6} --dist loadgroup
+	@$(BIN)/python -m pytest -m "not quiet" -n $(TEST_WORKERS) --dist loadgroup
 
 quick: $(STAMP)  ## Run the unit tests and a task's path through a real worker, in at most 90 s
 	@$(BIN)/python -m pytest $(QUICK) -m "not quiet" -n $${TURBO_TEST_WORKERS:-2} --dist loadgroup -q

@@ -18,6 +18,7 @@ from tests.support.workers import Bench
 ODD = 'ho me\'s $x 100%h "q"'
 """A directory whose name has all that sh, ssh and systemd take for something else."""
 UNIT = "com.agent-turbo.gamma"
+PAGE = "com.agent-turbo.web"
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def fleet(bench: Bench, gamma: Machine) -> FleetBench:
     return FleetBench(bench, gamma.home, (gamma.ssh_bin,))
 
 
-def host(count: int = 1, **worker: object) -> dict[str, object]:
+def host(count: int = 1, **worker: object) -> dict[str, dict[str, object]]:
     entry = {"name": "gamma", "count": count, "metrics_port": free_ports(count)} | worker
     return {"gamma": {"manager": "systemd", "ssh": "root@there", "address": "127.0.0.1", "workers": [entry]}}
 
@@ -69,6 +70,29 @@ def test_one_yaml_file_starts_workers_on_another_machine(fleet: FleetBench, gamm
     fleet.turbo("uninstall")
     assert gamma.run(f"systemctl --user is-enabled {UNIT}", check=False).returncode != 0
     assert "is not installed" in fleet.turbo("status", code=1)
+
+
+def test_page_is_a_service_of_its_host(fleet: FleetBench, gamma: Machine) -> None:
+    port = free_ports(1)
+    hosts = host()
+    hosts["gamma"]["web"] = {"port": port}
+    fleet.write(hosts)
+    assert "web on gamma: installed" in fleet.turbo("install")
+    fleet.turbo("start")
+    asked = f"curl -fs --retry 50 --retry-connrefused --retry-delay 1 http://127.0.0.1:{port}/healthz"
+    assert gamma.run(asked).stdout
+    assert "web on gamma: already running" in fleet.turbo("start")
+    until(fleet.ids)
+    assert "manager, agent_workers and /metrics agree" in fleet.turbo("status")
+    old = main_pid(gamma, PAGE)
+    assert "web on gamma: started (pid " in fleet.turbo("restart")
+    assert old != main_pid(gamma, PAGE) != 0
+    gamma.run(f"kill -KILL {main_pid(gamma, PAGE)}")
+    until(lambda: main_pid(gamma, PAGE) not in (0, old))
+    assert gamma.run(asked).stdout
+    assert "web on gamma: stopped" in fleet.turbo("stop")
+    assert gamma.run(f"systemctl --user show --value -p Result {PAGE}").stdout.strip() == "success"
+    assert "web on gamma is down" in fleet.turbo("status", code=1)
 
 
 def test_crashed_worker_restarts_and_a_drained_one_does_not(fleet: FleetBench, gamma: Machine) -> None:

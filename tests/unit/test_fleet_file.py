@@ -46,7 +46,7 @@ def test_nearest_setting_wins(tmp_path: Path) -> None:
     one = load(
         tmp_path, {"home": "/Users/me", "drain_seconds": 5, "workers": [worker]}, drain_seconds=7, env_file="/d.env"
     )
-    instance = one.hosts[0].instances[0]
+    instance = one.hosts[0].workers[0]
     assert (instance.home, instance.env_file, instance.drain_seconds) == ("/Users/me", "/Users/me/w.env", 3)
     assert instance.stop_seconds == 18
     assert instance.log_file == "/Users/me/Library/Logs/turbo/w.log"
@@ -54,7 +54,7 @@ def test_nearest_setting_wins(tmp_path: Path) -> None:
 
 def test_count_makes_names_and_ports(tmp_path: Path) -> None:
     worker = {"name": "b", "count": 10, "slots": 1, "metrics_port": 9464, "queues": ["x", "y"]}
-    instances = load(tmp_path, {"workers": [worker]}).hosts[0].instances
+    instances = load(tmp_path, {"workers": [worker]}).hosts[0].workers
     assert [i.name for i in instances] == [f"b-{n}" for n in range(1, 11)]
     assert [i.metrics_port for i in instances] == list(range(9464, 9474))
     assert instances[1].service == "com.agent-turbo.b-2"
@@ -82,7 +82,7 @@ def test_drain_seconds_come_from_the_file_or_the_worker(
     if worker_yaml is not None:
         config.write_text(worker_yaml)
     host = load(tmp_path, config=str(config), drain_seconds=said).hosts[0]
-    assert host.instances[0].drain_seconds == drain
+    assert host.workers[0].drain_seconds == drain
     assert any("30 s is assumed" in note for note in host.notes) == noted
 
 
@@ -123,6 +123,10 @@ def test_drain_seconds_come_from_the_file_or_the_worker(
             "10 workers from 65530 on exceed port 65535",
         ),
         ({"workers": [{"name": "w", "queues": ["No!"]}]}, {}, "workers.0.queues: 'No!' is not a queue name"),
+        ({"web": {"name": "W"}}, {}, "hosts.a.web.name: 'W' is the name of a worker of a, too"),
+        ({"web": {"port": 9464}}, {}, "hosts.a.web.port: 9464 is the metrics port of w; the page needs its own"),
+        ({"web": {"drain_seconds": 3}}, {}, "hosts.a.web.drain_seconds: unknown key"),
+        ({"web": {"name": "../w"}}, {}, "hosts.a.web.name: '../w': letters, digits"),
     ],
 )
 def test_mistake_is_one_line_with_its_place(

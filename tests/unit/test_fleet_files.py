@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from tests.support.requirements import require
 from turbo.cli.fleet import app
-from turbo.fleet.instance import Host, Instance
+from turbo.fleet.instance import Host, Instance, WorkerInstance
 from turbo.fleet.launchctl import _job as launchd_job
 from turbo.fleet.launchd import plist
 from turbo.fleet.launchd_keys import duplicate_keys, wrong_keys
@@ -55,7 +55,7 @@ def instance(**change: object) -> Instance:
         "drain_seconds": 30.5,
         "throttle_seconds": 10,
     }
-    return Instance(**(known | change))  # type: ignore[arg-type]
+    return WorkerInstance(**(known | change))  # type: ignore[arg-type]
 
 
 def test_launchd_folder_holds_the_rendered_example(tmp_path: Path) -> None:
@@ -90,6 +90,25 @@ def test_rendered_files_are_where_promised(tmp_path: Path) -> None:
     file.write_text(DESIGN.replace("count: 10", "count: 9"))
     said = CliRunner().invoke(app, ["render", "--file", str(file), "--out", str(out)]).output
     assert "beta/com.agent-turbo.beta-10.plist is no longer in" in said
+
+
+@pytest.mark.parametrize("manager", ["launchd", "systemd"])
+def test_page_is_rendered_beside_its_workers(tmp_path: Path, manager: str) -> None:
+    page = "web: {port: 9480, read_only: true, env_file: ~/web.env}"
+    file, out = tmp_path / "fleet.yaml", tmp_path / "out"
+    file.write_text(DESIGN.replace("gamma: {manager: systemd,", f"gamma: {{manager: {manager}, {page},"))
+    assert CliRunner().invoke(app, ["render", "--file", str(file), "--out", str(out)]).exit_code == 0
+    page_file = next((out / "gamma").glob("com.agent-turbo.web.*"))
+    if manager == "launchd":
+        job = plistlib.loads(page_file.read_bytes())
+        words, stop = " ".join(job["ProgramArguments"]), job["ExitTimeOut"]
+    else:
+        words = page_file.read_text()
+        stop = 15 if "TimeoutStopSec=15\n" in words else None
+    assert "turbo web --config /Users/me/turbo/worker.yaml --no-link --port 9480 --read-only" in words
+    assert "--env-file /Users/me/web.env" in words
+    assert stop == 15
+    assert len(json.loads((out / "targets.json").read_text())) == 12, "a page has no metrics"
 
 
 @pytest.mark.parametrize(

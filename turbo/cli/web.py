@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from turbo.cli import output
-from turbo.cli.options import Dsn, on_the_command_line
+from turbo.cli.options import Dsn, on_the_command_line, use_env_file
 
 if TYPE_CHECKING:
     from turbo.config.web import WebSection
@@ -36,6 +36,9 @@ def web(
     no_link: Annotated[
         bool, typer.Option("--no-link", help="Print no link: for a service, whose output is a log.")
     ] = False,
+    env_file: Annotated[
+        Path | None, typer.Option(help="File of KEY=VALUE lines for its environment, e.g. TURBO_DSN; mode 0600.")
+    ] = None,
     dsn: Dsn = None,
 ) -> None:
     """Show the fleet in a browser.
@@ -52,6 +55,8 @@ def web(
     """
     if link and no_link:
         raise typer.BadParameter("--link and --no-link: give one of them")
+    if env_file is not None:
+        use_env_file(env_file)
     from turbo.cli import run_log
     from turbo.config.web import WebSection
 

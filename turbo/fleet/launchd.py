@@ -1,4 +1,4 @@
-"""A worker's plist: a LaunchAgent, as launchd wants it.
+"""The plist of a worker or a page: a LaunchAgent, as launchd wants it.
 
 launchd gives a job almost no environment, expands nothing, never rotates a log and ignores keys it does not know. So paths are
 absolute; PATH, HOME and LANG are set; the worker writes and rotates its log; every key is checked against launchd_keys.

@@ -11,14 +11,14 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from turbo.config.loader import Document, Real, Section, Whole, load
 from turbo.config.worker import queue_names
 from turbo.domain.finding import Finding, fail
-from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance
+from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Host, Instance, WebInstance, WorkerInstance
 from turbo.fleet.remote_files import env_file_problem, too_little_time, worker_drain_seconds
 from turbo.fleet.secrets import secrets
 
@@ -51,21 +51,26 @@ def _plain(name: str | None) -> str | None:
     return name
 
 
-class WorkerDefaults(Section):
-    """Keys of a worker that its host or the defaults may also set."""
+class ServiceDefaults(Section):
+    """Keys of a worker or a page that its host or the defaults may also set."""
 
     config: str | None = Field(default=None, description="Path of worker.yaml on the host. Required at some level.")
     env_file: str | None = Field(
-        default=None, description="File with the worker's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
-    )
-    drain_seconds: Annotated[Real, Field(ge=0, le=604_800)] | None = Field(
-        default=None, description="How long a stop waits for running tasks. null: as in worker.yaml."
+        default=None, description="File with the service's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
     )
     restart_throttle_seconds: Annotated[Whole, Field(ge=1, le=86_400)] | None = Field(
         default=None, description="Minimum time between two starts after a crash. null: 10."
     )
 
     _paths = field_validator("config", "env_file")(lambda v: _absolute(v))
+
+
+class WorkerDefaults(ServiceDefaults):
+    """Keys of a worker that its host or the defaults may also set."""
+
+    drain_seconds: Annotated[Real, Field(ge=0, le=604_800)] | None = Field(
+        default=None, description="How long a stop waits for running tasks. null: as in worker.yaml."
+    )
 
 
 class HostDefaults(WorkerDefaults):
@@ -128,6 +133,18 @@ class WorkerEntry(WorkerDefaults):
         return [self.name] if self.count == 1 else [f"{self.name}-{i}" for i in range(1, self.count + 1)]
 
 
+class WebEntry(ServiceDefaults):
+    """The page of a host: `web: {}` is enough. What else it needs is in the section web of its worker.yaml."""
+
+    name: str = Field(default="web", description="Its service is label.name.")
+    port: Annotated[Whole, Field(ge=1, le=65535)] | None = Field(
+        default=None, description="Its port. null: as in worker.yaml."
+    )
+    read_only: bool = Field(default=False, description="Show everything, and change nothing.")
+
+    _web_name = field_validator("name")(lambda v: _plain(v))
+
+
 class HostSection(HostDefaults):
     manager: Literal["launchd", "systemd"] = Field(description="The host's service manager.")
     ssh: str | None = Field(default=None, description="[user@]host, as ssh knows it. null: this machine.")
@@ -135,6 +152,7 @@ class HostSection(HostDefaults):
         default=None, description="Address for Prometheus. null: the ssh host, else 127.0.0.1 or the host's name."
     )
     workers: list[WorkerEntry] = Field(min_length=1, description="The worker processes on the host.")
+    web: WebEntry | None = Field(default=None, description="The web page, served from this host. null: none.")
 
     @field_validator("ssh")
     @classmethod
@@ -209,10 +227,29 @@ class FleetConfig(Document):
                 names[worker_name.casefold()] = worker_name
                 ports.setdefault(port, worker_name)
             for instance in self._resolved(name, host, worker)[:1]:
-                yield from env_file_problem(self._where("env_file", name, i), instance.env_file)
+                yield from env_file_problem(
+                    self._where("env_file", name, host.workers[i], f"workers.{i}"), instance.env_file
+                )
                 configured = worker_drain_seconds(Path(instance.config))
                 if configured is not None and configured > instance.drain_seconds:
-                    yield fail(too_little_time(instance, configured), subject=self._where("drain_seconds", name, i))
+                    where_set = self._where("drain_seconds", name, worker, f"workers.{i}")
+                    yield fail(too_little_time(instance, configured), subject=where_set)
+        if host.web is not None:
+            yield from self._about_web(name, host, host.web, names, ports)
+
+    def _about_web(
+        self, name: str, host: HostSection, web: WebEntry, names: dict[str, str], ports: dict[int, str]
+    ) -> Iterator[Finding]:
+        at = f"hosts.{name}.web"
+        if web.config is None and host.config is None and self.defaults.config is None:
+            yield fail(f"config is missing: write defaults.config, or {at}.config", subject=at)
+        if web.name.casefold() in names:
+            yield fail(f"{web.name!r} is the name of a worker of {name}, too", subject=f"{at}.name")
+        if web.port in ports:
+            what = f"{web.port} is the metrics port of {ports[web.port]}; the page needs its own"
+            yield fail(what, subject=f"{at}.port")
+        for instance in self._page(name, host):
+            yield from env_file_problem(self._where("env_file", name, web, "web"), instance.env_file)
 
     def resolve(self, file: Path) -> Fleet:
         """Hosts and instances, with every default filled in. Call it when `problems` is empty."""
@@ -228,6 +265,7 @@ class FleetConfig(Document):
                         f"{worker.name} on {name}: the drain of {instances[-1].config} is not known here, "
                         f"{ASSUMED_DRAIN_SECONDS:.0f} s is assumed; set drain_seconds"
                     )
+            instances += self._page(name, host)
             label = str(self._setting("label", host) or "com.agent-turbo")
             hosts.append(
                 Host(name, host.manager, host.ssh, _address(name, host, local), tuple(instances), label, tuple(notes))
@@ -241,11 +279,11 @@ class FleetConfig(Document):
                 return value
         return None
 
-    def _where(self, key: str, name: str, worker: int) -> str:
-        """The key path that sets a worker's `key`."""
+    def _where(self, key: str, name: str, entry: ServiceDefaults, at: str) -> str:
+        """The key path that sets `key` of the worker or page at hosts.NAME.AT."""
         host = self.hosts[name]
-        if getattr(host.workers[worker], key) is not None:
-            return f"hosts.{name}.workers.{worker}.{key}"
+        if getattr(entry, key) is not None:
+            return f"hosts.{name}.{at}.{key}"
         return f"hosts.{name}.{key}" if getattr(host, key) is not None else f"defaults.{key}"
 
     def _drain(self, host: HostSection, worker: WorkerEntry, config: str) -> tuple[float, bool]:
@@ -256,39 +294,60 @@ class FleetConfig(Document):
         from_worker_file = worker_drain_seconds(Path(config))
         return (ASSUMED_DRAIN_SECONDS, True) if from_worker_file is None else (from_worker_file, False)
 
-    def _resolved(self, name: str, host: HostSection, worker: WorkerEntry) -> list[Instance]:
-        """The worker's instances; none while a required key is missing."""
+    def _common(self, name: str, host: HostSection, entry: ServiceDefaults) -> dict[str, Any] | None:
+        """What all processes of an entry have in common: fields of Instance. None while a required key is missing."""
         home, executable = self._setting("home", host), self._setting("executable", host)
-        config = self._setting("config", worker, host)
+        config = self._setting("config", entry, host)
         if home is None or executable is None or config is None:
-            return []
+            return None
 
         def there(path: object) -> str:
             return re.sub(r"^~(?=/)", lambda _: str(home).rstrip("/"), str(path))
 
-        env_file = self._setting("env_file", worker, host)
+        env_file = self._setting("env_file", entry, host)
         path = self._setting("path", host) or PATHS[host.manager]
         assert isinstance(path, list | tuple)
+        return {
+            "host": name,
+            "manager": host.manager,
+            "executable": there(executable),
+            "config": there(config),
+            "home": str(home),
+            "path": tuple(there(part) for part in path),
+            "log_dir": there(self._setting("log_dir", host) or LOG_DIR[host.manager]),
+            "env_file": None if env_file is None else there(env_file),
+            "throttle_seconds": int(str(self._setting("restart_throttle_seconds", entry, host) or 10)),
+        }
+
+    def _service(self, host: HostSection, name: str) -> str:
+        return f"{self._setting('label', host) or 'com.agent-turbo'}.{name}"
+
+    def _resolved(self, name: str, host: HostSection, worker: WorkerEntry) -> list[WorkerInstance]:
+        """The worker's instances; none while a required key is missing."""
+        common = self._common(name, host, worker)
+        if common is None:
+            return []
         return [
-            Instance(
-                host=name,
-                manager=host.manager,
+            WorkerInstance(
+                **common,
                 name=worker_name,
-                service=f"{self._setting('label', host) or 'com.agent-turbo'}.{worker_name}",
-                executable=there(executable),
-                config=there(config),
-                home=str(home),
-                path=tuple(there(part) for part in path),
-                log_dir=there(self._setting("log_dir", host) or LOG_DIR[host.manager]),
+                service=self._service(host, worker_name),
                 metrics_port=port,
                 slots=worker.slots,
                 queues=tuple(worker.queues or ()),
-                env_file=None if env_file is None else there(env_file),
-                drain_seconds=self._drain(host, worker, there(config))[0],
-                throttle_seconds=int(str(self._setting("restart_throttle_seconds", worker, host) or 10)),
+                drain_seconds=self._drain(host, worker, common["config"])[0],
             )
             for port, worker_name in enumerate(worker.names, worker.metrics_port)
         ]
+
+    def _page(self, name: str, host: HostSection) -> list[WebInstance]:
+        """The host's page; none if it has none, or while a required key is missing."""
+        web = host.web
+        common = None if web is None else self._common(name, host, web)
+        if web is None or common is None:
+            return []
+        service = self._service(host, web.name)
+        return [WebInstance(**common, name=web.name, service=service, port=web.port, read_only=web.read_only)]
 
 
 def load_fleet(file: Path) -> Fleet:

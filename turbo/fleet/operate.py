@@ -1,4 +1,4 @@
-"""install, start, stop, uninstall: commands for many workers, with any service manager.
+"""install, start, stop, uninstall: commands for many workers and pages, with any service manager.
 
 Each verb reads the current state and does what is missing; it keeps no state between commands. A stop signals all workers
 before it waits for the first, so that they drain in parallel.
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from turbo.fleet.instance import Host, Instance
+from turbo.fleet.instance import Host, Instance, WorkerInstance
 from turbo.fleet.launchctl import Launchctl
 from turbo.fleet.manager import Job, JobState, Manager
 from turbo.fleet.model import Fleet
@@ -79,7 +79,7 @@ class Operator:
         """Write the service files; workers start at the next login or boot, or with `start`. Raises FleetError."""
         for host in self.hosts:
             manager = self.managers[host.name]
-            for instance in {(i.executable, i.config, i.env_file, i.drain_seconds): i for i in host.instances}.values():
+            for instance in {(i.executable, i.config, i.env_file, i.stop_seconds): i for i in host.instances}.values():
                 self._preflight(manager, instance)
             changed = manager.install(host.instances)
             jobs = manager.jobs([instance.service for instance in host.instances])
@@ -114,6 +114,8 @@ class Operator:
             f"env -i {environment} {shlex.join(check)}",
             f"{instance.name} cannot start",
         )
+        if not isinstance(instance, WorkerInstance):
+            return
         there = manager.checked(f"cat {shlex.quote(instance.config)}", f"cannot read {instance.config}").out
         configured = None if self.dry else drain_seconds_in(yaml.safe_load(there))
         if configured is not None and configured > instance.drain_seconds:

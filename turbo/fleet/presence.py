@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 
 from turbo import db
 from turbo.client.fleet_status import WorkerLine, worker_lines
-from turbo.fleet.instance import Instance
+from turbo.fleet.instance import WorkerInstance
 from turbo.fleet.manager import MARK, Manager, sections
 from turbo.fleet.shell import FleetError
 from turbo.sql import statement
@@ -94,7 +94,7 @@ def _page(text: str) -> Page | None:
     return Page(build.labels.get("version", ""), slots, any(s.value for s in samples if s.name == "turbo_listener_up"))
 
 
-def address(instance: Instance, row: WorkerLine | None) -> str:
+def address(instance: WorkerInstance, row: WorkerLine | None) -> str:
     """Where its host can reach its /metrics: the address in its row; 127.0.0.1 for a wildcard."""
     known = row.metrics_address if row is not None else None
     if known is None:

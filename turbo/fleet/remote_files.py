@@ -11,7 +11,7 @@ from pathlib import Path
 from turbo.config.loader import ConfigError, read
 from turbo.config.worker import WorkerConfig
 from turbo.domain.finding import Finding, fail
-from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, Instance
+from turbo.fleet.instance import ASSUMED_DRAIN_SECONDS, WorkerInstance
 
 
 def worker_drain_seconds(config: Path) -> float | None:
@@ -31,7 +31,7 @@ def drain_seconds_in(tree: object) -> float | None:
     return float(seconds) if isinstance(seconds, int | float) else None
 
 
-def too_little_time(instance: Instance, configured: float) -> str:
+def too_little_time(instance: WorkerInstance, configured: float) -> str:
     """The message about a worker that would be killed in mid-drain."""
     return (
         f"{instance.name} would be killed in mid-drain: {instance.drain_seconds:g} here, but {instance.config} has "

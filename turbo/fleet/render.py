@@ -1,4 +1,4 @@
-"""The files of a fleet: `<host>/<service>.plist` or `.service`, one per worker process, and `targets.json`."""
+"""The files of a fleet: `<host>/<service>.plist` or `.service`, one per process, and `targets.json`."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""restart: one worker at a time, and no further than the first that does not come back.
+"""restart: one worker at a time, then the pages, and no further than the first that does not come back.
 
     running ──TERM──▶ draining ──exit, its row gone from agent_workers──▶ down ──start──▶ a new worker id of its name is up
 
@@ -10,7 +10,7 @@ registered and be up. Meanwhile the other workers keep working.
 import time
 
 from turbo.client.fleet_status import WorkerLine
-from turbo.fleet.instance import Instance
+from turbo.fleet.instance import Instance, WorkerInstance
 from turbo.fleet.manager import Job, JobState
 from turbo.fleet.operate import POLL_SECONDS, Operator, ended_how, holds
 from turbo.fleet.presence import Presence, rows_of
@@ -33,7 +33,7 @@ class RollingRestart:
 
     def run(self) -> None:
         """Restart every instance. Raises FleetError with what failed, what was restarted and what was not touched."""
-        instances = list(self._operator.instances)
+        instances = sorted(self._operator.instances, key=lambda one: not isinstance(one, WorkerInstance))
         for done, instance in enumerate(instances):
             try:
                 self._restart(instance)
@@ -57,6 +57,22 @@ class RollingRestart:
             raise FleetError(
                 f"{instance.name} is not installed on {instance.host}: turbo fleet install --host {instance.host}"
             )
+        if isinstance(instance, WorkerInstance):
+            self._restart_worker(instance, job)
+        else:
+            self._restart_page(instance, job)
+
+    def _restart_page(self, instance: Instance, job: Job) -> None:
+        """It has no tasks: whoever looks at it sees it again within seconds."""
+        manager = self._operator.manager(instance)
+        if holds(job) or self._operator.dry:
+            manager.begin_stop(instance.service)
+            self._operator.down(instance)
+        manager.start(instance.service)
+        self._operator.report_on(instance, f"started (pid {self._operator.steady(instance)})")
+
+    def _restart_worker(self, instance: WorkerInstance, job: Job) -> None:
+        manager = self._operator.manager(instance)
         rows = self._presence.rows() if self._presence else []
         before = {row.worker_id for row in rows}
         if holds(job) or self._operator.dry:
@@ -75,7 +91,7 @@ class RollingRestart:
         else:
             self._operator.report(f"# wait until a new worker id of {instance.name} is up in agent_workers")
 
-    def _report_draining(self, instance: Instance, before: set[str]) -> None:
+    def _report_draining(self, instance: WorkerInstance, before: set[str]) -> None:
         rows = self._presence.rows_or_none() if self._presence else None
         running = sum(row.running for row in rows_of(instance.name, None, rows or []) if row.worker_id in before)
         what = f"draining, {running} running" if rows is not None else "draining"
@@ -83,7 +99,7 @@ class RollingRestart:
             self._reported[instance.name] = what
             self._operator.report_on(instance, what)
 
-    def _gone(self, instance: Instance, old: list[WorkerLine]) -> None:
+    def _gone(self, instance: WorkerInstance, old: list[WorkerLine]) -> None:
         """Wait until its old row is gone, and with it every claim."""
         ids = {row.worker_id for row in old}
         end = time.monotonic() + GOODBYE_SECONDS
@@ -102,7 +118,7 @@ class RollingRestart:
                 )
             time.sleep(POLL_SECONDS)
 
-    def _up(self, instance: Instance, before: set[str], pid: int | None) -> WorkerLine:
+    def _up(self, instance: WorkerInstance, before: set[str], pid: int | None) -> WorkerLine:
         assert self._presence is not None
         end = time.monotonic() + self._up_seconds + instance.throttle_seconds
         while True:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from turbo.client.fleet_status import WorkerLine
 from turbo.domain.finding import Finding, warn
 from turbo.domain.states import WorkerState
-from turbo.fleet.instance import Host, Instance
+from turbo.fleet.instance import Host, Instance, WorkerInstance
 from turbo.fleet.manager import Job, JobState, Manager
 from turbo.fleet.operate import Operator, ended_how
 from turbo.fleet.presence import Page, address, pages, rows_of
@@ -21,8 +21,8 @@ from turbo.fleet.shell import FleetError
 
 @dataclass(frozen=True, slots=True)
 class WorkerReport:
-    """A worker of the fleet file, as each source sees it. `manager` is None if its host did not answer; `row` and `page` are None
-    if there is none."""
+    """A worker or a page of the fleet file, as each source sees it. `manager` is None if its host did not answer; `row` and
+    `page` are None if there is none."""
 
     host: str
     name: str
@@ -71,7 +71,7 @@ def fleet_report(operator: Operator, rows: Sequence[WorkerLine] | None) -> Fleet
     known_processes = {
         (i.name, answer.jobs[i.service].pid)
         for answer in answers
-        for i in answer.host.instances
+        for i in answer.host.workers
         if i.service in answer.jobs
     }
     free = None if rows is None else [row for row in rows if (row.name, row.pid) not in known_processes]
@@ -79,7 +79,10 @@ def fleet_report(operator: Operator, rows: Sequence[WorkerLine] | None) -> Fleet
         problems += answer.problems
         for instance in answer.host.instances:
             job = answer.jobs.get(instance.service)
-            workers.append(_worker_report(instance, answer, free if job is not None and job.pid is None else rows))
+            if isinstance(instance, WorkerInstance):
+                workers.append(_worker_report(instance, answer, free if job is not None and job.pid is None else rows))
+            else:
+                workers.append(_page_report(instance, job))
         known = {instance.service for instance in answer.host.instances}
         for name, job in answer.jobs.items():
             if name not in known:
@@ -105,7 +108,7 @@ def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _HostAnswer:
     try:
         jobs = manager.jobs([instance.service for instance in host.instances])
         problems += [warn(note.partition("; ")[0], note.partition("; ")[2]) for note in manager.notes()]
-        for instance in host.instances:
+        for instance in host.workers:
             metrics[instance.service] = address(instance, _row(instance, jobs[instance.service], rows))
         answers = pages(manager, {name: where for name, where in metrics.items() if jobs[name].active})
         asked_pages = True
@@ -115,13 +118,20 @@ def _ask(manager: Manager, rows: Sequence[WorkerLine] | None) -> _HostAnswer:
     return _HostAnswer(host, jobs, answers, metrics, tuple(problems), asked_pages)
 
 
-def _row(instance: Instance, job: Job, rows: Sequence[WorkerLine] | None) -> WorkerLine | None:
+def _row(instance: WorkerInstance, job: Job, rows: Sequence[WorkerLine] | None) -> WorkerLine | None:
     """The row of its process, or else the only live row with its name."""
     matches = rows_of(instance.name, job.pid, rows or [])
     return matches[0] if len(matches) == 1 else None
 
 
-def _worker_report(instance: Instance, answer: _HostAnswer, rows: Sequence[WorkerLine] | None) -> WorkerReport:
+def _page_report(instance: Instance, job: Job | None) -> WorkerReport:
+    """A page has no row and no /metrics: its service manager is all that knows it."""
+    state, pid = (None, None) if job is None else (job.state, job.pid)
+    problems = () if job is None else tuple(_about_job(instance, job))
+    return WorkerReport(instance.host, instance.name, instance.service, state, pid, None, None, "", problems)
+
+
+def _worker_report(instance: WorkerInstance, answer: _HostAnswer, rows: Sequence[WorkerLine] | None) -> WorkerReport:
     job = answer.jobs.get(instance.service)
     if job is None:
         return WorkerReport(instance.host, instance.name, instance.service, None, None, None, None, "", ())
@@ -140,14 +150,7 @@ def _worker_report(instance: Instance, answer: _HostAnswer, rows: Sequence[Worke
     )
 
 
-def _differences(
-    instance: Instance,
-    job: Job,
-    row: WorkerLine | None,
-    page: Page | None,
-    rows: Sequence[WorkerLine] | None,
-    answer: _HostAnswer,
-) -> Iterator[Finding]:
+def _about_job(instance: Instance, job: Job) -> Iterator[Finding]:
     who, where = f"{instance.name} on {instance.host}", f"--host {instance.host}"
     if job.state is JobState.ABSENT:
         yield warn(f"{who} is not installed", f"turbo fleet install {where}")
@@ -159,13 +162,26 @@ def _differences(
         yield warn(f"{what}{ended_how(job)}", do)
     if job.state is JobState.STOPPING:
         yield warn(f"{who} is draining", f"wait, up to {instance.stop_seconds} s")
+
+
+def _differences(
+    instance: WorkerInstance,
+    job: Job,
+    row: WorkerLine | None,
+    page: Page | None,
+    rows: Sequence[WorkerLine] | None,
+    answer: _HostAnswer,
+) -> Iterator[Finding]:
+    yield from _about_job(instance, job)
     if rows is not None:
         yield from _about_row(instance, job, row, rows)
     if job.state is JobState.RUNNING and answer.asked_pages:
         yield from _about_page(instance, row, page, answer.metrics[instance.service])
 
 
-def _about_row(instance: Instance, job: Job, row: WorkerLine | None, rows: Sequence[WorkerLine]) -> Iterator[Finding]:
+def _about_row(
+    instance: WorkerInstance, job: Job, row: WorkerLine | None, rows: Sequence[WorkerLine]
+) -> Iterator[Finding]:
     who = f"{instance.name} on {instance.host}"
     if row is None and job.state is JobState.RUNNING:
         others = rows_of(instance.name, None, rows)
@@ -196,7 +212,7 @@ def _about_row(instance: Instance, job: Job, row: WorkerLine | None, rows: Seque
         yield warn(f"{who} is paused, because every account it uses is paused", "turbo status")
 
 
-def _about_page(instance: Instance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Finding]:
+def _about_page(instance: WorkerInstance, row: WorkerLine | None, page: Page | None, metrics: str) -> Iterator[Finding]:
     who = f"{instance.name} on {instance.host}"
     if page is None:
         yield warn(f"{who} runs, but no worker answers at {metrics}/metrics", f"see {instance.log_file} there")

@@ -1,4 +1,4 @@
-"""A worker's user unit: the equivalent of its plist for systemd.
+"""A user unit of a worker or a page: the equivalent of its plist for systemd.
 
     KeepAlive {SuccessfulExit: false}   Restart=on-failure, and no limit on how often
     ThrottleInterval                    RestartSec (counted from the end of the last run, launchd's from its start)
@@ -35,7 +35,7 @@ def unit(instance: Instance) -> str:
     return f"""\
 # Written by `turbo fleet render`. Change the fleet file, not this.
 [Unit]
-Description=turbo worker {instance.name}
+Description={instance.description}
 StartLimitIntervalSec=0
 
 [Service]

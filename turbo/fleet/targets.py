@@ -15,6 +15,6 @@ def targets(hosts: Iterable[Host]) -> str:
     entries = [
         {"targets": [f"{host.address}:{instance.metrics_port}"], "labels": {"host": host.name, "worker": instance.name}}
         for host in hosts
-        for instance in host.instances
+        for instance in host.workers
     ]
     return "[\n" + ",\n".join(f"  {json.dumps(entry)}" for entry in entries) + "\n]\n"

@@ -61,7 +61,7 @@ STEPS = (
          environment={"TURBO_MODEL_ALL": "1"}, quick=("-k", "page_lists or every_edit")),
     Step("sized", "the tests with small sizes hold at full size: a million rows, long outages",
          (*PYTEST, "-m", "sized", "--timeout", "1800", *(f"--ignore={path}" for path in OF_SCHEDULES)),
-         rf"checked agents in|{SUMMARY}",
+         rf"checked agents in|first paint of|are on the page after|{SUMMARY}",
          environment={"TURBO_PROVE": "1"}, quick=("--collect-only",)),
     Step("schedules", "every slot has one task: a year in three time zones, with both changes of the clock, crashes and failovers",
          (*PYTEST, *OF_SCHEDULES, "--timeout", "3600"), rf"one task each|{SUMMARY}",

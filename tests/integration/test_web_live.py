@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-import time
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -12,28 +10,13 @@ import pytest
 from tests.support.logins import login
 from tests.support.open_questions import PUSH, ask
 from tests.support.size import sized
-from tests.support.web import Web, serving
-from turbo.client.async_driver import AsyncDriver
+from tests.support.web import StatementCounter, Web, chromium, serving
 from turbo.client.client import Client
 from turbo.migrate import grant_roles
 
 PAGES = sized(60, 500)
 STATEMENTS = 30
 PER_SECOND = 3.0
-
-
-class Counter:
-    """Statements of this process's asynchronous clients."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.moments: list[float] = []
-        usual = AsyncDriver._execute
-
-        async def counted(driver: AsyncDriver, *arguments: Any, **more: Any) -> object:
-            self.moments.append(time.monotonic())
-            return await usual(driver, *arguments, **more)
-
-        monkeypatch.setattr(AsyncDriver, "_execute", counted)
 
 
 async def listen(web: Web, until: str) -> None:
@@ -56,7 +39,7 @@ open_pages: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 async def test_open_pages_share_three_statements_a_second(dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with serving(dsn, tmp_path) as web:
         assert (await asyncio.to_thread(web.get, "/")).status == 200
-        counter = Counter(monkeypatch)
+        counter = StatementCounter(monkeypatch)
         asked = "for-all-of-them"
         async with asyncio.timeout(120):
             listening = [asyncio.ensure_future(listen(web, asked)) for _ in range(PAGES)]
@@ -78,6 +61,19 @@ async def test_open_pages_share_three_statements_a_second(dsn: str, tmp_path: Pa
         left = len(counter.moments)
         await asyncio.sleep(2)
         assert len(counter.moments) <= left + 3, "nobody looks, and it asks"
+
+
+def test_slow_figures_do_not_hold_up_what_needs_a_person(dsn: str, tmp_path: Path):
+    ask(dsn, "push", PUSH)
+    with serving(dsn, tmp_path) as web, chromium() as browser:
+        with psycopg.connect(dsn) as slow:
+            slow.execute("lock table agent_schedules in access exclusive mode")
+            page = web.open(browser)
+            page.get_by_role("button", name="Approve").first.wait_for()
+            page.get_by_text("Counting the tasks").wait_for()
+        page.get_by_role("heading", name="Queues").wait_for()
+        assert page.get_by_text("Counting the tasks").count() == 0
+        web.quiet()
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,17 @@ import faulthandler
 import http.client
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
+import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from turbo.client.async_driver import AsyncDriver
 from turbo.config.web import WebSection
 from turbo.web.app import Application
 from turbo.web.server import WebServer
@@ -104,7 +108,21 @@ class Web:
         """Raises AssertionError if a script failed, or a browser refused what a page did not allow; once for each."""
         errors, self.errors = self.errors, []
         refused, self.application.csp_reports = self.application.csp_reports, []
-        assert (errors, refused) == ([], [])
+        assert not errors and not refused, [*errors, *refused]  # noqa: PT018 - both, whatever fails
+
+
+class StatementCounter:
+    """When this process's asynchronous clients asked the database, as time.monotonic() has it. It counts from now on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.moments: list[float] = []
+        usual = AsyncDriver._execute
+
+        async def counted(driver: AsyncDriver, *arguments: Any, **more: Any) -> object:
+            self.moments.append(time.monotonic())
+            return await usual(driver, *arguments, **more)
+
+        monkeypatch.setattr(AsyncDriver, "_execute", counted)
 
 
 @contextlib.contextmanager

@@ -38,6 +38,9 @@ AGAIN_SECONDS = 3.0
 
 DENIED_SECONDS = 60.0
 
+FIRST_SECONDS = 0.4
+"""A page that nobody else has open waits so long for the figures of all tasks. Then it shows what needs a person, and they follow."""
+
 LEAST_SECONDS = 1.0
 """Between two looks at the same."""
 
@@ -147,8 +150,11 @@ def routes(site: Site) -> list[Route]:
         async with site.database.client() as client:
             sight = Sight()
             values = await read_asked(client, sight) | await read_running(client, sight, Began())
-            values |= await read_fleet(client, sight)
-        sections = {name: site.fragment(template, **values) for name, template in SECTIONS.items()}
+            fleet = await _soon(read_fleet(client, sight))
+        templates = (
+            SECTIONS if fleet is not None else {**SECTIONS, "problems": "_counting.html", "fleet": "_nothing.html"}
+        )
+        sections = {name: site.fragment(template, **values, **(fleet or {})) for name, template in templates.items()}
         return site.page(request, "front.html", sections=sections)
 
     async def signed_in(_: Request) -> Response:
@@ -166,6 +172,15 @@ def routes(site: Site) -> list[Route]:
         )
 
     return [Route("/", show), Route("/signed-in", signed_in), Route("/events/front", events)]
+
+
+async def _soon(reading: Awaitable[T]) -> T | None:
+    """What is read within FIRST_SECONDS; None: it takes longer."""
+    try:
+        async with asyncio.timeout(FIRST_SECONDS):
+            return await reading
+    except TimeoutError:
+        return None
 
 
 Read = Callable[[AsyncClient], Awaitable[dict[str, object]]]

@@ -50,7 +50,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Web,
             db.execute(TRAIL)
             db.execute("vacuum (analyze) agent_tasks, agent_actions")
         with serving(dsn, Path(tmp_path_factory.mktemp("web"))) as web, chromium() as browser:
-            web.open(browser, "/healthz").context.close()
+            browser.new_page().close()
             yield dsn, web, browser
 
 

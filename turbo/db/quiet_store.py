@@ -9,7 +9,7 @@ NO_LOOK = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class QuietLook:
     """`unsent`: how many inserts have left their wake-up to a keeper so far. `claims`: of all queues so far. `woken`: how many
     idle workers this look woke.
     `ended_below`, `begun_below`: transactions with lower ids have ended; those with ids from there on had not begun."""
@@ -28,7 +28,7 @@ class QuietStore(Store):
         super().__init__(lane)
         self._worker_id = worker_id
 
-    async def keep(self, queue: str, seconds: float, since: int | None = None) -> Look | None:
+    async def keep(self, queue: str, seconds: float, since: int | None = None) -> QuietLook | None:
         """Keep `queue` quiet for so long from now on. `since`: `unsent` of the look before; wake idle workers for what waits, at
         most eight for each insert since then. Without it nothing is looked at. None: another worker keeps the queue."""
         ((kept, *look),) = await self._step(queue, seconds, NO_LOOK if since is None else since)
@@ -38,7 +38,7 @@ class QuietStore(Store):
         """Its inserts notify again. What was inserted before that is seen by a look that is sent after this."""
         await self._step(queue, 0.0, NO_LOOK)
 
-    async def look(self, queue: str) -> Look:
+    async def look(self, queue: str) -> QuietLook:
         """Wake idle workers for all that waits in `queue`, and three on standby."""
         ((_, *look),) = await self._step(queue, None, None)
         return _look(look)
@@ -49,5 +49,5 @@ class QuietStore(Store):
         )
 
 
-def _look(columns: list[int | None]) -> Look:
-    return Look(*(column or 0 for column in columns))
+def _look(columns: list[int | None]) -> QuietLook:
+    return QuietLook(*(column or 0 for column in columns))

@@ -58,7 +58,7 @@ class QuietTimings:
 USUAL = QuietTimings()
 LOOK_FIRST_SECONDS = 0.005
 LOOK_GROWTH = 2.0
-STOP_SECONDS = 1.0
+STOP_SECONDS = 0.5
 
 
 class QuietKeeper(LoopService):
@@ -108,6 +108,8 @@ class QuietKeeper(LoopService):
                     else:
                         self._event.clear()
                 except db.DATABASE_ERRORS as error:
+                    if not db.is_transient(error):
+                        self._marked = None  # a revoked privilege: it cannot look, so its mark is left to lapse
                     await outage.wait(error)
                 else:
                     outage.over()

@@ -123,8 +123,8 @@ declare
 begin
   for change in
     select * from (values
-      (1, 'turbo_wake_insert', 'told  bigint;', 'silent boolean; -- they are left to the keeper of a quiet queue
-  told  bigint;'),
+      (1, 'turbo_wake_insert', '-- how many of them these rows can occupy', '-- how many of them these rows can occupy
+  silent boolean; -- they are left to the keeper of a quiet queue'),
       (2, 'turbo_wake_insert', '  for fleet in', $b$  if pg_sequence_last_value('public.turbo_quiet_seq') > date_part('epoch', clock_timestamp()) * 1000 then
     select count(*) <= 8
            and bool_and(s.status = 'pending' and s.requires is null

@@ -150,6 +150,23 @@ async def test_one_worker_keeps_a_queue_until_its_mark_lapses(dsn, store):
     await other_lane.close()
 
 
+async def test_gate_closed_too_early_is_opened_by_the_next_look(dsn, ear, store):
+    """Another keeper's end may close it while this one begins. Until the next look inserts notify."""
+    gate = "select pg_sequence_last_value('turbo_quiet_seq') is not null"
+    with psycopg.connect(dsn, autocommit=True) as db:
+        await store.keep("default", 1.0)
+        assert db.execute(gate).fetchone() == (True,)
+        db.execute("select setval('turbo_quiet_seq', 1, false)")
+        db.execute(INSERT)
+        assert ear.heard() == ["default"]
+        await store.keep("default", 1.0, 0)
+        ear.heard()
+        db.execute(INSERT)
+        assert ear.heard() == []
+        await store.end("default")
+        assert db.execute(gate).fetchone() == (False,)
+
+
 # ── nothing is lost ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

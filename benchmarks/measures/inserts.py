@@ -1,23 +1,29 @@
 """Inserts: what turbo's triggers cost those who insert, as the ratio to the same table with its triggers off.
 
 pgbench inserts one row a transaction; bare sessions that LISTEN stand in for a fleet's listeners. The fleet is busy (no idle
-flag is up: the gate is shut) or idle (each listener's worker row says idle: each insert notifies). Beside it what a trigger
-that always notifies would cost.
+flag is up: the gate is shut) or idle (each listener's worker row says idle, and nobody ever claims: the dearest case). Each
+session hears for a worker's quiet keeper; these coalesce wake-ups, as in a real fleet. Beside it what a trigger that always
+notifies would cost.
 """
 
+import asyncio
 import contextlib
 import itertools
 import re
 import select
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import psycopg
 
 from benchmarks.bench import Bench, Table, median
 from benchmarks.contenders.turbo import CONTENDERS
+from turbo.db.lane import Lane
+from turbo.db.quiet_store import QuietStore
+from turbo.worker.quiet_keeper import QuietKeeper
 
 WRITERS = (1, 8, 32)
 LISTENERS = (0, 10, 100)
@@ -46,23 +52,26 @@ KINDS = {
 
 @contextlib.contextmanager
 def listening(dsn: str, count: int) -> Iterator[None]:
-    """So many sessions that LISTEN as a worker does, read by one thread."""
+    """So many sessions that LISTEN as a worker does, read by one thread. Their quiet keepers run in another."""
     with contextlib.ExitStack() as stack:
         sessions = [stack.enter_context(psycopg.connect(dsn, autocommit=True)) for _ in range(count)]
         for number, session in enumerate(sessions):
             session.execute(f'listen turbo_q_default; listen turbo_ctl; listen "turbo_w_bench-{number + 1}"')
         over = threading.Event()
+        hear = stack.enter_context(_keeping(dsn, count))
 
         def read() -> None:
             waiting = select.poll()
             known = {session.fileno(): session.pgconn for session in sessions}
+            numbers = {session.fileno(): number for number, session in enumerate(sessions)}
             for descriptor in known:
                 waiting.register(descriptor, select.POLLIN)
             while not over.is_set():
                 for descriptor, _ in waiting.poll(100):
                     known[descriptor].consume_input()
-                    while known[descriptor].notifies() is not None:
-                        pass
+                    while (notify := known[descriptor].notifies()) is not None:
+                        if notify.relname != b"turbo_ctl":
+                            hear(numbers[descriptor])
 
         reader = threading.Thread(target=read)
         reader.start()
@@ -71,6 +80,34 @@ def listening(dsn: str, count: int) -> Iterator[None]:
         finally:
             over.set()
             reader.join()
+
+
+@contextlib.contextmanager
+def _keeping(dsn: str, count: int) -> Iterator[Callable[[int], object]]:
+    """The quiet keepers of so many workers, in a thread. Yields what to call with the number of one that hears a wake-up."""
+
+    async def keep(ready: "Future[Callable[[int], object]]") -> None:
+        lane, loop, over = Lane(dsn, "keepers"), asyncio.get_running_loop(), asyncio.Event()
+        keepers = [QuietKeeper(QuietStore(lane, f"bench-{n + 1}"), poll_seconds=30.0) for n in range(count)]
+        for keeper in keepers:
+            keeper.start(lambda name, error: print(f"{name} crashed: {error!r}"))
+        stops.append(lambda: loop.call_soon_threadsafe(over.set))
+        ready.set_result(lambda number: loop.call_soon_threadsafe(keepers[number].heard, "default"))
+        await over.wait()
+        for keeper in keepers:
+            await keeper.stop()
+        await lane.close()
+
+    ready: Future[Callable[[int], object]] = Future()
+    stops: list[Callable[[], object]] = []
+    thread = threading.Thread(target=lambda: asyncio.run(keep(ready)))
+    thread.start()
+    try:
+        yield ready.result(10)
+    finally:
+        for stop in stops:
+            stop()
+        thread.join()
 
 
 def inserts(bench: Bench) -> Table:

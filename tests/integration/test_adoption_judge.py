@@ -410,13 +410,14 @@ def test_contract_matches_a_fresh_database(dsn: str) -> None:
 OTHERS = (
     "agent_workers, agent_leader, agent_queues, agent_accounts, agent_progress, agent_dependencies, agent_blocked,"
     " agent_unsettled, agent_conversations, agent_messages, agent_requirements, agent_portable, agent_transcripts,"
-    " agent_files, agent_waiters"
+    " agent_files, agent_waiters, turbo_quiet"
 )
+SEQUENCES = "turbo_fence_seq, turbo_wait_seq, turbo_quiet_seq, turbo_unsent_seq"
 RESTORED = {
     "without turbo_meta": "drop table turbo_meta, turbo_migrations",
-    "tasks and trail": f"drop table turbo_meta, turbo_migrations, {OTHERS}; drop sequence turbo_fence_seq, turbo_wait_seq;"
+    "tasks and trail": f"drop table turbo_meta, turbo_migrations, {OTHERS}; drop sequence {SEQUENCES};"
     " drop domain turbo_task_id cascade; drop domain turbo_status",
-    "tasks alone": f"drop table turbo_meta, turbo_migrations, agent_actions, {OTHERS}; drop sequence turbo_fence_seq, turbo_wait_seq;"
+    "tasks alone": f"drop table turbo_meta, turbo_migrations, agent_actions, {OTHERS}; drop sequence {SEQUENCES};"
     " drop domain turbo_task_id cascade; drop domain turbo_status",
 }
 

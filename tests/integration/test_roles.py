@@ -61,6 +61,7 @@ WORKER_FUNCTIONS = (
         "turbo_reopen",
         "turbo_take_special_notes",
     ),
+    "turbo_keep_quiet",
 )
 """What a worker calls, and nobody else: two insert tasks, in the name of whoever wrote a message or a schedule."""
 
@@ -106,6 +107,7 @@ DECIDED = {
     "agent_transcripts": "task_id fencing_token batch at session_id kind path lines sha256",
     "agent_files": "task_id fencing_token path at bytes sha256",
     "agent_waiters": "task_id channel lapses",
+    "turbo_quiet": "queue until keeper",
     "agent_requirements": "task_id queue requires",
     "agent_portable": "task_id session at queue due",
     "turbo_meta": "key value",

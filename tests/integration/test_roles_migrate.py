@@ -97,7 +97,7 @@ def test_missing_createrole_prints_what_to_run(own_server_dsn: str) -> None:
         tables = "select relname from pg_class where relnamespace = 'public'::regnamespace and relkind = 'r'"
         for (table,) in query(own_server_dsn, tables):
             query(own_server_dsn, f"alter table {table} owner to {user(owner)}")
-        for sequence in ("turbo_fence_seq", "turbo_wait_seq"):
+        for sequence in ("turbo_fence_seq", "turbo_wait_seq", "turbo_quiet_seq", "turbo_unsent_seq"):
             query(own_server_dsn, f"alter sequence {sequence} owner to {user(owner)}")
         functions = "select oid::regprocedure from pg_proc where pronamespace = 'public'::regnamespace"
         for (function,) in query(own_server_dsn, functions):

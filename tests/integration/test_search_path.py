@@ -182,7 +182,7 @@ def test_each_call_of_a_turbo_function_has_exactly_its_types(dsn: str) -> None:
         *("turbo_budget_period", "turbo_budgets", "turbo_fold", "turbo_is_spent"),
         *("turbo_trail_head", "turbo_trail_ids", "turbo_position", "turbo_undelivered"),
         *("turbo_worker_before", "turbo_judge_requires", "turbo_note_requires", "turbo_note_place"),
-        *("turbo_wait", "turbo_tell_who_waits"),
+        *("turbo_wait", "turbo_tell_who_waits", "turbo_keep_quiet"),
         *("turbo_is_portable", "turbo_may_run", "turbo_stay_in", "turbo_unplaceable"),
         *("turbo_take_special_notes", "turbo_host_of", "turbo_host_before", "turbo_put_back", "turbo_directory_of"),
     }

@@ -11,6 +11,7 @@ from tests.support.stores import Stores
 from turbo.db.account_store import AccountRow
 from turbo.db.bypass import USUAL_BYPASSES, BypassTimings
 from turbo.db.lane import Lane
+from turbo.db.quiet_store import QuietStore
 from turbo.db.refusals import Refusals, RefusalTimings
 from turbo.db.result_store import ResultAnswer, ResultStore
 from turbo.db.worker_registry import WorkerRow
@@ -31,6 +32,7 @@ from turbo.worker.claimer import Claimer
 from turbo.worker.completer import Completer
 from turbo.worker.listener import Listener
 from turbo.worker.poller import Poller
+from turbo.worker.quiet_keeper import QuietKeeper, QuietTimings
 from turbo.worker.recovery_gate import RecoveryGate
 from turbo.worker.slots import Slots
 from turbo.worker.wakeups import WakeUps
@@ -106,6 +108,8 @@ class Rig:
     may_idle: bool = False
     timings: RefusalTimings = field(default_factory=RefusalTimings)
     bypasses: BypassTimings = USUAL_BYPASSES
+    quiet: QuietTimings | None = None
+    """With it, the rig has a quiet keeper."""
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
@@ -151,6 +155,12 @@ class Rig:
             metrics,
             reconcile=reconcile,
             poll_seconds=self.poll_seconds,
+            woken=self._woken,
+        )
+        self.keeper = QuietKeeper(
+            QuietStore(self.lanes[0], self.worker_id),
+            poll_seconds=self.poll_seconds,
+            timings=self.quiet or QuietTimings(),
         )
         await self.stores.registry.register(
             WorkerRow(
@@ -173,11 +183,14 @@ class Rig:
         self.listener.start(self._crashed)
         await asyncio.wait_for(self.listener.started.wait(), 20)
         self.claimer.start(self._crashed)
+        if self.quiet is not None:
+            self.keeper.start(self._crashed)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.keeper.stop()
         await self.claimer.stop()
         await self.listener.stop()
         for lane in self.lanes:
@@ -185,6 +198,10 @@ class Rig:
 
     def _crashed(self, name: str, error: BaseException) -> None:
         raise AssertionError(f"{name} crashed") from error
+
+    def _woken(self, queue: str) -> None:
+        if self.quiet is not None:
+            self.keeper.heard(queue)
 
     def start(self, task: Task) -> None:
         """The claimer's TaskRunner: the run goes on until the test finishes it."""

@@ -99,10 +99,12 @@ class Listener(LoopService):
         schedule: Callable[[str], None] = lambda _words: None,
         budgets: Callable[[], None] = lambda: None,
         subscriptions: Callable[[], None] = lambda: None,
+        woken: Callable[[str], None] = lambda _queue: None,
     ) -> None:
         """`reconcile` is set when a run of this worker is to be stopped. `poll_seconds`: between fallback polls. `settle` is called
         when there is something for the settlers of the fleet, `message` with what follows ControlMessage.MESSAGE, `schedule` with
-        what follows ControlMessage.SCHEDULE, `budgets` when one was written, closed or opened, `subscriptions` when one was written."""
+        what follows ControlMessage.SCHEDULE, `budgets` when one was written, closed or opened, `subscriptions` when one was written,
+        `woken` with the queue of each wake-up."""
         super().__init__()
         self._where = where
         self._worker_id = worker_id
@@ -118,6 +120,7 @@ class Listener(LoopService):
         self._schedule = schedule
         self._budgets = budgets
         self._subscriptions = subscriptions
+        self._woken = woken
         self._metrics = metrics
         self._poll_seconds = poll_seconds
         self._own_channel = worker_channel(worker_id)
@@ -282,7 +285,9 @@ class Listener(LoopService):
         elif notify.channel == CONTROL:
             self._heard_control(notify.payload)
         else:
-            self._wakeups.wake(notify.channel.removeprefix(QUEUE_PREFIX), by_notify=True)
+            queue = notify.channel.removeprefix(QUEUE_PREFIX)
+            self._wakeups.wake(queue, by_notify=True)
+            self._woken(queue)
 
     def _heard_own(self, payload: str) -> None:
         if self._proof is not None and payload == self._proof_token:
@@ -292,6 +297,7 @@ class Listener(LoopService):
             self._answering = self.jobs.start(self._answer(answer), "answer to a question")
         elif (call := _CALL.fullmatch(payload)) is not None:
             self._wakeups.call(call[1], int(call[2]))
+            self._woken(call[1])
 
     def _heard_control(self, message: str) -> None:
         kind, _, worker_id = message.partition(" ")

@@ -32,6 +32,7 @@ from turbo.db.file_store import FileStore
 from turbo.db.lane import Lane
 from turbo.db.message_store import MessageStore
 from turbo.db.question_store import QuestionStore
+from turbo.db.quiet_store import QuietStore
 from turbo.db.refusals import Refusals
 from turbo.db.result_store import ResultStore
 from turbo.db.retention_store import RetentionAges, RetentionStore
@@ -96,6 +97,7 @@ from turbo.worker.poller import Poller
 from turbo.worker.presence import WorkerPresence
 from turbo.worker.progress import ProgressWriter
 from turbo.worker.question_gate import QuestionGate
+from turbo.worker.quiet_keeper import QuietKeeper
 from turbo.worker.reconciler import Reconciler
 from turbo.worker.recovery import Recovery
 from turbo.worker.recovery_gate import RecoveryGate
@@ -396,6 +398,7 @@ def wire(
         wakeups,
         settle_audit.soon,
     )
+    quiet = QuietKeeper(QuietStore(claims, worker_id), poll_seconds=settings.poll_seconds)
     listener = Listener(
         where,
         worker_id,
@@ -413,6 +416,7 @@ def wire(
         schedule=scheduler.heard,
         budgets=budgets.heard,
         subscriptions=courier.heard,
+        woken=quiet.heard,
     )
 
     # Heartbeat, start-up and shutdown.
@@ -489,6 +493,7 @@ def wire(
         windows,
         availability,
         courier,
+        quiet,
         recovery,
         listener,
         claimer,

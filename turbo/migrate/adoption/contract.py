@@ -120,6 +120,7 @@ RELATIONS = (
         "turbo_key_slots",
         *("turbo_fence_seq", "turbo_look_seq"),
         *("turbo_wait_seq", "agent_waiters"),
+        *("turbo_quiet", "turbo_quiet_seq", "turbo_unsent_seq"),
         *("agent_dependencies", "agent_blocked", "agent_unsettled", "agent_conversations", "agent_messages"),
         "agent_schedules",
         *("agent_budgets", "agent_events", "agent_limits"),

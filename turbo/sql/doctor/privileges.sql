@@ -43,5 +43,6 @@ select f.name || ': execute'
                ('turbo_may_run(public.turbo_task_id, jsonb, text, text, timestamptz, text)'),
                ('turbo_stay_in(text[], text, double precision)'), ('turbo_unplaceable(integer)'), ('turbo_fire(jsonb, text, timestamptz)'), ('turbo_judge_slots()'),
                ('turbo_trail_head()'), ('turbo_undelivered()'),
-               ('turbo_tell_who_waits(text, text)'), ('turbo_wait(text, text)')) f(name)
+               ('turbo_tell_who_waits(text, text)'), ('turbo_wait(text, text)'),
+               ('turbo_keep_quiet(text, text, double precision, bigint)')) f(name)
  where not has_function_privilege(to_regprocedure('public.' || f.name), 'execute')

@@ -13,10 +13,10 @@ revoke all on table public.agent_account_windows from turbo_submitter, turbo_wor
 revoke all on table public.agent_limits from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_subscriptions, public.agent_events from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_files from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
-revoke all on table public.agent_waiters from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on table public.agent_waiters, public.turbo_quiet from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_transcripts from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on table public.agent_usage from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
-revoke all on sequence public.turbo_wait_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
+revoke all on sequence public.turbo_wait_seq, public.turbo_quiet_seq, public.turbo_unsent_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 revoke all on sequence public.turbo_fence_seq from turbo_submitter, turbo_worker, turbo_reader, turbo_approver, turbo_admin;
 
 -- PUBLIC may use schema public unless that was revoked; only the schema's owner can grant it again.
@@ -123,7 +123,8 @@ begin
                    ('public.turbo_trail_head()'), ('public.turbo_undelivered()'),
                    ('public.turbo_fire(jsonb, text, timestamptz)'), ('public.turbo_judge_slots()'),
                    ('public.turbo_run_schedule(text)'), ('public.turbo_wait(text, text)'),
-                   ('public.turbo_tell_who_waits(text, text)')) f(name)
+                   ('public.turbo_tell_who_waits(text, text)'),
+                   ('public.turbo_keep_quiet(text, text, double precision, bigint)')) f(name)
       cross join (values ('turbo_worker'), ('turbo_submitter'), ('turbo_reader'), ('turbo_approver'),
                         ('turbo_admin')) r(role)
      where (case f.name when 'public.turbo_database_id()' then true

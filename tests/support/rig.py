@@ -216,6 +216,8 @@ class Rig:
 
     # the listener's events
 
+    def opened(self, server: str) -> None: ...
+
     def connected(self, *, hears: bool) -> None:
         self.may_idle = hears
         self.resetting = asyncio.create_task(self._reset_idle())

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -26,6 +25,15 @@ class PgBouncer:
     dsn: str
     process: "subprocess.Popen[bytes]"
     file: Path
+
+    def kill(self) -> None:
+        """SIGKILL: every session is gone at once."""
+        self.process.kill()
+        self.process.wait(10)
+
+    def start_again(self) -> None:
+        self.process = _launch(self.file)
+        until(lambda: _answers(self.dsn), what="PgBouncer answers")
 
     def change(self, mode: str, *, pool_size: int = 20) -> None:
         """Another mode, and every session is ended, as by an operator who restarts it."""
@@ -77,16 +85,18 @@ ignore_startup_parameters = extra_float_digits
         home.chmod(0o755)
         for path in (home, *home.iterdir()):
             shutil.chown(path, embedded.SERVER_USER)
-    as_user = {"user": embedded.SERVER_USER, "extra_groups": []} if os.geteuid() == 0 else {}
-    process = subprocess.Popen([PROGRAM, "-q", str(file)], cwd="/", stdin=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload]
-    one = PgBouncer(conninfo.make_conninfo(dsn, host="127.0.0.1", port=port), process, file)
+    one = PgBouncer(conninfo.make_conninfo(dsn, host="127.0.0.1", port=port), _launch(file), file)
     try:
         until(lambda: _answers(one.dsn), what="PgBouncer answers")
         yield one
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(10)
+        one.kill()
         shutil.rmtree(home, ignore_errors=True)
+
+
+def _launch(file: Path) -> "subprocess.Popen[bytes]":
+    as_user = {"user": embedded.SERVER_USER, "extra_groups": []} if os.geteuid() == 0 else {}
+    return subprocess.Popen([PROGRAM, "-q", str(file)], cwd="/", stdin=subprocess.DEVNULL, **as_user)  # type: ignore[call-overload,no-any-return]
 
 
 def _answers(dsn: str) -> bool:

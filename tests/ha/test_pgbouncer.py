@@ -9,7 +9,7 @@ import pytest
 from psycopg import conninfo, sql
 
 from tests.support import database, workers
-from tests.support.pgbouncer import PgBouncer, pgbouncer
+from tests.support.pgbouncer import PgBouncer, documented, pgbouncer
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import until
 
@@ -83,7 +83,7 @@ SESSIONS = "select application_name from pg_stat_activity where datname = curren
 
 @dataclass
 class Apart:
-    """A pooler in transaction mode, and a way past it that can be closed."""
+    """A pooler in transaction mode, set as docs/operations.md says, and a way past it that can be closed."""
 
     pool: PgBouncer
     past: Proxy
@@ -106,7 +106,7 @@ class Apart:
 def apart(dsn: str, tmp_path) -> Iterator[Apart]:
     place = conninfo.conninfo_to_dict(dsn)
     with (
-        pgbouncer(dsn, "transaction", pool_size=2) as pool,
+        pgbouncer(dsn, "transaction", pool_size=2, more=documented()) as pool,
         proxy(str(place["host"]), int(str(place["port"]))) as past,
         workers.bench(dsn, tmp_path) as bench,
     ):
@@ -122,6 +122,7 @@ def test_listen_dsn_hears_behind_a_transaction_pooler(apart: Apart) -> None:
             sql.SQL("alter database {} set {} = ").format(sql.Identifier(name), sql.Identifier(setting)).as_string()
             + value
         )
+    apart.pool.change("transaction", pool_size=2)  # its sessions from before have other settings
     for number in range(2):
         apart.start(name=f"w{number}", slots=4)
     apart.idle(2)

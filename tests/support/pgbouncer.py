@@ -53,9 +53,18 @@ class PgBouncer:
             db.execute("RELOAD")
 
 
+def documented() -> str:
+    """The settings of docs/operations.md, without those of a place."""
+    (block,) = re.findall(
+        r"```ini\n(.*?)```", (Path(__file__).parents[2] / "docs/operations.md").read_text(), re.DOTALL
+    )
+    lines = block.partition("[pgbouncer]\n")[2].splitlines()
+    return "\n".join(line for line in lines if not re.match(r"listen_|auth_|default_pool_size|pool_mode", line))
+
+
 @contextlib.contextmanager
-def pgbouncer(dsn: str, mode: str, *, pool_size: int = 20) -> Iterator[PgBouncer]:
-    """`mode`: session or transaction. Prepared statements are not tracked (1.18), as in many an installation."""
+def pgbouncer(dsn: str, mode: str, *, pool_size: int = 20, more: str = "") -> Iterator[PgBouncer]:
+    """`mode`: session or transaction. Prepared statements are not tracked (1.18), as in many an installation. `more`: settings."""
     require(PROGRAM)
     where = conninfo.conninfo_to_dict(dsn)
     home = Path(tempfile.mkdtemp(prefix="turbo-pgbouncer-"))
@@ -79,6 +88,7 @@ max_client_conn = 200
 logfile = {home / "log"}
 server_login_retry = 0.2
 ignore_startup_parameters = extra_float_digits
+{more}
 """
     )
     if os.geteuid() == 0:  # it refuses root

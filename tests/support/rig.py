@@ -9,6 +9,7 @@ from types import TracebackType
 
 from tests.support.stores import Stores
 from turbo.db.account_store import AccountRow
+from turbo.db.address import Address
 from turbo.db.bypass import USUAL_BYPASSES, BypassTimings
 from turbo.db.lane import Lane
 from turbo.db.refusals import Refusals, RefusalTimings
@@ -106,11 +107,13 @@ class Rig:
     may_idle: bool = False
     timings: RefusalTimings = field(default_factory=RefusalTimings)
     bypasses: BypassTimings = USUAL_BYPASSES
+    listen_dsn: str | None = None
     started: "asyncio.Queue[tuple[Task, float]]" = field(default_factory=asyncio.Queue)
 
     async def __aenter__(self) -> "Rig":
         self.worker_id = f"{self.name}-1-abcdef"
-        self.lanes = Lane(self.dsn, "rig claims"), Lane(self.dsn, "rig results")
+        self.where = Address(self.dsn, listen=None if self.listen_dsn is None else Address(self.listen_dsn))
+        self.lanes = Lane(self.where, "rig claims"), Lane(self.where, "rig results")
         self.problems, self.metrics = Problems(), Metrics()
         self.stores = Stores(
             self.worker_id,
@@ -140,7 +143,7 @@ class Rig:
             reconcile=reconcile,
         )
         self.listener = Listener(
-            self.dsn,
+            self.where.listen,
             self.worker_id,
             self.queues,
             self.stores.notifier,
@@ -216,7 +219,9 @@ class Rig:
 
     # the listener's events
 
-    def opened(self, server: str) -> None: ...
+    def opened(self, server: str) -> None:
+        if self.where.server is not None:
+            self.where.server.listens_on(server)
 
     def connected(self, *, hears: bool) -> None:
         self.may_idle = hears

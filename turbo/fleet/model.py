@@ -56,7 +56,8 @@ class WorkerDefaults(Section):
 
     config: str | None = Field(default=None, description="Path of worker.yaml on the host. Required at some level.")
     env_file: str | None = Field(
-        default=None, description="File with the worker's TURBO_DSN or PG* variables: KEY=VALUE lines, mode 0600."
+        default=None,
+        description="File with the worker's TURBO_DSN, TURBO_LISTEN_DSN or PG* variables: KEY=VALUE lines, mode 0600.",
     )
     drain_seconds: Annotated[Real, Field(ge=0, le=604_800)] | None = Field(
         default=None, description="How long a stop waits for running tasks. null: as in worker.yaml."
